@@ -1,0 +1,3 @@
+.PHONY: setup
+VENV := .venv
+setup: $(VENV)/.ready

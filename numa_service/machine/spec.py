@@ -1,0 +1,73 @@
+"""A machine, described: what every source (machine file, preset, capture) is turned into before boot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from numa_service.machine.latency import LatencyModel
+
+
+class SpecError(ValueError):
+    """A machine description is wrong. One line: which key, where, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneSpec:
+    """One zone of one node. Pages."""
+
+    #: Kernel spelling: DMA, DMA32, Normal, HighMem, Movable.
+    name: str
+    start_pfn: int
+    spanned: int
+    present: int
+    #: Pages that the buddy system gets; None = what the boot allocator leaves over.
+    managed: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """One NUMA node."""
+
+    nid: int
+    cpus: tuple[int, ...]
+    #: Zones with pages, in zone index order.
+    zones: tuple[ZoneSpec, ...]
+    #: RAM of the node as [start_pfn, end_pfn) ranges, ascending, disjoint: the present pages of its zones.
+    ram: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """A whole machine, validated."""
+
+    name: str
+    #: Where it came from: a path or a preset's name.
+    source: str
+    arch: str
+    profile: str
+    #: In nid order.
+    nodes: tuple[NodeSpec, ...]
+    #: distances[i][j] from the i-th to the j-th node of `nodes`; ≥ 10, may be asymmetric.
+    distances: tuple[tuple[int, ...], ...]
+    #: Swap of the whole machine in pages; each node gets an equal share.
+    swap_pages: int
+    #: Sysctls set before boot, by dotted name (vm.min_free_kbytes …); what is absent is computed.
+    sysctls: dict[str, str] = field(default_factory=dict)
+    latency: LatencyModel = field(default_factory=LatencyModel)
+
+    @property
+    def cpus(self) -> tuple[int, ...]:
+        """Every CPU of the machine, ascending."""
+        return tuple(sorted(cpu for node in self.nodes for cpu in node.cpus))
+
+    def node(self, nid: int) -> NodeSpec:
+        """The node with that nid; KeyError if there is none."""
+        for node in self.nodes:
+            if node.nid == nid:
+                return node
+        raise KeyError(nid)
+
+    def distance(self, from_nid: int, to_nid: int) -> int:
+        """SLIT distance; 10 is local."""
+        index = {node.nid: i for i, node in enumerate(self.nodes)}
+        return self.distances[index[from_nid]][index[to_nid]]
