@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 class LatencyModel:
     """Constants of the cost account, in ns. Every one can be set under ``[latency]`` of a machine file."""
 
-    #: Local read latency. Source: Intel MLC on 2-socket Xeon Scalable, idle, 80-100 ns as commonly published.
+    #: Local read latency, idle. Intel MLC on 2-socket Xeon Scalable gives 80-100 ns as commonly published;
+    #: Pond (Li et al., ASPLOS 2023) measured 78 ns on a Skylake and 115 ns on an EPYC 7452.
     local_read_ns: int = 90
     #: Read latency per (from nid, to nid), overriding local_read_ns × distance / 10.
     read_ns: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -24,7 +25,8 @@ class LatencyModel:
     buddy_block_ns: int = 27
     #: One zone looked at whose watermark failed. Our estimate: a few cache misses.
     zone_skip_ns: int = 50
-    #: One lookup at another node's zones, beside the access itself: zone lock and lists are remote cache lines.
+    #: One lookup at another node's zones, beside the access itself: zone lock and lists are remote cache
+    #: lines. Our estimate: three of them at the 130-140 ns of a remote socket.
     remote_lookup_ns: int = 400
     #: One page scanned by direct reclaim. Our estimate from vmscan tracepoint intervals: about 0.5 µs.
     reclaim_page_ns: int = 500

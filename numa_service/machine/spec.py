@@ -29,6 +29,7 @@ class NodeSpec:
     """One NUMA node."""
 
     nid: int
+    #: Ascending. Captures of numa=fake have every CPU on every node; a CPU's own node is then the first.
     cpus: tuple[int, ...]
     #: Zones with pages, in zone index order.
     zones: tuple[ZoneSpec, ...]
@@ -58,7 +59,7 @@ class MachineSpec:
     @property
     def cpus(self) -> tuple[int, ...]:
         """Every CPU of the machine, ascending."""
-        return tuple(sorted(cpu for node in self.nodes for cpu in node.cpus))
+        return tuple(sorted({cpu for node in self.nodes for cpu in node.cpus}))
 
     def node(self, nid: int) -> NodeSpec:
         """The node with that nid; KeyError if there is none."""

@@ -14,7 +14,7 @@ class Profile:
     release: str
     #: init_per_zone_wmark_min: bounds of min_free_kbytes.
     min_free_kbytes_max: int
-    #: setup_per_zone_wmarks: zones whose min is managed/1024 clamped to 32…128, and which do not count as lowmem.
+    #: setup_per_zone_wmarks: zones whose min is managed/1024 clamped to 32…128; they are not lowmem.
     wmark_highmem_zones: tuple[str, ...]
     #: setup_per_zone_wmarks: low and high from watermark_scale_factor (else min/4 and min/2).
     watermark_scale: bool

@@ -72,6 +72,8 @@ class NodeSnapshot:
     numastat: dict[str, int]
     swap_total: int = 0
     swap_used: int = 0
+    #: kswapd gave up: kswapd_failures >= MAX_RECLAIM_RETRIES (node_unreclaimable of /proc/zoneinfo).
+    unreclaimable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,60 @@
+"""What to run: one frozen description of a load."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from numa_client import Policy
+
+
+class PlanError(ValueError):
+    """A plan makes no sense. One line: which field, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """A load on one machine. PlanError when a number is out of range."""
+
+    #: host:port of the machine.
+    target: str
+    #: A name in :data:`numa_loadgen.WORKLOADS`.
+    workload: str = "mixed"
+    #: Concurrent sessions, each with one request in flight.
+    clients: int = 4
+    duration_seconds: float = 10.0
+    #: Stop after so many operations, if that comes before the end of the duration.
+    operations: int | None = None
+    #: Blocks of 2^order pages.
+    order: int = 0
+    #: Blocks of an allocation, and pages of an access to a region.
+    count: int = 64
+    #: CPU that every client plays. By default clients go round the CPUs of `node`, or of the machine.
+    cpu: int | None = None
+    node: int | None = None
+    gfp: str = "GFP_KERNEL"
+    policy: Policy | None = None
+    #: Operations per second of all clients together (open loop); None sends as fast as replies come.
+    rate: float | None = None
+    #: Same seed, same choices of every client.
+    seed: int = 0
+    #: Pages of each client's regions; by default a share of the home node's memory.
+    region_pages: int | None = None
+    #: Deadline of every request, in seconds.
+    timeout_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        for field in ("clients", "count", "duration_seconds", "timeout_seconds"):
+            _check_positive(field, getattr(self, field))
+        for field in ("operations", "rate", "region_pages"):
+            if getattr(self, field) is not None:
+                _check_positive(field, getattr(self, field))
+        if not 0 <= self.order <= 10:
+            raise PlanError(f"order must be 0 to 10, not {self.order}")
+        if self.count > 65536:
+            raise PlanError(f"count must be at most 65536, not {self.count}")
+
+
+def _check_positive(field: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise PlanError(f"{field} must be a number above 0, not {value}")

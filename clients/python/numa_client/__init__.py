@@ -1,0 +1,69 @@
+"""Client of numa-service: emulated NUMA machines over gRPC, blocking (Machine) and asyncio (AsyncMachine).
+
+>>> with Machine.connect("localhost:7700") as machine, machine.session(cpu=0) as session:
+...     allocation = session.alloc(order=0, count=512)
+...     session.free(allocation)
+"""
+
+from numa_client._aio import AsyncMachine, AsyncRegion, AsyncSession
+from numa_client._codec import RegionKind
+from numa_client._errors import (
+    Aborted,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidRequest,
+    NotFound,
+    NumaError,
+    OutOfMemory,
+    Unavailable,
+)
+from numa_client._policy import Policy, PolicyMode
+from numa_client._sync import Machine, Region, Session
+from numa_client._types import (
+    Allocation,
+    Blocks,
+    Cost,
+    Freed,
+    KswapdState,
+    MachineInfo,
+    NodeInfo,
+    NodeState,
+    NumaStat,
+    Pfns,
+    SessionInfo,
+    Touch,
+    ZoneState,
+)
+
+__all__ = [
+    "Aborted",
+    "Allocation",
+    "AsyncMachine",
+    "AsyncRegion",
+    "AsyncSession",
+    "Blocks",
+    "Cost",
+    "DeadlineExceeded",
+    "FailedPrecondition",
+    "Freed",
+    "InvalidRequest",
+    "KswapdState",
+    "Machine",
+    "MachineInfo",
+    "NodeInfo",
+    "NodeState",
+    "NotFound",
+    "NumaError",
+    "NumaStat",
+    "OutOfMemory",
+    "Pfns",
+    "Policy",
+    "PolicyMode",
+    "Region",
+    "RegionKind",
+    "Session",
+    "SessionInfo",
+    "Touch",
+    "Unavailable",
+    "ZoneState",
+]

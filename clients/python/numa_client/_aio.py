@@ -1,0 +1,291 @@
+"""The asyncio client: the names of the blocking one, awaited; heartbeats run in a task per session."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import grpc
+import grpc.aio
+
+from numa_client import _codec as codec
+from numa_client import _types as t
+from numa_client._channel import BEATS_PER_LEASE, DEFAULT_TIMEOUT, OPTIONS
+from numa_client._errors import NotFound, NumaError, Unavailable, from_rpc_error
+from numa_client._gen.numa.v1 import (
+    machine_service_pb2,
+    machine_service_pb2_grpc,
+    memory_service_pb2,
+    memory_service_pb2_grpc,
+    node_service_pb2,
+    node_service_pb2_grpc,
+)
+from numa_client._policy import Policy
+
+if TYPE_CHECKING:
+    Method = grpc.aio.UnaryUnaryMultiCallable
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+
+async def _call(method: Method[_Request, _Response], request: _Request, timeout: float) -> _Response:
+    try:
+        return await method(request, timeout=timeout)
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc_error(error) from error
+
+
+class AsyncMachine:
+    """A machine and the channels to its nodes. ``timeout`` is the deadline of every call, in seconds."""
+
+    def __init__(self, channel: grpc.aio.Channel, info: t.MachineInfo, timeout: float) -> None:
+        self._channel = channel
+        self._timeout = timeout
+        self._nodes: dict[str, grpc.aio.Channel] = {}
+        #: Topology as of the last :meth:`refresh`.
+        self.info = info
+
+    @classmethod
+    async def connect(cls, target: str, timeout: float = DEFAULT_TIMEOUT) -> Self:
+        """Connects to the MachineService at ``host:port`` and reads the topology. Unavailable: no answer."""
+        channel = grpc.aio.insecure_channel(target, options=OPTIONS)
+        try:
+            return cls(channel, await cls._read(channel, timeout), timeout)
+        except BaseException:
+            await channel.close(None)
+            raise
+
+    @staticmethod
+    async def _read(channel: grpc.aio.Channel, timeout: float) -> t.MachineInfo:
+        stub = machine_service_pb2_grpc.MachineServiceStub(channel)
+        return codec.machine_info(
+            await _call(stub.GetMachine, machine_service_pb2.GetMachineRequest(), timeout)
+        )
+
+    async def refresh(self) -> t.MachineInfo:
+        """Reads the topology again: a node that restarted has a new address."""
+        self.info = await self._read(self._channel, self._timeout)
+        return self.info
+
+    def session(
+        self,
+        *,
+        cpu: int | None = None,
+        node: int | None = None,
+        lease_seconds: float = 30,
+        name: str = "numa_client",
+    ) -> AsyncSession:
+        """A session on the node of `cpu`, or on `node` with its first CPU; the lowest CPU by default.
+
+        Use it as an async context manager, or open and close it. InvalidRequest for an unknown CPU or node.
+        """
+        home, cpu = codec.home(self.info, cpu, node)
+        return AsyncSession(self._node_channel(home), self._timeout, cpu, lease_seconds, name)
+
+    async def node(self, nid: int) -> t.NodeState:
+        """State of one node now."""
+        home, _ = codec.home(self.info, None, nid)
+        stub = node_service_pb2_grpc.NodeServiceStub(self._node_channel(home))
+        return codec.node_state(await _call(stub.GetNode, node_service_pb2.GetNodeRequest(), self._timeout))
+
+    async def write_sysctl(self, key: str, value: str) -> None:
+        """Writes a sysctl (``vm.min_free_kbytes``) on every node, in node order; raises the first refusal."""
+        request = node_service_pb2.WriteSysctlRequest(key=key, value=value)
+        for node in self.info.nodes:
+            stub = node_service_pb2_grpc.NodeServiceStub(self._node_channel(node))
+            await _call(stub.WriteSysctl, request, self._timeout)
+
+    async def check(self) -> dict[int, tuple[str, ...]]:
+        """Recounts what must hold on every node; violations by node, empty when all is well."""
+        found = {}
+        for node in self.info.nodes:
+            stub = node_service_pb2_grpc.NodeServiceStub(self._node_channel(node))
+            response = await _call(
+                stub.CheckInvariants, node_service_pb2.CheckInvariantsRequest(), self._timeout
+            )
+            if response.violations:
+                found[node.node] = tuple(response.violations)
+        return found
+
+    async def close(self) -> None:
+        """Closes the channels. Sessions left open end with their leases."""
+        for channel in self._nodes.values():
+            await channel.close(None)
+        await self._channel.close(None)
+
+    def _node_channel(self, node: t.NodeInfo) -> grpc.aio.Channel:
+        if not node.address:
+            raise Unavailable(f"node {node.node} restarts: no address yet", code=grpc.StatusCode.UNAVAILABLE)
+        if node.address not in self._nodes:
+            self._nodes[node.address] = grpc.aio.insecure_channel(node.address, options=OPTIONS)
+        return self._nodes[node.address]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+class AsyncSession:
+    """Holds pages on behalf of the caller. A background task renews the lease until :meth:`close`.
+
+    Made by :meth:`AsyncMachine.session`. Once the lease ran out (loop blocked, network gone), every call
+    raises NotFound: the pages are free again.
+    """
+
+    def __init__(
+        self, channel: grpc.aio.Channel, timeout: float, cpu: int, lease_seconds: float, name: str
+    ) -> None:
+        self._memory = memory_service_pb2_grpc.MemoryServiceStub(channel)
+        self._timeout = timeout
+        self._ids = codec.RequestIds()
+        self._request = memory_service_pb2.OpenSessionRequest(
+            client_name=name, lease_seconds=lease_seconds, request_id=next(self._ids)
+        )
+        self._info: t.SessionInfo | None = None
+        self._heartbeat: asyncio.Task[None] | None = None
+        #: CPU that this session plays unless a call says otherwise.
+        self.cpu = cpu
+
+    @property
+    def info(self) -> t.SessionInfo:
+        """What the service granted. RuntimeError before :meth:`open`."""
+        if self._info is None:
+            raise RuntimeError("the session is not open: use it as an async context manager, or call open()")
+        return self._info
+
+    async def open(self) -> t.SessionInfo:
+        """Opens the session and starts the heartbeat. FailedPrecondition on a node without CPUs."""
+        if self._info is not None:
+            raise RuntimeError("a session is opened once: ask the machine for another one")
+        self._info = codec.session_info(await _call(self._memory.OpenSession, self._request, self._timeout))
+        self._heartbeat = asyncio.create_task(self._beat(), name="numa-heartbeat")
+        return self._info
+
+    async def alloc(
+        self,
+        order: int = 0,
+        count: int = 1,
+        gfp: str = "GFP_KERNEL",
+        *,
+        cpu: int | None = None,
+        policy: Policy | None = None,
+        partial: bool = False,
+    ) -> t.Allocation:
+        """Takes `count` blocks of 2^order pages; fewer only if `partial`, else OutOfMemory."""
+        request = codec.alloc_request(
+            self.info.session,
+            next(self._ids),
+            order=order,
+            count=count,
+            gfp=gfp,
+            cpu=self.cpu if cpu is None else cpu,
+            policy=policy,
+            partial=partial,
+        )
+        return codec.allocation(await _call(self._memory.AllocPages, request, self._timeout), order)
+
+    async def free(self, blocks: t.Blocks, *, cpu: int | None = None) -> t.Freed:
+        """Gives blocks back: an allocation, or a part of one (:meth:`Blocks.split`, :meth:`Blocks.on`).
+
+        All or nothing: NotFound or FailedPrecondition when one of them is not this session's.
+        """
+        request = codec.free_request(
+            self.info.session, next(self._ids), blocks, self.cpu if cpu is None else cpu
+        )
+        return codec.freed(await _call(self._memory.FreePages, request, self._timeout))
+
+    async def map_region(
+        self, kind: codec.RegionKind = "anon", nr_pages: int = 1, policy: Policy | None = None
+    ) -> AsyncRegion:
+        """Makes a region of `nr_pages` pageable pages, anonymous or of a file. Takes no page yet."""
+        request = codec.map_request(
+            self.info.session, next(self._ids), kind=kind, nr_pages=nr_pages, policy=policy
+        )
+        response = await _call(self._memory.MapRegion, request, self._timeout)
+        return AsyncRegion(self, response.region, nr_pages)
+
+    async def close(self) -> int:
+        """Ends the session; returns the pages this freed on all nodes. 0 if it had ended already."""
+        if self._info is None or self._heartbeat is None:
+            return 0
+        heartbeat, self._heartbeat = self._heartbeat, None
+        heartbeat.cancel()
+        await asyncio.wait([heartbeat])
+        request = memory_service_pb2.CloseSessionRequest(
+            session=self._info.session, request_id=next(self._ids)
+        )
+        try:
+            return (await _call(self._memory.CloseSession, request, self._timeout)).freed_pages
+        except NotFound:  # the lease ran out first: what close() is for is done
+            return 0
+
+    async def _touch(
+        self, region: int, first: int, count: int, write: bool, cpu: int | None
+    ) -> memory_service_pb2.TouchRegionResponse:
+        request = codec.touch_request(
+            self.info.session,
+            next(self._ids),
+            region,
+            first=first,
+            count=count,
+            write=write,
+            cpu=self.cpu if cpu is None else cpu,
+        )
+        return await _call(self._memory.TouchRegion, request, self._timeout)
+
+    async def _unmap(self, region: int) -> int:
+        request = memory_service_pb2.UnmapRegionRequest(
+            session=self.info.session, request_id=next(self._ids), region=region
+        )
+        return (await _call(self._memory.UnmapRegion, request, self._timeout)).freed_pages
+
+    async def _beat(self) -> None:
+        request = memory_service_pb2.RenewSessionRequest(session=self.info.session)
+        interval = self.info.lease_seconds / BEATS_PER_LEASE
+        while True:
+            await asyncio.sleep(interval)
+            try:
+                response = await _call(self._memory.RenewSession, request, min(self._timeout, interval))
+                interval = response.lease_seconds / BEATS_PER_LEASE
+            except NotFound:
+                return
+            except NumaError:
+                continue  # the lease lasts for more beats: the next one may get through
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            await self.close()
+        else:
+            with suppress(NumaError):  # must not hide the error that ends the block
+                await self.close()
+
+
+class AsyncRegion:
+    """Pageable memory of a session. Made by :meth:`AsyncSession.map_region`."""
+
+    def __init__(self, session: AsyncSession, region: int, nr_pages: int) -> None:
+        self._session = session
+        #: Number of the region in its session.
+        self.region = region
+        self.nr_pages = nr_pages
+
+    async def touch(
+        self, first: int, count: int = 1, write: bool = False, *, cpu: int | None = None
+    ) -> t.Touch:
+        """Accesses `count` pages from page `first` on. OutOfMemory when a fault finds no page."""
+        return codec.touch(await self._session._touch(self.region, first, count, write, cpu))
+
+    async def unmap(self) -> int:
+        """Ends the region; returns the pages this freed."""
+        return await self._session._unmap(self.region)

@@ -1,0 +1,102 @@
+"""What can go wrong, as exceptions with typed attributes: the one mapping from gRPC status codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+
+class NumaError(Exception):
+    """Root of every error of this package. Raised itself for codes that have no class of their own."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: grpc.StatusCode = grpc.StatusCode.UNKNOWN,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        #: One line: what was refused and why.
+        self.message = message
+        self.code = code
+        #: google.rpc.ErrorInfo.reason, e.g. "SESSION_EXPIRED"; empty when the service sent none.
+        self.reason = reason
+        #: google.rpc.ErrorInfo.metadata.
+        self.metadata: dict[str, str] = dict(metadata or {})
+
+
+class InvalidRequest(NumaError):
+    """INVALID_ARGUMENT, or an argument that this package refused before it was sent."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str = "",
+        code: grpc.StatusCode = grpc.StatusCode.INVALID_ARGUMENT,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, code=code, reason=reason, metadata=metadata)
+        #: Field of the request that is wrong, e.g. "order"; empty when unknown.
+        self.field = field
+
+
+class NotFound(NumaError):
+    """NOT_FOUND: no such session, region, block, node or CPU. A session whose lease ran out is not found."""
+
+
+class FailedPrecondition(NumaError):
+    """FAILED_PRECONDITION: right request, wrong state; e.g. a session on a node without CPUs."""
+
+
+class OutOfMemory(NumaError):
+    """RESOURCE_EXHAUSTED: no zone that the request may use could give the pages. Nothing was taken."""
+
+
+class Unavailable(NumaError):
+    """UNAVAILABLE after retries: the node cannot be reached, or restarts."""
+
+
+class DeadlineExceeded(NumaError):
+    """DEADLINE_EXCEEDED: no answer in time. Whether the request was carried out is not known."""
+
+
+class Aborted(NumaError):
+    """ABORTED: overtaken by something else, e.g. a restart in the middle of an allocation."""
+
+
+_BY_CODE: dict[grpc.StatusCode, type[NumaError]] = {
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: OutOfMemory,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.ABORTED: Aborted,
+}
+
+
+def from_rpc_error(error: grpc.RpcError) -> NumaError:
+    """The exception for a failed call: class by status code, attributes from google.rpc error details."""
+    call: Any = error  # what is raised for a failed call is a grpc.Call too; the stubs do not say so
+    code, message = call.code(), call.details() or ""
+    info, field = error_details_pb2.ErrorInfo(), ""
+    try:
+        status = rpc_status.from_call(call)
+    except ValueError:  # details that contradict the status: the status itself is still right
+        status = None
+    for detail in status.details if status else ():
+        bad_request = error_details_pb2.BadRequest()
+        if detail.Unpack(bad_request) and bad_request.field_violations:
+            field = bad_request.field_violations[0].field
+        detail.Unpack(info)
+    metadata = dict(info.metadata)
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return InvalidRequest(message, field=field, reason=info.reason, metadata=metadata)
+    return _BY_CODE.get(code, NumaError)(message, code=code, reason=info.reason, metadata=metadata)

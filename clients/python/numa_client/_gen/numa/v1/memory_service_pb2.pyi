@@ -1,0 +1,200 @@
+from numa_client._gen.numa.v1 import types_pb2 as _types_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class RegionKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REGION_KIND_UNSPECIFIED: _ClassVar[RegionKind]
+    REGION_KIND_ANON: _ClassVar[RegionKind]
+    REGION_KIND_FILE: _ClassVar[RegionKind]
+REGION_KIND_UNSPECIFIED: RegionKind
+REGION_KIND_ANON: RegionKind
+REGION_KIND_FILE: RegionKind
+
+class OpenSessionRequest(_message.Message):
+    __slots__ = ("client_name", "lease_seconds", "request_id")
+    CLIENT_NAME_FIELD_NUMBER: _ClassVar[int]
+    LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    client_name: str
+    lease_seconds: float
+    request_id: str
+    def __init__(self, client_name: _Optional[str] = ..., lease_seconds: _Optional[float] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class OpenSessionResponse(_message.Message):
+    __slots__ = ("session", "lease_seconds", "node", "incarnation")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    lease_seconds: float
+    node: int
+    incarnation: int
+    def __init__(self, session: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., node: _Optional[int] = ..., incarnation: _Optional[int] = ...) -> None: ...
+
+class RenewSessionRequest(_message.Message):
+    __slots__ = ("session",)
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    def __init__(self, session: _Optional[int] = ...) -> None: ...
+
+class RenewSessionResponse(_message.Message):
+    __slots__ = ("lease_seconds",)
+    LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    lease_seconds: float
+    def __init__(self, lease_seconds: _Optional[float] = ...) -> None: ...
+
+class CloseSessionRequest(_message.Message):
+    __slots__ = ("session", "request_id")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    request_id: str
+    def __init__(self, session: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class CloseSessionResponse(_message.Message):
+    __slots__ = ("freed_pages",)
+    FREED_PAGES_FIELD_NUMBER: _ClassVar[int]
+    freed_pages: int
+    def __init__(self, freed_pages: _Optional[int] = ...) -> None: ...
+
+class AllocPagesRequest(_message.Message):
+    __slots__ = ("session", "request_id", "gfp_flags", "order", "count", "cpu", "policy", "partial")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    GFP_FLAGS_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    CPU_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    request_id: str
+    gfp_flags: str
+    order: int
+    count: int
+    cpu: int
+    policy: _types_pb2.Policy
+    partial: bool
+    def __init__(self, session: _Optional[int] = ..., request_id: _Optional[str] = ..., gfp_flags: _Optional[str] = ..., order: _Optional[int] = ..., count: _Optional[int] = ..., cpu: _Optional[int] = ..., policy: _Optional[_Union[_types_pb2.Policy, _Mapping]] = ..., partial: _Optional[bool] = ...) -> None: ...
+
+class AllocPagesResponse(_message.Message):
+    __slots__ = ("pages", "cost", "remote_lookups", "direct_reclaimed_pages")
+    PAGES_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    REMOTE_LOOKUPS_FIELD_NUMBER: _ClassVar[int]
+    DIRECT_RECLAIMED_PAGES_FIELD_NUMBER: _ClassVar[int]
+    pages: _containers.RepeatedCompositeFieldContainer[_types_pb2.NodePages]
+    cost: _types_pb2.Cost
+    remote_lookups: int
+    direct_reclaimed_pages: int
+    def __init__(self, pages: _Optional[_Iterable[_Union[_types_pb2.NodePages, _Mapping]]] = ..., cost: _Optional[_Union[_types_pb2.Cost, _Mapping]] = ..., remote_lookups: _Optional[int] = ..., direct_reclaimed_pages: _Optional[int] = ...) -> None: ...
+
+class FreePagesRequest(_message.Message):
+    __slots__ = ("session", "request_id", "order", "pages", "cpu")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    PAGES_FIELD_NUMBER: _ClassVar[int]
+    CPU_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    request_id: str
+    order: int
+    pages: _containers.RepeatedCompositeFieldContainer[_types_pb2.NodePages]
+    cpu: int
+    def __init__(self, session: _Optional[int] = ..., request_id: _Optional[str] = ..., order: _Optional[int] = ..., pages: _Optional[_Iterable[_Union[_types_pb2.NodePages, _Mapping]]] = ..., cpu: _Optional[int] = ...) -> None: ...
+
+class FreePagesResponse(_message.Message):
+    __slots__ = ("freed_pages", "cost")
+    FREED_PAGES_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    freed_pages: int
+    cost: _types_pb2.Cost
+    def __init__(self, freed_pages: _Optional[int] = ..., cost: _Optional[_Union[_types_pb2.Cost, _Mapping]] = ...) -> None: ...
+
+class MapRegionRequest(_message.Message):
+    __slots__ = ("session", "request_id", "kind", "nr_pages", "policy")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NR_PAGES_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    request_id: str
+    kind: RegionKind
+    nr_pages: int
+    policy: _types_pb2.Policy
+    def __init__(self, session: _Optional[int] = ..., request_id: _Optional[str] = ..., kind: _Optional[_Union[RegionKind, str]] = ..., nr_pages: _Optional[int] = ..., policy: _Optional[_Union[_types_pb2.Policy, _Mapping]] = ...) -> None: ...
+
+class MapRegionResponse(_message.Message):
+    __slots__ = ("region",)
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    region: int
+    def __init__(self, region: _Optional[int] = ...) -> None: ...
+
+class TouchRegionRequest(_message.Message):
+    __slots__ = ("session", "request_id", "region", "first_page", "count", "write", "cpu")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    FIRST_PAGE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    WRITE_FIELD_NUMBER: _ClassVar[int]
+    CPU_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    request_id: str
+    region: int
+    first_page: int
+    count: int
+    write: bool
+    cpu: int
+    def __init__(self, session: _Optional[int] = ..., request_id: _Optional[str] = ..., region: _Optional[int] = ..., first_page: _Optional[int] = ..., count: _Optional[int] = ..., write: _Optional[bool] = ..., cpu: _Optional[int] = ...) -> None: ...
+
+class TouchRegionResponse(_message.Message):
+    __slots__ = ("hit_pages", "fault_pages", "major_fault_pages", "placement", "cost", "remote_lookups", "direct_reclaimed_pages")
+    HIT_PAGES_FIELD_NUMBER: _ClassVar[int]
+    FAULT_PAGES_FIELD_NUMBER: _ClassVar[int]
+    MAJOR_FAULT_PAGES_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    REMOTE_LOOKUPS_FIELD_NUMBER: _ClassVar[int]
+    DIRECT_RECLAIMED_PAGES_FIELD_NUMBER: _ClassVar[int]
+    hit_pages: int
+    fault_pages: int
+    major_fault_pages: int
+    placement: _containers.RepeatedCompositeFieldContainer[NodeCount]
+    cost: _types_pb2.Cost
+    remote_lookups: int
+    direct_reclaimed_pages: int
+    def __init__(self, hit_pages: _Optional[int] = ..., fault_pages: _Optional[int] = ..., major_fault_pages: _Optional[int] = ..., placement: _Optional[_Iterable[_Union[NodeCount, _Mapping]]] = ..., cost: _Optional[_Union[_types_pb2.Cost, _Mapping]] = ..., remote_lookups: _Optional[int] = ..., direct_reclaimed_pages: _Optional[int] = ...) -> None: ...
+
+class NodeCount(_message.Message):
+    __slots__ = ("node", "pages")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    PAGES_FIELD_NUMBER: _ClassVar[int]
+    node: int
+    pages: int
+    def __init__(self, node: _Optional[int] = ..., pages: _Optional[int] = ...) -> None: ...
+
+class UnmapRegionRequest(_message.Message):
+    __slots__ = ("session", "request_id", "region")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    request_id: str
+    region: int
+    def __init__(self, session: _Optional[int] = ..., request_id: _Optional[str] = ..., region: _Optional[int] = ...) -> None: ...
+
+class UnmapRegionResponse(_message.Message):
+    __slots__ = ("freed_pages",)
+    FREED_PAGES_FIELD_NUMBER: _ClassVar[int]
+    freed_pages: int
+    def __init__(self, freed_pages: _Optional[int] = ...) -> None: ...

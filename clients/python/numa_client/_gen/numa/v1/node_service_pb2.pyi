@@ -1,0 +1,83 @@
+from numa_client._gen.numa.v1 import types_pb2 as _types_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GetNodeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetNodeResponse(_message.Message):
+    __slots__ = ("node", "incarnation", "zones", "numa_stat", "vm_events", "kswapd", "sessions", "held_pages", "swap_total_pages", "swap_used_pages", "digest", "log_length")
+    class VmEventsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    ZONES_FIELD_NUMBER: _ClassVar[int]
+    NUMA_STAT_FIELD_NUMBER: _ClassVar[int]
+    VM_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    KSWAPD_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    HELD_PAGES_FIELD_NUMBER: _ClassVar[int]
+    SWAP_TOTAL_PAGES_FIELD_NUMBER: _ClassVar[int]
+    SWAP_USED_PAGES_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    LOG_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    node: int
+    incarnation: int
+    zones: _containers.RepeatedCompositeFieldContainer[_types_pb2.ZoneSummary]
+    numa_stat: _types_pb2.NumaStat
+    vm_events: _containers.ScalarMap[str, int]
+    kswapd: KswapdState
+    sessions: int
+    held_pages: int
+    swap_total_pages: int
+    swap_used_pages: int
+    digest: str
+    log_length: int
+    def __init__(self, node: _Optional[int] = ..., incarnation: _Optional[int] = ..., zones: _Optional[_Iterable[_Union[_types_pb2.ZoneSummary, _Mapping]]] = ..., numa_stat: _Optional[_Union[_types_pb2.NumaStat, _Mapping]] = ..., vm_events: _Optional[_Mapping[str, int]] = ..., kswapd: _Optional[_Union[KswapdState, _Mapping]] = ..., sessions: _Optional[int] = ..., held_pages: _Optional[int] = ..., swap_total_pages: _Optional[int] = ..., swap_used_pages: _Optional[int] = ..., digest: _Optional[str] = ..., log_length: _Optional[int] = ...) -> None: ...
+
+class KswapdState(_message.Message):
+    __slots__ = ("running", "wakeups", "reclaimed_pages", "order", "failures")
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    WAKEUPS_FIELD_NUMBER: _ClassVar[int]
+    RECLAIMED_PAGES_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    running: bool
+    wakeups: int
+    reclaimed_pages: int
+    order: int
+    failures: int
+    def __init__(self, running: _Optional[bool] = ..., wakeups: _Optional[int] = ..., reclaimed_pages: _Optional[int] = ..., order: _Optional[int] = ..., failures: _Optional[int] = ...) -> None: ...
+
+class WriteSysctlRequest(_message.Message):
+    __slots__ = ("key", "value")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    value: str
+    def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+
+class WriteSysctlResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CheckInvariantsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CheckInvariantsResponse(_message.Message):
+    __slots__ = ("violations",)
+    VIOLATIONS_FIELD_NUMBER: _ClassVar[int]
+    violations: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, violations: _Optional[_Iterable[str]] = ...) -> None: ...

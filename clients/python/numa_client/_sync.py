@@ -1,0 +1,281 @@
+"""The blocking client. Safe to use from several threads; heartbeats run in a thread per session."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import grpc
+
+from numa_client import _codec as codec
+from numa_client import _types as t
+from numa_client._channel import BEATS_PER_LEASE, DEFAULT_TIMEOUT, OPTIONS
+from numa_client._errors import NotFound, NumaError, Unavailable, from_rpc_error
+from numa_client._gen.numa.v1 import (
+    machine_service_pb2,
+    machine_service_pb2_grpc,
+    memory_service_pb2,
+    memory_service_pb2_grpc,
+    node_service_pb2,
+    node_service_pb2_grpc,
+)
+from numa_client._policy import Policy
+
+if TYPE_CHECKING:
+    Method = grpc.UnaryUnaryMultiCallable
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+
+def _call(method: Method[_Request, _Response], request: _Request, timeout: float) -> _Response:
+    try:
+        return method(request, timeout=timeout)
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from error
+
+
+class Machine:
+    """A machine and the channels to its nodes. ``timeout`` is the deadline of every call, in seconds."""
+
+    def __init__(self, channel: grpc.Channel, timeout: float) -> None:
+        self._machine = machine_service_pb2_grpc.MachineServiceStub(channel)
+        self._channel = channel
+        self._timeout = timeout
+        self._nodes: dict[str, grpc.Channel] = {}
+        #: Topology as of the last :meth:`refresh`.
+        self.info: t.MachineInfo = self.refresh()
+
+    @classmethod
+    def connect(cls, target: str, timeout: float = DEFAULT_TIMEOUT) -> Self:
+        """Connects to the MachineService at ``host:port`` and reads the topology. Unavailable: no answer."""
+        channel = grpc.insecure_channel(target, options=OPTIONS)
+        try:
+            return cls(channel, timeout)
+        except BaseException:
+            channel.close()
+            raise
+
+    def refresh(self) -> t.MachineInfo:
+        """Reads the topology again: a node that restarted has a new address."""
+        self.info = codec.machine_info(
+            _call(self._machine.GetMachine, machine_service_pb2.GetMachineRequest(), self._timeout)
+        )
+        return self.info
+
+    def session(
+        self,
+        *,
+        cpu: int | None = None,
+        node: int | None = None,
+        lease_seconds: float = 30,
+        name: str = "numa_client",
+    ) -> Session:
+        """A session on the node of `cpu`, or on `node` with its first CPU; the lowest CPU by default.
+
+        Use it as a context manager, or open and close it. InvalidRequest for an unknown CPU or node.
+        """
+        home, cpu = codec.home(self.info, cpu, node)
+        return Session(self._node_channel(home), self._timeout, cpu, lease_seconds, name)
+
+    def node(self, nid: int) -> t.NodeState:
+        """State of one node now."""
+        home, _ = codec.home(self.info, None, nid)
+        stub = node_service_pb2_grpc.NodeServiceStub(self._node_channel(home))
+        return codec.node_state(_call(stub.GetNode, node_service_pb2.GetNodeRequest(), self._timeout))
+
+    def write_sysctl(self, key: str, value: str) -> None:
+        """Writes a sysctl (``vm.min_free_kbytes``) on every node, in node order; raises the first refusal."""
+        request = node_service_pb2.WriteSysctlRequest(key=key, value=value)
+        for node in self.info.nodes:
+            stub = node_service_pb2_grpc.NodeServiceStub(self._node_channel(node))
+            _call(stub.WriteSysctl, request, self._timeout)
+
+    def check(self) -> dict[int, tuple[str, ...]]:
+        """Recounts what must hold on every node; violations by node, empty when all is well."""
+        found = {}
+        for node in self.info.nodes:
+            stub = node_service_pb2_grpc.NodeServiceStub(self._node_channel(node))
+            response = _call(stub.CheckInvariants, node_service_pb2.CheckInvariantsRequest(), self._timeout)
+            if response.violations:
+                found[node.node] = tuple(response.violations)
+        return found
+
+    def close(self) -> None:
+        """Closes the channels. Sessions left open end with their leases."""
+        for channel in self._nodes.values():
+            channel.close()
+        self._channel.close()
+
+    def _node_channel(self, node: t.NodeInfo) -> grpc.Channel:
+        if not node.address:
+            raise Unavailable(f"node {node.node} restarts: no address yet", code=grpc.StatusCode.UNAVAILABLE)
+        if node.address not in self._nodes:
+            self._nodes[node.address] = grpc.insecure_channel(node.address, options=OPTIONS)
+        return self._nodes[node.address]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Session:
+    """Holds pages on behalf of the caller. A background thread renews the lease until :meth:`close`.
+
+    Made by :meth:`Machine.session`. Once the lease ran out (process stopped, network gone), every call
+    raises NotFound: the pages are free again.
+    """
+
+    def __init__(
+        self, channel: grpc.Channel, timeout: float, cpu: int, lease_seconds: float, name: str
+    ) -> None:
+        self._memory = memory_service_pb2_grpc.MemoryServiceStub(channel)
+        self._timeout = timeout
+        self._ids = codec.RequestIds()
+        self._request = memory_service_pb2.OpenSessionRequest(
+            client_name=name, lease_seconds=lease_seconds, request_id=next(self._ids)
+        )
+        self._info: t.SessionInfo | None = None
+        self._stop = threading.Event()
+        self._heartbeat = threading.Thread(target=self._beat, name=f"numa-heartbeat-{name}", daemon=True)
+        #: CPU that this session plays unless a call says otherwise.
+        self.cpu = cpu
+
+    @property
+    def info(self) -> t.SessionInfo:
+        """What the service granted. RuntimeError before :meth:`open`."""
+        if self._info is None:
+            raise RuntimeError("the session is not open: use it as a context manager, or call open()")
+        return self._info
+
+    def open(self) -> t.SessionInfo:
+        """Opens the session and starts the heartbeat. FailedPrecondition on a node without CPUs."""
+        if self._info is not None:
+            raise RuntimeError("a session is opened once: ask the machine for another one")
+        self._info = codec.session_info(_call(self._memory.OpenSession, self._request, self._timeout))
+        self._heartbeat.start()
+        return self._info
+
+    def alloc(
+        self,
+        order: int = 0,
+        count: int = 1,
+        gfp: str = "GFP_KERNEL",
+        *,
+        cpu: int | None = None,
+        policy: Policy | None = None,
+        partial: bool = False,
+    ) -> t.Allocation:
+        """Takes `count` blocks of 2^order pages; fewer only if `partial`, else OutOfMemory."""
+        request = codec.alloc_request(
+            self.info.session,
+            next(self._ids),
+            order=order,
+            count=count,
+            gfp=gfp,
+            cpu=self.cpu if cpu is None else cpu,
+            policy=policy,
+            partial=partial,
+        )
+        return codec.allocation(_call(self._memory.AllocPages, request, self._timeout), order)
+
+    def free(self, blocks: t.Blocks, *, cpu: int | None = None) -> t.Freed:
+        """Gives blocks back: an allocation, or a part of one (:meth:`Blocks.split`, :meth:`Blocks.on`).
+
+        All or nothing: NotFound or FailedPrecondition when one of them is not this session's.
+        """
+        request = codec.free_request(
+            self.info.session, next(self._ids), blocks, self.cpu if cpu is None else cpu
+        )
+        return codec.freed(_call(self._memory.FreePages, request, self._timeout))
+
+    def map_region(
+        self, kind: codec.RegionKind = "anon", nr_pages: int = 1, policy: Policy | None = None
+    ) -> Region:
+        """Makes a region of `nr_pages` pageable pages, anonymous or of a file. Takes no page yet."""
+        request = codec.map_request(
+            self.info.session, next(self._ids), kind=kind, nr_pages=nr_pages, policy=policy
+        )
+        response = _call(self._memory.MapRegion, request, self._timeout)
+        return Region(self, response.region, nr_pages)
+
+    def close(self) -> int:
+        """Ends the session; returns the pages this freed on all nodes. 0 if it had ended already."""
+        if self._info is None or self._stop.is_set():
+            return 0
+        self._stop.set()
+        self._heartbeat.join()
+        request = memory_service_pb2.CloseSessionRequest(
+            session=self._info.session, request_id=next(self._ids)
+        )
+        try:
+            return _call(self._memory.CloseSession, request, self._timeout).freed_pages
+        except NotFound:  # the lease ran out first: what close() is for is done
+            return 0
+
+    def _touch(
+        self, region: int, first: int, count: int, write: bool, cpu: int | None
+    ) -> memory_service_pb2.TouchRegionResponse:
+        request = codec.touch_request(
+            self.info.session,
+            next(self._ids),
+            region,
+            first=first,
+            count=count,
+            write=write,
+            cpu=self.cpu if cpu is None else cpu,
+        )
+        return _call(self._memory.TouchRegion, request, self._timeout)
+
+    def _unmap(self, region: int) -> int:
+        request = memory_service_pb2.UnmapRegionRequest(
+            session=self.info.session, request_id=next(self._ids), region=region
+        )
+        return _call(self._memory.UnmapRegion, request, self._timeout).freed_pages
+
+    def _beat(self) -> None:
+        request = memory_service_pb2.RenewSessionRequest(session=self.info.session)
+        interval = self.info.lease_seconds / BEATS_PER_LEASE
+        while not self._stop.wait(interval):
+            try:
+                response = _call(self._memory.RenewSession, request, min(self._timeout, interval))
+                interval = response.lease_seconds / BEATS_PER_LEASE
+            except NotFound:
+                return
+            except NumaError:
+                continue  # the lease lasts for more beats: the next one may get through
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            with suppress(NumaError):  # must not hide the error that ends the block
+                self.close()
+
+
+class Region:
+    """Pageable memory of a session. Made by :meth:`Session.map_region`."""
+
+    def __init__(self, session: Session, region: int, nr_pages: int) -> None:
+        self._session = session
+        #: Number of the region in its session.
+        self.region = region
+        self.nr_pages = nr_pages
+
+    def touch(self, first: int, count: int = 1, write: bool = False, *, cpu: int | None = None) -> t.Touch:
+        """Accesses `count` pages from page `first` on. OutOfMemory when a fault finds no page."""
+        return codec.touch(self._session._touch(self.region, first, count, write, cpu))
+
+    def unmap(self) -> int:
+        """Ends the region; returns the pages this freed."""
+        return self._session._unmap(self.region)

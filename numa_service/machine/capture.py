@@ -1,0 +1,275 @@
+"""A captured kernel as a machine: clone a real box.
+
+Accepted are a directory of flat files (``zoneinfo.txt``, ``node/``, ``sysctl.txt``, ``version.txt``,
+``iomem.txt``, ``swaps.txt``), and a tree with the paths of a running system (``proc/zoneinfo``,
+``sys/devices/system/node``, ``proc/sys/vm``, …): ``/`` clones the host.
+Only the zoneinfo is required.
+
+Read: zone spans, present and managed pages, CPUs, distances, sysctls, swap. Not read, because it is computed
+here: watermarks, protection, pagesets, zonelists.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+from numa_service.machine.notation import MAX_NUMNODES, MAX_PHYSMEM_BYTES, parse_cpulist
+from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError, ZoneSpec
+from numa_service.machine.sysctl import SYSCTLS, parse_sysctl
+from numa_service.machine.zoneinfo import CapturedZone, parse_zoneinfo, read_lines, read_text
+from numa_service.machine.zones import PfnRange, count_pages, intersect, merge
+from numa_service.mm.mmzone import PAGE_SHIFT, PAGE_SIZE, ZONE_NAMES, zone_index
+
+_NODE_TREE = ("node", "sys/devices/system/node")
+_VERSION = re.compile(r"Linux version (\d+)\.(\d+)")
+_IOMEM = re.compile(r" *([0-9a-f]+)-([0-9a-f]+) : (.*)", re.ASCII)
+_SYSCTL = re.compile(r"([\w./-]+) *= ?(.*)", re.ASCII)
+_SWAP = re.compile(r"\S+\s+\S+\s+(\d+)\s+\d+\s+-?\d+", re.ASCII)
+
+
+def load_capture(root: Path) -> MachineSpec:
+    """The machine that a capture directory shows; its name is the directory's.
+
+    SpecError names file and line, and what is missing or wrong there.
+    """
+    capture = _Capture(root)
+    zones = parse_zoneinfo(capture.require("zoneinfo.txt", "proc/zoneinfo"))
+    arch = _arch(zones, root)
+    profile = capture.profile()
+    nids, cpus, distances = capture.topology(zones)
+    nodes = tuple(
+        NodeSpec(nid, cpus[nid], specs, ram)
+        for nid, (specs, ram) in capture.memory(zones, arch, nids).items()
+    )
+    if not any(node.cpus for node in nodes):
+        raise SpecError(f"{root}: no node has a CPU")
+    if not any(node.zones for node in nodes):
+        raise SpecError(f"{root}: no node has memory")
+    return MachineSpec(
+        name=root.resolve().name or "host",
+        source=str(root),
+        arch=arch,
+        profile=profile,
+        nodes=nodes,
+        distances=distances,
+        swap_pages=capture.swap_pages(),
+        sysctls=capture.sysctls(profile),
+    )
+
+
+def _arch(zones: list[CapturedZone], root: Path) -> str:
+    names = {zone.name for zone in zones}
+    for arch, known in ZONE_NAMES.items():
+        if names <= set(known):
+            return arch
+    raise SpecError(f"{root}: zones {', '.join(sorted(names))} are those of no architecture known here")
+
+
+class _Capture:
+    """One directory; each method reads one kind of file."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, *names: str) -> Path | None:
+        """The first of these paths that exists."""
+        return next((path for name in names if (path := self.root / name).exists()), None)
+
+    def require(self, *names: str) -> Path:
+        path = self.find(*names)
+        if path is None:
+            raise SpecError(f"{self.root}: not a capture: no {' or '.join(names)}")
+        return path
+
+    def profile(self) -> str:
+        """Profile that behaves most like the captured kernel; 6.1 if its version was not captured.
+
+        From 6.12 on it is linux-6.12; from 4.8 on (per-node LRU lists, watermark_scale_factor) linux-6.1;
+        before that linux-3.0.
+        """
+        path = self.find("version.txt", "proc/version")
+        if path is None:
+            return "linux-6.1"
+        match = _VERSION.match(read_text(path))
+        if match is None:
+            raise SpecError(f"{path}:1: no 'Linux version X.Y'")
+        version = (int(match[1]), int(match[2]))
+        if version >= (6, 12):
+            return "linux-6.12"
+        return "linux-6.1" if version >= (4, 8) else "linux-3.0"
+
+    def topology(
+        self, zones: list[CapturedZone]
+    ) -> tuple[list[int], dict[int, tuple[int, ...]], tuple[tuple[int, ...], ...]]:
+        """Nids in order, CPUs by nid, and distances. Without a node tree there is one node with all CPUs."""
+        in_zoneinfo = sorted({zone.nid for zone in zones})
+        tree = self.find(*_NODE_TREE)
+        if tree is None:
+            if len(in_zoneinfo) > 1:
+                raise SpecError(
+                    f"{self.root}: {len(in_zoneinfo)} nodes in zoneinfo, and no {' or '.join(_NODE_TREE)}"
+                )
+            online = sorted({cpu for zone in zones for cpu in zone.cpus})
+            return in_zoneinfo, {in_zoneinfo[0]: tuple(online)}, ((10,),)
+        nids = self._online_nodes(tree)
+        for nid in in_zoneinfo:
+            if nid not in nids:
+                raise SpecError(f"{tree}: node {nid} is in zoneinfo, and node{nid} is missing here")
+        for nid in nids:
+            if nid not in in_zoneinfo:
+                raise SpecError(f"{tree}/node{nid}: zoneinfo has no zones of node {nid}: it is truncated")
+        cpus = self._cpus(tree, nids)
+        return nids, cpus, tuple(_distances(tree / f"node{nid}" / "distance", nids) for nid in nids)
+
+    @staticmethod
+    def _online_nodes(tree: Path) -> list[int]:
+        found = sorted(
+            int(path.name.removeprefix("node"))
+            for path in tree.iterdir()
+            if re.fullmatch(r"node\d{1,9}", path.name, re.ASCII)
+        )
+        online = tree / "online"
+        if not online.exists():
+            nids = found
+        else:
+            nids = list(_cpulist(online))
+            for nid in nids:
+                if nid not in found:
+                    raise SpecError(f"{tree}: node {nid} is online, and node{nid} is missing here")
+        if not nids:
+            raise SpecError(f"{tree}: no node0")
+        if nids[-1] >= MAX_NUMNODES:
+            raise SpecError(f"{tree}: node {nids[-1]}: there are at most {MAX_NUMNODES} nodes")
+        return nids
+
+    @staticmethod
+    def _cpus(tree: Path, nids: list[int]) -> dict[int, tuple[int, ...]]:
+        """CPUs by nid. With numa=fake, the nodes made of one real node all have its CPUs."""
+        cpus: dict[int, tuple[int, ...]] = {}
+        for nid in nids:
+            path = tree / f"node{nid}" / "cpulist"
+            cpus[nid] = _cpulist(path)
+        return cpus
+
+    def memory(
+        self, zones: list[CapturedZone], arch: str, nids: list[int]
+    ) -> dict[int, tuple[tuple[ZoneSpec, ...], tuple[PfnRange, ...]]]:
+        """Zones with pages and RAM, by nid.
+
+        A zone's RAM is what the iomem calls System RAM within its span, if that is exactly as many pages as
+        are present. If it is not (a capture without root's iomem, blocks offlined), the zone is taken to be
+        contiguous from its start, with its holes at its end.
+        """
+        system_ram = self._system_ram()
+        taken: list[tuple[PfnRange, CapturedZone]] = []
+        specs: dict[int, list[ZoneSpec]] = {nid: [] for nid in nids}
+        for zone in zones:
+            if not zone.present:
+                continue
+            span = (zone.start_pfn, zone.start_pfn + zone.spanned)
+            if span[1] > MAX_PHYSMEM_BYTES >> PAGE_SHIFT:
+                raise SpecError(f"{zone.where}: the zone ends above {MAX_PHYSMEM_BYTES >> 40} TiB")
+            ram = intersect(system_ram, span)
+            if count_pages(ram) != zone.present:
+                ram = ((zone.start_pfn, zone.start_pfn + zone.present),)
+            taken += [(piece, zone) for piece in ram]
+            specs[zone.nid].append(
+                ZoneSpec(zone.name, zone.start_pfn, zone.spanned, zone.present, zone.managed)
+            )
+        taken.sort(key=lambda item: item[0])
+        for (low, below), (high, above) in pairwise(taken):
+            if high[0] < low[1]:
+                raise SpecError(f"{above.where}: overlaps node {below.nid}, zone {below.name}")
+        return {
+            nid: (
+                tuple(sorted(specs[nid], key=lambda spec: zone_index(arch, spec.name))),
+                merge(piece for piece, zone in taken if zone.nid == nid),
+            )
+            for nid in nids
+        }
+
+    def _system_ram(self) -> tuple[PfnRange, ...]:
+        path = self.find("iomem.txt", "proc/iomem")
+        ranges: list[PfnRange] = []
+        for number, line in enumerate(read_lines(path) if path else (), start=1):
+            match = _IOMEM.fullmatch(line)
+            if match is None:
+                raise SpecError(f"{path}:{number}: not an iomem line: {line[:60]!r}")
+            if match[3].startswith("System RAM"):
+                start, end = int(match[1], 16), int(match[2], 16) + 1
+                # PFN_UP and PFN_DOWN: a page that is only partly RAM is not RAM.
+                ranges.append((start + PAGE_SIZE - 1 >> PAGE_SHIFT, end >> PAGE_SHIFT))
+        return merge(ranges)
+
+    def sysctls(self, profile: str) -> dict[str, str]:
+        """Every vm sysctl (and kernel.numa_balancing) as captured; those known here are checked."""
+        path = self.find("sysctl.txt")
+        if path is None:
+            return self._sysctl_tree(profile)
+        values: dict[str, str] = {}
+        for number, line in enumerate(read_lines(path), start=1):
+            match = _SYSCTL.fullmatch(line)
+            if match is None:
+                raise SpecError(f"{path}:{number}: not 'key = value': {line[:60]!r}")
+            if match[1].startswith("vm.") or match[1] in SYSCTLS:
+                values[match[1]] = _checked(match[1], match[2], profile, f"{path}:{number}")
+        return values
+
+    def _sysctl_tree(self, profile: str) -> dict[str, str]:
+        values: dict[str, str] = {}
+        tree = self.root / "proc/sys"
+        for path in (*sorted(tree.glob("vm/*")), tree / "kernel/numa_balancing"):
+            try:
+                text = path.read_text(encoding="utf-8")
+            except OSError:
+                continue  # write-only (compact_memory), root's, or not there
+            name = f"{path.parent.name}.{path.name}"
+            values[name] = _checked(name, text.strip(), profile, f"{path}:1")
+        return values
+
+    def swap_pages(self) -> int:
+        """Pages of all swap devices."""
+        path = self.find("swaps.txt", "proc/swaps")
+        pages = 0
+        for number, line in enumerate(read_lines(path) if path else (), start=1):
+            if number == 1 and line.startswith("Filename"):
+                continue
+            match = _SWAP.fullmatch(line.strip())
+            if match is None:
+                raise SpecError(f"{path}:{number}: not a line of /proc/swaps: {line[:60]!r}")
+            pages += int(match[1]) >> PAGE_SHIFT - 10
+        return pages
+
+
+def _checked(name: str, value: str, profile: str, where: str) -> str:
+    # A newer kernel than the profile may have sysctls that the profile does not: kept like unknown ones.
+    if name not in SYSCTLS or profile not in SYSCTLS[name].defaults:
+        return value
+    try:
+        return parse_sysctl(name, value, profile)
+    except SpecError as error:
+        raise SpecError(f"{where}: {error}") from None
+
+
+def _cpulist(path: Path) -> tuple[int, ...]:
+    text = read_text(path)
+    try:
+        return parse_cpulist(text)
+    except SpecError as error:
+        raise SpecError(f"{path}:1: {error}") from None
+
+
+def _distances(path: Path, nids: list[int]) -> tuple[int, ...]:
+    """One node's row of the SLIT: ``10 20 20``, in the order of the online nodes."""
+    words = read_text(path).split()
+    nid = int(path.parent.name.removeprefix("node"))
+    if len(words) != len(nids):
+        raise SpecError(f"{path}:1: {len(words)} distances for {len(nids)} nodes")
+    for other, word in zip(nids, words, strict=True):
+        if not re.fullmatch(r"\d{1,3}", word, re.ASCII) or int(word) < 10:
+            raise SpecError(f"{path}:1: distance {word!r} to node {other} is not a number of at least 10")
+        if other == nid and word != "10":
+            raise SpecError(f"{path}:1: the distance of node {nid} to itself is {word}, not 10")
+    return tuple(int(word) for word in words)

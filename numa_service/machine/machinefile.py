@@ -1,0 +1,387 @@
+"""Machine files: a TOML description of a machine → :class:`MachineSpec`.
+
+Every error is one line, ``FILE:LINE: key.path: reason``. The format is documented by the presets.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from dataclasses import fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+)
+from pydantic_core import ErrorDetails
+
+from numa_service.machine.latency import LatencyModel
+from numa_service.machine.notation import (
+    MAX_NUMNODES,
+    MAX_PHYSMEM_BYTES,
+    format_size,
+    parse_address,
+    parse_cpulist,
+    parse_pages,
+)
+from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError
+from numa_service.machine.sysctl import parse_sysctl, sysctl_name
+from numa_service.machine.toml_lines import KeyPath, key_lines
+from numa_service.machine.zones import (
+    PfnRange,
+    layout_zones,
+    merge,
+    movable_start,
+    movable_zone,
+    q35_ram,
+    without_bios_holes,
+)
+from numa_service.mm.mmzone import PAGE_SIZE, ZONE_NAMES
+from numa_service.mm.profile import PROFILES
+
+DEFAULT_PROFILE = "linux-6.1"
+LOCAL_DISTANCE = 10
+REMOTE_DISTANCE = 20
+#: A SLIT entry is a byte, and 255 means unreachable.
+MAX_DISTANCE = 254
+
+#: Physical address limits: x86-64 with four-level page tables, and PAE.
+_MAX_BYTES = {"x86_64": MAX_PHYSMEM_BYTES, "i386": 64 << 30}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
+
+
+def _parse_range(value: object) -> PfnRange:
+    if not isinstance(value, list) or len(value) != 2:
+        raise SpecError('a range is a pair of byte addresses as ["0x100000000", "0x140000000"]')
+    start, end = parse_address(value[0]), parse_address(value[1])
+    if start >= end:
+        raise SpecError(f"the range {_bytes((start, end))} is empty")
+    return start, end
+
+
+def _one_of(what: str, known: list[str]) -> AfterValidator:
+    def check(value: str) -> str:
+        if value not in known:
+            raise SpecError(f"unknown {what} {value!r}: {', '.join(known)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _check_name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise SpecError(f"{value!r} is not a name: up to 63 letters, digits, '.', '_' and '-'")
+    return value
+
+
+_Pages = Annotated[int, BeforeValidator(parse_pages)]
+_Range = Annotated[tuple[int, int], BeforeValidator(_parse_range)]
+_Cpus = Annotated[tuple[int, ...], BeforeValidator(parse_cpulist)]
+_Nid = Annotated[int, Field(ge=0, lt=MAX_NUMNODES)]
+_TABLE = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class NodeTable(BaseModel):
+    """One ``[[node]]``."""
+
+    model_config = _TABLE
+
+    id: _Nid | None = None
+    cpus: _Cpus = ()
+    memory: _Pages | None = None
+    ranges: list[_Range] | None = None
+    movable: _Pages = 0
+
+
+#: ``[latency]``: the fields of LatencyModel, read_ns being a matrix in the order of the nodes.
+LatencyTable: type[BaseModel] = create_model(
+    "LatencyTable",
+    __config__=_TABLE,
+    **{
+        field.name: (Annotated[int, Field(ge=0)] | None, None)
+        if field.name != "read_ns"
+        else (list[list[Annotated[int, Field(ge=1)]]] | None, None)
+        for field in fields(LatencyModel)
+    },  # type: ignore[call-overload]
+)
+
+
+class MachineTable(BaseModel):
+    """A whole machine file."""
+
+    model_config = _TABLE
+
+    name: Annotated[str, AfterValidator(_check_name)] | None = None
+    arch: Annotated[str, _one_of("arch", list(ZONE_NAMES))] = "x86_64"
+    profile: Annotated[str, _one_of("profile", list(PROFILES))] = DEFAULT_PROFILE
+    swap: _Pages = 0
+    node: Annotated[list[NodeTable], Field(min_length=1)]
+    distances: list[list[int]] | None = None
+    sysctl: dict[str, Any] = Field(default_factory=dict)
+    latency: LatencyTable | None = None  # type: ignore[valid-type]
+
+
+def load_machine_file(path: Path) -> MachineSpec:
+    """The machine that a TOML file describes; its name defaults to the file's. SpecError if it is wrong."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path}: not UTF-8 text at byte {error.start}") from None
+    return parse_machine(text, source=str(path), default_name=path.stem)
+
+
+def parse_machine(text: str, source: str, default_name: str) -> MachineSpec:
+    """The machine that a TOML text describes; `source` is what errors call it. SpecError if it is wrong."""
+    try:
+        data = tomllib.loads(text)
+        document = _Document(source, key_lines(text))
+    except tomllib.TOMLDecodeError as error:
+        message = str(error)
+        where = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", message)
+        line = int(where[1]) if where and where[1] else text.rstrip("\n").count("\n") + 1
+        raise SpecError(f"{source}:{line}: TOML: {message[: where.start()] if where else message}") from None
+    except RecursionError:
+        raise SpecError(f"{source}: TOML: nested too deeply") from None
+    try:
+        table = MachineTable.model_validate(data)
+    except ValidationError as error:
+        document.fail_validation(error)
+    return _Builder(document, table).build(default_name)
+
+
+class _Document:
+    """A machine file, for errors: which line a key stands on."""
+
+    def __init__(self, source: str, lines: dict[KeyPath, int]) -> None:
+        self.source = source
+        self.lines = lines
+
+    def line(self, path: KeyPath) -> int:
+        """Line of a key, or of what it is missing from."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path, 1)
+
+    def fail(self, path: KeyPath, reason: str) -> NoReturn:
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+        raise SpecError(f"{self.source}:{self.line(path)}: {key}: {reason}") from None
+
+    def fail_validation(self, error: ValidationError) -> NoReturn:
+        """Reports the first error in the order of the file."""
+        details = error.errors(include_url=False, include_context=False)
+        first = min(details, key=lambda detail: (self.line(detail["loc"]), details.index(detail)))
+        self.fail(first["loc"], _reason(first))
+
+
+def _reason(detail: ErrorDetails) -> str:
+    match detail["type"]:
+        case "extra_forbidden":
+            return _unknown_key(detail["loc"])
+        case "missing":
+            return "missing"
+        case "too_short":
+            return "a machine has at least one [[node]]"
+        case _:
+            return detail["msg"].removeprefix("Value error, ").replace("valid dictionary", "table")
+
+
+def _unknown_key(path: KeyPath) -> str:
+    tables: dict[str, type[BaseModel]] = {"node": NodeTable, "latency": LatencyTable}
+    known = list(tables.get(str(path[0]), MachineTable).model_fields) if len(path) > 1 else None
+    known = known or list(MachineTable.model_fields)
+    close = difflib.get_close_matches(str(path[-1]), known, n=1)
+    return f"unknown key: did you mean {close[0]}?" if close else f"unknown key: known are {', '.join(known)}"
+
+
+class _Builder:
+    """Checks what keys say together, and makes the spec."""
+
+    def __init__(self, document: _Document, table: MachineTable) -> None:
+        self.document = document
+        self.fail = document.fail
+        self.table = table
+        #: Position in the file → nid.
+        self.nids = [node.id if node.id is not None else i for i, node in enumerate(table.node)]
+
+    def build(self, default_name: str) -> MachineSpec:
+        table = self.table
+        self._check_nodes()
+        self._check_cpus()
+        order = sorted(range(len(self.nids)), key=self.nids.__getitem__)
+        ram = self._ram(order)
+        distances = self._distances()
+        latency = self._latency()
+        sysctls = self._sysctls()
+        return MachineSpec(
+            name=table.name if table.name is not None else default_name,
+            source=self.document.source,
+            arch=table.arch,
+            profile=table.profile,
+            nodes=self._nodes(order, ram),
+            distances=tuple(tuple(distances[i][j] for j in order) for i in order),
+            swap_pages=table.swap,
+            sysctls=sysctls,
+            latency=latency,
+        )
+
+    def _check_nodes(self) -> None:
+        if len(self.nids) > MAX_NUMNODES:
+            self.fail(("node", MAX_NUMNODES), f"{len(self.nids)} nodes, at most {MAX_NUMNODES}")
+        first: dict[int, int] = {}
+        for i, nid in enumerate(self.nids):
+            if nid in first:
+                self.fail(("node", i, "id"), f"node {nid} is already node[{first[nid]}]")
+            first[nid] = i
+
+    def _check_cpus(self) -> None:
+        owner: dict[int, int] = {}
+        for i, node in enumerate(self.table.node):
+            for cpu in node.cpus:
+                if cpu in owner:
+                    self.fail(("node", i, "cpus"), f"CPU {cpu} is already on node {self.nids[owner[cpu]]}")
+                owner[cpu] = i
+        if not owner:
+            self.fail(("node",), "no node has a CPU")
+
+    def _ram(self, order: list[int]) -> dict[int, tuple[PfnRange, ...]]:
+        """RAM by position in the file."""
+        nodes = self.table.node
+        by_ranges = next((i for i, node in enumerate(nodes) if node.ranges is not None), None)
+        for i, node in enumerate(nodes):
+            if node.memory is None and node.ranges is None:
+                self.fail(("node", i), "neither memory nor ranges (memory = 0 is a memory-less node)")
+            if node.memory is not None and node.ranges is not None:
+                self.fail(("node", i, "memory"), "memory and ranges exclude each other")
+            if node.memory and by_ranges is not None:
+                self.fail(
+                    ("node", i, "memory"),
+                    f"node[{by_ranges}] gives ranges: then every node with memory must",
+                )
+        self._check_total()
+        if by_ranges is not None:
+            self._check_ranges()
+            ram = {i: without_bios_holes(node.ranges or ()) for i, node in enumerate(nodes)}
+        else:
+            ram = dict(zip(order, q35_ram([nodes[i].memory or 0 for i in order]), strict=True))
+        if not any(ram.values()):
+            self.fail(("node",), "no node has memory")
+        return ram
+
+    def _check_total(self) -> None:
+        limit = _MAX_BYTES[self.table.arch] // PAGE_SIZE
+        total = 0
+        for i, node in enumerate(self.table.node):
+            total += node.memory or 0
+            if total > limit:
+                self.fail(("node", i, "memory"), self._too_much())
+            for k, (_, end) in enumerate(node.ranges or ()):
+                if end > limit:
+                    self.fail(("node", i, "ranges", k), self._too_much())
+
+    def _too_much(self) -> str:
+        arch = self.table.arch
+        return f"memory beyond {format_size(_MAX_BYTES[arch])}, the most that {arch} can address"
+
+    def _check_ranges(self) -> None:
+        placed = sorted(
+            (span, i, k) for i, node in enumerate(self.table.node) for k, span in enumerate(node.ranges or ())
+        )
+        for low, high in pairwise(placed):
+            if high[0][0] < low[0][1]:
+                # Of the two, the one that comes later in the file is to blame.
+                (other, owner, _), (span, i, k) = sorted((low, high), key=lambda place: place[1:])
+                self.fail(
+                    ("node", i, "ranges", k),
+                    f"{_bytes(span)} overlaps {_bytes(other)} of node {self.nids[owner]}",
+                )
+
+    def _distances(self) -> list[list[int]]:
+        size = len(self.nids)
+        rows = self.table.distances
+        if rows is None:
+            return [[LOCAL_DISTANCE if i == j else REMOTE_DISTANCE for j in range(size)] for i in range(size)]
+        self._check_square(("distances",), rows)
+        for i, row in enumerate(rows):
+            for j, value in enumerate(row):
+                path: KeyPath = ("distances", i, j)
+                if i == j and value != LOCAL_DISTANCE:
+                    self.fail(path, f"the distance of a node to itself is {LOCAL_DISTANCE}, not {value}")
+                if value < LOCAL_DISTANCE:
+                    self.fail(path, f"{value} is less than {LOCAL_DISTANCE}, the local distance")
+                if value > MAX_DISTANCE:
+                    self.fail(path, f"{value} is more than {MAX_DISTANCE}, the largest SLIT distance")
+        return rows
+
+    def _check_square(self, path: KeyPath, rows: list[list[int]]) -> None:
+        size = len(self.nids)
+        if len(rows) != size:
+            self.fail(path, f"{len(rows)} rows for {size} nodes")
+        for i, row in enumerate(rows):
+            if len(row) != size:
+                self.fail((*path, i), f"{len(row)} columns for {size} nodes")
+
+    def _latency(self) -> LatencyModel:
+        if self.table.latency is None:
+            return LatencyModel()
+        values = self.table.latency.model_dump(exclude_none=True)
+        rows: list[list[int]] | None = values.pop("read_ns", None)
+        if rows is not None:
+            self._check_square(("latency", "read_ns"), rows)
+            values["read_ns"] = {
+                (self.nids[i], self.nids[j]): ns for i, row in enumerate(rows) for j, ns in enumerate(row)
+            }
+        return LatencyModel(**values)
+
+    def _sysctls(self) -> dict[str, str]:
+        values: dict[str, str] = {}
+        for path, value in _leaves(("sysctl",), self.table.sysctl):
+            name = sysctl_name(".".join(str(part) for part in path[1:]))
+            if isinstance(value, list) and all(type(item) is int for item in value):
+                value = "\t".join(str(item) for item in value)
+            if type(value) not in (int, str):
+                self.fail(path, "a sysctl is a number, a string or a list of numbers")
+            if name in values:
+                self.fail(path, f"{name} is set twice")
+            try:
+                values[name] = parse_sysctl(name, str(value), self.table.profile)
+            except SpecError as error:
+                self.fail(path, str(error).removeprefix(f"{name}: "))
+        return values
+
+    def _nodes(self, order: list[int], ram: dict[int, tuple[PfnRange, ...]]) -> tuple[NodeSpec, ...]:
+        arch = self.table.arch
+        _, lowest = movable_zone(arch, merge(span for ranges in ram.values() for span in ranges))
+        nodes: list[NodeSpec] = []
+        for i in order:
+            node, first = self.table.node[i], None
+            if node.movable:
+                try:
+                    first = movable_start(ram[i], node.movable, lowest)
+                except SpecError as error:
+                    self.fail(("node", i, "movable"), str(error))
+            zones = layout_zones(arch, ram[i], first, lowest)
+            nodes.append(NodeSpec(self.nids[i], node.cpus, zones, ram[i]))
+        return tuple(nodes)
+
+
+def _leaves(path: KeyPath, table: dict[str, Any]) -> list[tuple[KeyPath, object]]:
+    """Keys of nested tables: ``vm.swappiness = 1`` unquoted is a table ``vm``."""
+    leaves: list[tuple[KeyPath, object]] = []
+    for key, value in table.items():
+        leaves += _leaves((*path, key), value) if isinstance(value, dict) else [((*path, key), value)]
+    return leaves
+
+
+def _bytes(span: PfnRange) -> str:
+    return f"{span[0] * PAGE_SIZE:#x}-{span[1] * PAGE_SIZE:#x}"

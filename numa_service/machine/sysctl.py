@@ -1,0 +1,279 @@
+"""The sysctls of a machine: which there are, what they may be, what they are by default.
+
+Values are strings as the kernel prints them. Bounds are those of the kernel's ``vm_table`` and handlers
+(``kernel/sysctl.c``, ``mm/page_alloc.c``, ``mm/compaction.c``) in the profile's version.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from numa_service.machine.spec import SpecError
+from numa_service.mm.mmzone import ZONE_NAMES
+from numa_service.mm.profile import PROFILES
+
+_INT_MAX = 2**31 - 1
+_INTEGER = re.compile(r"-?(?:0[xX][0-9a-fA-F]+|0|[1-9][0-9]*)", re.ASCII)
+_SIX = ("linux-6.1", "linux-6.12")
+_ALL = ("linux-6.1", "linux-6.12", "linux-3.0")
+_ZONELIST_ORDERS = {"d": "default", "n": "node", "z": "zone"}
+
+
+@dataclass(frozen=True, slots=True)
+class Sysctl:
+    """One sysctl."""
+
+    #: Dotted name.
+    name: str
+    summary: str
+    #: Default by profile; None = computed at boot. A profile that is not here has no such sysctl.
+    defaults: Mapping[str, str | None]
+    #: False: the value is kept and shown, and changes nothing in the model.
+    effective: bool = True
+    minimum: int = 0
+    maximum: int = _INT_MAX
+    #: Where a profile's maximum differs.
+    maximum_by_profile: Mapping[str, int] | None = None
+
+    def limit(self, profile: str) -> int:
+        """Largest value that the profile's kernel accepts."""
+        return (self.maximum_by_profile or {}).get(profile, self.maximum)
+
+
+def _same(default: str | None, profiles: tuple[str, ...] = _ALL) -> dict[str, str | None]:
+    return dict.fromkeys(profiles, default)
+
+
+def _kept(
+    name: str,
+    summary: str,
+    default: str | None,
+    maximum: int = _INT_MAX,
+    *,
+    minimum: int = 0,
+    profiles: tuple[str, ...] = _ALL,
+) -> Sysctl:
+    return Sysctl(name, summary, _same(default, profiles), effective=False, minimum=minimum, maximum=maximum)
+
+
+#: Every sysctl that can be written, by dotted name.
+SYSCTLS: dict[str, Sysctl] = {
+    sysctl.name: sysctl
+    for sysctl in (
+        Sysctl("vm.min_free_kbytes", "Free memory that min watermarks share out, kB.", _same(None)),
+        Sysctl(
+            "vm.watermark_scale_factor",
+            "Distance between watermarks, in 1/10000 of a zone.",
+            _same("10", _SIX),
+            minimum=1,
+            maximum=3000,
+        ),
+        Sysctl(
+            "vm.watermark_boost_factor",
+            "Watermark boost after a mixing fallback, in 1/10000 of high; 0 is off.",
+            _same("15000", _SIX),
+        ),
+        Sysctl(
+            "vm.lowmem_reserve_ratio",
+            "Per zone: 1/ratio of the higher zones is kept from requests that could use those; 0 is none.",
+            # The default depends on the architecture's zones: default_lowmem_reserve_ratio().
+            _same(None),
+        ),
+        Sysctl(
+            "vm.percpu_pagelist_high_fraction",
+            "Pagesets hold up to 1/fraction of a zone, over its CPUs; 0 is the default rule.",
+            _same("0", _SIX),
+        ),
+        Sysctl(
+            "vm.swappiness",
+            "Weight of reclaiming anonymous pages against file pages.",
+            _same("60"),
+            maximum=200,
+            maximum_by_profile={"linux-3.0": 100},
+        ),
+        Sysctl(
+            "vm.zone_reclaim_mode",
+            "Reclaim locally before going to another node: 1 on, 2 write dirty pages, 4 unmap.",
+            _same("0"),
+        ),
+        Sysctl(
+            "vm.numa_zonelist_order",
+            "Order of zonelists: by node, or (linux-3.0) by zone.",
+            _same("Node", _SIX) | {"linux-3.0": "default"},
+        ),
+        _kept("kernel.numa_balancing", "Automatic NUMA balancing.", None, 4, profiles=_SIX),
+        _kept("vm.numa_stat", "Count NUMA events.", "1", 1, profiles=_SIX),
+        _kept("vm.min_unmapped_ratio", "Zone reclaim starts above this % of unmapped pages.", "1", 100),
+        _kept("vm.min_slab_ratio", "Zone reclaim shrinks slab above this %.", "5", 100),
+        _kept("vm.extfrag_threshold", "Compact when the fragmentation index is above.", "500", 1000),
+        _kept("vm.compaction_proactiveness", "Background compaction, %.", "20", 100, profiles=_SIX),
+        _kept("vm.compact_unevictable_allowed", "Compact unevictable pages.", "1", 1, profiles=_SIX),
+        _kept("vm.dirty_ratio", "Writers write back above this % of dirty pages.", "20", 100),
+        _kept("vm.dirty_background_ratio", "Flushers write back above this %.", "10", 100),
+        _kept("vm.overcommit_memory", "Overcommit policy.", "0", 2),
+        _kept("vm.overcommit_ratio", "Share of RAM that may be committed, %.", "50"),
+        _kept("vm.page-cluster", "Swap read-ahead, log2 of pages.", "3", 31),
+        _kept("vm.panic_on_oom", "Panic instead of killing.", "0", 2),
+        _kept("vm.vfs_cache_pressure", "Weight of reclaiming dentries and inodes.", "100"),
+    )
+}
+
+
+def sysctl_name(key: str) -> str:
+    """Dotted name of a key written ``vm.x`` or ``vm/x``."""
+    return key.strip().replace("/", ".")
+
+
+def default_lowmem_reserve_ratio(arch: str, profile: str) -> str:
+    """``sysctl_lowmem_reserve_ratio`` as compiled in: one entry a zone type; 3.0 has none for the last."""
+    ratios = {"DMA": 256, "DMA32": 256, "Normal": 32}
+    if profile == "linux-3.0":
+        zones = [name for name in ZONE_NAMES[arch] if name not in ("Movable", "Device")]
+        return "\t".join(str(ratios.get(name, 32)) for name in zones)
+    return "\t".join(str(ratios.get(name, 0)) for name in ZONE_NAMES[arch])
+
+
+def parse_sysctl(key: str, value: str, profile: str = "linux-6.1") -> str:
+    """The value as the kernel would print it after this write.
+
+    SpecError (``vm.x: reason``) for a sysctl that is unknown or not in that profile's kernel, and for a value
+    that the kernel refuses. For vm.lowmem_reserve_ratio, fewer values than zones are legal.
+    """
+    name = sysctl_name(key)
+    sysctl = SYSCTLS.get(name)
+    if sysctl is None:
+        raise SpecError(f"{name}: unknown sysctl")
+    if profile not in sysctl.defaults:
+        raise SpecError(f"{name}: {profile} has no such sysctl")
+    if name == "vm.numa_zonelist_order":
+        return _zonelist_order(value, profile)
+    if name == "vm.lowmem_reserve_ratio":
+        return _reserve_ratios(name, value, profile)
+    number = _integer(name, value.strip())
+    if not sysctl.minimum <= number <= sysctl.limit(profile):
+        raise SpecError(f"{name}: {number} is not in {sysctl.minimum} to {sysctl.limit(profile)}")
+    # MIN_PERCPU_PAGELIST_HIGH_FRACTION
+    if name == "vm.percpu_pagelist_high_fraction" and 0 < number < 8:
+        raise SpecError(f"{name}: {number} is neither 0 nor at least 8")
+    return str(number)
+
+
+def _integer(name: str, text: str) -> int:
+    if not _INTEGER.fullmatch(text) or len(text) > 20:
+        raise SpecError(f"{name}: {text!r} is not an integer")
+    return int(text, 0)
+
+
+def _zonelist_order(value: str, profile: str) -> str:
+    # The kernel looks at the first letter only (__parse_numa_zonelist_order).
+    order = _ZONELIST_ORDERS.get(value.strip()[:1].lower())
+    if order is None:
+        raise SpecError(f"vm.numa_zonelist_order: {value.strip()!r} is not default, node or zone")
+    if profile == "linux-3.0":
+        return order
+    if order == "zone":
+        raise SpecError(f"vm.numa_zonelist_order: {profile} has node order only")
+    return "Node"
+
+
+def _reserve_ratios(name: str, value: str, profile: str) -> str:
+    ratios = [_integer(name, word) for word in value.split()]
+    most = max(len(default_lowmem_reserve_ratio(arch, profile).split()) for arch in ZONE_NAMES)
+    if not 1 <= len(ratios) <= most:
+        raise SpecError(f"{name}: {len(ratios)} values, 1 to {most} expected")
+    if max(ratios) > _INT_MAX:
+        raise SpecError(f"{name}: {max(ratios)} is above {_INT_MAX}")
+    # lowmem_reserve_ratio_sysctl_handler: below 1 is none; 3.0 corrects it to 1.
+    least = 1 if profile == "linux-3.0" else 0
+    return "\t".join(str(max(ratio, least)) for ratio in ratios)
+
+
+class Sysctls:
+    """The sysctls of one machine: what was set, over the defaults of its profile.
+
+    Accessors give typed values; a sysctl that the profile's kernel does not have reads as 0, which turns
+    what it tunes off.
+    """
+
+    def __init__(self, arch: str, profile: str, values: Mapping[str, str] | None = None) -> None:
+        if profile not in PROFILES:
+            raise SpecError(f"unknown profile {profile!r}: {', '.join(PROFILES)}")
+        self.arch = arch
+        self.profile = profile
+        self._values: dict[str, str] = {
+            name: default for name, sysctl in SYSCTLS.items() if (default := sysctl.defaults.get(profile))
+        }
+        self._values["vm.lowmem_reserve_ratio"] = default_lowmem_reserve_ratio(arch, profile)
+        for key, value in (values or {}).items():
+            if key in SYSCTLS:
+                self.set(key, value)
+            else:
+                self._values[key] = value
+
+    def set(self, key: str, value: str) -> str:
+        """Writes a sysctl; returns the value kept. Errors are those of parse_sysctl, and change nothing."""
+        name = sysctl_name(key)
+        parsed = parse_sysctl(name, value, self.profile)
+        if name == "vm.lowmem_reserve_ratio":
+            # proc_dointvec: entries that are not written stay.
+            written, current = parsed.split("\t"), self._values[name].split("\t")
+            if len(written) > len(current):
+                raise SpecError(f"{name}: {len(written)} values, this machine has {len(current)} zone types")
+            parsed = "\t".join(written + current[len(written) :])
+        self._values[name] = parsed
+        return parsed
+
+    def get(self, key: str) -> str | None:
+        """Value as the kernel prints it; None if it is not set and computed at boot, or unknown."""
+        return self._values.get(sysctl_name(key))
+
+    def as_dict(self) -> dict[str, str]:
+        """Every value that is set or has a default, by name, sorted."""
+        return dict(sorted(self._values.items()))
+
+    @property
+    def min_free_kbytes(self) -> int | None:
+        """kB; None = computed by ``init_per_zone_wmark_min``."""
+        value = self._values.get("vm.min_free_kbytes")
+        return None if value is None else int(value)
+
+    @property
+    def watermark_scale_factor(self) -> int:
+        """1/10000 of a zone."""
+        return self._int("vm.watermark_scale_factor")
+
+    @property
+    def watermark_boost_factor(self) -> int:
+        """1/10000 of the high watermark; 0 is off."""
+        return self._int("vm.watermark_boost_factor")
+
+    @property
+    def lowmem_reserve_ratio(self) -> tuple[int, ...]:
+        """One ratio for each of the architecture's zone types; 0 is no reserve."""
+        ratios = tuple(int(word) for word in self._values["vm.lowmem_reserve_ratio"].split())
+        return ratios + (0,) * (len(ZONE_NAMES[self.arch]) - len(ratios))
+
+    @property
+    def percpu_pagelist_high_fraction(self) -> int:
+        """0 or at least 8."""
+        return self._int("vm.percpu_pagelist_high_fraction")
+
+    @property
+    def swappiness(self) -> int:
+        """0 to 200; 100 in linux-3.0."""
+        return self._int("vm.swappiness")
+
+    @property
+    def zone_reclaim_mode(self) -> int:
+        """Bits RECLAIM_ZONE 1, RECLAIM_WRITE 2, RECLAIM_UNMAP 4."""
+        return self._int("vm.zone_reclaim_mode")
+
+    @property
+    def numa_zonelist_order(self) -> str:
+        """``default``, ``node`` or ``zone``."""
+        return self._values["vm.numa_zonelist_order"].lower()
+
+    def _int(self, name: str) -> int:
+        return int(self._values.get(name, "0"))

@@ -1,0 +1,145 @@
+"""``/proc/zoneinfo`` of a captured kernel: where its zones are, and nothing that can be computed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from numa_service.machine.notation import MAX_NUMNODES, NR_CPUS
+from numa_service.machine.spec import SpecError
+
+_HEADER = re.compile(r"Node (\d{1,9}), zone +([A-Za-z0-9]+)", re.ASCII)
+_FIELD = re.compile(r" +(spanned|present|managed|start_pfn:|cpu:) *(.*)")
+_PROTECTION = re.compile(r" +protection: \((\d+(?:, \d+)*)\)", re.ASCII)
+_NUMBER = re.compile(r"\d{1,18}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedZone:
+    """One zone as printed, populated or not. Pages."""
+
+    #: FILE:LINE: Node N, zone NAME; for errors.
+    where: str
+    nid: int
+    name: str
+    start_pfn: int
+    spanned: int
+    present: int
+    managed: int
+    #: CPUs with a pageset: all that were online; empty for a zone without pages.
+    cpus: tuple[int, ...]
+
+
+def parse_zoneinfo(path: Path) -> list[CapturedZone]:
+    """Zones in the order printed; SpecError names the line where the text is cut off or garbled."""
+    zones: list[CapturedZone] = []
+    draft: _Draft | None = None
+    nr_zones: dict[int, int] = {}
+    number = 0
+    for number, line in enumerate(read_lines(path), start=1):
+        header = _HEADER.fullmatch(line)
+        if header:
+            if draft is not None:
+                zones.append(draft.finish(number))
+            draft = _Draft(path, number, int(header[1]), header[2])
+            if draft.nid >= MAX_NUMNODES:
+                raise SpecError(f"{draft.where}: there are at most {MAX_NUMNODES} nodes")
+            if any((zone.nid, zone.name) == (draft.nid, draft.name) for zone in zones):
+                raise SpecError(f"{draft.where}: a second time")
+        elif draft is None:
+            raise SpecError(f"{path}:{number}: not a zoneinfo: {line[:60]!r}, expected 'Node 0, zone …'")
+        else:
+            draft.take(number, line)
+    if draft is None:
+        raise SpecError(f"{path}:1: no zones: the file is empty")
+    zones.append(draft.finish(number))
+    nr_types = draft.nr_zone_types
+    for zone in zones:
+        nr_zones[zone.nid] = nr_zones.get(zone.nid, 0) + 1
+    for nid, count in nr_zones.items():
+        if count != nr_types:
+            raise SpecError(f"{path}:{number}: node {nid} has {count} zones of {nr_types}: truncated")
+    return zones
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a captured file; SpecError if it cannot be read, or its last line is cut off."""
+    text = read_text(path)
+    lines = text.split("\n")
+    if lines.pop():
+        raise SpecError(f"{path}:{len(lines) + 1}: truncated: the last line has no end")
+    return lines
+
+
+def read_text(path: Path) -> str:
+    """A captured file; SpecError if it cannot be read as text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path}: not UTF-8 text at byte {error.start}") from None
+
+
+class _Draft:
+    """A zone while its lines are read."""
+
+    def __init__(self, path: Path, line: int, nid: int, name: str) -> None:
+        self.path = path
+        self.nid = nid
+        self.name = name
+        self.where = f"{path}:{line}: Node {nid}, zone {name}"
+        #: Zone types of this kernel: protection has one number for each.
+        self.nr_zone_types = 0
+        self._values: dict[str, int] = {}
+        self._cpus: list[int] = []
+
+    def take(self, number: int, line: str) -> None:
+        """One line of the zone's block; those not read here may say anything."""
+        field = _FIELD.fullmatch(line)
+        if field:
+            key = field[1].rstrip(":")
+            if not _NUMBER.fullmatch(field[2]):
+                raise SpecError(f"{self._at(number)}: {key}: {field[2]!r} is not a number")
+            value = int(field[2])
+            if key == "cpu":
+                if value >= NR_CPUS:
+                    raise SpecError(f"{self._at(number)}: CPU {value}: there are at most {NR_CPUS} CPUs")
+                self._cpus.append(value)
+            elif key in self._values:
+                raise SpecError(f"{self._at(number)}: {key}: a second time")
+            else:
+                self._values[key] = value
+        elif line.lstrip().startswith("protection:"):
+            protection = _PROTECTION.fullmatch(line)
+            if protection is None:
+                raise SpecError(f"{self._at(number)}: protection: {line.strip()!r} is cut off or garbled")
+            self.nr_zone_types = protection[1].count(",") + 1
+
+    def finish(self, number: int) -> CapturedZone:
+        """The zone, once its block has ended at that line."""
+        wanted = ["spanned", "present", "managed"]
+        if self._values.get("present"):
+            wanted.append("start_pfn")
+        for key in wanted:
+            if key not in self._values:
+                raise SpecError(f"{self._at(number)}: no {key}: the zone is cut off")
+        if not self.nr_zone_types:
+            raise SpecError(f"{self._at(number)}: no protection: the zone is cut off")
+        spanned, present, managed = (self._values[key] for key in wanted[:3])
+        if not managed <= present <= spanned:
+            raise SpecError(f"{self.where}: not managed {managed} ≤ present {present} ≤ spanned {spanned}")
+        return CapturedZone(
+            where=self.where,
+            nid=self.nid,
+            name=self.name,
+            start_pfn=self._values.get("start_pfn", 0),
+            spanned=spanned,
+            present=present,
+            managed=managed,
+            cpus=tuple(self._cpus),
+        )
+
+    def _at(self, number: int) -> str:
+        return f"{self.path}:{number}: Node {self.nid}, zone {self.name}"

@@ -1,0 +1,60 @@
+"""The one decorator for every kernel of the model, and its disk cache.
+
+Kernels never allocate arrays and run without Numba's runtime (``_nrt=False``): with it, every call
+between kernels counts references and an order-0 allocation costs a hundred times more. Numba checks
+only the file of a cached function, not those of the functions it calls; the cache folder is therefore
+named after the text of the whole package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numba
+from numba.core import config
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _cache_dir() -> Path:
+    base = Path(config.CACHE_DIR) if config.CACHE_DIR else Path.home() / ".cache" / "numa-service"
+    text = hashlib.blake2b(digest_size=8)
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        text.update(source.read_bytes())
+    return base / f"kernels-{text.hexdigest()}"
+
+
+CACHE_DIR = _cache_dir()
+
+_KERNELS: list[Any] = []
+
+
+def kernel(function: F) -> F:
+    """Compile a function of the hot loop: arrays in, integers out, no allocation, no exceptions."""
+    previous = config.CACHE_DIR
+    config.CACHE_DIR = str(CACHE_DIR)
+    try:
+        compiled = numba.njit(_nrt=False, error_model="numpy", cache=True)(function)
+    finally:
+        config.CACHE_DIR = previous
+    _KERNELS.append(compiled)
+    return cast("F", compiled)
+
+
+def kernels() -> tuple[Any, ...]:
+    """Every kernel imported so far."""
+    return tuple(_KERNELS)
+
+
+def is_compiled() -> bool:
+    """Whether the disk cache of this version of the kernels has been filled."""
+    return (CACHE_DIR / "complete").exists()
+
+
+def mark_compiled() -> None:
+    """Note that every kernel has been compiled into the cache."""
+    CACHE_DIR.mkdir(parents=True, exist_ok=True)
+    (CACHE_DIR / "complete").touch()

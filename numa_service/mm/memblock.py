@@ -1,0 +1,77 @@
+"""The boot allocator: hands out memory before the buddy system exists (``mm/memblock.c``)."""
+
+from __future__ import annotations
+
+from bisect import insort
+from dataclasses import dataclass, field
+
+
+class BootMemoryError(Exception):
+    """The boot allocator has no room for what the kernel needs to start."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Region:
+    """Pages [start_pfn, end_pfn) of one node, and what they are used for."""
+
+    start_pfn: int
+    end_pfn: int
+    nid: int
+    purpose: str = ""
+
+    @property
+    def pages(self) -> int:
+        """Length in pages."""
+        return self.end_pfn - self.start_pfn
+
+
+@dataclass(slots=True)
+class Memblock:
+    """Two sorted, disjoint lists of regions: what exists, and what of it is taken."""
+
+    memory: list[Region] = field(default_factory=list)
+    reserved: list[Region] = field(default_factory=list)
+
+    def add(self, start_pfn: int, end_pfn: int, nid: int) -> None:
+        """Register RAM (memblock_add_node)."""
+        insort(self.memory, Region(start_pfn, end_pfn, nid))
+
+    def reserve(self, start_pfn: int, end_pfn: int, nid: int, purpose: str) -> None:
+        """Take a range that is free (memblock_reserve)."""
+        insort(self.reserved, Region(start_pfn, end_pfn, nid, purpose))
+
+    def free_ranges(self, nid: int, start_pfn: int, end_pfn: int) -> list[tuple[int, int]]:
+        """Unreserved RAM of a node within bounds, ascending (for_each_free_mem_range)."""
+        ranges = []
+        taken = [r for r in self.reserved if r.nid == nid]
+        for memory in self.memory:
+            if memory.nid != nid:
+                continue
+            at, stop = max(memory.start_pfn, start_pfn), min(memory.end_pfn, end_pfn)
+            for region in taken:
+                if region.end_pfn <= at or region.start_pfn >= stop:
+                    continue
+                if region.start_pfn > at:
+                    ranges.append((at, region.start_pfn))
+                at = region.end_pfn
+            if at < stop:
+                ranges.append((at, stop))
+        return ranges
+
+    def reserve_top(self, nid: int, start_pfn: int, end_pfn: int, pages: int, purpose: str) -> int:
+        """Take up to `pages` pages from the top of a node's free RAM within bounds; pages taken.
+
+        Top down, as memblock allocates on x86; in several pieces if it must.
+        """
+        left = pages
+        for low, high in reversed(self.free_ranges(nid, start_pfn, end_pfn)):
+            if left == 0:
+                break
+            take = min(left, high - low)
+            self.reserve(high - take, high, nid, purpose)
+            left -= take
+        return pages - left
+
+    def free_pages(self, nid: int, start_pfn: int, end_pfn: int) -> int:
+        """Unreserved pages of a node within bounds."""
+        return sum(high - low for low, high in self.free_ranges(nid, start_pfn, end_pfn))

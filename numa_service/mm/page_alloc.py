@@ -1,0 +1,500 @@
+"""Allocation and freeing of pages over the zones of one node (``mm/page_alloc.c``).
+
+One call serves a whole batch: the loop over pages is here, not in Python. What lies beyond this node
+(the rest of the zonelist, retries, reclaim) is the caller's business.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from numa_service.mm.buddy import (
+    ALLOC_KSWAPD,
+    ALLOC_NOFRAGMENT,
+    free_one_page,
+    has_free_block,
+    page_zone,
+    rmqueue,
+    rmqueue_smallest,
+)
+from numa_service.mm.jit import kernel
+from numa_service.mm.lists import list_add, list_add_tail, list_del, lru_list, owner_list
+from numa_service.mm.mmzone import (
+    LRU_ACTIVE_ANON,
+    LRU_INACTIVE_ANON,
+    LRU_INACTIVE_FILE,
+    MIGRATE_HIGHATOMIC,
+    MIGRATE_ISOLATE,
+    PAGEBLOCK_NR_PAGES,
+    PAGEBLOCK_ORDER,
+    WMARK_HIGH,
+    WMARK_LOW,
+    WMARK_MIN,
+    WMARK_PROMO,
+)
+from numa_service.mm.pcp import free_unref_page, pcp_allowed_order, rmqueue_pcplist
+from numa_service.mm.pgdata import (
+    I64,
+    PG_ACTIVE,
+    PG_BUDDY,
+    PG_DIRTY,
+    PG_HELD,
+    PG_LRU,
+    PG_PCP,
+    PG_REFERENCED,
+    PG_RESERVED,
+    PG_SWAPBACKED,
+    PG_VISITED,
+    U32,
+    ZONE_BOOSTED_WATERMARK,
+    PgData,
+)
+from numa_service.mm.vmstat import (
+    NR_ANON_MAPPED,
+    NR_DIRTIED,
+    NR_FILE_DIRTY,
+    NR_FILE_PAGES,
+    NR_FREE_PAGES,
+    NR_ZONE_LRU_BASE,
+    NUMA_HIT,
+    NUMA_INTERLEAVE_HIT,
+    NUMA_LOCAL,
+    NUMA_MISS,
+    NUMA_OTHER,
+    PATH_ZONE_SKIPS,
+    PGALLOC,
+    PGFREE,
+)
+
+# alloc_flags (mm/internal.h, 6.1): the low two bits are the watermark
+ALLOC_WMARK_MIN = WMARK_MIN
+ALLOC_WMARK_LOW = WMARK_LOW
+ALLOC_WMARK_HIGH = WMARK_HIGH
+ALLOC_NO_WATERMARKS = 0x04
+ALLOC_OOM = 0x08
+ALLOC_HARDER = 0x10
+ALLOC_HIGH = 0x20
+ALLOC_CPUSET = 0x40
+ALLOC_WMARK_MASK = ALLOC_NO_WATERMARKS - 1
+
+LRU_KIND_NONE = 0
+LRU_KIND_ANON = 1
+LRU_KIND_FILE = 2
+
+# numa_how: how zone_statistics counts an allocation here
+NUMA_HOW_HIT = 1  # this is the preferred node
+NUMA_HOW_LOCAL = 2  # this is the node of the running CPU
+NUMA_HOW_INTERLEAVE = 4
+
+# bad page reasons of free_pages
+FREE_OK = 0
+FREE_OUT_OF_RANGE = 1
+FREE_PAGE_FREE = 2
+FREE_ON_PAGESET = 3
+FREE_RESERVED = 4
+FREE_TAIL_PAGE = 5
+FREE_WRONG_ORDER = 6
+FREE_NOT_OWNER = 7
+FREE_TWICE_IN_BATCH = 8
+FREE_LRU_PAGE = 9
+
+
+@kernel
+def wmark_pages(pg: PgData, zone: int, wmark: int) -> int:
+    """A watermark with its boost, in pages."""
+    return pg.watermark[zone, wmark] + pg.watermark_boost[zone]
+
+
+@kernel
+def highatomic_free(pg: PgData, zone: int) -> int:
+    """Free pages of the high-atomic reserve; none is reserved until that part of the model is here."""
+    return 0
+
+
+@kernel
+def zone_watermark_ok(
+    pg: PgData, zone: int, order: int, mark: int, highest_zoneidx: int, alloc_flags: int
+) -> bool:
+    """Whether a block of this order may be taken and leave the zone above the mark (__zone_watermark_ok)."""
+    harder = alloc_flags & (ALLOC_HARDER | ALLOC_OOM)
+    free = pg.vm_stat[zone, NR_FREE_PAGES] - ((1 << order) - 1)
+    if not harder:
+        free -= highatomic_free(pg, zone)
+    low = mark
+    if alloc_flags & ALLOC_HIGH:
+        low -= low // 2
+    if harder:
+        if alloc_flags & ALLOC_OOM:
+            low -= low // 2
+        else:
+            low -= low // 4
+    if free <= low + pg.lowmem_reserve[zone, highest_zoneidx]:
+        return False
+    if order == 0:
+        return True
+    return has_free_block(pg, zone, order, harder != 0)
+
+
+@kernel
+def _zone_watermark_fast(
+    pg: PgData, zone: int, order: int, mark: int, highest_zoneidx: int, alloc_flags: int
+) -> bool:
+    """zone_watermark_fast: the plain order-0 comparison first, and no boost for order-0 __GFP_HIGH."""
+    if order == 0:
+        usable = pg.vm_stat[zone, NR_FREE_PAGES]
+        if usable > mark + pg.lowmem_reserve[zone, highest_zoneidx]:
+            return True
+    if zone_watermark_ok(pg, zone, order, mark, highest_zoneidx, alloc_flags):
+        return True
+    if (
+        order == 0
+        and alloc_flags & ALLOC_HIGH
+        and pg.watermark_boost[zone]
+        and (alloc_flags & ALLOC_WMARK_MASK) == ALLOC_WMARK_MIN
+    ):
+        return zone_watermark_ok(pg, zone, order, pg.watermark[zone, WMARK_MIN], highest_zoneidx, alloc_flags)
+    return False
+
+
+@kernel
+def _rmqueue(pg: PgData, zone: int, cpu: int, order: int, mt: int, alloc_flags: int) -> int:
+    """From the pageset if it keeps that order, else from the buddy lists (rmqueue)."""
+    if cpu >= 0 and pcp_allowed_order(pg, order):
+        return rmqueue_pcplist(pg, zone, cpu, order, mt, alloc_flags)
+    if order > 0 and alloc_flags & ALLOC_HARDER:
+        idx = rmqueue_smallest(pg, zone, order, MIGRATE_HIGHATOMIC)
+        if idx >= 0:
+            pg.vm_stat[zone, NR_FREE_PAGES] -= 1 << order
+            return idx
+    return rmqueue(pg, zone, order, mt, alloc_flags)
+
+
+@kernel
+def get_page_from_freelist(
+    pg: PgData, zones: I64, cpu: int, order: int, mt: int, highest_zoneidx: int, alloc_flags: int
+) -> int:
+    """First block that a zone of this node can give; as zone << 40 | index; -1 if there is none.
+
+    `zones` are zone indexes in zonelist order. Avoids mixing migratetypes as long as asked to, and
+    mixes them rather than leave the node.
+    """
+    flags = alloc_flags
+    while True:
+        for i in range(zones.shape[0]):
+            zone = zones[i]
+            if not flags & ALLOC_NO_WATERMARKS:
+                mark = wmark_pages(pg, zone, flags & ALLOC_WMARK_MASK)
+                if not _zone_watermark_fast(pg, zone, order, mark, highest_zoneidx, flags):
+                    pg.path[PATH_ZONE_SKIPS] += 1
+                    continue
+            idx = _rmqueue(pg, zone, cpu, order, mt, flags)
+            if idx >= 0:
+                return (zone << 40) | idx
+        if not flags & ALLOC_NOFRAGMENT:
+            return -1
+        flags &= ~ALLOC_NOFRAGMENT
+
+
+@kernel
+def _zone_statistics(pg: PgData, zone: int, numa_how: int) -> None:
+    """numa_hit or numa_miss, local_node or other_node; one an allocation, whatever its order."""
+    pg.numa_event[zone, NUMA_HIT if numa_how & NUMA_HOW_HIT else NUMA_MISS] += 1
+    pg.numa_event[zone, NUMA_LOCAL if numa_how & NUMA_HOW_LOCAL else NUMA_OTHER] += 1
+    if numa_how & NUMA_HOW_INTERLEAVE:
+        pg.numa_event[zone, NUMA_INTERLEAVE_HIT] += 1
+
+
+@kernel
+def lru_cache_add(pg: PgData, zone: int, idx: int, kind: int, dirty: bool) -> None:
+    """Put a new page on its inactive list; an anonymous one has just been accessed, so it is referenced."""
+    if kind == LRU_KIND_ANON:
+        lru = LRU_INACTIVE_ANON
+        pg.flags[idx] = PG_HELD | PG_LRU | PG_SWAPBACKED | PG_REFERENCED
+        pg.node_stat[NR_ANON_MAPPED] += 1
+    else:
+        lru = LRU_INACTIVE_FILE
+        pg.flags[idx] = PG_HELD | PG_LRU
+        pg.node_stat[NR_FILE_PAGES] += 1
+        if dirty:
+            pg.flags[idx] |= PG_DIRTY
+            pg.node_stat[NR_FILE_DIRTY] += 1
+            pg.node_stat[NR_DIRTIED] += 1
+    list_add(pg.next, pg.prev, idx, lru_list(pg, zone, lru))
+    pg.vm_stat[zone, NR_ZONE_LRU_BASE + lru] += 1
+
+
+@kernel
+def page_lru(flags: int) -> int:
+    """LRU list that a page with these flags is on."""
+    lru = LRU_INACTIVE_ANON if flags & PG_SWAPBACKED else LRU_INACTIVE_FILE
+    if flags & PG_ACTIVE:
+        lru += LRU_ACTIVE_ANON - LRU_INACTIVE_ANON
+    return lru
+
+
+@kernel
+def del_page_from_lru(pg: PgData, zone: int, idx: int) -> None:
+    """Take a page off its LRU list and out of the counters that know it."""
+    flags = pg.flags[idx]
+    list_del(pg.next, pg.prev, idx)
+    pg.vm_stat[zone, NR_ZONE_LRU_BASE + page_lru(flags)] -= 1
+    if flags & PG_SWAPBACKED:
+        pg.node_stat[NR_ANON_MAPPED] -= 1
+    else:
+        pg.node_stat[NR_FILE_PAGES] -= 1
+        if flags & PG_DIRTY:
+            pg.node_stat[NR_FILE_DIRTY] -= 1
+
+
+@kernel
+def alloc_pages_bulk(
+    pg: PgData,
+    zones: I64,
+    cpu: int,
+    order: int,
+    count: int,
+    mt: int,
+    highest_zoneidx: int,
+    alloc_flags: int,
+    numa_how: int,
+    owner: int,
+    lru_kind: int,
+    indexes: U32,
+    dirty: bool,
+    out: I64,
+) -> int:
+    """Up to `count` blocks for one owner; how many were got. `out` takes their indexes.
+
+    With an `lru_kind` the pages go on the LRU as pages `indexes` of the owner's region (order 0); without,
+    they are held by hand, on the owner's list.
+    """
+    got = 0
+    while got < count:
+        found = get_page_from_freelist(pg, zones, cpu, order, mt, highest_zoneidx, alloc_flags)
+        if found < 0:
+            break
+        idx = found & ((1 << 40) - 1)
+        zone = found >> 40
+        pg.vm_event[PGALLOC + zone] += 1 << order
+        _zone_statistics(pg, zone, numa_how)
+        pg.order[idx] = order
+        pg.count[idx] = 1
+        pg.owner[idx] = owner
+        if lru_kind == LRU_KIND_NONE:
+            pg.flags[idx] = PG_HELD
+            list_add_tail(pg.next, pg.prev, idx, owner_list(pg, owner))
+        else:
+            pg.index[idx] = indexes[got]
+            pg.mapcount[idx] = 1
+            lru_cache_add(pg, zone, idx, lru_kind, dirty)
+        pg.owner_pages[owner] += 1 << order
+        out[got] = idx
+        got += 1
+    return got
+
+
+@kernel
+def free_prepared_page(pg: PgData, zone: int, cpu: int, idx: int, order: int) -> None:
+    """Free a block that is off every list of its owner (free_unref_page, __free_pages_ok)."""
+    pg.vm_event[PGFREE] += 1 << order
+    pg.owner_pages[pg.owner[idx]] -= 1 << order
+    pg.flags[idx] = 0
+    pg.order[idx] = 0
+    pg.count[idx] = 0
+    pg.mapcount[idx] = 0
+    pg.owner[idx] = 0
+    pg.index[idx] = 0
+    mt = pg.pb_migratetype[idx >> PAGEBLOCK_ORDER]
+    if cpu >= 0 and pcp_allowed_order(pg, order) and mt != MIGRATE_ISOLATE:
+        free_unref_page(pg, zone, cpu, idx, order, mt)
+    else:
+        free_one_page(pg, zone, idx, order, mt, False)
+
+
+@kernel
+def page_state(pg: PgData, idx: int) -> int:
+    """What a page that heads no allocated block is: a FREE_* reason."""
+    flags = pg.flags[idx]
+    if flags & PG_RESERVED:
+        return FREE_RESERVED
+    if flags & PG_PCP:
+        return FREE_ON_PAGESET
+    if flags & PG_BUDDY:
+        return FREE_PAGE_FREE
+    for order in range(1, PAGEBLOCK_ORDER + 2):
+        head = idx & ~((1 << order) - 1)
+        if pg.order[head] >= order:
+            if pg.flags[head] & PG_HELD:
+                return FREE_TAIL_PAGE
+            if pg.flags[head] & PG_PCP:
+                return FREE_ON_PAGESET
+    return FREE_PAGE_FREE
+
+
+@kernel
+def _check_free(pg: PgData, idx: int, order: int, owner: int) -> int:
+    if idx < 0 or idx >= pg.flags.shape[0] or page_zone(pg, idx) < 0:
+        return FREE_OUT_OF_RANGE
+    flags = pg.flags[idx]
+    if flags & PG_VISITED:
+        return FREE_TWICE_IN_BATCH
+    if not flags & PG_HELD:
+        return page_state(pg, idx)
+    if pg.owner[idx] != owner:
+        return FREE_NOT_OWNER
+    if flags & PG_LRU:
+        return FREE_LRU_PAGE
+    if pg.order[idx] != order:
+        return FREE_WRONG_ORDER
+    return FREE_OK
+
+
+@kernel
+def free_pages_bulk(pg: PgData, cpu: int, order: int, owner: int, pages: I64) -> int:
+    """Free blocks that an owner holds by hand: all, or none.
+
+    Returns 0, or position << 8 | FREE_* reason of the first block that may not be freed.
+    """
+    for i in range(pages.shape[0]):
+        reason = _check_free(pg, pages[i], order, owner)
+        if reason != FREE_OK:
+            for j in range(i):
+                pg.flags[pages[j]] &= ~PG_VISITED
+            return (i << 8) | reason
+        pg.flags[pages[i]] |= PG_VISITED
+    for i in range(pages.shape[0]):
+        idx = pages[i]
+        list_del(pg.next, pg.prev, idx)
+        free_prepared_page(pg, page_zone(pg, idx), cpu, idx, order)
+    return 0
+
+
+@kernel
+def free_owner_pages(pg: PgData, owner: int, cpu: int) -> int:
+    """Free every block that an owner holds by hand; pages freed (exit_mmap)."""
+    head = owner_list(pg, owner)
+    freed = 0
+    while pg.next[head] != head:
+        idx = np.int64(pg.next[head])
+        order = pg.order[idx]
+        list_del(pg.next, pg.prev, idx)
+        freed += 1 << order
+        free_prepared_page(pg, page_zone(pg, idx), cpu, idx, order)
+    return freed
+
+
+@kernel
+def touch_pages(
+    pg: PgData, owner: int, pages: I64, indexes: U32, write: bool, gone: npt.NDArray[np.uint8]
+) -> int:
+    """Access pages of a region; `gone` gets 1 where a page is no longer the region's. How many are gone.
+
+    A file page is activated at its second access (mark_page_accessed); an anonymous one gets its
+    referenced bit back and reclaim decides.
+    """
+    nr_gone = 0
+    for i in range(pages.shape[0]):
+        idx = pages[i]
+        if not (0 <= idx < pg.flags.shape[0]):
+            gone[i] = 1
+            nr_gone += 1
+            continue
+        flags = pg.flags[idx]
+        if not flags & PG_LRU or pg.owner[idx] != owner or pg.index[idx] != indexes[i]:
+            gone[i] = 1
+            nr_gone += 1
+            continue
+        gone[i] = 0
+        zone = page_zone(pg, idx)
+        if write and not flags & (PG_DIRTY | PG_SWAPBACKED):
+            flags |= PG_DIRTY
+            pg.node_stat[NR_FILE_DIRTY] += 1
+            pg.node_stat[NR_DIRTIED] += 1
+        if not flags & PG_REFERENCED or flags & PG_SWAPBACKED or flags & PG_ACTIVE:
+            flags |= PG_REFERENCED
+        else:
+            activate_page(pg, zone, idx)
+            flags = (flags | PG_ACTIVE) & ~PG_REFERENCED
+        pg.flags[idx] = flags
+    return nr_gone
+
+
+@kernel
+def activate_page(pg: PgData, zone: int, idx: int) -> None:
+    """Move an inactive page to the head of its active list; the caller sets PG_ACTIVE."""
+    lru = page_lru(pg.flags[idx])
+    list_del(pg.next, pg.prev, idx)
+    list_add(pg.next, pg.prev, idx, lru_list(pg, zone, lru + 1))
+    pg.vm_stat[zone, NR_ZONE_LRU_BASE + lru] -= 1
+    pg.vm_stat[zone, NR_ZONE_LRU_BASE + lru + 1] += 1
+
+
+@kernel
+def release_region_pages(pg: PgData, owner: int, pages: I64, indexes: U32, cpu: int) -> int:
+    """Free the pages of a region that are still its own; how many were."""
+    freed = 0
+    for i in range(pages.shape[0]):
+        idx = pages[i]
+        if not (0 <= idx < pg.flags.shape[0]):
+            continue
+        if not pg.flags[idx] & PG_LRU or pg.owner[idx] != owner or pg.index[idx] != indexes[i]:
+            continue
+        zone = page_zone(pg, idx)
+        del_page_from_lru(pg, zone, idx)
+        free_prepared_page(pg, zone, cpu, idx, 0)
+        freed += 1
+    return freed
+
+
+@kernel
+def release_owner_lru_pages(pg: PgData, owner: int, cpu: int) -> int:
+    """Free every LRU page of an owner by a scan of the LRU lists: for owners whose page table is lost."""
+    freed = 0
+    for zone in range(pg.zone_start.shape[0]):
+        for lru in range(LRU_INACTIVE_FILE + 2):
+            head = lru_list(pg, zone, lru)
+            at = np.int64(pg.next[head])
+            while at != head:
+                after = np.int64(pg.next[at])
+                if pg.owner[at] == owner:
+                    del_page_from_lru(pg, zone, at)
+                    free_prepared_page(pg, zone, cpu, at, 0)
+                    freed += 1
+                at = after
+    return freed
+
+
+@kernel
+def take_boosted(pg: PgData) -> bool:
+    """Whether a zone's watermarks were boosted since the last look: kswapd is to be woken."""
+    boosted = False
+    for zone in range(pg.zone_flags.shape[0]):
+        if pg.zone_flags[zone] & ZONE_BOOSTED_WATERMARK:
+            pg.zone_flags[zone] &= ~ZONE_BOOSTED_WATERMARK
+            boosted = True
+    return boosted
+
+
+__all__ = [
+    "ALLOC_CPUSET",
+    "ALLOC_HARDER",
+    "ALLOC_HIGH",
+    "ALLOC_KSWAPD",
+    "ALLOC_NOFRAGMENT",
+    "ALLOC_NO_WATERMARKS",
+    "ALLOC_OOM",
+    "ALLOC_WMARK_HIGH",
+    "ALLOC_WMARK_LOW",
+    "ALLOC_WMARK_MIN",
+    "PAGEBLOCK_NR_PAGES",
+    "WMARK_PROMO",
+    "alloc_pages_bulk",
+    "free_owner_pages",
+    "free_pages_bulk",
+    "get_page_from_freelist",
+    "page_state",
+    "release_region_pages",
+    "touch_pages",
+    "zone_watermark_ok",
+]

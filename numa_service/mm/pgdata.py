@@ -1,0 +1,205 @@
+"""pg_data_t by column: one NamedTuple of arrays a node (``struct pglist_data``, ``zone``, ``page``).
+
+``mem_map`` is an array per field of ``struct page``, indexed by ``pfn - base_pfn``; the zone is an axis, not
+an object. Every per-page array starts zero and zero means "nothing": memory of the host is used only
+for pages that were touched.
+
+All lists are circular and doubly linked through ``next``/``prev`` like the kernel's ``list_head``; the
+heads are extra entries behind the pages. Free blocks of pageblock size and above are linked through
+``pb_next``/``pb_prev`` instead, one entry a pageblock, so that a huge empty node costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from numa_service.mm.mmzone import (
+    MAX_ORDER_NR_PAGES,
+    MIGRATE_PCPTYPES,
+    MIGRATE_TYPES,
+    NR_LRU_LISTS,
+    NR_ORDERS,
+    NR_WMARK,
+    PAGEBLOCK_ORDER,
+)
+from numa_service.mm.vmstat import NODE_STAT_NAMES, NR_PATH, NR_VM_EVENTS, NUMA_EVENT_NAMES, ZONE_STAT_NAMES
+
+# page flags
+PG_BUDDY = 1  # head of a free block below pageblock size
+PG_PCP = 2  # on a pageset
+PG_HELD = 4  # head of an allocated block
+PG_RESERVED = 8  # never given to the buddy system
+PG_LRU = 16
+PG_ACTIVE = 32
+PG_REFERENCED = 64
+PG_DIRTY = 128
+PG_SWAPBACKED = 256  # anonymous
+PG_VISITED = 1 << 15  # scratch mark of one validation pass
+
+# zone flags
+ZONE_BOOSTED_WATERMARK = 1
+ZONE_RECLAIM_ACTIVE = 2
+
+#: Pageset lists: orders 0-3 for each of three migratetypes, and one for huge pages.
+NR_PCP_LISTS = 4 * MIGRATE_PCPTYPES + 1
+PCP_THP = NR_PCP_LISTS - 1
+
+#: Owners that a node can know at one time: sessions and regions with pages here.
+MAX_OWNERS = 1 << 16
+
+# kswapd state
+KSWAPD_ORDER = 0
+KSWAPD_HIGHEST_ZONEIDX = 1
+KSWAPD_FAILURES = 2
+KSWAPD_WOKEN = 3
+NR_KSWAPD = 4
+
+# reclaim cost and swap
+ANON_COST = 0
+FILE_COST = 1
+SWAP_TOTAL = 2
+SWAP_USED = 3
+NR_RECLAIM_STAT = 4
+
+I64 = npt.NDArray[np.int64]
+U32 = npt.NDArray[np.uint32]
+
+
+class PgData(NamedTuple):
+    """State of one node. [Z] zone, [C] CPU of the machine, [P] page, [B] pageblock."""
+
+    # struct page, by column: [P]
+    flags: npt.NDArray[np.uint16]
+    order: npt.NDArray[np.uint8]
+    #: Type of the list a free or pageset page is on (the kernel keeps it in page->index).
+    pcptype: npt.NDArray[np.uint8]
+    count: npt.NDArray[np.int32]
+    mapcount: npt.NDArray[np.int32]
+    #: list_head lru: free list, pageset, LRU or owner list. [P + list heads]
+    next: U32
+    prev: U32
+    #: Owner slot that holds the page; for LRU pages that is page->mapping.
+    owner: U32
+    #: Offset in the region, in pages.
+    index: U32
+    # pageblocks: [B]
+    pb_migratetype: npt.NDArray[np.uint8]
+    #: order + 1 of the free block (order ≥ pageblock_order) that starts here; 0 = none.
+    pb_order: npt.NDArray[np.uint8]
+    pb_next: U32  # [B + list heads]
+    pb_prev: U32
+    # struct zone: [Z]
+    zone_start: I64  # index of the first page, relative to base_pfn
+    zone_end: I64
+    managed: I64
+    watermark: I64  # [Z, NR_WMARK]
+    watermark_boost: I64
+    lowmem_reserve: I64  # [Z, Z]
+    zone_flags: I64
+    nr_free: I64  # [Z, NR_ORDERS]
+    vm_stat: I64  # [Z, items]
+    numa_event: I64  # [Z, 6]
+    # pagesets
+    pcp_high: I64  # [Z]
+    pcp_batch: I64
+    pcp_count: I64  # [C, Z]
+    pcp_free_factor: I64  # [C, Z]
+    # node
+    node_stat: I64
+    vm_event: I64
+    kswapd: I64
+    reclaim_stat: I64
+    owner_pages: I64  # [MAX_OWNERS]
+    owner_swap: I64  # [MAX_OWNERS]
+    #: Where list heads start in next/prev: free lists, pagesets, LRUs, owners.
+    heads: I64
+    #: Tunables that kernels read: see TUNE_*.
+    tune: I64
+    #: Work counters of the running op; not state.
+    path: I64
+
+
+HEAD_FREE = 0
+HEAD_PCP = 1
+HEAD_LRU = 2
+HEAD_OWNER = 3
+HEAD_PB = 4
+
+TUNE_SWAPPINESS = 0
+TUNE_BOOST_FACTOR = 1
+TUNE_MOBILITY_DISABLED = 2
+TUNE_PCP_MAX_ORDER = 3
+NR_TUNE = 4
+
+#: Fields that are not state: left out of the digest.
+SCRATCH_FIELDS = frozenset({"path"})
+
+
+def alloc_pgdata(base_pfn: int, end_pfn: int, nr_zones: int, nr_cpus: int) -> PgData:
+    """Arrays for the pages [base_pfn, end_pfn), all zero, lists empty. base_pfn is a multiple of 1024."""
+    assert base_pfn % MAX_ORDER_NR_PAGES == 0
+    pages = -(-(end_pfn - base_pfn) // MAX_ORDER_NR_PAGES) * MAX_ORDER_NR_PAGES
+    blocks = pages >> PAGEBLOCK_ORDER
+    free_heads = nr_zones * PAGEBLOCK_ORDER * MIGRATE_TYPES
+    pcp_heads = nr_cpus * nr_zones * NR_PCP_LISTS
+    lru_heads = nr_zones * NR_LRU_LISTS
+    pb_heads = nr_zones * (NR_ORDERS - PAGEBLOCK_ORDER) * MIGRATE_TYPES
+    heads = np.array(
+        [
+            pages,
+            pages + free_heads,
+            pages + free_heads + pcp_heads,
+            pages + free_heads + pcp_heads + lru_heads,
+            blocks,
+        ],
+        dtype=np.int64,
+    )
+    links = pages + free_heads + pcp_heads + lru_heads + MAX_OWNERS
+
+    def z(*shape: int, dtype: Any = np.int64) -> Any:
+        return np.zeros(shape, dtype=dtype)
+
+    pg = PgData(
+        flags=z(pages, dtype=np.uint16),
+        order=z(pages, dtype=np.uint8),
+        pcptype=z(pages, dtype=np.uint8),
+        count=z(pages, dtype=np.int32),
+        mapcount=z(pages, dtype=np.int32),
+        next=z(links, dtype=np.uint32),
+        prev=z(links, dtype=np.uint32),
+        owner=z(pages, dtype=np.uint32),
+        index=z(pages, dtype=np.uint32),
+        pb_migratetype=z(blocks, dtype=np.uint8),
+        pb_order=z(blocks, dtype=np.uint8),
+        pb_next=z(blocks + pb_heads, dtype=np.uint32),
+        pb_prev=z(blocks + pb_heads, dtype=np.uint32),
+        zone_start=z(nr_zones),
+        zone_end=z(nr_zones),
+        managed=z(nr_zones),
+        watermark=z(nr_zones, NR_WMARK),
+        watermark_boost=z(nr_zones),
+        lowmem_reserve=z(nr_zones, nr_zones),
+        zone_flags=z(nr_zones),
+        nr_free=z(nr_zones, NR_ORDERS),
+        vm_stat=z(nr_zones, len(ZONE_STAT_NAMES)),
+        numa_event=z(nr_zones, len(NUMA_EVENT_NAMES)),
+        pcp_high=z(nr_zones),
+        pcp_batch=z(nr_zones),
+        pcp_count=z(nr_cpus, nr_zones),
+        pcp_free_factor=z(nr_cpus, nr_zones),
+        node_stat=z(len(NODE_STAT_NAMES)),
+        vm_event=z(NR_VM_EVENTS),
+        kswapd=z(NR_KSWAPD),
+        reclaim_stat=z(NR_RECLAIM_STAT),
+        owner_pages=z(MAX_OWNERS),
+        owner_swap=z(MAX_OWNERS),
+        heads=heads,
+        tune=z(NR_TUNE),
+        path=z(NR_PATH),
+    )
+    for array, first in ((pg.next, pages), (pg.prev, pages), (pg.pb_next, blocks), (pg.pb_prev, blocks)):
+        array[first:] = np.arange(first, len(array), dtype=np.uint32)
+    return pg

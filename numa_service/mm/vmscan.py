@@ -1,0 +1,298 @@
+"""Reclaim: LRU lists, scan balance and what kswapd does in one bounded step (``mm/vmscan.c``).
+
+A first honest form: order-0 pages, page cache that is dropped (written first when dirty) and anonymous
+memory that goes to swap. LRU lists live in the zones; sizes and the scan balance are taken over the
+zones of the node together, as kernels since 4.8 do.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from numa_service.mm.jit import kernel
+from numa_service.mm.lists import list_add, list_del, lru_list
+from numa_service.mm.mmzone import (
+    LRU_ACTIVE_ANON,
+    LRU_ACTIVE_FILE,
+    LRU_INACTIVE_ANON,
+    LRU_INACTIVE_FILE,
+    WMARK_HIGH,
+)
+from numa_service.mm.page_alloc import (
+    activate_page,
+    del_page_from_lru,
+    free_prepared_page,
+    wmark_pages,
+    zone_watermark_ok,
+)
+from numa_service.mm.pgdata import (
+    ANON_COST,
+    FILE_COST,
+    I64,
+    PG_ACTIVE,
+    PG_DIRTY,
+    PG_REFERENCED,
+    PG_SWAPBACKED,
+    SWAP_TOTAL,
+    SWAP_USED,
+    TUNE_SWAPPINESS,
+    PgData,
+)
+from numa_service.mm.vmstat import (
+    NR_FREE_PAGES,
+    NR_VMSCAN_WRITE,
+    NR_WRITTEN,
+    NR_ZONE_LRU_BASE,
+    PATH_FILE_IO,
+    PATH_SCANNED,
+    PATH_SWAPPED,
+    PGACTIVATE,
+    PGDEACTIVATE,
+    PGPGOUT,
+    PGREFILL,
+    PGSCAN_ANON,
+    PGSCAN_DIRECT,
+    PGSCAN_FILE,
+    PGSCAN_KSWAPD,
+    PGSTEAL_ANON,
+    PGSTEAL_DIRECT,
+    PGSTEAL_FILE,
+    PGSTEAL_KSWAPD,
+    PSWPOUT,
+)
+
+SWAP_CLUSTER_MAX = 32
+DEF_PRIORITY = 12
+
+
+@kernel
+def lru_size(pg: PgData, reclaim_idx: int, lru: int) -> int:
+    """Pages on one LRU list over the zones that reclaim may use."""
+    size = 0
+    for zone in range(reclaim_idx + 1):
+        size += pg.vm_stat[zone, NR_ZONE_LRU_BASE + lru]
+    return size
+
+
+@kernel
+def _isqrt(n: int) -> int:
+    root = 0
+    while (root + 1) * (root + 1) <= n:
+        root += 1
+    return root
+
+
+@kernel
+def _inactive_is_low(pg: PgData, reclaim_idx: int, inactive_lru: int) -> bool:
+    inactive = lru_size(pg, reclaim_idx, inactive_lru)
+    active = lru_size(pg, reclaim_idx, inactive_lru + 1)
+    gb = (inactive + active) >> 18
+    ratio = _isqrt(10 * gb) if gb else 1
+    return inactive * ratio < active
+
+
+@kernel
+def _reclaim_page(pg: PgData, zone: int, idx: int, kswapd: bool) -> None:
+    """Free one clean page that nobody references; an anonymous one has been given a swap slot."""
+    owner = pg.owner[idx]
+    anon = (pg.flags[idx] & PG_SWAPBACKED) != 0
+    del_page_from_lru(pg, zone, idx)
+    # Reclaim frees to the buddy lists, not to the pageset of whoever happens to reclaim.
+    free_prepared_page(pg, zone, -1, idx, 0)
+    if anon:
+        pg.owner_swap[owner] += 1
+        pg.vm_event[PGSTEAL_ANON] += 1
+    else:
+        pg.vm_event[PGSTEAL_FILE] += 1
+    pg.vm_event[PGSTEAL_KSWAPD if kswapd else PGSTEAL_DIRECT] += 1
+
+
+@kernel
+def _pageout(pg: PgData, idx: int) -> bool:
+    """Write a page so that it can be freed; False when swap is full."""
+    if pg.flags[idx] & PG_SWAPBACKED:
+        if pg.reclaim_stat[SWAP_USED] >= pg.reclaim_stat[SWAP_TOTAL]:
+            return False
+        pg.reclaim_stat[SWAP_USED] += 1
+        pg.vm_event[PSWPOUT] += 1
+        pg.path[PATH_SWAPPED] += 1
+    else:
+        pg.path[PATH_FILE_IO] += 1
+    pg.vm_event[PGPGOUT] += 4  # in KiB, as /proc/vmstat counts it
+    pg.node_stat[NR_VMSCAN_WRITE] += 1
+    pg.node_stat[NR_WRITTEN] += 1
+    return True
+
+
+@kernel
+def _shrink_inactive_list(pg: PgData, zone: int, lru: int, nr_to_scan: int, kswapd: bool) -> int:
+    """Scan the tail of an inactive list; pages reclaimed (shrink_inactive_list, shrink_folio_list)."""
+    head = lru_list(pg, zone, lru)
+    reclaimed = 0
+    scanned = 0
+    rotated = 0
+    while scanned < nr_to_scan and pg.prev[head] != head:
+        idx = np.int64(pg.prev[head])
+        scanned += 1
+        flags = pg.flags[idx]
+        if flags & PG_SWAPBACKED:
+            if flags & PG_REFERENCED or not _pageout(pg, idx):
+                pg.flags[idx] = flags & ~PG_REFERENCED
+                activate_page(pg, zone, idx)
+                pg.flags[idx] |= PG_ACTIVE
+                pg.vm_event[PGACTIVATE] += 1
+                rotated += 1
+                continue
+        elif flags & PG_DIRTY:
+            if flags & PG_REFERENCED:
+                # one more round: PAGEREF_RECLAIM_CLEAN takes clean pages only
+                pg.flags[idx] = flags & ~PG_REFERENCED
+                list_del(pg.next, pg.prev, idx)
+                list_add(pg.next, pg.prev, idx, head)
+                rotated += 1
+                continue
+            _pageout(pg, idx)
+        _reclaim_page(pg, zone, idx, kswapd)
+        reclaimed += 1
+    pg.path[PATH_SCANNED] += scanned
+    pg.vm_event[PGSCAN_KSWAPD if kswapd else PGSCAN_DIRECT] += scanned
+    if lru == LRU_INACTIVE_ANON:
+        pg.vm_event[PGSCAN_ANON] += scanned
+        pg.reclaim_stat[ANON_COST] += rotated + reclaimed * SWAP_CLUSTER_MAX // 4
+    else:
+        pg.vm_event[PGSCAN_FILE] += scanned
+        pg.reclaim_stat[FILE_COST] += rotated
+    return reclaimed | (scanned << 32)
+
+
+@kernel
+def _shrink_active_list(pg: PgData, zone: int, lru: int, nr_to_scan: int) -> int:
+    """Move the tail of an active list to the inactive one; pages scanned."""
+    head = lru_list(pg, zone, lru)
+    inactive = lru_list(pg, zone, lru - 1)
+    scanned = 0
+    while scanned < nr_to_scan and pg.prev[head] != head:
+        idx = np.int64(pg.prev[head])
+        scanned += 1
+        list_del(pg.next, pg.prev, idx)
+        pg.flags[idx] &= ~(PG_ACTIVE | PG_REFERENCED)
+        list_add(pg.next, pg.prev, idx, inactive)
+    pg.vm_stat[zone, NR_ZONE_LRU_BASE + lru] -= scanned
+    pg.vm_stat[zone, NR_ZONE_LRU_BASE + lru - 1] += scanned
+    pg.vm_event[PGREFILL] += scanned
+    pg.vm_event[PGDEACTIVATE] += scanned
+    return scanned
+
+
+@kernel
+def _shrink_list(pg: PgData, reclaim_idx: int, lru: int, nr_to_scan: int, kswapd: bool) -> int:
+    """Scan one list of the node: each zone its share, highest zone first. reclaimed | scanned << 32."""
+    total = lru_size(pg, reclaim_idx, lru)
+    if total == 0:
+        return 0
+    active = lru == LRU_ACTIVE_ANON or lru == LRU_ACTIVE_FILE
+    if active and not _inactive_is_low(pg, reclaim_idx, lru - 1):
+        return 0
+    left = min(nr_to_scan, total)
+    result = 0
+    for zone in range(reclaim_idx, -1, -1):
+        size = pg.vm_stat[zone, NR_ZONE_LRU_BASE + lru]
+        share = min(left, -(-nr_to_scan * size // total))
+        if share <= 0:
+            continue
+        left -= share
+        if active:
+            _shrink_active_list(pg, zone, lru, share)
+        else:
+            result += _shrink_inactive_list(pg, zone, lru, share, kswapd)
+    return result
+
+
+@kernel
+def _get_scan_count(pg: PgData, reclaim_idx: int, priority: int, nr: I64) -> None:
+    """How many pages of each list to scan at this priority (get_scan_count)."""
+    swap_free = pg.reclaim_stat[SWAP_TOTAL] - pg.reclaim_stat[SWAP_USED]
+    swappiness = pg.tune[TUNE_SWAPPINESS]
+    anon_fraction = 0
+    file_fraction = 1
+    denominator = 1
+    if swap_free > 0 and (swappiness > 0 or priority == 0):
+        file_pages = lru_size(pg, reclaim_idx, LRU_INACTIVE_FILE) + lru_size(pg, reclaim_idx, LRU_ACTIVE_FILE)
+        free = 0
+        high = 0
+        for zone in range(reclaim_idx + 1):
+            free += pg.vm_stat[zone, NR_FREE_PAGES]
+            high += wmark_pages(pg, zone, WMARK_HIGH)
+        inactive_anon = lru_size(pg, reclaim_idx, LRU_INACTIVE_ANON)
+        if priority == 0:
+            anon_fraction = 1
+        elif file_pages + free <= high and inactive_anon >> priority:
+            anon_fraction = 1
+            file_fraction = 0
+        elif lru_size(pg, reclaim_idx, LRU_INACTIVE_FILE) >> priority and not _inactive_is_low(
+            pg, reclaim_idx, LRU_INACTIVE_FILE
+        ):
+            pass  # cache_trim_mode: enough inactive page cache, leave anonymous memory alone
+        else:
+            total = pg.reclaim_stat[ANON_COST] + pg.reclaim_stat[FILE_COST]
+            anon_cost = total + pg.reclaim_stat[ANON_COST]
+            file_cost = total + pg.reclaim_stat[FILE_COST]
+            total = anon_cost + file_cost
+            anon_fraction = swappiness * (total + 1) // (anon_cost + 1)
+            file_fraction = (200 - swappiness) * (total + 1) // (file_cost + 1)
+            denominator = anon_fraction + file_fraction
+    for lru in range(LRU_INACTIVE_ANON, LRU_ACTIVE_FILE + 1):
+        size = lru_size(pg, reclaim_idx, lru)
+        scan = size >> priority
+        fraction = anon_fraction if lru < LRU_INACTIVE_FILE else file_fraction
+        nr[lru] = scan * fraction // denominator
+
+
+@kernel
+def shrink_node(
+    pg: PgData, reclaim_idx: int, priority: int, nr_to_reclaim: int, kswapd: bool, nr: I64
+) -> int:
+    """One pass over the LRU lists at one priority; reclaimed | scanned << 32. `nr` is scratch, four entries.
+
+    Stops when `nr_to_reclaim` pages are free: the bound of one step.
+    """
+    _get_scan_count(pg, reclaim_idx, priority, nr)
+    result = 0
+    while nr[LRU_INACTIVE_ANON] or nr[LRU_ACTIVE_FILE] or nr[LRU_INACTIVE_FILE]:
+        for lru in range(LRU_INACTIVE_ANON, LRU_ACTIVE_FILE + 1):
+            if nr[lru] == 0:
+                continue
+            batch = min(nr[lru], SWAP_CLUSTER_MAX)
+            nr[lru] -= batch
+            result += _shrink_list(pg, reclaim_idx, lru, batch, kswapd)
+        if result & 0xFFFFFFFF >= nr_to_reclaim:
+            break
+    # keep the anonymous active list moving even when it was not scanned (shrink_node_memcgs' tail)
+    if pg.reclaim_stat[SWAP_TOTAL] > pg.reclaim_stat[SWAP_USED] and _inactive_is_low(
+        pg, reclaim_idx, LRU_INACTIVE_ANON
+    ):
+        _shrink_list(pg, reclaim_idx, LRU_ACTIVE_ANON, SWAP_CLUSTER_MAX, kswapd)
+    return result
+
+
+@kernel
+def pgdat_balanced(pg: PgData, order: int, highest_zoneidx: int) -> bool:
+    """One eligible zone meeting its high watermark is enough (pgdat_balanced)."""
+    any_zone = False
+    for zone in range(highest_zoneidx + 1):
+        if pg.managed[zone] == 0:
+            continue
+        any_zone = True
+        if zone_watermark_ok(pg, zone, order, wmark_pages(pg, zone, WMARK_HIGH), highest_zoneidx, 0):
+            return True
+    return not any_zone
+
+
+@kernel
+def kswapd_target(pg: PgData, highest_zoneidx: int) -> int:
+    """Pages that one pass of kswapd aims at: Σ max(HIGH, 32) (kswapd_shrink_node)."""
+    target = 0
+    for zone in range(highest_zoneidx + 1):
+        if pg.managed[zone]:
+            target += max(wmark_pages(pg, zone, WMARK_HIGH), SWAP_CLUSTER_MAX)
+    return target

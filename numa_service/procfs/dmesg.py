@@ -1,0 +1,15 @@
+"""The boot log, as dmesg(1) prints it (``print_time`` in kernel/printk)."""
+
+from __future__ import annotations
+
+from numa_service.mm.snapshot import MachineSnapshot
+
+
+def dmesg(snapshot: MachineSnapshot) -> str:
+    """``[    0.198181] text`` lines; the time is virtual."""
+    return "".join(f"{_stamp(seconds)}{text}\n" for seconds, text in snapshot.dmesg)
+
+
+def _stamp(seconds: float) -> str:
+    whole, micros = divmod(round(seconds * 1_000_000), 1_000_000)
+    return f"[{whole:>5}.{micros:06}] "

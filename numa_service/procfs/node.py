@@ -1,0 +1,115 @@
+"""``/sys/devices/system/node`` (drivers/base/node.c): what libnuma, numastat and lstopo read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from numa_service.mm.snapshot import MachineSnapshot, NodeSnapshot
+from numa_service.procfs.counters import node_page_state, sum_zone_node_page_state
+from numa_service.procfs.meminfo import kb, nodes_kb, row
+from numa_service.procfs.names import NODE_NUMASTAT, has_numa, kernel_names, numa_stat_names
+
+
+def number_list(numbers: Iterable[int]) -> str:
+    """Kernel list format (``%*pbl``): "0-3,8"; empty for none."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def bitmap(numbers: Iterable[int], nr_bits: int) -> str:
+    """Kernel bitmap format (``%*pb``): hexadecimal words of 32 bits, the highest first."""
+    bits = sum(1 << number for number in set(numbers))
+    words: list[str] = []
+    for word in range((nr_bits - 1) // 32, -1, -1):
+        width = min(nr_bits - 32 * word, 32)
+        words.append(f"{bits >> 32 * word & 0xFFFFFFFF:0{-(-width // 4)}x}")
+    return ",".join(words)
+
+
+def node_files(snapshot: MachineSnapshot) -> dict[str, str]:
+    """The tree under /sys/devices/system/node: relative path → text; empty without CONFIG_NUMA."""
+    if not has_numa(snapshot):
+        return {}
+    nodes = snapshot.nodes
+    with_memory = [node.nid for node in nodes if any(zone.populated for zone in node.zones)]
+    lowmem = [
+        node.nid
+        for node in nodes
+        if any(zone.populated and zone.name not in ("Movable", "HighMem", "Device") for zone in node.zones)
+    ]
+    every = number_list(node.nid for node in nodes)
+    files = {
+        "online": f"{every}\n",
+        "possible": f"{every}\n",
+        "has_cpu": f"{number_list(node.nid for node in nodes if node.cpus)}\n",
+        "has_memory": f"{number_list(with_memory)}\n",
+        "has_normal_memory": f"{number_list(lowmem)}\n",
+    }
+    for node in nodes:
+        for name, render in NODE_FILES.items():
+            files[f"node{node.nid}/{name}"] = render(snapshot, node)
+    return files
+
+
+def cpulist(snapshot: MachineSnapshot, node: NodeSnapshot) -> str:
+    """CPUs of the node as a list."""
+    return f"{number_list(node.cpus)}\n"
+
+
+def cpumap(snapshot: MachineSnapshot, node: NodeSnapshot) -> str:
+    """CPUs of the node as a bitmap, as wide as the machine has CPU numbers (nr_cpu_ids)."""
+    nr_cpu_ids = max((cpu for n in snapshot.nodes for cpu in n.cpus), default=0) + 1
+    return f"{bitmap(node.cpus, nr_cpu_ids)}\n"
+
+
+def distance(snapshot: MachineSnapshot, node: NodeSnapshot) -> str:
+    """SLIT distances from the node to every node."""
+    return f"{' '.join(map(str, snapshot.distances[snapshot.nodes.index(node)]))}\n"
+
+
+def numastat(snapshot: MachineSnapshot, node: NodeSnapshot) -> str:
+    """The node's NUMA counters, in allocations."""
+    return "".join(f"{name} {node.numastat.get(name, 0)}\n" for name in NODE_NUMASTAT)
+
+
+def vmstat(snapshot: MachineSnapshot, node: NodeSnapshot) -> str:
+    """The node's zone counters (summed), NUMA events and node counters."""
+    names = kernel_names(snapshot)
+    rows = [
+        (name, sum_zone_node_page_state(node, name))
+        for name in (*names.zone_stat, *numa_stat_names(snapshot))
+    ]
+    rows += [(name, node_page_state(node, name)) for name in names.node_stat]
+    return "".join(f"{name} {value}\n" for name, value in rows)
+
+
+def meminfo(snapshot: MachineSnapshot, node: NodeSnapshot) -> str:
+    """The node's memory in kB (``node_read_meminfo``)."""
+    values = nodes_kb([node])
+    values["MemUsed"] = values["MemTotal"] - values["MemFree"]
+    values["FilePages"] = kb(node_page_state(node, "nr_file_pages"))
+    # 6.1 pads two labels one column less; 6.12 put that right. Huge page counts are five wide everywhere.
+    short = ("FileHugePages", "FilePmdMapped") if snapshot.profile == "linux-6.1" else ()
+    lines: list[str] = []
+    for name in kernel_names(snapshot).node_meminfo:
+        if name.startswith("HugePages_"):
+            lines.append(f"{name + ':':<17}{0:>5}")
+        else:
+            lines.append(row(name, values.get(name, 0), column=15 if name in short else 16))
+    return "".join(f"Node {node.nid} {line}\n" for line in lines)
+
+
+#: Files of one node's directory, by name.
+NODE_FILES = {
+    "cpulist": cpulist,
+    "cpumap": cpumap,
+    "distance": distance,
+    "meminfo": meminfo,
+    "numastat": numastat,
+    "vmstat": vmstat,
+}

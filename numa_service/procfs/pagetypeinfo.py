@@ -1,0 +1,61 @@
+"""``/proc/pagetypeinfo`` (``pagetypeinfo_show`` in mm/vmstat.c)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from numa_service.mm.mmzone import (
+    MIGRATE_MOVABLE,
+    MIGRATE_RECLAIMABLE,
+    NR_ORDERS,
+    PAGEBLOCK_NR_PAGES,
+    PAGEBLOCK_ORDER,
+)
+from numa_service.mm.profile import PROFILES
+from numa_service.mm.snapshot import MachineSnapshot, NodeSnapshot
+
+#: The kernel stops counting a free list here, so as not to hold the zone lock for too long (since 5.4).
+_FREECOUNT_LIMIT = 100_000
+
+
+def pagetypeinfo(snapshot: MachineSnapshot) -> str:
+    """Free blocks and pageblocks by migratetype; the whole file once a node with memory, header included."""
+    types = _printed_types(snapshot)
+    limit = None if snapshot.profile == "linux-3.0" else _FREECOUNT_LIMIT
+    lines = [line for node in snapshot.nodes for line in _node(node, types, limit)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _printed_types(snapshot: MachineSnapshot) -> list[tuple[int, str]]:
+    """(index, name) of the migratetypes built into the kernel, in the order in which it prints them."""
+    names = PROFILES[snapshot.profile].migratetype_names
+    types = [(index, name) for index, name in enumerate(names) if name is not None]
+    if snapshot.profile == "linux-3.0":
+        # MIGRATE_RECLAIMABLE was 1 and MIGRATE_MOVABLE 2 up to 4.3.
+        swapped = {MIGRATE_MOVABLE: MIGRATE_RECLAIMABLE, MIGRATE_RECLAIMABLE: MIGRATE_MOVABLE}
+        types.sort(key=lambda item: swapped.get(item[0], item[0]))
+    return types
+
+
+def _node(node: NodeSnapshot, types: list[tuple[int, str]], limit: int | None) -> Iterator[str]:
+    populated = [zone for zone in node.zones if zone.populated]
+    if not populated:
+        return
+    yield f"Page block order: {PAGEBLOCK_ORDER}"
+    yield f"Pages per block:  {PAGEBLOCK_NR_PAGES}"
+    yield ""
+    orders = "".join(f"{order:>6} " for order in range(NR_ORDERS))
+    yield f"{'Free pages count per migrate type at order':<43} {orders}"
+    for zone in populated:
+        for index, name in types:
+            counts = "".join(_freecount(count, limit) for count in zone.nr_free_by_type[index])
+            yield f"Node {node.nid:>4}, zone {zone.name:>8}, type {name:>12} {counts}"
+    yield ""
+    yield f"{'Number of blocks type ':<23}{''.join(f'{name:>12} ' for _, name in types)}"
+    for zone in populated:
+        blocks = "".join(f"{zone.pageblocks[index]:>12} " for index, _ in types)
+        yield f"Node {node.nid}, zone {zone.name:>8} {blocks}"
+
+
+def _freecount(count: int, limit: int | None) -> str:
+    return f">{limit:>6} " if limit is not None and count >= limit else f"{count:>6} "

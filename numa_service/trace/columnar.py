@@ -1,0 +1,198 @@
+"""The columnar file of a trace (``.ntrace``): smaller than the gzipped text, and read without tokenizing.
+
+The file is :data:`MAGIC`, then frames: length and CRC32 (``<II``, the CRC over the length too), then a
+msgpack map. First a header frame, then frames of events, last an end frame with the counts: a file without it
+is truncated, and a trace can be written as it arrives, its length not yet known. Columns are little-endian,
+times and pfns as differences, the bytes of one significance together, so that zlib finds the repetition.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgpack  # type: ignore[import-untyped]
+import numpy as np
+import numpy.typing as npt
+
+from numa_service.trace.events import EventCounts, SkippedLine, TraceError, TraceEvents, TraceHeader
+
+#: First bytes of the file: not ASCII, and with a line end that a text-mode copy would change.
+MAGIC = b"\x93NTRACE\r\n"
+VERSION = 1
+#: Events of a frame at most.
+FRAME_EVENTS = 1 << 17
+#: Bytes of a frame at most; what a damaged length may make a reader allocate.
+MAX_FRAME_BYTES = 16 << 20
+
+_FRAME = struct.Struct("<II")
+#: Stored as the difference to the element before.
+_DIFFERENCES = ("time_ns", "pfn")
+_ZLIB_LEVEL = 6
+
+
+def write_ntrace(
+    path: Path,
+    header: TraceHeader,
+    chunks: Iterable[TraceEvents],
+    counts: EventCounts,
+    *,
+    compress: bool = True,
+) -> int:
+    """Write a trace, return its events. ``counts`` are taken when ``chunks`` have ended.
+
+    The file appears whole or not at all; OSError as the file system gives it.
+    """
+    partial = path.with_name(path.name + ".partial")
+    events = 0
+    try:
+        with partial.open("wb") as out:
+            out.write(MAGIC)
+            _write_frame(out, {"frame": "header", "version": VERSION, "trace": asdict(header)})
+            for chunk in chunks:
+                for begin in range(0, len(chunk), FRAME_EVENTS):
+                    part = chunk.part(begin, begin + FRAME_EVENTS)
+                    _write_frame(out, _pack_events(part, compress))
+                    events += len(part)
+            _write_frame(out, {"frame": "end", "events": events, "counts": asdict(counts)})
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return events
+
+
+class NtraceParser:
+    """Events of one columnar file. ``header`` is known at once, ``counts`` after the last chunk."""
+
+    def __init__(self, stream: BinaryIO, where: str) -> None:
+        """Read up to the header; ``where`` names the file in errors. TraceError if it is not such a file."""
+        self._stream = stream
+        self._where = where
+        self._offset = 0
+        if self._read(len(MAGIC)) != MAGIC:
+            raise self._error(0, "not an ntrace file")
+        at = self._offset
+        frame = self._frame("header")
+        if frame.get("version") != VERSION:
+            raise self._error(at, f"version {frame.get('version')!r}; this program reads {VERSION}")
+        try:
+            self.header = TraceHeader(**frame["trace"])
+        except (KeyError, TypeError) as error:
+            raise self._error(at, f"malformed header frame ({error})") from None
+        self.counts = EventCounts()
+
+    def chunks(self) -> Iterator[TraceEvents]:
+        """Events in the order and the chunks they were written; to be iterated once.
+
+        TraceError with the offset of the frame that is damaged or missing.
+        """
+        events = 0
+        while True:
+            at = self._offset
+            frame = self._frame("events", "end")
+            try:
+                if frame["frame"] == "end":
+                    counts = frame["counts"]
+                    examples = [SkippedLine(**line) for line in counts.pop("skipped_examples")]
+                    self.counts = EventCounts(skipped_examples=examples, **counts)
+                    expected = frame["events"]
+                    break
+                chunk = _unpack_events(frame)
+            except (KeyError, TypeError, AttributeError, ValueError, zlib.error) as error:
+                raise self._error(at, f"malformed {frame['frame']} frame ({error})") from None
+            events += len(chunk)
+            yield chunk
+        if events != expected:
+            raise self._error(at, f"{events} events read, {expected!r} written")
+        if self._stream.read(1):
+            raise self._error(self._offset, "data after the end frame")
+
+    def _read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        if len(data) < size:
+            raise self._error(self._offset + len(data), f"truncated: {size - len(data)} bytes more expected")
+        self._offset += size
+        return data
+
+    def _frame(self, *names: str) -> dict[str, Any]:
+        at = self._offset
+        prefix = self._read(_FRAME.size)
+        length, crc = _FRAME.unpack(prefix)
+        if length > MAX_FRAME_BYTES:
+            raise self._error(at, f"frame of {length} bytes, more than {MAX_FRAME_BYTES}: damaged")
+        payload = self._read(length)
+        if _crc(prefix[:4], payload) != crc:
+            raise self._error(at, "checksum of the frame is wrong: damaged")
+        try:
+            frame = msgpack.unpackb(payload)
+        except (ValueError, msgpack.UnpackException) as error:
+            raise self._error(at, f"frame is not msgpack ({error})") from None
+        if not isinstance(frame, dict) or frame.get("frame") not in names:
+            raise self._error(at, f"not a frame of {' or '.join(names)}")
+        return frame
+
+    def _error(self, offset: int, reason: str) -> TraceError:
+        return TraceError(f"{self._where}: byte {offset}: {reason}")
+
+
+def _crc(length: bytes, payload: bytes) -> int:
+    return zlib.crc32(payload, zlib.crc32(length))
+
+
+def _write_frame(out: BinaryIO, frame: dict[str, Any]) -> None:
+    payload = msgpack.packb(frame)
+    length = struct.pack("<I", len(payload))
+    out.write(length + struct.pack("<I", _crc(length, payload)) + payload)
+
+
+def _pack_events(events: TraceEvents, compress: bool) -> dict[str, Any]:
+    columns = {}
+    for name, column in events.columns().items():
+        data = _to_bytes(column, name in _DIFFERENCES)
+        columns[name] = zlib.compress(data, _ZLIB_LEVEL) if compress else data
+    return {
+        "frame": "events",
+        "events": len(events),
+        "codec": "zlib" if compress else "none",
+        "columns": columns,
+    }
+
+
+def _unpack_events(frame: dict[str, Any]) -> TraceEvents:
+    length = frame["events"]
+    if not isinstance(length, int) or not 0 <= length <= FRAME_EVENTS:
+        raise ValueError(f"{length!r} events in a frame")
+    if frame["codec"] not in ("zlib", "none"):
+        raise ValueError(f"codec {frame['codec']!r}")
+    columns = {}
+    for name, dtype in TraceEvents.DTYPES.items():
+        data = frame["columns"][name]
+        size = length * dtype.itemsize
+        if frame["codec"] == "zlib":
+            inflate = zlib.decompressobj()
+            # One byte more than there should be: a column that is too long is seen, and not inflated.
+            data = inflate.decompress(data, size + 1)
+        if len(data) != size:
+            raise ValueError(f"column {name} has not {size} bytes")
+        columns[name] = _from_bytes(data, length, dtype, name in _DIFFERENCES)
+    return TraceEvents(**columns)
+
+
+def _to_bytes(column: npt.NDArray[Any], differences: bool) -> bytes:
+    if differences:
+        # Unsigned, so that it wraps: the way back is exact for every value.
+        unsigned = column.view("<u8")
+        column = np.diff(unsigned, prepend=np.zeros(1, "<u8"))
+    column = np.ascontiguousarray(column)
+    return column.view(np.uint8).reshape(len(column), column.itemsize).T.tobytes()
+
+
+def _from_bytes(data: bytes, length: int, dtype: np.dtype[Any], differences: bool) -> npt.NDArray[Any]:
+    planes = np.frombuffer(data, np.uint8).reshape(dtype.itemsize, length)
+    column = np.ascontiguousarray(planes.T).reshape(-1).view("<u8" if differences else dtype)
+    return np.cumsum(column, dtype="<u8").view(dtype) if differences else column

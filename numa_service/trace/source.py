@@ -1,0 +1,134 @@
+"""Any trace by its path: plain text, gzipped text or columnar, told apart by their first bytes."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from numa_service.trace.columnar import MAGIC, NtraceParser
+from numa_service.trace.events import EventCounts, TraceError, TraceEvents, TraceHeader
+from numa_service.trace.ftrace import TextParser
+
+#: Called with bytes of the file done and in total.
+Progress = Callable[[int, int], None]
+
+#: The trace in a capture directory.
+TRACE_FILES = ("t.trace.gz", "t.trace")
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_NOT_OURS = {
+    b"PERFILE2": "a perf.data file; give the text of perf script",
+    b"\x17\x08\x44tracing": "a trace-cmd file; give the text of trace-cmd report",
+}
+
+
+class TraceReader:
+    """An open trace: iterate it once for its events, in file order, a chunk at a time.
+
+    ``header`` is known at once; ``counts`` are complete when the iteration has ended. A context manager:
+    leaving it closes the file.
+    """
+
+    def __init__(self, path: Path, progress: Progress | None = None) -> None:
+        """Open a trace, or that of a directory (:data:`TRACE_FILES`); TraceError if there is none."""
+        self.path = _resolve(path)
+        self._progress = progress
+        try:
+            self._file = self.path.open("rb")
+        except OSError as error:
+            raise TraceError(f"{path}: {error.strerror}") from None
+        try:
+            self._size = self.path.stat().st_size
+            self._parser = self._open()
+        except BaseException:
+            self._file.close()
+            raise
+
+    @property
+    def header(self) -> TraceHeader:
+        """What the trace says of itself; ``header.overwritten`` events were lost before it begins."""
+        return self._parser.header
+
+    @property
+    def counts(self) -> EventCounts:
+        """What has been read so far."""
+        return self._parser.counts
+
+    def __iter__(self) -> Iterator[TraceEvents]:
+        for chunk in self._parser.chunks():
+            self._report()
+            yield chunk
+        self._report()
+
+    def __enter__(self) -> TraceReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; the trace cannot be read on."""
+        self._file.close()
+
+    def _open(self) -> TextParser | NtraceParser:
+        where = str(self.path)
+        start = self._file.peek(len(MAGIC))
+        if start.startswith(MAGIC):
+            return NtraceParser(self._file, where)
+        if start.startswith(_GZIP_MAGIC):
+            return TextParser(_Gunzip(self._file, where), where)
+        for magic, what in _NOT_OURS.items():
+            if start.startswith(magic):
+                raise TraceError(f"{where}: {what}")
+        return TextParser(self._file, where)
+
+    def _report(self) -> None:
+        if self._progress:
+            done = self._file.tell()
+            # A file of tracefs has size 0.
+            self._progress(done, max(done, self._size))
+
+
+def open_trace(path: Path, progress: Progress | None = None) -> TraceReader:
+    """The events of a trace, and what is known of it. TraceError, one line, for what cannot be read."""
+    return TraceReader(path, progress)
+
+
+class _Gunzip:
+    """Text of a gzip file, errors as TraceError."""
+
+    def __init__(self, file: BinaryIO, where: str) -> None:
+        self._file = file
+        self._where = where
+        self._gzip = gzip.GzipFile(fileobj=file, mode="rb")
+        self._done = 0
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        try:
+            got = self._gzip.readinto(buffer)
+        except EOFError:
+            raise TraceError(
+                f"{self._where}: truncated gzip file: it ends at byte {self._file.tell()}, after more than "
+                f"{self._done} bytes of text"
+            ) from None
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise TraceError(
+                f"{self._where}: damaged gzip file before byte {self._file.tell()}: {error}"
+            ) from None
+        self._done += got
+        return got
+
+
+def _resolve(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    for name in TRACE_FILES:
+        if (path / name).is_file():
+            return path / name
+    raise TraceError(f"{path}: no {' or '.join(TRACE_FILES)} in this directory")

@@ -1,0 +1,67 @@
+"""Public names: adding or losing one is a decision, made here too."""
+
+from __future__ import annotations
+
+import numa_client
+import numa_loadgen
+
+
+def test_numa_client() -> None:
+    assert sorted(numa_client.__all__) == [
+        "Aborted",
+        "Allocation",
+        "AsyncMachine",
+        "AsyncRegion",
+        "AsyncSession",
+        "Blocks",
+        "Cost",
+        "DeadlineExceeded",
+        "FailedPrecondition",
+        "Freed",
+        "InvalidRequest",
+        "KswapdState",
+        "Machine",
+        "MachineInfo",
+        "NodeInfo",
+        "NodeState",
+        "NotFound",
+        "NumaError",
+        "NumaStat",
+        "OutOfMemory",
+        "Pfns",
+        "Policy",
+        "PolicyMode",
+        "Region",
+        "RegionKind",
+        "Session",
+        "SessionInfo",
+        "Touch",
+        "Unavailable",
+        "ZoneState",
+    ]
+    assert all(hasattr(numa_client, name) for name in numa_client.__all__)
+
+
+def test_numa_loadgen() -> None:
+    assert sorted(numa_loadgen.__all__) == [
+        "Latency",
+        "LoadPlan",
+        "LoadProgress",
+        "LoadReport",
+        "PlanError",
+        "Step",
+        "WORKLOADS",
+        "Workload",
+        "register",
+        "run_load",
+    ]
+    assert all(hasattr(numa_loadgen, name) for name in numa_loadgen.__all__)
+
+
+def test_the_two_clients_offer_the_same() -> None:
+    def names(cls: type) -> set[str]:
+        return {name for name in vars(cls) if not name.startswith("_")}
+
+    assert names(numa_client.Machine) == names(numa_client.AsyncMachine)
+    assert names(numa_client.Session) == names(numa_client.AsyncSession)
+    assert names(numa_client.Region) == names(numa_client.AsyncRegion)

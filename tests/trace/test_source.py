@@ -1,0 +1,162 @@
+"""Any trace by its path, and the captures of real kernels."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from groundtruth import GROUNDTRUTH, requires_groundtruth
+
+from numa_service.mm.gfp import parse_gfp
+from numa_service.trace.columnar import write_ntrace
+from numa_service.trace.events import EventKind, TraceError, TraceEvents
+from numa_service.trace.source import open_trace
+
+TEXT = b"".join(
+    b"            init-1       [%03d] .....     9.%06d: mm_page_free: page=f7d379c1 pfn=%#x order=%d\n"
+    % (i % 4, i, 1 + i * 7, i % 11)
+    for i in range(500)
+)
+
+TRACES = sorted((GROUNDTRUTH / "traces").glob("*/*"))
+
+
+def read(path: Path) -> TraceEvents:
+    with open_trace(path) as trace:
+        return TraceEvents.concatenate(list(trace))
+
+
+def assert_same(got: TraceEvents, wanted: TraceEvents) -> None:
+    for name, column in wanted.columns().items():
+        np.testing.assert_array_equal(got.columns()[name], column, err_msg=name)
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    path = tmp_path / "trace"
+    path.write_bytes(TEXT)
+    return path
+
+
+def test_the_form_is_told_by_content(plain: Path, tmp_path: Path) -> None:
+    wanted = read(plain)
+    assert len(wanted) == 500
+    members = tmp_path / "t.trace.gz"
+    members.write_bytes(gzip.compress(TEXT[:20_001]) + gzip.compress(TEXT[20_001:]))
+    columnar = tmp_path / "columns"
+    with open_trace(plain) as trace:
+        write_ntrace(columnar, trace.header, trace, trace.counts)
+        counts = trace.counts
+    for path in (members, columnar, tmp_path):
+        assert_same(read(path), wanted)
+    with open_trace(columnar) as again:
+        list(again)
+        assert again.counts == counts
+
+
+def test_progress_ends_at_the_total(plain: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    with open_trace(plain, lambda done, total: calls.append((done, total))) as trace:
+        list(trace)
+    assert calls == sorted(calls)
+    assert calls[-1] == (len(TEXT), len(TEXT))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty file"),
+        (gzip.compress(b""), "empty file"),
+        (gzip.compress(TEXT)[:-300], r"truncated gzip file: it ends at byte \d+"),
+        (gzip.compress(TEXT)[:5], "truncated gzip file: it ends at byte 5"),
+        (gzip.compress(TEXT)[:-8] + b"\0" * 8, "damaged gzip file before byte .*CRC check failed"),
+        (gzip.compress(TEXT) + b"tail", "damaged gzip file"),
+        (gzip.compress(bytes(range(256)) * 9), "byte 0 is 0: not text"),
+        (gzip.compress(TEXT)[:12] + b"\xff" * 99, "damaged gzip file"),
+        (bytes(reversed(range(256))), "byte 255 is 0: not text"),
+        (b"PERFILE2" + bytes(90), "a perf.data file; give the text of perf script"),
+        (b"\x17\x08\x44tracing6\0", "a trace-cmd file; give the text of trace-cmd report"),
+        (b"\x93NTRACE\r\n", "byte 9: truncated"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "bad"
+    path.write_bytes(content)
+    with pytest.raises(TraceError, match=f"^{re.escape(str(path))}: .*{reason}") as raised:
+        read(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_paths_without_a_trace(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match="absent: No such file or directory"):
+        read(tmp_path / "absent")
+    with pytest.raises(TraceError, match=r"no t\.trace\.gz or t\.trace in this directory"):
+        read(tmp_path)
+
+
+@requires_groundtruth
+def test_there_are_captures_to_compare_with() -> None:
+    assert len(TRACES) >= 4
+
+
+@pytest.mark.parametrize("capture", TRACES, ids=lambda path: "-".join(path.parts[-2:]))
+def test_a_capture_counts_as_an_independent_reader_counted(capture: Path, tmp_path: Path) -> None:
+    check = json.loads((capture / "check.json").read_text())
+    with open_trace(capture) as trace:
+        events = TraceEvents.concatenate(list(trace))
+        counts, header = trace.counts, trace.header
+    assert counts.events == check["events"]
+    assert len(events) == sum(check["events"].values())
+    assert counts.total_skipped == counts.lost == header.overwritten == 0
+    assert not counts.unknown_gfp
+    assert f"{header.entries_in_buffer}/{header.entries_written}   #P:{header.nr_cpus}" in check["header"]
+    assert round((int(events.time_ns[-1]) - int(events.time_ns[0])) / 1e9, 3) == check["seconds"]
+    assert {str(k): n for k, n in Counter(events.cpu.tolist()).items()} == check["per_cpu"]
+    allocs = events.kind == EventKind.MM_PAGE_ALLOC
+    assert {str(k): n for k, n in Counter(events.order[allocs].tolist()).items()} == check["alloc_orders"]
+    types = Counter(events.migratetype[allocs].tolist())
+    assert {str(k): n for k, n in types.items()} == check["alloc_migratetypes"]
+    assert int((events.pfn[allocs] == 0).sum()) == check["failed_allocs"]
+    assert sorted(counts.gfp_texts.values(), reverse=True)[:12] == [n for _, n in check["top_gfp"]]
+    assert all(counts.gfp_texts[text] == n for text, n in check["top_gfp"])
+    by_bits = Counter(events.gfp[allocs].tolist())
+    assert by_bits == sum((Counter({parse_gfp(t): n}) for t, n in counts.gfp_texts.items()), Counter())
+    columnar = tmp_path / "t.ntrace"
+    write_ntrace(columnar, header, [events], counts)
+    assert_same(read(columnar), events)
+    assert columnar.stat().st_size < (capture / "t.trace.gz").stat().st_size
+
+
+LINE = re.compile(r"\s*.+-(\d+)\s+\[(\d+)\]\s+\S+\s+(\d+)\.(\d{6}): (\w+): (.*)")
+
+
+@pytest.mark.parametrize("capture", TRACES, ids=lambda path: "-".join(path.parts[-2:]))
+def test_columns_are_what_a_regular_expression_finds(capture: Path) -> None:
+    wanted = []
+    with gzip.open(capture / "t.trace.gz", "rt") as lines:
+        for text in islice(lines, 30_000):
+            found = LINE.match(text)
+            if found is None:
+                assert text.startswith("#")
+                continue
+            pid, cpu, seconds, micros, name, arguments = found.groups()
+            args = dict(word.split("=", 1) for word in arguments.split())
+            kind = EventKind.__members__.get(name.upper(), EventKind.OTHER)
+            if kind is EventKind.OTHER:
+                args = {}
+            order = args.get("alloc_order", args.get("order", 0))
+            migratetype = args.get("alloc_migratetype", args.get("migratetype", 0))
+            gfp = parse_gfp(args["gfp_flags"]) if kind is EventKind.MM_PAGE_ALLOC else 0
+            time_ns = int(seconds) * 10**9 + int(micros) * 1000
+            pfn = int(args.get("pfn", "0"), 16)
+            wanted.append((kind, time_ns, int(cpu), int(pid), pfn, int(order), int(migratetype), gfp))
+    with open_trace(capture) as trace:
+        chunk = next(iter(trace))
+    got = list(zip(*(c[: len(wanted)].tolist() for c in chunk.columns().values()), strict=True))
+    assert got == wanted
