@@ -17,7 +17,7 @@ from pathlib import Path
 
 from numa_service.machine.notation import MAX_NUMNODES, MAX_PHYSMEM_BYTES, parse_cpulist
 from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError, ZoneSpec
-from numa_service.machine.sysctl import SYSCTLS, parse_sysctl
+from numa_service.machine.sysctl import SYSCTLS, default_lowmem_reserve_ratio, parse_sysctl
 from numa_service.machine.zoneinfo import CapturedZone, parse_zoneinfo, read_lines, read_text
 from numa_service.machine.zones import PfnRange, count_pages, intersect, merge
 from numa_service.mm.mmzone import PAGE_SHIFT, PAGE_SIZE, ZONE_NAMES, zone_index
@@ -26,6 +26,7 @@ _NODE_TREE = ("node", "sys/devices/system/node")
 _VERSION = re.compile(r"Linux version (\d+)\.(\d+)")
 _IOMEM = re.compile(r" *([0-9a-f]+)-([0-9a-f]+) : (.*)", re.ASCII)
 _SYSCTL = re.compile(r"([\w./-]+) *= ?(.*)", re.ASCII)
+_RATIO = "vm.lowmem_reserve_ratio"
 _SWAP = re.compile(r"\S+\s+\S+\s+(\d+)\s+\d+\s+-?\d+", re.ASCII)
 
 
@@ -55,7 +56,7 @@ def load_capture(root: Path) -> MachineSpec:
         nodes=nodes,
         distances=distances,
         swap_pages=capture.swap_pages(),
-        sysctls=capture.sysctls(profile),
+        sysctls=capture.sysctls(zones, arch, profile),
     )
 
 
@@ -203,11 +204,23 @@ class _Capture:
                 ranges.append((start + PAGE_SIZE - 1 >> PAGE_SHIFT, end >> PAGE_SHIFT))
         return merge(ranges)
 
-    def sysctls(self, profile: str) -> dict[str, str]:
+    def sysctls(self, zones: list[CapturedZone], arch: str, profile: str) -> dict[str, str]:
         """Every vm sysctl (and kernel.numa_balancing) as captured; those known here are checked."""
         path = self.find("sysctl.txt")
-        if path is None:
-            return self._sysctl_tree(profile)
+        values = self._sysctl_tree(profile) if path is None else self._sysctl_lines(path, profile)
+        if _RATIO in values:
+            # One number a zone type of *that* kernel, which may have others than this architecture's row.
+            nid = zones[0].nid
+            captured = dict(
+                zip((z.name for z in zones if z.nid == nid), values[_RATIO].split(), strict=False)
+            )
+            defaults = default_lowmem_reserve_ratio(arch, profile).split()
+            names = ZONE_NAMES[arch][: len(defaults)]
+            values[_RATIO] = "\t".join(map(captured.get, names, defaults))
+        return values
+
+    @staticmethod
+    def _sysctl_lines(path: Path, profile: str) -> dict[str, str]:
         values: dict[str, str] = {}
         for number, line in enumerate(read_lines(path), start=1):
             match = _SYSCTL.fullmatch(line)
@@ -247,6 +260,8 @@ def _checked(name: str, value: str, profile: str, where: str) -> str:
     # A newer kernel than the profile may have sysctls that the profile does not: kept like unknown ones.
     if name not in SYSCTLS or profile not in SYSCTLS[name].defaults:
         return value
+    if name == _RATIO and re.fullmatch(r"\d{1,9}(?:\s+\d{1,9})*", value, re.ASCII):
+        return value  # as many as its kernel has: fitted to the machine's zones by the caller
     try:
         return parse_sysctl(name, value, profile)
     except SpecError as error:

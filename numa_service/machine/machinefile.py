@@ -1,6 +1,8 @@
 """Machine files: a TOML description of a machine → :class:`MachineSpec`.
 
-Every error is one line, ``FILE:LINE: key.path: reason``. The format is documented by the presets.
+Every error is one line, ``FILE:LINE: key.path: reason``. Keys and their defaults are those of the tables
+below; the presets show them at work. Rows and columns of ``distances`` and ``read_ns``, and the place of
+nodes in physical memory, follow the order of the ``[[node]]`` tables, whatever their ids.
 """
 
 from __future__ import annotations
@@ -219,7 +221,7 @@ class _Builder:
         self._check_nodes()
         self._check_cpus()
         order = sorted(range(len(self.nids)), key=self.nids.__getitem__)
-        ram = self._ram(order)
+        ram = self._ram()
         distances = self._distances()
         latency = self._latency()
         sysctls = self._sysctls()
@@ -254,8 +256,8 @@ class _Builder:
         if not owner:
             self.fail(("node",), "no node has a CPU")
 
-    def _ram(self, order: list[int]) -> dict[int, tuple[PfnRange, ...]]:
-        """RAM by position in the file."""
+    def _ram(self) -> list[tuple[PfnRange, ...]]:
+        """RAM by position in the file; given sizes only, nodes follow each other in that order."""
         nodes = self.table.node
         by_ranges = next((i for i, node in enumerate(nodes) if node.ranges is not None), None)
         for i, node in enumerate(nodes):
@@ -271,10 +273,10 @@ class _Builder:
         self._check_total()
         if by_ranges is not None:
             self._check_ranges()
-            ram = {i: without_bios_holes(node.ranges or ()) for i, node in enumerate(nodes)}
+            ram = [without_bios_holes(node.ranges or ()) for node in nodes]
         else:
-            ram = dict(zip(order, q35_ram([nodes[i].memory or 0 for i in order]), strict=True))
-        if not any(ram.values()):
+            ram = q35_ram([node.memory or 0 for node in nodes])
+        if not any(ram):
             self.fail(("node",), "no node has memory")
         return ram
 
@@ -359,9 +361,9 @@ class _Builder:
                 self.fail(path, str(error).removeprefix(f"{name}: "))
         return values
 
-    def _nodes(self, order: list[int], ram: dict[int, tuple[PfnRange, ...]]) -> tuple[NodeSpec, ...]:
+    def _nodes(self, order: list[int], ram: list[tuple[PfnRange, ...]]) -> tuple[NodeSpec, ...]:
         arch = self.table.arch
-        _, lowest = movable_zone(arch, merge(span for ranges in ram.values() for span in ranges))
+        _, lowest = movable_zone(arch, merge(span for ranges in ram for span in ranges))
         nodes: list[NodeSpec] = []
         for i in order:
             node, first = self.table.node[i], None

@@ -207,7 +207,7 @@ class Sysctls:
         }
         self._values["vm.lowmem_reserve_ratio"] = default_lowmem_reserve_ratio(arch, profile)
         for key, value in (values or {}).items():
-            if key in SYSCTLS:
+            if key in SYSCTLS and profile in SYSCTLS[key].defaults:
                 self.set(key, value)
             else:
                 self._values[key] = value

@@ -360,6 +360,7 @@ class Pgdat:
             numastat=dict(zip(NUMASTAT_NAMES, map(int, totals), strict=True)),
             swap_total=int(pg.reclaim_stat[SWAP_TOTAL]),
             swap_used=int(pg.reclaim_stat[SWAP_USED]),
+            unreclaimable=bool(pg.kswapd[KSWAPD_FAILURES] >= MAX_RECLAIM_RETRIES),
         )
 
     def _node_stat(self) -> dict[str, int]:

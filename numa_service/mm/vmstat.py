@@ -115,7 +115,7 @@ _EVENT_NAMES = (
 
 def vm_event_names(zone_names: tuple[str, ...]) -> tuple[str, ...]:
     """/proc/vmstat name of every position of ``vm_event``; empty where this architecture has no such zone."""
-    pgalloc = tuple(f"pgalloc_{name.lower()}" for name in zone_names)
+    pgalloc = tuple(f"pgalloc_{'high' if name == 'HighMem' else name.lower()}" for name in zone_names)
     normal = zone_names.index("Normal")
     return pgalloc + ("",) * (5 - len(pgalloc)) + (f"allocstall_{zone_names[normal].lower()}",) + _EVENT_NAMES
 

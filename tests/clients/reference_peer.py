@@ -1,7 +1,7 @@
-"""A peer for the client's tests: the wire contract on real grpc.aio servers, over memory that is a bitmap.
+"""A peer for the client's tests, on real grpc.aio servers.
 
-It knows ownership, fallback to the other node and repeated request ids, nothing of zones or watermarks. Tests
-tell it to lose replies, hang, or end a lease.
+It answers a repeated request id with the first reply, as the contract says. Tests tell it to lose replies,
+hang, or end a lease.
 """
 
 from __future__ import annotations
@@ -12,65 +12,35 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
-import numpy as np
-from google.protobuf import any_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from numa_client._gen.numa.v1 import (
-    machine_service_pb2,
     machine_service_pb2_grpc,
-    memory_service_pb2,
     memory_service_pb2_grpc,
-    node_service_pb2,
     node_service_pb2_grpc,
-    types_pb2,
 )
+from reference_node import ReferenceMemory, ReferenceNode, Refused
 
 Context = grpc.aio.ServicerContext
 WITHOUT_REQUEST_ID = ("GetMachine", "GetNode", "RenewSession", "WriteSysctl", "CheckInvariants")
 
 
-class Refused(Exception):
-    """A request that the peer answers with a rich error."""
-
-    def __init__(self, code: int, message: str, field: str = "", reason: str = "") -> None:
-        super().__init__(message)
-        details = []
-        for detail in (
-            error_details_pb2.ErrorInfo(reason=reason, domain="numa.v1", metadata={"node": "0"}),
-            error_details_pb2.BadRequest(
-                field_violations=[{"field": field, "description": message}] if field else []
-            ),
-        ):
-            packed = any_pb2.Any()
-            packed.Pack(detail)
-            details.append(packed)
-        self.status = status_pb2.Status(code=code, message=message, details=details)
-
-
-class ReferenceMachine(grpc.aio.ServerInterceptor):
+class ReferenceMachine(ReferenceMemory, grpc.aio.ServerInterceptor):
     """Both nodes, and what tests see and steer of them."""
 
     def __init__(self, pages_per_node: int) -> None:
-        self.owner = np.zeros((2, pages_per_node), np.int64)  # session that holds each page, 0: free
-        self.regions: dict[int, tuple[int, dict[int, tuple[int, int]]]] = {}
-        self.sessions: set[int] = set()
+        super().__init__(pages_per_node)
         self.calls: defaultdict[str, list[Any]] = defaultdict(list)
         self.deadlines: list[float | None] = []
         self.called = asyncio.Condition()
         self.lost_replies: defaultdict[str, int] = defaultdict(int)
         self.hanging: set[str] = set()
-        self.lease_seconds = 30.0
-        self.violations: list[str] = []
         self._replies: dict[str, Any] = {}
-        self._numbers = iter(range(1, 1 << 31))
         self._servers: list[grpc.aio.Server] = []
-        self.addresses: list[str] = []
 
     async def start(self) -> None:
         for nid in (0, 1):
             server = grpc.aio.server(interceptors=[self])
-            node = _Node(self, nid)
+            node = ReferenceNode(self, nid)
             machine_service_pb2_grpc.add_MachineServiceServicer_to_server(node, server)
             memory_service_pb2_grpc.add_MemoryServiceServicer_to_server(node, server)
             node_service_pb2_grpc.add_NodeServiceServicer_to_server(node, server)
@@ -85,12 +55,6 @@ class ReferenceMachine(grpc.aio.ServerInterceptor):
     async def wait_for_calls(self, method: str, number: int) -> None:
         async with asyncio.timeout(30), self.called:
             await self.called.wait_for(lambda: len(self.calls[method]) >= number)
-
-    def end_session(self, session: int) -> int:
-        held = self.owner == session
-        self.owner[held] = 0
-        self.sessions.discard(session)
-        return int(held.sum())
 
     async def intercept_service(
         self, continuation: Callable[..., Awaitable[Any]], details: grpc.HandlerCallDetails
@@ -120,128 +84,4 @@ class ReferenceMachine(grpc.aio.ServerInterceptor):
 
         return grpc.unary_unary_rpc_method_handler(
             answer, handler.request_deserializer, handler.response_serializer
-        )
-
-    def number(self) -> int:
-        return next(self._numbers)
-
-    def check_session(self, session: int) -> None:
-        if session not in self.sessions:
-            raise Refused(code_pb2.NOT_FOUND, f"no session {session}", reason="SESSION_EXPIRED")
-
-    def take(self, session: int, order: int, count: int, nodes: tuple[int, ...]) -> list[tuple[int, int]]:
-        """First fit over the nodes in order; nothing is taken when there is not enough."""
-        found: list[tuple[int, int]] = []
-        for nid in nodes:
-            free = (self.owner[nid].reshape(-1, 1 << order) == 0).all(axis=1)
-            found += [(nid, int(block) << order) for block in np.flatnonzero(free)[: count - len(found)]]
-        if len(found) < count:
-            raise Refused(code_pb2.RESOURCE_EXHAUSTED, "out of memory", reason="OUT_OF_MEMORY")
-        for nid, pfn in found:
-            self.owner[nid, pfn : pfn + (1 << order)] = session
-        return found
-
-
-class _Node(
-    machine_service_pb2_grpc.MachineServiceServicer,
-    memory_service_pb2_grpc.MemoryServiceServicer,
-    node_service_pb2_grpc.NodeServiceServicer,
-):
-    """What one node's server answers."""
-
-    def __init__(self, machine: ReferenceMachine, nid: int) -> None:
-        self.machine = machine
-        self.nid = nid
-
-    async def GetMachine(self, request: Any, context: Any) -> machine_service_pb2.GetMachineResponse:
-        nodes = [
-            {"node": nid, "cpus": [[0, 1], []][nid], "managed_pages": self.machine.owner.shape[1]}
-            | {"address": self.machine.addresses[nid], "incarnation": 1, "fallback_order": [nid, 1 - nid]}
-            for nid in (0, 1)
-        ]
-        return machine_service_pb2.GetMachineResponse(
-            name="reference", profile="linux-6.1", nodes=nodes, distances=[10, 20, 21, 10]
-        )
-
-    async def OpenSession(self, request: Any, context: Any) -> memory_service_pb2.OpenSessionResponse:
-        if self.nid:
-            raise Refused(code_pb2.FAILED_PRECONDITION, f"node {self.nid} has no CPUs", reason="NO_CPUS")
-        self.machine.sessions.add(session := self.machine.number())
-        return memory_service_pb2.OpenSessionResponse(
-            session=session, lease_seconds=self.machine.lease_seconds, node=self.nid, incarnation=1
-        )
-
-    async def RenewSession(self, request: Any, context: Any) -> memory_service_pb2.RenewSessionResponse:
-        self.machine.check_session(request.session)
-        return memory_service_pb2.RenewSessionResponse(lease_seconds=self.machine.lease_seconds)
-
-    async def CloseSession(self, request: Any, context: Any) -> memory_service_pb2.CloseSessionResponse:
-        self.machine.check_session(request.session)
-        return memory_service_pb2.CloseSessionResponse(freed_pages=self.machine.end_session(request.session))
-
-    async def AllocPages(self, request: Any, context: Any) -> memory_service_pb2.AllocPagesResponse:
-        self.machine.check_session(request.session)
-        if request.order > 10:
-            raise Refused(code_pb2.INVALID_ARGUMENT, "order 11: at most 10", field="order")
-        nodes = tuple(request.policy.nodes) or (0, 1)
-        blocks = self.machine.take(request.session, request.order, request.count, nodes)
-        pages = [(nid, np.array([pfn for n, pfn in blocks if n == nid], "<u8")) for nid in nodes]
-        return memory_service_pb2.AllocPagesResponse(
-            pages=[types_pb2.NodePages(node=nid, pfns=pfns.tobytes()) for nid, pfns in pages if len(pfns)],
-            cost=types_pb2.Cost(latency_ns=100 * len(blocks), access_ns=100 * len(blocks)),
-            remote_lookups=sum(nid != self.nid for nid, pfns in pages if len(pfns)),
-        )
-
-    async def FreePages(self, request: Any, context: Any) -> memory_service_pb2.FreePagesResponse:
-        self.machine.check_session(request.session)
-        size = 1 << request.order
-        blocks = [(p.node, int(pfn)) for p in request.pages for pfn in np.frombuffer(p.pfns, "<u8")]
-        for nid, pfn in blocks:
-            if (self.machine.owner[nid, pfn : pfn + size] != request.session).any():
-                raise Refused(code_pb2.NOT_FOUND, f"pfn {pfn} is not yours", reason="NOT_HELD")
-        for nid, pfn in blocks:
-            self.machine.owner[nid, pfn : pfn + size] = 0
-        return memory_service_pb2.FreePagesResponse(freed_pages=len(blocks) * size)
-
-    async def MapRegion(self, request: Any, context: Any) -> memory_service_pb2.MapRegionResponse:
-        self.machine.check_session(request.session)
-        self.machine.regions[region := self.machine.number()] = (request.nr_pages, {})
-        return memory_service_pb2.MapRegionResponse(region=region)
-
-    async def TouchRegion(self, request: Any, context: Any) -> memory_service_pb2.TouchRegionResponse:
-        self.machine.check_session(request.session)
-        nr_pages, resident = self.machine.regions[request.region]
-        wanted = range(request.first_page, request.first_page + request.count)
-        if wanted.stop > nr_pages:
-            raise Refused(code_pb2.INVALID_ARGUMENT, "beyond the region", field="count")
-        missing = [page for page in wanted if page not in resident]
-        resident |= zip(missing, self.machine.take(request.session, 0, len(missing), (0, 1)), strict=True)
-        placement = [sum(resident[page][0] == nid for page in wanted) for nid in (0, 1)]
-        return memory_service_pb2.TouchRegionResponse(
-            hit_pages=request.count - len(missing),
-            fault_pages=len(missing),
-            placement=[{"node": nid, "pages": pages} for nid, pages in enumerate(placement) if pages],
-            cost=types_pb2.Cost(latency_ns=90 * request.count),
-        )
-
-    async def UnmapRegion(self, request: Any, context: Any) -> memory_service_pb2.UnmapRegionResponse:
-        _, resident = self.machine.regions.pop(request.region)
-        for nid, pfn in resident.values():
-            self.machine.owner[nid, pfn] = 0
-        return memory_service_pb2.UnmapRegionResponse(freed_pages=len(resident))
-
-    async def GetNode(self, request: Any, context: Any) -> node_service_pb2.GetNodeResponse:
-        zone = types_pb2.ZoneSummary(zone="Normal", free_pages=int((self.machine.owner[self.nid] == 0).sum()))
-        return node_service_pb2.GetNodeResponse(
-            node=self.nid, zones=[zone], vm_events={"pgfault": 2, "pgalloc_normal": 1}, digest="d"
-        )
-
-    async def WriteSysctl(self, request: Any, context: Any) -> node_service_pb2.WriteSysctlResponse:
-        if request.key != "vm.min_free_kbytes":
-            raise Refused(code_pb2.INVALID_ARGUMENT, f"no sysctl {request.key}", field="key")
-        return node_service_pb2.WriteSysctlResponse()
-
-    async def CheckInvariants(self, request: Any, context: Any) -> node_service_pb2.CheckInvariantsResponse:
-        return node_service_pb2.CheckInvariantsResponse(
-            violations=self.machine.violations if self.nid else []
         )

@@ -31,16 +31,24 @@ def test_cpulist_round_trip(cpus: set[int]) -> None:
 @given(st.text(max_size=60))
 def test_any_text_is_parsed_or_refused_in_one_line(text: str) -> None:
     for parse in (parse_size, parse_pages, parse_address, parse_cpulist):
+        reason = "parsed"
         try:
             parse(text)
         except SpecError as error:
-            assert str(error)
-            assert "\n" not in str(error)
+            reason = str(error)
+        assert len(reason.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("3GiB", 3 << 30), ("1.5GiB", 3 << 29), ("512 MiB", 512 << 20), ("4096", 4096), ("64TiB", 64 << 40), (0, 0)],
+    [
+        ("3GiB", 3 << 30),
+        ("1.5GiB", 3 << 29),
+        ("512 MiB", 512 << 20),
+        ("4096", 4096),
+        ("64TiB", 64 << 40),
+        (0, 0),
+    ],
 )
 def test_sizes(text: object, size: int) -> None:
     assert parse_size(text) == size

@@ -59,7 +59,7 @@ def test_every_number_in_the_document_is_its_line(newline: str) -> None:
     lines = key_lines(text)
     leaves = _values((), tomllib.loads(text))
     numbers = {path: value for path, value in leaves if isinstance(value, int)}
-    assert len(numbers) == 15
+    assert len(numbers) == 16
     assert {path: lines[path] for path in numbers} == numbers
 
 

@@ -46,7 +46,10 @@ def test_zone_boundaries_of_x86_64() -> None:
 
 
 def test_a_zone_without_pages_is_left_out_even_if_spanned() -> None:
-    assert [zone.name for zone in layout_zones("x86_64", [(1, 4096), (4 * GIB, 5 * GIB)])] == ["DMA", "Normal"]
+    assert [zone.name for zone in layout_zones("x86_64", [(1, 4096), (4 * GIB, 5 * GIB)])] == [
+        "DMA",
+        "Normal",
+    ]
     assert layout_zones("x86_64", []) == ()
 
 
@@ -65,7 +68,9 @@ def test_movable_may_take_all_of_the_highest_zone_but_nothing_lower() -> None:
     ram = [(1, 2 * GIB), (4 * GIB, 6 * GIB)]
     zones = layout_zones("x86_64", ram, movable_start(ram, 2 * GIB, 4 * GIB), 4 * GIB)
     assert [zone.name for zone in zones] == ["DMA", "DMA32", "Movable"]
-    with pytest.raises(SpecError, match=f"only {2 * GIB} of these {3 * GIB} pages lie in the machine's highest"):
+    with pytest.raises(
+        SpecError, match=f"only {2 * GIB} of these {3 * GIB} pages lie in the machine's highest"
+    ):
         movable_start(ram, 3 * GIB, 4 * GIB)
     with pytest.raises(SpecError, match="only 0 of these 5 pages"):
         movable_start([], 5, 4 * GIB)

@@ -80,7 +80,7 @@ def _panel(progress: LoadProgress) -> Group:
 def summary(report: LoadReport) -> Group:
     """The tables printed at the end."""
     wall = Table(
-        title="wall time, ms" + (", from the moment each request was due" if report.open_loop else ""),
+        title="wall ms" + (" since each request was due" if report.open_loop else ""),
         title_justify="left",
     )
     wall.add_column("operation")

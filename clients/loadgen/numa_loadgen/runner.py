@@ -180,7 +180,8 @@ class _Client:
         self._held_pages = 0
         if session is not None:
             with suppress(NumaError):
-                self._run.recorder.released_pages += await session.close()
+                freed_pages = await session.close()  # on a line of its own: `+=` reads before it awaits
+                self._run.recorder.released_pages += freed_pages
 
     async def work(self) -> None:
         """Steps until the load is over."""

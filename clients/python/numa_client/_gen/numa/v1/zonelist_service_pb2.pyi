@@ -1,4 +1,3 @@
-from numa_client._gen.numa.v1 import types_pb2 as _types_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -18,60 +17,76 @@ class Owner(_message.Message):
     def __init__(self, node: _Optional[int] = ..., incarnation: _Optional[int] = ..., id: _Optional[int] = ...) -> None: ...
 
 class LookupRequest(_message.Message):
-    __slots__ = ("request_id", "owner", "order", "count", "gfp", "alloc_flags", "highest_zoneidx", "zones", "preferred_node", "cpu_node", "lru_kind", "indexes", "dirty", "interleave")
+    __slots__ = ("request_id", "owner", "order", "count", "migratetype", "highest_zoneidx", "zones", "cpu", "alloc_flags", "numa_how", "lru_kind", "indexes", "dirty")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     ORDER_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
-    GFP_FIELD_NUMBER: _ClassVar[int]
-    ALLOC_FLAGS_FIELD_NUMBER: _ClassVar[int]
+    MIGRATETYPE_FIELD_NUMBER: _ClassVar[int]
     HIGHEST_ZONEIDX_FIELD_NUMBER: _ClassVar[int]
     ZONES_FIELD_NUMBER: _ClassVar[int]
-    PREFERRED_NODE_FIELD_NUMBER: _ClassVar[int]
-    CPU_NODE_FIELD_NUMBER: _ClassVar[int]
+    CPU_FIELD_NUMBER: _ClassVar[int]
+    ALLOC_FLAGS_FIELD_NUMBER: _ClassVar[int]
+    NUMA_HOW_FIELD_NUMBER: _ClassVar[int]
     LRU_KIND_FIELD_NUMBER: _ClassVar[int]
     INDEXES_FIELD_NUMBER: _ClassVar[int]
     DIRTY_FIELD_NUMBER: _ClassVar[int]
-    INTERLEAVE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     owner: Owner
     order: int
     count: int
-    gfp: int
-    alloc_flags: int
+    migratetype: int
     highest_zoneidx: int
     zones: _containers.RepeatedScalarFieldContainer[int]
-    preferred_node: int
-    cpu_node: int
+    cpu: int
+    alloc_flags: int
+    numa_how: int
     lru_kind: int
     indexes: bytes
     dirty: bool
-    interleave: bool
-    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., order: _Optional[int] = ..., count: _Optional[int] = ..., gfp: _Optional[int] = ..., alloc_flags: _Optional[int] = ..., highest_zoneidx: _Optional[int] = ..., zones: _Optional[_Iterable[int]] = ..., preferred_node: _Optional[int] = ..., cpu_node: _Optional[int] = ..., lru_kind: _Optional[int] = ..., indexes: _Optional[bytes] = ..., dirty: _Optional[bool] = ..., interleave: _Optional[bool] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., order: _Optional[int] = ..., count: _Optional[int] = ..., migratetype: _Optional[int] = ..., highest_zoneidx: _Optional[int] = ..., zones: _Optional[_Iterable[int]] = ..., cpu: _Optional[int] = ..., alloc_flags: _Optional[int] = ..., numa_how: _Optional[int] = ..., lru_kind: _Optional[int] = ..., indexes: _Optional[bytes] = ..., dirty: _Optional[bool] = ...) -> None: ...
+
+class ZoneState(_message.Message):
+    __slots__ = ("zone", "free_pages", "managed_pages", "min_pages", "low_pages", "high_pages")
+    ZONE_FIELD_NUMBER: _ClassVar[int]
+    FREE_PAGES_FIELD_NUMBER: _ClassVar[int]
+    MANAGED_PAGES_FIELD_NUMBER: _ClassVar[int]
+    MIN_PAGES_FIELD_NUMBER: _ClassVar[int]
+    LOW_PAGES_FIELD_NUMBER: _ClassVar[int]
+    HIGH_PAGES_FIELD_NUMBER: _ClassVar[int]
+    zone: int
+    free_pages: int
+    managed_pages: int
+    min_pages: int
+    low_pages: int
+    high_pages: int
+    def __init__(self, zone: _Optional[int] = ..., free_pages: _Optional[int] = ..., managed_pages: _Optional[int] = ..., min_pages: _Optional[int] = ..., low_pages: _Optional[int] = ..., high_pages: _Optional[int] = ...) -> None: ...
 
 class LookupResponse(_message.Message):
-    __slots__ = ("pfns", "zones", "path")
+    __slots__ = ("pfns", "path", "zones")
     PFNS_FIELD_NUMBER: _ClassVar[int]
-    ZONES_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
+    ZONES_FIELD_NUMBER: _ClassVar[int]
     pfns: bytes
-    zones: _containers.RepeatedCompositeFieldContainer[_types_pb2.ZoneSummary]
-    path: bytes
-    def __init__(self, pfns: _Optional[bytes] = ..., zones: _Optional[_Iterable[_Union[_types_pb2.ZoneSummary, _Mapping]]] = ..., path: _Optional[bytes] = ...) -> None: ...
+    path: _containers.RepeatedScalarFieldContainer[int]
+    zones: _containers.RepeatedCompositeFieldContainer[ZoneState]
+    def __init__(self, pfns: _Optional[bytes] = ..., path: _Optional[_Iterable[int]] = ..., zones: _Optional[_Iterable[_Union[ZoneState, _Mapping]]] = ...) -> None: ...
 
 class ReleaseRequest(_message.Message):
-    __slots__ = ("request_id", "owner", "order", "pfns", "indexes")
+    __slots__ = ("request_id", "owner", "order", "pfns", "cpu", "indexes")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     ORDER_FIELD_NUMBER: _ClassVar[int]
     PFNS_FIELD_NUMBER: _ClassVar[int]
+    CPU_FIELD_NUMBER: _ClassVar[int]
     INDEXES_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     owner: Owner
     order: int
     pfns: bytes
+    cpu: int
     indexes: bytes
-    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., order: _Optional[int] = ..., pfns: _Optional[bytes] = ..., indexes: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., order: _Optional[int] = ..., pfns: _Optional[bytes] = ..., cpu: _Optional[int] = ..., indexes: _Optional[bytes] = ...) -> None: ...
 
 class ReleaseResponse(_message.Message):
     __slots__ = ("freed_pages",)
@@ -80,12 +95,16 @@ class ReleaseResponse(_message.Message):
     def __init__(self, freed_pages: _Optional[int] = ...) -> None: ...
 
 class ReleaseOwnerRequest(_message.Message):
-    __slots__ = ("request_id", "owner")
+    __slots__ = ("request_id", "owner", "pfns", "indexes")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
+    PFNS_FIELD_NUMBER: _ClassVar[int]
+    INDEXES_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     owner: Owner
-    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ...) -> None: ...
+    pfns: bytes
+    indexes: bytes
+    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., pfns: _Optional[bytes] = ..., indexes: _Optional[bytes] = ...) -> None: ...
 
 class ReleaseOwnerResponse(_message.Message):
     __slots__ = ("freed_pages",)
@@ -108,42 +127,62 @@ class TouchRequest(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., pfns: _Optional[bytes] = ..., indexes: _Optional[bytes] = ..., write: _Optional[bool] = ...) -> None: ...
 
 class TouchResponse(_message.Message):
-    __slots__ = ("states",)
-    STATES_FIELD_NUMBER: _ClassVar[int]
-    states: bytes
-    def __init__(self, states: _Optional[bytes] = ...) -> None: ...
+    __slots__ = ("gone", "swapped_in_pages", "path")
+    GONE_FIELD_NUMBER: _ClassVar[int]
+    SWAPPED_IN_PAGES_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    gone: bytes
+    swapped_in_pages: int
+    path: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, gone: _Optional[bytes] = ..., swapped_in_pages: _Optional[int] = ..., path: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class WakeKswapdRequest(_message.Message):
-    __slots__ = ("order", "highest_zoneidx")
-    ORDER_FIELD_NUMBER: _ClassVar[int]
-    HIGHEST_ZONEIDX_FIELD_NUMBER: _ClassVar[int]
-    order: int
-    highest_zoneidx: int
-    def __init__(self, order: _Optional[int] = ..., highest_zoneidx: _Optional[int] = ...) -> None: ...
-
-class WakeKswapdResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
-
-class ReclaimRequest(_message.Message):
-    __slots__ = ("request_id", "order", "highest_zoneidx", "priority")
+    __slots__ = ("request_id", "order", "highest_zoneidx")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ORDER_FIELD_NUMBER: _ClassVar[int]
     HIGHEST_ZONEIDX_FIELD_NUMBER: _ClassVar[int]
-    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     order: int
     highest_zoneidx: int
+    def __init__(self, request_id: _Optional[str] = ..., order: _Optional[int] = ..., highest_zoneidx: _Optional[int] = ...) -> None: ...
+
+class WakeKswapdResponse(_message.Message):
+    __slots__ = ("woken",)
+    WOKEN_FIELD_NUMBER: _ClassVar[int]
+    woken: bool
+    def __init__(self, woken: _Optional[bool] = ...) -> None: ...
+
+class ReclaimRequest(_message.Message):
+    __slots__ = ("request_id", "highest_zoneidx", "priority", "nr_to_reclaim_pages")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    HIGHEST_ZONEIDX_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    NR_TO_RECLAIM_PAGES_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    highest_zoneidx: int
     priority: int
-    def __init__(self, request_id: _Optional[str] = ..., order: _Optional[int] = ..., highest_zoneidx: _Optional[int] = ..., priority: _Optional[int] = ...) -> None: ...
+    nr_to_reclaim_pages: int
+    def __init__(self, request_id: _Optional[str] = ..., highest_zoneidx: _Optional[int] = ..., priority: _Optional[int] = ..., nr_to_reclaim_pages: _Optional[int] = ...) -> None: ...
 
 class ReclaimResponse(_message.Message):
-    __slots__ = ("reclaimed_pages", "scanned_pages")
-    RECLAIMED_PAGES_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("scanned_pages", "reclaimed_pages", "path")
     SCANNED_PAGES_FIELD_NUMBER: _ClassVar[int]
-    reclaimed_pages: int
+    RECLAIMED_PAGES_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
     scanned_pages: int
-    def __init__(self, reclaimed_pages: _Optional[int] = ..., scanned_pages: _Optional[int] = ...) -> None: ...
+    reclaimed_pages: int
+    path: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, scanned_pages: _Optional[int] = ..., reclaimed_pages: _Optional[int] = ..., path: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class DrainRequest(_message.Message):
+    __slots__ = ("request_id",)
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    def __init__(self, request_id: _Optional[str] = ...) -> None: ...
+
+class DrainResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class CountForeignRequest(_message.Message):
     __slots__ = ("request_id", "zone", "count")

@@ -66,6 +66,11 @@ class ZonelistServiceStub:
                 request_serializer=numa_dot_v1_dot_zonelist__service__pb2.ReclaimRequest.SerializeToString,
                 response_deserializer=numa_dot_v1_dot_zonelist__service__pb2.ReclaimResponse.FromString,
                 _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/numa.v1.ZonelistService/Drain',
+                request_serializer=numa_dot_v1_dot_zonelist__service__pb2.DrainRequest.SerializeToString,
+                response_deserializer=numa_dot_v1_dot_zonelist__service__pb2.DrainResponse.FromString,
+                _registered_method=True)
         self.CountForeign = channel.unary_unary(
                 '/numa.v1.ZonelistService/CountForeign',
                 request_serializer=numa_dot_v1_dot_zonelist__service__pb2.CountForeignRequest.SerializeToString,
@@ -93,7 +98,7 @@ class ZonelistServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseOwner(self, request, context):
-        """Frees everything that an owner has on the peer, or every owner of a dead incarnation.
+        """Frees everything that an owner has on the peer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,6 +120,13 @@ class ZonelistServiceServicer:
 
     def Reclaim(self, request, context):
         """Direct reclaim in the peer's zones on behalf of the caller.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Drain(self, request, context):
+        """Empties the peer's pagesets.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -159,6 +171,11 @@ def add_ZonelistServiceServicer_to_server(servicer, server):
                     servicer.Reclaim,
                     request_deserializer=numa_dot_v1_dot_zonelist__service__pb2.ReclaimRequest.FromString,
                     response_serializer=numa_dot_v1_dot_zonelist__service__pb2.ReclaimResponse.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=numa_dot_v1_dot_zonelist__service__pb2.DrainRequest.FromString,
+                    response_serializer=numa_dot_v1_dot_zonelist__service__pb2.DrainResponse.SerializeToString,
             ),
             'CountForeign': grpc.unary_unary_rpc_method_handler(
                     servicer.CountForeign,
@@ -330,6 +347,33 @@ class ZonelistService:
             '/numa.v1.ZonelistService/Reclaim',
             numa_dot_v1_dot_zonelist__service__pb2.ReclaimRequest.SerializeToString,
             numa_dot_v1_dot_zonelist__service__pb2.ReclaimResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/numa.v1.ZonelistService/Drain',
+            numa_dot_v1_dot_zonelist__service__pb2.DrainRequest.SerializeToString,
+            numa_dot_v1_dot_zonelist__service__pb2.DrainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,13 +40,15 @@ class ZonelistServiceStub:
     Release: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.ReleaseRequest, _zonelist_service_pb2.ReleaseResponse]
     """Gives blocks of an owner back."""
     ReleaseOwner: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.ReleaseOwnerRequest, _zonelist_service_pb2.ReleaseOwnerResponse]
-    """Frees everything that an owner has on the peer, or every owner of a dead incarnation."""
+    """Frees everything that an owner has on the peer."""
     Touch: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.TouchRequest, _zonelist_service_pb2.TouchResponse]
     """Marks pages of a region referenced; tells which are no longer the region's."""
     WakeKswapd: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.WakeKswapdRequest, _zonelist_service_pb2.WakeKswapdResponse]
     """wakeup_kswapd() on the peer."""
     Reclaim: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.ReclaimRequest, _zonelist_service_pb2.ReclaimResponse]
     """Direct reclaim in the peer's zones on behalf of the caller."""
+    Drain: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.DrainRequest, _zonelist_service_pb2.DrainResponse]
+    """Empties the peer's pagesets."""
     CountForeign: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.CountForeignRequest, _zonelist_service_pb2.CountForeignResponse]
     """numa_foreign on the preferred zone, when the pages came from elsewhere."""
 
@@ -62,13 +64,15 @@ class ZonelistServiceAsyncStub(ZonelistServiceStub):
     Release: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.ReleaseRequest, _zonelist_service_pb2.ReleaseResponse]  # type: ignore[assignment]
     """Gives blocks of an owner back."""
     ReleaseOwner: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.ReleaseOwnerRequest, _zonelist_service_pb2.ReleaseOwnerResponse]  # type: ignore[assignment]
-    """Frees everything that an owner has on the peer, or every owner of a dead incarnation."""
+    """Frees everything that an owner has on the peer."""
     Touch: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.TouchRequest, _zonelist_service_pb2.TouchResponse]  # type: ignore[assignment]
     """Marks pages of a region referenced; tells which are no longer the region's."""
     WakeKswapd: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.WakeKswapdRequest, _zonelist_service_pb2.WakeKswapdResponse]  # type: ignore[assignment]
     """wakeup_kswapd() on the peer."""
     Reclaim: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.ReclaimRequest, _zonelist_service_pb2.ReclaimResponse]  # type: ignore[assignment]
     """Direct reclaim in the peer's zones on behalf of the caller."""
+    Drain: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.DrainRequest, _zonelist_service_pb2.DrainResponse]  # type: ignore[assignment]
+    """Empties the peer's pagesets."""
     CountForeign: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.CountForeignRequest, _zonelist_service_pb2.CountForeignResponse]  # type: ignore[assignment]
     """numa_foreign on the preferred zone, when the pages came from elsewhere."""
 
@@ -99,7 +103,7 @@ class ZonelistServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _zonelist_service_pb2.ReleaseOwnerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_zonelist_service_pb2.ReleaseOwnerResponse, _abc.Awaitable[_zonelist_service_pb2.ReleaseOwnerResponse]]:
-        """Frees everything that an owner has on the peer, or every owner of a dead incarnation."""
+        """Frees everything that an owner has on the peer."""
 
     @_abc_1.abstractmethod
     def Touch(
@@ -124,6 +128,14 @@ class ZonelistServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_zonelist_service_pb2.ReclaimResponse, _abc.Awaitable[_zonelist_service_pb2.ReclaimResponse]]:
         """Direct reclaim in the peer's zones on behalf of the caller."""
+
+    @_abc_1.abstractmethod
+    def Drain(
+        self,
+        request: _zonelist_service_pb2.DrainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_zonelist_service_pb2.DrainResponse, _abc.Awaitable[_zonelist_service_pb2.DrainResponse]]:
+        """Empties the peer's pagesets."""
 
     @_abc_1.abstractmethod
     def CountForeign(

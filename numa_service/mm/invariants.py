@@ -1,0 +1,254 @@
+"""What must hold in a node at every moment, recounted from scratch.
+
+Runs in tests after every step, in chaos runs, and on demand over gRPC. Slow on purpose: it trusts no counter.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from numa_service.mm.lists import free_list, lru_list, owner_list, pcp_list
+from numa_service.mm.mmzone import (
+    MIGRATE_PCPTYPES,
+    MIGRATE_TYPES,
+    NR_LRU_LISTS,
+    NR_ORDERS,
+    PAGEBLOCK_ORDER,
+)
+from numa_service.mm.page_alloc import page_lru
+from numa_service.mm.pgdat import Pgdat
+from numa_service.mm.pgdata import (
+    MAX_OWNERS,
+    NR_PCP_LISTS,
+    PG_BUDDY,
+    PG_HELD,
+    PG_LRU,
+    PG_PCP,
+    PG_RESERVED,
+    SWAP_TOTAL,
+    SWAP_USED,
+    U32,
+)
+from numa_service.mm.vmstat import (
+    NR_FREE_PAGES,
+    NR_ZONE_LRU_BASE,
+    NUMA_HIT,
+    NUMA_LOCAL,
+    NUMA_MISS,
+    NUMA_OTHER,
+)
+
+_Cover = npt.NDArray[np.int16]
+
+
+def check_pgdat(pgdat: Pgdat) -> list[str]:
+    """Every violated invariant, one line each; empty when the node is sound."""
+    return _Audit(pgdat).run()
+
+
+def _walk(nxt: U32, prv: U32, head: int, limit: int) -> list[int] | None:
+    """Entries of a list, or None when its links are broken."""
+    entries = []
+    before, at = head, int(nxt[head])
+    while at != head:
+        if len(entries) > limit or int(prv[at]) != before:
+            return None
+        entries.append(at)
+        before, at = at, int(nxt[at])
+    return entries if int(prv[head]) == before else None
+
+
+class _Audit:
+    def __init__(self, pgdat: Pgdat) -> None:
+        self.pgdat = pgdat
+        self.pg = pgdat.pg
+        self.pages = len(self.pg.flags)
+        self.problems: list[str] = []
+        #: How many blocks of any kind cover each page: must be at most one.
+        self.cover: _Cover = np.zeros(self.pages + 1, dtype=np.int16)
+
+    def run(self) -> list[str]:
+        free = self._free_lists()
+        pageset = self._pagesets()
+        held = self._held()
+        self._lrus()
+        self._owners()
+        self._conservation(free, pageset, held)
+        self._counters()
+        return self.problems
+
+    def _bad(self, text: str) -> None:
+        self.problems.append(f"node {self.pgdat.nid}: {text}")
+
+    def _cover_blocks(self, heads: npt.NDArray[np.int64], order: int) -> None:
+        np.add.at(self.cover, heads, 1)
+        np.add.at(self.cover, heads + (1 << order), -1)
+
+    def _in_zone(self, heads: npt.NDArray[np.int64], order: int, zone: int, what: str) -> None:
+        start, end = self.pg.zone_start[zone], self.pg.zone_end[zone]
+        if len(heads) and (heads.min() < start or heads.max() + (1 << order) > end):
+            self._bad(f"{what} holds a block outside its zone")
+        if len(heads) and (heads & ((1 << order) - 1)).any():
+            self._bad(f"{what} holds a block that is not aligned")
+
+    def _free_lists(self) -> npt.NDArray[np.int64]:
+        pg = self.pg
+        free = np.zeros(len(pg.managed), dtype=np.int64)
+        free_heads: list[set[int]] = [set() for _ in range(NR_ORDERS)]
+        for zone in range(len(pg.managed)):
+            for order in range(NR_ORDERS):
+                blocks = 0
+                large = order >= PAGEBLOCK_ORDER
+                links = (pg.pb_next, pg.pb_prev) if large else (pg.next, pg.prev)
+                for mt in range(MIGRATE_TYPES):
+                    what = f"free list zone {zone} order {order} type {mt}"
+                    entries = _walk(*links, int(free_list(pg, zone, order, mt)), self.pages)
+                    if entries is None:
+                        self._bad(f"{what}: broken links")
+                        continue
+                    heads = np.array(entries, dtype=np.int64) << (PAGEBLOCK_ORDER if large else 0)
+                    self._in_zone(heads, order, zone, what)
+                    marks = (
+                        pg.pb_order[heads >> PAGEBLOCK_ORDER] == order + 1
+                        if large
+                        else (pg.flags[heads] == PG_BUDDY) & (pg.order[heads] == order)
+                    )
+                    if not marks.all():
+                        self._bad(f"{what}: a block is not marked free at that order")
+                    self._cover_blocks(heads, order)
+                    free_heads[order].update(entries if not large else heads.tolist())
+                    blocks += len(entries)
+                if blocks != pg.nr_free[zone, order]:
+                    self._bad(
+                        f"zone {zone} order {order}: nr_free {pg.nr_free[zone, order]}, counted {blocks}"
+                    )
+                free[zone] += blocks << order
+        self._no_free_buddies(free_heads)
+        return free
+
+    def _no_free_buddies(self, free_heads: list[set[int]]) -> None:
+        for order in range(NR_ORDERS - 1):
+            for head in free_heads[order]:
+                buddy = head ^ (1 << order)
+                if head < buddy and buddy in free_heads[order] and self._could_merge(head, buddy, order):
+                    self._bad(f"buddies {head:#x} and {buddy:#x} of order {order} are both free")
+
+    def _could_merge(self, head: int, buddy: int, order: int) -> bool:
+        pg = self.pg
+        same_zone = any(
+            start <= head < end and start <= buddy < end
+            for start, end in zip(pg.zone_start.tolist(), pg.zone_end.tolist(), strict=True)
+        )
+        if not same_zone or order < PAGEBLOCK_ORDER:
+            return same_zone
+        types = pg.pb_migratetype[[head >> PAGEBLOCK_ORDER, buddy >> PAGEBLOCK_ORDER]]
+        # types may have been changed since both were freed: the kernel does not merge them again
+        return bool(types[0] == types[1] >= MIGRATE_PCPTYPES)
+
+    def _pagesets(self) -> npt.NDArray[np.int64]:
+        pg = self.pg
+        pageset = np.zeros(len(pg.managed), dtype=np.int64)
+        for cpu in range(pg.pcp_count.shape[0]):
+            for zone in range(pg.pcp_count.shape[1]):
+                count = 0
+                for pindex in range(NR_PCP_LISTS):
+                    order = PAGEBLOCK_ORDER if pindex == NR_PCP_LISTS - 1 else pindex // MIGRATE_PCPTYPES
+                    what = f"pageset cpu {cpu} zone {zone} list {pindex}"
+                    entries = _walk(pg.next, pg.prev, int(pcp_list(pg, cpu, zone, pindex)), self.pages)
+                    if entries is None:
+                        self._bad(f"{what}: broken links")
+                        continue
+                    heads = np.array(entries, dtype=np.int64)
+                    self._in_zone(heads, order, zone, what)
+                    if not ((pg.flags[heads] == PG_PCP) & (pg.order[heads] == order)).all():
+                        self._bad(f"{what}: a page is not marked")
+                    self._cover_blocks(heads, order)
+                    count += len(entries) << order
+                if count != pg.pcp_count[cpu, zone]:
+                    self._bad(f"pageset cpu {cpu} zone {zone}: {pg.pcp_count[cpu, zone]}, counted {count}")
+                pageset[zone] += count
+        return pageset
+
+    def _held(self) -> npt.NDArray[np.int64]:
+        pg = self.pg
+        heads = np.flatnonzero(pg.flags & PG_HELD).astype(np.int64)
+        orders = pg.order[heads].astype(np.int64)
+        np.add.at(self.cover, heads, 1)
+        np.add.at(self.cover, heads + (1 << orders), -1)
+        if (pg.owner[heads] == 0).any():
+            self._bad("a block is held by nobody")
+        if (pg.count[heads] != 1).any():
+            self._bad("a held block has no reference")
+        counted = np.bincount(pg.owner[heads], weights=1 << orders, minlength=MAX_OWNERS).astype(np.int64)
+        for owner in np.flatnonzero(counted != pg.owner_pages).tolist():
+            self._bad(f"owner slot {owner}: {pg.owner_pages[owner]} pages, counted {counted[owner]}")
+        held = np.zeros(len(pg.managed), dtype=np.int64)
+        for zone in range(len(held)):
+            inside = (heads >= pg.zone_start[zone]) & (heads < pg.zone_end[zone])
+            held[zone] = (1 << orders[inside]).sum()
+        return held
+
+    def _lrus(self) -> None:
+        pg = self.pg
+        seen = 0
+        for zone in range(len(pg.managed)):
+            for lru in range(NR_LRU_LISTS):
+                entries = _walk(pg.next, pg.prev, int(lru_list(pg, zone, lru)), self.pages)
+                if entries is None:
+                    self._bad(f"LRU zone {zone} list {lru}: broken links")
+                    continue
+                if len(entries) != pg.vm_stat[zone, NR_ZONE_LRU_BASE + lru]:
+                    self._bad(f"LRU zone {zone} list {lru}: counter differs from {len(entries)} pages")
+                if any(page_lru(int(pg.flags[idx])) != lru for idx in entries):
+                    self._bad(f"LRU zone {zone} list {lru}: a page belongs on another list")
+                seen += len(entries)
+        if seen != np.count_nonzero(pg.flags & PG_LRU):
+            self._bad("a page marked LRU is on no LRU list")
+
+    def _owners(self) -> None:
+        pg = self.pg
+        by_hand = np.count_nonzero((pg.flags & (PG_HELD | PG_LRU)) == PG_HELD)
+        listed = 0
+        for owner in np.flatnonzero(pg.owner_pages).tolist():
+            entries = _walk(pg.next, pg.prev, int(owner_list(pg, owner)), self.pages)
+            if entries is None:
+                self._bad(f"owner slot {owner}: broken links")
+                continue
+            if (pg.owner[entries] != owner).any():
+                self._bad(f"owner slot {owner}: lists a block of another owner")
+            listed += len(entries)
+        if listed != by_hand:
+            self._bad(f"{by_hand} blocks are held by hand, owners list {listed}")
+
+    def _conservation(
+        self, free: npt.NDArray[np.int64], pageset: npt.NDArray[np.int64], held: npt.NDArray[np.int64]
+    ) -> None:
+        pg = self.pg
+        for zone in range(len(pg.managed)):
+            total = int(free[zone] + pageset[zone] + held[zone])
+            if total != pg.managed[zone]:
+                parts = f"free {free[zone]} + pagesets {pageset[zone]} + held {held[zone]}"
+                self._bad(f"zone {zone}: {parts} = {total}, managed {pg.managed[zone]}")
+            if free[zone] != pg.vm_stat[zone, NR_FREE_PAGES]:
+                self._bad(
+                    f"zone {zone}: NR_FREE_PAGES {pg.vm_stat[zone, NR_FREE_PAGES]}, counted {free[zone]}"
+                )
+        cover = np.cumsum(self.cover[:-1])
+        reserved = (pg.flags & PG_RESERVED) != 0
+        if (cover > 1).any():
+            self._bad(f"page index {int(np.argmax(cover > 1)):#x} is in two places")
+        if (cover[reserved] != 0).any():
+            self._bad("a reserved page was given out")
+
+    def _counters(self) -> None:
+        pg = self.pg
+        placed = pg.numa_event[:, NUMA_HIT] + pg.numa_event[:, NUMA_MISS]
+        near = pg.numa_event[:, NUMA_LOCAL] + pg.numa_event[:, NUMA_OTHER]
+        if (placed != near).any():
+            self._bad("numa_hit + numa_miss differs from local_node + other_node")
+        used, total = int(pg.reclaim_stat[SWAP_USED]), int(pg.reclaim_stat[SWAP_TOTAL])
+        if used != int(pg.owner_swap.sum()) or not 0 <= used <= total:
+            self._bad(f"swap: {used} of {total} pages used, owners have {int(pg.owner_swap.sum())}")
+        if (pg.vm_stat < 0).any() or (pg.node_stat < 0).any():
+            self._bad("a counter is negative")

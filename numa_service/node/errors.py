@@ -1,0 +1,58 @@
+"""What can go wrong with a request. One root; the mapping to gRPC status is in ``rpc/status.py``."""
+
+from __future__ import annotations
+
+
+class NodeError(Exception):
+    """A request was refused; nothing changed unless the class says so."""
+
+
+class InvalidRequest(NodeError):
+    """A field of the request is wrong."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class NotFound(NodeError):
+    """There is no such session, region or allocation."""
+
+    def __init__(self, kind: str, name: str, reason: str = "not found") -> None:
+        super().__init__(f"{kind} {name}: {reason}")
+        self.kind = kind
+        self.name = name
+
+
+class Precondition(NodeError):
+    """The thing exists, and is not in a state that allows this."""
+
+
+class AllocFailed(NodeError):
+    """The zonelist was walked to its end, reclaim included, and the pages are not there.
+
+    What had been taken was given back. `got` blocks of `wanted` were within reach.
+    """
+
+    def __init__(self, order: int, wanted: int, got: int, nodes: tuple[int, ...]) -> None:
+        super().__init__(
+            f"page allocation failure: order {order}, {got} of {wanted} blocks found on nodes "
+            f"{','.join(map(str, nodes))}"
+        )
+        self.order = order
+        self.wanted = wanted
+        self.got = got
+        self.nodes = nodes
+
+
+class LimitExceeded(NodeError):
+    """A limit of the service, not of the emulated machine, was reached."""
+
+
+class PeerUnavailable(NodeError):
+    """Another node did not answer; thrown into the generator that asked it."""
+
+    def __init__(self, nid: int, reason: str) -> None:
+        super().__init__(f"node {nid} does not answer: {reason}")
+        self.nid = nid

@@ -1,0 +1,494 @@
+"""The state of one node and the ops that change it: one writer, one ordered log."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import singledispatchmethod
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from numa_service.machine.boot import Machine, start_kernel
+from numa_service.machine.spec import MachineSpec, SpecError
+from numa_service.mm.invariants import check_pgdat
+from numa_service.mm.mmzone import WMARK_HIGH, WMARK_LOW, WMARK_MIN
+from numa_service.mm.page_alloc import LRU_KIND_ANON
+from numa_service.mm.pgdat import MAX_OWNERS, BadPageError, Indexes, Pfns, Pgdat
+from numa_service.mm.pgdata import (
+    KSWAPD_FAILURES,
+    KSWAPD_HIGHEST_ZONEIDX,
+    KSWAPD_ORDER,
+    KSWAPD_WOKEN,
+    SWAP_USED,
+)
+from numa_service.mm.vmscan import kswapd_target
+from numa_service.mm.vmstat import (
+    ALLOCSTALL,
+    PAGEOUTRUN,
+    PATH_SWAPPED,
+    PGFAULT,
+    PGMAJFAULT,
+    PGPGIN,
+)
+from numa_service.node import ops
+from numa_service.node.errors import InvalidRequest, LimitExceeded, NotFound, Precondition
+from numa_service.node.ops import Op, Owner
+
+R = TypeVar("R")
+
+#: Ops kept in the log in memory; older ones are dropped (and the log can then no longer be replayed).
+LOG_LIMIT = 1 << 16
+#: First replies kept for repeated requests.
+REPLIES_LIMIT = 1 << 14
+MAX_SESSIONS = 1 << 14
+MAX_REGION_PAGES = 1 << 24
+
+
+def pack_pfns(pfns: npt.NDArray[Any]) -> bytes:
+    """Little-endian uint64."""
+    return pfns.astype("<u8", copy=False).tobytes()
+
+
+def unpack_pfns(data: bytes) -> Pfns:
+    """Inverse of :func:`pack_pfns`; InvalidRequest when the length is no multiple of 8."""
+    if len(data) % 8:
+        raise InvalidRequest("pfns", f"{len(data)} bytes: not a sequence of 64-bit page frame numbers")
+    return np.frombuffer(data, dtype="<u8")
+
+
+def unpack_indexes(data: bytes) -> Indexes:
+    """Region page indexes, little-endian uint32."""
+    return np.frombuffer(data, dtype="<u4")
+
+
+@dataclass(slots=True)
+class Session:
+    """A client that may hold pages."""
+
+    id: int
+    name: str
+    lease_ns: int
+    expires_ns: int
+    #: Nodes, beside this one, where it has pages.
+    holdings: set[int] = field(default_factory=set)
+    regions: set[int] = field(default_factory=set)
+    #: il_prev: how many interleaved pages it has asked for.
+    interleaved: int = 0
+
+
+@dataclass(slots=True)
+class Region:
+    """Pageable memory of a session: its page table."""
+
+    id: int
+    session: int
+    lru_kind: int
+    policy: tuple[int, tuple[int, ...]]
+    #: nid + 1 of the node where each page was put; 0 = never faulted in. The page may be gone since.
+    nids: npt.NDArray[np.uint16]
+    pfns: npt.NDArray[np.uint64]
+
+
+@dataclass(slots=True)
+class KswapdStats:
+    """What kswapd has done, for status and metrics; not state."""
+
+    wakeups: int = 0
+    reclaimed: int = 0
+    running: bool = False
+
+
+Observer = Callable[[int, Op[Any], Any], None]
+
+
+class Node:
+    """One NUMA node of a machine."""
+
+    def __init__(self, machine: Machine, nid: int, incarnation: int = 1) -> None:
+        self.machine = machine
+        self.nid = nid
+        self.incarnation = incarnation
+        self.pgdat: Pgdat = machine.pgdats[nid]
+        self.sessions: dict[int, Session] = {}
+        self.regions: dict[int, Region] = {}
+        self._next_id = 1
+        self._slots: dict[Owner, int] = {}
+        self._free_slots: list[int] = []
+        self._slots_used = 1
+        #: Every op in order, with nothing else; see `log_dropped`.
+        self.log: deque[Op[Any]] = deque(maxlen=LOG_LIMIT)
+        self.log_length = 0
+        #: First replies of requests that must not happen twice: request id → reply. Filled by the shell.
+        self.replies: OrderedDict[str, Any] = OrderedDict()
+        self.kswapd = KswapdStats()
+        #: Questions asked of other nodes: numbers their request ids.
+        self.asked = 0
+        #: Told of every op and its result: transcripts, tests.
+        self.observer: Observer | None = None
+
+    @classmethod
+    def boot(cls, spec: MachineSpec, nid: int, incarnation: int = 1) -> Node:
+        """Boot one node of a machine in this process."""
+        return cls(start_kernel(spec, [nid]), nid, incarnation)
+
+    @classmethod
+    def replay(cls, spec: MachineSpec, nid: int, log: list[Op[Any]], incarnation: int = 1) -> Node:
+        """A fresh node brought to the state that a log leads to."""
+        node = cls.boot(spec, nid, incarnation)
+        for op in log:
+            node.apply(op)
+        return node
+
+    @property
+    def log_dropped(self) -> int:
+        """Ops that are no longer in the log; a log is replayable while this is 0."""
+        return self.log_length - len(self.log)
+
+    def apply(self, op: Op[R]) -> R:
+        """Carry out one op. An op that raises has changed nothing and is not logged."""
+        result = self._apply(op)
+        self.log.append(op)
+        self.log_length += 1
+        if self.observer:
+            self.observer(self.nid, op, result)
+        return cast("R", result)
+
+    def remember(self, request_id: str, reply: Any) -> None:
+        """Keep the first reply of a request; the oldest is forgotten when there are too many."""
+        self.replies[request_id] = reply
+        if len(self.replies) > REPLIES_LIMIT:
+            self.replies.popitem(last=False)
+
+    # lookups that change nothing
+
+    def session(self, session: int) -> Session:
+        """A living session; NotFound."""
+        if session not in self.sessions:
+            raise NotFound("session", str(session), "unknown, closed, or its lease ran out")
+        return self.sessions[session]
+
+    def region(self, session: int, region: int) -> Region:
+        """A region of a session; NotFound, or Precondition when it is somebody else's."""
+        self.session(session)
+        if region not in self.regions:
+            raise NotFound("region", str(region))
+        if self.regions[region].session != session:
+            raise Precondition(f"region {region} belongs to another session")
+        return self.regions[region]
+
+    def owner(self, id: int) -> Owner:
+        """A session or region of this node as an owner."""
+        return Owner(self.nid, self.incarnation, id)
+
+    def expired(self, now_ns: int) -> list[int]:
+        """Sessions whose lease has run out, oldest number first."""
+        return [s.id for s in self.sessions.values() if s.expires_ns <= now_ns]
+
+    def held_pages(self) -> int:
+        """Pages that owners have on this node."""
+        return int(self.pgdat.pg.owner_pages.sum())
+
+    def zone_states(self) -> tuple[ops.ZoneState, ...]:
+        """Summary of the populated zones, as lookups carry it."""
+        pg = self.pgdat.pg
+        return tuple(
+            ops.ZoneState(
+                extent.index,
+                self.pgdat.free_pages(extent.index),
+                extent.managed,
+                int(pg.watermark[extent.index, WMARK_MIN]),
+                int(pg.watermark[extent.index, WMARK_LOW]),
+                int(pg.watermark[extent.index, WMARK_HIGH]),
+            )
+            for extent in self.pgdat.extents
+            if extent.managed
+        )
+
+    def check(self) -> list[str]:
+        """Violated invariants, those of owners included."""
+        problems = check_pgdat(self.pgdat)
+        slots = set(self._slots.values())
+        problems += [
+            f"node {self.nid}: owner slot {slot} has pages and no owner"
+            for slot in np.flatnonzero(self.pgdat.pg.owner_pages).tolist()
+            if slot not in slots
+        ]
+        return problems
+
+    def digest(self) -> str:
+        """blake2b over pages, zones, owners, sessions and regions."""
+        digest = hashlib.blake2b(self.pgdat.digest().encode(), digest_size=16)
+        digest.update(repr((self._next_id, self._slots, self._free_slots, self._slots_used)).encode())
+        digest.update(repr(self.machine.sysctls.as_dict()).encode())
+        for session in self.sessions.values():
+            digest.update(
+                repr(
+                    (
+                        session.id,
+                        session.name,
+                        session.lease_ns,
+                        session.expires_ns,
+                        sorted(session.holdings),
+                        sorted(session.regions),
+                        session.interleaved,
+                    )
+                ).encode()
+            )
+        for region in self.regions.values():
+            digest.update(repr((region.id, region.session, region.lru_kind, region.policy)).encode())
+            digest.update(region.nids.tobytes())
+            digest.update(region.pfns.tobytes())
+        return digest.hexdigest()
+
+    # owners
+
+    def _slot(self, owner: Owner) -> int:
+        """The small number under which an owner's pages are marked here; made at first use."""
+        slot = self._slots.get(owner)
+        if slot is None:
+            if not self._free_slots and self._slots_used >= MAX_OWNERS:
+                raise LimitExceeded(f"node {self.nid} knows {MAX_OWNERS - 1} owners already")
+            slot = self._free_slots.pop() if self._free_slots else self._slots_used
+            self._slots_used = max(self._slots_used, slot + 1)
+            self._slots[owner] = slot
+        return slot
+
+    def _drop_owner(self, owner: Owner) -> int:
+        slot = self._slots.pop(owner, None)
+        if slot is None:
+            return 0
+        freed = self.pgdat.free_owner(slot)
+        self._free_slots.append(slot)
+        return freed
+
+    def _path(self) -> tuple[int, ...]:
+        return tuple(self.pgdat.take_path().tolist())
+
+    # ops
+
+    @singledispatchmethod
+    def _apply(self, op: Op[Any]) -> Any:
+        raise TypeError(f"not an op: {op!r}")
+
+    @_apply.register
+    def _(self, op: ops.Alloc) -> ops.AllocResult:
+        pfns = self.pgdat.alloc(
+            op.zones,
+            op.cpu,
+            op.order,
+            op.count,
+            op.migratetype,
+            op.highest_zoneidx,
+            op.alloc_flags,
+            op.numa_how,
+            self._slot(op.owner),
+            op.lru_kind,
+            unpack_indexes(op.indexes),
+            op.dirty,
+        )
+        return ops.AllocResult(pack_pfns(pfns), self._path(), self.zone_states())
+
+    @_apply.register
+    def _(self, op: ops.Free) -> int:
+        pfns = unpack_pfns(op.pfns)
+        slot = self._slots.get(op.owner, MAX_OWNERS)  # an owner with nothing here owns no page
+        try:
+            freed = self.pgdat.free(op.cpu, op.order, slot, pfns)
+        except BadPageError as e:
+            if e.not_found:
+                raise NotFound("page", f"{e.pfn:#x} on node {self.nid}", e.reason) from None
+            raise Precondition(f"page {e.pfn:#x} on node {self.nid}: {e.reason}") from None
+        return freed
+
+    @_apply.register
+    def _(self, op: ops.FreeOwner) -> int:
+        slot = self._slots.get(op.owner, MAX_OWNERS)
+        freed = self.pgdat.release(slot, unpack_pfns(op.pfns), unpack_indexes(op.indexes), None)
+        return freed + self._drop_owner(op.owner)
+
+    @_apply.register
+    def _(self, op: ops.FreeDeadOwners) -> int:
+        dead = [o for o in self._slots if o.nid == op.nid and o.incarnation != op.incarnation]
+        return sum(self._drop_owner(owner) for owner in dead)
+
+    @_apply.register
+    def _(self, op: ops.Touch) -> ops.TouchResult:
+        slot = self._slots.get(op.owner, MAX_OWNERS)
+        gone = self.pgdat.touch(slot, unpack_pfns(op.pfns), unpack_indexes(op.indexes), op.write)
+        swapped = 0
+        if slot != MAX_OWNERS:
+            swapped = self.pgdat.swap_in(slot, int(gone.sum()))
+        path = list(self._path())
+        path[PATH_SWAPPED] += swapped
+        return ops.TouchResult(gone.tobytes(), swapped, tuple(path))
+
+    @_apply.register
+    def _(self, op: ops.Release) -> int:
+        slot = self._slots.get(op.owner, MAX_OWNERS)
+        return self.pgdat.release(slot, unpack_pfns(op.pfns), unpack_indexes(op.indexes), op.cpu)
+
+    @_apply.register
+    def _(self, op: ops.CountForeign) -> None:
+        self.pgdat.count_foreign(op.zone, op.count)
+
+    @_apply.register
+    def _(self, op: ops.WakeKswapd) -> bool:
+        return self.pgdat.wakeup_kswapd(op.order, op.highest_zoneidx)
+
+    @_apply.register
+    def _(self, op: ops.Reclaim) -> ops.ReclaimResult:
+        scanned, reclaimed = self.pgdat.shrink(op.highest_zoneidx, op.priority, op.nr_to_reclaim, False)
+        if reclaimed:
+            self.pgdat.pg.kswapd[KSWAPD_FAILURES] = 0
+        return ops.ReclaimResult(scanned, reclaimed, self._path())
+
+    @_apply.register
+    def _(self, op: ops.DrainPagesets) -> None:
+        self.pgdat.drain()
+
+    @_apply.register
+    def _(self, op: ops.KswapdBegin) -> ops.KswapdWork:
+        state = self.pgdat.pg.kswapd
+        order, highest = int(state[KSWAPD_ORDER]), int(state[KSWAPD_HIGHEST_ZONEIDX])
+        self.pgdat.set_reclaim_active(True)
+        self.pgdat.pg.vm_event[PAGEOUTRUN] += 1
+        self.kswapd.wakeups += 1
+        self.kswapd.running = True
+        return ops.KswapdWork(order, highest, int(kswapd_target(self.pgdat.pg, highest)))
+
+    @_apply.register
+    def _(self, op: ops.Balance) -> ops.BalanceResult:
+        boosted = self.pgdat.pg.watermark_boost.any()
+        if self.pgdat.balanced(op.order, op.highest_zoneidx):
+            if boosted:
+                # balance_pgdat's tail: boosts end once the node is balanced
+                self.pgdat.pg.watermark_boost[:] = 0
+            return ops.BalanceResult(True, 0, 0)
+        scanned, reclaimed = self.pgdat.shrink(op.highest_zoneidx, op.priority, op.nr_to_reclaim, True)
+        self._path()
+        self.kswapd.reclaimed += reclaimed
+        return ops.BalanceResult(False, scanned, reclaimed)
+
+    @_apply.register
+    def _(self, op: ops.KswapdSleep) -> bool:
+        state = self.pgdat.pg.kswapd
+        if op.reclaimed or op.balanced:
+            state[KSWAPD_FAILURES] = 0
+        else:
+            state[KSWAPD_FAILURES] += 1
+        state[KSWAPD_WOKEN] = 0
+        order, highest = int(state[KSWAPD_ORDER]), int(state[KSWAPD_HIGHEST_ZONEIDX])
+        state[KSWAPD_ORDER] = 0
+        state[KSWAPD_HIGHEST_ZONEIDX] = 0
+        self.pgdat.set_reclaim_active(False)
+        self.kswapd.running = False
+        return op.balanced and self.pgdat.wakeup_kswapd(order, highest)
+
+    @_apply.register
+    def _(self, op: ops.WriteSysctl) -> None:
+        try:
+            self.machine.write_sysctl(op.key, op.value)
+        except SpecError as e:
+            raise InvalidRequest(op.key, str(e)) from None
+
+    @_apply.register
+    def _(self, op: ops.OpenSession) -> int:
+        if len(self.sessions) >= MAX_SESSIONS:
+            raise LimitExceeded(f"node {self.nid} has {MAX_SESSIONS} sessions already")
+        id = self._take_id()
+        self.sessions[id] = Session(id, op.name, op.lease_ns, op.now_ns + op.lease_ns)
+        return id
+
+    @_apply.register
+    def _(self, op: ops.RenewSession) -> int:
+        session = self.session(op.session)
+        session.expires_ns = op.now_ns + session.lease_ns
+        return session.lease_ns
+
+    @_apply.register
+    def _(self, op: ops.EndSession) -> int:
+        session = self.session(op.session)
+        freed = sum(self._end_region(region) for region in sorted(session.regions))
+        freed += self._drop_owner(self.owner(session.id))
+        del self.sessions[session.id]
+        return freed
+
+    @_apply.register
+    def _(self, op: ops.MapRegion) -> int:
+        session = self.session(op.session)
+        id = self._take_id()
+        self.regions[id] = Region(
+            id,
+            op.session,
+            op.lru_kind,
+            op.policy,
+            nids=np.zeros(op.nr_pages, dtype=np.uint16),
+            pfns=np.zeros(op.nr_pages, dtype=np.uint64),
+        )
+        session.regions.add(id)
+        return id
+
+    @_apply.register
+    def _(self, op: ops.FillRegion) -> None:
+        region = self.regions[op.region]
+        at = unpack_indexes(op.indexes)
+        region.nids[at] = op.nid + 1
+        region.pfns[at] = unpack_pfns(op.pfns)
+
+    @_apply.register
+    def _(self, op: ops.EndRegion) -> int:
+        return self._end_region(op.region)
+
+    @_apply.register
+    def _(self, op: ops.NoteHolding) -> None:
+        self.session(op.session).holdings.add(op.nid)
+
+    @_apply.register
+    def _(self, op: ops.Interleave) -> int:
+        session = self.session(op.session)
+        before = session.interleaved
+        session.interleaved += op.count
+        return before
+
+    @_apply.register
+    def _(self, op: ops.CountEvents) -> None:
+        event = self.pgdat.pg.vm_event
+        event[PGFAULT] += op.faults
+        event[PGMAJFAULT] += op.major_faults
+        event[PGPGIN] += 4 * op.pages_in
+        event[ALLOCSTALL] += op.stalls
+
+    def _take_id(self) -> int:
+        id = self._next_id
+        self._next_id += 1
+        return id
+
+    def _end_region(self, id: int) -> int:
+        """Drop a region: its own pages here go back by its page table, so that no list is searched."""
+        region = self.regions.pop(id)
+        self.sessions[region.session].regions.discard(id)
+        owner = self.owner(id)
+        slot = self._slots.get(owner)
+        freed = 0
+        if slot is not None:
+            here = np.flatnonzero(region.nids == self.nid + 1).astype(np.uint32)
+            freed = self.pgdat.release(slot, region.pfns[here], here, None)
+        return freed + self._drop_owner(owner)
+
+    def region_nodes(self, id: int) -> list[int]:
+        """Other nodes on which a region was given pages, ascending."""
+        nids = np.unique(self.regions[id].nids).tolist()
+        return [nid - 1 for nid in nids if nid and nid - 1 != self.nid]
+
+    def is_anon(self, region: Region) -> bool:
+        """Whether a page that is gone went to swap (as against dropped)."""
+        return region.lru_kind == LRU_KIND_ANON
+
+    @property
+    def swap_used(self) -> int:
+        """Swap slots in use on this node's share, in pages."""
+        return int(self.pgdat.pg.reclaim_stat[SWAP_USED])

@@ -1,0 +1,308 @@
+"""Ops: the synchronous steps of a node. Each is plain data, applied by ``Node.apply``.
+
+The log is a sequence of these; replaying it into a fresh node gives the same state. Pages travel as packed
+little-endian bytes: uint64 pfns, uint32 region indexes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+R = TypeVar("R")
+
+
+class Owner(NamedTuple):
+    """Who holds pages, over the whole machine: home node, its incarnation, and a number there."""
+
+    nid: int
+    incarnation: int
+    id: int
+
+
+class Op(Generic[R]):
+    """One step; `R` is what applying it returns."""
+
+    __slots__ = ()
+
+
+class ZoneState(NamedTuple):
+    """A zone as a lookup's reply shows it. Pages."""
+
+    zone: int
+    free: int
+    managed: int
+    min: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class AllocResult:
+    """Pages taken from one node."""
+
+    pfns: bytes
+    #: PATH_* work counters.
+    path: tuple[int, ...]
+    zones: tuple[ZoneState, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Alloc(Op[AllocResult]):
+    """Take blocks from this node's zones for an owner, here or elsewhere."""
+
+    owner: Owner
+    zones: tuple[int, ...]
+    #: CPU that asks; every zone has a pageset for every CPU of the machine.
+    cpu: int
+    order: int
+    count: int
+    migratetype: int
+    highest_zoneidx: int
+    alloc_flags: int
+    #: NUMA_HOW_* bits.
+    numa_how: int
+    #: LRU_KIND_*: region pages go on the LRU as pages `indexes`.
+    lru_kind: int = 0
+    indexes: bytes = b""
+    dirty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Free(Op[int]):
+    """Free blocks held by hand, all or none; pages freed."""
+
+    owner: Owner
+    cpu: int | None
+    order: int
+    pfns: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FreeOwner(Op[int]):
+    """Free all that an owner has on this node; pages freed.
+
+    A region's home sends along its page table for this node, so that no list has to be searched.
+    """
+
+    owner: Owner
+    pfns: bytes = b""
+    indexes: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class FreeDeadOwners(Op[int]):
+    """Free what owners of a node have here whose incarnation is not the living one; pages freed."""
+
+    nid: int
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class TouchResult:
+    """Which of the pages are still there."""
+
+    #: One byte a page: 0 resident, 1 gone.
+    gone: bytes
+    #: Gone pages that were in swap here, and were read back.
+    swapped_in: int
+    path: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Touch(Op[TouchResult]):
+    """Access pages of a region on this node."""
+
+    owner: Owner
+    pfns: bytes
+    indexes: bytes
+    write: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Release(Op[int]):
+    """Free pages of a region that are still its own; pages freed."""
+
+    owner: Owner
+    cpu: int | None
+    pfns: bytes
+    indexes: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CountForeign(Op[None]):
+    """numa_foreign: allocations that preferred this zone were served elsewhere."""
+
+    zone: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class WakeKswapd(Op[bool]):
+    """wakeup_kswapd(); True when it was asleep and is wanted."""
+
+    order: int
+    highest_zoneidx: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReclaimResult:
+    """One step of reclaim. Pages."""
+
+    scanned: int
+    reclaimed: int
+    path: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaim(Op[ReclaimResult]):
+    """Direct reclaim: one pass over this node's LRU lists."""
+
+    highest_zoneidx: int
+    priority: int
+    nr_to_reclaim: int
+
+
+@dataclass(frozen=True, slots=True)
+class DrainPagesets(Op[None]):
+    """drain_all_pages() on this node."""
+
+
+@dataclass(frozen=True, slots=True)
+class KswapdWork:
+    """What kswapd is woken for."""
+
+    order: int
+    highest_zoneidx: int
+    #: Pages one pass aims at.
+    nr_to_reclaim: int
+
+
+@dataclass(frozen=True, slots=True)
+class KswapdBegin(Op[KswapdWork]):
+    """kswapd starts a run: takes the order and zone it is wanted for."""
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceResult:
+    """One bounded step of kswapd. Pages."""
+
+    balanced: bool
+    scanned: int
+    reclaimed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Balance(Op[BalanceResult]):
+    """One bounded step of balance_pgdat: nothing if the node is balanced, else one pass at a priority."""
+
+    order: int
+    highest_zoneidx: int
+    priority: int
+    nr_to_reclaim: int
+
+
+@dataclass(frozen=True, slots=True)
+class KswapdSleep(Op[bool]):
+    """kswapd is done; True when it was wanted again meanwhile and must go on."""
+
+    reclaimed: int
+    balanced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WriteSysctl(Op[None]):
+    """Write a sysctl, with its effects on this node."""
+
+    key: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession(Op[int]):
+    """Start a session; its number."""
+
+    name: str
+    lease_ns: int
+    now_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class RenewSession(Op[int]):
+    """Heartbeat; the lease in ns."""
+
+    session: int
+    now_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndSession(Op[int]):
+    """Forget a session whose pages elsewhere are free; frees what it has here. Pages freed."""
+
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class MapRegion(Op[int]):
+    """Make a region; its number."""
+
+    session: int
+    lru_kind: int
+    nr_pages: int
+    #: Policy mode and nodes.
+    policy: tuple[int, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class FillRegion(Op[None]):
+    """Enter faulted pages into a region's page table."""
+
+    region: int
+    nid: int
+    pfns: bytes
+    indexes: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EndRegion(Op[int]):
+    """Forget a region whose pages elsewhere are free; frees what it has here. Pages freed."""
+
+    region: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoteHolding(Op[None]):
+    """A session has pages on another node from now on."""
+
+    session: int
+    nid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Interleave(Op[int]):
+    """Advance a session's interleave position by some pages; the position before (il_prev)."""
+
+    session: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class CountEvents(Op[None]):
+    """Faults and stalls of a request, in /proc/vmstat's counters."""
+
+    faults: int = 0
+    major_faults: int = 0
+    pages_in: int = 0
+    stalls: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ask(Generic[R]):
+    """An effect: apply an op on another node, and send back its result.
+
+    `request_id` is unique for this question: a node asked twice gives the first answer.
+    """
+
+    nid: int
+    op: Op[R]
+    request_id: str

@@ -1,0 +1,442 @@
+"""The allocation path across nodes: ``__alloc_pages`` and its slow path, read from top to bottom.
+
+Generators: steps on this node are applied at once; for another node they yield an Ask and are sent
+its result. A batch is what so many single allocations in a row would be, with one lookup per remote node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+
+from numa_service.mm.gfp import Gfp, gfp_migratetype, gfp_zone
+from numa_service.mm.mmzone import NR_ORDERS, PAGE_ALLOC_COSTLY_ORDER, zone_index
+from numa_service.mm.page_alloc import (
+    ALLOC_CPUSET,
+    ALLOC_HARDER,
+    ALLOC_HIGH,
+    ALLOC_KSWAPD,
+    ALLOC_NO_WATERMARKS,
+    ALLOC_NOFRAGMENT,
+    ALLOC_WMARK_LOW,
+    ALLOC_WMARK_MIN,
+    LRU_KIND_NONE,
+    NUMA_HOW_HIT,
+    NUMA_HOW_INTERLEAVE,
+    NUMA_HOW_LOCAL,
+)
+from numa_service.mm.pgdata import TUNE_MOBILITY_DISABLED
+from numa_service.mm.vmscan import DEF_PRIORITY, SWAP_CLUSTER_MAX
+from numa_service.node import ops
+from numa_service.node.cost import Cost
+from numa_service.node.errors import AllocFailed, InvalidRequest, PeerUnavailable
+from numa_service.node.mempolicy import Policy, PolicyMode, Walk, policy_walk
+from numa_service.node.node import Node, unpack_pfns
+from numa_service.node.ops import Ask, Op, Owner
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+#: A step across nodes: yields questions, returns its result.
+Steps = Generator[Ask[Any], Any, T]
+
+MAX_COUNT = 1 << 16
+MAX_REQUEST_PAGES = 1 << 22
+#: MAX_RECLAIM_RETRIES: rounds without progress before giving up.
+MAX_NO_PROGRESS = 16
+
+
+@dataclass(slots=True)
+class AllocContext:
+    """``struct alloc_context`` and what has been got so far."""
+
+    owner: Owner
+    gfp: int
+    order: int
+    count: int
+    cpu: int
+    migratetype: int
+    walk: Walk
+    lru_kind: int = LRU_KIND_NONE
+    indexes: bytes = b""
+    dirty: bool = False
+    interleave: bool = False
+    #: Blocks got, in the order of the walk.
+    pages: list[tuple[int, bytes]] = field(default_factory=list)
+    got: int = 0
+    cost: Cost = field(default_factory=Cost)
+    remote_lookups: int = 0
+    direct_reclaimed: int = 0
+
+    @property
+    def missing(self) -> int:
+        """Blocks still wanted."""
+        return self.count - self.got
+
+
+@dataclass(slots=True)
+class Allocation:
+    """What a request got, over all its walks."""
+
+    pages: list[tuple[int, bytes]] = field(default_factory=list)
+    got: int = 0
+    cost: Cost = field(default_factory=Cost)
+    remote_lookups: int = 0
+    direct_reclaimed: int = 0
+
+    def absorb(self, ac: AllocContext) -> None:
+        """Take over what one walk got."""
+        self.pages += ac.pages
+        self.got += ac.got
+        self.remote_lookups += ac.remote_lookups
+        self.direct_reclaimed += ac.direct_reclaimed
+
+
+@dataclass(frozen=True, slots=True)
+class AllocRequest:
+    """AllocPages, checked by :func:`check_request`."""
+
+    session: int
+    gfp: int
+    order: int
+    count: int
+    cpu: int
+    policy: Policy
+    partial: bool = False
+
+
+def check_request(node: Node, request: AllocRequest) -> None:
+    """InvalidRequest naming the field, NotFound for the session; nothing changes."""
+    if not 0 <= request.order < NR_ORDERS:
+        raise InvalidRequest("order", f"{request.order} is not in 0…{NR_ORDERS - 1}")
+    if not 1 <= request.count <= MAX_COUNT:
+        raise InvalidRequest("count", f"{request.count} is not in 1…{MAX_COUNT}")
+    if request.count << request.order > MAX_REQUEST_PAGES:
+        raise InvalidRequest("count", f"{request.count << request.order} pages: at most {MAX_REQUEST_PAGES}")
+    check_cpu(node, request.cpu)
+    gfp_zone_checked(request.gfp, node)
+    node.session(request.session)
+
+
+def check_cpu(node: Node, cpu: int) -> None:
+    """A CPU asks its own node."""
+    if cpu not in node.pgdat.cpus:
+        raise InvalidRequest("cpu", f"{cpu} is not a CPU of node {node.nid} (it has {list(node.pgdat.cpus)})")
+
+
+def gfp_zone_checked(gfp: int, node: Node) -> int:
+    """gfp_zone() with a request's error."""
+    try:
+        return gfp_zone(gfp, node.pgdat.arch)
+    except ValueError as e:
+        raise InvalidRequest("gfp_flags", str(e)) from None
+
+
+def on(node: Node, nid: int, op: Op[R]) -> Steps[R]:
+    """An op where it belongs: here at once, elsewhere by asking."""
+    if nid == node.nid:
+        return node.apply(op)
+    node.asked += 1
+    answer: R = yield Ask(nid, op, f"{node.nid}.{node.incarnation}.{node.asked}")
+    return answer
+
+
+def alloc_pages(node: Node, request: AllocRequest) -> Steps[Allocation]:
+    """AllocPages: blocks that the session holds by hand.
+
+    AllocFailed when they are not to be had: what was got goes back, unless `partial` was asked for and
+    something was got.
+    """
+    check_request(node, request)
+    owner = node.owner(request.session)
+    result = yield from alloc_for_owner(
+        node,
+        owner,
+        request.session,
+        request.gfp,
+        request.order,
+        request.count,
+        request.cpu,
+        request.policy,
+    )
+    if result.got < request.count and not (request.partial and result.got):
+        yield from _undo(node, owner, request, result.pages)
+        raise AllocFailed(
+            request.order, request.count, result.got, node.machine.zonelists[node.nid].node_order
+        )
+    return result
+
+
+def _undo(node: Node, owner: Owner, request: AllocRequest, pages: list[tuple[int, bytes]]) -> Steps[None]:
+    for nid, pfns in pages:
+        yield from on(node, nid, ops.Free(owner, request.cpu, request.order, pfns))
+
+
+def alloc_for_owner(
+    node: Node,
+    owner: Owner,
+    session: int,
+    gfp: int,
+    order: int,
+    count: int,
+    cpu: int,
+    policy: Policy,
+    lru_kind: int = LRU_KIND_NONE,
+    indexes: bytes = b"",
+    dirty: bool = False,
+) -> Steps[Allocation]:
+    """As many of `count` blocks as can be had, by policy; for any owner of this node."""
+    highest = gfp_zone_checked(gfp, node)
+    migratetype = gfp_migratetype(gfp, bool(node.pgdat.pg.tune[TUNE_MOBILITY_DISABLED]))
+    result = Allocation()
+
+    def context(walk: Walk, wanted: int, first: int, flags: int = gfp) -> AllocContext:
+        return AllocContext(
+            owner,
+            flags,
+            order,
+            wanted,
+            cpu,
+            migratetype,
+            walk,
+            lru_kind,
+            indexes[4 * first : 4 * (first + wanted)],
+            dirty,
+            cost=result.cost,
+        )
+
+    lists = node.machine.zonelists
+    if policy.mode is PolicyMode.INTERLEAVE:
+        before = node.apply(ops.Interleave(session, count))
+        shares = np.bincount((before + np.arange(count)) % len(policy.nodes), minlength=len(policy.nodes))
+        for nid, share in zip(policy.nodes, shares.tolist(), strict=True):
+            if share:
+                walk = policy_walk(lists, node.nid, Policy(PolicyMode.PREFERRED, (nid,)), gfp, highest)
+                ac = context(walk, share, result.got)
+                ac.interleave = True
+                yield from __alloc_pages(node, ac)
+                result.absorb(ac)
+    elif policy.mode is PolicyMode.PREFERRED_MANY:
+        # first the mask, without direct reclaim; then everybody (alloc_pages_preferred_many)
+        walk = policy_walk(lists, node.nid, policy, gfp, highest, nodemask=policy.nodes)
+        ac = context(walk, count, 0, gfp & ~(Gfp.DIRECT_RECLAIM | Gfp.NOFAIL))
+        yield from __alloc_pages(node, ac)
+        result.absorb(ac)
+        if ac.missing:
+            ac = context(policy_walk(lists, node.nid, policy, gfp, highest), ac.missing, ac.got)
+            yield from __alloc_pages(node, ac)
+            result.absorb(ac)
+    else:
+        ac = context(policy_walk(lists, node.nid, policy, gfp, highest), count, 0)
+        yield from __alloc_pages(node, ac)
+        result.absorb(ac)
+    if gfp & Gfp.ZERO:
+        result.cost.add_zeroing(node.machine.spec.latency, result.got << order)
+    yield from _note_holdings(node, session, result)
+    return result
+
+
+def _note_holdings(node: Node, session: int, result: Allocation) -> Steps[None]:
+    """Remember where a session's pages are, so that its end can free them."""
+    if session not in node.sessions:
+        # its lease ran out while a peer was asked: nobody would ever free these pages
+        for nid in dict.fromkeys(nid for nid, _ in result.pages):
+            yield from on(node, nid, ops.FreeOwner(node.owner(session)))
+        node.session(session)
+    for nid in dict.fromkeys(nid for nid, _ in result.pages):
+        if nid != node.nid and nid not in node.sessions[session].holdings:
+            node.apply(ops.NoteHolding(session, nid))
+
+
+def __alloc_pages(node: Node, ac: AllocContext) -> Steps[None]:
+    """The fast path at LOW, then the slow path."""
+    yield from get_page_from_freelist(node, ac, ALLOC_WMARK_LOW | ALLOC_CPUSET | _nofragment(node, ac))
+    if ac.missing:
+        yield from __alloc_pages_slowpath(node, ac)
+
+
+def _nofragment(node: Node, ac: AllocContext) -> int:
+    """Keep migratetypes apart while there is a lower zone to go to (alloc_flags_nofragment)."""
+    flags = ALLOC_KSWAPD if ac.gfp & Gfp.KSWAPD_RECLAIM else 0
+    nid, zone = ac.walk.preferred
+    if zone != zone_index(node.pgdat.arch, "Normal") or "DMA32" not in node.pgdat.zone_names:
+        return flags
+    if len(node.machine.spec.nodes) > 1 and not node.machine.managed[nid, "DMA32"]:
+        return flags
+    return flags | ALLOC_NOFRAGMENT
+
+
+def get_page_from_freelist(node: Node, ac: AllocContext, alloc_flags: int) -> Steps[None]:
+    """Walk the zonelist once, taking what each zone can give and stay above its mark."""
+    preferred = ac.walk.preferred
+    foreign = 0
+    for nid, zones in ac.walk.segments:
+        if not ac.missing:
+            break
+        flags = alloc_flags
+        if nid != preferred.nid:
+            flags &= ~ALLOC_NOFRAGMENT  # locality beats fragmentation, and locality is lost already
+        op = ops.Alloc(
+            owner=ac.owner,
+            zones=zones,
+            cpu=ac.cpu,
+            order=ac.order,
+            count=ac.missing,
+            migratetype=ac.migratetype,
+            highest_zoneidx=ac.walk.highest_zoneidx,
+            alloc_flags=flags,
+            numa_how=_numa_how(node, ac, nid),
+            lru_kind=ac.lru_kind,
+            indexes=ac.indexes[4 * ac.got :],
+            dirty=ac.dirty,
+        )
+        try:
+            result = yield from on(node, nid, op)
+        except PeerUnavailable:
+            continue  # a node that is away has no free pages for us
+        finally:
+            if nid != node.nid:
+                ac.remote_lookups += 1
+                ac.cost.add_lookup(node.machine.spec.latency)
+        blocks = len(result.pfns) // 8
+        ac.cost.add_path(node.machine.spec.latency, result.path)
+        ac.cost.add_access(node.machine.spec, node.nid, nid, blocks << ac.order)
+        if blocks:
+            ac.pages.append((nid, result.pfns))
+            ac.got += blocks
+            if nid != preferred.nid:
+                foreign += blocks
+    if foreign:
+        yield from _tell(node, preferred.nid, ops.CountForeign(preferred.zone, foreign))
+
+
+def _numa_how(node: Node, ac: AllocContext, nid: int) -> int:
+    how = NUMA_HOW_HIT if nid == ac.walk.preferred.nid else 0
+    if nid == node.nid:
+        how |= NUMA_HOW_LOCAL
+    if ac.interleave and nid == ac.walk.preferred.nid:
+        how |= NUMA_HOW_INTERLEAVE
+    return how
+
+
+def _tell(node: Node, nid: int, op: Op[Any]) -> Steps[None]:
+    """Ask, and do without the answer if there is none."""
+    with contextlib.suppress(PeerUnavailable):
+        yield from on(node, nid, op)
+
+
+def gfp_to_alloc_flags(gfp: int) -> int:
+    """Slow-path rights of a request (gfp_to_alloc_flags)."""
+    flags = ALLOC_WMARK_MIN | ALLOC_CPUSET
+    if gfp & Gfp.HIGH:
+        flags |= ALLOC_HIGH
+    if gfp & Gfp.KSWAPD_RECLAIM:
+        flags |= ALLOC_KSWAPD
+    if gfp & Gfp.ATOMIC:
+        if not gfp & Gfp.NOMEMALLOC:
+            flags |= ALLOC_HARDER
+        flags &= ~ALLOC_CPUSET
+    return flags
+
+
+def __alloc_pages_slowpath(node: Node, ac: AllocContext) -> Steps[None]:
+    """Wake every kswapd, retry at MIN, reclaim, retry; give up where the kernel would call the OOM killer."""
+    can_direct_reclaim = bool(ac.gfp & Gfp.DIRECT_RECLAIM)
+    alloc_flags = gfp_to_alloc_flags(ac.gfp)
+    if alloc_flags & ALLOC_KSWAPD:
+        yield from wake_all_kswapds(node, ac)
+    yield from get_page_from_freelist(node, ac, alloc_flags)
+    if not ac.missing:
+        return
+    if ac.gfp & Gfp.MEMALLOC and not ac.gfp & Gfp.NOMEMALLOC:
+        yield from get_page_from_freelist(node, ac, alloc_flags | ALLOC_NO_WATERMARKS)
+        if not ac.missing:
+            return
+    drained = False
+    no_progress = 0
+    while ac.missing and can_direct_reclaim:
+        reclaimed = yield from __alloc_pages_direct_reclaim(node, ac)
+        before = ac.got
+        yield from get_page_from_freelist(node, ac, alloc_flags)
+        if not ac.missing:
+            return
+        if not drained:
+            # pages may be stuck on other CPUs' pagesets
+            for nid in ac.walk.nodes:
+                yield from _tell(node, nid, ops.DrainPagesets())
+            drained = True
+            yield from get_page_from_freelist(node, ac, alloc_flags)
+            if not ac.missing:
+                return
+        if ac.gfp & Gfp.NORETRY:
+            return
+        if ac.order > PAGE_ALLOC_COSTLY_ORDER and not ac.gfp & Gfp.RETRY_MAYFAIL:
+            return
+        no_progress = 0 if reclaimed and ac.got > before else no_progress + 1
+        if not reclaimed or no_progress > MAX_NO_PROGRESS:
+            return
+        if alloc_flags & ALLOC_KSWAPD:
+            yield from wake_all_kswapds(node, ac)
+
+
+def wake_all_kswapds(node: Node, ac: AllocContext) -> Steps[None]:
+    """Wake the kswapd of every node in the zonelist."""
+    for nid in ac.walk.nodes:
+        yield from _tell(node, nid, ops.WakeKswapd(ac.order, ac.walk.highest_zoneidx))
+
+
+def __alloc_pages_direct_reclaim(node: Node, ac: AllocContext) -> Steps[int]:
+    """try_to_free_pages: shrink every node of the zonelist, harder each round; pages reclaimed."""
+    node.apply(ops.CountEvents(stalls=1))
+    wanted = max(SWAP_CLUSTER_MAX, min(ac.missing << ac.order, MAX_REQUEST_PAGES))
+    reclaimed = 0
+    for priority in range(DEF_PRIORITY, -1, -1):
+        for nid in ac.walk.nodes:
+            op = ops.Reclaim(ac.walk.highest_zoneidx, priority, wanted - reclaimed)
+            try:
+                result = yield from on(node, nid, op)
+            except PeerUnavailable:
+                continue
+            ac.cost.add_path(node.machine.spec.latency, result.path)
+            reclaimed += result.reclaimed
+            if reclaimed >= wanted:
+                break
+        if reclaimed >= wanted:
+            break
+    ac.direct_reclaimed += reclaimed
+    return reclaimed
+
+
+def free_pages(
+    node: Node, session: int, order: int, pages: list[tuple[int, bytes]], cpu: int
+) -> Steps[tuple[int, Cost]]:
+    """FreePages: blocks that the session holds by hand; pages freed, and the cost.
+
+    All or nothing on each node, and this node's blocks go last: a bad block elsewhere stops it before
+    anything here is freed.
+    """
+    node.session(session)
+    check_cpu(node, cpu)
+    if not 0 <= order < NR_ORDERS:
+        raise InvalidRequest("order", f"{order} is not in 0…{NR_ORDERS - 1}")
+    if not any(pfns for _, pfns in pages):
+        raise InvalidRequest("pages", "no page is named")
+    known = {n.nid for n in node.machine.spec.nodes}
+    for nid, pfns in pages:
+        if nid not in known:
+            raise InvalidRequest("pages.node", f"there is no node {nid}")
+        if len(unpack_pfns(pfns)) > MAX_COUNT:
+            raise InvalidRequest("pages.pfns", f"{len(pfns) // 8} blocks: at most {MAX_COUNT} a node")
+    cost = Cost()
+    freed = 0
+    for nid, pfns in sorted(pages, key=lambda item: (item[0] == node.nid, item[0])):
+        if pfns:
+            freed += yield from on(node, nid, ops.Free(node.owner(session), cpu, order, pfns))
+            if nid != node.nid:
+                cost.add_lookup(node.machine.spec.latency)
+            cost.pageset_ns += len(pfns) // 8 * node.machine.spec.latency.pageset_hit_ns
+    return freed, cost

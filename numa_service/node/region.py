@@ -1,0 +1,199 @@
+"""Regions: pageable memory of a session, faulted in page by page (``mm/memory.c``, ``mm/filemap.c``).
+
+The page table is here, the pages are where their zonelist walk ended. A page reclaimed elsewhere is not
+announced: like a TLB that misses, the next access finds that the page is no longer the region's, and faults.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE
+from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
+from numa_service.mm.pgdat import Pfns
+from numa_service.node import ops
+from numa_service.node.cost import Cost
+from numa_service.node.errors import AllocFailed, InvalidRequest, PeerUnavailable
+from numa_service.node.mempolicy import Policy, PolicyMode
+from numa_service.node.node import MAX_REGION_PAGES, Node, Region, pack_pfns
+from numa_service.node.page_alloc import MAX_COUNT, Steps, alloc_for_owner, check_cpu, on
+
+MAX_REGIONS_PER_SESSION = 1024
+
+
+@dataclass(slots=True)
+class Touched:
+    """What one TouchRegion did. Pages."""
+
+    hits: int = 0
+    faults: int = 0
+    major_faults: int = 0
+    #: nid → touched pages that are there now.
+    placement: dict[int, int] = field(default_factory=dict)
+    cost: Cost = field(default_factory=Cost)
+    remote_lookups: int = 0
+    direct_reclaimed: int = 0
+
+
+def map_region(node: Node, session: int, lru_kind: int, nr_pages: int, policy: Policy) -> int:
+    """MapRegion: the region's number. InvalidRequest, NotFound."""
+    if lru_kind not in (LRU_KIND_ANON, LRU_KIND_FILE):
+        raise InvalidRequest("kind", "a region is REGION_KIND_ANON or REGION_KIND_FILE")
+    if not 1 <= nr_pages <= MAX_REGION_PAGES:
+        raise InvalidRequest("nr_pages", f"{nr_pages} is not in 1…{MAX_REGION_PAGES}")
+    if len(node.session(session).regions) >= MAX_REGIONS_PER_SESSION:
+        raise InvalidRequest("session", f"{session} has {MAX_REGIONS_PER_SESSION} regions already")
+    return node.apply(ops.MapRegion(session, lru_kind, nr_pages, (int(policy.mode), policy.nodes)))
+
+
+def touch_region(
+    node: Node, session: int, region_id: int, first: int, count: int, write: bool, cpu: int
+) -> Steps[Touched]:
+    """TouchRegion: access pages [first, first + count); the missing ones fault in.
+
+    AllocFailed when not all of them can be had; those that could stay.
+    """
+    region = node.region(session, region_id)
+    check_cpu(node, cpu)
+    if not 1 <= count <= MAX_COUNT:
+        raise InvalidRequest("count", f"{count} is not in 1…{MAX_COUNT}")
+    if not 0 <= first <= len(region.pfns) - count:
+        raise InvalidRequest("first_page", f"pages {first}…{first + count - 1} of {len(region.pfns)}")
+    result = Touched()
+    wanted = np.arange(first, first + count, dtype=np.uint32)
+    missing, reread = yield from _access(node, region, wanted, write, result)
+    result.hits = count - len(missing)
+    if len(missing):
+        yield from _fault(node, region, missing, reread, write, cpu, result)
+    return result
+
+
+def _access(
+    node: Node, region: Region, wanted: np.ndarray, write: bool, result: Touched
+) -> Steps[tuple[np.ndarray, int]]:
+    """Touch the pages where the table says they are; which are not, and how many of those must be re-read."""
+    owner = node.owner(region.id)
+    nids = region.nids[wanted]
+    missing = [wanted[nids == 0]]
+    reread = 0
+    for entry in np.unique(nids[nids > 0]).tolist():
+        nid = entry - 1
+        there = wanted[nids == entry]
+        op = ops.Touch(owner, pack_pfns(region.pfns[there]), there.tobytes(), write)
+        try:
+            touched = yield from on(node, nid, op)
+        except PeerUnavailable:
+            # the node is down: what it held is lost with it, as with a pulled DIMM
+            missing.append(there)
+            continue
+        if nid != node.nid:
+            result.remote_lookups += 1
+            result.cost.add_lookup(node.machine.spec.latency)
+        result.cost.add_path(node.machine.spec.latency, touched.path)
+        gone = np.frombuffer(touched.gone, dtype=np.uint8) != 0
+        result.placement[nid] = result.placement.get(nid, 0) + int((~gone).sum())
+        result.cost.add_access(node.machine.spec, node.nid, nid, int((~gone).sum()))
+        missing.append(there[gone])
+        reread += int(gone.sum()) if region.lru_kind == LRU_KIND_FILE else touched.swapped_in
+    return np.sort(np.concatenate(missing)), reread
+
+
+def _fault(
+    node: Node,
+    region: Region,
+    missing: np.ndarray,
+    reread: int,
+    write: bool,
+    cpu: int,
+    result: Touched,
+) -> Steps[None]:
+    """Give the missing pages memory, by the region's policy, and enter them into the page table."""
+    owner = node.owner(region.id)
+    mode, nodes = region.policy
+    allocation = yield from alloc_for_owner(
+        node,
+        owner,
+        region.session,
+        GFP_HIGHUSER_MOVABLE,
+        0,
+        len(missing),
+        cpu,
+        Policy(PolicyMode(mode), nodes),
+        lru_kind=region.lru_kind,
+        indexes=missing.astype("<u4").tobytes(),
+        dirty=write and region.lru_kind == LRU_KIND_FILE,
+    )
+    at = 0
+    alive = region.id in node.regions
+    for nid, pfns in allocation.pages:
+        blocks = len(pfns) // 8
+        filled = missing[at : at + blocks].astype("<u4").tobytes()
+        if alive:
+            node.apply(ops.FillRegion(region.id, nid, pfns, filled))
+        else:
+            yield from on(node, nid, ops.Release(owner, None, pfns, filled))
+        result.placement[nid] = result.placement.get(nid, 0) + blocks
+        at += blocks
+    node.region(region.session, region.id)  # unmapped while a peer was asked: NotFound
+    major = min(at, reread)
+    if region.lru_kind == LRU_KIND_FILE and not write:
+        major = at  # first reads come from the disk too
+        result.cost.reclaim_ns += at * node.machine.spec.latency.file_page_ns
+    node.apply(ops.CountEvents(faults=at, major_faults=major, pages_in=major))
+    result.faults = at
+    result.major_faults = major
+    result.cost = _sum(result.cost, allocation.cost)
+    result.remote_lookups += allocation.remote_lookups
+    result.direct_reclaimed += allocation.direct_reclaimed
+    if at < len(missing):
+        raise AllocFailed(0, len(missing), at, node.machine.zonelists[node.nid].node_order)
+
+
+def _sum(a: Cost, b: Cost) -> Cost:
+    return Cost(
+        a.access_ns + b.access_ns,
+        a.pageset_ns + b.pageset_ns,
+        a.buddy_ns + b.buddy_ns,
+        a.fallback_ns + b.fallback_ns,
+        a.reclaim_ns + b.reclaim_ns,
+        a.zeroing_ns + b.zeroing_ns,
+    )
+
+
+def unmap_region(node: Node, session: int, region_id: int) -> Steps[int]:
+    """UnmapRegion: pages freed, on every node."""
+    node.region(session, region_id)
+    return (yield from _unmap(node, region_id))
+
+
+def _unmap(node: Node, region_id: int) -> Steps[int]:
+    freed = 0
+    region = node.regions[region_id]
+    owner = node.owner(region_id)
+    for nid in node.region_nodes(region_id):
+        at = np.flatnonzero(region.nids == nid + 1).astype("<u4")
+        pfns: Pfns = region.pfns[at]
+        try:
+            freed += yield from on(node, nid, ops.FreeOwner(owner, pack_pfns(pfns), at.tobytes()))
+        except PeerUnavailable:
+            continue  # it frees what dead or unknown owners hold when it is back
+    if region_id in node.regions:
+        freed += node.apply(ops.EndRegion(region_id))
+    return freed
+
+
+def close_session(node: Node, session: int) -> Steps[int]:
+    """CloseSession, and the end of a lease: everything the session holds goes back; pages freed (exit_mmap)."""
+    freed = 0
+    for region_id in sorted(node.session(session).regions):
+        freed += yield from _unmap(node, region_id)
+    for nid in sorted(node.session(session).holdings):
+        try:
+            freed += yield from on(node, nid, ops.FreeOwner(node.owner(session)))
+        except PeerUnavailable:
+            continue
+    if session in node.sessions:
+        freed += node.apply(ops.EndSession(session))
+    return freed

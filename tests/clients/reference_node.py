@@ -1,0 +1,184 @@
+"""The reference peer's nodes: the wire contract over memory that is a bitmap.
+
+They know ownership and fallback to the other node, nothing of zones or watermarks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from numa_client._gen.numa.v1 import (
+    machine_service_pb2,
+    machine_service_pb2_grpc,
+    memory_service_pb2,
+    memory_service_pb2_grpc,
+    node_service_pb2,
+    node_service_pb2_grpc,
+    types_pb2,
+)
+
+
+class Refused(Exception):
+    """A request that the peer answers with a rich error."""
+
+    def __init__(self, code: int, message: str, field: str = "", reason: str = "") -> None:
+        super().__init__(message)
+        details = []
+        for detail in (
+            error_details_pb2.ErrorInfo(reason=reason, domain="numa.v1", metadata={"node": "0"}),
+            error_details_pb2.BadRequest(
+                field_violations=[{"field": field, "description": message}] if field else []
+            ),
+        ):
+            packed = any_pb2.Any()
+            packed.Pack(detail)
+            details.append(packed)
+        self.status = status_pb2.Status(code=code, message=message, details=details)
+
+
+class ReferenceMemory:
+    """What both nodes share: who holds which page."""
+
+    def __init__(self, pages_per_node: int) -> None:
+        self.owner = np.zeros((2, pages_per_node), np.int64)  # session that holds each page, 0: free
+        self.regions: dict[int, tuple[int, dict[int, tuple[int, int]]]] = {}
+        self.sessions: set[int] = set()
+        self.addresses: list[str] = []
+        self.lease_seconds = 30.0
+        self.violations: list[str] = []
+        self._numbers = iter(range(1, 1 << 31))
+
+    def end_session(self, session: int) -> int:
+        held = self.owner == session
+        self.owner[held] = 0
+        self.sessions.discard(session)
+        return int(held.sum())
+
+    def number(self) -> int:
+        return next(self._numbers)
+
+    def check_session(self, session: int) -> None:
+        if session not in self.sessions:
+            raise Refused(code_pb2.NOT_FOUND, f"no session {session}", reason="SESSION_EXPIRED")
+
+    def take(self, session: int, order: int, count: int, nodes: tuple[int, ...]) -> list[tuple[int, int]]:
+        """First fit over the nodes in order; nothing is taken when there is not enough."""
+        found: list[tuple[int, int]] = []
+        for nid in nodes:
+            free = (self.owner[nid].reshape(-1, 1 << order) == 0).all(axis=1)
+            found += [(nid, int(block) << order) for block in np.flatnonzero(free)[: count - len(found)]]
+        if len(found) < count:
+            raise Refused(code_pb2.RESOURCE_EXHAUSTED, "out of memory", reason="OUT_OF_MEMORY")
+        for nid, pfn in found:
+            self.owner[nid, pfn : pfn + (1 << order)] = session
+        return found
+
+
+class ReferenceNode(
+    machine_service_pb2_grpc.MachineServiceServicer,
+    memory_service_pb2_grpc.MemoryServiceServicer,
+    node_service_pb2_grpc.NodeServiceServicer,
+):
+    """What one node's server answers."""
+
+    def __init__(self, machine: ReferenceMemory, nid: int) -> None:
+        self.machine = machine
+        self.nid = nid
+
+    async def GetMachine(self, request: Any, context: Any) -> machine_service_pb2.GetMachineResponse:
+        nodes = [
+            {"node": nid, "cpus": [[0, 1], []][nid], "managed_pages": self.machine.owner.shape[1]}
+            | {"address": self.machine.addresses[nid], "incarnation": 1, "fallback_order": [nid, 1 - nid]}
+            for nid in (0, 1)
+        ]
+        return machine_service_pb2.GetMachineResponse(
+            name="reference", profile="linux-6.1", nodes=nodes, distances=[10, 20, 21, 10]
+        )
+
+    async def OpenSession(self, request: Any, context: Any) -> memory_service_pb2.OpenSessionResponse:
+        if self.nid:
+            raise Refused(code_pb2.FAILED_PRECONDITION, f"node {self.nid} has no CPUs", reason="NO_CPUS")
+        self.machine.sessions.add(session := self.machine.number())
+        return memory_service_pb2.OpenSessionResponse(
+            session=session, lease_seconds=self.machine.lease_seconds, node=self.nid, incarnation=1
+        )
+
+    async def RenewSession(self, request: Any, context: Any) -> memory_service_pb2.RenewSessionResponse:
+        self.machine.check_session(request.session)
+        return memory_service_pb2.RenewSessionResponse(lease_seconds=self.machine.lease_seconds)
+
+    async def CloseSession(self, request: Any, context: Any) -> memory_service_pb2.CloseSessionResponse:
+        self.machine.check_session(request.session)
+        return memory_service_pb2.CloseSessionResponse(freed_pages=self.machine.end_session(request.session))
+
+    async def AllocPages(self, request: Any, context: Any) -> memory_service_pb2.AllocPagesResponse:
+        self.machine.check_session(request.session)
+        if request.order > 10:
+            raise Refused(code_pb2.INVALID_ARGUMENT, "order 11: at most 10", field="order")
+        if "GFP_" not in request.gfp_flags:
+            raise Refused(code_pb2.INVALID_ARGUMENT, f"unknown gfp flag {request.gfp_flags!r}", "gfp_flags")
+        nodes = tuple(request.policy.nodes) or (0, 1)
+        blocks = self.machine.take(request.session, request.order, request.count, nodes)
+        pages = [(nid, np.array([pfn for n, pfn in blocks if n == nid], "<u8")) for nid in nodes]
+        return memory_service_pb2.AllocPagesResponse(
+            pages=[types_pb2.NodePages(node=nid, pfns=pfns.tobytes()) for nid, pfns in pages if len(pfns)],
+            cost=types_pb2.Cost(latency_ns=100 * len(blocks), access_ns=100 * len(blocks)),
+            remote_lookups=sum(nid != self.nid for nid, pfns in pages if len(pfns)),
+        )
+
+    async def FreePages(self, request: Any, context: Any) -> memory_service_pb2.FreePagesResponse:
+        self.machine.check_session(request.session)
+        size = 1 << request.order
+        blocks = [(p.node, int(pfn)) for p in request.pages for pfn in np.frombuffer(p.pfns, "<u8")]
+        for nid, pfn in blocks:
+            if (self.machine.owner[nid, pfn : pfn + size] != request.session).any():
+                raise Refused(code_pb2.NOT_FOUND, f"pfn {pfn} is not yours", reason="NOT_HELD")
+        for nid, pfn in blocks:
+            self.machine.owner[nid, pfn : pfn + size] = 0
+        return memory_service_pb2.FreePagesResponse(freed_pages=len(blocks) * size)
+
+    async def MapRegion(self, request: Any, context: Any) -> memory_service_pb2.MapRegionResponse:
+        self.machine.check_session(request.session)
+        self.machine.regions[region := self.machine.number()] = (request.nr_pages, {})
+        return memory_service_pb2.MapRegionResponse(region=region)
+
+    async def TouchRegion(self, request: Any, context: Any) -> memory_service_pb2.TouchRegionResponse:
+        self.machine.check_session(request.session)
+        nr_pages, resident = self.machine.regions[request.region]
+        wanted = range(request.first_page, request.first_page + request.count)
+        if wanted.stop > nr_pages:
+            raise Refused(code_pb2.INVALID_ARGUMENT, "beyond the region", field="count")
+        missing = [page for page in wanted if page not in resident]
+        resident |= zip(missing, self.machine.take(request.session, 0, len(missing), (0, 1)), strict=True)
+        placement = [sum(resident[page][0] == nid for page in wanted) for nid in (0, 1)]
+        return memory_service_pb2.TouchRegionResponse(
+            hit_pages=request.count - len(missing),
+            fault_pages=len(missing),
+            placement=[{"node": nid, "pages": pages} for nid, pages in enumerate(placement) if pages],
+            cost=types_pb2.Cost(latency_ns=90 * request.count),
+        )
+
+    async def UnmapRegion(self, request: Any, context: Any) -> memory_service_pb2.UnmapRegionResponse:
+        _, resident = self.machine.regions.pop(request.region)
+        for nid, pfn in resident.values():
+            self.machine.owner[nid, pfn] = 0
+        return memory_service_pb2.UnmapRegionResponse(freed_pages=len(resident))
+
+    async def GetNode(self, request: Any, context: Any) -> node_service_pb2.GetNodeResponse:
+        zone = types_pb2.ZoneSummary(zone="Normal", free_pages=int((self.machine.owner[self.nid] == 0).sum()))
+        return node_service_pb2.GetNodeResponse(
+            node=self.nid, zones=[zone], vm_events={"pgfault": 2, "pgalloc_normal": 1}, digest="d"
+        )
+
+    async def WriteSysctl(self, request: Any, context: Any) -> node_service_pb2.WriteSysctlResponse:
+        if request.key != "vm.min_free_kbytes":
+            raise Refused(code_pb2.INVALID_ARGUMENT, f"no sysctl {request.key}", field="key")
+        return node_service_pb2.WriteSysctlResponse()
+
+    async def CheckInvariants(self, request: Any, context: Any) -> node_service_pb2.CheckInvariantsResponse:
+        return node_service_pb2.CheckInvariantsResponse(
+            violations=self.machine.violations if self.nid else []
+        )

@@ -1,0 +1,351 @@
+"""Captures of real kernels as machines, compared with what their files say, read another way."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from groundtruth import GROUNDTRUTH, requires_groundtruth, topologies
+
+from numa_service.machine.capture import load_capture
+from numa_service.machine.machinefile import parse_machine
+from numa_service.machine.source import load
+from numa_service.machine.spec import MachineSpec, SpecError
+
+every_topology = pytest.mark.parametrize("root", topologies(), ids=lambda root: root.name)
+
+
+def _sum(spec: MachineSpec, field: str) -> int:
+    return sum(getattr(zone, field) or 0 for node in spec.nodes for zone in node.zones)
+
+
+@requires_groundtruth
+def test_there_are_39_captures() -> None:
+    assert len(topologies()) == 39
+
+
+@requires_groundtruth
+@every_topology
+def test_totals_are_those_of_the_files(root: Path) -> None:
+    spec = load(str(root))
+    text = (root / "zoneinfo.txt").read_text()
+    for field in ("spanned", "present", "managed"):
+        assert _sum(spec, field) == sum(map(int, re.findall(rf"^ +{field} +(\d+)$", text, re.M)))
+    starts = [zone.start_pfn for node in spec.nodes for zone in node.zones]
+    assert starts == [int(pfn) for pfn in re.findall(r"^ +start_pfn: +(\d+)$", text, re.M)]
+    assert [node.nid for node in spec.nodes] == sorted(
+        {int(nid) for nid in re.findall(r"^Node (\d+)", text, re.M)}
+    )
+    memtotal = re.search(r"MemTotal: +(\d+) kB", (root / "meminfo.txt").read_text())
+    assert memtotal is not None
+    assert _sum(spec, "managed") * 4 == int(memtotal[1])
+    assert len(spec.cpus) == (root / "cpuinfo.txt").read_text().count("processor\t:")
+    assert spec.arch == ("i386" if root.name.startswith("i386") else "x86_64")
+    assert spec.profile == ("linux-6.12" if "k612" in root.name else "linux-6.1")
+    assert spec.swap_pages == 0
+
+
+@requires_groundtruth
+@every_topology
+def test_ram_is_the_boot_log_s_memory_node_ranges(root: Path) -> None:
+    spec = load(str(root))
+    ranges = re.findall(
+        r"\]   node +(\d+): \[mem 0x([0-9a-f]+)-0x([0-9a-f]+)\]", (root / "dmesg.txt").read_text()
+    )
+    assert ranges
+    logged: dict[int, tuple[tuple[int, int], ...]] = {node.nid: () for node in spec.nodes}
+    for nid, start, last in ranges:
+        logged[int(nid)] += ((int(start, 16) >> 12, int(last, 16) + 1 >> 12),)
+    assert {node.nid: node.ram for node in spec.nodes} == logged
+    for node in spec.nodes:
+        assert sum(zone.present for zone in node.zones) == sum(end - start for start, end in node.ram)
+
+
+@requires_groundtruth
+@every_topology
+def test_sysctls_are_kept_as_printed(root: Path) -> None:
+    lines = (root / "sysctl.txt").read_text().splitlines()
+    assert load(str(root)).sysctls == dict(line.split(" = ", 1) for line in lines)
+
+
+@requires_groundtruth
+@every_topology
+def test_a_machine_file_of_the_same_box_has_the_same_zones(root: Path) -> None:
+    """qemu's arguments, written as a machine file, come to the memory that the kernel found."""
+    scenario = json.loads((root / "scenario.json").read_text())
+    if "numa=fake" in scenario["kernel_cmdline"]:
+        pytest.skip("numa=fake cuts nodes that qemu does not know")
+    captured = load(str(root))
+    nodes = scenario.get("nodes") or [{"mem": scenario["mem"]}]
+    text = f'arch = "{captured.arch}"\nprofile = "{captured.profile}"\n'
+    if scenario.get("dist"):
+        text += f"distances = {json.dumps(scenario['dist'])}\n"
+    nid_of = _nid_of_proximity_domain(root)
+    for pxm, qemu_node in enumerate(nodes):
+        node = captured.node(nid_of.get(pxm, pxm))
+        # kernelcore= and movablecore= spread over nodes by a rule of their own: taken from the capture.
+        movable = sum(zone.present for zone in node.zones if zone.name == "Movable")
+        text += f'[[node]]\nid = {node.nid}\ncpus = {list(node.cpus)}\nmemory = "{qemu_node["mem"]}MiB"\n'
+        text += f"movable = {movable * 4096}\n"
+    written = parse_machine(text, "written", root.name)
+    assert written.distances == captured.distances
+    # ACPI tables take 32 pages at the end of low memory; with many nodes they grow to 33.
+    acpi_pages = _low_end(written) - _low_end(captured)
+    assert acpi_pages in (0, 1)
+    assert _flat(written, 0) == _flat(captured, acpi_pages)
+
+
+def _nid_of_proximity_domain(root: Path) -> dict[int, int]:
+    """The kernel numbers nodes in the order in which the SRAT names them, CPUs first."""
+    dmesg = (root / "dmesg.txt").read_text()
+    pairs = [(int(pxm), int(nid)) for pxm, nid in re.findall(r"PXM (\d+) -> .* Node (\d+)", dmesg)]
+    pairs += [(int(pxm), int(nid)) for nid, pxm in re.findall(r"SRAT: Node (\d+) PXM (\d+)", dmesg)]
+    return dict(pairs)
+
+
+def _low_end(spec: MachineSpec) -> int:
+    return max(end for node in spec.nodes for _, end in node.ram if end <= 1 << 20)
+
+
+def _flat(spec: MachineSpec, acpi_pages: int) -> list[object]:
+    """RAM and zones of every node, low memory taken to end that many pages later."""
+    low_end = _low_end(spec)
+    shown: list[object] = []
+    for node in spec.nodes:
+        shown.append([(start, end + acpi_pages * (end == low_end)) for start, end in node.ram])
+        for zone in node.zones:
+            end = zone.start_pfn + zone.spanned
+            spanned = zone.spanned + acpi_pages * (end == low_end)
+            present = zone.present + acpi_pages * (zone.start_pfn < low_end <= end)
+            shown.append((zone.name, zone.start_pfn, spanned, present))
+    return shown
+
+
+@requires_groundtruth
+def test_memoryless_and_cpuless_nodes_are_kept() -> None:
+    spec = load(str(GROUNDTRUTH / "topologies" / "memoryless-cpuless"))
+    assert [node.cpus for node in spec.nodes] == [(0, 1), (2, 3), (), ()]
+    assert [bool(node.zones) for node in spec.nodes] == [True, False, True, True]
+    assert spec.distances[0] == (10, 20, 25, 40)
+
+
+@requires_groundtruth
+def test_fake_nodes_all_have_the_cpus() -> None:
+    spec = load(str(GROUNDTRUTH / "topologies" / "fake-4"))
+    assert [node.cpus for node in spec.nodes] == [(0, 1, 2, 3)] * 4
+    assert spec.cpus == (0, 1, 2, 3)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A two-node capture that may be spoiled."""
+    root = tmp_path / "copy"
+    shutil.copytree(GROUNDTRUTH / "topologies" / "numa-2n-big", root)
+    return root
+
+
+def _tree_of(flat: Path, root: Path) -> Path:
+    """The same capture with the paths of a running system."""
+    (root / "proc/sys/kernel").mkdir(parents=True)
+    (root / "proc/sys/vm").mkdir()
+    for name in ("zoneinfo", "version", "swaps", "iomem"):
+        shutil.copy(flat / f"{name}.txt", root / "proc" / name)
+    for line in (flat / "sysctl.txt").read_text().splitlines():
+        key, value = line.split(" = ", 1)
+        (root / "proc/sys" / key.replace(".", "/")).write_text(value + "\n")
+    shutil.copytree(flat / "node", root / "sys/devices/system/node")
+    return root
+
+
+@requires_groundtruth
+def test_a_proc_and_sys_tree_is_the_same_machine(copy: Path, tmp_path: Path) -> None:
+    flat, tree = load_capture(copy), load_capture(_tree_of(copy, tmp_path / "tree"))
+    assert (tree.nodes, tree.distances, tree.profile) == (flat.nodes, flat.distances, flat.profile)
+    assert tree.sysctls == flat.sysctls
+
+
+@requires_groundtruth
+def test_without_iomem_holes_are_at_the_end_of_the_zone(copy: Path) -> None:
+    captured = load_capture(copy)
+    (copy / "iomem.txt").unlink()
+    spec = load_capture(copy)
+    assert spec.node(0).zones == captured.node(0).zones
+    assert spec.node(0).ram == ((1, 3999), (4096, 4096 + 520160), (1048576, 1310720))
+    # What a reader who is not root sees.
+    (copy / "iomem.txt").write_text("00000000-00000000 : System RAM\n  00000000-00000000 : Kernel code\n")
+    assert load_capture(copy) == spec
+
+
+@requires_groundtruth
+@pytest.mark.parametrize(
+    ("version", "profile"),
+    [
+        ("6.1.0", "6.1"),
+        ("6.11.2", "6.1"),
+        ("6.12.1", "6.12"),
+        ("7.3", "6.12"),
+        ("4.8", "6.1"),
+        ("4.7", "3.0"),
+    ],
+)
+def test_profile_of_other_versions(copy: Path, version: str, profile: str) -> None:
+    (copy / "version.txt").write_text(f"Linux version {version} (a@b)\n")
+    assert load_capture(copy).profile == f"linux-{profile}"
+    (copy / "version.txt").unlink()
+    assert load_capture(copy).profile == "linux-6.1"
+
+
+@requires_groundtruth
+def test_reserve_ratios_of_a_kernel_with_other_zone_types(copy: Path) -> None:
+    zoneinfo, sysctl = copy / "zoneinfo.txt", copy / "sysctl.txt"
+    text = re.sub(r"Node \d, zone +Device\n(?: .*\n)*", "", zoneinfo.read_text())
+    zoneinfo.write_text(re.sub(r"(protection: \(.*), \d+\)", r"\1)", text))
+    sysctl.write_text(sysctl.read_text().replace("256\t256\t32\t0\t0", "100\t200\t30\t4"))
+    assert load_capture(copy).sysctls["vm.lowmem_reserve_ratio"] == "100\t200\t30\t4\t0"
+    (copy / "version.txt").write_text("Linux version 4.4.0 (a@b)\n")
+    assert load_capture(copy).sysctls["vm.lowmem_reserve_ratio"] == "100\t200\t30"
+
+
+@requires_groundtruth
+def test_swap_is_read(copy: Path) -> None:
+    with (copy / "swaps.txt").open("a") as file:
+        file.write("/dev/vda2                               partition\t1048572\t\t0\t\t-2\n")
+        file.write("/swap\\040file                           file\t\t524284\t\t12\t\t5\n")
+    assert load_capture(copy).swap_pages == (1048572 + 524284) // 4
+
+
+@requires_groundtruth
+@pytest.mark.parametrize("root", topologies()[::6], ids=lambda root: root.name)
+def test_a_zoneinfo_cut_off_anywhere_is_refused(root: Path, tmp_path: Path) -> None:
+    """At the end of every line, and within every 40th character."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    if (root / "node").exists():
+        shutil.copytree(root / "node", copy / "node")
+    text = (root / "zoneinfo.txt").read_text()
+    ends = {match.end() for match in re.finditer("\n", text)} | set(range(0, len(text), 40))
+    last_block = text.rindex("protection:")
+    ends -= {end for end in ends if text.find("\n", last_block) < end}
+    for end in sorted(ends):
+        (copy / "zoneinfo.txt").write_text(text[:end])
+        with pytest.raises(SpecError, match=r"zoneinfo"):
+            load_capture(copy)
+
+
+@requires_groundtruth
+@pytest.mark.parametrize(
+    ("name", "old", "new", "error"),
+    [
+        ("zoneinfo.txt", "Node 0, zone      DMA\n", "", "zoneinfo.txt:1: not a zoneinfo: "),
+        (
+            "zoneinfo.txt",
+            "        present  3998\n",
+            "",
+            "zoneinfo.txt:95: Node 0, zone DMA: no present: the zone",
+        ),
+        (
+            "zoneinfo.txt",
+            "present  3998",
+            "present  3x98",
+            "zoneinfo.txt:52: Node 0, zone DMA: present: '3x98'",
+        ),
+        (
+            "zoneinfo.txt",
+            "managed  3840",
+            "managed  4840",
+            "zoneinfo.txt:1: Node 0, zone DMA: not managed 4840",
+        ),
+        (
+            "zoneinfo.txt",
+            "Node 1, zone   Normal",
+            "Node 1, zone     High",
+            "zones DMA, DMA32, Device, High, ",
+        ),
+        (
+            "zoneinfo.txt",
+            "start_pfn:           1310720",
+            "start_pfn:           1310000",
+            "overlaps node 0, zone",
+        ),
+        ("zoneinfo.txt", "Node 1, zone      DMA", "Node 1, zone   Device", "zone Device: a second time"),
+        ("zoneinfo.txt", "Node 1,", "Node 2,", "node: node 2 is in zoneinfo, and node2 is missing here"),
+        (
+            "sysctl.txt",
+            "vm.swappiness = 60",
+            "vm.swappiness",
+            "sysctl.txt:43: not 'key = value': 'vm.swappiness'",
+        ),
+        (
+            "sysctl.txt",
+            "vm.swappiness = 60",
+            "vm.swappiness = 6x",
+            "sysctl.txt:43: vm.swappiness: '6x' is not an",
+        ),
+        (
+            "sysctl.txt",
+            "zone_reclaim_mode = 0\n",
+            "zone_reclaim_mode = 0",
+            "sysctl.txt:49: truncated: the last line",
+        ),
+        (
+            "iomem.txt",
+            "00100000-7ffdffff :",
+            "00100000 :",
+            "iomem.txt:8: not an iomem line: '00100000 : System RAM'",
+        ),
+        ("swaps.txt", "Filename", "Xilename", "swaps.txt:1: not a line of /proc/swaps: "),
+        ("version.txt", "Linux version 6", "Linux version x", "version.txt:1: no 'Linux version X.Y'"),
+        ("node/node1/distance", "20 10", "20", "node1/distance:1: 1 distances for 2 nodes"),
+        (
+            "node/node1/distance",
+            "20 10",
+            "9 10",
+            "node1/distance:1: distance '9' to node 0 is not a number of at",
+        ),
+        (
+            "node/node1/distance",
+            "20 10",
+            "20 20",
+            "node1/distance:1: the distance of node 1 to itself is 20, not 10",
+        ),
+        ("node/node1/cpulist", "2-3", "2-", "node1/cpulist:1: '2-' in cpulist "),
+        ("node/online", "0-1", "0-2", "node: node 2 is online, and node2 is missing here"),
+        ("node/online", "0-1", "0", "node: node 1 is in zoneinfo, and node1 is missing here"),
+    ],
+)
+def test_garbled_files_are_named_with_the_line(copy: Path, name: str, old: str, new: str, error: str) -> None:
+    text = (copy / name).read_text()
+    assert old in text
+    (copy / name).write_text(text.replace(old, new))
+    with pytest.raises(SpecError, match=re.escape(error)) as caught:
+        load_capture(copy)
+    assert "\n" not in str(caught.value)
+
+
+@requires_groundtruth
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("zoneinfo.txt", "not a capture: no zoneinfo.txt or proc/zoneinfo"),
+        ("node", "2 nodes in zoneinfo, and no node or sys/devices/system/node"),
+        ("node/node1", "node: node 1 is online, and node1 is missing here"),
+        ("node/node1/distance", "node1/distance: No such file or directory"),
+        ("node/node0/cpulist", "node0/cpulist: No such file or directory"),
+    ],
+)
+def test_missing_files_are_named(copy: Path, name: str, error: str) -> None:
+    path = copy / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(SpecError, match=re.escape(error)):
+        load_capture(copy)
+
+
+@requires_groundtruth
+def test_a_capture_without_cpus_is_refused(copy: Path) -> None:
+    for nid in (0, 1):
+        (copy / "node" / f"node{nid}" / "cpulist").write_text("\n")
+    with pytest.raises(SpecError, match="no node has a CPU"):
+        load_capture(copy)
