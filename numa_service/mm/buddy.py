@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from numa_service.mm.jit import kernel
+from numa_service.mm.jit import i64, kernel
 from numa_service.mm.lists import free_list, list_add, list_add_tail, list_del
 from numa_service.mm.mmzone import (
     MIGRATE_CMA,
@@ -107,11 +107,11 @@ def first_free(pg: PgData, zone: int, order: int, mt: int) -> int:
         block = pg.pb_next[head]
         if block == head:
             return -1
-        return np.int64(block) << PAGEBLOCK_ORDER
+        return i64(block) << PAGEBLOCK_ORDER
     entry = pg.next[head]
     if entry == head:
         return -1
-    return np.int64(entry)
+    return i64(entry)
 
 
 @kernel

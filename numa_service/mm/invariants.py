@@ -49,7 +49,7 @@ def check_pgdat(pgdat: Pgdat) -> list[str]:
 
 def _walk(nxt: U32, prv: U32, head: int, limit: int) -> list[int] | None:
     """Entries of a list, or None when its links are broken."""
-    entries = []
+    entries: list[int] = []
     before, at = head, int(nxt[head])
     while at != head:
         if len(entries) > limit or int(prv[at]) != before:
@@ -178,7 +178,7 @@ class _Audit:
         np.add.at(self.cover, heads + (1 << orders), -1)
         if (pg.owner[heads] == 0).any():
             self._bad("a block is held by nobody")
-        if (pg.count[heads] != 1).any():
+        if (pg.refcount[heads] != 1).any():
             self._bad("a held block has no reference")
         counted = np.bincount(pg.owner[heads], weights=1 << orders, minlength=MAX_OWNERS).astype(np.int64)
         for owner in np.flatnonzero(counted != pg.owner_pages).tolist():

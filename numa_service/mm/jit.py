@@ -11,10 +11,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, SupportsInt, TypeVar, cast
 
 import numba
+import numpy as np
 from numba.core import config
+
+if TYPE_CHECKING:
+
+    def i64(value: SupportsInt) -> int:
+        """A link widened to the one integer type of the kernels, so that each is compiled once."""
+
+else:
+    i64 = np.int64
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -18,7 +18,7 @@ from numa_service.mm.buddy import (
     rmqueue,
     rmqueue_smallest,
 )
-from numa_service.mm.jit import kernel
+from numa_service.mm.jit import i64, kernel
 from numa_service.mm.lists import list_add, list_add_tail, list_del, lru_list, owner_list
 from numa_service.mm.mmzone import (
     LRU_ACTIVE_ANON,
@@ -279,13 +279,13 @@ def alloc_pages_bulk(
         pg.vm_event[PGALLOC + zone] += 1 << order
         _zone_statistics(pg, zone, numa_how)
         pg.order[idx] = order
-        pg.count[idx] = 1
+        pg.refcount[idx] = 1
         pg.owner[idx] = owner
         if lru_kind == LRU_KIND_NONE:
             pg.flags[idx] = PG_HELD
             list_add_tail(pg.next, pg.prev, idx, owner_list(pg, owner))
         else:
-            pg.index[idx] = indexes[got]
+            pg.pgoff[idx] = indexes[got]
             pg.mapcount[idx] = 1
             lru_cache_add(pg, zone, idx, lru_kind, dirty)
         pg.owner_pages[owner] += 1 << order
@@ -301,10 +301,10 @@ def free_prepared_page(pg: PgData, zone: int, cpu: int, idx: int, order: int) ->
     pg.owner_pages[pg.owner[idx]] -= 1 << order
     pg.flags[idx] = 0
     pg.order[idx] = 0
-    pg.count[idx] = 0
+    pg.refcount[idx] = 0
     pg.mapcount[idx] = 0
     pg.owner[idx] = 0
-    pg.index[idx] = 0
+    pg.pgoff[idx] = 0
     mt = pg.pb_migratetype[idx >> PAGEBLOCK_ORDER]
     if cpu >= 0 and pcp_allowed_order(pg, order) and mt != MIGRATE_ISOLATE:
         free_unref_page(pg, zone, cpu, idx, order, mt)
@@ -376,7 +376,7 @@ def free_owner_pages(pg: PgData, owner: int, cpu: int) -> int:
     head = owner_list(pg, owner)
     freed = 0
     while pg.next[head] != head:
-        idx = np.int64(pg.next[head])
+        idx = i64(pg.next[head])
         order = pg.order[idx]
         list_del(pg.next, pg.prev, idx)
         freed += 1 << order
@@ -401,7 +401,7 @@ def touch_pages(
             nr_gone += 1
             continue
         flags = pg.flags[idx]
-        if not flags & PG_LRU or pg.owner[idx] != owner or pg.index[idx] != indexes[i]:
+        if not flags & PG_LRU or pg.owner[idx] != owner or pg.pgoff[idx] != indexes[i]:
             gone[i] = 1
             nr_gone += 1
             continue
@@ -438,7 +438,7 @@ def release_region_pages(pg: PgData, owner: int, pages: I64, indexes: U32, cpu: 
         idx = pages[i]
         if not (0 <= idx < pg.flags.shape[0]):
             continue
-        if not pg.flags[idx] & PG_LRU or pg.owner[idx] != owner or pg.index[idx] != indexes[i]:
+        if not pg.flags[idx] & PG_LRU or pg.owner[idx] != owner or pg.pgoff[idx] != indexes[i]:
             continue
         zone = page_zone(pg, idx)
         del_page_from_lru(pg, zone, idx)
@@ -454,9 +454,9 @@ def release_owner_lru_pages(pg: PgData, owner: int, cpu: int) -> int:
     for zone in range(pg.zone_start.shape[0]):
         for lru in range(LRU_INACTIVE_FILE + 2):
             head = lru_list(pg, zone, lru)
-            at = np.int64(pg.next[head])
+            at = i64(pg.next[head])
             while at != head:
-                after = np.int64(pg.next[at])
+                after = i64(pg.next[at])
                 if pg.owner[at] == owner:
                     del_page_from_lru(pg, zone, at)
                     free_prepared_page(pg, zone, cpu, at, 0)

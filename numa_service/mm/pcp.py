@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from numa_service.mm.buddy import free_one_page, rmqueue
-from numa_service.mm.jit import kernel
+from numa_service.mm.jit import i64, kernel
 from numa_service.mm.lists import list_add, list_add_tail, list_del, pcp_list
 from numa_service.mm.mmzone import (
     MIGRATE_MOVABLE,
@@ -66,7 +64,7 @@ def rmqueue_pcplist(pg: PgData, zone: int, cpu: int, order: int, mt: int, alloc_
             pg.pcp_count[cpu, zone] += 1 << order
         if pg.next[head] == head:
             return -1
-    page = np.int64(pg.next[head])
+    page = i64(pg.next[head])
     list_del(pg.next, pg.prev, page)
     pg.pcp_count[cpu, zone] -= 1 << order
     pg.path[PATH_PAGESET_PAGES] += 1
@@ -94,7 +92,7 @@ def free_pcppages_bulk(pg: PgData, zone: int, cpu: int, count: int, pindex: int)
                 min_pindex += 1
         order = _pindex_to_order(pindex)
         while count > 0 and pg.next[head] != head:
-            page = np.int64(pg.prev[head])
+            page = i64(pg.prev[head])
             list_del(pg.next, pg.prev, page)
             pg.flags[page] = 0
             pg.order[page] = 0

@@ -305,9 +305,9 @@ class Pgdat:
     def set_reclaim_active(self, active: bool) -> None:
         """While kswapd runs, pagesets of its zones keep less (ZONE_RECLAIM_ACTIVE)."""
         if active:
-            self.pg.zone_flags |= ZONE_RECLAIM_ACTIVE
+            self.pg.zone_flags[:] |= ZONE_RECLAIM_ACTIVE
         else:
-            self.pg.zone_flags &= ~ZONE_RECLAIM_ACTIVE
+            self.pg.zone_flags[:] &= ~ZONE_RECLAIM_ACTIVE
 
     def shrink(self, reclaim_idx: int, priority: int, nr_to_reclaim: int, kswapd: bool) -> tuple[int, int]:
         """One bounded step of reclaim: (scanned, reclaimed) pages."""
@@ -337,9 +337,9 @@ class Pgdat:
     def digest(self) -> str:
         """blake2b over the whole state: equal states, equal digests, on any host."""
         digest = hashlib.blake2b(digest_size=16)
-        for name, array in zip(PgData._fields, self.pg, strict=True):
+        for name, array in self.pg._asdict().items():
             if name not in SCRATCH_FIELDS:
-                digest.update(array.data if array.dtype.isnative else array.tobytes())
+                digest.update(array.data)
         return digest.hexdigest()
 
     def snapshot(self) -> NodeSnapshot:

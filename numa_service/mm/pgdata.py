@@ -76,15 +76,15 @@ class PgData(NamedTuple):
     order: npt.NDArray[np.uint8]
     #: Type of the list a free or pageset page is on (the kernel keeps it in page->index).
     pcptype: npt.NDArray[np.uint8]
-    count: npt.NDArray[np.int32]
+    refcount: npt.NDArray[np.int32]
     mapcount: npt.NDArray[np.int32]
     #: list_head lru: free list, pageset, LRU or owner list. [P + list heads]
     next: U32
     prev: U32
     #: Owner slot that holds the page; for LRU pages that is page->mapping.
     owner: U32
-    #: Offset in the region, in pages.
-    index: U32
+    #: page->index: offset in the region, in pages.
+    pgoff: U32
     # pageblocks: [B]
     pb_migratetype: npt.NDArray[np.uint8]
     #: order + 1 of the free block (order ≥ pageblock_order) that starts here; 0 = none.
@@ -166,12 +166,12 @@ def alloc_pgdata(base_pfn: int, end_pfn: int, nr_zones: int, nr_cpus: int) -> Pg
         flags=z(pages, dtype=np.uint16),
         order=z(pages, dtype=np.uint8),
         pcptype=z(pages, dtype=np.uint8),
-        count=z(pages, dtype=np.int32),
+        refcount=z(pages, dtype=np.int32),
         mapcount=z(pages, dtype=np.int32),
         next=z(links, dtype=np.uint32),
         prev=z(links, dtype=np.uint32),
         owner=z(pages, dtype=np.uint32),
-        index=z(pages, dtype=np.uint32),
+        pgoff=z(pages, dtype=np.uint32),
         pb_migratetype=z(blocks, dtype=np.uint8),
         pb_order=z(blocks, dtype=np.uint8),
         pb_next=z(blocks + pb_heads, dtype=np.uint32),

@@ -7,9 +7,7 @@ zones of the node together, as kernels since 4.8 do.
 
 from __future__ import annotations
 
-import numpy as np
-
-from numa_service.mm.jit import kernel
+from numa_service.mm.jit import i64, kernel
 from numa_service.mm.lists import list_add, list_del, lru_list
 from numa_service.mm.mmzone import (
     LRU_ACTIVE_ANON,
@@ -132,7 +130,7 @@ def _shrink_inactive_list(pg: PgData, zone: int, lru: int, nr_to_scan: int, kswa
     scanned = 0
     rotated = 0
     while scanned < nr_to_scan and pg.prev[head] != head:
-        idx = np.int64(pg.prev[head])
+        idx = i64(pg.prev[head])
         scanned += 1
         flags = pg.flags[idx]
         if flags & PG_SWAPBACKED:
@@ -172,7 +170,7 @@ def _shrink_active_list(pg: PgData, zone: int, lru: int, nr_to_scan: int) -> int
     inactive = lru_list(pg, zone, lru - 1)
     scanned = 0
     while scanned < nr_to_scan and pg.prev[head] != head:
-        idx = np.int64(pg.prev[head])
+        idx = i64(pg.prev[head])
         scanned += 1
         list_del(pg.next, pg.prev, idx)
         pg.flags[idx] &= ~(PG_ACTIVE | PG_REFERENCED)

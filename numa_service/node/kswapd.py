@@ -1,8 +1,8 @@
 """kswapd: background reclaim of one node, in bounded steps (``mm/vmscan.c``: kswapd, balance_pgdat).
 
-A generator like the slow path, but on its own: it lives beside its node (in an actor of its own, on Ray), asks
-it for one step at a time, and the node serves others in between. If it dies, its successor starts over
-from the node's own state; nothing is lost.
+A generator like the slow path, but on its own: it lives beside its node (in an actor of its own, on Ray),
+asks it for one step at a time, and the node serves others in between. If it dies, its successor starts
+over from the node's own state; nothing is lost.
 """
 
 from __future__ import annotations

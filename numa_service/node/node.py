@@ -184,6 +184,10 @@ class Node:
         """A session or region of this node as an owner."""
         return Owner(self.nid, self.incarnation, id)
 
+    def owners(self) -> tuple[Owner, ...]:
+        """Everybody who has, or had, pages on this node."""
+        return tuple(self._slots)
+
     def expired(self, now_ns: int) -> list[int]:
         """Sessions whose lease has run out, oldest number first."""
         return [s.id for s in self.sessions.values() if s.expires_ns <= now_ns]

@@ -185,7 +185,7 @@ def _unmap(node: Node, region_id: int) -> Steps[int]:
 
 
 def close_session(node: Node, session: int) -> Steps[int]:
-    """CloseSession, and the end of a lease: everything the session holds goes back; pages freed (exit_mmap)."""
+    """CloseSession, and the end of a lease: all that the session holds goes back; pages freed (exit_mmap)."""
     freed = 0
     for region_id in sorted(node.session(session).regions):
         freed += yield from _unmap(node, region_id)

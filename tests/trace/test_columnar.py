@@ -7,7 +7,7 @@ import struct
 import zlib
 from pathlib import Path
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import numpy as np
 import pytest
 from hypothesis import given, settings
