@@ -301,7 +301,9 @@ def _build_all_zonelists(boot: _Boot) -> None:
     topology = Topology(
         nids=tuple(node.nid for node in spec.nodes),
         populated=populated,
-        has_cpus={node.nid: bool(node.cpus) for node in spec.nodes},
+        # No CPU is on its node's map yet (numa_add_cpu runs later), so none weighs on the order: seen in
+        # the captured cxl-tier boots, where a CPU-less node does not come before an equally distant one.
+        has_cpus=dict.fromkeys(populated, False),
         distance=spec.distance,
     )
     boot.zonelists = build_all_zonelists(topology, boot.profile)

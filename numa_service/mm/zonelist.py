@@ -28,6 +28,7 @@ class Topology:
     nids: tuple[int, ...]
     #: Indexes of the zones with managed pages, by node.
     populated: Mapping[int, tuple[int, ...]]
+    #: Nodes whose CPUs are on-line when the lists are built: none yet at boot.
     has_cpus: Mapping[int, bool]
     distance: Callable[[int, int], int]
 

@@ -1,0 +1,386 @@
+"""Protobuf messages and the node's own types: the one mapping between them, both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import Any, TypeAlias
+
+from google.protobuf.message import Message
+from numa_client._gen.numa.v1 import memory_service_pb2 as memory_pb2
+from numa_client._gen.numa.v1 import node_service_pb2 as node_pb2
+from numa_client._gen.numa.v1 import types_pb2
+from numa_client._gen.numa.v1 import zonelist_service_pb2 as zonelist_pb2
+
+from numa_service.mm.gfp import parse_gfp
+from numa_service.mm.mmzone import WMARK_HIGH, WMARK_LOW, WMARK_MIN
+from numa_service.mm.pgdat import Pgdat, ZoneExtent
+from numa_service.mm.pgdata import KSWAPD_FAILURES, KSWAPD_ORDER, SWAP_TOTAL
+from numa_service.mm.vmstat import NR_ZONE_LRU_BASE, NUMASTAT_NAMES, vm_event_names
+from numa_service.node import ops
+from numa_service.node.cost import Cost
+from numa_service.node.errors import InvalidRequest
+from numa_service.node.mempolicy import Policy
+from numa_service.node.node import Node
+from numa_service.node.ops import Op, Owner
+from numa_service.node.page_alloc import Allocation, AllocRequest
+from numa_service.node.region import Touched
+
+LEASE_SECONDS_DEFAULT = 30.0
+LEASE_SECONDS_MIN = 1.0
+LEASE_SECONDS_MAX = 3600.0
+
+# requests of clients
+
+
+def gfp(text: str) -> int:
+    """gfp_flags as bits; InvalidRequest."""
+    try:
+        return parse_gfp(text)
+    except ValueError as e:
+        raise InvalidRequest("gfp_flags", str(e)) from None
+
+
+def policy(message: types_pb2.Policy, node: Node) -> Policy:
+    """A memory policy over the machine's nodes; InvalidRequest."""
+    known = tuple(n.nid for n in node.machine.spec.nodes)
+    return Policy.checked(message.mode, list(message.nodes), known)
+
+
+def lease_ns(seconds: float) -> int:
+    """A lease in ns; 0 is the default. InvalidRequest."""
+    seconds = seconds or LEASE_SECONDS_DEFAULT
+    if not LEASE_SECONDS_MIN <= seconds <= LEASE_SECONDS_MAX:
+        raise InvalidRequest(
+            "lease_seconds", f"{seconds:g} is not in {LEASE_SECONDS_MIN:g}…{LEASE_SECONDS_MAX:g} (0 is 30)"
+        )
+    return int(seconds * 1e9)
+
+
+def alloc_request(message: memory_pb2.AllocPagesRequest, node: Node) -> AllocRequest:
+    """AllocPages as the node takes it; InvalidRequest for flags and policy."""
+    return AllocRequest(
+        session=message.session,
+        gfp=gfp(message.gfp_flags),
+        order=message.order,
+        count=message.count,
+        cpu=message.cpu,
+        policy=policy(message.policy, node),
+        partial=message.partial,
+    )
+
+
+# replies to clients
+
+
+def cost(cost: Cost) -> types_pb2.Cost:
+    """The cost account of a request."""
+    return types_pb2.Cost(
+        latency_ns=cost.latency_ns,
+        access_ns=cost.access_ns,
+        pageset_ns=cost.pageset_ns,
+        buddy_ns=cost.buddy_ns,
+        fallback_ns=cost.fallback_ns,
+        reclaim_ns=cost.reclaim_ns,
+        zeroing_ns=cost.zeroing_ns,
+    )
+
+
+def allocation(allocation: Allocation) -> memory_pb2.AllocPagesResponse:
+    """Blocks in the order of the walk."""
+    return memory_pb2.AllocPagesResponse(
+        pages=[types_pb2.NodePages(node=nid, pfns=pfns) for nid, pfns in allocation.pages],
+        cost=cost(allocation.cost),
+        remote_lookups=allocation.remote_lookups,
+        direct_reclaimed_pages=allocation.direct_reclaimed,
+    )
+
+
+def touched(touched: Touched) -> memory_pb2.TouchRegionResponse:
+    """What an access found and did."""
+    return memory_pb2.TouchRegionResponse(
+        hit_pages=touched.hits,
+        fault_pages=touched.faults,
+        major_fault_pages=touched.major_faults,
+        placement=[
+            memory_pb2.NodeCount(node=nid, pages=pages)
+            for nid, pages in sorted(touched.placement.items())
+            if pages
+        ],
+        cost=cost(touched.cost),
+        remote_lookups=touched.remote_lookups,
+        direct_reclaimed_pages=touched.direct_reclaimed,
+    )
+
+
+def node_state(node: Node, digest: str) -> node_pb2.GetNodeResponse:
+    """The node now. Reads only counters: no list is walked."""
+    pg = node.pgdat.pg
+    events = zip(vm_event_names(node.pgdat.zone_names), pg.vm_event.tolist(), strict=True)
+    return node_pb2.GetNodeResponse(
+        node=node.nid,
+        incarnation=node.incarnation,
+        zones=[_zone_summary(node.pgdat, extent) for extent in node.pgdat.extents if extent.present],
+        numa_stat=types_pb2.NumaStat(
+            **dict(zip(NUMASTAT_NAMES, pg.numa_event.sum(axis=0).tolist(), strict=True))
+        ),
+        vm_events={name: count for name, count in events if name},
+        kswapd=node_pb2.KswapdState(
+            running=node.kswapd.running,
+            wakeups=node.kswapd.wakeups,
+            reclaimed_pages=node.kswapd.reclaimed,
+            order=int(pg.kswapd[KSWAPD_ORDER]),
+            failures=int(pg.kswapd[KSWAPD_FAILURES]),
+        ),
+        sessions=len(node.sessions),
+        held_pages=node.held_pages(),
+        swap_total_pages=int(pg.reclaim_stat[SWAP_TOTAL]),
+        swap_used_pages=node.swap_used,
+        digest=digest,
+        log_length=node.log_length,
+    )
+
+
+def _zone_summary(pgdat: Pgdat, extent: ZoneExtent) -> types_pb2.ZoneSummary:
+    pg, zone = pgdat.pg, extent.index
+    lru = pg.vm_stat[zone, NR_ZONE_LRU_BASE:].tolist()
+    return types_pb2.ZoneSummary(
+        zone=extent.name,
+        free_pages=pgdat.free_pages(zone),
+        managed_pages=extent.managed,
+        present_pages=extent.present,
+        spanned_pages=extent.spanned,
+        start_pfn=extent.start_pfn,
+        min_pages=int(pg.watermark[zone, WMARK_MIN]),
+        low_pages=int(pg.watermark[zone, WMARK_LOW]),
+        high_pages=int(pg.watermark[zone, WMARK_HIGH]),
+        protection_pages=pg.lowmem_reserve[zone].tolist(),
+        free_blocks=pg.nr_free[zone].tolist(),
+        pageset_pages=int(pg.pcp_count[:, zone].sum()),
+        inactive_anon_pages=lru[0],
+        active_anon_pages=lru[1],
+        inactive_file_pages=lru[2],
+        active_file_pages=lru[3],
+    )
+
+
+# questions between nodes: ops and the messages of ZonelistService
+
+#: A request of ZonelistService.
+Question: TypeAlias = Message
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """How an op travels."""
+
+    #: Method of ZonelistService.
+    method: str
+    request: Callable[[Any, str], Question]
+    #: The op's result, from the response.
+    result: Callable[[Any], Any]
+    #: The response, from the op's result.
+    response: Callable[[Any], Message]
+
+
+def _owner(owner: Owner) -> zonelist_pb2.Owner:
+    return zonelist_pb2.Owner(node=owner.nid, incarnation=owner.incarnation, id=owner.id)
+
+
+def _owner_of(message: zonelist_pb2.Owner) -> Owner:
+    return Owner(message.node, message.incarnation, message.id)
+
+
+def _lookup(op: ops.Alloc, request_id: str) -> Question:
+    return zonelist_pb2.LookupRequest(
+        request_id=request_id,
+        owner=_owner(op.owner),
+        order=op.order,
+        count=op.count,
+        migratetype=op.migratetype,
+        highest_zoneidx=op.highest_zoneidx,
+        zones=op.zones,
+        cpu=op.cpu,
+        alloc_flags=op.alloc_flags,
+        numa_how=op.numa_how,
+        lru_kind=op.lru_kind,
+        indexes=op.indexes,
+        dirty=op.dirty,
+    )
+
+
+def _alloc_result(m: zonelist_pb2.LookupResponse) -> ops.AllocResult:
+    zones = tuple(
+        ops.ZoneState(z.zone, z.free_pages, z.managed_pages, z.min_pages, z.low_pages, z.high_pages)
+        for z in m.zones
+    )
+    return ops.AllocResult(m.pfns, tuple(m.path), zones)
+
+
+def _lookup_response(result: ops.AllocResult) -> Message:
+    return zonelist_pb2.LookupResponse(
+        pfns=result.pfns,
+        path=result.path,
+        zones=[
+            zonelist_pb2.ZoneState(
+                zone=z.zone,
+                free_pages=z.free,
+                managed_pages=z.managed,
+                min_pages=z.min,
+                low_pages=z.low,
+                high_pages=z.high,
+            )
+            for z in result.zones
+        ],
+    )
+
+
+def _free(op: ops.Free, request_id: str) -> Question:
+    if op.cpu is None:
+        raise ValueError("blocks held by hand are freed by a CPU: the wire has no word for none")
+    return zonelist_pb2.ReleaseRequest(
+        request_id=request_id, owner=_owner(op.owner), order=op.order, pfns=op.pfns, cpu=op.cpu
+    )
+
+
+def _release(op: ops.Release, request_id: str) -> Question:
+    if op.cpu is not None:
+        raise ValueError("pages of a region go to the buddy lists: the wire has no CPU for them")
+    return zonelist_pb2.ReleaseRequest(
+        request_id=request_id, owner=_owner(op.owner), pfns=op.pfns, indexes=op.indexes
+    )
+
+
+def _free_owner(op: ops.FreeOwner, request_id: str) -> Question:
+    return zonelist_pb2.ReleaseOwnerRequest(
+        request_id=request_id, owner=_owner(op.owner), pfns=op.pfns, indexes=op.indexes
+    )
+
+
+def _touch(op: ops.Touch, request_id: str) -> Question:
+    return zonelist_pb2.TouchRequest(
+        request_id=request_id, owner=_owner(op.owner), pfns=op.pfns, indexes=op.indexes, write=op.write
+    )
+
+
+def _freed_pages(m: Any) -> int:
+    return int(m.freed_pages)
+
+
+_RELEASED = (_freed_pages, lambda pages: zonelist_pb2.ReleaseResponse(freed_pages=pages))
+
+#: Every op that may be asked of another node.
+WIRE: dict[type[Op[Any]], Wire] = {
+    ops.Alloc: Wire("Lookup", _lookup, _alloc_result, _lookup_response),
+    ops.Free: Wire("Release", _free, *_RELEASED),
+    ops.Release: Wire("Release", _release, *_RELEASED),
+    ops.FreeOwner: Wire(
+        "ReleaseOwner",
+        _free_owner,
+        _freed_pages,
+        lambda pages: zonelist_pb2.ReleaseOwnerResponse(freed_pages=pages),
+    ),
+    ops.Touch: Wire(
+        "Touch",
+        _touch,
+        lambda m: ops.TouchResult(m.gone, m.swapped_in_pages, tuple(m.path)),
+        lambda r: zonelist_pb2.TouchResponse(gone=r.gone, swapped_in_pages=r.swapped_in, path=r.path),
+    ),
+    ops.WakeKswapd: Wire(
+        "WakeKswapd",
+        lambda op, request_id: zonelist_pb2.WakeKswapdRequest(
+            request_id=request_id, order=op.order, highest_zoneidx=op.highest_zoneidx
+        ),
+        lambda m: m.woken,
+        lambda woken: zonelist_pb2.WakeKswapdResponse(woken=woken),
+    ),
+    ops.Reclaim: Wire(
+        "Reclaim",
+        lambda op, request_id: zonelist_pb2.ReclaimRequest(
+            request_id=request_id,
+            highest_zoneidx=op.highest_zoneidx,
+            priority=op.priority,
+            nr_to_reclaim_pages=op.nr_to_reclaim,
+        ),
+        lambda m: ops.ReclaimResult(m.scanned_pages, m.reclaimed_pages, tuple(m.path)),
+        lambda r: zonelist_pb2.ReclaimResponse(
+            scanned_pages=r.scanned, reclaimed_pages=r.reclaimed, path=r.path
+        ),
+    ),
+    ops.DrainPagesets: Wire(
+        "Drain",
+        lambda op, request_id: zonelist_pb2.DrainRequest(request_id=request_id),
+        lambda m: None,
+        lambda _: zonelist_pb2.DrainResponse(),
+    ),
+    ops.CountForeign: Wire(
+        "CountForeign",
+        lambda op, request_id: zonelist_pb2.CountForeignRequest(
+            request_id=request_id, zone=op.zone, count=op.count
+        ),
+        lambda m: None,
+        lambda _: zonelist_pb2.CountForeignResponse(),
+    ),
+}
+
+
+@singledispatch
+def op_of(question: Any) -> Op[Any]:
+    """The op that a request of ZonelistService stands for."""
+    raise TypeError(f"not a question between nodes: {type(question).__name__}")
+
+
+@op_of.register
+def _(m: zonelist_pb2.LookupRequest) -> Op[Any]:
+    return ops.Alloc(
+        owner=_owner_of(m.owner),
+        zones=tuple(m.zones),
+        cpu=m.cpu,
+        order=m.order,
+        count=m.count,
+        migratetype=m.migratetype,
+        highest_zoneidx=m.highest_zoneidx,
+        alloc_flags=m.alloc_flags,
+        numa_how=m.numa_how,
+        lru_kind=m.lru_kind,
+        indexes=m.indexes,
+        dirty=m.dirty,
+    )
+
+
+@op_of.register
+def _(m: zonelist_pb2.ReleaseRequest) -> Op[Any]:
+    if m.indexes:
+        return ops.Release(_owner_of(m.owner), None, m.pfns, m.indexes)
+    return ops.Free(_owner_of(m.owner), m.cpu, m.order, m.pfns)
+
+
+@op_of.register
+def _(m: zonelist_pb2.ReleaseOwnerRequest) -> Op[Any]:
+    return ops.FreeOwner(_owner_of(m.owner), m.pfns, m.indexes)
+
+
+@op_of.register
+def _(m: zonelist_pb2.TouchRequest) -> Op[Any]:
+    return ops.Touch(_owner_of(m.owner), m.pfns, m.indexes, m.write)
+
+
+@op_of.register
+def _(m: zonelist_pb2.WakeKswapdRequest) -> Op[Any]:
+    return ops.WakeKswapd(m.order, m.highest_zoneidx)
+
+
+@op_of.register
+def _(m: zonelist_pb2.ReclaimRequest) -> Op[Any]:
+    return ops.Reclaim(m.highest_zoneidx, m.priority, m.nr_to_reclaim_pages)
+
+
+@op_of.register
+def _(m: zonelist_pb2.DrainRequest) -> Op[Any]:
+    return ops.DrainPagesets()
+
+
+@op_of.register
+def _(m: zonelist_pb2.CountForeignRequest) -> Op[Any]:
+    return ops.CountForeign(m.zone, m.count)

@@ -1,0 +1,145 @@
+"""Errors and gRPC status: the one mapping, in both directions, with google.rpc details."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from numa_service.node.errors import (
+    AllocFailed,
+    InvalidRequest,
+    LimitExceeded,
+    NodeError,
+    NotFound,
+    PeerUnavailable,
+    Precondition,
+)
+
+#: ErrorInfo.domain of every error.
+DOMAIN = "numa.v1"
+
+_log = logging.getLogger(__name__)
+
+
+def to_status(error: NodeError) -> status_pb2.Status:
+    """A node's error as google.rpc.Status: ErrorInfo always, and what its class has to say."""
+    match error:
+        case InvalidRequest():
+            violation = {"field": error.field, "description": error.reason}
+            detail = error_details_pb2.BadRequest(field_violations=[violation])
+            return _status(code_pb2.INVALID_ARGUMENT, error, "INVALID_REQUEST", {"field": error.field}, detail)
+        case NotFound():
+            detail = error_details_pb2.ResourceInfo(
+                resource_type=error.kind, resource_name=error.name, description=str(error)
+            )
+            reason = f"{error.kind.upper()}_NOT_FOUND"
+            return _status(code_pb2.NOT_FOUND, error, reason, {error.kind: error.name}, detail)
+        case Precondition():
+            return _status(code_pb2.FAILED_PRECONDITION, error, "PRECONDITION", {})
+        case AllocFailed():
+            metadata = {
+                "order": str(error.order),
+                "wanted": str(error.wanted),
+                "got": str(error.got),
+                "nodes": ",".join(map(str, error.nodes)),
+            }
+            return _status(code_pb2.RESOURCE_EXHAUSTED, error, "OUT_OF_MEMORY", metadata)
+        case LimitExceeded():
+            return _status(code_pb2.RESOURCE_EXHAUSTED, error, "LIMIT_EXCEEDED", {})
+        case PeerUnavailable():
+            return _status(code_pb2.UNAVAILABLE, error, "NODE_UNAVAILABLE", {"node": str(error.nid)})
+    raise TypeError(f"no gRPC status for {type(error).__name__}")
+
+
+def _status(
+    code: int, error: NodeError, reason: str, metadata: dict[str, str], *more: Any
+) -> status_pb2.Status:
+    details = []
+    for detail in (error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata), *more):
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        details.append(packed)
+    return status_pb2.Status(code=code, message=str(error), details=details)
+
+
+def from_rpc_error(nid: int, error: grpc.aio.AioRpcError) -> NodeError:
+    """What another node's answer means here.
+
+    Refusals become the class that they were there; everything else, a peer's own failures included, is a
+    node that does not answer.
+    """
+    message = error.details() or ""
+    found = _details(error)
+    match error.code():
+        case grpc.StatusCode.INVALID_ARGUMENT:
+            bad = found.get("BadRequest")
+            if bad is not None and bad.field_violations:
+                return InvalidRequest(bad.field_violations[0].field, bad.field_violations[0].description)
+            return InvalidRequest("request", message)
+        case grpc.StatusCode.NOT_FOUND:
+            resource = found.get("ResourceInfo")
+            if resource is None:
+                return NotFound("resource", f"on node {nid}", message)
+            prefix = f"{resource.resource_type} {resource.resource_name}: "
+            return NotFound(resource.resource_type, resource.resource_name, message.removeprefix(prefix))
+        case grpc.StatusCode.FAILED_PRECONDITION:
+            return Precondition(message)
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return LimitExceeded(message)
+        case code:
+            return PeerUnavailable(nid, f"{code.name} {message}".rstrip())
+
+
+def _details(error: grpc.aio.AioRpcError) -> dict[str, Any]:
+    """google.rpc details of a failed call, by message name."""
+    try:
+        status = rpc_status.from_call(error)
+    except ValueError:  # details that contradict the code: the code itself is still right
+        return {}
+    found: dict[str, Any] = {}
+    for packed in status.details if status else ():
+        for kind in (error_details_pb2.BadRequest, error_details_pb2.ResourceInfo):
+            if packed.Is(kind.DESCRIPTOR):
+                found[kind.DESCRIPTOR.name] = detail = kind()
+                packed.Unpack(detail)
+    return found
+
+
+class StatusInterceptor(grpc.aio.ServerInterceptor):
+    """Turns what a servicer raises into a status; what no class of errors stands for is INTERNAL and logged."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """Wrap the unary handlers; streams (health watch, reflection) raise no node error."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+        behavior: Callable[[Any, Any], Awaitable[Any]] = handler.unary_unary  # type: ignore[assignment]
+        method = handler_call_details.method
+
+        async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            try:
+                return await behavior(request, context)
+            except NodeError as error:
+                await context.abort_with_status(rpc_status.to_status(to_status(error)))
+            except grpc.aio.AbortError:
+                raise
+            except Exception:
+                incident = uuid.uuid4().hex[:12]
+                _log.exception("%s failed (incident %s)", method, incident)
+                await context.abort(grpc.StatusCode.INTERNAL, f"internal error, incident {incident}")
+
+        return grpc.unary_unary_rpc_method_handler(
+            serve, handler.request_deserializer, handler.response_serializer
+        )
