@@ -16,7 +16,6 @@ from numa_service.machine.boot import Machine, start_kernel
 from numa_service.machine.spec import MachineSpec, SpecError
 from numa_service.mm.invariants import check_pgdat
 from numa_service.mm.mmzone import WMARK_HIGH, WMARK_LOW, WMARK_MIN
-from numa_service.mm.page_alloc import LRU_KIND_ANON
 from numa_service.mm.pgdat import MAX_OWNERS, BadPageError, Indexes, Pfns, Pgdat
 from numa_service.mm.pgdata import (
     KSWAPD_FAILURES,
@@ -91,6 +90,8 @@ class Region:
     #: nid + 1 of the node where each page was put; 0 = never faulted in. The page may be gone since.
     nids: npt.NDArray[np.uint16]
     pfns: npt.NDArray[np.uint64]
+    #: Nodes, beside this one, that were ever given pages of it: what is in swap there is in no table.
+    holdings: set[int] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -243,7 +244,8 @@ class Node:
                 ).encode()
             )
         for region in self.regions.values():
-            digest.update(repr((region.id, region.session, region.lru_kind, region.policy)).encode())
+            fixed = (region.id, region.session, region.lru_kind, region.policy, sorted(region.holdings))
+            digest.update(repr(fixed).encode())
             digest.update(region.nids.tobytes())
             digest.update(region.pfns.tobytes())
         return digest.hexdigest()
@@ -268,6 +270,12 @@ class Node:
         freed = self.pgdat.free_owner(slot)
         self._free_slots.append(slot)
         return freed
+
+    def _forget_if_empty(self, owner: Owner) -> None:
+        """Free the number of an owner that has nothing here: nobody will come to free it."""
+        slot = self._slots[owner]
+        if not self.pgdat.pg.owner_pages[slot] and not self.pgdat.pg.owner_swap[slot]:
+            self._drop_owner(owner)
 
     def _path(self) -> tuple[int, ...]:
         return tuple(self.pgdat.take_path().tolist())
@@ -294,6 +302,8 @@ class Node:
             unpack_indexes(op.indexes),
             op.dirty,
         )
+        if not len(pfns):
+            self._forget_if_empty(op.owner)
         return ops.AllocResult(pack_pfns(pfns), self._path(), self.zone_states())
 
     @_apply.register
@@ -440,6 +450,8 @@ class Node:
     def _(self, op: ops.FillRegion) -> None:
         region = self.regions[op.region]
         at = unpack_indexes(op.indexes)
+        if op.nid != self.nid:
+            region.holdings.add(op.nid)
         region.nids[at] = op.nid + 1
         region.pfns[at] = unpack_pfns(op.pfns)
 
@@ -482,15 +494,6 @@ class Node:
             here = np.flatnonzero(region.nids == self.nid + 1).astype(np.uint32)
             freed = self.pgdat.release(slot, region.pfns[here], here, None)
         return freed + self._drop_owner(owner)
-
-    def region_nodes(self, id: int) -> list[int]:
-        """Other nodes on which a region was given pages, ascending."""
-        nids = np.unique(self.regions[id].nids).tolist()
-        return [nid - 1 for nid in nids if nid and nid - 1 != self.nid]
-
-    def is_anon(self, region: Region) -> bool:
-        """Whether a page that is gone went to swap (as against dropped)."""
-        return region.lru_kind == LRU_KIND_ANON
 
     @property
     def swap_used(self) -> int:

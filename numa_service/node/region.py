@@ -172,7 +172,7 @@ def _unmap(node: Node, region_id: int) -> Steps[int]:
     freed = 0
     region = node.regions[region_id]
     owner = node.owner(region_id)
-    for nid in node.region_nodes(region_id):
+    for nid in sorted(region.holdings):
         at = np.flatnonzero(region.nids == nid + 1).astype("<u4")
         pfns: Pfns = region.pfns[at]
         try:

@@ -1,0 +1,266 @@
+"""The local Ray: started when no cluster is named, on the loopback interface, and ended with its last machine.
+
+``ray start`` would bind to the host's outer address, and connect to it even when told 127.0.0.1
+(``resolve_ip_for_localhost``). RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, meant for other platforms, makes it stay on
+the loopback interface on Linux too; every process of the cluster and every driver must have it set.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import ipaddress
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from numa_service.cluster.errors import ClusterError
+
+START_TIMEOUT = 90.0
+STOP_TIMEOUT = 10.0
+#: Ray's sockets are <temp dir>/session_<time>_<pid>/sockets/plasma_store; a socket's path has at most 107 bytes.
+MAX_TEMP_DIR = 107 - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
+#: Actors talk through gRPC; Ray's object store carries nothing, and this is the least it accepts.
+OBJECT_STORE_BYTES = 80 << 20
+
+LOOPBACK_ENV = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRay:
+    """A Ray cluster of this host that `start` has started."""
+
+    #: Of ``ray start --block``, which leads a session of its own: all the cluster's processes are in it.
+    pid: int
+    #: When that process started, so that another one with the same pid is not taken for it.
+    started: float
+    #: host:port of the GCS.
+    address: str
+    temp_dir: str
+    token_path: str
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Environment of every process that belongs to the cluster or connects to it."""
+        return {
+            **LOOPBACK_ENV,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": self.token_path,
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        try:
+            head = psutil.Process(self.pid)
+            return head.create_time() == self.started and head.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def processes(self) -> list[psutil.Process]:
+        """Every living process of its session."""
+        return [p for p in psutil.process_iter() if _in_session(p, self.pid, self.started)]
+
+
+def _in_session(process: psutil.Process, sid: int, since: float) -> bool:
+    try:
+        return (
+            os.getsid(process.pid) == sid
+            and process.create_time() >= since
+            and process.status() != psutil.STATUS_ZOMBIE
+        )
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return False
+
+
+def state_dir() -> Path:
+    """NUMA_SERVICE_STATE_DIR, or numa-service in XDG_STATE_HOME; made if absent, for this user only."""
+    named = os.environ.get("NUMA_SERVICE_STATE_DIR")
+    base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    path = Path(named) if named else base / "numa-service"
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path.absolute()
+
+
+def is_loopback(address: str) -> bool:
+    """Whether host:port is on this host's loopback interface."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def find() -> LocalRay | None:
+    """The local Ray of this state directory, if it runs."""
+    ray = _read()
+    return ray if ray and ray.alive else None
+
+
+def start() -> LocalRay:
+    """The local Ray, started if it does not run yet. ClusterError when it does not come up."""
+    with _locked():
+        ray = _read()
+        if ray and ray.alive:
+            return ray
+        if ray:
+            _clean_up(ray)
+        return _start()
+
+
+def stop() -> bool:
+    """End every process of the local Ray; False when there was none. ClusterError if one survives."""
+    with _locked():
+        ray = _read()
+        if ray is None:
+            return False
+        _clean_up(ray)
+        return True
+
+
+def _state_file() -> Path:
+    return state_dir() / "ray.json"
+
+
+def _read() -> LocalRay | None:
+    try:
+        return LocalRay(**json.loads(_state_file().read_text()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as e:
+        raise ClusterError(f"{_state_file()} is damaged ({e}): end that Ray by hand and remove the file") from None
+
+
+def _write(ray: LocalRay) -> None:
+    new = _state_file().with_suffix(".new")
+    new.write_text(json.dumps(asdict(ray), indent=1) + "\n")
+    new.replace(_state_file())
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    """One command at a time starts or stops the local Ray."""
+    with (state_dir() / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _start() -> LocalRay:
+    temp_dir = state_dir() / "ray"
+    if len(os.fsencode(temp_dir)) > MAX_TEMP_DIR:
+        temp_dir = Path(tempfile.mkdtemp(prefix="numa-ray-", dir="/tmp"))
+    temp_dir.mkdir(mode=0o700, exist_ok=True)
+    token_path = state_dir() / "token"
+    with open(os.open(token_path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w") as token:
+        token.write(secrets.token_hex(32))
+    dashboard_metrics, ray_client = _free_ports(2)
+    ray = LocalRay(0, 0.0, "", str(temp_dir), str(token_path))
+    env = {
+        **_without_ray(os.environ),
+        **ray.env,
+        "DASHBOARD_METRIC_PORT": str(dashboard_metrics),
+        # nothing here has to be drained first: machines are taken down before
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    }
+    # fmt: off
+    command = [
+        sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block",
+        "--node-ip-address=127.0.0.1", "--port=0", f"--temp-dir={temp_dir}",
+        "--include-dashboard=false", "--include-log-monitor=false", "--no-monitor", "--disable-usage-stats",
+        "--dashboard-agent-listen-port=0", f"--ray-client-server-port={ray_client}",
+        "--min-worker-port=0", "--max-worker-port=0", f"--object-store-memory={OBJECT_STORE_BYTES}",
+    ]
+    # fmt: on
+    log = temp_dir / "start.log"
+    with log.open("wb") as output, _interruptible_later():
+        head = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env, start_new_session=True
+        )
+        ray = LocalRay(head.pid, psutil.Process(head.pid).create_time(), "", str(temp_dir), str(token_path))
+        _write(ray)
+    try:
+        ray = LocalRay(ray.pid, ray.started, _address(head, temp_dir, log), ray.temp_dir, ray.token_path)
+    except BaseException:
+        _clean_up(ray)
+        raise
+    _write(ray)
+    return ray
+
+
+@contextmanager
+def _interruptible_later() -> Iterator[None]:
+    """Hold Ctrl-C back, so that a process is not started without its pid being noted."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _address(head: subprocess.Popen[bytes], temp_dir: Path, log: Path) -> str:
+    """Wait until Ray is up; its address, which it writes down last."""
+    written = temp_dir / "ray_current_cluster"
+    deadline = time.monotonic() + START_TIMEOUT
+    while not (written.exists() and written.read_text()):
+        if head.poll() is not None:
+            raise ClusterError(f"Ray did not start: {_reason(log)}")
+        if time.monotonic() > deadline:
+            raise ClusterError(f"Ray did not start within {START_TIMEOUT:.0f} s: {_reason(log)}")
+        time.sleep(0.05)
+    return written.read_text().strip()
+
+
+def _reason(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
+
+
+def _without_ray(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment without settings of another cluster; ours are all given."""
+    return {key: value for key, value in env.items() if key != "RAY_ADDRESS"}
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports of the loopback interface that nobody has, all different."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for s in sockets:
+            s.bind(("127.0.0.1", 0))
+        return [int(s.getsockname()[1]) for s in sockets]
+
+
+def _clean_up(ray: LocalRay) -> None:
+    """End what is left of a cluster, and remove its files."""
+    if ray.alive:
+        psutil.Process(ray.pid).terminate()
+    deadline = time.monotonic() + STOP_TIMEOUT
+    while left := ray.processes():
+        if time.monotonic() > deadline + STOP_TIMEOUT:
+            raise ClusterError(f"Ray does not end: processes {', '.join(str(p.pid) for p in left)} are left")
+        if time.monotonic() > deadline or not ray.alive:
+            for process in left:
+                _kill(process)
+        psutil.wait_procs(left, timeout=0.2)
+    shutil.rmtree(ray.temp_dir, ignore_errors=True)
+    Path(ray.token_path).unlink(missing_ok=True)
+    _state_file().unlink(missing_ok=True)
+
+
+def _kill(process: psutil.Process) -> None:
+    try:
+        process.kill()
+    except psutil.NoSuchProcess:
+        return

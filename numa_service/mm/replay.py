@@ -1,0 +1,199 @@
+"""The hot loop of trace replay: a stretch of events that one node can serve by itself.
+
+An allocation whose home node has a local zone above its LOW watermark is served by those zones and by nothing
+else, and a free concerns the node that holds the block. Everything else (another node, the slow path) ends the
+stretch, untouched, and is the caller's.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from numa_service.mm.buddy import page_zone
+from numa_service.mm.jit import i64, kernel
+from numa_service.mm.mmzone import NR_ORDERS, PAGEBLOCK_ORDER
+from numa_service.mm.page_alloc import LRU_KIND_NONE, alloc_pages_bulk, free_pages_bulk
+from numa_service.mm.pgdata import I64, U32, PgData
+
+# A block held for the replay, in one positive integer: nid + 1, order, zone, index in mem_map.
+BLOCK_INDEX_BITS = 40
+BLOCK_ZONE_SHIFT = 40
+BLOCK_ORDER_SHIFT = 43
+BLOCK_NID_SHIFT = 47
+
+#: In place of a block: the traced kernel got these pages, the emulated machine did not.
+NOT_HERE = -1
+
+# What became of an event, where it is not a block (one allocated, or one freed).
+PENDING = 0
+ALLOC_FAILED = -1
+ALLOC_REFUSED = -2
+ALLOC_BAD_ORDER = -3
+FREE_UNKNOWN = -4
+FREE_PART = -5
+FREE_NOT_HERE = -6
+
+
+class ReplayEvents(NamedTuple):
+    """Allocations and frees in trace order, a column each, and what became of each."""
+
+    is_alloc: npt.NDArray[np.bool_]
+    #: Where the real pfn stands in the table of live blocks.
+    key: I64
+    order: I64
+    #: Position of the CPU among those of the machine, and the nid of its node.
+    cpu: I64
+    home: I64
+    #: Row of the node's :class:`FastPath`.
+    gfp_class: I64
+    outcome: I64
+
+
+class FastPath(NamedTuple):
+    """What a node's own zones are asked for requests of each gfp class; a row without zones is not known yet."""
+
+    zones: I64  # [class, zone]
+    nr_zones: I64
+    migratetype: I64
+    highest_zoneidx: I64
+    alloc_flags: I64
+    numa_how: I64
+
+
+class ReplayScratch(NamedTuple):
+    """Room for the arguments of one call."""
+
+    indexes: U32  # empty
+    page: I64  # one entry
+
+
+@kernel
+def block_of(pg: PgData, nid: int, idx: int, order: int) -> int:
+    """A block of a node as one integer."""
+    return (
+        ((nid + 1) << BLOCK_NID_SHIFT)
+        | (order << BLOCK_ORDER_SHIFT)
+        | (page_zone(pg, idx) << BLOCK_ZONE_SHIFT)
+        | idx
+    )
+
+
+@kernel
+def block_nid(block: int) -> int:
+    """The node of a block; -1 when it is none."""
+    return (block >> BLOCK_NID_SHIFT) - 1 if block > 0 else -1
+
+
+@kernel
+def block_order(block: int) -> int:
+    """The order of a block."""
+    return (block >> BLOCK_ORDER_SHIFT) & 0xF
+
+
+@kernel
+def block_index(block: int) -> int:
+    """The index of a block in its node's mem_map."""
+    return block & ((1 << BLOCK_INDEX_BITS) - 1)
+
+
+@kernel
+def part_of_live_block(live: I64, key: int) -> bool:
+    """Whether the page lies inside a live block of at most a pageblock's size, and does not start it."""
+    for order in range(1, PAGEBLOCK_ORDER + 1):
+        head = key & ~((1 << order) - 1)
+        if head != key and live[head] > 0 and block_order(live[head]) >= order:
+            return True
+    return False
+
+
+@kernel
+def unmatched_free(live: I64, key: int, order: int) -> int:
+    """Why a free has no block to free: a FREE_* outcome; PENDING when it has one."""
+    block = live[key]
+    if block == NOT_HERE:
+        return FREE_NOT_HERE
+    if block == 0:
+        return FREE_PART if part_of_live_block(live, key) else FREE_UNKNOWN
+    return PENDING if block_order(block) == order else FREE_PART
+
+
+@kernel
+def replay_stretch(
+    pg: PgData,
+    nid: int,
+    owner: int,
+    events: ReplayEvents,
+    fast: FastPath,
+    live: I64,
+    scratch: ReplayScratch,
+    begin: int,
+    end: int,
+) -> int:
+    """Issue events from `begin` on while this node alone serves them; where it stopped.
+
+    An event at which it stops has changed nothing: a zone above its watermark has a block that fits
+    (__zone_watermark_ok looks for it), so the pass over the local zones fails only if every zone is skipped.
+    """
+    at = begin
+    while at < end:
+        key = events.key[at]
+        order = events.order[at]
+        block = live[key]
+        if events.is_alloc[at]:
+            row = events.gfp_class[at]
+            nr_zones = fast.nr_zones[row]
+            if events.home[at] != nid or block > 0 or nr_zones == 0 or order >= NR_ORDERS:
+                break
+            got = alloc_pages_bulk(
+                pg,
+                fast.zones[row][:nr_zones],
+                events.cpu[at],
+                order,
+                1,
+                fast.migratetype[row],
+                fast.highest_zoneidx[row],
+                fast.alloc_flags[row],
+                fast.numa_how[row],
+                owner,
+                LRU_KIND_NONE,
+                scratch.indexes,
+                False,
+                scratch.page,
+            )
+            if got == 0:
+                break
+            block = block_of(pg, nid, scratch.page[0], order)
+            live[key] = block
+            events.outcome[at] = block
+        else:
+            unmatched = unmatched_free(live, key, order)
+            if unmatched != PENDING:
+                if block == NOT_HERE:
+                    live[key] = 0
+                events.outcome[at] = unmatched
+            else:
+                if block_nid(block) != nid:
+                    break
+                scratch.page[0] = block_index(block)
+                if free_pages_bulk(pg, events.cpu[at], order, owner, scratch.page) != 0:
+                    break
+                live[key] = 0
+                events.outcome[at] = block
+        at += 1
+    return i64(at)
+
+
+__all__ = [
+    "FastPath",
+    "ReplayEvents",
+    "ReplayScratch",
+    "block_index",
+    "block_nid",
+    "block_of",
+    "block_order",
+    "replay_stretch",
+    "unmatched_free",
+]

@@ -1,0 +1,162 @@
+"""MemoryService: what clients ask of the node whose CPU they play."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc.aio
+from google.protobuf.message import Message
+from numa_client._gen.numa.v1 import memory_service_pb2 as pb2
+from numa_client._gen.numa.v1 import memory_service_pb2_grpc as pb2_grpc
+
+from numa_service.node import ops
+from numa_service.node.errors import InvalidRequest, Precondition
+from numa_service.node.node import Node
+from numa_service.node.page_alloc import Steps, alloc_pages, free_pages
+from numa_service.node.region import close_session, map_region, touch_region, unmap_region
+from numa_service.rpc import convert
+from numa_service.rpc.instruments import Instruments
+from numa_service.rpc.peers import Peers, T, drive
+from numa_service.rpc.requests import Requests
+
+#: Longest client_name, in characters.
+MAX_CLIENT_NAME = 256
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class MemoryServicer(pb2_grpc.MemoryServiceServicer):
+    """Sessions, pages and regions. Every request that changes something happens once per request id."""
+
+    def __init__(
+        self,
+        node: Node,
+        requests: Requests,
+        peers: Peers,
+        instruments: Instruments,
+        opened: Callable[[], None],
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """`opened` is told of a new lease; `clock` gives ns for leases."""
+        self._node = node
+        self._requests = requests
+        self._peers = peers
+        self._instruments = instruments
+        self._opened = opened
+        self._clock = clock
+
+    async def _drive(self, steps: Steps[T], context: Context) -> T:
+        return await drive(steps, self._peers, context.time_remaining())
+
+    async def OpenSession(self, request: pb2.OpenSessionRequest, context: Context) -> pb2.OpenSessionResponse:
+        """Start a session and its lease."""
+
+        async def work() -> pb2.OpenSessionResponse:
+            if not self._node.pgdat.cpus:
+                raise Precondition(f"node {self._node.nid} has no CPUs: open the session on one that has")
+            if len(request.client_name) > MAX_CLIENT_NAME:
+                raise InvalidRequest("client_name", f"more than {MAX_CLIENT_NAME} characters")
+            lease_ns = convert.lease_ns(request.lease_seconds)
+            session = self._node.apply(ops.OpenSession(request.client_name, lease_ns, self._clock()))
+            self._opened()
+            return pb2.OpenSessionResponse(
+                session=session,
+                lease_seconds=lease_ns / 1e9,
+                node=self._node.nid,
+                incarnation=self._node.incarnation,
+            )
+
+        return await self._requests.once(0, request, work)
+
+    async def RenewSession(
+        self, request: pb2.RenewSessionRequest, context: Context
+    ) -> pb2.RenewSessionResponse:
+        """Heartbeat."""
+        self._requests.check_session(request.session)
+        lease_ns = self._node.apply(ops.RenewSession(request.session, self._clock()))
+        return pb2.RenewSessionResponse(lease_seconds=lease_ns / 1e9)
+
+    async def CloseSession(
+        self, request: pb2.CloseSessionRequest, context: Context
+    ) -> pb2.CloseSessionResponse:
+        """End a session; everything it holds goes back, on every node."""
+
+        async def close() -> pb2.CloseSessionResponse:
+            freed = await self._drive(close_session(self._node, request.session), context)
+            return pb2.CloseSessionResponse(freed_pages=freed)
+
+        return await self._once(request, lambda: self._requests.end_session(request.session, close))
+
+    async def AllocPages(self, request: pb2.AllocPagesRequest, context: Context) -> pb2.AllocPagesResponse:
+        """Blocks held by hand."""
+
+        async def work() -> pb2.AllocPagesResponse:
+            wanted = convert.alloc_request(request, self._node)
+            got = await self._drive(alloc_pages(self._node, wanted), context)
+            self._instruments.allocated(self._node.nid, got)
+            return convert.allocation(got)
+
+        return await self._once(request, work)
+
+    async def FreePages(self, request: pb2.FreePagesRequest, context: Context) -> pb2.FreePagesResponse:
+        """Give blocks back, all or none."""
+
+        async def work() -> pb2.FreePagesResponse:
+            pages = [(p.node, p.pfns) for p in request.pages]
+            steps = free_pages(
+                self._node, request.session, request.order, pages, request.cpu, request.request_id
+            )
+            freed, cost = await self._drive(steps, context)
+            return pb2.FreePagesResponse(freed_pages=freed, cost=convert.cost(cost))
+
+        return await self._once(request, work)
+
+    async def MapRegion(self, request: pb2.MapRegionRequest, context: Context) -> pb2.MapRegionResponse:
+        """Make a region."""
+
+        async def work() -> pb2.MapRegionResponse:
+            policy = convert.policy(request.policy, self._node)
+            region = map_region(self._node, request.session, request.kind, request.nr_pages, policy)
+            return pb2.MapRegionResponse(region=region)
+
+        return await self._once(request, work)
+
+    async def TouchRegion(self, request: pb2.TouchRegionRequest, context: Context) -> pb2.TouchRegionResponse:
+        """Access pages of a region."""
+
+        async def work() -> pb2.TouchRegionResponse:
+            self._node.region(request.session, request.region)
+            async with self._requests.region_lock(request.region):
+                steps = touch_region(
+                    self._node,
+                    request.session,
+                    request.region,
+                    request.first_page,
+                    request.count,
+                    request.write,
+                    request.cpu,
+                )
+                return convert.touched(await self._drive(steps, context))
+
+        return await self._once(request, work)
+
+    async def UnmapRegion(self, request: pb2.UnmapRegionRequest, context: Context) -> pb2.UnmapRegionResponse:
+        """End a region."""
+
+        async def work() -> pb2.UnmapRegionResponse:
+            self._node.region(request.session, request.region)
+            async with self._requests.region_lock(request.region):
+                steps = unmap_region(self._node, request.session, request.region)
+                freed = await self._drive(steps, context)
+            self._requests.forget_region(request.region)
+            return pb2.UnmapRegionResponse(freed_pages=freed)
+
+        return await self._once(request, work)
+
+    async def _once(self, request: Any, work: Callable[[], Any]) -> Any:
+        if not request.session:
+            raise InvalidRequest("session", "is not set")
+        reply: Message = await self._requests.once(request.session, request, work)
+        return reply

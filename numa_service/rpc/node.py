@@ -1,0 +1,41 @@
+"""NodeService: one node, looked at and tuned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc.aio
+from numa_client._gen.numa.v1 import node_service_pb2 as pb2
+from numa_client._gen.numa.v1 import node_service_pb2_grpc as pb2_grpc
+
+from numa_service.node import ops
+from numa_service.node.node import Node
+from numa_service.rpc import convert
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class NodeServicer(pb2_grpc.NodeServiceServicer):
+    """State of the node now, sysctls and self-checks."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._digest: tuple[int, str] | None = None
+
+    async def GetNode(self, request: pb2.GetNodeRequest, context: Context) -> pb2.GetNodeResponse:
+        """Zones, counters, kswapd, sessions and the digest."""
+        if self._digest is None or self._digest[0] != self._node.log_length:
+            # it reads every page: not again while no op has changed any
+            self._digest = self._node.log_length, self._node.digest()
+        return convert.node_state(self._node, self._digest[1])
+
+    async def WriteSysctl(self, request: pb2.WriteSysctlRequest, context: Context) -> pb2.WriteSysctlResponse:
+        """Write a sysctl on this node."""
+        self._node.apply(ops.WriteSysctl(request.key, request.value))
+        return pb2.WriteSysctlResponse()
+
+    async def CheckInvariants(
+        self, request: pb2.CheckInvariantsRequest, context: Context
+    ) -> pb2.CheckInvariantsResponse:
+        """Recount everything that must hold."""
+        return pb2.CheckInvariantsResponse(violations=self._node.check())

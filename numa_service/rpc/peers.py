@@ -1,0 +1,182 @@
+"""Questions to other nodes over gRPC: the shell around the node's generators."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+from numa_client._gen.numa.v1 import zonelist_service_pb2_grpc
+
+from numa_service.node import ops
+from numa_service.node.errors import NodeError, PeerUnavailable
+from numa_service.node.ops import Ask, Op
+from numa_service.node.page_alloc import Steps
+from numa_service.rpc.convert import WIRE
+from numa_service.rpc.status import from_rpc_error
+
+T = TypeVar("T")
+
+#: Largest message, both ways: a reply with 65,536 PFNs is 512 KiB.
+MAX_MESSAGE_BYTES = 64 << 20
+#: Time that a request has for its questions when the client sets no deadline.
+DEFAULT_TIMEOUT_SECONDS = 10.0
+#: Longest wait for one answer. A node answers in a millisecond; one that takes longer is away.
+ASK_SECONDS = 2.0
+#: How long to wait before a node that was away is asked for a debt again; doubles up to the second.
+SETTLE_SECONDS = (0.2, 5.0)
+
+_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # A node that comes back is to be found soon; the defaults are 1 s and 120 s.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # Which retries are safe is known here, not by the channel.
+    ("grpc.enable_retries", 0),
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Peers:
+    """Channels to the other nodes, and what is still owed to or by nodes that did not answer.
+
+    A lookup without an answer may have been carried out: it is asked again, under its own id, until the node
+    answers, and what it gave is given back. An owner's end that a node has not heard of is repeated likewise.
+    """
+
+    def __init__(self, got_pages: Callable[[int, int], None] | None = None) -> None:
+        self._channels: dict[int, tuple[str, grpc.aio.Channel]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._debts: dict[int, deque[Ask[Any]]] = {}
+        self._settling: dict[int, asyncio.Task[None]] = {}
+        #: Told how many pages each lookup's answer brought: (nid, pages).
+        self._got_pages = got_pages
+
+    def connect(self, addresses: dict[int, str]) -> None:
+        """Where the other nodes answer: nid → host:port. A node that is not named is away; call on the loop."""
+        for nid in sorted(self._channels.keys() - addresses.keys()):
+            self._drop(nid)
+        for nid, address in sorted(addresses.items()):
+            if nid in self._channels:
+                if self._channels[nid][0] == address:
+                    continue
+                self._drop(nid)
+            self._channels[nid] = (address, grpc.aio.insecure_channel(address, options=_OPTIONS))
+
+    def _drop(self, nid: int) -> None:
+        _, channel = self._channels.pop(nid)
+        task = asyncio.ensure_future(channel.close(ASK_SECONDS))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """Close the channels and forget the debts."""
+        for task in self._settling.values():
+            task.cancel()
+        await asyncio.gather(*self._settling.values(), return_exceptions=True)
+        for nid in sorted(self._channels):
+            self._drop(nid)
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    async def ask(self, ask: Ask[Any], timeout: float) -> Any:
+        """One question; once more under the same id when the connection broke. NodeError as the peer raised it."""
+        wire = WIRE[type(ask.op)]
+        request = wire.request(ask.op, ask.request_id)
+        for attempt in (1, 2):
+            if ask.nid not in self._channels:
+                raise PeerUnavailable(ask.nid, "no address")
+            stub = zonelist_service_pb2_grpc.ZonelistServiceStub(self._channels[ask.nid][1])
+            try:
+                return wire.result(await getattr(stub, wire.method)(request, timeout=timeout))
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNAVAILABLE and attempt == 1:
+                    continue
+                raise from_rpc_error(ask.nid, error) from None
+            except grpc.aio.UsageError as error:  # the channel was closed by a new address
+                if attempt == 2:
+                    raise PeerUnavailable(ask.nid, str(error)) from None
+        raise AssertionError("unreachable")
+
+    def count_pages(self, ask: Ask[Any], answer: Any) -> None:
+        """Note what a lookup brought."""
+        if self._got_pages and isinstance(ask.op, ops.Alloc) and isinstance(answer, ops.AllocResult):
+            self._got_pages(ask.nid, len(answer.pfns) // 8 << ask.op.order)
+
+    # debts
+
+    def owe(self, ask: Ask[Any], sent: bool) -> None:
+        """A question went unanswered; keep what must not be lost. `sent`: the node may have heard it."""
+        if isinstance(ask.op, ops.FreeOwner | ops.Release) or (sent and isinstance(ask.op, ops.Alloc)):
+            self._debts.setdefault(ask.nid, deque()).append(ask)
+            if ask.nid not in self._settling:
+                task = asyncio.create_task(self._settle(ask.nid), name=f"settle-node-{ask.nid}")
+                self._settling[ask.nid] = task
+                task.add_done_callback(lambda _: self._settling.pop(ask.nid, None))
+
+    async def _settle(self, nid: int) -> None:
+        debts = self._debts[nid]
+        delay, longest = SETTLE_SECONDS
+        while debts:
+            ask = debts[0]
+            try:
+                answer = await self.ask(ask, ASK_SECONDS)
+            except PeerUnavailable:
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, longest)
+                continue
+            except NodeError as error:
+                _log.info("node %d refused %s: %s", nid, type(ask.op).__name__, error)
+                answer = None
+            debts.popleft()
+            if isinstance(ask.op, ops.Alloc) and isinstance(answer, ops.AllocResult) and answer.pfns:
+                debts.appendleft(Ask(nid, _give_back(ask.op, answer.pfns), f"{ask.request_id}.back"))
+
+    @property
+    def debts(self) -> int:
+        """Questions not yet settled."""
+        return sum(len(asks) for asks in self._debts.values())
+
+
+def _give_back(op: ops.Alloc, pfns: bytes) -> Op[int]:
+    if op.lru_kind:
+        return ops.Release(op.owner, None, pfns, op.indexes[: len(pfns) // 2])
+    return ops.Free(op.owner, op.cpu, op.order, pfns)
+
+
+async def drive(steps: Steps[T], peers: Peers, timeout: float | None = None) -> T:
+    """Run a generator to its end, each Ask being one call to the node it names.
+
+    A question gets half of the time that is left, at most ASK_SECONDS. A node that has not answered once is
+    not asked again for this request: its generator is told so at once.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + (DEFAULT_TIMEOUT_SECONDS if timeout is None else timeout)
+    away: dict[int, PeerUnavailable] = {}
+    with contextlib.closing(steps):
+        try:
+            ask = next(steps)
+            while True:
+                try:
+                    if ask.nid in away:
+                        peers.owe(ask, sent=False)
+                        raise PeerUnavailable(ask.nid, away[ask.nid].reason)
+                    budget = min(ASK_SECONDS, max(0.0, deadline - loop.time()) / 2)
+                    answer = await peers.ask(ask, budget)
+                except NodeError as error:
+                    if isinstance(error, PeerUnavailable) and ask.nid not in away:
+                        away[ask.nid] = error
+                        peers.owe(ask, sent=True)
+                    ask = steps.throw(error)
+                else:
+                    peers.count_pages(ask, answer)
+                    ask = steps.send(answer)
+        except StopIteration as end:
+            result: T = end.value
+            return result

@@ -1,0 +1,48 @@
+"""The third shell: nodes driven by hand, one call after the other, without clock or network."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from numa_service.machine.boot import start_kernel
+from numa_service.machine.spec import MachineSpec
+from numa_service.mm.pgdata import KSWAPD_WOKEN
+from numa_service.node.kswapd import balance_pgdat
+from numa_service.node.node import Node
+from numa_service.node.page_alloc import Steps
+
+T = TypeVar("T")
+
+
+class ByHand:
+    """Every node of a machine; a question is answered at once, kswapd runs between requests."""
+
+    def __init__(self, spec: MachineSpec) -> None:
+        machine = start_kernel(spec)
+        self.nodes = {nid: Node(machine, nid) for nid in machine.pgdats}
+        self.asked: list[tuple[int, str]] = []
+
+    def call(self, nid: int, steps: Steps[T]) -> T:
+        """One request, then every kswapd that it woke."""
+        answer: Any = None
+        try:
+            while True:
+                ask = steps.send(answer)
+                self.asked.append((ask.nid, type(ask.op).__name__))
+                answer = self.nodes[ask.nid].apply(ask.op)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        finally:
+            self.run()
+
+    def run(self) -> None:
+        """Let every kswapd that is wanted do its work."""
+        for node in self.nodes.values():
+            if node.pgdat.pg.kswapd[KSWAPD_WOKEN]:
+                kswapd = balance_pgdat()
+                result: Any = None
+                try:
+                    while True:
+                        result = node.apply(kswapd.send(result))
+                except StopIteration:
+                    pass
