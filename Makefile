@@ -1,3 +1,53 @@
-.PHONY: setup
+# Everything sets itself up from Python 3.11+, pip and make.
+PYTHON ?= python3
 VENV := .venv
-setup: $(VENV)/.ready
+BIN := $(VENV)/bin
+CLIENTS := clients/python clients/loadgen
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lock demo lint format test test-slow fidelity stubs clean
+
+help: ## Say what there is to make.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.ready ## Make .venv with everything in it.
+
+$(VENV)/.ready: requirements.lock pyproject.toml $(CLIENTS:%=%/pyproject.toml)
+	@echo "setting up $(VENV) (about half a minute)"
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation $(CLIENTS:%=-e %) -e .
+	@touch $@
+
+lock: setup ## Resolve the dependencies anew into requirements.lock.
+	$(BIN)/python -m pip install -q uv
+	$(BIN)/python deploy/lock.py
+
+demo: setup ## Boot a machine on Ray, load it for 20 seconds, watch, tidy up.
+	@$(BIN)/numa-service demo
+
+lint: setup ## ruff, mypy, import-linter.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## Let ruff format everything.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: setup ## Every test but the slow ones.
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: setup ## The long runs.
+	$(BIN)/python -m pytest -m slow
+
+fidelity: setup ## Compare with every captured kernel; writes docs/fidelity.md.
+	$(BIN)/python tests/fidelity/table.py --write docs/fidelity.md
+
+stubs: setup ## Generate the protobuf stubs from proto/.
+	$(BIN)/python clients/python/generate.py
+
+clean: ## Remove what make setup made.
+	rm -rf $(VENV)

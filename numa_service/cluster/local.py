@@ -13,7 +13,6 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -185,7 +184,7 @@ def _start() -> LocalRay:
     ]
     # fmt: on
     log = temp_dir / "start.log"
-    with log.open("wb") as output, _interruptible_later():
+    with log.open("wb") as output:
         head = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env, start_new_session=True
         )
@@ -198,16 +197,6 @@ def _start() -> LocalRay:
         raise
     _write(ray)
     return ray
-
-
-@contextmanager
-def _interruptible_later() -> Iterator[None]:
-    """Hold Ctrl-C back, so that a process is not started without its pid being noted."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _address(head: subprocess.Popen[bytes], temp_dir: Path, log: Path) -> str:

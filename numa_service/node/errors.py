@@ -56,3 +56,4 @@ class PeerUnavailable(NodeError):
     def __init__(self, nid: int, reason: str) -> None:
         super().__init__(f"node {nid} does not answer: {reason}")
         self.nid = nid
+        self.reason = reason

@@ -16,12 +16,15 @@ from numa_service.machine.boot import Machine, start_kernel
 from numa_service.machine.spec import MachineSpec, SpecError
 from numa_service.mm.invariants import check_pgdat
 from numa_service.mm.mmzone import WMARK_HIGH, WMARK_LOW, WMARK_MIN
+from numa_service.mm.page_alloc import take_boosted
 from numa_service.mm.pgdat import MAX_OWNERS, BadPageError, Indexes, Pfns, Pgdat
 from numa_service.mm.pgdata import (
     KSWAPD_FAILURES,
     KSWAPD_HIGHEST_ZONEIDX,
     KSWAPD_ORDER,
     KSWAPD_WOKEN,
+    PG_HELD,
+    PG_LRU,
     SWAP_USED,
 )
 from numa_service.mm.vmscan import kswapd_target
@@ -41,8 +44,9 @@ R = TypeVar("R")
 
 #: Ops kept in the log in memory; older ones are dropped (and the log can then no longer be replayed).
 LOG_LIMIT = 1 << 16
-#: First replies kept for repeated requests.
+#: First replies kept for repeated requests, and bytes that they may take.
 REPLIES_LIMIT = 1 << 14
+REPLIES_BYTES_LIMIT = 128 << 20
 MAX_SESSIONS = 1 << 14
 MAX_REGION_PAGES = 1 << 24
 
@@ -125,11 +129,16 @@ class Node:
         self.log_length = 0
         #: First replies of requests that must not happen twice: request id → reply. Filled by the shell.
         self.replies: OrderedDict[str, Any] = OrderedDict()
+        #: Size of each of them, in the same order, and of all together.
+        self._reply_bytes: deque[int] = deque()
+        self._replies_bytes = 0
         self.kswapd = KswapdStats()
         #: Questions asked of other nodes: numbers their request ids.
         self.asked = 0
         #: Told of every op and its result: transcripts, tests.
         self.observer: Observer | None = None
+        #: Called after every op that leaves kswapd wanted.
+        self.wake_kswapd: Callable[[], None] | None = None
 
     @classmethod
     def boot(cls, spec: MachineSpec, nid: int, incarnation: int = 1) -> Node:
@@ -156,13 +165,27 @@ class Node:
         self.log_length += 1
         if self.observer:
             self.observer(self.nid, op, result)
+        if self.wake_kswapd and self.kswapd_wanted:
+            self.wake_kswapd()
         return cast("R", result)
 
-    def remember(self, request_id: str, reply: Any) -> None:
-        """Keep the first reply of a request; the oldest is forgotten when there are too many."""
+    @property
+    def kswapd_wanted(self) -> bool:
+        """Whether kswapd was woken, and has not gone to sleep since."""
+        return bool(self.pgdat.pg.kswapd[KSWAPD_WOKEN])
+
+    def remember(self, request_id: str, reply: Any, size: int = 0) -> None:
+        """Keep the first reply of a request; the oldest are forgotten when there are too many.
+
+        `size` is what it takes, in bytes.
+        """
+        assert request_id not in self.replies, request_id
         self.replies[request_id] = reply
-        if len(self.replies) > REPLIES_LIMIT:
+        self._reply_bytes.append(size)
+        self._replies_bytes += size
+        while len(self.replies) > REPLIES_LIMIT or self._replies_bytes > REPLIES_BYTES_LIMIT:
             self.replies.popitem(last=False)
+            self._replies_bytes -= self._reply_bytes.popleft()
 
     # lookups that change nothing
 
@@ -196,6 +219,15 @@ class Node:
     def held_pages(self) -> int:
         """Pages that owners have on this node."""
         return int(self.pgdat.pg.owner_pages.sum())
+
+    def may_free(self, owner: Owner, order: int, pfns: bytes) -> bool:
+        """Whether Free would take these blocks; nothing changes."""
+        pg, pages = self.pgdat.pg, unpack_pfns(pfns).astype(np.int64) - self.pgdat.base_pfn
+        if pages.min() < 0 or pages.max() >= len(pg.flags) or len(np.unique(pages)) != len(pages):
+            return False
+        held = (pg.flags[pages] & (PG_HELD | PG_LRU)) == PG_HELD
+        theirs = (pg.owner[pages] == self._slots.get(owner, MAX_OWNERS)) & (pg.order[pages] == order)
+        return bool((held & theirs).all())
 
     def zone_states(self) -> tuple[ops.ZoneState, ...]:
         """Summary of the populated zones, as lookups carry it."""
@@ -304,6 +336,9 @@ class Node:
         )
         if not len(pfns):
             self._forget_if_empty(op.owner)
+        if take_boosted(self.pgdat.pg):
+            # rmqueue(): an allocation that mixed migratetypes wakes kswapd to defragment
+            self.pgdat.wakeup_kswapd(0, op.highest_zoneidx)
         return ops.AllocResult(pack_pfns(pfns), self._path(), self.zone_states())
 
     @_apply.register

@@ -33,7 +33,7 @@ from numa_service.mm.pgdata import TUNE_MOBILITY_DISABLED
 from numa_service.mm.vmscan import DEF_PRIORITY, SWAP_CLUSTER_MAX
 from numa_service.node import ops
 from numa_service.node.cost import Cost
-from numa_service.node.errors import AllocFailed, InvalidRequest, PeerUnavailable
+from numa_service.node.errors import AllocFailed, InvalidRequest, LimitExceeded, PeerUnavailable
 from numa_service.node.mempolicy import Policy, PolicyMode, Walk, policy_walk
 from numa_service.node.node import Node, unpack_pfns
 from numa_service.node.ops import Ask, Op, Owner
@@ -173,7 +173,8 @@ def alloc_pages(node: Node, request: AllocRequest) -> Steps[Allocation]:
 
 def _undo(node: Node, owner: Owner, request: AllocRequest, pages: list[tuple[int, bytes]]) -> Steps[None]:
     for nid, pfns in pages:
-        yield from on(node, nid, ops.Free(owner, request.cpu, request.order, pfns))
+        # what a node that went away still has of it, the session's end frees
+        yield from _tell(node, nid, ops.Free(owner, request.cpu, request.order, pfns))
 
 
 def alloc_for_owner(
@@ -296,8 +297,8 @@ def get_page_from_freelist(node: Node, ac: AllocContext, alloc_flags: int) -> St
         )
         try:
             result = yield from on(node, nid, op)
-        except PeerUnavailable:
-            continue  # a node that is away has no free pages for us
+        except (PeerUnavailable, LimitExceeded):
+            continue  # a node that is away, or knows too many owners, has no free pages for us
         finally:
             if nid != node.nid:
                 ac.remote_lookups += 1
@@ -412,12 +413,18 @@ def __alloc_pages_direct_reclaim(node: Node, ac: AllocContext) -> Steps[int]:
 
 
 def free_pages(
-    node: Node, session: int, order: int, pages: list[tuple[int, bytes]], cpu: int
+    node: Node,
+    session: int,
+    order: int,
+    pages: list[tuple[int, bytes]],
+    cpu: int,
+    request_id: str = "",
 ) -> Steps[tuple[int, Cost]]:
     """FreePages: blocks that the session holds by hand; pages freed, and the cost.
 
-    All or nothing on each node, and this node's blocks go last: a bad block elsewhere stops it before
-    anything here is freed.
+    All or nothing, as long as at most one other node is concerned: this node's blocks are looked at first and
+    freed last. Over several other nodes it is all or nothing on each; when one of them does not answer
+    (PeerUnavailable), asking again under the same `request_id` of the client goes on where it stopped.
     """
     node.session(session)
     check_cpu(node, cpu)
@@ -431,12 +438,24 @@ def free_pages(
             raise InvalidRequest("pages.node", f"there is no node {nid}")
         if len(unpack_pfns(pfns)) > MAX_COUNT:
             raise InvalidRequest("pages.pfns", f"{len(pfns) // 8} blocks: at most {MAX_COUNT} a node")
+    owner = node.owner(session)
+    by_nid = {nid: b"".join(p for n, p in pages if n == nid) for nid in sorted({nid for nid, _ in pages})}
+    here = by_nid.pop(node.nid, b"")
+    if here and not node.may_free(owner, order, here):
+        node.apply(ops.Free(owner, cpu, order, here))  # says what is wrong, before anybody is asked
     cost = Cost()
     freed = 0
-    for nid, pfns in sorted(pages, key=lambda item: (item[0] == node.nid, item[0])):
+    for nid, pfns in by_nid.items():
         if pfns:
-            freed += yield from on(node, nid, ops.Free(node.owner(session), cpu, order, pfns))
-            if nid != node.nid:
-                cost.add_lookup(node.machine.spec.latency)
-            cost.pageset_ns += len(pfns) // 8 * node.machine.spec.latency.pageset_hit_ns
+            op = ops.Free(owner, cpu, order, pfns)
+            if request_id:
+                # a question of its own name: a node that has freed already gives its first answer
+                freed += yield Ask(nid, op, f"{node.nid}.{node.incarnation}.free.{session}.{request_id}")
+            else:
+                freed += yield from on(node, nid, op)
+            cost.add_lookup(node.machine.spec.latency)
+    if here:
+        freed += node.apply(ops.Free(owner, cpu, order, here))
+    blocks = sum(len(pfns) // 8 for _, pfns in pages)
+    cost.pageset_ns += blocks * node.machine.spec.latency.pageset_hit_ns
     return freed, cost

@@ -21,6 +21,8 @@ from numa_service.node.node import MAX_REGION_PAGES, Node, Region, pack_pfns
 from numa_service.node.page_alloc import MAX_COUNT, Steps, alloc_for_owner, check_cpu, on
 
 MAX_REGIONS_PER_SESSION = 1024
+#: Pages that one question about a region's page table names: 12 MiB.
+MAX_TABLE_PAGES = 1 << 20
 
 
 @dataclass(slots=True)
@@ -176,6 +178,13 @@ def _unmap(node: Node, region_id: int) -> Steps[int]:
         at = np.flatnonzero(region.nids == nid + 1).astype("<u4")
         pfns: Pfns = region.pfns[at]
         try:
+            while len(at) > MAX_TABLE_PAGES:
+                # a page table larger than a message
+                some = ops.Release(
+                    owner, None, pack_pfns(pfns[:MAX_TABLE_PAGES]), at[:MAX_TABLE_PAGES].tobytes()
+                )
+                freed += yield from on(node, nid, some)
+                at, pfns = at[MAX_TABLE_PAGES:], pfns[MAX_TABLE_PAGES:]
             freed += yield from on(node, nid, ops.FreeOwner(owner, pack_pfns(pfns), at.tobytes()))
         except PeerUnavailable:
             continue  # it frees what dead or unknown owners hold when it is back

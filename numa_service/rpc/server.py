@@ -2,14 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from prometheus_client import CollectorRegistry
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from numa_client._gen.numa.v1 import (
+    machine_service_pb2,
+    machine_service_pb2_grpc,
+    memory_service_pb2,
+    memory_service_pb2_grpc,
+    node_service_pb2,
+    node_service_pb2_grpc,
+    zonelist_service_pb2,
+    zonelist_service_pb2_grpc,
+)
+from prometheus_client import CollectorRegistry, ProcessCollector
 
+from numa_service.node import ops
 from numa_service.node.node import Node
 from numa_service.node.ops import Op
-from numa_service.rpc.machine import MachineInfo
+from numa_service.rpc.exposition import HttpServer, join_address, metrics_app
+from numa_service.rpc.instruments import CallMetrics, Instruments
+from numa_service.rpc.leases import Leases
+from numa_service.rpc.machine import MachineInfo, MachineServicer
+from numa_service.rpc.memory import MemoryServicer
+from numa_service.rpc.node import NodeServicer
+from numa_service.rpc.peers import MAX_MESSAGE_BYTES, Peers
+from numa_service.rpc.requests import Requests
+from numa_service.rpc.status import StatusInterceptor
+from numa_service.rpc.zonelist import ZonelistServicer
+
+R = TypeVar("R")
+
+NODE_SERVICES: tuple[str, ...] = (
+    memory_service_pb2.DESCRIPTOR.services_by_name["MemoryService"].full_name,
+    node_service_pb2.DESCRIPTOR.services_by_name["NodeService"].full_name,
+    zonelist_service_pb2.DESCRIPTOR.services_by_name["ZonelistService"].full_name,
+)
+MACHINE_SERVICES: tuple[str, ...] = (
+    machine_service_pb2.DESCRIPTOR.services_by_name["MachineService"].full_name,
+)
+
+_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # A port that is taken is an error, not a second server to share calls with.
+    ("grpc.so_reuseport", 0),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,36 +67,139 @@ class Addresses:
     metrics_url: str
 
 
-class NodeServer:
-    """A node's gRPC services, its leases, and its metrics endpoint, all on one event loop.
+class GrpcServer:
+    """A grpc.aio server with health per service, reflection, rich errors and call metrics."""
 
-    `registry` holds the RPC metrics; whoever boots a node adds `metrics.collector.NodeCollector(server)`.
+    def __init__(
+        self, services: Sequence[str], registry: CollectorRegistry, add: Callable[[grpc.aio.Server], None]
+    ) -> None:
+        """`add` adds the servicers of `services`."""
+        self._services = tuple(services)
+        self._registry = registry
+        self._add = add
+        self._calls = CallMetrics(registry)
+        self._server: grpc.aio.Server | None = None
+        self._health = health.aio.HealthServicer()
+
+    async def start(self, host: str, port: int) -> str:
+        """Serve; the address as host:port. RuntimeError when the port is taken."""
+        server = grpc.aio.server(interceptors=[self._calls, StatusInterceptor()], options=_OPTIONS)
+        self._add(server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (*self._services, health.SERVICE_NAME)
+        reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
+        bound = server.add_insecure_port(join_address(host, port))
+        await server.start()
+        for name in ("", *names):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self._server = server
+        return join_address(host, bound)
+
+    async def stop(self, grace: float) -> None:
+        """NOT_SERVING first; then no new calls, and `grace` seconds for those under way."""
+        if self._server:
+            await self._health.enter_graceful_shutdown()
+            await self._server.stop(grace)
+            self._server = None
+
+
+class NodeServer:
+    """A node's gRPC services, its leases, its peers and its metrics, all on one event loop: one writer.
+
+    `registry` has the metrics of calls and costs; whoever boots a node registers
+    ``numa_service.metrics.collector.NodeCollector(node)`` there too (rpc is below metrics).
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        """`clock` gives ns for leases."""
         self.node = node
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._clock = clock
+        self._instruments = Instruments(self.registry, node.nid)
+        self._requests = Requests(node)
+        self._peers = Peers(self._instruments.fallback)
+        self._leases = Leases(node, self._requests, self._peers, self._instruments.lease_expired, clock)
+        self._lease_task: asyncio.Task[None] | None = None
+        self._grpc = GrpcServer(NODE_SERVICES, self.registry, self._add_servicers)
+        self._http = HttpServer(metrics_app(self.registry))
+        self._kswapd_wait = asyncio.Event()
 
-    async def start(self, host: str = "127.0.0.1", port: int = 0, metrics_port: int = 0) -> Addresses: ...
+    def _add_servicers(self, server: grpc.aio.Server) -> None:
+        memory = MemoryServicer(
+            self.node, self._requests, self._peers, self._instruments, self._leases.changed, self._clock
+        )
+        memory_service_pb2_grpc.add_MemoryServiceServicer_to_server(memory, server)
+        node_service_pb2_grpc.add_NodeServiceServicer_to_server(NodeServicer(self.node), server)
+        zonelist = ZonelistServicer(self.node, self._requests)
+        zonelist_service_pb2_grpc.add_ZonelistServiceServicer_to_server(zonelist, server)
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0, metrics_port: int = 0) -> Addresses:
+        """Serve on `host`; port 0 finds a free one. RuntimeError or OSError when a port is taken."""
+        self.node.wake_kswapd = self._kswapd_wait.set
+        address = await self._grpc.start(host, port)
+        metrics = await self._http.start(host, metrics_port)
+        self._lease_task = asyncio.create_task(self._leases.run(), name=f"leases-node-{self.node.nid}")
+        return Addresses(address, f"http://{metrics}/metrics")
 
     def connect(self, peers: dict[int, str]) -> None:
-        """Tell where the other nodes answer: nid → host:port. Again whenever one has moved."""
+        """Tell where the other nodes answer: nid → host:port. Again whenever one has moved; call on the loop."""
+        self._peers.connect({nid: address for nid, address in peers.items() if nid != self.node.nid})
 
-    async def stop(self, grace: float = 1.0) -> None: ...
+    async def stop(self, grace: float = 1.0) -> None:
+        """No new calls; `grace` seconds for those under way, and what they were doing. Sessions stay."""
+        await self._grpc.stop(grace)
+        await self._requests.finish(grace)
+        if self._lease_task:
+            self._lease_task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._lease_task
+        await self._peers.close()
+        await self._http.stop()
+        self.node.wake_kswapd = None
+
+    def check_leases(self) -> None:
+        """Look at the clock again: it was set, or the node was replayed with sessions."""
+        self._leases.changed()
 
     async def kswapd_wait(self, timeout: float) -> bool:
-        """Wait until the node wants its kswapd; False after `timeout` seconds."""
+        """Wait until the node wants its kswapd; False after `timeout` seconds.
 
-    async def kswapd_step(self, op: Op) -> object:
-        """Apply one op of balance_pgdat on this node; its result."""
+        True at once when kswapd was woken and has not gone to sleep since: its predecessor died.
+        """
+        if self.node.kswapd_wanted:
+            return True
+        self._kswapd_wait.clear()
+        try:
+            await asyncio.wait_for(self._kswapd_wait.wait(), timeout)
+        except TimeoutError:
+            return False
+        return True
+
+    async def kswapd_step(self, op: Op[R]) -> R:
+        """Apply one op of balance_pgdat on this node; its result. TypeError for any other op."""
+        if not isinstance(op, ops.KswapdBegin | ops.Balance | ops.KswapdSleep):
+            raise TypeError(f"not a step of kswapd: {type(op).__name__}")
+        result: Any = self.node.apply(op)
+        return result  # type: ignore[no-any-return]
 
 
 class MachineServer:
     """MachineService: topology and addresses, as the callable tells them now."""
 
-    def __init__(self, machine: Callable[[], MachineInfo]) -> None: ...
+    def __init__(self, machine: Callable[[], MachineInfo]) -> None:
+        self.registry = CollectorRegistry()
+        servicer = MachineServicer(machine)
+        self._grpc = GrpcServer(
+            MACHINE_SERVICES,
+            self.registry,
+            lambda server: machine_service_pb2_grpc.add_MachineServiceServicer_to_server(servicer, server),
+        )
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Serve; host:port."""
+        """Serve; host:port. RuntimeError when the port is taken."""
+        return await self._grpc.start(host, port)
 
-    async def stop(self, grace: float = 1.0) -> None: ...
+    async def stop(self, grace: float = 1.0) -> None:
+        """No new calls; `grace` seconds for those under way."""
+        await self._grpc.stop(grace)

@@ -35,7 +35,9 @@ def to_status(error: NodeError) -> status_pb2.Status:
         case InvalidRequest():
             violation = {"field": error.field, "description": error.reason}
             detail = error_details_pb2.BadRequest(field_violations=[violation])
-            return _status(code_pb2.INVALID_ARGUMENT, error, "INVALID_REQUEST", {"field": error.field}, detail)
+            return _status(
+                code_pb2.INVALID_ARGUMENT, error, "INVALID_REQUEST", {"field": error.field}, detail
+            )
         case NotFound():
             detail = error_details_pb2.ResourceInfo(
                 resource_type=error.kind, resource_name=error.name, description=str(error)

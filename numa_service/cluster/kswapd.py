@@ -1,0 +1,52 @@
+"""Kswapd: the actor beside a node that reclaims for it, in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
+
+from numa_service.node.kswapd import balance_pgdat
+
+#: Longest single wait for the node; only so that a call does not stay open for ever.
+WAIT_SECONDS = 30.0
+#: Before a node that is away is asked again.
+RETRY_SECONDS = 0.2
+
+_log = logging.getLogger(__name__)
+
+
+class Kswapd:
+    """Waits until its node wants it, then drives balance_pgdat step by step.
+
+    All state is the node's: a kswapd that is restarted finds the node still wanting it, and starts over.
+    """
+
+    def __init__(self, node: ActorHandle) -> None:
+        self._node = node
+        self._loop = asyncio.get_running_loop().create_task(self._run())
+
+    async def pid(self) -> int:
+        """Of this process, on its host."""
+        return os.getpid()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                if await self._node.kswapd_wait.remote(WAIT_SECONDS):
+                    await self._balance()
+            except RayActorError as error:
+                _log.info("node is away: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _balance(self) -> None:
+        steps = balance_pgdat()
+        try:
+            op = next(steps)
+            while True:
+                op = steps.send(await self._node.kswapd_step.remote(op))
+        except StopIteration:
+            return

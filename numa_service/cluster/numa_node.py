@@ -1,0 +1,75 @@
+"""NumaNode: the actor that is one NUMA node, in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import ray
+
+from numa_service.cluster import registry
+from numa_service.machine.spec import MachineSpec
+from numa_service.metrics.collector import NodeCollector
+from numa_service.node import ops
+from numa_service.node.node import Node
+from numa_service.node.ops import Op
+from numa_service.rpc.machine import NodeInfo
+from numa_service.rpc.server import NodeServer
+
+
+class NumaNode:
+    """Boots its node and serves it. Restarted by Ray, it boots again, empty, as the next incarnation."""
+
+    def __init__(self, spec: MachineSpec, machine: str, nid: int) -> None:
+        incarnation = registry.next_incarnation(machine, nid)
+        self._node = Node.boot(spec, nid, incarnation)
+        self._server = NodeServer(self._node)
+        self._server.registry.register(NodeCollector(self._server))
+        self._info = asyncio.get_running_loop().create_task(self._start())
+        #: Incarnations of the other nodes, as last told.
+        self._incarnations: dict[int, int] = {}
+
+    async def _start(self) -> NodeInfo:
+        addresses = await self._server.start(host=ray.util.get_node_ip_address())
+        node = self._node
+        return NodeInfo(
+            nid=node.nid,
+            cpus=node.pgdat.cpus,
+            managed_pages=sum(extent.managed for extent in node.pgdat.extents),
+            address=addresses.grpc,
+            metrics_url=addresses.metrics_url,
+            incarnation=node.incarnation,
+            fallback_order=node.machine.zonelists[node.nid].node_order,
+        )
+
+    async def describe(self) -> NodeInfo:
+        """Who and where it is, once it serves."""
+        return await self._info
+
+    async def pid(self) -> int:
+        """Of this process, on its host."""
+        return os.getpid()
+
+    async def until_gone(self) -> None:
+        """Never returns: the caller learns of the end of this process by the call's failure."""
+        await asyncio.Event().wait()
+
+    async def connect(self, nodes: list[NodeInfo]) -> None:
+        """The other nodes that are up now. What owners of their earlier incarnations hold here is freed."""
+        await self._info
+        others = [info for info in nodes if info.nid != self._node.nid]
+        self._server.connect({info.nid: info.address for info in others})
+        for info in others:
+            # nobody can be left over from before a first incarnation
+            if info.incarnation > self._incarnations.get(info.nid, 1):
+                self._node.apply(ops.FreeDeadOwners(info.nid, info.incarnation))
+            self._incarnations[info.nid] = info.incarnation
+
+    async def kswapd_wait(self, timeout: float) -> bool:
+        """Wait until this node wants its kswapd; False after `timeout` seconds."""
+        await self._info
+        return await self._server.kswapd_wait(timeout)
+
+    async def kswapd_step(self, op: Op[object]) -> object:
+        """One step of balance_pgdat; its result."""
+        return await self._server.kswapd_step(op)

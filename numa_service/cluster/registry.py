@@ -1,0 +1,42 @@
+"""What outlives an actor: small values in the GCS's key-value store, one writer each.
+
+An actor that Ray restarts runs its constructor again and remembers nothing; which incarnation of its node it
+is, and where clients expect the machine to answer, it finds here.
+"""
+
+from __future__ import annotations
+
+from ray.experimental import internal_kv
+
+_NAMESPACE = b"numa-service"
+
+
+def next_incarnation(machine: str, nid: int) -> int:
+    """Number of this start of a node: 1 at first, then one more each time."""
+    incarnation = _get(machine, f"incarnation/{nid}") + 1
+    _put(machine, f"incarnation/{nid}", incarnation)
+    return incarnation
+
+
+def port(machine: str, service: str) -> int:
+    """The port that a service of the machine had before; 0 if it is new."""
+    return _get(machine, f"port/{service}")
+
+
+def remember_port(machine: str, service: str, port: int) -> None:
+    """Note where a service of the machine answers, so that it comes back there."""
+    _put(machine, f"port/{service}", port)
+
+
+def forget(machine: str) -> None:
+    """Remove everything about a machine that is gone."""
+    for key in internal_kv._internal_kv_list(f"{machine}/", namespace=_NAMESPACE):
+        internal_kv._internal_kv_del(key, namespace=_NAMESPACE)
+
+
+def _get(machine: str, key: str) -> int:
+    return int(internal_kv._internal_kv_get(f"{machine}/{key}", namespace=_NAMESPACE) or 0)
+
+
+def _put(machine: str, key: str, value: int) -> None:
+    internal_kv._internal_kv_put(f"{machine}/{key}", str(value), overwrite=True, namespace=_NAMESPACE)
