@@ -7,11 +7,11 @@ import logging
 import os
 
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 
 from numa_service.node.kswapd import balance_pgdat
 
-#: Longest single wait for the node; only so that a call does not stay open for ever.
+#: Longest single wait for the node: a call does not stay open for ever.
 WAIT_SECONDS = 30.0
 #: Before a node that is away is asked again.
 RETRY_SECONDS = 0.2
@@ -27,7 +27,7 @@ class Kswapd:
 
     def __init__(self, node: ActorHandle) -> None:
         self._node = node
-        self._loop = asyncio.get_running_loop().create_task(self._run())
+        self._kswapd = asyncio.get_running_loop().create_task(self._run())
 
     async def pid(self) -> int:
         """Of this process, on its host."""
@@ -38,8 +38,8 @@ class Kswapd:
             try:
                 if await self._node.kswapd_wait.remote(WAIT_SECONDS):
                     await self._balance()
-            except RayActorError as error:
-                _log.info("node is away: %s", error)
+            except RayError as error:
+                _log.warning("the node does not answer: %s", error)
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _balance(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from typing import Any
 
 import ray
 
@@ -21,30 +22,30 @@ class NumaNode:
     """Boots its node and serves it. Restarted by Ray, it boots again, empty, as the next incarnation."""
 
     def __init__(self, spec: MachineSpec, machine: str, nid: int) -> None:
-        incarnation = registry.next_incarnation(machine, nid)
-        self._node = Node.boot(spec, nid, incarnation)
-        self._server = NodeServer(self._node)
-        self._server.registry.register(NodeCollector(self._server))
-        self._info = asyncio.get_running_loop().create_task(self._start())
+        # In a task, for its failure to be told to whoever asks; a constructor that raises only ends the actor.
+        self._boot = asyncio.get_running_loop().create_task(self._start(spec, machine, nid))
         #: Incarnations of the other nodes, as last told.
         self._incarnations: dict[int, int] = {}
 
-    async def _start(self) -> NodeInfo:
-        addresses = await self._server.start(host=ray.util.get_node_ip_address())
-        node = self._node
-        return NodeInfo(
-            nid=node.nid,
-            cpus=node.pgdat.cpus,
+    async def _start(self, spec: MachineSpec, machine: str, nid: int) -> tuple[NodeServer, NodeInfo]:
+        node = Node.boot(spec, nid, registry.next_incarnation(machine, nid))
+        server = NodeServer(node)
+        server.registry.register(NodeCollector(server))
+        addresses = await server.start(host=ray.util.get_node_ip_address())
+        return server, NodeInfo(
+            nid=nid,
+            cpus=spec.node(nid).cpus,
             managed_pages=sum(extent.managed for extent in node.pgdat.extents),
             address=addresses.grpc,
             metrics_url=addresses.metrics_url,
             incarnation=node.incarnation,
-            fallback_order=node.machine.zonelists[node.nid].node_order,
+            fallback_order=node.machine.zonelists[nid].node_order,
         )
 
     async def describe(self) -> NodeInfo:
-        """Who and where it is, once it serves."""
-        return await self._info
+        """Who and where it is, once it serves; raises what boot raised."""
+        _, info = await self._boot
+        return info
 
     async def pid(self) -> int:
         """Of this process, on its host."""
@@ -55,21 +56,22 @@ class NumaNode:
         await asyncio.Event().wait()
 
     async def connect(self, nodes: list[NodeInfo]) -> None:
-        """The other nodes that are up now. What owners of their earlier incarnations hold here is freed."""
-        await self._info
-        others = [info for info in nodes if info.nid != self._node.nid]
-        self._server.connect({info.nid: info.address for info in others})
+        """The nodes that are up now. What owners of their earlier incarnations hold here is freed."""
+        server, me = await self._boot
+        others = [info for info in nodes if info.nid != me.nid]
+        server.connect({info.nid: info.address for info in others})
         for info in others:
             # nobody can be left over from before a first incarnation
             if info.incarnation > self._incarnations.get(info.nid, 1):
-                self._node.apply(ops.FreeDeadOwners(info.nid, info.incarnation))
+                server.node.apply(ops.FreeDeadOwners(info.nid, info.incarnation))
             self._incarnations[info.nid] = info.incarnation
 
     async def kswapd_wait(self, timeout: float) -> bool:
         """Wait until this node wants its kswapd; False after `timeout` seconds."""
-        await self._info
-        return await self._server.kswapd_wait(timeout)
+        server, _ = await self._boot
+        return await server.kswapd_wait(timeout)
 
-    async def kswapd_step(self, op: Op[object]) -> object:
+    async def kswapd_step(self, op: Op[Any]) -> object:
         """One step of balance_pgdat; its result."""
-        return await self._server.kswapd_step(op)
+        server, _ = await self._boot
+        return await server.kswapd_step(op)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
 
 import ray
 from ray.actor import ActorHandle
@@ -18,18 +21,36 @@ from numa_service.cluster.errors import ClusterError
 from numa_service.cluster.kswapd import Kswapd
 from numa_service.cluster.names import NAMESPACE, kswapd_name, node_name
 from numa_service.cluster.numa_node import NumaNode
-from numa_service.machine.spec import MachineSpec
+from numa_service.machine.spec import MachineSpec, NodeSpec
 from numa_service.metrics.discovery import TargetServer
 from numa_service.rpc.machine import MachineInfo, NodeInfo
 from numa_service.rpc.server import MachineServer
 
-#: What a node books of a host: next to nothing, so that 64 nodes fit on two CPUs.
+#: What a node books of its host: next to nothing, so that 64 nodes fit on two CPUs.
 CPUS_PER_NODE = 0.01
 PLACE_SECONDS = 60.0
+#: For telling a node where the others are.
+TELL_SECONDS = 5.0
 #: Before a node that is away is asked again.
-RETRY_SECONDS = 0.2
+RETRY_SECONDS = 0.1
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningMachine:
+    """A machine on Ray, as its supervisor sees it now."""
+
+    info: MachineInfo
+    #: host:port of MachineService.
+    address: str
+    #: For http_sd_configs of Prometheus.
+    targets_url: str
+
+    @property
+    def nodes_up(self) -> int:
+        """Nodes that serve."""
+        return sum(1 for node in self.info.nodes if node.address)
 
 
 class Machine:
@@ -38,21 +59,156 @@ class Machine:
     def __init__(self, spec: MachineSpec, name: str) -> None:
         self._spec = spec
         self._name = name
-        #: In nid order; a node that is not up has no address.
-        self._nodes = {
-            n.nid: NodeInfo(n.nid, n.cpus, sum(z.managed or 0 for z in n.zones), "", "", 0, ()) for n in spec.nodes
-        }
-        self._handles: dict[int, ActorHandle] = {}
-        self._changed = asyncio.Condition()
-        self._failure: Exception | None = None
-        self._server = MachineServer(self._info)
-        self._targets = TargetServer(self._info)
-        self._work = [asyncio.get_running_loop().create_task(self._start())]
+        #: In nid order; no address while a node is away.
+        self._nodes = {n.nid: NodeInfo(n.nid, n.cpus, 0, "", "", 0, ()) for n in spec.nodes}
+        self._actors: dict[int, ActorHandle] = {}
+        #: Set when the nodes have to be told where the others are.
+        self._moved = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        #: Done when every node has come up and knows the others.
+        self._up: asyncio.Future[None] = loop.create_future()
+        self._serving = loop.create_task(self._serve())
+        self._tasks = [loop.create_task(self._start())]
+
+    # what others ask
 
     async def pid(self) -> int:
         """Of this process, on its host."""
         return os.getpid()
 
-    async def booted(self) -> int:
-        """How many nodes are up."""
-        return sum(1 for node in self._nodes.values() if node.address)
+    async def up(self) -> None:
+        """Wait until every node is up and knows the others; ClusterError when that cannot be."""
+        await asyncio.shield(self._up)
+
+    async def describe(self) -> RunningMachine:
+        """The machine now."""
+        address, targets_url = await self._serving
+        return RunningMachine(self._info(), address, targets_url)
+
+    def _info(self) -> MachineInfo:
+        return MachineInfo(self._name, self._spec.profile, tuple(self._nodes.values()), self._spec.distances)
+
+    # coming up
+
+    async def _serve(self) -> tuple[str, str]:
+        host = ray.util.get_node_ip_address()
+        return (
+            await self._at_its_port("machine", lambda port: MachineServer(self._info).start(host, port)),
+            await self._at_its_port("targets", lambda port: TargetServer(self._info).start(host, port)),
+        )
+
+    async def _at_its_port(self, service: str, start: Callable[[int], Awaitable[str]]) -> str:
+        """Start a service where it was before a restart, if that port is still free; else anywhere."""
+        before = registry.port(self._name, service)
+        try:
+            address = await start(before)
+        except (OSError, RuntimeError):
+            if not before:
+                raise
+            address = await start(0)
+        registry.remember_port(self._name, service, urlsplit(address if "//" in address else f"//{address}").port)
+        return address
+
+    async def _start(self) -> None:
+        try:
+            group = await self._place()
+            for index, node in enumerate(self._spec.nodes):
+                strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
+                self._create(node, strategy)
+        except ClusterError as error:
+            self._up.set_exception(error)
+            return
+        self._tasks.append(asyncio.create_task(self._tell()))
+        self._tasks += [asyncio.create_task(self._follow(nid)) for nid in self._nodes]
+
+    async def _place(self) -> PlacementGroup:
+        """A bundle for each node, on as many hosts as there are."""
+        with contextlib.suppress(ValueError):
+            return get_placement_group(self._name)
+        hosts = sum(1 for host in ray.nodes() if host["Alive"] and host["Resources"].get("CPU"))
+        group = placement_group(
+            [{"CPU": CPUS_PER_NODE} for _ in self._nodes],
+            strategy="STRICT_SPREAD" if hosts >= len(self._nodes) else "SPREAD",
+            name=self._name,
+            lifetime="detached",
+        )
+        if not await asyncio.to_thread(group.wait, PLACE_SECONDS):
+            raise ClusterError(
+                f"no room on the cluster: {len(self._nodes)} × {CPUS_PER_NODE} CPUs were not free within "
+                f"{PLACE_SECONDS:.0f} s ({hosts} hosts have CPUs)"
+            )
+        return group
+
+    def _create(self, node: NodeSpec, strategy: PlacementGroupSchedulingStrategy) -> None:
+        """The actors of a node: made, or found when they are there already."""
+        options = {
+            "namespace": NAMESPACE,
+            "lifetime": "detached",
+            "get_if_exists": True,
+            "max_restarts": -1,
+            # A call that changes memory is never made twice behind our back.
+            "max_task_retries": 0,
+            "scheduling_strategy": strategy,
+        }
+        actor = (
+            ray.remote(NumaNode)
+            .options(name=node_name(self._name, node.nid), num_cpus=CPUS_PER_NODE, **options)
+            .remote(self._spec, self._name, node.nid)
+        )
+        self._actors[node.nid] = actor
+        if any(zone.present for zone in node.zones):
+            (
+                ray.remote(Kswapd)
+                .options(name=kswapd_name(self._name, node.nid), num_cpus=0, **options)
+                .remote(actor)
+            )
+
+    # following
+
+    async def _follow(self, nid: int) -> None:
+        """Know where a node is, as long as the machine lives."""
+        actor = self._actors[nid]
+        while True:
+            try:
+                info = await actor.describe.remote()
+                if info != self._nodes[nid]:
+                    _log.info("node %d is up: incarnation %d at %s", nid, info.incarnation, info.address)
+                    self._now(info)
+                await actor.until_gone.remote()
+            except RayActorError as error:
+                if self._nodes[nid].address:
+                    _log.warning("node %d is away: %s", nid, error)
+                    self._now(replace(self._nodes[nid], address="", metrics_url=""))
+                await asyncio.sleep(RETRY_SECONDS)
+            except Exception as error:
+                # raised by the node's own boot: it will not be different next time
+                if not self._up.done():
+                    self._up.set_exception(ClusterError(f"node {nid} did not boot: {_cause(error)}"))
+                return
+
+    def _now(self, info: NodeInfo) -> None:
+        self._nodes[info.nid] = info
+        self._moved.set()
+
+    async def _tell(self) -> None:
+        """Tell every node where the others are, whenever one has come or gone."""
+        while True:
+            await self._moved.wait()
+            self._moved.clear()
+            up = [info for info in self._nodes.values() if info.address]
+            if not up:
+                continue
+            told = [asyncio.ensure_future(self._actors[info.nid].connect.remote(up)) for info in up]
+            done, _ = await asyncio.wait(told, timeout=TELL_SECONDS)
+            for call in done:
+                if error := call.exception():
+                    # it is going away: whoever follows it will have it told again
+                    _log.warning("a node did not listen: %s", error)
+            if len(up) == len(self._nodes) and not self._up.done() and not self._moved.is_set():
+                self._up.set_result(None)
+
+
+def _cause(error: Exception) -> str:
+    """What an actor raised, without Ray's traceback."""
+    cause = getattr(error, "cause", None) or error
+    return str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__

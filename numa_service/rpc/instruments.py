@@ -1,4 +1,4 @@
-"""What is counted as it happens: calls, and what allocations cost. State is collected at scrape time instead."""
+"""What is counted as it happens: calls, and what allocations cost. State is read at scrape time instead."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 from numa_service.node.page_alloc import Allocation
 
 #: Virtual seconds: 50 ns (a pageset hit on a near node) to 1 s (a batch that reclaims to swap).
-_VIRTUAL_BUCKETS = tuple(m * 10.0**e for e in range(-8, 0) for m in (1, 2, 5) if m * 10.0**e >= 5e-8) + (1.0,)
+_VIRTUAL_BUCKETS = (5e-8, *(m * 10.0**e for e in range(-7, 0) for m in (1, 2, 5)), 1.0)
 _HANDLING_BUCKETS = (
     2.5e-4,
     5e-4,
@@ -39,7 +39,7 @@ class Instruments:
     """Counters and histograms of one node's server, in a registry of their own."""
 
     def __init__(self, registry: CollectorRegistry, nid: int) -> None:
-        disable_created_metrics()  # they would double every series
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double every series
         node = str(nid)
         self._node = node
         self._fallback = Counter(
@@ -51,7 +51,7 @@ class Instruments:
         self._fallback_of: dict[int, Counter] = {}
         alloc = Histogram(
             "numa_alloc_virtual_seconds",
-            "Modelled time of a block, as the mean over each AllocPages request: local when all of them are local.",
+            "Modelled time of a block: the mean of each AllocPages request. local: all its blocks are.",
             ["node", "source"],
             buckets=_VIRTUAL_BUCKETS,
             registry=registry,
@@ -80,7 +80,7 @@ class Instruments:
         self._expiries.inc()
 
 
-class CallMetrics(grpc.aio.ServerInterceptor):
+class CallMetrics(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """grpc_server_*: the names of go-grpc-prometheus, which dashboards know. Unary calls only."""
 
     def __init__(self, registry: CollectorRegistry) -> None:

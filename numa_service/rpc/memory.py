@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc.aio
-from google.protobuf.message import Message
 from numa_client._gen.numa.v1 import memory_service_pb2 as pb2
 from numa_client._gen.numa.v1 import memory_service_pb2_grpc as pb2_grpc
 
@@ -19,7 +18,7 @@ from numa_service.node.region import close_session, map_region, touch_region, un
 from numa_service.rpc import convert
 from numa_service.rpc.instruments import Instruments
 from numa_service.rpc.peers import Peers, T, drive
-from numa_service.rpc.requests import Requests
+from numa_service.rpc.requests import M, Requests
 
 #: Longest client_name, in characters.
 MAX_CLIENT_NAME = 256
@@ -155,8 +154,7 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
 
         return await self._once(request, work)
 
-    async def _once(self, request: Any, work: Callable[[], Any]) -> Any:
+    async def _once(self, request: Any, work: Callable[[], Awaitable[M]]) -> M:
         if not request.session:
             raise InvalidRequest("session", "is not set")
-        reply: Message = await self._requests.once(request.session, request, work)
-        return reply
+        return await self._requests.once(request.session, request, work)

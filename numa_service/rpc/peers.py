@@ -60,7 +60,7 @@ class Peers:
         self._got_pages = got_pages
 
     def connect(self, addresses: dict[int, str]) -> None:
-        """Where the other nodes answer: nid → host:port. A node that is not named is away; call on the loop."""
+        """Where the other nodes answer: nid → host:port; a node not named is away. Call on the loop."""
         for nid in sorted(self._channels.keys() - addresses.keys()):
             self._drop(nid)
         for nid, address in sorted(addresses.items()):
@@ -86,7 +86,7 @@ class Peers:
         await asyncio.gather(*self._closing, return_exceptions=True)
 
     async def ask(self, ask: Ask[Any], timeout: float) -> Any:
-        """One question; once more under the same id when the connection broke. NodeError as the peer raised it."""
+        """One question; once more, under its own id, when the connection broke. NodeError: what it said."""
         wire = WIRE[type(ask.op)]
         request = wire.request(ask.op, ask.request_id)
         for attempt in (1, 2):

@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -37,8 +37,6 @@ from numa_service.rpc.peers import MAX_MESSAGE_BYTES, Peers
 from numa_service.rpc.requests import Requests
 from numa_service.rpc.status import StatusInterceptor
 from numa_service.rpc.zonelist import ZonelistServicer
-
-R = TypeVar("R")
 
 NODE_SERVICES: tuple[str, ...] = (
     memory_service_pb2.DESCRIPTOR.services_by_name["MemoryService"].full_name,
@@ -79,7 +77,7 @@ class GrpcServer:
         self._add = add
         self._calls = CallMetrics(registry)
         self._server: grpc.aio.Server | None = None
-        self._health = health.aio.HealthServicer()
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
 
     async def start(self, host: str, port: int) -> str:
         """Serve; the address as host:port. RuntimeError when the port is taken."""
@@ -107,7 +105,7 @@ class NodeServer:
     """A node's gRPC services, its leases, its peers and its metrics, all on one event loop: one writer.
 
     `registry` has the metrics of calls and costs; whoever boots a node registers
-    ``numa_service.metrics.collector.NodeCollector(node)`` there too (rpc is below metrics).
+    ``numa_service.metrics.collector.NodeCollector(server)`` there too (rpc is below metrics).
     """
 
     def __init__(self, node: Node, clock: Callable[[], int] = time.monotonic_ns) -> None:
@@ -143,7 +141,7 @@ class NodeServer:
         return Addresses(address, f"http://{metrics}/metrics")
 
     def connect(self, peers: dict[int, str]) -> None:
-        """Tell where the other nodes answer: nid → host:port. Again whenever one has moved; call on the loop."""
+        """Tell where the other nodes answer: nid → host:port. Again whenever one has moved."""
         self._peers.connect({nid: address for nid, address in peers.items() if nid != self.node.nid})
 
     async def stop(self, grace: float = 1.0) -> None:
@@ -176,12 +174,11 @@ class NodeServer:
             return False
         return True
 
-    async def kswapd_step(self, op: Op[R]) -> R:
+    async def kswapd_step(self, op: Op[Any]) -> Any:
         """Apply one op of balance_pgdat on this node; its result. TypeError for any other op."""
         if not isinstance(op, ops.KswapdBegin | ops.Balance | ops.KswapdSleep):
             raise TypeError(f"not a step of kswapd: {type(op).__name__}")
-        result: Any = self.node.apply(op)
-        return result  # type: ignore[no-any-return]
+        return self.node.apply(op)
 
 
 class MachineServer:

@@ -103,7 +103,7 @@ def from_rpc_error(nid: int, error: grpc.aio.AioRpcError) -> NodeError:
 def _details(error: grpc.aio.AioRpcError) -> dict[str, Any]:
     """google.rpc details of a failed call, by message name."""
     try:
-        status = rpc_status.from_call(error)
+        status = rpc_status.from_call(error)  # type: ignore[arg-type]
     except ValueError:  # details that contradict the code: the code itself is still right
         return {}
     found: dict[str, Any] = {}
@@ -115,8 +115,8 @@ def _details(error: grpc.aio.AioRpcError) -> dict[str, Any]:
     return found
 
 
-class StatusInterceptor(grpc.aio.ServerInterceptor):
-    """Turns what a servicer raises into a status; what no class of errors stands for is INTERNAL and logged."""
+class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """Turns what a servicer raises into a status; what is no NodeError is INTERNAL, and logged."""
 
     async def intercept_service(
         self,
@@ -127,10 +127,10 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or handler.unary_unary is None:
             return handler
-        behavior: Callable[[Any, Any], Awaitable[Any]] = handler.unary_unary  # type: ignore[assignment]
+        behavior: Callable[[Any, Any], Awaitable[Any]] = handler.unary_unary
         method = handler_call_details.method
 
-        async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async def serve(request: Any, context: Any) -> Any:
             try:
                 return await behavior(request, context)
             except NodeError as error:

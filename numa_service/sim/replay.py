@@ -85,12 +85,14 @@ class Replay:
         self.traced = traced or TracedZones.of(spec)
         nodes = self.sim.nodes
         self._sessions = {
-            nid: node.apply(ops.OpenSession("replay", 0, 0)) for nid, node in nodes.items() if spec.node(nid).cpus
+            nid: node.apply(ops.OpenSession("replay", 0, 0))
+            for nid, node in nodes.items()
+            if spec.node(nid).cpus
         }
         self._keeper = nodes[next(iter(self._sessions))]
         self.owner = self._keeper.owner(self._sessions[self._keeper.nid])
-        self.in_use = self.traced.hold_in_use(nodes, self._keeper)
-        self.tally = ReplayTally(self.sim, self.traced)
+        in_use = self.traced.hold_in_use(nodes, self._keeper)
+        self.tally = ReplayTally(self.sim, self.traced, in_use)
         self._live = LiveBlocks()
         self._slots = dict.fromkeys(nodes, 0)
         self._gfp_classes: dict[int, int] = {}
@@ -133,9 +135,7 @@ class Replay:
         self.tally.add_outcomes(events, pfns, self._migratetypes(gfps), done)
         return complete
 
-    def _issue_all(
-        self, events: ReplayEvents, gfps: npt.NDArray[np.uint32], stop: Callable[[], bool]
-    ) -> int:
+    def _issue_all(self, events: ReplayEvents, gfps: npt.NDArray[np.uint32], stop: Callable[[], bool]) -> int:
         at, end = 0, len(events.outcome)
         while at < end and not stop():
             after = self._run(self._node_of(events, at), events, at, end)
@@ -193,22 +193,20 @@ class Replay:
             return ALLOC_BAD_ORDER
         self._first_ask = None
         node = self.sim.nodes[home]
-        steps = alloc_for_owner(
-            node, self.owner, self._sessions[home], gfp, order, 1, cpu, Policy()
-        )
+        steps = alloc_for_owner(node, self.owner, self._sessions[home], gfp, order, 1, cpu, Policy())
         try:
             allocation = self.sim.call(home, steps)
         except InvalidRequest:
             return ALLOC_REFUSED
         self.sim.run()
-        self._learn(home, gfp_class)
         if not allocation.got:
             return ALLOC_FAILED
         nid, pfns = allocation.pages[0]
         pgdat = self.sim.nodes[nid].pgdat
         idx = int(unpack_pfns(pfns)[0]) - pgdat.base_pfn
         self._slots[nid] = int(pgdat.pg.owner[idx])
-        return block_of(pgdat.pg, nid, idx, order)
+        self._learn(home, gfp_class)
+        return int(block_of(pgdat.pg, nid, idx, order))
 
     def _free(self, block: int, home: int, cpu: int) -> None:
         """One block, as __free_pages() on that CPU would give it back."""
@@ -228,12 +226,12 @@ class Replay:
 
     def _learn(self, home: int, gfp_class: int) -> None:
         """What a request of this class asks of its home node's zones first, at LOW."""
-        if self._first_ask is None:
+        fast = self._fast[home]
+        if self._first_ask is None or fast.nr_zones[gfp_class]:
             return
         nid, op = self._first_ask
-        fast = self._fast[home]
-        if nid != home or fast.nr_zones[gfp_class] or not self._slots[home]:
-            return
+        if nid != home or not self._slots[home]:
+            return  # a node without such zones; or none of its pages has been seen, and our slot there
         fast.zones[gfp_class, : len(op.zones)] = op.zones
         fast.migratetype[gfp_class] = op.migratetype
         fast.highest_zoneidx[gfp_class] = op.highest_zoneidx

@@ -1,0 +1,141 @@
+"""The state of a node as Prometheus metrics, read when it is scraped and at no other time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from numa_service.mm.mmzone import LRU_UNEVICTABLE, NR_WMARK
+from numa_service.mm.pgdat import MAX_RECLAIM_RETRIES, ZoneExtent
+from numa_service.mm.pgdata import KSWAPD_FAILURES, SWAP_TOTAL
+from numa_service.mm.vmstat import NR_ZONE_LRU_BASE, NUMASTAT_NAMES, vm_event_names
+from numa_service.node.node import Node
+from numa_service.rpc.server import NodeServer
+
+_WMARK_LEVELS = ("min", "low", "high", "promo")
+_LRU_LISTS = ("inactive_anon", "active_anon", "inactive_file", "active_file")
+_KSWAPD_STATES = ("asleep", "running", "hopeless")
+
+
+class NodeCollector(Collector):
+    """Zones, counters and kswapd of one node. Register it in the server's registry.
+
+    It reads counters, no list and no page: a scrape costs the same on the largest node. Only the event loop
+    that owns the node may collect, so that a scrape falls between two ops.
+    """
+
+    def __init__(self, server: NodeServer) -> None:
+        self._node: Node = server.node
+
+    def describe(self) -> list[Metric]:
+        """Nothing: registering must not collect."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric family, now."""
+        yield from self._zones()
+        yield from self._counters()
+        yield from self._kswapd()
+        yield from self._owners()
+
+    @property
+    def _id(self) -> str:
+        return str(self._node.nid)
+
+    def _populated(self) -> Sequence[ZoneExtent]:
+        return [extent for extent in self._node.pgdat.extents if extent.present]
+
+    def _zones(self) -> Iterator[Metric]:
+        pg = self._node.pgdat.pg
+        pages = GaugeMetricFamily(
+            "numa_zone_pages", "Pages of a zone, by state.", labels=["node", "zone", "state"]
+        )
+        marks = GaugeMetricFamily(
+            "numa_zone_watermark_pages",
+            "Watermarks of a zone as the kernel stores them; boost is added to each while it lasts.",
+            labels=["node", "zone", "level"],
+        )
+        blocks = GaugeMetricFamily(
+            "numa_zone_free_blocks",
+            "Free blocks of 2^order pages, as in /proc/buddyinfo.",
+            labels=["node", "zone", "order"],
+        )
+        pagesets = GaugeMetricFamily(
+            "numa_pcp_pages", "Pages on the per-CPU lists of a zone, all CPUs.", labels=["node", "zone"]
+        )
+        lru = GaugeMetricFamily(
+            "numa_lru_pages", "Pages on the LRU lists of a zone.", labels=["node", "zone", "list"]
+        )
+        for extent in self._populated():
+            zone, at = extent.index, (self._id, extent.name)
+            pages.add_metric((*at, "free"), self._node.pgdat.free_pages(zone))
+            pages.add_metric((*at, "managed"), extent.managed)
+            pages.add_metric((*at, "present"), extent.present)
+            pages.add_metric((*at, "spanned"), extent.spanned)
+            for wmark, level in zip(range(NR_WMARK), _WMARK_LEVELS, strict=True):
+                marks.add_metric((*at, level), int(pg.watermark[zone, wmark]))
+            marks.add_metric((*at, "boost"), int(pg.watermark_boost[zone]))
+            for order, count in enumerate(pg.nr_free[zone].tolist()):
+                blocks.add_metric((*at, str(order)), count)
+            pagesets.add_metric(at, int(pg.pcp_count[:, zone].sum()))
+            for item, name in zip(range(LRU_UNEVICTABLE), _LRU_LISTS, strict=True):
+                lru.add_metric((*at, name), int(pg.vm_stat[zone, NR_ZONE_LRU_BASE + item]))
+        yield from (pages, marks, blocks, pagesets, lru)
+
+    def _counters(self) -> Iterator[Metric]:
+        pgdat = self._node.pgdat
+        stat = CounterMetricFamily("numa_stat", "The counters of numastat(8).", labels=["node", "item"])
+        for item, count in zip(NUMASTAT_NAMES, pgdat.pg.numa_event.sum(axis=0).tolist(), strict=True):
+            stat.add_metric((self._id, item), count)
+        events = CounterMetricFamily(
+            "numa_vm_events", "vm events by their /proc/vmstat name.", labels=["node", "event"]
+        )
+        for event, count in zip(vm_event_names(pgdat.zone_names), pgdat.pg.vm_event.tolist(), strict=True):
+            if event:
+                events.add_metric((self._id, event), count)
+        ops = CounterMetricFamily("numa_log_ops", "Ops in the node's log.", labels=["node"])
+        ops.add_metric((self._id,), self._node.log_length)
+        yield from (stat, events, ops)
+
+    def _kswapd(self) -> Iterator[Metric]:
+        node = self._node
+        failed = node.pgdat.pg.kswapd[KSWAPD_FAILURES] >= MAX_RECLAIM_RETRIES
+        now = "running" if node.kswapd.running else "hopeless" if failed else "asleep"
+        state = GaugeMetricFamily(
+            "numa_kswapd_state",
+            "1 for what kswapd does now; hopeless: it gave up, only direct reclaim is left.",
+            labels=["node", "state"],
+        )
+        for name in _KSWAPD_STATES:
+            state.add_metric((self._id, name), float(name == now))
+        wakeups = CounterMetricFamily("numa_kswapd_wakeups", "Runs that kswapd began.", labels=["node"])
+        wakeups.add_metric((self._id,), node.kswapd.wakeups)
+        reclaimed = CounterMetricFamily(
+            "numa_kswapd_reclaimed_pages", "Pages that kswapd reclaimed.", labels=["node"]
+        )
+        reclaimed.add_metric((self._id,), node.kswapd.reclaimed)
+        yield from (state, wakeups, reclaimed)
+
+    def _owners(self) -> Iterator[Metric]:
+        node = self._node
+        sessions = GaugeMetricFamily("numa_sessions", "Open sessions.", labels=["node"])
+        sessions.add_metric((self._id,), len(node.sessions))
+        held = GaugeMetricFamily(
+            "numa_held_pages", "Pages that sessions and regions of any node have here.", labels=["node"]
+        )
+        held.add_metric((self._id,), node.held_pages())
+        swap = GaugeMetricFamily(
+            "numa_swap_pages", "The node's share of swap, in pages.", labels=["node", "state"]
+        )
+        swap.add_metric((self._id, "total"), int(node.pgdat.pg.reclaim_stat[SWAP_TOTAL]))
+        swap.add_metric((self._id, "used"), node.swap_used)
+        info = GaugeMetricFamily(
+            "numa_node_info",
+            "Always 1: which machine the node belongs to.",
+            labels=["node", "machine", "profile", "incarnation"],
+        )
+        spec = node.machine.spec
+        info.add_metric((self._id, spec.name, spec.profile, str(node.incarnation)), 1)
+        yield from (sessions, held, swap, info)

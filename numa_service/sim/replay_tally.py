@@ -1,0 +1,292 @@
+"""What a replay did, counted as it goes, and the report of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from numa_service.mm.mmzone import MIGRATE_PCPTYPES, NR_ORDERS
+from numa_service.mm.pgdat import Pgdat
+from numa_service.mm.pgdata import I64, PG_HELD
+from numa_service.mm.replay import (
+    ALLOC_BAD_ORDER,
+    ALLOC_FAILED,
+    ALLOC_REFUSED,
+    BLOCK_NID_SHIFT,
+    BLOCK_ZONE_SHIFT,
+    FREE_NOT_HERE,
+    FREE_PART,
+    FREE_UNKNOWN,
+    ReplayEvents,
+)
+from numa_service.mm.vmstat import NUMASTAT_NAMES, PATH_STEALS
+from numa_service.procfs.buddyinfo import buddyinfo
+from numa_service.sim.simulation import Simulation
+from numa_service.sim.traced import NOWHERE, HeldInUse, TracedZones
+from numa_service.trace.events import EventCounts, EventKind, TraceEvents
+
+#: What could not be matched, by outcome; the keys of the report.
+UNMATCHED = {
+    FREE_UNKNOWN: "free_of_page_allocated_before_trace",
+    FREE_PART: "free_of_part_of_block",
+    FREE_NOT_HERE: "free_of_page_not_allocated_here",
+    ALLOC_FAILED: "alloc_failed_here",
+    ALLOC_REFUSED: "alloc_contradictory_gfp",
+    ALLOC_BAD_ORDER: "alloc_order_too_large",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedIn:
+    """Allocations that one zone served, order counted in `pages`."""
+
+    nid: int
+    zone: str
+    blocks: int
+    pages: int
+    #: Blocks for CPUs of this node, and of others.
+    local: int
+    remote: int
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Allocations that went where the traced kernel's went."""
+
+    compared: int
+    same_node: int
+    same_zone: int
+    #: Allocated here, the real pfn in no known zone: not compared.
+    unknown_pfn: int
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneBalance:
+    """One zone at the end. Pages; `free + pageset + held_trace + held_in_use` must be `managed`."""
+
+    nid: int
+    zone: str
+    managed: int
+    free: int
+    pageset: int
+    held_trace: int
+    held_in_use: int
+    #: Present, and never given to the buddy system.
+    reserved: int
+    conserved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayReport:
+    """A finished, or interrupted, replay. Keys and units are a contract: ``--json`` prints exactly this."""
+
+    machine: str
+    #: Events read, by tracepoint.
+    events: dict[str, int]
+    #: Allocations and frees that the machine served.
+    allocs: int
+    frees: int
+    #: Allocations and frees that should have been served: pfn 0 excepted.
+    wanted: int
+    unmatched: dict[str, int]
+    placed: list[PlacedIn]
+    #: Blocks served.
+    by_order: dict[str, int]
+    by_migratetype: dict[str, int]
+    local: int
+    remote: int
+    agreement: Agreement
+    #: Migratetype fallbacks here, and mm_page_alloc_extfrag events of the trace: each a block stolen.
+    steals: int
+    traced_steals: int
+    #: Blocks and pages of the trace still held at the end.
+    live_blocks: int
+    live_pages: int
+    in_use: list[HeldInUse]
+    #: Since the trace began, by nid.
+    numastat: dict[str, dict[str, int]]
+    zones: list[ZoneBalance]
+    buddyinfo: str
+    #: Violated invariants of mm.invariants and of the simulation.
+    problems: list[str]
+    #: gfp flags not known here, by name: allocations replayed without them.
+    unknown_gfp: dict[str, int]
+    #: Events of CPUs that the machine lacks: replayed on another.
+    events_of_moved_cpus: int
+    #: Lines of the trace without an event, by reason; events that the trace says it lost.
+    skipped_lines: dict[str, int]
+    lost_events: int
+    truncated_last_line: bool
+
+    @property
+    def matched(self) -> int:
+        """Allocations and frees served."""
+        return self.allocs + self.frees
+
+
+@dataclass(slots=True)
+class ReplayTally:
+    """Counts of one replay."""
+
+    sim: Simulation
+    traced: TracedZones
+    in_use: tuple[HeldInUse, ...]
+    #: Allocations of a pfn that was live: the block was freed first.
+    missing_frees: int = 0
+    steals: int = 0
+    _kinds: I64 = field(init=False)
+    _failed_in_trace: int = 0
+    _moved: int = 0
+    _outcomes: I64 = field(init=False)
+    #: [nid, zone, order, migratetype, remote]: blocks.
+    _placed: I64 = field(init=False)
+    _frees: int = 0
+    _compared: I64 = field(init=False)
+    _numa_before: dict[int, I64] = field(init=False)
+    _held_before: dict[int, I64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        pgdats = self._pgdats()
+        zones = max(len(pgdat.zone_names) for pgdat in pgdats)
+        nids = max(self.sim.nodes) + 1
+        self._kinds = np.zeros(len(EventKind), dtype=np.int64)
+        self._outcomes = np.zeros(1 - min(UNMATCHED), dtype=np.int64)
+        self._placed = np.zeros((nids, zones, NR_ORDERS, MIGRATE_PCPTYPES, 2), dtype=np.int64)
+        self._compared = np.zeros(4, dtype=np.int64)
+        self._numa_before = {pgdat.nid: pgdat.pg.numa_event.sum(axis=0) for pgdat in pgdats}
+        self._held_before = {pgdat.nid: _held_by_zone(pgdat) for pgdat in pgdats}
+        for pgdat in pgdats:
+            pgdat.take_path()
+
+    def _pgdats(self) -> list[Pgdat]:
+        return [node.pgdat for node in self.sim.nodes.values()]
+
+    def add_events(self, events: TraceEvents, cpu_moved: npt.NDArray[np.bool_]) -> None:
+        """Events read, issued or not."""
+        self._kinds += np.bincount(events.kind, minlength=len(EventKind))
+        is_alloc = events.kind == EventKind.MM_PAGE_ALLOC
+        self._failed_in_trace += int(np.count_nonzero(is_alloc & (events.pfn == 0)))
+        asks = is_alloc | (events.kind == EventKind.MM_PAGE_FREE)
+        self._moved += int(np.count_nonzero(cpu_moved[events.cpu] & asks))
+
+    def add_outcomes(
+        self, events: ReplayEvents, pfns: npt.NDArray[np.uint64], migratetypes: I64, done: int
+    ) -> None:
+        """What became of the first `done` of these events; `pfns` are the real ones."""
+        outcome, is_alloc = events.outcome[:done], events.is_alloc[:done]
+        self._outcomes += np.bincount(-outcome[outcome < 0], minlength=len(self._outcomes))
+        self._frees += int(np.count_nonzero(~is_alloc & (outcome > 0)))
+        got = np.flatnonzero(is_alloc & (outcome > 0))
+        nid = (outcome[got] >> BLOCK_NID_SHIFT) - 1
+        zone = (outcome[got] >> BLOCK_ZONE_SHIFT) & 0x7
+        remote = (nid != events.home[got]).astype(np.int64)
+        np.add.at(self._placed, (nid, zone, events.order[got], migratetypes[got], remote), 1)
+        real_nid, real_zone = self.traced.locate(pfns[got])
+        same_node = nid == real_nid
+        self._compared += [
+            np.count_nonzero(real_nid != NOWHERE),
+            np.count_nonzero(same_node),
+            np.count_nonzero(same_node & (zone == real_zone)),
+            np.count_nonzero(real_nid == NOWHERE),
+        ]
+        for pgdat in self._pgdats():
+            self.steals += int(pgdat.take_path()[PATH_STEALS])
+
+    def report(self, counts: EventCounts) -> ReplayReport:
+        """Everything so far; checks every invariant."""
+        placed = self._placed
+        kinds = {kind.name.lower(): int(n) for kind, n in zip(EventKind, self._kinds, strict=True)}
+        asked = int(self._kinds[EventKind.MM_PAGE_ALLOC] + self._kinds[EventKind.MM_PAGE_FREE])
+        unmatched = {"alloc_failed_in_trace": self._failed_in_trace, "missing_free": self.missing_frees}
+        unmatched |= {name: int(self._outcomes[-code]) for code, name in UNMATCHED.items()}
+        zones = [balance for pgdat in self._pgdats() for balance in self._zones(pgdat)]
+        allocs = int(placed.sum())
+        return ReplayReport(
+            machine=self.sim.spec.name,
+            events=kinds,
+            allocs=allocs,
+            frees=self._frees,
+            wanted=asked - self._failed_in_trace,
+            unmatched=unmatched,
+            placed=self._placed_in(),
+            by_order={str(order): int(n) for order, n in enumerate(placed.sum(axis=(0, 1, 3, 4)))},
+            by_migratetype={
+                str(self.sim.nodes[zones[0].nid].pgdat.profile.migratetype_names[mt]): int(n)
+                for mt, n in enumerate(placed.sum(axis=(0, 1, 2, 4)))
+            },
+            local=int(placed[..., 0].sum()),
+            remote=int(placed[..., 1].sum()),
+            agreement=Agreement(*map(int, self._compared)),
+            steals=self.steals,
+            traced_steals=int(self._kinds[EventKind.MM_PAGE_ALLOC_EXTFRAG]),
+            live_blocks=allocs - self._frees - self.missing_frees,
+            live_pages=sum(zone.held_trace for zone in zones),
+            in_use=list(self.in_use),
+            numastat={
+                str(p.nid): dict(
+                    zip(
+                        NUMASTAT_NAMES,
+                        map(int, p.pg.numa_event.sum(axis=0) - self._numa_before[p.nid]),
+                        strict=True,
+                    )
+                )
+                for p in self._pgdats()
+            },
+            zones=zones,
+            buddyinfo=buddyinfo(next(iter(self.sim.nodes.values())).machine.snapshot()),
+            problems=self.sim.check(),
+            unknown_gfp=dict(counts.unknown_gfp),
+            events_of_moved_cpus=self._moved,
+            skipped_lines=dict(counts.skipped),
+            lost_events=counts.lost,
+            truncated_last_line=counts.truncated_last_line,
+        )
+
+    def _placed_in(self) -> list[PlacedIn]:
+        sizes = 1 << np.arange(NR_ORDERS, dtype=np.int64)
+        result = []
+        for pgdat in self._pgdats():
+            for extent in pgdat.extents:
+                if not extent.managed:
+                    continue
+                blocks = self._placed[pgdat.nid, extent.index].sum(axis=1)  # [order, remote]
+                local, remote = map(int, blocks.sum(axis=0))
+                pages = int((blocks.sum(axis=1) * sizes).sum())
+                result.append(PlacedIn(pgdat.nid, extent.name, local + remote, pages, local, remote))
+        return result
+
+    def _zones(self, pgdat: Pgdat) -> list[ZoneBalance]:
+        held, before = _held_by_zone(pgdat), self._held_before[pgdat.nid]
+        result = []
+        for extent in pgdat.extents:
+            if not extent.present:
+                continue
+            free = pgdat.free_pages(extent.index)
+            pageset = int(pgdat.pg.pcp_count[:, extent.index].sum())
+            result.append(
+                ZoneBalance(
+                    nid=pgdat.nid,
+                    zone=extent.name,
+                    managed=extent.managed,
+                    free=free,
+                    pageset=pageset,
+                    held_trace=int(held[extent.index] - before[extent.index]),
+                    held_in_use=int(before[extent.index]),
+                    reserved=extent.present - extent.managed,
+                    conserved=free + pageset + int(held[extent.index]) == extent.managed,
+                )
+            )
+        return result
+
+
+def _held_by_zone(pgdat: Pgdat) -> I64:
+    """Pages of held blocks by zone index, counted from the pages themselves."""
+    pg = pgdat.pg
+    heads = np.flatnonzero(pg.flags & PG_HELD)
+    pages = np.left_shift(1, pg.order[heads].astype(np.int64))
+    held = np.zeros(len(pg.managed), dtype=np.int64)
+    for zone in range(len(held)):
+        held[zone] = pages[(heads >= pg.zone_start[zone]) & (heads < pg.zone_end[zone])].sum()
+    return held
