@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
@@ -67,6 +67,7 @@ class Machine:
         loop = asyncio.get_running_loop()
         #: Done when every node has come up and knows the others.
         self._up: asyncio.Future[None] = loop.create_future()
+        self._servers: dict[str, MachineServer | TargetServer] = {}
         self._serving = loop.create_task(self._serve())
         self._tasks = [loop.create_task(self._start())]
 
@@ -91,22 +92,23 @@ class Machine:
     # coming up
 
     async def _serve(self) -> tuple[str, str]:
-        host = ray.util.get_node_ip_address()
-        return (
-            await self._at_its_port("machine", lambda port: MachineServer(self._info).start(host, port)),
-            await self._at_its_port("targets", lambda port: TargetServer(self._info).start(host, port)),
-        )
+        return await self._at_its_port("machine", MachineServer), await self._at_its_port("targets", TargetServer)
 
-    async def _at_its_port(self, service: str, start: Callable[[int], Awaitable[str]]) -> str:
-        """Start a service where it was before a restart, if that port is still free; else anywhere."""
+    async def _at_its_port(
+        self, service: str, server: Callable[[Callable[[], MachineInfo]], MachineServer | TargetServer]
+    ) -> str:
+        """Serve where this was served before a restart, if that port is still free; else anywhere."""
+        host = ray.util.get_node_ip_address()
         before = registry.port(self._name, service)
+        self._servers[service] = server(self._info)
         try:
-            address = await start(before)
+            address = await self._servers[service].start(host, before)
         except (OSError, RuntimeError):
             if not before:
                 raise
-            address = await start(0)
-        registry.remember_port(self._name, service, urlsplit(address if "//" in address else f"//{address}").port)
+            self._servers[service] = server(self._info)
+            address = await self._servers[service].start(host, 0)
+        registry.remember_port(self._name, service, _port(address))
         return address
 
     async def _start(self) -> None:
@@ -206,6 +208,11 @@ class Machine:
                     _log.warning("a node did not listen: %s", error)
             if len(up) == len(self._nodes) and not self._up.done() and not self._moved.is_set():
                 self._up.set_result(None)
+
+
+def _port(address: str) -> int:
+    """Of host:port or a URL."""
+    return urlsplit(address if "//" in address else f"//{address}").port or 0
 
 
 def _cause(error: Exception) -> str:

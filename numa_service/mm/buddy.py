@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from numa_service.mm.jit import i64, kernel
+from numa_service.mm.jit import flag, i64, kernel
 from numa_service.mm.lists import free_list, list_add, list_add_tail, list_del
 from numa_service.mm.mmzone import (
     MIGRATE_CMA,
@@ -144,7 +144,7 @@ def free_one_page(pg: PgData, zone: int, idx: int, order: int, mt: int, to_tail:
         if buddy < 0:
             break
         if order >= PAGEBLOCK_ORDER:
-            buddy_mt = pg.pb_migratetype[buddy >> PAGEBLOCK_ORDER]
+            buddy_mt = i64(pg.pb_migratetype[buddy >> PAGEBLOCK_ORDER])
             if mt != buddy_mt and not (_mergeable(mt) and _mergeable(buddy_mt)):
                 break
         del_from_free_list(pg, zone, buddy, order)
@@ -162,7 +162,7 @@ def _expand(pg: PgData, zone: int, idx: int, low: int, high: int, mt: int) -> No
     """Split a block: each upper half goes to the lower list, the low half goes on (expand)."""
     while high > low:
         high -= 1
-        add_to_free_list(pg, zone, idx + (1 << high), high, mt, False)
+        add_to_free_list(pg, zone, idx + (1 << high), high, mt, flag(False))
 
 
 @kernel
@@ -197,17 +197,21 @@ def _boost_watermark(pg: PgData, zone: int) -> bool:
 def _move_freepages_block(pg: PgData, zone: int, idx: int, mt: int) -> int:
     """Move the free blocks of a pageblock to another list; pages moved, and movable ones in the high half.
 
-    (move_freepages_block.) Returns free | movable << 32.
+    (move_freepages_block.) Returns free | movable << 32. A pageblock that the zone ends in is not moved; one
+    that it begins in is moved from this block on.
     """
     start = idx & ~(PAGEBLOCK_NR_PAGES - 1)
-    end = min(start + PAGEBLOCK_NR_PAGES, pg.zone_end[zone])
-    start = max(start, pg.zone_start[zone])
+    end = start + PAGEBLOCK_NR_PAGES
+    if end > pg.zone_end[zone]:
+        return 0
+    if start < pg.zone_start[zone]:
+        start = idx
     moved = 0
     movable = 0
     at = start
     while at < end:
         if pg.flags[at] & PG_BUDDY:
-            order = pg.order[at]
+            order = i64(pg.order[at])
             list_del(pg.next, pg.prev, at)
             list_add_tail(pg.next, pg.prev, at, free_list(pg, zone, order, mt))
             at += 1 << order
@@ -335,9 +339,9 @@ def has_free_block(pg: PgData, zone: int, order: int, harder: bool) -> bool:
         for mt in range(MIGRATE_PCPTYPES):
             if first_free(pg, zone, current, mt) >= 0:
                 return True
-        if first_free(pg, zone, current, MIGRATE_CMA) >= 0:
+        if first_free(pg, zone, current, i64(MIGRATE_CMA)) >= 0:
             return True
-        if harder and first_free(pg, zone, current, MIGRATE_HIGHATOMIC) >= 0:
+        if harder and first_free(pg, zone, current, i64(MIGRATE_HIGHATOMIC)) >= 0:
             return True
     return False
 
@@ -368,7 +372,7 @@ def free_range(pg: PgData, zone: int, start: int, end: int) -> None:
         order = 0
         while order < NR_ORDERS - 1 and at & (1 << order) == 0 and at + (2 << order) <= end:
             order += 1
-        free_one_page(pg, zone, at, order, pg.pb_migratetype[at >> PAGEBLOCK_ORDER], True)
+        free_one_page(pg, zone, at, order, i64(pg.pb_migratetype[at >> PAGEBLOCK_ORDER]), flag(True))
         at += 1 << order
 
 

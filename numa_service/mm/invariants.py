@@ -96,6 +96,7 @@ class _Audit:
         pg = self.pg
         free = np.zeros(len(pg.managed), dtype=np.int64)
         free_heads: list[set[int]] = [set() for _ in range(NR_ORDERS)]
+        listed = {False: 0, True: 0}
         for zone in range(len(pg.managed)):
             for order in range(NR_ORDERS):
                 blocks = 0
@@ -119,11 +120,16 @@ class _Audit:
                     self._cover_blocks(heads, order)
                     free_heads[order].update(entries if not large else heads.tolist())
                     blocks += len(entries)
+                    listed[large] += len(entries)
                 if blocks != pg.nr_free[zone, order]:
                     self._bad(
                         f"zone {zone} order {order}: nr_free {pg.nr_free[zone, order]}, counted {blocks}"
                     )
                 free[zone] += blocks << order
+        if listed[False] != np.count_nonzero(pg.flags & PG_BUDDY) or listed[True] != np.count_nonzero(
+            pg.pb_order
+        ):
+            self._bad("a block marked free is on no free list")
         self._no_free_buddies(free_heads)
         return free
 
@@ -143,15 +149,15 @@ class _Audit:
         if not same_zone or order < PAGEBLOCK_ORDER:
             return same_zone
         types = pg.pb_migratetype[[head >> PAGEBLOCK_ORDER, buddy >> PAGEBLOCK_ORDER]]
-        # types may have been changed since both were freed: the kernel does not merge them again
-        return bool(types[0] == types[1] >= MIGRATE_PCPTYPES)
+        return bool(types[0] == types[1] or (types < MIGRATE_PCPTYPES).all())
 
     def _pagesets(self) -> npt.NDArray[np.int64]:
         pg = self.pg
         pageset = np.zeros(len(pg.managed), dtype=np.int64)
+        listed = 0
         for cpu in range(pg.pcp_count.shape[0]):
             for zone in range(pg.pcp_count.shape[1]):
-                count = 0
+                count = blocks = 0
                 for pindex in range(NR_PCP_LISTS):
                     order = PAGEBLOCK_ORDER if pindex == NR_PCP_LISTS - 1 else pindex // MIGRATE_PCPTYPES
                     what = f"pageset cpu {cpu} zone {zone} list {pindex}"
@@ -165,9 +171,13 @@ class _Audit:
                         self._bad(f"{what}: a page is not marked")
                     self._cover_blocks(heads, order)
                     count += len(entries) << order
+                    blocks += len(entries)
                 if count != pg.pcp_count[cpu, zone]:
                     self._bad(f"pageset cpu {cpu} zone {zone}: {pg.pcp_count[cpu, zone]}, counted {count}")
                 pageset[zone] += count
+                listed += blocks
+        if listed != np.count_nonzero(pg.flags & PG_PCP):
+            self._bad("a page marked as on a pageset is on none")
         return pageset
 
     def _held(self) -> npt.NDArray[np.int64]:

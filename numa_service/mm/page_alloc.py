@@ -18,7 +18,7 @@ from numa_service.mm.buddy import (
     rmqueue,
     rmqueue_smallest,
 )
-from numa_service.mm.jit import i64, kernel
+from numa_service.mm.jit import flag, i64, kernel
 from numa_service.mm.lists import list_add, list_add_tail, list_del, lru_list, owner_list
 from numa_service.mm.mmzone import (
     LRU_ACTIVE_ANON,
@@ -163,7 +163,7 @@ def _rmqueue(pg: PgData, zone: int, cpu: int, order: int, mt: int, alloc_flags: 
     if cpu >= 0 and pcp_allowed_order(pg, order):
         return rmqueue_pcplist(pg, zone, cpu, order, mt, alloc_flags)
     if order > 0 and alloc_flags & ALLOC_HARDER:
-        idx = rmqueue_smallest(pg, zone, order, MIGRATE_HIGHATOMIC)
+        idx = rmqueue_smallest(pg, zone, order, i64(MIGRATE_HIGHATOMIC))
         if idx >= 0:
             pg.vm_stat[zone, NR_FREE_PAGES] -= 1 << order
             return idx
@@ -305,11 +305,11 @@ def free_prepared_page(pg: PgData, zone: int, cpu: int, idx: int, order: int) ->
     pg.mapcount[idx] = 0
     pg.owner[idx] = 0
     pg.pgoff[idx] = 0
-    mt = pg.pb_migratetype[idx >> PAGEBLOCK_ORDER]
+    mt = i64(pg.pb_migratetype[idx >> PAGEBLOCK_ORDER])
     if cpu >= 0 and pcp_allowed_order(pg, order) and mt != MIGRATE_ISOLATE:
         free_unref_page(pg, zone, cpu, idx, order, mt)
     else:
-        free_one_page(pg, zone, idx, order, mt, False)
+        free_one_page(pg, zone, idx, order, mt, flag(False))
 
 
 @kernel
@@ -377,7 +377,7 @@ def free_owner_pages(pg: PgData, owner: int, cpu: int) -> int:
     freed = 0
     while pg.next[head] != head:
         idx = i64(pg.next[head])
-        order = pg.order[idx]
+        order = i64(pg.order[idx])
         list_del(pg.next, pg.prev, idx)
         freed += 1 << order
         free_prepared_page(pg, page_zone(pg, idx), cpu, idx, order)
@@ -442,7 +442,7 @@ def release_region_pages(pg: PgData, owner: int, pages: I64, indexes: U32, cpu: 
             continue
         zone = page_zone(pg, idx)
         del_page_from_lru(pg, zone, idx)
-        free_prepared_page(pg, zone, cpu, idx, 0)
+        free_prepared_page(pg, zone, cpu, idx, i64(0))
         freed += 1
     return freed
 
@@ -459,7 +459,7 @@ def release_owner_lru_pages(pg: PgData, owner: int, cpu: int) -> int:
                 after = i64(pg.next[at])
                 if pg.owner[at] == owner:
                     del_page_from_lru(pg, zone, at)
-                    free_prepared_page(pg, zone, cpu, at, 0)
+                    free_prepared_page(pg, zone, cpu, at, i64(0))
                     freed += 1
                 at = after
     return freed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from numa_service.mm.buddy import free_one_page, rmqueue
-from numa_service.mm.jit import i64, kernel
+from numa_service.mm.jit import flag, i64, kernel
 from numa_service.mm.lists import list_add, list_add_tail, list_del, pcp_list
 from numa_service.mm.mmzone import (
     MIGRATE_MOVABLE,
@@ -20,6 +20,9 @@ from numa_service.mm.pgdata import (
     PgData,
 )
 from numa_service.mm.vmstat import PATH_PAGESET_PAGES
+
+#: CONFIG_PCP_BATCH_SCALE_MAX: how often the batch that is freed doubles (6.1 has it since 6.1.104).
+PCP_BATCH_SCALE_MAX = 5
 
 
 @kernel
@@ -98,7 +101,7 @@ def free_pcppages_bulk(pg: PgData, zone: int, cpu: int, count: int, pindex: int)
             pg.order[page] = 0
             pg.pcp_count[cpu, zone] -= 1 << order
             count -= 1 << order
-            free_one_page(pg, zone, page, order, pg.pcptype[page], False)
+            free_one_page(pg, zone, page, order, i64(pg.pcptype[page]), flag(False))
 
 
 @kernel
@@ -120,7 +123,7 @@ def _nr_pcp_free(pg: PgData, zone: int, cpu: int, high: int, free_high: bool) ->
         return 1
     most = high - batch
     scaled = batch << pg.pcp_free_factor[cpu, zone]
-    if scaled < most:
+    if scaled < most and pg.pcp_free_factor[cpu, zone] < PCP_BATCH_SCALE_MAX:
         pg.pcp_free_factor[cpu, zone] += 1
     return max(batch, min(scaled, most))
 
@@ -148,4 +151,4 @@ def drain_pages(pg: PgData) -> None:
     for cpu in range(pg.pcp_count.shape[0]):
         for zone in range(pg.pcp_count.shape[1]):
             if pg.pcp_count[cpu, zone]:
-                free_pcppages_bulk(pg, zone, cpu, pg.pcp_count[cpu, zone], 0)
+                free_pcppages_bulk(pg, zone, cpu, pg.pcp_count[cpu, zone], i64(0))

@@ -94,6 +94,11 @@ _NOT_FOUND = frozenset(
 )
 
 
+def _writable(indexes: Indexes) -> Indexes:
+    """The same indexes in an array of ours: for a read-only one Numba would compile the kernel anew."""
+    return np.array(indexes, dtype=np.uint32)
+
+
 class BadPageError(Exception):
     """A block may not be freed; nothing was."""
 
@@ -180,16 +185,25 @@ class Pgdat:
     def _free_memory(self, ram: Sequence[tuple[int, int]], free_ranges: Sequence[tuple[int, int]]) -> None:
         """memblock_free_all: what the boot allocator left goes to the buddy lists; the rest is reserved."""
         pg = self.pg
-        for low, high in ram:
-            pg.flags[low - self.base_pfn : high - self.base_pfn] = PG_RESERVED
         for extent in self.extents:
             for low, high in free_ranges:
                 low = max(low, extent.start_pfn) - self.base_pfn
                 high = min(high, extent.start_pfn + extent.spanned) - self.base_pfn
                 if low < high:
-                    pg.flags[low:high] = 0
                     free_range(pg, extent.index, low, high)
+        at = 0
+        for low, high in sorted(free_ranges):
+            self._reserve(ram, at, low)
+            at = high
+        self._reserve(ram, at, self.base_pfn + len(pg.flags))
         pg.path[:] = 0
+
+    def _reserve(self, ram: Sequence[tuple[int, int]], start: int, end: int) -> None:
+        """Mark the RAM in [start, end) as never given to the buddy system."""
+        for low, high in ram:
+            low, high = max(low, start) - self.base_pfn, min(high, end) - self.base_pfn
+            if low < high:
+                self.pg.flags[low:high] = PG_RESERVED
 
     def set_watermarks(self, zone: int, marks: Watermarks) -> None:
         """Write a zone's watermarks; a boost in force ends, as when a kernel recomputes them."""
@@ -233,7 +247,7 @@ class Pgdat:
             numa_how,
             owner,
             lru_kind,
-            indexes,
+            _writable(indexes),
             dirty,
             out,
         )
@@ -260,7 +274,8 @@ class Pgdat:
     def touch(self, owner: int, pfns: Pfns, indexes: Indexes, write: bool) -> npt.NDArray[np.uint8]:
         """Access region pages; 1 where the page is no longer the region's."""
         gone = np.empty(len(pfns), dtype=np.uint8)
-        page_alloc.touch_pages(self.pg, owner, pfns.astype(np.int64) - self.base_pfn, indexes, write, gone)
+        pages = pfns.astype(np.int64) - self.base_pfn
+        page_alloc.touch_pages(self.pg, owner, pages, _writable(indexes), write, gone)
         return gone
 
     def swap_in(self, owner: int, pages: int) -> int:
@@ -274,7 +289,7 @@ class Pgdat:
     def release(self, owner: int, pfns: Pfns, indexes: Indexes, cpu: int | None) -> int:
         """Free region pages that are still the region's; pages freed."""
         pages = pfns.astype(np.int64) - self.base_pfn
-        return int(page_alloc.release_region_pages(self.pg, owner, pages, indexes, self._cpu(cpu)))
+        return int(page_alloc.release_region_pages(self.pg, owner, pages, _writable(indexes), self._cpu(cpu)))
 
     def count_foreign(self, zone: int, count: int) -> None:
         """numa_foreign: `count` allocations that preferred this zone were served elsewhere."""

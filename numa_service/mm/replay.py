@@ -1,8 +1,8 @@
 """The hot loop of trace replay: a stretch of events that one node can serve by itself.
 
-An allocation whose home node has a local zone above its LOW watermark is served by those zones and by nothing
-else, and a free concerns the node that holds the block. Everything else (another node, the slow path) ends the
-stretch, untouched, and is the caller's.
+An allocation whose home node has a local zone above its LOW watermark is served by those zones and by
+nothing else, and a free concerns the node that holds the block. Everything else (another node, the slow path)
+ends the stretch, untouched, and is the caller's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from numa_service.mm.buddy import page_zone
-from numa_service.mm.jit import i64, kernel
+from numa_service.mm.jit import flag, i64, kernel
 from numa_service.mm.mmzone import NR_ORDERS, PAGEBLOCK_ORDER
 from numa_service.mm.page_alloc import LRU_KIND_NONE, alloc_pages_bulk, free_pages_bulk
 from numa_service.mm.pgdata import I64, U32, PgData
@@ -53,7 +53,7 @@ class ReplayEvents(NamedTuple):
 
 
 class FastPath(NamedTuple):
-    """What a node's own zones are asked for requests of each gfp class; a row without zones is not known yet."""
+    """What a node's zones are asked for requests of each gfp class; a row without zones is not known yet."""
 
     zones: I64  # [class, zone]
     nr_zones: I64
@@ -152,15 +152,15 @@ def replay_stretch(
                 fast.zones[row][:nr_zones],
                 events.cpu[at],
                 order,
-                1,
+                i64(1),
                 fast.migratetype[row],
                 fast.highest_zoneidx[row],
                 fast.alloc_flags[row],
                 fast.numa_how[row],
                 owner,
-                LRU_KIND_NONE,
+                i64(LRU_KIND_NONE),
                 scratch.indexes,
-                False,
+                flag(False),
                 scratch.page,
             )
             if got == 0:

@@ -81,12 +81,30 @@ def _isqrt(n: int) -> int:
 
 
 @kernel
-def _inactive_is_low(pg: PgData, reclaim_idx: int, inactive_lru: int) -> bool:
-    inactive = lru_size(pg, reclaim_idx, inactive_lru)
-    active = lru_size(pg, reclaim_idx, inactive_lru + 1)
+def _node_lru_size(pg: PgData, lru: int) -> int:
+    """Pages on one LRU list of the whole node (node_page_state)."""
+    return lru_size(pg, pg.managed.shape[0] - 1, lru)
+
+
+@kernel
+def _inactive_is_low(pg: PgData, inactive_lru: int) -> bool:
+    inactive = _node_lru_size(pg, inactive_lru)
+    active = _node_lru_size(pg, inactive_lru + 1)
     gb = (inactive + active) >> 18
     ratio = _isqrt(10 * gb) if gb else 1
     return inactive * ratio < active
+
+
+@kernel
+def _lru_note_cost(pg: PgData, side: int, pages: int) -> None:
+    """Remember what reclaim of one side cost, in pages written; the past fades (lru_note_cost)."""
+    pg.reclaim_stat[side] += pages
+    size = 0
+    for lru in range(LRU_INACTIVE_ANON, LRU_ACTIVE_FILE + 1):
+        size += _node_lru_size(pg, lru)
+    if pg.reclaim_stat[ANON_COST] + pg.reclaim_stat[FILE_COST] > size // 4:
+        pg.reclaim_stat[ANON_COST] //= 2
+        pg.reclaim_stat[FILE_COST] //= 2
 
 
 @kernel
@@ -96,7 +114,7 @@ def _reclaim_page(pg: PgData, zone: int, idx: int, kswapd: bool) -> None:
     anon = (pg.flags[idx] & PG_SWAPBACKED) != 0
     del_page_from_lru(pg, zone, idx)
     # Reclaim frees to the buddy lists, not to the pageset of whoever happens to reclaim.
-    free_prepared_page(pg, zone, -1, idx, 0)
+    free_prepared_page(pg, zone, i64(-1), idx, i64(0))
     if anon:
         pg.owner_swap[owner] += 1
         pg.vm_event[PGSTEAL_ANON] += 1
@@ -128,7 +146,7 @@ def _shrink_inactive_list(pg: PgData, zone: int, lru: int, nr_to_scan: int, kswa
     head = lru_list(pg, zone, lru)
     reclaimed = 0
     scanned = 0
-    rotated = 0
+    written = 0
     while scanned < nr_to_scan and pg.prev[head] != head:
         idx = i64(pg.prev[head])
         scanned += 1
@@ -139,27 +157,27 @@ def _shrink_inactive_list(pg: PgData, zone: int, lru: int, nr_to_scan: int, kswa
                 activate_page(pg, zone, idx)
                 pg.flags[idx] |= PG_ACTIVE
                 pg.vm_event[PGACTIVATE] += 1
-                rotated += 1
                 continue
+            written += 1
         elif flags & PG_DIRTY:
             if flags & PG_REFERENCED:
                 # one more round: PAGEREF_RECLAIM_CLEAN takes clean pages only
                 pg.flags[idx] = flags & ~PG_REFERENCED
                 list_del(pg.next, pg.prev, idx)
                 list_add(pg.next, pg.prev, idx, head)
-                rotated += 1
                 continue
             _pageout(pg, idx)
+            written += 1
         _reclaim_page(pg, zone, idx, kswapd)
         reclaimed += 1
     pg.path[PATH_SCANNED] += scanned
     pg.vm_event[PGSCAN_KSWAPD if kswapd else PGSCAN_DIRECT] += scanned
     if lru == LRU_INACTIVE_ANON:
         pg.vm_event[PGSCAN_ANON] += scanned
-        pg.reclaim_stat[ANON_COST] += rotated + reclaimed * SWAP_CLUSTER_MAX // 4
+        _lru_note_cost(pg, i64(ANON_COST), written)
     else:
         pg.vm_event[PGSCAN_FILE] += scanned
-        pg.reclaim_stat[FILE_COST] += rotated
+        _lru_note_cost(pg, i64(FILE_COST), written)
     return reclaimed | (scanned << 32)
 
 
@@ -189,7 +207,7 @@ def _shrink_list(pg: PgData, reclaim_idx: int, lru: int, nr_to_scan: int, kswapd
     if total == 0:
         return 0
     active = lru == LRU_ACTIVE_ANON or lru == LRU_ACTIVE_FILE
-    if active and not _inactive_is_low(pg, reclaim_idx, lru - 1):
+    if active and not _inactive_is_low(pg, lru - 1):
         return 0
     left = min(nr_to_scan, total)
     result = 0
@@ -207,6 +225,30 @@ def _shrink_list(pg: PgData, reclaim_idx: int, lru: int, nr_to_scan: int, kswapd
 
 
 @kernel
+def _file_is_tiny(pg: PgData, priority: int) -> bool:
+    """Too little page cache to live on, and anonymous memory to take instead (prepare_scan_count)."""
+    free = 0
+    high = 0
+    for zone in range(pg.managed.shape[0]):
+        free += pg.vm_stat[zone, NR_FREE_PAGES]
+        high += wmark_pages(pg, zone, i64(WMARK_HIGH))
+    file_pages = _node_lru_size(pg, i64(LRU_INACTIVE_FILE)) + _node_lru_size(pg, i64(LRU_ACTIVE_FILE))
+    return (
+        file_pages + free <= high
+        and _node_lru_size(pg, i64(LRU_INACTIVE_ANON)) >> priority > 0
+        and not _inactive_is_low(pg, i64(LRU_INACTIVE_ANON))
+    )
+
+
+@kernel
+def _cache_trim_mode(pg: PgData, priority: int) -> bool:
+    """Enough inactive page cache: leave anonymous memory alone (prepare_scan_count)."""
+    return _node_lru_size(pg, i64(LRU_INACTIVE_FILE)) >> priority > 0 and not _inactive_is_low(
+        pg, i64(LRU_INACTIVE_FILE)
+    )
+
+
+@kernel
 def _get_scan_count(pg: PgData, reclaim_idx: int, priority: int, nr: I64) -> None:
     """How many pages of each list to scan at this priority (get_scan_count)."""
     swap_free = pg.reclaim_stat[SWAP_TOTAL] - pg.reclaim_stat[SWAP_USED]
@@ -214,24 +256,13 @@ def _get_scan_count(pg: PgData, reclaim_idx: int, priority: int, nr: I64) -> Non
     anon_fraction = 0
     file_fraction = 1
     denominator = 1
-    if swap_free > 0 and (swappiness > 0 or priority == 0):
-        file_pages = lru_size(pg, reclaim_idx, LRU_INACTIVE_FILE) + lru_size(pg, reclaim_idx, LRU_ACTIVE_FILE)
-        free = 0
-        high = 0
-        for zone in range(reclaim_idx + 1):
-            free += pg.vm_stat[zone, NR_FREE_PAGES]
-            high += wmark_pages(pg, zone, WMARK_HIGH)
-        inactive_anon = lru_size(pg, reclaim_idx, LRU_INACTIVE_ANON)
-        if priority == 0:
+    if swap_free > 0:
+        if priority == 0 and swappiness > 0:
             anon_fraction = 1
-        elif file_pages + free <= high and inactive_anon >> priority:
+        elif _file_is_tiny(pg, priority):
             anon_fraction = 1
             file_fraction = 0
-        elif lru_size(pg, reclaim_idx, LRU_INACTIVE_FILE) >> priority and not _inactive_is_low(
-            pg, reclaim_idx, LRU_INACTIVE_FILE
-        ):
-            pass  # cache_trim_mode: enough inactive page cache, leave anonymous memory alone
-        else:
+        elif not _cache_trim_mode(pg, priority):
             total = pg.reclaim_stat[ANON_COST] + pg.reclaim_stat[FILE_COST]
             anon_cost = total + pg.reclaim_stat[ANON_COST]
             file_cost = total + pg.reclaim_stat[FILE_COST]
@@ -267,9 +298,9 @@ def shrink_node(
             break
     # keep the anonymous active list moving even when it was not scanned (shrink_node_memcgs' tail)
     if pg.reclaim_stat[SWAP_TOTAL] > pg.reclaim_stat[SWAP_USED] and _inactive_is_low(
-        pg, reclaim_idx, LRU_INACTIVE_ANON
+        pg, i64(LRU_INACTIVE_ANON)
     ):
-        _shrink_list(pg, reclaim_idx, LRU_ACTIVE_ANON, SWAP_CLUSTER_MAX, kswapd)
+        _shrink_list(pg, reclaim_idx, i64(LRU_ACTIVE_ANON), i64(SWAP_CLUSTER_MAX), kswapd)
     return result
 
 
@@ -281,7 +312,8 @@ def pgdat_balanced(pg: PgData, order: int, highest_zoneidx: int) -> bool:
         if pg.managed[zone] == 0:
             continue
         any_zone = True
-        if zone_watermark_ok(pg, zone, order, wmark_pages(pg, zone, WMARK_HIGH), highest_zoneidx, 0):
+        mark = wmark_pages(pg, zone, i64(WMARK_HIGH))
+        if zone_watermark_ok(pg, zone, order, mark, highest_zoneidx, i64(0)):
             return True
     return not any_zone
 
@@ -292,5 +324,5 @@ def kswapd_target(pg: PgData, highest_zoneidx: int) -> int:
     target = 0
     for zone in range(highest_zoneidx + 1):
         if pg.managed[zone]:
-            target += max(wmark_pages(pg, zone, WMARK_HIGH), SWAP_CLUSTER_MAX)
+            target += max(wmark_pages(pg, zone, i64(WMARK_HIGH)), SWAP_CLUSTER_MAX)
     return target

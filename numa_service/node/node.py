@@ -120,7 +120,8 @@ class Node:
         self.pgdat: Pgdat = machine.pgdats[nid]
         self.sessions: dict[int, Session] = {}
         self.regions: dict[int, Region] = {}
-        self._next_id = 1
+        #: A number is not used again by a later incarnation: who holds on to a session that died finds none.
+        self._next_id = ((incarnation - 1) << 32) + 1
         self._slots: dict[Owner, int] = {}
         self._free_slots: list[int] = []
         self._slots_used = 1

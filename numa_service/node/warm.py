@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, TypeVar
 
-import numpy as np
-
 from numa_service.machine.presets import load_preset
 from numa_service.mm import jit
 from numa_service.mm.gfp import GFP_KERNEL
@@ -34,11 +32,32 @@ def warm_kernels() -> bool:
     if jit.is_compiled():
         return False
     _exercise()
-    left_out = [kernel.__name__ for kernel in jit.kernels() if not _is_cached(kernel.__name__)]
+    left_out = sorted({name for name in (kernel.__name__ for kernel in jit.kernels()) if not _is_cached(name)})
     if left_out:
         raise RuntimeError(f"kernels that were not compiled: {', '.join(left_out)}")
     jit.mark_compiled()
     return True
+
+
+def _run(nodes: dict[int, Node], steps: Generator[Ask[Any], Any, T]) -> T:
+    """Drive a request; other nodes of this process answer."""
+    try:
+        ask = next(steps)
+        while True:
+            ask = steps.send(nodes[ask.nid].apply(ask.op))
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+def _kswapd(node: Node) -> None:
+    steps = balance_pgdat()
+    try:
+        op = next(steps)
+        while True:
+            op = steps.send(node.apply(op))
+    except StopIteration:
+        return
 
 
 def _is_cached(name: str) -> bool:
@@ -58,7 +77,7 @@ def _exercise() -> None:
         _run(nodes, free_pages(node, session, order, _run(nodes, alloc_pages(node, request)).pages, cpu))
 
     # more than there is: falls back, reclaims, swaps; then reads back what is gone
-    everything = sum(n.pgdat.managed_pages for n in nodes.values()) * 9 // 8
+    everything = sum(zone.managed for n in nodes.values() for zone in n.zone_states()) * 9 // 8
     for kind in (LRU_KIND_FILE, LRU_KIND_ANON):
         region = map_region(node, session, kind, everything, Policy())
         for write in (True, False):

@@ -28,8 +28,8 @@ MAX_MESSAGE_BYTES = 64 << 20
 DEFAULT_TIMEOUT_SECONDS = 10.0
 #: Longest wait for one answer. A node answers in a millisecond; one that takes longer is away.
 ASK_SECONDS = 2.0
-#: How long to wait before a node that was away is asked for a debt again; doubles up to the second.
-SETTLE_SECONDS = (0.2, 5.0)
+#: How long to wait before a node that is away is asked again; doubles up to the second.
+SETTLE_SECONDS = (0.1, 1.0)
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -44,11 +44,16 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
 _log = logging.getLogger(__name__)
 
 
+class NeverSent(PeerUnavailable):
+    """The node cannot have heard the question."""
+
+
 class Peers:
     """Channels to the other nodes, and what is still owed to or by nodes that did not answer.
 
     A lookup without an answer may have been carried out: it is asked again, under its own id, until the node
     answers, and what it gave is given back. An owner's end that a node has not heard of is repeated likewise.
+    While a node owes answers it counts as away, and nobody waits for it.
     """
 
     def __init__(self, got_pages: Callable[[int, int], None] | None = None) -> None:
@@ -56,6 +61,7 @@ class Peers:
         self._closing: set[asyncio.Task[None]] = set()
         self._debts: dict[int, deque[Ask[Any]]] = {}
         self._settling: dict[int, asyncio.Task[None]] = {}
+        self._moved = asyncio.Event()
         #: Told how many pages each lookup's answer brought: (nid, pages).
         self._got_pages = got_pages
 
@@ -69,6 +75,7 @@ class Peers:
                     continue
                 self._drop(nid)
             self._channels[nid] = (address, grpc.aio.insecure_channel(address, options=_OPTIONS))
+        self._moved.set()
 
     def _drop(self, nid: int) -> None:
         _, channel = self._channels.pop(nid)
@@ -91,12 +98,17 @@ class Peers:
         request = wire.request(ask.op, ask.request_id)
         for attempt in (1, 2):
             if ask.nid not in self._channels:
-                raise PeerUnavailable(ask.nid, "no address")
-            stub = zonelist_service_pb2_grpc.ZonelistServiceStub(self._channels[ask.nid][1])
+                raise (NeverSent if attempt == 1 else PeerUnavailable)(ask.nid, "no address")
+            channel = self._channels[ask.nid][1]
+            stub = zonelist_service_pb2_grpc.ZonelistServiceStub(channel)
             try:
+                lost = channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
                 return wire.result(await getattr(stub, wire.method)(request, timeout=timeout))
             except grpc.aio.AioRpcError as error:
-                if error.code() is grpc.StatusCode.UNAVAILABLE and attempt == 1:
+                unavailable = error.code() is grpc.StatusCode.UNAVAILABLE
+                if unavailable and attempt == 1:
+                    if lost:
+                        raise NeverSent(ask.nid, error.details() or "no connection") from None
                     continue
                 raise from_rpc_error(ask.nid, error) from None
             except grpc.aio.UsageError as error:  # the channel was closed by a new address
@@ -128,7 +140,9 @@ class Peers:
             try:
                 answer = await self.ask(ask, ASK_SECONDS)
             except PeerUnavailable:
-                await asyncio.sleep(delay)
+                self._moved.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._moved.wait(), delay)
                 delay = min(2 * delay, longest)
                 continue
             except NodeError as error:
@@ -138,10 +152,14 @@ class Peers:
             if isinstance(ask.op, ops.Alloc) and isinstance(answer, ops.AllocResult) and answer.pfns:
                 debts.appendleft(Ask(nid, _give_back(ask.op, answer.pfns), f"{ask.request_id}.back"))
 
-    @property
-    def debts(self) -> int:
-        """Questions not yet settled."""
-        return sum(len(asks) for asks in self._debts.values())
+    def is_away(self, nid: int) -> bool:
+        """Whether a node owes answers."""
+        return nid in self._settling
+
+    async def settled(self) -> None:
+        """Until no node owes an answer."""
+        while self._settling:
+            await asyncio.wait(self._settling.values())
 
 
 def _give_back(op: ops.Alloc, pfns: bytes) -> Op[int]:
@@ -158,21 +176,20 @@ async def drive(steps: Steps[T], peers: Peers, timeout: float | None = None) -> 
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + (DEFAULT_TIMEOUT_SECONDS if timeout is None else timeout)
-    away: dict[int, PeerUnavailable] = {}
+    away: set[int] = set()
     with contextlib.closing(steps):
         try:
             ask = next(steps)
             while True:
                 try:
-                    if ask.nid in away:
-                        peers.owe(ask, sent=False)
-                        raise PeerUnavailable(ask.nid, away[ask.nid].reason)
+                    if ask.nid in away or peers.is_away(ask.nid):
+                        raise NeverSent(ask.nid, "it owes answers to earlier questions")
                     budget = min(ASK_SECONDS, max(0.0, deadline - loop.time()) / 2)
                     answer = await peers.ask(ask, budget)
                 except NodeError as error:
-                    if isinstance(error, PeerUnavailable) and ask.nid not in away:
-                        away[ask.nid] = error
-                        peers.owe(ask, sent=True)
+                    if isinstance(error, PeerUnavailable):
+                        away.add(ask.nid)
+                        peers.owe(ask, sent=not isinstance(error, NeverSent))
                     ask = steps.throw(error)
                 else:
                     peers.count_pages(ask, answer)

@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -178,7 +178,7 @@ class NodeServer:
         """Apply one op of balance_pgdat on this node; its result. TypeError for any other op."""
         if not isinstance(op, ops.KswapdBegin | ops.Balance | ops.KswapdSleep):
             raise TypeError(f"not a step of kswapd: {type(op).__name__}")
-        return self.node.apply(op)
+        return self.node.apply(cast("Op[Any]", op))
 
 
 class MachineServer:

@@ -2,12 +2,13 @@
 
 Every event goes the way of a request: to the node of its CPU, through the generators of ``node/``, which a
 :class:`Simulation` drives over all nodes. That way is exact and slow, so stretches of events that one node
-serves from its own zones (or frees) are handed to the kernel ``mm.replay.replay_stretch``. It works on the same
-arrays and is told what the generator asked of the node for the first request of that kind, so the state is
-the same, to the bit, as if every event had taken the long way.
+serves from its own zones (or frees) are handed to the kernel ``mm.replay.replay_stretch``. It works on the
+same arrays and is told what the generator asked of the node for the first request of that kind, so the state
+of every node is the same, to the bit, as if every event had taken the long way. (Their logs are not: a
+stretch is no op. A replay is repeated from its trace.)
 
-All blocks belong to one owner. What the traced kernel reclaimed is in the trace, as frees; the emulated kswapds
-run, right after the request that woke them, but find nothing on the LRU lists.
+All blocks belong to one owner. What the traced kernel reclaimed is in the trace, as frees; the emulated
+kswapds run, right after the request that woke them, but find nothing on the LRU lists.
 """
 
 from __future__ import annotations
@@ -107,10 +108,7 @@ class Replay:
 
     def run(self, chunks: Iterable[TraceEvents], stop: Callable[[], bool] = lambda: False) -> bool:
         """Replay chunks in order; False when `stop` said so before the end. Counts go to `tally`."""
-        for chunk in chunks:
-            if not self._chunk(chunk, stop):
-                return False
-        return True
+        return all(self._chunk(chunk, stop) for chunk in chunks)
 
     # a chunk
 

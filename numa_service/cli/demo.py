@@ -1,0 +1,314 @@
+"""``demo``: the main job in some 20 seconds: local pages, fallback, kswapd, a client that dies, recovery."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from numa_client import Allocation, AsyncMachine, NodeState, OutOfMemory, Touch
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from numa_service.cluster import machine as cluster
+from numa_service.machine.source import load
+
+#: Nobody needs longer to see a phase; a slow host gets this much before the demo calls it a failure.
+PATIENCE_SECONDS = 60.0
+MIB_PAGES = 256
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("demo")(demo)
+
+
+def demo(
+    seconds: Annotated[float, typer.Option(min=5.0, max=600.0, help="How long the load runs.")] = 20.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Boot a small machine on a Ray of its own, load it, show what happens, and leave nothing running."""
+    console = Console(stderr=as_json)
+    with tempfile.TemporaryDirectory(prefix="numa-demo-") as folder:
+        os.environ["NUMA_SERVICE_STATE_DIR"] = folder
+        try:
+            console.print(
+                "Booting preset [b]demo[/b]: two CPU nodes and a CPU-less CXL node, each a Ray actor."
+            )
+            running = cluster.up(load("demo"), "demo", progress=lambda text: console.print(f"  {text}"))
+            story = asyncio.run(_play(running.address, seconds, console))
+        finally:
+            cluster.down("demo")
+    summary = story.summary()
+    if as_json:
+        typer.echo(json.dumps(summary, indent=1))
+    else:
+        console.print(_summary_table(summary))
+    missing = [key for key in ("local_pages", "remote_pages", "reclaimed_pages") if not summary[key]]
+    if missing or summary["violations"]:
+        typer.echo(
+            f"numa-service: demo: nothing seen of {missing}, violations {summary['violations']}", err=True
+        )
+        raise typer.Exit(1)
+
+
+@dataclass
+class _Story:
+    """What has happened so far."""
+
+    machine: AsyncMachine
+    nodes: dict[int, NodeState] = field(default_factory=dict)
+    phases: list[tuple[str, str]] = field(default_factory=list)
+    local_pages: int = 0
+    remote_pages: int = 0
+    direct_reclaimed: int = 0
+    requests: int = 0
+    #: Virtual ns and pages of requests that were served wholly locally, and of those that were not.
+    local_cost: tuple[int, int] = (0, 0)
+    remote_cost: tuple[int, int] = (0, 0)
+    lost_pages_returned: int = 0
+    violations: list[str] = field(default_factory=list)
+
+    def note(self, home: int, placement: dict[int, int], access_ns: int, reclaimed: int) -> None:
+        """One reply."""
+        local = placement.get(home, 0)
+        remote = sum(placement.values()) - local
+        self.requests += 1
+        self.local_pages += local
+        self.remote_pages += remote
+        self.direct_reclaimed += reclaimed
+        if remote and not local:
+            self.remote_cost = (self.remote_cost[0] + access_ns, self.remote_cost[1] + remote)
+        elif local and not remote:
+            self.local_cost = (self.local_cost[0] + access_ns, self.local_cost[1] + local)
+
+    def note_allocation(self, home: int, reply: Allocation) -> None:
+        """An AllocPages."""
+        self.note(home, reply.pages_by_node, reply.cost.access_ns, reply.direct_reclaimed_pages)
+
+    def note_touch(self, home: int, reply: Touch) -> None:
+        """A TouchRegion."""
+        self.note(home, dict(reply.placement), reply.cost.access_ns, reply.direct_reclaimed_pages)
+
+    def kswapd_reclaimed(self) -> int:
+        """Pages that all kswapds have reclaimed."""
+        return sum(node.kswapd.reclaimed_pages for node in self.nodes.values())
+
+    async def look(self) -> None:
+        """Read every node."""
+        for node in self.machine.info.nodes:
+            self.nodes[node.node] = await self.machine.node(node.node)
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers at the end."""
+        stats = [node.numa_stat for node in self.nodes.values()]
+        return {
+            "requests": self.requests,
+            "local_pages": self.local_pages,
+            "remote_pages": self.remote_pages,
+            "reclaimed_pages": self.kswapd_reclaimed() + self.direct_reclaimed,
+            "reclaimed_by_kswapd_pages": self.kswapd_reclaimed(),
+            "reclaimed_directly_pages": self.direct_reclaimed,
+            "kswapd_wakeups": sum(node.kswapd.wakeups for node in self.nodes.values()),
+            "swapped_out_pages": sum(node.vm_events.get("pswpout", 0) for node in self.nodes.values()),
+            "returned_after_lost_client_pages": self.lost_pages_returned,
+            "local_access_ns_per_page": round(self.local_cost[0] / max(self.local_cost[1], 1)),
+            "remote_access_ns_per_page": round(self.remote_cost[0] / max(self.remote_cost[1], 1)),
+            "numa_hit": sum(stat.numa_hit for stat in stats),
+            "numa_miss": sum(stat.numa_miss for stat in stats),
+            "numa_foreign": sum(stat.numa_foreign for stat in stats),
+            "held_pages_at_end": sum(node.held_pages for node in self.nodes.values()),
+            "violations": self.violations,
+        }
+
+
+async def _play(address: str, seconds: float, console: Console) -> _Story:
+    async with await AsyncMachine.connect(address) as machine:
+        story = _Story(machine)
+        await story.look()
+        with Live(console=console, refresh_per_second=8, transient=console.is_terminal) as live:
+            watcher = asyncio.create_task(_watch(story, live))
+            try:
+                await _phases(story, seconds, address)
+            finally:
+                watcher.cancel()
+            await story.look()
+            story.violations = [text for found in (await machine.check()).values() for text in found]
+            live.update(_screen(story))
+        return story
+
+
+async def _watch(story: _Story, live: Live) -> None:
+    while True:
+        await story.look()
+        live.update(_screen(story))
+        await asyncio.sleep(0.25)
+
+
+async def _phases(story: _Story, seconds: float, address: str) -> None:
+    """Five acts; each lasts its share of the time, and until what it is about has been seen."""
+    share = seconds / 10
+    for title, act, shares in (
+        ("clients on both CPU nodes allocate and free: all local", _local, 2),
+        ("kernel pages fill node 0 and spill to its neighbours", _spill, 2),
+        ("page cache and anonymous memory: kswapd wakes and reclaims", _pressure, 3),
+        ("a client is killed: its lease ends, its pages return", _killed_client, 2),
+        ("recovered: allocation is local again", _local, 1),
+    ):
+        story.phases.append((title, "…"))
+        start = time.monotonic()
+        await act(story, start + shares * share, address)
+        story.phases[-1] = (title, f"{time.monotonic() - start:.1f} s")
+
+
+async def _until(end: float, seen: Callable[[], bool], step: Callable[[], Awaitable[None]]) -> None:
+    """Repeat a step until the time is over and the thing has been seen, or patience ends."""
+    while time.monotonic() < end or (not seen() and time.monotonic() < end + PATIENCE_SECONDS):
+        await step()
+        await asyncio.sleep(0.02)
+
+
+async def _local(story: _Story, end: float, address: str) -> None:
+    before = story.local_pages
+
+    async def client(nid: int) -> None:
+        async with story.machine.session(node=nid, name="demo-local") as session:
+
+            async def step() -> None:
+                allocation = await session.alloc(count=256, order=0)
+                story.note_allocation(nid, allocation)
+                await session.free(allocation)
+
+            await _until(end, lambda: story.local_pages > before, step)
+
+    await asyncio.gather(client(0), client(1))
+
+
+async def _spill(story: _Story, end: float, address: str) -> None:
+    before = story.remote_pages
+    async with story.machine.session(node=0, name="demo-kernel") as session:
+        # enough for node 0 and 64 MiB of its neighbour, spread over the act
+        goal = story.machine.info.nodes[0].managed_pages + 64 * MIB_PAGES
+        held = 0
+        pause = max(0.0, (end - time.monotonic()) / (goal / 1024) - 0.02)
+
+        async def step() -> None:
+            nonlocal held
+            if held < goal:
+                allocation = await session.alloc(count=1024, partial=True)
+                story.note_allocation(0, allocation)
+                held += allocation.nr_pages
+            await asyncio.sleep(pause)
+
+        await _until(end, lambda: story.remote_pages > before, step)
+
+
+async def _pressure(story: _Story, end: float, address: str) -> None:
+    before = story.kswapd_reclaimed()
+
+    async def client(nid: int) -> None:
+        async with story.machine.session(node=nid, name="demo-pressure") as session:
+            pages = 512 * MIB_PAGES
+            file = await session.map_region("file", pages)
+            anon = await session.map_region("anon", 160 * MIB_PAGES)
+            at = {"file": 0, "anon": 0}
+
+            async def step() -> None:
+                for kind, region, size in (("file", file, pages), ("anon", anon, 160 * MIB_PAGES)):
+                    first = at[kind] % (size - 2048)
+                    try:
+                        story.note_touch(nid, await region.touch(first, 2048, write=kind == "anon"))
+                    except OutOfMemory:
+                        await asyncio.sleep(0.1)
+                    at[kind] += 2048
+
+            await _until(end, lambda: story.kswapd_reclaimed() > before, step)
+
+    await asyncio.gather(client(0), client(1))
+
+
+async def _killed_client(story: _Story, end: float, address: str) -> None:
+    """A process of its own takes 64 MiB on a lease of one second, and is killed while it holds them."""
+    held = story.nodes[1].held_pages
+    client = subprocess.Popen(
+        [sys.executable, str(Path(__file__).parent / "lost_client.py"), address], stdout=subprocess.PIPE
+    )
+    try:
+        assert client.stdout is not None
+        await asyncio.to_thread(client.stdout.readline)
+        await story.look()
+        taken = story.nodes[1].held_pages - held
+        await asyncio.sleep(max(0.0, (end - time.monotonic()) / 3))
+        client.send_signal(signal.SIGKILL)
+    finally:
+        client.kill()
+        client.wait()
+
+    async def step() -> None:
+        await story.look()
+        story.lost_pages_returned = max(0, taken - max(0, story.nodes[1].held_pages - held))
+
+    await _until(end, lambda: story.lost_pages_returned >= taken > 0, step)
+
+
+# what it looks like
+
+
+def _screen(story: _Story) -> Group:
+    table = Table(
+        "node",
+        "cpus",
+        "free pages",
+        "above low",
+        "page cache",
+        "anon",
+        "swap",
+        "kswapd",
+        "hit",
+        "miss",
+        "foreign",
+    )
+    for info in story.machine.info.nodes:
+        node = story.nodes[info.node]
+        zones = node.zones
+        free = sum(zone.free_pages for zone in zones)
+        low = sum(zone.low_pages for zone in zones)
+        managed = max(sum(zone.managed_pages for zone in zones), 1)
+        bar = "█" * round(20 * free / managed)
+        table.add_row(
+            str(info.node),
+            ",".join(map(str, info.cpus)) or "–",
+            f"[{'green' if free > 2 * low else 'yellow'}]{bar:<20}[/] {free}",
+            "[green]yes[/]" if free > low else "[red]no[/]",
+            str(sum(z.inactive_file_pages + z.active_file_pages for z in zones)),
+            str(sum(z.inactive_anon_pages + z.active_anon_pages for z in zones)),
+            str(node.swap_used_pages),
+            f"[yellow]running[/] {node.kswapd.reclaimed_pages}"
+            if node.kswapd.running
+            else f"asleep {node.kswapd.reclaimed_pages}",
+            str(node.numa_stat.numa_hit),
+            str(node.numa_stat.numa_miss),
+            str(node.numa_stat.numa_foreign),
+        )
+    lines = [Text(f"{'▶' if took == '…' else '✔'} {title}  {took}") for title, took in story.phases]
+    return Group(table, *lines)
+
+
+def _summary_table(summary: dict[str, Any]) -> Table:
+    table = Table("", "value", title="demo: what happened", title_justify="left")
+    for key, value in summary.items():
+        text = f"{value:,}" if isinstance(value, int) else (str(value) or "none") if value else "none"
+        table.add_row(key.replace("_", " "), text)
+    return table

@@ -1,0 +1,287 @@
+"""``replay``: a kernel trace on an emulated machine, in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from numa_service.machine.source import load
+from numa_service.machine.spec import MachineSpec, SpecError
+from numa_service.sim.replay import Replay
+from numa_service.sim.replay_tally import ReplayReport
+from numa_service.sim.traced import TracedZones
+from numa_service.trace.source import Progress as Report
+from numa_service.trace.source import open_trace
+
+INTERRUPTED = 130
+
+#: What the keys of ReplayReport.unmatched mean.
+_REASONS = {
+    "alloc_failed_in_trace": "allocations that failed in the traced kernel (pfn 0): not issued",
+    "alloc_failed_here": "allocations that got no page here",
+    "alloc_contradictory_gfp": "allocations whose gfp flags allow no zone",
+    "alloc_order_too_large": "allocations of an order above 10",
+    "missing_free": "allocations of a page that was live: its free is missing, and was made up",
+    "free_of_page_allocated_before_trace": "frees of pages allocated before tracing began",
+    "free_of_page_not_allocated_here": "frees of pages whose allocation was not served here",
+    "free_of_part_of_block": "frees of a part of a block, or with another order (split pages): block kept",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("replay")(replay)
+
+
+@dataclass
+class _Interrupt:
+    """Ctrl-C, as a flag: the replay stops between two events, not within one."""
+
+    raised: bool = False
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Take SIGINT over; the second one ends the process as usual."""
+
+        def note(_signal: int, _frame: FrameType | None) -> None:
+            self.raised = True
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        before = signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+def replay(
+    trace: Annotated[
+        Path,
+        typer.Argument(
+            help="Text of /sys/kernel/tracing/trace or of perf script, plain or .gz; an .ntrace file; or a "
+            "capture directory with t.trace.gz."
+        ),
+    ],
+    machine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="A preset, a machine file or a capture directory. Default: the trace's own directory, if it "
+            "is a whole capture.",
+        ),
+    ] = None,
+    occupancy: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Capture made right before tracing (zoneinfo.txt, buddyinfo.txt). As many pages as were in "
+            "use then are held in each zone, so that the number of free pages is the captured one; how they "
+            "are split into blocks of each order is not reproduced. On the same machine its managed pages are "
+            "taken too. Default: the directory before/ beside the trace.",
+        ),
+    ] = None,
+    no_occupancy: Annotated[
+        bool,
+        typer.Option("--no-occupancy", help="Start from an empty machine, whatever is beside the trace."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Issue a trace's allocations and frees on an emulated machine, and report where they went.
+
+    Each goes to the node of its CPU. Ctrl-C prints the report so far and exits 130.
+    """
+    if no_occupancy and occupancy is not None:
+        raise typer.BadParameter("not together with --no-occupancy", param_hint="--occupancy")
+    home = trace if trace.is_dir() else trace.parent
+    spec = _machine(machine, home)
+    traced = None
+    if occupancy is None and not no_occupancy and (home / "before" / "buddyinfo.txt").is_file():
+        occupancy = home / "before"
+    if occupancy is not None:
+        traced = TracedZones.read(occupancy, spec.arch)
+        spec, _ = traced.fit(spec)
+    console = Console(stderr=True)
+    interrupt = _Interrupt()
+    with interrupt.caught():
+        with console.status("booting; compiling kernels on the first run"):
+            machine_replay = Replay(spec, traced)
+        with _progress(console, trace) as progress, open_trace(trace, progress) as reader:
+            began = time.perf_counter()
+            machine_replay.run(reader, lambda: interrupt.raised)
+            seconds = time.perf_counter() - began
+        report = machine_replay.tally.report(reader.counts)
+    after = _free_after(home, spec) if traced else {}
+    if as_json:
+        typer.echo(json.dumps(_plain(trace, report, seconds, interrupt.raised), indent=1))
+    else:
+        _print(report, seconds, after)
+    if interrupt.raised:
+        raise typer.Exit(INTERRUPTED)
+    if report.problems:
+        raise typer.Exit(1)
+
+
+def _machine(source: str | None, home: Path) -> MachineSpec:
+    if source is not None:
+        return load(source)
+    if not (home / "zoneinfo.txt").is_file():
+        raise SpecError(f"--machine SOURCE is required: there is no zoneinfo.txt in {home}")
+    try:
+        return load(str(home.resolve()))
+    except SpecError as error:
+        raise SpecError(f"--machine SOURCE is required: {error}") from None
+
+
+def _free_after(home: Path, spec: MachineSpec) -> dict[tuple[int, str], int]:
+    """Free pages of the traced zones when tracing had ended, where that was captured."""
+    if not (home / "after" / "buddyinfo.txt").is_file():
+        return {}
+    zones = TracedZones.read(home / "after", spec.arch).zones
+    return {(zone.nid, zone.name): zone.free for zone in zones if zone.free is not None}
+
+
+@contextmanager
+def _progress(console: Console, trace: Path) -> Iterator[Report | None]:
+    """A bar by bytes of the file; none for a pipe, which has no length."""
+    if trace.exists() and not (trace.is_file() or trace.is_dir()):
+        yield None
+        return
+    columns = (TextColumn("replaying"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("replaying", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _plain(trace: Path, report: ReplayReport, seconds: float, interrupted: bool) -> dict[str, Any]:
+    read = sum(report.events.values())
+    return {
+        "trace": str(trace),
+        "interrupted": interrupted,
+        "seconds": seconds,
+        "events_per_second": read / seconds if seconds else 0.0,
+        "matched": report.matched,
+    } | dataclasses.asdict(report)
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.2f} %" if whole else "–"
+
+
+def _print(report: ReplayReport, seconds: float, after: dict[tuple[int, str], int]) -> None:
+    console = Console()
+    read = sum(report.events.values())
+    console.print(
+        f"{report.machine}: {read:,} events in {seconds:.2f} s, {read / seconds if seconds else 0:,.0f} events/s"
+    )
+    console.print(
+        f"issued {report.allocs:,} allocations and {report.frees:,} frees: "
+        f"{_percent(report.matched, report.wanted)} of those in the trace"
+    )
+    seen = report.agreement
+    console.print(
+        f"placement as in the traced kernel: node {_percent(seen.same_node, seen.compared)}, "
+        f"zone {_percent(seen.same_zone, seen.compared)} of {seen.compared:,} allocations"
+        + (f"; {seen.unknown_pfn:,} pfns lie in no known zone" if seen.unknown_pfn else "")
+    )
+    console.print(
+        f"local {report.local:,}, remote {report.remote:,}; migratetype fallbacks {report.steals:,} "
+        f"(traced {report.traced_steals:,})"
+    )
+    console.print(_placed(report))
+    console.print(_zones(report, after))
+    console.print(_numastat(report))
+    console.print(_unmatched(report))
+    console.print("buddyinfo", style="bold")
+    sys.stdout.write(report.buddyinfo)
+    bad = [zone for zone in report.zones if not zone.conserved]
+    if report.problems or bad:
+        console.print(
+            f"conservation: {len(bad)} zones lost pages, {len(report.problems)} invariants violated"
+        )
+        for problem in report.problems:
+            console.print(f"  {problem}", markup=False)
+    else:
+        console.print("conservation: free + pagesets + held = managed in every zone; all invariants hold")
+
+
+def _placed(report: ReplayReport) -> Table:
+    table = Table("node", "zone", title="where allocations went", title_justify="left")
+    for name in ("blocks", "pages", "local", "remote"):
+        table.add_column(name, justify="right")
+    for row in report.placed:
+        table.add_row(
+            str(row.nid), row.zone, *(f"{n:,}" for n in (row.blocks, row.pages, row.local, row.remote))
+        )
+    by_order = ", ".join(f"{order}: {n:,}" for order, n in report.by_order.items() if n)
+    by_type = ", ".join(f"{name}: {n:,}" for name, n in report.by_migratetype.items() if n)
+    table.caption = f"by order: {by_order or 'none'}\nby migratetype: {by_type or 'none'}"
+    table.caption_justify = "left"
+    return table
+
+
+def _zones(report: ReplayReport, after: dict[tuple[int, str], int]) -> Table:
+    table = Table("node", "zone", title="zones at the end, pages", title_justify="left")
+    names = ["managed", "free", "pagesets", "held", "in use before", "reserved"]
+    for name in [*names, "traced free"] if after else names:
+        table.add_column(name, justify="right")
+    for zone in report.zones:
+        numbers = [
+            zone.managed,
+            zone.free,
+            zone.pageset,
+            zone.held_trace,
+            zone.held_in_use,
+            zone.reserved,
+        ]
+        cells = [f"{n:,}" for n in numbers]
+        if after:
+            cells.append(f"{after[zone.nid, zone.zone]:,}" if (zone.nid, zone.zone) in after else "–")
+        table.add_row(str(zone.nid), zone.zone, *cells, style=None if zone.conserved else "red")
+    return table
+
+
+def _numastat(report: ReplayReport) -> Table:
+    table = Table("numastat", title_justify="left")
+    for nid in report.numastat:
+        table.add_column(f"node{nid}", justify="right")
+    for name in next(iter(report.numastat.values())):
+        table.add_row(name, *(f"{counters[name]:,}" for counters in report.numastat.values()))
+    return table
+
+
+def _unmatched(report: ReplayReport) -> Table:
+    table = Table("not matched, or not as traced", "events", title_justify="left")
+    table.columns[1].justify = "right"
+    rows = [(_REASONS[key], n) for key, n in report.unmatched.items()]
+    rows += [
+        (f"allocations with unknown {flag}, replayed without it", n) for flag, n in report.unknown_gfp.items()
+    ]
+    rows.append(("events of CPUs that the machine lacks, replayed on another", report.events_of_moved_cpus))
+    rows += [(f"lines without an event: {reason}", n) for reason, n in report.skipped_lines.items()]
+    rows.append(("events that the trace itself reports lost", report.lost_events))
+    rows.append((f"blocks still held at the end ({report.live_pages:,} pages)", report.live_blocks))
+    short = [held for held in report.in_use if held.held < held.wanted]
+    rows += [
+        (f"pages in use before tracing that node {held.nid} {held.zone} lacks", held.wanted - held.held)
+        for held in short
+    ]
+    for reason, n in rows:
+        if n:
+            table.add_row(reason, f"{n:,}")
+    if report.truncated_last_line:
+        table.add_row("the last line of the trace is cut off", "1")
+    return table

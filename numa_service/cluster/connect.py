@@ -1,0 +1,69 @@
+"""Being a driver of a Ray cluster: the local one, or one that is named."""
+
+from __future__ import annotations
+
+import os
+import socket
+import warnings
+from typing import Any
+
+from numa_service.cluster import local
+from numa_service.cluster.errors import ClusterError
+from numa_service.cluster.names import NAMESPACE
+
+PROBE_SECONDS = 5.0
+
+
+def attach(address: str) -> None:
+    """Connect this process to the cluster at host:port, or "auto". ClusterError when that fails.
+
+    The token of the local Ray is known; for another cluster it comes from Ray's own settings
+    (RAY_AUTH_MODE, RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH).
+    """
+    here = local.find()
+    if here and here.address == address:
+        os.environ.update(here.env)
+    elif local.is_loopback(address):
+        os.environ.update(local.LOOPBACK_ENV)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray announces a future default
+    if address != "auto":
+        _probe(address)
+    # Only now: Ray reads the environment while it is imported.
+    import ray
+
+    if ray.is_initialized():
+        if ray.get_runtime_context().gcs_address == address:
+            return
+        ray.shutdown()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+    except Exception as error:
+        raise ClusterError(f"cannot join the Ray cluster at {address}: {reason(error)}") from None
+
+
+def detach() -> None:
+    """Disconnect from Ray, if connected."""
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()
+
+
+def reason(error: BaseException) -> str:
+    """One line of what went wrong; what an actor raised, without Ray's traceback."""
+    cause: Any = getattr(error, "cause", None) or error
+    lines = [line for line in str(cause).strip().splitlines() if line]
+    return lines[0] if lines else type(cause).__name__
+
+
+def _probe(address: str) -> None:
+    """Ray itself waits for minutes before it gives up."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ClusterError(f"address {address!r}: host:port of a Ray head, or auto, is expected")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), PROBE_SECONDS).close()
+    except OSError as error:
+        raise ClusterError(f"no Ray cluster answers at {address}: {error.strerror or error}") from None

@@ -1,0 +1,218 @@
+"""Machines on Ray, from outside: bring one up, look at it, take it down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from numa_service.cluster import local
+from numa_service.cluster.connect import attach, detach, reason
+from numa_service.cluster.errors import ClusterError
+from numa_service.cluster.names import (
+    NAMESPACE,
+    check_machine_name,
+    machines_among,
+    supervisor_name,
+)
+from numa_service.machine.spec import MachineSpec
+
+if TYPE_CHECKING:
+    from numa_service.cluster.supervisor import RunningMachine
+
+#: Compiling all kernels takes 20 s on an idle CPU.
+COMPILE_SECONDS = 300.0
+#: For an actor to start and to answer: a process that imports the service takes some 3 s of one CPU.
+BOOT_SECONDS = 60.0
+BOOT_SECONDS_PER_NODE = 10.0
+ANSWER_SECONDS = 10.0
+GONE_SECONDS = 20.0
+
+#: Told how far `up` is: a step ("ray", "kernels", "nodes"), done, total.
+Progress = Callable[[str, int, int], None]
+
+
+def up(
+    spec: MachineSpec, name: str, address: str | None = None, progress: Progress = lambda *_: None
+) -> RunningMachine:
+    """Boot a machine, on the Ray cluster at `address` or on this host; ClusterError.
+
+    When it fails or is interrupted, everything that it started is ended again.
+    """
+    check_machine_name(name)
+    started = address is None and local.find() is None
+    placing = False
+    try:
+        progress("ray", 0, 1)
+        attach(address or local.start().address)
+        progress("ray", 1, 1)
+        if name in _machines():
+            raise ClusterError(f"machine {name!r} is already up: numa-service down {name}")
+        _compile_everywhere(progress)
+        placing = True
+        return _place(spec, name, progress)
+    except BaseException:
+        if started:
+            detach()
+            local.stop()
+        elif placing:
+            _remove(name)
+        raise
+
+
+def status(name: str | None = None, address: str | None = None) -> list[RunningMachine]:
+    """The machines that are up, or the one of that name; ClusterError if it is not."""
+    if not _attach_if_there(address):
+        names = []
+    else:
+        names = _machines()
+    if name is not None:
+        _check_known(name, names)
+        names = [name]
+    return [_describe(known) for known in names]
+
+
+def down(name: str | None = None, address: str | None = None) -> list[str]:
+    """Take a machine down, or all of them; their names. ClusterError if there is none of that name.
+
+    The local Ray ends with its last machine, and if all are to go it ends even if it does not answer.
+    """
+    names: list[str] = []
+    try:
+        if _attach_if_there(address):
+            names = _machines()
+    except ClusterError:
+        if name is not None or address is not None:
+            raise
+    if name is not None:
+        _check_known(name, names)
+    gone = names if name is None else [name]
+    last = address is None and gone == names
+    for machine in gone:
+        _remove(machine)
+    if last:
+        detach()
+        local.stop()
+    return gone
+
+
+def _attach_if_there(address: str | None) -> bool:
+    if address is None:
+        here = local.find()
+        if here is None:
+            return False
+        address = here.address
+    attach(address)
+    return True
+
+
+def _check_known(name: str, known: list[str]) -> None:
+    if name not in known:
+        raise ClusterError(f"no machine {name!r} is up (up: {', '.join(known) or 'none'})")
+
+
+def _actors() -> list[str]:
+    import ray
+
+    return sorted(ray.util.list_named_actors())
+
+
+def _machines() -> list[str]:
+    return machines_among(_actors())
+
+
+def _compile_everywhere(progress: Progress) -> None:
+    """Compile the kernels once on every host, so that no node has to."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from numa_service.node.warm import warm_kernels
+
+    hosts = [host for host in ray.nodes() if host["Alive"] and host["Resources"].get("CPU")]
+    compile_kernels = ray.remote(num_cpus=0, max_retries=0)(warm_kernels)
+    waiting = [
+        compile_kernels.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(host["NodeID"], soft=False)
+        ).remote()
+        for host in hosts
+    ]
+    deadline = time.monotonic() + COMPILE_SECONDS
+    while waiting:
+        progress("kernels", len(hosts) - len(waiting), len(hosts))
+        done, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+        if not done:
+            raise ClusterError(f"compiling the kernels took more than {COMPILE_SECONDS:.0f} s")
+        try:
+            ray.get(done)
+        except Exception as error:
+            raise ClusterError(f"the kernels do not compile: {reason(error)}") from None
+    progress("kernels", len(hosts), len(hosts))
+
+
+def _place(spec: MachineSpec, name: str, progress: Progress) -> RunningMachine:
+    import ray
+
+    from numa_service.cluster.supervisor import Machine
+
+    total = len(spec.nodes)
+    supervisor = (
+        ray.remote(Machine)
+        .options(
+            name=supervisor_name(name),
+            namespace=NAMESPACE,
+            lifetime="detached",
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=0,
+        )
+        .remote(spec, name)
+    )
+    deadline = time.monotonic() + BOOT_SECONDS + BOOT_SECONDS_PER_NODE * total
+    try:
+        is_up = supervisor.up.remote()
+        while not ray.wait([is_up], timeout=0.2)[0]:
+            if time.monotonic() > deadline:
+                raise ClusterError(f"machine {name!r} did not come up in time: look at Ray's logs")
+            with suppress(ray.exceptions.GetTimeoutError):
+                progress("nodes", ray.get(supervisor.describe.remote(), timeout=1.0).nodes_up, total)
+        ray.get(is_up)
+        progress("nodes", total, total)
+        running: RunningMachine = ray.get(supervisor.describe.remote(), timeout=ANSWER_SECONDS)
+    except (ray.exceptions.RayError, ClusterError) as error:
+        raise ClusterError(f"machine {name!r}: {reason(error)}") from None
+    return running
+
+
+def _describe(name: str) -> RunningMachine:
+    import ray
+
+    try:
+        supervisor: Any = ray.get_actor(supervisor_name(name))
+        running: RunningMachine = ray.get(supervisor.describe.remote(), timeout=ANSWER_SECONDS)
+    except (ray.exceptions.RayError, ValueError) as error:
+        raise ClusterError(f"the supervisor of machine {name!r} does not answer: {reason(error)}") from None
+    return running
+
+
+def _remove(name: str) -> None:
+    """End all actors of a machine: the supervisor first, so that it does not see the others go."""
+    import ray
+    from ray.util.placement_group import get_placement_group, remove_placement_group
+
+    from numa_service.cluster import registry
+
+    def left() -> list[str]:
+        return [actor for actor in _actors() if actor.startswith(f"{name}/")]
+
+    for actor in sorted(left(), key=lambda actor: (actor != supervisor_name(name), actor)):
+        with suppress(ValueError):
+            ray.kill(ray.get_actor(actor), no_restart=True)
+    with suppress(ValueError):
+        remove_placement_group(get_placement_group(name))
+    registry.forget(name)
+    deadline = time.monotonic() + GONE_SECONDS
+    while remaining := left():
+        if time.monotonic() > deadline:
+            raise ClusterError(f"actors of machine {name!r} are still there: {', '.join(remaining)}")
+        time.sleep(0.05)

@@ -1,0 +1,146 @@
+"""A whole machine on the loopback: a NodeServer a node and a MachineServer, in one process, without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+from numa_client import AsyncMachine
+
+from numa_service.machine.presets import load_preset
+from numa_service.machine.spec import MachineSpec
+from numa_service.metrics.collector import NodeCollector
+from numa_service.node.kswapd import balance_pgdat
+from numa_service.node.node import Node
+from numa_service.node.ops import Op
+from numa_service.rpc.machine import MachineInfo, NodeInfo
+from numa_service.rpc.server import Addresses, MachineServer, NodeServer
+
+
+class Clock:
+    """Lease time, in ns, that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now_ns = 1_000_000_000
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+
+class Loopback:
+    """What tests see of the machine."""
+
+    def __init__(self, preset: str = "demo") -> None:
+        self.spec: MachineSpec = load_preset(preset)
+        self.clock = Clock()
+        self.servers: dict[int, NodeServer] = {}
+        self.addresses: dict[int, Addresses] = {}
+        self.applied: list[tuple[int, Op[Any]]] = []
+        self.changed = asyncio.Condition()
+        for node in self.spec.nodes:
+            server = NodeServer(Node.boot(self.spec, node.nid), self.clock)
+            server.registry.register(NodeCollector(server))
+            server.node.observer = self._observe
+            self.servers[node.nid] = server
+        self.machine_server = MachineServer(self.info)
+        self.address = ""
+
+    def _observe(self, nid: int, op: Op[Any], result: Any) -> None:
+        self.applied.append((nid, op))
+        asyncio.get_running_loop().call_soon(lambda: asyncio.ensure_future(self._notify()))
+
+    async def _notify(self) -> None:
+        async with self.changed:
+            self.changed.notify_all()
+
+    async def until(self, condition: Any) -> None:
+        """Wait for something that ops bring about."""
+        async with asyncio.timeout(30), self.changed:
+            await self.changed.wait_for(condition)
+
+    async def start(self) -> None:
+        for nid, server in self.servers.items():
+            self.addresses[nid] = await server.start()
+        self.connect()
+        self.address = await self.machine_server.start()
+
+    def connect(self) -> None:
+        for server in self.servers.values():
+            server.connect({nid: address.grpc for nid, address in self.addresses.items()})
+
+    async def stop(self) -> None:
+        await self.machine_server.stop(0)
+        for server in self.servers.values():
+            await server.stop(0)
+
+    async def kill(self, nid: int) -> None:
+        """The node's server is gone, its address is not."""
+        await self.servers[nid].stop(0)
+
+    async def revive(self, nid: int) -> None:
+        """A server for the same node, at another address."""
+        server = NodeServer(self.node(nid), self.clock)
+        self.servers[nid] = server
+        self.addresses[nid] = await server.start()
+        self.connect()
+
+    async def client(self, timeout: float = 30) -> AsyncMachine:
+        return await AsyncMachine.connect(self.address, timeout=timeout)
+
+    def node(self, nid: int) -> Node:
+        return self.servers[nid].node
+
+    def digests(self) -> dict[int, str]:
+        return {nid: server.node.digest() for nid, server in self.servers.items()}
+
+    def free_pages(self) -> dict[int, int]:
+        """Free pages of each node, pagesets included."""
+        return {
+            nid: sum(
+                server.node.pgdat.free_pages(e.index) + int(server.node.pgdat.pg.pcp_count[:, e.index].sum())
+                for e in server.node.pgdat.extents
+            )
+            for nid, server in self.servers.items()
+        }
+
+    def of(self, nid: int, kind: type[Op[Any]]) -> list[Any]:
+        """Ops of a kind that a node applied."""
+        return [op for at, op in self.applied if at == nid and isinstance(op, kind)]
+
+    async def kswapd(self, nid: int) -> int:
+        """What the Kswapd actor does: balance_pgdat, step by step; pages reclaimed."""
+        steps = balance_pgdat()
+        try:
+            op = next(steps)
+            while True:
+                op = steps.send(await self.servers[nid].kswapd_step(op))
+        except StopIteration as end:
+            return int(end.value)
+
+    def info(self) -> MachineInfo:
+        nodes = tuple(
+            NodeInfo(
+                nid=nid,
+                cpus=server.node.pgdat.cpus,
+                managed_pages=sum(e.managed for e in server.node.pgdat.extents),
+                address=self.addresses[nid].grpc,
+                metrics_url=self.addresses[nid].metrics_url,
+                incarnation=server.node.incarnation,
+                fallback_order=server.node.machine.zonelists[nid].node_order,
+            )
+            for nid, server in self.servers.items()
+        )
+        return MachineInfo(self.spec.name, self.spec.profile, nodes, self.spec.distances)
+
+    def check(self) -> None:
+        """Every node's invariants hold, and its log leads to its state."""
+        for nid, server in self.servers.items():
+            node = server.node
+            assert node.check() == []
+            assert node.log_dropped == 0
+            assert Node.replay(self.spec, nid, list(node.log)).digest() == node.digest()
+
+
+def pack(pfns: list[int]) -> bytes:
+    return np.array(pfns, "<u8").tobytes()
