@@ -18,7 +18,18 @@ from numa_service.machine.spec import SpecError
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.procfs import SHOW
 
-Show = StrEnum("Show", {name: name for name in SHOW})
+
+class Show(StrEnum):
+    """What can be shown: the files of procfs.SHOW."""
+
+    zoneinfo = "zoneinfo"
+    buddyinfo = "buddyinfo"
+    pagetypeinfo = "pagetypeinfo"
+    vmstat = "vmstat"
+    meminfo = "meminfo"
+    zonelists = "zonelists"
+    dmesg = "dmesg"
+    numactl = "numactl"
 
 
 def register(app: typer.Typer) -> None:

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 from numa_client import Allocation, AsyncMachine, NodeState, OutOfMemory, Touch
+from rich.box import SIMPLE
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -43,11 +44,11 @@ def demo(
     console = Console(stderr=as_json)
     with tempfile.TemporaryDirectory(prefix="numa-demo-") as folder:
         os.environ["NUMA_SERVICE_STATE_DIR"] = folder
+        console.print(
+            "Booting preset [b]demo[/b]: two CPU nodes and a CXL node without CPUs, each a Ray actor."
+        )
+        running = cluster.up(load("demo"), "demo", progress=lambda text: console.print(f"  {text}"))
         try:
-            console.print(
-                "Booting preset [b]demo[/b]: two CPU nodes and a CPU-less CXL node, each a Ray actor."
-            )
-            running = cluster.up(load("demo"), "demo", progress=lambda text: console.print(f"  {text}"))
             story = asyncio.run(_play(running.address, seconds, console))
         finally:
             cluster.down("demo")
@@ -147,6 +148,7 @@ async def _play(address: str, seconds: float, console: Console) -> _Story:
             await story.look()
             story.violations = [text for found in (await machine.check()).values() for text in found]
             live.update(_screen(story))
+        console.print()
         return story
 
 
@@ -241,15 +243,14 @@ async def _pressure(story: _Story, end: float, address: str) -> None:
 
 async def _killed_client(story: _Story, end: float, address: str) -> None:
     """A process of its own takes 64 MiB on a lease of one second, and is killed while it holds them."""
-    held = story.nodes[1].held_pages
+    await story.look()
+    before = sum(node.held_pages for node in story.nodes.values())
     client = subprocess.Popen(
         [sys.executable, str(Path(__file__).parent / "lost_client.py"), address], stdout=subprocess.PIPE
     )
     try:
         assert client.stdout is not None
-        await asyncio.to_thread(client.stdout.readline)
-        await story.look()
-        taken = story.nodes[1].held_pages - held
+        taken = int(await asyncio.to_thread(client.stdout.readline) or 0)
         await asyncio.sleep(max(0.0, (end - time.monotonic()) / 3))
         client.send_signal(signal.SIGKILL)
     finally:
@@ -258,7 +259,8 @@ async def _killed_client(story: _Story, end: float, address: str) -> None:
 
     async def step() -> None:
         await story.look()
-        story.lost_pages_returned = max(0, taken - max(0, story.nodes[1].held_pages - held))
+        still_held = sum(node.held_pages for node in story.nodes.values()) - before
+        story.lost_pages_returned = max(0, taken - max(0, still_held))
 
     await _until(end, lambda: story.lost_pages_returned >= taken > 0, step)
 
@@ -268,46 +270,32 @@ async def _killed_client(story: _Story, end: float, address: str) -> None:
 
 def _screen(story: _Story) -> Group:
     table = Table(
-        "node",
-        "cpus",
-        "free pages",
-        "above low",
-        "page cache",
-        "anon",
-        "swap",
-        "kswapd",
-        "hit",
-        "miss",
-        "foreign",
+        *("node", "cpus", "free pages", "cache", "anon", "kswapd", "reclaimed", "numa hit", "miss"),
+        box=SIMPLE,
     )
     for info in story.machine.info.nodes:
         node = story.nodes[info.node]
-        zones = node.zones
-        free = sum(zone.free_pages for zone in zones)
-        low = sum(zone.low_pages for zone in zones)
-        managed = max(sum(zone.managed_pages for zone in zones), 1)
-        bar = "█" * round(20 * free / managed)
+        free = sum(zone.free_pages for zone in node.zones)
+        low = sum(zone.low_pages for zone in node.zones)
+        managed = max(sum(zone.managed_pages for zone in node.zones), 1)
+        bar = "█" * round(8 * free / managed)
         table.add_row(
             str(info.node),
             ",".join(map(str, info.cpus)) or "–",
-            f"[{'green' if free > 2 * low else 'yellow'}]{bar:<20}[/] {free}",
-            "[green]yes[/]" if free > low else "[red]no[/]",
-            str(sum(z.inactive_file_pages + z.active_file_pages for z in zones)),
-            str(sum(z.inactive_anon_pages + z.active_anon_pages for z in zones)),
-            str(node.swap_used_pages),
-            f"[yellow]running[/] {node.kswapd.reclaimed_pages}"
-            if node.kswapd.running
-            else f"asleep {node.kswapd.reclaimed_pages}",
+            f"[{'green' if free > 2 * low else 'yellow'}]{bar:<8}[/] {free:>6}",
+            str(sum(z.inactive_file_pages + z.active_file_pages for z in node.zones)),
+            str(sum(z.inactive_anon_pages + z.active_anon_pages for z in node.zones)),
+            "[yellow]running[/]" if node.kswapd.running else "asleep",
+            str(node.kswapd.reclaimed_pages),
             str(node.numa_stat.numa_hit),
             str(node.numa_stat.numa_miss),
-            str(node.numa_stat.numa_foreign),
         )
     lines = [Text(f"{'▶' if took == '…' else '✔'} {title}  {took}") for title, took in story.phases]
     return Group(table, *lines)
 
 
 def _summary_table(summary: dict[str, Any]) -> Table:
-    table = Table("", "value", title="demo: what happened", title_justify="left")
+    table = Table("what happened", "", box=SIMPLE)
     for key, value in summary.items():
         text = f"{value:,}" if isinstance(value, int) else (str(value) or "none") if value else "none"
         table.add_row(key.replace("_", " "), text)

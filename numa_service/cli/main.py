@@ -7,7 +7,8 @@ import sys
 import typer
 
 from numa_service import __version__
-from numa_service.cli import boot
+from numa_service.cli import boot, cluster, demo, replay
+from numa_service.cluster.errors import ClusterError
 from numa_service.machine.spec import SpecError
 from numa_service.mm.memblock import BootMemoryError
 from numa_service.trace.events import TraceError
@@ -31,14 +32,15 @@ def _root(
         raise typer.Exit
 
 
-boot.register(app)
+for commands in (boot, replay, cluster, demo):
+    commands.register(app)
 
 
 def main() -> None:
     """Run the command line; errors of the user's making are one line on stderr."""
     try:
         app()
-    except (SpecError, TraceError, BootMemoryError) as e:
+    except (SpecError, TraceError, BootMemoryError, ClusterError) as e:
         typer.echo(f"numa-service: {e}", err=True)
         sys.exit(1)
     except BrokenPipeError:

@@ -29,6 +29,9 @@ from numa_service.trace.source import open_trace
 
 INTERRUPTED = 130
 
+#: Columns of a report that no terminal bounds: numbers are never cut off.
+_FILE_WIDTH = 140
+
 #: What the keys of ReplayReport.unmatched mean.
 _REASONS = {
     "alloc_failed_in_trace": "allocations that failed in the traced kernel (pfn 0): not issued",
@@ -90,8 +93,8 @@ def replay(
             metavar="DIR",
             help="Capture made right before tracing (zoneinfo.txt, buddyinfo.txt). As many pages as were in "
             "use then are held in each zone, so that the number of free pages is the captured one; how they "
-            "are split into blocks of each order is not reproduced. On the same machine its managed pages are "
-            "taken too. Default: the directory before/ beside the trace.",
+            "are split into blocks of each order is not reproduced. On the same machine the zones also get "
+            "the managed pages of that boot. Default: the directory before/ beside the trace.",
         ),
     ] = None,
     no_occupancy: Annotated[
@@ -182,11 +185,12 @@ def _percent(part: int, whole: int) -> str:
 
 
 def _print(report: ReplayReport, seconds: float, after: dict[tuple[int, str], int]) -> None:
-    console = Console()
+    console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console.width = _FILE_WIDTH
     read = sum(report.events.values())
-    console.print(
-        f"{report.machine}: {read:,} events in {seconds:.2f} s, {read / seconds if seconds else 0:,.0f} events/s"
-    )
+    rate = read / seconds if seconds else 0
+    console.print(f"{report.machine}: {read:,} events in {seconds:.2f} s, {rate:,.0f} events/s")
     console.print(
         f"issued {report.allocs:,} allocations and {report.frees:,} frees: "
         f"{_percent(report.matched, report.wanted)} of those in the trace"

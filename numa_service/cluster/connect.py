@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import warnings
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from numa_service.cluster import local
-from numa_service.cluster.errors import ClusterError
+from numa_service.cluster.errors import ClusterError, reason
 from numa_service.cluster.names import NAMESPACE
 
 PROBE_SECONDS = 5.0
@@ -36,7 +38,7 @@ def attach(address: str) -> None:
             return
         ray.shutdown()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _uninterrupted():
             warnings.simplefilter("ignore")
             ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
     except Exception as error:
@@ -51,11 +53,14 @@ def detach() -> None:
         ray.shutdown()
 
 
-def reason(error: BaseException) -> str:
-    """One line of what went wrong; what an actor raised, without Ray's traceback."""
-    cause: Any = getattr(error, "cause", None) or error
-    lines = [line for line in str(cause).strip().splitlines() if line]
-    return lines[0] if lines else type(cause).__name__
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits: a process that leaves in the middle of joining Ray crashes."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _probe(address: str) -> None:

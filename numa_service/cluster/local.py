@@ -1,8 +1,8 @@
-"""The local Ray: started when no cluster is named, on the loopback interface, and ended with its last machine.
+"""The local Ray: started when no cluster is named, on the loopback interface; it ends with its last machine.
 
 ``ray start`` would bind to the host's outer address, and connect to it even when told 127.0.0.1
-(``resolve_ip_for_localhost``). RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, meant for other platforms, makes it stay on
-the loopback interface on Linux too; every process of the cluster and every driver must have it set.
+(``resolve_ip_for_localhost``). RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, meant for other platforms, makes it stay
+on the loopback interface on Linux too; every process of the cluster and every driver must have it set.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from numa_service.cluster.errors import ClusterError
 
 START_TIMEOUT = 90.0
 STOP_TIMEOUT = 10.0
-#: Ray's sockets are <temp dir>/session_<time>_<pid>/sockets/plasma_store; a socket's path has at most 107 bytes.
+#: Ray's sockets are <temp dir>/session_<time>_<pid>/sockets/plasma_store; a socket's path has 107 bytes.
 MAX_TEMP_DIR = 107 - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
 #: Actors talk through gRPC; Ray's object store carries nothing, and this is the least it accepts.
 OBJECT_STORE_BYTES = 80 << 20
@@ -140,7 +140,9 @@ def _read() -> LocalRay | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as e:
-        raise ClusterError(f"{_state_file()} is damaged ({e}): end that Ray by hand and remove the file") from None
+        raise ClusterError(
+            f"{_state_file()} is damaged ({e}): end that Ray by hand and remove the file"
+        ) from None
 
 
 def _write(ray: LocalRay) -> None:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from numa_service.cluster import local
-from numa_service.cluster.connect import attach, detach, reason
-from numa_service.cluster.errors import ClusterError
+from numa_service.cluster.connect import attach, detach
+from numa_service.cluster.errors import ClusterError, reason
 from numa_service.cluster.names import (
     NAMESPACE,
     check_machine_name,
     machines_among,
     supervisor_name,
 )
+from numa_service.cluster.running import RunningMachine
 from numa_service.machine.spec import MachineSpec
+from numa_service.mm import jit
+from numa_service.node.warm import warm_kernels
 
-if TYPE_CHECKING:
-    from numa_service.cluster.supervisor import RunningMachine
-
-#: Compiling all kernels takes 20 s on an idle CPU.
+#: Compiling all kernels takes 30 s of an idle CPU.
 COMPILE_SECONDS = 300.0
 #: For an actor to start and to answer: a process that imports the service takes some 3 s of one CPU.
 BOOT_SECONDS = 60.0
@@ -29,12 +29,12 @@ BOOT_SECONDS_PER_NODE = 10.0
 ANSWER_SECONDS = 10.0
 GONE_SECONDS = 20.0
 
-#: Told how far `up` is: a step ("ray", "kernels", "nodes"), done, total.
-Progress = Callable[[str, int, int], None]
+#: Told what `up` is doing, in a few words.
+Progress = Callable[[str], None]
 
 
 def up(
-    spec: MachineSpec, name: str, address: str | None = None, progress: Progress = lambda *_: None
+    spec: MachineSpec, name: str, address: str | None = None, progress: Progress = lambda _: None
 ) -> RunningMachine:
     """Boot a machine, on the Ray cluster at `address` or on this host; ClusterError.
 
@@ -44,12 +44,20 @@ def up(
     started = address is None and local.find() is None
     placing = False
     try:
-        progress("ray", 0, 1)
-        attach(address or local.start().address)
-        progress("ray", 1, 1)
+        if address is None:
+            if not jit.is_compiled():
+                progress("compiling the kernels: once, up to a minute")
+                warm_kernels()
+            progress("starting Ray on this host" if started else "joining the Ray of this host")
+            attach(local.start().address)
+        else:
+            progress(f"joining Ray at {address}")
+            attach(address)
         if name in _machines():
             raise ClusterError(f"machine {name!r} is already up: numa-service down {name}")
-        _compile_everywhere(progress)
+        if address is not None:
+            _compile_on_hosts(progress)
+        progress(f"starting {len(spec.nodes)} nodes")
         placing = True
         return _place(spec, name, progress)
     except BaseException:
@@ -63,10 +71,7 @@ def up(
 
 def status(name: str | None = None, address: str | None = None) -> list[RunningMachine]:
     """The machines that are up, or the one of that name; ClusterError if it is not."""
-    if not _attach_if_there(address):
-        names = []
-    else:
-        names = _machines()
+    names = _machines() if _attach_if_there(address) else []
     if name is not None:
         _check_known(name, names)
         names = [name]
@@ -122,15 +127,14 @@ def _machines() -> list[str]:
     return machines_among(_actors())
 
 
-def _compile_everywhere(progress: Progress) -> None:
+def _compile_on_hosts(progress: Progress) -> None:
     """Compile the kernels once on every host, so that no node has to."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from numa_service.node.warm import warm_kernels
-
     hosts = [host for host in ray.nodes() if host["Alive"] and host["Resources"].get("CPU")]
     compile_kernels = ray.remote(num_cpus=0, max_retries=0)(warm_kernels)
+    progress(f"compiling the kernels on {len(hosts)} hosts: once, up to a minute")
     waiting = [
         compile_kernels.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(host["NodeID"], soft=False)
@@ -139,7 +143,6 @@ def _compile_everywhere(progress: Progress) -> None:
     ]
     deadline = time.monotonic() + COMPILE_SECONDS
     while waiting:
-        progress("kernels", len(hosts) - len(waiting), len(hosts))
         done, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
         if not done:
             raise ClusterError(f"compiling the kernels took more than {COMPILE_SECONDS:.0f} s")
@@ -147,7 +150,6 @@ def _compile_everywhere(progress: Progress) -> None:
             ray.get(done)
         except Exception as error:
             raise ClusterError(f"the kernels do not compile: {reason(error)}") from None
-    progress("kernels", len(hosts), len(hosts))
 
 
 def _place(spec: MachineSpec, name: str, progress: Progress) -> RunningMachine:
@@ -169,15 +171,18 @@ def _place(spec: MachineSpec, name: str, progress: Progress) -> RunningMachine:
         .remote(spec, name)
     )
     deadline = time.monotonic() + BOOT_SECONDS + BOOT_SECONDS_PER_NODE * total
+    seen = 0
     try:
         is_up = supervisor.up.remote()
         while not ray.wait([is_up], timeout=0.2)[0]:
             if time.monotonic() > deadline:
                 raise ClusterError(f"machine {name!r} did not come up in time: look at Ray's logs")
             with suppress(ray.exceptions.GetTimeoutError):
-                progress("nodes", ray.get(supervisor.describe.remote(), timeout=1.0).nodes_up, total)
+                nodes_up = ray.get(supervisor.describe.remote(), timeout=1.0).nodes_up
+                if nodes_up > seen:
+                    progress(f"{nodes_up} of {total} nodes are up")
+                seen = nodes_up
         ray.get(is_up)
-        progress("nodes", total, total)
         running: RunningMachine = ray.get(supervisor.describe.remote(), timeout=ANSWER_SECONDS)
     except (ray.exceptions.RayError, ClusterError) as error:
         raise ClusterError(f"machine {name!r}: {reason(error)}") from None

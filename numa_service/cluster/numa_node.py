@@ -22,7 +22,7 @@ class NumaNode:
     """Boots its node and serves it. Restarted by Ray, it boots again, empty, as the next incarnation."""
 
     def __init__(self, spec: MachineSpec, machine: str, nid: int) -> None:
-        # In a task, for its failure to be told to whoever asks; a constructor that raises only ends the actor.
+        # In a task, for its failure to be told to whoever asks: a constructor that raises ends the actor.
         self._boot = asyncio.get_running_loop().create_task(self._start(spec, machine, nid))
         #: Incarnations of the other nodes, as last told.
         self._incarnations: dict[int, int] = {}

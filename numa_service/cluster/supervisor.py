@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import ray
@@ -17,10 +17,11 @@ from ray.util.placement_group import PlacementGroup, get_placement_group, placem
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from numa_service.cluster import registry
-from numa_service.cluster.errors import ClusterError
+from numa_service.cluster.errors import ClusterError, reason
 from numa_service.cluster.kswapd import Kswapd
 from numa_service.cluster.names import NAMESPACE, kswapd_name, node_name
 from numa_service.cluster.numa_node import NumaNode
+from numa_service.cluster.running import RunningMachine
 from numa_service.machine.spec import MachineSpec, NodeSpec
 from numa_service.metrics.discovery import TargetServer
 from numa_service.rpc.machine import MachineInfo, NodeInfo
@@ -35,22 +36,6 @@ TELL_SECONDS = 5.0
 RETRY_SECONDS = 0.1
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class RunningMachine:
-    """A machine on Ray, as its supervisor sees it now."""
-
-    info: MachineInfo
-    #: host:port of MachineService.
-    address: str
-    #: For http_sd_configs of Prometheus.
-    targets_url: str
-
-    @property
-    def nodes_up(self) -> int:
-        """Nodes that serve."""
-        return sum(1 for node in self.info.nodes if node.address)
 
 
 class Machine:
@@ -92,7 +77,9 @@ class Machine:
     # coming up
 
     async def _serve(self) -> tuple[str, str]:
-        return await self._at_its_port("machine", MachineServer), await self._at_its_port("targets", TargetServer)
+        return await self._at_its_port("machine", MachineServer), await self._at_its_port(
+            "targets", TargetServer
+        )
 
     async def _at_its_port(
         self, service: str, server: Callable[[Callable[[], MachineInfo]], MachineServer | TargetServer]
@@ -185,7 +172,7 @@ class Machine:
             except Exception as error:
                 # raised by the node's own boot: it will not be different next time
                 if not self._up.done():
-                    self._up.set_exception(ClusterError(f"node {nid} did not boot: {_cause(error)}"))
+                    self._up.set_exception(ClusterError(f"node {nid} did not boot: {reason(error)}"))
                 return
 
     def _now(self, info: NodeInfo) -> None:
@@ -213,9 +200,3 @@ class Machine:
 def _port(address: str) -> int:
     """Of host:port or a URL."""
     return urlsplit(address if "//" in address else f"//{address}").port or 0
-
-
-def _cause(error: Exception) -> str:
-    """What an actor raised, without Ray's traceback."""
-    cause = getattr(error, "cause", None) or error
-    return str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__

@@ -1,8 +1,9 @@
 """The hot loop of trace replay: a stretch of events that one node can serve by itself.
 
 An allocation whose home node has a local zone above its LOW watermark is served by those zones and by
-nothing else, and a free concerns the node that holds the block. Everything else (another node, the slow path)
-ends the stretch, untouched, and is the caller's.
+nothing else, and a free concerns the node that holds the block. What spills over from another node is served
+here as long as nothing changes over there. Everything else (a third node, the slow path) ends the stretch,
+untouched, and is the caller's.
 """
 
 from __future__ import annotations
@@ -14,8 +15,15 @@ import numpy.typing as npt
 
 from numa_service.mm.buddy import page_zone
 from numa_service.mm.jit import flag, i64, kernel
-from numa_service.mm.mmzone import NR_ORDERS, PAGEBLOCK_ORDER
-from numa_service.mm.page_alloc import LRU_KIND_NONE, alloc_pages_bulk, free_pages_bulk
+from numa_service.mm.mmzone import NR_ORDERS, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
+from numa_service.mm.page_alloc import (
+    ALLOC_WMARK_MASK,
+    LRU_KIND_NONE,
+    alloc_pages_bulk,
+    free_pages_bulk,
+    wmark_pages,
+    zone_watermark_ok,
+)
 from numa_service.mm.pgdata import I64, U32, PgData
 
 # A block held for the replay, in one positive integer: nid + 1, order, zone, index in mem_map.
@@ -47,13 +55,16 @@ class ReplayEvents(NamedTuple):
     #: Position of the CPU among those of the machine, and the nid of its node.
     cpu: I64
     home: I64
-    #: Row of the node's :class:`FastPath`.
+    #: Row of a :class:`FastPath`.
     gfp_class: I64
     outcome: I64
 
 
 class FastPath(NamedTuple):
-    """What a node's zones are asked for requests of each gfp class; a row without zones is not known yet."""
+    """What the CPUs of one node ask of the zones of one node, for each gfp class.
+
+    A row without zones is not known yet.
+    """
 
     zones: I64  # [class, zone]
     nr_zones: I64
@@ -121,12 +132,55 @@ def unmatched_free(live: I64, key: int, order: int) -> int:
 
 
 @kernel
+def can_serve(pg: PgData, path: FastPath, row: int, order: int) -> bool:
+    """Whether a zone of the node is above the mark that requests of this class must leave."""
+    flags = path.alloc_flags[row]
+    highest = path.highest_zoneidx[row]
+    for i in range(path.nr_zones[row]):
+        zone = path.zones[row, i]
+        mark = wmark_pages(pg, zone, flags & ALLOC_WMARK_MASK)
+        if zone_watermark_ok(pg, zone, order, mark, highest, flags):
+            return True
+    return False
+
+
+@kernel
+def _alloc_block(
+    pg: PgData, path: FastPath, row: int, cpu: int, order: int, owner: int, scratch: ReplayScratch
+) -> int:
+    """One block by the fast path; its index, or -1 and nothing changed.
+
+    A zone above its watermark has a block that fits (__zone_watermark_ok looks for it), so this fails only
+    if every zone is skipped.
+    """
+    got = alloc_pages_bulk(
+        pg,
+        path.zones[row][: path.nr_zones[row]],
+        cpu,
+        order,
+        i64(1),
+        path.migratetype[row],
+        path.highest_zoneidx[row],
+        path.alloc_flags[row],
+        path.numa_how[row],
+        owner,
+        i64(LRU_KIND_NONE),
+        scratch.indexes,
+        flag(False),
+        scratch.page,
+    )
+    return scratch.page[0] if got else -1
+
+
+@kernel
 def replay_stretch(
     pg: PgData,
     nid: int,
     owner: int,
     events: ReplayEvents,
-    fast: FastPath,
+    local: FastPath,
+    guest: FastPath,
+    guest_home: int,
     live: I64,
     scratch: ReplayScratch,
     begin: int,
@@ -134,9 +188,12 @@ def replay_stretch(
 ) -> int:
     """Issue events from `begin` on while this node alone serves them; where it stopped.
 
-    An event at which it stops has changed nothing: a zone above its watermark has a block that fits
-    (__zone_watermark_ok looks for it), so the pass over the local zones fails only if every zone is skipped.
+    With a `guest_home` that is not -1, the first event is an allocation of that node's which it, and every
+    node before this one, cannot serve. That remains so for requests of the same class and order, as the
+    stretch changes this node only. An event at which it stops has changed nothing.
     """
+    guest_row = events.gfp_class[begin] if begin < end else 0
+    guest_order = events.order[begin] if begin < end else 0
     at = begin
     while at < end:
         key = events.key[at]
@@ -144,28 +201,18 @@ def replay_stretch(
         block = live[key]
         if events.is_alloc[at]:
             row = events.gfp_class[at]
-            nr_zones = fast.nr_zones[row]
-            if events.home[at] != nid or block > 0 or nr_zones == 0 or order >= NR_ORDERS:
+            home = events.home[at]
+            if block > 0 or order >= NR_ORDERS:
                 break
-            got = alloc_pages_bulk(
-                pg,
-                fast.zones[row][:nr_zones],
-                events.cpu[at],
-                order,
-                i64(1),
-                fast.migratetype[row],
-                fast.highest_zoneidx[row],
-                fast.alloc_flags[row],
-                fast.numa_how[row],
-                owner,
-                i64(LRU_KIND_NONE),
-                scratch.indexes,
-                flag(False),
-                scratch.page,
-            )
-            if got == 0:
+            if home == nid and local.nr_zones[row] > 0:
+                idx = _alloc_block(pg, local, row, events.cpu[at], order, owner, scratch)
+            elif home == guest_home and row == guest_row and order == guest_order:
+                idx = _alloc_block(pg, guest, row, events.cpu[at], order, owner, scratch)
+            else:
                 break
-            block = block_of(pg, nid, scratch.page[0], order)
+            if idx < 0:
+                break
+            block = block_of(pg, nid, idx, order)
             live[key] = block
             events.outcome[at] = block
         else:
@@ -186,6 +233,22 @@ def replay_stretch(
     return i64(at)
 
 
+def no_fast_path(rows: int, nr_zones: int) -> FastPath:
+    """Nothing known yet."""
+    columns = (np.zeros(rows, dtype=np.int64) for _ in range(5))
+    return FastPath(np.zeros((rows, nr_zones), dtype=np.int64), *columns)
+
+
+def compile_replay(pg: PgData) -> None:
+    """Have the kernels compiled, or loaded, by replaying nothing."""
+    path = no_fast_path(1, pg.managed.shape[0])
+    live = np.zeros(PAGEBLOCK_NR_PAGES, dtype=np.int64)
+    scratch = ReplayScratch(np.zeros(0, np.uint32), np.zeros(1, np.int64))
+    events = ReplayEvents(np.zeros(0, np.bool_), *(np.zeros(0, np.int64) for _ in range(6)))
+    replay_stretch(pg, 0, 0, events, path, path, -1, live, scratch, 0, 0)
+    can_serve(pg, path, 0, 0)
+
+
 __all__ = [
     "FastPath",
     "ReplayEvents",
@@ -194,6 +257,9 @@ __all__ = [
     "block_nid",
     "block_of",
     "block_order",
+    "can_serve",
+    "compile_replay",
+    "no_fast_path",
     "replay_stretch",
     "unmatched_free",
 ]

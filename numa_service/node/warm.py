@@ -1,4 +1,4 @@
-"""Compile every kernel before anything waits for one: a small machine does everything that a machine can do."""
+"""Compile every kernel before anything waits for one: a small machine does all that a machine can do."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numa_service.mm import jit
 from numa_service.mm.gfp import GFP_KERNEL
 from numa_service.mm.mmzone import NR_ORDERS
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
+from numa_service.mm.replay import compile_replay
 from numa_service.node import ops
 from numa_service.node.errors import AllocFailed
 from numa_service.node.kswapd import balance_pgdat
@@ -25,14 +26,16 @@ _MACHINE = "demo"
 
 
 def warm_kernels() -> bool:
-    """Fill the disk cache of this host, about 20 s; False when it was filled already.
+    """Fill the disk cache of this host, half a minute; False when it was filled already.
 
     RuntimeError names kernels that were left out: the exercise below has to reach them.
     """
     if jit.is_compiled():
         return False
     _exercise()
-    left_out = sorted({name for name in (kernel.__name__ for kernel in jit.kernels()) if not _is_cached(name)})
+    left_out = sorted(
+        {name for name in (kernel.__name__ for kernel in jit.kernels()) if not _is_cached(name)}
+    )
     if left_out:
         raise RuntimeError(f"kernels that were not compiled: {', '.join(left_out)}")
     jit.mark_compiled()
@@ -85,6 +88,7 @@ def _exercise() -> None:
                 _run(nodes, touch_region(node, session, region, first, 4096, write, cpu))
                 for other in nodes.values():
                     _kswapd(other)
+    nodes[1].apply(ops.FreeDeadOwners(0, 2))  # as if node 0 had been restarted
     _run(nodes, unmap_region(node, session, region))
 
     request = AllocRequest(session, GFP_KERNEL, 0, 4096, cpu, Policy(), partial=True)
@@ -99,5 +103,5 @@ def _exercise() -> None:
         other.digest()
         if problems := other.check():
             raise RuntimeError(f"the kernels are not right: {problems[0]}")
-    nodes[1].apply(ops.FreeDeadOwners(0, 2))
+    compile_replay(node.pgdat.pg)
     _run(nodes, close_session(node, session))

@@ -37,6 +37,8 @@ class Leases:
         self._clock = clock
         self._changed = asyncio.Event()
         self._ends: set[asyncio.Task[None]] = set()
+        #: Sessions whose end failed: a bug, logged once, and not tried again and again.
+        self._failed: set[int] = set()
 
     def changed(self) -> None:
         """A lease may end earlier than any known one, or the clock was set."""
@@ -48,7 +50,7 @@ class Leases:
             while True:
                 self._changed.clear()
                 for session in self._node.expired(self._clock()):
-                    if not self._requests.is_ending(session):
+                    if not self._left_alone(session):
                         end = asyncio.create_task(self._end(session), name=f"lease-{session}")
                         self._ends.add(end)
                         end.add_done_callback(self._ends.discard)
@@ -64,8 +66,11 @@ class Leases:
 
     def _until_next(self) -> float | None:
         """Seconds until the next lease runs out; None when there is none."""
-        ends = [s.expires_ns for s in self._node.sessions.values() if not self._requests.is_ending(s.id)]
+        ends = [s.expires_ns for s in self._node.sessions.values() if not self._left_alone(s.id)]
         return max(0, min(ends) - self._clock()) / 1e9 if ends else None
+
+    def _left_alone(self, session: int) -> bool:
+        return self._requests.is_ending(session) or session in self._failed
 
     async def _end(self, session: int) -> None:
         async def close() -> pb2.CloseSessionResponse:
@@ -76,6 +81,10 @@ class Leases:
             reply = await self._requests.end_session(session, close)
         except NodeError:
             return  # the client closed it in the meantime
+        except Exception:
+            self._failed.add(session)
+            _log.exception("node %d: session %d could not be ended", self._node.nid, session)
+            return
         self._expired()
         _log.info(
             "node %d: session %d ended with its lease, %d pages freed",

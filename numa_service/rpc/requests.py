@@ -60,19 +60,15 @@ class Requests:
             if session:
                 self.check_session(session)
             task = asyncio.create_task(self._carry_out(key, digest, work), name=f"request-{key}")
+            task.add_done_callback(lambda _: self._running.pop(key))
             running = self._running[key] = _Running(session, digest, task)
         else:
             _same(running, digest)
         return cast("M", await asyncio.shield(running.task))
 
     async def _carry_out(self, key: str, digest: bytes, work: Callable[[], Awaitable[M]]) -> M:
-        try:
-            reply = await work()
-        except BaseException:
-            del self._running[key]
-            raise
+        reply = await work()
         self.remember(key, FirstReply(digest, reply))
-        del self._running[key]
         return reply
 
     def once_now(self, request: Message, work: Callable[[], Message]) -> Message:

@@ -136,7 +136,11 @@ class NodeServer:
         """Serve on `host`; port 0 finds a free one. RuntimeError or OSError when a port is taken."""
         self.node.wake_kswapd = self._kswapd_wait.set
         address = await self._grpc.start(host, port)
-        metrics = await self._http.start(host, metrics_port)
+        try:
+            metrics = await self._http.start(host, metrics_port)
+        except OSError:
+            await self._grpc.stop(0)
+            raise
         self._lease_task = asyncio.create_task(self._leases.run(), name=f"leases-node-{self.node.nid}")
         return Addresses(address, f"http://{metrics}/metrics")
 

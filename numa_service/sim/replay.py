@@ -2,10 +2,10 @@
 
 Every event goes the way of a request: to the node of its CPU, through the generators of ``node/``, which a
 :class:`Simulation` drives over all nodes. That way is exact and slow, so stretches of events that one node
-serves from its own zones (or frees) are handed to the kernel ``mm.replay.replay_stretch``. It works on the
-same arrays and is told what the generator asked of the node for the first request of that kind, so the state
-of every node is the same, to the bit, as if every event had taken the long way. (Their logs are not: a
-stretch is no op. A replay is repeated from its trace.)
+serves at LOW are handed to the kernel ``mm.replay.replay_stretch``. It works on the same arrays and is told
+what the generator asked of the node for the first request of that kind, so the state of every node is the
+same, to the bit, as if every event had taken the long way. (Their logs are not: a stretch is no op. A replay
+is repeated from its trace.)
 
 All blocks belong to one owner. What the traced kernel reclaimed is in the trace, as frees; the emulated
 kswapds run, right after the request that woke them, but find nothing on the LRU lists.
@@ -36,6 +36,9 @@ from numa_service.mm.replay import (
     block_nid,
     block_of,
     block_order,
+    can_serve,
+    compile_replay,
+    no_fast_path,
     replay_stretch,
     unmatched_free,
 )
@@ -97,14 +100,22 @@ class Replay:
         self._live = LiveBlocks()
         self._slots = dict.fromkeys(nodes, 0)
         self._gfp_classes: dict[int, int] = {}
-        self._fast = {nid: _no_fast_path(len(node.pgdat.zone_names)) for nid, node in nodes.items()}
+        nr_zones = len(self._keeper.pgdat.zone_names)
+        #: By nid of the CPU and nid of the zones.
+        self._paths = {
+            (cpu, nid): no_fast_path(_CLASSES, nr_zones) for cpu in self._sessions for nid in nodes
+        }
+        #: By nid of the CPU and gfp class: nodes in the order in which they are asked, as far as is known.
+        self._walks: dict[tuple[int, int], list[int]] = {}
         self._scratch = ReplayScratch(np.zeros(0, np.uint32), np.zeros(1, np.int64))
-        self._first_ask: tuple[int, ops.Alloc] | None = None
+        #: What the request under way has asked of each node: until the first kswapd is woken, at LOW.
+        self._asked: dict[int, ops.Alloc] = {}
+        self._at_low = True
         for node in nodes.values():
             node.observer = self._observe
         self._cpu_index, self._cpu_home = self._place_cpus()
-        # compiled, or loaded, before anybody looks at the clock
-        self._run(self._keeper.nid, _no_events(), 0, 0)
+        # before anybody looks at the clock
+        compile_replay(self._keeper.pgdat.pg)
 
     def run(self, chunks: Iterable[TraceEvents], stop: Callable[[], bool] = lambda: False) -> bool:
         """Replay chunks in order; False when `stop` said so before the end. Counts go to `tally`."""
@@ -138,24 +149,57 @@ class Replay:
         while at < end and not stop():
             after = self._run(self._node_of(events, at), events, at, end)
             if after == at:
+                after = self._run_spilled(events, at, end)
+            if after == at:
                 self._issue(events, at, int(gfps[at]))
                 after += 1
             at = after
         return at
 
-    def _run(self, nid: int, events: ReplayEvents, at: int, end: int) -> int:
+    def _run(self, nid: int, events: ReplayEvents, at: int, end: int, guest_home: int = -1) -> int:
         """The events from `at` on that node `nid` serves alone; where that ended."""
+        if not self._slots[nid]:
+            return at  # we have never had a page there
+        nothing = self._paths[self._keeper.nid, nid]
+        local = self._paths.get((nid, nid), nothing)  # a node without CPUs is nobody's home
         return replay_stretch(
             self.sim.nodes[nid].pgdat.pg,
             nid,
             self._slots[nid],
             events,
-            self._fast[nid],
+            local,
+            self._paths.get((guest_home, nid), nothing),
+            guest_home,
             self._live.blocks,
             self._scratch,
             at,
             end,
         )
+
+    def _run_spilled(self, events: ReplayEvents, at: int, end: int) -> int:
+        """The same when the event is an allocation that its home node is too low for.
+
+        The nodes of its walk are tried in order. Only those where the home node's session is known to have
+        pages (and whose owner slot is known here) are used; any other that could serve it ends the attempt.
+        """
+        home, row, order = int(events.home[at]), int(events.gfp_class[at]), int(events.order[at])
+        if not events.is_alloc[at] or self._live.blocks[events.key[at]] > 0 or order >= NR_ORDERS:
+            return at
+        walk = self._walks.get((home, row), [])
+        holdings = self.sim.nodes[home].session(self._sessions[home]).holdings
+        for nid in walk:
+            if nid not in holdings:
+                if can_serve(self.sim.nodes[nid].pgdat.pg, self._paths[home, nid], row, order):
+                    return at
+                continue
+            after = self._run(nid, events, at, end, home)
+            if after > at:
+                if nid != walk[0]:
+                    guests = events.is_alloc[at:after] & (events.home[at:after] == home)
+                    preferred_zone = int(self._paths[home, walk[0]].zones[row, 0])
+                    self.sim.nodes[walk[0]].pgdat.count_foreign(preferred_zone, int(guests.sum()))
+                return after
+        return at
 
     def _node_of(self, events: ReplayEvents, at: int) -> int:
         """Where an event belongs: a free to the holder of its block, all else to the node of the CPU."""
@@ -189,7 +233,8 @@ class Replay:
         """One block, as alloc_pages() would get it: the block, or an ALLOC_* outcome."""
         if order >= NR_ORDERS:
             return ALLOC_BAD_ORDER
-        self._first_ask = None
+        self._asked = {}
+        self._at_low = True
         node = self.sim.nodes[home]
         steps = alloc_for_owner(node, self.owner, self._sessions[home], gfp, order, 1, cpu, Policy())
         try:
@@ -217,34 +262,37 @@ class Replay:
     # what the kernel has to be told
 
     def _observe(self, nid: int, op: Op[Any], result: Any) -> None:
+        """Sees every op of the generators."""
         if isinstance(op, ops.Alloc):
             self.tally.steals += result.path[PATH_STEALS]
-            if self._first_ask is None:
-                self._first_ask = (nid, op)
+            self._at_low &= nid not in self._asked
+            if self._at_low:
+                self._asked[nid] = op
+        elif isinstance(op, ops.WakeKswapd):
+            self._at_low = False
 
-    def _learn(self, home: int, gfp_class: int) -> None:
-        """What a request of this class asks of its home node's zones first, at LOW."""
-        fast = self._fast[home]
-        if self._first_ask is None or fast.nr_zones[gfp_class]:
+    def _learn(self, home: int, row: int) -> None:
+        """What a request of this class has just asked of the nodes of its walk, at LOW."""
+        if len(self._asked) <= len(self._walks.get((home, row), [])):
             return
-        nid, op = self._first_ask
-        if nid != home or not self._slots[home]:
-            return  # a node without such zones; or none of its pages has been seen, and our slot there
-        fast.zones[gfp_class, : len(op.zones)] = op.zones
-        fast.migratetype[gfp_class] = op.migratetype
-        fast.highest_zoneidx[gfp_class] = op.highest_zoneidx
-        fast.alloc_flags[gfp_class] = op.alloc_flags
-        fast.numa_how[gfp_class] = op.numa_how
-        fast.nr_zones[gfp_class] = len(op.zones)
+        self._walks[home, row] = list(self._asked)
+        for nid, op in self._asked.items():
+            path = self._paths[home, nid]
+            path.zones[row, : len(op.zones)] = op.zones
+            path.migratetype[row] = op.migratetype
+            path.highest_zoneidx[row] = op.highest_zoneidx
+            path.alloc_flags[row] = op.alloc_flags
+            path.numa_how[row] = op.numa_how
+            path.nr_zones[row] = len(op.zones)
 
     def _classes(self, gfps: npt.NDArray[np.uint32]) -> I64:
         """Row of the fast path for each mask; rows are made for masks not seen before."""
         masks, inverse = np.unique(gfps, return_inverse=True)
         rows = [self._gfp_classes.setdefault(mask, len(self._gfp_classes)) for mask in masks.tolist()]
-        for nid, fast in self._fast.items():
-            while len(self._gfp_classes) > len(fast.nr_zones):
-                fast = FastPath(*(np.concatenate([column, np.zeros_like(column)]) for column in fast))
-                self._fast[nid] = fast
+        for pair, path in self._paths.items():
+            while len(self._gfp_classes) > len(path.nr_zones):
+                path = FastPath(*(np.concatenate([column, np.zeros_like(column)]) for column in path))
+                self._paths[pair] = path
         return np.array(rows, dtype=np.int64)[inverse]
 
     def _migratetypes(self, gfps: npt.NDArray[np.uint32]) -> I64:
@@ -261,12 +309,3 @@ class Replay:
         self._cpu_moved = np.ones(1 << 16, dtype=np.bool_)
         self._cpu_moved[list(cpus)] = False
         return index, np.array([home[cpu] for cpu in cpus], dtype=np.int64)[index]
-
-
-def _no_fast_path(nr_zones: int) -> FastPath:
-    columns = (np.zeros(_CLASSES, dtype=np.int64) for _ in range(5))
-    return FastPath(np.zeros((_CLASSES, nr_zones), dtype=np.int64), *columns)
-
-
-def _no_events() -> ReplayEvents:
-    return ReplayEvents(np.zeros(0, np.bool_), *(np.zeros(0, np.int64) for _ in range(6)))

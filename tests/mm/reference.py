@@ -1,7 +1,7 @@
 """One node's page allocator again, in dicts and lists: short, slow and obviously right.
 
-Written from the kernel's rules (6.1), not from the model: it names pages by pfn, keeps every list as an ordered
-dict and never computes what it can look up. It shares constants with the model and nothing else.
+Written from the kernel's rules (6.1), not from the model: it names pages by pfn, keeps every list as an
+ordered dict and never computes what it can look up. It shares constants with the model and nothing else.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Zone:
 
 @dataclass
 class Held:
-    """An allocated block; `lru` is 1 for anonymous and 2 for file pages of a region, 0 for one held by hand."""
+    """An allocated block; `lru` is 1 for an anonymous page of a region, 2 for a file page, 0 if held by hand."""
 
     owner: int
     order: int

@@ -1,0 +1,241 @@
+"""``up``, ``status``, ``down``, ``sysctl``, ``targets``: machines on Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+from numa_client import Machine, NodeState, NumaError
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from numa_service.cluster import machine as machines
+from numa_service.cluster.errors import ClusterError
+from numa_service.cluster.running import RunningMachine
+from numa_service.machine.notation import format_cpulist
+from numa_service.machine.source import load
+from numa_service.mm.mmzone import PAGE_SIZE
+from numa_service.rpc.machine import NodeInfo
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ANSWER_SECONDS = 10.0
+
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        envvar="NUMA_SERVICE_ADDRESS",
+        help="The head of a Ray cluster, or auto; its token comes from Ray's own settings. "
+        "Without it: a Ray on this host, on the loopback interface, started when needed.",
+    ),
+]
+_STATUS_COLUMNS = ("node", "cpus", "zone", "free", "low", "kswapd", "reclaimed", "sessions", "incarnation")
+_NUMBERS = ("memory", "free", "low", "reclaimed", "sessions", "incarnation")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The machine.")]
+MaybeName = Annotated[str | None, typer.Argument(metavar="[NAME]", help="One machine only.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the app."""
+    for name, command in (
+        ("up", up),
+        ("status", status),
+        ("down", down),
+        ("sysctl", sysctl),
+        ("targets", targets),
+    ):
+        app.command(name)(_one_line_errors(command))
+
+
+def _one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except (ClusterError, NumaError) as error:
+            typer.echo(f"numa-service: {error}", err=True)
+            raise typer.Exit(1) from None
+
+    return run
+
+
+def up(
+    source: Annotated[str, typer.Argument(help="A preset, a machine file, or a capture directory.")],
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name of the machine: a-z, 0-9 and -. By default, from its description."),
+    ] = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Boot a machine on Ray and leave it running, each NUMA node in a process of its own."""
+    spec = load(source)
+    with _progress() as progress:
+        running = machines.up(spec, name or _name_from(spec.name), address, progress)
+    if as_json:
+        typer.echo(json.dumps(_plain(running), indent=1))
+        return
+    rows = [
+        (*_node_cells(node), _mib(node.managed_pages), node.address, node.metrics_url, str(node.incarnation))
+        for node in running.info.nodes
+    ]
+    _print_machine(running, ("node", "cpus", "memory", "gRPC", "metrics", "incarnation"), rows)
+
+
+def status(name: MaybeName = None, address: Address = None, as_json: AsJson = False) -> None:
+    """Show the machines that are up: nodes, zones, kswapd, sessions."""
+    found = [(running, _states(running)) for running in machines.status(name, address)]
+    if as_json:
+        typer.echo(json.dumps({"machines": [_plain(running, states) for running, states in found]}, indent=1))
+        return
+    if not found:
+        typer.echo("no machine is up")
+    for running, states in found:
+        rows = [row for node in running.info.nodes for row in _status_rows(node, states[node.nid])]
+        _print_machine(running, _STATUS_COLUMNS, rows)
+
+
+def down(
+    name: MaybeName = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every machine.")] = False,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take a machine down. A Ray that was started for it on this host ends with its last machine."""
+    if (name is None) == (not everything):
+        raise typer.BadParameter("say which machine, or --all")
+    gone = machines.down(name, address)
+    typer.echo(json.dumps({"down": gone}) if as_json else f"down: {', '.join(gone) or 'nothing was up'}")
+
+
+def sysctl(
+    name: Name,
+    assignments: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="Written in this order.")],
+    address: Address = None,
+) -> None:
+    """Write sysctls on every node of a running machine, with a kernel's effects."""
+    pairs = [assignment.partition("=") for assignment in assignments]
+    for assignment, (_, equals, _) in zip(assignments, pairs, strict=True):
+        if not equals:
+            raise typer.BadParameter(f"{assignment!r} is not KEY=VALUE")
+    [running] = machines.status(name, address)
+    with Machine.connect(running.address, ANSWER_SECONDS) as machine:
+        for key, _, value in pairs:
+            machine.write_sysctl(key.strip(), value.strip())
+
+
+def targets(name: MaybeName = None, address: Address = None) -> None:
+    """Print what Prometheus has to scrape, as JSON for file_sd_configs."""
+    from numa_service.metrics.discovery import targets as groups
+
+    found = machines.status(name, address)
+    typer.echo(json.dumps([group for running in found for group in groups(running.info)], indent=1))
+
+
+@contextmanager
+def _progress() -> Iterator[machines.Progress]:
+    """What `up` is doing, on stderr: live on a terminal, a line each elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda text: console.print(text, highlight=False)
+        return
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console
+    ) as bars:
+        task: TaskID | None = None
+
+        def show(text: str) -> None:
+            nonlocal task
+            if task is not None:
+                bars.update(task, total=1, completed=1)
+            task = bars.add_task(text, total=None)
+
+        yield show
+        if task is not None:
+            bars.update(task, total=1, completed=1)
+
+
+# what is printed
+
+
+def _name_from(name: str) -> str:
+    """A legal machine name, as near as can be to that of a description."""
+    return re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")[:40] or "machine"
+
+
+def _node_cells(node: NodeInfo) -> tuple[str, str]:
+    return str(node.nid), format_cpulist(node.cpus) or "–"
+
+
+def _mib(pages: int) -> str:
+    return f"{pages * PAGE_SIZE >> 20:,} MiB"
+
+
+def _print_machine(running: RunningMachine, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # as wide as it has to be: there is nothing to fit it into
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=True, justify="right" if column in _NUMBERS else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(f"[b]{running.info.name}[/b] ({running.info.profile})", highlight=False)
+    console.print(table)
+    console.print(f"machine  {running.address}", highlight=False)
+    console.print(f"targets  {running.targets_url}", highlight=False)
+
+
+def _states(running: RunningMachine) -> dict[int, NodeState | None]:
+    """State of each node now; None for one that does not answer."""
+    with Machine.connect(running.address, ANSWER_SECONDS) as machine:
+        return {node.node: _state(machine, node.node) for node in machine.info.nodes}
+
+
+def _state(machine: Machine, nid: int) -> NodeState | None:
+    try:
+        return machine.node(nid)
+    except NumaError:
+        return None
+
+
+def _status_rows(node: NodeInfo, state: NodeState | None) -> Iterator[tuple[str, ...]]:
+    """One row a zone, the node's own columns in the first."""
+    if state is None:
+        yield (*_node_cells(node), "", "", "", "restarts", "", "", str(node.incarnation))
+        return
+    kswapd = "running" if state.kswapd.running else "sleeps"
+    own = (kswapd, f"{state.kswapd.reclaimed_pages:,}", str(state.sessions), str(state.incarnation))
+    for index, zone in enumerate(zone for zone in state.zones if zone.present_pages):
+        pages = (zone.zone, f"{zone.free_pages:,}", f"{zone.low_pages:,}")
+        yield (*_node_cells(node), *pages, *own) if index == 0 else ("", "", *pages, "", "", "", "")
+
+
+def _plain(running: RunningMachine, states: dict[int, NodeState | None] | None = None) -> dict[str, Any]:
+    """For --json: `state` of a node is null while it restarts, and absent where it was not asked for."""
+    nodes = []
+    for node in running.info.nodes:
+        plain = dataclasses.asdict(node)
+        if states is not None:
+            state = states[node.nid]
+            plain["state"] = dataclasses.asdict(state) if state else None
+        nodes.append(plain)
+    return {
+        "name": running.info.name,
+        "profile": running.info.profile,
+        "address": running.address,
+        "targets_url": running.targets_url,
+        "distances": running.info.distances,
+        "nodes": nodes,
+    }

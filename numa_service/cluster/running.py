@@ -1,0 +1,23 @@
+"""A machine that is up, as told to whoever asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from numa_service.rpc.machine import MachineInfo
+
+
+@dataclass(frozen=True, slots=True)
+class RunningMachine:
+    """A machine on Ray, as its supervisor sees it now."""
+
+    info: MachineInfo
+    #: host:port of MachineService.
+    address: str
+    #: For http_sd_configs of Prometheus.
+    targets_url: str
+
+    @property
+    def nodes_up(self) -> int:
+        """Nodes that serve."""
+        return sum(1 for node in self.info.nodes if node.address)

@@ -1,0 +1,93 @@
+"""What makes the kernels fast: no reference counting, and few compilations of each."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mm.nodes import NORMAL, one_zone
+
+from numa_service.mm import jit
+from numa_service.mm.mmzone import MIGRATE_PCPTYPES, NR_ORDERS, WMARK_LOW
+from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE, NUMA_HOW_HIT
+from numa_service.mm.vmscan import kswapd_target
+
+#: Compiled code of one signature each; the name ends in .<number>.nbc
+_PYTHON = f"py{sys.version_info.major}{sys.version_info.minor}"
+
+
+def compiled() -> list[Path]:
+    return sorted(jit.CACHE_DIR.rglob(f"*.{_PYTHON}.*.nbc"))
+
+
+@pytest.fixture(scope="module")
+def _warm() -> None:
+    """Use the allocator, the pagesets and reclaim once, so that they are in the cache."""
+    node = one_zone(swap=100)
+    empty = np.zeros(0, dtype=np.uint32)
+    for order in range(NR_ORDERS):
+        for mt in range(MIGRATE_PCPTYPES):
+            got = node.alloc([NORMAL], 0, order, 2, mt, NORMAL, WMARK_LOW, NUMA_HOW_HIT, 1, 0, empty)
+            node.free(0, order, 1, got[:1])
+    for owner, kind in ((2, LRU_KIND_ANON), (3, LRU_KIND_FILE)):
+        # as they come off the wire: not writable
+        indexes = np.frombuffer(np.arange(200, dtype=np.uint32).tobytes(), dtype=np.uint32)
+        got = node.alloc([NORMAL], 0, 0, 200, 1, NORMAL, WMARK_LOW, NUMA_HOW_HIT, owner, kind, indexes, True)
+        node.touch(owner, got, indexes, True)
+        node.release(owner, got[:50], indexes[:50], None)
+    for priority in (1, 0):
+        node.shrink(NORMAL, priority, 1000, True)
+    node.wakeup_kswapd(0, NORMAL)
+    kswapd_target(node.pg, NORMAL)
+    node.free_owner(1)
+    node.free_owner(2)
+    node.drain()
+    node.snapshot()
+
+
+@pytest.mark.usefixtures("_warm")
+def test_no_kernel_counts_references() -> None:
+    assert len(compiled()) >= 50
+    assert [path.name for path in compiled() if b"NRT_" in path.read_bytes()] == []
+
+
+def test_reference_counting_would_be_seen(tmp_path: Path) -> None:
+    """The control: the same search finds it in code that is compiled the usual way."""
+    source = tmp_path / "counted.py"
+    source.write_text(
+        "import numba, numpy as np\n"
+        "from typing import NamedTuple\n"
+        "class State(NamedTuple):\n    a: np.ndarray\n    b: np.ndarray\n"
+        "@numba.njit(cache=True)\n"
+        "def inner(s, i):\n    s.a[i] += 1\n    return s.b[i]\n"
+        "@numba.njit(cache=True)\n"
+        "def outer(s, n):\n    t = 0\n    for i in range(n):\n        t += inner(s, i)\n    return t\n"
+        "outer(State(np.zeros(4), np.zeros(4)), 4)\n"
+    )
+    subprocess.run(
+        [sys.executable, str(source)],
+        check=True,
+        timeout=120,
+        env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")},
+    )
+    cached = list((tmp_path / "cache").rglob("*.nbc"))
+    assert any(b"NRT_" in path.read_bytes() for path in cached)
+
+
+@pytest.mark.usefixtures("_warm")
+def test_every_kernel_is_compiled_for_few_signatures() -> None:
+    """Each costs compile time. Constants go in through i64() and flag(), or Numba specializes on them."""
+    signatures = Counter(path.name.rsplit(".", 2)[0] for path in compiled())
+    assert signatures
+    assert {name: count for name, count in signatures.items() if count > 2} == {}
+
+
+def test_kernels_are_registered_and_cached_by_source_text() -> None:
+    names = {kernel.py_func.__name__ for kernel in jit.kernels()}
+    assert {"alloc_pages_bulk", "free_pages_bulk", "shrink_node", "list_add"} <= names
+    assert jit.CACHE_DIR.name.startswith("kernels-")

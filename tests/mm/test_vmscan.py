@@ -1,0 +1,314 @@
+"""Reclaim: whom it takes first, what it writes, and that nothing is lost on the way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from mm.nodes import DMA32, NORMAL, one_zone, pgdat
+
+from numa_service.mm.invariants import check_pgdat
+from numa_service.mm.mmzone import (
+    LRU_ACTIVE_ANON,
+    LRU_ACTIVE_FILE,
+    LRU_INACTIVE_ANON,
+    LRU_INACTIVE_FILE,
+    MIGRATE_MOVABLE,
+    MIGRATE_UNMOVABLE,
+    WMARK_MIN,
+)
+from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE, NUMA_HOW_HIT
+from numa_service.mm.pgdat import Pfns, Pgdat
+from numa_service.mm.pgdata import ANON_COST, FILE_COST, SWAP_USED
+from numa_service.mm.vmscan import DEF_PRIORITY, SWAP_CLUSTER_MAX, kswapd_target
+from numa_service.mm.vmstat import (
+    NR_DIRTIED,
+    NR_FILE_DIRTY,
+    NR_FILE_PAGES,
+    NR_WRITTEN,
+    NR_ZONE_LRU_BASE,
+    PGACTIVATE,
+    PGPGOUT,
+    PGSCAN_DIRECT,
+    PGSCAN_KSWAPD,
+    PGSTEAL_ANON,
+    PGSTEAL_DIRECT,
+    PGSTEAL_FILE,
+    PGSTEAL_KSWAPD,
+    PSWPOUT,
+)
+
+CACHE, HEAP = 1, 2
+
+
+def fill(node: Pgdat, owner: int, kind: int, pages: int, *, dirty: bool = False) -> Pfns:
+    got = node.alloc(
+        [NORMAL],
+        None,
+        0,
+        pages,
+        MIGRATE_MOVABLE,
+        NORMAL,
+        WMARK_MIN,
+        NUMA_HOW_HIT,
+        owner,
+        kind,
+        np.arange(pages, dtype=np.uint32),
+        dirty,
+    )
+    assert len(got) == pages
+    return got
+
+
+def on_lru(node: Pgdat, lru: int) -> int:
+    return int(node.pg.vm_stat[:, NR_ZONE_LRU_BASE + lru].sum())
+
+
+def event(node: Pgdat, item: int) -> int:
+    return int(node.pg.vm_event[item])
+
+
+def shrink(node: Pgdat, priority: int, wanted: int = 1 << 20, *, kswapd: bool = True) -> tuple[int, int]:
+    result = node.shrink(NORMAL, priority, wanted, kswapd)
+    assert check_pgdat(node) == []
+    return result
+
+
+def test_plentiful_page_cache_goes_before_anonymous_memory() -> None:
+    node = one_zone(swap=4096)
+    fill(node, HEAP, LRU_KIND_ANON, 2000)
+    fill(node, CACHE, LRU_KIND_FILE, 3000)
+    for priority in range(DEF_PRIORITY, 2, -1):
+        shrink(node, priority, 256)
+    assert event(node, PGSTEAL_FILE) > 300
+    assert event(node, PGSTEAL_ANON) == 0
+    assert node.pg.owner_pages[HEAP] == 2000
+
+
+def test_the_oldest_page_goes_first() -> None:
+    node = one_zone()
+    pages = fill(node, CACHE, LRU_KIND_FILE, 64)
+    _, reclaimed = shrink(node, 2)
+    assert reclaimed == 16
+    gone = node.touch(CACHE, pages, np.arange(64, dtype=np.uint32), False)
+    assert gone.tolist() == [1] * 16 + [0] * 48
+
+
+def test_a_second_access_moves_a_file_page_to_the_active_list() -> None:
+    node = one_zone()
+    pages = fill(node, CACHE, LRU_KIND_FILE, 100)
+    indexes = np.arange(100, dtype=np.uint32)
+    node.touch(CACHE, pages, indexes, False)
+    assert on_lru(node, LRU_ACTIVE_FILE) == 0
+    node.touch(CACHE, pages[:40], indexes[:40], False)
+    assert on_lru(node, LRU_ACTIVE_FILE) == 40
+    assert check_pgdat(node) == []
+
+
+def test_a_clean_page_is_dropped_and_a_dirty_one_written() -> None:
+    node = one_zone()
+    fill(node, CACHE, LRU_KIND_FILE, 100)
+    fill(node, HEAP, LRU_KIND_FILE, 300, dirty=True)
+    assert (node.pg.node_stat[NR_FILE_DIRTY], node.pg.node_stat[NR_DIRTIED]) == (300, 300)
+    shrink(node, 0, kswapd=False)
+    assert node.pg.node_stat[NR_FILE_PAGES] == 0
+    assert node.pg.node_stat[NR_FILE_DIRTY] == 0
+    assert node.pg.node_stat[NR_WRITTEN] == 300
+    assert event(node, PGPGOUT) == 4 * 300
+    assert node.free_pages(NORMAL) == node.pg.managed[NORMAL]
+
+
+def test_a_dirty_page_that_was_read_gets_one_more_round() -> None:
+    node = one_zone()
+    pages = fill(node, CACHE, LRU_KIND_FILE, 32, dirty=True)
+    node.touch(CACHE, pages, np.arange(32, dtype=np.uint32), False)
+    assert shrink(node, 0)[1] == 0
+    assert shrink(node, 0)[1] == 32
+
+
+def test_without_swap_anonymous_memory_is_not_even_scanned() -> None:
+    node = one_zone(swap=0)
+    fill(node, HEAP, LRU_KIND_ANON, 4000)
+    assert shrink(node, 0) == (0, 0)
+
+
+def test_a_referenced_anonymous_page_is_activated() -> None:
+    node = one_zone(swap=4096)
+    fill(node, HEAP, LRU_KIND_ANON, 64)
+    scanned, reclaimed = shrink(node, 1)
+    # half of the list is due; what is activated may be moved back once the lists are out of balance
+    assert (scanned, reclaimed) == (32, 0)
+    assert event(node, PGACTIVATE) == 32
+    assert on_lru(node, LRU_ACTIVE_ANON) + on_lru(node, LRU_INACTIVE_ANON) == 64
+
+
+def test_full_swap_activates_and_loses_nothing() -> None:
+    node = one_zone(swap=50)
+    fill(node, HEAP, LRU_KIND_ANON, 1000)
+    for _ in range(60):
+        shrink(node, 1)
+    assert event(node, PSWPOUT) == event(node, PGSTEAL_ANON) == 50
+    assert node.pg.reclaim_stat[SWAP_USED] == node.pg.owner_swap[HEAP] == 50
+    assert node.pg.owner_pages[HEAP] == 950
+    assert on_lru(node, LRU_ACTIVE_ANON) + on_lru(node, LRU_INACTIVE_ANON) == 950
+    assert node.swap_in(HEAP, 30) == 30
+    assert node.free_owner(HEAP) == 950
+    assert node.pg.reclaim_stat[SWAP_USED] == 0
+    assert node.free_pages(NORMAL) == node.pg.managed[NORMAL]
+    assert check_pgdat(node) == []
+
+
+def test_no_more_comes_back_from_swap_than_went_there() -> None:
+    node = one_zone(swap=50)
+    assert node.swap_in(HEAP, 10) == 0
+
+
+def test_swappiness_0_still_swaps_when_there_is_no_page_cache_left() -> None:
+    """file_is_tiny is tested before swappiness is looked at, so that global reclaim swaps before it fails."""
+    node = one_zone(pages=4096, marks=(64, 80, 200), swap=4096, swappiness=0)
+    fill(node, HEAP, LRU_KIND_ANON, 4000)
+    for _ in range(4):
+        shrink(node, 4)
+    assert event(node, PGSTEAL_ANON) > 0
+
+
+def test_swappiness_0_spares_anonymous_memory_otherwise() -> None:
+    """SCAN_EQUAL at priority 0 is for those who may swap at all."""
+    node = one_zone(swap=4096, swappiness=0)
+    fill(node, HEAP, LRU_KIND_ANON, 2000)
+    fill(node, CACHE, LRU_KIND_FILE, 100)
+    for _ in range(3):
+        shrink(node, 0)
+    assert event(node, PGSTEAL_FILE) == 100
+    assert event(node, PGSTEAL_ANON) == 0
+
+
+def test_at_priority_0_both_sides_are_scanned_whole() -> None:
+    node = one_zone(swap=4096)
+    fill(node, HEAP, LRU_KIND_ANON, 500)
+    fill(node, CACHE, LRU_KIND_FILE, 500)
+    scanned, _ = shrink(node, 0)
+    assert scanned == 1000
+
+
+@pytest.mark.parametrize(("swappiness", "anon"), [(200, 1000), (100, 500), (20, 100)])
+def test_swappiness_splits_the_scan(swappiness: int, anon: int) -> None:
+    node = one_zone(swap=4096, swappiness=swappiness)
+    fill(node, HEAP, LRU_KIND_ANON, 2000)
+    pages = fill(node, CACHE, LRU_KIND_FILE, 4000)
+    indexes = np.arange(4000, dtype=np.uint32)
+    for _ in range(2):  # page cache that is mostly active: no cache_trim_mode
+        node.touch(CACHE, pages[:2100], indexes[:2100], False)
+    before = event(node, PGSCAN_KSWAPD)
+    scanned, _ = shrink(node, 1)
+    file_scanned = 950 * (200 - swappiness) // 200
+    assert scanned == event(node, PGSCAN_KSWAPD) - before
+    assert scanned == pytest.approx(anon + file_scanned, abs=4)
+
+
+def test_what_reclaim_cost_fades() -> None:
+    node = one_zone(swap=8192)
+    fill(node, HEAP, LRU_KIND_ANON, 6000)
+    for _ in range(40):
+        shrink(node, 1)
+    assert event(node, PSWPOUT) > 3000
+    assert node.pg.reclaim_stat[ANON_COST] + node.pg.reclaim_stat[FILE_COST] <= 6000 // 4
+
+
+def test_only_writing_costs() -> None:
+    node = one_zone(swap=8192)
+    fill(node, CACHE, LRU_KIND_FILE, 1000)
+    fill(node, HEAP, LRU_KIND_FILE, 100, dirty=True)
+    shrink(node, 1)
+    assert node.pg.reclaim_stat[FILE_COST] == 0
+    shrink(node, 1, kswapd=False)
+    for _ in range(8):
+        shrink(node, 1)
+    assert event(node, PGPGOUT) > 0
+    assert node.pg.reclaim_stat[ANON_COST] == 0
+
+
+def test_active_pages_go_back_when_the_inactive_list_is_low() -> None:
+    node = one_zone()
+    pages = fill(node, CACHE, LRU_KIND_FILE, 1000)
+    indexes = np.arange(1000, dtype=np.uint32)
+    for _ in range(2):
+        node.touch(CACHE, pages, indexes, False)
+    assert on_lru(node, LRU_INACTIVE_FILE) == 0
+    shrink(node, 1)
+    assert on_lru(node, LRU_INACTIVE_FILE) > 0
+
+
+def test_a_step_is_bounded() -> None:
+    node = one_zone()
+    fill(node, CACHE, LRU_KIND_FILE, 4000)
+    scanned, reclaimed = shrink(node, 0, 100)
+    assert 100 <= reclaimed < 100 + SWAP_CLUSTER_MAX
+    assert scanned == reclaimed
+
+
+def test_kswapd_and_direct_reclaim_are_counted_apart() -> None:
+    node = one_zone()
+    fill(node, CACHE, LRU_KIND_FILE, 1000)
+    shrink(node, 0, 100, kswapd=True)
+    shrink(node, 0, 200, kswapd=False)
+    assert event(node, PGSCAN_KSWAPD) == event(node, PGSTEAL_KSWAPD) == 128
+    assert event(node, PGSCAN_DIRECT) == event(node, PGSTEAL_DIRECT) == 224
+    assert event(node, PGSTEAL_FILE) == 352
+
+
+def two_zones() -> Pgdat:
+    spans = {DMA32: (4096, 8192), NORMAL: (8192, 12288)}
+    marks = {DMA32: (4, 8, 12), NORMAL: (64, 80, 96)}
+    return pgdat(spans, marks, [(4096, 12288)], [(4096, 12288)])
+
+
+def test_kswapd_target() -> None:
+    node = two_zones()
+    assert kswapd_target(node.pg, NORMAL) == 32 + 96
+    assert kswapd_target(node.pg, DMA32) == 32
+    node.pg.watermark_boost[NORMAL] = 100
+    assert kswapd_target(node.pg, NORMAL) == 32 + 196
+
+
+def test_one_zone_above_high_is_balance() -> None:
+    node = two_zones()
+
+    def empty(zone: int, leave: int) -> None:
+        count = node.free_pages(zone) - leave
+        took = node.alloc([zone], None, 0, count, MIGRATE_UNMOVABLE, zone, 0x04, NUMA_HOW_HIT, HEAP)
+        assert len(took) == count
+
+    empty(NORMAL, 96)
+    assert node.balanced(0, NORMAL)
+    assert not node.wakeup_kswapd(0, NORMAL)
+    empty(DMA32, 13)
+    assert node.balanced(0, NORMAL)
+    # 13 pages cannot hold a block of 16 and stay above 12
+    assert not node.balanced(4, NORMAL)
+    empty(DMA32, 12)
+    assert not node.balanced(0, NORMAL)
+    assert node.wakeup_kswapd(0, NORMAL)
+    assert not node.wakeup_kswapd(3, NORMAL), "it is awake already, and only told what is wanted"
+
+
+def test_the_reserve_of_a_lower_zone_counts() -> None:
+    node = two_zones()
+    node.pg.watermark_boost[NORMAL] = 4096
+    assert node.balanced(0, NORMAL)
+    node.pg.lowmem_reserve[DMA32, NORMAL] = 4096
+    assert not node.balanced(0, NORMAL)
+    assert node.balanced(0, DMA32)
+
+
+def test_a_boost_wakes_kswapd_of_a_balanced_node() -> None:
+    node = two_zones()
+    node.pg.watermark_boost[NORMAL] = 10
+    assert node.balanced(0, NORMAL)
+    assert node.wakeup_kswapd(0, NORMAL)
+
+
+def test_a_node_without_memory_needs_no_kswapd() -> None:
+    node = two_zones()
+    node.pg.managed[:] = 0
+    assert node.balanced(0, NORMAL)
+    assert not node.wakeup_kswapd(0, NORMAL)

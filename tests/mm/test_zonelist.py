@@ -1,0 +1,118 @@
+"""Fallback orders that were derived by hand, published by upstream, or printed by booted kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from numa_service.mm.profile import LINUX_3_0, LINUX_6_1, LINUX_6_12, Profile
+from numa_service.mm.zonelist import Topology, Zoneref, build_all_zonelists
+
+Slit = Sequence[Sequence[int]]
+
+
+def orders(
+    slit: Slit, profile: Profile, *, without_cpus: tuple[int, ...] = (), memoryless: tuple[int, ...] = ()
+) -> list[str]:
+    """Node order of every node, as digits."""
+    nids = tuple(range(len(slit)))
+    topology = Topology(
+        nids=nids,
+        populated={nid: () if nid in memoryless else (2,) for nid in nids},
+        has_cpus={nid: nid not in without_cpus for nid in nids},
+        distance=lambda a, b: slit[a][b],
+    )
+    lists = build_all_zonelists(topology, profile)
+    return ["".join(map(str, lists[nid].node_order)) for nid in nids]
+
+
+def blocks(size: int, near: int, far: int, count: int) -> Slit:
+    """`count` sockets of `size` nodes: 10 to oneself, `near` in the socket, `far` beyond it."""
+    nodes = range(size * count)
+    return [[10 if a == b else near if a // size == b // size else far for b in nodes] for a in nodes]
+
+
+FLAT = blocks(4, 20, 20, 1)
+RING = [[10, 20, 30, 20], [20, 10, 20, 30], [30, 20, 10, 20], [20, 30, 20, 10]]
+CPULESS = [[10, 21, 14, 24], [21, 10, 24, 14], [14, 24, 10, 26], [24, 14, 26, 10]]
+NPS4 = blocks(4, 12, 32, 2)
+PAIRS = blocks(2, 12, 32, 2)
+
+
+@pytest.mark.parametrize("profile", [LINUX_3_0, LINUX_6_1, LINUX_6_12], ids=lambda p: p.name)
+def test_orders_that_all_kernels_agree_on(profile: Profile) -> None:
+    assert orders(FLAT, profile) == ["0123", "1230", "2301", "3012"]
+    assert orders(RING, profile) == ["0132", "1203", "2310", "3021"]
+    assert orders(CPULESS, profile, without_cpus=(2, 3)) == ["0213", "1302", "2013", "3102"]
+
+
+def test_nps4_overflows_onto_node_0_in_3_0_and_is_spread_later() -> None:
+    old, new = orders(NPS4, LINUX_3_0), orders(NPS4, LINUX_6_12)
+    assert [order[4:] for order in old[4:]] == ["0123"] * 4
+    assert [order[4:] for order in new[4:]] == ["0123", "1230", "2301", "3012"]
+    assert new == orders(NPS4, LINUX_6_1)
+    assert [set(order[:4]) for order in new] == [set("0123")] * 4 + [set("4567")] * 4
+
+
+def test_the_example_of_upstream() -> None:
+    """Commit 54d032ced983 prints the old orders, odd last row included."""
+    assert orders(PAIRS, LINUX_3_0) == ["0123", "1032", "2301", "3201"]
+    assert orders(PAIRS, LINUX_6_1) == orders(PAIRS, LINUX_6_12) == ["0123", "1032", "2301", "3210"]
+
+
+# What 6.1 printed at boot, when no CPU was on-line yet.
+
+
+@pytest.mark.parametrize(
+    ("slit", "expected"),
+    [
+        ([[10, 16, 22, 16], [16, 10, 16, 22], [22, 16, 10, 16], [16, 22, 16, 10]], "0132 1203 2310 3021"),
+        (
+            blocks(4, 16, 32, 2),
+            "01234567 12305674 23016745 30127456 45670123 56741230 67452301 74563012",
+        ),
+        ([[10, 21, 17, 28], [21, 10, 28, 17], [17, 28, 10, 28], [28, 17, 28, 10]], "0213 1302 2031 3102"),
+        (FLAT, "0123 1230 2301 3012"),
+        ([[10, 20], [20, 10]], "01 10"),
+    ],
+    ids=["numa-4n-ring", "numa-8n", "cxl-tier", "fake-4", "numa-2n"],
+)
+def test_captured_orders(slit: Slit, expected: str) -> None:
+    assert orders(slit, LINUX_6_1, without_cpus=tuple(range(8))) == expected.split()
+
+
+MEMORYLESS = [[10, 20, 30], [20, 10, 15], [30, 15, 10]]
+MEMORYLESS_CPULESS = [[10, 20, 25, 40], [20, 10, 15, 12], [25, 15, 10, 22], [40, 12, 22, 10]]
+
+
+def test_a_node_without_memory_is_first_in_its_own_list_and_in_no_other() -> None:
+    assert orders(MEMORYLESS, LINUX_6_1, memoryless=(1,), without_cpus=(0, 1, 2)) == ["02", "120", "20"]
+    captured = ["023", "1320", "230", "320"]
+    assert orders(MEMORYLESS_CPULESS, LINUX_6_1, memoryless=(1,), without_cpus=(0, 1, 2, 3)) == captured
+
+
+def test_6_12_leaves_it_out_of_its_own_list_too() -> None:
+    assert orders(MEMORYLESS, LINUX_6_12, memoryless=(1,), without_cpus=(0, 1, 2)) == ["02", "20", "20"]
+
+
+def test_a_node_with_cpus_is_a_little_farther() -> None:
+    slit = [[10, 20, 20], [20, 10, 20], [20, 20, 10]]
+    assert orders(slit, LINUX_6_1, without_cpus=(2,))[0] == "021"
+    assert orders(slit, LINUX_6_1)[0] == "012"
+
+
+def test_zones_of_a_node_come_together_highest_first() -> None:
+    topology = Topology(
+        nids=(0, 1),
+        populated={0: (0, 1, 2), 1: (2, 3)},
+        has_cpus={0: True, 1: True},
+        distance=lambda a, b: 10 if a == b else 20,
+    )
+    lists = build_all_zonelists(topology, LINUX_6_1)
+    local = [Zoneref(0, 2), Zoneref(0, 1), Zoneref(0, 0)]
+    remote = [Zoneref(1, 3), Zoneref(1, 2)]
+    assert list(lists[0].fallback) == local + remote
+    assert list(lists[1].fallback) == remote + local
+    assert list(lists[0].thisnode) == local
+    assert list(lists[1].thisnode) == remote

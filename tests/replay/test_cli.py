@@ -1,0 +1,180 @@
+"""numa-service replay: report, JSON, defaults, errors, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+import typer
+from groundtruth import GROUNDTRUTH, requires_groundtruth
+from replay.traced import PFNS, SPEC, Alloc, Free, render
+from typer.testing import CliRunner
+
+from numa_service.cli import replay as command
+from numa_service.machine.spec import SpecError
+from numa_service.procfs import SHOW
+from numa_service.sim.replay import Replay
+from numa_service.sim.replay_tally import ReplayReport
+from numa_service.trace.events import TraceError
+
+MACHINE = """
+name = "small"
+[[node]]
+cpus = "0-1"
+memory = "128MiB"
+[[node]]
+cpus = "2"
+memory = "64MiB"
+"""
+
+app = typer.Typer(pretty_exceptions_enable=False)
+command.register(app)
+run = CliRunner().invoke
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> str:
+    path = tmp_path / "small.toml"
+    path.write_text(MACHINE)
+    return str(path)
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> str:
+    path = tmp_path / "trace"
+    path.write_text(render([Alloc(0, PFNS[0]), Alloc(2, PFNS[1], 3), Free(2, PFNS[0]), Free(0, 1)]))
+    return str(path)
+
+
+def test_report(machine: str, trace: str) -> None:
+    result = run(app, [trace, "--machine", machine])
+    assert result.exit_code == 0
+    for text in (
+        "small: 4 events",
+        "issued 2 allocations and 1 frees: 75.00 %",
+        "node 100.00 %, zone 100.00 % of 2 allocations",
+        "frees of pages allocated before tracing began",
+        "blocks still held at the end (8 pages)",
+        "conservation: free + pagesets + held = managed in every zone",
+        "Node 1, zone    DMA32",
+    ):
+        assert text in result.stdout
+    assert "…" not in result.stdout
+
+
+def test_json_has_the_keys_of_the_report(machine: str, trace: str) -> None:
+    result = run(app, [trace, "--machine", machine, "--json"])
+    assert result.exit_code == 0
+    report = json.loads(result.stdout)
+    own = {"trace", "interrupted", "seconds", "events_per_second", "matched"}
+    assert set(report) == own | set(ReplayReport.__dataclass_fields__)
+    assert (report["allocs"], report["frees"], report["wanted"], report["matched"]) == (2, 1, 4, 3)
+    assert report["unmatched"]["free_of_page_allocated_before_trace"] == 1
+    assert report["interrupted"] is False
+    assert report["problems"] == []
+
+
+def capture_beside(trace: str) -> None:
+    snapshot = next(iter(Replay(SPEC).sim.nodes.values())).machine.snapshot()
+    before = Path(trace).parent / "before"
+    before.mkdir()
+    (before / "zoneinfo.txt").write_text(SHOW["zoneinfo"](snapshot))
+    empty = [" ".join([*line.split()[:4], *["0"] * 11]) for line in SHOW["buddyinfo"](snapshot).splitlines()]
+    (before / "buddyinfo.txt").write_text("\n".join(empty) + "\n")
+
+
+def test_what_lies_beside_the_trace_is_held(machine: str, trace: str) -> None:
+    capture_beside(trace)
+    full = json.loads(run(app, [trace, "--machine", machine, "--json"]).stdout)
+    empty = json.loads(run(app, [trace, "--machine", machine, "--json", "--no-occupancy"]).stdout)
+    assert full["unmatched"]["alloc_failed_here"] == 2
+    assert sum(held["held"] for held in full["in_use"]) > 30_000
+    assert empty["unmatched"]["alloc_failed_here"] == 0
+    assert empty["in_use"] == []
+
+
+def test_usage(machine: str, trace: str) -> None:
+    result = run(app, [trace, "--machine", machine, "--occupancy", "x", "--no-occupancy"])
+    assert result.exit_code == 2
+    assert "not together with --no-occupancy" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        (None, TraceError, "No such file or directory"),
+        (b"", TraceError, "trace"),
+        (b"PERFILE2 and so on", TraceError, "perf.data"),
+        (b"\x1f\x8b\x08\x00", TraceError, "truncated gzip"),
+    ],
+)
+def test_a_bad_trace_is_one_line(
+    machine: str, tmp_path: Path, content: bytes | None, error: type[Exception], message: str
+) -> None:
+    path = tmp_path / "bad"
+    if content is not None:
+        path.write_bytes(content)
+    result = run(app, [str(path), "--machine", machine])
+    assert isinstance(result.exception, error)
+    assert message in str(result.exception)
+    assert "\n" not in str(result.exception)
+    assert result.stdout == ""
+
+
+def test_a_machine_is_required_where_the_trace_has_none(trace: str) -> None:
+    result = run(app, [trace])
+    assert isinstance(result.exception, SpecError)
+    assert str(result.exception).startswith("--machine SOURCE is required: there is no zoneinfo.txt in ")
+
+
+def test_a_whole_capture_is_its_own_machine(trace: str) -> None:
+    (Path(trace).parent / "zoneinfo.txt").write_text(SHOW["zoneinfo"](_uma()))
+    result = run(app, [trace, "--json"])
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["allocs"] == 2
+
+
+def _uma() -> object:
+    from numa_service.machine.boot import start_kernel
+    from numa_service.machine.source import load
+
+    return start_kernel(load("uma")).snapshot()
+
+
+def test_ctrl_c_prints_the_report_so_far(machine: str, tmp_path: Path) -> None:
+    """The trace is a pipe: the signal comes while the command waits for the first event."""
+    fifo = tmp_path / "pipe"
+    os.mkfifo(fifo)
+
+    def interrupt_then_write() -> None:
+        with fifo.open("w") as pipe:  # opens when the command does
+            os.kill(os.getpid(), signal.SIGINT)
+            pipe.write(render([Alloc(0, PFNS[0] + i) for i in range(100)]))
+
+    writer = threading.Thread(target=interrupt_then_write)
+    handler = signal.getsignal(signal.SIGINT)
+    writer.start()
+    result = run(app, [str(fifo), "--machine", machine, "--json"])
+    writer.join()
+    assert result.exit_code == 130
+    report = json.loads(result.stdout)
+    assert report["interrupted"] is True
+    assert report["allocs"] == 0
+    assert report["problems"] == []
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+@requires_groundtruth
+def test_a_captured_trace_on_its_topology() -> None:
+    trace = GROUNDTRUTH / "traces/numa-2n-big/forkmix"
+    machine = GROUNDTRUTH / "topologies/numa-2n-big"
+    result = run(app, [str(trace), "--machine", str(machine), "--json"])
+    assert result.exit_code == 0
+    report = json.loads(result.stdout)
+    assert sum(report["events"].values()) == 323_671
+    assert report["agreement"]["same_node"] == report["agreement"]["compared"] == report["allocs"]
+    assert all(zone["conserved"] for zone in report["zones"])

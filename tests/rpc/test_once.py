@@ -1,0 +1,189 @@
+"""Requests happen once: repeats, duplicates in flight, clients that go away, leases that run out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from loopback import Loopback
+from numa_client import AsyncMachine, NotFound, Policy, PolicyMode
+from numa_client._gen.numa.v1 import memory_service_pb2 as pb2
+from numa_client._gen.numa.v1 import memory_service_pb2_grpc, types_pb2
+
+from numa_service.machine.presets import load_preset
+from numa_service.node import ops
+from numa_service.node.node import Node
+from numa_service.rpc.server import NodeServer
+
+SECOND = 1_000_000_000
+
+
+@pytest.fixture
+async def stub(demo: Loopback) -> AsyncIterator[Any]:
+    async with grpc.aio.insecure_channel(demo.addresses[0].grpc) as channel:
+        yield memory_service_pb2_grpc.MemoryServiceStub(channel)
+
+
+async def open_session(stub: Any, lease_seconds: float = 30) -> int:
+    request = pb2.OpenSessionRequest(request_id="open", lease_seconds=lease_seconds)
+    return int((await stub.OpenSession(request)).session)
+
+
+async def test_a_repeated_id_gets_the_first_reply(demo: Loopback, stub: Any) -> None:
+    session = await open_session(stub)
+    assert await open_session(stub) == session
+    count = demo.free_pages()[0] + 50  # spills: node 2 is asked
+    alloc = pb2.AllocPagesRequest(session=session, request_id="a", count=count)
+    first = await stub.AllocPages(alloc)
+    after = demo.digests()
+    assert await stub.AllocPages(alloc) == first
+    assert demo.digests() == after
+    free = pb2.FreePagesRequest(session=session, request_id="f", pages=first.pages)
+    assert (await stub.FreePages(free)).freed_pages == count
+    assert (await stub.FreePages(free)).freed_pages == count
+    close = pb2.CloseSessionRequest(session=session, request_id="c")
+    assert (await stub.CloseSession(close)).freed_pages == 0
+    assert (await stub.CloseSession(close)).freed_pages == 0
+    demo.check()
+
+
+async def test_an_id_belongs_to_one_request(demo: Loopback, stub: Any) -> None:
+    session = await open_session(stub)
+    await stub.AllocPages(pb2.AllocPagesRequest(session=session, request_id="a", count=1))
+    region = pb2.MapRegionRequest(session=session, request_id="a", nr_pages=2, kind=pb2.REGION_KIND_ANON)
+    for other in (
+        stub.AllocPages(pb2.AllocPagesRequest(session=session, request_id="a", count=2)),
+        stub.MapRegion(region),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError, match="different request") as refused:
+            await other
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert demo.node(0).held_pages() == 1
+    other_session = (await stub.OpenSession(pb2.OpenSessionRequest(request_id="another"))).session
+    await stub.AllocPages(pb2.AllocPagesRequest(session=other_session, request_id="a", count=2))
+    assert demo.node(0).held_pages() == 3
+
+
+async def test_duplicates_in_flight_share_one_attempt(demo: Loopback, stub: Any) -> None:
+    session = await open_session(stub)
+    alloc = pb2.AllocPagesRequest(session=session, request_id="a", count=demo.free_pages()[0] + 50)
+    replies = await asyncio.gather(*(stub.AllocPages(alloc) for _ in range(5)))
+    assert all(reply == replies[0] for reply in replies)
+    assert len(demo.of(2, ops.Alloc)) == 1
+
+
+async def test_a_failed_attempt_may_be_made_again(demo: Loopback, stub: Any) -> None:
+    session = await open_session(stub)
+    hog = await stub.AllocPages(
+        pb2.AllocPagesRequest(session=session, request_id="hog", count=65536, partial=True, policy=_bind(0))
+    )
+    again = pb2.AllocPagesRequest(session=session, request_id="again", count=5000, policy=_bind(0))
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await stub.AllocPages(again)
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    await stub.FreePages(pb2.FreePagesRequest(session=session, request_id="free", pages=hog.pages))
+    assert len((await stub.AllocPages(again)).pages[0].pfns) == 5000 * 8
+
+
+def _bind(nid: int) -> Any:
+    return types_pb2.Policy(mode=types_pb2.POLICY_MODE_BIND, nodes=[nid])
+
+
+async def test_a_client_that_goes_away_leaves_nothing_half_done(demo: Loopback, stub: Any) -> None:
+    session = await open_session(stub)
+    count = demo.free_pages()[0] + 50
+    alloc = pb2.AllocPagesRequest(session=session, request_id="a", count=count)
+    call = stub.AllocPages(alloc)
+    # the local part is done and node 2 has been asked: now the client hangs up
+    task = asyncio.ensure_future(call)
+    await demo.until(lambda: demo.of(0, ops.Alloc))
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    reply = await stub.AllocPages(alloc)
+    assert sum(len(pages.pfns) // 8 for pages in reply.pages) == count
+    assert sum(demo.node(nid).held_pages() for nid in (0, 1, 2)) == count
+    assert len(demo.of(0, ops.Alloc)) == 1
+    demo.check()
+
+
+async def test_a_lease_that_runs_out_frees_on_every_node(
+    demo: Loopback, client: AsyncMachine, stub: Any
+) -> None:
+    before = demo.free_pages()
+    doomed = await open_session(stub, lease_seconds=10)
+    living = client.session(cpu=1, lease_seconds=60)
+    await living.open()
+    kept = await living.alloc(count=5)
+    spread = pb2.AllocPagesRequest(session=doomed, request_id="a", count=30)
+    spread.policy.mode = 3
+    spread.policy.nodes.extend([0, 1, 2])
+    await stub.AllocPages(spread)
+    assert {nid: demo.node(nid).held_pages() for nid in (0, 1, 2)} == {0: 15, 1: 10, 2: 10}
+    demo.clock.now_ns += 9 * SECOND
+    await stub.RenewSession(pb2.RenewSessionRequest(session=doomed))
+    demo.clock.now_ns += 9 * SECOND
+    demo.servers[0].check_leases()
+    await stub.RenewSession(pb2.RenewSessionRequest(session=doomed))
+    demo.clock.now_ns += 11 * SECOND
+    demo.servers[0].check_leases()
+    await demo.until(lambda: doomed not in demo.node(0).sessions)
+    assert {nid: demo.node(nid).held_pages() for nid in (0, 1, 2)} == {0: 5, 1: 0, 2: 0}
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await stub.RenewSession(pb2.RenewSessionRequest(session=doomed))
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    await living.free(kept)
+    await living.close()
+    assert demo.free_pages() == before
+    demo.check()
+
+
+async def test_a_lease_ends_by_itself_in_real_time() -> None:
+    """No clock is moved here: the server wakes on its own."""
+    node = Node.boot(load_preset("uma"), 0)
+    ended = asyncio.Event()
+    node.observer = lambda nid, op, result: ended.set() if isinstance(op, ops.EndSession) else None
+    server = NodeServer(node)
+    addresses = await server.start()
+    async with grpc.aio.insecure_channel(addresses.grpc) as channel:
+        await open_session(memory_service_pb2_grpc.MemoryServiceStub(channel), lease_seconds=1)
+        async with asyncio.timeout(30):
+            await ended.wait()
+    await server.stop(0)
+    assert node.sessions == {}
+
+
+async def test_the_end_of_a_session_waits_for_its_requests(demo: Loopback, client: AsyncMachine) -> None:
+    """Alloc, touch and close at the same time: whatever wins, nothing is left behind."""
+    before = demo.free_pages()
+    spill = demo.free_pages()[0] // 2
+    for _ in range(3):
+        session = client.session(cpu=0)
+        await session.open()
+        region = await session.map_region("anon", 2000, Policy(PolicyMode.INTERLEAVE, (1, 2)))
+        results = await asyncio.gather(
+            session.alloc(count=spill),
+            session.alloc(count=spill),
+            session.alloc(count=spill),
+            region.touch(0, 2000),
+            region.touch(0, 2000),
+            session.close(),
+            return_exceptions=True,
+        )
+        assert all(not isinstance(r, Exception) or isinstance(r, NotFound) for r in results), results
+        assert {nid: demo.node(nid).held_pages() for nid in (0, 1, 2)} == {0: 0, 1: 0, 2: 0}
+    assert demo.free_pages() == before
+    demo.check()
+
+
+async def test_touches_of_one_region_do_not_fault_a_page_twice(demo: Loopback, client: AsyncMachine) -> None:
+    async with client.session(cpu=0) as session:
+        region = await session.map_region("anon", 1000, Policy(PolicyMode.PREFERRED, (1,)))
+        touches = await asyncio.gather(*(region.touch(0, 1000) for _ in range(4)))
+        assert sorted(t.fault_pages for t in touches) == [0, 0, 0, 1000]
+        assert demo.node(1).held_pages() == 1000
+        assert await region.unmap() == 1000
+    demo.check()

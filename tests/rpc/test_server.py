@@ -1,0 +1,87 @@
+"""The servers themselves: health, reflection, addresses, errors that nobody foresaw."""
+
+from __future__ import annotations
+
+import logging
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from loopback import Loopback
+from numa_client import AsyncMachine
+from numa_client._gen.numa.v1 import machine_service_pb2, machine_service_pb2_grpc
+
+from numa_service.machine.presets import load_preset
+from numa_service.node.node import Node
+from numa_service.rpc.machine import MachineInfo
+from numa_service.rpc.server import NODE_SERVICES, MachineServer, NodeServer
+
+
+async def test_health_of_every_service(demo: Loopback) -> None:
+    async with grpc.aio.insecure_channel(demo.addresses[1].grpc) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for service in ("", *NODE_SERVICES):
+            reply = await stub.Check(health_pb2.HealthCheckRequest(service=service))
+            assert reply.status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as unknown:
+            await stub.Check(health_pb2.HealthCheckRequest(service="numa.v1.MachineService"))
+        assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_reflection_lists_the_services(demo: Loopback) -> None:
+    async with grpc.aio.insecure_channel(demo.addresses[1].grpc) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        call = stub.ServerReflectionInfo(
+            iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=10
+        )
+        reply = await call.read()
+        names = {service.name for service in reply.list_services_response.service}
+    assert names >= {*NODE_SERVICES, "grpc.health.v1.Health"}
+
+
+async def test_the_machine_tells_its_topology(demo: Loopback, client: AsyncMachine) -> None:
+    info = client.info
+    assert (info.name, info.profile) == ("demo", "linux-6.1")
+    assert [node.cpus for node in info.nodes] == [(0, 1), (2, 3), ()]
+    assert info.distances == demo.spec.distances
+    assert info.node(0).fallback_order == (0, 2, 1)
+    assert [node.address for node in info.nodes] == [demo.addresses[nid].grpc for nid in (0, 1, 2)]
+    await demo.kill(1)
+    await demo.revive(1)
+    assert (await client.refresh()).node(1).address == demo.addresses[1].grpc
+
+
+async def test_state_as_the_node_has_it(demo: Loopback, client: AsyncMachine) -> None:
+    async with client.session(cpu=0) as session:
+        await session.alloc(order=2, count=10)
+        state = await client.node(0)
+        assert state.digest == demo.node(0).digest()
+        assert state.log_length == demo.node(0).log_length
+    assert (await client.node(0)).digest == demo.node(0).digest() != state.digest
+    assert await client.check() == {}
+
+
+async def test_a_failure_nobody_foresaw_is_internal_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> MachineInfo:
+        raise RuntimeError("the secret of the house")
+
+    server = MachineServer(broken)
+    address = await server.start()
+    with caplog.at_level(logging.ERROR):
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub = machine_service_pb2_grpc.MachineServiceStub(channel)
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await stub.GetMachine(machine_service_pb2.GetMachineRequest())
+    await server.stop(0)
+    assert failure.value.code() is grpc.StatusCode.INTERNAL
+    details = failure.value.details() or ""
+    assert "secret" not in details
+    assert details.rpartition(" ")[2] in caplog.text
+    assert "the secret of the house" in caplog.text
+
+
+async def test_a_port_that_is_taken_is_an_error(demo: Loopback) -> None:
+    taken = int(demo.addresses[0].grpc.rpartition(":")[2])
+    with pytest.raises(RuntimeError, match=str(taken)):
+        await NodeServer(Node.boot(load_preset("uma"), 0)).start(port=taken)
