@@ -20,14 +20,10 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._digest: tuple[int, str] | None = None
 
     async def GetNode(self, request: pb2.GetNodeRequest, context: Context) -> pb2.GetNodeResponse:
-        """Zones, counters, kswapd, sessions and the digest."""
-        if self._digest is None or self._digest[0] != self._node.log_length:
-            # it reads every page: not again while no op has changed any
-            self._digest = self._node.log_length, self._node.digest()
-        return convert.node_state(self._node, self._digest[1])
+        """Zones, counters, kswapd, sessions; the digest if asked for."""
+        return convert.node_state(self._node, self._node.digest() if request.with_digest else "")
 
     async def WriteSysctl(self, request: pb2.WriteSysctlRequest, context: Context) -> pb2.WriteSysctlResponse:
         """Write a sysctl on this node."""

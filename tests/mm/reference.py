@@ -88,7 +88,7 @@ class Zone:
 
 @dataclass
 class Held:
-    """An allocated block; `lru` is 1 for an anonymous page of a region, 2 for a file page, 0 if held by hand."""
+    """An allocated block; `lru` is 1 for an anonymous page of a region, 2 for a file page, else 0."""
 
     owner: int
     order: int

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from mm.nodes import NORMAL, START, one_zone
+from mm.nodes import NORMAL, one_zone
 
 from numa_service.mm.invariants import check_pgdat
 from numa_service.mm.lists import free_list, lru_list, owner_list, pcp_list
@@ -260,5 +260,5 @@ def test_large_buddies_of_different_types_would_have_merged() -> None:
     pg.nr_free[NORMAL, 10] -= 1
     pg.nr_free[NORMAL, 9] += 2
     pg.pb_migratetype[block] = 0
-    first = (block << 9) + START - node.base_pfn - START + node.base_pfn
+    first = block << 9
     assert check_pgdat(node) == [f"node 0: buddies {first:#x} and {first + 512:#x} of order 9 are both free"]

@@ -22,7 +22,7 @@ GIB = 1024 * MIB
 
 RATIO = (256, 256, 32, 0, 0)
 
-# managed; min_free_kbytes, then marks (6.x: with promo), then batch, each of 3.0 and 6.x; high of 6.x with 8 CPUs
+# managed; min_free_kbytes, marks and batch, each of 3.0 and 6.x; high of 6.x with 8 CPUs
 GOLDEN = [
     (256 * MIB, 2048, 2048, (512, 640, 768), (512, 640, 768, 896), 15, 15, 80),
     (1 * GIB, 4096, 4096, (1024, 1280, 1536), (1024, 1286, 1548, 1810), 31, 63, 252),

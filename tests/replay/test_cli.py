@@ -15,6 +15,8 @@ from replay.traced import PFNS, SPEC, Alloc, Free, render
 from typer.testing import CliRunner
 
 from numa_service.cli import replay as command
+from numa_service.machine.boot import start_kernel
+from numa_service.machine.source import load
 from numa_service.machine.spec import SpecError
 from numa_service.procfs import SHOW
 from numa_service.sim.replay import Replay
@@ -132,17 +134,10 @@ def test_a_machine_is_required_where_the_trace_has_none(trace: str) -> None:
 
 
 def test_a_whole_capture_is_its_own_machine(trace: str) -> None:
-    (Path(trace).parent / "zoneinfo.txt").write_text(SHOW["zoneinfo"](_uma()))
+    (Path(trace).parent / "zoneinfo.txt").write_text(SHOW["zoneinfo"](start_kernel(load("uma")).snapshot()))
     result = run(app, [trace, "--json"])
     assert result.exit_code == 0
     assert json.loads(result.stdout)["allocs"] == 2
-
-
-def _uma() -> object:
-    from numa_service.machine.boot import start_kernel
-    from numa_service.machine.source import load
-
-    return start_kernel(load("uma")).snapshot()
 
 
 def test_ctrl_c_prints_the_report_so_far(machine: str, tmp_path: Path) -> None:

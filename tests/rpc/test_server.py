@@ -55,10 +55,11 @@ async def test_the_machine_tells_its_topology(demo: Loopback, client: AsyncMachi
 async def test_state_as_the_node_has_it(demo: Loopback, client: AsyncMachine) -> None:
     async with client.session(cpu=0) as session:
         await session.alloc(order=2, count=10)
-        state = await client.node(0)
+        state = await client.node(0, digest=True)
         assert state.digest == demo.node(0).digest()
         assert state.log_length == demo.node(0).log_length
-    assert (await client.node(0)).digest == demo.node(0).digest() != state.digest
+    assert (await client.node(0, digest=True)).digest == demo.node(0).digest() != state.digest
+    assert (await client.node(0)).digest == ""
     assert await client.check() == {}
 
 

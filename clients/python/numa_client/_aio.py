@@ -85,11 +85,13 @@ class AsyncMachine:
         home, cpu = codec.home(self.info, cpu, node)
         return AsyncSession(self._node_channel(home), self._timeout, cpu, lease_seconds, name)
 
-    async def node(self, nid: int) -> t.NodeState:
-        """State of one node now."""
+    async def node(self, nid: int, *, digest: bool = False) -> t.NodeState:
+        """State of one node now; its digest only if asked for, since that reads every page."""
         home, _ = codec.home(self.info, None, nid)
         stub = node_service_pb2_grpc.NodeServiceStub(self._node_channel(home))
-        return codec.node_state(await _call(stub.GetNode, node_service_pb2.GetNodeRequest(), self._timeout))
+        return codec.node_state(
+            await _call(stub.GetNode, node_service_pb2.GetNodeRequest(with_digest=digest), self._timeout)
+        )
 
     async def write_sysctl(self, key: str, value: str) -> None:
         """Writes a sysctl (``vm.min_free_kbytes``) on every node, in node order; raises the first refusal."""

@@ -250,7 +250,7 @@ class NodeState:
     held_pages: int
     swap_total_pages: int
     swap_used_pages: int
-    #: blake2b of the state: equal digests, equal states.
+    #: blake2b of the state: equal digests, equal states; empty unless asked for.
     digest: str
     #: Ops in the node's log.
     log_length: int

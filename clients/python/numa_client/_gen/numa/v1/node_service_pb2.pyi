@@ -8,8 +8,10 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class GetNodeRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("with_digest",)
+    WITH_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    with_digest: bool
+    def __init__(self, with_digest: _Optional[bool] = ...) -> None: ...
 
 class GetNodeResponse(_message.Message):
     __slots__ = ("node", "incarnation", "zones", "numa_stat", "vm_events", "kswapd", "sessions", "held_pages", "swap_total_pages", "swap_used_pages", "digest", "log_length")
