@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CLIENTS := clients/python clients/loadgen
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo lint format test test-slow fidelity stubs clean
+.PHONY: help setup lock demo lint format test test-slow fidelity bench-mm stubs picture clean
 
 help: ## Say what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,12 @@ test-slow: setup ## The long runs.
 
 fidelity: setup ## Compare with every captured kernel; writes docs/fidelity.md.
 	$(BIN)/python tests/fidelity/table.py --write docs/fidelity.md
+
+bench-mm: setup ## Nanoseconds per allocation in the model, beside C.
+	$(BIN)/python benchmarks/mm.py
+
+picture: setup ## Play a short demo and save its screen as docs/demo.svg.
+	$(BIN)/python docs/make_demo_svg.py
 
 stubs: setup ## Generate the protobuf stubs from proto/.
 	$(BIN)/python clients/python/generate.py

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,26 +31,29 @@ def attach(address: str) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray announces a future default
     if address != "auto":
         _probe(address)
-    # Only now: Ray reads the environment while it is imported.
-    import ray
+    try:
+        with warnings.catch_warnings(), _uninterrupted():
+            warnings.simplefilter("ignore")
+            _join(address)
+    except Exception as error:
+        raise ClusterError(f"cannot join the Ray cluster at {address}: {reason(error)}") from None
+
+
+def _join(address: str) -> None:
+    import ray  # only now: it reads the environment while it is imported
 
     if ray.is_initialized():
         if ray.get_runtime_context().gcs_address == address:
             return
         ray.shutdown()
-    try:
-        with warnings.catch_warnings(), _uninterrupted():
-            warnings.simplefilter("ignore")
-            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
-    except Exception as error:
-        raise ClusterError(f"cannot join the Ray cluster at {address}: {reason(error)}") from None
+    ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
 
 
 def detach() -> None:
     """Disconnect from Ray, if connected."""
-    import ray
+    if "ray" in sys.modules:
+        import ray
 
-    if ray.is_initialized():
         ray.shutdown()
 
 

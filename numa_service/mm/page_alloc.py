@@ -46,6 +46,7 @@ from numa_service.mm.pgdata import (
     PG_RESERVED,
     PG_SWAPBACKED,
     PG_VISITED,
+    PG_YOUNG,
     U32,
     ZONE_BOOSTED_WATERMARK,
     PgData,
@@ -63,6 +64,7 @@ from numa_service.mm.vmstat import (
     NUMA_MISS,
     NUMA_OTHER,
     PATH_ZONE_SKIPS,
+    PGACTIVATE,
     PGALLOC,
     PGFREE,
 )
@@ -207,10 +209,10 @@ def _zone_statistics(pg: PgData, zone: int, numa_how: int) -> None:
 
 @kernel
 def lru_cache_add(pg: PgData, zone: int, idx: int, kind: int, dirty: bool) -> None:
-    """Put a new page on its inactive list; an anonymous one has just been accessed, so it is referenced."""
+    """Put a new page on its inactive list; an anonymous one has just been accessed, so it is young."""
     if kind == LRU_KIND_ANON:
         lru = LRU_INACTIVE_ANON
-        pg.flags[idx] = PG_HELD | PG_LRU | PG_SWAPBACKED | PG_REFERENCED
+        pg.flags[idx] = PG_HELD | PG_LRU | PG_SWAPBACKED | PG_YOUNG
         pg.node_stat[NR_ANON_MAPPED] += 1
     else:
         lru = LRU_INACTIVE_FILE
@@ -390,8 +392,8 @@ def touch_pages(
 ) -> int:
     """Access pages of a region; `gone` gets 1 where a page is no longer the region's. How many are gone.
 
-    A file page is activated at its second access (mark_page_accessed); an anonymous one gets its
-    referenced bit back and reclaim decides.
+    A file page is activated at its second access (mark_page_accessed); an anonymous one gets young and
+    reclaim decides.
     """
     nr_gone = 0
     for i in range(pages.shape[0]):
@@ -411,10 +413,13 @@ def touch_pages(
             flags |= PG_DIRTY
             pg.node_stat[NR_FILE_DIRTY] += 1
             pg.node_stat[NR_DIRTIED] += 1
-        if not flags & PG_REFERENCED or flags & PG_SWAPBACKED or flags & PG_ACTIVE:
+        if flags & PG_SWAPBACKED:
+            flags |= PG_YOUNG
+        elif not flags & PG_REFERENCED or flags & PG_ACTIVE:
             flags |= PG_REFERENCED
         else:
             activate_page(pg, zone, idx)
+            pg.vm_event[PGACTIVATE] += 1
             flags = (flags | PG_ACTIVE) & ~PG_REFERENCED
         pg.flags[idx] = flags
     return nr_gone

@@ -37,6 +37,7 @@ PG_ACTIVE = 32
 PG_REFERENCED = 64
 PG_DIRTY = 128
 PG_SWAPBACKED = 256  # anonymous
+PG_YOUNG = 512  # accessed through its page table since reclaim last looked (pte_young)
 PG_VISITED = 1 << 15  # scratch mark of one validation pass
 
 # zone flags

@@ -31,6 +31,7 @@ from numa_service.mm.pgdata import (
     PG_DIRTY,
     PG_REFERENCED,
     PG_SWAPBACKED,
+    PG_YOUNG,
     SWAP_TOTAL,
     SWAP_USED,
     TUNE_SWAPPINESS,
@@ -152,8 +153,14 @@ def _shrink_inactive_list(pg: PgData, zone: int, lru: int, nr_to_scan: int, kswa
         scanned += 1
         flags = pg.flags[idx]
         if flags & PG_SWAPBACKED:
-            if flags & PG_REFERENCED or not _pageout(pg, idx):
-                pg.flags[idx] = flags & ~PG_REFERENCED
+            if flags & PG_YOUNG and not flags & PG_REFERENCED:
+                # spared for one trip: the fault that made the page accessed it too (folio_check_references)
+                pg.flags[idx] = (flags & ~PG_YOUNG) | PG_REFERENCED
+                list_del(pg.next, pg.prev, idx)
+                list_add(pg.next, pg.prev, idx, head)
+                continue
+            if flags & PG_YOUNG or not _pageout(pg, idx):
+                pg.flags[idx] = flags & ~PG_YOUNG
                 activate_page(pg, zone, idx)
                 pg.flags[idx] |= PG_ACTIVE
                 pg.vm_event[PGACTIVATE] += 1
@@ -191,7 +198,7 @@ def _shrink_active_list(pg: PgData, zone: int, lru: int, nr_to_scan: int) -> int
         idx = i64(pg.prev[head])
         scanned += 1
         list_del(pg.next, pg.prev, idx)
-        pg.flags[idx] &= ~(PG_ACTIVE | PG_REFERENCED)
+        pg.flags[idx] &= ~(PG_ACTIVE | PG_YOUNG)
         list_add(pg.next, pg.prev, idx, inactive)
     pg.vm_stat[zone, NR_ZONE_LRU_BASE + lru] -= scanned
     pg.vm_stat[zone, NR_ZONE_LRU_BASE + lru - 1] += scanned

@@ -132,13 +132,32 @@ def test_without_swap_anonymous_memory_is_not_even_scanned() -> None:
     assert shrink(node, 0) == (0, 0)
 
 
-def test_a_referenced_anonymous_page_is_activated() -> None:
-    node = one_zone(swap=4096, swappiness=200)
-    fill(node, HEAP, LRU_KIND_ANON, 64)
-    scanned, reclaimed = shrink(node, 1)
-    assert (scanned, reclaimed) == (32, 0)
-    assert event(node, PGACTIVATE) == 32
-    assert on_lru(node, LRU_ACTIVE_ANON) + on_lru(node, LRU_INACTIVE_ANON) == 64
+def test_an_anonymous_page_is_spared_once_and_activated_when_it_is_used_again() -> None:
+    node = one_zone(swap=4096)
+    pages = fill(node, HEAP, LRU_KIND_ANON, 32)
+    assert shrink(node, 0) == (32, 0)
+    assert event(node, PGACTIVATE) == 0
+    indexes = np.arange(32, dtype=np.uint32)
+    node.touch(HEAP, pages[:10], indexes[:10], True)
+    assert shrink(node, 0) == (32, 22)
+    assert event(node, PGACTIVATE) == 10
+    assert node.touch(HEAP, pages, indexes, False).tolist() == [0] * 10 + [1] * 22
+
+
+def test_a_page_that_was_active_is_soon_active_again() -> None:
+    """Deactivation does not take the mark away, so that one more access is enough."""
+    node = one_zone()
+    pages = fill(node, CACHE, LRU_KIND_FILE, 100)
+    indexes = np.arange(100, dtype=np.uint32)
+    for _ in range(3):
+        node.touch(CACHE, pages, indexes, False)
+    shrink(node, 2)
+    assert 0 < on_lru(node, LRU_INACTIVE_FILE) < 100
+    activated = event(node, PGACTIVATE)
+    assert activated == 100
+    node.touch(CACHE, pages, indexes, False)
+    assert on_lru(node, LRU_INACTIVE_FILE) == 0
+    assert event(node, PGACTIVATE) > activated
 
 
 def test_full_swap_activates_and_loses_nothing() -> None:
