@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -47,7 +49,7 @@ def up(
         if address is None:
             if not jit.is_compiled():
                 progress("compiling the kernels: once, up to a minute")
-                warm_kernels()
+                _compile_here()
             progress("starting Ray on this host" if started else "joining the Ray of this host")
             attach(local.start().address)
         else:
@@ -125,6 +127,25 @@ def _actors() -> list[str]:
 
 def _machines() -> list[str]:
     return machines_among(_actors())
+
+
+def _compile_here() -> None:
+    """In a process of its own: Numba does not survive a Ctrl-C in good order."""
+    compiler = subprocess.Popen(
+        [sys.executable, "-c", "from numa_service.node.warm import warm_kernels; warm_kernels()"],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    try:
+        _, errors = compiler.communicate(timeout=COMPILE_SECONDS)
+    except BaseException:
+        compiler.kill()
+        compiler.communicate()
+        raise
+    if compiler.returncode:
+        raise ClusterError(f"the kernels do not compile: {errors.strip().splitlines()[-1:]}")
 
 
 def _compile_on_hosts(progress: Progress) -> None:
