@@ -13,8 +13,8 @@ HEADER = "# Exact versions and hashes of everything that make setup installs. Ma
 
 
 def requirements() -> list[str]:
-    """What the packages ask for, their own names left out, and the build backend."""
-    wanted = {"hatchling>=1.27"}
+    """What the packages ask for, their own names left out, and the build backend with what editable installs need."""
+    wanted = {"hatchling>=1.27", "editables>=0.5"}
     for folder in (".", "clients/python", "clients/loadgen"):
         project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
         wanted.update(project["dependencies"], project.get("optional-dependencies", {}).get("dev", []))
