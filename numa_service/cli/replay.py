@@ -22,6 +22,8 @@ from rich.table import Table
 from numa_service.machine.source import load
 from numa_service.machine.spec import MachineSpec, SpecError
 from numa_service.sim.replay import Replay
+from numa_service.sim.replay_divergence import Sample, ZoneDivergence, compare_after
+from numa_service.sim.replay_start import CapturedStart
 from numa_service.sim.replay_tally import ReplayReport
 from numa_service.sim.traced import TracedZones
 from numa_service.trace.source import Progress as Report
@@ -39,9 +41,10 @@ _REASONS = {
     "alloc_contradictory_gfp": "allocations whose gfp flags allow no zone",
     "alloc_order_too_large": "allocations of an order above 10",
     "missing_free": "allocations of a page that was live: its free is missing, and was made up",
-    "free_of_page_allocated_before_trace": "frees of pages allocated before tracing began",
+    "free_of_page_allocated_before_trace": "frees of pages allocated before tracing began, "
+    "or by a path without an event (bulk allocation)",
     "free_of_page_not_allocated_here": "frees of pages whose allocation was not served here",
-    "free_of_part_of_block": "frees of a part of a block, or with another order (split pages): block kept",
+    "free_of_part_of_block": "frees with another order than the block's that cannot be split off: block kept",
 }
 
 
@@ -91,10 +94,10 @@ def replay(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Capture made right before tracing (zoneinfo.txt, buddyinfo.txt). As many pages as were in "
-            "use then are held in each zone, so that the number of free pages is the captured one; how they "
-            "are split into blocks of each order is not reproduced. On the same machine the zones also get "
-            "the managed pages of that boot. Default: the directory before/ beside the trace.",
+            help="Capture made right before tracing (zoneinfo.txt, buddyinfo.txt, pagetypeinfo.txt). On the "
+            "same machine memory starts as captured: managed pages, free blocks of each order and "
+            "migratetype, pageblock types, pagesets. On another one as many pages as were in use are held "
+            "in each zone. Default: the directory before/ beside the trace.",
         ),
     ] = None,
     no_occupancy: Annotated[
@@ -110,35 +113,45 @@ def replay(
     if no_occupancy and occupancy is not None:
         raise typer.BadParameter("not together with --no-occupancy", param_hint="--occupancy")
     home = trace if trace.is_dir() else trace.parent
-    spec = _machine(machine, home)
-    traced = None
+    spec = machine_of(machine, home)
+    traced, start = None, None
     if occupancy is None and not no_occupancy and (home / "before" / "buddyinfo.txt").is_file():
         occupancy = home / "before"
     if occupancy is not None:
         traced = TracedZones.read(occupancy, spec.arch)
-        spec, _ = traced.fit(spec)
+        spec, same_machine = traced.fit(spec)
+        readable_twice = trace.is_dir() or trace.is_file()
+        if same_machine and readable_twice and (occupancy / "pagetypeinfo.txt").is_file():
+            start = CapturedStart.read(occupancy, trace)
     console = Console(stderr=True)
     interrupt = _Interrupt()
     with interrupt.caught():
         with console.status("booting; compiling kernels on the first run"):
-            machine_replay = Replay(spec, traced)
+            machine_replay = Replay(spec, traced, start)
         with _progress(console, trace) as progress, open_trace(trace, progress) as reader:
             began = time.perf_counter()
             machine_replay.run(reader, lambda: interrupt.raised)
             seconds = time.perf_counter() - began
         report = machine_replay.tally.report(reader.counts)
-    after = _free_after(home, spec) if traced else {}
+    after = home / "after"
+    compared: list[ZoneDivergence] = []
+    if traced and not interrupt.raised and (after / "buddyinfo.txt").is_file():
+        compared = compare_after(machine_replay.sim, after)
     if as_json:
-        typer.echo(json.dumps(_plain(trace, report, seconds, interrupt.raised), indent=1))
+        plain = _plain(trace, report, seconds, interrupt.raised)
+        plain["exact_start"] = start is not None
+        plain["divergence"] = [dataclasses.asdict(zone) for zone in compared]
+        typer.echo(json.dumps(plain, indent=1))
     else:
-        _print(report, seconds, after)
+        _print(report, seconds, compared)
     if interrupt.raised:
         raise typer.Exit(INTERRUPTED)
     if report.problems:
         raise typer.Exit(1)
 
 
-def _machine(source: str | None, home: Path) -> MachineSpec:
+def machine_of(source: str | None, home: Path) -> MachineSpec:
+    """The machine to replay on: as named, or the whole capture around the trace. SpecError if none."""
     if source is not None:
         return load(source)
     if not (home / "zoneinfo.txt").is_file():
@@ -147,14 +160,6 @@ def _machine(source: str | None, home: Path) -> MachineSpec:
         return load(str(home.resolve()))
     except SpecError as error:
         raise SpecError(f"--machine SOURCE is required: {error}") from None
-
-
-def _free_after(home: Path, spec: MachineSpec) -> dict[tuple[int, str], int]:
-    """Free pages of the traced zones when tracing had ended, where that was captured."""
-    if not (home / "after" / "buddyinfo.txt").is_file():
-        return {}
-    zones = TracedZones.read(home / "after", spec.arch).zones
-    return {(zone.nid, zone.name): zone.free for zone in zones if zone.free is not None}
 
 
 @contextmanager
@@ -184,7 +189,7 @@ def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.2f} %" if whole else "–"
 
 
-def _print(report: ReplayReport, seconds: float, after: dict[tuple[int, str], int]) -> None:
+def _print(report: ReplayReport, seconds: float, compared: list[ZoneDivergence]) -> None:
     console = Console(soft_wrap=True)
     if not console.is_terminal:
         console.width = _FILE_WIDTH
@@ -202,11 +207,19 @@ def _print(report: ReplayReport, seconds: float, after: dict[tuple[int, str], in
         + (f"; {seen.unknown_pfn:,} pfns lie in no known zone" if seen.unknown_pfn else "")
     )
     console.print(
-        f"local {report.local:,}, remote {report.remote:,}; migratetype fallbacks {report.steals:,} "
-        f"(traced {report.traced_steals:,})"
+        f"local {report.local:,}, remote {report.remote:,} ({report.by_policy:,} by a policy that the trace "
+        f"shows); migratetype fallbacks {report.steals:,} (traced {report.traced_steals:,})"
+    )
+    console.print(
+        f"blocks off the free lists {report.refilled:,} (traced {report.traced_refilled:,}), drained from "
+        f"pagesets {report.drained:,} (traced {report.traced_drained:,})"
     )
     console.print(_placed(report))
-    console.print(_zones(report, after))
+    console.print(_zones(report))
+    if compared:
+        console.print(_divergence(compared))
+    if any(zone.traced_free is not None for sample in report.samples for zone in sample.zones):
+        console.print(_over_time(report.samples))
     console.print(_numastat(report))
     console.print(_unmatched(report))
     console.print("buddyinfo", style="bold")
@@ -237,10 +250,9 @@ def _placed(report: ReplayReport) -> Table:
     return table
 
 
-def _zones(report: ReplayReport, after: dict[tuple[int, str], int]) -> Table:
+def _zones(report: ReplayReport) -> Table:
     table = Table("node", "zone", title="zones at the end, pages", title_justify="left")
-    names = ["managed", "free", "pagesets", "held", "in use before", "reserved"]
-    for name in [*names, "traced free"] if after else names:
+    for name in ("managed", "free", "pagesets", "held", "in use before", "reserved"):
         table.add_column(name, justify="right")
     for zone in report.zones:
         numbers = [
@@ -252,9 +264,40 @@ def _zones(report: ReplayReport, after: dict[tuple[int, str], int]) -> Table:
             zone.reserved,
         ]
         cells = [f"{n:,}" for n in numbers]
-        if after:
-            cells.append(f"{after[zone.nid, zone.zone]:,}" if (zone.nid, zone.zone) in after else "–")
         table.add_row(str(zone.nid), zone.zone, *cells, style=None if zone.conserved else "red")
+    return table
+
+
+def _divergence(compared: list[ZoneDivergence]) -> Table:
+    table = Table("node", "zone", title="beside the capture made after tracing, pages", title_justify="left")
+    for name in ("free", "pagesets", "settled", "traced free", "traced pagesets", "free off", "orders off"):
+        table.add_column(name, justify="right")
+    for zone in compared:
+        pages = (zone.free, zone.pageset, zone.settled_free, zone.traced_free, zone.traced_pageset)
+        percent = (f"{value:.2f} %" for value in (zone.free_percent, zone.order_percent))
+        table.add_row(str(zone.nid), zone.zone, *(f"{n:,}" for n in pages), *percent)
+    table.caption = (
+        "settled: free once each pageset has drained to what the capture has on it\n"
+        "off: of the settled pages, in percent of managed; orders: sum of |difference| over the orders"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def _over_time(samples: list[Sample]) -> Table:
+    """Free pages here minus free pages in the traced kernel at the same event, a dozen times."""
+    table = Table(
+        "event", title="free pages minus those of the traced kernel, over time", title_justify="left"
+    )
+    table.columns[0].justify = "right"
+    for zone in samples[0].zones:
+        table.add_column(f"{zone.nid}:{zone.zone}", justify="right")
+    step = max(1, len(samples) // 12)
+    for sample in samples[step - 1 :: step]:
+        cells = (
+            "–" if zone.traced_free is None else f"{zone.free - zone.traced_free:+,}" for zone in sample.zones
+        )
+        table.add_row(f"{sample.events:,}", *cells)
     return table
 
 

@@ -7,20 +7,40 @@ the process of one node pays for one node.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from numa_service.machine.early_node_map import initmem_lines
+from numa_service.machine.free_area_init import (
+    joined,
+    kernel_of,
+    node_lines,
+    span,
+    unavailable_range_lines,
+    vm_total_pages,
+    zone_range_lines,
+)
 from numa_service.machine.spec import MachineSpec, NodeSpec, ZoneSpec
-from numa_service.machine.sysctl import Sysctls
-from numa_service.mm.memblock import BootMemoryError, Memblock
+from numa_service.machine.sysctl import Sysctls, sysctl_name
+from numa_service.machine.zonelists import (
+    Populated,
+    built_lines,
+    fallback_order_lines,
+    populated_zones,
+    topology_of,
+    verify_zonelist_lines,
+)
+from numa_service.machine.zones import MAX_LOW_PFN_I386, PfnRange, count_pages, intersect
+from numa_service.mm.bootmem import Bootmem
+from numa_service.mm.memblock import BootAllocator, BootMemoryError, Memblock
 from numa_service.mm.mmzone import (
     MIGRATE_TYPES,
     PAGE_SHIFT,
     PAGE_SIZE,
     PAGEBLOCK_NR_PAGES,
     ZONE_NAMES,
-    zone_index,
 )
+from numa_service.mm.online import for_each_online_pgdat
 from numa_service.mm.pgdat import Pgdat, ZoneExtent
 from numa_service.mm.pgdata import (
     TUNE_BOOST_FACTOR,
@@ -29,7 +49,9 @@ from numa_service.mm.pgdata import (
 )
 from numa_service.mm.profile import PROFILES, Profile
 from numa_service.mm.snapshot import MachineSnapshot, NodeSnapshot
+from numa_service.mm.sparse import MemoryModel, sparse_init
 from numa_service.mm.watermark import (
+    Watermarks,
     ZoneKey,
     calculate_min_free_kbytes,
     recommended_min_free_kbytes,
@@ -38,16 +60,29 @@ from numa_service.mm.watermark import (
     zone_batchsize,
     zone_highsize,
 )
-from numa_service.mm.zonelist import Topology, Zonelists, build_all_zonelists
+from numa_service.mm.zonelist import (
+    Zonelists,
+    build_all_zonelists,
+    has_zone_order,
+    turns_zone_reclaim_on,
+)
 
-#: sizeof(struct page) on 64-bit.
-_STRUCT_PAGE_BYTES = 64
 #: Kernel image, text to bss: what moved as a whole between boots of one topology (groundtruth README).
 _KERNEL_IMAGE_PAGES = 11_318
 _KERNEL_IMAGE_PFN = 16 << (20 - PAGE_SHIFT)
 #: "NODE_DATA(0) allocated" and "percpu: Embedded … pages/cpu" of the captured 6.1 boots.
 _NODE_DATA_PAGES = 43
 _PERCPU_PAGES = 62
+#: memblock_find_dma_reserve looks at memory below MAX_DMA_PFN; reserve_real_mode takes the first MiB.
+_MAX_DMA_PFN = 16 << (20 - PAGE_SHIFT)
+_FIRST_MIB_PAGES = 1 << (20 - PAGE_SHIFT)
+#: Boot allocators cannot reach high memory.
+_MAX_LOW_PFN = {"i386": MAX_LOW_PFN_I386}
+_NO_LIMIT = 1 << 52
+#: hugepage_init leaves THP off, and khugepaged with it, on machines of less than 512 MiB.
+_THP_LEAST_PAGES = 512 << (20 - PAGE_SHIFT)
+#: Profiles whose boot allocator is the bitmap; the others have memblock only.
+_BOOTMEM_PROFILES = frozenset({"linux-3.0"})
 
 
 @dataclass(slots=True)
@@ -64,11 +99,23 @@ class Machine:
     pgdats: dict[int, Pgdat]
     #: (virtual seconds, text)
     dmesg: list[tuple[float, str]]
+    #: The retired boot allocator: its `reserved` says what never reached the buddy system, and why.
+    boot_allocator: BootAllocator = field(default_factory=Memblock)
+    #: SPARSEMEM's sections or FLATMEM's one map.
+    memory_model: MemoryModel = field(default_factory=lambda: MemoryModel("sparsemem", "x86_64"))
+    #: What the zonelists in force were built from: on-line nodes and their populated zones.
+    populated: Populated = field(default_factory=dict)
+    #: Watermarks of every zone of the machine, as last computed.
+    watermarks: dict[ZoneKey, Watermarks] = field(default_factory=dict)
 
     def write_sysctl(self, key: str, value: str) -> None:
         """Write a sysctl with the kernel's effects; SpecError and nothing changed when it is not valid."""
+        order = self.sysctls.get("vm.numa_zonelist_order")
         self.sysctls.set(key, value)
         apply_sysctls(self)
+        rebuilds = has_zone_order(self.profile) and sysctl_name(key) == "vm.numa_zonelist_order"
+        if rebuilds and self.sysctls.get("vm.numa_zonelist_order") != order:
+            rebuild_zonelists(self)
 
     def snapshot(self, nodes: Iterable[NodeSnapshot] | None = None) -> MachineSnapshot:
         """The machine as plain data; `nodes` replaces the nodes of this process."""
@@ -100,7 +147,11 @@ class _Boot:
     spec: MachineSpec
     profile: Profile
     sysctls: Sysctls
-    memblock: Memblock = field(default_factory=Memblock)
+    allocator: BootAllocator = field(default_factory=Memblock)
+    memory_model: MemoryModel = field(default_factory=lambda: MemoryModel("sparsemem", "x86_64"))
+    #: Pages of ZONE_DMA that were taken before zones were made (memblock_find_dma_reserve).
+    dma_reserve: int = 0
+    populated: Populated = field(default_factory=dict)
     managed: dict[ZoneKey, int] = field(default_factory=dict)
     zonelists: dict[int, Zonelists] = field(default_factory=dict)
     pgdats: dict[int, Pgdat] = field(default_factory=dict)
@@ -112,6 +163,11 @@ class _Boot:
         """A line of the boot log; its virtual time is modelled, not measured."""
         self.dmesg.append((self.clock_us / 1e6, text))
         self.clock_us += took_us
+
+    @property
+    def captured(self) -> bool:
+        """Whether zone sizes were read from a real machine: then boot takes what those lack, no more."""
+        return any(zone.managed is not None for node in self.spec.nodes for zone in node.zones)
 
 
 def start_kernel(spec: MachineSpec, nids: Collection[int] | None = None) -> Machine:
@@ -125,6 +181,8 @@ def start_kernel(spec: MachineSpec, nids: Collection[int] | None = None) -> Mach
         sysctls=Sysctls(spec.arch, spec.profile, spec.sysctls),
     )
     boot.printk(f"Linux version {boot.profile.release} (numa-service) {spec.name}", 0)
+    if spec.cmdline:
+        boot.printk(f"Command line: {spec.cmdline}")
     setup_arch(boot)
     setup_per_cpu_areas(boot)
     _build_all_zonelists(boot)
@@ -137,6 +195,9 @@ def start_kernel(spec: MachineSpec, nids: Collection[int] | None = None) -> Mach
         zonelists=boot.zonelists,
         pgdats=boot.pgdats,
         dmesg=boot.dmesg,
+        boot_allocator=boot.allocator,
+        memory_model=boot.memory_model,
+        populated=boot.populated,
     )
     setup_per_cpu_pageset(machine)
     init_per_zone_wmark_min(machine)
@@ -157,32 +218,39 @@ def setup_arch(boot: _Boot) -> None:
 def e820__memory_setup(boot: _Boot) -> None:
     """Register RAM with the boot allocator and print the map."""
     boot.printk("BIOS-provided physical RAM map:")
+    memblock = Memblock()
     for node in boot.spec.nodes:
         for start, end in node.ram:
-            boot.memblock.add(start, end, node.nid)
-    for start, end in _joined(boot):
-        boot.printk(f"BIOS-e820: [mem {_address(start)}-{_address(end, last=True)}] usable")
+            memblock.add(start, end, node.nid)
+    boot.allocator = memblock
+    for start, end in joined(memblock.memory):
+        boot.printk(f"BIOS-e820: [mem {span(start, end)}] usable")
+    _reserve_first_mib(boot)
     _reserve_kernel_image(boot)
 
 
-def _joined(boot: _Boot) -> list[tuple[int, int]]:
-    ranges: list[tuple[int, int]] = []
-    for region in boot.memblock.memory:
-        if ranges and ranges[-1][1] == region.start_pfn:
-            ranges[-1] = (ranges[-1][0], region.end_pfn)
-        else:
-            ranges.append((region.start_pfn, region.end_pfn))
-    return ranges
+def _reserve_first_mib(boot: _Boot) -> None:
+    """What firmware may use and the real-mode trampoline (reserve_real_mode): all RAM below 1 MiB.
+
+    In captured machines, where ZONE_DMA is seen to lack it; a machine file's ZONE_DMA is whole.
+    """
+    if not boot.captured:
+        return
+    for node in boot.spec.nodes:
+        low = boot.allocator.free_ranges(node.nid, 0, _FIRST_MIB_PAGES)
+        if low and _room(boot, node, node.zones[0]) >= count_pages(low):
+            for start, end in low:
+                boot.allocator.reserve(start, end, node.nid, "first MiB")
 
 
 def _reserve_kernel_image(boot: _Boot) -> None:
     """Where the kernel itself lies. In a captured machine that is part of what the capture lacks."""
-    if any(zone.managed is not None for node in boot.spec.nodes for zone in node.zones):
+    if boot.captured:
         return
+    image = (_KERNEL_IMAGE_PFN, _KERNEL_IMAGE_PFN + _KERNEL_IMAGE_PAGES)
     for node in boot.spec.nodes:
-        free = boot.memblock.free_ranges(node.nid, _KERNEL_IMAGE_PFN, _KERNEL_IMAGE_PFN + _KERNEL_IMAGE_PAGES)
-        if free == [(_KERNEL_IMAGE_PFN, _KERNEL_IMAGE_PFN + _KERNEL_IMAGE_PAGES)]:
-            boot.memblock.reserve(*free[0], node.nid, "kernel image")
+        if boot.allocator.free_ranges(node.nid, *image) == [image]:
+            boot.allocator.reserve(*image, node.nid, "kernel image")
             return
     raise BootMemoryError(
         f"no room for the kernel image: {_KERNEL_IMAGE_PAGES * PAGE_SIZE >> 20} MiB of RAM at 16 MiB needed"
@@ -191,8 +259,9 @@ def _reserve_kernel_image(boot: _Boot) -> None:
 
 def initmem_init(boot: _Boot) -> None:
     """SRAT and SLIT: nodes, their memory and their distances; node data is the first allocation."""
+    own_cpus = boot.spec.own_cpus
     for node in boot.spec.nodes:
-        for cpu in node.cpus:
+        for cpu in own_cpus[node.nid]:
             boot.printk(f"SRAT: PXM {node.nid} -> APIC {cpu:#04x} -> Node {node.nid}", 8)
     for node in boot.spec.nodes:
         for start, end in node.ram:
@@ -202,87 +271,98 @@ def initmem_init(boot: _Boot) -> None:
                 8,
             )
     boot.printk(f"NUMA: Initialized distance table, cnt={len(boot.spec.nodes)}")
+    if boot.profile.name in _BOOTMEM_PROFILES:
+        boot.allocator = Bootmem.take_over(
+            boot.allocator.memory, boot.allocator.reserved, _MAX_LOW_PFN.get(boot.spec.arch, _NO_LIMIT)
+        )
     for node in boot.spec.nodes:
-        if node.zones and _memblock_alloc(boot, node, _NODE_DATA_PAGES, "node data"):
-            boot.printk(f"NODE_DATA({node.nid}) allocated {_NODE_DATA_PAGES * PAGE_SIZE:#x} bytes")
+        if node.zones:
+            _boot_alloc(boot, node, _NODE_DATA_PAGES, "node data")
+            for line in _node_data_lines(boot, node):
+                boot.printk(line)
+    boot.dma_reserve = _find_dma_reserve(boot)
 
 
-def _memblock_alloc(boot: _Boot, node: NodeSpec, pages: int, purpose: str) -> int:
-    """Take pages from the top of a node; in a captured machine, only what each zone is known to lack."""
+def _node_data_lines(boot: _Boot, node: NodeSpec) -> Iterable[str]:
+    regions = [r for r in boot.allocator.reserved if (r.nid, r.purpose) == (node.nid, "node data")]
+    if kernel_of(boot.spec).early_node_map:
+        return initmem_lines(node, regions[0] if regions else None)
+    spans = [(region.start_pfn << PAGE_SHIFT, (region.end_pfn << PAGE_SHIFT) - 1) for region in regions]
+    return [f"NODE_DATA({node.nid}) allocated [mem {low:#010x}-{high:#010x}]" for low, high in spans]
+
+
+def _find_dma_reserve(boot: _Boot) -> int:
+    """Pages of ZONE_DMA taken so far; only x86-64 deducts them (memblock_find_dma_reserve)."""
+    if boot.spec.arch != "x86_64":
+        return 0
+    return sum(
+        count_pages(intersect(node.ram, (0, _MAX_DMA_PFN)))
+        - boot.allocator.free_pages(node.nid, 0, _MAX_DMA_PFN)
+        for node in boot.spec.nodes
+    )
+
+
+def _room(boot: _Boot, node: NodeSpec, zone: ZoneSpec) -> int:
+    """Free pages of a zone that boot may take: in a captured machine, what the zone is known to lack."""
+    start, end = zone.start_pfn, zone.start_pfn + zone.spanned
+    free = boot.allocator.free_pages(node.nid, start, end)
+    if zone.managed is None:
+        return free
+    own = count_pages(intersect(boot.allocator.own_ranges(node.nid), (start, end)))
+    return max(0, free + own - zone.managed)
+
+
+def _boot_alloc(boot: _Boot, node: NodeSpec, pages: int, purpose: str) -> int:
+    """Take low memory of a node from the boot allocator; pages taken.
+
+    In a captured machine no more of each zone than it is known to lack.
+    """
+    limit = _MAX_LOW_PFN.get(boot.spec.arch, _NO_LIMIT)
+    if not boot.captured:
+        return boot.allocator.alloc_node(node.nid, 0, limit, pages, purpose)
     taken = 0
     for zone in reversed(node.zones):
-        want = pages - taken
-        if zone.managed is not None:
-            room = boot.memblock.free_pages(node.nid, zone.start_pfn, zone.start_pfn + zone.spanned)
-            want = min(want, max(0, room - zone.managed))
-        taken += boot.memblock.reserve_top(
-            node.nid, zone.start_pfn, zone.start_pfn + zone.spanned, want, purpose
-        )
+        start, end = zone.start_pfn, min(zone.start_pfn + zone.spanned, limit)
+        want = min(pages - taken, _room(boot, node, zone))
+        taken += boot.allocator.alloc_node(node.nid, start, end, want, purpose)
     return taken
 
 
 def paging_init(boot: _Boot) -> None:
-    """Zone ranges, and the memory map: a struct page for every page (sparse_init, free_area_init)."""
-    names = [name for name in ZONE_NAMES[boot.spec.arch] if name not in ("Movable", "Device")]
-    boot.printk("Zone ranges:")
-    for name in names:
-        zones = [zone for node in boot.spec.nodes for zone in node.zones if zone.name == name]
-        if zones:
-            start = min(zone.start_pfn for zone in zones)
-            end = max(zone.start_pfn + zone.spanned for zone in zones)
-            boot.printk(f"  {name:<8} [mem {_address(start)}-{_address(end, last=True)}]", 8)
-        else:
-            boot.printk(f"  {name:<8} empty", 8)
-    boot.printk("Movable zone start for each node")
+    """Zones, and the memory map: a struct page for every page (sparse_init, free_area_init)."""
+    spec = boot.spec
+    page_bytes = kernel_of(spec).struct_page_bytes[spec.arch]
+    boot.memory_model = sparse_init(spec.memory_model, spec.arch, boot.allocator.memory, page_bytes)
+    for line in zone_range_lines(boot.spec):
+        boot.printk(line, 8)
     for node in boot.spec.nodes:
-        for zone in node.zones:
-            if zone.name == "Movable":
-                boot.printk(f"  Node {node.nid}: {_address(zone.start_pfn)}", 8)
-    boot.printk("Early memory node ranges")
-    for region in boot.memblock.memory:
-        first, last = _address(region.start_pfn), _address(region.end_pfn, last=True)
-        boot.printk(f"  node {region.nid:>3}: [mem {first}-{last}]", 8)
-    for node in boot.spec.nodes:
-        _free_area_init_node(boot, node)
+        present = sum(zone.present for zone in node.zones)
+        for line in node_lines(spec, node, boot.memory_model, boot.dma_reserve):
+            boot.printk(line, present // 5000)
+        _alloc_node_mem_map(boot, node)
+    for line in unavailable_range_lines(boot.spec, boot.allocator.memory, boot.memory_model):
+        boot.printk(line)
 
 
-def _free_area_init_node(boot: _Boot, node: NodeSpec) -> None:
-    """One node's memmap; a node's zones are known from here on."""
-    if not node.zones:
-        boot.printk(f"Initmem setup node {node.nid} as memoryless")
+def _alloc_node_mem_map(boot: _Boot, node: NodeSpec) -> None:
+    """Memory for a node's struct pages, by the memory model."""
+    if not node.ram:
         return
-    start = min(zone.start_pfn for zone in node.zones)
-    end = max(zone.start_pfn + zone.spanned for zone in node.zones)
-    boot.printk(f"Initmem setup node {node.nid} [mem {_address(start)}-{_address(end, last=True)}]")
-    memmap = 0
-    for zone in node.zones:
-        memmap += _memmap_pages(zone)
-        index = zone_index(boot.spec.arch, zone.name)
-        pfns = f"{zone.start_pfn} -> {zone.start_pfn + zone.spanned}"
-        boot.printk(
-            f"mminit::memmap_init Initialising map node {node.nid} zone {index} pfns {pfns}",
-            zone.present // 5000,
-        )
-    taken = _memblock_alloc(boot, node, memmap, "memmap")
-    if taken < memmap and all(zone.managed is None for zone in node.zones):
+    memmap = boot.memory_model.memmap_pages(node.nid, node.ram[0][0], node.ram[-1][1])
+    taken = _boot_alloc(boot, node, memmap, "memmap")
+    if taken < memmap and not boot.captured:
         raise BootMemoryError(
             f"node {node.nid}: its memory map needs {memmap} pages, {taken} are left: give it more memory"
         )
-
-
-def _memmap_pages(zone: ZoneSpec) -> int:
-    """Pages of struct page for a zone (calc_memmap_size)."""
-    pages = zone.present if zone.spanned > zone.present + (zone.present >> 4) else zone.spanned
-    return -(-pages * _STRUCT_PAGE_BYTES // PAGE_SIZE)
 
 
 def setup_per_cpu_areas(boot: _Boot) -> None:
     """Per-CPU data, on each CPU's own node where it has memory."""
     cpus = boot.spec.cpus
     boot.printk(f"setup_percpu: nr_cpu_ids:{max(cpus) + 1} nr_node_ids:{boot.spec.nodes[-1].nid + 1}")
-    for node in boot.spec.nodes:
-        if node.cpus:
-            _memblock_alloc(boot, node, _PERCPU_PAGES * len(node.cpus), "per-CPU areas")
+    for nid, own in boot.spec.own_cpus.items():
+        if own:
+            _boot_alloc(boot, boot.spec.node(nid), _PERCPU_PAGES * len(own), "per-CPU areas")
     boot.printk(f"percpu: Embedded {_PERCPU_PAGES} pages/cpu")
 
 
@@ -291,58 +371,64 @@ def setup_per_cpu_areas(boot: _Boot) -> None:
 
 def _build_all_zonelists(boot: _Boot) -> None:
     """Fallback lists of every node, and whether memory is large enough to group pages by mobility."""
-    spec = boot.spec
-    populated = {
-        node.nid: tuple(
-            zone_index(spec.arch, zone.name) for zone in node.zones if zone.present and zone.managed != 0
-        )
-        for node in spec.nodes
-    }
-    topology = Topology(
-        nids=tuple(node.nid for node in spec.nodes),
-        populated=populated,
-        # No CPU is on its node's map yet (numa_add_cpu runs later), so none weighs on the order: seen in
-        # the captured cxl-tier boots, where a CPU-less node does not come before an equally distant one.
-        has_cpus=dict.fromkeys(populated, False),
-        distance=spec.distance,
-    )
-    boot.zonelists = build_all_zonelists(topology, boot.profile)
-    if len(spec.nodes) > 1:
-        for nid, lists in boot.zonelists.items():
-            boot.printk(
-                f"Fallback order for Node {nid}: {''.join(f'{other} ' for other in lists.node_order)}"
-            )
-    names = ZONE_NAMES[spec.arch]
-    for nid, lists in boot.zonelists.items():
-        for label, refs in (("general", lists.fallback), ("thisnode", lists.thisnode)):
-            if label == "thisnode" and len(spec.nodes) == 1:
-                continue
-            for zone in populated[nid][::1]:
-                row = "".join(f"{ref.nid}:{names[ref.zone]} " for ref in refs if ref.zone <= zone)
-                boot.printk(f"mminit::zonelist {label} {nid}:{names[zone]} = {row}", 16)
-    total = _total_pages(boot)
+    spec, profile = boot.spec, boot.profile
+    boot.populated = populated_zones(spec)
+    # No CPU is on its node's map yet (numa_add_cpu runs later), so none weighs on the order: seen in
+    # the captured cxl-tier boots, where a CPU-less node does not come before an equally distant one.
+    topology = topology_of(spec, boot.populated, {})
+    boot.zonelists = build_all_zonelists(topology, profile, boot.sysctls.numa_zonelist_order)
+    if turns_zone_reclaim_on(topology, profile) and "vm.zone_reclaim_mode" not in spec.sysctls:
+        boot.sysctls.set("vm.zone_reclaim_mode", "1")
+    total = vm_total_pages(spec, boot.memory_model, boot.dma_reserve)
     boot.mobility_disabled = total < PAGEBLOCK_NR_PAGES * MIGRATE_TYPES
-    grouping = "off" if boot.mobility_disabled else "on"
-    boot.printk(f"Built {len(spec.nodes)} zonelists, mobility grouping {grouping}.  Total pages: {total}")
-    policy = max(
-        (zone for zones in populated.values() for zone in zones if names[zone] != "Movable"), default=0
-    )
-    if len(spec.nodes) > 1:
-        boot.printk(f"Policy zone: {names[policy]}")
+    for line in (
+        *fallback_order_lines(spec, profile, boot.zonelists),
+        *verify_zonelist_lines(spec, topology, boot.zonelists),
+        *built_lines(spec, profile, topology, boot.zonelists, boot.mobility_disabled, total),
+    ):
+        boot.printk(line, 16)
 
 
-def _total_pages(boot: _Boot) -> int:
-    """vm_total_pages as printed here: memory less its memmap and what is already taken in ZONE_DMA."""
-    total = 0
-    for node in boot.spec.nodes:
-        for zone in node.zones:
-            pages = zone.present
-            if zone.name != "HighMem":
-                pages -= _memmap_pages(zone)
-            if zone.name == "DMA" and zone.managed is not None:
-                pages -= zone.present - zone.managed
-            total += max(0, pages)
-    return total
+def rebuild_zonelists(
+    machine: Machine,
+    populated: Mapping[int, Sequence[int]] | None = None,
+    has_cpus: Mapping[int, bool] | None = None,
+) -> None:
+    """Build every list anew after boot: nodes or zones came or went, or 3.0's order was written.
+
+    `populated` are the nodes now on-line with the indexes of their populated zones, by default as before.
+    `has_cpus` says which nodes have on-line CPUs, by default those that have CPUs: unlike at boot they weigh
+    on the order, so that a rebuild may change it though nothing else did. KeyError for a node that the
+    machine does not have; nothing is changed then.
+    """
+    spec, profile = machine.spec, machine.profile
+    if populated is None:
+        populated = machine.populated
+    if has_cpus is None:
+        has_cpus = {node.nid: bool(node.cpus) for node in spec.nodes}
+    topology = topology_of(spec, populated, has_cpus)
+    lists = build_all_zonelists(topology, profile, machine.sysctls.numa_zonelist_order)
+    machine.populated = {nid: topology.populated[nid] for nid in topology.nids}
+    # in place: every node of this process looks at the same lists
+    machine.zonelists.clear()
+    machine.zonelists.update(lists)
+    for pgdat in for_each_online_pgdat(machine.pgdats):
+        if pgdat.nid in lists:
+            pgdat.zonelists = lists[pgdat.nid]
+    if turns_zone_reclaim_on(topology, profile):
+        machine.sysctls.set("vm.zone_reclaim_mode", "1")
+    names = ZONE_NAMES[spec.arch]
+    online = [(nid, names[zone]) for nid, zones in machine.populated.items() for zone in zones]
+    total = sum(max(0, machine.managed[key] - machine.watermarks[key].high) for key in online)
+    disabled = total < PAGEBLOCK_NR_PAGES * MIGRATE_TYPES
+    for pgdat in for_each_online_pgdat(machine.pgdats):
+        pgdat.pg.tune[TUNE_MOBILITY_DISABLED] = disabled
+    now = machine.dmesg[-1][0] if machine.dmesg else 0.0
+    for line in (
+        *fallback_order_lines(spec, profile, lists),
+        *built_lines(spec, profile, topology, lists, disabled, total),
+    ):
+        machine.dmesg.append((now, line))
 
 
 # mem_init: the boot allocator retires
@@ -352,8 +438,11 @@ def mem_init(boot: _Boot, nids: set[int]) -> None:
     """The boot allocator retires: what it has not given out goes to the buddy system (memblock_free_all)."""
     names = ZONE_NAMES[boot.spec.arch]
     swap_share = boot.spec.swap_pages // len(boot.spec.nodes)
+    for line in boot.allocator.debug_lines():
+        boot.printk(line, 2)
     for node in boot.spec.nodes:
         _reserve_captured_rest(boot, node)
+        free_ranges = boot.allocator.retire(node.nid)
         extents = []
         by_name = {zone.name: zone for zone in node.zones}
         for index, name in enumerate(names):
@@ -362,7 +451,7 @@ def mem_init(boot: _Boot, nids: set[int]) -> None:
                 extents.append(ZoneExtent(name, index, 0, 0, 0, 0))
                 boot.managed[node.nid, name] = 0
                 continue
-            managed = boot.memblock.free_pages(node.nid, zone.start_pfn, zone.start_pfn + zone.spanned)
+            managed = _pages_within(free_ranges, zone)
             boot.managed[node.nid, name] = managed
             extents.append(ZoneExtent(name, index, zone.start_pfn, zone.spanned, zone.present, managed))
         if node.nid in nids:
@@ -374,7 +463,7 @@ def mem_init(boot: _Boot, nids: set[int]) -> None:
                 all_cpus=boot.spec.cpus,
                 extents=extents,
                 ram=node.ram,
-                free_ranges=boot.memblock.free_ranges(node.nid, 0, 1 << 52),
+                free_ranges=free_ranges,
                 zonelists=boot.zonelists[node.nid],
                 swap_pages=swap_share,
             )
@@ -394,9 +483,19 @@ def _reserve_captured_rest(boot: _Boot, node: NodeSpec) -> None:
     for zone in node.zones:
         if zone.managed is None:
             continue
-        start, end = zone.start_pfn, zone.start_pfn + zone.spanned
-        missing = boot.memblock.free_pages(node.nid, start, end) - zone.managed
-        boot.memblock.reserve_top(node.nid, start, end, missing, "captured: kernel image, initrd, firmware")
+        left = _room(boot, node, zone)
+        for start, end in reversed(
+            boot.allocator.free_ranges(node.nid, zone.start_pfn, zone.start_pfn + zone.spanned)
+        ):
+            if left <= 0:
+                break
+            take = min(left, end - start)
+            boot.allocator.reserve(end - take, end, node.nid, "captured: kernel image, initrd, firmware")
+            left -= take
+
+
+def _pages_within(ranges: Iterable[PfnRange], zone: ZoneSpec) -> int:
+    return count_pages(intersect(ranges, (zone.start_pfn, zone.start_pfn + zone.spanned)))
 
 
 # pagesets, watermarks, kswapd
@@ -404,7 +503,7 @@ def _reserve_captured_rest(boot: _Boot, node: NodeSpec) -> None:
 
 def setup_per_cpu_pageset(machine: Machine) -> None:
     """Give every zone's pagesets their batch; `high` follows with the watermarks it depends on."""
-    for pgdat in machine.pgdats.values():
+    for pgdat in for_each_online_pgdat(machine.pgdats):
         for extent in pgdat.extents:
             batch = zone_batchsize(extent.managed, machine.profile) if extent.managed else 0
             pgdat.pg.pcp_batch[extent.index] = batch
@@ -414,7 +513,7 @@ def init_per_zone_wmark_min(machine: Machine) -> None:
     """Watermarks, reserves and pageset sizes; min_free_kbytes is computed unless it was set."""
     if machine.sysctls.min_free_kbytes is None:
         kbytes = calculate_min_free_kbytes(machine.managed, machine.profile)
-        if machine.profile.thp_min_free:
+        if machine.profile.thp_min_free and sum(machine.managed.values()) >= _THP_LEAST_PAGES:
             kbytes = max(kbytes, recommended_min_free_kbytes(machine.managed, machine.profile))
         machine.sysctls.set("vm.min_free_kbytes", str(kbytes))
     apply_sysctls(machine)
@@ -429,8 +528,9 @@ def apply_sysctls(machine: Machine) -> None:
     marks = setup_per_zone_wmarks(
         machine.managed, profile, sysctls.min_free_kbytes or 0, sysctls.watermark_scale_factor
     )
+    machine.watermarks = marks
     online_cpus = len(machine.spec.cpus)
-    for pgdat in machine.pgdats.values():
+    for pgdat in for_each_online_pgdat(machine.pgdats):
         pg = pgdat.pg
         reserve = setup_per_zone_lowmem_reserve(
             [extent.managed for extent in pgdat.extents],
@@ -461,7 +561,3 @@ def kswapd_init(boot: _Boot) -> None:
     for node in boot.spec.nodes:
         if node.zones:
             boot.printk(f"kswapd{node.nid}: ready", 4)
-
-
-def _address(pfn: int, last: bool = False) -> str:
-    return f"{(pfn << PAGE_SHIFT) - last:#018x}"

@@ -1,8 +1,8 @@
 """A captured kernel as a machine: clone a real box.
 
 Accepted are a directory of flat files (``zoneinfo.txt``, ``node/``, ``sysctl.txt``, ``version.txt``,
-``iomem.txt``, ``swaps.txt``), and a tree with the paths of a running system (``proc/zoneinfo``,
-``sys/devices/system/node``, ``proc/sys/vm``, …): ``/`` clones the host.
+``iomem.txt``, ``swaps.txt``, ``cmdline.txt``), and a tree with the paths of a running system
+(``proc/zoneinfo``, ``sys/devices/system/node``, ``proc/sys/vm``, …): ``/`` clones the host.
 Only the zoneinfo is required.
 
 Read: zone spans, present and managed pages, CPUs, distances, sysctls, swap. Not read, because it is computed
@@ -21,6 +21,7 @@ from numa_service.machine.sysctl import SYSCTLS, default_lowmem_reserve_ratio, p
 from numa_service.machine.zoneinfo import CapturedZone, parse_zoneinfo, read_lines, read_text
 from numa_service.machine.zones import PfnRange, count_pages, intersect, merge
 from numa_service.mm.mmzone import PAGE_SHIFT, PAGE_SIZE, ZONE_NAMES, zone_index
+from numa_service.mm.sparse import default_memory_model
 
 _NODE_TREE = ("node", "sys/devices/system/node")
 _VERSION = re.compile(r"Linux version (\d+)\.(\d+)")
@@ -57,6 +58,8 @@ def load_capture(root: Path) -> MachineSpec:
         distances=distances,
         swap_pages=capture.swap_pages(),
         sysctls=capture.sysctls(zones, arch, profile),
+        cmdline=capture.cmdline(),
+        memory_model=default_memory_model(arch),
     )
 
 
@@ -241,6 +244,11 @@ class _Capture:
             name = f"{path.parent.name}.{path.name}"
             values[name] = _checked(name, text.strip(), profile, f"{path}:1")
         return values
+
+    def cmdline(self) -> str:
+        """The kernel command line, for showing: what it did to zones is read from the zoneinfo."""
+        path = self.find("cmdline.txt", "proc/cmdline")
+        return read_text(path).strip() if path else ""
 
     def swap_pages(self) -> int:
         """Pages of all swap devices."""

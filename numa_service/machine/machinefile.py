@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -26,6 +26,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from numa_service.machine.cmdline import BootParameters, parse_cmdline
 from numa_service.machine.latency import LatencyModel
 from numa_service.machine.notation import (
     MAX_NUMNODES,
@@ -35,11 +36,14 @@ from numa_service.machine.notation import (
     parse_cpulist,
     parse_pages,
 )
+from numa_service.machine.numa_emulation import numa_emulation
 from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError
 from numa_service.machine.sysctl import parse_sysctl, sysctl_name
 from numa_service.machine.toml_lines import KeyPath, key_lines
 from numa_service.machine.zones import (
     PfnRange,
+    count_pages,
+    find_zone_movable_pfns_for_nodes,
     layout_zones,
     merge,
     movable_start,
@@ -49,6 +53,7 @@ from numa_service.machine.zones import (
 )
 from numa_service.mm.mmzone import PAGE_SIZE, ZONE_NAMES
 from numa_service.mm.profile import PROFILES
+from numa_service.mm.sparse import FLATMEM, MEMORY_MODELS, default_memory_model
 
 DEFAULT_PROFILE = "linux-6.1"
 LOCAL_DISTANCE = 10
@@ -126,6 +131,8 @@ class MachineTable(BaseModel):
     arch: Annotated[str, _one_of("arch", list(ZONE_NAMES))] = "x86_64"
     profile: Annotated[str, _one_of("profile", list(PROFILES))] = DEFAULT_PROFILE
     swap: _Pages = 0
+    cmdline: str = ""
+    memory_model: Annotated[str, _one_of("memory model", list(MEMORY_MODELS))] | None = None
     node: Annotated[list[NodeTable], Field(min_length=1)]
     distances: list[list[int]] | None = None
     sysctl: dict[str, Any] = Field(default_factory=dict)
@@ -218,6 +225,7 @@ class _Builder:
 
     def build(self, default_name: str) -> MachineSpec:
         table = self.table
+        parameters = self._parameters()
         self._check_nodes()
         self._check_cpus()
         order = sorted(range(len(self.nids)), key=self.nids.__getitem__)
@@ -225,7 +233,9 @@ class _Builder:
         distances = self._distances()
         latency = self._latency()
         sysctls = self._sysctls()
-        return MachineSpec(
+        if parameters.zonelist_order is not None:
+            sysctls.setdefault("vm.numa_zonelist_order", parameters.zonelist_order)
+        spec = MachineSpec(
             name=table.name if table.name is not None else default_name,
             source=self.document.source,
             arch=table.arch,
@@ -235,6 +245,70 @@ class _Builder:
             swap_pages=table.swap,
             sysctls=sysctls,
             latency=latency,
+            cmdline=table.cmdline,
+            memory_model=table.memory_model or default_memory_model(table.arch),
+        )
+        if parameters.fake_nodes:
+            spec = self._emulated(spec, parameters.fake_nodes)
+        if parameters.moves:
+            spec = self._with_movable(spec, parameters)
+        if spec.memory_model == FLATMEM and len(spec.nodes) > 1:
+            self.fail(("memory_model",), "flatmem has one memory map: it is for machines of one node")
+        return spec
+
+    def _parameters(self) -> BootParameters:
+        try:
+            parameters = parse_cmdline(self.table.cmdline)
+        except SpecError as error:
+            self.fail(("cmdline",), str(error))
+        if parameters.zonelist_order == "zone" and self.table.profile != "linux-3.0":
+            self.fail(("cmdline",), f"numa_zonelist_order: {self.table.profile} has node order only")
+        moved = next((i for i, node in enumerate(self.table.node) if node.movable), None)
+        if moved is not None and (parameters.moves or parameters.fake_nodes):
+            self.fail(
+                ("node", moved, "movable"), "the cmdline places ZONE_MOVABLE or cuts nodes: not both ways"
+            )
+        return parameters
+
+    def _emulated(self, spec: MachineSpec, count: int) -> MachineSpec:
+        """numa=fake=N: CPUs, distances and latencies of a fake node are those of the node it is cut from."""
+        try:
+            fakes = numa_emulation(
+                {node.nid: node.ram for node in spec.nodes},
+                {node.nid: node.cpus for node in spec.nodes},
+                count,
+            )
+        except SpecError as error:
+            self.fail(("cmdline",), f"numa: {error}")
+        read_ns = {
+            (a.nid, b.nid): ns
+            for a in fakes
+            for b in fakes
+            if (ns := spec.latency.read_ns.get((a.phys_nid, b.phys_nid))) is not None
+        }
+        return replace(
+            spec,
+            nodes=tuple(
+                NodeSpec(fake.nid, fake.cpus, layout_zones(spec.arch, fake.ram), fake.ram) for fake in fakes
+            ),
+            distances=tuple(tuple(spec.distance(a.phys_nid, b.phys_nid) for b in fakes) for a in fakes),
+            latency=replace(spec.latency, read_ns=read_ns),
+        )
+
+    def _with_movable(self, spec: MachineSpec, parameters: BootParameters) -> MachineSpec:
+        """kernelcore= and movablecore=: ZONE_MOVABLE on the nodes that have something left for it."""
+        ram = {node.nid: node.ram for node in spec.nodes}
+        _, lowest = movable_zone(spec.arch, merge(span for ranges in ram.values() for span in ranges))
+        total = sum(map(count_pages, ram.values()))
+        starts = find_zone_movable_pfns_for_nodes(
+            ram, parameters.kernelcore.of(total), parameters.movablecore.of(total), lowest
+        )
+        return replace(
+            spec,
+            nodes=tuple(
+                replace(node, zones=layout_zones(spec.arch, node.ram, starts.get(node.nid), lowest))
+                for node in spec.nodes
+            ),
         )
 
     def _check_nodes(self) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from numa_service.machine.latency import LatencyModel
+from numa_service.mm.sparse import SPARSEMEM
 
 
 class SpecError(ValueError):
@@ -55,11 +56,29 @@ class MachineSpec:
     #: Sysctls set before boot, by dotted name (vm.min_free_kbytes …); what is absent is computed.
     sysctls: dict[str, str] = field(default_factory=dict)
     latency: LatencyModel = field(default_factory=LatencyModel)
+    #: Kernel command line. What it does to nodes and zones is in `nodes` already.
+    cmdline: str = ""
+    #: "sparsemem" or "flatmem" (one node only).
+    memory_model: str = SPARSEMEM
+
+    def with_profile(self, profile: str) -> MachineSpec:
+        """The same machine under another kernel; sysctls that one lacks make the boot fail with SpecError."""
+        return replace(self, profile=profile)
 
     @property
     def cpus(self) -> tuple[int, ...]:
         """Every CPU of the machine, ascending."""
         return tuple(sorted({cpu for node in self.nodes for cpu in node.cpus}))
+
+    @property
+    def own_cpus(self) -> dict[int, tuple[int, ...]]:
+        """CPUs by the one node each is on: with numa=fake, the first that lists it (``cpu_to_node``)."""
+        seen: set[int] = set()
+        own: dict[int, tuple[int, ...]] = {}
+        for node in self.nodes:
+            own[node.nid] = tuple(cpu for cpu in node.cpus if cpu not in seen)
+            seen.update(node.cpus)
+        return own
 
     def node(self, nid: int) -> NodeSpec:
         """The node with that nid; KeyError if there is none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from numa_service.machine.spec import SpecError, ZoneSpec
 from numa_service.mm.mmzone import MAX_ORDER_NR_PAGES, PAGE_SHIFT, ZONE_NAMES
@@ -71,6 +71,23 @@ def movable_zone(arch: str, ram: Iterable[PfnRange]) -> tuple[str, int]:
     raise AssertionError("the last zone has no limit")
 
 
+def zone_ranges(arch: str, ram: Iterable[PfnRange]) -> list[tuple[str, int, int]]:
+    """(name, first pfn, end pfn) of every zone type but Movable, as "Zone ranges:" prints them; empty: equal.
+
+    These are the limits of what the machine has, not where RAM is: `ram` is that of all nodes.
+    """
+    merged = merge(ram)
+    start, last = merged[0][0], merged[-1][1]
+    ranges = []
+    for name, limit in _ZONE_END_PFN[arch]:
+        end = max(min(limit, last), start)
+        ranges.append((name, start, end))
+        start = end
+    if "Device" in ZONE_NAMES[arch]:
+        ranges.append(("Device", start, start))
+    return ranges
+
+
 def movable_start(ram: Sequence[PfnRange], pages: int, lowest_pfn: int) -> int:
     """First pfn of a ZONE_MOVABLE with the top `pages` of a node, rounded up to MAX_ORDER_NR_PAGES.
 
@@ -92,6 +109,65 @@ def movable_start(ram: Sequence[PfnRange], pages: int, lowest_pfn: int) -> int:
             f"which starts at pfn {lowest_pfn}"
         )
     raise SpecError(f"{pages} pages: nothing is left when its start is rounded up to {MAX_ORDER_NR_PAGES}")
+
+
+def find_zone_movable_pfns_for_nodes(
+    ram: Mapping[int, Sequence[PfnRange]], kernelcore: int, movablecore: int, usable_start: int
+) -> dict[int, int]:
+    """First pfn of ZONE_MOVABLE, by nid where it is, for ``kernelcore=`` and ``movablecore=`` in pages.
+
+    `ram` by nid, memory-less nodes with none; `usable_start` is where ZONE_MOVABLE may begin (see
+    :func:`movable_zone`). Memory for the kernel is spread evenly over the nodes with memory: each round,
+    every node gives its equal share of what is wanted, lowest pages first, memory below `usable_start`
+    counted always; what nodes that are too small do not give is asked of the others in the next round.
+    """
+    total = sum(map(count_pages, ram.values()))
+    wanted = kernelcore
+    if movablecore:
+        rounded = -(-movablecore // MAX_ORDER_NR_PAGES) * MAX_ORDER_NR_PAGES
+        wanted = max(wanted, total - min(total, rounded))
+    if not 0 < wanted < total:
+        return {}
+    nids = sorted(nid for nid, ranges in ram.items() if ranges)
+    reached = dict.fromkeys(nids, 0)
+    sharers = len(nids)
+    while True:
+        share = wanted // sharers
+        for nid in nids:
+            if wanted < share:
+                share = wanted // sharers
+            given, reached[nid] = _give_to_kernel(ram[nid], reached[nid], share, usable_start)
+            wanted = max(0, wanted - given)
+        sharers -= 1
+        if not sharers or wanted <= sharers:
+            break
+    starts = {
+        nid: -(-first // MAX_ORDER_NR_PAGES) * MAX_ORDER_NR_PAGES for nid, first in reached.items() if first
+    }
+    return {nid: first for nid, first in starts.items() if first < ram[nid][-1][1]}
+
+
+def _give_to_kernel(
+    ranges: Sequence[PfnRange], reached: int, share: int, usable_start: int
+) -> tuple[int, int]:
+    """One node's turn: (pages given, first pfn not given), from `reached` on, up to `share` pages.
+
+    Pages below `usable_start` are the kernel's whatever the share is.
+    """
+    given = 0
+    for start, end in ranges:
+        start = max(start, reached)
+        if start >= end:
+            continue
+        only_kernel = max(0, min(end, usable_start) - start)
+        given += only_kernel
+        start += only_kernel
+        take = min(end - start, max(0, share - given))
+        given += take
+        reached = start + take
+        if start < end and given >= share:
+            break
+    return given, reached
 
 
 def layout_zones(

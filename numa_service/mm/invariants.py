@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 from numa_service.mm.lists import free_list, lru_list, owner_list, pcp_list
 from numa_service.mm.mmzone import (
+    MIGRATE_CMA,
+    MIGRATE_HIGHATOMIC,
+    MIGRATE_ISOLATE,
     MIGRATE_PCPTYPES,
     MIGRATE_TYPES,
     NR_LRU_LISTS,
@@ -19,17 +22,25 @@ from numa_service.mm.mmzone import (
 from numa_service.mm.page_alloc import page_lru
 from numa_service.mm.pgdat import Pgdat
 from numa_service.mm.pgdata import (
+    FREE_CMA,
+    FREE_HIGHATOMIC,
     MAX_OWNERS,
+    MAY_BE_UNMERGED,
+    NR_ISOLATE_PAGEBLOCKS,
     NR_PCP_LISTS,
+    PCP_THP,
     PG_BUDDY,
     PG_HELD,
     PG_LRU,
     PG_PCP,
     PG_RESERVED,
+    STAT_THRESHOLD,
     SWAP_TOTAL,
     SWAP_USED,
+    TUNE_BLOCKS,
     U32,
 )
+from numa_service.mm.profile import BLOCKS_CLAIM, BLOCKS_TAKE
 from numa_service.mm.vmstat import (
     NR_FREE_PAGES,
     NR_ZONE_LRU_BASE,
@@ -67,6 +78,9 @@ class _Audit:
         self.problems: list[str] = []
         #: How many blocks of any kind cover each page: must be at most one.
         self.cover: _Cover = np.zeros(self.pages + 1, dtype=np.int16)
+        self.rules = int(self.pg.tune[TUNE_BLOCKS])
+        #: Free pages by zone and migratetype of their list.
+        self.by_type = np.zeros((len(self.pg.managed), MIGRATE_TYPES), dtype=np.int64)
 
     def run(self) -> list[str]:
         free = self._free_lists()
@@ -76,6 +90,7 @@ class _Audit:
         self._owners()
         self._conservation(free, pageset, held)
         self._counters()
+        self._reserves()
         return self.problems
 
     def _bad(self, text: str) -> None:
@@ -120,6 +135,7 @@ class _Audit:
                     self._cover_blocks(heads, order)
                     free_heads[order].update(entries if not large else heads.tolist())
                     blocks += len(entries)
+                    self.by_type[zone, mt] += len(entries) << order
                     listed[large] += len(entries)
                 if blocks != pg.nr_free[zone, order]:
                     self._bad(
@@ -142,12 +158,17 @@ class _Audit:
 
     def _could_merge(self, head: int, buddy: int, order: int) -> bool:
         pg = self.pg
-        same_zone = any(
-            start <= head < end and start <= buddy < end
-            for start, end in zip(pg.zone_start.tolist(), pg.zone_end.tolist(), strict=True)
-        )
-        if not same_zone or order < PAGEBLOCK_ORDER:
-            return same_zone
+        zones = [
+            zone
+            for zone, (start, end) in enumerate(
+                zip(pg.zone_start.tolist(), pg.zone_end.tolist(), strict=True)
+            )
+            if start <= head < end and start <= buddy < end
+        ]
+        if not zones or order < PAGEBLOCK_ORDER or self.rules == BLOCKS_TAKE:
+            return bool(zones)
+        if pg.reserves[zones[0], MAY_BE_UNMERGED]:
+            return False
         types = pg.pb_migratetype[[head >> PAGEBLOCK_ORDER, buddy >> PAGEBLOCK_ORDER]]
         return bool(types[0] == types[1] or (types < MIGRATE_PCPTYPES).all())
 
@@ -159,7 +180,7 @@ class _Audit:
             for zone in range(pg.pcp_count.shape[1]):
                 count = blocks = 0
                 for pindex in range(NR_PCP_LISTS):
-                    order = PAGEBLOCK_ORDER if pindex == NR_PCP_LISTS - 1 else pindex // MIGRATE_PCPTYPES
+                    order = PAGEBLOCK_ORDER if pindex >= PCP_THP else pindex // MIGRATE_PCPTYPES
                     what = f"pageset cpu {cpu} zone {zone} list {pindex}"
                     entries = _walk(pg.next, pg.prev, int(pcp_list(pg, cpu, zone, pindex)), self.pages)
                     if entries is None:
@@ -240,16 +261,36 @@ class _Audit:
             if total != pg.managed[zone]:
                 parts = f"free {free[zone]} + pagesets {pageset[zone]} + held {held[zone]}"
                 self._bad(f"zone {zone}: {parts} = {total}, managed {pg.managed[zone]}")
-            if free[zone] != pg.vm_stat[zone, NR_FREE_PAGES]:
-                self._bad(
-                    f"zone {zone}: NR_FREE_PAGES {pg.vm_stat[zone, NR_FREE_PAGES]}, counted {free[zone]}"
-                )
+            counted = int(free[zone])
+            if self.rules != BLOCKS_TAKE:
+                counted -= int(self.by_type[zone, MIGRATE_ISOLATE])  # free, but for nobody
+            said = int(pg.vm_stat[zone, NR_FREE_PAGES] + pg.free_delta[:, zone].sum())
+            if counted != said:
+                self._bad(f"zone {zone}: NR_FREE_PAGES {said}, counted {counted}")
         cover = np.cumsum(self.cover[:-1])
         reserved = (pg.flags & PG_RESERVED) != 0
         if (cover > 1).any():
             self._bad(f"page index {int(np.argmax(cover > 1)):#x} is in two places")
         if (cover[reserved] != 0).any():
             self._bad("a reserved page was given out")
+
+    def _reserves(self) -> None:
+        """Pageblocks with a job of their own, and what CPUs keep of the counters."""
+        pg = self.pg
+        first, last = pg.zone_start >> PAGEBLOCK_ORDER, -(-pg.zone_end >> PAGEBLOCK_ORDER)
+        for zone, reserves in enumerate(pg.reserves):
+            if reserves[FREE_CMA] != self.by_type[zone, MIGRATE_CMA]:
+                self._bad(f"zone {zone}: {reserves[FREE_CMA]} free CMA pages, counted otherwise")
+            highatomic = int(self.by_type[zone, MIGRATE_HIGHATOMIC])
+            if self.rules == BLOCKS_CLAIM and reserves[FREE_HIGHATOMIC] != highatomic:
+                self._bad(f"zone {zone}: {reserves[FREE_HIGHATOMIC]} free HIGHATOMIC, counted {highatomic}")
+            isolated = np.count_nonzero(pg.pb_migratetype[first[zone] : last[zone]] == MIGRATE_ISOLATE)
+            if reserves[NR_ISOLATE_PAGEBLOCKS] != isolated:
+                self._bad(f"zone {zone}: {reserves[NR_ISOLATE_PAGEBLOCKS]} isolated, counted {isolated}")
+        if (np.abs(pg.free_delta) > 125).any():
+            self._bad("a CPU keeps more of NR_FREE_PAGES than any threshold allows")
+        if pg.free_delta[:, pg.drift[:, STAT_THRESHOLD] == 0].any():
+            self._bad("a CPU keeps part of a counter that is exact")
 
     def _counters(self) -> None:
         pg = self.pg

@@ -1,9 +1,19 @@
-"""The boot allocator: hands out memory before the buddy system exists (``mm/memblock.c``)."""
+"""The boot allocator: hands out memory before the buddy system exists (``mm/memblock.c``).
+
+What both boot allocators (memblock here, the bitmap of ``mm/bootmem.py``) have in common is
+:class:`BootAllocator`.
+"""
 
 from __future__ import annotations
 
 from bisect import insort
 from dataclasses import dataclass, field
+from typing import Protocol
+
+from numa_service.mm.mmzone import PAGE_SHIFT
+
+#: [start_pfn, end_pfn)
+PfnRange = tuple[int, int]
 
 
 class BootMemoryError(Exception):
@@ -23,6 +33,36 @@ class Region:
     def pages(self) -> int:
         """Length in pages."""
         return self.end_pfn - self.start_pfn
+
+
+class BootAllocator(Protocol):
+    """What booting needs of an allocator; afterwards its lists are the record of what was taken."""
+
+    #: RAM, ascending.
+    memory: list[Region]
+    #: What is taken, ascending, and what for.
+    reserved: list[Region]
+
+    def reserve(self, start_pfn: int, end_pfn: int, nid: int, purpose: str) -> None:
+        """Take a range that is free."""
+
+    def alloc_node(self, nid: int, start_pfn: int, end_pfn: int, pages: int, purpose: str) -> int:
+        """Take up to `pages` pages of a node within bounds, in pieces if it must; pages taken."""
+
+    def free_ranges(self, nid: int, start_pfn: int, end_pfn: int) -> list[PfnRange]:
+        """What is free on a node within bounds, ascending."""
+
+    def free_pages(self, nid: int, start_pfn: int, end_pfn: int) -> int:
+        """Free pages of a node within bounds."""
+
+    def own_ranges(self, nid: int) -> list[PfnRange]:
+        """What the allocator holds for itself on a node, and gives back when it retires."""
+
+    def retire(self, nid: int) -> list[PfnRange]:
+        """What goes to the buddy system of a node, in the order in which it goes."""
+
+    def debug_lines(self) -> list[str]:
+        """Its reservations as its debug option prints them into the boot log."""
 
 
 @dataclass(slots=True)
@@ -75,3 +115,23 @@ class Memblock:
     def free_pages(self, nid: int, start_pfn: int, end_pfn: int) -> int:
         """Unreserved pages of a node within bounds."""
         return sum(high - low for low, high in self.free_ranges(nid, start_pfn, end_pfn))
+
+    def alloc_node(self, nid: int, start_pfn: int, end_pfn: int, pages: int, purpose: str) -> int:
+        """Allocations come from the top (memblock_alloc_try_nid)."""
+        return self.reserve_top(nid, start_pfn, end_pfn, pages, purpose)
+
+    def own_ranges(self, nid: int) -> list[PfnRange]:
+        """Nothing: its lists are part of the kernel image."""
+        return []
+
+    def retire(self, nid: int) -> list[PfnRange]:
+        """Free ranges in ascending order (memblock_free_all)."""
+        return self.free_ranges(nid, 0, 1 << 52)
+
+    def debug_lines(self) -> list[str]:
+        """As with ``memblock=debug``; the function that asked is replaced by what it asked for."""
+        return [
+            f"memblock_reserve: [{region.start_pfn << PAGE_SHIFT:#018x}-"
+            f"{(region.end_pfn << PAGE_SHIFT) - 1:#018x}] {region.purpose}"
+            for region in self.reserved
+        ]

@@ -10,13 +10,20 @@ import numpy as np
 import numpy.typing as npt
 
 from numa_service.mm.buddy import (
-    ALLOC_KSWAPD,
-    ALLOC_NOFRAGMENT,
     free_one_page,
     has_free_block,
+    mod_zone_free_pages,
     page_zone,
-    rmqueue,
     rmqueue_smallest,
+    zone_free_pages_safe,
+)
+from numa_service.mm.fallback import (
+    ALLOC_CMA,
+    ALLOC_KSWAPD,
+    ALLOC_NOFRAGMENT,
+    reserve_highatomic_pageblock,
+    rmqueue,
+    take_counted,
 )
 from numa_service.mm.jit import flag, i64, kernel
 from numa_service.mm.lists import list_add, list_add_tail, list_del, lru_list, owner_list
@@ -26,6 +33,7 @@ from numa_service.mm.mmzone import (
     LRU_INACTIVE_FILE,
     MIGRATE_HIGHATOMIC,
     MIGRATE_ISOLATE,
+    MIGRATE_MOVABLE,
     PAGEBLOCK_NR_PAGES,
     PAGEBLOCK_ORDER,
     WMARK_HIGH,
@@ -33,13 +41,16 @@ from numa_service.mm.mmzone import (
     WMARK_MIN,
     WMARK_PROMO,
 )
-from numa_service.mm.pcp import free_unref_page, pcp_allowed_order, rmqueue_pcplist
+from numa_service.mm.pcp import ALLOC_COLD, free_unref_page, pcp_allowed_order, rmqueue_pcplist
 from numa_service.mm.pgdata import (
+    FREE_CMA,
+    FREE_HIGHATOMIC,
     I64,
     PG_ACTIVE,
     PG_BUDDY,
     PG_DIRTY,
     PG_HELD,
+    PG_HOLE,
     PG_LRU,
     PG_PCP,
     PG_REFERENCED,
@@ -47,10 +58,15 @@ from numa_service.mm.pgdata import (
     PG_SWAPBACKED,
     PG_VISITED,
     PG_YOUNG,
+    RESERVED_HIGHATOMIC,
+    TUNE_PAGESET,
+    TUNE_WATERMARK,
     U32,
+    ZONE_BELOW_HIGH,
     ZONE_BOOSTED_WATERMARK,
     PgData,
 )
+from numa_service.mm.profile import PAGESET_AUTO_TUNED, WMARK_FREE_RESERVE, WMARK_PER_ORDER
 from numa_service.mm.vmstat import (
     NR_ANON_MAPPED,
     NR_DIRTIED,
@@ -78,6 +94,11 @@ ALLOC_OOM = 0x08
 ALLOC_HARDER = 0x10
 ALLOC_HIGH = 0x20
 ALLOC_CPUSET = 0x40
+# names and rights of 6.12: the same bits, and one more
+ALLOC_NON_BLOCK = ALLOC_HARDER
+ALLOC_MIN_RESERVE = ALLOC_HIGH
+ALLOC_HIGHATOMIC = 0x200
+ALLOC_RESERVES = ALLOC_NON_BLOCK | ALLOC_MIN_RESERVE | ALLOC_HIGHATOMIC | ALLOC_OOM
 ALLOC_WMARK_MASK = ALLOC_NO_WATERMARKS - 1
 
 LRU_KIND_NONE = 0
@@ -101,6 +122,9 @@ FREE_NOT_OWNER = 7
 FREE_TWICE_IN_BATCH = 8
 FREE_LRU_PAGE = 9
 
+#: pb_migratetype of a pageblock that is all hole.
+NO_PAGEBLOCK = 0xFF
+
 
 @kernel
 def wmark_pages(pg: PgData, zone: int, wmark: int) -> int:
@@ -109,49 +133,103 @@ def wmark_pages(pg: PgData, zone: int, wmark: int) -> int:
 
 
 @kernel
-def highatomic_free(pg: PgData, zone: int) -> int:
-    """Free pages of the high-atomic reserve; none is reserved until that part of the model is here."""
-    return 0
+def _watermark_ok_per_order(
+    pg: PgData, zone: int, order: int, mark: int, highest_zoneidx: int, alloc_flags: int, free: int
+) -> bool:
+    """__zone_watermark_ok of 3.0: what lies below the asked order does not count, and the mark halves."""
+    free -= (1 << order) + 1
+    if alloc_flags & ALLOC_HIGH:
+        mark -= mark // 2
+    if alloc_flags & ALLOC_HARDER:
+        mark -= mark // 4
+    if free <= mark + pg.lowmem_reserve[zone, highest_zoneidx]:
+        return False
+    for lower in range(order):
+        free -= pg.nr_free[zone, lower] << lower
+        mark >>= 1
+        if free <= mark:
+            return False
+    return True
+
+
+@kernel
+def _unusable_free(pg: PgData, zone: int, order: int, alloc_flags: int) -> int:
+    """Free pages that this request cannot have (__zone_watermark_unusable_free)."""
+    unusable = (1 << order) - 1
+    if pg.tune[TUNE_WATERMARK] == WMARK_FREE_RESERVE:
+        if not alloc_flags & ALLOC_RESERVES:
+            unusable += pg.reserves[zone, FREE_HIGHATOMIC]
+    elif not alloc_flags & (ALLOC_HARDER | ALLOC_OOM):
+        unusable += pg.reserves[zone, RESERVED_HIGHATOMIC]
+    if not alloc_flags & ALLOC_CMA:
+        unusable += pg.reserves[zone, FREE_CMA]
+    return unusable
+
+
+@kernel
+def _watermark_ok(
+    pg: PgData, zone: int, order: int, mark: int, highest_zoneidx: int, alloc_flags: int, free: int
+) -> bool:
+    """__zone_watermark_ok for a number of free pages."""
+    rules = pg.tune[TUNE_WATERMARK]
+    if rules == WMARK_PER_ORDER:
+        return _watermark_ok_per_order(pg, zone, order, mark, highest_zoneidx, alloc_flags, free)
+    low = mark
+    if rules == WMARK_FREE_RESERVE:
+        if alloc_flags & ALLOC_MIN_RESERVE:
+            low -= low // 2
+            if alloc_flags & ALLOC_NON_BLOCK:
+                low -= low // 4
+        if alloc_flags & ALLOC_OOM:
+            low -= low // 2
+    else:
+        if alloc_flags & ALLOC_HIGH:
+            low -= low // 2
+        if alloc_flags & ALLOC_OOM:
+            low -= low // 2
+        elif alloc_flags & ALLOC_HARDER:
+            low -= low // 4
+    free -= _unusable_free(pg, zone, order, alloc_flags)
+    if free <= low + pg.lowmem_reserve[zone, highest_zoneidx]:
+        return False
+    if order == 0:
+        return True
+    entitled = ALLOC_OOM | (ALLOC_HIGHATOMIC if rules == WMARK_FREE_RESERVE else ALLOC_HARDER)
+    return has_free_block(pg, zone, order, alloc_flags & ALLOC_CMA != 0, alloc_flags & entitled != 0)
 
 
 @kernel
 def zone_watermark_ok(
     pg: PgData, zone: int, order: int, mark: int, highest_zoneidx: int, alloc_flags: int
 ) -> bool:
-    """Whether a block of this order may be taken and leave the zone above the mark (__zone_watermark_ok)."""
-    harder = alloc_flags & (ALLOC_HARDER | ALLOC_OOM)
-    free = pg.vm_stat[zone, NR_FREE_PAGES] - ((1 << order) - 1)
-    if not harder:
-        free -= highatomic_free(pg, zone)
-    low = mark
-    if alloc_flags & ALLOC_HIGH:
-        low -= low // 2
-    if harder:
-        if alloc_flags & ALLOC_OOM:
-            low -= low // 2
-        else:
-            low -= low // 4
-    if free <= low + pg.lowmem_reserve[zone, highest_zoneidx]:
-        return False
-    if order == 0:
-        return True
-    return has_free_block(pg, zone, order, harder != 0)
+    """Whether a block of this order may be taken and leave the zone above the mark."""
+    free = pg.vm_stat[zone, NR_FREE_PAGES]
+    return _watermark_ok(pg, zone, order, mark, highest_zoneidx, alloc_flags, free)
+
+
+@kernel
+def zone_watermark_ok_safe(pg: PgData, zone: int, order: int, mark: int, highest_zoneidx: int) -> bool:
+    """The same for kswapd: near the marks, with every CPU's part of the counter."""
+    return _watermark_ok(pg, zone, order, mark, highest_zoneidx, i64(0), zone_free_pages_safe(pg, zone))
 
 
 @kernel
 def _zone_watermark_fast(
     pg: PgData, zone: int, order: int, mark: int, highest_zoneidx: int, alloc_flags: int
 ) -> bool:
-    """zone_watermark_fast: the plain order-0 comparison first, and no boost for order-0 __GFP_HIGH."""
-    if order == 0:
-        usable = pg.vm_stat[zone, NR_FREE_PAGES]
+    """zone_watermark_fast: the plain order-0 comparison first, and no boost for the most urgent order-0."""
+    rules = pg.tune[TUNE_WATERMARK]
+    if order == 0 and rules != WMARK_PER_ORDER:
+        usable = pg.vm_stat[zone, NR_FREE_PAGES] - _unusable_free(pg, zone, order, alloc_flags)
         if usable > mark + pg.lowmem_reserve[zone, highest_zoneidx]:
             return True
     if zone_watermark_ok(pg, zone, order, mark, highest_zoneidx, alloc_flags):
         return True
+    # 6.1 asks for __GFP_ATOMIC, which is what gave HARDER; 6.12 for __GFP_HIGH
+    urgent = ALLOC_MIN_RESERVE if rules == WMARK_FREE_RESERVE else ALLOC_HARDER
     if (
         order == 0
-        and alloc_flags & ALLOC_HIGH
+        and alloc_flags & urgent
         and pg.watermark_boost[zone]
         and (alloc_flags & ALLOC_WMARK_MASK) == ALLOC_WMARK_MIN
     ):
@@ -160,16 +238,52 @@ def _zone_watermark_fast(
 
 
 @kernel
+def _may_take_from(pg: PgData, zone: int, order: int, highest_zoneidx: int, alloc_flags: int) -> bool:
+    """Whether the zone stays above the mark asked for; 6.12 also notes a zone that fell below HIGH."""
+    if pg.tune[TUNE_PAGESET] == PAGESET_AUTO_TUNED and not pg.zone_flags[zone] & ZONE_BELOW_HIGH:
+        high = wmark_pages(pg, zone, i64(WMARK_HIGH))
+        if _zone_watermark_fast(pg, zone, order, high, highest_zoneidx, alloc_flags):
+            return True
+        pg.zone_flags[zone] |= ZONE_BELOW_HIGH
+    if alloc_flags & ALLOC_NO_WATERMARKS:
+        return True
+    mark = wmark_pages(pg, zone, alloc_flags & ALLOC_WMARK_MASK)
+    return _zone_watermark_fast(pg, zone, order, mark, highest_zoneidx, alloc_flags)
+
+
+@kernel
 def _rmqueue(pg: PgData, zone: int, cpu: int, order: int, mt: int, alloc_flags: int) -> int:
-    """From the pageset if it keeps that order, else from the buddy lists (rmqueue)."""
+    """From the pageset if it keeps that order, else from the buddy lists (rmqueue, rmqueue_buddy)."""
     if cpu >= 0 and pcp_allowed_order(pg, order):
-        return rmqueue_pcplist(pg, zone, cpu, order, mt, alloc_flags)
-    if order > 0 and alloc_flags & ALLOC_HARDER:
-        idx = rmqueue_smallest(pg, zone, order, i64(MIGRATE_HIGHATOMIC))
+        idx = rmqueue_pcplist(pg, zone, cpu, order, mt, alloc_flags)
         if idx >= 0:
-            pg.vm_stat[zone, NR_FREE_PAGES] -= 1 << order
             return idx
-    return rmqueue(pg, zone, order, mt, alloc_flags)
+    rules = pg.tune[TUNE_WATERMARK]
+    idx = -1
+    highatomic = i64(MIGRATE_HIGHATOMIC)
+    if rules == WMARK_FREE_RESERVE:
+        if alloc_flags & ALLOC_HIGHATOMIC:
+            idx = rmqueue_smallest(pg, zone, order, highatomic)
+    elif rules != WMARK_PER_ORDER and order > 0 and alloc_flags & ALLOC_HARDER:
+        idx = rmqueue_smallest(pg, zone, order, highatomic)
+    if idx < 0:
+        idx = rmqueue(pg, zone, order, mt, alloc_flags)
+    if idx < 0 and rules == WMARK_FREE_RESERVE and alloc_flags & (ALLOC_OOM | ALLOC_NON_BLOCK):
+        # failing now is worse than failing a high-order atomic request later
+        idx = rmqueue_smallest(pg, zone, order, highatomic)
+    if idx >= 0:
+        take_counted(pg, zone, idx, order)
+        mod_zone_free_pages(pg, zone, cpu, -(1 << order))
+    return idx
+
+
+@kernel
+def _reserves_highatomic(pg: PgData, order: int, alloc_flags: int) -> bool:
+    """Whether this allocation sets its pageblock aside for others like it."""
+    rules = pg.tune[TUNE_WATERMARK]
+    if rules == WMARK_FREE_RESERVE:
+        return alloc_flags & ALLOC_HIGHATOMIC != 0
+    return order > 0 and alloc_flags & ALLOC_HARDER != 0 and rules != WMARK_PER_ORDER
 
 
 @kernel
@@ -185,13 +299,13 @@ def get_page_from_freelist(
     while True:
         for i in range(zones.shape[0]):
             zone = zones[i]
-            if not flags & ALLOC_NO_WATERMARKS:
-                mark = wmark_pages(pg, zone, flags & ALLOC_WMARK_MASK)
-                if not _zone_watermark_fast(pg, zone, order, mark, highest_zoneidx, flags):
-                    pg.path[PATH_ZONE_SKIPS] += 1
-                    continue
+            if not _may_take_from(pg, zone, order, highest_zoneidx, flags):
+                pg.path[PATH_ZONE_SKIPS] += 1
+                continue
             idx = _rmqueue(pg, zone, cpu, order, mt, flags)
             if idx >= 0:
+                if _reserves_highatomic(pg, order, flags):
+                    reserve_highatomic_pageblock(pg, zone, idx, order)
                 return (zone << 40) | idx
         if not flags & ALLOC_NOFRAGMENT:
             return -1
@@ -272,6 +386,8 @@ def alloc_pages_bulk(
     they are held by hand, on the owner's list.
     """
     got = 0
+    if mt == MIGRATE_MOVABLE:
+        alloc_flags |= ALLOC_CMA  # gfp_to_alloc_flags_cma
     while got < count:
         found = get_page_from_freelist(pg, zones, cpu, order, mt, highest_zoneidx, alloc_flags)
         if found < 0:
@@ -297,7 +413,7 @@ def alloc_pages_bulk(
 
 
 @kernel
-def free_prepared_page(pg: PgData, zone: int, cpu: int, idx: int, order: int) -> None:
+def free_prepared_page(pg: PgData, zone: int, cpu: int, idx: int, order: int, cold: bool) -> None:
     """Free a block that is off every list of its owner (free_unref_page, __free_pages_ok)."""
     pg.vm_event[PGFREE] += 1 << order
     pg.owner_pages[pg.owner[idx]] -= 1 << order
@@ -309,15 +425,17 @@ def free_prepared_page(pg: PgData, zone: int, cpu: int, idx: int, order: int) ->
     pg.pgoff[idx] = 0
     mt = i64(pg.pb_migratetype[idx >> PAGEBLOCK_ORDER])
     if cpu >= 0 and pcp_allowed_order(pg, order) and mt != MIGRATE_ISOLATE:
-        free_unref_page(pg, zone, cpu, idx, order, mt)
+        free_unref_page(pg, zone, cpu, idx, order, mt, cold)
     else:
-        free_one_page(pg, zone, idx, order, mt, flag(False))
+        free_one_page(pg, zone, cpu, idx, order, mt, flag(False))
 
 
 @kernel
 def page_state(pg: PgData, idx: int) -> int:
     """What a page that heads no allocated block is: a FREE_* reason."""
     flags = pg.flags[idx]
+    if flags & PG_HOLE or pg.pb_migratetype[idx >> PAGEBLOCK_ORDER] == NO_PAGEBLOCK:
+        return FREE_OUT_OF_RANGE
     if flags & PG_RESERVED:
         return FREE_RESERVED
     if flags & PG_PCP:
@@ -353,8 +471,8 @@ def _check_free(pg: PgData, idx: int, order: int, owner: int) -> int:
 
 
 @kernel
-def free_pages_bulk(pg: PgData, cpu: int, order: int, owner: int, pages: I64) -> int:
-    """Free blocks that an owner holds by hand: all, or none.
+def free_hot_cold_pages(pg: PgData, cpu: int, order: int, owner: int, pages: I64, cold: bool) -> int:
+    """Free blocks that an owner holds by hand: all, or none. Cold ones are the last to be used again.
 
     Returns 0, or position << 8 | FREE_* reason of the first block that may not be freed.
     """
@@ -363,13 +481,20 @@ def free_pages_bulk(pg: PgData, cpu: int, order: int, owner: int, pages: I64) ->
         if reason != FREE_OK:
             for j in range(i):
                 pg.flags[pages[j]] &= ~PG_VISITED
+            pg.bad_pages[reason] += 1
             return (i << 8) | reason
         pg.flags[pages[i]] |= PG_VISITED
     for i in range(pages.shape[0]):
         idx = pages[i]
         list_del(pg.next, pg.prev, idx)
-        free_prepared_page(pg, page_zone(pg, idx), cpu, idx, order)
+        free_prepared_page(pg, page_zone(pg, idx), cpu, idx, order, cold)
     return 0
+
+
+@kernel
+def free_pages_bulk(pg: PgData, cpu: int, order: int, owner: int, pages: I64) -> int:
+    """:func:`free_hot_cold_pages` of pages that the CPU has in its cache."""
+    return free_hot_cold_pages(pg, cpu, order, owner, pages, flag(False))
 
 
 @kernel
@@ -382,7 +507,7 @@ def free_owner_pages(pg: PgData, owner: int, cpu: int) -> int:
         order = i64(pg.order[idx])
         list_del(pg.next, pg.prev, idx)
         freed += 1 << order
-        free_prepared_page(pg, page_zone(pg, idx), cpu, idx, order)
+        free_prepared_page(pg, page_zone(pg, idx), cpu, idx, order, flag(False))
     return freed
 
 
@@ -447,7 +572,7 @@ def release_region_pages(pg: PgData, owner: int, pages: I64, indexes: U32, cpu: 
             continue
         zone = page_zone(pg, idx)
         del_page_from_lru(pg, zone, idx)
-        free_prepared_page(pg, zone, cpu, idx, i64(0))
+        free_prepared_page(pg, zone, cpu, idx, i64(0), flag(False))
         freed += 1
     return freed
 
@@ -464,7 +589,7 @@ def release_owner_lru_pages(pg: PgData, owner: int, cpu: int) -> int:
                 after = i64(pg.next[at])
                 if pg.owner[at] == owner:
                     del_page_from_lru(pg, zone, at)
-                    free_prepared_page(pg, zone, cpu, at, i64(0))
+                    free_prepared_page(pg, zone, cpu, at, i64(0), flag(False))
                     freed += 1
                 at = after
     return freed
@@ -482,11 +607,16 @@ def take_boosted(pg: PgData) -> bool:
 
 
 __all__ = [
+    "ALLOC_CMA",
+    "ALLOC_COLD",
     "ALLOC_CPUSET",
     "ALLOC_HARDER",
     "ALLOC_HIGH",
+    "ALLOC_HIGHATOMIC",
     "ALLOC_KSWAPD",
+    "ALLOC_MIN_RESERVE",
     "ALLOC_NOFRAGMENT",
+    "ALLOC_NON_BLOCK",
     "ALLOC_NO_WATERMARKS",
     "ALLOC_OOM",
     "ALLOC_WMARK_HIGH",
@@ -495,6 +625,7 @@ __all__ = [
     "PAGEBLOCK_NR_PAGES",
     "WMARK_PROMO",
     "alloc_pages_bulk",
+    "free_hot_cold_pages",
     "free_owner_pages",
     "free_pages_bulk",
     "get_page_from_freelist",
@@ -502,4 +633,5 @@ __all__ = [
     "release_region_pages",
     "touch_pages",
     "zone_watermark_ok",
+    "zone_watermark_ok_safe",
 ]

@@ -14,8 +14,16 @@ import numpy.typing as npt
 
 from numa_service.mm import page_alloc, vmscan
 from numa_service.mm.buddy import count_free_blocks, free_range
+from numa_service.mm.isolation import (
+    isolate_pageblocks,
+    recount_reserves,
+    setup_zone_migrate_reserve,
+    unisolate_pageblocks,
+    unreserve_highatomic_pageblock,
+)
 from numa_service.mm.mmzone import (
     MAX_ORDER_NR_PAGES,
+    MIGRATE_CMA,
     MIGRATE_MOVABLE,
     MIGRATE_TYPES,
     NR_ORDERS,
@@ -27,24 +35,34 @@ from numa_service.mm.mmzone import (
     WMARK_PROMO,
     ZONE_NAMES,
 )
-from numa_service.mm.page_alloc import LRU_KIND_NONE
-from numa_service.mm.pcp import drain_pages
+from numa_service.mm.page_alloc import ALLOC_COLD, LRU_KIND_NONE, NO_PAGEBLOCK
+from numa_service.mm.pcp import PCP_BATCH_SCALE_MAX, drain_pages, free_pcppages_bulk
 from numa_service.mm.pgdata import (
+    DRIFT_MARK,
+    FREE_CMA,
     KSWAPD_FAILURES,
     KSWAPD_HIGHEST_ZONEIDX,
     KSWAPD_ORDER,
     KSWAPD_WOKEN,
     MAX_OWNERS,
+    PCP_ACTIVE,
+    PCP_EXPIRE,
+    PCP_HIGH_NOW,
+    PG_HOLE,
     PG_RESERVED,
     SCRATCH_FIELDS,
+    STAT_THRESHOLD,
     SWAP_TOTAL,
     SWAP_USED,
+    TUNE_BLOCKS,
+    TUNE_PAGESET,
     TUNE_PCP_MAX_ORDER,
+    TUNE_WATERMARK,
     ZONE_RECLAIM_ACTIVE,
     PgData,
     alloc_pgdata,
 )
-from numa_service.mm.profile import Profile
+from numa_service.mm.profile import BLOCKS_TAKE, PAGESET_AUTO_TUNED, Profile
 from numa_service.mm.snapshot import NodeSnapshot, PagesetSnapshot, ZoneSnapshot
 from numa_service.mm.vmstat import (
     NODE_STAT_NAMES,
@@ -56,19 +74,27 @@ from numa_service.mm.vmstat import (
     ZONE_STAT_NAMES,
     vm_event_names,
 )
-from numa_service.mm.watermark import Watermarks, stat_threshold
+from numa_service.mm.watermark import (
+    PAGESET_HIGH_MAX_FRACTION,
+    Watermarks,
+    percpu_drift_mark,
+    pressure_threshold,
+    stat_threshold,
+    zone_batchsize,
+    zone_highsize,
+)
 from numa_service.mm.zonelist import Zonelists
 
 Pfns = npt.NDArray[np.uint64]
 Indexes = npt.NDArray[np.uint32]
 
-#: pb_migratetype of a pageblock that is all hole.
-NO_PAGEBLOCK = 0xFF
-
 NO_INDEXES: Indexes = np.zeros(0, dtype=np.uint32)
 
 #: MAX_RECLAIM_RETRIES: after as many runs without progress kswapd leaves the node to direct reclaim.
 MAX_RECLAIM_RETRIES = 16
+
+#: Quiet vmstat ticks (seconds) after which a pageset of a zone of another node is drained.
+PAGESET_EXPIRE_TICKS = 3
 
 _FREE_REASONS = {
     page_alloc.FREE_OUT_OF_RANGE: "not a page of this node",
@@ -137,11 +163,17 @@ class Pgdat:
         free_ranges: Sequence[tuple[int, int]],
         zonelists: Zonelists,
         swap_pages: int,
+        *,
+        cma: Sequence[tuple[int, int]] = (),
+        drift: bool = False,
     ) -> None:
         """Boot one node.
 
         `extents` by zone index, empty zones included; `ram` and `free_ranges` are [start, end) pfns,
-        ascending: what is there, and what of it goes to the buddy lists.
+        ascending: what is there, and what of it goes to the buddy lists. `cma` are [start, end) pfns kept
+        for movable pages and drivers, whole pageblocks of free memory. With `drift` CPUs keep part of
+        NR_FREE_PAGES to themselves, as in a kernel; without, the counter is exact. ValueError for a CMA
+        area that is not such memory, or a kernel that has none.
         """
         self.nid = nid
         self.arch = arch
@@ -158,10 +190,18 @@ class Pgdat:
         end = max((e for _, e in spans), default=self.base_pfn)
         self.pg: PgData = alloc_pgdata(self.base_pfn, end, len(self.zone_names), len(self.all_cpus))
         self._scratch = np.zeros(4, dtype=np.int64)
+        self._cma = tuple(cma)
+        self._marks: dict[int, Watermarks] = {}
+        self.drift = drift
+        self.pg.tune[TUNE_PCP_MAX_ORDER] = profile.pcp_max_order
+        self.pg.tune[TUNE_BLOCKS] = profile.block_rules
+        self.pg.tune[TUNE_WATERMARK] = profile.watermark_rules
+        self.pg.tune[TUNE_PAGESET] = profile.pageset_rules
+        self.pg.cpu_local[:] = [cpu in self.cpus for cpu in self.all_cpus]
         self._init_zones(ram)
+        self._init_cma(free_ranges)
         self._free_memory(ram, free_ranges)
         self.pg.reclaim_stat[SWAP_TOTAL] = swap_pages
-        self.pg.tune[TUNE_PCP_MAX_ORDER] = profile.pcp_max_order
 
     # boot
 
@@ -174,6 +214,7 @@ class Pgdat:
                 (low - self.base_pfn) >> PAGEBLOCK_ORDER, -(-(high - self.base_pfn) // PAGEBLOCK_NR_PAGES)
             )
             pg.pb_migratetype[blocks] = MIGRATE_MOVABLE
+        self._mark_holes(ram)
         for extent in self.extents:
             if not extent.spanned:
                 continue
@@ -182,11 +223,48 @@ class Pgdat:
             pg.zone_end[extent.index] = first + extent.spanned
             pg.managed[extent.index] = extent.managed
 
+    def _mark_holes(self, ram: Sequence[tuple[int, int]]) -> None:
+        """Mark what is not there in pageblocks that have memory; blocks without any are labelled so."""
+        edges = sorted({edge - self.base_pfn for pair in ram for edge in pair if edge % PAGEBLOCK_NR_PAGES})
+        for block in sorted({edge >> PAGEBLOCK_ORDER for edge in edges}):
+            first = block << PAGEBLOCK_ORDER
+            hole = np.ones(PAGEBLOCK_NR_PAGES, dtype=np.bool_)
+            for low, high in ram:
+                hole[max(0, low - self.base_pfn - first) : max(0, high - self.base_pfn - first)] = False
+            self.pg.flags[first : first + PAGEBLOCK_NR_PAGES][hole] |= PG_HOLE
+
+    def _init_cma(self, free_ranges: Sequence[tuple[int, int]]) -> None:
+        """Label the pageblocks of CMA areas (init_cma_reserved_pageblock)."""
+        if self._cma and self.profile.block_rules == BLOCKS_TAKE:
+            raise ValueError(f"{self.profile.name} has no CMA")
+        for low, high in self._cma:
+            if low % PAGEBLOCK_NR_PAGES or high % PAGEBLOCK_NR_PAGES or low >= high:
+                raise ValueError(f"CMA area {low:#x}-{high:#x}: not whole pageblocks")
+            if not any(start <= low and high <= end for start, end in free_ranges):
+                raise ValueError(f"CMA area {low:#x}-{high:#x}: not free memory of this node")
+            zones = [e for e in self.extents if e.start_pfn <= low and high <= e.start_pfn + e.spanned]
+            if not zones:
+                raise ValueError(f"CMA area {low:#x}-{high:#x}: not within one zone")
+            first = (low - self.base_pfn) >> PAGEBLOCK_ORDER
+            self.pg.pb_migratetype[first : (high - self.base_pfn) >> PAGEBLOCK_ORDER] = MIGRATE_CMA
+
+    def _without_cma(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Ranges cut at the edges of CMA areas, so that no free block is of two kinds."""
+        edges = sorted({edge for area in self._cma for edge in area})
+        parts = []
+        for low, high in ranges:
+            for edge in edges:
+                if low < edge < high:
+                    parts.append((low, edge))
+                    low = edge
+            parts.append((low, high))
+        return parts
+
     def _free_memory(self, ram: Sequence[tuple[int, int]], free_ranges: Sequence[tuple[int, int]]) -> None:
         """memblock_free_all: what the boot allocator left goes to the buddy lists; the rest is reserved."""
         pg = self.pg
         for extent in self.extents:
-            for low, high in free_ranges:
+            for low, high in self._without_cma(free_ranges):
                 low = max(low, extent.start_pfn) - self.base_pfn
                 high = min(high, extent.start_pfn + extent.spanned) - self.base_pfn
                 if low < high:
@@ -206,7 +284,10 @@ class Pgdat:
                 self.pg.flags[low:high] = PG_RESERVED
 
     def set_watermarks(self, zone: int, marks: Watermarks) -> None:
-        """Write a zone's watermarks; a boost in force ends, as when a kernel recomputes them."""
+        """Write a zone's watermarks and what follows from them: reserve of 3.0, drift, ceiling of pagesets.
+
+        A boost in force ends, as when a kernel recomputes them.
+        """
         row = self.pg.watermark[zone]
         row[WMARK_MIN], row[WMARK_LOW], row[WMARK_HIGH], row[WMARK_PROMO] = (
             marks.min,
@@ -215,6 +296,34 @@ class Pgdat:
             marks.promo,
         )
         self.pg.watermark_boost[zone] = 0
+        self._marks[zone] = marks
+        managed = int(self.pg.managed[zone])
+        if not managed:
+            return
+        online = len(self.all_cpus)
+        self.pg.drift[zone, DRIFT_MARK] = percpu_drift_mark(managed, marks, online)
+        self._set_stat_threshold(zone, bool(self.pg.zone_flags[zone] & ZONE_RECLAIM_ACTIVE))
+        if self.profile.block_rules == BLOCKS_TAKE:
+            setup_zone_migrate_reserve(self.pg, zone)
+        if self.profile.pageset_rules == PAGESET_AUTO_TUNED:
+            batch = zone_batchsize(managed, self.profile)
+            self.pg.pcp_high_max[zone] = zone_highsize(
+                managed, marks.low, batch, len(self.cpus), online, self.profile, PAGESET_HIGH_MAX_FRACTION
+            )
+
+    def set_pageset_high(self, zone: int, high_min: int, high_max: int) -> None:
+        """Pages a pageset may hold; with both equal (percpu_pagelist_high_fraction) it does not move."""
+        self.pg.pcp_high[zone] = high_min
+        self.pg.pcp_high_max[zone] = high_max
+
+    def _set_stat_threshold(self, zone: int, pressure: bool) -> None:
+        """set_pgdat_percpu_threshold; what CPUs keep beyond it, they give up at their next change."""
+        if self.drift and zone in self._marks:
+            self.pg.drift[zone, STAT_THRESHOLD] = (
+                pressure_threshold(self._marks[zone], len(self.all_cpus))
+                if pressure
+                else stat_threshold(int(self.pg.managed[zone]), len(self.all_cpus))
+            )
 
     # allocation
 
@@ -232,8 +341,12 @@ class Pgdat:
         lru_kind: int = LRU_KIND_NONE,
         indexes: Indexes = NO_INDEXES,
         dirty: bool = False,
+        cold: bool = False,
     ) -> Pfns:
-        """Up to `count` blocks from `zones` in that order; the pfns got, in order."""
+        """Up to `count` blocks from `zones` in that order; the pfns got, in order.
+
+        `cold` asks for pages that no CPU cache holds (__GFP_COLD, 3.0).
+        """
         out = np.empty(count, dtype=np.int64)
         got = page_alloc.alloc_pages_bulk(
             self.pg,
@@ -243,7 +356,7 @@ class Pgdat:
             count,
             migratetype,
             highest_zoneidx,
-            alloc_flags,
+            alloc_flags | ALLOC_COLD if cold else alloc_flags,
             numa_how,
             owner,
             lru_kind,
@@ -253,10 +366,13 @@ class Pgdat:
         )
         return (out[:got] + self.base_pfn).astype(np.uint64)
 
-    def free(self, cpu: int | None, order: int, owner: int, pfns: Pfns) -> int:
-        """Free blocks held by hand, all or none; pages freed. BadPageError names the first that may not."""
+    def free(self, cpu: int | None, order: int, owner: int, pfns: Pfns, cold: bool = False) -> int:
+        """Free blocks held by hand, all or none; pages freed. BadPageError names the first that may not.
+
+        `cold` pages go behind those that the CPU has in its cache. A refusal is counted, by reason.
+        """
         pages = pfns.astype(np.int64) - self.base_pfn
-        error = page_alloc.free_pages_bulk(self.pg, self._cpu(cpu), order, owner, pages)
+        error = page_alloc.free_hot_cold_pages(self.pg, self._cpu(cpu), order, owner, pages, cold)
         if error:
             reason = error & 0xFF
             raise BadPageError(int(pfns[error >> 8]), _FREE_REASONS[reason], reason in _NOT_FOUND)
@@ -323,6 +439,8 @@ class Pgdat:
             self.pg.zone_flags[:] |= ZONE_RECLAIM_ACTIVE
         else:
             self.pg.zone_flags[:] &= ~ZONE_RECLAIM_ACTIVE
+        for zone in self._marks:
+            self._set_stat_threshold(zone, active)
 
     def shrink(self, reclaim_idx: int, priority: int, nr_to_reclaim: int, kswapd: bool) -> tuple[int, int]:
         """One bounded step of reclaim: (scanned, reclaimed) pages."""
@@ -337,7 +455,110 @@ class Pgdat:
         """Empty every pageset (drain_all_pages)."""
         drain_pages(self.pg)
 
+    def unreserve_highatomic(self, zones: Sequence[int], migratetype: int, force: bool) -> bool:
+        """Release one HIGHATOMIC pageblock: before direct reclaim tries again, with `force` before OOM.
+
+        True when there was one to release: the allocation is worth another try.
+        """
+        return unreserve_highatomic_pageblock(self.pg, zones, migratetype, force)
+
+    def isolate(self, start_pfn: int, end_pfn: int) -> int:
+        """Take whole pageblocks out of use (start_isolate_page_range); free pages among them.
+
+        Drains the pagesets first, as their pages would not be seen. ValueError, and nothing isolated, for a
+        range that is not whole pageblocks of one zone, or isolated in part.
+        """
+        zone, blocks = self._pageblocks(start_pfn, end_pfn)
+        self.drain()
+        return isolate_pageblocks(self.pg, zone, blocks)
+
+    def unisolate(self, start_pfn: int, end_pfn: int, migratetype: int = MIGRATE_MOVABLE) -> int:
+        """Put isolated pageblocks back to use (undo_isolate_page_range); free pages regained.
+
+        ValueError for a range that is not whole pageblocks of one zone.
+        """
+        zone, blocks = self._pageblocks(start_pfn, end_pfn)
+        return unisolate_pageblocks(self.pg, zone, blocks, migratetype)
+
+    def _pageblocks(self, start_pfn: int, end_pfn: int) -> tuple[int, range]:
+        if start_pfn % PAGEBLOCK_NR_PAGES or end_pfn % PAGEBLOCK_NR_PAGES or start_pfn >= end_pfn:
+            raise ValueError(f"{start_pfn:#x}-{end_pfn:#x}: not whole pageblocks")
+        for extent in self.extents:
+            if extent.start_pfn <= start_pfn and end_pfn <= extent.start_pfn + extent.spanned:
+                first = (start_pfn - self.base_pfn) >> PAGEBLOCK_ORDER
+                return extent.index, range(first, (end_pfn - self.base_pfn) >> PAGEBLOCK_ORDER)
+        raise ValueError(f"{start_pfn:#x}-{end_pfn:#x}: not within one zone of node {self.nid}")
+
+    def recount_reserves(self) -> None:
+        """After pageblock labels or free lists were written outright: make their counts agree."""
+        recount_reserves(self.pg)
+
+    def tick(self, cpu: int | None = None) -> int:
+        """One vmstat tick (a second) of one CPU, or of all: pages that left its pagesets.
+
+        Folds what the CPU keeps of the counters, lets an auto-tuned `high` decay, and drains a batch of a
+        zone of another node that the CPU left alone for three ticks (refresh_cpu_vm_stats).
+        """
+        before = int(self.pg.pcp_count.sum())
+        for i in range(len(self.all_cpus)) if cpu is None else (self.cpu_index[cpu],):
+            for zone in np.flatnonzero(self.pg.managed).tolist():
+                self._refresh_cpu_vm_stats(i, zone)
+        return before - int(self.pg.pcp_count.sum())
+
+    def _refresh_cpu_vm_stats(self, cpu: int, zone: int) -> None:
+        pg = self.pg
+        pcp = pg.pcp_tuning[cpu, zone]
+        pg.vm_stat[zone, NR_FREE_PAGES] += pg.free_delta[cpu, zone]
+        pg.free_delta[cpu, zone] = 0
+        if pcp[PCP_ACTIVE]:
+            pcp[PCP_ACTIVE] = 0
+            pcp[PCP_EXPIRE] = PAGESET_EXPIRE_TICKS
+        if self.profile.pageset_rules == PAGESET_AUTO_TUNED:
+            self._decay_pcp_high(cpu, zone)
+        if not pcp[PCP_EXPIRE] or not pg.pcp_count[cpu, zone]:
+            return
+        if pg.cpu_local[cpu]:
+            pcp[PCP_EXPIRE] = 0
+            return
+        pcp[PCP_EXPIRE] -= 1
+        if not pcp[PCP_EXPIRE]:
+            free_pcppages_bulk(pg, zone, cpu, int(pg.pcp_batch[zone]), 0)
+
+    def _decay_pcp_high(self, cpu: int, zone: int) -> None:
+        """Let `high` of an idle pageset shrink by an eighth, and what is above it go (decay_pcp_high)."""
+        pg = self.pg
+        floor, high = int(pg.pcp_high[zone]), int(pg.pcp_tuning[cpu, zone, PCP_HIGH_NOW])
+        count = int(pg.pcp_count[cpu, zone])
+        if high > floor:
+            most = int(pg.pcp_batch[zone]) << PCP_BATCH_SCALE_MAX
+            high = max(count - most, high - (high >> 3), floor)
+            pg.pcp_tuning[cpu, zone, PCP_HIGH_NOW] = high
+        if count > high:
+            free_pcppages_bulk(pg, zone, cpu, count - high, 0)
+
     # looking
+
+    def bad_pages(self) -> dict[str, int]:
+        """Frees refused since boot, by reason; not part of the state."""
+        return {reason: int(self.pg.bad_pages[code]) for code, reason in _FREE_REASONS.items()}
+
+    def percpu_drift_mark(self, zone: int) -> int:
+        """Free pages below which kswapd would not trust the counter; 0 = always."""
+        return int(self.pg.drift[zone, DRIFT_MARK])
+
+    def pageset_high(self, cpu: int, zone: int) -> int:
+        """Pages that a CPU's pageset may hold now; `cpu` by position."""
+        low = int(self.pg.pcp_high[zone])
+        if self.profile.pageset_rules != PAGESET_AUTO_TUNED:
+            return low
+        now = int(self.pg.pcp_tuning[cpu, zone, PCP_HIGH_NOW])
+        return max(low, min(now, int(self.pg.pcp_high_max[zone])))
+
+    def cma_pages(self, zone: int) -> int:
+        """Pages in CMA areas of a zone (zone_cma_pages)."""
+        start = self.extents[zone].start_pfn
+        end = start + self.extents[zone].spanned
+        return sum(high - low for low, high in self._cma if start <= low and high <= end)
 
     def free_pages(self, zone: int) -> int:
         """NR_FREE_PAGES of a zone."""
@@ -387,6 +608,10 @@ class Pgdat:
         }
         return stat | dict(zip(NODE_STAT_NAMES, map(int, self.pg.node_stat), strict=True))
 
+    def _cma_stat(self, zone: int) -> dict[str, int]:
+        pages = self.cma_pages(zone)
+        return {"nr_free_cma": int(self.pg.reserves[zone, FREE_CMA]), "cma": pages} if pages else {}
+
     def _zone_snapshot(self, extent: ZoneExtent) -> ZoneSnapshot:
         pg, zone = self.pg, extent.index
         by_type = tuple(
@@ -417,13 +642,14 @@ class Pgdat:
             nr_free=tuple(int(v) for v in pg.nr_free[zone]),
             nr_free_by_type=by_type,
             pageblocks=tuple(int(np.count_nonzero(blocks == mt)) for mt in range(MIGRATE_TYPES)),
-            vm_stat=dict(zip(ZONE_STAT_NAMES, map(int, pg.vm_stat[zone]), strict=True)),
+            vm_stat=dict(zip(ZONE_STAT_NAMES, map(int, pg.vm_stat[zone]), strict=True))
+            | self._cma_stat(zone),
             numa_stat=dict(zip(NUMA_EVENT_NAMES, map(int, pg.numa_event[zone]), strict=True)),
             pagesets=tuple(
                 PagesetSnapshot(
                     cpu,
                     int(pg.pcp_count[i, zone]),
-                    int(pg.pcp_high[zone]),
+                    self.pageset_high(i, zone),
                     int(pg.pcp_batch[zone]),
                     threshold,
                 )
@@ -434,4 +660,4 @@ class Pgdat:
         )
 
 
-__all__ = ["MAX_OWNERS", "BadPageError", "Indexes", "Pfns", "Pgdat", "ZoneExtent"]
+__all__ = ["MAX_OWNERS", "NO_PAGEBLOCK", "BadPageError", "Indexes", "Pfns", "Pgdat", "ZoneExtent"]

@@ -38,15 +38,43 @@ PG_REFERENCED = 64
 PG_DIRTY = 128
 PG_SWAPBACKED = 256  # anonymous
 PG_YOUNG = 512  # accessed through its page table since reclaim last looked (pte_young)
+PG_HOLE = 1024  # no memory here: a hole in a pageblock that has some
 PG_VISITED = 1 << 15  # scratch mark of one validation pass
 
 # zone flags
 ZONE_BOOSTED_WATERMARK = 1
 ZONE_RECLAIM_ACTIVE = 2
+ZONE_BELOW_HIGH = 4
 
-#: Pageset lists: orders 0-3 for each of three migratetypes, and one for huge pages.
-NR_PCP_LISTS = 4 * MIGRATE_PCPTYPES + 1
-PCP_THP = NR_PCP_LISTS - 1
+#: Pageset lists: orders 0-3 for each of three migratetypes, and two for huge pages: 6.1 uses the first of
+#: them, 6.12 the second for movable ones.
+NR_PCP_LISTS = 4 * MIGRATE_PCPTYPES + 2
+PCP_THP = NR_PCP_LISTS - 2
+PCP_THP_MOVABLE = NR_PCP_LISTS - 1
+
+# free memory that not everybody may use, and what marks it, by zone
+RESERVED_HIGHATOMIC = 0  # pages of the pageblocks reserved for high-order atomic requests
+FREE_HIGHATOMIC = 1  # of those (3.0: of MIGRATE_RESERVE), free
+FREE_CMA = 2
+NR_ISOLATE_PAGEBLOCKS = 3
+MAY_BE_UNMERGED = 4  # labels changed under free blocks: large buddies may both be free
+NR_RESERVES = 5
+
+# drift of NR_FREE_PAGES, by zone
+STAT_THRESHOLD = 0  # what a CPU may keep to itself; 0 = counters are exact
+DRIFT_MARK = 1  # percpu_drift_mark
+NR_DRIFT = 2
+
+# tuning of one pageset
+PCP_HIGH_NOW = 0  # per_cpu_pages.high where it moves (6.12)
+PCP_ALLOC_FACTOR = 1
+PCP_PREV_FREE_HIGH_ORDER = 2
+PCP_EXPIRE = 3  # vmstat ticks until a remote node's pageset is drained
+PCP_ACTIVE = 4  # the CPU changed this zone's counters since its last vmstat tick
+NR_PCP_TUNING = 5
+
+#: Reasons why a free is refused: FREE_* of page_alloc, less than this.
+NR_FREE_REASONS = 16
 
 #: Owners that a node can know at one time: sessions and regions with pages here.
 MAX_OWNERS = 1 << 16
@@ -107,7 +135,15 @@ class PgData(NamedTuple):
     pcp_high: I64  # [Z]
     pcp_batch: I64
     pcp_count: I64  # [C, Z]
-    pcp_free_factor: I64  # [C, Z]
+    #: free_factor (6.1) or free_count (6.12): halved at each allocation. [C, Z]
+    pcp_free_factor: I64
+    pcp_high_max: I64  # [Z]; pcp_high is the floor where there is a ceiling
+    pcp_tuning: I64  # [C, Z, NR_PCP_TUNING]
+    cpu_local: I64  # [C]: 1 = a CPU of this node
+    # what the free page counter does not say
+    reserves: I64  # [Z, NR_RESERVES]
+    drift: I64  # [Z, NR_DRIFT]
+    free_delta: I64  # [C, Z]: part of NR_FREE_PAGES that a CPU keeps to itself
     # node
     node_stat: I64
     vm_event: I64
@@ -121,6 +157,8 @@ class PgData(NamedTuple):
     tune: I64
     #: Work counters of the running op; not state.
     path: I64
+    #: Frees refused, by reason; not state.
+    bad_pages: I64
 
 
 HEAD_FREE = 0
@@ -133,10 +171,13 @@ TUNE_SWAPPINESS = 0
 TUNE_BOOST_FACTOR = 1
 TUNE_MOBILITY_DISABLED = 2
 TUNE_PCP_MAX_ORDER = 3
-NR_TUNE = 4
+TUNE_BLOCKS = 4  # BLOCKS_* of profile.py
+TUNE_WATERMARK = 5  # WMARK_*
+TUNE_PAGESET = 6  # PAGESET_*
+NR_TUNE = 7
 
 #: Fields that are not state: left out of the digest.
-SCRATCH_FIELDS = frozenset({"path"})
+SCRATCH_FIELDS = frozenset({"path", "bad_pages"})
 
 
 def alloc_pgdata(base_pfn: int, end_pfn: int, nr_zones: int, nr_cpus: int) -> PgData:
@@ -191,6 +232,12 @@ def alloc_pgdata(base_pfn: int, end_pfn: int, nr_zones: int, nr_cpus: int) -> Pg
         pcp_batch=z(nr_zones),
         pcp_count=z(nr_cpus, nr_zones),
         pcp_free_factor=z(nr_cpus, nr_zones),
+        pcp_high_max=z(nr_zones),
+        pcp_tuning=z(nr_cpus, nr_zones, NR_PCP_TUNING),
+        cpu_local=z(nr_cpus),
+        reserves=z(nr_zones, NR_RESERVES),
+        drift=z(nr_zones, NR_DRIFT),
+        free_delta=z(nr_cpus, nr_zones),
         node_stat=z(len(NODE_STAT_NAMES)),
         vm_event=z(NR_VM_EVENTS),
         kswapd=z(NR_KSWAPD),
@@ -200,6 +247,7 @@ def alloc_pgdata(base_pfn: int, end_pfn: int, nr_zones: int, nr_cpus: int) -> Pg
         heads=heads,
         tune=z(NR_TUNE),
         path=z(NR_PATH),
+        bad_pages=z(NR_FREE_REASONS),
     )
     for array, first in ((pg.next, pages), (pg.prev, pages), (pg.pb_next, blocks), (pg.pb_prev, blocks)):
         array[first:] = np.arange(first, len(array), dtype=np.uint32)

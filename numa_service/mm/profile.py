@@ -4,6 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Named strategies, as the numbers that kernels compare (``PgData.tune``).
+
+#: Pageblocks and fallback: the largest block of another type is taken along and what is left of it stays with
+#: its type; MIGRATE_RESERVE is the last resort; any two buddies merge (__rmqueue_fallback of 3.0).
+BLOCKS_TAKE = 0
+#: The largest block is stolen, or for small movable requests the smallest; blocks keep apart from HIGHATOMIC,
+#: CMA and ISOLATE; a page goes back to the list it came from (steal_suitable_fallback, 6.1).
+BLOCKS_STEAL = 1
+#: Whole pageblocks are claimed; failing that the smallest block is split and stays with its type; lists and
+#: pageblocks always agree (__rmqueue_claim and __rmqueue_steal, 6.12).
+BLOCKS_CLAIM = 2
+
+#: Every order below the asked one is deducted and halves the mark (3.0).
+WMARK_PER_ORDER = 0
+#: What HIGHATOMIC blocks were reserved is deducted; HARDER and HIGH add up (6.1).
+WMARK_RESERVED = 1
+#: What is free in HIGHATOMIC blocks is deducted; NON_BLOCK helps only MIN_RESERVE (6.12).
+WMARK_FREE_RESERVE = 2
+
+#: Order 0, hot at the head and cold at the tail, one batch freed round-robin (3.0).
+PAGESET_HOT_COLD = 0
+#: Batches that double while only frees come (6.1).
+PAGESET_FREE_FACTOR = 1
+#: `high` moves between a floor and a ceiling; batches double either way (6.12).
+PAGESET_AUTO_TUNED = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
@@ -34,6 +60,12 @@ class Profile:
     migratetype_names: tuple[str | None, ...]
     #: zoneinfo prints the promo watermark.
     has_promo: bool
+    #: BLOCKS_*: what is stolen from whom, and how pageblocks change their type.
+    block_rules: int
+    #: WMARK_*: what __zone_watermark_ok deducts.
+    watermark_rules: int
+    #: PAGESET_*: how pagesets fill and drain.
+    pageset_rules: int
 
 
 LINUX_6_1 = Profile(
@@ -50,6 +82,9 @@ LINUX_6_1 = Profile(
     thp_min_free=True,
     migratetype_names=("Unmovable", "Movable", "Reclaimable", "HighAtomic", None, "Isolate"),
     has_promo=False,
+    block_rules=BLOCKS_STEAL,
+    watermark_rules=WMARK_RESERVED,
+    pageset_rules=PAGESET_FREE_FACTOR,
 )
 
 LINUX_6_12 = Profile(
@@ -66,6 +101,9 @@ LINUX_6_12 = Profile(
     thp_min_free=True,
     migratetype_names=("Unmovable", "Movable", "Reclaimable", "HighAtomic", None, "Isolate"),
     has_promo=True,
+    block_rules=BLOCKS_CLAIM,
+    watermark_rules=WMARK_FREE_RESERVE,
+    pageset_rules=PAGESET_AUTO_TUNED,
 )
 
 LINUX_3_0 = Profile(
@@ -82,6 +120,9 @@ LINUX_3_0 = Profile(
     thp_min_free=True,
     migratetype_names=("Unmovable", "Movable", "Reclaimable", "Reserve", None, "Isolate"),
     has_promo=False,
+    block_rules=BLOCKS_TAKE,
+    watermark_rules=WMARK_PER_ORDER,
+    pageset_rules=PAGESET_HOT_COLD,
 )
 
 PROFILES: dict[str, Profile] = {p.name: p for p in (LINUX_6_1, LINUX_6_12, LINUX_3_0)}

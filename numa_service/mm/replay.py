@@ -24,7 +24,7 @@ from numa_service.mm.page_alloc import (
     wmark_pages,
     zone_watermark_ok,
 )
-from numa_service.mm.pgdata import I64, U32, PgData
+from numa_service.mm.pgdata import I64, U32, ZONE_BOOSTED_WATERMARK, PgData
 
 # A block held for the replay, in one positive integer: nid + 1, order, zone, index in mem_map.
 BLOCK_INDEX_BITS = 40
@@ -55,6 +55,8 @@ class ReplayEvents(NamedTuple):
     #: Position of the CPU among those of the machine, and the nid of its node.
     cpu: I64
     home: I64
+    #: nid whose zonelist is walked: the home node, unless a policy or the caller said otherwise.
+    preferred: I64
     #: Row of a :class:`FastPath`.
     gfp_class: I64
     outcome: I64
@@ -132,6 +134,15 @@ def unmatched_free(live: I64, key: int, order: int) -> int:
 
 
 @kernel
+def boosted(pg: PgData) -> bool:
+    """Whether an allocation has boosted a zone's watermarks and kswapd has not been told."""
+    found = False
+    for zone in range(pg.zone_flags.shape[0]):
+        found |= (pg.zone_flags[zone] & ZONE_BOOSTED_WATERMARK) != 0
+    return found
+
+
+@kernel
 def can_serve(pg: PgData, path: FastPath, row: int, order: int) -> bool:
     """Whether a zone of the node is above the mark that requests of this class must leave."""
     flags = path.alloc_flags[row]
@@ -181,6 +192,7 @@ def replay_stretch(
     local: FastPath,
     guest: FastPath,
     guest_home: int,
+    guest_first: bool,
     live: I64,
     scratch: ReplayScratch,
     begin: int,
@@ -188,10 +200,12 @@ def replay_stretch(
 ) -> int:
     """Issue events from `begin` on while this node alone serves them; where it stopped.
 
-    With a `guest_home` that is not -1, the first event is an allocation of that node's which it, and every
-    node before this one, cannot serve. That remains so for requests of the same class and order, as the
-    stretch changes this node only. An event at which it stops has changed nothing.
+    With a `guest_home` that is not -1, the first event is an allocation of that node's CPUs which every node
+    before this one in its walk cannot serve. That remains so for requests of the same class and order, as the
+    stretch changes this node only; with `guest_first` there is no node before this one. An event at which it
+    stops has changed nothing. It also stops behind an allocation that boosted a watermark: kswapd is due.
     """
+    guest_preferred = events.preferred[begin] if begin < end else 0
     guest_row = events.gfp_class[begin] if begin < end else 0
     guest_order = events.order[begin] if begin < end else 0
     at = begin
@@ -202,11 +216,17 @@ def replay_stretch(
         if events.is_alloc[at]:
             row = events.gfp_class[at]
             home = events.home[at]
+            preferred = events.preferred[at]
             if block > 0 or order >= NR_ORDERS:
                 break
-            if home == nid and local.nr_zones[row] > 0:
+            if home == nid and preferred == nid and local.nr_zones[row] > 0:
                 idx = _alloc_block(pg, local, row, events.cpu[at], order, owner, scratch)
-            elif home == guest_home and row == guest_row and order == guest_order:
+            elif (
+                home == guest_home
+                and preferred == guest_preferred
+                and guest.nr_zones[row] > 0
+                and (guest_first or (row == guest_row and order == guest_order))
+            ):
                 idx = _alloc_block(pg, guest, row, events.cpu[at], order, owner, scratch)
             else:
                 break
@@ -215,8 +235,12 @@ def replay_stretch(
             block = block_of(pg, nid, idx, order)
             live[key] = block
             events.outcome[at] = block
+            if boosted(pg):
+                return i64(at + 1)
         else:
             unmatched = unmatched_free(live, key, order)
+            if unmatched == FREE_PART:
+                break
             if unmatched != PENDING:
                 if block == NOT_HERE:
                     live[key] = 0
@@ -225,7 +249,9 @@ def replay_stretch(
                 if block_nid(block) != nid:
                     break
                 scratch.page[0] = block_index(block)
-                if free_pages_bulk(pg, events.cpu[at], order, owner, scratch.page) != 0:
+                # what was in use before the trace has another owner
+                holder = i64(pg.owner[scratch.page[0]])
+                if free_pages_bulk(pg, events.cpu[at], order, holder, scratch.page) != 0:
                     break
                 live[key] = 0
                 events.outcome[at] = block
@@ -244,8 +270,8 @@ def compile_replay(pg: PgData) -> None:
     path = no_fast_path(1, pg.managed.shape[0])
     live = np.zeros(PAGEBLOCK_NR_PAGES, dtype=np.int64)
     scratch = ReplayScratch(np.zeros(0, np.uint32), np.zeros(1, np.int64))
-    events = ReplayEvents(np.zeros(0, np.bool_), *(np.zeros(0, np.int64) for _ in range(6)))
-    replay_stretch(pg, 0, 0, events, path, path, -1, live, scratch, 0, 0)
+    events = ReplayEvents(np.zeros(0, np.bool_), *(np.zeros(0, np.int64) for _ in range(7)))
+    replay_stretch(pg, 0, 0, events, path, path, -1, False, live, scratch, 0, 0)
     can_serve(pg, path, 0, 0)
 
 

@@ -7,7 +7,7 @@ zones of the node together, as kernels since 4.8 do.
 
 from __future__ import annotations
 
-from numa_service.mm.jit import i64, kernel
+from numa_service.mm.jit import flag, i64, kernel
 from numa_service.mm.lists import list_add, list_del, lru_list
 from numa_service.mm.mmzone import (
     LRU_ACTIVE_ANON,
@@ -21,7 +21,7 @@ from numa_service.mm.page_alloc import (
     del_page_from_lru,
     free_prepared_page,
     wmark_pages,
-    zone_watermark_ok,
+    zone_watermark_ok_safe,
 )
 from numa_service.mm.pgdata import (
     ANON_COST,
@@ -115,7 +115,7 @@ def _reclaim_page(pg: PgData, zone: int, idx: int, kswapd: bool) -> None:
     anon = (pg.flags[idx] & PG_SWAPBACKED) != 0
     del_page_from_lru(pg, zone, idx)
     # Reclaim frees to the buddy lists, not to the pageset of whoever happens to reclaim.
-    free_prepared_page(pg, zone, i64(-1), idx, i64(0))
+    free_prepared_page(pg, zone, i64(-1), idx, i64(0), flag(True))
     if anon:
         pg.owner_swap[owner] += 1
         pg.vm_event[PGSTEAL_ANON] += 1
@@ -320,7 +320,7 @@ def pgdat_balanced(pg: PgData, order: int, highest_zoneidx: int) -> bool:
             continue
         any_zone = True
         mark = wmark_pages(pg, zone, i64(WMARK_HIGH))
-        if zone_watermark_ok(pg, zone, order, mark, highest_zoneidx, i64(0)):
+        if zone_watermark_ok_safe(pg, zone, order, mark, highest_zoneidx):
             return True
     return not any_zone
 

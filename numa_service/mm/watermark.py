@@ -14,6 +14,10 @@ from math import isqrt
 from numa_service.mm.mmzone import PAGE_SHIFT, PAGEBLOCK_NR_PAGES
 from numa_service.mm.profile import Profile
 
+DEFAULT_WATERMARK_SCALE_FACTOR = 10
+#: MIN_PERCPU_PAGELIST_HIGH_FRACTION: an auto-tuned pageset may hold this part of its zone.
+PAGESET_HIGH_MAX_FRACTION = 8
+
 #: (nid, zone name): a zone of the machine.
 ZoneKey = tuple[int, str]
 
@@ -50,11 +54,15 @@ def free_buffer_pages(managed: Mapping[ZoneKey, int]) -> int:
 def recommended_min_free_kbytes(managed: Mapping[ZoneKey, int], profile: Profile) -> int:
     """What khugepaged raises min_free_kbytes to with THP on (set_recommended_min_free_kbytes).
 
-    Two pageblocks a zone, and room for all fallbacks between three migratetypes; at most 5 % of low memory.
+    Two pageblocks a zone, and room for all fallbacks between three migratetypes; at most 5 % of low memory,
+    less the high watermarks that min_free_kbytes without THP had set by then (nr_free_buffer_pages).
     """
     zones = sum(1 for (_, zone), pages in managed.items() if pages and zone not in ("HighMem", "Movable"))
     pages = PAGEBLOCK_NR_PAGES * zones * (2 + 3 * 3)
-    pages = min(pages, free_buffer_pages(managed) // 20)
+    plain = calculate_min_free_kbytes(managed, profile)
+    marks = setup_per_zone_wmarks(managed, profile, plain, DEFAULT_WATERMARK_SCALE_FACTOR)
+    above = {key: max(0, zone_pages - marks[key].high) for key, zone_pages in managed.items()}
+    pages = min(pages, free_buffer_pages(above) // 20)
     return pages << (PAGE_SHIFT - 10)
 
 
@@ -135,3 +143,17 @@ def stat_threshold(managed: int, online_cpus: int) -> int:
     """Drift a CPU may keep in its own counters (calculate_normal_threshold)."""
     mem = managed >> (27 - PAGE_SHIFT)
     return min(125, 2 * online_cpus.bit_length() * (1 + mem.bit_length()))
+
+
+def pressure_threshold(marks: Watermarks, online_cpus: int) -> int:
+    """Drift a CPU may keep while kswapd is awake (calculate_pressure_threshold): never past the MIN mark."""
+    return min(125, max(1, (marks.low - marks.min) // max(online_cpus, 1)))
+
+
+def percpu_drift_mark(managed: int, marks: Watermarks, online_cpus: int) -> int:
+    """Free pages below which kswapd adds up every CPU's part; 0 where drift cannot hide a failed mark.
+
+    (refresh_zone_stat_thresholds.)
+    """
+    drift = online_cpus * stat_threshold(managed, online_cpus)
+    return marks.high + drift if drift > marks.low - marks.min else 0

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from numa_service.node.explain import Explanation
+
 
 class NodeError(Exception):
     """A request was refused; nothing changed unless the class says so."""
@@ -44,6 +49,8 @@ class AllocFailed(NodeError):
         self.wanted = wanted
         self.got = got
         self.nodes = nodes
+        #: For a request that asked why.
+        self.explanation: Explanation | None = None
 
 
 class LimitExceeded(NodeError):

@@ -39,6 +39,7 @@ from numa_service.mm.vmstat import (
 from numa_service.node import ops
 from numa_service.node.errors import InvalidRequest, LimitExceeded, NotFound, Precondition
 from numa_service.node.ops import Op, Owner
+from numa_service.node.zone_account import Account
 
 R = TypeVar("R")
 
@@ -213,6 +214,10 @@ class Node:
         """Everybody who has, or had, pages on this node."""
         return tuple(self._slots)
 
+    def slots(self) -> tuple[tuple[Owner, int], ...]:
+        """The small number under which each owner's pages are marked here."""
+        return tuple(self._slots.items())
+
     def expired(self, now_ns: int) -> list[int]:
         """Sessions whose lease has run out, oldest number first."""
         return [s.id for s in self.sessions.values() if s.expires_ns <= now_ns]
@@ -310,6 +315,10 @@ class Node:
         if not self.pgdat.pg.owner_pages[slot] and not self.pgdat.pg.owner_swap[slot]:
             self._drop_owner(owner)
 
+    def _forget_path(self) -> None:
+        """What frees and drains did before is not this op's work."""
+        self.pgdat.pg.path[:] = 0
+
     def _path(self) -> tuple[int, ...]:
         return tuple(self.pgdat.take_path().tolist())
 
@@ -321,6 +330,8 @@ class Node:
 
     @_apply.register
     def _(self, op: ops.Alloc) -> ops.AllocResult:
+        self._forget_path()
+        before = self._account(op) if op.explain else None
         pfns = self.pgdat.alloc(
             op.zones,
             op.cpu,
@@ -337,10 +348,17 @@ class Node:
         )
         if not len(pfns):
             self._forget_if_empty(op.owner)
+        path = self._path()
+        account = before.since(op.count, pfns, path) if before else None
         if take_boosted(self.pgdat.pg):
             # rmqueue(): an allocation that mixed migratetypes wakes kswapd to defragment
             self.pgdat.wakeup_kswapd(0, op.highest_zoneidx)
-        return ops.AllocResult(pack_pfns(pfns), self._path(), self.zone_states())
+        return ops.AllocResult(pack_pfns(pfns), path, self.zone_states(), account)
+
+    def _account(self, op: ops.Alloc) -> Account:
+        return Account(
+            self.pgdat, op.zones, op.cpu, op.order, op.migratetype, op.highest_zoneidx, op.alloc_flags
+        )
 
     @_apply.register
     def _(self, op: ops.Free) -> int:
@@ -367,6 +385,7 @@ class Node:
 
     @_apply.register
     def _(self, op: ops.Touch) -> ops.TouchResult:
+        self._forget_path()
         slot = self._slots.get(op.owner, MAX_OWNERS)
         gone = self.pgdat.touch(slot, unpack_pfns(op.pfns), unpack_indexes(op.indexes), op.write)
         swapped = 0
@@ -391,14 +410,17 @@ class Node:
 
     @_apply.register
     def _(self, op: ops.Reclaim) -> ops.ReclaimResult:
+        self._forget_path()
         scanned, reclaimed = self.pgdat.shrink(op.highest_zoneidx, op.priority, op.nr_to_reclaim, False)
         if reclaimed:
             self.pgdat.pg.kswapd[KSWAPD_FAILURES] = 0
         return ops.ReclaimResult(scanned, reclaimed, self._path())
 
     @_apply.register
-    def _(self, op: ops.DrainPagesets) -> None:
+    def _(self, op: ops.DrainPagesets) -> int:
+        pages = int(self.pgdat.pg.pcp_count.sum())
         self.pgdat.drain()
+        return pages
 
     @_apply.register
     def _(self, op: ops.KswapdBegin) -> ops.KswapdWork:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
+from numa_service.node.explain import NodeAccount
+
 R = TypeVar("R")
 
 
@@ -45,6 +47,8 @@ class AllocResult:
     #: PATH_* work counters.
     path: tuple[int, ...]
     zones: tuple[ZoneState, ...] = ()
+    #: For an op that asked to explain.
+    account: NodeAccount | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,8 @@ class Alloc(Op[AllocResult]):
     lru_kind: int = 0
     indexes: bytes = b""
     dirty: bool = False
+    #: Also tell what was looked at; changes nothing else.
+    explain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +170,8 @@ class Reclaim(Op[ReclaimResult]):
 
 
 @dataclass(frozen=True, slots=True)
-class DrainPagesets(Op[None]):
-    """drain_all_pages() on this node."""
+class DrainPagesets(Op[int]):
+    """drain_all_pages() on this node; pages that the pagesets had."""
 
 
 @dataclass(frozen=True, slots=True)

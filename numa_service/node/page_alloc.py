@@ -34,6 +34,13 @@ from numa_service.mm.vmscan import DEF_PRIORITY, SWAP_CLUSTER_MAX
 from numa_service.node import ops
 from numa_service.node.cost import Cost
 from numa_service.node.errors import AllocFailed, InvalidRequest, LimitExceeded, PeerUnavailable
+from numa_service.node.explain import (
+    Explanation,
+    Recorder,
+    gfp_names,
+    migratetype_name,
+    start_node,
+)
 from numa_service.node.mempolicy import Policy, PolicyMode, Walk, policy_walk
 from numa_service.node.node import Node, unpack_pfns
 from numa_service.node.ops import Ask, Op, Owner
@@ -71,6 +78,8 @@ class AllocContext:
     cost: Cost = field(default_factory=Cost)
     remote_lookups: int = 0
     direct_reclaimed: int = 0
+    #: Takes down what happens, for a request that asked why.
+    recorder: Recorder | None = None
 
     @property
     def missing(self) -> int:
@@ -87,6 +96,8 @@ class Allocation:
     cost: Cost = field(default_factory=Cost)
     remote_lookups: int = 0
     direct_reclaimed: int = 0
+    #: For a request that asked why.
+    explanation: Explanation | None = None
 
     def absorb(self, ac: AllocContext) -> None:
         """Take over what one walk got."""
@@ -107,6 +118,7 @@ class AllocRequest:
     cpu: int
     policy: Policy
     partial: bool = False
+    explain: bool = False
 
 
 def check_request(node: Node, request: AllocRequest) -> None:
@@ -153,6 +165,8 @@ def alloc_pages(node: Node, request: AllocRequest) -> Steps[Allocation]:
     """
     check_request(node, request)
     owner = node.owner(request.session)
+    cost = Cost()
+    recorder = Recorder(node.pgdat.arch, cost) if request.explain else None
     result = yield from alloc_for_owner(
         node,
         owner,
@@ -162,13 +176,43 @@ def alloc_pages(node: Node, request: AllocRequest) -> Steps[Allocation]:
         request.count,
         request.cpu,
         request.policy,
+        cost=cost,
+        recorder=recorder,
     )
     if result.got < request.count and not (request.partial and result.got):
         yield from _undo(node, owner, request, result.pages)
-        raise AllocFailed(
+        failed = AllocFailed(
             request.order, request.count, result.got, node.machine.zonelists[node.nid].node_order
         )
+        if recorder:
+            failed.explanation = _explanation(node, request, result, recorder, str(failed))
+        raise failed
+    if recorder:
+        result.explanation = _explanation(node, request, result, recorder)
     return result
+
+
+def _explanation(
+    node: Node, request: AllocRequest, result: Allocation, recorder: Recorder, failure: str = ""
+) -> Explanation:
+    pgdat, blocks = node.pgdat, dict.fromkeys((nid for nid, _ in result.pages), 0)
+    for nid, pfns in result.pages:
+        blocks[nid] += len(pfns) // 8
+    return Explanation(
+        nid=node.nid,
+        cpu=request.cpu,
+        gfp=gfp_names(request.gfp),
+        order=request.order,
+        count=request.count,
+        migratetype=migratetype_name(pgdat.profile, _migratetype(node, request.gfp)),
+        classzone=pgdat.zone_names[gfp_zone_checked(request.gfp, node)],
+        policy=request.policy,
+        profile=pgdat.profile.name,
+        steps=tuple(recorder.steps),
+        placement=tuple(blocks.items()),
+        cost=result.cost,
+        failure=failure,
+    )
 
 
 def _undo(node: Node, owner: Owner, request: AllocRequest, pages: list[tuple[int, bytes]]) -> Steps[None]:
@@ -189,13 +233,21 @@ def alloc_for_owner(
     lru_kind: int = LRU_KIND_NONE,
     indexes: bytes = b"",
     dirty: bool = False,
+    *,
+    cost: Cost | None = None,
+    recorder: Recorder | None = None,
 ) -> Steps[Allocation]:
     """As many of `count` blocks as can be had, by policy; for any owner of this node."""
     highest = gfp_zone_checked(gfp, node)
-    migratetype = gfp_migratetype(gfp, bool(node.pgdat.pg.tune[TUNE_MOBILITY_DISABLED]))
-    result = Allocation()
+    migratetype = _migratetype(node, gfp)
+    result = Allocation(cost=cost or Cost())
+    lists = node.machine.zonelists
 
-    def context(walk: Walk, wanted: int, first: int, flags: int = gfp) -> AllocContext:
+    def context(
+        walk: Walk, wanted: int, first: int, flags: int = gfp, policy: Policy = policy
+    ) -> AllocContext:
+        if recorder:
+            recorder.walk(lists[start_node(policy, node.nid)], flags, walk, wanted)
         return AllocContext(
             owner,
             flags,
@@ -208,16 +260,18 @@ def alloc_for_owner(
             indexes[4 * first : 4 * (first + wanted)],
             dirty,
             cost=result.cost,
+            recorder=recorder,
         )
 
-    lists = node.machine.zonelists
     if policy.mode is PolicyMode.INTERLEAVE:
         before = node.apply(ops.Interleave(session, count))
         shares = np.bincount((before + np.arange(count)) % len(policy.nodes), minlength=len(policy.nodes))
         for nid, share in zip(policy.nodes, shares.tolist(), strict=True):
             if share:
-                walk = policy_walk(lists, node.nid, Policy(PolicyMode.PREFERRED, (nid,)), gfp, highest)
-                ac = context(walk, share, result.got)
+                target = Policy(PolicyMode.PREFERRED, (nid,))
+                ac = context(
+                    policy_walk(lists, node.nid, target, gfp, highest), share, result.got, policy=target
+                )
                 ac.interleave = True
                 yield from __alloc_pages(node, ac)
                 result.absorb(ac)
@@ -239,6 +293,10 @@ def alloc_for_owner(
         result.cost.add_zeroing(node.machine.spec.latency, result.got << order)
     yield from _note_holdings(node, session, result)
     return result
+
+
+def _migratetype(node: Node, gfp: int) -> int:
+    return gfp_migratetype(gfp, bool(node.pgdat.pg.tune[TUNE_MOBILITY_DISABLED]))
 
 
 def _note_holdings(node: Node, session: int, result: Allocation) -> Steps[None]:
@@ -271,10 +329,18 @@ def _nofragment(node: Node, ac: AllocContext) -> int:
     return flags | ALLOC_NOFRAGMENT
 
 
-def get_page_from_freelist(node: Node, ac: AllocContext, alloc_flags: int) -> Steps[None]:
-    """Walk the zonelist once, taking what each zone can give and stay above its mark."""
+def get_page_from_freelist(
+    node: Node, ac: AllocContext, alloc_flags: int, name: str = "fast path"
+) -> Steps[None]:
+    """Walk the zonelist once, taking what each zone can give and stay above its mark.
+
+    `name` is what an explanation calls this pass.
+    """
     preferred = ac.walk.preferred
+    recorder = ac.recorder
     foreign = 0
+    if recorder:
+        recorder.begin_pass(name, alloc_flags)
     for nid, zones in ac.walk.segments:
         if not ac.missing:
             break
@@ -294,10 +360,13 @@ def get_page_from_freelist(node: Node, ac: AllocContext, alloc_flags: int) -> St
             lru_kind=ac.lru_kind,
             indexes=ac.indexes[4 * ac.got :],
             dirty=ac.dirty,
+            explain=recorder is not None,
         )
         try:
             result = yield from on(node, nid, op)
-        except (PeerUnavailable, LimitExceeded):
+        except (PeerUnavailable, LimitExceeded) as e:
+            if recorder:
+                recorder.visit(nid, nid != node.nid, None, str(e))
             continue  # a node that is away, or knows too many owners, has no free pages for us
         finally:
             if nid != node.nid:
@@ -306,11 +375,15 @@ def get_page_from_freelist(node: Node, ac: AllocContext, alloc_flags: int) -> St
         blocks = len(result.pfns) // 8
         ac.cost.add_path(node.machine.spec.latency, result.path)
         ac.cost.add_access(node.machine.spec, node.nid, nid, blocks << ac.order)
+        if recorder:
+            recorder.visit(nid, nid != node.nid, result.account)
         if blocks:
             ac.pages.append((nid, result.pfns))
             ac.got += blocks
             if nid != preferred.nid:
                 foreign += blocks
+    if recorder:
+        recorder.end_pass()
     if foreign:
         yield from _tell(node, preferred.nid, ops.CountForeign(preferred.zone, foreign))
 
@@ -324,10 +397,11 @@ def _numa_how(node: Node, ac: AllocContext, nid: int) -> int:
     return how
 
 
-def _tell(node: Node, nid: int, op: Op[Any]) -> Steps[None]:
+def _tell(node: Node, nid: int, op: Op[R]) -> Steps[R | None]:
     """Ask, and do without the answer if there is none."""
     with contextlib.suppress(PeerUnavailable):
-        yield from on(node, nid, op)
+        return (yield from on(node, nid, op))
+    return None
 
 
 def gfp_to_alloc_flags(gfp: int) -> int:
@@ -350,11 +424,11 @@ def __alloc_pages_slowpath(node: Node, ac: AllocContext) -> Steps[None]:
     alloc_flags = gfp_to_alloc_flags(ac.gfp)
     if alloc_flags & ALLOC_KSWAPD:
         yield from wake_all_kswapds(node, ac)
-    yield from get_page_from_freelist(node, ac, alloc_flags)
+    yield from get_page_from_freelist(node, ac, alloc_flags, "slow path")
     if not ac.missing:
         return
     if ac.gfp & Gfp.MEMALLOC and not ac.gfp & Gfp.NOMEMALLOC:
-        yield from get_page_from_freelist(node, ac, alloc_flags | ALLOC_NO_WATERMARKS)
+        yield from get_page_from_freelist(node, ac, alloc_flags | ALLOC_NO_WATERMARKS, "reserves")
         if not ac.missing:
             return
     drained = False
@@ -362,15 +436,17 @@ def __alloc_pages_slowpath(node: Node, ac: AllocContext) -> Steps[None]:
     while ac.missing and can_direct_reclaim:
         reclaimed = yield from __alloc_pages_direct_reclaim(node, ac)
         before = ac.got
-        yield from get_page_from_freelist(node, ac, alloc_flags)
+        yield from get_page_from_freelist(node, ac, alloc_flags, "after direct reclaim")
         if not ac.missing:
             return
         if not drained:
             # pages may be stuck on other CPUs' pagesets
             for nid in ac.walk.nodes:
-                yield from _tell(node, nid, ops.DrainPagesets())
+                pages = yield from _tell(node, nid, ops.DrainPagesets())
+                if ac.recorder:
+                    ac.recorder.drain(nid, pages)
             drained = True
-            yield from get_page_from_freelist(node, ac, alloc_flags)
+            yield from get_page_from_freelist(node, ac, alloc_flags, "after draining pagesets")
             if not ac.missing:
                 return
         if ac.gfp & Gfp.NORETRY:
@@ -387,7 +463,9 @@ def __alloc_pages_slowpath(node: Node, ac: AllocContext) -> Steps[None]:
 def wake_all_kswapds(node: Node, ac: AllocContext) -> Steps[None]:
     """Wake the kswapd of every node in the zonelist."""
     for nid in ac.walk.nodes:
-        yield from _tell(node, nid, ops.WakeKswapd(ac.order, ac.walk.highest_zoneidx))
+        woken = yield from _tell(node, nid, ops.WakeKswapd(ac.order, ac.walk.highest_zoneidx))
+        if ac.recorder:
+            ac.recorder.wakeup(nid, woken)
 
 
 def __alloc_pages_direct_reclaim(node: Node, ac: AllocContext) -> Steps[int]:
@@ -401,8 +479,14 @@ def __alloc_pages_direct_reclaim(node: Node, ac: AllocContext) -> Steps[int]:
             try:
                 result = yield from on(node, nid, op)
             except PeerUnavailable:
+                if ac.recorder:
+                    ac.recorder.reclaim_away(nid, priority)
                 continue
+            before_ns = ac.cost.latency_ns
             ac.cost.add_path(node.machine.spec.latency, result.path)
+            if ac.recorder:
+                took = ac.cost.latency_ns - before_ns
+                ac.recorder.reclaim(nid, priority, result.scanned, result.reclaimed, took)
             reclaimed += result.reclaimed
             if reclaimed >= wanted:
                 break

@@ -21,11 +21,13 @@ from numa_service.mm.vmstat import NR_ZONE_LRU_BASE, NUMASTAT_NAMES, vm_event_na
 from numa_service.node import ops
 from numa_service.node.cost import Cost
 from numa_service.node.errors import InvalidRequest
+from numa_service.node.explain import Explanation
 from numa_service.node.mempolicy import Policy
 from numa_service.node.node import Node
 from numa_service.node.ops import Op, Owner
 from numa_service.node.page_alloc import Allocation, AllocRequest
 from numa_service.node.region import Touched
+from numa_service.rpc import explain
 
 LEASE_SECONDS_DEFAULT = 30.0
 LEASE_SECONDS_MIN = 1.0
@@ -68,6 +70,7 @@ def alloc_request(message: memory_pb2.AllocPagesRequest, node: Node) -> AllocReq
         cpu=message.cpu,
         policy=policy(message.policy, node),
         partial=message.partial,
+        explain=message.explain,
     )
 
 
@@ -94,7 +97,18 @@ def allocation(allocation: Allocation) -> memory_pb2.AllocPagesResponse:
         cost=cost(allocation.cost),
         remote_lookups=allocation.remote_lookups,
         direct_reclaimed_pages=allocation.direct_reclaimed,
+        explanation=(
+            explain.explanation(allocation.explanation, cost(allocation.cost))
+            if allocation.explanation
+            else None
+        ),
     )
+
+
+def unserved(explained: Explanation) -> memory_pb2.AllocPagesResponse:
+    """The answer to a request that could not be served, and asked why."""
+    spent = cost(explained.cost)
+    return memory_pb2.AllocPagesResponse(cost=spent, explanation=explain.explanation(explained, spent))
 
 
 def touched(touched: Touched) -> memory_pb2.TouchRegionResponse:
@@ -207,6 +221,7 @@ def _lookup(op: ops.Alloc, request_id: str) -> Question:
         lru_kind=op.lru_kind,
         indexes=op.indexes,
         dirty=op.dirty,
+        explain=op.explain,
     )
 
 
@@ -215,7 +230,8 @@ def _alloc_result(m: zonelist_pb2.LookupResponse) -> ops.AllocResult:
         ops.ZoneState(z.zone, z.free_pages, z.managed_pages, z.min_pages, z.low_pages, z.high_pages)
         for z in m.zones
     )
-    return ops.AllocResult(m.pfns, tuple(m.path), zones)
+    account = explain.account_of(m.account) if m.HasField("account") else None
+    return ops.AllocResult(m.pfns, tuple(m.path), zones, account)
 
 
 def _lookup_response(result: ops.AllocResult) -> Message:
@@ -233,6 +249,7 @@ def _lookup_response(result: ops.AllocResult) -> Message:
             )
             for z in result.zones
         ],
+        account=explain.account(result.account) if result.account else None,
     )
 
 
@@ -311,8 +328,8 @@ WIRE: dict[type[Op[Any]], Wire] = {
     ops.DrainPagesets: Wire(
         "Drain",
         lambda op, request_id: zonelist_pb2.DrainRequest(request_id=request_id),
-        lambda m: None,
-        lambda _: zonelist_pb2.DrainResponse(),
+        lambda m: m.drained_pages,
+        lambda pages: zonelist_pb2.DrainResponse(drained_pages=pages),
     ),
     ops.CountForeign: Wire(
         "CountForeign",
@@ -346,6 +363,7 @@ def _(m: zonelist_pb2.LookupRequest) -> Op[Any]:
         lru_kind=m.lru_kind,
         indexes=m.indexes,
         dirty=m.dirty,
+        explain=m.explain,
     )
 
 

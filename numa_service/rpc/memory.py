@@ -11,7 +11,7 @@ from numa_client._gen.numa.v1 import memory_service_pb2 as pb2
 from numa_client._gen.numa.v1 import memory_service_pb2_grpc as pb2_grpc
 
 from numa_service.node import ops
-from numa_service.node.errors import InvalidRequest, Precondition
+from numa_service.node.errors import AllocFailed, InvalidRequest, Precondition
 from numa_service.node.node import Node
 from numa_service.node.page_alloc import Steps, alloc_pages, free_pages
 from numa_service.node.region import close_session, map_region, touch_region, unmap_region
@@ -93,7 +93,12 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
 
         async def work() -> pb2.AllocPagesResponse:
             wanted = convert.alloc_request(request, self._node)
-            got = await self._drive(alloc_pages(self._node, wanted), context)
+            try:
+                got = await self._drive(alloc_pages(self._node, wanted), context)
+            except AllocFailed as failed:
+                if failed.explanation is None:
+                    raise
+                return convert.unserved(failed.explanation)
             self._instruments.allocated(self._node.nid, got)
             return convert.allocation(got)
 

@@ -7,13 +7,19 @@ what the generator asked of the node for the first request of that kind, so the 
 same, to the bit, as if every event had taken the long way. (Their logs are not: a stretch is no op. A replay
 is repeated from its trace.)
 
-All blocks belong to one owner. What the traced kernel reclaimed is in the trace, as frees; the emulated
-kswapds run, right after the request that woke them, but find nothing on the LRU lists.
+On the machine that was traced, it starts from the captured occupancy, block for block (``replay_start``), and
+follows the nodes that memory policies named as far as the trace betrays them (``replay_truth``); which zone
+and which block is decided here, always.
+
+All blocks belong to one owner, those in use before the trace to another. What the traced kernel reclaimed
+is in the trace, as frees; the emulated kswapds run, right after the request that woke them, but find nothing
+on the LRU lists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,11 +28,14 @@ import numpy.typing as npt
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.gfp import gfp_migratetype
 from numa_service.mm.mmzone import NR_ORDERS, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
-from numa_service.mm.pgdata import I64
+from numa_service.mm.occupancy import split_held
+from numa_service.mm.page_alloc import take_boosted
+from numa_service.mm.pgdata import I64, PG_HELD
 from numa_service.mm.replay import (
     ALLOC_BAD_ORDER,
     ALLOC_FAILED,
     ALLOC_REFUSED,
+    FREE_PART,
     NOT_HERE,
     PENDING,
     FastPath,
@@ -36,26 +45,38 @@ from numa_service.mm.replay import (
     block_nid,
     block_of,
     block_order,
+    boosted,
     can_serve,
     compile_replay,
     no_fast_path,
     replay_stretch,
     unmatched_free,
 )
-from numa_service.mm.vmstat import PATH_STEALS
 from numa_service.node import ops
 from numa_service.node.errors import InvalidRequest
-from numa_service.node.mempolicy import Policy
+from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import pack_pfns, unpack_pfns
-from numa_service.node.ops import Op
-from numa_service.node.page_alloc import alloc_for_owner, on
+from numa_service.node.ops import Op, Owner
+from numa_service.node.page_alloc import Steps, alloc_for_owner, on
+from numa_service.sim.replay_start import CapturedStart
 from numa_service.sim.replay_tally import ReplayTally
+from numa_service.sim.replay_truth import TraceTruth
 from numa_service.sim.simulation import Simulation
 from numa_service.sim.traced import TracedZones
 from numa_service.trace.events import EventKind, TraceEvents
+from numa_service.trace.evidence import KswapdChange
 
 #: Different gfp masks; real traces have tens.
 _CLASSES = 64
+
+#: Events between two samples of the free pages.
+SAMPLE_EVENTS = 8192
+
+
+def _nothing_more() -> Steps[None]:
+    """A request without an op: at its end the node looks whether its kswapd is wanted."""
+    return
+    yield
 
 
 class LiveBlocks:
@@ -79,10 +100,13 @@ class LiveBlocks:
 class Replay:
     """A machine and how far the trace has been replayed on it."""
 
-    def __init__(self, spec: MachineSpec, traced: TracedZones | None = None) -> None:
+    def __init__(
+        self, spec: MachineSpec, traced: TracedZones | None = None, start: CapturedStart | None = None
+    ) -> None:
         """Boot the machine. `traced`: where real pfns lie and what was in use; by default, as in `spec`.
 
-        BootMemoryError as from boot.
+        With `start`, `spec` is the traced machine itself, and its memory starts as captured.
+        BootMemoryError as from boot, TraceError when the capture contradicts the machine.
         """
         self.spec = spec
         self.sim = Simulation(spec)
@@ -95,18 +119,32 @@ class Replay:
         }
         self._keeper = nodes[next(iter(self._sessions))]
         self.owner = self._keeper.owner(self._sessions[self._keeper.nid])
-        in_use = self.traced.hold_in_use(nodes, self._keeper)
-        self.tally = ReplayTally(self.sim, self.traced, in_use)
         self._live = LiveBlocks()
+        self._before: Owner | None = None
+        self._truth: TraceTruth | None = None
+        if start is not None:
+            self._before, in_use = start.occupy(spec, nodes, self._keeper)
+            self._truth = TraceTruth(self.traced, nodes, spec.arch)
+            self._adopt(start.in_use_blocks())
+        else:
+            in_use = self.traced.hold_in_use(nodes, self._keeper)
+        #: Runs of the emulated kswapds, and attempts of direct reclaim.
+        self.kswapd_wakeups = 0
+        self.direct_reclaims = 0
+        #: Still to come, and the nodes whose kswapd runs in the traced kernel.
+        self._kswapd = deque(start.kswapd if start else ())
+        self._reclaiming: set[int] = set()
+        self.tally = ReplayTally(self.sim, self.traced, in_use, self._truth)
         self._slots = dict.fromkeys(nodes, 0)
         self._gfp_classes: dict[int, int] = {}
         nr_zones = len(self._keeper.pgdat.zone_names)
-        #: By nid of the CPU and nid of the zones.
-        self._paths = {
-            (cpu, nid): no_fast_path(_CLASSES, nr_zones) for cpu in self._sessions for nid in nodes
-        }
-        #: By nid of the CPU and gfp class: nodes in the order in which they are asked, as far as is known.
-        self._walks: dict[tuple[int, int], list[int]] = {}
+        self._nr_zones = nr_zones
+        self._class_rows = _CLASSES
+        self._nothing = no_fast_path(_CLASSES, nr_zones)
+        #: By origin (nid of the CPU, preferred nid) and nid of the zones; made when something is known.
+        self._paths: dict[tuple[int, int, int], FastPath] = {}
+        #: By origin and gfp class: nodes in the order in which they are asked, as far as is known.
+        self._walks: dict[tuple[int, int, int], list[int]] = {}
         self._scratch = ReplayScratch(np.zeros(0, np.uint32), np.zeros(1, np.int64))
         #: What the request under way has asked of each node: until the first kswapd is woken, at LOW.
         self._asked: dict[int, ops.Alloc] = {}
@@ -119,7 +157,26 @@ class Replay:
 
     def run(self, chunks: Iterable[TraceEvents], stop: Callable[[], bool] = lambda: False) -> bool:
         """Replay chunks in order; False when `stop` said so before the end. Counts go to `tally`."""
-        return all(self._chunk(chunk, stop) for chunk in chunks)
+        return all(self._chunk(part, stop) for chunk in chunks for part in self._parts(chunk))
+
+    def _parts(self, chunk: TraceEvents) -> Iterator[TraceEvents]:
+        """The chunk in pieces: samples are taken between them, and kswapds wake and go to sleep."""
+        begin = 0
+        while begin < len(chunk):
+            end = min(begin + SAMPLE_EVENTS, len(chunk))
+            while self._kswapd and self._kswapd[0].time_ns <= chunk.time_ns[begin]:
+                self._follow_kswapd(self._kswapd.popleft())
+            if self._kswapd:
+                later = np.flatnonzero(chunk.time_ns[begin:end] >= self._kswapd[0].time_ns)
+                end = begin + max(1, int(later[0])) if len(later) else end
+            yield chunk.part(begin, end)
+            begin = end
+
+    def _follow_kswapd(self, change: KswapdChange) -> None:
+        """What a running kswapd reclaims is in the trace; that pagesets keep less meanwhile is not."""
+        if change.nid in self.sim.nodes:
+            (self._reclaiming.add if change.awake else self._reclaiming.discard)(change.nid)
+            self.sim.nodes[change.nid].pgdat.set_reclaim_active(change.awake)
 
     # a chunk
 
@@ -128,12 +185,17 @@ class Replay:
         is_alloc = chunk.kind == EventKind.MM_PAGE_ALLOC
         issued = np.flatnonzero((is_alloc & (chunk.pfn != 0)) | (chunk.kind == EventKind.MM_PAGE_FREE))
         pfns, gfps, cpus = chunk.pfn[issued], chunk.gfp[issued], chunk.cpu[issued]
+        homes = self._cpu_home[cpus]
+        preferred = homes
+        if self._truth is not None:
+            preferred = self._truth.preferred(self._truth.advance(chunk)[issued], homes, pfns, gfps)
         events = ReplayEvents(
             is_alloc=is_alloc[issued],
             key=self._live.keys(pfns),
             order=chunk.order[issued].astype(np.int64),
             cpu=self._cpu_index[cpus],
-            home=self._cpu_home[cpus],
+            home=homes,
+            preferred=preferred,
             gfp_class=self._classes(gfps),
             outcome=np.zeros(len(issued), dtype=np.int64),
         )
@@ -142,12 +204,16 @@ class Replay:
         seen = len(chunk) if complete else int(issued[done])
         self.tally.add_events(chunk.part(0, seen), self._cpu_moved)
         self.tally.add_outcomes(events, pfns, self._migratetypes(gfps), done)
+        if complete and len(chunk):
+            self.tally.sample(int(chunk.time_ns[-1]))
         return complete
 
     def _issue_all(self, events: ReplayEvents, gfps: npt.NDArray[np.uint32], stop: Callable[[], bool]) -> int:
         at, end = 0, len(events.outcome)
         while at < end and not stop():
-            after = self._run(self._node_of(events, at), events, at, end)
+            after = at
+            if not events.is_alloc[at] or events.preferred[at] == events.home[at]:
+                after = self._run(self._node_of(events, at), events, at, end)
             if after == at:
                 after = self._run_spilled(events, at, end)
             if after == at:
@@ -156,25 +222,46 @@ class Replay:
             at = after
         return at
 
-    def _run(self, nid: int, events: ReplayEvents, at: int, end: int, guest_home: int = -1) -> int:
+    def _run(
+        self, nid: int, events: ReplayEvents, at: int, end: int, guest_home: int = -1, first: bool = False
+    ) -> int:
         """The events from `at` on that node `nid` serves alone; where that ended."""
         if not self._slots[nid]:
             return at  # we have never had a page there
-        nothing = self._paths[self._keeper.nid, nid]
-        local = self._paths.get((nid, nid), nothing)  # a node without CPUs is nobody's home
-        return replay_stretch(
-            self.sim.nodes[nid].pgdat.pg,
-            nid,
-            self._slots[nid],
-            events,
-            local,
-            self._paths.get((guest_home, nid), nothing),
-            guest_home,
-            self._live.blocks,
-            self._scratch,
-            at,
-            end,
+        pgdat = self.sim.nodes[nid].pgdat
+        guest = self._nothing
+        if guest_home >= 0:
+            guest = self._paths.get((guest_home, int(events.preferred[at]), nid), self._nothing)
+        after = int(
+            replay_stretch(
+                pgdat.pg,
+                nid,
+                self._slots[nid],
+                events,
+                self._paths.get((nid, nid, nid), self._nothing),
+                guest,
+                guest_home,
+                first,
+                self._live.blocks,
+                self._scratch,
+                at,
+                end,
+            )
         )
+        self.tally.add_path(pgdat.take_path())
+        if boosted(pgdat.pg):
+            self._wake_boosted(nid, events, after - 1)
+        return after
+
+    def _wake_boosted(self, nid: int, events: ReplayEvents, at: int) -> None:
+        """rmqueue(): the allocation that mixed migratetypes wakes kswapd, as the op for it does."""
+        pgdat = self.sim.nodes[nid].pgdat
+        take_boosted(pgdat.pg)
+        origin = int(events.home[at]), int(events.preferred[at])
+        pgdat.wakeup_kswapd(0, int(self._paths[(*origin, nid)].highest_zoneidx[events.gfp_class[at]]))
+        self.sim.call(nid, _nothing_more())
+        self.sim.run()
+        self._keep_reclaiming()
 
     def _run_spilled(self, events: ReplayEvents, at: int, end: int) -> int:
         """The same when the event is an allocation that its home node is too low for.
@@ -183,20 +270,22 @@ class Replay:
         pages (and whose owner slot is known here) are used; any other that could serve it ends the attempt.
         """
         home, row, order = int(events.home[at]), int(events.gfp_class[at]), int(events.order[at])
+        preferred = int(events.preferred[at])
         if not events.is_alloc[at] or self._live.blocks[events.key[at]] > 0 or order >= NR_ORDERS:
             return at
-        walk = self._walks.get((home, row), [])
+        walk = self._walks.get((home, preferred, row), [])
         holdings = self.sim.nodes[home].session(self._sessions[home]).holdings
         for nid in walk:
-            if nid not in holdings:
-                if can_serve(self.sim.nodes[nid].pgdat.pg, self._paths[home, nid], row, order):
+            if nid != home and nid not in holdings:
+                if can_serve(self.sim.nodes[nid].pgdat.pg, self._paths[home, preferred, nid], row, order):
                     return at
                 continue
-            after = self._run(nid, events, at, end, home)
+            after = self._run(nid, events, at, end, home, nid == walk[0])
             if after > at:
                 if nid != walk[0]:
                     guests = events.is_alloc[at:after] & (events.home[at:after] == home)
-                    preferred_zone = int(self._paths[home, walk[0]].zones[row, 0])
+                    guests &= events.preferred[at:after] == preferred
+                    preferred_zone = int(self._paths[home, preferred, walk[0]].zones[row, 0])
                     self.sim.nodes[walk[0]].pgdat.count_foreign(preferred_zone, int(guests.sum()))
                 return after
         return at
@@ -218,25 +307,71 @@ class Replay:
                 # the traced kernel had this page free again: its free is missing from the trace
                 self.tally.missing_frees += 1
                 self._free(block, home, cpu)
-            outcome = self._alloc(home, cpu, order, gfp, int(events.gfp_class[at]))
+            outcome = self._alloc(home, int(events.preferred[at]), cpu, order, gfp, int(events.gfp_class[at]))
             blocks[key] = outcome if outcome > 0 else NOT_HERE
         else:
             outcome = unmatched_free(blocks, key, order)
+            if outcome == FREE_PART and self._split(key, order):
+                block, outcome = int(blocks[key]), PENDING
             if outcome == PENDING:
                 self._free(block, home, cpu)
                 outcome = block
             if outcome == block or block == NOT_HERE:
                 blocks[key] = 0
         events.outcome[at] = outcome
+        self._keep_reclaiming()
 
-    def _alloc(self, home: int, cpu: int, order: int, gfp: int, gfp_class: int) -> int:
+    def _keep_reclaiming(self) -> None:
+        """The emulated kswapds find nothing and sleep at once; the traced ones still run."""
+        for nid in self._reclaiming:
+            self.sim.nodes[nid].pgdat.set_reclaim_active(True)
+
+    def _split(self, key: int, order: int) -> bool:
+        """Split the live block around `key` so that this part of it can be freed alone (split_page)."""
+        blocks = self._live.blocks
+        head, block = key, 0
+        for above in range(order + 1, PAGEBLOCK_ORDER + 1):
+            head = key & ~((1 << above) - 1)
+            block = int(blocks[head])
+            if block > 0 and block_order(block) >= above:
+                break
+        else:
+            return False
+        nid, idx, size = block_nid(block), block_index(block), block_order(block)
+        pg = self.sim.nodes[nid].pgdat.pg
+        if not split_held(pg, idx, size, idx + key - head, order):
+            return False
+        at = 0
+        while at < 1 << size:
+            part = int(pg.order[idx + at])
+            blocks[head + at] = block_of(pg, nid, idx + at, part)
+            at += 1 << part
+        self.tally.splits += 1
+        self.tally.split_off += size - order
+        return True
+
+    def _adopt(self, in_use: tuple[tuple[int, int], ...]) -> None:
+        """Blocks that were in use before the trace, by their real pfns: they can be freed like our own."""
+        pfns = np.array([pfn for pfn, _ in in_use], dtype=np.uint64)
+        keys = self._live.keys(pfns)
+        nids, _ = self.traced.locate(pfns)
+        for key, nid, (pfn, order) in zip(keys.tolist(), nids.tolist(), in_use, strict=True):
+            if nid not in self.sim.nodes:
+                continue
+            pgdat = self.sim.nodes[nid].pgdat
+            idx = pfn - pgdat.base_pfn
+            if pgdat.pg.flags[idx] & PG_HELD and pgdat.pg.order[idx] == order:
+                self._live.blocks[key] = block_of(pgdat.pg, nid, idx, order)
+
+    def _alloc(self, home: int, preferred: int, cpu: int, order: int, gfp: int, gfp_class: int) -> int:
         """One block, as alloc_pages() would get it: the block, or an ALLOC_* outcome."""
         if order >= NR_ORDERS:
             return ALLOC_BAD_ORDER
         self._asked = {}
         self._at_low = True
         node = self.sim.nodes[home]
-        steps = alloc_for_owner(node, self.owner, self._sessions[home], gfp, order, 1, cpu, Policy())
+        policy = Policy() if preferred == home else Policy(PolicyMode.PREFERRED, (preferred,))
+        steps = alloc_for_owner(node, self.owner, self._sessions[home], gfp, order, 1, cpu, policy)
         try:
             allocation = self.sim.call(home, steps)
         except InvalidRequest:
@@ -248,14 +383,17 @@ class Replay:
         pgdat = self.sim.nodes[nid].pgdat
         idx = int(unpack_pfns(pfns)[0]) - pgdat.base_pfn
         self._slots[nid] = int(pgdat.pg.owner[idx])
-        self._learn(home, gfp_class)
+        self._learn(home, preferred, gfp_class)
         return int(block_of(pgdat.pg, nid, idx, order))
 
     def _free(self, block: int, home: int, cpu: int) -> None:
         """One block, as __free_pages() on that CPU would give it back."""
         nid = block_nid(block)
         pfn = np.array([block_index(block) + self.sim.nodes[nid].pgdat.base_pfn], dtype=np.uint64)
-        op = ops.Free(self.owner, cpu, block_order(block), pack_pfns(pfn))
+        pg = self.sim.nodes[nid].pgdat.pg
+        ours = int(pg.owner[block_index(block)]) == self._slots[nid]
+        owner = self.owner if ours or self._before is None else self._before
+        op = ops.Free(owner, cpu, block_order(block), pack_pfns(pfn))
         self.sim.call(home, on(self.sim.nodes[home], nid, op))
         self.sim.run()
 
@@ -264,20 +402,28 @@ class Replay:
     def _observe(self, nid: int, op: Op[Any], result: Any) -> None:
         """Sees every op of the generators."""
         if isinstance(op, ops.Alloc):
-            self.tally.steals += result.path[PATH_STEALS]
+            self.tally.add_path(result.path)
             self._at_low &= nid not in self._asked
             if self._at_low:
                 self._asked[nid] = op
         elif isinstance(op, ops.WakeKswapd):
             self._at_low = False
+        elif isinstance(op, ops.Reclaim):
+            self.tally.add_path(result.path)
+        elif isinstance(op, ops.KswapdBegin):
+            self.kswapd_wakeups += 1
+        elif isinstance(op, ops.CountEvents):
+            self.direct_reclaims += op.stalls
+        self.tally.add_path(self.sim.nodes[nid].pgdat.take_path())
 
-    def _learn(self, home: int, row: int) -> None:
+    def _learn(self, home: int, preferred: int, row: int) -> None:
         """What a request of this class has just asked of the nodes of its walk, at LOW."""
-        if len(self._asked) <= len(self._walks.get((home, row), [])):
+        if len(self._asked) <= len(self._walks.get((home, preferred, row), [])):
             return
-        self._walks[home, row] = list(self._asked)
+        self._walks[home, preferred, row] = list(self._asked)
         for nid, op in self._asked.items():
-            path = self._paths[home, nid]
+            key = (home, preferred, nid)
+            path = self._paths.setdefault(key, no_fast_path(self._class_rows, self._nr_zones))
             path.zones[row, : len(op.zones)] = op.zones
             path.migratetype[row] = op.migratetype
             path.highest_zoneidx[row] = op.highest_zoneidx
@@ -289,10 +435,12 @@ class Replay:
         """Row of the fast path for each mask; rows are made for masks not seen before."""
         masks, inverse = np.unique(gfps, return_inverse=True)
         rows = [self._gfp_classes.setdefault(mask, len(self._gfp_classes)) for mask in masks.tolist()]
-        for pair, path in self._paths.items():
-            while len(self._gfp_classes) > len(path.nr_zones):
-                path = FastPath(*(np.concatenate([column, np.zeros_like(column)]) for column in path))
-                self._paths[pair] = path
+        while len(self._gfp_classes) > self._class_rows:
+            self._class_rows *= 2
+            self._nothing = no_fast_path(self._class_rows, self._nr_zones)
+            for key, path in self._paths.items():
+                doubled = (np.concatenate([column, np.zeros_like(column)]) for column in path)
+                self._paths[key] = FastPath(*doubled)
         return np.array(rows, dtype=np.int64)[inverse]
 
     def _migratetypes(self, gfps: npt.NDArray[np.uint32]) -> I64:

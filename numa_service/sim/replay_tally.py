@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from numa_service.mm.mmzone import MIGRATE_PCPTYPES, NR_ORDERS
+from numa_service.mm.mmzone import MIGRATE_PCPTYPES, NR_ORDERS, PAGEBLOCK_ORDER
 from numa_service.mm.pgdat import Pgdat
-from numa_service.mm.pgdata import I64, PG_HELD
+from numa_service.mm.pgdata import I64, PG_HELD, PG_PCP, TUNE_PCP_MAX_ORDER
 from numa_service.mm.replay import (
     ALLOC_BAD_ORDER,
     ALLOC_FAILED,
@@ -21,8 +22,10 @@ from numa_service.mm.replay import (
     FREE_UNKNOWN,
     ReplayEvents,
 )
-from numa_service.mm.vmstat import NUMASTAT_NAMES, PATH_STEALS
+from numa_service.mm.vmstat import NUMASTAT_NAMES, PATH_BUDDY_BLOCKS, PATH_STEALS
 from numa_service.procfs.buddyinfo import buddyinfo
+from numa_service.sim.replay_divergence import Sample, Samples, zone_samples
+from numa_service.sim.replay_truth import TraceTruth
 from numa_service.sim.simulation import Simulation
 from numa_service.sim.traced import NOWHERE, HeldInUse, TracedZones
 from numa_service.trace.events import EventCounts, EventKind, TraceEvents
@@ -98,9 +101,21 @@ class ReplayReport:
     local: int
     remote: int
     agreement: Agreement
+    #: Allocations sent to another node than their CPU's because the trace shows that they asked for it.
+    by_policy: int
     #: Migratetype fallbacks here, and mm_page_alloc_extfrag events of the trace: each a block stolen.
     steals: int
     traced_steals: int
+    #: Blocks from pagesets to free lists, and mm_page_pcpu_drain events.
+    drained: int
+    traced_drained: int
+    #: Blocks off free lists, to pagesets or at once to the caller, and mm_page_alloc_zone_locked events.
+    refilled: int
+    traced_refilled: int
+    #: Live blocks that were split because a part of them was freed.
+    splits: int
+    #: From time to time, every zone beside the traced one.
+    samples: list[Sample]
     #: Blocks and pages of the trace still held at the end.
     live_blocks: int
     live_pages: int
@@ -133,9 +148,18 @@ class ReplayTally:
     sim: Simulation
     traced: TracedZones
     in_use: tuple[HeldInUse, ...]
+    truth: TraceTruth | None = None
     #: Allocations of a pfn that was live: the block was freed first.
     missing_frees: int = 0
     steals: int = 0
+    buddy_blocks: int = 0
+    splits: int = 0
+    #: By how many more blocks they have become.
+    split_off: int = 0
+    by_policy: int = 0
+    _samples: Samples = field(default_factory=Samples)
+    _freed: I64 = field(init=False)
+    _pageset_before: int = 0
     _kinds: I64 = field(init=False)
     _failed_in_trace: int = 0
     _moved: int = 0
@@ -145,7 +169,7 @@ class ReplayTally:
     _frees: int = 0
     _compared: I64 = field(init=False)
     _numa_before: dict[int, I64] = field(init=False)
-    _held_before: dict[int, I64] = field(init=False)
+    _before: dict[int, I64] = field(init=False)
 
     def __post_init__(self) -> None:
         pgdats = self._pgdats()
@@ -156,7 +180,10 @@ class ReplayTally:
         self._placed = np.zeros((nids, zones, NR_ORDERS, MIGRATE_PCPTYPES, 2), dtype=np.int64)
         self._compared = np.zeros(4, dtype=np.int64)
         self._numa_before = {pgdat.nid: pgdat.pg.numa_event.sum(axis=0) for pgdat in pgdats}
-        self._held_before = {pgdat.nid: _held_by_zone(pgdat) for pgdat in pgdats}
+        #: Slots of whoever held pages before the trace: all that hold any now.
+        self._before = {pgdat.nid: np.flatnonzero(pgdat.pg.owner_pages) for pgdat in pgdats}
+        self._freed = np.zeros(NR_ORDERS, dtype=np.int64)
+        self._pageset_before = self._pageset_blocks()
         for pgdat in pgdats:
             pgdat.take_path()
 
@@ -191,8 +218,42 @@ class ReplayTally:
             np.count_nonzero(same_node & (zone == real_zone)),
             np.count_nonzero(real_nid == NOWHERE),
         ]
-        for pgdat in self._pgdats():
-            self.steals += int(pgdat.take_path()[PATH_STEALS])
+        ours = np.flatnonzero(~is_alloc & (outcome > 0))
+        self._freed += np.bincount(events.order[ours], minlength=NR_ORDERS)
+        self.by_policy += int(np.count_nonzero(is_alloc & (events.preferred[:done] != events.home[:done])))
+
+    def add_path(self, path: Sequence[int] | I64) -> None:
+        """Work counters of something that was done on a node."""
+        self.steals += int(path[PATH_STEALS])
+        self.buddy_blocks += int(path[PATH_BUDDY_BLOCKS])
+
+    def sample(self, time_ns: int) -> None:
+        """Note where every zone is, if it is time."""
+        if self._samples.due():
+            truth = None
+            if self.truth is not None:
+                truth = dict(zip(self.truth.keys, self.truth.free.tolist(), strict=True))
+            zones = zone_samples(self._pgdats(), truth)
+            self._samples.add(Sample(int(self._kinds.sum()), time_ns, zones))
+
+    def _pageset_blocks(self) -> int:
+        return sum(int(np.count_nonzero(pgdat.pg.flags & PG_PCP)) for pgdat in self._pgdats())
+
+    def _moved_blocks(self) -> tuple[int, int]:
+        """Blocks off the free lists and from pagesets back onto them.
+
+        Every block that moved is in the work counters; what went to callers and came from them without a
+        pageset is known, and so is by how much the pagesets grew.
+        """
+        max_order = int(self._pgdats()[0].pg.tune[TUNE_PCP_MAX_ORDER])
+        orders = np.arange(NR_ORDERS)
+        kept = (orders <= max_order) | ((orders == PAGEBLOCK_ORDER) & (max_order > 0))
+        got = self._placed.sum(axis=(0, 1, 3, 4))
+        direct = int(got[~kept].sum())
+        moved = self.buddy_blocks - direct - int(self._freed[~kept].sum())
+        net = int(got[kept].sum() - self._freed[kept].sum()) - self.missing_frees
+        net += self._pageset_blocks() - self._pageset_before
+        return (moved + net) // 2 + direct, (moved - net) // 2
 
     def report(self, counts: EventCounts) -> ReplayReport:
         """Everything so far; checks every invariant."""
@@ -203,6 +264,7 @@ class ReplayTally:
         unmatched |= {name: int(self._outcomes[-code]) for code, name in UNMATCHED.items()}
         zones = [balance for pgdat in self._pgdats() for balance in self._zones(pgdat)]
         allocs = int(placed.sum())
+        refilled, drained = self._moved_blocks()
         return ReplayReport(
             machine=self.sim.spec.name,
             events=kinds,
@@ -219,9 +281,16 @@ class ReplayTally:
             local=int(placed[..., 0].sum()),
             remote=int(placed[..., 1].sum()),
             agreement=Agreement(*map(int, self._compared)),
+            by_policy=self.by_policy,
             steals=self.steals,
             traced_steals=int(self._kinds[EventKind.MM_PAGE_ALLOC_EXTFRAG]),
-            live_blocks=allocs - self._frees - self.missing_frees,
+            drained=drained,
+            traced_drained=int(self._kinds[EventKind.MM_PAGE_PCPU_DRAIN]),
+            refilled=refilled,
+            traced_refilled=int(self._kinds[EventKind.MM_PAGE_ALLOC_ZONE_LOCKED]),
+            splits=self.splits,
+            samples=list(self._samples.kept),
+            live_blocks=allocs + self.split_off - self._frees - self.missing_frees,
             live_pages=sum(zone.held_trace for zone in zones),
             in_use=list(self.in_use),
             numastat={
@@ -258,7 +327,8 @@ class ReplayTally:
         return result
 
     def _zones(self, pgdat: Pgdat) -> list[ZoneBalance]:
-        held, before = _held_by_zone(pgdat), self._held_before[pgdat.nid]
+        held = _held_by_zone(pgdat)
+        before = _held_by_zone(pgdat, self._before[pgdat.nid])
         result = []
         for extent in pgdat.extents:
             if not extent.present:
@@ -281,10 +351,12 @@ class ReplayTally:
         return result
 
 
-def _held_by_zone(pgdat: Pgdat) -> I64:
-    """Pages of held blocks by zone index, counted from the pages themselves."""
+def _held_by_zone(pgdat: Pgdat, slots: I64 | None = None) -> I64:
+    """Pages of held blocks, or of those of some owners, by zone index, counted from the pages themselves."""
     pg = pgdat.pg
     heads = np.flatnonzero(pg.flags & PG_HELD)
+    if slots is not None:
+        heads = heads[np.isin(pg.owner[heads], slots)]
     pages = np.left_shift(1, pg.order[heads].astype(np.int64))
     held = np.zeros(len(pg.managed), dtype=np.int64)
     for zone in range(len(held)):

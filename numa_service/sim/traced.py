@@ -63,7 +63,7 @@ class TracedZones:
         self._ends = np.array([z.start_pfn + z.spanned for z in self.zones], dtype=np.uint64)
         # A row behind the last zone, for pfns that are in none.
         self._nids = np.array([z.nid for z in self.zones] + [NOWHERE], dtype=np.int64)
-        self._zones = np.array([self._index(z.name) for z in self.zones] + [NOWHERE], dtype=np.int64)
+        self._zones = np.array([self.zone_index(z.name) for z in self.zones] + [NOWHERE], dtype=np.int64)
 
     @classmethod
     def of(cls, spec: MachineSpec) -> TracedZones:
@@ -96,7 +96,8 @@ class TracedZones:
             arch,
         )
 
-    def _index(self, name: str) -> int:
+    def zone_index(self, name: str) -> int:
+        """Index of a zone by name; one above all others for a type that the architecture lacks."""
         # a zone type that the emulated architecture lacks agrees with none
         return self._names.index(name) if name in self._names else len(self._names)
 
@@ -145,7 +146,7 @@ class TracedZones:
             if zone.nid in nodes and zone.name in self._names:
                 held = _hold(nodes[zone.nid], owner, self._names.index(zone.name), pages)
             result.append(HeldInUse(zone.nid, zone.name, pages, held))
-        return tuple(sorted(result, key=lambda h: (h.nid, self._index(h.zone))))
+        return tuple(sorted(result, key=lambda h: (h.nid, self.zone_index(h.zone))))
 
 
 def _hold(node: Node, owner: ops.Owner, zone: int, pages: int) -> int:

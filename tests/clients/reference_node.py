@@ -11,6 +11,7 @@ import numpy as np
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from numa_client._gen.numa.v1 import (
+    explanation_pb2,
     machine_service_pb2,
     machine_service_pb2_grpc,
     memory_service_pb2,
@@ -127,6 +128,75 @@ class ReferenceNode(
             pages=[types_pb2.NodePages(node=nid, pfns=pfns.tobytes()) for nid, pfns in pages if len(pfns)],
             cost=types_pb2.Cost(latency_ns=100 * len(blocks), access_ns=100 * len(blocks)),
             remote_lookups=sum(nid != self.nid for nid, pfns in pages if len(pfns)),
+            explanation=self.explanation(request) if request.explain else None,
+        )
+
+    def explanation(self, request: Any) -> explanation_pb2.Explanation:
+        """One pass over one zone, with a step of every kind."""
+        check = {
+            "mark_name": "low",
+            "free_pages": 500,
+            "mark_pages": 100,
+            "largest_free_order": 3,
+            "ok": True,
+        }
+        low = check | {"mark_name": "min", "free_pages": 90, "high_part_pages": 50, "harder_part_pages": 12}
+        low |= {
+            "mark_pages": 99,
+            "boost_pages": 60,
+            "lowmem_reserve_pages": 7,
+            "cma_pages": 5,
+            "unusable_pages": 4,
+            "ok": False,
+        }
+        zone = {"zone": "Normal", "before": check, "after": low, "served_blocks": request.count}
+        zone |= {"left_because": 1, "buddy_blocks": 4, "splits": [0, 2, 0, 1], "pageset_after_pages": 3}
+        zone |= {
+            "claims": [{"from_type": "Movable", "to_type": "Unmovable", "pageblocks": 2}],
+            "foreign_blocks": [{"migratetype": "Movable", "blocks": 1}],
+        }
+        old = {"mark_name": "low", "free_pages": 900, "order_cost_pages": 9, "mark_pages": 800}
+        old |= {"too_small_pages": 700, "halvings": 2}
+        account = {
+            "zones": [zone, {"zone": "DMA", "before": old, "after": old, "left_because": 2}],
+            "steals": 1,
+        }
+        walk = {
+            "node": 0,
+            "count": request.count,
+            "zones": [{"node": 0, "zone": "Normal"}],
+            "left_out": [
+                {"zone": {"node": 0, "zone": "Movable"}, "reason": 1},
+                {"zone": {"node": 1, "zone": "Normal"}, "reason": 2},
+            ],
+        }
+        nodes = [{"node": 0, "account": account}, {"node": 1, "remote": True, "away": "no answer"}]
+        fast = {"name": "fast path", "alloc_flags": ["WMARK_LOW"], "nodes": nodes}
+        return explanation_pb2.Explanation(
+            node=self.nid,
+            cpu=request.cpu,
+            gfp_flags=request.gfp_flags,
+            order=request.order,
+            count=request.count,
+            migratetype="Unmovable",
+            classzone="Normal",
+            policy=request.policy,
+            profile="linux-6.1",
+            steps=[
+                {"walk": walk},
+                {"latency_ns": 70, "freelist_pass": fast},
+                {"kswapd_wakeup": {"node": 0, "woken": True}},
+                {"kswapd_wakeup": {"node": 1, "away": "no answer"}},
+                {"direct_reclaim": {"node": 0, "priority": 12}},
+                {"direct_reclaim": {"node": 1, "priority": 11}},
+                {
+                    "latency_ns": 9,
+                    "direct_reclaim": {"node": 0, "priority": 10, "scanned_pages": 8, "reclaimed_pages": 6},
+                },
+                {"pageset_drain": {"node": 0, "drained_pages": 31}},
+            ],
+            placement=[{"node": 0, "blocks": request.count}],
+            cost=types_pb2.Cost(latency_ns=1079, access_ns=1000, fallback_ns=79),
         )
 
     async def FreePages(self, request: Any, context: Any) -> memory_service_pb2.FreePagesResponse:

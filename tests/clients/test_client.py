@@ -40,6 +40,44 @@ async def test_pages_are_taken_and_given_back(peer: ReferenceMachine) -> None:
     assert peer.sessions == set()
 
 
+EXPLAINED = """\
+GFP_USER, 6 blocks of order 3, CPU 1 on node 0, policy bind:0
+class Normal, Unmovable, linux-6.1
+zonelist of node 0, 6 blocks of order 3: 0:Normal
+  left out, above the class: 0:Movable
+  left out, not in the nodemask: 1:Normal
+fast path, WMARK_LOW (70 ns)
+  0:Normal   free 500 > low 100 + reserve 0: 6 blocks
+    pageset 0 -> 3 pages, 4 from the buddy lists, split 1x3 2x1
+    claimed 2 pageblocks: Movable -> Unmovable
+    1 block out of Movable pageblocks
+    then free 90 - 4 highatomic - 5 CMA <= min 99 + 60 boost - 50 HIGH - 12 HARDER + reserve 7: 24 pages short
+  0:DMA      free 900 - 9 - 700 too small <= (low 800) / 4: skipped, no free block of order 3 (largest 0)
+  1 fallback to another migratetype on node 0
+  1: no answer
+kswapd0: woken
+kswapd1: no answer
+direct reclaim on node 0, 1, priorities 12 to 11: nothing to scan
+direct reclaim on node 0, priority 10: scanned 8, reclaimed 6 (9 ns)
+pagesets of node 0 drained: 31 pages
+got 6 on node 0
+1,079 virtual ns: access 1,000, fallback 79"""
+
+
+async def test_an_explanation_reads_like_the_path(peer: ReferenceMachine) -> None:
+    def use() -> tuple[int, str, int]:
+        with Machine.connect(peer.addresses[0]) as machine, machine.session(cpu=1) as session:
+            got = session.explain(3, 6, "GFP_USER", policy=Policy.bind(0))
+            return got.blocks.nr_pages, str(got.explanation), session.free(got.blocks).freed_pages
+
+    async with await AsyncMachine.connect(peer.addresses[0]) as machine, machine.session(cpu=1) as session:
+        got = await session.explain(3, 6, "GFP_USER", policy=Policy.bind(0))
+        assert str(got.explanation) == EXPLAINED
+        assert got.explanation.placement == {0: 6}
+    assert await asyncio.to_thread(use) == (48, EXPLAINED, 48)
+    assert [call.explain for call in peer.calls["AllocPages"]] == [True, True]
+
+
 async def test_blocking_client_does_the_same(peer: ReferenceMachine) -> None:
     def use() -> tuple[dict[int, int], int, dict[int, int], int, int]:
         with Machine.connect(peer.addresses[0]) as machine, machine.session(node=0, name="me") as session:

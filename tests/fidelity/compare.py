@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from procfs.parse import machine_of_zoneinfo
@@ -17,7 +17,7 @@ from procfs.parse import machine_of_zoneinfo
 from numa_service.machine.boot import Machine, start_kernel
 from numa_service.machine.source import load
 from numa_service.mm.snapshot import MachineSnapshot
-from numa_service.mm.watermark import lowmem_pages, zone_batchsize
+from numa_service.mm.watermark import calculate_min_free_kbytes, lowmem_pages, zone_batchsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class Field:
     computed: object
     #: How far off it may be, and why that is so: see :func:`_boot_slack`.
     slack: int = 0
+    #: Why it may be off.
+    cause: str = ""
 
     @property
     def equal(self) -> bool:
@@ -41,10 +43,14 @@ class Field:
 
     @property
     def explained(self) -> bool:
-        """Equal, or off by no more than what the kernel freed after it had computed a boot snapshot."""
+        """Equal, or off by no more than a listed cause makes it."""
         if isinstance(self.captured, int) and isinstance(self.computed, int):
             return abs(self.captured - self.computed) <= self.slack
         return self.equal
+
+
+#: Cause of what differs in boot snapshots.
+FREED_AFTER_INIT = "the kernel freed init memory and initrd after it had computed its numbers"
 
 
 def compare(capture: Path) -> Iterator[Field]:
@@ -52,6 +58,7 @@ def compare(capture: Path) -> Iterator[Field]:
     machine = start_kernel(load(str(capture)))
     yield from _zoneinfo(capture, "boot", capture / "zoneinfo.txt", machine)
     yield from _fallback_order(capture, machine)
+    yield from _min_free_kbytes(capture, machine)
     for after in sorted(capture.glob("zoneinfo.after-*.txt")):
         name = after.name.removeprefix("zoneinfo.").removesuffix(".txt")
         for key, value in _changed(capture / "sysctl.txt", capture / f"sysctl.{name}.txt", machine):
@@ -118,7 +125,7 @@ def _zoneinfo(capture: Path, file: str, path: Path, machine: Machine) -> Iterato
         def row(
             kind: str, theirs: object, mine: object, where: str = where, slack: dict[str, int] = slack
         ) -> Field:
-            return Field(capture.name, file, kind, where, theirs, mine, slack.get(kind, 0))
+            return Field(capture.name, file, kind, where, theirs, mine, slack.get(kind, 0), FREED_AFTER_INIT)
 
         yield row("managed", zone.managed, ours.managed)
         for kind in ("min", "low", "high"):
@@ -131,6 +138,26 @@ def _zoneinfo(capture: Path, file: str, path: Path, machine: Machine) -> Iterato
             yield row("pageset batch", theirs_pcp.batch, our_pcp.batch, f"{where} cpu{our_pcp.cpu}")
             if not machine.profile.has_promo:  # 6.12 tunes it at run time: state, not a computed number
                 yield row("pageset high", theirs_pcp.high, our_pcp.high, f"{where} cpu{our_pcp.cpu}")
+
+
+#: hugepage_init(): THP, and with it khugepaged, is off below this. Pages.
+_THP_MIN_PAGES = 512 << 8
+
+
+def _min_free_kbytes(capture: Path, machine: Machine) -> Iterator[Field]:
+    """Computed for the same machine without the captured value."""
+    spec = machine.spec
+    others = {key: value for key, value in spec.sysctls.items() if key != "vm.min_free_kbytes"}
+    if sum(machine.managed.values()) < _THP_MIN_PAGES:
+        computed = calculate_min_free_kbytes(machine.managed, machine.profile)
+    else:
+        computed = start_kernel(replace(spec, sysctls=others), nids=()).sysctls.min_free_kbytes or 0
+    captured = int(_sysctls(capture / "sysctl.txt")["vm.min_free_kbytes"])
+    # a twentieth of the memory at most; or a root of it, which moves less
+    slack = -(-_freed_after_init(capture) * 4 // 20)
+    yield Field(
+        capture.name, "boot", "min_free_kbytes", "machine", captured, computed, slack, FREED_AFTER_INIT
+    )
 
 
 def _fallback_order(capture: Path, machine: Machine) -> Iterator[Field]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from numa_service.mm.mmzone import ZONE_NAMES
 from numa_service.mm.pgdat import Pgdat, ZoneExtent
-from numa_service.mm.pgdata import TUNE_BOOST_FACTOR, TUNE_SWAPPINESS
+from numa_service.mm.pgdata import TUNE_BOOST_FACTOR, TUNE_MOBILITY_DISABLED, TUNE_SWAPPINESS
 from numa_service.mm.profile import LINUX_6_1, Profile
 from numa_service.mm.watermark import Watermarks
 from numa_service.mm.zonelist import Zonelists
@@ -29,6 +29,9 @@ def pgdat(
     swap: int = 0,
     swappiness: int = 60,
     profile: Profile = LINUX_6_1,
+    cma: Sequence[tuple[int, int]] = (),
+    drift: bool = False,
+    mobility_disabled: bool = False,
 ) -> Pgdat:
     """A node with `zones` [start, end) by zone index, and their min, low and high watermarks."""
     extents = []
@@ -48,7 +51,10 @@ def pgdat(
         free_ranges=free_ranges,
         zonelists=Zonelists(0, (0,), (), ()),
         swap_pages=swap,
+        cma=cma,
+        drift=drift,
     )
+    node.pg.tune[TUNE_MOBILITY_DISABLED] = mobility_disabled
     for index in zones:
         low = marks[index]
         node.set_watermarks(index, Watermarks(*low, promo=2 * low[2] - low[1]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from mm.nodes import DMA32, NORMAL, pgdat
 from mm.reference import (
+    ALL_TYPES,
+    COLD,
     FALLBACKS,
     HARDER,
     HIGH,
+    HIGHATOMIC,
     KSWAPD,
     NO_WATERMARKS,
     NOFRAGMENT,
@@ -27,10 +30,19 @@ from mm.reference import (
 
 from numa_service.mm.invariants import check_pgdat
 from numa_service.mm.lists import free_list, pcp_list
-from numa_service.mm.mmzone import NR_ORDERS, PAGEBLOCK_ORDER, WMARK_LOW, WMARK_MIN
+from numa_service.mm.mmzone import MIGRATE_HIGHATOMIC, NR_ORDERS, PAGEBLOCK_ORDER, WMARK_LOW, WMARK_MIN
 from numa_service.mm.page_alloc import NUMA_HOW_HIT, NUMA_HOW_INTERLEAVE, NUMA_HOW_LOCAL
-from numa_service.mm.pgdata import NR_PCP_LISTS, TUNE_MOBILITY_DISABLED, ZONE_BOOSTED_WATERMARK
-from numa_service.mm.profile import LINUX_3_0, LINUX_6_1
+from numa_service.mm.pgdata import (
+    NR_PCP_LISTS,
+    PCP_ALLOC_FACTOR,
+    PCP_HIGH_NOW,
+    PG_HOLE,
+    PG_RESERVED,
+    RESERVED_HIGHATOMIC,
+    ZONE_BELOW_HIGH,
+    ZONE_BOOSTED_WATERMARK,
+)
+from numa_service.mm.profile import LINUX_3_0, LINUX_6_1, LINUX_6_12
 from numa_service.mm.vmstat import (
     NR_FREE_PAGES,
     NUMA_HIT,
@@ -53,6 +65,8 @@ FLAGS = (
     WMARK_MIN | KSWAPD,
     WMARK_MIN | HIGH,
     WMARK_MIN | HIGH | HARDER | KSWAPD,
+    WMARK_MIN | HIGH | HARDER | HIGHATOMIC | KSWAPD,
+    WMARK_LOW | COLD | KSWAPD,
     WMARK_MIN | OOM,
     NO_WATERMARKS,
 )
@@ -70,8 +84,12 @@ class Layout:
     batch: int = 15
     high: int = 100
     marks: tuple[int, int, int] = (60, 100, 140)
-    profile_3_0: bool = False
+    kernel: str = "6.1"
     mobility_disabled: bool = False
+    cma: tuple[tuple[int, int], ...] = ()
+
+
+PROFILES = {"3.0": LINUX_3_0, "6.1": LINUX_6_1, "6.12": LINUX_6_12}
 
 
 EVEN = Layout(
@@ -103,22 +121,53 @@ TINY = Layout(
     mobility_disabled=True,
 )
 OLD = Layout(
-    "order-0 pagesets",
+    "3.0",
     (8192, 10240),
     (10240, 14336),
     ram=((8192, 14336),),
     free=((8192, 14336),),
     batch=7,
     high=42,
-    profile_3_0=True,
+    kernel="3.0",
 )
-LAYOUTS = (EVEN, RAGGED, TINY, OLD)
+OLD_RAGGED = replace(RAGGED, name="3.0 ragged", kernel="3.0")
+OLD_TINY = replace(TINY, name="3.0 without mobility", kernel="3.0")
+NEW = replace(EVEN, name="6.12", kernel="6.12", high=60)
+NEW_RAGGED = replace(RAGGED, name="6.12 ragged", kernel="6.12")
+#: More than 100 pageblocks, so that 6.12 reserves some.
+NEW_LARGE = Layout(
+    "6.12 large",
+    (8192, 16384),
+    (16384, 16384 + 60_000),
+    ram=((8192, 16384 + 60_000),),
+    free=((8192, 16384 + 60_000),),
+    batch=31,
+    high=124,
+    marks=(20_000, 25_000, 30_000),
+    kernel="6.12",
+)
+CMA_6_1 = replace(EVEN, name="cma", cma=((9216, 10240), (14336, 18432)))
+CMA_6_12 = replace(NEW, name="6.12 cma", cma=((14848, 18432),))
+LAYOUTS = (
+    EVEN,
+    RAGGED,
+    TINY,
+    OLD,
+    OLD_RAGGED,
+    OLD_TINY,
+    NEW,
+    NEW_RAGGED,
+    NEW_LARGE,
+    CMA_6_1,
+    CMA_6_12,
+)
 
 
 class Pair:
     """One model and one reference of the same node."""
 
     def __init__(self, layout: Layout) -> None:
+        self.layout = layout
         marks = {DMA32: layout.marks, NORMAL: layout.marks}
         self.model = pgdat(
             {DMA32: layout.dma32, NORMAL: layout.normal},
@@ -127,10 +176,11 @@ class Pair:
             layout.free,
             batch=layout.batch,
             high=layout.high,
-            profile=LINUX_3_0 if layout.profile_3_0 else LINUX_6_1,
+            profile=PROFILES[layout.kernel],
+            cma=layout.cma,
+            mobility_disabled=layout.mobility_disabled,
         )
         pg = self.model.pg
-        pg.tune[TUNE_MOBILITY_DISABLED] = layout.mobility_disabled
         pg.lowmem_reserve[DMA32] = (0, 0, 40, 60, 60)
         pg.lowmem_reserve[NORMAL] = (0, 0, 0, 25, 25)
         self.reference = ReferenceNode(
@@ -143,21 +193,28 @@ class Pair:
                     tuple(int(pages) for pages in pg.lowmem_reserve[index]),
                     layout.batch,
                     layout.high,
+                    high_max=int(pg.pcp_high_max[index]),
                 )
                 for index, (start, end) in ((DMA32, layout.dma32), (NORMAL, layout.normal))
             },
             list(layout.ram),
             list(layout.free),
             CPUS,
-            pcp_max_order=0 if layout.profile_3_0 else 3,
+            pcp_max_order=0 if layout.kernel == "3.0" else 3,
             mobility_disabled=layout.mobility_disabled,
+            kernel=layout.kernel,
+            cma=layout.cma,
         )
+        if layout.kernel == "3.0":
+            never = np.flatnonzero(pg.flags & (PG_RESERVED | PG_HOLE)) + self.model.base_pfn
+            for index in self.reference.zones:
+                self.reference.set_up_reserve(index, set(never.tolist()))
         self.base = self.model.base_pfn
         self.free_heads = {
             (zone, order, mt): int(free_list(pg, zone, order, mt))
             for zone in self.reference.zones
             for order in range(NR_ORDERS)
-            for mt in TYPES
+            for mt in ALL_TYPES
         }
         self.pcp_heads = {
             (zone, cpu, number): int(pcp_list(pg, cpu, zone, number))
@@ -167,6 +224,8 @@ class Pair:
         }
         self.next_index = 0
         self.steps = 0
+        #: Requests that could not be served in full.
+        self.short = 0
 
     # operations
 
@@ -215,21 +274,34 @@ class Pair:
             indexes,
         )
         assert got == expected
+        self.short += len(got) < count
         self.compare()
 
-    def free(self, cpu: int | None, pfns: list[int]) -> None:
+    def free(self, cpu: int | None, pfns: list[int], cold: bool = False) -> None:
         """Free blocks of one owner and order held by hand, or region pages of one owner."""
         block = self.reference.held[pfns[0]]
         if block.lru:
             indexes = np.array([self.reference.held[pfn].index for pfn in pfns], dtype=np.uint32)
             freed = self.model.release(block.owner, np.array(pfns, dtype=np.uint64), indexes, cpu)
         else:
-            freed = self.model.free(cpu, block.order, block.owner, np.array(pfns, dtype=np.uint64))
-        assert freed == self.reference.free(cpu, pfns)
+            freed = self.model.free(cpu, block.order, block.owner, np.array(pfns, dtype=np.uint64), cold)
+        assert freed == self.reference.free(cpu, pfns, cold and not block.lru)
         self.compare()
 
     def free_owner(self, owner: int) -> None:
         assert self.model.free_owner(owner) == self.reference.free_owner(owner)
+        self.compare()
+
+    def unreserve(self, zones: list[int], mt: int, force: bool) -> None:
+        expected = self.reference.unreserve_highatomic(zones, mt, force)
+        assert self.model.unreserve_highatomic(zones, mt, force) == expected
+        self.compare()
+
+    def tick(self) -> None:
+        """6.12: `high` decays. The CPUs are the node's own, so nothing expires."""
+        self.model.tick()
+        if self.layout.kernel == "6.12":
+            self.reference.tick(CPUS)
         self.compare()
 
     def drain(self) -> None:
@@ -272,7 +344,7 @@ class Pair:
         for index, zone in self.reference.zones.items():
             for order in range(NR_ORDERS):
                 big = order >= PAGEBLOCK_ORDER
-                for mt in TYPES:
+                for mt in ALL_TYPES:
                     links = large if big else small
                     shift = PAGEBLOCK_ORDER if big else 0
                     blocks = self._walk(links, self.free_heads[index, order, mt], shift)
@@ -281,6 +353,8 @@ class Pair:
             assert pg.vm_stat[index, NR_FREE_PAGES] == zone.free
             assert pg.watermark_boost[index] == zone.boost
             assert bool(pg.zone_flags[index] & ZONE_BOOSTED_WATERMARK) == zone.boosted
+            assert bool(pg.zone_flags[index] & ZONE_BELOW_HIGH) == zone.below_high
+            assert pg.reserves[index, RESERVED_HIGHATOMIC] == zone.reserved_highatomic
             events = pg.numa_event[index]
             assert events[NUMA_HIT] == zone.hit
             assert events[NUMA_MISS] == zone.miss
@@ -290,7 +364,10 @@ class Pair:
             assert pg.vm_event[PGALLOC + index] == zone.pgalloc
             for cpu, pageset in zone.pagesets.items():
                 assert pg.pcp_count[cpu, index] == pageset.count
-                assert pg.pcp_free_factor[cpu, index] == pageset.free_factor
+                if self.layout.kernel != "3.0":
+                    assert pg.pcp_free_factor[cpu, index] == pageset.free_factor
+                assert pg.pcp_tuning[cpu, index, PCP_HIGH_NOW] == pageset.high
+                assert pg.pcp_tuning[cpu, index, PCP_ALLOC_FACTOR] == pageset.alloc_factor
                 for number, expected in enumerate(pageset.lists):
                     pages = self._walk(small, self.pcp_heads[index, cpu, number], 0)
                     assert pages == list(expected), (index, cpu, number)
@@ -317,8 +394,8 @@ def random_step(pair: Pair, rng: random.Random) -> None:
         if rng.random() < 0.8:
             rng.shuffle(pfns)
         share = rng.choice((0.1, 0.5, 0.9, 1.0))
-        pair.free(rng.choice((0, 0, 1, None)), pfns[: max(1, int(share * len(pfns)))])
-    elif kind < 0.94:
+        pair.free(rng.choice((0, 0, 1, None)), pfns[: max(1, int(share * len(pfns)))], rng.random() < 0.2)
+    elif kind < 0.92:
         order = rng.choice((0, 0, 0, 0, 1, 2, 3, 4, 5, 7, 9, 10))
         pair.alloc(
             rng.choice(([NORMAL, DMA32], [NORMAL, DMA32], [DMA32], [NORMAL])),
@@ -332,6 +409,10 @@ def random_step(pair: Pair, rng: random.Random) -> None:
             rng.choice(OWNERS),
             rng.choice((0, 0, 0, 1, 2)),
         )
+    elif kind < 0.93:
+        pair.unreserve([NORMAL, DMA32], rng.choice(TYPES), rng.random() < 0.7)
+    elif kind < 0.945:
+        pair.tick()
     elif kind < 0.96:
         pair.drain()
     elif kind < 0.97:
@@ -363,10 +444,10 @@ def test_seeded_operations(layout: Layout) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
 def test_seeded_operations_long(layout: Layout, seed: int) -> None:
-    soak(layout, seed, steps=2500)
+    soak(layout, seed, steps=10_000)
 
 
 class Machine(RuleBasedStateMachine):
@@ -402,6 +483,14 @@ class Machine(RuleBasedStateMachine):
             pfns = held[data.draw(st.sampled_from(sorted(held)))]
             random.Random(seed).shuffle(pfns)
             self.pair.free(cpu, pfns[: max(1, len(pfns) * share // 4)])
+
+    @rule(mt=st.sampled_from(TYPES), force=st.booleans())
+    def unreserve(self, mt: int, force: bool) -> None:
+        self.pair.unreserve([NORMAL, DMA32], mt, force)
+
+    @rule()
+    def tick(self) -> None:
+        self.pair.tick()
 
     @rule()
     def drain(self) -> None:
@@ -447,20 +536,56 @@ def test_state_machine_long() -> None:
     )
 
 
-def test_the_operations_reach_what_they_are_for() -> None:
+@pytest.mark.parametrize("layout", [RAGGED, NEW_RAGGED], ids=lambda layout: layout.name)
+def test_the_operations_reach_what_they_are_for(layout: Layout) -> None:
     """The mix above steals, claims pageblocks, boosts, overflows pagesets and fails watermarks."""
-    boosts = claimed = failed = 0
+    boosts = claimed = 0
     factors = set()
     rng = random.Random(3)
-    pair = Pair(RAGGED)
-    for _ in range(250):
+    pair = Pair(layout)
+    for _ in range(400):
         random_step(pair, rng)
         zones = pair.reference.zones.values()
         boosts += any(zone.boosted for zone in zones)
-        claimed += len(set(pair.reference.block_type.values())) == len(FALLBACKS)
-        failed += any(zone.free <= zone.marks[WMARK_LOW] for zone in zones)
+        claimed += set(FALLBACKS) <= set(pair.reference.block_type.values())
         factors |= {pageset.free_factor for zone in zones for pageset in zone.pagesets.values()}
     assert boosts
     assert claimed
-    assert failed
+    assert pair.short
     assert len(factors) > 2
+
+
+def test_the_operations_reach_the_reserves() -> None:
+    """Atomic reserves come and go; 6.12 finds zones below HIGH and moves `high` of pagesets."""
+    for layout in (EVEN, NEW_LARGE):
+        rng = random.Random(5)
+        pair = Pair(layout)
+        reserved = set()
+        highs = set()
+        below = set()
+        used = False
+        for _ in range(200):
+            random_step(pair, rng)
+            for zone in pair.reference.zones.values():
+                reserved.add(zone.reserved_highatomic)
+                below.add(zone.below_high)
+                highs |= {pageset.high for pageset in zone.pagesets.values()}
+                used |= zone.free_of(MIGRATE_HIGHATOMIC) > 0
+        assert len(reserved) > 1
+        assert used
+        if layout is NEW_LARGE:
+            assert below == {False, True}
+            assert len(highs) > 3
+
+
+def test_the_operations_reach_the_reserve_of_3_0() -> None:
+    """Its blocks are set aside at boot and used when nothing else is left."""
+    rng = random.Random(6)
+    pair = Pair(OLD)
+    at_boot = sum(zone.free_of(MIGRATE_HIGHATOMIC) for zone in pair.reference.zones.values())
+    assert at_boot == 2 * 1024  # each zone reserves a block, and its order-10 block comes along
+    least = at_boot
+    for _ in range(400):
+        random_step(pair, rng)
+        least = min(least, sum(zone.free_of(MIGRATE_HIGHATOMIC) for zone in pair.reference.zones.values()))
+    assert least < at_boot

@@ -86,3 +86,30 @@ def test_migratetype() -> None:
 def test_transhuge_light_never_reclaims() -> None:
     assert not GFP_MASKS["GFP_TRANSHUGE_LIGHT"] & (Gfp.DIRECT_RECLAIM | Gfp.KSWAPD_RECLAIM)
     assert GFP_MASKS["GFP_TRANSHUGE"] & Gfp.DIRECT_RECLAIM
+
+
+@pytest.mark.parametrize("bits", range(16))
+def test_every_combination_of_zone_modifiers(bits: int) -> None:
+    """GFP_ZONE_BAD: two of DMA, HIGHMEM and DMA32 together, movable or not."""
+    text = "|".join(
+        name
+        for bit, name in ((1, "__GFP_DMA"), (2, "__GFP_HIGHMEM"), (4, "__GFP_DMA32"), (8, "__GFP_MOVABLE"))
+        if bits & bit
+    )
+    bad = {0x3, 0x5, 0x6, 0x7, 0xB, 0xD, 0xE, 0xF}
+    good = {
+        0x0: "Normal",
+        0x1: "DMA",
+        0x2: "Normal",
+        0x4: "DMA32",
+        0x8: "Normal",
+        0x9: "DMA",
+        0xA: "Movable",
+        0xC: "DMA32",
+    }
+    assert set(good) | bad == set(range(16))
+    if bits in bad:
+        with pytest.raises(ValueError, match="contradictory zone modifiers"):
+            zone(text)
+    else:
+        assert zone(text or "none") == good[bits]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from mm.nodes import NORMAL, START, one_zone
+from mm.nodes import NORMAL, START, one_zone, pgdat
 
 from numa_service.mm.invariants import check_pgdat
 from numa_service.mm.mmzone import MIGRATE_MOVABLE, WMARK_LOW
@@ -133,6 +133,24 @@ def test_reason(mistake: Callable[[Pgdat], tuple[int, Pfns]], reason: str, not_f
     assert error.value.not_found == not_found
     assert error.value.pfn == int(pages[-1])
     assert str(error.value) == f"pfn {int(pages[-1]):#x}: {reason}"
+    assert node.digest() == before
+    assert check_pgdat(node) == []
+    # counted, by reason, without being state
+    assert {name: count for name, count in node.bad_pages().items() if count} == {reason: 1}
+
+
+@pytest.mark.parametrize("hole", [(2048, 3072), (2048 + 100, 2048 + 200), (1000, 1500)])
+def test_holes_are_no_pages_of_this_node(hole: tuple[int, int]) -> None:
+    """Whole pageblocks that are not there, and parts of one."""
+    low, high = START + hole[0], START + hole[1]
+    ram = [(START, low), (high, START + 4096)]
+    node = pgdat({NORMAL: (START, START + 4096)}, {NORMAL: (64, 80, 96)}, ram, ram)
+    before = node.digest()
+    for pfn in (low, high - 1):
+        with pytest.raises(BadPageError, match="not a page of this node"):
+            node.free(0, 0, MINE, pfns(pfn))
+    with pytest.raises(BadPageError, match="page is free"):
+        node.free(0, 0, MINE, pfns(high))
     assert node.digest() == before
     assert check_pgdat(node) == []
 

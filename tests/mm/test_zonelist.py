@@ -7,7 +7,15 @@ from collections.abc import Sequence
 import pytest
 
 from numa_service.mm.profile import LINUX_3_0, LINUX_6_1, LINUX_6_12, Profile
-from numa_service.mm.zonelist import Topology, Zoneref, build_all_zonelists
+from numa_service.mm.zonelist import (
+    Topology,
+    Zoneref,
+    build_all_zonelists,
+    default_zonelist_order,
+    policy_zone,
+    set_zonelist_order,
+    turns_zone_reclaim_on,
+)
 
 Slit = Sequence[Sequence[int]]
 
@@ -53,6 +61,18 @@ def test_nps4_overflows_onto_node_0_in_3_0_and_is_spread_later() -> None:
     assert [order[4:] for order in new[4:]] == ["0123", "1230", "2301", "3012"]
     assert new == orders(NPS4, LINUX_6_1)
     assert [set(order[:4]) for order in new] == [set("0123")] * 4 + [set("4567")] * 4
+
+
+OLD_NPS4 = "01234567 12305674 23016745 30127456 45670123 56740123 67450123 74560123"
+NEW_NPS4 = "01234567 12305674 23016745 30127456 45670123 56741230 67452301 74563012"
+
+
+@pytest.mark.parametrize("without_cpus", [(), tuple(range(8))], ids=["with CPUs", "at boot"])
+def test_nps4_row_by_row(without_cpus: tuple[int, ...]) -> None:
+    """Both tables whole. The first socket spreads over the second in both; not the other way in 3.0."""
+    assert orders(NPS4, LINUX_3_0, without_cpus=without_cpus) == OLD_NPS4.split()
+    assert orders(NPS4, LINUX_6_1, without_cpus=without_cpus) == NEW_NPS4.split()
+    assert orders(NPS4, LINUX_6_12, without_cpus=without_cpus) == NEW_NPS4.split()
 
 
 def test_the_example_of_upstream() -> None:
@@ -116,3 +136,79 @@ def test_zones_of_a_node_come_together_highest_first() -> None:
     assert list(lists[1].fallback) == remote + local
     assert list(lists[0].thisnode) == local
     assert list(lists[1].thisnode) == remote
+    assert [(ref.node, ref.zone_idx) for ref in lists[1].thisnode] == [(1, 3), (1, 2)]
+
+
+# Zone order, and when 3.0 chooses it
+
+GIB = 1 << 18
+
+
+def sized(*nodes: dict[int, int], distance: int = 20) -> Topology:
+    """Nodes with these present pages by zone index (x86-64: DMA, DMA32, Normal, Movable)."""
+    return Topology(
+        nids=tuple(range(len(nodes))),
+        populated={nid: tuple(zones) for nid, zones in enumerate(nodes)},
+        has_cpus=dict.fromkeys(range(len(nodes)), False),
+        distance=lambda a, b: 10 if a == b else distance,
+        present={(nid, zone): pages for nid, zones in enumerate(nodes) for zone, pages in zones.items()},
+    )
+
+
+BIG = sized({0: 4000, 1: 3 * GIB, 2: 13 * GIB}, {2: 16 * GIB})
+
+
+def test_zone_order_spares_low_memory() -> None:
+    """ZONE_DMA comes last of all: an allocation goes to another node rather than to low memory."""
+    lists = build_all_zonelists(BIG, LINUX_3_0, "zone")
+    assert list(lists[0].fallback) == [Zoneref(0, 2), Zoneref(1, 2), Zoneref(0, 1), Zoneref(0, 0)]
+    assert list(lists[1].fallback) == [Zoneref(1, 2), Zoneref(0, 2), Zoneref(0, 1), Zoneref(0, 0)]
+    assert list(lists[0].thisnode) == [Zoneref(0, 2), Zoneref(0, 1), Zoneref(0, 0)]
+    assert {z.order for z in lists.values()} == {"zone"}
+    nodes = build_all_zonelists(BIG, LINUX_3_0, "node")
+    assert list(nodes[0].fallback) == [Zoneref(0, 2), Zoneref(0, 1), Zoneref(0, 0), Zoneref(1, 2)]
+    assert [z.node_order for z in lists.values()] == [z.node_order for z in nodes.values()]
+
+
+@pytest.mark.parametrize(
+    ("topology", "order"),
+    [
+        (BIG, "zone"),
+        # a node with low memory only: its kernel allocations would all leave it
+        (sized({0: 4000, 1: 3 * GIB, 2: 13 * GIB}, {1: GIB // 2}), "node"),
+        # so does a node without any memory
+        (sized({0: 4000, 1: 3 * GIB, 2: 13 * GIB}, {}), "node"),
+        # no low memory at all
+        (sized({2: 8 * GIB}, {2: 8 * GIB}), "node"),
+        # low memory is more than half, and just half
+        (sized({1: 3 * GIB, 2: GIB}, {2: GIB}), "node"),
+        (sized({1: 2 * GIB, 2: 2 * GIB}), "zone"),
+        # more than 70 % of a node that is not a small one, exactly 70 %, and a small node
+        (sized({1: 71, 2: 29}, {2: 100}), "node"),
+        (sized({1: 70, 2: 30}, {2: 100}), "zone"),
+        (sized({1: 40, 2: 5}, {2: 100}, {2: 100}), "zone"),
+    ],
+)
+def test_default_order_of_3_0(topology: Topology, order: str) -> None:
+    assert default_zonelist_order(topology) == order
+    assert set_zonelist_order(topology, LINUX_3_0) == order
+    assert set_zonelist_order(topology, LINUX_3_0, "node") == "node"
+    assert set_zonelist_order(topology, LINUX_3_0, "zone") == "zone"
+    assert (
+        set_zonelist_order(topology, LINUX_6_1) == set_zonelist_order(topology, LINUX_6_12, "zone") == "node"
+    )
+
+
+def test_the_policy_zone_is_the_highest_that_is_not_movable() -> None:
+    assert policy_zone(BIG, 3) == 2
+    assert policy_zone(sized({0: 1, 1: 1}, {3: 1}), 3) == 1
+    assert policy_zone(sized({}), 3) == 0
+
+
+def test_3_0_reclaims_before_it_goes_far() -> None:
+    near, far = sized({2: 1}, {2: 1}, distance=30), sized({2: 1}, {2: 1}, distance=31)
+    assert turns_zone_reclaim_on(far, LINUX_3_0)
+    assert not turns_zone_reclaim_on(near, LINUX_3_0)
+    assert not turns_zone_reclaim_on(far, LINUX_6_1)
+    # the memory-less node goes far for everything
+    assert turns_zone_reclaim_on(sized({2: 1}, {}, distance=31), LINUX_3_0)

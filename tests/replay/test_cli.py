@@ -72,7 +72,7 @@ def test_json_has_the_keys_of_the_report(machine: str, trace: str) -> None:
     result = run(app, [trace, "--machine", machine, "--json"])
     assert result.exit_code == 0
     report = json.loads(result.stdout)
-    own = {"trace", "interrupted", "seconds", "events_per_second", "matched"}
+    own = {"trace", "interrupted", "seconds", "events_per_second", "matched", "exact_start", "divergence"}
     assert set(report) == own | set(ReplayReport.__dataclass_fields__)
     assert (report["allocs"], report["frees"], report["wanted"], report["matched"]) == (2, 1, 4, 3)
     assert report["unmatched"]["free_of_page_allocated_before_trace"] == 1

@@ -15,6 +15,7 @@ from replay.traced import MOVABLE, Alloc, Event, Free, OneByOne, digests, replay
 
 from numa_service.machine.source import load
 from numa_service.sim.replay import Replay
+from numa_service.sim.replay_start import CapturedStart
 from numa_service.sim.traced import TracedZones
 from numa_service.trace.events import TraceEvents
 from numa_service.trace.source import open_trace
@@ -96,7 +97,7 @@ def first(events: int, chunks: Iterator[TraceEvents]) -> Iterator[TraceEvents]:
 @requires_groundtruth
 @pytest.mark.parametrize(
     ("topology", "name", "node_agreement"),
-    [("numa-2n-big", "forkmix", 1.0), ("numa-4n-ring", "swap", 0.95)],
+    [("numa-2n-big", "forkmix", 1.0), ("numa-4n-ring", "swap", 0.95), ("numa-4n-ring", "pressure", 0.98)],
 )
 def test_a_real_trace(topology: str, name: str, node_agreement: float) -> None:
     directory = GROUNDTRUTH / "traces" / topology / name
@@ -106,7 +107,7 @@ def test_a_real_trace(topology: str, name: str, node_agreement: float) -> None:
     assert same_machine
     states = []
     for kind in (Replay, OneByOne):
-        machine = kind(spec, traced)
+        machine = kind(spec, traced, CapturedStart.read(directory / "before", directory))
         with open_trace(directory) as reader:
             assert machine.run(first(60_000, iter(reader)))
         states.append((digests(machine), machine.tally.report(reader.counts)))

@@ -87,7 +87,9 @@ def render(events: list[Event]) -> str:
 class OneByOne(Replay):
     """Every event through the generators."""
 
-    def _run(self, nid: int, events: object, at: int, end: int, guest_home: int = -1) -> int:
+    def _run(
+        self, nid: int, events: object, at: int, end: int, guest_home: int = -1, first: bool = False
+    ) -> int:
         return at
 
     def _run_spilled(self, events: object, at: int, end: int) -> int:

@@ -60,7 +60,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return write(tmp_path_factory.mktemp("sample") / "t.ntrace", [random_events(20, 1), random_events(7, 2)])
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 300), max_size=5), st.integers(0, 2**32), st.booleans())
 def test_round_trip_is_bit_identical(
     tmp_path_factory: pytest.TempPathFactory, lengths: list[int], seed: int, compress: bool
@@ -92,6 +92,7 @@ def test_every_truncation_is_noticed(sample: bytes) -> None:
             read(sample[:length])
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_every_changed_byte_is_noticed(sample: bytes, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(sample) - 1))

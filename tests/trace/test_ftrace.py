@@ -134,6 +134,7 @@ def line(arguments: str, name: str = "mm_page_alloc") -> bytes:
 GOOD = line("page=00000000f7d379c1 pfn=0x63e24 order=1 migratetype=0 gfp_flags=GFP_KERNEL_ACCOUNT|__GFP_ZERO")
 
 
+@settings(deadline=None)
 @given(EVENT_LISTS, st.booleans(), st.sampled_from([b"", HEADER]))
 def test_rendered_events_come_back(events: list[Event], perf: bool, header: bytes) -> None:
     text = header + b"".join(event.perf() if perf else event.ftrace() for event in events)
@@ -145,7 +146,7 @@ def test_rendered_events_come_back(events: list[Event], perf: bool, header: byte
         assert counts.events[name] == sum(event.name == name for event in events)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(EVENTS, min_size=40, max_size=120), st.integers(400, 2000), st.integers(1, 50))
 def test_block_and_chunk_borders_do_not_show(events: list[Event], block: int, chunk: int) -> None:
     text = GOOD + b"".join(event.ftrace() + b"garbage\n" for event in events)
@@ -165,6 +166,7 @@ def test_block_and_chunk_borders_do_not_show(events: list[Event], block: int, ch
     ]
 
 
+@settings(deadline=None)
 @given(EVENT_LISTS, st.data())
 def test_damaged_bytes_never_lose_count_of_lines(events: list[Event], data: st.DataObject) -> None:
     text = bytearray(GOOD + b"".join(event.ftrace() for event in events))
@@ -177,6 +179,7 @@ def test_damaged_bytes_never_lose_count_of_lines(events: list[Event], data: st.D
     assert counts.total_events + counts.total_skipped + comments == counts.lines
 
 
+@settings(deadline=None)
 @given(EVENTS.filter(lambda event: event.kind is EventKind.MM_PAGE_ALLOC), st.data())
 def test_a_cut_last_line_gives_no_event(event: Event, data: st.DataObject) -> None:
     text = event.ftrace()

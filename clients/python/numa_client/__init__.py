@@ -17,6 +17,18 @@ from numa_client._errors import (
     OutOfMemory,
     Unavailable,
 )
+from numa_client._explanation import (
+    DirectReclaim,
+    Explained,
+    Explanation,
+    FreelistPass,
+    KswapdWakeup,
+    NodeVisit,
+    PagesetDrain,
+    WalkStep,
+    WatermarkCheck,
+    ZoneVisit,
+)
 from numa_client._policy import Policy, PolicyMode
 from numa_client._sync import Machine, Region, Session
 from numa_client._types import (
@@ -44,18 +56,25 @@ __all__ = [
     "Blocks",
     "Cost",
     "DeadlineExceeded",
+    "DirectReclaim",
+    "Explained",
+    "Explanation",
     "FailedPrecondition",
     "Freed",
+    "FreelistPass",
     "InvalidRequest",
     "KswapdState",
+    "KswapdWakeup",
     "Machine",
     "MachineInfo",
     "NodeInfo",
     "NodeState",
+    "NodeVisit",
     "NotFound",
     "NumaError",
     "NumaStat",
     "OutOfMemory",
+    "PagesetDrain",
     "Pfns",
     "Policy",
     "PolicyMode",
@@ -65,5 +84,8 @@ __all__ = [
     "SessionInfo",
     "Touch",
     "Unavailable",
+    "WalkStep",
+    "WatermarkCheck",
     "ZoneState",
+    "ZoneVisit",
 ]

@@ -14,6 +14,7 @@ from numa_client import _codec as codec
 from numa_client import _types as t
 from numa_client._channel import BEATS_PER_LEASE, DEFAULT_TIMEOUT, OPTIONS
 from numa_client._errors import NotFound, NumaError, Unavailable, from_rpc_error
+from numa_client._explanation import Explained
 from numa_client._gen.numa.v1 import (
     machine_service_pb2,
     machine_service_pb2_grpc,
@@ -190,6 +191,31 @@ class AsyncSession:
             partial=partial,
         )
         return codec.allocation(await _call(self._memory.AllocPages, request, self._timeout), order)
+
+    async def explain(
+        self,
+        order: int = 0,
+        count: int = 1,
+        gfp: str = "GFP_KERNEL",
+        *,
+        cpu: int | None = None,
+        policy: Policy | None = None,
+    ) -> Explained:
+        """Allocates like :meth:`alloc`, and tells why there. The blocks are really taken: free them.
+
+        When they are not to be had, there are none and the explanation has the failure: no OutOfMemory.
+        """
+        request = codec.alloc_request(
+            self.info.session,
+            next(self._ids),
+            order=order,
+            count=count,
+            gfp=gfp,
+            cpu=self.cpu if cpu is None else cpu,
+            policy=policy,
+            explain=True,
+        )
+        return codec.explained(await _call(self._memory.AllocPages, request, self._timeout), order)
 
     async def free(self, blocks: t.Blocks, *, cpu: int | None = None) -> t.Freed:
         """Gives blocks back: an allocation, or a part of one (:meth:`Blocks.split`, :meth:`Blocks.on`).

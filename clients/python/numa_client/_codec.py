@@ -9,9 +9,12 @@ from typing import Literal
 
 import numpy as np
 
+from numa_client import _explanation_codec
 from numa_client import _types as t
 from numa_client._errors import InvalidRequest
+from numa_client._explanation import Explained, Explanation
 from numa_client._gen.numa.v1 import (
+    explanation_pb2,
     machine_service_pb2,
     memory_service_pb2,
     node_service_pb2,
@@ -97,7 +100,8 @@ def alloc_request(
     gfp: str,
     cpu: int,
     policy: Policy | None,
-    partial: bool,
+    partial: bool = False,
+    explain: bool = False,
 ) -> memory_service_pb2.AllocPagesRequest:
     """AllocPages for `count` blocks of 2^order pages."""
     return memory_service_pb2.AllocPagesRequest(
@@ -109,6 +113,7 @@ def alloc_request(
         cpu=_number("cpu", cpu),
         policy=policy_message(policy),
         partial=partial,
+        explain=explain,
     )
 
 
@@ -216,6 +221,17 @@ def allocation(response: memory_service_pb2.AllocPagesResponse, order: int) -> t
         remote_lookups=response.remote_lookups,
         direct_reclaimed_pages=response.direct_reclaimed_pages,
     )
+
+
+def explanation(message: explanation_pb2.Explanation) -> Explanation:
+    """The kernel path of one request."""
+    modes = {int(number): mode for mode, number in _MODES.items()}
+    return _explanation_codec.explanation(message, cost(message.cost), modes)
+
+
+def explained(response: memory_service_pb2.AllocPagesResponse, order: int) -> Explained:
+    """What an explained request got, and why there."""
+    return Explained(t.Blocks(order, pages_by_node(response.pages)), explanation(response.explanation))
 
 
 def freed(response: memory_service_pb2.FreePagesResponse) -> t.Freed:

@@ -1,3 +1,4 @@
+from numa_client._gen.numa.v1 import explanation_pb2 as _explanation_pb2
 from numa_client._gen.numa.v1 import types_pb2 as _types_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -66,7 +67,7 @@ class CloseSessionResponse(_message.Message):
     def __init__(self, freed_pages: _Optional[int] = ...) -> None: ...
 
 class AllocPagesRequest(_message.Message):
-    __slots__ = ("session", "request_id", "gfp_flags", "order", "count", "cpu", "policy", "partial")
+    __slots__ = ("session", "request_id", "gfp_flags", "order", "count", "cpu", "policy", "partial", "explain")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     GFP_FLAGS_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +76,7 @@ class AllocPagesRequest(_message.Message):
     CPU_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     session: int
     request_id: str
     gfp_flags: str
@@ -83,19 +85,22 @@ class AllocPagesRequest(_message.Message):
     cpu: int
     policy: _types_pb2.Policy
     partial: bool
-    def __init__(self, session: _Optional[int] = ..., request_id: _Optional[str] = ..., gfp_flags: _Optional[str] = ..., order: _Optional[int] = ..., count: _Optional[int] = ..., cpu: _Optional[int] = ..., policy: _Optional[_Union[_types_pb2.Policy, _Mapping]] = ..., partial: _Optional[bool] = ...) -> None: ...
+    explain: bool
+    def __init__(self, session: _Optional[int] = ..., request_id: _Optional[str] = ..., gfp_flags: _Optional[str] = ..., order: _Optional[int] = ..., count: _Optional[int] = ..., cpu: _Optional[int] = ..., policy: _Optional[_Union[_types_pb2.Policy, _Mapping]] = ..., partial: _Optional[bool] = ..., explain: _Optional[bool] = ...) -> None: ...
 
 class AllocPagesResponse(_message.Message):
-    __slots__ = ("pages", "cost", "remote_lookups", "direct_reclaimed_pages")
+    __slots__ = ("pages", "cost", "remote_lookups", "direct_reclaimed_pages", "explanation")
     PAGES_FIELD_NUMBER: _ClassVar[int]
     COST_FIELD_NUMBER: _ClassVar[int]
     REMOTE_LOOKUPS_FIELD_NUMBER: _ClassVar[int]
     DIRECT_RECLAIMED_PAGES_FIELD_NUMBER: _ClassVar[int]
+    EXPLANATION_FIELD_NUMBER: _ClassVar[int]
     pages: _containers.RepeatedCompositeFieldContainer[_types_pb2.NodePages]
     cost: _types_pb2.Cost
     remote_lookups: int
     direct_reclaimed_pages: int
-    def __init__(self, pages: _Optional[_Iterable[_Union[_types_pb2.NodePages, _Mapping]]] = ..., cost: _Optional[_Union[_types_pb2.Cost, _Mapping]] = ..., remote_lookups: _Optional[int] = ..., direct_reclaimed_pages: _Optional[int] = ...) -> None: ...
+    explanation: _explanation_pb2.Explanation
+    def __init__(self, pages: _Optional[_Iterable[_Union[_types_pb2.NodePages, _Mapping]]] = ..., cost: _Optional[_Union[_types_pb2.Cost, _Mapping]] = ..., remote_lookups: _Optional[int] = ..., direct_reclaimed_pages: _Optional[int] = ..., explanation: _Optional[_Union[_explanation_pb2.Explanation, _Mapping]] = ...) -> None: ...
 
 class FreePagesRequest(_message.Message):
     __slots__ = ("session", "request_id", "order", "pages", "cpu")

@@ -1,3 +1,4 @@
+from numa_client._gen.numa.v1 import explanation_pb2 as _explanation_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -17,7 +18,7 @@ class Owner(_message.Message):
     def __init__(self, node: _Optional[int] = ..., incarnation: _Optional[int] = ..., id: _Optional[int] = ...) -> None: ...
 
 class LookupRequest(_message.Message):
-    __slots__ = ("request_id", "owner", "order", "count", "migratetype", "highest_zoneidx", "zones", "cpu", "alloc_flags", "numa_how", "lru_kind", "indexes", "dirty")
+    __slots__ = ("request_id", "owner", "order", "count", "migratetype", "highest_zoneidx", "zones", "cpu", "alloc_flags", "numa_how", "lru_kind", "indexes", "dirty", "explain")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     ORDER_FIELD_NUMBER: _ClassVar[int]
@@ -31,6 +32,7 @@ class LookupRequest(_message.Message):
     LRU_KIND_FIELD_NUMBER: _ClassVar[int]
     INDEXES_FIELD_NUMBER: _ClassVar[int]
     DIRTY_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     owner: Owner
     order: int
@@ -44,7 +46,8 @@ class LookupRequest(_message.Message):
     lru_kind: int
     indexes: bytes
     dirty: bool
-    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., order: _Optional[int] = ..., count: _Optional[int] = ..., migratetype: _Optional[int] = ..., highest_zoneidx: _Optional[int] = ..., zones: _Optional[_Iterable[int]] = ..., cpu: _Optional[int] = ..., alloc_flags: _Optional[int] = ..., numa_how: _Optional[int] = ..., lru_kind: _Optional[int] = ..., indexes: _Optional[bytes] = ..., dirty: _Optional[bool] = ...) -> None: ...
+    explain: bool
+    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., order: _Optional[int] = ..., count: _Optional[int] = ..., migratetype: _Optional[int] = ..., highest_zoneidx: _Optional[int] = ..., zones: _Optional[_Iterable[int]] = ..., cpu: _Optional[int] = ..., alloc_flags: _Optional[int] = ..., numa_how: _Optional[int] = ..., lru_kind: _Optional[int] = ..., indexes: _Optional[bytes] = ..., dirty: _Optional[bool] = ..., explain: _Optional[bool] = ...) -> None: ...
 
 class ZoneState(_message.Message):
     __slots__ = ("zone", "free_pages", "managed_pages", "min_pages", "low_pages", "high_pages")
@@ -63,14 +66,16 @@ class ZoneState(_message.Message):
     def __init__(self, zone: _Optional[int] = ..., free_pages: _Optional[int] = ..., managed_pages: _Optional[int] = ..., min_pages: _Optional[int] = ..., low_pages: _Optional[int] = ..., high_pages: _Optional[int] = ...) -> None: ...
 
 class LookupResponse(_message.Message):
-    __slots__ = ("pfns", "path", "zones")
+    __slots__ = ("pfns", "path", "zones", "account")
     PFNS_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     ZONES_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     pfns: bytes
     path: _containers.RepeatedScalarFieldContainer[int]
     zones: _containers.RepeatedCompositeFieldContainer[ZoneState]
-    def __init__(self, pfns: _Optional[bytes] = ..., path: _Optional[_Iterable[int]] = ..., zones: _Optional[_Iterable[_Union[ZoneState, _Mapping]]] = ...) -> None: ...
+    account: _explanation_pb2.NodeAccount
+    def __init__(self, pfns: _Optional[bytes] = ..., path: _Optional[_Iterable[int]] = ..., zones: _Optional[_Iterable[_Union[ZoneState, _Mapping]]] = ..., account: _Optional[_Union[_explanation_pb2.NodeAccount, _Mapping]] = ...) -> None: ...
 
 class ReleaseRequest(_message.Message):
     __slots__ = ("request_id", "owner", "order", "pfns", "cpu", "indexes")
@@ -181,8 +186,10 @@ class DrainRequest(_message.Message):
     def __init__(self, request_id: _Optional[str] = ...) -> None: ...
 
 class DrainResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("drained_pages",)
+    DRAINED_PAGES_FIELD_NUMBER: _ClassVar[int]
+    drained_pages: int
+    def __init__(self, drained_pages: _Optional[int] = ...) -> None: ...
 
 class CountForeignRequest(_message.Message):
     __slots__ = ("request_id", "zone", "count")

@@ -1,0 +1,224 @@
+"""``diff-profiles``: one machine, or one trace, under several kernels."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from numa_service.cli.replay import machine_of
+from numa_service.machine.boot import Machine, start_kernel
+from numa_service.machine.source import load
+from numa_service.machine.spec import MachineSpec
+from numa_service.machine.sysctl import SYSCTLS
+from numa_service.mm.pgdata import TUNE_MOBILITY_DISABLED, TUNE_PCP_MAX_ORDER
+from numa_service.mm.profile import PROFILES
+from numa_service.sim.replay import Replay
+from numa_service.sim.replay_start import CapturedStart
+from numa_service.sim.traced import TracedZones
+from numa_service.trace.source import TRACE_FILES, open_trace
+
+#: A table of what is looked at: (group, what, value), in order.
+Facts = dict[tuple[str, str], str]
+
+_DEFAULT = "linux-6.1,linux-6.12,linux-3.0"
+_FILE_WIDTH = 160
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("diff-profiles")(diff_profiles)
+
+
+def diff_profiles(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="TRACE|SOURCE",
+            help="A preset, a machine file or a capture, booted under each profile; or a trace (a file, or a "
+            "directory with t.trace.gz), replayed under each.",
+        ),
+    ],
+    profiles: Annotated[
+        str, typer.Option(metavar="NAMES", help="Two or more kernels, separated by commas.")
+    ] = _DEFAULT,
+    machine: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="For a trace: the machine, as for replay.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also what is equal under all of them.")] = False,
+) -> None:
+    """What changes between kernels, on one machine or for one workload.
+
+    Sysctls of the source that it sets itself stay; all else is computed by each kernel's rules.
+    """
+    names = _names(profiles)
+    path = Path(source)
+    is_trace = path.is_file() and path.suffix != ".toml"
+    is_trace |= path.is_dir() and any((path / name).is_file() for name in TRACE_FILES)
+    facts: Callable[[str], Facts]
+    if is_trace:
+        home = path if path.is_dir() else path.parent
+        traced_spec = machine_of(machine, home)
+        facts = lambda name: _replayed(under(traced_spec, name, captured=True), path, home)  # noqa: E731
+    else:
+        if machine is not None:
+            raise typer.BadParameter("only for a trace", param_hint="--machine")
+        spec = load(source)
+        captured = path.is_dir()
+        facts = lambda name: booted(start_kernel(under(spec, name, captured)))  # noqa: E731
+    console = Console(stderr=True)
+    by_profile: dict[str, Facts] = {}
+    for name in names:
+        with console.status(f"{'replaying' if is_trace else 'booting'} under {name}"):
+            by_profile[name] = facts(name)
+    rows = differences(by_profile, everything)
+    if as_json:
+        typer.echo(json.dumps(_plain(source, is_trace, names, rows), indent=1))
+    else:
+        _print(source, is_trace, names, rows)
+
+
+def under(spec: MachineSpec, profile: str, captured: bool) -> MachineSpec:
+    """The machine under another kernel.
+
+    Of a captured machine every sysctl is known, set or not: those at their default, those that the other
+    kernel lacks, and min_free_kbytes, which a kernel computes, are left to the other kernel.
+    """
+    sysctls = spec.sysctls
+    if captured:
+        sysctls = {
+            key: value
+            for key, value in spec.sysctls.items()
+            if key in SYSCTLS
+            and key not in ("vm.min_free_kbytes", "vm.lowmem_reserve_ratio")
+            and profile in SYSCTLS[key].defaults
+            and value != SYSCTLS[key].defaults.get(spec.profile)
+        }
+    return dataclasses.replace(spec, profile=profile, sysctls=sysctls)
+
+
+def differences(by_profile: dict[str, Facts], everything: bool = False) -> dict[tuple[str, str], list[str]]:
+    """Values of each fact under each profile, "–" where it has none: those that are not all the same."""
+    keys = dict.fromkeys(key for facts in by_profile.values() for key in facts)
+    rows = {key: [facts.get(key, "–") for facts in by_profile.values()] for key in keys}
+    return {key: row for key, row in rows.items() if everything or len(set(row)) > 1}
+
+
+def booted(machine: Machine) -> Facts:
+    """What a kernel computes for a machine at boot."""
+    facts: Facts = {("sysctl", key): str(value) for key, value in machine.sysctls.as_dict().items()}
+    pgdats = list(machine.pgdats.values())
+    first = next(iter(pgdats)).pg
+    mobility = "off" if first.tune[TUNE_MOBILITY_DISABLED] else "on"
+    facts["pages", "grouping by mobility"] = mobility
+    facts["pages", "migratetypes"] = " ".join(name for name in machine.profile.migratetype_names if name)
+    max_order = int(first.tune[TUNE_PCP_MAX_ORDER])
+    facts["pagesets", "orders kept"] = f"0-{max_order} and THP" if max_order else "0"
+    for node in machine.snapshot().nodes:
+        for zone in (zone for zone in node.zones if zone.managed):
+            group = f"{zone.nid}:{zone.name}"
+            facts[group, "min"] = str(zone.wmark_min)
+            facts[group, "low"] = str(zone.wmark_low)
+            facts[group, "high"] = str(zone.wmark_high)
+            facts[group, "protection"] = " ".join(map(str, zone.protection))
+            facts[group, "pageset batch"] = str(zone.pagesets[0].batch)
+            highs = dict.fromkeys(pageset.high for pageset in zone.pagesets)
+            facts[group, "pageset high"] = "/".join(map(str, highs))
+            facts[group, "pageblocks"] = " ".join(map(str, zone.pageblocks))
+    for nid, lists in machine.zonelists.items():
+        facts["zonelist", f"node {nid}: nodes"] = " ".join(map(str, lists.node_order))
+        zones = (f"{ref.nid}:{machine.pgdats[nid].zone_names[ref.zone]}" for ref in lists.fallback)
+        facts["zonelist", f"node {nid}: zones"] = " ".join(zones)
+    return facts
+
+
+def _replayed(spec: MachineSpec, trace: Path, home: Path) -> Facts:
+    """What a kernel does with a trace: where pages went, and what it took to get them."""
+    traced, start = None, None
+    before = home / "before"
+    if (before / "buddyinfo.txt").is_file():
+        traced = TracedZones.read(before, spec.arch)
+        spec, same_machine = traced.fit(spec)
+        if same_machine and (before / "pagetypeinfo.txt").is_file():
+            start = CapturedStart.read(before, trace)
+    replay = Replay(spec, traced, start)
+    with open_trace(trace) as reader:
+        replay.run(reader)
+        report = replay.tally.report(reader.counts)
+    facts: Facts = {
+        ("allocations", "served"): f"{report.allocs}",
+        ("allocations", "failed here"): f"{report.unmatched['alloc_failed_here']}",
+        ("allocations", "local"): f"{report.local}",
+        ("allocations", "remote"): f"{report.remote}",
+        ("allocations", "on the traced node"): f"{report.agreement.same_node}",
+        ("migratetypes", "fallbacks"): f"{report.steals}",
+        ("pagesets", "blocks refilled"): f"{report.refilled}",
+        ("pagesets", "blocks drained"): f"{report.drained}",
+        ("kswapd", "wakeups"): f"{replay.kswapd_wakeups}",
+        ("reclaim", "direct reclaim attempts"): f"{replay.direct_reclaims}",
+        ("invariants", "violated"): f"{len(report.problems)}",
+    }
+    for placed in report.placed:
+        facts["pages placed", f"{placed.nid}:{placed.zone}"] = f"{placed.pages}"
+    for nid, counters in report.numastat.items():
+        for name, value in counters.items():
+            facts[f"numastat node {nid}", name] = f"{value}"
+    for zone in report.zones:
+        facts["free at the end", f"{zone.nid}:{zone.zone}"] = f"{zone.free}"
+        facts["on pagesets at the end", f"{zone.nid}:{zone.zone}"] = f"{zone.pageset}"
+    for line in report.buddyinfo.splitlines():
+        where, counts = line.split()[:4], line.split()[4:]
+        facts["buddyinfo", f"{where[1].rstrip(',')}:{where[3]}"] = " ".join(counts)
+    return facts
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in PROFILES:
+            known = ", ".join(PROFILES)
+            raise typer.BadParameter(f"{name!r} is no profile: {known}", param_hint="--profiles")
+    if len(set(names)) < 2 or len(set(names)) != len(names):
+        raise typer.BadParameter("name two or more, each once", param_hint="--profiles")
+    return names
+
+
+def _plain(
+    source: str, is_trace: bool, names: list[str], rows: dict[tuple[str, str], list[str]]
+) -> dict[str, Any]:
+    return {
+        "source": source,
+        "kind": "trace" if is_trace else "machine",
+        "profiles": names,
+        "differences": [
+            {"group": group, "what": what, "values": dict(zip(names, row, strict=True))}
+            for (group, what), row in rows.items()
+        ],
+    }
+
+
+def _print(source: str, is_trace: bool, names: list[str], rows: dict[tuple[str, str], list[str]]) -> None:
+    console = Console(soft_wrap=False)
+    if not console.is_terminal:
+        console.width = _FILE_WIDTH
+    if not rows:
+        console.print(f"{source}: nothing differs between {', '.join(names)}", highlight=False)
+        return
+    title = f"{source}: {'replayed' if is_trace else 'booted'} under each kernel"
+    table = Table("", "", title=title, title_justify="left")
+    for name in names:
+        table.add_column(name, justify="right", overflow="fold")
+    before = ""
+    for (group, what), row in rows.items():
+        if before not in ("", group):
+            table.add_section()
+        table.add_row(group if group != before else "", what, *row)
+        before = group
+    console.print(table)

@@ -1,0 +1,148 @@
+"""``explain``: why an allocation goes where it goes, on a machine in this process or on a running one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Annotated
+
+import typer
+from numa_client import InvalidRequest, Machine, NumaError
+from numa_client import Policy as ClientPolicy
+from numa_client._codec import explained
+from numa_client._explanation import Explanation
+
+from numa_service.cli.fill import Fill, fill
+from numa_service.cluster import machine as machines
+from numa_service.cluster.errors import ClusterError
+from numa_service.machine.source import load
+from numa_service.machine.spec import MachineSpec
+from numa_service.node import ops
+from numa_service.node.errors import AllocFailed, NodeError
+from numa_service.node.mempolicy import Policy, PolicyMode
+from numa_service.node.page_alloc import AllocRequest, alloc_pages
+from numa_service.rpc import convert
+from numa_service.sim.simulation import Simulation
+
+ANSWER_SECONDS = 10.0
+#: Longer than any virtual clock runs here.
+_LEASE_NS = 1 << 62
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("explain")(explain)
+
+
+def explain(
+    source: Annotated[
+        str | None, typer.Argument(help="A preset, a machine file, or a capture directory: booted here.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="A machine that is up, instead of SOURCE.")] = None,
+    cpu: Annotated[int, typer.Option(min=0, help="CPU that asks.")] = 0,
+    order: Annotated[int, typer.Option(min=0, help="Blocks of 2^order pages.")] = 0,
+    count: Annotated[int, typer.Option(min=1, help="Blocks.")] = 1,
+    gfp: Annotated[str, typer.Option(help="Flags as the kernel prints them, joined by |.")] = "GFP_KERNEL",
+    policy: Annotated[
+        str, typer.Option(help="default, bind:0,1, preferred:2, interleave:0-3 or preferred-many:0,2.")
+    ] = "default",
+    fills: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fill",
+            metavar="NODE=PAGES|N%[:KIND]",
+            help="Before that, take pages of a node: held (default), anon or file, of which reclaim can take "
+            "the last two. Repeat; order counts. Only with SOURCE.",
+        ),
+    ] = None,
+    sysctl: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Write a sysctl after boot. Only with SOURCE."),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", envvar="NUMA_SERVICE_ADDRESS", help="With --name: the head of its Ray."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Tell why an allocation goes where it goes: every zone, with the numbers that the kernel compares.
+
+    It is a real allocation, given back at once; the machine's counters show it.
+    """
+    if (source is None) == (name is None):
+        raise typer.BadParameter("say SOURCE, or --name of a machine that is up")
+    if name is not None and (fills or sysctl):
+        raise typer.BadParameter("--fill and --sysctl change a machine: only with SOURCE")
+    try:
+        asked = ClientPolicy.parse(policy)
+        if source is not None:
+            spec = load(source)
+            wanted = [Fill.parse(text, spec) for text in fills or []]
+            answer = explain_here(spec, cpu, order, count, gfp, asked, wanted, sysctl or [])
+        else:
+            assert name is not None
+            answer = _explain_there(name, address, cpu, order, count, gfp, asked)
+    except (NumaError, NodeError, ClusterError) as error:
+        typer.echo(f"numa-service: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(json.dumps(dataclasses.asdict(answer), indent=1) if as_json else str(answer))
+
+
+def explain_here(
+    spec: MachineSpec,
+    cpu: int,
+    order: int,
+    count: int,
+    gfp: str,
+    policy: ClientPolicy,
+    fills: list[Fill],
+    sysctls: list[str],
+) -> Explanation:
+    """Boot a machine in this process, fill it, and ask. NodeError, SpecError."""
+    sim = Simulation(spec)
+    for assignment in sysctls:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{assignment!r} is not KEY=VALUE", param_hint="--sysctl")
+        next(iter(sim.nodes.values())).apply(ops.WriteSysctl(key.strip(), value.strip()))
+    for one in fills:
+        got = fill(sim, one)
+        if got < one.pages:
+            typer.echo(f"node {one.nid} gave {got} of {one.pages} pages", err=True)
+    home = next((node for node in sim.nodes.values() if cpu in node.pgdat.cpus), None)
+    if home is None:
+        raise InvalidRequest(f"no CPU {cpu} in machine {spec.name!r}", field="cpu")
+    session = home.apply(ops.OpenSession("explain", _LEASE_NS, 0))
+    known = tuple(node.nid for node in spec.nodes)
+    mode = PolicyMode[policy.mode.name]
+    request = AllocRequest(
+        session,
+        convert.gfp(gfp),
+        order,
+        count,
+        cpu,
+        Policy.checked(mode, list(policy.nodes), known),
+        explain=True,
+    )
+    try:
+        response = convert.allocation(sim.call(home.nid, alloc_pages(home, request)))
+    except AllocFailed as failed:
+        if failed.explanation is None:
+            raise
+        response = convert.unserved(failed.explanation)
+    # by way of the wire: what is printed is what a client gets
+    return explained(response, order).explanation
+
+
+def _explain_there(
+    name: str, address: str | None, cpu: int, order: int, count: int, gfp: str, policy: ClientPolicy
+) -> Explanation:
+    [running] = machines.status(name, address)
+    with (
+        Machine.connect(running.address, ANSWER_SECONDS) as machine,
+        machine.session(cpu=cpu, name="numa-service explain") as session,
+    ):
+        # the session's end gives the blocks back
+        return session.explain(order, count, gfp, policy=policy).explanation

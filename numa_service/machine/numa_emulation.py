@@ -1,0 +1,97 @@
+"""``numa=fake=N``: a machine cut into N nodes of about the same size (``arch/x86/mm/numa_emulation.c``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from numa_service.machine.spec import SpecError
+from numa_service.machine.zones import PfnRange, count_pages, intersect, merge
+from numa_service.mm.mmzone import PAGE_SHIFT
+
+#: FAKE_NODE_MIN_SIZE: 32 MiB.
+_MIN_PAGES = 32 << 20 >> PAGE_SHIFT
+_DMA32_END = 4 << 30 >> PAGE_SHIFT
+
+
+@dataclass(frozen=True, slots=True)
+class FakeNode:
+    """One node of the emulation."""
+
+    nid: int
+    #: The real node that it is cut from.
+    phys_nid: int
+    #: The blocks it is made of, holes included, ascending.
+    blocks: tuple[PfnRange, ...]
+    ram: tuple[PfnRange, ...]
+    #: Every CPU of the real node (numa_add_cpu).
+    cpus: tuple[int, ...]
+
+
+def split_nodes_interleave(
+    blocks: Sequence[tuple[PfnRange, int]], ram: Sequence[PfnRange], count: int
+) -> list[tuple[PfnRange, int, int]]:
+    """(block, fake nid, real nid) of every piece, in the order made.
+
+    `blocks` are (span, nid) of the real nodes, ascending; `ram` is all RAM. Fake nodes are filled from the
+    real ones in turn, in units of 32 MiB; the remainder of the division makes the first ones larger.
+    SpecError if there are less than 32 MiB a node.
+    """
+    last_pfn = ram[-1][1]
+    pages = count_pages(ram) // count
+    big = pages % _MIN_PAGES * count // _MIN_PAGES
+    pages -= pages % _MIN_PAGES
+    if not pages:
+        raise SpecError(f"fake={count}: less than {_MIN_PAGES << PAGE_SHIFT >> 20} MiB for each node")
+
+    def usable(start: int, end: int) -> int:
+        return count_pages(intersect(ram, (start, end)))
+
+    left = [(start, min(end, last_pfn), nid) for (start, end), nid in blocks]
+    pieces: list[tuple[PfnRange, int, int]] = []
+    while left:
+        for phys in sorted({nid for _, _, nid in left}):
+            at = next(i for i, block in enumerate(left) if block[2] == phys)
+            start, limit, _ = left.pop(at)
+            end = start + pages + (_MIN_PAGES if len(pieces) < big else 0)
+            while end < limit and usable(start, end) < pages:
+                end += _MIN_PAGES
+            # no scraps: what would be too little for another node is this one's
+            if end < _DMA32_END and usable(end, _DMA32_END) < _MIN_PAGES:
+                end = _DMA32_END
+            if usable(end, limit) < pages:
+                end = limit
+            end = min(end, limit)
+            pieces.append(((start, end), len(pieces) % count, phys))
+            if end < limit:
+                left.insert(at, (end, limit, phys))
+    return pieces
+
+
+def numa_emulation(
+    ram: Mapping[int, Sequence[PfnRange]], cpus: Mapping[int, Sequence[int]], count: int
+) -> list[FakeNode]:
+    """The nodes that ``numa=fake=count`` makes of these, `ram` and `cpus` by real nid; SpecError."""
+    placed = sorted((start, end, nid) for nid, ranges in ram.items() for start, end in ranges)
+    every = merge((start, end) for start, end, _ in placed)
+    # numa_cleanup_meminfo: ranges of a node with nobody else's between them are one block
+    blocks: list[tuple[PfnRange, int]] = []
+    for start, end, nid in placed:
+        if blocks and blocks[-1][1] == nid:
+            blocks[-1] = ((blocks[-1][0][0], end), nid)
+        else:
+            # the first page of all is never RAM, and is part of the SRAT's block
+            blocks.append(((0 if not blocks else start, end), nid))
+    pieces = split_nodes_interleave(blocks, every, count)
+    phys_of = {fake: phys for _, fake, phys in reversed(pieces)}
+    # CPUs of a real node without memory go where node 0's go
+    first = phys_of[0]
+    homes: dict[int, list[int]] = {}
+    for nid, own in cpus.items():
+        homes.setdefault(nid if nid in phys_of.values() else first, []).extend(own)
+    nodes = []
+    for fake in sorted(phys_of):
+        spans = merge(block for block, nid, _ in pieces if nid == fake)
+        owned = merge(piece for span in spans for piece in intersect(every, span))
+        nodes.append(FakeNode(fake, phys_of[fake], spans, owned, tuple(sorted(homes.get(phys_of[fake], [])))))
+    return nodes

@@ -1,0 +1,91 @@
+"""What zonelists are built from, for a machine, and what the boot log says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from numa_service.machine.spec import MachineSpec
+from numa_service.mm.mmzone import ZONE_NAMES, zone_index
+from numa_service.mm.profile import Profile
+from numa_service.mm.zonelist import Topology, Zonelists, has_zone_order, policy_zone
+
+#: Populated zones by nid: indexes, ascending. A node that is not there is off-line.
+Populated = dict[int, tuple[int, ...]]
+
+
+def populated_zones(spec: MachineSpec) -> Populated:
+    """Zones with present pages (populated_zone), by node; all nodes are on-line."""
+    return {
+        node.nid: tuple(zone_index(spec.arch, zone.name) for zone in node.zones if zone.present)
+        for node in spec.nodes
+    }
+
+
+def topology_of(
+    spec: MachineSpec, populated: Mapping[int, Sequence[int]], has_cpus: Mapping[int, bool]
+) -> Topology:
+    """The machine with these nodes on-line and these zones populated; KeyError for a node it has not."""
+    present = {
+        (node.nid, zone_index(spec.arch, zone.name)): zone.present
+        for node in spec.nodes
+        for zone in node.zones
+    }
+    nids = tuple(sorted(populated))
+    for nid in nids:
+        spec.node(nid)
+    return Topology(
+        nids=nids,
+        populated={nid: tuple(populated[nid]) for nid in nids},
+        has_cpus={nid: has_cpus.get(nid, False) for nid in nids},
+        distance=spec.distance,
+        present=present,
+        normal_zone=zone_index(spec.arch, "Normal"),
+    )
+
+
+def has_numa(spec: MachineSpec) -> bool:
+    """CONFIG_NUMA: every x86-64 kernel; an i386 one only where it has more than one node."""
+    return spec.arch != "i386" or len(spec.nodes) > 1
+
+
+def fallback_order_lines(
+    spec: MachineSpec, profile: Profile, lists: Mapping[int, Zonelists]
+) -> Iterator[str]:
+    """ "Fallback order for Node …", which 3.0 does not print."""
+    if has_numa(spec) and not has_zone_order(profile):
+        for nid, zonelists in lists.items():
+            yield f"Fallback order for Node {nid}: {''.join(f'{other} ' for other in zonelists.node_order)}"
+
+
+def verify_zonelist_lines(
+    spec: MachineSpec, topology: Topology, lists: Mapping[int, Zonelists]
+) -> Iterator[str]:
+    """Both lists of every populated zone (mminit_verify_zonelist, at mminit_loglevel=4)."""
+    names = ZONE_NAMES[spec.arch]
+    for nid, zonelists in lists.items():
+        kinds = [("general", zonelists.fallback), ("thisnode", zonelists.thisnode)]
+        for label, refs in kinds if has_numa(spec) else kinds[:1]:
+            for zone in topology.populated[nid]:
+                row = "".join(f"{ref.node}:{names[ref.zone_idx]} " for ref in refs if ref.zone_idx <= zone)
+                yield f"mminit::zonelist {label} {nid}:{names[zone]} = {row}"
+
+
+def built_lines(
+    spec: MachineSpec,
+    profile: Profile,
+    topology: Topology,
+    lists: Mapping[int, Zonelists],
+    mobility_disabled: bool,
+    total_pages: int,
+) -> Iterator[str]:
+    """ "Built … zonelists" and, with NUMA, the policy zone."""
+    order = ""
+    if has_zone_order(profile):
+        # without NUMA the order is never set: it reads as zone order
+        name = next(iter(lists.values())).order if has_numa(spec) else "zone"
+        order = f" in {name.capitalize()} order"
+    grouping = "off" if mobility_disabled else "on"
+    yield f"Built {len(lists)} zonelists{order}, mobility grouping {grouping}.  Total pages: {total_pages}"
+    if has_numa(spec):
+        names = ZONE_NAMES[spec.arch]
+        yield f"Policy zone: {names[policy_zone(topology, names.index('Movable'))]}"

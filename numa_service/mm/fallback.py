@@ -1,0 +1,339 @@
+"""When a free list is empty: CMA, other migratetypes, reserves (``__rmqueue`` and what it falls back on)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from numa_service.mm.buddy import (
+    MIGRATE_RESERVE,
+    change_pageblock_range,
+    count_reserve,
+    del_from_free_list,
+    expand,
+    first_free,
+    migratetype_is_mergeable,
+    move_to_free_list,
+    rmqueue_smallest,
+    scan_freepages_block,
+    set_pageblock_migratetype,
+)
+from numa_service.mm.jit import flag, i64, kernel
+from numa_service.mm.mmzone import (
+    MIGRATE_CMA,
+    MIGRATE_HIGHATOMIC,
+    MIGRATE_MOVABLE,
+    MIGRATE_PCPTYPES,
+    MIGRATE_RECLAIMABLE,
+    MIGRATE_UNMOVABLE,
+    NR_ORDERS,
+    PAGEBLOCK_NR_PAGES,
+    PAGEBLOCK_ORDER,
+    WMARK_HIGH,
+)
+from numa_service.mm.pgdata import (
+    FREE_CMA,
+    RESERVED_HIGHATOMIC,
+    TUNE_BLOCKS,
+    TUNE_BOOST_FACTOR,
+    TUNE_MOBILITY_DISABLED,
+    ZONE_BOOSTED_WATERMARK,
+    PgData,
+)
+from numa_service.mm.profile import BLOCKS_CLAIM, BLOCKS_STEAL
+from numa_service.mm.vmstat import NR_FREE_PAGES, PATH_BUDDY_BLOCKS, PATH_STEALS
+
+#: fallbacks[mt]: the order in which other types are stolen from; the same in all versions.
+FALLBACKS = np.array(
+    [
+        [MIGRATE_RECLAIMABLE, MIGRATE_MOVABLE],
+        [MIGRATE_RECLAIMABLE, MIGRATE_UNMOVABLE],
+        [MIGRATE_UNMOVABLE, MIGRATE_MOVABLE],
+    ],
+    dtype=np.int64,
+)
+
+# alloc_flags that matter here
+ALLOC_CMA = 0x80
+ALLOC_NOFRAGMENT = 0x100
+ALLOC_KSWAPD = 0x800
+
+
+@kernel
+def _boost_watermark(pg: PgData, zone: int, alloc_flags: int) -> None:
+    """Raise the watermarks for a while after types were mixed (boost_watermark)."""
+    factor = pg.tune[TUNE_BOOST_FACTOR]
+    if factor == 0 or pg.managed[zone] < PAGEBLOCK_NR_PAGES * 4:
+        return
+    limit = pg.watermark[zone, WMARK_HIGH] * factor // 10000
+    if limit == 0:
+        return
+    limit = max(PAGEBLOCK_NR_PAGES, limit)
+    pg.watermark_boost[zone] = min(pg.watermark_boost[zone] + PAGEBLOCK_NR_PAGES, limit)
+    if alloc_flags & ALLOC_KSWAPD:
+        pg.zone_flags[zone] |= ZONE_BOOSTED_WATERMARK
+
+
+@kernel
+def _find_fallback(pg: PgData, zone: int, order: int, start_mt: int) -> int:
+    """First other type with a free block of this order; -1 if none (find_suitable_fallback)."""
+    if pg.nr_free[zone, order] == 0:
+        return -1
+    for i in range(FALLBACKS.shape[1]):
+        mt = FALLBACKS[start_mt, i]
+        if first_free(pg, zone, order, mt) >= 0:
+            return mt
+    return -1
+
+
+@kernel
+def _can_steal(pg: PgData, order: int, start_mt: int) -> bool:
+    return (
+        order >= PAGEBLOCK_ORDER // 2
+        or start_mt == MIGRATE_RECLAIMABLE
+        or start_mt == MIGRATE_UNMOVABLE
+        or pg.tune[TUNE_MOBILITY_DISABLED] != 0
+    )
+
+
+@kernel
+def _is_enough(pg: PgData, counts: int, old_type: int, start_mt: int) -> bool:
+    """Whether half of a pageblock is free or used like the request: then it changes its type."""
+    free_pages = counts & 0xFFFFFFFF
+    movable_pages = counts >> 32
+    if start_mt == MIGRATE_MOVABLE:
+        alike = movable_pages
+    elif old_type == MIGRATE_MOVABLE:
+        alike = PAGEBLOCK_NR_PAGES - (free_pages + movable_pages)
+    else:
+        alike = 0
+    return free_pages + alike >= PAGEBLOCK_NR_PAGES // 2 or pg.tune[TUNE_MOBILITY_DISABLED] != 0
+
+
+# 3.0: take the largest
+
+
+@kernel
+def _take_largest(pg: PgData, zone: int, order: int, start_mt: int) -> int:
+    """Split the largest block of another type; large ones take their pageblock along (3.0)."""
+    for current in range(NR_ORDERS - 1, order - 1, -1):
+        mt = _find_fallback(pg, zone, current, start_mt)
+        if mt < 0:
+            continue
+        idx = first_free(pg, zone, current, mt)
+        pg.path[PATH_STEALS] += 1
+        if (
+            current >= PAGEBLOCK_ORDER // 2
+            or start_mt == MIGRATE_RECLAIMABLE
+            or pg.tune[TUNE_MOBILITY_DISABLED]
+        ):
+            mt = start_mt
+            if current < PAGEBLOCK_ORDER:
+                moved = scan_freepages_block(pg, zone, idx, start_mt, flag(True)) & 0xFFFFFFFF
+                if moved == 0xFFFFFFFF:
+                    moved = 0
+                if moved >= PAGEBLOCK_NR_PAGES // 2 or pg.tune[TUNE_MOBILITY_DISABLED]:
+                    set_pageblock_migratetype(pg, idx >> PAGEBLOCK_ORDER, start_mt)
+        del_from_free_list(pg, zone, idx, current)
+        if current >= PAGEBLOCK_ORDER:
+            change_pageblock_range(pg, idx, current, start_mt)
+        expand(pg, zone, idx, order, current, mt)
+        pg.pcptype[idx] = mt
+        return idx
+    return -1
+
+
+# 6.1: steal the largest, or the smallest
+
+
+@kernel
+def _steal_suitable_fallback(
+    pg: PgData, zone: int, idx: int, order: int, start_mt: int, alloc_flags: int, whole_block: bool
+) -> None:
+    """Put a block of another type on the requester's list, with its pageblock if enough of it agrees."""
+    pg.path[PATH_STEALS] += 1
+    old_type = i64(pg.pb_migratetype[idx >> PAGEBLOCK_ORDER])
+    if old_type != MIGRATE_HIGHATOMIC:
+        if order >= PAGEBLOCK_ORDER:
+            change_pageblock_range(pg, idx, order, start_mt)
+        else:
+            _boost_watermark(pg, zone, alloc_flags)
+            if whole_block:
+                counts = scan_freepages_block(pg, zone, idx, start_mt, flag(True))
+                if counts > 0:
+                    if _is_enough(pg, counts, old_type, start_mt):
+                        set_pageblock_migratetype(pg, idx >> PAGEBLOCK_ORDER, start_mt)
+                    return
+    move_to_free_list(pg, zone, idx, order, start_mt)
+
+
+@kernel
+def _steal_fallback(pg: PgData, zone: int, order: int, start_mt: int, alloc_flags: int) -> bool:
+    """Bring a block of another type within reach: the largest, so that types stay apart.
+
+    Only when it is too small to take its pageblock along, and movable pages are wanted, the smallest
+    (__rmqueue_fallback of 6.1).
+    """
+    min_order = order
+    if order < PAGEBLOCK_ORDER and alloc_flags & ALLOC_NOFRAGMENT:
+        min_order = PAGEBLOCK_ORDER
+    for current in range(NR_ORDERS - 1, min_order - 1, -1):
+        mt = _find_fallback(pg, zone, current, start_mt)
+        if mt < 0:
+            continue
+        can_steal = _can_steal(pg, current, start_mt)
+        if not can_steal and start_mt == MIGRATE_MOVABLE and current > order:
+            for smallest in range(order, NR_ORDERS):
+                mt = _find_fallback(pg, zone, smallest, start_mt)
+                if mt >= 0:
+                    current = smallest
+                    break
+            can_steal = _can_steal(pg, current, start_mt)
+        idx = first_free(pg, zone, current, mt)
+        _steal_suitable_fallback(pg, zone, idx, current, start_mt, alloc_flags, can_steal)
+        return True
+    return False
+
+
+# 6.12: claim a pageblock, or steal a block
+
+
+@kernel
+def _try_to_claim_block(
+    pg: PgData, zone: int, idx: int, current: int, order: int, start_mt: int, alloc_flags: int
+) -> int:
+    """Make a pageblock the requester's if enough of it agrees, and take a block; else -1."""
+    old_type = i64(pg.pb_migratetype[idx >> PAGEBLOCK_ORDER])
+    if current >= PAGEBLOCK_ORDER:
+        pg.path[PATH_STEALS] += 1
+        del_from_free_list(pg, zone, idx, current)
+        change_pageblock_range(pg, idx, current, start_mt)
+        expand(pg, zone, idx, order, current, start_mt)
+        pg.pcptype[idx] = start_mt
+        return idx
+    _boost_watermark(pg, zone, alloc_flags)
+    counts = scan_freepages_block(pg, zone, idx, start_mt, flag(False))
+    if counts < 0 or not _is_enough(pg, counts, old_type, start_mt):
+        return -1
+    pg.path[PATH_STEALS] += 1
+    scan_freepages_block(pg, zone, idx, start_mt, flag(True))
+    set_pageblock_migratetype(pg, idx >> PAGEBLOCK_ORDER, start_mt)
+    return rmqueue_smallest(pg, zone, order, start_mt)
+
+
+@kernel
+def _claim_or_steal(pg: PgData, zone: int, order: int, start_mt: int, alloc_flags: int) -> int:
+    """Claim the pageblock of the largest block; failing that, split the smallest (6.12)."""
+    min_order = order
+    if order < PAGEBLOCK_ORDER and alloc_flags & ALLOC_NOFRAGMENT:
+        min_order = PAGEBLOCK_ORDER
+    for current in range(NR_ORDERS - 1, min_order - 1, -1):
+        if not _can_steal(pg, current, start_mt):
+            break
+        mt = _find_fallback(pg, zone, current, start_mt)
+        if mt < 0:
+            continue
+        block = first_free(pg, zone, current, mt)
+        idx = _try_to_claim_block(pg, zone, block, current, order, start_mt, alloc_flags)
+        if idx >= 0:
+            return idx
+    if alloc_flags & ALLOC_NOFRAGMENT:
+        return -1
+    for current in range(order, NR_ORDERS):
+        mt = _find_fallback(pg, zone, current, start_mt)
+        if mt < 0:
+            continue
+        idx = first_free(pg, zone, current, mt)
+        pg.path[PATH_STEALS] += 1
+        del_from_free_list(pg, zone, idx, current)
+        expand(pg, zone, idx, order, current, mt)
+        pg.pcptype[idx] = mt
+        return idx
+    return -1
+
+
+# all of them
+
+
+@kernel
+def rmqueue(pg: PgData, zone: int, order: int, mt: int, alloc_flags: int) -> int:
+    """A block of this order off the buddy lists, stealing if need be; -1 if there is none (__rmqueue).
+
+    Not counted yet, as in :func:`rmqueue_smallest`.
+    """
+    if alloc_flags & ALLOC_CMA and pg.reserves[zone, FREE_CMA] > pg.vm_stat[zone, NR_FREE_PAGES] // 2:
+        # keep regular memory for those who cannot use CMA
+        idx = rmqueue_smallest(pg, zone, order, i64(MIGRATE_CMA))
+        if idx >= 0:
+            return idx
+    idx = rmqueue_smallest(pg, zone, order, mt)
+    if idx >= 0:
+        return idx
+    if alloc_flags & ALLOC_CMA and pg.reserves[zone, FREE_CMA]:
+        idx = rmqueue_smallest(pg, zone, order, i64(MIGRATE_CMA))
+        if idx >= 0:
+            return idx
+    if mt >= MIGRATE_PCPTYPES:
+        return -1
+    rules = pg.tune[TUNE_BLOCKS]
+    if rules == BLOCKS_STEAL:
+        while idx < 0 and _steal_fallback(pg, zone, order, mt, alloc_flags):
+            idx = rmqueue_smallest(pg, zone, order, mt)
+    elif rules == BLOCKS_CLAIM:
+        idx = _claim_or_steal(pg, zone, order, mt, alloc_flags)
+    else:
+        idx = _take_largest(pg, zone, order, mt)
+        if idx < 0:
+            idx = rmqueue_smallest(pg, zone, order, i64(MIGRATE_RESERVE))
+    return idx
+
+
+@kernel
+def take_counted(pg: PgData, zone: int, idx: int, order: int) -> None:
+    """Count the types that have a count of their own, for one block that left the free lists."""
+    pg.path[PATH_BUDDY_BLOCKS] += 1
+    mt = i64(pg.pcptype[idx])
+    if mt >= MIGRATE_PCPTYPES:
+        count_reserve(pg, zone, mt, -(1 << order))
+
+
+@kernel
+def reserve_highatomic_pageblock(pg: PgData, zone: int, idx: int, order: int) -> None:
+    """Keep the pageblock of a high-order atomic allocation for its like: about 1 % of the zone.
+
+    One block more in 6.1; whole blocks, and none in zones of less than a hundred, in 6.12.
+    """
+    percent = pg.managed[zone] // 100
+    claims = pg.tune[TUNE_BLOCKS] == BLOCKS_CLAIM
+    if claims:
+        if percent < PAGEBLOCK_NR_PAGES:
+            return
+        limit = -(-percent // PAGEBLOCK_NR_PAGES) * PAGEBLOCK_NR_PAGES
+    else:
+        limit = percent + PAGEBLOCK_NR_PAGES
+    if pg.reserves[zone, RESERVED_HIGHATOMIC] >= limit:
+        return
+    mt = i64(pg.pb_migratetype[idx >> PAGEBLOCK_ORDER])
+    if not migratetype_is_mergeable(mt):
+        return
+    if claims and order >= PAGEBLOCK_ORDER:
+        change_pageblock_range(pg, idx, order, i64(MIGRATE_HIGHATOMIC))
+        pg.reserves[zone, RESERVED_HIGHATOMIC] += 1 << order
+        return
+    moved = scan_freepages_block(pg, zone, idx, i64(MIGRATE_HIGHATOMIC), flag(True))
+    if moved >= 0:
+        count_reserve(pg, zone, i64(MIGRATE_HIGHATOMIC), moved & 0xFFFFFFFF)
+    elif claims:
+        return
+    pg.reserves[zone, RESERVED_HIGHATOMIC] += PAGEBLOCK_NR_PAGES
+    set_pageblock_migratetype(pg, idx >> PAGEBLOCK_ORDER, i64(MIGRATE_HIGHATOMIC))
+
+
+__all__ = [
+    "ALLOC_CMA",
+    "ALLOC_KSWAPD",
+    "ALLOC_NOFRAGMENT",
+    "FALLBACKS",
+    "reserve_highatomic_pageblock",
+    "rmqueue",
+    "take_counted",
+]

@@ -1,0 +1,165 @@
+"""A node's memory as it was found on another machine: free lists, pagesets and held blocks, written outright.
+
+Boot leaves memory in the largest blocks. A replay starts from memory that has been in use, and that state is
+described here block by block and written into the arrays before anything happens on the node.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from numa_service.mm.buddy import add_to_free_list
+from numa_service.mm.jit import flag, i64, kernel
+from numa_service.mm.lists import list_add_tail, list_del, owner_list, pcp_list
+from numa_service.mm.mmzone import MIGRATE_MOVABLE, MIGRATE_PCPTYPES
+from numa_service.mm.pcp import order_to_pindex
+from numa_service.mm.pgdat import Pgdat
+from numa_service.mm.pgdata import HEAD_FREE, HEAD_PB, I64, PG_HELD, PG_PCP, PG_RESERVED, PgData
+from numa_service.mm.vmstat import NR_FREE_PAGES
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Blocks of memory, a column each; pages are named by their index in mem_map."""
+
+    idx: I64
+    order: I64
+    #: Free list or pageset list that the block is on; of held blocks nothing.
+    migratetype: I64
+    #: Position of the CPU whose pageset has the block; elsewhere nothing.
+    cpu: I64
+
+    @classmethod
+    def of(cls, rows: list[tuple[int, int, int, int]]) -> Blocks:
+        """From (idx, order, migratetype, cpu)."""
+        table = np.array(rows, dtype=np.int64).reshape(-1, 4)
+        return cls(*(np.ascontiguousarray(column) for column in table.T))
+
+    @property
+    def pages(self) -> int:
+        """Pages of all of them."""
+        return int(np.left_shift(1, self.order).sum())
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneState:
+    """Everything that is in one zone: together the blocks and the reserved pages are its RAM."""
+
+    zone: int
+    #: In list order: what comes first is at the head of its list.
+    free: Blocks
+    pageset: Blocks
+    held: Blocks
+    #: Indexes of pages that never were the buddy system's.
+    reserved: I64
+    #: pb_migratetype of the pageblocks that lie wholly in the zone, by their number in the node.
+    pageblocks: dict[int, int]
+
+
+@kernel
+def _clear_lists(pg: PgData, first_head: int, last_head: int, first_pb: int) -> None:
+    for head in range(first_head, last_head):
+        pg.next[head] = head
+        pg.prev[head] = head
+    for head in range(first_pb, pg.pb_next.shape[0]):
+        pg.pb_next[head] = head
+        pg.pb_prev[head] = head
+
+
+@kernel
+def _link_free(pg: PgData, zone: int, idx: I64, order: I64, mt: I64) -> None:
+    for i in range(idx.shape[0]):
+        add_to_free_list(pg, zone, idx[i], order[i], mt[i], flag(True))
+        pg.vm_stat[zone, NR_FREE_PAGES] += 1 << order[i]
+
+
+@kernel
+def _link_pageset(pg: PgData, zone: int, idx: I64, order: I64, mt: I64, cpu: I64) -> None:
+    for i in range(idx.shape[0]):
+        page = idx[i]
+        pg.flags[page] = PG_PCP
+        pg.order[page] = order[i]
+        pg.pcptype[page] = mt[i]
+        listed = mt[i] if mt[i] < MIGRATE_PCPTYPES else i64(MIGRATE_MOVABLE)
+        head = pcp_list(pg, cpu[i], zone, order_to_pindex(order[i], listed))
+        list_add_tail(pg.next, pg.prev, page, head)
+        pg.pcp_count[cpu[i], zone] += 1 << order[i]
+
+
+@kernel
+def _link_held(pg: PgData, owner: int, idx: I64, order: I64) -> None:
+    head = owner_list(pg, owner)
+    for i in range(idx.shape[0]):
+        page = idx[i]
+        pg.flags[page] = PG_HELD
+        pg.order[page] = order[i]
+        pg.refcount[page] = 1
+        pg.owner[page] = owner
+        list_add_tail(pg.next, pg.prev, page, head)
+        pg.owner_pages[owner] += 1 << order[i]
+
+
+@kernel
+def split_held(pg: PgData, idx: int, order: int, at: int, want: int) -> bool:
+    """Split a held block until the part of order `want` at `at` is a held block of its own (split_page).
+
+    The other parts stay held, in the largest blocks. False, and nothing changed, if that is no such part.
+    """
+    if want >= order or at & ((1 << want) - 1) or at < idx or at >= idx + (1 << order):
+        return False
+    if not pg.flags[idx] & PG_HELD or pg.order[idx] != order:
+        return False
+    owner = i64(pg.owner[idx])
+    head = owner_list(pg, owner)
+    list_del(pg.next, pg.prev, idx)
+    while True:
+        half = idx + (1 << (order - 1))
+        order -= 1
+        other = idx if at >= half else half
+        idx = half if at >= half else idx
+        for part in (other, idx):
+            pg.flags[part] = PG_HELD
+            pg.order[part] = order
+            pg.refcount[part] = 1
+            pg.owner[part] = owner
+        list_add_tail(pg.next, pg.prev, other, head)
+        if order == want:
+            list_add_tail(pg.next, pg.prev, idx, head)
+            return True
+
+
+def write_occupancy(pgdat: Pgdat, zones: list[ZoneState], owner: int) -> None:
+    """Put a node into this state; all that is held belongs to `owner`, a slot that may hold pages now.
+
+    Replaces what boot left: nobody else may hold a page, and no page may be on an LRU list. ValueError, and
+    nothing changed, if a zone's blocks and its managed pages differ.
+    """
+    pg = pgdat.pg
+    for state in zones:
+        pages = state.free.pages + state.pageset.pages + state.held.pages
+        if pages != pg.managed[state.zone]:
+            name = pgdat.zone_names[state.zone]
+            raise ValueError(f"zone {name}: {pages} pages in blocks, {pg.managed[state.zone]} managed")
+    if int(pg.owner_pages.sum()) != int(pg.owner_pages[owner]):
+        raise ValueError(f"node {pgdat.nid} is in use already")
+    for column in (pg.flags, pg.order, pg.pcptype, pg.refcount, pg.mapcount, pg.owner, pg.pgoff):
+        column[:] = 0
+    pg.pb_order[:] = 0
+    pg.nr_free[:] = 0
+    pg.pcp_count[:] = 0
+    pg.vm_stat[:, NR_FREE_PAGES] = 0
+    pg.owner_pages[:] = 0
+    _clear_lists(pg, int(pg.heads[HEAD_FREE]), len(pg.next), int(pg.heads[HEAD_PB]))
+    for state in zones:
+        pg.flags[state.reserved] = PG_RESERVED
+        for block, migratetype in state.pageblocks.items():
+            pg.pb_migratetype[block] = migratetype
+        free, pageset, held = state.free, state.pageset, state.held
+        _link_free(pg, state.zone, free.idx, free.order, free.migratetype)
+        _link_pageset(pg, state.zone, pageset.idx, pageset.order, pageset.migratetype, pageset.cpu)
+        _link_held(pg, owner, held.idx, held.order)
+
+
+__all__ = ["Blocks", "ZoneState", "split_held", "write_occupancy"]

@@ -1,0 +1,162 @@
+"""How far a replayed machine is from the traced one: by zone and order, over time and at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from numa_service.mm.jit import i64
+from numa_service.mm.mmzone import NR_ORDERS
+from numa_service.mm.pcp import free_pcppages_bulk
+from numa_service.mm.pgdat import Pgdat
+from numa_service.sim.replay_start import read_pagesets
+from numa_service.sim.simulation import Simulation
+from numa_service.trace.events import TraceError
+from numa_service.trace.occupancy import parse_buddyinfo
+
+#: Samples that are kept; with more, every other one goes.
+MAX_SAMPLES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneSample:
+    """One zone at one moment. Pages, and free blocks by order."""
+
+    nid: int
+    zone: str
+    free: int
+    #: Free in the traced kernel at that event, by its own events; None when the start is not known.
+    traced_free: int | None
+    pageset: int
+    nr_free: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The machine after so many events of the trace."""
+
+    events: int
+    time_ns: int
+    zones: tuple[ZoneSample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneDivergence:
+    """One zone at the end of the trace, beside the capture made after it. Pages."""
+
+    nid: int
+    zone: str
+    managed: int
+    free: int
+    pageset: int
+    #: Free once the pagesets have given back what the captured ones gave back after tracing had ended.
+    settled_free: int
+    traced_free: int
+    traced_pageset: int
+    #: |settled_free - traced_free| in percent of managed.
+    free_percent: float
+    #: Free blocks here (settled) and there, by order.
+    nr_free: tuple[int, ...]
+    traced_nr_free: tuple[int, ...]
+    #: Sum over the orders of |difference in free pages|, in percent of managed.
+    order_percent: float
+
+
+class Samples:
+    """Takes samples ever further apart, so that there are never many."""
+
+    def __init__(self) -> None:
+        self.kept: list[Sample] = []
+        self._calls = 0
+        self._stride = 1
+
+    def due(self) -> bool:
+        """Whether to take one at this call."""
+        self._calls += 1
+        return self._calls % self._stride == 0
+
+    def add(self, sample: Sample) -> None:
+        """Keep a sample."""
+        self.kept.append(sample)
+        if len(self.kept) > MAX_SAMPLES:
+            self._stride *= 2
+            self.kept = self.kept[1::2]
+
+
+def zone_samples(pgdats: list[Pgdat], truth: dict[tuple[int, int], int] | None) -> tuple[ZoneSample, ...]:
+    """Every zone with pages, now; `truth` by nid and zone index."""
+    return tuple(
+        ZoneSample(
+            nid=pgdat.nid,
+            zone=extent.name,
+            free=pgdat.free_pages(extent.index),
+            traced_free=None if truth is None else truth.get((pgdat.nid, extent.index)),
+            pageset=int(pgdat.pg.pcp_count[:, extent.index].sum()),
+            nr_free=tuple(pgdat.pg.nr_free[extent.index].tolist()),
+        )
+        for pgdat in pgdats
+        for extent in pgdat.extents
+        if extent.managed
+    )
+
+
+def settle(sim: Simulation, after: Path) -> None:
+    """Drain each pageset to what the capture has on it.
+
+    Between the last event and the capture the traced kernel goes on: its vmstat workers drain idle
+    pagesets, and no event says so. Pages only change between pageset and free lists.
+    """
+    captured = read_pagesets(after)
+    for nid, node in sim.nodes.items():
+        pgdat = node.pgdat
+        for extent in pgdat.extents:
+            for position, cpu in enumerate(pgdat.all_cpus):
+                wanted = captured.get((nid, extent.name, cpu))
+                surplus = int(pgdat.pg.pcp_count[position, extent.index]) - (wanted or 0)
+                if wanted is not None and surplus > 0:
+                    free_pcppages_bulk(pgdat.pg, extent.index, position, surplus, i64(0))
+
+
+def compare_after(sim: Simulation, after: Path) -> list[ZoneDivergence]:
+    """Settle, and set every zone beside the capture in `after`. TraceError if that cannot be read.
+
+    Zones that only one of the two has are left out.
+    """
+    try:
+        traced = parse_buddyinfo((after / "buddyinfo.txt").read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise TraceError(f"{after / 'buddyinfo.txt'}: {error}") from None
+    pagesets = read_pagesets(after)
+    pgdats = [node.pgdat for node in sim.nodes.values()]
+    unsettled = {(z.nid, z.zone): z for z in zone_samples(pgdats, None)}
+    settle(sim, after)
+    sizes = 1 << np.arange(NR_ORDERS, dtype=np.int64)
+    result = []
+    for now in zone_samples(pgdats, None):
+        key = now.nid, now.zone
+        if key not in traced:
+            continue
+        pgdat = sim.nodes[now.nid].pgdat
+        managed = next(extent.managed for extent in pgdat.extents if extent.name == now.zone)
+        there = np.array(traced[key], dtype=np.int64)
+        off = np.abs(np.array(now.nr_free, dtype=np.int64) - there) * sizes
+        traced_free = int((there * sizes).sum())
+        result.append(
+            ZoneDivergence(
+                nid=now.nid,
+                zone=now.zone,
+                managed=managed,
+                free=unsettled[key].free,
+                pageset=unsettled[key].pageset,
+                settled_free=now.free,
+                traced_free=traced_free,
+                traced_pageset=sum(n for (nid, zone, _), n in pagesets.items() if (nid, zone) == key),
+                free_percent=100 * abs(now.free - traced_free) / managed,
+                nr_free=now.nr_free,
+                traced_nr_free=traced[key],
+                order_percent=100 * int(off.sum()) / managed,
+            )
+        )
+    return result

@@ -1,0 +1,97 @@
+"""A machine in one process of which one asks why."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numa_client._codec import explained
+from numa_client._explanation import Explanation as ClientExplanation
+
+from numa_service.machine.source import load
+from numa_service.mm.gfp import parse_gfp
+from numa_service.node import ops
+from numa_service.node.errors import AllocFailed
+from numa_service.node.explain import Explanation
+from numa_service.node.mempolicy import Policy, PolicyMode
+from numa_service.node.page_alloc import Allocation, AllocRequest, alloc_pages, free_pages
+from numa_service.node.region import map_region, touch_region
+from numa_service.rpc import explain as wire
+from numa_service.rpc.convert import cost
+from numa_service.sim.simulation import Simulation
+
+LEASE_NS = 10**12
+THISNODE = "GFP_KERNEL|__GFP_THISNODE"
+
+
+def bind(*nids: int) -> Policy:
+    return Policy(PolicyMode.BIND, nids)
+
+
+class Asking:
+    """One session on node 0, CPU 0."""
+
+    def __init__(self, preset: str = "demo", profile: str = "linux-6.1") -> None:
+        self.sim = Simulation(dataclasses.replace(load(preset), profile=profile))
+        self.home = self.sim.nodes[0]
+        self.session = self.home.apply(ops.OpenSession("why", LEASE_NS, 0))
+
+    def request(
+        self,
+        count: int,
+        order: int = 0,
+        gfp: str = "GFP_KERNEL",
+        policy: Policy | None = None,
+        partial: bool = False,
+        explain: bool = False,
+    ) -> AllocRequest:
+        return AllocRequest(
+            self.session, parse_gfp(gfp), order, count, 0, policy or Policy(), partial, explain
+        )
+
+    def take(
+        self,
+        count: int,
+        order: int = 0,
+        gfp: str = "GFP_KERNEL",
+        policy: Policy | None = None,
+        partial: bool = False,
+    ) -> Allocation:
+        return self.sim.call(0, alloc_pages(self.home, self.request(count, order, gfp, policy, partial)))
+
+    def ask(
+        self, count: int, order: int = 0, gfp: str = "GFP_KERNEL", policy: Policy | None = None
+    ) -> Explanation:
+        """An explained request; one that fails has its explanation too."""
+        request = self.request(count, order, gfp, policy, explain=True)
+        try:
+            explanation = self.sim.call(0, alloc_pages(self.home, request)).explanation
+        except AllocFailed as failed:
+            explanation = failed.explanation
+        assert explanation is not None
+        return explanation
+
+    def give_back(self, nid: int, pfns: list[int], order: int = 0) -> None:
+        pages = [(nid, np.array(pfns, "<u8").tobytes())]
+        self.sim.call(0, free_pages(self.home, self.session, order, pages, 0))
+
+    def read_file(self, pages: int, policy: Policy) -> None:
+        region = map_region(self.home, self.session, 2, pages, policy)
+        for first in range(0, pages, 4096):
+            count = min(4096, pages - first)
+            self.sim.call(0, touch_region(self.home, self.session, region, first, count, False, 0))
+
+    def run(self) -> None:
+        """Let kswapd have its way."""
+        self.sim.run()
+
+
+def as_client(explanation: Explanation) -> ClientExplanation:
+    """What a client makes of it, by way of the wire."""
+    from numa_client._gen.numa.v1 import memory_service_pb2
+
+    spent = cost(explanation.cost)
+    response = memory_service_pb2.AllocPagesResponse(
+        cost=spent, explanation=wire.explanation(explanation, spent)
+    )
+    return explained(response, explanation.order).explanation
