@@ -49,6 +49,8 @@ REPLIES_LIMIT = 1 << 14
 REPLIES_BYTES_LIMIT = 128 << 20
 MAX_SESSIONS = 1 << 14
 MAX_REGION_PAGES = 1 << 24
+#: Page-table entries of all regions together: 10 bytes each.
+MAX_MAPPED_PAGES = 1 << 26
 
 
 def pack_pfns(pfns: npt.NDArray[Any]) -> bytes:
