@@ -24,7 +24,7 @@ from numa_service.mm.page_alloc import (
     wmark_pages,
     zone_watermark_ok,
 )
-from numa_service.mm.pgdata import I64, U32, PgData
+from numa_service.mm.pgdata import I64, U32, ZONE_BOOSTED_WATERMARK, PgData
 
 # A block held for the replay, in one positive integer: nid + 1, order, zone, index in mem_map.
 BLOCK_INDEX_BITS = 40
@@ -132,6 +132,15 @@ def unmatched_free(live: I64, key: int, order: int) -> int:
 
 
 @kernel
+def boosted(pg: PgData) -> bool:
+    """Whether an allocation has boosted a zone's watermarks and kswapd has not been told."""
+    found = False
+    for zone in range(pg.zone_flags.shape[0]):
+        found |= (pg.zone_flags[zone] & ZONE_BOOSTED_WATERMARK) != 0
+    return found
+
+
+@kernel
 def can_serve(pg: PgData, path: FastPath, row: int, order: int) -> bool:
     """Whether a zone of the node is above the mark that requests of this class must leave."""
     flags = path.alloc_flags[row]
@@ -190,7 +199,8 @@ def replay_stretch(
 
     With a `guest_home` that is not -1, the first event is an allocation of that node's which it, and every
     node before this one, cannot serve. That remains so for requests of the same class and order, as the
-    stretch changes this node only. An event at which it stops has changed nothing.
+    stretch changes this node only. An event at which it stops has changed nothing. It also stops behind
+    an allocation that boosted a watermark: kswapd is due.
     """
     guest_row = events.gfp_class[begin] if begin < end else 0
     guest_order = events.order[begin] if begin < end else 0
@@ -215,6 +225,8 @@ def replay_stretch(
             block = block_of(pg, nid, idx, order)
             live[key] = block
             events.outcome[at] = block
+            if boosted(pg):
+                return i64(at + 1)
         else:
             unmatched = unmatched_free(live, key, order)
             if unmatched != PENDING:
@@ -257,6 +269,7 @@ __all__ = [
     "block_nid",
     "block_of",
     "block_order",
+    "boosted",
     "can_serve",
     "compile_replay",
     "no_fast_path",

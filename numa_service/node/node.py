@@ -163,7 +163,11 @@ class Node:
 
     def apply(self, op: Op[R]) -> R:
         """Carry out one op. An op that raises has changed nothing and is not logged."""
+        work = self.pgdat.pg.path.copy()
         result = self._apply(op)
+        if not isinstance(result, ops.AllocResult | ops.TouchResult | ops.ReclaimResult):
+            # nobody is told what frees and drains did: it must not be the cost of whoever comes next
+            self.pgdat.pg.path[:] = work
         self.log.append(op)
         self.log_length += 1
         if self.observer:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.gfp import gfp_migratetype
 from numa_service.mm.mmzone import NR_ORDERS, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
+from numa_service.mm.page_alloc import take_boosted
 from numa_service.mm.pgdata import I64
 from numa_service.mm.replay import (
     ALLOC_BAD_ORDER,
@@ -36,6 +37,7 @@ from numa_service.mm.replay import (
     block_nid,
     block_of,
     block_order,
+    boosted,
     can_serve,
     compile_replay,
     no_fast_path,
@@ -162,8 +164,9 @@ class Replay:
             return at  # we have never had a page there
         nothing = self._paths[self._keeper.nid, nid]
         local = self._paths.get((nid, nid), nothing)  # a node without CPUs is nobody's home
-        return replay_stretch(
-            self.sim.nodes[nid].pgdat.pg,
+        pgdat = self.sim.nodes[nid].pgdat
+        after = replay_stretch(
+            pgdat.pg,
             nid,
             self._slots[nid],
             events,
@@ -175,6 +178,18 @@ class Replay:
             at,
             end,
         )
+        if boosted(pgdat.pg):
+            self._wake_boosted(nid, events, after - 1)
+        return after
+
+    def _wake_boosted(self, nid: int, events: ReplayEvents, at: int) -> None:
+        """rmqueue(): the allocation that mixed migratetypes wakes kswapd, as the op for it does."""
+        pgdat = self.sim.nodes[nid].pgdat
+        take_boosted(pgdat.pg)
+        path = self._paths[int(events.home[at]), nid]
+        pgdat.wakeup_kswapd(0, int(path.highest_zoneidx[events.gfp_class[at]]))
+        self.sim.wake(nid)
+        self.sim.run()
 
     def _run_spilled(self, events: ReplayEvents, at: int, end: int) -> int:
         """The same when the event is an allocation that its home node is too low for.
