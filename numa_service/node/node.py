@@ -449,7 +449,7 @@ class Node:
         try:
             self.machine.write_sysctl(op.key, op.value)
         except SpecError as e:
-            raise InvalidRequest(op.key, str(e)) from None
+            raise InvalidRequest(op.key, str(e).removeprefix(f"{op.key}: ")) from None
 
     @_apply.register
     def _(self, op: ops.OpenSession) -> int:
