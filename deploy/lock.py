@@ -13,7 +13,7 @@ HEADER = "# Exact versions and hashes of everything that make setup installs. Ma
 
 
 def requirements() -> list[str]:
-    """What the packages ask for, their own names left out, and the build backend with what editable installs need."""
+    """What the packages ask for, and the build backend with what editable installs need."""
     wanted = {"hatchling>=1.27", "editables>=0.5"}
     for folder in (".", "clients/python", "clients/loadgen"):
         project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]

@@ -1,4 +1,4 @@
-"""Plays the demo for a few seconds and saves one moment of its live screen as docs/demo.svg (make picture)."""
+"""Plays the demo for some seconds and saves a moment of its screen as docs/demo.svg (make picture)."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ async def play(address: str) -> RenderableType:
         moment = None
         while not acts.done():
             await story.look()
-            if moment is None or any(node.kswapd.running for node in story.nodes.values()):
+            if any(node.kswapd.running for node in story.nodes.values()):
                 moment = _screen(story)
             await asyncio.sleep(LOOK_SECONDS)
         await acts
         await story.look()
-        return moment if story.kswapd_reclaimed() else _screen(story)
+        return moment or _screen(story)
 
 
 def main() -> None:

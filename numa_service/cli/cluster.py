@@ -38,24 +38,21 @@ Address = Annotated[
         "Without it: a Ray on this host, on the loopback interface, started when needed.",
     ),
 ]
-_STATUS_COLUMNS = ("node", "cpus", "zone", "free", "low", "kswapd", "reclaimed", "sessions", "incarnation")
-_NUMBERS = ("memory", "free", "low", "reclaimed", "sessions", "incarnation")
-
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The machine.")]
 MaybeName = Annotated[str | None, typer.Argument(metavar="[NAME]", help="One machine only.")]
 
+_STATUS_COLUMNS = ("node", "cpus", "zone", "free", "low", "kswapd", "reclaimed", "sessions", "incarnation")
+_NUMBERS = ("memory", "free", "low", "reclaimed", "sessions", "incarnation")
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
-    for name, command in (
-        ("up", up),
-        ("status", status),
-        ("down", down),
-        ("sysctl", sysctl),
-        ("targets", targets),
-    ):
-        app.command(name)(_one_line_errors(command))
+    app.command("up")(up)
+    app.command("status")(_one_line_errors(status))
+    app.command("down")(down)
+    app.command("sysctl")(_one_line_errors(sysctl))
+    app.command("targets")(targets)
 
 
 def _one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
@@ -63,9 +60,8 @@ def _one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except (ClusterError, NumaError) as error:
-            typer.echo(f"numa-service: {error}", err=True)
-            raise typer.Exit(1) from None
+        except NumaError as error:
+            raise ClusterError(str(error)) from None
 
     return run
 

@@ -270,9 +270,10 @@ async def _killed_client(story: _Story, end: float, address: str) -> None:
 
 def _screen(story: _Story) -> Group:
     table = Table(
-        *("node", "cpus", "free pages", "cache", "anon", "kswapd", "reclaimed", "numa hit", "miss"),
-        box=SIMPLE,
+        *("node", "cpus", "free pages", "cache", "anon", "kswapd", "reclaimed", "hit", "miss"), box=SIMPLE
     )
+    for column in table.columns:
+        column.no_wrap = True
     for info in story.machine.info.nodes:
         node = story.nodes[info.node]
         free = sum(zone.free_pages for zone in node.zones)

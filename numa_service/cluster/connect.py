@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -10,12 +11,15 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from numa_service.cluster import local
 from numa_service.cluster.errors import ClusterError, reason
 from numa_service.cluster.names import NAMESPACE
 
 PROBE_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
 
 
 def attach(address: str) -> None:
@@ -25,29 +29,46 @@ def attach(address: str) -> None:
     (RAY_AUTH_MODE, RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH).
     """
     here = local.find()
-    if here and here.address == address:
+    ours = here is not None and here.address == address
+    if here and ours:
         os.environ.update(here.env)
-    elif local.is_loopback(address):
-        os.environ.update(local.LOOPBACK_ENV)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray announces a future default
     if address != "auto":
         _probe(address)
     try:
         with warnings.catch_warnings(), _uninterrupted():
             warnings.simplefilter("ignore")
-            _join(address)
+            _join(address, ours)
     except Exception as error:
         raise ClusterError(f"cannot join the Ray cluster at {address}: {reason(error)}") from None
 
 
-def _join(address: str) -> None:
+def _join(address: str, ours: bool) -> None:
     import ray  # only now: it reads the environment while it is imported
 
     if ray.is_initialized():
         if ray.get_runtime_context().gcs_address == address:
             return
         ray.shutdown()
+    if ours:
+        _read_environment_again()
+    # Ray prints warnings of its own on stdout, where --json is.
+    ray._private.worker.print_to_stdstream = _to_log
     ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+
+
+def _read_environment_again() -> None:
+    """For a process that had imported Ray before, or had joined another local Ray."""
+    from ray._private import ray_constants
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _to_log(data: dict[str, Any], ignore_prefix: bool) -> None:
+    _log.info("%s: %s", data.get("pid"), " ".join(data.get("lines", [])))
 
 
 def detach() -> None:

@@ -8,7 +8,6 @@ on the loopback interface on Linux too; every process of the cluster and every d
 from __future__ import annotations
 
 import fcntl
-import ipaddress
 import json
 import os
 import secrets
@@ -34,8 +33,6 @@ MAX_TEMP_DIR = 107 - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/pl
 #: Actors talk through gRPC; Ray's object store carries nothing, and this is the least it accepts.
 OBJECT_STORE_BYTES = 80 << 20
 
-LOOPBACK_ENV = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-
 
 @dataclass(frozen=True, slots=True)
 class LocalRay:
@@ -54,7 +51,7 @@ class LocalRay:
     def env(self) -> dict[str, str]:
         """Environment of every process that belongs to the cluster or connects to it."""
         return {
-            **LOOPBACK_ENV,
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": self.token_path,
             "RAY_USAGE_STATS_ENABLED": "0",
@@ -92,15 +89,6 @@ def state_dir() -> Path:
     path = Path(named) if named else base / "numa-service"
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path.absolute()
-
-
-def is_loopback(address: str) -> bool:
-    """Whether host:port is on this host's loopback interface."""
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def find() -> LocalRay | None:

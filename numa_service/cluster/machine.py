@@ -145,7 +145,7 @@ def _compile_here() -> None:
         compiler.communicate()
         raise
     if compiler.returncode:
-        raise ClusterError(f"the kernels do not compile: {errors.strip().splitlines()[-1:]}")
+        raise ClusterError(f"the kernels do not compile: {(errors.strip() or 'killed').splitlines()[-1]}")
 
 
 def _compile_on_hosts(progress: Progress) -> None:

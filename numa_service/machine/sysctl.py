@@ -97,11 +97,13 @@ SYSCTLS: dict[str, Sysctl] = {
             "vm.zone_reclaim_mode",
             "Reclaim locally before going to another node: 1 on, 2 write dirty pages, 4 unmap.",
             _same("0"),
+            effective=False,
         ),
         Sysctl(
             "vm.numa_zonelist_order",
             "Order of zonelists: by node, or (linux-3.0) by zone.",
             _same("Node", _SIX) | {"linux-3.0": "default"},
+            effective=False,
         ),
         _kept("kernel.numa_balancing", "Automatic NUMA balancing.", None, 4, profiles=_SIX),
         _kept("vm.numa_stat", "Count NUMA events.", "1", 1, profiles=_SIX),

@@ -15,9 +15,9 @@ from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.mm.pgdat import Pfns
 from numa_service.node import ops
 from numa_service.node.cost import Cost
-from numa_service.node.errors import AllocFailed, InvalidRequest, PeerUnavailable
+from numa_service.node.errors import AllocFailed, InvalidRequest, LimitExceeded, PeerUnavailable
 from numa_service.node.mempolicy import Policy, PolicyMode
-from numa_service.node.node import MAX_REGION_PAGES, Node, Region, pack_pfns
+from numa_service.node.node import MAX_MAPPED_PAGES, MAX_REGION_PAGES, Node, Region, pack_pfns
 from numa_service.node.page_alloc import MAX_COUNT, Steps, alloc_for_owner, check_cpu, on
 
 MAX_REGIONS_PER_SESSION = 1024
@@ -47,6 +47,9 @@ def map_region(node: Node, session: int, lru_kind: int, nr_pages: int, policy: P
         raise InvalidRequest("nr_pages", f"{nr_pages} is not in 1…{MAX_REGION_PAGES}")
     if len(node.session(session).regions) >= MAX_REGIONS_PER_SESSION:
         raise InvalidRequest("session", f"{session} has {MAX_REGIONS_PER_SESSION} regions already")
+    mapped = sum(len(region.pfns) for region in node.regions.values())
+    if mapped + nr_pages > MAX_MAPPED_PAGES:
+        raise LimitExceeded(f"node {node.nid} maps {mapped} pages already, at most {MAX_MAPPED_PAGES}")
     return node.apply(ops.MapRegion(session, lru_kind, nr_pages, (int(policy.mode), policy.nodes)))
 
 

@@ -80,7 +80,7 @@ class Instruments:
         self._expiries.inc()
 
 
-class CallMetrics(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+class CallMetrics(grpc.aio.ServerInterceptor):
     """grpc_server_*: the names of go-grpc-prometheus, which dashboards know. Unary calls only."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -100,9 +100,9 @@ class CallMetrics(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Wrap each method's handler, once."""
         path = handler_call_details.method
         wrapped = self._handlers.get(path)

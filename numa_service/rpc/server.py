@@ -77,7 +77,7 @@ class GrpcServer:
         self._add = add
         self._calls = CallMetrics(registry)
         self._server: grpc.aio.Server | None = None
-        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        self._health = health.aio.HealthServicer()
 
     async def start(self, host: str, port: int) -> str:
         """Serve; the address as host:port. RuntimeError when the port is taken."""

@@ -103,7 +103,7 @@ def from_rpc_error(nid: int, error: grpc.aio.AioRpcError) -> NodeError:
 def _details(error: grpc.aio.AioRpcError) -> dict[str, Any]:
     """google.rpc details of a failed call, by message name."""
     try:
-        status = rpc_status.from_call(error)  # type: ignore[arg-type]
+        status = rpc_status.from_call(error)
     except ValueError:  # details that contradict the code: the code itself is still right
         return {}
     found: dict[str, Any] = {}
@@ -115,14 +115,14 @@ def _details(error: grpc.aio.AioRpcError) -> dict[str, Any]:
     return found
 
 
-class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+class StatusInterceptor(grpc.aio.ServerInterceptor):
     """Turns what a servicer raises into a status; what is no NodeError is INTERNAL, and logged."""
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Wrap the unary handlers; streams (health watch, reflection) raise no node error."""
         handler = await continuation(handler_call_details)
         if handler is None or handler.unary_unary is None:

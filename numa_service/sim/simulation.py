@@ -141,7 +141,7 @@ class Simulation:
             task.finish(None, e)
         else:
             self._send(task, ask)
-        self._wake(task.node.nid)
+        self.wake(task.node.nid)
 
     def _send(self, task: Task[Any], ask: Ask[Any]) -> None:
         """Carry a question to its node and the answer back, or lose it."""
@@ -172,12 +172,12 @@ class Simulation:
         except NodeError as e:
             return None, e
         node.remember(ask.request_id, result)
-        self._wake(ask.nid)
+        self.wake(ask.nid)
         return result, None
 
     # kswapd
 
-    def _wake(self, nid: int) -> None:
+    def wake(self, nid: int) -> None:
         """Start the node's kswapd when it is wanted and asleep."""
         if nid not in self._kswapd and self.nodes[nid].pgdat.pg.kswapd[KSWAPD_WOKEN]:
             self._kswapd[nid] = balance_pgdat()
@@ -188,7 +188,7 @@ class Simulation:
             op = self._kswapd[nid].send(value)
         except StopIteration:
             del self._kswapd[nid]
-            self._wake(nid)
+            self.wake(nid)
             return
         result = self.nodes[nid].apply(op)
         scanned = result.scanned if isinstance(result, ops.BalanceResult) else 0

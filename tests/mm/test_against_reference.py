@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from mm.nodes import DMA32, NORMAL, pgdat
-from mm.reference import (
+from mm.reference import ReferenceNode
+from mm.reference_zone import (
     ALL_TYPES,
     COLD,
     FALLBACKS,
@@ -24,7 +25,6 @@ from mm.reference import (
     NOFRAGMENT,
     OOM,
     TYPES,
-    ReferenceNode,
     Zone,
 )
 

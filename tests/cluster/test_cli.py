@@ -1,0 +1,135 @@
+"""up, status, down, sysctl and targets as a user types them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from numa_client import Machine
+from processes import members, ray_session, until
+
+from numa_service.cluster import local
+
+COMMAND = [sys.executable, "-c", "from numa_service.cli.main import main; main()"]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=240)
+
+
+def ok(*arguments: str) -> str:
+    result = run(*arguments)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def refused(*arguments: str) -> str:
+    """The one line of a command that fails."""
+    result = run(*arguments)
+    assert result.returncode == 1, result.stderr
+    assert result.stdout == ""
+    assert result.stderr.count("numa-service: ") == 1
+    return result.stderr.splitlines()[-1].removeprefix("numa-service: ")
+
+
+@pytest.fixture(scope="module")
+def up(state: Path) -> Iterator[str]:
+    """Output of `up`."""
+    yield ok("up", "demo", "--json")
+    session = ray_session(state)
+    assert session
+    assert json.loads(ok("down", "demo", "--json")) == {"down": ["demo"]}
+    assert members(session) == []
+    assert [path.name for path in state.iterdir()] == ["lock"]
+
+
+def test_up_prints_what_clients_need(up: str) -> None:
+    machine = json.loads(up)
+    assert machine["name"] == "demo"
+    assert [node["incarnation"] for node in machine["nodes"]] == [1, 1, 1]
+    with Machine.connect(machine["address"]) as client:
+        assert [node.address for node in client.info.nodes] == [node["address"] for node in machine["nodes"]]
+
+
+def test_status(up: str) -> None:
+    [machine] = json.loads(ok("status", "--json"))["machines"]
+    assert machine["address"] == json.loads(up)["address"]
+    assert [zone["zone"] for zone in machine["nodes"][0]["state"]["zones"] if zone["present_pages"]]
+    assert machine["nodes"][2]["state"]["kswapd"]["running"] is False
+    table = ok("status", "demo")
+    assert machine["address"] in table
+    assert "DMA32" in table
+    assert "sleeps" in table
+
+
+def test_sysctl_reaches_every_node(up: str) -> None:
+    assert ok("sysctl", "demo", "vm.min_free_kbytes=4096") == ""
+    with Machine.connect(json.loads(up)["address"]) as machine:
+        minimum = sum(zone.min_pages for nid in range(3) for zone in machine.node(nid).zones)
+    assert minimum == pytest.approx(1024, abs=8)
+    assert "vm.min_free_kbytes" in refused("sysctl", "demo", "vm.min_free_kbytes=lots")
+    assert run("sysctl", "demo", "vm.min_free_kbytes").returncode == 2
+
+
+def test_targets(up: str) -> None:
+    groups = json.loads(ok("targets"))
+    assert [group["labels"]["node"] for group in groups] == ["0", "1", "2"]
+
+
+def test_refusals(up: str) -> None:
+    assert refused("up", "demo") == "machine 'demo' is already up: numa-service down demo"
+    assert refused("up", "demo", "--name", "Demo") == (
+        "machine name 'Demo': 1 to 40 characters of a-z, 0-9 and - are allowed"
+    )
+    assert refused("down", "other") == "no machine 'other' is up (up: demo)"
+    assert refused("status", "other") == "no machine 'other' is up (up: demo)"
+    assert refused("status", "--address", "here") == (
+        "address 'here': host:port of a Ray head, or auto, is expected"
+    )
+    assert refused("status", "--address", "127.0.0.1:1").startswith("no Ray cluster answers at 127.0.0.1:1: ")
+    assert run("down").returncode == 2
+    assert run("down", "demo", "--all").returncode == 2
+
+
+def test_an_interrupted_up_leaves_nothing(empty_state: Path) -> None:
+    process = subprocess.Popen([*COMMAND, "up", "demo"], stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    assert until(lambda: "starting 3 nodes" in process.stderr.readline())
+    session = ray_session(empty_state)
+    assert session
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert members(session) == []
+    assert [path.name for path in empty_state.iterdir()] == ["lock"]
+
+
+def test_a_cluster_that_is_named_is_joined_and_left_running(
+    empty_state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = local.start()
+    for key, value in cluster.env.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setenv("NUMA_SERVICE_STATE_DIR", str(empty_state / "of-somebody-else"))
+    try:
+        machine = json.loads(ok("up", "uma", "--address", cluster.address, "--json"))
+        assert [node["incarnation"] for node in machine["nodes"]] == [1]
+        assert ok("status") == "no machine is up\n"
+        assert machine["address"] in ok("status", "--address", cluster.address)
+        assert ok("down", "uma", "--address", cluster.address) == "down: uma\n"
+        assert cluster.alive
+    finally:
+        monkeypatch.setenv("NUMA_SERVICE_STATE_DIR", str(empty_state))
+        local.stop()
+    assert members(cluster.pid) == []
+
+
+def test_nothing_up_is_no_error(empty_state: Path) -> None:
+    assert ok("status") == "no machine is up\n"
+    assert json.loads(ok("status", "--json")) == {"machines": []}
+    assert json.loads(ok("down", "--all", "--json")) == {"down": []}

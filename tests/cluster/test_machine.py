@@ -1,0 +1,233 @@
+"""A machine on Ray, and what is left of it when its parts are killed in mid-load."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import ray
+from numa_client import Machine, NotFound, Policy, Unavailable
+from numa_client._gen.numa.v1 import memory_service_pb2, memory_service_pb2_grpc
+from processes import ray_session, until
+from ray.exceptions import RayError
+
+from numa_service.cluster import machine as machines
+from numa_service.cluster.errors import ClusterError
+from numa_service.cluster.running import RunningMachine
+from numa_service.machine.presets import load_preset
+
+MIB = 256
+
+
+def pid_of(actor: str) -> int | None:
+    """Of an actor's process; None while it restarts."""
+    with suppress(RayError):
+        return int(ray.get(ray.get_actor(actor).pid.remote(), timeout=10))
+    return None
+
+
+def kill(actor: str) -> None:
+    """End the process of an actor as a crash would, and wait for the next one."""
+    before = until(lambda: pid_of(actor))
+    os.kill(before, signal.SIGKILL)
+    assert until(lambda: (pid := pid_of(actor)) and pid != before and pid)
+
+
+def get(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return bytes(answer.read())
+
+
+def held(machine: Machine) -> dict[int, int]:
+    return {node.node: machine.node(node.node).held_pages for node in machine.info.nodes}
+
+
+def test_every_node_serves_pages_and_metrics(running: RunningMachine, machine: Machine) -> None:
+    assert machine.info.name == "one"
+    assert [node.cpus for node in machine.info.nodes] == [(0, 1), (2, 3), ()]
+    assert [node.incarnation for node in machine.info.nodes] == [1, 1, 1]
+    assert machine.info.node(0).fallback_order == (0, 2, 1)
+    groups: list[dict[str, Any]] = json.loads(get(running.targets_url))
+    assert [group["labels"]["node"] for group in groups] == ["0", "1", "2"]
+    for group in groups:
+        url = f"http://{group['targets'][0]}{group['labels']['__metrics_path__']}"
+        assert b"numa_zone_pages" in get(url)
+
+
+def test_every_actor_is_a_process_of_its_own_in_the_session_that_down_ends(
+    state: Path, machine: Machine
+) -> None:
+    actors = [f"one/{name}-{nid}" for name in ("node", "kswapd") for nid in range(3)]
+    pids = [until(lambda actor=actor: pid_of(actor)) for actor in (*actors, "one/machine")]
+    assert len(set(pids)) == 7
+    assert {os.getsid(pid) for pid in pids} == {ray_session(state)}
+
+
+def test_a_full_node_spills_and_gets_everything_back(machine: Machine) -> None:
+    before = machine.node(0).free_pages
+    with machine.session(cpu=0) as session:
+        got = session.alloc(count=65536)
+        assert got.count == 65536
+        assert list(got.pages_by_node) == [0, 2]
+        assert got.cost.access_ns > 65536 * 90
+        assert machine.node(0).numa_stat.numa_foreign == got.pages_by_node[2]
+        assert machine.node(2).numa_stat.numa_miss == got.pages_by_node[2]
+        assert session.free(got).freed_pages == 65536
+    state = machine.node(0)
+    assert state.free_pages + sum(zone.pageset_pages for zone in state.zones) == before
+    assert held(machine) == {0: 0, 1: 0, 2: 0}
+
+
+def test_kswapd_is_restarted_and_finds_that_it_is_wanted(machine: Machine) -> None:
+    with machine.session(cpu=0) as session:
+        # more than node 0 has: it swaps
+        region = session.map_region("anon", 240 * MIB, Policy.bind(0))
+        crashed = until(lambda: pid_of("one/kswapd-0"))
+        os.kill(crashed, signal.SIGSTOP)
+        for first in range(0, 240 * MIB, 4096):
+            region.touch(first, 4096, write=True)
+        reclaimed = machine.node(0).kswapd.reclaimed_pages
+        assert machine.node(0).vm_events["pgscan_direct"] > 0, "there was no kswapd to do it"
+        os.kill(crashed, signal.SIGKILL)
+        # nothing wakes the next one but what the node remembers
+        until(lambda: machine.node(0).kswapd.reclaimed_pages > reclaimed)
+        assert pid_of("one/kswapd-0") != crashed
+        assert machine.check() == {}
+        region.unmap()
+    assert held(machine) == {0: 0, 1: 0, 2: 0}
+
+
+def test_kswapd_is_killed_while_it_works_and_nobody_notices(machine: Machine) -> None:
+    with machine.session(cpu=0) as session:
+        region = session.map_region("anon", 240 * MIB, Policy.bind(0))
+        before = machine.node(0).kswapd.reclaimed_pages
+        first = 0
+        while machine.node(0).kswapd.reclaimed_pages == before:
+            region.touch(first := (first + 1024) % (240 * MIB), 1024, write=True)
+        victim = until(lambda: pid_of("one/kswapd-0"))
+        os.kill(victim, signal.SIGKILL)
+        while pid_of("one/kswapd-0") in (None, victim):
+            touched = region.touch(first := (first + 1024) % (240 * MIB), 1024, write=True)
+            assert touched.placement == {0: 1024}
+        assert machine.check() == {}
+        before = machine.node(0).kswapd.reclaimed_pages
+        while machine.node(0).kswapd.reclaimed_pages == before:
+            region.touch(first := (first + 1024) % (240 * MIB), 1024, write=True)
+        until(lambda: all(z.free_pages >= z.high_pages for z in machine.node(0).zones if z.managed_pages))
+    assert held(machine) == {0: 0, 1: 0, 2: 0}
+
+
+CLIENT = """
+import sys
+from numa_client import Machine
+with Machine.connect(sys.argv[1]) as machine, machine.session(cpu=0, lease_seconds=1) as session:
+    while True:
+        session.alloc(count=8192)
+        print("got", flush=True)
+        session.map_region("file", 1024).touch(0, 1024)
+"""
+
+
+def test_pages_of_a_killed_client_come_back(running: RunningMachine, machine: Machine) -> None:
+    client = subprocess.Popen(
+        [sys.executable, "-c", CLIENT, running.address], stdout=subprocess.PIPE, text=True
+    )
+    assert client.stdout
+    for _ in range(8):  # 8 × 32 MiB: it holds pages on node 2 too
+        assert client.stdout.readline() == "got\n"
+    client.kill()
+    client.communicate()
+    assert machine.node(2).held_pages
+    assert until(lambda: not any(held(machine).values()))
+    assert machine.node(0).sessions == 0
+
+
+def test_a_killed_node_comes_back_empty_and_its_owners_are_forgotten(machine: Machine) -> None:
+    with machine.session(cpu=0, lease_seconds=600) as session, machine.session(cpu=2) as other:
+        session.alloc(count=1000, policy=Policy.bind(2))
+        session.map_region("anon", 1000, Policy.bind(2)).touch(0, 1000)
+        lost = other.alloc(count=500, policy=Policy.bind(0))
+        kept = other.alloc(count=500, policy=Policy.bind(2))
+        assert machine.node(2).held_pages == 2500
+        before = machine.info.node(0)
+
+        kill("one/node-0")
+        until(lambda: machine.refresh().node(0).incarnation > before.incarnation)
+        after = machine.info.node(0)
+        assert after.incarnation == before.incarnation + 1
+        until(lambda: machine.node(2).held_pages == 500)
+
+        # nobody is mistaken for a session of the earlier incarnation
+        with machine.session(cpu=0) as successor:
+            assert successor.info.session != session.info.session
+            assert successor.info.incarnation == after.incarnation
+            with grpc.insecure_channel(after.address) as channel:
+                stub = memory_service_pb2_grpc.MemoryServiceStub(channel)
+                renew = memory_service_pb2.RenewSessionRequest(session=session.info.session)
+                with pytest.raises(grpc.RpcError) as refused:
+                    stub.RenewSession(renew, timeout=10)
+                assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+        with pytest.raises(NotFound):
+            other.free(lost)  # they went with the node
+        other.free(kept)
+        # the other nodes have its new address
+        assert other.alloc(count=10, policy=Policy.bind(0)).pages_by_node == {0: 10}
+        with suppress(Unavailable, NotFound):
+            session.close()
+
+
+def test_a_killed_supervisor_finds_its_nodes_again(running: RunningMachine, machine: Machine) -> None:
+    before = machine.refresh()
+    with machine.session(cpu=0) as session:
+        got = session.alloc(count=100)
+        kill("one/machine")
+        until(lambda: [n.nodes_up for n in machines.status("one")] == [3])
+        assert machines.status("one") == [running_with(running, machine)]
+        assert machine.refresh() == before
+        assert session.free(got).freed_pages == 100
+
+
+def running_with(running: RunningMachine, machine: Machine) -> RunningMachine:
+    """The same machine at the same addresses, with the nodes as they are now."""
+    [now] = machines.status("one")
+    assert (now.address, now.targets_url) == (running.address, running.targets_url)
+    return now
+
+
+def test_two_machines_side_by_side(machine: Machine) -> None:
+    with pytest.raises(ClusterError, match="machine 'one' is already up"):
+        machines.up(load_preset("uma"), "one")
+    second = machines.up(load_preset("uma"), "two")
+    assert [m.info.name for m in machines.status()] == ["one", "two"]
+    with Machine.connect(second.address) as uma, uma.session() as session:
+        session.alloc(count=100)
+        assert held(uma) == {0: 100}
+        assert held(machine) == {0: 0, 1: 0, 2: 0}
+    assert machines.down("two") == ["two"]
+    assert [m.info.name for m in machines.status()] == ["one"]
+    with pytest.raises(ClusterError, match="no machine 'two' is up"):
+        machines.down("two")
+    # nothing is left that a machine of the same name could stumble over
+    assert [n.incarnation for n in machines.up(load_preset("uma"), "two").info.nodes] == [1]
+    machines.down("two")
+
+
+def test_a_machine_that_cannot_boot_is_refused_and_gone() -> None:
+    spec = load_preset("uma")
+    node = spec.nodes[0]
+    tiny = replace(
+        spec, nodes=(replace(node, ram=((0, 16),), zones=(replace(node.zones[0], spanned=16, present=16),)),)
+    )
+    with pytest.raises(ClusterError, match=r"machine 'tiny': node 0 did not boot: .+"):
+        machines.up(tiny, "tiny")
+    assert "tiny" not in [m.info.name for m in machines.status()]

@@ -1,0 +1,167 @@
+"""What the documentation says, against what is there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import xml.etree.ElementTree as ElementTree
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from doc_blocks import PAGES, ROOT, blocks, code, page, rows
+from doc_shell import DocShell
+
+from numa_service.machine.latency import LatencyModel
+from numa_service.machine.machinefile import LatencyTable, MachineTable, NodeTable
+from numa_service.machine.presets import list_presets
+from numa_service.machine.sysctl import SYSCTLS
+
+NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
+
+#: Pages whose blocks are run, and by which test.
+RUN = {
+    "README.md": "test_tour.py",
+    "docs/client.md": "test_tour.py",
+    "docs/metrics.md": "test_tour.py",
+    "docs/machine-file.md": "test_machine_file_runs",
+    "docs/replay.md": "test_replay_runs",
+}
+RUNNABLE = ("sh", "console", "python")
+#: Not run by us as they stand: `make test` runs this test, and tests/cluster runs the command of `make demo`.
+MADE = {"demo", "test"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_block_that_can_run_is_run(name: str) -> None:
+    found = blocks(name)
+    assert {block.language for block in found} <= {*RUNNABLE, "toml", "yaml", "text", "mermaid", ""}
+    if name not in RUN:
+        assert [str(block) for block in found if block.language in RUNNABLE] == []
+    made = {
+        line.split()[1]
+        for block in found
+        for line in block.text.splitlines()
+        if block.language == "sh" and line.startswith("make ")
+    }
+    assert made <= MADE
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name: str) -> None:
+    folder = (ROOT / name).parent
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page(name))
+    assert [link for link in links if "://" not in link and not (folder / link).exists()] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_that_are_named_exist(name: str) -> None:
+    where = (ROOT, ROOT / "numa_service", ROOT / "docs")
+    named = [
+        word for text in re.findall(r"`([^`\n]+)`", page(name)) for word in re.findall(r"^[\w./-]+$", text)
+    ]
+    files = [word for word in named if re.search(r"/[\w.-]+\.(py|md|txt|toml|yaml|yml|proto)$", word)]
+    ours = [file for file in files if not file.startswith(("proc/", "/"))]
+    assert [file for file in ours if not any((base / file).exists() for base in where)] == []
+
+
+def test_make_targets_that_are_named_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    named = {
+        target
+        for name in NAMES
+        for text in re.findall(r"`([^`\n]+)`", page(name))
+        for target in re.findall(r"^make ([a-z-]+)", text)
+    }
+    assert {"help", *MADE} | named <= targets
+
+
+def test_readme_agrees_with_the_measured_fidelity() -> None:
+    measured = re.search(
+        r"^\| \*\*all\*\* \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", page("docs/fidelity.md"), re.M
+    )
+    assert measured
+    fields, equal, explained, different = (f"{int(number):,}" for number in measured.groups())
+    said = " ".join(page("README.md").split())
+    assert f"of {fields} fields" in said
+    assert f" {equal} are computed exactly" in said
+    assert f" {explained} differ by no more than" in said
+    assert f" and {different} are wrong" in said
+
+
+def test_the_picture_shows_the_demo() -> None:
+    root = ElementTree.fromstring((ROOT / "docs" / "demo.svg").read_text())
+    lines = ["".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    shown = " ".join(lines).replace("\N{NO-BREAK SPACE}", " ")
+    source = (ROOT / "numa_service" / "cli" / "demo.py").read_text()
+    acts = re.findall(r'^        \("([^"]+)", _\w+, \d\),$', source, flags=re.M)
+    assert len(acts) == 5
+    assert sum(act in shown for act in acts) >= 3
+    for column in re.findall(r'"(\w[\w ]*)"', source.split("table = Table(", 1)[1].split("box=", 1)[0]):
+        assert column in shown
+    assert "running" in shown
+
+
+# machine files
+
+
+def test_every_key_of_a_machine_file_is_documented() -> None:
+    documented = {
+        heading: [key for row in rows("docs/machine-file.md", heading) for key in code(row[0])]
+        for heading in ("## The machine", "## `[[node]]`", "## `[latency]`")
+    }
+    assert documented["## The machine"] == list(MachineTable.model_fields)
+    assert documented["## `[[node]]`"] == list(NodeTable.model_fields)
+    assert documented["## `[latency]`"] == list(LatencyTable.model_fields)
+
+
+def test_the_defaults_that_are_documented_are_the_defaults() -> None:
+    latency = {code(row[0])[0]: row[2] for row in rows("docs/machine-file.md", "## `[latency]`")}
+    for field in fields(LatencyModel):
+        if field.name != "read_ns":
+            assert latency[field.name] == str(getattr(LatencyModel(), field.name))
+    machine = {code(row[0])[0]: row[2] for row in rows("docs/machine-file.md", "## The machine")}
+    for key in ("arch", "profile"):
+        assert code(machine[key]) == [MachineTable.model_fields[key].default]
+
+
+def test_every_sysctl_is_documented() -> None:
+    effective = [code(row[0])[0] for row in rows("docs/machine-file.md", "## `[sysctl]`")]
+    kept = page("docs/machine-file.md").split("without effect on the model:", 1)[1].split("\n\n", 1)[0]
+    assert sorted([*effective, *code(kept)]) == sorted(SYSCTLS)
+    assert [name for name in effective if not SYSCTLS[name].effective] == []
+
+
+def test_machine_file_runs(tmp_path: Path) -> None:
+    shell = DocShell(tmp_path)
+    shell.play(blocks("docs/machine-file.md"))
+    (example,) = [block for block in blocks("docs/machine-file.md") if block.file == "every-key.toml"]
+    keys = set(re.findall(r"^(\w+) =", example.text, flags=re.M))
+    # `memory` and `ranges` exclude each other; the rest of the page's keys are all in the example
+    wanted = {*MachineTable.model_fields, *NodeTable.model_fields, *LatencyTable.model_fields}
+    assert wanted - keys == {"memory", "node", "sysctl", "latency"}
+
+
+# replay
+
+
+def test_replay_runs(tmp_path: Path) -> None:
+    DocShell(tmp_path).play(blocks("docs/replay.md"))
+
+
+def test_how_to_record_is_legal_bash() -> None:
+    """Not run: it needs root on the machine that is traced, and turns its tracing on."""
+    recording = blocks("docs/replay.md")[0]
+    assert "mm_page_alloc/enable" in recording.text
+    done = subprocess.run(["bash", "-n"], input=recording.text, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_readme_names_presets_that_exist() -> None:
+    known = {preset.name for preset in list_presets()}
+    used = set(
+        re.findall(r"numa-service (?:boot|up|presets) ([a-z][a-z-]*)(?=\s|$)", page("README.md"), flags=re.M)
+    )
+    used |= set(re.findall(r"--machine ([a-z-]+)", page("README.md")))
+    assert used - {"box"} <= known
+    assert used - {"box"}
