@@ -164,11 +164,7 @@ class Node:
 
     def apply(self, op: Op[R]) -> R:
         """Carry out one op. An op that raises has changed nothing and is not logged."""
-        work = self.pgdat.pg.path.copy()
         result = self._apply(op)
-        if not isinstance(result, ops.AllocResult | ops.TouchResult | ops.ReclaimResult):
-            # nobody is told what frees and drains did: it must not be the cost of whoever comes next
-            self.pgdat.pg.path[:] = work
         self.log.append(op)
         self.log_length += 1
         if self.observer:
@@ -321,6 +317,10 @@ class Node:
         if not self.pgdat.pg.owner_pages[slot] and not self.pgdat.pg.owner_swap[slot]:
             self._drop_owner(owner)
 
+    def _forget_path(self) -> None:
+        """What frees and drains did before is not this op's work."""
+        self.pgdat.pg.path[:] = 0
+
     def _path(self) -> tuple[int, ...]:
         return tuple(self.pgdat.take_path().tolist())
 
@@ -332,6 +332,7 @@ class Node:
 
     @_apply.register
     def _(self, op: ops.Alloc) -> ops.AllocResult:
+        self._forget_path()
         before = self._account(op) if op.explain else None
         pfns = self.pgdat.alloc(
             op.zones,
@@ -386,6 +387,7 @@ class Node:
 
     @_apply.register
     def _(self, op: ops.Touch) -> ops.TouchResult:
+        self._forget_path()
         slot = self._slots.get(op.owner, MAX_OWNERS)
         gone = self.pgdat.touch(slot, unpack_pfns(op.pfns), unpack_indexes(op.indexes), op.write)
         swapped = 0
@@ -410,6 +412,7 @@ class Node:
 
     @_apply.register
     def _(self, op: ops.Reclaim) -> ops.ReclaimResult:
+        self._forget_path()
         scanned, reclaimed = self.pgdat.shrink(op.highest_zoneidx, op.priority, op.nr_to_reclaim, False)
         if reclaimed:
             self.pgdat.pg.kswapd[KSWAPD_FAILURES] = 0

@@ -32,6 +32,7 @@ from mm.reference_zone import (
     Zone,
     first,
     push,
+    refill,
 )
 
 from numa_service.mm.mmzone import (
@@ -415,7 +416,7 @@ class ReferenceNode:
         pageset.free_factor //= 2
         blocks = pageset.lists[self._list_number(order, mt)]
         if not blocks:
-            batch = self._refill(zone, pageset, order) if self.kernel == "6.12" else zone.batch
+            batch = refill(zone, pageset, order) if self.kernel == "6.12" else zone.batch
             shown = zone.free
             for _ in range(batch if batch <= 1 else max(batch >> order, 2)):
                 pfn = self._rmqueue(index, order, mt, flags, shown)
@@ -430,21 +431,6 @@ class ReferenceNode:
             return None
         pageset.count -= 1 << order
         return blocks.popitem(last=bool(flags & COLD))[0]
-
-    def _refill(self, zone: Zone, pageset: Pageset, order: int) -> int:
-        """6.12: pages to fetch; twice as many each time while nothing is freed."""
-        pageset.high = min(max(pageset.high, zone.high), max(zone.high_max, zone.high))
-        if pageset.high < zone.batch:
-            return 1
-        batch = zone.batch if order else zone.batch * 2**pageset.alloc_factor
-        if zone.high < zone.high_max and not zone.below_high:
-            pageset.high = min(pageset.high + batch, zone.high_max)
-        if order:
-            return batch
-        room = max(pageset.high - pageset.count - zone.batch, zone.batch)
-        if batch <= room and pageset.alloc_factor < MAX_BATCH_SCALE:
-            pageset.alloc_factor += 1
-        return min(batch, room)
 
     def _to_pageset(self, index: int, cpu: int, pfn: int, order: int, mt: int, cold: bool) -> None:
         zone = self.zones[index]

@@ -108,3 +108,19 @@ class Held:
     zone: int
     lru: int
     index: int
+
+
+def refill(zone: Zone, pageset: Pageset, order: int) -> int:
+    """6.12: pages to fetch; twice as many each time while nothing is freed."""
+    pageset.high = min(max(pageset.high, zone.high), max(zone.high_max, zone.high))
+    if pageset.high < zone.batch:
+        return 1
+    batch = zone.batch if order else zone.batch * 2**pageset.alloc_factor
+    if zone.high < zone.high_max and not zone.below_high:
+        pageset.high = min(pageset.high + batch, zone.high_max)
+    if order:
+        return batch
+    room = max(pageset.high - pageset.count - zone.batch, zone.batch)
+    if batch <= room and pageset.alloc_factor < MAX_BATCH_SCALE:
+        pageset.alloc_factor += 1
+    return min(batch, room)
