@@ -543,15 +543,18 @@ def apply_sysctls(machine: Machine) -> None:
             pgdat.set_watermarks(zone, wmark)
             pg.lowmem_reserve[zone] = reserve[zone]
             if extent.managed:
-                pg.pcp_high[zone] = zone_highsize(
+                fraction = sysctls.percpu_pagelist_high_fraction
+                high = zone_highsize(
                     extent.managed,
                     wmark.low,
                     int(pg.pcp_batch[zone]),
                     len(pgdat.cpus),
                     online_cpus,
                     profile,
-                    sysctls.percpu_pagelist_high_fraction,
+                    fraction,
                 )
+                # a fraction that somebody set is kept to; else 6.12 tunes between this and its ceiling
+                pgdat.set_pageset_high(zone, high, high if fraction else int(pg.pcp_high_max[zone]))
         pg.tune[TUNE_SWAPPINESS] = sysctls.swappiness
         pg.tune[TUNE_BOOST_FACTOR] = sysctls.watermark_boost_factor
 

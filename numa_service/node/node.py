@@ -420,6 +420,8 @@ class Node:
 
     @_apply.register
     def _(self, op: ops.DrainPagesets) -> int:
+        if op.zones:
+            self.pgdat.unreserve_highatomic(op.zones, op.migratetype, op.force)
         pages = int(self.pgdat.pg.pcp_count.sum())
         self.pgdat.drain()
         return pages

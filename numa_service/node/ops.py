@@ -171,7 +171,15 @@ class Reclaim(Op[ReclaimResult]):
 
 @dataclass(frozen=True, slots=True)
 class DrainPagesets(Op[int]):
-    """drain_all_pages() on this node; pages that the pagesets had."""
+    """Last resorts before a request gives up; pages that the pagesets had.
+
+    Releases one high-atomic pageblock of `zones` (unreserve_highatomic_pageblock; `force`: even the last),
+    then empties the pagesets (drain_all_pages).
+    """
+
+    zones: tuple[int, ...] = ()
+    migratetype: int = 0
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,12 @@ from numa_service.mm.page_alloc import (
     ALLOC_CPUSET,
     ALLOC_HARDER,
     ALLOC_HIGH,
+    ALLOC_HIGHATOMIC,
     ALLOC_KSWAPD,
+    ALLOC_MIN_RESERVE,
     ALLOC_NO_WATERMARKS,
     ALLOC_NOFRAGMENT,
+    ALLOC_NON_BLOCK,
     ALLOC_WMARK_LOW,
     ALLOC_WMARK_MIN,
     LRU_KIND_NONE,
@@ -30,6 +33,7 @@ from numa_service.mm.page_alloc import (
     NUMA_HOW_LOCAL,
 )
 from numa_service.mm.pgdata import TUNE_MOBILITY_DISABLED
+from numa_service.mm.profile import WMARK_FREE_RESERVE, Profile
 from numa_service.mm.vmscan import DEF_PRIORITY, SWAP_CLUSTER_MAX
 from numa_service.node import ops
 from numa_service.node.cost import Cost
@@ -404,16 +408,25 @@ def _tell(node: Node, nid: int, op: Op[R]) -> Steps[R | None]:
     return None
 
 
-def gfp_to_alloc_flags(gfp: int) -> int:
+def gfp_to_alloc_flags(gfp: int, order: int, profile: Profile) -> int:
     """Slow-path rights of a request (gfp_to_alloc_flags)."""
     flags = ALLOC_WMARK_MIN | ALLOC_CPUSET
     if gfp & Gfp.HIGH:
         flags |= ALLOC_HIGH
     if gfp & Gfp.KSWAPD_RECLAIM:
         flags |= ALLOC_KSWAPD
-    if gfp & Gfp.ATOMIC:
-        if not gfp & Gfp.NOMEMALLOC:
-            flags |= ALLOC_HARDER
+    if profile.watermark_rules == WMARK_FREE_RESERVE:
+        # 6.12 has no __GFP_ATOMIC: who may not block has the right, and who also sets __GFP_HIGH more of it
+        atomic, entitled = not gfp & Gfp.DIRECT_RECLAIM, ALLOC_NON_BLOCK
+        if order > 0 and flags & ALLOC_MIN_RESERVE:
+            entitled |= ALLOC_HIGHATOMIC
+        leaves_cpuset = atomic and flags & ALLOC_MIN_RESERVE
+    else:
+        atomic, entitled = bool(gfp & Gfp.ATOMIC), ALLOC_HARDER
+        leaves_cpuset = atomic
+    if atomic and not gfp & Gfp.NOMEMALLOC:
+        flags |= entitled
+    if leaves_cpuset:
         flags &= ~ALLOC_CPUSET
     return flags
 
@@ -421,7 +434,7 @@ def gfp_to_alloc_flags(gfp: int) -> int:
 def __alloc_pages_slowpath(node: Node, ac: AllocContext) -> Steps[None]:
     """Wake every kswapd, retry at MIN, reclaim, retry; give up where the kernel would call the OOM killer."""
     can_direct_reclaim = bool(ac.gfp & Gfp.DIRECT_RECLAIM)
-    alloc_flags = gfp_to_alloc_flags(ac.gfp)
+    alloc_flags = gfp_to_alloc_flags(ac.gfp, ac.order, node.machine.profile)
     if alloc_flags & ALLOC_KSWAPD:
         yield from wake_all_kswapds(node, ac)
     yield from get_page_from_freelist(node, ac, alloc_flags, "slow path")
@@ -440,11 +453,8 @@ def __alloc_pages_slowpath(node: Node, ac: AllocContext) -> Steps[None]:
         if not ac.missing:
             return
         if not drained:
-            # pages may be stuck on other CPUs' pagesets
-            for nid in ac.walk.nodes:
-                pages = yield from _tell(node, nid, ops.DrainPagesets())
-                if ac.recorder:
-                    ac.recorder.drain(nid, pages)
+            # pages may be stuck on other CPUs' pagesets, or kept for atomic requests
+            yield from _drain(node, ac, force=False)
             drained = True
             yield from get_page_from_freelist(node, ac, alloc_flags, "after draining pagesets")
             if not ac.missing:
@@ -455,9 +465,20 @@ def __alloc_pages_slowpath(node: Node, ac: AllocContext) -> Steps[None]:
             return
         no_progress = 0 if reclaimed and ac.got > before else no_progress + 1
         if not reclaimed or no_progress > MAX_NO_PROGRESS:
+            # should_reclaim_retry(): the high-atomic reserves go before the OOM killer comes
+            yield from _drain(node, ac, force=True)
+            yield from get_page_from_freelist(node, ac, alloc_flags, "after releasing reserves")
             return
         if alloc_flags & ALLOC_KSWAPD:
             yield from wake_all_kswapds(node, ac)
+
+
+def _drain(node: Node, ac: AllocContext, force: bool) -> Steps[None]:
+    """Release high-atomic blocks and empty the pagesets of every node of the zonelist."""
+    for nid, zones in ac.walk.segments:
+        pages = yield from _tell(node, nid, ops.DrainPagesets(zones, ac.migratetype, force))
+        if ac.recorder:
+            ac.recorder.drain(nid, pages)
 
 
 def wake_all_kswapds(node: Node, ac: AllocContext) -> Steps[None]:

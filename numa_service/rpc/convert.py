@@ -327,7 +327,9 @@ WIRE: dict[type[Op[Any]], Wire] = {
     ),
     ops.DrainPagesets: Wire(
         "Drain",
-        lambda op, request_id: zonelist_pb2.DrainRequest(request_id=request_id),
+        lambda op, request_id: zonelist_pb2.DrainRequest(
+            request_id=request_id, zones=op.zones, migratetype=op.migratetype, force=op.force
+        ),
         lambda m: m.drained_pages,
         lambda pages: zonelist_pb2.DrainResponse(drained_pages=pages),
     ),
@@ -396,7 +398,7 @@ def _(m: zonelist_pb2.ReclaimRequest) -> Op[Any]:
 
 @op_of.register
 def _(m: zonelist_pb2.DrainRequest) -> Op[Any]:
-    return ops.DrainPagesets()
+    return ops.DrainPagesets(tuple(m.zones), m.migratetype, m.force)
 
 
 @op_of.register

@@ -198,6 +198,7 @@ def test_bind_fails_tells_what_was_tried_and_gives_back() -> None:
         "slow path",
         "after direct reclaim",
         "after draining pagesets",
+        "after releasing reserves",
     ]
 
 

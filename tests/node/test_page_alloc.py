@@ -9,11 +9,28 @@ from node.by_hand import ByHand
 
 from numa_service.machine.source import load
 from numa_service.mm.gfp import GFP_ATOMIC, GFP_HIGHUSER_MOVABLE, GFP_KERNEL, Gfp
+from numa_service.mm.mmzone import MIGRATE_HIGHATOMIC
+from numa_service.mm.page_alloc import (
+    ALLOC_CPUSET,
+    ALLOC_HARDER,
+    ALLOC_HIGH,
+    ALLOC_HIGHATOMIC,
+    ALLOC_KSWAPD,
+    ALLOC_MIN_RESERVE,
+    ALLOC_NON_BLOCK,
+)
+from numa_service.mm.profile import LINUX_6_1, LINUX_6_12, Profile
 from numa_service.node import ops
 from numa_service.node.errors import AllocFailed, InvalidRequest, NodeError, NotFound, Precondition
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import unpack_pfns
-from numa_service.node.page_alloc import Allocation, AllocRequest, alloc_pages, free_pages
+from numa_service.node.page_alloc import (
+    Allocation,
+    AllocRequest,
+    alloc_pages,
+    free_pages,
+    gfp_to_alloc_flags,
+)
 
 SPEC = load("demo")
 
@@ -209,3 +226,32 @@ def test_bad_frees_change_nothing(shell: ByHand, session: int) -> None:
 
 def test_movable_pages_may_use_the_movable_class_zone(shell: ByHand, session: int) -> None:
     assert placed(ask(shell, session, 10, gfp=GFP_HIGHUSER_MOVABLE)) == {0: 10}
+
+
+@pytest.mark.parametrize(
+    ("gfp", "order", "profile", "flags"),
+    [
+        (GFP_ATOMIC, 0, LINUX_6_1, ALLOC_HIGH | ALLOC_HARDER | ALLOC_KSWAPD),
+        (GFP_ATOMIC, 3, LINUX_6_1, ALLOC_HIGH | ALLOC_HARDER | ALLOC_KSWAPD),
+        (GFP_ATOMIC, 0, LINUX_6_12, ALLOC_MIN_RESERVE | ALLOC_NON_BLOCK | ALLOC_KSWAPD),
+        (GFP_ATOMIC, 3, LINUX_6_12, ALLOC_MIN_RESERVE | ALLOC_NON_BLOCK | ALLOC_KSWAPD | ALLOC_HIGHATOMIC),
+        (int(Gfp.KSWAPD_RECLAIM), 0, LINUX_6_1, ALLOC_KSWAPD | ALLOC_CPUSET),
+        (int(Gfp.KSWAPD_RECLAIM), 0, LINUX_6_12, ALLOC_NON_BLOCK | ALLOC_KSWAPD | ALLOC_CPUSET),
+        (GFP_KERNEL, 0, LINUX_6_12, ALLOC_KSWAPD | ALLOC_CPUSET),
+        (GFP_ATOMIC | int(Gfp.NOMEMALLOC), 0, LINUX_6_1, ALLOC_HIGH | ALLOC_KSWAPD),
+    ],
+    ids=lambda value: getattr(value, "name", str(value)),
+)
+def test_gfp_to_alloc_flags(gfp: int, order: int, profile: Profile, flags: int) -> None:
+    assert gfp_to_alloc_flags(gfp, order, profile) == flags
+
+
+def test_reserves_of_atomic_requests_are_released_before_anything_fails(shell: ByHand, session: int) -> None:
+    bound = Policy(PolicyMode.BIND, (0,))
+    blocks = shell.nodes[0].pgdat.pg.pb_migratetype
+    while not (blocks == MIGRATE_HIGHATOMIC).any():
+        # on the slow path, an atomic order-3 request reserves a pageblock for its like
+        ask(shell, session, 128, policy=bound, partial=True)
+        ask(shell, session, 2, gfp=GFP_ATOMIC, order=3, policy=bound)
+    ask(shell, session, 65_536, policy=bound, partial=True)
+    assert not (blocks == MIGRATE_HIGHATOMIC).any()

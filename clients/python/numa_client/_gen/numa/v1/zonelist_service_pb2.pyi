@@ -180,10 +180,16 @@ class ReclaimResponse(_message.Message):
     def __init__(self, scanned_pages: _Optional[int] = ..., reclaimed_pages: _Optional[int] = ..., path: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DrainRequest(_message.Message):
-    __slots__ = ("request_id",)
+    __slots__ = ("request_id", "zones", "migratetype", "force")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ZONES_FIELD_NUMBER: _ClassVar[int]
+    MIGRATETYPE_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
-    def __init__(self, request_id: _Optional[str] = ...) -> None: ...
+    zones: _containers.RepeatedScalarFieldContainer[int]
+    migratetype: int
+    force: bool
+    def __init__(self, request_id: _Optional[str] = ..., zones: _Optional[_Iterable[int]] = ..., migratetype: _Optional[int] = ..., force: _Optional[bool] = ...) -> None: ...
 
 class DrainResponse(_message.Message):
     __slots__ = ("drained_pages",)
