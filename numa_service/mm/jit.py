@@ -38,6 +38,8 @@ def _cache_dir() -> Path:
     base = Path(config.CACHE_DIR) if config.CACHE_DIR else Path.home() / ".cache" / "numa-service"
     text = hashlib.blake2b(digest_size=8)
     for source in sorted(Path(__file__).parent.glob("*.py")):
+        # Numba also asks where a source lies and when it was written: a cache is one checkout's
+        text.update(f"{source}\0{source.stat().st_mtime_ns}\0".encode())
         text.update(source.read_bytes())
     return base / f"kernels-{text.hexdigest()}"
 
