@@ -86,7 +86,7 @@ def test_readme_agrees_with_the_measured_fidelity() -> None:
     assert f"of {fields} fields" in said
     assert f" {equal} are computed exactly" in said
     assert f" {explained} differ by no more than" in said
-    assert f" and {different} are left without a cause" in said
+    assert f" and {different} are outside one" in said
 
 
 def test_the_picture_shows_the_demo() -> None:

@@ -26,8 +26,10 @@ the kernel printed, at boot and after each change of sysctls. Steps of captured 
 captured free blocks and pagesets, and run under the same CPU and policy. Traces are replayed from the
 captured occupancy.
 
-"explained" are fields that differ by no more than a listed cause makes them; "different" has no cause, and
-there must be none. Pageset `high` of 6.12 is tuned at run time and is not compared. Of the workloads, steps
+"explained" are fields within a tolerance that is listed with its presumed cause; "different" are outside
+one, and there must be none. The tolerances of workload steps and traces were widened until these captures
+fitted, and most of their causes are inferred, not proven; static fields after a sysctl have no tolerance.
+Pageset `high` of 6.12 is tuned at run time and is not compared. Of the workloads, steps
 in which the kernel reclaimed, compacted or killed are not compared.
 
 | capture | fields | equal | explained | different |

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from numa_client._policy import Policy
 from numa_client._types import Blocks, Cost
 
 #: (nid, zone name).
 Zone = tuple[int, str]
+
+
+#: Why a zone was left.
+LeftBecause: TypeAlias = Literal["complete", "below_mark", "no_block", "would_mix", "reserved"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ class ZoneVisit:
     after: WatermarkCheck
     served_blocks: int
     #: Why the walk went on; `complete` when it did not.
-    left_because: Literal["complete", "below_mark", "no_block", "would_mix", "reserved"]
+    left_because: LeftBecause
     #: The CPU's pageset.
     pageset_before_pages: int
     pageset_after_pages: int

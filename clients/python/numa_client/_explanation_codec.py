@@ -7,7 +7,7 @@ from numa_client import _types as t
 from numa_client._gen.numa.v1 import explanation_pb2 as pb2
 from numa_client._policy import Policy, PolicyMode
 
-_LEFT = {
+_LEFT: dict[int, e.LeftBecause] = {
     pb2.LEFT_BECAUSE_BELOW_MARK: "below_mark",
     pb2.LEFT_BECAUSE_NO_BLOCK: "no_block",
     pb2.LEFT_BECAUSE_WOULD_MIX: "would_mix",
@@ -86,7 +86,7 @@ def _zone(zone: pb2.ZoneVisit) -> e.ZoneVisit:
         before=_check(zone.before),
         after=_check(zone.after),
         served_blocks=zone.served_blocks,
-        left_because=_LEFT.get(zone.left_because, "complete"),  # type: ignore[arg-type]
+        left_because=_LEFT.get(zone.left_because, "complete"),
         pageset_before_pages=zone.pageset_before_pages,
         pageset_after_pages=zone.pageset_after_pages,
         buddy_blocks=zone.buddy_blocks,
