@@ -26,7 +26,7 @@ from numa_service.mm.fallback import (
     take_counted,
 )
 from numa_service.mm.jit import flag, i64, kernel
-from numa_service.mm.lists import list_add, list_add_tail, list_del, lru_list, owner_list
+from numa_service.mm.lists import list_add, list_del, lru_list, owner_list
 from numa_service.mm.mmzone import (
     LRU_ACTIVE_ANON,
     LRU_INACTIVE_ANON,
@@ -41,7 +41,15 @@ from numa_service.mm.mmzone import (
     WMARK_MIN,
     WMARK_PROMO,
 )
-from numa_service.mm.pcp import ALLOC_COLD, free_unref_page, pcp_allowed_order, rmqueue_pcplist
+from numa_service.mm.pcp import (
+    ALLOC_COLD,
+    free_unref_page,
+    free_unref_run,
+    pcp_allowed_order,
+    rmqueue_pcplist,
+    room_before_drain,
+    take_run,
+)
 from numa_service.mm.pgdata import (
     FREE_CMA,
     FREE_HIGHATOMIC,
@@ -313,12 +321,12 @@ def get_page_from_freelist(
 
 
 @kernel
-def _zone_statistics(pg: PgData, zone: int, numa_how: int) -> None:
+def _zone_statistics(pg: PgData, zone: int, numa_how: int, allocations: int) -> None:
     """numa_hit or numa_miss, local_node or other_node; one an allocation, whatever its order."""
-    pg.numa_event[zone, NUMA_HIT if numa_how & NUMA_HOW_HIT else NUMA_MISS] += 1
-    pg.numa_event[zone, NUMA_LOCAL if numa_how & NUMA_HOW_LOCAL else NUMA_OTHER] += 1
+    pg.numa_event[zone, NUMA_HIT if numa_how & NUMA_HOW_HIT else NUMA_MISS] += allocations
+    pg.numa_event[zone, NUMA_LOCAL if numa_how & NUMA_HOW_LOCAL else NUMA_OTHER] += allocations
     if numa_how & NUMA_HOW_INTERLEAVE:
-        pg.numa_event[zone, NUMA_INTERLEAVE_HIT] += 1
+        pg.numa_event[zone, NUMA_INTERLEAVE_HIT] += allocations
 
 
 @kernel
@@ -364,6 +372,50 @@ def del_page_from_lru(pg: PgData, zone: int, idx: int) -> None:
 
 
 @kernel
+def _take_from_pageset(
+    pg: PgData,
+    zones: I64,
+    cpu: int,
+    order: int,
+    mt: int,
+    highest_zoneidx: int,
+    alloc_flags: int,
+    out: I64,
+    got: int,
+) -> int:
+    """What lies ready on the pageset of the first zone above its mark, as zone << 40 | blocks; 0 if nothing.
+
+    The same as so many times :func:`get_page_from_freelist`: a pageset's blocks are not counted as free, so
+    nothing that it looks at changes until the list is empty.
+    """
+    for i in range(zones.shape[0]):
+        zone = zones[i]
+        if _may_take_from(pg, zone, order, highest_zoneidx, alloc_flags):
+            run = take_run(pg, zone, cpu, order, mt, out, got)
+            pg.path[PATH_ZONE_SKIPS] += i * run
+            return (zone << 40) | run
+    return 0
+
+
+@kernel
+def _hold(pg: PgData, owner: int, order: int, out: I64, start: int, end: int) -> None:
+    """Give the new blocks out[start:end] to an owner who holds them by hand."""
+    head = owner_list(pg, owner)
+    last = i64(pg.prev[head])
+    for i in range(start, end):
+        idx = out[i]
+        pg.flags[idx] = PG_HELD
+        pg.order[idx] = order
+        pg.refcount[idx] = 1
+        pg.owner[idx] = owner
+        pg.next[last] = idx
+        pg.prev[idx] = last
+        last = idx
+    pg.next[last] = head
+    pg.prev[head] = last
+
+
+@kernel
 def alloc_pages_bulk(
     pg: PgData,
     zones: I64,
@@ -386,29 +438,39 @@ def alloc_pages_bulk(
     they are held by hand, on the owner's list.
     """
     got = 0
+    out = out[:count]
     if mt == MIGRATE_MOVABLE:
         alloc_flags |= ALLOC_CMA  # gfp_to_alloc_flags_cma
+    has_pageset = cpu >= 0 and pcp_allowed_order(pg, order)
+    one_by_one = alloc_flags & ALLOC_COLD != 0 or _reserves_highatomic(pg, order, alloc_flags)
     while got < count:
-        found = get_page_from_freelist(pg, zones, cpu, order, mt, highest_zoneidx, alloc_flags)
-        if found < 0:
-            break
-        idx = found & ((1 << 40) - 1)
+        found = i64(0)
+        if has_pageset and not one_by_one:
+            found = _take_from_pageset(pg, zones, cpu, order, mt, highest_zoneidx, alloc_flags, out, got)
         zone = found >> 40
-        pg.vm_event[PGALLOC + zone] += 1 << order
-        _zone_statistics(pg, zone, numa_how)
-        pg.order[idx] = order
-        pg.refcount[idx] = 1
-        pg.owner[idx] = owner
+        end = got + (found & ((1 << 40) - 1))
+        if end == got:
+            found = get_page_from_freelist(pg, zones, cpu, order, mt, highest_zoneidx, alloc_flags)
+            if found < 0:
+                break
+            zone = found >> 40
+            out[got] = found & ((1 << 40) - 1)
+            end = got + 1
+        pg.vm_event[PGALLOC + zone] += (end - got) << order
+        _zone_statistics(pg, zone, numa_how, end - got)
+        pg.owner_pages[owner] += (end - got) << order
         if lru_kind == LRU_KIND_NONE:
-            pg.flags[idx] = PG_HELD
-            list_add_tail(pg.next, pg.prev, idx, owner_list(pg, owner))
+            _hold(pg, owner, order, out, got, end)
         else:
-            pg.pgoff[idx] = indexes[got]
-            pg.mapcount[idx] = 1
-            lru_cache_add(pg, zone, idx, lru_kind, dirty)
-        pg.owner_pages[owner] += 1 << order
-        out[got] = idx
-        got += 1
+            for i in range(got, end):
+                idx = out[i]
+                pg.order[idx] = order
+                pg.refcount[idx] = 1
+                pg.owner[idx] = owner
+                pg.pgoff[idx] = indexes[i]
+                pg.mapcount[idx] = 1
+                lru_cache_add(pg, zone, idx, lru_kind, dirty)
+        got = end
     return got
 
 
@@ -454,6 +516,7 @@ def page_state(pg: PgData, idx: int) -> int:
 
 @kernel
 def _check_free(pg: PgData, idx: int, order: int, owner: int) -> int:
+    """Why a block may not be freed: a FREE_* reason."""
     if idx < 0 or idx >= pg.flags.shape[0] or page_zone(pg, idx) < 0:
         return FREE_OUT_OF_RANGE
     flags = pg.flags[idx]
@@ -477,17 +540,35 @@ def free_hot_cold_pages(pg: PgData, cpu: int, order: int, owner: int, pages: I64
     Returns 0, or position << 8 | FREE_* reason of the first block that may not be freed.
     """
     for i in range(pages.shape[0]):
-        reason = _check_free(pg, pages[i], order, owner)
-        if reason != FREE_OK:
-            for j in range(i):
-                pg.flags[pages[j]] &= ~PG_VISITED
-            pg.bad_pages[reason] += 1
-            return (i << 8) | reason
-        pg.flags[pages[i]] |= PG_VISITED
-    for i in range(pages.shape[0]):
         idx = pages[i]
-        list_del(pg.next, pg.prev, idx)
-        free_prepared_page(pg, page_zone(pg, idx), cpu, idx, order, cold)
+        if (
+            0 <= idx < pg.flags.shape[0]
+            and pg.flags[idx] == PG_HELD
+            and pg.owner[idx] == owner
+            and pg.order[idx] == order
+        ):
+            pg.flags[idx] = PG_HELD | PG_VISITED
+            continue
+        reason = _check_free(pg, idx, order, owner)
+        for j in range(i):
+            pg.flags[pages[j]] = PG_HELD
+        pg.bad_pages[reason] += 1
+        return (i << 8) | reason
+    in_runs = cpu >= 0 and pcp_allowed_order(pg, order) and not cold
+    i = 0
+    while i < pages.shape[0]:
+        zone = page_zone(pg, pages[i])
+        run = i64(0)
+        if in_runs:
+            room = room_before_drain(pg, zone, cpu, order)
+            run = free_unref_run(pg, zone, cpu, pages, i, order, room)
+            pg.vm_event[PGFREE] += run << order
+            pg.owner_pages[owner] -= run << order
+        if run == 0:
+            list_del(pg.next, pg.prev, pages[i])
+            free_prepared_page(pg, zone, cpu, pages[i], order, cold)
+            run = i64(1)
+        i += run
     return 0
 
 

@@ -11,6 +11,7 @@ from numa_service.mm.fallback import rmqueue, take_counted
 from numa_service.mm.jit import flag, i64, kernel
 from numa_service.mm.lists import list_add, list_add_tail, list_del, pcp_list
 from numa_service.mm.mmzone import (
+    MIGRATE_ISOLATE,
     MIGRATE_MOVABLE,
     MIGRATE_PCPTYPES,
     PAGE_ALLOC_COSTLY_ORDER,
@@ -20,6 +21,7 @@ from numa_service.mm.mmzone import (
 from numa_service.mm.pgdata import (
     FREE_CMA,
     FREE_HIGHATOMIC,
+    I64,
     NR_ISOLATE_PAGEBLOCKS,
     NR_PCP_LISTS,
     PCP_ALLOC_FACTOR,
@@ -156,6 +158,29 @@ def rmqueue_pcplist(pg: PgData, zone: int, cpu: int, order: int, mt: int, alloc_
     pg.pcp_count[cpu, zone] -= 1 << order
     pg.path[PATH_PAGESET_PAGES] += 1
     return page
+
+
+@kernel
+def take_run(pg: PgData, zone: int, cpu: int, order: int, mt: int, out: I64, at: int) -> int:
+    """Blocks of a pageset list into out[at:], as many as fit or are there; how many.
+
+    The same as so many times :func:`rmqueue_pcplist` with a list that is not empty.
+    """
+    head = pcp_list(pg, cpu, zone, _pindex(pg, order, mt))
+    page = i64(pg.next[head])
+    end = at
+    while page != head and end < out.shape[0]:
+        out[end] = page
+        end += 1
+        page = i64(pg.next[page])
+    run = end - at
+    if run:
+        pg.next[head] = page
+        pg.prev[page] = head
+        pg.pcp_count[cpu, zone] -= run << order
+        pg.pcp_free_factor[cpu, zone] >>= min(run, 63)
+        pg.path[PATH_PAGESET_PAGES] += run
+    return run
 
 
 # freeing
@@ -322,6 +347,67 @@ def _free_auto_tuned(pg: PgData, zone: int, cpu: int, order: int, pindex: int) -
 
 
 @kernel
+def room_before_drain(pg: PgData, zone: int, cpu: int, order: int) -> int:
+    """Blocks that the pageset takes before one makes it drain; 0 where every block moves its `high`."""
+    rules = pg.tune[TUNE_PAGESET]
+    if rules == PAGESET_AUTO_TUNED:
+        return 0
+    if rules == PAGESET_HOT_COLD:
+        high = pg.pcp_high[zone]
+    else:
+        high = _nr_pcp_high(pg, zone, _drains_high_orders(pg, zone, cpu, order))
+    return max(high - 1 - pg.pcp_count[cpu, zone], 0) >> order
+
+
+@kernel
+def free_unref_run(pg: PgData, zone: int, cpu: int, pages: I64, at: int, order: int, most: int) -> int:
+    """Put blocks pages[at:] on the pageset while they are one zone's and one type's; how many, up to `most`.
+
+    The same as so many times :func:`free_unref_page` without a drain; takes them off their owner's list.
+    """
+    head = -1
+    first = i64(0)
+    run_mt = -1
+    start = pg.zone_start[zone]
+    end = pg.zone_end[zone]
+    run = 0
+    while run < most and at + run < pages.shape[0]:
+        idx = pages[at + run]
+        if idx < start or idx >= end:
+            break
+        mt = i64(pg.pb_migratetype[idx >> PAGEBLOCK_ORDER])
+        if mt != run_mt:
+            if run or mt == MIGRATE_ISOLATE:
+                break
+            run_mt = mt
+            head = pcp_list(
+                pg, cpu, zone, _pindex(pg, order, mt if mt < MIGRATE_PCPTYPES else MIGRATE_MOVABLE)
+            )
+            first = i64(pg.next[head])
+        list_del(pg.next, pg.prev, idx)
+        pg.flags[idx] = PG_PCP
+        pg.pcptype[idx] = mt
+        pg.refcount[idx] = 0
+        pg.owner[idx] = 0
+        pg.next[idx] = first
+        pg.prev[first] = idx
+        first = idx
+        run += 1
+    if run:
+        pg.next[head] = first
+        pg.prev[first] = head
+        pg.pcp_count[cpu, zone] += run << order
+        pg.path[PATH_PAGESET_PAGES] += run
+    return run
+
+
+@kernel
+def _drains_high_orders(pg: PgData, zone: int, cpu: int, order: int) -> bool:
+    """Whether higher orders go straight on: only frees came of late (free_high of 6.1)."""
+    return pg.pcp_free_factor[cpu, zone] != 0 and 0 < order <= PAGE_ALLOC_COSTLY_ORDER
+
+
+@kernel
 def free_unref_page(pg: PgData, zone: int, cpu: int, idx: int, order: int, mt: int, cold: bool) -> None:
     """Free a block onto the CPU's pageset; above `high`, a batch goes on to the buddy lists."""
     # types without a pageset list ride on the movable one, but go back to their own free list
@@ -342,7 +428,7 @@ def free_unref_page(pg: PgData, zone: int, cpu: int, idx: int, order: int, mt: i
         if pg.pcp_count[cpu, zone] >= pg.pcp_high[zone]:
             free_pcppages_bulk(pg, zone, cpu, pg.pcp_batch[zone], pindex)
     else:
-        free_high = pg.pcp_free_factor[cpu, zone] != 0 and 0 < order <= PAGE_ALLOC_COSTLY_ORDER
+        free_high = _drains_high_orders(pg, zone, cpu, order)
         high = _nr_pcp_high(pg, zone, free_high)
         if pg.pcp_count[cpu, zone] >= high:
             free_pcppages_bulk(pg, zone, cpu, _nr_pcp_free(pg, zone, cpu, high, free_high), pindex)
