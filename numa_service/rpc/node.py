@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from typing import Any
 
 import grpc.aio
@@ -9,6 +11,7 @@ from numa_client._gen.numa.v1 import node_service_pb2 as pb2
 from numa_client._gen.numa.v1 import node_service_pb2_grpc as pb2_grpc
 
 from numa_service.node import ops
+from numa_service.node.inspect import page_view, pgdat_view, zone_view
 from numa_service.node.node import Node
 from numa_service.rpc import convert
 
@@ -29,6 +32,17 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
         """Write a sysctl on this node."""
         self._node.apply(ops.WriteSysctl(request.key, request.value))
         return pb2.WriteSysctlResponse()
+
+    async def Inspect(self, request: pb2.InspectRequest, context: Context) -> pb2.InspectResponse:
+        """One structure, field by field."""
+        match request.WhichOneof("what"):
+            case "zone":
+                view: Any = zone_view(self._node, request.zone)
+            case "pfn":
+                view = page_view(self._node, request.pfn)
+            case _:
+                view = pgdat_view(self._node)
+        return pb2.InspectResponse(json=json.dumps(dataclasses.asdict(view)))
 
     async def CheckInvariants(
         self, request: pb2.CheckInvariantsRequest, context: Context

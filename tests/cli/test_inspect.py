@@ -21,17 +21,17 @@ run = CliRunner().invoke
     [(["pgdat", "1"], PgListData), (["zone", "0", "DMA32"], Zone), (["page", "0x9000"], Page)],
 )
 def test_every_field(arguments: list[str], view: type) -> None:
-    text = run(app, ["demo", *arguments])
+    text = run(app, [arguments[0], "demo", *arguments[1:]])
     assert text.exit_code == 0, text.stderr
     first_words = [line.split()[0] for line in text.stdout.splitlines() if not line.startswith(" ")]
     assert first_words == ["field", *stands_for(view)]
-    values = json.loads(run(app, ["demo", *arguments, "--json"]).stdout)
+    values = json.loads(run(app, [arguments[0], "demo", *arguments[1:], "--json"]).stdout)
     assert list(values) == list(stands_for(view))
 
 
 def test_a_fill_shows() -> None:
     empty, filled = (
-        json.loads(run(app, ["demo", "zone", "0", "DMA32", "--json", *more]).stdout)
+        json.loads(run(app, ["zone", "demo", "0", "DMA32", "--json", *more]).stdout)
         for more in ([], ["--fill", "0=20000:anon"])
     )
     assert empty["lru"]["inactive_anon"] == 0
@@ -40,12 +40,12 @@ def test_a_fill_shows() -> None:
 
 def test_what_is_wrong_is_said() -> None:
     for arguments, code, text in (
-        (["zone", "0"], 2, "zone takes NID ZONE"),
+        (["zone", "0"], 2, "zone takes SOURCE NID ZONE"),
         (["pgdat", "none"], 2, "is not a number"),
         (["pgdat", "9"], 1, "node 9"),
         (["zone", "0", "HighMem"], 1, "node 0 has DMA, DMA32"),
         (["page", "99999999"], 1, "no node has it"),
     ):
-        result = run(app, ["demo", *arguments])
+        result = run(app, [arguments[0], "demo", *arguments[1:]])
         assert result.exit_code == code, arguments
         assert text in " ".join(result.stderr.replace("│", "").split()), arguments

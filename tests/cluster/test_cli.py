@@ -76,6 +76,22 @@ def test_sysctl_reaches_every_node(up: str) -> None:
     assert run("sysctl", "demo", "vm.min_free_kbytes").returncode == 2
 
 
+def test_a_machine_that_is_up_explains_and_is_looked_at(up: str) -> None:
+    answer = json.loads(ok("explain", "--name", "demo", "--cpu", "2", "--count", "64", "--json"))
+    assert answer["placement"] == {"1": 64}
+    assert "DMA32" in ok("explain", "--name", "demo")
+    nodes = json.loads(ok("status", "--json"))["machines"][0]["nodes"]
+    [zone] = [zone for zone in nodes[2]["state"]["zones"] if zone["present_pages"]]
+    seen = json.loads(ok("inspect", "zone", "--name", "demo", "2", zone["zone"], "--json"))
+    assert seen["present_pages"] == zone["present_pages"]
+    assert seen["zone_pgdat"] == 2
+    assert "zone_start_pfn" in ok("inspect", "zone", "--name", "demo", "0", "DMA32")
+    page = json.loads(ok("inspect", "page", "--name", "demo", f"{seen['zone_start_pfn']:#x}", "--json"))
+    assert "node=2" in page["flags"]
+    assert refused("inspect", "pgdat", "--name", "demo", "9").startswith("no node 9 in machine 'demo'")
+    assert refused("inspect", "page", "--name", "demo", "0xffffffffff").endswith("no node has it")
+
+
 def test_targets(up: str) -> None:
     groups = json.loads(ok("targets"))
     assert [group["labels"]["node"] for group in groups] == ["0", "1", "2"]

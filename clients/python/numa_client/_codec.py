@@ -48,6 +48,13 @@ class RequestIds:
         return f"{self._prefix}-{next(self._counter)}"
 
 
+def inspect_request(zone: str | None, pfn: int | None) -> node_service_pb2.InspectRequest:
+    """What to look at; InvalidRequest for two things at once."""
+    if zone is not None and pfn is not None:
+        raise InvalidRequest("a zone or a page, not both", field="pfn")
+    return node_service_pb2.InspectRequest(zone=zone, pfn=pfn)
+
+
 def home(info: t.MachineInfo, cpu: int | None, node: int | None) -> tuple[t.NodeInfo, int]:
     """Node that serves a session, and the CPU that it plays: the one asked for, or the node's first.
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 
@@ -95,6 +96,18 @@ class Machine:
         for node in self.info.nodes:
             stub = node_service_pb2_grpc.NodeServiceStub(self._node_channel(node))
             _call(stub.WriteSysctl, request, self._timeout)
+
+    def inspect(self, nid: int, *, zone: str | None = None, pfn: int | None = None) -> dict[str, Any]:
+        """A structure of a node by the kernel's field names: its pg_data_t, or a zone or a page of it.
+
+        NotFound when the node has no such zone or page, InvalidRequest for both at once.
+        None: the field has no job in the model.
+        """
+        home, _ = codec.home(self.info, None, nid)
+        stub = node_service_pb2_grpc.NodeServiceStub(self._node_channel(home))
+        request = codec.inspect_request(zone, pfn)
+        fields: dict[str, Any] = json.loads((_call(stub.Inspect, request, self._timeout)).json)
+        return fields
 
     def check(self) -> dict[int, tuple[str, ...]]:
         """Recounts what must hold on every node; violations by node, empty when all is well."""

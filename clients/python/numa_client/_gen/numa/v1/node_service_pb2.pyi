@@ -74,6 +74,20 @@ class WriteSysctlResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class InspectRequest(_message.Message):
+    __slots__ = ("zone", "pfn")
+    ZONE_FIELD_NUMBER: _ClassVar[int]
+    PFN_FIELD_NUMBER: _ClassVar[int]
+    zone: str
+    pfn: int
+    def __init__(self, zone: _Optional[str] = ..., pfn: _Optional[int] = ...) -> None: ...
+
+class InspectResponse(_message.Message):
+    __slots__ = ("json",)
+    JSON_FIELD_NUMBER: _ClassVar[int]
+    json: str
+    def __init__(self, json: _Optional[str] = ...) -> None: ...
+
 class CheckInvariantsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -37,6 +37,8 @@ class NodeServiceStub:
     """State now: zones, numastat, vm events, kswapd, sessions."""
     WriteSysctl: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.WriteSysctlRequest, _node_service_pb2.WriteSysctlResponse]
     """Writes a sysctl on this node, with a kernel's effects. The machine's `sysctl` command writes it on all."""
+    Inspect: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.InspectRequest, _node_service_pb2.InspectResponse]
+    """pg_data_t of the node, or a struct zone or a struct page of it, field by field."""
     CheckInvariants: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.CheckInvariantsRequest, _node_service_pb2.CheckInvariantsResponse]
     """Recounts everything that must hold (page conservation, list disjointness, counters); an empty list is health."""
 
@@ -49,6 +51,8 @@ class NodeServiceAsyncStub(NodeServiceStub):
     """State now: zones, numastat, vm events, kswapd, sessions."""
     WriteSysctl: _aio.UnaryUnaryMultiCallable[_node_service_pb2.WriteSysctlRequest, _node_service_pb2.WriteSysctlResponse]  # type: ignore[assignment]
     """Writes a sysctl on this node, with a kernel's effects. The machine's `sysctl` command writes it on all."""
+    Inspect: _aio.UnaryUnaryMultiCallable[_node_service_pb2.InspectRequest, _node_service_pb2.InspectResponse]  # type: ignore[assignment]
+    """pg_data_t of the node, or a struct zone or a struct page of it, field by field."""
     CheckInvariants: _aio.UnaryUnaryMultiCallable[_node_service_pb2.CheckInvariantsRequest, _node_service_pb2.CheckInvariantsResponse]  # type: ignore[assignment]
     """Recounts everything that must hold (page conservation, list disjointness, counters); an empty list is health."""
 
@@ -70,6 +74,14 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.WriteSysctlResponse, _abc.Awaitable[_node_service_pb2.WriteSysctlResponse]]:
         """Writes a sysctl on this node, with a kernel's effects. The machine's `sysctl` command writes it on all."""
+
+    @_abc_1.abstractmethod
+    def Inspect(
+        self,
+        request: _node_service_pb2.InspectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_service_pb2.InspectResponse, _abc.Awaitable[_node_service_pb2.InspectResponse]]:
+        """pg_data_t of the node, or a struct zone or a struct page of it, field by field."""
 
     @_abc_1.abstractmethod
     def CheckInvariants(
