@@ -364,14 +364,15 @@ class Pgdat:
             dirty,
             out,
         )
-        return (out[:got] + self.base_pfn).astype(np.uint64)
+        out += self.base_pfn
+        return out[:got].view(np.uint64)
 
     def free(self, cpu: int | None, order: int, owner: int, pfns: Pfns, cold: bool = False) -> int:
         """Free blocks held by hand, all or none; pages freed. BadPageError names the first that may not.
 
         `cold` pages go behind those that the CPU has in its cache. A refusal is counted, by reason.
         """
-        pages = pfns.astype(np.int64) - self.base_pfn
+        pages = pfns.view(np.int64) - self.base_pfn
         error = page_alloc.free_hot_cold_pages(self.pg, self._cpu(cpu), order, owner, pages, cold)
         if error:
             reason = error & 0xFF
@@ -390,7 +391,7 @@ class Pgdat:
     def touch(self, owner: int, pfns: Pfns, indexes: Indexes, write: bool) -> npt.NDArray[np.uint8]:
         """Access region pages; 1 where the page is no longer the region's."""
         gone = np.empty(len(pfns), dtype=np.uint8)
-        pages = pfns.astype(np.int64) - self.base_pfn
+        pages = pfns.view(np.int64) - self.base_pfn
         page_alloc.touch_pages(self.pg, owner, pages, _writable(indexes), write, gone)
         return gone
 
@@ -404,7 +405,7 @@ class Pgdat:
 
     def release(self, owner: int, pfns: Pfns, indexes: Indexes, cpu: int | None) -> int:
         """Free region pages that are still the region's; pages freed."""
-        pages = pfns.astype(np.int64) - self.base_pfn
+        pages = pfns.view(np.int64) - self.base_pfn
         return int(page_alloc.release_region_pages(self.pg, owner, pages, _writable(indexes), self._cpu(cpu)))
 
     def count_foreign(self, zone: int, count: int) -> None:

@@ -43,8 +43,10 @@ from numa_service.node.zone_account import Account
 
 R = TypeVar("R")
 
-#: Ops kept in the log in memory; older ones are dropped (and the log can then no longer be replayed).
+#: Ops kept in the log in memory, and bytes of page numbers that they may hold; older ones are dropped (and the
+#: log can then no longer be replayed).
 LOG_LIMIT = 1 << 16
+LOG_BYTES_LIMIT = 64 << 20
 #: First replies kept for repeated requests, and bytes that they may take.
 REPLIES_LIMIT = 1 << 14
 REPLIES_BYTES_LIMIT = 128 << 20
@@ -69,6 +71,11 @@ def unpack_pfns(data: bytes) -> Pfns:
 def unpack_indexes(data: bytes) -> Indexes:
     """Region page indexes, little-endian uint32."""
     return np.frombuffer(data, dtype="<u4")
+
+
+def _payload(op: Op[Any]) -> int:
+    """Bytes of page numbers and indexes that an op carries."""
+    return len(getattr(op, "pfns", b"")) + len(getattr(op, "indexes", b""))
 
 
 @dataclass(slots=True)
@@ -129,8 +136,9 @@ class Node:
         self._free_slots: list[int] = []
         self._slots_used = 1
         #: Every op in order, with nothing else; see `log_dropped`.
-        self.log: deque[Op[Any]] = deque(maxlen=LOG_LIMIT)
+        self.log: deque[Op[Any]] = deque()
         self.log_length = 0
+        self._log_bytes = 0
         #: First replies of requests that must not happen twice: request id → reply. Filled by the shell.
         self.replies: OrderedDict[str, Any] = OrderedDict()
         #: Size of each of them, in the same order, and of all together.
@@ -167,6 +175,9 @@ class Node:
         result = self._apply(op)
         self.log.append(op)
         self.log_length += 1
+        self._log_bytes += _payload(op)
+        while len(self.log) > LOG_LIMIT or self._log_bytes > LOG_BYTES_LIMIT:
+            self._log_bytes -= _payload(self.log.popleft())
         if self.observer:
             self.observer(self.nid, op, result)
         if self.wake_kswapd and self.kswapd_wanted:

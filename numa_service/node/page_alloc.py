@@ -546,7 +546,7 @@ def free_pages(
     owner = node.owner(session)
     by_nid = {nid: b"".join(p for n, p in pages if n == nid) for nid in sorted({nid for nid, _ in pages})}
     here = by_nid.pop(node.nid, b"")
-    if here and not node.may_free(owner, order, here):
+    if here and by_nid and not node.may_free(owner, order, here):
         node.apply(ops.Free(owner, cpu, order, here))  # says what is wrong, before anybody is asked
     cost = Cost()
     freed = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import grpc.aio
@@ -13,6 +13,7 @@ from numa_client._gen.numa.v1 import memory_service_pb2_grpc as pb2_grpc
 from numa_service.node import ops
 from numa_service.node.errors import AllocFailed, InvalidRequest, Precondition
 from numa_service.node.node import Node
+from numa_service.node.ops import Ask
 from numa_service.node.page_alloc import Steps, alloc_pages, free_pages
 from numa_service.node.region import close_session, map_region, touch_region, unmap_region
 from numa_service.rpc import convert
@@ -91,10 +92,10 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
     async def AllocPages(self, request: pb2.AllocPagesRequest, context: Context) -> pb2.AllocPagesResponse:
         """Blocks held by hand."""
 
-        async def work() -> pb2.AllocPagesResponse:
+        def work() -> Steps[pb2.AllocPagesResponse]:
             wanted = convert.alloc_request(request, self._node)
             try:
-                got = await self._drive(alloc_pages(self._node, wanted), context)
+                got = yield from alloc_pages(self._node, wanted)
             except AllocFailed as failed:
                 if failed.explanation is None:
                     raise
@@ -102,20 +103,19 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
             self._instruments.allocated(self._node.nid, got)
             return convert.allocation(got)
 
-        return await self._once(request, work)
+        return await self._once_in_steps(request, work, context)
 
     async def FreePages(self, request: pb2.FreePagesRequest, context: Context) -> pb2.FreePagesResponse:
         """Give blocks back, all or none."""
 
-        async def work() -> pb2.FreePagesResponse:
+        def work() -> Steps[pb2.FreePagesResponse]:
             pages = [(p.node, p.pfns) for p in request.pages]
-            steps = free_pages(
+            freed, cost = yield from free_pages(
                 self._node, request.session, request.order, pages, request.cpu, request.request_id
             )
-            freed, cost = await self._drive(steps, context)
             return pb2.FreePagesResponse(freed_pages=freed, cost=convert.cost(cost))
 
-        return await self._once(request, work)
+        return await self._once_in_steps(request, work, context)
 
     async def MapRegion(self, request: pb2.MapRegionRequest, context: Context) -> pb2.MapRegionResponse:
         """Make a region."""
@@ -160,6 +160,17 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
         return await self._once(request, work)
 
     async def _once(self, request: Any, work: Callable[[], Awaitable[M]]) -> M:
-        if not request.session:
-            raise InvalidRequest("session", "is not set")
-        return await self._requests.once(request.session, request, work)
+        return await self._requests.once(_session(request), request, work)
+
+    async def _once_in_steps(self, request: Any, work: Callable[[], Steps[M]], context: Context) -> M:
+        def rest(steps: Steps[M], ask: Ask[Any]) -> Coroutine[Any, Any, M]:
+            return drive(steps, self._peers, context.time_remaining(), ask)
+
+        return await self._requests.once_in_steps(_session(request), request, work, rest)
+
+
+def _session(request: Any) -> int:
+    if not request.session:
+        raise InvalidRequest("session", "is not set")
+    session: int = request.session
+    return session

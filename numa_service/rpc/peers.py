@@ -168,9 +168,12 @@ def _give_back(op: ops.Alloc, pfns: bytes) -> Op[int]:
     return ops.Free(op.owner, op.cpu, op.order, pfns)
 
 
-async def drive(steps: Steps[T], peers: Peers, timeout: float | None = None) -> T:
+async def drive(
+    steps: Steps[T], peers: Peers, timeout: float | None = None, ask: Ask[Any] | None = None
+) -> T:
     """Run a generator to its end, each Ask being one call to the node it names.
 
+    `ask` is the question at which it stands; None when it has not begun.
     A question gets half of the time that is left, at most ASK_SECONDS. A node that has not answered once is
     not asked again for this request: its generator is told so at once.
     """
@@ -179,7 +182,7 @@ async def drive(steps: Steps[T], peers: Peers, timeout: float | None = None) -> 
     away: set[int] = set()
     with contextlib.closing(steps):
         try:
-            ask = next(steps)
+            ask = ask or next(steps)
             while True:
                 try:
                     if ask.nid in away or peers.is_away(ask.nid):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from google.protobuf.message import Message
 
 from numa_service.node.errors import InvalidRequest, NotFound
 from numa_service.node.node import Node
+from numa_service.node.ops import Ask
+from numa_service.node.page_alloc import Steps
 
 M = TypeVar("M", bound=Message)
+
+#: What tells a repeated request from another one under the same id: its kind, and a hash of its bytes.
+Digest: TypeAlias = tuple[str, int]
 
 #: Longest request id, in characters.
 MAX_REQUEST_ID = 256
@@ -23,14 +27,14 @@ MAX_REQUEST_ID = 256
 class FirstReply:
     """What ``node.replies`` holds: the reply, and which request it answered."""
 
-    digest: bytes
+    digest: Digest
     reply: Message
 
 
 @dataclass(frozen=True, slots=True)
 class _Running:
     session: int
-    digest: bytes
+    digest: Digest
     task: asyncio.Task[Any]
 
 
@@ -49,33 +53,61 @@ class Requests:
         A failed attempt is not remembered: the same id may try again. InvalidRequest for an id that is
         missing, or was used for something else. Session 0: a request that opens one.
         """
-        request_id: str = request.request_id  # type: ignore[attr-defined]
-        check_request_id(request_id)
-        key, digest = f"{session}:{request_id}", digest_of(request)
+        key, digest = _key(session, request), digest_of(request)
+        known = self._known(key, digest)
+        if known is not None:
+            return cast("M", await known)
+        if session:
+            self.check_session(session)
+        return await self._start(key, session, digest, work())
+
+    async def once_in_steps(
+        self,
+        session: int,
+        request: Message,
+        work: Callable[[], Steps[M]],
+        drive: Callable[[Steps[M], Ask[Any]], Coroutine[Any, Any, M]],
+    ) -> M:
+        """:meth:`once` for work in steps: a task of its own only from the first question to another node on.
+
+        What asks nobody is over before anybody could repeat it, or go away.
+        """
+        key, digest = _key(session, request), digest_of(request)
+        known = self._known(key, digest)
+        if known is not None:
+            return cast("M", await known)
+        self.check_session(session)
+        steps = work()
+        try:
+            ask = next(steps)
+        except StopIteration as end:
+            reply: M = end.value
+            self.remember(key, FirstReply(digest, reply))
+            return reply
+        return await self._start(key, session, digest, drive(steps, ask))
+
+    def _known(self, key: str, digest: Digest) -> Awaitable[Message] | None:
+        """What an earlier request of that id leads, or led, to."""
         first = self._node.replies.get(key)
         if first is not None:
-            return cast("M", _same(first, digest).reply)
+            return _done(_same(first, digest).reply)
         running = self._running.get(key)
-        if running is None:
-            if session:
-                self.check_session(session)
-            task = asyncio.create_task(self._carry_out(key, digest, work), name=f"request-{key}")
-            task.add_done_callback(lambda _: self._running.pop(key))
-            running = self._running[key] = _Running(session, digest, task)
-        else:
-            _same(running, digest)
-        return cast("M", await asyncio.shield(running.task))
+        return asyncio.shield(_same(running, digest).task) if running else None
 
-    async def _carry_out(self, key: str, digest: bytes, work: Callable[[], Awaitable[M]]) -> M:
-        reply = await work()
+    async def _start(self, key: str, session: int, digest: Digest, work: Awaitable[M]) -> M:
+        task = asyncio.create_task(self._carry_out(key, digest, work), name=f"request-{key}")
+        task.add_done_callback(lambda _: self._running.pop(key))
+        self._running[key] = _Running(session, digest, task)
+        return await asyncio.shield(task)
+
+    async def _carry_out(self, key: str, digest: Digest, work: Awaitable[M]) -> M:
+        reply = await work
         self.remember(key, FirstReply(digest, reply))
         return reply
 
     def once_now(self, request: Message, work: Callable[[], Message]) -> Message:
         """The reply to another node's question, which is carried out in one step."""
-        request_id: str = request.request_id  # type: ignore[attr-defined]
-        check_request_id(request_id)
-        key, digest = f"node:{request_id}", digest_of(request)
+        key, digest = _key("node", request), digest_of(request)
         first = self._node.replies.get(key)
         if first is not None:
             return cast("FirstReply", _same(first, digest)).reply
@@ -143,17 +175,26 @@ def check_request_id(request_id: str) -> None:
         raise InvalidRequest("request_id", f"{len(request_id)} characters: at most {MAX_REQUEST_ID}")
 
 
-def digest_of(request: Message) -> bytes:
-    """blake2b of a request and its kind: equal requests, equal digests."""
-    digest = hashlib.blake2b(request.DESCRIPTOR.full_name.encode(), digest_size=16)
-    digest.update(request.SerializeToString(deterministic=True))
-    return digest.digest()
+def _key(session: int | str, request: Message) -> str:
+    """Under which a request's first reply is kept; InvalidRequest for a request id that is none."""
+    request_id: str = request.request_id  # type: ignore[attr-defined]
+    check_request_id(request_id)
+    return f"{session}:{request_id}"
+
+
+def digest_of(request: Message) -> Digest:
+    """Equal requests, equal digests, in one process. As quick as may be: a FreePages has hundreds of KiB."""
+    return request.DESCRIPTOR.full_name, hash(request.SerializeToString(deterministic=True))
+
+
+async def _done(reply: Message) -> Message:
+    return reply
 
 
 D = TypeVar("D", FirstReply, _Running)
 
 
-def _same(first: D, digest: bytes) -> D:
+def _same(first: D, digest: Digest) -> D:
     if first.digest != digest:
         raise InvalidRequest("request_id", "was used for a different request")
     return first

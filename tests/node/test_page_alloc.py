@@ -255,3 +255,13 @@ def test_reserves_of_atomic_requests_are_released_before_anything_fails(shell: B
         ask(shell, session, 2, gfp=GFP_ATOMIC, order=3, policy=bound)
     ask(shell, session, 65_536, policy=bound, partial=True)
     assert not (blocks == MIGRATE_HIGHATOMIC).any()
+
+
+def test_the_log_is_bounded_in_bytes(shell: ByHand, session: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numa_service.node.node.LOG_BYTES_LIMIT", 8 * 2500)
+    node = shell.nodes[0]
+    for _ in range(3):
+        [(_, pfns)] = ask(shell, session, 1000).pages
+        node.apply(ops.Free(node.owner(session), 0, 0, pfns))
+    assert sum(isinstance(op, ops.Free) for op in node.log) == 2
+    assert node.log_dropped
