@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntFlag
+from functools import lru_cache
 
 from numa_service.mm.mmzone import MIGRATE_MOVABLE, MIGRATE_RECLAIMABLE, MIGRATE_UNMOVABLE, zone_index
 
@@ -74,6 +75,7 @@ _BY_NAME: dict[str, int] = {name: int(mask) for name, mask in GFP_MASKS.items()}
 _BY_NAME["none"] = 0
 
 
+@lru_cache(maxsize=1024)
 def parse_gfp(text: str) -> int:
     """gfp bits of names joined by ``|``, as tracepoints print them; empty is GFP_KERNEL.
 
@@ -108,6 +110,7 @@ def gfp_migratetype(gfp: int, mobility_disabled: bool = False) -> int:
     return MIGRATE_RECLAIMABLE if gfp & Gfp.RECLAIMABLE else MIGRATE_UNMOVABLE
 
 
+@lru_cache(maxsize=1024)
 def gfp_zone(gfp: int, arch: str) -> int:
     """Highest zone index that a request may use (``gfp_zone``).
 

@@ -43,8 +43,8 @@ from numa_service.node.zone_account import Account
 
 R = TypeVar("R")
 
-#: Ops kept in the log in memory, and bytes of page numbers that they may hold; older ones are dropped (and the
-#: log can then no longer be replayed).
+#: Ops kept in the log in memory, and bytes of page numbers that they may hold; older ones are dropped (and
+#: the log can then no longer be replayed).
 LOG_LIMIT = 1 << 16
 LOG_BYTES_LIMIT = 64 << 20
 #: First replies kept for repeated requests, and bytes that they may take.

@@ -1,0 +1,59 @@
+"""What memory size costs: a node of 1 TiB, its metadata, its boot and its process beside an empty one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from table import Row
+
+_EMPTY = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+_BOOT = """
+import json, resource, sys, time
+from numa_service.machine.boot import start_kernel
+from numa_service.machine.machinefile import parse_machine
+text = 'name = "big"\\n[[node]]\\ncpus = "0-3"\\nmemory = "' + sys.argv[1] + '"\\n'
+spec = parse_machine(text, "big", "big")
+start = time.perf_counter()
+machine = start_kernel(spec)
+seconds = time.perf_counter() - start
+pg = machine.pgdats[0].pg
+blocks = (pg.pb_migratetype, pg.pb_order, pg.pb_next, pg.pb_prev)
+columns = [a for a in pg if a.ndim == 1 and len(a) >= len(pg.flags)]
+print(json.dumps({
+    "seconds": seconds,
+    "kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    "bytes": sum(a.itemsize for a in columns) + sum(a.nbytes for a in blocks) / len(pg.flags),
+}))
+"""
+
+
+def _run(code: str, *arguments: str) -> Any:
+    command = [sys.executable, "-c", code, *arguments]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def boot(memory: str) -> dict[str, float]:
+    """Seconds, peak KiB of the process, and bytes of metadata a page."""
+    result: dict[str, float] = _run(_BOOT, memory)
+    return result
+
+
+def rows() -> list[Row]:
+    """Every row of this part."""
+    boot("1GiB")  # compiles what is not in the cache yet
+    small, big, empty_kib = boot("1GiB"), boot("1TiB"), _run(_EMPTY)
+    more_mib, small_mib = ((found["kib"] - empty_kib) / 1024 for found in (big, small))
+    return [
+        Row("boot_1_tib", big["seconds"], "s", "1 GiB", small["seconds"], 3, False, False),
+        Row("rss_1_tib", more_mib, "MiB", "1 GiB; both above an empty process", small_mib, 300, False, False),
+        Row("metadata", big["bytes"], "B/page", "struct page of the kernel", 64, 32, False, False),
+    ]
+
+
+if __name__ == "__main__":
+    from table import show
+
+    show(rows())

@@ -1,0 +1,163 @@
+"""Pages through gRPC: a node in one process, a client in another, beside a bare echo of the same bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import mmap
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+from numa_client._gen.numa.v1 import memory_service_pb2 as pb2
+from numa_client._gen.numa.v1 import memory_service_pb2_grpc as pb2_grpc
+from servers import SIZE_BYTES, serving
+from table import Row
+
+_OPTIONS = (("grpc.max_receive_message_length", 64 << 20),)
+_ROUNDS = 5
+
+
+def host_faults_per_second() -> float:
+    """4 KiB pages that this host's kernel faults in and drops again, a second; best of several rounds."""
+    size = 1 << 30
+    best = 0.0
+    for _ in range(3):
+        with mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+            if hasattr(mmap, "MADV_NOHUGEPAGE"):
+                memory.madvise(mmap.MADV_NOHUGEPAGE)
+            pages = np.frombuffer(memory, np.uint8)[:: mmap.PAGESIZE]
+            start = time.perf_counter()
+            pages[:] = 1
+            memory.madvise(mmap.MADV_DONTNEED)
+            best = max(best, len(pages) / (time.perf_counter() - start))
+            del pages
+    return best
+
+
+class Served:
+    """A session on the node, and calls of it."""
+
+    def __init__(self, channel: Any) -> None:
+        self._stub = pb2_grpc.MemoryServiceStub(channel)
+        self._ids = itertools.count()
+        self.session = 0
+
+    async def open(self) -> None:
+        """Open the session."""
+        request = pb2.OpenSessionRequest(client_name="bench", lease_seconds=3600, request_id="open")
+        self.session = (await self._stub.OpenSession(request)).session
+
+    async def pair(self, count: int) -> tuple[int, int]:
+        """Allocate and free; bytes of the request and of the reply that carry the pages."""
+        request_id = str(next(self._ids))
+        got = await self._stub.AllocPages(
+            pb2.AllocPagesRequest(session=self.session, request_id=request_id, count=count)
+        )
+        free = pb2.FreePagesRequest(session=self.session, request_id=request_id + "f", pages=got.pages)
+        await self._stub.FreePages(free)
+        return free.ByteSize(), got.ByteSize()
+
+
+class Echoed:
+    """The same two calls, as bytes."""
+
+    def __init__(self, channel: Any) -> None:
+        self._echo = channel.unary_unary("/bare/Echo")
+
+    async def pair(self, up: int, down: int) -> None:
+        """A small request and a reply of `down` bytes; a request of `up` bytes and a small reply."""
+        await self._echo(down.to_bytes(SIZE_BYTES, "little") + bytes(32))
+        await self._echo((32).to_bytes(SIZE_BYTES, "little") + bytes(max(up - SIZE_BYTES, 0)))
+
+
+async def rate(pair: Callable[[], Awaitable[Any]], pairs: int, in_flight: int) -> tuple[float, list[float]]:
+    """Pairs a second with so many in flight, and how long each took."""
+    took: list[float] = []
+    left = itertools.count(1)
+
+    async def worker() -> None:
+        while next(left) <= pairs:
+            start = time.perf_counter()
+            await pair()
+            took.append(time.perf_counter() - start)
+
+    start = time.perf_counter()
+    await asyncio.gather(*(worker() for _ in range(in_flight)))
+    return pairs / (time.perf_counter() - start), took
+
+
+async def _compare(
+    served: Served, echoed: Echoed, count: int, pairs: int, in_flight: int
+) -> tuple[float, float, list[float], list[float]]:
+    """Median rates of both, taken in turns, and all the times."""
+    up, down = await served.pair(count)
+    ours: list[float] = []
+    theirs: list[float] = []
+    our_times: list[float] = []
+    their_times: list[float] = []
+    for _ in range(_ROUNDS):
+        found, took = await rate(lambda: served.pair(count), pairs, in_flight)
+        ours.append(found)
+        our_times += took
+        found, took = await rate(lambda: echoed.pair(up, down), pairs, in_flight)
+        theirs.append(found)
+        their_times += took
+    return statistics.median(ours), statistics.median(theirs), our_times, their_times
+
+
+def _percentile(times: list[float], percent: float) -> float:
+    return float(np.percentile(times, percent)) * 1e6
+
+
+async def _measure(node: str, echo: str) -> list[Row]:
+    rows = []
+    async with (
+        grpc.aio.insecure_channel(node, options=_OPTIONS) as to_node,
+        grpc.aio.insecure_channel(echo, options=_OPTIONS) as to_echo,
+    ):
+        served, echoed = Served(to_node), Echoed(to_echo)
+        await served.open()
+        for _ in range(20):
+            await served.pair(32768)
+        ours, theirs, _, _ = await _compare(served, echoed, 32768, 20, 1)
+        faults = host_faults_per_second()
+        rows += [
+            Row("grpc_32k_pages", ours * 32768, "pages/s", "host kernel, faulted in and dropped", faults, 10),
+            Row("grpc_32k_pages_vs_echo", ours * 32768, "pages/s", "bare echo, same bytes", theirs * 32768),
+        ]
+        ours, theirs, _, _ = await _compare(served, echoed, 512, 300, 1)
+        rows.append(Row("grpc_512_pages", ours * 512, "pages/s", "bare echo, same bytes", theirs * 512, 0.8))
+        for in_flight in (1, 64):
+            ours, theirs, took, bare = await _compare(served, echoed, 1, 1000, in_flight)
+            name = f"grpc_1_page_{in_flight}_in_flight"
+            rows.append(Row(name, 2 * ours, "calls/s", "bare echo", 2 * theirs, 0.85))
+            for percent, goal in ((50, None), (99, 1.3)):
+                rows.append(
+                    Row(
+                        f"{name}_p{percent}",
+                        _percentile(took, percent),
+                        "µs/pair",
+                        "bare echo",
+                        _percentile(bare, percent),
+                        goal,
+                        at_least=False,
+                    )
+                )
+    return rows
+
+
+def rows() -> list[Row]:
+    """Every row of this part."""
+    with serving("node") as (node, _), serving("echo") as (echo,):
+        return asyncio.run(_measure(node, echo))
+
+
+if __name__ == "__main__":
+    from table import show
+
+    show(rows())

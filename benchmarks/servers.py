@@ -1,0 +1,79 @@
+"""Servers to measure, each a process of its own: ``python servers.py node|echo``; prints its address.
+
+`node` is one NUMA node as the service runs it, without Ray; `echo` is a bare grpc.aio server that takes and
+gives as many bytes as it is told to, and parses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import grpc.aio
+
+MACHINE = """
+name = "bench"
+[[node]]
+cpus = "0-3"
+memory = "8GiB"
+"""
+SIZE_BYTES = 8
+
+
+async def _node() -> None:
+    from numa_service.machine.machinefile import parse_machine
+    from numa_service.node.node import Node
+    from numa_service.rpc.server import NodeServer
+
+    server = NodeServer(Node.boot(parse_machine(MACHINE, "bench", "bench"), 0))
+    addresses = await server.start()
+    print(addresses.grpc, addresses.metrics_url, flush=True)
+    await _terminated()
+    await server.stop(0)
+
+
+async def _echo() -> None:
+    blob = bytes(1 << 20)
+
+    async def echo(request: bytes, context: Any) -> bytes:
+        return blob[: int.from_bytes(request[:SIZE_BYTES], "little")]
+
+    server = grpc.aio.server()
+    handlers: dict[str, Any] = {"Echo": grpc.unary_unary_rpc_method_handler(echo)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bare", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(f"127.0.0.1:{port}", flush=True)
+    await _terminated()
+    await server.stop(0)
+
+
+async def _terminated() -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await stop.wait()
+
+
+@contextlib.contextmanager
+def serving(kind: str) -> Iterator[list[str]]:
+    """A server in a process; the words that it prints: address first."""
+    process = subprocess.Popen([sys.executable, __file__, kind], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        words = process.stdout.readline().split()
+        if not words:
+            raise RuntimeError(f"the {kind} server did not start")
+        yield words
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+if __name__ == "__main__":
+    asyncio.run({"node": _node, "echo": _echo}[sys.argv[1]]())

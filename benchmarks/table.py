@@ -1,0 +1,97 @@
+"""What every benchmark gives: rows of two things measured in the same run, and the table and file of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measurement beside what it is compared with.
+
+    `goal` is of the ratio if `goal_of_ratio`, else of the value; at least so much if `at_least`, else at
+    most.
+    """
+
+    name: str
+    value: float
+    unit: str
+    against: str = ""
+    against_value: float | None = None
+    goal: float | None = None
+    goal_of_ratio: bool = True
+    at_least: bool = True
+
+    @property
+    def ratio(self) -> float | None:
+        """Value by what it is compared with."""
+        return self.value / self.against_value if self.against_value else None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal is; None without one, or with nothing to compare with."""
+        found = self.ratio if self.goal_of_ratio else self.value
+        if self.goal is None or found is None:
+            return None
+        return found >= self.goal if self.at_least else found <= self.goal
+
+    def as_json(self) -> dict[str, object]:
+        """The row as results files have it."""
+        row = asdict(self)
+        of, least = row.pop("goal_of_ratio"), row.pop("at_least")
+        text = f"{'≥' if least else '≤'} {self.goal:g}{' ×' if of else ''}" if self.goal is not None else None
+        return row | {"ratio": self.ratio, "goal": text, "met": self.met}
+
+
+def machine() -> dict[str, object]:
+    """The host by its properties."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    model = next(names, platform.machine())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpus": len(os.sched_getaffinity(0)),
+        "cpu": model,
+        "memory_gib": round(memory / 2**30, 1),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
+
+
+def number(value: float | None) -> str:
+    """Three digits that count."""
+    if value is None:
+        return "–"
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:.2f} M"
+    if abs(value) >= 1e4:
+        return f"{value / 1e3:.1f} k"
+    return f"{value:.3g}"
+
+
+def show(rows: Sequence[Row]) -> None:
+    """Print a table."""
+    print(f"{'':<34}{'value':>10} {'unit':<10}{'against':>10}  {'ratio':>7} {'goal':>9}  met  against what")
+    for row in rows:
+        json_row = row.as_json()
+        met = "–" if row.met is None else "yes" if row.met else "NO"
+        print(
+            f"{row.name:<34}{number(row.value):>10} {row.unit:<10}{number(row.against_value):>10}  "
+            f"{number(row.ratio):>7} {json_row['goal'] or '–':>9}  {met:<4} {row.against}"
+        )
+
+
+def save(name: str, rows: Sequence[Row]) -> Path:
+    """Write benchmarks/results/NAME.json; its path."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    result = {"machine": machine(), "rows": [row.as_json() for row in rows]}
+    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    return path
