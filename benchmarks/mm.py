@@ -121,9 +121,7 @@ def main() -> int:
     """Print the table; rows go to benchmarks/results/mm.json."""
     measured = rows() + memory.rows()
     show(measured)
-    print(
-        "the kernel's published figures: 55 ns an order-0 pair, 27 ns a page in bulk; the goals are half of them"
-    )
+    print("published for the kernel: 55 ns an order-0 pair, 27 ns a page in bulk; goals: half of them")
     save("mm", measured)
     return 0
 
