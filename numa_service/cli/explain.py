@@ -106,7 +106,8 @@ def explain_here(
         key, equals, value = assignment.partition("=")
         if not equals:
             raise typer.BadParameter(f"{assignment!r} is not KEY=VALUE", param_hint="--sysctl")
-        next(iter(sim.nodes.values())).apply(ops.WriteSysctl(key.strip(), value.strip()))
+        for node in sim.nodes.values():
+            node.apply(ops.WriteSysctl(key.strip(), value.strip()))
     for one in fills:
         got = fill(sim, one)
         if got < one.pages:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from numa_service.machine.cmdline import parse_cmdline
 from numa_service.machine.early_node_map import initmem_lines
 from numa_service.machine.free_area_init import (
     joined,
@@ -20,7 +21,7 @@ from numa_service.machine.free_area_init import (
     vm_total_pages,
     zone_range_lines,
 )
-from numa_service.machine.spec import MachineSpec, NodeSpec, ZoneSpec
+from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError, ZoneSpec
 from numa_service.machine.sysctl import Sysctls, sysctl_name
 from numa_service.machine.zonelists import (
     Populated,
@@ -30,7 +31,7 @@ from numa_service.machine.zonelists import (
     topology_of,
     verify_zonelist_lines,
 )
-from numa_service.machine.zones import MAX_LOW_PFN_I386, PfnRange, count_pages, intersect
+from numa_service.machine.zones import MAX_LOW_PFN_I386, PfnRange, count_pages, intersect, merge
 from numa_service.mm.bootmem import Bootmem
 from numa_service.mm.memblock import BootAllocator, BootMemoryError, Memblock
 from numa_service.mm.mmzone import (
@@ -47,7 +48,7 @@ from numa_service.mm.pgdata import (
     TUNE_MOBILITY_DISABLED,
     TUNE_SWAPPINESS,
 )
-from numa_service.mm.profile import PROFILES, Profile
+from numa_service.mm.profile import BLOCKS_TAKE, PROFILES, Profile
 from numa_service.mm.snapshot import MachineSnapshot, NodeSnapshot
 from numa_service.mm.sparse import MemoryModel, sparse_init
 from numa_service.mm.watermark import (
@@ -76,6 +77,7 @@ _PERCPU_PAGES = 62
 #: memblock_find_dma_reserve looks at memory below MAX_DMA_PFN; reserve_real_mode takes the first MiB.
 _MAX_DMA_PFN = 16 << (20 - PAGE_SHIFT)
 _FIRST_MIB_PAGES = 1 << (20 - PAGE_SHIFT)
+_PFN_4GIB = 4 << (30 - PAGE_SHIFT)
 #: Boot allocators cannot reach high memory.
 _MAX_LOW_PFN = {"i386": MAX_LOW_PFN_I386}
 _NO_LIMIT = 1 << 52
@@ -107,15 +109,26 @@ class Machine:
     populated: Populated = field(default_factory=dict)
     #: Watermarks of every zone of the machine, as last computed.
     watermarks: dict[ZoneKey, Watermarks] = field(default_factory=dict)
+    #: vm.min_free_kbytes as somebody wrote it; None = never.
+    user_min_free_kbytes: int | None = None
+    #: khugepaged runs, and raises min_free_kbytes when memory comes or goes.
+    khugepaged: bool = False
+    #: Nodes booted apart from this one in the same process: for snapshots of the whole machine only.
+    neighbours: dict[int, Pgdat] = field(default_factory=dict)
 
     def write_sysctl(self, key: str, value: str) -> None:
         """Write a sysctl with the kernel's effects; SpecError and nothing changed when it is not valid."""
         order = self.sysctls.get("vm.numa_zonelist_order")
         self.sysctls.set(key, value)
+        if sysctl_name(key) == "vm.min_free_kbytes":
+            self.user_min_free_kbytes = self.sysctls.min_free_kbytes
         apply_sysctls(self)
         rebuilds = has_zone_order(self.profile) and sysctl_name(key) == "vm.numa_zonelist_order"
         if rebuilds and self.sysctls.get("vm.numa_zonelist_order") != order:
             rebuild_zonelists(self)
+
+    def _all_pgdats(self) -> list[Pgdat]:
+        return [pgdat for _, pgdat in sorted((self.neighbours | self.pgdats).items())]
 
     def snapshot(self, nodes: Iterable[NodeSnapshot] | None = None) -> MachineSnapshot:
         """The machine as plain data; `nodes` replaces the nodes of this process."""
@@ -131,7 +144,7 @@ class Machine:
             name=self.spec.name,
             arch=self.spec.arch,
             profile=self.profile.name,
-            nodes=tuple(nodes) if nodes else tuple(p.snapshot() for p in self.pgdats.values()),
+            nodes=tuple(nodes) if nodes else tuple(p.snapshot() for p in self._all_pgdats()),
             distances=self.spec.distances,
             sysctls=self.sysctls.as_dict(),
             fallback_order={nid: z.node_order for nid, z in self.zonelists.items()},
@@ -158,6 +171,8 @@ class _Boot:
     dmesg: list[tuple[float, str]] = field(default_factory=list)
     clock_us: int = 0
     mobility_disabled: bool = False
+    #: CMA areas by node.
+    cma: dict[int, list[PfnRange]] = field(default_factory=dict)
 
     def printk(self, text: str, took_us: int = 40) -> None:
         """A line of the boot log; its virtual time is modelled, not measured."""
@@ -212,6 +227,7 @@ def setup_arch(boot: _Boot) -> None:
     """Memory map, nodes, zones; the boot allocator takes over and serves the first allocations."""
     e820__memory_setup(boot)
     initmem_init(boot)
+    dma_contiguous_reserve(boot)
     paging_init(boot)
 
 
@@ -328,6 +344,48 @@ def _boot_alloc(boot: _Boot, node: NodeSpec, pages: int, purpose: str) -> int:
     return taken
 
 
+def dma_contiguous_reserve(boot: _Boot) -> None:
+    """Set the areas of ``cma=`` and ``numa_cma=`` aside: whole pageblocks of one zone.
+
+    Above 4 GiB from the bottom, so that DMA zones are spared; below it from the top
+    (cma_declare_contiguous_nid). In a captured machine its kernel has decided already.
+    """
+    if boot.captured:
+        return
+    for wanted in parse_cmdline(boot.spec.cmdline).cma:
+        if boot.profile.block_rules == BLOCKS_TAKE:
+            raise SpecError(f"cma: {boot.profile.name} has no CMA")
+        nids = [node.nid for node in boot.spec.nodes if wanted.nid in (None, node.nid)]
+        if not nids:
+            raise SpecError(f"cma: there is no node {wanted.nid}")
+        pages = -(-wanted.pages // PAGEBLOCK_NR_PAGES) * PAGEBLOCK_NR_PAGES
+        area = _cma_area(boot, nids, pages)
+        if area is None:
+            where = f"node {wanted.nid}" if wanted.nid is not None else "any node"
+            raise SpecError(f"cma: no {pages} free pages in a row in one zone of {where}")
+        nid, (start, end) = area
+        boot.allocator.reserve(start, end, nid, "cma")
+        boot.cma.setdefault(nid, []).append((start, end))
+        boot.printk(f"cma: Reserved {pages * PAGE_SIZE >> 20} MiB at {start << PAGE_SHIFT:#018x}")
+
+
+def _cma_area(boot: _Boot, nids: Iterable[int], pages: int) -> tuple[int, PfnRange] | None:
+    found: list[tuple[int, PfnRange]] = []
+    for nid in nids:
+        for zone in boot.spec.node(nid).zones:
+            end = zone.start_pfn + zone.spanned
+            for low, high in boot.allocator.free_ranges(nid, zone.start_pfn, end):
+                first = -(-low // PAGEBLOCK_NR_PAGES) * PAGEBLOCK_NR_PAGES
+                last = high // PAGEBLOCK_NR_PAGES * PAGEBLOCK_NR_PAGES
+                if last - first >= pages:
+                    start = first if first >= _PFN_4GIB else last - pages
+                    found.append((nid, (start, start + pages)))
+    above = [area for area in found if area[1][0] >= _PFN_4GIB]
+    if above:
+        return min(above, key=lambda area: area[1])
+    return max(found, key=lambda area: area[1], default=None)
+
+
 def paging_init(boot: _Boot) -> None:
     """Zones, and the memory map: a struct page for every page (sparse_init, free_area_init)."""
     spec = boot.spec
@@ -442,7 +500,10 @@ def mem_init(boot: _Boot, nids: set[int]) -> None:
         boot.printk(line, 2)
     for node in boot.spec.nodes:
         _reserve_captured_rest(boot, node)
-        free_ranges = boot.allocator.retire(node.nid)
+        free_ranges: Sequence[PfnRange] = boot.allocator.retire(node.nid)
+        if node.nid in boot.cma:
+            # cma_init_reserved_areas: the areas reach the buddy system too
+            free_ranges = merge([*free_ranges, *boot.cma[node.nid]])
         extents = []
         by_name = {zone.name: zone for zone in node.zones}
         for index, name in enumerate(names):
@@ -466,14 +527,17 @@ def mem_init(boot: _Boot, nids: set[int]) -> None:
                 free_ranges=free_ranges,
                 zonelists=boot.zonelists[node.nid],
                 swap_pages=swap_share,
+                cma=boot.cma.get(node.nid, ()),
+                drift=boot.spec.counter_drift,
             )
             boot.pgdats[node.nid].pg.tune[TUNE_MOBILITY_DISABLED] = boot.mobility_disabled
     present = sum(zone.present for node in boot.spec.nodes for zone in node.zones)
     free = sum(boot.managed.values())
+    cma = sum(count_pages(areas) for areas in boot.cma.values())
     kib = PAGE_SIZE // 1024
     boot.printk(
         f"Memory: {free * kib}K/{present * kib}K available "
-        f"({(present - free) * kib}K reserved, 0K cma-reserved)",
+        f"({(present - free) * kib}K reserved, {cma * kib}K cma-reserved)",
         free // 5000,
     )
 
@@ -511,9 +575,11 @@ def setup_per_cpu_pageset(machine: Machine) -> None:
 
 def init_per_zone_wmark_min(machine: Machine) -> None:
     """Watermarks, reserves and pageset sizes; min_free_kbytes is computed unless it was set."""
+    machine.user_min_free_kbytes = machine.sysctls.min_free_kbytes
+    machine.khugepaged = machine.profile.thp_min_free and sum(machine.managed.values()) >= _THP_LEAST_PAGES
     if machine.sysctls.min_free_kbytes is None:
         kbytes = calculate_min_free_kbytes(machine.managed, machine.profile)
-        if machine.profile.thp_min_free and sum(machine.managed.values()) >= _THP_LEAST_PAGES:
+        if machine.khugepaged:
             kbytes = max(kbytes, recommended_min_free_kbytes(machine.managed, machine.profile))
         machine.sysctls.set("vm.min_free_kbytes", str(kbytes))
     apply_sysctls(machine)

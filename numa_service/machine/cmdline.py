@@ -1,4 +1,4 @@
-"""The kernel command line: what of it shapes memory (``kernelcore=``, ``movablecore=``, ``numa=fake=``)."""
+"""The kernel command line: what of it shapes memory, as ``kernelcore=``, ``numa=fake=`` or ``cma=``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from numa_service.mm.mmzone import PAGE_SHIFT
 _SIZE = re.compile(r"(0[xX][0-9a-fA-F]{1,16}|\d{1,20})([KMGTPE]?)", re.ASCII | re.IGNORECASE)
 _PERCENT = re.compile(r"(\d{1,3})%", re.ASCII)
 _FAKE = re.compile(r"fake=(\d{1,5})", re.ASCII)
-_KNOWN = ("kernelcore", "movablecore", "numa", "numa_zonelist_order")
+_CMA = re.compile(r"(?P<size>[^@]+)(?:@(?P<nid>\d{1,4}))?", re.ASCII)
+_KNOWN = ("kernelcore", "movablecore", "numa", "numa_zonelist_order", "cma", "numa_cma")
 _ORDERS = {"d": "default", "n": "node", "z": "zone"}
 
 
@@ -30,6 +31,15 @@ class Amount:
 
 
 @dataclass(frozen=True, slots=True)
+class CmaArea:
+    """An area for the contiguous memory allocator."""
+
+    pages: int
+    #: None: wherever there is room.
+    nid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class BootParameters:
     """What the command line asks for; absent is zero."""
 
@@ -39,6 +49,8 @@ class BootParameters:
     fake_nodes: int = 0
     #: numa_zonelist_order= (3.0), or None.
     zonelist_order: str | None = None
+    #: cma=SIZE[@NODE], and numa_cma=NODE:SIZE,….
+    cma: tuple[CmaArea, ...] = ()
 
     @property
     def moves(self) -> bool:
@@ -53,6 +65,7 @@ def parse_cmdline(text: str) -> BootParameters:
     that is written wrongly, or is not modelled.
     """
     kernelcore, movablecore, fake_nodes, order = Amount(), Amount(), 0, None
+    cma: dict[str, tuple[CmaArea, ...]] = {}
     for word in text.split():
         key, equals, value = word.partition("=")
         if key not in _KNOWN:
@@ -67,13 +80,45 @@ def parse_cmdline(text: str) -> BootParameters:
                 kernelcore = _amount(key, value)
             case "movablecore":
                 movablecore = _amount(key, value)
+            case "cma":
+                cma[key] = _cma(value)
+            case "numa_cma":
+                cma[key] = tuple(_numa_cma(word) for word in value.split(","))
             case "numa":
                 fake_nodes = _fake_nodes(value)
             case _:
                 order = _ORDERS.get(value[:1].lower())
                 if order is None:
                     raise SpecError(f"{key}: {value!r} is not default, node or zone")
-    return BootParameters(kernelcore, movablecore, fake_nodes, order)
+    areas = tuple(area for some in cma.values() for area in some)
+    return BootParameters(kernelcore, movablecore, fake_nodes, order, areas)
+
+
+def _cma(text: str) -> tuple[CmaArea, ...]:
+    """``64M``, or ``64M@1`` on node 1; ``0`` is none. A kernel's ``@ADDRESS`` is not modelled."""
+    found = _CMA.fullmatch(text)
+    if found is None:
+        raise SpecError(f"cma: {text!r} is not a size, or a size and a node as 64M@1")
+    pages = _size("cma", found["size"])
+    return (CmaArea(pages, int(found["nid"]) if found["nid"] else None),) if pages else ()
+
+
+def _numa_cma(text: str) -> CmaArea:
+    """``1:64M``, as kernels since 6.7 write it."""
+    nid, colon, size = text.partition(":")
+    if not colon or not nid.isdecimal() or not nid.isascii():
+        raise SpecError(f"numa_cma: {text!r} is not a node and a size as 1:64M")
+    pages = _size("numa_cma", size)
+    if not pages:
+        raise SpecError(f"numa_cma: {text!r} asks for nothing")
+    return CmaArea(pages, int(nid))
+
+
+def _size(key: str, text: str) -> int:
+    amount = _amount(key, text)
+    if amount.percent:
+        raise SpecError(f"{key}: {text!r} is not a size as 64M")
+    return amount.pages
 
 
 def _amount(key: str, text: str) -> Amount:

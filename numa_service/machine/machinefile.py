@@ -133,6 +133,7 @@ class MachineTable(BaseModel):
     swap: _Pages = 0
     cmdline: str = ""
     memory_model: Annotated[str, _one_of("memory model", list(MEMORY_MODELS))] | None = None
+    counter_drift: bool = False
     node: Annotated[list[NodeTable], Field(min_length=1)]
     distances: list[list[int]] | None = None
     sysctl: dict[str, Any] = Field(default_factory=dict)
@@ -247,6 +248,7 @@ class _Builder:
             latency=latency,
             cmdline=table.cmdline,
             memory_model=table.memory_model or default_memory_model(table.arch),
+            counter_drift=table.counter_drift,
         )
         if parameters.fake_nodes:
             spec = self._emulated(spec, parameters.fake_nodes)

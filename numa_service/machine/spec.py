@@ -60,6 +60,8 @@ class MachineSpec:
     cmdline: str = ""
     #: "sparsemem" or "flatmem" (one node only).
     memory_model: str = SPARSEMEM
+    #: CPUs keep part of NR_FREE_PAGES to themselves until their vmstat tick, as in a kernel (decision 0004).
+    counter_drift: bool = False
 
     def with_profile(self, profile: str) -> MachineSpec:
         """The same machine under another kernel; sysctls that one lacks make the boot fail with SpecError."""

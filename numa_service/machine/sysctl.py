@@ -105,6 +105,7 @@ SYSCTLS: dict[str, Sysctl] = {
             _same("Node", _SIX) | {"linux-3.0": "default"},
             effective=False,
         ),
+        Sysctl("vm.stat_interval", "Seconds between vmstat ticks of a CPU; 0 is every jiffy.", _same("1")),
         _kept("kernel.numa_balancing", "Automatic NUMA balancing.", None, 4, profiles=_SIX),
         _kept("vm.numa_stat", "Count NUMA events.", "1", 1, profiles=_SIX),
         _kept("vm.min_unmapped_ratio", "Zone reclaim starts above this % of unmapped pages.", "1", 100),
@@ -266,6 +267,11 @@ class Sysctls:
     def swappiness(self) -> int:
         """0 to 200; 100 in linux-3.0."""
         return self._int("vm.swappiness")
+
+    @property
+    def stat_interval(self) -> int:
+        """Seconds between vmstat ticks; 0 is every jiffy."""
+        return self._int("vm.stat_interval")
 
     @property
     def zone_reclaim_mode(self) -> int:

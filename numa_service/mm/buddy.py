@@ -40,6 +40,9 @@ MIGRATE_RESERVE = MIGRATE_HIGHATOMIC
 @kernel
 def page_zone(pg: PgData, idx: int) -> int:
     """Zone index of a page; -1 outside every zone."""
+    whose = i64(pg.pb_zone[idx >> PAGEBLOCK_ORDER])
+    if whose:
+        return whose - 1
     for zone in range(pg.zone_start.shape[0]):
         if pg.zone_start[zone] <= idx < pg.zone_end[zone]:
             return zone

@@ -39,6 +39,8 @@ from numa_service.mm.pgdata import (
     SWAP_USED,
     TUNE_BLOCKS,
     U32,
+    in_zone,
+    zone_pageblocks,
 )
 from numa_service.mm.profile import BLOCKS_CLAIM, BLOCKS_TAKE
 from numa_service.mm.vmstat import (
@@ -101,8 +103,8 @@ class _Audit:
         np.add.at(self.cover, heads + (1 << order), -1)
 
     def _in_zone(self, heads: npt.NDArray[np.int64], order: int, zone: int, what: str) -> None:
-        start, end = self.pg.zone_start[zone], self.pg.zone_end[zone]
-        if len(heads) and (heads.min() < start or heads.max() + (1 << order) > end):
+        inside = in_zone(self.pg, zone, heads) & in_zone(self.pg, zone, heads + (1 << order) - 1)
+        if not inside.all():
             self._bad(f"{what} holds a block outside its zone")
         if len(heads) and (heads & ((1 << order) - 1)).any():
             self._bad(f"{what} holds a block that is not aligned")
@@ -216,8 +218,7 @@ class _Audit:
             self._bad(f"owner slot {owner}: {pg.owner_pages[owner]} pages, counted {counted[owner]}")
         held = np.zeros(len(pg.managed), dtype=np.int64)
         for zone in range(len(held)):
-            inside = (heads >= pg.zone_start[zone]) & (heads < pg.zone_end[zone])
-            held[zone] = (1 << orders[inside]).sum()
+            held[zone] = (1 << orders[in_zone(pg, zone, heads)]).sum()
         return held
 
     def _lrus(self) -> None:
@@ -277,14 +278,13 @@ class _Audit:
     def _reserves(self) -> None:
         """Pageblocks with a job of their own, and what CPUs keep of the counters."""
         pg = self.pg
-        first, last = pg.zone_start >> PAGEBLOCK_ORDER, -(-pg.zone_end >> PAGEBLOCK_ORDER)
         for zone, reserves in enumerate(pg.reserves):
             if reserves[FREE_CMA] != self.by_type[zone, MIGRATE_CMA]:
                 self._bad(f"zone {zone}: {reserves[FREE_CMA]} free CMA pages, counted otherwise")
             highatomic = int(self.by_type[zone, MIGRATE_HIGHATOMIC])
             if self.rules == BLOCKS_CLAIM and reserves[FREE_HIGHATOMIC] != highatomic:
                 self._bad(f"zone {zone}: {reserves[FREE_HIGHATOMIC]} free HIGHATOMIC, counted {highatomic}")
-            isolated = np.count_nonzero(pg.pb_migratetype[first[zone] : last[zone]] == MIGRATE_ISOLATE)
+            isolated = np.count_nonzero(pg.pb_migratetype[zone_pageblocks(pg, zone)] == MIGRATE_ISOLATE)
             if reserves[NR_ISOLATE_PAGEBLOCKS] != isolated:
                 self._bad(f"zone {zone}: {reserves[NR_ISOLATE_PAGEBLOCKS]} isolated, counted {isolated}")
         if (np.abs(pg.free_delta) > 125).any():

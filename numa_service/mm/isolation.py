@@ -17,11 +17,14 @@ from numa_service.mm.buddy import (
     del_from_free_list,
     first_free,
     free_one_page,
+    free_range,
     mod_zone_free_pages,
     move_to_free_list,
     scan_freepages_block,
     set_pageblock_migratetype,
 )
+from numa_service.mm.lists import list_add_tail, owner_list
+from numa_service.mm.memory_hotplug import BusyError
 from numa_service.mm.mmzone import (
     MIGRATE_CMA,
     MIGRATE_HIGHATOMIC,
@@ -38,11 +41,14 @@ from numa_service.mm.pgdata import (
     FREE_HIGHATOMIC,
     MAY_BE_UNMERGED,
     NR_ISOLATE_PAGEBLOCKS,
+    PG_BUDDY,
+    PG_HELD,
     PG_HOLE,
     PG_RESERVED,
     RESERVED_HIGHATOMIC,
     TUNE_BLOCKS,
     PgData,
+    zone_pageblocks,
 )
 from numa_service.mm.profile import BLOCKS_CLAIM, BLOCKS_TAKE
 
@@ -67,9 +73,12 @@ def setup_zone_migrate_reserve(pg: PgData, zone: int) -> None:
     """
     wanted = min(-(-int(pg.watermark[zone, WMARK_MIN]) // PAGEBLOCK_NR_PAGES), MAX_RESERVE_BLOCKS)
     start, end = int(pg.zone_start[zone]), int(pg.zone_end[zone])
+    whose = pg.pb_zone
     for first in range(start, end, PAGEBLOCK_NR_PAGES):
         block = first >> PAGEBLOCK_ORDER
         mt = int(pg.pb_migratetype[block])
+        if whose[block] not in (0, zone + 1):
+            continue
         if mt == NO_PAGEBLOCK:
             continue
         if wanted > 0:
@@ -221,14 +230,56 @@ def unisolate_pageblocks(pg: PgData, zone: int, blocks: Iterable[int], migratety
     return total
 
 
+# contiguous ranges
+
+
+def take_isolated(pg: PgData, zone: int, start: int, end: int, owner: int) -> None:
+    """Make an isolated, free range the owner's, page by page (isolate_freepages_range, split_map_pages).
+
+    What its free blocks have beyond the range stays free. BusyError, and nothing changed, when a page of the
+    pageblocks is not free.
+    """
+    first = start & ~(PAGEBLOCK_NR_PAGES - 1)
+    blocks = [
+        (idx, order)
+        for idx, order in _free_blocks_of(pg, first, -(-end // PAGEBLOCK_NR_PAGES) * PAGEBLOCK_NR_PAGES)
+        if idx < end and idx + (1 << order) > start
+    ]
+    covered = sum(min(end, idx + (1 << order)) - max(start, idx) for idx, order in blocks)
+    if covered < end - start:
+        raise BusyError(start, "in use")
+    for idx, order in blocks:
+        del_from_free_list(pg, zone, idx, order)
+    for idx, order in blocks:
+        for low, high in ((idx, start), (end, idx + (1 << order))):
+            if low < high:
+                free_range(pg, zone, low, high)
+    head = int(owner_list(pg, owner))
+    pg.flags[start:end] = PG_HELD
+    pg.order[start:end] = 0
+    pg.refcount[start:end] = 1
+    pg.owner[start:end] = owner
+    for page in range(start, end):
+        list_add_tail(pg.next, pg.prev, page, head)
+    pg.owner_pages[owner] += end - start
+
+
+def _free_blocks_of(pg: PgData, start: int, end: int) -> list[tuple[int, int]]:
+    """(index, order) of every free block that begins in whole pageblocks."""
+    small = np.flatnonzero(pg.flags[start:end] & PG_BUDDY) + start
+    large = np.flatnonzero(pg.pb_order[start >> PAGEBLOCK_ORDER : end >> PAGEBLOCK_ORDER])
+    heads = (large + (start >> PAGEBLOCK_ORDER)).tolist()
+    found = [(block << PAGEBLOCK_ORDER, int(pg.pb_order[block]) - 1) for block in heads]
+    return found + [(idx, int(pg.order[idx])) for idx in small.tolist()]
+
+
 # all
 
 
 def recount_reserves(pg: PgData) -> None:
     """Count special pageblocks anew: after lists and labels were written outright."""
     for zone in range(len(pg.managed)):
-        start, end = int(pg.zone_start[zone]), int(pg.zone_end[zone])
-        labels = pg.pb_migratetype[start >> PAGEBLOCK_ORDER : -(-end >> PAGEBLOCK_ORDER)]
+        labels = pg.pb_migratetype[zone_pageblocks(pg, zone)]
         reserves = pg.reserves[zone]
         reserves[RESERVED_HIGHATOMIC] = 0
         if pg.tune[TUNE_BLOCKS] != BLOCKS_TAKE:

@@ -160,6 +160,7 @@ def write_occupancy(pgdat: Pgdat, zones: list[ZoneState], owner: int) -> None:
         _link_free(pg, state.zone, free.idx, free.order, free.migratetype)
         _link_pageset(pg, state.zone, pageset.idx, pageset.order, pageset.migratetype, pageset.cpu)
         _link_held(pg, owner, held.idx, held.order)
+    pgdat.recount_reserves()
 
 
 __all__ = ["Blocks", "ZoneState", "split_held", "write_occupancy"]

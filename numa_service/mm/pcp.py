@@ -6,7 +6,7 @@ Three ways to fill and drain them, by the profile's PAGESET_* rules: fixed sizes
 
 from __future__ import annotations
 
-from numa_service.mm.buddy import free_one_page, mod_zone_free_pages
+from numa_service.mm.buddy import free_one_page, mod_zone_free_pages, page_zone
 from numa_service.mm.fallback import rmqueue, take_counted
 from numa_service.mm.jit import flag, i64, kernel
 from numa_service.mm.lists import list_add, list_add_tail, list_del, pcp_list
@@ -368,12 +368,11 @@ def free_unref_run(pg: PgData, zone: int, cpu: int, pages: I64, at: int, order: 
     head = -1
     first = i64(0)
     run_mt = -1
-    start = pg.zone_start[zone]
-    end = pg.zone_end[zone]
     run = 0
     while run < most and at + run < pages.shape[0]:
         idx = pages[at + run]
-        if idx < start or idx >= end:
+        whose = i64(pg.pb_zone[idx >> PAGEBLOCK_ORDER])
+        if whose != zone + 1 and (whose or page_zone(pg, idx) != zone):
             break
         mt = i64(pg.pb_migratetype[idx >> PAGEBLOCK_ORDER])
         if mt != run_mt:

@@ -12,18 +12,20 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from numa_service.mm import page_alloc, vmscan
-from numa_service.mm.buddy import count_free_blocks, free_range
+from numa_service.mm import memory_hotplug, page_alloc, vmscan
+from numa_service.mm.buddy import count_free_blocks, free_range, page_zone
 from numa_service.mm.isolation import (
     isolate_pageblocks,
     recount_reserves,
     setup_zone_migrate_reserve,
+    take_isolated,
     unisolate_pageblocks,
     unreserve_highatomic_pageblock,
 )
 from numa_service.mm.mmzone import (
     MAX_ORDER_NR_PAGES,
     MIGRATE_CMA,
+    MIGRATE_ISOLATE,
     MIGRATE_MOVABLE,
     MIGRATE_TYPES,
     NR_ORDERS,
@@ -61,6 +63,7 @@ from numa_service.mm.pgdata import (
     ZONE_RECLAIM_ACTIVE,
     PgData,
     alloc_pgdata,
+    zone_pageblocks,
 )
 from numa_service.mm.profile import BLOCKS_TAKE, PAGESET_AUTO_TUNED, Profile
 from numa_service.mm.snapshot import NodeSnapshot, PagesetSnapshot, ZoneSnapshot
@@ -190,7 +193,10 @@ class Pgdat:
         end = max((e for _, e in spans), default=self.base_pfn)
         self.pg: PgData = alloc_pgdata(self.base_pfn, end, len(self.zone_names), len(self.all_cpus))
         self._scratch = np.zeros(4, dtype=np.int64)
-        self._cma = tuple(cma)
+        #: RAM as [start, end) pfns, on-line or not.
+        self.ram = tuple(ram)
+        #: CMA areas, [start, end) pfns.
+        self.cma_areas = tuple(cma)
         self._marks: dict[int, Watermarks] = {}
         self.drift = drift
         self.pg.tune[TUNE_PCP_MAX_ORDER] = profile.pcp_max_order
@@ -222,6 +228,9 @@ class Pgdat:
             pg.zone_start[extent.index] = first
             pg.zone_end[extent.index] = first + extent.spanned
             pg.managed[extent.index] = extent.managed
+            whole = slice(-(-first >> PAGEBLOCK_ORDER), (first + extent.spanned) >> PAGEBLOCK_ORDER)
+            pg.pb_zone[whole] = extent.index + 1
+        pg.pb_zone[pg.pb_migratetype == NO_PAGEBLOCK] = 0
 
     def _mark_holes(self, ram: Sequence[tuple[int, int]]) -> None:
         """Mark what is not there in pageblocks that have memory; blocks without any are labelled so."""
@@ -235,9 +244,9 @@ class Pgdat:
 
     def _init_cma(self, free_ranges: Sequence[tuple[int, int]]) -> None:
         """Label the pageblocks of CMA areas (init_cma_reserved_pageblock)."""
-        if self._cma and self.profile.block_rules == BLOCKS_TAKE:
+        if self.cma_areas and self.profile.block_rules == BLOCKS_TAKE:
             raise ValueError(f"{self.profile.name} has no CMA")
-        for low, high in self._cma:
+        for low, high in self.cma_areas:
             if low % PAGEBLOCK_NR_PAGES or high % PAGEBLOCK_NR_PAGES or low >= high:
                 raise ValueError(f"CMA area {low:#x}-{high:#x}: not whole pageblocks")
             if not any(start <= low and high <= end for start, end in free_ranges):
@@ -250,7 +259,7 @@ class Pgdat:
 
     def _without_cma(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         """Ranges cut at the edges of CMA areas, so that no free block is of two kinds."""
-        edges = sorted({edge for area in self._cma for edge in area})
+        edges = sorted({edge for area in self.cma_areas for edge in area})
         parts = []
         for low, high in ranges:
             for edge in edges:
@@ -443,9 +452,13 @@ class Pgdat:
         for zone in self._marks:
             self._set_stat_threshold(zone, active)
 
-    def shrink(self, reclaim_idx: int, priority: int, nr_to_reclaim: int, kswapd: bool) -> tuple[int, int]:
-        """One bounded step of reclaim: (scanned, reclaimed) pages."""
-        result = vmscan.shrink_node(self.pg, reclaim_idx, priority, nr_to_reclaim, kswapd, self._scratch)
+    def shrink(
+        self, reclaim_idx: int, priority: int, nr_to_reclaim: int, kswapd: bool, may_write: bool = True
+    ) -> tuple[int, int]:
+        """One bounded step of reclaim: (scanned, reclaimed) pages; of clean page cache only, or of all."""
+        result = vmscan.shrink_node(
+            self.pg, reclaim_idx, priority, nr_to_reclaim, kswapd, may_write, self._scratch
+        )
         return int(result >> 32), int(result & 0xFFFFFFFF)
 
     def balanced(self, order: int, highest_zoneidx: int) -> bool:
@@ -484,11 +497,109 @@ class Pgdat:
     def _pageblocks(self, start_pfn: int, end_pfn: int) -> tuple[int, range]:
         if start_pfn % PAGEBLOCK_NR_PAGES or end_pfn % PAGEBLOCK_NR_PAGES or start_pfn >= end_pfn:
             raise ValueError(f"{start_pfn:#x}-{end_pfn:#x}: not whole pageblocks")
+        blocks = range(
+            (start_pfn - self.base_pfn) >> PAGEBLOCK_ORDER, (end_pfn - self.base_pfn) >> PAGEBLOCK_ORDER
+        )
         for extent in self.extents:
-            if extent.start_pfn <= start_pfn and end_pfn <= extent.start_pfn + extent.spanned:
-                first = (start_pfn - self.base_pfn) >> PAGEBLOCK_ORDER
-                return extent.index, range(first, (end_pfn - self.base_pfn) >> PAGEBLOCK_ORDER)
+            whose = self.pg.pb_zone[blocks.start : blocks.stop]
+            within = extent.start_pfn <= start_pfn and end_pfn <= extent.start_pfn + extent.spanned
+            if within and (whose == extent.index + 1).all():
+                return extent.index, blocks
         raise ValueError(f"{start_pfn:#x}-{end_pfn:#x}: not within one zone of node {self.nid}")
+
+    # memory that comes and goes
+
+    def memory_range(self, start_pfn: int, end_pfn: int) -> tuple[int, int]:
+        """Indexes of a range; ValueError when it is not all RAM of this node."""
+        if not any(low <= start_pfn and end_pfn <= high for low, high in self.ram):
+            within = any(low < end_pfn and start_pfn < high for low, high in self.ram)
+            raise ValueError("it has a hole" if within else f"node {self.nid} has no such memory")
+        return start_pfn - self.base_pfn, end_pfn - self.base_pfn
+
+    def start_isolate(self, start_pfn: int, end_pfn: int) -> None:
+        """Take a range out of use that is to be off-line.
+
+        ValueError when it cannot be (EINVAL), BusyError for what is in it (EBUSY); nothing is changed then.
+        """
+        start, end = self.memory_range(start_pfn, end_pfn)
+        zone = memory_hotplug.zone_of_range(self.pg, start, end)
+        memory_hotplug.check_movable(self.pg, start, end)
+        blocks = range(start >> PAGEBLOCK_ORDER, end >> PAGEBLOCK_ORDER)
+        labels = self.pg.pb_migratetype[blocks.start : blocks.stop]
+        if (labels == MIGRATE_ISOLATE).any():
+            raise memory_hotplug.BusyError(start, "isolated already")
+        if (labels == MIGRATE_CMA).any():
+            at = start + (int(np.argmax(labels == MIGRATE_CMA)) << PAGEBLOCK_ORDER)
+            raise memory_hotplug.BusyError(at, "in a CMA area")
+        self.drain()
+        isolate_pageblocks(self.pg, zone, blocks)
+
+    def offline_pages(self, start_pfn: int, end_pfn: int) -> None:
+        """Take an isolated range off-line; BusyError, and nothing changed, when it is not all free."""
+        start, end = self.memory_range(start_pfn, end_pfn)
+        zone = memory_hotplug.zone_of_range(self.pg, start, end)
+        memory_hotplug.offline_isolated_pages(self.pg, zone, start, end)
+        self._resized(zone, start - end)
+        if not self.pg.managed.any():
+            self.pg.kswapd[:] = 0  # kswapd_stop
+
+    def online_pages(self, start_pfn: int, end_pfn: int, online_type: str) -> None:
+        """Bring an off-line range on-line, in the zone that `online_type` says. ValueError (EINVAL)."""
+        start, end = self.memory_range(start_pfn, end_pfn)
+        if not memory_hotplug.is_offline(self.pg, start, end):
+            raise ValueError("it is on-line")
+        if self.profile.block_rules == BLOCKS_TAKE and online_type != "online":
+            raise ValueError(f"{self.profile.name} knows no {online_type}")
+        zone = memory_hotplug.zone_for_pfn_range(self.pg, self.zone_names, online_type, start, end)
+        memory_hotplug.online_pages_range(self.pg, zone, start, end)
+        self._resized(zone, end - start)
+
+    def _resized(self, zone: int, pages: int) -> None:
+        pg, was = self.pg, self.extents[zone]
+        spanned = int(pg.zone_end[zone] - pg.zone_start[zone])
+        start_pfn = int(pg.zone_start[zone]) + self.base_pfn if spanned else 0
+        now = ZoneExtent(was.name, zone, start_pfn, spanned, was.present + pages, int(pg.managed[zone]))
+        self.extents = (*self.extents[:zone], now, *self.extents[zone + 1 :])
+
+    def find_contiguous(
+        self, area: tuple[int, int], count: int, align_order: int, from_pfn: int
+    ) -> tuple[int, int] | None:
+        """First place for `count` pages in a row in a CMA area, [start, end), from a pfn on (cma_alloc).
+
+        Free pages and pages of regions only, in pageblocks that nobody else is emptying; None without any.
+        """
+        step = 1 << align_order
+        start, end = (pfn - self.base_pfn for pfn in area)
+        taken = memory_hotplug.unmovable(self.pg, start, end)
+        labels = self.pg.pb_migratetype[start >> PAGEBLOCK_ORDER : end >> PAGEBLOCK_ORDER]
+        taken |= np.repeat(labels == MIGRATE_ISOLATE, PAGEBLOCK_NR_PAGES)
+        before = np.concatenate([[0], np.cumsum(taken)])
+        first = -(-max(area[0], from_pfn) // step) * step - area[0]
+        places = np.arange(first, end - start - count + 1, step)
+        if not len(places):
+            return None
+        empty = np.flatnonzero(before[places + count] == before[places])
+        if not len(empty):
+            return None
+        at = area[0] + int(places[empty[0]])
+        return at, at + count
+
+    def take_contiguous(self, start_pfn: int, end_pfn: int, owner: int) -> None:
+        """Make an isolated range an owner's, page by page; BusyError when it is not free."""
+        start, end = self.memory_range(start_pfn, end_pfn)
+        take_isolated(self.pg, page_zone(self.pg, start), start, end, owner)
+
+    @property
+    def vmstat_wanted(self) -> bool:
+        """Whether a vmstat tick would find anything to do (need_update)."""
+        pg = self.pg
+        tuning = pg.pcp_tuning
+        wanted = tuning[:, :, PCP_ACTIVE].any() or pg.free_delta.any()
+        wanted = wanted or ((tuning[:, :, PCP_EXPIRE] > 0) & (pg.pcp_count > 0)).any()
+        if self.profile.pageset_rules == PAGESET_AUTO_TUNED:
+            high = tuning[:, :, PCP_HIGH_NOW]
+            wanted = wanted or (high > pg.pcp_high).any() or (pg.pcp_count > high).any()
+        return bool(wanted)
 
     def recount_reserves(self) -> None:
         """After pageblock labels or free lists were written outright: make their counts agree."""
@@ -557,9 +668,11 @@ class Pgdat:
 
     def cma_pages(self, zone: int) -> int:
         """Pages in CMA areas of a zone (zone_cma_pages)."""
-        start = self.extents[zone].start_pfn
-        end = start + self.extents[zone].spanned
-        return sum(high - low for low, high in self._cma if start <= low and high <= end)
+        return sum(high - low for low, high in self.cma_areas if self.zone_of(low) == zone)
+
+    def zone_of(self, pfn: int) -> int:
+        """Zone index of a page of this node; -1 outside every zone."""
+        return int(page_zone(self.pg, pfn - self.base_pfn))
 
     def free_pages(self, zone: int) -> int:
         """NR_FREE_PAGES of a zone."""
@@ -622,8 +735,7 @@ class Pgdat:
             )
             for mt in range(MIGRATE_TYPES)
         )
-        first, last = int(pg.zone_start[zone]), int(pg.zone_end[zone])
-        blocks = pg.pb_migratetype[first >> PAGEBLOCK_ORDER : -(-last // PAGEBLOCK_NR_PAGES)]
+        blocks = pg.pb_migratetype[zone_pageblocks(pg, zone)]
         threshold = stat_threshold(extent.managed, len(self.all_cpus))
         return ZoneSnapshot(
             nid=self.nid,

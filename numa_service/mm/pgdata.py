@@ -116,11 +116,13 @@ class PgData(NamedTuple):
     pgoff: U32
     # pageblocks: [B]
     pb_migratetype: npt.NDArray[np.uint8]
+    #: zone index + 1; 0 where a zone begins or ends within the pageblock, and where no memory is on-line.
+    pb_zone: npt.NDArray[np.uint8]
     #: order + 1 of the free block (order ≥ pageblock_order) that starts here; 0 = none.
     pb_order: npt.NDArray[np.uint8]
     pb_next: U32  # [B + list heads]
     pb_prev: U32
-    # struct zone: [Z]
+    # struct zone: [Z]; spans may overlap after hotplug: `pb_zone` says whose a page is
     zone_start: I64  # index of the first page, relative to base_pfn
     zone_end: I64
     managed: I64
@@ -215,6 +217,7 @@ def alloc_pgdata(base_pfn: int, end_pfn: int, nr_zones: int, nr_cpus: int) -> Pg
         owner=z(pages, dtype=np.uint32),
         pgoff=z(pages, dtype=np.uint32),
         pb_migratetype=z(blocks, dtype=np.uint8),
+        pb_zone=z(blocks, dtype=np.uint8),
         pb_order=z(blocks, dtype=np.uint8),
         pb_next=z(blocks + pb_heads, dtype=np.uint32),
         pb_prev=z(blocks + pb_heads, dtype=np.uint32),
@@ -252,3 +255,17 @@ def alloc_pgdata(base_pfn: int, end_pfn: int, nr_zones: int, nr_cpus: int) -> Pg
     for array, first in ((pg.next, pages), (pg.prev, pages), (pg.pb_next, blocks), (pg.pb_prev, blocks)):
         array[first:] = np.arange(first, len(array), dtype=np.uint32)
     return pg
+
+
+def zone_pageblocks(pg: PgData, zone: int) -> I64:
+    """Pageblocks with pages of a zone, ascending: those in its span that are no other zone's."""
+    first, last = int(pg.zone_start[zone]) >> PAGEBLOCK_ORDER, -(-int(pg.zone_end[zone]) >> PAGEBLOCK_ORDER)
+    whose = pg.pb_zone[first:last]
+    return np.flatnonzero((whose == 0) | (whose == zone + 1)).astype(np.int64) + first
+
+
+def in_zone(pg: PgData, zone: int, pages: I64) -> npt.NDArray[np.bool_]:
+    """Which of these pages, by index, are a zone's."""
+    whose = pg.pb_zone[np.clip(pages >> PAGEBLOCK_ORDER, 0, len(pg.pb_zone) - 1)]
+    spanned = (pages >= pg.zone_start[zone]) & (pages < pg.zone_end[zone])
+    return np.asarray(spanned & ((whose == zone + 1) | (whose == 0)))

@@ -66,6 +66,8 @@ class Profile:
     watermark_rules: int
     #: PAGESET_*: how pagesets fill and drain.
     pageset_rules: int
+    #: Zones found full are passed over for a second (zlc_setup; gone since 4.4).
+    zonelist_cache: bool = False
 
 
 LINUX_6_1 = Profile(
@@ -123,6 +125,7 @@ LINUX_3_0 = Profile(
     block_rules=BLOCKS_TAKE,
     watermark_rules=WMARK_PER_ORDER,
     pageset_rules=PAGESET_HOT_COLD,
+    zonelist_cache=True,
 )
 
 PROFILES: dict[str, Profile] = {p.name: p for p in (LINUX_6_1, LINUX_6_12, LINUX_3_0)}

@@ -142,7 +142,9 @@ def _pageout(pg: PgData, idx: int) -> bool:
 
 
 @kernel
-def _shrink_inactive_list(pg: PgData, zone: int, lru: int, nr_to_scan: int, kswapd: bool) -> int:
+def _shrink_inactive_list(
+    pg: PgData, zone: int, lru: int, nr_to_scan: int, kswapd: bool, may_write: bool
+) -> int:
     """Scan the tail of an inactive list; pages reclaimed (shrink_inactive_list, shrink_folio_list)."""
     head = lru_list(pg, zone, lru)
     reclaimed = 0
@@ -167,8 +169,8 @@ def _shrink_inactive_list(pg: PgData, zone: int, lru: int, nr_to_scan: int, kswa
                 continue
             written += 1
         elif flags & PG_DIRTY:
-            if flags & PG_REFERENCED:
-                # one more round: PAGEREF_RECLAIM_CLEAN takes clean pages only
+            if flags & PG_REFERENCED or not may_write:
+                # one more round: PAGEREF_RECLAIM_CLEAN takes clean pages only, and so does boosted reclaim
                 pg.flags[idx] = flags & ~PG_REFERENCED
                 list_del(pg.next, pg.prev, idx)
                 list_add(pg.next, pg.prev, idx, head)
@@ -208,7 +210,9 @@ def _shrink_active_list(pg: PgData, zone: int, lru: int, nr_to_scan: int) -> int
 
 
 @kernel
-def _shrink_list(pg: PgData, reclaim_idx: int, lru: int, nr_to_scan: int, kswapd: bool) -> int:
+def _shrink_list(
+    pg: PgData, reclaim_idx: int, lru: int, nr_to_scan: int, kswapd: bool, may_write: bool
+) -> int:
     """Scan one list of the node: each zone its share, highest zone first. reclaimed | scanned << 32."""
     total = lru_size(pg, reclaim_idx, lru)
     if total == 0:
@@ -227,7 +231,7 @@ def _shrink_list(pg: PgData, reclaim_idx: int, lru: int, nr_to_scan: int, kswapd
         if active:
             _shrink_active_list(pg, zone, lru, share)
         else:
-            result += _shrink_inactive_list(pg, zone, lru, share, kswapd)
+            result += _shrink_inactive_list(pg, zone, lru, share, kswapd, may_write)
     return result
 
 
@@ -256,14 +260,14 @@ def _cache_trim_mode(pg: PgData, priority: int) -> bool:
 
 
 @kernel
-def _get_scan_count(pg: PgData, reclaim_idx: int, priority: int, nr: I64) -> None:
+def _get_scan_count(pg: PgData, reclaim_idx: int, priority: int, may_swap: bool, nr: I64) -> None:
     """How many pages of each list to scan at this priority (get_scan_count)."""
     swap_free = pg.reclaim_stat[SWAP_TOTAL] - pg.reclaim_stat[SWAP_USED]
     swappiness = pg.tune[TUNE_SWAPPINESS]
     anon_fraction = 0
     file_fraction = 1
     denominator = 1
-    if swap_free > 0:
+    if swap_free > 0 and may_swap:
         if priority == 0 and swappiness > 0:
             anon_fraction = 1
         elif _file_is_tiny(pg, priority):
@@ -286,13 +290,14 @@ def _get_scan_count(pg: PgData, reclaim_idx: int, priority: int, nr: I64) -> Non
 
 @kernel
 def shrink_node(
-    pg: PgData, reclaim_idx: int, priority: int, nr_to_reclaim: int, kswapd: bool, nr: I64
+    pg: PgData, reclaim_idx: int, priority: int, nr_to_reclaim: int, kswapd: bool, may_write: bool, nr: I64
 ) -> int:
     """One pass over the LRU lists at one priority; reclaimed | scanned << 32. `nr` is scratch, four entries.
 
-    Stops when `nr_to_reclaim` pages are free: the bound of one step.
+    Stops when `nr_to_reclaim` pages are free: the bound of one step. Without `may_write` (may_writepage and
+    may_swap together) only clean page cache is taken.
     """
-    _get_scan_count(pg, reclaim_idx, priority, nr)
+    _get_scan_count(pg, reclaim_idx, priority, may_write, nr)
     result = 0
     while nr[LRU_INACTIVE_ANON] or nr[LRU_ACTIVE_FILE] or nr[LRU_INACTIVE_FILE]:
         for lru in range(LRU_INACTIVE_ANON, LRU_ACTIVE_FILE + 1):
@@ -300,14 +305,14 @@ def shrink_node(
                 continue
             batch = min(nr[lru], SWAP_CLUSTER_MAX)
             nr[lru] -= batch
-            result += _shrink_list(pg, reclaim_idx, lru, batch, kswapd)
+            result += _shrink_list(pg, reclaim_idx, lru, batch, kswapd, may_write)
         if result & 0xFFFFFFFF >= nr_to_reclaim:
             break
     # keep the anonymous active list moving even when it was not scanned (shrink_node_memcgs' tail)
     if pg.reclaim_stat[SWAP_TOTAL] > pg.reclaim_stat[SWAP_USED] and _inactive_is_low(
         pg, i64(LRU_INACTIVE_ANON)
     ):
-        _shrink_list(pg, reclaim_idx, i64(LRU_ACTIVE_ANON), i64(SWAP_CLUSTER_MAX), kswapd)
+        _shrink_list(pg, reclaim_idx, i64(LRU_ACTIVE_ANON), i64(SWAP_CLUSTER_MAX), kswapd, may_write)
     return result
 
 

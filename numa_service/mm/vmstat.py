@@ -84,8 +84,10 @@ NODE_STAT_NAMES = (
     KSWAPD_HIGH_WMARK_HIT_QUICKLY,
     PAGEOUTRUN,
     PGROTATED,
-) = range(28)
-NR_VM_EVENTS = 28
+    PGMIGRATE_SUCCESS,
+    PGMIGRATE_FAIL,
+) = range(30)
+NR_VM_EVENTS = 30
 
 _EVENT_NAMES = (
     "pgfree",
@@ -110,6 +112,8 @@ _EVENT_NAMES = (
     "kswapd_high_wmark_hit_quickly",
     "pageoutrun",
     "pgrotated",
+    "pgmigrate_success",
+    "pgmigrate_fail",
 )
 
 

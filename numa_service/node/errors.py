@@ -34,6 +34,10 @@ class Precondition(NodeError):
     """The thing exists, and is not in a state that allows this."""
 
 
+class Busy(Precondition):
+    """EBUSY: memory that is to be emptied has a page that cannot be moved."""
+
+
 class AllocFailed(NodeError):
     """The zonelist was walked to its end, reclaim included, and the pages are not there.
 

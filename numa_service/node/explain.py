@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import TypeAlias
 
 from numa_service.mm.gfp import GFP_MASKS, Gfp
-from numa_service.mm.mmzone import ZONE_NAMES
+from numa_service.mm.mmzone import MIGRATE_CMA, ZONE_NAMES
 from numa_service.mm.page_alloc import (
     ALLOC_HARDER,
     ALLOC_HIGH,
@@ -26,7 +26,7 @@ from numa_service.mm.page_alloc import (
 from numa_service.mm.profile import Profile
 from numa_service.mm.zonelist import Zonelists, Zoneref
 from numa_service.node.cost import Cost
-from numa_service.node.mempolicy import Policy, PolicyMode, Walk
+from numa_service.node.mempolicy import Policy, Walk
 
 #: Watermarks by their ALLOC_WMARK_* number.
 MARK_NAMES = ("min", "low", "high")
@@ -150,6 +150,8 @@ class NodeVisit:
     remote: bool
     account: NodeAccount | None = None
     away: str = ""
+    #: Zones passed over unseen: the zonelist cache (3.0) says that they are full.
+    cached_full: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +257,8 @@ def alloc_flag_names(alloc_flags: int) -> tuple[str, ...]:
 
 def migratetype_name(profile: Profile, migratetype: int) -> str:
     """As in /proc/pagetypeinfo."""
+    if migratetype == MIGRATE_CMA:
+        return "CMA"  # built into the kernel of a machine that has areas
     return profile.migratetype_names[migratetype] or f"type {migratetype}"
 
 
@@ -270,9 +274,8 @@ class Recorder:
     _pass: tuple[str, int] = ("", 0)
     _before_ns: int = 0
 
-    def walk(self, lists: Zonelists, gfp: int, walk: Walk, count: int) -> None:
+    def walk(self, lists: Zonelists, walk: Walk, count: int) -> None:
         """A walk over some of the zones of `lists` begins."""
-        this_node = bool(gfp & Gfp.THISNODE)
         names = ZONE_NAMES[self.arch]
         walked = {(nid, zone) for nid, zones in walk.segments for zone in zones}
 
@@ -282,12 +285,12 @@ class Recorder:
         self.steps.append(
             WalkStep(
                 lists.nid,
-                this_node,
+                walk.this_node,
                 count,
                 tuple((nid, names[zone]) for nid, zones in walk.segments for zone in zones),
                 tuple(
                     (ref.nid, names[ref.zone], reason(ref))
-                    for ref in (lists.thisnode if this_node else lists.fallback)
+                    for ref in (lists.thisnode if walk.this_node else lists.fallback)
                     if ref not in walked
                 ),
             )
@@ -299,9 +302,18 @@ class Recorder:
         self._visits = []
         self._before_ns = self.cost.latency_ns
 
-    def visit(self, nid: int, remote: bool, account: NodeAccount | None, away: str = "") -> None:
-        """A node answered, or did not."""
-        self._visits.append(NodeVisit(nid, remote, account, away))
+    def visit(
+        self,
+        nid: int,
+        remote: bool,
+        account: NodeAccount | None,
+        away: str = "",
+        cached_full: tuple[int, ...] = (),
+    ) -> None:
+        """A node answered, or did not, or was not asked: `cached_full` are zones passed over unseen."""
+        names = ZONE_NAMES[self.arch]
+        full = tuple(names[zone] for zone in cached_full)
+        self._visits.append(NodeVisit(nid, remote, account, away, full))
 
     def end_pass(self) -> None:
         """The pass is over."""
@@ -324,8 +336,3 @@ class Recorder:
     def reclaim_away(self, nid: int, priority: int) -> None:
         """A node that was to reclaim did not answer."""
         self.steps.append(ReclaimStep(nid, priority, 0, 0, "no answer", 0))
-
-
-def start_node(policy: Policy, cpu_nid: int) -> int:
-    """Node whose zonelist a policy walks (policy_node)."""
-    return policy.nodes[0] if policy.mode is PolicyMode.PREFERRED else cpu_nid

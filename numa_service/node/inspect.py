@@ -50,7 +50,7 @@ from numa_service.mm.structs import (
     wait_table_hash_nr_entries,
 )
 from numa_service.mm.vmstat import NR_ZONE_LRU_BASE
-from numa_service.mm.zonelist import Zoneref
+from numa_service.mm.zonelist import Zonelists, Zoneref
 from numa_service.node.errors import NotFound
 from numa_service.node.explain import migratetype_name
 from numa_service.node.node import Node
@@ -92,7 +92,8 @@ def pgdat_view(node: Node) -> PgListData:
     end = max((e.start_pfn + e.spanned for e in populated), default=0)
     present = sum(e.present for e in populated)
     managed = sum(e.managed for e in populated)
-    lists = node.machine.zonelists[node.nid]
+    # a node that went off-line is on no list, and has none
+    lists = node.machine.zonelists.get(node.nid) or Zonelists(node.nid, (), (), ())
     return PgListData(
         node_zones={e.name: e.managed for e in pgdat.extents},
         node_zonelists={

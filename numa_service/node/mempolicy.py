@@ -51,6 +51,10 @@ class Walk:
     segments: tuple[tuple[int, tuple[int, ...]], ...]
     preferred: Zoneref
     highest_zoneidx: int
+    #: Node whose list it is.
+    list_nid: int
+    #: The list of that node's own zones (__GFP_THISNODE).
+    this_node: bool = False
 
     @property
     def nodes(self) -> tuple[int, ...]:
@@ -72,6 +76,8 @@ def policy_walk(
     flags.
     """
     start = policy.nodes[0] if policy.mode is PolicyMode.PREFERRED else cpu_nid
+    if start not in zonelists:
+        start = cpu_nid  # the node went off-line
     mask = nodemask
     if mask is None and policy.mode is PolicyMode.BIND:
         mask = policy.nodes
@@ -86,4 +92,4 @@ def policy_walk(
             segments[-1] = (ref.nid, (*segments[-1][1], ref.zone))
         else:
             segments.append((ref.nid, (ref.zone,)))
-    return Walk(tuple(segments), refs[0], highest_zoneidx)
+    return Walk(tuple(segments), refs[0], highest_zoneidx, start, bool(gfp & Gfp.THISNODE))

@@ -13,18 +13,27 @@ import numpy as np
 import numpy.typing as npt
 
 from numa_service.machine.boot import Machine, start_kernel
+from numa_service.machine.hotplug import MemoryState, memory_notify, memory_state
 from numa_service.machine.spec import MachineSpec, SpecError
 from numa_service.mm.invariants import check_pgdat
-from numa_service.mm.mmzone import WMARK_HIGH, WMARK_LOW, WMARK_MIN
-from numa_service.mm.page_alloc import take_boosted
+from numa_service.mm.memory_hotplug import BusyError, movable_pages
+from numa_service.mm.mmzone import MIGRATE_CMA, PAGEBLOCK_NR_PAGES, WMARK_HIGH, WMARK_LOW, WMARK_MIN
+from numa_service.mm.page_alloc import (
+    ALLOC_NO_WATERMARKS,
+    LRU_KIND_ANON,
+    LRU_KIND_FILE,
+    take_boosted,
+)
 from numa_service.mm.pgdat import MAX_OWNERS, BadPageError, Indexes, Pfns, Pgdat
 from numa_service.mm.pgdata import (
     KSWAPD_FAILURES,
     KSWAPD_HIGHEST_ZONEIDX,
     KSWAPD_ORDER,
     KSWAPD_WOKEN,
+    PG_DIRTY,
     PG_HELD,
     PG_LRU,
+    PG_SWAPBACKED,
     SWAP_USED,
 )
 from numa_service.mm.vmscan import kswapd_target
@@ -34,10 +43,13 @@ from numa_service.mm.vmstat import (
     PATH_SWAPPED,
     PGFAULT,
     PGMAJFAULT,
+    PGMIGRATE_SUCCESS,
     PGPGIN,
 )
+from numa_service.mm.zonelist_cache import ZonelistCache, ZonelistScan
 from numa_service.node import ops
-from numa_service.node.errors import InvalidRequest, LimitExceeded, NotFound, Precondition
+from numa_service.node.errors import Busy, InvalidRequest, LimitExceeded, NotFound, Precondition
+from numa_service.node.mempolicy import Walk
 from numa_service.node.ops import Op, Owner
 from numa_service.node.zone_account import Account
 
@@ -76,6 +88,12 @@ def unpack_indexes(data: bytes) -> Indexes:
 def _payload(op: Op[Any]) -> int:
     """Bytes of page numbers and indexes that an op carries."""
     return len(getattr(op, "pfns", b"")) + len(getattr(op, "indexes", b""))
+
+
+def pageblocks_around(start_pfn: int, end_pfn: int) -> tuple[int, int]:
+    """[start, end) of the pageblocks that a range lies in."""
+    size = PAGEBLOCK_NR_PAGES
+    return start_pfn // size * size, -(-end_pfn // size) * size
 
 
 @dataclass(slots=True)
@@ -147,6 +165,10 @@ class Node:
         self.kswapd = KswapdStats()
         #: Questions asked of other nodes: numbers their request ids.
         self.asked = 0
+        #: Zonelist caches (3.0) of the fallback lists that requests of this node walk, by the lists' nodes.
+        self._zonelist_caches: dict[int, ZonelistCache] = {}
+        #: Now, in ns, as the shell around this node tells it; for what wears off with time.
+        self.clock: Callable[[], int] = lambda: 0
         #: Told of every op and its result: transcripts, tests.
         self.observer: Observer | None = None
         #: Called after every op that leaves kswapd wanted.
@@ -235,6 +257,25 @@ class Node:
         """Sessions whose lease has run out, oldest number first."""
         return [s.id for s in self.sessions.values() if s.expires_ns <= now_ns]
 
+    def zonelist_scan(self, walk: Walk, alloc_flags: int) -> ZonelistScan | None:
+        """How a walk uses the zonelist cache; None without one: later kernels, and __GFP_THISNODE."""
+        if not self.machine.profile.zonelist_cache or walk.this_node:
+            return None
+        return ZonelistScan(
+            self._zonelist_cache(walk.list_nid),
+            nr_online_nodes=len(self.machine.populated),
+            now_ns=self.clock(),
+            watermarks=not alloc_flags & ALLOC_NO_WATERMARKS,
+        )
+
+    def _zonelist_cache(self, nid: int) -> ZonelistCache:
+        """The cache of a fallback list; an empty one for a list that was built anew."""
+        refs = self.machine.zonelists[nid].fallback
+        cache = self._zonelist_caches.get(nid)
+        if cache is None or cache.zonerefs != refs:
+            cache = self._zonelist_caches[nid] = ZonelistCache(refs)
+        return cache
+
     def held_pages(self) -> int:
         """Pages that owners have on this node."""
         return int(self.pgdat.pg.owner_pages.sum())
@@ -280,6 +321,12 @@ class Node:
         digest = hashlib.blake2b(self.pgdat.digest().encode(), digest_size=16)
         digest.update(repr((self._next_id, self._slots, self._free_slots, self._slots_used)).encode())
         digest.update(repr(self.machine.sysctls.as_dict()).encode())
+        machine = self.machine
+        memory = (sorted(machine.managed.items()), sorted(machine.populated.items()), self.pgdat.extents)
+        digest.update(repr(memory).encode())
+        for nid, cache in sorted(self._zonelist_caches.items()):
+            if cache.fullzones or cache.last_full_zap_ns:
+                digest.update(repr((nid, cache.fullzones, cache.last_full_zap_ns)).encode())
         for session in self.sessions.values():
             digest.update(
                 repr(
@@ -366,7 +413,14 @@ class Node:
         if take_boosted(self.pgdat.pg):
             # rmqueue(): an allocation that mixed migratetypes wakes kswapd to defragment
             self.pgdat.wakeup_kswapd(0, op.highest_zoneidx)
-        return ops.AllocResult(pack_pfns(pfns), path, self.zone_states(), account)
+        full = self._full_zones(op, pfns) if self.machine.profile.zonelist_cache else ()
+        return ops.AllocResult(pack_pfns(pfns), path, self.zone_states(), account, full)
+
+    def _full_zones(self, op: ops.Alloc, pfns: Pfns) -> tuple[int, ...]:
+        """Zones that the walk left because they could not serve: all before the one that served last."""
+        if len(pfns) < op.count:
+            return op.zones
+        return op.zones[: op.zones.index(self.pgdat.zone_of(int(pfns[-1])))]
 
     def _account(self, op: ops.Alloc) -> Account:
         return Account(
@@ -414,6 +468,18 @@ class Node:
         return self.pgdat.release(slot, unpack_pfns(op.pfns), unpack_indexes(op.indexes), op.cpu)
 
     @_apply.register
+    def _(self, op: ops.ZlcMarkFull) -> None:
+        cache = self._zonelist_cache(op.list_nid)
+        if op.setup_ns is not None:
+            cache.setup(op.setup_ns)
+        for position in op.positions:
+            cache.mark_zone_full(position)
+
+    @_apply.register
+    def _(self, op: ops.ZlcClear) -> None:
+        self._zonelist_cache(op.list_nid).clear_zones_full()
+
+    @_apply.register
     def _(self, op: ops.CountForeign) -> None:
         self.pgdat.count_foreign(op.zone, op.count)
 
@@ -445,24 +511,27 @@ class Node:
         self.pgdat.pg.vm_event[PAGEOUTRUN] += 1
         self.kswapd.wakeups += 1
         self.kswapd.running = True
-        return ops.KswapdWork(order, highest, int(kswapd_target(self.pgdat.pg, highest)))
+        boosts = tuple(self.pgdat.pg.watermark_boost[: highest + 1].tolist())
+        return ops.KswapdWork(order, highest, int(kswapd_target(self.pgdat.pg, highest)), boosts)
 
     @_apply.register
     def _(self, op: ops.Balance) -> ops.BalanceResult:
-        boosted = self.pgdat.pg.watermark_boost.any()
-        if self.pgdat.balanced(op.order, op.highest_zoneidx):
-            if boosted:
-                # balance_pgdat's tail: boosts end once the node is balanced
-                self.pgdat.pg.watermark_boost[:] = 0
-            return ops.BalanceResult(True, 0, 0)
-        scanned, reclaimed = self.pgdat.shrink(op.highest_zoneidx, op.priority, op.nr_to_reclaim, True)
+        balanced = self.pgdat.balanced(op.order, op.highest_zoneidx)
+        if balanced != op.boosted:
+            return ops.BalanceResult(balanced, 0, 0)
+        scanned, reclaimed = self.pgdat.shrink(
+            op.highest_zoneidx, op.priority, op.nr_to_reclaim, True, may_write=not op.boosted
+        )
         self._path()
         self.kswapd.reclaimed += reclaimed
-        return ops.BalanceResult(False, scanned, reclaimed)
+        return ops.BalanceResult(balanced, scanned, reclaimed)
 
     @_apply.register
     def _(self, op: ops.KswapdSleep) -> bool:
         state = self.pgdat.pg.kswapd
+        for zone, boost in enumerate(op.boosts):
+            # an increment since kswapd began stays, for its next run
+            self.pgdat.pg.watermark_boost[zone] -= min(boost, int(self.pgdat.pg.watermark_boost[zone]))
         if op.reclaimed or op.balanced:
             state[KSWAPD_FAILURES] = 0
         else:
@@ -474,6 +543,126 @@ class Node:
         self.pgdat.set_reclaim_active(False)
         self.kswapd.running = False
         return op.balanced and self.pgdat.wakeup_kswapd(order, highest)
+
+    @_apply.register
+    def _(self, op: ops.VmstatTick) -> int:
+        return self.pgdat.tick()
+
+    # memory that comes and goes
+
+    def movable_pages(self, start_pfn: int, end_pfn: int) -> tuple[ops.Movable, ...]:
+        """Pages of regions in a range, by region and kind."""
+        pg, base = self.pgdat.pg, self.pgdat.base_pfn
+        pages = movable_pages(pg, start_pfn - base, end_pfn - base)
+        owners = {slot: owner for owner, slot in self._slots.items()}
+        anon, dirty = (pg.flags[pages] & PG_SWAPBACKED) != 0, (pg.flags[pages] & PG_DIRTY) != 0
+        groups = np.stack([pg.owner[pages].astype(np.int64), anon.astype(np.int64), dirty.astype(np.int64)])
+        moving = []
+        for slot, is_anon, is_dirty in sorted(set(zip(*groups.tolist(), strict=True))):
+            some = pages[(groups == np.array([[slot], [is_anon], [is_dirty]])).all(axis=0)]
+            moving.append(
+                ops.Movable(
+                    owners[slot],
+                    LRU_KIND_ANON if is_anon else LRU_KIND_FILE,
+                    bool(is_dirty) and not is_anon,
+                    pack_pfns(some + base),
+                    pg.pgoff[some].astype("<u4").tobytes(),
+                )
+            )
+        return tuple(moving)
+
+    def _busy(self, error: BusyError) -> Busy:
+        return Busy(f"EBUSY: page {error.idx + self.pgdat.base_pfn:#x} of node {self.nid} is {error}")
+
+    @_apply.register
+    def _(self, op: ops.IsolateMemory) -> None:
+        try:
+            self.pgdat.start_isolate(op.start_pfn, op.end_pfn)
+        except BusyError as e:
+            raise self._busy(e) from None
+        except ValueError as e:
+            raise InvalidRequest("block", f"EINVAL: {e}") from None
+
+    @_apply.register
+    def _(self, op: ops.UndoIsolation) -> None:
+        self.pgdat.unisolate(op.start_pfn, op.end_pfn, op.migratetype)
+
+    @_apply.register
+    def _(self, op: ops.OfflinePages) -> MemoryState:
+        try:
+            self.pgdat.offline_pages(op.start_pfn, op.end_pfn)
+        except BusyError as e:
+            raise self._busy(e) from None
+        return self._memory_changed()
+
+    @_apply.register
+    def _(self, op: ops.OnlinePages) -> MemoryState:
+        try:
+            self.pgdat.online_pages(op.start_pfn, op.end_pfn, op.online_type)
+        except ValueError as e:
+            raise InvalidRequest("block", f"EINVAL: {e}") from None
+        return self._memory_changed()
+
+    @_apply.register
+    def _(self, op: ops.OfflineNode) -> MemoryState:
+        if self.pgdat.cpus or any(extent.present for extent in self.pgdat.extents):
+            raise Precondition(f"node {self.nid} has memory or CPUs")
+        return self._memory_changed(online=False)
+
+    def _memory_changed(self, online: bool = True) -> MemoryState:
+        state = memory_state(self.pgdat, online)
+        memory_notify(self.machine, state)
+        return state
+
+    @_apply.register
+    def _(self, op: ops.MemoryNotify) -> None:
+        memory_notify(self.machine, op.state)
+
+    @_apply.register
+    def _(self, op: ops.Remap) -> bytes:
+        region = self.regions.get(op.owner.id)
+        indexes = unpack_indexes(op.indexes)
+        if region is None or op.owner != self.owner(op.owner.id):
+            return bytes(len(indexes))
+        entered = (region.nids[indexes] == op.from_nid + 1) & (
+            region.pfns[indexes] == unpack_pfns(op.from_pfns)
+        )
+        region.nids[indexes[entered]] = op.to_nid + 1
+        region.pfns[indexes[entered]] = unpack_pfns(op.to_pfns)[entered]
+        if entered.any() and op.to_nid != self.nid:
+            region.holdings.add(op.to_nid)
+        return bytes(entered.astype(np.uint8))
+
+    @_apply.register
+    def _(self, op: ops.ReleaseMigrated) -> int:
+        pfns = unpack_pfns(op.pfns)
+        slot = self._slots.get(op.owner, MAX_OWNERS)
+        freed = self.pgdat.release(slot, pfns, unpack_indexes(op.indexes), None)
+        self.pgdat.pg.vm_event[PGMIGRATE_SUCCESS] += len(pfns)
+        if slot != MAX_OWNERS and op.lru_kind == LRU_KIND_ANON:
+            self.pgdat.swap_in(slot, len(pfns) - freed)
+        return freed
+
+    @_apply.register
+    def _(self, op: ops.CmaIsolate) -> tuple[int, int]:
+        areas = self.pgdat.cma_areas
+        if not 0 <= op.area < len(areas):
+            raise NotFound("CMA area", str(op.area), f"node {self.nid} has {len(areas)}")
+        place = self.pgdat.find_contiguous(areas[op.area], op.count, op.align_order, op.from_pfn)
+        if place is None:
+            raise Busy(f"EBUSY: no {op.count} pages in a row that can be emptied in CMA area {op.area}")
+        self.pgdat.isolate(*pageblocks_around(*place))
+        return place
+
+    @_apply.register
+    def _(self, op: ops.CmaTake) -> None:
+        slot = self._slot(op.owner)
+        try:
+            self.pgdat.take_contiguous(op.start_pfn, op.end_pfn, slot)
+        except BusyError as e:
+            self._forget_if_empty(op.owner)
+            raise self._busy(e) from None
+        self.pgdat.unisolate(*pageblocks_around(op.start_pfn, op.end_pfn), MIGRATE_CMA)
 
     @_apply.register
     def _(self, op: ops.WriteSysctl) -> None:

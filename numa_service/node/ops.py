@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
+from numa_service.machine.hotplug import MemoryState
 from numa_service.node.explain import NodeAccount
 
 R = TypeVar("R")
@@ -49,6 +50,8 @@ class AllocResult:
     zones: tuple[ZoneState, ...] = ()
     #: For an op that asked to explain.
     account: NodeAccount | None = None
+    #: Zones that could not serve any more; told only by kernels with a zonelist cache.
+    full: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,25 @@ class Release(Op[int]):
 
 
 @dataclass(frozen=True, slots=True)
+class ZlcMarkFull(Op[None]):
+    """Zones of a fallback list could not serve (zlc_mark_zone_full); kernels with a zonelist cache."""
+
+    #: Node whose list it is; every home has its own cache of it.
+    list_nid: int
+    #: Places in the list.
+    positions: tuple[int, ...]
+    #: zlc_setup() comes first, at that time; None: not in this scan.
+    setup_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ZlcClear(Op[None]):
+    """Direct reclaim got pages: every zone of a fallback list is worth trying (zlc_clear_zones_full)."""
+
+    list_nid: int
+
+
+@dataclass(frozen=True, slots=True)
 class CountForeign(Op[None]):
     """numa_foreign: allocations that preferred this zone were served elsewhere."""
 
@@ -190,6 +212,8 @@ class KswapdWork:
     highest_zoneidx: int
     #: Pages one pass aims at.
     nr_to_reclaim: int
+    #: watermark_boost of the zones up to that one, by zone index: what boosted reclaim is to make up for.
+    boosts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +225,7 @@ class KswapdBegin(Op[KswapdWork]):
 class BalanceResult:
     """One bounded step of kswapd. Pages."""
 
+    #: The node was when the step began.
     balanced: bool
     scanned: int
     reclaimed: int
@@ -208,12 +233,17 @@ class BalanceResult:
 
 @dataclass(frozen=True, slots=True)
 class Balance(Op[BalanceResult]):
-    """One bounded step of balance_pgdat: nothing if the node is balanced, else one pass at a priority."""
+    """One bounded step of balance_pgdat: nothing if the node is balanced, else one pass at a priority.
+
+    With `boosted`, for the sake of boosted watermarks, the other way round: one pass without writeback and
+    swap if the node is balanced, else nothing.
+    """
 
     order: int
     highest_zoneidx: int
     priority: int
     nr_to_reclaim: int
+    boosted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +252,118 @@ class KswapdSleep(Op[bool]):
 
     reclaimed: int
     balanced: bool
+    #: Of KswapdWork: what of the watermarks' boosts has been seen to.
+    boosts: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class VmstatTick(Op[int]):
+    """vmstat_update() on every CPU: counters folded, idle pagesets drained; pages that left the pagesets."""
+
+
+class Movable(NamedTuple):
+    """Pages of one region in an isolated range, of one kind."""
+
+    owner: Owner
+    #: LRU_KIND_*
+    lru_kind: int
+    dirty: bool
+    pfns: bytes
+    indexes: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class IsolateMemory(Op[None]):
+    """Take a memory block out of use, to be off-line (start_isolate_page_range). InvalidRequest, Busy."""
+
+    start_pfn: int
+    end_pfn: int
+
+
+@dataclass(frozen=True, slots=True)
+class UndoIsolation(Op[None]):
+    """Put an isolated range back to use (undo_isolate_page_range)."""
+
+    start_pfn: int
+    end_pfn: int
+    migratetype: int
+
+
+@dataclass(frozen=True, slots=True)
+class OfflinePages(Op[MemoryState]):
+    """Take an isolated range off-line; what is left of the node's memory. Busy when it is not empty."""
+
+    start_pfn: int
+    end_pfn: int
+
+
+@dataclass(frozen=True, slots=True)
+class OnlinePages(Op[MemoryState]):
+    """Bring a range on-line; what there is now of the node's memory. InvalidRequest."""
+
+    start_pfn: int
+    end_pfn: int
+    #: online, online_kernel or online_movable.
+    online_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class OfflineNode(Op[MemoryState]):
+    """A node without memory and CPUs goes (try_offline_node). Precondition."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNotify(Op[None]):
+    """Memory of another node came or went."""
+
+    state: MemoryState
+
+
+@dataclass(frozen=True, slots=True)
+class Remap(Op[bytes]):
+    """Migrated pages of a region, in its home's page table: one byte a page, 1 = entered.
+
+    0: the entry no longer names the old page.
+    """
+
+    owner: Owner
+    indexes: bytes
+    from_nid: int
+    from_pfns: bytes
+    to_nid: int
+    to_pfns: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseMigrated(Op[int]):
+    """Free the pages that were migrated from; pages freed. What reclaim was faster to take is read back."""
+
+    owner: Owner
+    lru_kind: int
+    pfns: bytes
+    indexes: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CmaIsolate(Op[tuple[int, int]]):
+    """Isolate the pageblocks of the next place for contiguous pages in an area; [start, end) of the place.
+
+    The first one from `from_pfn` on that nobody holds by hand, aligned. Busy when there is none.
+    """
+
+    area: int
+    count: int
+    align_order: int
+    from_pfn: int
+
+
+@dataclass(frozen=True, slots=True)
+class CmaTake(Op[None]):
+    """Give an owner the isolated place, page by page, and put the rest of its pageblocks back. Busy."""
+
+    owner: Owner
+    start_pfn: int
+    end_pfn: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,8 @@ from numa_service.mm.page_alloc import (
 from numa_service.mm.pgdata import TUNE_MOBILITY_DISABLED
 from numa_service.mm.profile import WMARK_FREE_RESERVE, Profile
 from numa_service.mm.vmscan import DEF_PRIORITY, SWAP_CLUSTER_MAX
+from numa_service.mm.zonelist import Zoneref
+from numa_service.mm.zonelist_cache import ZonelistScan
 from numa_service.node import ops
 from numa_service.node.cost import Cost
 from numa_service.node.errors import AllocFailed, InvalidRequest, LimitExceeded, PeerUnavailable
@@ -43,7 +45,6 @@ from numa_service.node.explain import (
     Recorder,
     gfp_names,
     migratetype_name,
-    start_node,
 )
 from numa_service.node.mempolicy import Policy, PolicyMode, Walk, policy_walk
 from numa_service.node.node import Node, unpack_pfns
@@ -247,11 +248,9 @@ def alloc_for_owner(
     result = Allocation(cost=cost or Cost())
     lists = node.machine.zonelists
 
-    def context(
-        walk: Walk, wanted: int, first: int, flags: int = gfp, policy: Policy = policy
-    ) -> AllocContext:
+    def context(walk: Walk, wanted: int, first: int, flags: int = gfp) -> AllocContext:
         if recorder:
-            recorder.walk(lists[start_node(policy, node.nid)], flags, walk, wanted)
+            recorder.walk(lists[walk.list_nid], walk, wanted)
         return AllocContext(
             owner,
             flags,
@@ -273,9 +272,7 @@ def alloc_for_owner(
         for nid, share in zip(policy.nodes, shares.tolist(), strict=True):
             if share:
                 target = Policy(PolicyMode.PREFERRED, (nid,))
-                ac = context(
-                    policy_walk(lists, node.nid, target, gfp, highest), share, result.got, policy=target
-                )
+                ac = context(policy_walk(lists, node.nid, target, gfp, highest), share, result.got)
                 ac.interleave = True
                 yield from __alloc_pages(node, ac)
                 result.absorb(ac)
@@ -336,18 +333,33 @@ def _nofragment(node: Node, ac: AllocContext) -> int:
 def get_page_from_freelist(
     node: Node, ac: AllocContext, alloc_flags: int, name: str = "fast path"
 ) -> Steps[None]:
-    """Walk the zonelist once, taking what each zone can give and stay above its mark.
+    """Walk the zonelist, taking what each zone can give and stay above its mark.
 
-    `name` is what an explanation calls this pass.
+    With a zonelist cache (3.0), once passing over what it says is full, and once more without it if that was
+    not enough. `name` is what an explanation calls this pass.
     """
+    scan = node.zonelist_scan(ac.walk, alloc_flags)
+    yield from _scan_zonelist(node, ac, alloc_flags, name, scan)
+    if ac.missing and scan and scan.scan_again():
+        yield from _scan_zonelist(node, ac, alloc_flags, f"{name}, without the zonelist cache", scan)
+
+
+def _scan_zonelist(
+    node: Node, ac: AllocContext, alloc_flags: int, name: str, scan: ZonelistScan | None
+) -> Steps[None]:
     preferred = ac.walk.preferred
     recorder = ac.recorder
     foreign = 0
     if recorder:
         recorder.begin_pass(name, alloc_flags)
-    for nid, zones in ac.walk.segments:
+    for nid, listed in ac.walk.segments:
         if not ac.missing:
             break
+        zones, cached_full = _worth_trying(ac.walk, nid, listed, scan)
+        if not zones:
+            if recorder:
+                recorder.visit(nid, False, None, cached_full=cached_full)
+            continue
         flags = alloc_flags
         if nid != preferred.nid:
             flags &= ~ALLOC_NOFRAGMENT  # locality beats fragmentation, and locality is lost already
@@ -370,7 +382,7 @@ def get_page_from_freelist(
             result = yield from on(node, nid, op)
         except (PeerUnavailable, LimitExceeded) as e:
             if recorder:
-                recorder.visit(nid, nid != node.nid, None, str(e))
+                recorder.visit(nid, nid != node.nid, None, str(e), cached_full)
             continue  # a node that is away, or knows too many owners, has no free pages for us
         finally:
             if nid != node.nid:
@@ -380,7 +392,15 @@ def get_page_from_freelist(
         ac.cost.add_path(node.machine.spec.latency, result.path)
         ac.cost.add_access(node.machine.spec, node.nid, nid, blocks << ac.order)
         if recorder:
-            recorder.visit(nid, nid != node.nid, result.account)
+            if cached_full and blocks == op.count:
+                # the walk did not come to what is behind the zone that served last
+                end = listed.index(zones[len(result.full)])
+                cached_full = tuple(zone for zone in cached_full if listed.index(zone) < end)
+            recorder.visit(nid, nid != node.nid, result.account, cached_full=cached_full)
+        if scan and result.full:
+            positions = tuple(scan.cache.position(Zoneref(nid, zone)) for zone in result.full)
+            setup_ns = scan.now_ns if scan.zones_full() else None
+            node.apply(ops.ZlcMarkFull(ac.walk.list_nid, positions, setup_ns))
         if blocks:
             ac.pages.append((nid, result.pfns))
             ac.got += blocks
@@ -390,6 +410,23 @@ def get_page_from_freelist(
         recorder.end_pass()
     if foreign:
         yield from _tell(node, preferred.nid, ops.CountForeign(preferred.zone, foreign))
+
+
+def _worth_trying(
+    walk: Walk, nid: int, zones: tuple[int, ...], scan: ZonelistScan | None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Zones of a node to ask for, and those that the zonelist cache says are full.
+
+    The first zone of a walk is always looked at: only its failure switches the cache on.
+    """
+    if scan is None:
+        return zones, ()
+    full = tuple(
+        zone
+        for zone in zones
+        if (nid, zone) != walk.preferred and scan.skips(scan.cache.position(Zoneref(nid, zone)))
+    )
+    return tuple(zone for zone in zones if zone not in full), full
 
 
 def _numa_how(node: Node, ac: AllocContext, nid: int) -> int:
@@ -514,6 +551,8 @@ def __alloc_pages_direct_reclaim(node: Node, ac: AllocContext) -> Steps[int]:
         if reclaimed >= wanted:
             break
     ac.direct_reclaimed += reclaimed
+    if reclaimed and node.zonelist_scan(ac.walk, 0):
+        node.apply(ops.ZlcClear(ac.walk.list_nid))
     return reclaimed
 
 

@@ -97,9 +97,10 @@ def _(op: ops.KswapdBegin, result: ops.KswapdWork, zones: tuple[str, ...]) -> st
 
 @_line.register
 def _(op: ops.Balance, result: ops.BalanceResult, zones: tuple[str, ...]) -> str:
-    if result.balanced:
+    if result.balanced and not op.boosted:
         return "kswapd balanced"
-    return f"kswapd priority={op.priority} scanned={result.scanned} reclaimed={result.reclaimed}"
+    name = "kswapd boosted" if op.boosted else "kswapd"
+    return f"{name} priority={op.priority} scanned={result.scanned} reclaimed={result.reclaimed}"
 
 
 @_line.register

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from numa_service.machine.presets import load_preset
@@ -12,8 +14,10 @@ from numa_service.mm.mmzone import NR_ORDERS
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.mm.replay import compile_replay
 from numa_service.node import ops
-from numa_service.node.errors import AllocFailed
+from numa_service.node.cma import cma_alloc
+from numa_service.node.errors import AllocFailed, Busy, InvalidRequest
 from numa_service.node.kswapd import balance_pgdat
+from numa_service.node.memory_hotplug import change_memory_block, memory_blocks
 from numa_service.node.mempolicy import Policy
 from numa_service.node.node import Node
 from numa_service.node.ops import Ask
@@ -63,6 +67,22 @@ def _kswapd(node: Node) -> None:
         return
 
 
+def _hotplug() -> None:
+    """A memory block goes and comes back; a place for contiguous pages is taken."""
+    spec = replace(load_preset(_MACHINE), cmdline="cma=4M@1")
+    nodes = {node.nid: Node.boot(spec, node.nid) for node in spec.nodes}
+    node = nodes[1]
+    session = node.apply(ops.OpenSession("warm", 1, 0))
+    region = map_region(node, session, LRU_KIND_ANON, 1024, Policy())
+    _run(nodes, touch_region(node, session, region, 0, 1024, True, node.pgdat.cpus[0]))
+    start, _ = _run(nodes, cma_alloc(node, session, 0, 3))
+    node.apply(ops.Free(node.owner(session), None, 0, start.to_bytes(8, "little")))
+    for block in memory_blocks(nodes[2]):
+        for state in ("offline", "online_movable"):
+            with contextlib.suppress(Busy, InvalidRequest):
+                _run(nodes, change_memory_block(nodes[2], block, state))
+
+
 def _is_cached(name: str) -> bool:
     return next(jit.CACHE_DIR.rglob(f"*.{name}-*.nbc"), None) is not None
 
@@ -103,5 +123,7 @@ def _exercise() -> None:
         other.digest()
         if problems := other.check():
             raise RuntimeError(f"the kernels are not right: {problems[0]}")
+        other.apply(ops.VmstatTick())
+    _hotplug()
     compile_replay(node.pgdat.pg)
     _run(nodes, close_session(node, session))

@@ -35,7 +35,14 @@ from numa_service.mm.page_alloc import (
     ALLOC_WMARK_MASK,
 )
 from numa_service.mm.pgdat import Pfns, Pgdat
-from numa_service.mm.pgdata import FREE_CMA, FREE_HIGHATOMIC, RESERVED_HIGHATOMIC, TUNE_WATERMARK
+from numa_service.mm.pgdata import (
+    FREE_CMA,
+    FREE_HIGHATOMIC,
+    RESERVED_HIGHATOMIC,
+    TUNE_WATERMARK,
+    in_zone,
+    zone_pageblocks,
+)
 from numa_service.mm.profile import WMARK_FREE_RESERVE, WMARK_PER_ORDER
 from numa_service.mm.vmstat import NR_FREE_PAGES, PATH_STEALS, PGALLOC
 from numa_service.node.explain import (
@@ -169,9 +176,7 @@ class Account:
 
     def _look(self, zone: int) -> _Zone:
         pg = self._pgdat.pg
-        blocks = slice(
-            int(pg.zone_start[zone]) >> PAGEBLOCK_ORDER, -(-int(pg.zone_end[zone]) >> PAGEBLOCK_ORDER)
-        )
+        blocks = zone_pageblocks(pg, zone)
         return _Zone(
             watermark_check(self._pgdat, zone, self._order, *self._rights),
             int(pg.pcp_count[self._cpu, zone]),
@@ -245,7 +250,7 @@ class Account:
     def _foreign(self, zone: int, pfns: Pfns) -> tuple[tuple[str, int], ...]:
         pg = self._pgdat.pg
         pages = pfns.astype(np.int64) - self._pgdat.base_pfn
-        pages = pages[(pages >= pg.zone_start[zone]) & (pages < pg.zone_end[zone])]
+        pages = pages[in_zone(pg, zone, pages)]
         types = Counter(pg.pb_migratetype[pages >> PAGEBLOCK_ORDER].tolist())
         return tuple((self._type(mt), n) for mt, n in sorted(types.items()) if mt != self._migratetype)
 

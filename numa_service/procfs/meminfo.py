@@ -43,7 +43,16 @@ _HUGE_PAGE_COUNTS = ("HugePages_Total", "HugePages_Free", "HugePages_Rsvd", "Hug
 def meminfo(snapshot: MachineSnapshot) -> str:
     """The machine's memory in kB; a line that the model knows nothing about is 0."""
     values = _values_kb(snapshot)
-    return "".join(f"{row(name, values.get(name, 0))}\n" for name in kernel_names(snapshot).meminfo)
+    return "".join(f"{row(name, values.get(name, 0))}\n" for name in _lines(snapshot))
+
+
+def _lines(snapshot: MachineSnapshot) -> tuple[str, ...]:
+    """Names of the lines; those of CMA, which distributions do not build, only where there are areas."""
+    names = kernel_names(snapshot).meminfo
+    if not global_zone_page_state(snapshot, "cma"):
+        return names
+    at = next(i for i, name in enumerate(names) if name in ("Unaccepted", "HugePages_Total"))
+    return (*names[:at], "CmaTotal", "CmaFree", *names[at:])
 
 
 def row(name: str, value: int, column: int = 16) -> str:
@@ -130,6 +139,8 @@ def _values_kb(snapshot: MachineSnapshot) -> dict[str, int]:
         "HighFree": high_free,
         "LowTotal": values["MemTotal"] - high_total,
         "LowFree": values["MemFree"] - high_free,
+        "CmaTotal": kb(global_zone_page_state(snapshot, "cma")),
+        "CmaFree": kb(global_zone_page_state(snapshot, "nr_free_cma")),
         "SwapTotal": kb(swap_total),
         "SwapFree": kb(swap_total - swap_used),
         "CommitLimit": kb(vm_commit_limit(snapshot)),

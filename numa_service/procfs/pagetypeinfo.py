@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from numa_service.mm.mmzone import (
+    MIGRATE_CMA,
     MIGRATE_MOVABLE,
     MIGRATE_RECLAIMABLE,
     NR_ORDERS,
@@ -13,6 +14,7 @@ from numa_service.mm.mmzone import (
 )
 from numa_service.mm.profile import PROFILES
 from numa_service.mm.snapshot import MachineSnapshot, NodeSnapshot
+from numa_service.procfs.counters import global_zone_page_state
 
 #: The kernel stops counting a free list here, so as not to hold the zone lock for too long (since 5.4).
 _FREECOUNT_LIMIT = 100_000
@@ -30,6 +32,8 @@ def _printed_types(snapshot: MachineSnapshot) -> list[tuple[int, str]]:
     """(index, name) of the migratetypes built into the kernel, in the order in which it prints them."""
     names = PROFILES[snapshot.profile].migratetype_names
     types = [(index, name) for index, name in enumerate(names) if name is not None]
+    if global_zone_page_state(snapshot, "cma"):
+        types = sorted([*types, (MIGRATE_CMA, "CMA")])  # built into the kernel of a machine that has areas
     if snapshot.profile == "linux-3.0":
         # MIGRATE_RECLAIMABLE was 1 and MIGRATE_MOVABLE 2 up to 4.3.
         swapped = {MIGRATE_MOVABLE: MIGRATE_RECLAIMABLE, MIGRATE_RECLAIMABLE: MIGRATE_MOVABLE}

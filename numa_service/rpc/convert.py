@@ -231,7 +231,7 @@ def _alloc_result(m: zonelist_pb2.LookupResponse) -> ops.AllocResult:
         for z in m.zones
     )
     account = explain.account_of(m.account) if m.HasField("account") else None
-    return ops.AllocResult(m.pfns, tuple(m.path), zones, account)
+    return ops.AllocResult(m.pfns, tuple(m.path), zones, account, tuple(m.full_zones))
 
 
 def _lookup_response(result: ops.AllocResult) -> Message:
@@ -250,6 +250,7 @@ def _lookup_response(result: ops.AllocResult) -> Message:
             for z in result.zones
         ],
         account=explain.account(result.account) if result.account else None,
+        full_zones=result.full,
     )
 
 

@@ -114,6 +114,7 @@ def _node_visit(visit: NodeVisit) -> pb2.NodeVisit:
         remote=visit.remote,
         away=visit.away,
         account=account(visit.account) if visit.account else None,
+        cached_full=visit.cached_full,
     )
 
 

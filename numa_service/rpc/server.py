@@ -113,7 +113,7 @@ class NodeServer:
         self.node = node
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self._clock = clock
+        self._clock = node.clock = clock
         self._instruments = Instruments(self.registry, node.nid)
         self._requests = Requests(node)
         self._peers = Peers(self._instruments.fallback)

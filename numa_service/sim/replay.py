@@ -109,7 +109,7 @@ class Replay:
         BootMemoryError as from boot, TraceError when the capture contradicts the machine.
         """
         self.spec = spec
-        self.sim = Simulation(spec)
+        self.sim = Simulation(spec, vmstat=False)  # time is the trace's here
         self.traced = traced or TracedZones.of(spec)
         nodes = self.sim.nodes
         self._sessions = {

@@ -12,12 +12,13 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from numa_service.machine.boot import start_kernel
+from numa_service.machine.hotplug import MemoryState
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.pgdata import KSWAPD_WOKEN
 from numa_service.node import ops
-from numa_service.node.errors import NodeError, PeerUnavailable
+from numa_service.node.errors import InvalidRequest, NodeError, PeerUnavailable
 from numa_service.node.kswapd import balance_pgdat
+from numa_service.node.memory_hotplug import change_memory_block, memory_blocks, offline_node
 from numa_service.node.node import Node
 from numa_service.node.ops import Ask, Op
 from numa_service.node.page_alloc import Steps
@@ -25,7 +26,7 @@ from numa_service.node.page_alloc import Steps
 T = TypeVar("T")
 
 #: From wakeup_kswapd() to its first step: a scheduler tick at HZ=250.
-KSWAPD_WAKE_NS = 4_000_000
+KSWAPD_WAKE_NS = JIFFY_NS = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +75,14 @@ class _Event:
 class Simulation:
     """All nodes of a machine, and the time they live in."""
 
-    def __init__(self, spec: MachineSpec, seed: int = 0, faults: Faults | None = None) -> None:
-        machine = start_kernel(spec)
+    def __init__(
+        self, spec: MachineSpec, seed: int = 0, faults: Faults | None = None, *, vmstat: bool = True
+    ) -> None:
+        """Boot. Without `vmstat`, no CPU has vmstat ticks: for a shell whose clock is not this one."""
         self.spec = spec
-        self.nodes = {nid: Node(machine, nid) for nid in machine.pgdats}
+        self.nodes = {node.nid: Node.boot(spec, node.nid) for node in spec.nodes}
+        # each node keeps its own books, as in a process of its own; a snapshot shows them all
+        pgdats = {nid: node.pgdat for nid, node in self.nodes.items()}
         self.now_ns = 0
         self.down: set[int] = set()
         self._random = random.Random(seed)
@@ -85,6 +90,11 @@ class Simulation:
         self._events: list[_Event] = []
         self._sequence = 0
         self._kswapd: dict[int, Generator[Op[Any], Any, int]] = {}
+        self._vmstat = vmstat
+        self._next_tick_ns = self._stat_interval_ns
+        for node in self.nodes.values():
+            node.clock = lambda: self.now_ns
+            node.machine.neighbours = pgdats
 
     # driving
 
@@ -102,9 +112,32 @@ class Simulation:
         return task.result
 
     def run(self) -> None:
-        """Until nothing is left to happen."""
+        """Until nothing is left to happen but vmstat ticks."""
         while self._events:
             self._next()
+
+    def advance(self, ns: int) -> None:
+        """Let virtual time pass, and happen what happens in it."""
+        until = self.now_ns + ns
+        while self._events and self._events[0].at_ns <= until:
+            self._next()
+        self._pass_time(until)
+
+    # memory that comes and goes
+
+    def change_memory_block(self, block: int, state: str) -> MemoryState:
+        """Write ``memoryN/state``: offline, online, online_kernel or online_movable.
+
+        InvalidRequest (EINVAL), Busy (EBUSY).
+        """
+        nid = next((nid for nid, node in self.nodes.items() if block in memory_blocks(node)), None)
+        if nid is None:
+            raise InvalidRequest("block", f"there is no memory{block}")
+        return self.call(nid, change_memory_block(self.nodes[nid], block, state))
+
+    def offline_node(self, nid: int) -> dict[int, str]:
+        """Take all memory of a node off-line, and the node if it has no CPUs: blocks that stay, and why."""
+        return self.call(nid, offline_node(self.nodes[nid]))
 
     def check(self) -> list[str]:
         """Violated invariants of every node, and between them: no page is held by an owner nobody knows.
@@ -129,8 +162,27 @@ class Simulation:
 
     def _next(self) -> None:
         event = heapq.heappop(self._events)
-        self.now_ns = event.at_ns
+        self._pass_time(event.at_ns)
         event.act()
+
+    @property
+    def _stat_interval_ns(self) -> int:
+        """Of the first node: the sysctl is the machine's."""
+        seconds = next(iter(self.nodes.values())).machine.sysctls.stat_interval
+        return seconds * 1_000_000_000 or JIFFY_NS
+
+    def _pass_time(self, until_ns: int) -> None:
+        """Set the clock; with the vmstat ticks until then, as far as there is anything to do."""
+        while self._vmstat and self._next_tick_ns <= until_ns:
+            self.now_ns = self._next_tick_ns
+            wanted = [
+                node for nid, node in self.nodes.items() if nid not in self.down and node.pgdat.vmstat_wanted
+            ]
+            for node in wanted:
+                node.apply(ops.VmstatTick())
+            quiet = 0 if wanted else (until_ns - self._next_tick_ns) // self._stat_interval_ns
+            self._next_tick_ns += (1 + quiet) * self._stat_interval_ns
+        self.now_ns = until_ns
 
     def _step(self, task: Task[Any], value: Any, error: NodeError | None) -> None:
         try:

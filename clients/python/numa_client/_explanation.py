@@ -92,6 +92,8 @@ class NodeVisit:
     zones: tuple[ZoneVisit, ...]
     #: Fallbacks to free lists of another migratetype.
     steals: int
+    #: Zones passed over unseen: the zonelist cache (linux-3.0) says that they are full.
+    cached_full: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,7 @@ def _node(visit: pb2.NodeVisit) -> e.NodeVisit:
         away=visit.away,
         zones=tuple(_zone(zone) for zone in visit.account.zones),
         steals=visit.account.steals,
+        cached_full=tuple(visit.cached_full),
     )
 
 

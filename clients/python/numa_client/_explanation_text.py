@@ -72,6 +72,8 @@ def _node(visit: e.NodeVisit, order: int) -> Iterator[str]:
         yield f"  lookup at node {visit.node}"
     for zone in visit.zones:
         yield from _zone(visit.node, zone, order)
+    for name in visit.cached_full:
+        yield f"  {visit.node}:{name:<8} skipped: zonelist cache says full"
     if visit.steals:
         yield f"  {_plural(visit.steals, 'fallback')} to another migratetype on node {visit.node}"
 

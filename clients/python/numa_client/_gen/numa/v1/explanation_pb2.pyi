@@ -125,16 +125,18 @@ class FreelistPass(_message.Message):
     def __init__(self, name: _Optional[str] = ..., alloc_flags: _Optional[_Iterable[str]] = ..., nodes: _Optional[_Iterable[_Union[NodeVisit, _Mapping]]] = ...) -> None: ...
 
 class NodeVisit(_message.Message):
-    __slots__ = ("node", "remote", "away", "account")
+    __slots__ = ("node", "remote", "away", "account", "cached_full")
     NODE_FIELD_NUMBER: _ClassVar[int]
     REMOTE_FIELD_NUMBER: _ClassVar[int]
     AWAY_FIELD_NUMBER: _ClassVar[int]
     ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    CACHED_FULL_FIELD_NUMBER: _ClassVar[int]
     node: int
     remote: bool
     away: str
     account: NodeAccount
-    def __init__(self, node: _Optional[int] = ..., remote: _Optional[bool] = ..., away: _Optional[str] = ..., account: _Optional[_Union[NodeAccount, _Mapping]] = ...) -> None: ...
+    cached_full: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, node: _Optional[int] = ..., remote: _Optional[bool] = ..., away: _Optional[str] = ..., account: _Optional[_Union[NodeAccount, _Mapping]] = ..., cached_full: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class NodeAccount(_message.Message):
     __slots__ = ("zones", "steals", "order")

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from numa_client._gen.numa.v1 import explanation_pb2 as numa_dot_v1_dot_explanation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1enuma/v1/zonelist_service.proto\x12\x07numa.v1\x1a\x19numa/v1/explanation.proto\"6\n\x05Owner\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\n\n\x02id\x18\x03 \x01(\x04\"\x94\x02\n\rLookupRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1d\n\x05owner\x18\x02 \x01(\x0b\x32\x0e.numa.v1.Owner\x12\r\n\x05order\x18\x03 \x01(\r\x12\r\n\x05\x63ount\x18\x04 \x01(\r\x12\x13\n\x0bmigratetype\x18\x05 \x01(\r\x12\x17\n\x0fhighest_zoneidx\x18\x06 \x01(\r\x12\r\n\x05zones\x18\x07 \x03(\r\x12\x0b\n\x03\x63pu\x18\x08 \x01(\r\x12\x13\n\x0b\x61lloc_flags\x18\t \x01(\r\x12\x10\n\x08numa_how\x18\n \x01(\r\x12\x10\n\x08lru_kind\x18\x0b \x01(\r\x12\x0f\n\x07indexes\x18\x0c \x01(\x0c\x12\r\n\x05\x64irty\x18\r \x01(\x08\x12\x0f\n\x07\x65xplain\x18\x0e \x01(\x08\"~\n\tZoneState\x12\x0c\n\x04zone\x18\x01 \x01(\r\x12\x12\n\nfree_pages\x18\x02 \x01(\x04\x12\x15\n\rmanaged_pages\x18\x03 \x01(\x04\x12\x11\n\tmin_pages\x18\x04 \x01(\x04\x12\x11\n\tlow_pages\x18\x05 \x01(\x04\x12\x12\n\nhigh_pages\x18\x06 \x01(\x04\"v\n\x0eLookupResponse\x12\x0c\n\x04pfns\x18\x01 \x01(\x0c\x12\x0c\n\x04path\x18\x02 \x03(\x03\x12!\n\x05zones\x18\x03 \x03(\x0b\x32\x12.numa.v1.ZoneState\x12%\n\x07\x61\x63\x63ount\x18\x04 \x01(\x0b\x32\x14.numa.v1.NodeAccount\"~\n\x0eReleaseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1d\n\x05owner\x18\x02 \x01(\x0b\x32\x0e.numa.v1.Owner\x12\r\n\x05order\x18\x03 \x01(\r\x12\x0c\n\x04pfns\x18\x04 \x01(\x0c\x12\x0b\n\x03\x63pu\x18\x05 \x01(\r\x12\x0f\n\x07indexes\x18\x06 \x01(\x0c\"&\n\x0fReleaseResponse\x12\x13\n\x0b\x66reed_pages\x18\x01 \x01(\x04\"g\n\x13ReleaseOwnerRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1d\n\x05owner\x18\x02 \x01(\x0b\x32\x0e.numa.v1.Owner\x12\x0c\n\x04pfns\x18\x03 \x01(\x0c\x12\x0f\n\x07indexes\x18\x04 \x01(\x0c\"+\n\x14ReleaseOwnerResponse\x12\x13\n\x0b\x66reed_pages\x18\x01 \x01(\x04\"o\n\x0cTouchRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1d\n\x05owner\x18\x02 \x01(\x0b\x32\x0e.numa.v1.Owner\x12\x0c\n\x04pfns\x18\x03 \x01(\x0c\x12\x0f\n\x07indexes\x18\x04 \x01(\x0c\x12\r\n\x05write\x18\x05 \x01(\x08\"E\n\rTouchResponse\x12\x0c\n\x04gone\x18\x01 \x01(\x0c\x12\x18\n\x10swapped_in_pages\x18\x02 \x01(\x04\x12\x0c\n\x04path\x18\x03 \x03(\x03\"O\n\x11WakeKswapdRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05order\x18\x02 \x01(\r\x12\x17\n\x0fhighest_zoneidx\x18\x03 \x01(\r\"#\n\x12WakeKswapdResponse\x12\r\n\x05woken\x18\x01 \x01(\x08\"l\n\x0eReclaimRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0fhighest_zoneidx\x18\x02 \x01(\r\x12\x10\n\x08priority\x18\x03 \x01(\r\x12\x1b\n\x13nr_to_reclaim_pages\x18\x04 \x01(\x04\"O\n\x0fReclaimResponse\x12\x15\n\rscanned_pages\x18\x01 \x01(\x04\x12\x17\n\x0freclaimed_pages\x18\x02 \x01(\x04\x12\x0c\n\x04path\x18\x03 \x03(\x03\"U\n\x0c\x44rainRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05zones\x18\x02 \x03(\r\x12\x13\n\x0bmigratetype\x18\x03 \x01(\r\x12\r\n\x05\x66orce\x18\x04 \x01(\x08\"&\n\rDrainResponse\x12\x15\n\rdrained_pages\x18\x01 \x01(\x04\"F\n\x13\x43ountForeignRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04zone\x18\x02 \x01(\r\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\"\x16\n\x14\x43ountForeignResponse2\x99\x04\n\x0fZonelistService\x12\x39\n\x06Lookup\x12\x16.numa.v1.LookupRequest\x1a\x17.numa.v1.LookupResponse\x12<\n\x07Release\x12\x17.numa.v1.ReleaseRequest\x1a\x18.numa.v1.ReleaseResponse\x12K\n\x0cReleaseOwner\x12\x1c.numa.v1.ReleaseOwnerRequest\x1a\x1d.numa.v1.ReleaseOwnerResponse\x12\x36\n\x05Touch\x12\x15.numa.v1.TouchRequest\x1a\x16.numa.v1.TouchResponse\x12\x45\n\nWakeKswapd\x12\x1a.numa.v1.WakeKswapdRequest\x1a\x1b.numa.v1.WakeKswapdResponse\x12<\n\x07Reclaim\x12\x17.numa.v1.ReclaimRequest\x1a\x18.numa.v1.ReclaimResponse\x12\x36\n\x05\x44rain\x12\x15.numa.v1.DrainRequest\x1a\x16.numa.v1.DrainResponse\x12K\n\x0c\x43ountForeign\x12\x1c.numa.v1.CountForeignRequest\x1a\x1d.numa.v1.CountForeignResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1enuma/v1/zonelist_service.proto\x12\x07numa.v1\x1a\x19numa/v1/explanation.proto\"6\n\x05Owner\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\n\n\x02id\x18\x03 \x01(\x04\"\x94\x02\n\rLookupRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1d\n\x05owner\x18\x02 \x01(\x0b\x32\x0e.numa.v1.Owner\x12\r\n\x05order\x18\x03 \x01(\r\x12\r\n\x05\x63ount\x18\x04 \x01(\r\x12\x13\n\x0bmigratetype\x18\x05 \x01(\r\x12\x17\n\x0fhighest_zoneidx\x18\x06 \x01(\r\x12\r\n\x05zones\x18\x07 \x03(\r\x12\x0b\n\x03\x63pu\x18\x08 \x01(\r\x12\x13\n\x0b\x61lloc_flags\x18\t \x01(\r\x12\x10\n\x08numa_how\x18\n \x01(\r\x12\x10\n\x08lru_kind\x18\x0b \x01(\r\x12\x0f\n\x07indexes\x18\x0c \x01(\x0c\x12\r\n\x05\x64irty\x18\r \x01(\x08\x12\x0f\n\x07\x65xplain\x18\x0e \x01(\x08\"~\n\tZoneState\x12\x0c\n\x04zone\x18\x01 \x01(\r\x12\x12\n\nfree_pages\x18\x02 \x01(\x04\x12\x15\n\rmanaged_pages\x18\x03 \x01(\x04\x12\x11\n\tmin_pages\x18\x04 \x01(\x04\x12\x11\n\tlow_pages\x18\x05 \x01(\x04\x12\x12\n\nhigh_pages\x18\x06 \x01(\x04\"\x8a\x01\n\x0eLookupResponse\x12\x0c\n\x04pfns\x18\x01 \x01(\x0c\x12\x0c\n\x04path\x18\x02 \x03(\x03\x12!\n\x05zones\x18\x03 \x03(\x0b\x32\x12.numa.v1.ZoneState\x12%\n\x07\x61\x63\x63ount\x18\x04 \x01(\x0b\x32\x14.numa.v1.NodeAccount\x12\x12\n\nfull_zones\x18\x05 \x03(\r\"~\n\x0eReleaseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1d\n\x05owner\x18\x02 \x01(\x0b\x32\x0e.numa.v1.Owner\x12\r\n\x05order\x18\x03 \x01(\r\x12\x0c\n\x04pfns\x18\x04 \x01(\x0c\x12\x0b\n\x03\x63pu\x18\x05 \x01(\r\x12\x0f\n\x07indexes\x18\x06 \x01(\x0c\"&\n\x0fReleaseResponse\x12\x13\n\x0b\x66reed_pages\x18\x01 \x01(\x04\"g\n\x13ReleaseOwnerRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1d\n\x05owner\x18\x02 \x01(\x0b\x32\x0e.numa.v1.Owner\x12\x0c\n\x04pfns\x18\x03 \x01(\x0c\x12\x0f\n\x07indexes\x18\x04 \x01(\x0c\"+\n\x14ReleaseOwnerResponse\x12\x13\n\x0b\x66reed_pages\x18\x01 \x01(\x04\"o\n\x0cTouchRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1d\n\x05owner\x18\x02 \x01(\x0b\x32\x0e.numa.v1.Owner\x12\x0c\n\x04pfns\x18\x03 \x01(\x0c\x12\x0f\n\x07indexes\x18\x04 \x01(\x0c\x12\r\n\x05write\x18\x05 \x01(\x08\"E\n\rTouchResponse\x12\x0c\n\x04gone\x18\x01 \x01(\x0c\x12\x18\n\x10swapped_in_pages\x18\x02 \x01(\x04\x12\x0c\n\x04path\x18\x03 \x03(\x03\"O\n\x11WakeKswapdRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05order\x18\x02 \x01(\r\x12\x17\n\x0fhighest_zoneidx\x18\x03 \x01(\r\"#\n\x12WakeKswapdResponse\x12\r\n\x05woken\x18\x01 \x01(\x08\"l\n\x0eReclaimRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0fhighest_zoneidx\x18\x02 \x01(\r\x12\x10\n\x08priority\x18\x03 \x01(\r\x12\x1b\n\x13nr_to_reclaim_pages\x18\x04 \x01(\x04\"O\n\x0fReclaimResponse\x12\x15\n\rscanned_pages\x18\x01 \x01(\x04\x12\x17\n\x0freclaimed_pages\x18\x02 \x01(\x04\x12\x0c\n\x04path\x18\x03 \x03(\x03\"U\n\x0c\x44rainRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05zones\x18\x02 \x03(\r\x12\x13\n\x0bmigratetype\x18\x03 \x01(\r\x12\r\n\x05\x66orce\x18\x04 \x01(\x08\"&\n\rDrainResponse\x12\x15\n\rdrained_pages\x18\x01 \x01(\x04\"F\n\x13\x43ountForeignRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04zone\x18\x02 \x01(\r\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\"\x16\n\x14\x43ountForeignResponse2\x99\x04\n\x0fZonelistService\x12\x39\n\x06Lookup\x12\x16.numa.v1.LookupRequest\x1a\x17.numa.v1.LookupResponse\x12<\n\x07Release\x12\x17.numa.v1.ReleaseRequest\x1a\x18.numa.v1.ReleaseResponse\x12K\n\x0cReleaseOwner\x12\x1c.numa.v1.ReleaseOwnerRequest\x1a\x1d.numa.v1.ReleaseOwnerResponse\x12\x36\n\x05Touch\x12\x15.numa.v1.TouchRequest\x1a\x16.numa.v1.TouchResponse\x12\x45\n\nWakeKswapd\x12\x1a.numa.v1.WakeKswapdRequest\x1a\x1b.numa.v1.WakeKswapdResponse\x12<\n\x07Reclaim\x12\x17.numa.v1.ReclaimRequest\x1a\x18.numa.v1.ReclaimResponse\x12\x36\n\x05\x44rain\x12\x15.numa.v1.DrainRequest\x1a\x16.numa.v1.DrainResponse\x12K\n\x0c\x43ountForeign\x12\x1c.numa.v1.CountForeignRequest\x1a\x1d.numa.v1.CountForeignResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,36 +38,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOOKUPREQUEST']._serialized_end=403
   _globals['_ZONESTATE']._serialized_start=405
   _globals['_ZONESTATE']._serialized_end=531
-  _globals['_LOOKUPRESPONSE']._serialized_start=533
-  _globals['_LOOKUPRESPONSE']._serialized_end=651
-  _globals['_RELEASEREQUEST']._serialized_start=653
-  _globals['_RELEASEREQUEST']._serialized_end=779
-  _globals['_RELEASERESPONSE']._serialized_start=781
-  _globals['_RELEASERESPONSE']._serialized_end=819
-  _globals['_RELEASEOWNERREQUEST']._serialized_start=821
-  _globals['_RELEASEOWNERREQUEST']._serialized_end=924
-  _globals['_RELEASEOWNERRESPONSE']._serialized_start=926
-  _globals['_RELEASEOWNERRESPONSE']._serialized_end=969
-  _globals['_TOUCHREQUEST']._serialized_start=971
-  _globals['_TOUCHREQUEST']._serialized_end=1082
-  _globals['_TOUCHRESPONSE']._serialized_start=1084
-  _globals['_TOUCHRESPONSE']._serialized_end=1153
-  _globals['_WAKEKSWAPDREQUEST']._serialized_start=1155
-  _globals['_WAKEKSWAPDREQUEST']._serialized_end=1234
-  _globals['_WAKEKSWAPDRESPONSE']._serialized_start=1236
-  _globals['_WAKEKSWAPDRESPONSE']._serialized_end=1271
-  _globals['_RECLAIMREQUEST']._serialized_start=1273
-  _globals['_RECLAIMREQUEST']._serialized_end=1381
-  _globals['_RECLAIMRESPONSE']._serialized_start=1383
-  _globals['_RECLAIMRESPONSE']._serialized_end=1462
-  _globals['_DRAINREQUEST']._serialized_start=1464
-  _globals['_DRAINREQUEST']._serialized_end=1549
-  _globals['_DRAINRESPONSE']._serialized_start=1551
-  _globals['_DRAINRESPONSE']._serialized_end=1589
-  _globals['_COUNTFOREIGNREQUEST']._serialized_start=1591
-  _globals['_COUNTFOREIGNREQUEST']._serialized_end=1661
-  _globals['_COUNTFOREIGNRESPONSE']._serialized_start=1663
-  _globals['_COUNTFOREIGNRESPONSE']._serialized_end=1685
-  _globals['_ZONELISTSERVICE']._serialized_start=1688
-  _globals['_ZONELISTSERVICE']._serialized_end=2225
+  _globals['_LOOKUPRESPONSE']._serialized_start=534
+  _globals['_LOOKUPRESPONSE']._serialized_end=672
+  _globals['_RELEASEREQUEST']._serialized_start=674
+  _globals['_RELEASEREQUEST']._serialized_end=800
+  _globals['_RELEASERESPONSE']._serialized_start=802
+  _globals['_RELEASERESPONSE']._serialized_end=840
+  _globals['_RELEASEOWNERREQUEST']._serialized_start=842
+  _globals['_RELEASEOWNERREQUEST']._serialized_end=945
+  _globals['_RELEASEOWNERRESPONSE']._serialized_start=947
+  _globals['_RELEASEOWNERRESPONSE']._serialized_end=990
+  _globals['_TOUCHREQUEST']._serialized_start=992
+  _globals['_TOUCHREQUEST']._serialized_end=1103
+  _globals['_TOUCHRESPONSE']._serialized_start=1105
+  _globals['_TOUCHRESPONSE']._serialized_end=1174
+  _globals['_WAKEKSWAPDREQUEST']._serialized_start=1176
+  _globals['_WAKEKSWAPDREQUEST']._serialized_end=1255
+  _globals['_WAKEKSWAPDRESPONSE']._serialized_start=1257
+  _globals['_WAKEKSWAPDRESPONSE']._serialized_end=1292
+  _globals['_RECLAIMREQUEST']._serialized_start=1294
+  _globals['_RECLAIMREQUEST']._serialized_end=1402
+  _globals['_RECLAIMRESPONSE']._serialized_start=1404
+  _globals['_RECLAIMRESPONSE']._serialized_end=1483
+  _globals['_DRAINREQUEST']._serialized_start=1485
+  _globals['_DRAINREQUEST']._serialized_end=1570
+  _globals['_DRAINRESPONSE']._serialized_start=1572
+  _globals['_DRAINRESPONSE']._serialized_end=1610
+  _globals['_COUNTFOREIGNREQUEST']._serialized_start=1612
+  _globals['_COUNTFOREIGNREQUEST']._serialized_end=1682
+  _globals['_COUNTFOREIGNRESPONSE']._serialized_start=1684
+  _globals['_COUNTFOREIGNRESPONSE']._serialized_end=1706
+  _globals['_ZONELISTSERVICE']._serialized_start=1709
+  _globals['_ZONELISTSERVICE']._serialized_end=2246
 # @@protoc_insertion_point(module_scope)

@@ -66,16 +66,18 @@ class ZoneState(_message.Message):
     def __init__(self, zone: _Optional[int] = ..., free_pages: _Optional[int] = ..., managed_pages: _Optional[int] = ..., min_pages: _Optional[int] = ..., low_pages: _Optional[int] = ..., high_pages: _Optional[int] = ...) -> None: ...
 
 class LookupResponse(_message.Message):
-    __slots__ = ("pfns", "path", "zones", "account")
+    __slots__ = ("pfns", "path", "zones", "account", "full_zones")
     PFNS_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     ZONES_FIELD_NUMBER: _ClassVar[int]
     ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    FULL_ZONES_FIELD_NUMBER: _ClassVar[int]
     pfns: bytes
     path: _containers.RepeatedScalarFieldContainer[int]
     zones: _containers.RepeatedCompositeFieldContainer[ZoneState]
     account: _explanation_pb2.NodeAccount
-    def __init__(self, pfns: _Optional[bytes] = ..., path: _Optional[_Iterable[int]] = ..., zones: _Optional[_Iterable[_Union[ZoneState, _Mapping]]] = ..., account: _Optional[_Union[_explanation_pb2.NodeAccount, _Mapping]] = ...) -> None: ...
+    full_zones: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, pfns: _Optional[bytes] = ..., path: _Optional[_Iterable[int]] = ..., zones: _Optional[_Iterable[_Union[ZoneState, _Mapping]]] = ..., account: _Optional[_Union[_explanation_pb2.NodeAccount, _Mapping]] = ..., full_zones: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ReleaseRequest(_message.Message):
     __slots__ = ("request_id", "owner", "order", "pfns", "cpu", "indexes")

@@ -1,0 +1,73 @@
+"""Memory came or went somewhere in the machine: what every node makes of it (``mm/memory_hotplug.c``).
+
+Watermarks are shares of min_free_kbytes and zonelists name all nodes, so that a block that goes off-line on
+one node changes the others too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from numa_service.machine.boot import (
+    Machine,
+    apply_sysctls,
+    rebuild_zonelists,
+    setup_per_cpu_pageset,
+)
+from numa_service.mm.mmzone import ZONE_NAMES
+from numa_service.mm.pgdat import Pgdat
+from numa_service.mm.watermark import calculate_min_free_kbytes, recommended_min_free_kbytes
+
+
+class MemoryState(NamedTuple):
+    """What of a node is on-line."""
+
+    nid: int
+    #: Populated zones: (index, present pages, managed pages), ascending.
+    zones: tuple[tuple[int, int, int], ...]
+    #: The node is; False: it has neither memory nor CPUs, and no zonelist.
+    online: bool = True
+
+
+def memory_state(pgdat: Pgdat, online: bool = True) -> MemoryState:
+    """Of a node, now."""
+    return MemoryState(
+        pgdat.nid, tuple((e.index, e.present, e.managed) for e in pgdat.extents if e.present), online
+    )
+
+
+def memory_notify(machine: Machine, state: MemoryState) -> None:
+    """Recompute what depends on a node's memory: min_free_kbytes, watermarks, reserves, pagesets, zonelists.
+
+    Of that node itself the arrays have changed already. Lists are built anew when a zone or node came or
+    went: before the watermarks for what came, after them for what went. Told twice, nothing more changes.
+    """
+    names = ZONE_NAMES[machine.spec.arch]
+    managed = dict.fromkeys(names, 0) | {names[zone]: pages for zone, _, pages in state.zones}
+    for name, pages in managed.items():
+        machine.managed[state.nid, name] = pages
+    populated: dict[int, Sequence[int]] = dict(machine.populated)
+    before = set(populated.get(state.nid, ()))
+    populated.pop(state.nid, None)
+    if state.online:
+        populated[state.nid] = tuple(zone for zone, _, _ in state.zones)
+    changed = populated != machine.populated
+    came = bool(set(populated.get(state.nid, ())) - before)
+    if changed and came:
+        rebuild_zonelists(machine, populated)
+    setup_per_cpu_pageset(machine)
+    machine.sysctls.set("vm.min_free_kbytes", str(_min_free_kbytes(machine)))
+    apply_sysctls(machine)
+    if changed and not came:
+        rebuild_zonelists(machine, populated)
+
+
+def _min_free_kbytes(machine: Machine) -> int:
+    """init_per_zone_wmark_min() anew: what somebody wrote stays unless it is less than the kernel wants."""
+    plain = calculate_min_free_kbytes(machine.managed, machine.profile)
+    user = machine.user_min_free_kbytes
+    kbytes = plain if user is None or plain > user else machine.sysctls.min_free_kbytes or plain
+    if machine.khugepaged:
+        kbytes = max(kbytes, recommended_min_free_kbytes(machine.managed, machine.profile))
+    return kbytes

@@ -1,0 +1,42 @@
+"""The contiguous memory allocator: pages in a row, out of an area for movable pages (``mm/cma.c``).
+
+What it gives is held by hand, page by page, and goes back as such (FreePages, order 0): cma_release().
+"""
+
+from __future__ import annotations
+
+from numa_service.mm.mmzone import MIGRATE_CMA, NR_ORDERS
+from numa_service.node import ops
+from numa_service.node.errors import Busy, InvalidRequest, NodeError
+from numa_service.node.migrate import empty_range
+from numa_service.node.node import Node, pageblocks_around
+from numa_service.node.page_alloc import MAX_COUNT, Steps
+
+
+def cma_alloc(
+    node: Node, session: int, area: int, count: int, align_order: int = 0
+) -> Steps[tuple[int, int]]:
+    """`count` pages in a row for a session of this node, [start, end) pfns, aligned to 2^align_order pages.
+
+    The first place whose pages are free or can be moved away; NotFound for an area that the node does not
+    have, Busy (EBUSY) without such a place.
+    """
+    node.session(session)
+    if not 1 <= count <= MAX_COUNT:
+        raise InvalidRequest("count", f"{count} is not in 1…{MAX_COUNT}")
+    if not 0 <= align_order < NR_ORDERS:
+        raise InvalidRequest("align_order", f"{align_order} is not in 0…{NR_ORDERS - 1}")
+    from_pfn = 0
+    while True:
+        start, end = node.apply(ops.CmaIsolate(area, count, align_order, from_pfn))
+        try:
+            yield from empty_range(node, start, end, tuple(node.machine.populated))
+            node.session(session)  # its lease may have run out while pages moved
+            node.apply(ops.CmaTake(node.owner(session), start, end))
+            return start, end
+        except Busy:
+            node.apply(ops.UndoIsolation(*pageblocks_around(start, end), MIGRATE_CMA))
+            from_pfn = start + 1  # the next place (alloc_contig_range said EBUSY)
+        except NodeError:
+            node.apply(ops.UndoIsolation(*pageblocks_around(start, end), MIGRATE_CMA))
+            raise

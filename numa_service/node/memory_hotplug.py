@@ -1,0 +1,98 @@
+"""Memory blocks and nodes going off-line and coming back, over the whole machine (``drivers/base/memory.c``).
+
+What is written into ``/sys/devices/system/memory/memoryN/state``. The node that has the block does the work;
+the others are told, and recompute what depends on it.
+"""
+
+from __future__ import annotations
+
+from numa_service.machine.hotplug import MemoryState
+from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES, is_offline
+from numa_service.mm.mmzone import MIGRATE_MOVABLE
+from numa_service.node import ops
+from numa_service.node.errors import Busy, InvalidRequest, NodeError, PeerUnavailable
+from numa_service.node.migrate import empty_range
+from numa_service.node.node import Node
+from numa_service.node.page_alloc import Steps, on
+
+#: What may be written into a block's state.
+ONLINE_TYPES = ("online", "online_kernel", "online_movable")
+STATES = (*ONLINE_TYPES, "offline")
+
+
+def memory_blocks(node: Node) -> tuple[int, ...]:
+    """Numbers of the memory blocks with RAM of a node, ascending; on-line or not."""
+    size = MEMORY_BLOCK_PAGES
+    blocks = {b for low, high in node.pgdat.ram for b in range(low // size, -(-high // size))}
+    return tuple(sorted(blocks))
+
+
+def is_online(node: Node, block: int) -> bool:
+    """Whether any memory of a block is on-line (the state file's "online")."""
+    start, end = _range(block)
+    base = node.pgdat.base_pfn
+    return not is_offline(node.pgdat.pg, max(0, start - base), end - base)
+
+
+def _range(block: int) -> tuple[int, int]:
+    return block * MEMORY_BLOCK_PAGES, (block + 1) * MEMORY_BLOCK_PAGES
+
+
+def change_memory_block(node: Node, block: int, state: str) -> Steps[MemoryState]:
+    """Write a block's state; what there is of the node's memory now.
+
+    InvalidRequest (EINVAL) when it cannot go or come: of several zones, with a hole, or so already. Busy
+    (EBUSY) when it has a page that does not move: then it is as it was, but for the pages that did.
+    """
+    if state not in STATES:
+        raise InvalidRequest("state", f"{state!r} is not {', '.join(STATES)}")
+    if node.pgdat.arch != "x86_64":
+        raise InvalidRequest("block", f"EINVAL: {node.pgdat.arch} has no memory hotplug")
+    if block not in memory_blocks(node):
+        raise InvalidRequest("block", f"node {node.nid} has no memory{block}")
+    start, end = _range(block)
+    if state == "offline":
+        now = yield from _offline_pages(node, start, end)
+    else:
+        now = node.apply(ops.OnlinePages(start, end, state))
+    yield from _notify(node, now)
+    return now
+
+
+def _offline_pages(node: Node, start: int, end: int) -> Steps[MemoryState]:
+    node.apply(ops.IsolateMemory(start, end))
+    try:
+        # to other nodes if there are any with memory (do_migrate_range)
+        others = tuple(nid for nid, zones in node.machine.populated.items() if zones and nid != node.nid)
+        yield from empty_range(node, start, end, others or (node.nid,))
+        return node.apply(ops.OfflinePages(start, end))
+    except NodeError:
+        node.apply(ops.UndoIsolation(start, end, MIGRATE_MOVABLE))
+        raise
+
+
+def _notify(node: Node, now: MemoryState) -> Steps[None]:
+    """Tell every other node (the memory notifier chain); one that is away boots with all of its view anew."""
+    for other in node.machine.spec.nodes:
+        if other.nid != node.nid:
+            try:
+                yield from on(node, other.nid, ops.MemoryNotify(now))
+            except PeerUnavailable:
+                continue
+
+
+def offline_node(node: Node) -> Steps[dict[int, str]]:
+    """Take all memory of a node off-line, last block first; blocks that stay, and why.
+
+    A node without CPUs goes with its memory (try_offline_node).
+    """
+    stay: dict[int, str] = {}
+    for block in reversed(memory_blocks(node)):
+        if is_online(node, block):
+            try:
+                yield from change_memory_block(node, block, "offline")
+            except (Busy, InvalidRequest) as error:
+                stay[block] = str(error)
+    if not stay and not node.pgdat.cpus:
+        yield from _notify(node, node.apply(ops.OfflineNode()))
+    return stay

@@ -1,0 +1,99 @@
+"""Pages of regions move out of a range that is to be emptied (``mm/migrate.c``: migrate_pages).
+
+Three nodes may take part: the one that loses the page, the one that gets it, and the region's home, whose
+page table has the last word. An entry that changed meanwhile is left alone, and the new page goes back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+
+from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE, Gfp
+from numa_service.mm.mmzone import MIGRATE_MOVABLE
+from numa_service.node import ops
+from numa_service.node.errors import InvalidRequest, PeerUnavailable
+from numa_service.node.mempolicy import Policy, policy_walk
+from numa_service.node.node import Node, pack_pfns, unpack_indexes, unpack_pfns
+from numa_service.node.page_alloc import (
+    AllocContext,
+    Steps,
+    __alloc_pages,
+    gfp_zone_checked,
+    on,
+)
+
+#: alloc_migration_target: hard work, and no OOM killer.
+_GFP = int(GFP_HIGHUSER_MOVABLE | Gfp.RETRY_MAYFAIL)
+#: Times that a range is gone through before it is given up: new pages of a fault under way may turn up.
+MAX_PASSES = 5
+
+
+def empty_range(node: Node, start_pfn: int, end_pfn: int, nodemask: tuple[int, ...]) -> Steps[None]:
+    """Move every page of a region out of an isolated range, to nodes of the mask; what cannot go, stays.
+
+    A moved page is new to reclaim: on the inactive list, and dirty if it was.
+    """
+    for _ in range(MAX_PASSES):
+        moving = node.movable_pages(start_pfn, end_pfn)
+        moved = 0
+        for pages in moving:
+            moved += yield from _migrate(node, pages, nodemask)
+        if not moved:
+            return
+
+
+def _migrate(node: Node, moving: ops.Movable, nodemask: tuple[int, ...]) -> Steps[int]:
+    """Pages of one region and kind; how many have left."""
+    highest = gfp_zone_checked(_GFP, node)
+    try:
+        walk = policy_walk(node.machine.zonelists, node.nid, Policy(), _GFP, highest, nodemask)
+    except InvalidRequest:
+        return 0  # no node of the mask has memory
+    pfns, indexes = unpack_pfns(moving.pfns), unpack_indexes(moving.indexes)
+    cpu = (*node.pgdat.cpus, *node.pgdat.all_cpus)[0]
+    ac = AllocContext(
+        moving.owner,
+        _GFP,
+        0,
+        len(pfns),
+        cpu,
+        MIGRATE_MOVABLE,
+        walk,
+        moving.lru_kind,
+        moving.indexes,
+        moving.dirty,
+    )
+    yield from __alloc_pages(node, ac)
+    left = at = 0
+    for nid, got in ac.pages:
+        new = unpack_pfns(got)
+        part = slice(at, at + len(new))
+        at += len(new)
+        left += yield from _replace(node, moving, pfns[part], indexes[part], nid, new)
+    return left
+
+
+def _replace(
+    node: Node, moving: ops.Movable, old: np.ndarray, indexes: np.ndarray, nid: int, new: np.ndarray
+) -> Steps[int]:
+    """Enter new pages in the home's page table instead of the old ones; how many were."""
+    remap = ops.Remap(moving.owner, indexes.tobytes(), node.nid, pack_pfns(old), nid, pack_pfns(new))
+    try:
+        answer = yield from on(node, moving.owner.nid, remap)
+    except PeerUnavailable:
+        answer = bytes(len(old))  # its home is away: the page stays where that will look for it
+    entered = np.frombuffer(answer, dtype=np.uint8) != 0
+    if not entered.all():
+        refused = ops.Release(moving.owner, None, pack_pfns(new[~entered]), indexes[~entered].tobytes())
+        # one that is not answered is repeated (rpc/peers.py)
+        with contextlib.suppress(PeerUnavailable):
+            yield from on(node, nid, refused)
+    if entered.any():
+        node.apply(
+            ops.ReleaseMigrated(
+                moving.owner, moving.lru_kind, pack_pfns(old[entered]), indexes[entered].tobytes()
+            )
+        )
+    return int(entered.sum())

@@ -1,0 +1,111 @@
+"""Boosted reclaim: kswapd makes up for mixed migratetypes with clean page cache only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from node.by_hand import ByHand
+
+from numa_service.machine.source import load
+from numa_service.mm.page_alloc import ALLOC_WMARK_MIN, LRU_KIND_ANON, LRU_KIND_FILE
+from numa_service.mm.vmscan import DEF_PRIORITY
+from numa_service.node import ops
+from numa_service.node.kswapd import BOOST_PRIORITY, balance_pgdat
+from numa_service.node.mempolicy import Policy
+from numa_service.node.node import Node
+from numa_service.node.region import map_region
+
+DEMO = load("demo")
+DMA32 = 1
+PAGES = 20_000
+
+
+def node_with(kind: int, pages: int = PAGES, dirty: bool = False) -> Node:
+    """Node 0 with that much page cache or anonymous memory, balanced."""
+    node = ByHand(DEMO).nodes[0]
+    session = node.apply(ops.OpenSession("test", 10**15, 0))
+    region = map_region(node, session, kind, pages, Policy())
+    indexes = np.arange(pages, dtype="<u4").tobytes()
+    owner = node.owner(region)
+    got = node.apply(ops.Alloc(owner, (DMA32,), 0, 0, pages, 1, 2, ALLOC_WMARK_MIN, 3, kind, indexes, dirty))
+    assert len(got.pfns) == 8 * pages
+    assert node.pgdat.balanced(0, 2)
+    return node
+
+
+def run(node: Node) -> tuple[int, list[tuple[ops.Balance, ops.BalanceResult]]]:
+    """kswapd once; pages reclaimed, and its steps."""
+    steps = []
+    kswapd = balance_pgdat()
+    op: Any = next(kswapd)
+    try:
+        while True:
+            result = node.apply(op)
+            if isinstance(op, ops.Balance):
+                steps.append((op, result))
+            op = kswapd.send(result)
+    except StopIteration as end:
+        return end.value, steps
+
+
+def boost(node: Node, pages: int) -> None:
+    node.pgdat.pg.watermark_boost[DMA32] = pages
+    assert node.apply(ops.WakeKswapd(0, 2))
+
+
+def test_as_many_clean_pages_go_as_the_boost_and_then_the_boost() -> None:
+    node = node_with(LRU_KIND_FILE)
+    free = node.pgdat.free_pages(DMA32)
+    boost(node, 512)
+    reclaimed, steps = run(node)
+    assert reclaimed >= 512
+    assert node.pgdat.free_pages(DMA32) == free + reclaimed
+    assert reclaimed < 512 + 5000
+    assert all(op.boosted and op.priority >= BOOST_PRIORITY for op, _ in steps[:-1])
+    assert not steps[-1][0].boosted
+    assert node.pgdat.pg.watermark_boost[DMA32] == 0
+    assert not node.kswapd_wanted
+    assert node.check() == []
+
+
+@pytest.mark.parametrize(("kind", "dirty"), [(LRU_KIND_FILE, True), (LRU_KIND_ANON, False)])
+def test_nothing_is_written_for_a_boost(kind: int, dirty: bool) -> None:
+    node = node_with(kind, dirty=dirty)
+    boost(node, 512)
+    reclaimed, steps = run(node)
+    assert reclaimed == 0
+    assert node.swap_used == 0
+    assert node.pgdat.snapshot().node_stat["nr_vmscan_write"] == 0
+    # without progress it stops at once: it could go on for ever
+    assert [op.priority for op, _ in steps] == [DEF_PRIORITY]
+    # what was asked for is seen to all the same
+    assert node.pgdat.pg.watermark_boost[DMA32] == 0
+    assert node.check() == []
+
+
+def test_a_node_below_its_marks_is_balanced_first() -> None:
+    node = node_with(LRU_KIND_FILE, dirty=True)
+    pg = node.pgdat.pg
+    boost(node, 512)
+    pg.watermark[:, 2] = node.pgdat.free_pages(DMA32) + 1000
+    reclaimed, steps = run(node)
+    assert steps[0][0].boosted
+    assert steps[0][1] == ops.BalanceResult(False, 0, 0)
+    assert not any(op.boosted for op, _ in steps[1:])
+    # dirty pages are written now
+    assert reclaimed > 0
+    assert node.pgdat.snapshot().node_stat["nr_vmscan_write"] > 0
+    assert node.check() == []
+
+
+def test_a_boost_that_comes_while_kswapd_runs_is_left_for_its_next_run() -> None:
+    node = node_with(LRU_KIND_FILE)
+    boost(node, 512)
+    work = node.apply(ops.KswapdBegin())
+    assert work.boosts[DMA32] == 512
+    node.pgdat.pg.watermark_boost[DMA32] += 300
+    again = node.apply(ops.KswapdSleep(512, True, work.boosts))
+    assert again
+    assert node.pgdat.pg.watermark_boost[DMA32] == 300
