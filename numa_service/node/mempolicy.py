@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 
 from numa_service.mm.gfp import Gfp
 from numa_service.mm.zonelist import Zonelists, Zoneref
@@ -82,8 +83,19 @@ def policy_walk(
     if mask is None and policy.mode is PolicyMode.BIND:
         mask = policy.nodes
     lists = zonelists[start]
-    refs = lists.thisnode if gfp & Gfp.THISNODE else lists.fallback
-    refs = tuple(r for r in refs if r.zone <= highest_zoneidx and (mask is None or r.nid in mask))
+    this_node = bool(gfp & Gfp.THISNODE)
+    return _walk(start, lists.thisnode if this_node else lists.fallback, highest_zoneidx, mask, this_node)
+
+
+@lru_cache(maxsize=1024)
+def _walk(
+    list_nid: int,
+    zonelist: tuple[Zoneref, ...],
+    highest_zoneidx: int,
+    mask: tuple[int, ...] | None,
+    this_node: bool,
+) -> Walk:
+    refs = tuple(r for r in zonelist if r.zone <= highest_zoneidx and (mask is None or r.nid in mask))
     if not refs:
         raise InvalidRequest("policy.nodes", "no zone is both in the policy's nodes and allowed by gfp_flags")
     segments: list[tuple[int, tuple[int, ...]]] = []
@@ -92,4 +104,4 @@ def policy_walk(
             segments[-1] = (ref.nid, (*segments[-1][1], ref.zone))
         else:
             segments.append((ref.nid, (ref.zone,)))
-    return Walk(tuple(segments), refs[0], highest_zoneidx, start, bool(gfp & Gfp.THISNODE))
+    return Walk(tuple(segments), refs[0], highest_zoneidx, list_nid, this_node)

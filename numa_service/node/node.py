@@ -17,7 +17,7 @@ from numa_service.machine.hotplug import MemoryState, memory_notify, memory_stat
 from numa_service.machine.spec import MachineSpec, SpecError
 from numa_service.mm.invariants import check_pgdat
 from numa_service.mm.memory_hotplug import BusyError, movable_pages
-from numa_service.mm.mmzone import MIGRATE_CMA, PAGEBLOCK_NR_PAGES, WMARK_HIGH, WMARK_LOW, WMARK_MIN
+from numa_service.mm.mmzone import MIGRATE_CMA, PAGEBLOCK_NR_PAGES, WMARK_HIGH
 from numa_service.mm.page_alloc import (
     ALLOC_NO_WATERMARKS,
     LRU_KIND_ANON,
@@ -39,6 +39,7 @@ from numa_service.mm.pgdata import (
 from numa_service.mm.vmscan import kswapd_target
 from numa_service.mm.vmstat import (
     ALLOCSTALL,
+    NR_FREE_PAGES,
     PAGEOUTRUN,
     PATH_SWAPPED,
     PGFAULT,
@@ -194,7 +195,7 @@ class Node:
 
     def apply(self, op: Op[R]) -> R:
         """Carry out one op. An op that raises has changed nothing and is not logged."""
-        result = self._apply(op)
+        result = _step(type(op))(self, op)
         self.log.append(op)
         self.log_length += 1
         self._log_bytes += _payload(op)
@@ -292,17 +293,11 @@ class Node:
     def zone_states(self) -> tuple[ops.ZoneState, ...]:
         """Summary of the populated zones, as lookups carry it."""
         pg = self.pgdat.pg
+        free, marks = pg.vm_stat[:, NR_FREE_PAGES].tolist(), pg.watermark[:, : WMARK_HIGH + 1].tolist()
         return tuple(
-            ops.ZoneState(
-                extent.index,
-                self.pgdat.free_pages(extent.index),
-                extent.managed,
-                int(pg.watermark[extent.index, WMARK_MIN]),
-                int(pg.watermark[extent.index, WMARK_LOW]),
-                int(pg.watermark[extent.index, WMARK_HIGH]),
-            )
-            for extent in self.pgdat.extents
-            if extent.managed
+            ops.ZoneState(zone, free[zone], managed, *marks[zone])
+            for zone, managed in enumerate(pg.managed.tolist())
+            if managed
         )
 
     def check(self) -> list[str]:
@@ -761,3 +756,7 @@ class Node:
     def swap_used(self) -> int:
         """Swap slots in use on this node's share, in pages."""
         return int(self.pgdat.pg.reclaim_stat[SWAP_USED])
+
+
+#: What applies an op of a type: `_apply` without the wrapper that it makes at every call.
+_step = Node.__dict__["_apply"].dispatcher.dispatch
