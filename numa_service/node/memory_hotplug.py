@@ -10,7 +10,7 @@ from numa_service.machine.hotplug import MemoryState
 from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES, is_offline
 from numa_service.mm.mmzone import MIGRATE_MOVABLE
 from numa_service.node import ops
-from numa_service.node.errors import Busy, InvalidRequest, NodeError, PeerUnavailable
+from numa_service.node.errors import Busy, InvalidRequest, NodeError, NotFound, PeerUnavailable
 from numa_service.node.migrate import empty_range
 from numa_service.node.node import Node
 from numa_service.node.page_alloc import Steps, on
@@ -41,15 +41,16 @@ def _range(block: int) -> tuple[int, int]:
 def change_memory_block(node: Node, block: int, state: str) -> Steps[MemoryState]:
     """Write a block's state; what there is of the node's memory now.
 
-    InvalidRequest (EINVAL) when it cannot go or come: of several zones, with a hole, or so already. Busy
-    (EBUSY) when it has a page that does not move: then it is as it was, but for the pages that did.
+    NotFound when the node has no such block. InvalidRequest (EINVAL) when it cannot go or come: of several
+    zones, with a hole, or so already. Busy (EBUSY) when it has a page that does not move: then it is as it
+    was, but for the pages that did.
     """
     if state not in STATES:
         raise InvalidRequest("state", f"{state!r} is not {', '.join(STATES)}")
     if node.pgdat.arch != "x86_64":
         raise InvalidRequest("block", f"EINVAL: {node.pgdat.arch} has no memory hotplug")
     if block not in memory_blocks(node):
-        raise InvalidRequest("block", f"node {node.nid} has no memory{block}")
+        raise NotFound("memory_block", f"memory{block}", f"node {node.nid} has none of it")
     start, end = _range(block)
     if state == "offline":
         now = yield from _offline_pages(node, start, end)

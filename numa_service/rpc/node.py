@@ -9,8 +9,11 @@ from numa_client._gen.numa.v1 import node_service_pb2 as pb2
 from numa_client._gen.numa.v1 import node_service_pb2_grpc as pb2_grpc
 
 from numa_service.node import ops
+from numa_service.node.memory_hotplug import change_memory_block
 from numa_service.node.node import Node
 from numa_service.rpc import convert
+from numa_service.rpc.peers import Peers, drive
+from numa_service.rpc.requests import Requests
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -18,8 +21,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class NodeServicer(pb2_grpc.NodeServiceServicer):
     """State of the node now, sysctls and self-checks."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, requests: Requests, peers: Peers) -> None:
         self._node = node
+        self._requests = requests
+        self._peers = peers
 
     async def GetNode(self, request: pb2.GetNodeRequest, context: Context) -> pb2.GetNodeResponse:
         """Zones, counters, kswapd, sessions; the digest if asked for."""
@@ -29,6 +34,18 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
         """Write a sysctl on this node."""
         self._node.apply(ops.WriteSysctl(request.key, request.value))
         return pb2.WriteSysctlResponse()
+
+    async def ChangeMemoryBlock(
+        self, request: pb2.ChangeMemoryBlockRequest, context: Context
+    ) -> pb2.ChangeMemoryBlockResponse:
+        """Take a memory block of this node off-line or on-line."""
+
+        async def work() -> pb2.ChangeMemoryBlockResponse:
+            steps = change_memory_block(self._node, request.block, request.state)
+            await drive(steps, self._peers, context.time_remaining())
+            return pb2.ChangeMemoryBlockResponse(zones=convert.zone_summaries(self._node))
+
+        return await self._requests.once(0, request, work)
 
     async def CheckInvariants(
         self, request: pb2.CheckInvariantsRequest, context: Context

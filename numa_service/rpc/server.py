@@ -47,6 +47,9 @@ MACHINE_SERVICES: tuple[str, ...] = (
     machine_service_pb2.DESCRIPTOR.services_by_name["MachineService"].full_name,
 )
 
+#: HZ=250.
+JIFFY_SECONDS = 0.004
+
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -118,7 +121,7 @@ class NodeServer:
         self._requests = Requests(node)
         self._peers = Peers(self._instruments.fallback)
         self._leases = Leases(node, self._requests, self._peers, self._instruments.lease_expired, clock)
-        self._lease_task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._grpc = GrpcServer(NODE_SERVICES, self.registry, self._add_servicers)
         self._http = HttpServer(metrics_app(self.registry))
         self._kswapd_wait = asyncio.Event()
@@ -128,7 +131,9 @@ class NodeServer:
             self.node, self._requests, self._peers, self._instruments, self._leases.changed, self._clock
         )
         memory_service_pb2_grpc.add_MemoryServiceServicer_to_server(memory, server)
-        node_service_pb2_grpc.add_NodeServiceServicer_to_server(NodeServicer(self.node), server)
+        node_service_pb2_grpc.add_NodeServiceServicer_to_server(
+            NodeServicer(self.node, self._requests, self._peers), server
+        )
         zonelist = ZonelistServicer(self.node, self._requests)
         zonelist_service_pb2_grpc.add_ZonelistServiceServicer_to_server(zonelist, server)
 
@@ -141,7 +146,10 @@ class NodeServer:
         except OSError:
             await self._grpc.stop(0)
             raise
-        self._lease_task = asyncio.create_task(self._leases.run(), name=f"leases-node-{self.node.nid}")
+        self._tasks = [
+            asyncio.create_task(self._leases.run(), name=f"leases-node-{self.node.nid}"),
+            asyncio.create_task(self._vmstat(), name=f"vmstat-node-{self.node.nid}"),
+        ]
         return Addresses(address, f"http://{metrics}/metrics")
 
     def connect(self, peers: dict[int, str]) -> None:
@@ -152,13 +160,21 @@ class NodeServer:
         """No new calls; `grace` seconds for those under way, and what they were doing. Sessions stay."""
         await self._grpc.stop(grace)
         await self._requests.finish(grace)
-        if self._lease_task:
-            self._lease_task.cancel()
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
             with contextlib.suppress(asyncio.CancelledError):
-                await self._lease_task
+                await task
         await self._peers.close()
         await self._http.stop()
         self.node.wake_kswapd = None
+
+    async def _vmstat(self) -> None:
+        """vmstat_update() every vm.stat_interval seconds of the wall clock, if there is anything to do."""
+        while True:
+            await asyncio.sleep(self.node.machine.sysctls.stat_interval or JIFFY_SECONDS)
+            if self.node.pgdat.vmstat_wanted:
+                self.node.apply(ops.VmstatTick())
 
     def check_leases(self) -> None:
         """Look at the clock again: it was set, or the node was replayed with sessions."""

@@ -17,9 +17,9 @@ from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL
 from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.node import ops
-from numa_service.node.errors import AllocFailed, Busy, InvalidRequest
+from numa_service.node.errors import AllocFailed, Busy, InvalidRequest, NotFound
 from numa_service.node.inspect import pgdat_view
-from numa_service.node.memory_hotplug import is_online, memory_blocks
+from numa_service.node.memory_hotplug import change_memory_block, is_online, memory_blocks
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node, unpack_pfns
 from numa_service.node.page_alloc import AllocRequest, alloc_pages, free_pages
@@ -237,7 +237,6 @@ def test_a_page_held_by_hand_keeps_its_block_and_nothing_changes() -> None:
         (0, "offline", "hole"),
         (5, "online", "on-line"),
         (5, "gone", "is not online"),
-        (999, "offline", "no memory999"),
     ],
 )
 def test_what_may_not_be_written(block: int, state: str, why: str) -> None:
@@ -246,6 +245,14 @@ def test_what_may_not_be_written(block: int, state: str, why: str) -> None:
     with pytest.raises(InvalidRequest, match=why):
         sim.change_memory_block(block, state)
     assert [node.digest() for node in sim.nodes.values()] == digests
+
+
+def test_a_block_that_no_node_has() -> None:
+    sim = Simulation(DEMO)
+    with pytest.raises(NotFound, match="memory999"):
+        sim.change_memory_block(999, "offline")
+    with pytest.raises(NotFound, match="node 0 has none of it"):
+        sim.call(0, change_memory_block(sim.nodes[0], 5, "offline"))
 
 
 def test_3_0_knows_neither_movable_nor_kernel() -> None:

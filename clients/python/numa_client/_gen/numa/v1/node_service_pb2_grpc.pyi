@@ -37,6 +37,10 @@ class NodeServiceStub:
     """State now: zones, numastat, vm events, kswapd, sessions."""
     WriteSysctl: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.WriteSysctlRequest, _node_service_pb2.WriteSysctlResponse]
     """Writes a sysctl on this node, with a kernel's effects. The machine's `sysctl` command writes it on all."""
+    ChangeMemoryBlock: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.ChangeMemoryBlockRequest, _node_service_pb2.ChangeMemoryBlockResponse]
+    """Takes a memory block off-line or on-line, as a write to its state in sysfs would; pages of regions move to
+    other nodes. NOT_FOUND: another node has it. INVALID_ARGUMENT (EINVAL), FAILED_PRECONDITION (EBUSY).
+    """
     CheckInvariants: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.CheckInvariantsRequest, _node_service_pb2.CheckInvariantsResponse]
     """Recounts everything that must hold (page conservation, list disjointness, counters); an empty list is health."""
 
@@ -49,6 +53,10 @@ class NodeServiceAsyncStub(NodeServiceStub):
     """State now: zones, numastat, vm events, kswapd, sessions."""
     WriteSysctl: _aio.UnaryUnaryMultiCallable[_node_service_pb2.WriteSysctlRequest, _node_service_pb2.WriteSysctlResponse]  # type: ignore[assignment]
     """Writes a sysctl on this node, with a kernel's effects. The machine's `sysctl` command writes it on all."""
+    ChangeMemoryBlock: _aio.UnaryUnaryMultiCallable[_node_service_pb2.ChangeMemoryBlockRequest, _node_service_pb2.ChangeMemoryBlockResponse]  # type: ignore[assignment]
+    """Takes a memory block off-line or on-line, as a write to its state in sysfs would; pages of regions move to
+    other nodes. NOT_FOUND: another node has it. INVALID_ARGUMENT (EINVAL), FAILED_PRECONDITION (EBUSY).
+    """
     CheckInvariants: _aio.UnaryUnaryMultiCallable[_node_service_pb2.CheckInvariantsRequest, _node_service_pb2.CheckInvariantsResponse]  # type: ignore[assignment]
     """Recounts everything that must hold (page conservation, list disjointness, counters); an empty list is health."""
 
@@ -70,6 +78,16 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.WriteSysctlResponse, _abc.Awaitable[_node_service_pb2.WriteSysctlResponse]]:
         """Writes a sysctl on this node, with a kernel's effects. The machine's `sysctl` command writes it on all."""
+
+    @_abc_1.abstractmethod
+    def ChangeMemoryBlock(
+        self,
+        request: _node_service_pb2.ChangeMemoryBlockRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_service_pb2.ChangeMemoryBlockResponse, _abc.Awaitable[_node_service_pb2.ChangeMemoryBlockResponse]]:
+        """Takes a memory block off-line or on-line, as a write to its state in sysfs would; pages of regions move to
+        other nodes. NOT_FOUND: another node has it. INVALID_ARGUMENT (EINVAL), FAILED_PRECONDITION (EBUSY).
+        """
 
     @_abc_1.abstractmethod
     def CheckInvariants(
