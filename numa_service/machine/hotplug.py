@@ -37,6 +37,24 @@ def memory_state(pgdat: Pgdat, online: bool = True) -> MemoryState:
     )
 
 
+def booted_state(machine: Machine, nid: int) -> MemoryState:
+    """Of a node, as boot left it."""
+    names = ZONE_NAMES[machine.spec.arch]
+    zones = (
+        (names.index(z.name), z.present, machine.booted[nid, z.name]) for z in machine.spec.node(nid).zones
+    )
+    return MemoryState(nid, tuple(zone for zone in zones if zone[1]))
+
+
+def known_state_differs(machine: Machine, state: MemoryState) -> bool:
+    """Whether memory_notify() would change anything."""
+    names = ZONE_NAMES[machine.spec.arch]
+    managed = {names[zone]: pages for zone, _, pages in state.zones}
+    known = machine.populated.get(state.nid)
+    wanted = tuple(zone for zone, _, _ in state.zones) if state.online else None
+    return known != wanted or any(machine.managed[state.nid, n] != managed.get(n, 0) for n in names)
+
+
 def memory_notify(machine: Machine, state: MemoryState) -> None:
     """Recompute what depends on a node's memory: min_free_kbytes, watermarks, reserves, pagesets, zonelists.
 

@@ -6,7 +6,14 @@ the others are told, and recompute what depends on it.
 
 from __future__ import annotations
 
-from numa_service.machine.hotplug import MemoryState
+import contextlib
+
+from numa_service.machine.hotplug import (
+    MemoryState,
+    booted_state,
+    known_state_differs,
+    memory_state,
+)
 from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES, is_offline
 from numa_service.mm.mmzone import MIGRATE_MOVABLE
 from numa_service.node import ops
@@ -73,13 +80,27 @@ def _offline_pages(node: Node, start: int, end: int) -> Steps[MemoryState]:
 
 
 def _notify(node: Node, now: MemoryState) -> Steps[None]:
-    """Tell every other node (the memory notifier chain); one that is away boots with all of its view anew."""
+    """Tell every other node (the memory notifier chain); one that is away is told later (rpc/peers.py)."""
     for other in node.machine.spec.nodes:
         if other.nid != node.nid:
-            try:
+            with contextlib.suppress(PeerUnavailable):
                 yield from on(node, other.nid, ops.MemoryNotify(now))
-            except PeerUnavailable:
-                continue
+
+
+def node_restarted(node: Node, nid: int, incarnation: int) -> Steps[None]:
+    """Another node has booted anew: with no owner of its own here any more, and with all of its memory.
+
+    It is told what of this node is not as booted.
+    """
+    node.apply(ops.FreeDeadOwners(nid, incarnation))
+    anew = booted_state(node.machine, nid)
+    if known_state_differs(node.machine, anew):
+        node.apply(ops.MemoryNotify(anew))
+    mine = memory_state(node.pgdat, node.nid in node.machine.populated)
+    if mine != booted_state(node.machine, node.nid):
+        # one that does not answer is told later (rpc/peers.py)
+        with contextlib.suppress(PeerUnavailable):
+            yield from on(node, nid, ops.MemoryNotify(mine))
 
 
 def offline_node(node: Node) -> Steps[dict[int, str]]:

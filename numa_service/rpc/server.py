@@ -25,6 +25,7 @@ from numa_client._gen.numa.v1 import (
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from numa_service.node import ops
+from numa_service.node.memory_hotplug import node_restarted
 from numa_service.node.node import Node
 from numa_service.node.ops import Op
 from numa_service.rpc.exposition import HttpServer, join_address, metrics_app
@@ -33,7 +34,7 @@ from numa_service.rpc.leases import Leases
 from numa_service.rpc.machine import MachineInfo, MachineServicer
 from numa_service.rpc.memory import MemoryServicer
 from numa_service.rpc.node import NodeServicer
-from numa_service.rpc.peers import MAX_MESSAGE_BYTES, Peers
+from numa_service.rpc.peers import MAX_MESSAGE_BYTES, Peers, drive
 from numa_service.rpc.requests import Requests
 from numa_service.rpc.status import StatusInterceptor
 from numa_service.rpc.zonelist import ZonelistServicer
@@ -155,6 +156,10 @@ class NodeServer:
     def connect(self, peers: dict[int, str]) -> None:
         """Tell where the other nodes answer: nid → host:port. Again whenever one has moved."""
         self._peers.connect({nid: address for nid, address in peers.items() if nid != self.node.nid})
+
+    async def restarted(self, nid: int, incarnation: int) -> None:
+        """Another node has booted anew: its dead owners hold nothing here, and it is told what changed."""
+        await drive(node_restarted(self.node, nid, incarnation), self._peers)
 
     async def stop(self, grace: float = 1.0) -> None:
         """No new calls; `grace` seconds for those under way, and what they were doing. Sessions stay."""
