@@ -115,6 +115,8 @@ class Machine:
     khugepaged: bool = False
     #: `managed` as boot left it: what a node that is restarted has again.
     booted: dict[ZoneKey, int] = field(default_factory=dict)
+    #: Number of the last news of each node's memory.
+    memory_news: dict[int, int] = field(default_factory=dict)
     #: Nodes booted apart from this one in the same process: for snapshots of the whole machine only.
     neighbours: dict[int, Pgdat] = field(default_factory=dict)
 

@@ -28,6 +28,8 @@ class MemoryState(NamedTuple):
     zones: tuple[tuple[int, int, int], ...]
     #: The node is; False: it has neither memory nor CPUs, and no zonelist.
     online: bool = True
+    #: Numbers the news of this node, over its incarnations: older news that comes later is none.
+    sequence: int = 0
 
 
 def memory_state(pgdat: Pgdat, online: bool = True) -> MemoryState:
@@ -59,8 +61,12 @@ def memory_notify(machine: Machine, state: MemoryState) -> None:
     """Recompute what depends on a node's memory: min_free_kbytes, watermarks, reserves, pagesets, zonelists.
 
     Of that node itself the arrays have changed already. Lists are built anew when a zone or node came or
-    went: before the watermarks for what came, after them for what went. Told twice, nothing more changes.
+    went: before the watermarks for what came, after them for what went. Told twice, nothing more changes;
+    nor by what was sent before what is known.
     """
+    if state.sequence < machine.memory_news.get(state.nid, 0):
+        return
+    machine.memory_news[state.nid] = state.sequence
     names = ZONE_NAMES[machine.spec.arch]
     managed = dict.fromkeys(names, 0) | {names[zone]: pages for zone, _, pages in state.zones}
     for name, pages in managed.items():

@@ -93,11 +93,12 @@ def node_restarted(node: Node, nid: int, incarnation: int) -> Steps[None]:
     It is told what of this node is not as booted.
     """
     node.apply(ops.FreeDeadOwners(nid, incarnation))
-    anew = booted_state(node.machine, nid)
+    anew = booted_state(node.machine, nid)._replace(sequence=incarnation << 32)
     if known_state_differs(node.machine, anew):
         node.apply(ops.MemoryNotify(anew))
     mine = memory_state(node.pgdat, node.nid in node.machine.populated)
-    if mine != booted_state(node.machine, node.nid):
+    mine = mine._replace(sequence=node.machine.memory_news.get(node.nid, 0))
+    if mine.sequence:
         # one that does not answer is told later (rpc/peers.py)
         with contextlib.suppress(PeerUnavailable):
             yield from on(node, nid, ops.MemoryNotify(mine))

@@ -311,8 +311,9 @@ class Node:
         digest.update(repr((self._next_id, self._slots, self._free_slots, self._slots_used)).encode())
         digest.update(repr(self.machine.sysctls.as_dict()).encode())
         machine = self.machine
-        memory = (sorted(machine.managed.items()), sorted(machine.populated.items()), self.pgdat.extents)
-        digest.update(repr(memory).encode())
+        for known in (machine.managed, machine.populated, machine.memory_news):
+            digest.update(repr(sorted(known.items())).encode())
+        digest.update(repr(self.pgdat.extents).encode())
         for nid, cache in sorted(self._zonelist_caches.items()):
             if cache.fullzones or cache.last_full_zap_ns:
                 digest.update(repr((nid, cache.fullzones, cache.last_full_zap_ns)).encode())
@@ -454,7 +455,11 @@ class Node:
     @_apply.register
     def _(self, op: ops.Release) -> int:
         slot = self._slots.get(op.owner, MAX_OWNERS)
-        return self.pgdat.release(slot, unpack_pfns(op.pfns), unpack_indexes(op.indexes), op.cpu)
+        freed = self.pgdat.release(slot, unpack_pfns(op.pfns), unpack_indexes(op.indexes), op.cpu)
+        if slot != MAX_OWNERS:
+            # pages that came too late for their region: its end has passed here, or passes this node by
+            self._forget_if_empty(op.owner)
+        return freed
 
     @_apply.register
     def _(self, op: ops.ZlcMarkFull) -> None:
@@ -599,7 +604,8 @@ class Node:
         return self._memory_changed(online=False)
 
     def _memory_changed(self, online: bool = True) -> MemoryState:
-        state = memory_state(self.pgdat, online)
+        news = self.machine.memory_news.get(self.nid, self.incarnation << 32) + 1
+        state = memory_state(self.pgdat, online)._replace(sequence=news)
         memory_notify(self.machine, state)
         return state
 

@@ -364,6 +364,7 @@ WIRE: dict[type[Op[Any]], Wire] = {
                 for zone, present, managed in op.state.zones
             ],
             online=op.state.online,
+            sequence=op.state.sequence,
         ),
         lambda m: None,
         lambda _: zonelist_pb2.MemoryNotifyResponse(),
@@ -449,4 +450,4 @@ def _(m: zonelist_pb2.RemapRequest) -> Op[Any]:
 @op_of.register
 def _(m: zonelist_pb2.MemoryNotifyRequest) -> Op[Any]:
     zones = tuple((z.zone, z.present_pages, z.managed_pages) for z in m.zones)
-    return ops.MemoryNotify(MemoryState(m.node, zones, m.online))
+    return ops.MemoryNotify(MemoryState(m.node, zones, m.online, m.sequence))
