@@ -113,6 +113,10 @@ class Machine:
     user_min_free_kbytes: int | None = None
     #: khugepaged runs, and raises min_free_kbytes when memory comes or goes.
     khugepaged: bool = False
+    #: `managed` as boot left it: what a node that is restarted has again.
+    booted: dict[ZoneKey, int] = field(default_factory=dict)
+    #: Number of the last news of each node's memory.
+    memory_news: dict[int, int] = field(default_factory=dict)
     #: Nodes booted apart from this one in the same process: for snapshots of the whole machine only.
     neighbours: dict[int, Pgdat] = field(default_factory=dict)
 
@@ -207,6 +211,7 @@ def start_kernel(spec: MachineSpec, nids: Collection[int] | None = None) -> Mach
         profile=boot.profile,
         sysctls=boot.sysctls,
         managed=boot.managed,
+        booted=dict(boot.managed),
         zonelists=boot.zonelists,
         pgdats=boot.pgdats,
         dmesg=boot.dmesg,

@@ -11,6 +11,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
+from uuid import uuid4
 
 import grpc
 
@@ -120,6 +121,25 @@ class Machine:
         request = codec.inspect_request(zone, pfn)
         fields: dict[str, Any] = json.loads((_call(stub.Inspect, request, self._timeout)).json)
         return fields
+
+    def change_memory_block(self, block: int, state: str) -> None:
+        """Takes a memory block off-line or on-line: `block` is 128 MiB from block × 128 MiB on.
+
+        `state` is ``offline``, ``online``, ``online_kernel`` or ``online_movable``, as in sysfs.
+        NotFound without such a block, InvalidRequest (EINVAL), FailedPrecondition (EBUSY).
+        """
+        request = node_service_pb2.ChangeMemoryBlockRequest(request_id=uuid4().hex, block=block, state=state)
+        missing: NotFound | None = None
+        for node in self.info.nodes:
+            stub = node_service_pb2_grpc.NodeServiceStub(self._node_channel(node))
+            try:
+                _call(stub.ChangeMemoryBlock, request, self._timeout)
+            except NotFound as error:
+                missing = error  # it is another node's
+            else:
+                return
+        if missing:
+            raise missing
 
     def check(self) -> dict[int, tuple[str, ...]]:
         """Recounts what must hold on every node; violations by node, empty when all is well."""
