@@ -682,21 +682,3 @@ class Node:
 
 #: What applies an op of a type: `_apply` without the wrapper that it makes at every call.
 _step = Node.__dict__["_apply"].dispatcher.dispatch
-
-__all__ = [
-    "LOG_LIMIT",
-    "MAX_MAPPED_PAGES",
-    "MAX_REGION_PAGES",
-    "MAX_SESSIONS",
-    "REPLIES_BYTES_LIMIT",
-    "REPLIES_LIMIT",
-    "KswapdStats",
-    "Node",
-    "Observer",
-    "Region",
-    "Session",
-    "pack_pfns",
-    "pageblocks_around",
-    "unpack_indexes",
-    "unpack_pfns",
-]

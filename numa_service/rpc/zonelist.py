@@ -13,8 +13,9 @@ from numa_service.mm.mmzone import MIGRATE_PCPTYPES, NR_ORDERS
 from numa_service.mm.page_alloc import LRU_KIND_FILE, LRU_KIND_NONE
 from numa_service.mm.vmscan import DEF_PRIORITY
 from numa_service.node import ops
+from numa_service.node.books import unpack_indexes
 from numa_service.node.errors import InvalidRequest
-from numa_service.node.node import Node, unpack_indexes
+from numa_service.node.node import Node
 from numa_service.node.ops import Op
 from numa_service.node.page_alloc import MAX_COUNT, MAX_REQUEST_PAGES
 from numa_service.rpc.convert import WIRE, op_of

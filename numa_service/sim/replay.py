@@ -53,9 +53,9 @@ from numa_service.mm.replay import (
     unmatched_free,
 )
 from numa_service.node import ops
+from numa_service.node.books import pack_pfns, unpack_pfns
 from numa_service.node.errors import InvalidRequest
 from numa_service.node.mempolicy import Policy, PolicyMode
-from numa_service.node.node import pack_pfns, unpack_pfns
 from numa_service.node.ops import Op, Owner
 from numa_service.node.page_alloc import Steps, alloc_for_owner, on
 from numa_service.sim.replay_start import CapturedStart

@@ -15,7 +15,8 @@ from numa_service.mm.occupancy import ZoneState, write_occupancy
 from numa_service.mm.page_alloc import ALLOC_NO_WATERMARKS, NUMA_HOW_HIT, NUMA_HOW_LOCAL
 from numa_service.mm.pgdata import PG_HELD
 from numa_service.node import ops
-from numa_service.node.node import Node, unpack_pfns
+from numa_service.node.books import unpack_pfns
+from numa_service.node.node import Node
 from numa_service.sim.replay_layout import ZoneLayout, ZonePlan
 from numa_service.sim.traced import HeldInUse
 from numa_service.trace.events import EventKind, TraceError

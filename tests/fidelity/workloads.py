@@ -25,8 +25,9 @@ from numa_service.mm.mmzone import WMARK_LOW
 from numa_service.mm.pgdat import Pgdat
 from numa_service.mm.vmstat import NUMASTAT_NAMES
 from numa_service.node import ops
+from numa_service.node.books import unpack_pfns
 from numa_service.node.mempolicy import Policy, PolicyMode
-from numa_service.node.node import Node, unpack_pfns
+from numa_service.node.node import Node
 from numa_service.node.page_alloc import alloc_for_owner
 from numa_service.sim.replay_start import CapturedStart, read_pagesets
 from numa_service.sim.simulation import Simulation
