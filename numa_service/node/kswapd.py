@@ -42,5 +42,5 @@ def balance_pgdat() -> Generator[Op[Any], Any, int]:
             if step.reclaimed == 0 or step.scanned < min(work.nr_to_reclaim, STEP_PAGES):
                 priority -= 1
         total += reclaimed
-        wanted_again = yield ops.KswapdSleep(reclaimed, balanced)
+        wanted_again = yield ops.KswapdSleep(reclaimed, balanced, work.boosts)
     return total

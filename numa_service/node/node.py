@@ -434,15 +434,12 @@ class Node:
         self.pgdat.pg.vm_event[PAGEOUTRUN] += 1
         self.kswapd.wakeups += 1
         self.kswapd.running = True
-        return ops.KswapdWork(order, highest, int(kswapd_target(self.pgdat.pg, highest)))
+        boosts = tuple(self.pgdat.pg.watermark_boost[: highest + 1].tolist())
+        return ops.KswapdWork(order, highest, int(kswapd_target(self.pgdat.pg, highest)), boosts)
 
     @_apply.register
     def _(self, op: ops.Balance) -> ops.BalanceResult:
-        boosted = self.pgdat.pg.watermark_boost.any()
         if self.pgdat.balanced(op.order, op.highest_zoneidx):
-            if boosted:
-                # balance_pgdat's tail: boosts end once the node is balanced
-                self.pgdat.pg.watermark_boost[:] = 0
             return ops.BalanceResult(True, 0, 0)
         scanned, reclaimed = self.pgdat.shrink(op.highest_zoneidx, op.priority, op.nr_to_reclaim, True)
         self._path()
@@ -456,6 +453,9 @@ class Node:
             state[KSWAPD_FAILURES] = 0
         else:
             state[KSWAPD_FAILURES] += 1
+        # balance_pgdat's tail: the boosts that it began with end, whether it got anywhere or not
+        for zone, boost in enumerate(op.boosts):
+            self.pgdat.pg.watermark_boost[zone] -= min(int(self.pgdat.pg.watermark_boost[zone]), boost)
         state[KSWAPD_WOKEN] = 0
         order, highest = int(state[KSWAPD_ORDER]), int(state[KSWAPD_HIGHEST_ZONEIDX])
         state[KSWAPD_ORDER] = 0

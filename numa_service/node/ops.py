@@ -190,6 +190,8 @@ class KswapdWork:
     highest_zoneidx: int
     #: Pages one pass aims at.
     nr_to_reclaim: int
+    #: watermark_boost of each zone, which this run is to make good.
+    boosts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +224,8 @@ class KswapdSleep(Op[bool]):
 
     reclaimed: int
     balanced: bool
+    #: What it was told of boosts when it began: they end now.
+    boosts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
