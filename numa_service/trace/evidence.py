@@ -218,9 +218,13 @@ class _Follower:
         """Some more events."""
         zone = np.searchsorted(self._starts, chunk.pfn, side="right").astype(np.int64) - 1
         zone[(zone >= 0) & (chunk.pfn >= self._ends[zone])] = -1
+        # no pages outside the zones: the tables are bounded by the machine
+        inside = zone >= 0
+        keys = np.zeros(len(chunk), dtype=np.int64)
+        keys[inside] = self._keys(chunk.pfn[inside])
         events = EventColumns(
             chunk.kind,
-            self._keys(chunk.pfn),
+            keys,
             chunk.order,
             chunk.migratetype,
             self._position[chunk.cpu],
