@@ -467,7 +467,7 @@ class Node:
     def _(self, op: ops.KswapdSleep) -> bool:
         state = self.pgdat.pg.kswapd
         for zone, boost in enumerate(op.boosts):
-            # an increment since kswapd began stays, for its next run
+            # the boosts that it began with end, whether it got anywhere or not; increments since stay
             self.pgdat.pg.watermark_boost[zone] -= min(boost, int(self.pgdat.pg.watermark_boost[zone]))
         if op.reclaimed or op.balanced:
             state[KSWAPD_FAILURES] = 0

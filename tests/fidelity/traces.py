@@ -21,10 +21,10 @@ FREE_PERCENT = 1
 ORDER_PERCENT = 2
 
 SPILL_EDGE = "a few batches either way where the last zone of the list takes what is left"
-LAYOUT = "which free blocks lay where, and what was on the pagesets, is captured only as counts"
+LAYOUT = "what the trace never touches is captured only as counts, and what came after it not at all"
 
 #: What the layout, of which a capture has only counts, may cost: in percent of managed, and in pages.
-_LAYOUT_PERCENT = 8
+_LAYOUT_PERCENT = 5
 _LAYOUT_PAGES = 1024
 
 
@@ -53,7 +53,9 @@ def replay_trace(directory: Path) -> TraceResult | None:
         replay.run(reader)
         report = replay.tally.report(reader.counts)
     name = f"{directory.parent.name}/{directory.name}"
-    return TraceResult(name, report, compare_after(replay.sim, directory / "after"))
+    return TraceResult(
+        name, report, compare_after(replay.sim, directory / "after", replay.tally.traced_free())
+    )
 
 
 def trace_fields(result: TraceResult) -> Iterator[Field]:
@@ -78,21 +80,32 @@ def trace_fields(result: TraceResult) -> Iterator[Field]:
         yield Field(result.name, "trace", "orders after trace", where, 0, off, slack, LAYOUT)
 
 
+def _or_dash(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
 def trace_rows(result: TraceResult) -> str:
     """Rows of the table of traces."""
     text = ""
     report = result.report
     for zone in result.zones:
         met = zone.free_percent <= FREE_PERCENT and zone.order_percent <= ORDER_PERCENT
+        met &= zone.then_percent is None or zone.then_percent <= FREE_PERCENT
         text += (
-            f"| {result.name} | {zone.nid}:{zone.zone} | {zone.managed} | {zone.settled_free} | "
-            f"{zone.traced_free} | {zone.free_percent:.2f} | {zone.order_percent:.2f} | "
+            f"| {result.name} | {zone.nid}:{zone.zone} | {zone.managed} | {zone.free} | "
+            f"{_or_dash(zone.traced_free_then)} | {_or_dash(zone.then_percent)} | "
+            f"{zone.settled_free} | {zone.traced_free} | "
+            f"{zone.free_percent:.2f} | {zone.order_percent:.2f} | "
             f"{'yes' if met else 'no'} |\n"
         )
     seen = report.agreement
+    same = {"node": seen.same_node, "zone": seen.same_zone, "page": seen.same_pfn}
+    shares = " | ".join(f"same {what} {100 * n / max(1, seen.compared):.2f} %" for what, n in same.items())
     return text + (
         f"| {result.name} | events here / traced | extfrag {report.steals} / {report.traced_steals} | "
         f"drained {report.drained} / {report.traced_drained} | refilled {report.refilled} / "
-        f"{report.traced_refilled} | same node {100 * seen.same_node / max(1, seen.compared):.2f} % | "
-        f"same zone {100 * seen.same_zone / max(1, seen.compared):.2f} % | |\n"
+        f"{report.traced_refilled} | {shares} | inferred {report.inferred_allocs} allocations, "
+        f"{report.inferred_drained_pages} pages drained | | | |\n"
     )

@@ -32,7 +32,7 @@ from numa_service.node.page_alloc import alloc_for_owner
 from numa_service.sim.replay_start import CapturedStart, read_pagesets
 from numa_service.sim.simulation import Simulation
 from numa_service.sim.traced import TracedZones
-from numa_service.trace.evidence import first_events
+from numa_service.trace.evidence import Evidence
 from numa_service.trace.occupancy import read_occupancy
 
 PAGES_PER_MIB = 256
@@ -166,7 +166,7 @@ class _Run:
         # user pages interleave by their offset, page tables by the task's own turn
         self._tables = {nid: nodes[nid].apply(ops.OpenSession("tables", 0, 0)) for nid in self._sessions}
         keeper = nodes[next(iter(self._sessions))]
-        start = CapturedStart(read_occupancy(before), read_pagesets(before), first_events([]))
+        start = CapturedStart(read_occupancy(before), read_pagesets(before), Evidence.nothing())
         start.occupy(spec, nodes, keeper)
         self.spec = spec
         self.numastat = {nid: self._counters(node) for nid, node in nodes.items()}
