@@ -146,6 +146,8 @@ class ZoneExtent:
     spanned: int
     present: int
     managed: int
+    #: Those of them that came after thresholds had been computed, and count in none (``late_free.py``).
+    freed_late: int = 0
 
 
 class Pgdat:
@@ -193,6 +195,7 @@ class Pgdat:
         self._cma = tuple(cma)
         self._marks: dict[int, Watermarks] = {}
         self.drift = drift
+        self._managed_at_init = {extent.index: extent.managed - extent.freed_late for extent in self.extents}
         self.pg.tune[TUNE_PCP_MAX_ORDER] = profile.pcp_max_order
         self.pg.tune[TUNE_BLOCKS] = profile.block_rules
         self.pg.tune[TUNE_WATERMARK] = profile.watermark_rules
@@ -322,7 +325,7 @@ class Pgdat:
             self.pg.drift[zone, STAT_THRESHOLD] = (
                 pressure_threshold(self._marks[zone], len(self.all_cpus))
                 if pressure
-                else stat_threshold(int(self.pg.managed[zone]), len(self.all_cpus))
+                else stat_threshold(self._managed_at_init[zone], len(self.all_cpus))
             )
 
     # allocation
@@ -623,7 +626,7 @@ class Pgdat:
         )
         first, last = int(pg.zone_start[zone]), int(pg.zone_end[zone])
         blocks = pg.pb_migratetype[first >> PAGEBLOCK_ORDER : -(-last // PAGEBLOCK_NR_PAGES)]
-        threshold = stat_threshold(extent.managed, len(self.all_cpus))
+        threshold = stat_threshold(self._managed_at_init[extent.index], len(self.all_cpus))
         return ZoneSnapshot(
             nid=self.nid,
             name=extent.name,

@@ -18,6 +18,9 @@ DEFAULT_WATERMARK_SCALE_FACTOR = 10
 #: MIN_PERCPU_PAGELIST_HIGH_FRACTION: an auto-tuned pageset may hold this part of its zone.
 PAGESET_HIGH_MAX_FRACTION = 8
 
+#: hugepage_init leaves THP off, and khugepaged with it, on machines of less than 512 MiB.
+THP_LEAST_PAGES = 512 << (20 - PAGE_SHIFT)
+
 #: (nid, zone name): a zone of the machine.
 ZoneKey = tuple[int, str]
 
@@ -60,10 +63,29 @@ def recommended_min_free_kbytes(managed: Mapping[ZoneKey, int], profile: Profile
     zones = sum(1 for (_, zone), pages in managed.items() if pages and zone not in ("HighMem", "Movable"))
     pages = PAGEBLOCK_NR_PAGES * zones * (2 + 3 * 3)
     plain = calculate_min_free_kbytes(managed, profile)
-    marks = setup_per_zone_wmarks(managed, profile, plain, DEFAULT_WATERMARK_SCALE_FACTOR)
-    above = {key: max(0, zone_pages - marks[key].high) for key, zone_pages in managed.items()}
-    pages = min(pages, free_buffer_pages(above) // 20)
+    pages = min(pages, free_buffer_pages(_above_high(managed, profile, plain)) // 20)
     return pages << (PAGE_SHIFT - 10)
+
+
+def boot_min_free_kbytes(managed: Mapping[ZoneKey, int], profile: Profile, thp: bool) -> int:
+    """min_free_kbytes once the initcalls are through, nobody having set it.
+
+    With less than 512 MiB khugepaged never looks at it (hugepage_init). With THP off, 6.x recalculates.
+    """
+    plain = calculate_min_free_kbytes(managed, profile)
+    if not profile.thp_min_free or sum(managed.values()) < THP_LEAST_PAGES:
+        return plain
+    if thp:
+        return max(plain, recommended_min_free_kbytes(managed, profile))
+    if profile.thp_off_recalculates:
+        return calculate_min_free_kbytes(_above_high(managed, profile, plain), profile)
+    return plain
+
+
+def _above_high(managed: Mapping[ZoneKey, int], profile: Profile, min_free_kbytes: int) -> dict[ZoneKey, int]:
+    """Pages above the high watermarks that this min_free_kbytes makes (nr_free_zone_pages)."""
+    marks = setup_per_zone_wmarks(managed, profile, min_free_kbytes, DEFAULT_WATERMARK_SCALE_FACTOR)
+    return {key: max(0, pages - marks[key].high) for key, pages in managed.items()}
 
 
 def setup_per_zone_wmarks(
