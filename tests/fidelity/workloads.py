@@ -17,13 +17,17 @@ from typing import Any
 
 import numpy as np
 from fidelity.compare import Field
+from procfs.parse import machine_of_zoneinfo
 
 from numa_service.machine.source import load
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.gfp import parse_gfp
-from numa_service.mm.mmzone import WMARK_LOW
+from numa_service.mm.mmzone import PAGEBLOCK_NR_PAGES
 from numa_service.mm.pgdat import Pgdat
+from numa_service.mm.profile import PROFILES
+from numa_service.mm.snapshot import ZoneSnapshot
 from numa_service.mm.vmstat import NUMASTAT_NAMES
+from numa_service.mm.watermark import Watermarks
 from numa_service.node import ops
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node, unpack_pfns
@@ -56,7 +60,6 @@ _DISTURBED = ("pgscan_kswapd", "pgscan_direct", "compact_stall", "oom_kill", "pg
 OWN = "the kernel's own allocations meanwhile (snapshots over 9p, slab), and pages freed by others"
 PHASE = "how full the pageset was: a zone is left at a refill, within one batch of its mark (as booted)"
 TUNED = "6.12 tunes pageset high, and doubles refills up to 32 batches, at run time: not modelled"
-TWICE = "preferred_many walks its nodes at LOW and at MIN before it asks the others: the step ends in between"
 
 #: CONFIG_PCP_BATCH_SCALE_MAX.
 _REFILL_DOUBLES = 5
@@ -167,11 +170,16 @@ class _Run:
         keeper = nodes[next(iter(self._sessions))]
         start = CapturedStart(read_occupancy(before), read_pagesets(before), first_events([]))
         start.occupy(spec, nodes, keeper)
+        captured = machine_of_zoneinfo((before / "zoneinfo.txt").read_text())
+        #: The captured zones with pages, by nid and name.
+        self.zones = {f"{z.nid}:{z.name}": z for n in captured.nodes for z in n.zones if z.populated}
+        for zone in self.zones.values():
+            _take_over_marks(nodes[zone.nid].pgdat, zone, tuned=PROFILES[spec.profile].has_promo)
         self.spec = spec
         self.numastat = {nid: self._counters(node) for nid, node in nodes.items()}
         #: Pages by nid and zone name, of user memory only.
         self.placed: dict[str, int] = {}
-        #: Free pages of each zone when a page first came from another one than before.
+        #: Free pages of each zone when a page first came from one later in the walk.
         self.left: dict[str, int] = {}
         self._at = ""
 
@@ -197,7 +205,8 @@ class _Run:
             inside = (pfns >= extent.start_pfn) & (pfns < extent.start_pfn + extent.spanned)
             if n := int(np.count_nonzero(inside)):
                 zone = f"{nid}:{extent.name}"
-                if self._at not in ("", zone):
+                walk = [*self.placed, zone]
+                if self._at and walk.index(zone) > walk.index(self._at):
                     self.left.setdefault(self._at, self._free(self._at))
                 self._at = zone
                 self.placed[zone] = self.placed.get(zone, 0) + (n << order)
@@ -206,6 +215,12 @@ class _Run:
         nid, name = zone.split(":")
         pgdat = self.sim.nodes[int(nid)].pgdat
         return pgdat.free_pages(pgdat.zone_names.index(name))
+
+    def on_pagesets(self, zone: str) -> int:
+        """Pages that all CPUs' pagesets of a zone hold."""
+        nid, name = zone.split(":")
+        pgdat = self.sim.nodes[int(nid)].pgdat
+        return int(pgdat.pg.pcp_count[:, pgdat.zone_names.index(name)].sum())
 
     def counted(self, nid: int) -> dict[str, int]:
         """numastat of a node since the start."""
@@ -235,58 +250,110 @@ def _compare_step(
             left -= _BATCH
     name = f"{directory.parent.name}/{directory.name}"
     where = f"step {step['step']} {step['command']}"
-    # what the kernel allocates for itself, and the page tables of everybody else
-    own, cause = 1500 + pages // 100, OWN
-    if spec.profile == "linux-6.12":
-        own, cause = own + pages // 25, TUNED
+    edge = _Edge(run, after, thp=shell.thp)
+    off = _others(step, before, after) + edge.on_pagesets() + sum(edge.pages(zone) for zone in edge.left)
+    cause = TUNED if edge.tuned else OWN
 
-    def row(kind: str, place: str, captured: int, computed: int, slack: int, cause: str) -> Field:
-        return Field(name, "step", kind, f"{where}: {place}", captured, computed, slack, cause)
+    def row(kind: str, place: str, captured: int, computed: int) -> Field:
+        return Field(name, "step", kind, f"{where}: {place}", captured, computed, off, cause)
 
     for zone in sorted({*step["pages_per_zone"], *run.placed}):
-        captured = step["pages_per_zone"].get(zone, 0)
-        yield row("pages per zone", zone, captured, run.placed.get(zone, 0), own, cause)
+        yield row("pages per zone", zone, step["pages_per_zone"].get(zone, 0), run.placed.get(zone, 0))
     was, now = _numastat(before / "numastat.txt"), _numastat(after / "numastat.txt")
     for nid, counters in now.items():
         if nid in run.sim.nodes:
             for counter, value in run.counted(nid).items():
                 captured = counters[counter] - was[nid][counter]
-                yield row("numastat", f"node {nid} {counter}", captured, value, own, cause)
+                yield row("numastat", f"node {nid} {counter}", captured, value)
     for file in sorted(directory.glob(f"steps/step{step['step']:02}.*.seq.json")):
-        yield from _spills(name, where, json.loads(file.read_text()), run, shell, policy.mode)
+        yield from _spills(name, where, json.loads(file.read_text()), run, edge)
 
 
-def _low(pgdat: Pgdat, zone: str) -> int:
-    return int(pgdat.pg.watermark[pgdat.zone_names.index(zone), WMARK_LOW])
+def _others(step: dict[str, Any], before: Path, after: Path) -> int:
+    """Pages allocated between two snapshots that are neither the step's nor page tables.
+
+    How many is known, where and when is not. (khugepaged, slab, the reading of the snapshots themselves.)
+    """
+    was, now = _values(before / "vmstat.txt"), _values(after / "vmstat.txt")
+    taken = sum(value - was[name] for name, value in now.items() if name.startswith("pgalloc_"))
+    tables = now["nr_page_table_pages"] - was["nr_page_table_pages"]
+    return max(0, taken - sum(step["pages_per_zone"].values()) - tables)
 
 
-def _spills(
-    name: str, where: str, sequence: list[dict[str, Any]], run: _Run, shell: _Shell, mode: PolicyMode
-) -> Iterator[Field]:
+class _Edge:
+    """How exactly it is known where a zone is left."""
+
+    def __init__(self, run: _Run, after: Path, *, thp: bool) -> None:
+        self._run = run
+        self._thp = thp
+        self.tuned = PROFILES[run.spec.profile].has_promo
+        captured = machine_of_zoneinfo((after / "zoneinfo.txt").read_text())
+        self._after = {f"{z.nid}:{z.name}": z for n in captured.nodes for z in n.zones if z.populated}
+        full = {
+            name for name, zone in self._after.items() if zone.free <= zone.wmark_high + max(zone.protection)
+        }
+        #: Zones left for another, here or in the capture.
+        self.left = sorted(full | set(run.left))
+
+    def pages(self, zone: str) -> int:
+        """How far from its mark a zone may be left, by what the capture does not tell.
+
+        A refill takes a batch from a zone that is above its mark by one page: the step's own, and one of
+        somebody else's before the next. Every CPU keeps up to the vmstat threshold of changes to itself. A
+        huge page is taken whole. From ZONE_NORMAL above a DMA32 of the same node nothing is taken that would
+        mix types (alloc_flags_nofragment): which pageblock the page tables stole last decides then.
+        """
+        captured = self._run.zones[zone]
+        pages = 2 * captured.pagesets[0].batch << (_REFILL_DOUBLES if self.tuned else 0)
+        pages += sum(pageset.stat_threshold for pageset in captured.pagesets)
+        if self._thp:
+            pages += _TABLE_PAGES
+        if captured.name == "Normal" and f"{captured.nid}:DMA32" in self._run.zones:
+            pages += PAGEBLOCK_NR_PAGES
+        return pages
+
+    def on_pagesets(self) -> int:
+        """Pages that pagesets ended with, there and here: what they hold is not the step's.
+
+        Captured is how many pages a pageset has, not of which type and order: those of another type are not
+        taken by the step's refills, and stay.
+        """
+        return sum(
+            abs(sum(pageset.count for pageset in zone.pagesets) - self._run.on_pagesets(name))
+            for name, zone in self._after.items()
+        )
+
+
+def _spills(name: str, where: str, sequence: list[dict[str, Any]], run: _Run, edge: _Edge) -> Iterator[Field]:
     """Free pages of each zone when it was first left for another."""
     transitions = [entry for entry in sequence if entry["type"] == "transition"]
     seen: set[str] = set()
     walk = list(run.placed)
-    marks = {zone["zone"]: zone for zone in sequence[0]["zones"]}
     for leaving, entering in pairwise(transitions):
         zone = leaving["to"]
         known = zone in run.left and entering["to"] in walk
         if zone in seen or not known or walk.index(entering["to"]) < walk.index(zone):
             continue  # back to an earlier zone, which somebody gave a few pages
         seen.add(zone)
-        nid, zone_name = zone.split(":")
-        pgdat = run.sim.nodes[int(nid)].pgdat
-        batch = int(pgdat.pg.pcp_batch[pgdat.zone_names.index(zone_name)])
+        cause = TUNED if edge.tuned else PHASE
         captured = entering["free"][zone]
-        # the marks of a boot snapshot are a little off, and so is the protection, by up to 62 pages
-        slack, cause = 2 * batch + 62 + abs(marks[zone]["low"] - _low(pgdat, zone_name)), PHASE
-        if shell.thp:
-            slack += _TABLE_PAGES
-        if run.spec.profile == "linux-6.12":
-            slack, cause = slack + (batch << _REFILL_DOUBLES), TUNED
-        elif mode is PolicyMode.PREFERRED_MANY:
-            slack, cause = slack + marks[zone]["low"] - marks[zone]["min"], TWICE
-        yield Field(name, "step", "spill point", f"{where}: {zone}", captured, run.left[zone], slack, cause)
+        place = f"{where}: {zone}"
+        yield Field(name, "step", "spill point", place, captured, run.left[zone], edge.pages(zone), cause)
+
+
+def _take_over_marks(pgdat: Pgdat, zone: ZoneSnapshot, *, tuned: bool) -> None:
+    """Marks and pageset sizes are part of the state that a step starts from.
+
+    They are those of that boot, whose kernel image lies elsewhere than in the topology's: what is computed of
+    them is compared with captured boots.
+    """
+    marks = Watermarks(zone.wmark_min, zone.wmark_low, zone.wmark_high, zone.wmark_promo)
+    pgdat.set_watermarks(zone.index, marks)
+    pgdat.pg.watermark_boost[zone.index] = zone.watermark_boost
+    pgdat.pg.lowmem_reserve[zone.index] = zone.protection
+    pgdat.pg.pcp_batch[zone.index] = zone.pagesets[0].batch
+    if not tuned:
+        pgdat.set_pageset_high(zone.index, zone.pagesets[0].high, zone.pagesets[0].high)
 
 
 __all__ = ["compare_workload"]
