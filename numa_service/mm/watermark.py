@@ -54,15 +54,19 @@ def free_buffer_pages(managed: Mapping[ZoneKey, int]) -> int:
     return sum(pages for (_, zone), pages in managed.items() if zone not in ("HighMem", "Movable"))
 
 
-def recommended_min_free_kbytes(managed: Mapping[ZoneKey, int], profile: Profile) -> int:
+def recommended_min_free_kbytes(
+    managed: Mapping[ZoneKey, int], profile: Profile, plain: int | None = None
+) -> int:
     """What khugepaged raises min_free_kbytes to with THP on (set_recommended_min_free_kbytes).
 
     Two pageblocks a zone, and room for all fallbacks between three migratetypes; at most 5 % of low memory,
-    less the high watermarks that min_free_kbytes without THP had set by then (nr_free_buffer_pages).
+    less the high watermarks that min_free_kbytes without THP had set by then (nr_free_buffer_pages): `plain`,
+    at boot calculate_min_free_kbytes().
     """
     zones = sum(1 for (_, zone), pages in managed.items() if pages and zone not in ("HighMem", "Movable"))
     pages = PAGEBLOCK_NR_PAGES * zones * (2 + 3 * 3)
-    plain = calculate_min_free_kbytes(managed, profile)
+    if plain is None:
+        plain = calculate_min_free_kbytes(managed, profile)
     pages = min(pages, free_buffer_pages(_above_high(managed, profile, plain)) // 20)
     return pages << (PAGE_SHIFT - 10)
 

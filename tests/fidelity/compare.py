@@ -93,7 +93,8 @@ def _in_the_order_written(capture: Path) -> list[str]:
     return sorted(tags, key=lambda tag: (made.get(tag, len(made)), tag))
 
 
-def _sysctls(path: Path) -> dict[str, str]:
+def read_sysctls(path: Path) -> dict[str, str]:
+    """`key = value` lines."""
     return dict(line.split(" = ", 1) for line in path.read_text().splitlines() if " = " in line)
 
 
@@ -105,7 +106,7 @@ def _written(after: Path, tag: str, machine: Machine) -> list[tuple[str, str]]:
     now = machine.sysctls.as_dict()
     return [
         (key, value)
-        for key, value in _sysctls(after).items()
+        for key, value in read_sysctls(after).items()
         if key in SYSCTLS
         and (key.removeprefix("vm.") == tag.split("-")[0] or value.split() != now.get(key, "").split())
     ]
@@ -148,7 +149,7 @@ def _min_free_kbytes(capture: Path, machine: Machine) -> Iterator[Field]:
     spec = machine.spec
     others = {key: value for key, value in spec.sysctls.items() if key != "vm.min_free_kbytes"}
     computed = start_kernel(replace(spec, sysctls=others), nids=()).sysctls.min_free_kbytes
-    captured = int(_sysctls(capture / "sysctl.txt")["vm.min_free_kbytes"])
+    captured = int(read_sysctls(capture / "sysctl.txt")["vm.min_free_kbytes"])
     yield Field(capture.name, "boot", "min_free_kbytes", "machine", captured, computed)
 
 
