@@ -121,15 +121,21 @@ def _zoneinfo(capture: Path, file: str, path: Path, machine: Machine) -> Iterato
 
 
 def zone_fields(
-    capture: str, file: str, zone: ZoneSnapshot, ours: ZoneSnapshot, *, tuned: bool
+    capture: str,
+    file: str,
+    zone: ZoneSnapshot,
+    ours: ZoneSnapshot,
+    *,
+    tuned: bool,
+    managed: str = "managed (taken over)",
 ) -> Iterator[Field]:
-    """The numbers of one zone, captured and computed."""
+    """The numbers of one zone, captured and computed; `managed` is the kind of that one."""
     where = f"{zone.nid}:{zone.name}"
 
     def row(kind: str, theirs: object, mine: object, where: str = where) -> Field:
         return Field(capture, file, kind, where, theirs, mine)
 
-    yield row("managed (taken over)", zone.managed, ours.managed)
+    yield row(managed, zone.managed, ours.managed)
     for kind in ("min", "low", "high"):
         yield row(kind, getattr(zone, f"wmark_{kind}"), getattr(ours, f"wmark_{kind}"))
     if tuned:

@@ -107,7 +107,9 @@ def _snapshot_fields(
     for zone in _zones(snapshot).values():
         if zone.populated:
             ours = _computed(zone, managed, profile, sysctls, spec)
-            yield from zone_fields(name, snapshot.name, zone, ours, tuned=profile.has_promo)
+            yield from zone_fields(
+                name, snapshot.name, zone, ours, tuned=profile.has_promo, managed="managed"
+            )
 
 
 def _computed(

@@ -23,7 +23,6 @@ from numa_service.machine.source import load
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.gfp import parse_gfp
 from numa_service.mm.mmzone import PAGEBLOCK_NR_PAGES
-from numa_service.mm.pgdat import Pgdat
 from numa_service.mm.profile import PROFILES
 from numa_service.mm.snapshot import ZoneSnapshot
 from numa_service.mm.vmstat import NUMASTAT_NAMES
@@ -54,6 +53,8 @@ _MODES = {
     "preferred": PolicyMode.PREFERRED,
     "preferred_many": PolicyMode.PREFERRED_MANY,
 }
+#: Commands that take new memory.
+_ALLOCATES = ("alloc", "allocseq", "touch", "readfile", "writefile")
 #: Counters that say that a step did more than allocate.
 _DISTURBED = ("pgscan_kswapd", "pgscan_direct", "compact_stall", "oom_kill", "pgmigrate_success", "pswpout")
 
@@ -76,9 +77,9 @@ class _Shell:
     regions: dict[str, tuple[int, Policy | None]] = field(default_factory=dict)
 
 
-def compare_workload(directory: Path) -> Iterator[Field]:
-    """Every step of one workload that can be run here."""
-    spec = _machine(directory)
+def compare_workload(directory: Path, skipped: list[str] | None = None) -> Iterator[Field]:
+    """Every step of one workload that can be run here; the others are added to `skipped`, with the reason."""
+    spec = machine_of_workload(directory)
     if spec is None or not (directory / "steps.json").is_file():
         return
     steps: list[dict[str, Any]] = json.loads((directory / "steps.json").read_text())
@@ -89,13 +90,35 @@ def compare_workload(directory: Path) -> Iterator[Field]:
         wanted = _interpret(shell, words)
         snapshot = directory / "steps" / f"step{step['step']:02}"
         here = snapshot if (snapshot / "zoneinfo.txt").is_file() else None
-        usable = wanted is not None and before is not None and here is not None and "pages_per_zone" in step
-        if usable and step.get("rc") == 0 and not _disturbed(before, here):
-            yield from _compare_step(directory, spec, shell, step, wanted, before, here)
+        if words[0] in _ALLOCATES:
+            if why := _obstacle(step, wanted, before, here):
+                if skipped is not None:
+                    name = f"{directory.parent.name}/{directory.name}"
+                    skipped.append(f"{name} step {step['step']} {step['command']}: {why}")
+            else:
+                yield from _compare_step(directory, spec, shell, step, wanted, before, here)
         before = here or before
+    ended = (directory / "rc.txt").read_text() if (directory / "rc.txt").is_file() else ""
+    if skipped is not None and not all(line.endswith("rc=0") for line in ended.splitlines()):
+        skipped.append(f"{directory.parent.name}/{directory.name}: the rest: {ended.strip()}")
 
 
-def _machine(directory: Path) -> MachineSpec | None:
+def _obstacle(
+    step: dict[str, Any], wanted: tuple[int, Policy] | None, before: Path | None, here: Path | None
+) -> str:
+    """Why a step cannot be run here; empty if it can."""
+    if wanted is None:
+        return "its policy is not modelled" if step["command"].split()[0] != "readfile" else "page cache"
+    if before is None or here is None:
+        return "no snapshot before or after it"
+    if step.get("rc") != 0 or "pages_per_zone" not in step:
+        return "it failed"
+    if disturbed := _disturbed(before, here):
+        return f"the kernel did more than allocate: {', '.join(disturbed)}"
+    return ""
+
+
+def machine_of_workload(directory: Path) -> MachineSpec | None:
     """The topology of the workload, under the kernel that ran it; None if it was not captured by itself."""
     topology = directory.parents[2] / "topologies" / directory.parent.name
     if not (topology / "zoneinfo.txt").is_file():
@@ -137,9 +160,10 @@ def _values(path: Path) -> dict[str, int]:
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
 
 
-def _disturbed(before: Path, after: Path) -> bool:
+def _disturbed(before: Path, after: Path) -> list[str]:
+    """Counters that moved and should not have."""
     was, now = _values(before / "vmstat.txt"), _values(after / "vmstat.txt")
-    return any(now.get(name, 0) != was.get(name, 0) for name in _DISTURBED)
+    return [name for name in _DISTURBED if now.get(name, 0) != was.get(name, 0)]
 
 
 def _numastat(path: Path) -> dict[int, dict[str, int]]:
@@ -153,8 +177,8 @@ def _numastat(path: Path) -> dict[int, dict[str, int]]:
     return result
 
 
-class _Run:
-    """One step on a machine in the captured state."""
+class StepRun:
+    """One step on a machine in the captured state: free blocks, pagesets and marks."""
 
     def __init__(self, spec: MachineSpec, before: Path) -> None:
         zones = TracedZones.read(before, spec.arch)
@@ -170,11 +194,8 @@ class _Run:
         keeper = nodes[next(iter(self._sessions))]
         start = CapturedStart(read_occupancy(before), read_pagesets(before), first_events([]))
         start.occupy(spec, nodes, keeper)
-        captured = machine_of_zoneinfo((before / "zoneinfo.txt").read_text())
         #: The captured zones with pages, by nid and name.
-        self.zones = {f"{z.nid}:{z.name}": z for n in captured.nodes for z in n.zones if z.populated}
-        for zone in self.zones.values():
-            _take_over_marks(nodes[zone.nid].pgdat, zone, tuned=PROFILES[spec.profile].has_promo)
+        self.zones = take_over_marks(self.sim, before)
         self.spec = spec
         self.numastat = {nid: self._counters(node) for nid, node in nodes.items()}
         #: Pages by nid and zone name, of user memory only.
@@ -238,7 +259,7 @@ def _compare_step(
     after: Path,
 ) -> Iterator[Field]:
     pages, policy = wanted
-    run = _Run(spec, before)
+    run = StepRun(spec, before)
     tables = shell.policy or Policy()
     left = pages
     while left > 0:
@@ -283,7 +304,7 @@ def _others(step: dict[str, Any], before: Path, after: Path) -> int:
 class _Edge:
     """How exactly it is known where a zone is left."""
 
-    def __init__(self, run: _Run, after: Path, *, thp: bool) -> None:
+    def __init__(self, run: StepRun, after: Path, *, thp: bool) -> None:
         self._run = run
         self._thp = thp
         self.tuned = PROFILES[run.spec.profile].has_promo
@@ -300,14 +321,14 @@ class _Edge:
 
         A refill takes a batch from a zone that is above its mark by one page: the step's own, and one of
         somebody else's before the next. Every CPU keeps up to the vmstat threshold of changes to itself. A
-        huge page is taken whole. From ZONE_NORMAL above a DMA32 of the same node nothing is taken that would
-        mix types (alloc_flags_nofragment): which pageblock the page tables stole last decides then.
+        refill of huge pages takes two. From ZONE_NORMAL above a DMA32 of the same node nothing is taken that
+        would mix types (alloc_flags_nofragment): which pageblock the page tables stole last decides then.
         """
         captured = self._run.zones[zone]
         pages = 2 * captured.pagesets[0].batch << (_REFILL_DOUBLES if self.tuned else 0)
         pages += sum(pageset.stat_threshold for pageset in captured.pagesets)
         if self._thp:
-            pages += _TABLE_PAGES
+            pages += 2 * _TABLE_PAGES
         if captured.name == "Normal" and f"{captured.nid}:DMA32" in self._run.zones:
             pages += PAGEBLOCK_NR_PAGES
         return pages
@@ -321,10 +342,13 @@ class _Edge:
         return sum(
             abs(sum(pageset.count for pageset in zone.pagesets) - self._run.on_pagesets(name))
             for name, zone in self._after.items()
+            if name in self.left
         )
 
 
-def _spills(name: str, where: str, sequence: list[dict[str, Any]], run: _Run, edge: _Edge) -> Iterator[Field]:
+def _spills(
+    name: str, where: str, sequence: list[dict[str, Any]], run: StepRun, edge: _Edge
+) -> Iterator[Field]:
     """Free pages of each zone when it was first left for another."""
     transitions = [entry for entry in sequence if entry["type"] == "transition"]
     seen: set[str] = set()
@@ -341,19 +365,24 @@ def _spills(name: str, where: str, sequence: list[dict[str, Any]], run: _Run, ed
         yield Field(name, "step", "spill point", place, captured, run.left[zone], edge.pages(zone), cause)
 
 
-def _take_over_marks(pgdat: Pgdat, zone: ZoneSnapshot, *, tuned: bool) -> None:
-    """Marks and pageset sizes are part of the state that a step starts from.
+def take_over_marks(sim: Simulation, before: Path) -> dict[str, ZoneSnapshot]:
+    """Marks and pageset sizes are part of the state that was captured; its zones, by nid and name.
 
     They are those of that boot, whose kernel image lies elsewhere than in the topology's: what is computed of
     them is compared with captured boots.
     """
-    marks = Watermarks(zone.wmark_min, zone.wmark_low, zone.wmark_high, zone.wmark_promo)
-    pgdat.set_watermarks(zone.index, marks)
-    pgdat.pg.watermark_boost[zone.index] = zone.watermark_boost
-    pgdat.pg.lowmem_reserve[zone.index] = zone.protection
-    pgdat.pg.pcp_batch[zone.index] = zone.pagesets[0].batch
-    if not tuned:
-        pgdat.set_pageset_high(zone.index, zone.pagesets[0].high, zone.pagesets[0].high)
+    captured = machine_of_zoneinfo((before / "zoneinfo.txt").read_text())
+    zones = {f"{z.nid}:{z.name}": z for n in captured.nodes for z in n.zones if z.populated}
+    for zone in zones.values():
+        pgdat = sim.nodes[zone.nid].pgdat
+        marks = Watermarks(zone.wmark_min, zone.wmark_low, zone.wmark_high, zone.wmark_promo)
+        pgdat.set_watermarks(zone.index, marks)
+        pgdat.pg.watermark_boost[zone.index] = zone.watermark_boost
+        pgdat.pg.lowmem_reserve[zone.index] = zone.protection
+        pgdat.pg.pcp_batch[zone.index] = zone.pagesets[0].batch
+        if not PROFILES[sim.spec.profile].has_promo:  # 6.12 tunes it
+            pgdat.set_pageset_high(zone.index, zone.pagesets[0].high, zone.pagesets[0].high)
+    return zones
 
 
 __all__ = ["compare_workload"]
