@@ -23,6 +23,7 @@ from numa_service.machine.source import load
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.gfp import parse_gfp
 from numa_service.mm.mmzone import PAGEBLOCK_NR_PAGES
+from numa_service.mm.pgdata import PCP_HIGH_NOW
 from numa_service.mm.profile import PROFILES
 from numa_service.mm.snapshot import ZoneSnapshot
 from numa_service.mm.vmstat import NUMASTAT_NAMES
@@ -58,9 +59,11 @@ _ALLOCATES = ("alloc", "allocseq", "touch", "readfile", "writefile")
 #: Counters that say that a step did more than allocate.
 _DISTURBED = ("pgscan_kswapd", "pgscan_direct", "compact_stall", "oom_kill", "pgmigrate_success", "pswpout")
 
-OWN = "the kernel's own allocations meanwhile (snapshots over 9p, slab), and pages freed by others"
-PHASE = "how full the pageset was: a zone is left at a refill, within one batch of its mark (as booted)"
-TUNED = "6.12 tunes pageset high, and doubles refills up to 32 batches, at run time: not modelled"
+OWN = "what others allocated meanwhile, and what the pagesets of zones that were left ended with"
+PHASE = "where between two refills a zone is left: see _Edge"
+TUNED = (
+    "6.12 drains idle pagesets by the clock, which a step here has not, and doubles refills up to 32 batches"
+)
 
 #: CONFIG_PCP_BATCH_SCALE_MAX.
 _REFILL_DOUBLES = 5
@@ -108,7 +111,13 @@ def _obstacle(
 ) -> str:
     """Why a step cannot be run here; empty if it can."""
     if wanted is None:
-        return "its policy is not modelled" if step["command"].split()[0] != "readfile" else "page cache"
+        match step["command"].split()[0]:
+            case "readfile" | "writefile":
+                return "page cache"
+            case "touch":
+                return "its memory was there"
+            case _:
+                return "its policy is not modelled"
     if before is None or here is None:
         return "no snapshot before or after it"
     if step.get("rc") != 0 or "pages_per_zone" not in step:
@@ -380,8 +389,11 @@ def take_over_marks(sim: Simulation, before: Path) -> dict[str, ZoneSnapshot]:
         pgdat.pg.watermark_boost[zone.index] = zone.watermark_boost
         pgdat.pg.lowmem_reserve[zone.index] = zone.protection
         pgdat.pg.pcp_batch[zone.index] = zone.pagesets[0].batch
-        if not PROFILES[sim.spec.profile].has_promo:  # 6.12 tunes it
-            pgdat.set_pageset_high(zone.index, zone.pagesets[0].high, zone.pagesets[0].high)
+        for position, pageset in enumerate(zone.pagesets):
+            if PROFILES[sim.spec.profile].has_promo:  # the size that 6.12 has tuned it to
+                pgdat.pg.pcp_tuning[position, zone.index, PCP_HIGH_NOW] = pageset.high
+            else:
+                pgdat.set_pageset_high(zone.index, pageset.high, pageset.high)
     return zones
 
 
