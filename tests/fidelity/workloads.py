@@ -59,8 +59,8 @@ _ALLOCATES = ("alloc", "allocseq", "touch", "readfile", "writefile")
 #: Counters that say that a step did more than allocate.
 _DISTURBED = ("pgscan_kswapd", "pgscan_direct", "compact_stall", "oom_kill", "pgmigrate_success", "pswpout")
 
-OWN = "what others allocated meanwhile, and what the pagesets of zones that were left ended with"
-PHASE = "where between two refills a zone is left: see _Edge"
+OWN = "what others allocated meanwhile, and what pagesets of zones that were left may have kept"
+PHASE = "where between two refills a zone is left, and which pageblock page tables stole last"
 TUNED = (
     "6.12 drains idle pagesets by the clock, which a step here has not, and doubles refills up to 32 batches"
 )
@@ -246,12 +246,6 @@ class StepRun:
         pgdat = self.sim.nodes[int(nid)].pgdat
         return pgdat.free_pages(pgdat.zone_names.index(name))
 
-    def on_pagesets(self, zone: str) -> int:
-        """Pages that all CPUs' pagesets of a zone hold."""
-        nid, name = zone.split(":")
-        pgdat = self.sim.nodes[int(nid)].pgdat
-        return int(pgdat.pg.pcp_count[:, pgdat.zone_names.index(name)].sum())
-
     def counted(self, nid: int) -> dict[str, int]:
         """numastat of a node since the start."""
         delta = self._counters(self.sim.nodes[nid]) - self.numastat[nid]
@@ -280,7 +274,7 @@ def _compare_step(
             left -= _BATCH
     name = f"{directory.parent.name}/{directory.name}"
     where = f"step {step['step']} {step['command']}"
-    edge = _Edge(run, after, thp=shell.thp)
+    edge = _Edge(run, after, shell.cpu, _tables_taken(before, after), thp=shell.thp)
     off = _others(step, before, after) + edge.on_pagesets() + sum(edge.pages(zone) for zone in edge.left)
     cause = TUNED if edge.tuned else OWN
 
@@ -306,15 +300,23 @@ def _others(step: dict[str, Any], before: Path, after: Path) -> int:
     """
     was, now = _values(before / "vmstat.txt"), _values(after / "vmstat.txt")
     taken = sum(value - was[name] for name, value in now.items() if name.startswith("pgalloc_"))
-    tables = now["nr_page_table_pages"] - was["nr_page_table_pages"]
-    return max(0, taken - sum(step["pages_per_zone"].values()) - tables)
+    user = sum(step["pages_per_zone"].values())
+    return max(0, taken - user - _tables_taken(before, after))
+
+
+def _tables_taken(before: Path, after: Path) -> int:
+    """Page tables, net."""
+    was, now = _values(before / "vmstat.txt"), _values(after / "vmstat.txt")
+    return max(0, now["nr_page_table_pages"] - was["nr_page_table_pages"])
 
 
 class _Edge:
     """How exactly it is known where a zone is left."""
 
-    def __init__(self, run: StepRun, after: Path, *, thp: bool) -> None:
+    def __init__(self, run: StepRun, after: Path, cpu: int, tables: int, *, thp: bool) -> None:
         self._run = run
+        self._cpu = cpu
+        self._tables = tables
         self._thp = thp
         self.tuned = PROFILES[run.spec.profile].has_promo
         captured = machine_of_zoneinfo((after / "zoneinfo.txt").read_text())
@@ -343,16 +345,19 @@ class _Edge:
         return pages
 
     def on_pagesets(self) -> int:
-        """Pages that pagesets ended with, there and here: what they hold is not the step's.
+        """Pages of the zones left that pagesets may have kept from the step.
 
-        Captured is how many pages a pageset has, not of which type and order: those of another type are not
-        taken by the step's refills, and stay.
+        Captured is how many pages a pageset has, not of which type and order: page tables freed before the
+        step lie there, and its refills do not take them. What its own pageset had of them when the zone was
+        left is there at the end, or has become one of its page tables. What other CPUs' pagesets took from
+        the zone or gave back, they did on somebody else's account.
         """
-        return sum(
-            abs(sum(pageset.count for pageset in zone.pagesets) - self._run.on_pagesets(name))
-            for name, zone in self._after.items()
-            if name in self.left
-        )
+        pages = self._tables if self.left else 0
+        for zone in self.left:
+            pairs = zip(self._run.zones[zone].pagesets, self._after[zone].pagesets, strict=True)
+            for was, now in pairs:
+                pages += now.count if now.cpu == self._cpu else abs(now.count - was.count)
+        return pages
 
 
 def _spills(
