@@ -171,7 +171,10 @@ def _extents(capture: Path, machine: Machine) -> Iterator[Field]:
     """Zones computed from the firmware's ranges and the command line, beside those of the zoneinfo."""
     spec = machine.spec
     ram = _early_ranges((capture / "dmesg.txt").read_text())
-    parameters = parse_cmdline(" ".join(w for w in spec.cmdline.split() if not w.startswith("numa=")))
+    # numa=fake is in the log's ranges already; no machine here has mirrored memory, without which
+    # kernelcore=mirror is ignored
+    words = [word for word in spec.cmdline.split() if word.startswith(("kernelcore=", "movablecore="))]
+    parameters = parse_cmdline(" ".join(word for word in words if word != "kernelcore=mirror"))
     _, lowest = movable_zone(spec.arch, merge(span for ranges in ram.values() for span in ranges))
     total = sum(map(count_pages, ram.values()))
     starts = (

@@ -16,6 +16,9 @@ from fidelity.traces import replay_trace, trace_fields, trace_rows
 from fidelity.workloads import compare_workload, machine_of_workload
 from groundtruth import GROUNDTRUTH
 
+from numa_service.machine.spec import SpecError
+from numa_service.trace.events import TraceError
+
 _HEADER = """# Fidelity: computed against captured
 
 Made by `make fidelity`; for other captures, `make fidelity GROUNDTRUTH=DIR`. Each captured kernel's machine
@@ -120,20 +123,25 @@ def main() -> int:
         print(f"no captures in {root}: set NUMA_GROUNDTRUTH or name a folder of them", file=sys.stderr)
         return 1
     skipped: list[str] = []
+    unreadable: list[str] = []
     everything: list[Field] = []
     text = _HEADER
     traced = ""
     for number, capture in enumerate([*topologies, *workloads, *traces], 1):
         name = capture.name if capture in topologies else f"{capture.parent.name}/{capture.name}"
         print(f"\r{number}/{total} {name:<50}", end="", file=sys.stderr)
-        if capture in traces:
-            result = replay_trace(capture)
-            fields = list(trace_fields(result)) if result else []
-            traced += trace_rows(result) if result else ""
-            if result is None:
-                skipped.append(f"{name}: all of it: its topology, or the captures around it, are missing")
-        else:
-            fields = _fields(capture, skipped)
+        try:
+            if capture in traces:
+                result = replay_trace(capture)
+                fields = list(trace_fields(result)) if result else []
+                traced += trace_rows(result) if result else ""
+                if result is None:
+                    skipped.append(f"{name}: all of it: its topology, or the captures around it, are missing")
+            else:
+                fields = _fields(capture, skipped)
+        except (SpecError, TraceError, OSError, LookupError, ValueError) as error:
+            unreadable.append(f"{name}: {type(error).__name__}: {error}")
+            continue
         if not fields:
             continue
         everything += fields
@@ -159,7 +167,9 @@ def main() -> int:
     different = [field for field in everything if not field.explained]
     for field in different:
         print(f"DIFFERENT {field}")
-    return 1 if different else 0
+    for line in unreadable:
+        print(f"UNREADABLE {line}")
+    return 1 if different or unreadable else 0
 
 
 if __name__ == "__main__":

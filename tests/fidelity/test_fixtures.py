@@ -52,6 +52,10 @@ def test_the_command_fails_on_a_number_that_is_one_off(tmp_path: Path) -> None:
     wrong = subprocess.run(command, capture_output=True, text=True)
     assert wrong.returncode == 1
     assert "DIFFERENT" in wrong.stdout
+    zoneinfo.write_text(text[:-100])
+    cut = subprocess.run(command, capture_output=True, text=True)
+    assert cut.returncode == 1
+    assert "UNREADABLE capture: SpecError" in cut.stdout
 
 
 def test_zones_are_computed_anew_when_a_block_goes() -> None:
