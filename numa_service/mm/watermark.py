@@ -35,9 +35,20 @@ class Watermarks:
     promo: int
 
 
+def highmem_zones(managed: Mapping[ZoneKey, int], profile: Profile) -> frozenset[str]:
+    """Zones whose min is clamped, and which are not low memory (is_highmem).
+
+    Where there is high memory, ZONE_MOVABLE is taken from it, and is high memory too.
+    """
+    names = frozenset(profile.wmark_highmem_zones)
+    has_highmem = any(pages for (_, zone), pages in managed.items() if zone == "HighMem")
+    return names | {"Movable"} if has_highmem else names
+
+
 def lowmem_pages(managed: Mapping[ZoneKey, int], profile: Profile) -> int:
     """Pages that share min_free_kbytes: everything that is not in a highmem-like zone."""
-    return sum(pages for (_, zone), pages in managed.items() if zone not in profile.wmark_highmem_zones)
+    high = highmem_zones(managed, profile)
+    return sum(pages for (_, zone), pages in managed.items() if zone not in high)
 
 
 def calculate_min_free_kbytes(managed: Mapping[ZoneKey, int], profile: Profile) -> int:
@@ -98,10 +109,11 @@ def setup_per_zone_wmarks(
     """Watermarks of every zone (__setup_per_zone_wmarks); `managed` in pages, empty zones too."""
     pages_min = min_free_kbytes >> (PAGE_SHIFT - 10)
     lowmem = lowmem_pages(managed, profile)
+    highmem = highmem_zones(managed, profile)
     result = {}
     for key, pages in managed.items():
         share = pages_min * pages // lowmem if lowmem else 0
-        if key[1] in profile.wmark_highmem_zones:
+        if key[1] in highmem:
             wmark_min = max(32, min(pages // 1024, 128)) if pages else 0
         else:
             wmark_min = share

@@ -93,8 +93,8 @@ def _zone_of(block: Mapping[str, Any]) -> ZoneKey:
 
 def _pages_per_block(directory: Path) -> int:
     text = (directory / "i1-node1-offlined" / "memory_blocks.txt").read_text()
-    size = next(line.split()[1] for line in text.splitlines() if line.startswith("block_size_bytes"))
-    return int(size, 16) >> PAGE_SHIFT
+    sizes = dict(line.split(": ", 1) for line in text.splitlines())
+    return int(sizes["block_size_bytes"], 16) >> PAGE_SHIFT
 
 
 def _snapshot_fields(

@@ -185,3 +185,14 @@ def test_pageset_high_is_at_least_four_batches_and_may_be_a_fraction() -> None:
 )
 def test_stat_threshold(pages: int, cpus: int, threshold: int) -> None:
     assert stat_threshold(pages, cpus) == threshold
+
+
+def test_movable_taken_from_high_memory_is_high_memory() -> None:
+    """A booted i386 machine of 3000 MiB with movablecore=600M: its zones once min_free_kbytes was rewritten."""
+    managed = {(0, "DMA"): 3840, (0, "Normal"): 209719, (0, "HighMem"): 389122, (0, "Movable"): 153568}
+    assert lowmem_pages(managed, LINUX_6_1) == 3840 + 209719
+    marks = setup_per_zone_wmarks(managed, LINUX_6_1, 42308, 10)
+    assert marks[0, "Movable"] == Watermarks(128, 2029, 3930, 5831)
+    # without high memory it shares like any zone (6.1)
+    low = {(0, "DMA"): 3840, (0, "Normal"): 100_000, (0, "HighMem"): 0, (0, "Movable"): 50_000}
+    assert lowmem_pages(low, LINUX_6_1) == 153_840
