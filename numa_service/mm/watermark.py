@@ -113,10 +113,9 @@ def setup_per_zone_wmarks(
     result = {}
     for key, pages in managed.items():
         share = pages_min * pages // lowmem if lowmem else 0
+        wmark_min = share
         if key[1] in highmem:
             wmark_min = max(32, min(pages // 1024, 128)) if pages else 0
-        else:
-            wmark_min = share
         gap = share >> 2
         if profile.watermark_scale:
             gap = max(gap, pages * watermark_scale_factor // 10000)

@@ -73,6 +73,8 @@ _REFILL_DOUBLES = 5
 class _Shell:
     """What the commands so far have set."""
 
+    #: Nodes with memory: others drop out of every policy (mpol_set_nodemask).
+    memory: frozenset[int]
     cpu: int = 0
     policy: Policy | None = field(default_factory=Policy)
     thp: bool = False
@@ -86,7 +88,7 @@ def compare_workload(directory: Path, skipped: list[str] | None = None) -> Itera
     if spec is None or not (directory / "steps.json").is_file():
         return
     steps: list[dict[str, Any]] = json.loads((directory / "steps.json").read_text())
-    shell = _Shell()
+    shell = _Shell(frozenset(node.nid for node in spec.nodes if node.zones))
     before: Path | None = None
     for step in steps:
         words = step["command"].split()
@@ -143,13 +145,13 @@ def _interpret(shell: _Shell, words: list[str]) -> tuple[int, Policy] | None:
         case ["cpu", number]:
             shell.cpu = int(number)
         case ["policy", mode, *nodes]:
-            shell.policy = _policy(mode, nodes)
+            shell.policy = _policy(mode, nodes, shell.memory)
         case ["thp", state]:
             shell.thp = state == "on"
         case ["map", name, mib]:
             shell.regions[name] = int(mib) * PAGES_PER_MIB, None
         case ["mbind", name, mode, *nodes]:
-            shell.regions[name] = shell.regions[name][0], _policy(mode, nodes)
+            shell.regions[name] = shell.regions[name][0], _policy(mode, nodes, shell.memory)
         case ["touch", name] if name in shell.regions:
             pages, policy = shell.regions.pop(name)
             return (pages, policy) if policy else None
@@ -158,10 +160,14 @@ def _interpret(shell: _Shell, words: list[str]) -> tuple[int, Policy] | None:
     return None
 
 
-def _policy(mode: str, nodes: list[str]) -> Policy | None:
+def _policy(mode: str, nodes: list[str], memory: frozenset[int]) -> Policy | None:
+    """None for one that is not modelled, or that the kernel refuses."""
     if mode not in _MODES:
         return None
-    return Policy(_MODES[mode], tuple(sorted(int(n) for n in nodes[0].split(","))) if nodes else ())
+    named = {int(nid) for nid in nodes[0].split(",")} if nodes else set()
+    if named and not named & memory:
+        return None
+    return Policy(_MODES[mode], tuple(sorted(named & memory)))
 
 
 def _values(path: Path) -> dict[str, int]:

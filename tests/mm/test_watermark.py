@@ -188,7 +188,7 @@ def test_stat_threshold(pages: int, cpus: int, threshold: int) -> None:
 
 
 def test_movable_taken_from_high_memory_is_high_memory() -> None:
-    """A booted i386 machine of 3000 MiB with movablecore=600M: its zones once min_free_kbytes was rewritten."""
+    """A booted i386 machine of 3000 MiB with movablecore=600M, once min_free_kbytes was rewritten."""
     managed = {(0, "DMA"): 3840, (0, "Normal"): 209719, (0, "HighMem"): 389122, (0, "Movable"): 153568}
     assert lowmem_pages(managed, LINUX_6_1) == 3840 + 209719
     marks = setup_per_zone_wmarks(managed, LINUX_6_1, 42308, 10)
