@@ -46,6 +46,10 @@ def _node_fields(
     name: str, nid: int, rows: list[dict[str, Any]], run: StepRun, before: Path
 ) -> Iterator[Field]:
     zones = {key: zone for key, zone in run.zones.items() if zone.nid == nid}
+    if not zones:  # a node without memory gives none
+        where = f"node {nid}, {rows[0]['want']} wanted"
+        yield Field(name, "step", "huge pages got", where, rows[0]["got"], 0)
+        return
     cpu, policy = run.spec.cpus[0], Policy(PolicyMode.PREFERRED, (nid,))
     first = rows[0]["free"]
     shell = {key: 1 + -(-_on_pagesets(before, nid, key) >> _ORDER) for key in zones}
