@@ -31,6 +31,8 @@ class ZoneExtent:
     spanned: int
     present: int
     managed: int
+    #: Those of them that came after thresholds had been computed, and count in none (``late_free.py``).
+    freed_late: int = 0
 
 
 class PgdatMemory:
