@@ -69,9 +69,9 @@ from numa_service.sim.replay_tally import ReplayTally
 from numa_service.sim.replay_truth import TraceTruth
 from numa_service.sim.simulation import Simulation
 from numa_service.sim.traced import TracedZones
+from numa_service.trace.effects import effects
 from numa_service.trace.events import EventKind, TraceEvents
 from numa_service.trace.evidence import KswapdChange
-from numa_service.trace.retrace import effects
 
 #: Different gfp masks; real traces have tens.
 _CLASSES = 64

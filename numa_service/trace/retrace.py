@@ -17,10 +17,8 @@ these are first seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -33,17 +31,12 @@ from numa_service.mm.mmzone import (
     PAGE_ALLOC_COSTLY_ORDER,
     PAGEBLOCK_ORDER,
 )
-from numa_service.trace.events import EventKind, TraceEvents
+from numa_service.trace.compiled import compiled
+from numa_service.trace.events import EventKind
 
-F = TypeVar("F", bound=Callable[..., Any])
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
-
-
-def _compiled(function: F) -> F:
-    # Without Numba's runtime, as the kernels of mm/: no array is allocated, so none needs counting.
-    return cast("F", numba.njit(cache=True, _nrt=False, error_model="numpy")(function))
 
 
 # Where a page is, as far as is known.
@@ -78,10 +71,6 @@ _BY_A_FREE = -2
 _LOOK_AHEAD = 1 << 17
 _LOOKS = 1 << 26
 
-#: CPU numbers that a trace can have.
-_CPU_NUMBERS = 1 << 16
-#: Batched frees looked through for the one that begins: the kernel hands over 32 at most at a time.
-_QUEUED = 64
 
 _ALLOC = int(EventKind.MM_PAGE_ALLOC)
 _FREE = int(EventKind.MM_PAGE_FREE)
@@ -206,19 +195,19 @@ class EventColumns(NamedTuple):
     zone: I64
 
 
-@_compiled
+@compiled
 def _kept(order: int) -> bool:
     return order <= PAGE_ALLOC_COSTLY_ORDER or order == PAGEBLOCK_ORDER
 
 
-@_compiled
+@compiled
 def _list_of(nr_zones: int, cpu: int, zone: int, order: int, mt: int) -> int:
     slot = order if order <= PAGE_ALLOC_COSTLY_ORDER else PAGE_ALLOC_COSTLY_ORDER + 1
     kind = mt if mt < MIGRATE_PCPTYPES else MIGRATE_MOVABLE
     return (cpu * nr_zones + zone) * NR_LISTS + slot * MIGRATE_PCPTYPES + kind
 
 
-@_compiled
+@compiled
 def _push(pages: Pages, lists: PagesetLists, key: int, where: int) -> None:
     head = lists.head[where]
     pages.next[key] = head
@@ -231,7 +220,7 @@ def _push(pages: Pages, lists: PagesetLists, key: int, where: int) -> None:
     pages.where[key] = where
 
 
-@_compiled
+@compiled
 def _push_tail(pages: Pages, lists: PagesetLists, key: int, where: int) -> None:
     tail = lists.tail[where]
     pages.prev[key] = tail
@@ -244,7 +233,7 @@ def _push_tail(pages: Pages, lists: PagesetLists, key: int, where: int) -> None:
     pages.where[key] = where
 
 
-@_compiled
+@compiled
 def _unlink(pages: Pages, lists: PagesetLists, key: int) -> None:
     where = pages.where[key]
     before, after = pages.prev[key], pages.next[key]
@@ -258,13 +247,13 @@ def _unlink(pages: Pages, lists: PagesetLists, key: int) -> None:
         lists.tail[where] = before
 
 
-@_compiled
+@compiled
 def _set_state(pages: Pages, key: int, order: int, state: int) -> None:
     for page in range(key, key + (1 << order)):
         pages.state[page] = state
 
 
-@_compiled
+@compiled
 def _began(pages: Pages, event: EventColumns, i: int, how: int, cpu: int, at: int) -> None:
     """Note the first event of a block."""
     key, order = event.key[i], event.order[i]
@@ -277,7 +266,7 @@ def _began(pages: Pages, event: EventColumns, i: int, how: int, cpu: int, at: in
     pages.first_at[key] = at
 
 
-@_compiled
+@compiled
 def _block_is(blocks: Pageblocks, key: int, mt: int) -> None:
     """The type of a pageblock, as a page showed that was freed in it."""
     block = key >> PAGEBLOCK_ORDER
@@ -286,7 +275,7 @@ def _block_is(blocks: Pageblocks, key: int, mt: int) -> None:
         blocks.first[block] = mt + 1
 
 
-@_compiled
+@compiled
 def _pop_above(pages: Pages, lists: PagesetLists, where: int, key: int, at: int) -> None:
     """Everything on a list above `key` (-1: everything) was allocated without an event."""
     page = lists.head[where]
@@ -308,7 +297,7 @@ def _pop_above(pages: Pages, lists: PagesetLists, where: int, key: int, at: int)
 # free blocks
 
 
-@_compiled
+@compiled
 def _take(pages: Pages, key: int, order: int) -> None:
     """Take a block out of what is known to be free: split what it is in, and what lies in it is no more."""
     for size in range(NR_ORDERS):
@@ -333,7 +322,7 @@ def _take(pages: Pages, key: int, order: int) -> None:
         pages.free_order[page] = 0
 
 
-@_compiled
+@compiled
 def _give(pages: Pages, key: int, order: int) -> None:
     """A block is free: merge it with its known free buddies."""
     _set_state(pages, key, order, FREE)
@@ -347,7 +336,7 @@ def _give(pages: Pages, key: int, order: int) -> None:
     pages.free_order[key] = order + 1
 
 
-@_compiled
+@compiled
 def _run_after(event: EventColumns, i: int, left: int, found: Findings) -> int:
     """How many blocks in a row were taken from here on: ascending, of one zone, order and type.
 
@@ -372,7 +361,7 @@ def _run_after(event: EventColumns, i: int, left: int, found: Findings) -> int:
     return run
 
 
-@_compiled
+@compiled
 def _block_order(zones: Zones, event: EventColumns, i: int, left: int, found: Findings) -> int:
     """Order | type << 8 of the block, free since the start, that this event is the first to take from."""
     key, order, zone = event.key[i], event.order[i], event.zone[i]
@@ -400,7 +389,7 @@ def _block_order(zones: Zones, event: EventColumns, i: int, left: int, found: Fi
     return least | mt << 8
 
 
-@_compiled
+@compiled
 def _find_block(
     pages: Pages, zones: Zones, event: EventColumns, i: int, left: int, at: int, found: Findings
 ) -> None:
@@ -439,7 +428,7 @@ def _find_block(
 # events
 
 
-@_compiled
+@compiled
 def _hidden(found: Findings, at: int, cpu: int, key: int, order: int, mt: int) -> None:
     row = found.used[0]
     found.hidden[row, 0] = at
@@ -450,7 +439,7 @@ def _hidden(found: Findings, at: int, cpu: int, key: int, order: int, mt: int) -
     found.used[0] = row + 1
 
 
-@_compiled
+@compiled
 def _had_pageset(zones: Zones, lists: PagesetLists, cpu: int, zone: int, order: int, mt: int) -> int:
     """CPU whose pageset a page from the start was on: this one, or the next that can have had it.
 
@@ -467,7 +456,7 @@ def _had_pageset(zones: Zones, lists: PagesetLists, cpu: int, zone: int, order: 
     return cpu
 
 
-@_compiled
+@compiled
 def _on_alloc(
     pages: Pages, blocks: Pageblocks, lists: PagesetLists, zones: Zones, event: EventColumns, i: int, at: int
 ) -> None:
@@ -494,7 +483,7 @@ def _on_alloc(
     _set_state(pages, key, order, IN_USE)
 
 
-@_compiled
+@compiled
 def _on_free(
     pages: Pages,
     blocks: Pageblocks,
@@ -533,7 +522,7 @@ def _on_free(
     _set_state(pages, key, order, FREED)
 
 
-@_compiled
+@compiled
 def _on_locked(
     pages: Pages,
     blocks: Pageblocks,
@@ -580,7 +569,7 @@ def _on_locked(
     return where
 
 
-@_compiled
+@compiled
 def _on_drain(
     pages: Pages,
     blocks: Pageblocks,
@@ -630,7 +619,7 @@ def _on_drain(
     _give(pages, key, order)
 
 
-@_compiled
+@compiled
 def retrace(
     event: EventColumns,
     seen: int,
@@ -680,92 +669,3 @@ def retrace(
         cpus.kind[cpu] = kind
         cpus.pid[cpu] = event.pid[i]
         cpus.where[cpu] = where
-
-
-# when events took effect
-
-
-class EffectScratch(NamedTuple):
-    """By CPU number, the event that comes after; and queues of batched frees."""
-
-    kind: U8
-    pid: npt.NDArray[np.uint32]
-    at: I64
-    first: I64
-    last: I64
-
-
-@_compiled
-def _effects(
-    kind: U8,
-    cpu: npt.NDArray[np.uint16],
-    pid: npt.NDArray[np.uint32],
-    pfn: npt.NDArray[np.uint64],
-    effect: I64,
-    queue: I64,
-    after: EffectScratch,
-) -> None:
-    for i in range(len(kind) - 1, -1, -1):
-        c, what = cpu[i], kind[i]
-        effect[i] = i
-        same = after.pid[c] == pid[i]
-        if what == _ALLOC:
-            after.at[c] = i
-        elif what == _LOCKED:
-            if after.kind[c] == _ALLOC and same:
-                if pfn[after.at[c]] != pfn[i]:
-                    continue  # of the same refill, but not what it was for
-                effect[after.at[c]] = i
-            elif after.kind[c] == _LOCKED and after.at[c] >= 0 and same:
-                # a refill is for its first block; others were for an allocation without an event
-                effect[after.at[c]] = after.at[c]
-                after.at[c] = -1
-        elif what == _DRAIN:
-            after.at[c] = i
-        elif what == _BATCHED or what == _FREE:
-            if after.kind[c] == _DRAIN and same:
-                effect[i] = after.at[c]
-            if what == _BATCHED:
-                queue[i] = -1
-                if after.last[c] >= 0:
-                    queue[after.last[c]] = i
-                else:
-                    after.first[c] = i
-                after.last[c] = i
-            else:
-                before, found = -1, after.first[c]
-                steps = 0
-                while found >= 0 and pfn[found] != pfn[i] and steps < _QUEUED:
-                    before, found = found, queue[found]
-                    steps += 1
-                if found >= 0 and pfn[found] == pfn[i]:
-                    effect[i] = effect[found]
-                    if before >= 0:
-                        queue[before] = queue[found]
-                    else:
-                        after.first[c] = queue[found]
-                    if after.last[c] == found:
-                        after.last[c] = before
-        else:
-            if what == _OTHER:
-                after.kind[c] = what
-            continue
-        after.kind[c] = what
-        after.pid[c] = pid[i]
-
-
-def effects(chunk: TraceEvents) -> I64:
-    """Position in the chunk at which each event came to the free lists, or to its pageset.
-
-    An allocation is reported when it is done: its refill came before. A free is reported when it begins: it
-    takes effect with its ``mm_page_free_batched``, if it has one, and what it drains goes when it is drained.
-    """
-    effect = np.empty(len(chunk), dtype=np.int64)
-    queue = np.empty(len(chunk), dtype=np.int64)
-    scratch = EffectScratch(
-        np.full(_CPU_NUMBERS, _OTHER, dtype=np.uint8),
-        np.zeros(_CPU_NUMBERS, dtype=np.uint32),
-        *(np.full(_CPU_NUMBERS, -1, dtype=np.int64) for _ in range(3)),
-    )
-    _effects(chunk.kind, chunk.cpu, chunk.pid, chunk.pfn, effect, queue, scratch)
-    return effect

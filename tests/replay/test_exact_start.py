@@ -19,10 +19,10 @@ from numa_service.sim.replay import Replay
 from numa_service.sim.replay_divergence import MAX_SAMPLES, compare_after
 from numa_service.sim.replay_start import CapturedStart, read_marks, read_pagesets
 from numa_service.sim.traced import TracedZones
+from numa_service.trace.effects import effects
 from numa_service.trace.events import TraceError
 from numa_service.trace.evidence import Evidence, KswapdRuns, ZoneStart, gather, read_kswapd
 from numa_service.trace.occupancy import read_occupancy
-from numa_service.trace.retrace import effects
 from numa_service.trace.source import open_trace
 
 
