@@ -79,6 +79,8 @@ _PERCPU_PAGES = 62
 #: memblock_find_dma_reserve looks at memory below MAX_DMA_PFN; reserve_real_mode takes the first MiB.
 _MAX_DMA_PFN = 16 << (20 - PAGE_SHIFT)
 _FIRST_MIB_PAGES = 1 << (20 - PAGE_SHIFT)
+#: CONFIG_X86_RESERVE_LOW=64 of 3.0.
+_LOW_BOOTMEM_PAGES = 64 >> (PAGE_SHIFT - 10)
 _PFN_4GIB = 4 << (30 - PAGE_SHIFT)
 #: Boot allocators cannot reach high memory.
 _MAX_LOW_PFN = {"i386": MAX_LOW_PFN_I386}
@@ -249,19 +251,15 @@ def e820__memory_setup(boot: _Boot) -> None:
     boot.allocator = memblock
     for start, end in joined(memblock.memory):
         boot.printk(f"BIOS-e820: [mem {span(start, end)}] usable")
-    _reserve_first_mib(boot)
+    _reserve_low_memory(boot)
     _reserve_kernel_image(boot)
 
 
-def _reserve_first_mib(boot: _Boot) -> None:
-    """What firmware may use and the real-mode trampoline (reserve_real_mode): all RAM below 1 MiB.
-
-    In captured machines, where ZONE_DMA is seen to lack it; a machine file's ZONE_DMA is whole.
-    """
-    if not boot.captured:
-        return
+def _reserve_low_memory(boot: _Boot) -> None:
+    """What firmware may use and the real-mode trampoline: all RAM below 1 MiB (since 5.13), or 64 KiB."""
+    limit = _LOW_BOOTMEM_PAGES if boot.profile.name in _BOOTMEM_PROFILES else _FIRST_MIB_PAGES
     for node in boot.spec.nodes:
-        low = boot.allocator.free_ranges(node.nid, 0, _FIRST_MIB_PAGES)
+        low = boot.allocator.free_ranges(node.nid, 0, limit)
         if low and _room(boot, node, node.zones[0]) >= count_pages(low):
             for start, end in low:
                 boot.allocator.reserve(start, end, node.nid, "first MiB")

@@ -547,8 +547,8 @@ class Pgdat(PgdatMemory):
         return int(page_zone(self.pg, pfn - self.base_pfn))
 
     def free_pages(self, zone: int) -> int:
-        """NR_FREE_PAGES of a zone."""
-        return int(self.pg.vm_stat[zone, NR_FREE_PAGES])
+        """NR_FREE_PAGES of a zone; 0 when CPUs keep more than that to themselves (zone_page_state)."""
+        return max(0, int(self.pg.vm_stat[zone, NR_FREE_PAGES]))
 
     def take_path(self) -> npt.NDArray[np.int64]:
         """Work counters since the last call (PATH_*), and zero them."""

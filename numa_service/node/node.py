@@ -230,7 +230,10 @@ class Node:
     def zone_states(self) -> tuple[ops.ZoneState, ...]:
         """Summary of the populated zones, as lookups carry it."""
         pg = self.pgdat.pg
-        free, marks = pg.vm_stat[:, NR_FREE_PAGES].tolist(), pg.watermark[:, : WMARK_HIGH + 1].tolist()
+        free, marks = (
+            np.maximum(pg.vm_stat[:, NR_FREE_PAGES], 0).tolist(),
+            pg.watermark[:, : WMARK_HIGH + 1].tolist(),
+        )
         return tuple(
             ops.ZoneState(zone, free[zone], managed, *marks[zone])
             for zone, managed in enumerate(pg.managed.tolist())
