@@ -60,7 +60,7 @@ class Cost:
         self.fallback_ns += model.remote_lookup_ns
 
     def add_access(self, load: Load, to_nid: int, pages: int, wait_ns: int, write: bool = False) -> None:
-        """Access to pages by a CPU of the node whose `load` it is; `wait_ns` at their memory, as its node says."""
+        """Access by a CPU of the node with this `load`; `wait_ns` is what the memory's node says of it."""
         self.access_ns += pages * load.idle_ns(to_nid, write)
         if to_nid != load.nid:
             wait_ns += load.link(to_nid).wait_ns

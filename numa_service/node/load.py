@@ -18,8 +18,8 @@ from numa_service.machine.latency import Curve, queueing_ns
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.mmzone import PAGE_SIZE
 
-#: Weight of the last window in the utilisation. Alone it would never come to rest: where the curve is steep, a
-#: little more load is answered by a wait that leaves much less, and the other way round.
+#: Weight of the last window in the utilisation. Alone it would never come to rest: where the curve is steep,
+#: a little more load is answered by a wait that leaves much less, and the other way round.
 STEP = 1 / 8
 
 
@@ -193,10 +193,10 @@ class Load:
             if over:
                 self.memory.update(over.ns, over.bytes.get(self.nid, 0), self._length_ns)
 
-    def rest(self, ns: int) -> None:
-        """Nothing happens for a while, here or to this memory."""
+    def rest(self) -> None:
+        """Nothing happens here, nor to this memory, for so long that all load is gone."""
         for queue in (self.memory, *self._links.values()):
-            queue.update(ns, 0, self._length_ns)
+            queue.utilisation = queue.waiting = 0.0
         for window in (self._cpus, self._reporters):
             window.clocks, window.bytes = {}, {}
 

@@ -557,7 +557,7 @@ class Node:
 
     @_apply.register
     def _(self, op: ops.Rest) -> None:
-        self.load.rest(op.ns)
+        self.load.rest()
 
     # memory that comes and goes
 

@@ -476,9 +476,7 @@ class Spend(Op[None]):
 
 @dataclass(frozen=True, slots=True)
 class Rest(Op[None]):
-    """For some virtual time no CPU of this node does anything, and nobody uses its memory."""
-
-    ns: int
+    """No CPU of this node does anything, and nobody uses its memory, for so long that all load is gone."""
 
 
 @dataclass(frozen=True, slots=True)

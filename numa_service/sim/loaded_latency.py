@@ -135,7 +135,7 @@ def _measure(spec: MachineSpec, path: Path, mb_per_s: float) -> Point:
         for index, cpu in enumerate(cpus)
     ]
     for node in sim.nodes.values():
-        node.apply(ops.Rest(1000 * window_ns))
+        node.apply(ops.Rest())
     _run(sim, generators, period_ns, SETTLE_WINDOWS * window_ns)
     start_ns = min(generator.now_ns for generator in generators)
     accesses, spent = _run(sim, generators, period_ns, start_ns + MEASURED_WINDOWS * window_ns)
