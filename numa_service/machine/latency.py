@@ -19,8 +19,8 @@ CURVES: dict[str, Curve] = {
     # only, in the calibration data of FD.io CSIT (sut_calib_skx.rst): 81.4 ns idle, 282.7 ns at 215.7 GB/s.
     # Its points, less the idle 81.4 ns, over 215.9 GB/s. Left out: 227 ns at 99.6 %, on the way up the wall.
     "ddr4": ((0, 0), (5, 8), (16.3, 10), (31.8, 13), (51.7, 20), (74.2, 41), (100, 201)),
-    # Eight channels of DDR4-3200 a socket: MLC on two EPYC 7H12 (published 2022): 157.8 ns at 237.1 GB/s, 381 ns
-    # at 280.8 GB/s, less the 115 ns that Pond (ASPLOS 2023) has for an idle EPYC. At 50 %: our estimate.
+    # Eight channels of DDR4-3200 a socket: MLC on two EPYC 7H12 (published 2022) has 157.8 ns at 237.1 GB/s,
+    # 381 ns at 280.8 GB/s; less the 115 ns of an idle EPYC in Pond (ASPLOS 2023). At 50 %: our estimate.
     "ddr4-rome": ((0, 0), (50, 12), (84.4, 43), (100, 266)),
     # A CXL card: our estimate, twice the ns of "ddr4": a link and a controller of its own to queue for.
     "cxl": ((0, 0), (5, 16), (16.3, 20), (31.8, 26), (51.7, 40), (74.2, 82), (100, 402)),
@@ -63,7 +63,7 @@ class LatencyModel:
     write_ns: dict[tuple[int, int], int] = field(default_factory=dict)
     #: Bandwidth of each memory by nid, MB/s (10^6 B/s); 0 is without limit. Default: a Skylake socket.
     memory_mb_per_s: dict[int, int] = field(default_factory=dict)
-    #: Bandwidth from one node to the memory of another, MB/s; 0 is without limit. Default: as between two sockets.
+    #: Bandwidth from one node to the memory of another, MB/s; 0 is without limit. Default: two such sockets.
     link_mb_per_s: dict[tuple[int, int], int] = field(default_factory=dict)
     #: Name of each memory's curve by nid. Default: ddr4.
     memory_curve: dict[int, str] = field(default_factory=dict)

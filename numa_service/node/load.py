@@ -3,7 +3,7 @@
 Every CPU has a clock of its own, which its requests advance by their latency: a CPU that is used is used
 without a pause, unless it says so. Traffic is summed up over windows of that time. A window over the CPUs of
 a node tells how busy the links from here are. What it has for each memory is reported to that memory's node,
-with the next question that goes there anyway; a window over these reports tells how busy the memory is.
+with the next question that goes there anyway; all reports together tell how busy the memory is.
 
 Nothing here is measured, drawn or waited for: the same ops lead to the same numbers.
 """
@@ -21,6 +21,13 @@ from numa_service.mm.mmzone import PAGE_SIZE
 #: Weight of the last window in the utilisation. Alone it would never come to rest: where the curve is steep,
 #: a little more load is answered by a wait that leaves much less, and the other way round.
 STEP = 1 / 8
+#: A utilisation up to which every curve is flat. There a step may be as large as the time is long.
+QUIET = 0.1
+
+
+def mb_per_s(nr_bytes: int, ns: int) -> float:
+    """1 MB/s is one byte in 1000 ns."""
+    return nr_bytes * 1000 / ns
 
 
 class Report(NamedTuple):
@@ -44,26 +51,26 @@ class Closed(NamedTuple):
 
 @dataclass(slots=True)
 class Window:
-    """Traffic of several parties that work at the same time, each on its own clock.
+    """Traffic of CPUs that work at the same time, each on its own clock.
 
-    It is over when a party that has come to its end begins something more: then the others have had their
-    turn, even if a single request is longer than the window.
+    It is over when a CPU that has come to its end begins something more: then the others have had their turn,
+    even if a single request is longer than the window.
     """
 
     length_ns: int
-    #: Where each party stands, in ns from the start of the window.
+    #: Where each CPU stands, in ns from the start of the window.
     clocks: dict[int, int] = field(default_factory=dict)
     #: By destination.
     bytes: dict[int, int] = field(default_factory=dict)
 
-    def add(self, party: int, ns: int, traffic: Iterable[tuple[int, int]]) -> Closed | None:
-        """A party has spent time, and moved (destination, bytes); the window that this put an end to."""
-        clock = self.clocks.get(party, 0)
+    def add(self, cpu: int, ns: int, traffic: Iterable[tuple[int, int]]) -> Closed | None:
+        """A CPU has spent time, and moved (destination, bytes); the window that this put an end to."""
+        clock = self.clocks.get(cpu, 0)
         closed = None
         if clock >= self.length_ns:
             closed = self._close()
-            clock = self.clocks[party]
-        self.clocks[party] = clock + ns
+            clock = self.clocks[cpu]
+        self.clocks[cpu] = clock + ns
         for to, nr_bytes in traffic:
             self.bytes[to] = self.bytes.get(to, 0) + nr_bytes
         return closed
@@ -72,9 +79,7 @@ class Window:
         """Start the next one. Who lags has up to a window to catch up; who does not even begin, is idle."""
         over = Closed(max(self.clocks.values()), self.bytes)
         lag = -self.length_ns
-        self.clocks = {
-            party: max(clock - over.ns, lag) for party, clock in self.clocks.items() if clock > lag
-        }
+        self.clocks = {cpu: max(clock - over.ns, lag) for cpu, clock in self.clocks.items() if clock > lag}
         self.bytes = {}
         return over
 
@@ -97,15 +102,15 @@ class Queue:
         """What an access waits now."""
         return round(self.waiting)
 
-    def update(self, ns: int, nr_bytes: int, length_ns: int) -> None:
-        """A window of `ns` is over: a step towards its utilisation; without traffic, by how long that was.
+    def update(self, mb_per_s: float, ns: int, window_ns: int) -> None:
+        """Traffic of the last `ns`: a step towards its utilisation; when it is quiet, by how long that was.
 
         A demand above the bandwidth stretches every access, until the accesses are so slow that it fits.
         """
         if not self.mb_per_s:
             return
-        used = nr_bytes * 1000 / (ns * self.mb_per_s)  # 1 MB/s is 1 byte in 1000 ns
-        step = STEP if nr_bytes else ns / (ns + length_ns / STEP - length_ns)
+        used = mb_per_s / self.mb_per_s
+        step = STEP if used > QUIET else ns / (ns + window_ns / STEP - window_ns)
         self.utilisation += step * (used - self.utilisation)
         stretched = (self.idle_ns + self.waiting) * (1 + step * (used - 1)) - self.idle_ns
         self.waiting = max(queueing_ns(self.curve, self.utilisation), stretched)
@@ -124,11 +129,11 @@ class Load:
         self.memory = Queue(
             model.memory_bandwidth(nid), model.curve(model.memory_curve_name(nid)), self.idle_ns(nid)
         )
-        self._length_ns = model.window_ns
+        self._window_ns = model.window_ns
         self._cpus = Window(model.window_ns)
-        self._reporters = Window(model.window_ns)
-        #: What was last heard, by node.
+        #: Totals last heard, by node, and what each has added in this round: ns and bytes.
         self._heard: dict[int, tuple[int, int]] = {}
+        self._round: dict[int, tuple[int, int]] = {}
         #: Totals of the closed windows of this node's CPUs.
         self._ns = 0
         self._bytes: dict[int, int] = {}
@@ -171,7 +176,7 @@ class Load:
                 if to != self.nid:
                     self.link(to)
             for to, link in self._links.items():
-                link.update(over.ns, over.bytes.get(to, 0), self._length_ns)
+                link.update(mb_per_s(over.bytes.get(to, 0), over.ns), over.ns, self._window_ns)
             self.hear(self.report(self.nid))
 
     def report(self, to_nid: int) -> Report:
@@ -179,26 +184,30 @@ class Load:
         return Report(self.nid, self._ns, self._bytes.get(to_nid, 0))
 
     def hear(self, report: Report) -> None:
-        """Traffic that a node caused to this node's memory, as it says."""
+        """Traffic that a node caused to this node's memory, as it says.
+
+        A round is over when a node that had its turn reports again. Its traffic is the sum of the rates of
+        all who reported: each rate is over that node's own time, whether it was silent for long or not.
+        """
         ns, nr_bytes = self._heard.get(report.nid, (0, 0))
         if report.ns < ns or report.bytes < nr_bytes:
             ns = nr_bytes = 0  # it has been restarted
+        if report.ns == ns:
+            return
         self._heard[report.nid] = report.ns, report.bytes
-        ns, nr_bytes = report.ns - ns, report.bytes - nr_bytes
-        if ns > self._length_ns:
-            # of a node that was silent for long, the average; it is not to outweigh the others
-            ns, nr_bytes = self._length_ns, nr_bytes * self._length_ns // ns
-        if ns:
-            over = self._reporters.add(report.nid, ns, ((self.nid, nr_bytes),))
-            if over:
-                self.memory.update(over.ns, over.bytes.get(self.nid, 0), self._length_ns)
+        if self._round.get(report.nid, (0, 0))[0] >= self._window_ns:
+            rates = [mb_per_s(moved, during) for during, moved in self._round.values()]
+            longest = max(during for during, _ in self._round.values())
+            self.memory.update(sum(rates), longest, self._window_ns)
+            self._round = {}
+        before_ns, before_bytes = self._round.get(report.nid, (0, 0))
+        self._round[report.nid] = before_ns + report.ns - ns, before_bytes + report.bytes - nr_bytes
 
     def rest(self) -> None:
         """Nothing happens here, nor to this memory, for so long that all load is gone."""
         for queue in (self.memory, *self._links.values()):
             queue.utilisation = queue.waiting = 0.0
-        for window in (self._cpus, self._reporters):
-            window.clocks, window.bytes = {}, {}
+        self._cpus.clocks, self._cpus.bytes, self._round = {}, {}, {}
 
     @property
     def state(self) -> tuple[object, ...]:
@@ -207,7 +216,8 @@ class Load:
             self._ns,
             sorted(self._bytes.items()),
             sorted(self._heard.items()),
-            [(sorted(w.clocks.items()), sorted(w.bytes.items())) for w in (self._cpus, self._reporters)],
+            sorted(self._round.items()),
+            (sorted(self._cpus.clocks.items()), sorted(self._cpus.bytes.items())),
             (self.memory.utilisation, self.memory.waiting),
             # one that was only looked at has no state yet
             [
