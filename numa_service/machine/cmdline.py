@@ -121,6 +121,12 @@ def _size(key: str, text: str) -> int:
     return amount.pages
 
 
+def thp_enabled(cmdline: str) -> bool:
+    """Whether huge pages are on at boot (setup_transparent_hugepage); by default they are."""
+    words = [word for word in cmdline.split() if word.startswith("transparent_hugepage=")]
+    return not words or words[-1] != "transparent_hugepage=never"
+
+
 def _amount(key: str, text: str) -> Amount:
     """``2G``, ``512M``, ``30%`` (cmdline_parse_core)."""
     percent = _PERCENT.fullmatch(text)

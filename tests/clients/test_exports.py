@@ -11,6 +11,7 @@ def test_numa_client() -> None:
         "Aborted",
         "Allocation",
         "AsyncMachine",
+        "AsyncPageStream",
         "AsyncRegion",
         "AsyncSession",
         "Blocks",
@@ -34,6 +35,7 @@ def test_numa_client() -> None:
         "NumaError",
         "NumaStat",
         "OutOfMemory",
+        "PageStream",
         "PagesetDrain",
         "Pfns",
         "Policy",
@@ -74,4 +76,5 @@ def test_the_two_clients_offer_the_same() -> None:
 
     assert names(numa_client.Machine) == names(numa_client.AsyncMachine)
     assert names(numa_client.Session) == names(numa_client.AsyncSession)
+    assert names(numa_client.PageStream) == names(numa_client.AsyncPageStream)
     assert names(numa_client.Region) == names(numa_client.AsyncRegion)

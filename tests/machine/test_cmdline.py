@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from groundtruth import GROUNDTRUTH, requires_groundtruth, topologies
 
-from numa_service.machine.cmdline import Amount, BootParameters, parse_cmdline
+from numa_service.machine.cmdline import Amount, BootParameters, parse_cmdline, thp_enabled
 from numa_service.machine.machinefile import parse_machine
 from numa_service.machine.numa_emulation import numa_emulation
 from numa_service.machine.source import load
@@ -24,6 +24,19 @@ from numa_service.machine.zones import (
 
 GIB = 1 << 18
 MIB = 1 << 8
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "enabled"),
+    [
+        ("", True),
+        ("quiet transparent_hugepage=never", False),
+        ("transparent_hugepage=madvise", True),
+        ("transparent_hugepage=never transparent_hugepage=always", True),
+    ],
+)
+def test_huge_pages_are_on_unless_the_command_line_says_never(cmdline: str, enabled: bool) -> None:
+    assert thp_enabled(cmdline) is enabled
 
 
 def test_parameters() -> None:

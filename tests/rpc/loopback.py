@@ -35,9 +35,11 @@ class Loopback:
     def __init__(
         self,
         preset: str | MachineSpec = "demo",
+        profile: str = "linux-6.1",
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self.spec = load_preset(preset) if isinstance(preset, str) else preset
+        spec = load_preset(preset) if isinstance(preset, str) else preset
+        self.spec = spec.with_profile(profile)
         self.clock = Clock()
         self.servers: dict[int, NodeServer] = {}
         self.addresses: dict[int, Addresses] = {}

@@ -11,7 +11,7 @@ from numa_client import AsyncMachine, InvalidRequest, Policy, PolicyMode
 from numa_client._gen.numa.v1 import zonelist_service_pb2 as pb2
 
 from numa_service.machine.presets import load_preset
-from numa_service.node import ops
+from numa_service.node import errors, ops
 from numa_service.node.load import Report
 from numa_service.rpc.convert import WIRE, op_of
 from numa_service.rpc.memory import INJECT_SECONDS_MAX
@@ -62,10 +62,10 @@ def test_a_report_on_the_wire(report: Report | None) -> None:
     assert WIRE[ops.Touch].result(pb2.TouchResponse.FromString(answer.SerializeToString())).wait_ns == 77
 
 
-@pytest.mark.parametrize("nid", [2, 9])
-def test_a_report_is_of_another_node(demo: Loopback, nid: int) -> None:
+@pytest.mark.parametrize(("nid", "reason"), [(2, "2 is this node"), (9, "there is no node 9")])
+def test_a_report_is_of_another_node(demo: Loopback, nid: int, reason: str) -> None:
     op = ops.Touch(ops.Owner(0, 1, 2), b"", b"", False, Report(nid, 1, 1))
-    with pytest.raises(Exception, match=f"there is no other node {nid}"):
+    with pytest.raises(errors.InvalidRequest, match=reason):
         check_op(demo.node(2), op)
 
 
@@ -84,7 +84,7 @@ async def test_injected_latency_is_that_of_the_reply() -> None:
     spec = load_preset("demo")
     slept = Slept()
     model = replace(spec.latency, mode="inject", time_dilation=50.0)
-    machine = Loopback(replace(spec, latency=model), slept)
+    machine = Loopback(replace(spec, latency=model), sleep=slept)
     await machine.start()
     try:
         async with await machine.client() as client, client.session(cpu=0) as session:
@@ -108,7 +108,7 @@ async def test_injected_latency_is_that_of_the_reply() -> None:
 
 async def test_accounted_latency_is_not_slept() -> None:
     slept = Slept()
-    machine = Loopback("demo", slept)
+    machine = Loopback("demo", sleep=slept)
     await machine.start()
     try:
         async with await machine.client() as client, client.session(cpu=0) as session:

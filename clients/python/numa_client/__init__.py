@@ -5,7 +5,7 @@
 ...     session.free(allocation)
 """
 
-from numa_client._aio import AsyncMachine, AsyncRegion, AsyncSession
+from numa_client._aio import AsyncMachine, AsyncPageStream, AsyncRegion, AsyncSession
 from numa_client._codec import RegionKind
 from numa_client._errors import (
     Aborted,
@@ -30,7 +30,7 @@ from numa_client._explanation import (
     ZoneVisit,
 )
 from numa_client._policy import Policy, PolicyMode
-from numa_client._sync import Machine, Region, Session
+from numa_client._sync import Machine, PageStream, Region, Session
 from numa_client._types import (
     Allocation,
     Blocks,
@@ -51,6 +51,7 @@ __all__ = [
     "Aborted",
     "Allocation",
     "AsyncMachine",
+    "AsyncPageStream",
     "AsyncRegion",
     "AsyncSession",
     "Blocks",
@@ -74,6 +75,7 @@ __all__ = [
     "NumaError",
     "NumaStat",
     "OutOfMemory",
+    "PageStream",
     "PagesetDrain",
     "Pfns",
     "Policy",
