@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from numa_service.machine.spec import MachineSpec
+from numa_service.mm.mmzone import PAGE_SIZE
 from numa_service.mm.page_alloc import LRU_KIND_ANON
 from numa_service.node import ops
-from numa_service.node.load import bytes_of
+from numa_service.node.cost import Cost
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.page_alloc import MAX_COUNT
 from numa_service.node.region import map_region, touch_region
@@ -21,7 +22,7 @@ from numa_service.sim.simulation import Simulation
 #: Offered load in percent of the bandwidth.
 RATES = (5, 20, 40, 60, 75, 90, 100)
 #: Windows until the load has settled, and windows measured after.
-SETTLE_WINDOWS, MEASURED_WINDOWS = 60, 8
+SETTLE_WINDOWS, MEASURED_WINDOWS = 40, 8
 #: Requests in a window, all generators together: one more or less makes no difference to speak of.
 REQUESTS_A_WINDOW = 32
 _LEASE_NS = 1 << 62
@@ -102,76 +103,89 @@ def kinds(spec: MachineSpec) -> list[Idle]:
 
 @dataclass(slots=True)
 class _Generator:
-    """A CPU that accesses its own region over and over."""
+    """A CPU that accesses a region of its own over and over."""
 
-    nid: int
     cpu: int
-    session: int
     region: int
-    pages: int
     now_ns: float = 0.0
 
 
 def sweep(spec: MachineSpec, path: Path, rates: tuple[int, ...] = RATES) -> Iterator[Point]:
-    """Measured points of a path, from low to high rates. Every CPU of the path's node takes part.
+    """Measured points of a path, at rates in percent of its bandwidth; every CPU of its node takes part.
 
     ValueError for a path without a limit.
     """
     bandwidth = next(idle.mb_per_s for idle in paths(spec) if idle.path == path)
     if not bandwidth:
         raise ValueError(f"{path} has no limit to come near to")
-    for percent in rates:
-        yield _measure(spec, path, bandwidth * percent / 100)
+    traffic = _Traffic(spec, path, [bandwidth * percent / 100 for percent in rates])
+    for mb_per_s in traffic.rates:
+        yield traffic.measure(mb_per_s)
 
 
-def _measure(spec: MachineSpec, path: Path, mb_per_s: float) -> Point:
-    sim = Simulation(spec)
-    window_ns = spec.latency.window_ns
-    cpus = spec.own_cpus[path.from_nid]
-    pages = max(1, round(mb_per_s * window_ns / 1000 / bytes_of(1) / REQUESTS_A_WINDOW))
-    period_ns = bytes_of(pages) * len(cpus) * 1000 / mb_per_s
-    generators = [
-        _generator(sim, path, cpu, min(pages, MAX_COUNT), index * period_ns / len(cpus))
-        for index, cpu in enumerate(cpus)
-    ]
-    for node in sim.nodes.values():
-        node.apply(ops.Rest())
-    _run(sim, generators, period_ns, SETTLE_WINDOWS * window_ns)
-    start_ns = min(generator.now_ns for generator in generators)
-    accesses, spent = _run(sim, generators, period_ns, start_ns + MEASURED_WINDOWS * window_ns)
-    took_ns = min(generator.now_ns for generator in generators) - start_ns
-    return Point(path, mb_per_s, bytes_of(accesses) * 1000 / took_ns, spent / accesses)
+class _Traffic:
+    """A machine in which the CPUs of one node access one memory, and nobody does anything else."""
 
+    def __init__(self, spec: MachineSpec, path: Path, rates: list[float]) -> None:
+        self.rates = rates
+        self._path = path
+        self._window_ns = spec.latency.window_ns
+        self._sim = Simulation(spec)
+        self._home = self._sim.nodes[path.from_nid]
+        self._session = self._home.apply(ops.OpenSession("loaded latency", _LEASE_NS, 0))
+        self._generators = [
+            _Generator(cpu, self._region(cpu, max(map(self._pages, rates))))
+            for cpu in spec.own_cpus[path.from_nid]
+        ]
+        for node in self._sim.nodes.values():
+            node.apply(ops.Rest())
 
-def _generator(sim: Simulation, path: Path, cpu: int, pages: int, first_ns: float) -> _Generator:
-    """With a region at the path's end, all of it there."""
-    home = sim.nodes[path.from_nid]
-    session = home.apply(ops.OpenSession("loaded latency", _LEASE_NS, 0))
-    policy = Policy(PolicyMode.BIND, (path.to_nid,))
-    region = map_region(home, session, LRU_KIND_ANON, pages, policy)
-    sim.call(home.nid, touch_region(home, session, region, 0, pages, False, cpu))
-    return _Generator(home.nid, cpu, session, region, pages, first_ns)
+    def _pages(self, mb_per_s: float) -> int:
+        """Accesses of one request."""
+        return min(
+            MAX_COUNT, max(1, round(mb_per_s * self._window_ns / 1000 / PAGE_SIZE / REQUESTS_A_WINDOW))
+        )
 
+    def _region(self, cpu: int, pages: int) -> int:
+        """A region at the path's end, all of it there."""
+        policy = Policy(PolicyMode.BIND, (self._path.to_nid,))
+        region = map_region(self._home, self._session, LRU_KIND_ANON, pages, policy)
+        self._touch(cpu, region, pages)
+        return region
 
-def _run(sim: Simulation, generators: list[_Generator], period_ns: float, until_ns: float) -> tuple[int, int]:
-    """Whoever is first makes the next request, until all have come to a time; accesses, and their time.
+    def _touch(self, cpu: int, region: int, pages: int) -> Cost:
+        steps = touch_region(self._home, self._session, region, 0, pages, False, cpu)
+        return self._sim.call(self._home.nid, steps).cost
 
-    A request begins a period after the one before, or when that is over if it takes longer.
-    """
-    accesses = spent = 0
-    queue = [(generator.now_ns, index) for index, generator in enumerate(generators)]
-    heapq.heapify(queue)
-    while queue[0][0] < until_ns:
-        now_ns, index = heapq.heappop(queue)
-        one = generators[index]
-        home = sim.nodes[one.nid]
-        steps = touch_region(home, one.session, one.region, 0, one.pages, False, one.cpu)
-        cost = sim.call(one.nid, steps).cost
-        accesses += one.pages
-        spent += cost.access_ns + cost.queueing_ns
-        idle_ns = round(period_ns - cost.latency_ns)
-        if idle_ns > 0:
-            home.apply(ops.Spend(one.cpu, idle_ns))
-        one.now_ns = now_ns + max(period_ns, cost.latency_ns)
-        heapq.heappush(queue, (one.now_ns, index))
-    return accesses, spent
+    def measure(self, mb_per_s: float) -> Point:
+        """Offer a rate, let it settle, and see what an access takes."""
+        pages = self._pages(mb_per_s)
+        period_ns = pages * PAGE_SIZE * len(self._generators) * 1000 / mb_per_s
+        for index, generator in enumerate(self._generators):
+            generator.now_ns = index * period_ns / len(self._generators)
+        self._run(pages, period_ns, SETTLE_WINDOWS * self._window_ns)
+        start_ns = min(generator.now_ns for generator in self._generators)
+        accesses, spent = self._run(pages, period_ns, start_ns + MEASURED_WINDOWS * self._window_ns)
+        took_ns = min(generator.now_ns for generator in self._generators) - start_ns
+        return Point(self._path, mb_per_s, accesses * PAGE_SIZE * 1000 / took_ns, spent / accesses)
+
+    def _run(self, pages: int, period_ns: float, until_ns: float) -> tuple[int, int]:
+        """Whoever is first makes the next request, until all have come to a time; accesses, and their time.
+
+        A request begins a period after the one before, or when that is over if it takes longer.
+        """
+        accesses = spent = 0
+        queue = [(generator.now_ns, index) for index, generator in enumerate(self._generators)]
+        heapq.heapify(queue)
+        while queue[0][0] < until_ns:
+            now_ns, index = heapq.heappop(queue)
+            generator = self._generators[index]
+            cost = self._touch(generator.cpu, generator.region, pages)
+            accesses += pages
+            spent += cost.access_ns + cost.queueing_ns
+            idle_ns = round(period_ns - cost.latency_ns)
+            if idle_ns > 0:
+                self._home.apply(ops.Spend(generator.cpu, idle_ns))
+            generator.now_ns = now_ns + max(period_ns, cost.latency_ns)
+            heapq.heappush(queue, (generator.now_ns, index))
+        return accesses, spent
