@@ -51,13 +51,18 @@ class Fill:
 
 
 def fill(sim: Simulation, wanted: Fill) -> int:
-    """Take the pages on behalf of a session of the first node with CPUs; how many were to be had."""
+    """Take the pages on behalf of a session of the first node with CPUs; how many were to be had.
+
+    Long before anything else happens: no memory is loaded by it.
+    """
     home = next(node for node in sim.nodes.values() if node.pgdat.cpus)
     session = home.apply(ops.OpenSession(f"fill node {wanted.nid}", _LEASE_NS, 0))
     policy = Policy(PolicyMode.BIND, (wanted.nid,))
     taken = _hold if wanted.kind == "held" else _map
     got = taken(sim, home, session, wanted, policy)
     sim.run()
+    for node in sim.nodes.values():
+        node.apply(ops.Rest())
     return got
 
 

@@ -1,7 +1,7 @@
 """Machine files: a TOML description of a machine → :class:`MachineSpec`.
 
 Every error is one line, ``FILE:LINE: key.path: reason``. Keys and their defaults are those of the tables
-below; the presets show them at work. Rows and columns of ``distances`` and ``read_ns``, and the place of
+below; the presets show them at work. Rows and columns of ``distances`` and of ``[latency]``, and the place of
 nodes in physical memory, follow the order of the ``[[node]]`` tables, whatever their ids.
 """
 
@@ -10,6 +10,8 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +29,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from numa_service.machine.cmdline import BootParameters, parse_cmdline
-from numa_service.machine.latency import LatencyModel
+from numa_service.machine.latency import CURVES, MODES, Curve, LatencyModel
 from numa_service.machine.notation import (
     MAX_NUMNODES,
     MAX_PHYSMEM_BYTES,
@@ -109,16 +111,42 @@ class NodeTable(BaseModel):
     movable: _Pages = 0
 
 
-#: ``[latency]``: the fields of LatencyModel, read_ns being a matrix in the order of the nodes.
+def _parse_curve(points: list[tuple[float, float]]) -> Curve:
+    if len(points) < 2 or points[0] != (0, 0) or points[-1][0] != 100:
+        raise SpecError("a curve goes from [0, 0] to [100, …]: percent of the bandwidth, and ns added")
+    for (left, low), (right, high) in pairwise(points):
+        if right <= left:
+            raise SpecError(f"percentages ascend: {right:g} comes after {left:g}")
+        if high < low:
+            raise SpecError(f"load makes nothing faster: {high:g} ns comes after {low:g} ns")
+    return tuple(points)
+
+
+_Ns = Annotated[int, Field(ge=0)]
+_MbPerS = Annotated[int, Field(ge=0)]
+_Matrix = list[list[Annotated[int, Field(ge=1)]]]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Point = Annotated[tuple[_Finite, _Finite], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
+_Curve = Annotated[list[_Point], AfterValidator(_parse_curve)]
+#: What is not an integer of ns.
+_LATENCY_TYPES: dict[str, Any] = {
+    "read_ns": _Matrix,
+    "write_ns": _Matrix,
+    "memory_mb_per_s": list[_MbPerS],
+    "link_mb_per_s": list[list[_MbPerS]],
+    "memory_curve": list[str],
+    "link_curve": list[list[str]],
+    "curves": dict[str, _Curve],
+    "window_ns": Annotated[int, Field(ge=1000)],
+    "mode": Annotated[str, _one_of("mode", list(MODES))],
+    "time_dilation": Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)],
+}
+
+#: ``[latency]``: the fields of LatencyModel; what is by node or pair of nodes, in the order of the nodes.
 LatencyTable: type[BaseModel] = create_model(
     "LatencyTable",
     __config__=_TABLE,
-    **{
-        field.name: (Annotated[int, Field(ge=0)] | None, None)
-        if field.name != "read_ns"
-        else (list[list[Annotated[int, Field(ge=1)]]] | None, None)
-        for field in fields(LatencyModel)
-    },  # type: ignore[call-overload]
+    **{field.name: (_LATENCY_TYPES.get(field.name, _Ns) | None, None) for field in fields(LatencyModel)},  # type: ignore[call-overload]
 )
 
 
@@ -282,19 +310,32 @@ class _Builder:
             )
         except SpecError as error:
             self.fail(("cmdline",), f"numa: {error}")
-        read_ns = {
-            (a.nid, b.nid): ns
-            for a in fakes
-            for b in fakes
-            if (ns := spec.latency.read_ns.get((a.phys_nid, b.phys_nid))) is not None
-        }
+        shares = Counter(fake.phys_nid for fake in fakes)
+        model = spec.latency
+        pairs = [(a, b, (a.phys_nid, b.phys_nid)) for a in fakes for b in fakes]
+        latency = replace(
+            model,
+            read_ns={(a.nid, b.nid): model.read_ns[at] for a, b, at in pairs if at in model.read_ns},
+            write_ns={(a.nid, b.nid): model.write_ns[at] for a, b, at in pairs if at in model.write_ns},
+            # fakes of one node share its memory, and have no link between them
+            memory_mb_per_s={
+                fake.nid: model.memory_bandwidth(fake.phys_nid) // shares[fake.phys_nid] for fake in fakes
+            },
+            link_mb_per_s={(a.nid, b.nid): model.link_bandwidth(*at) for a, b, at in pairs if a != b},
+            memory_curve={
+                fake.nid: model.memory_curve[fake.phys_nid]
+                for fake in fakes
+                if fake.phys_nid in model.memory_curve
+            },
+            link_curve={(a.nid, b.nid): model.link_curve[at] for a, b, at in pairs if at in model.link_curve},
+        )
         return replace(
             spec,
             nodes=tuple(
                 NodeSpec(fake.nid, fake.cpus, layout_zones(spec.arch, fake.ram), fake.ram) for fake in fakes
             ),
             distances=tuple(tuple(spec.distance(a.phys_nid, b.phys_nid) for b in fakes) for a in fakes),
-            latency=replace(spec.latency, read_ns=read_ns),
+            latency=latency,
         )
 
     def _with_movable(self, spec: MachineSpec, parameters: BootParameters) -> MachineSpec:
@@ -401,7 +442,7 @@ class _Builder:
                     self.fail(path, f"{value} is more than {MAX_DISTANCE}, the largest SLIT distance")
         return rows
 
-    def _check_square(self, path: KeyPath, rows: list[list[int]]) -> None:
+    def _check_square(self, path: KeyPath, rows: list[list[Any]]) -> None:
         size = len(self.nids)
         if len(rows) != size:
             self.fail(path, f"{len(rows)} rows for {size} nodes")
@@ -412,13 +453,32 @@ class _Builder:
     def _latency(self) -> LatencyModel:
         if self.table.latency is None:
             return LatencyModel()
-        values = self.table.latency.model_dump(exclude_none=True)
-        rows: list[list[int]] | None = values.pop("read_ns", None)
-        if rows is not None:
-            self._check_square(("latency", "read_ns"), rows)
-            values["read_ns"] = {
-                (self.nids[i], self.nids[j]): ns for i, row in enumerate(rows) for j, ns in enumerate(row)
-            }
+        said = self.table.latency
+        values: dict[str, Any] = {key: getattr(said, key) for key in said.model_fields_set}
+        known = {**CURVES, **values.get("curves", {})}
+        for key in ("read_ns", "write_ns", "link_mb_per_s", "link_curve"):
+            if (rows := values.get(key)) is not None:
+                self._check_square(("latency", key), rows)
+                values[key] = {
+                    (self.nids[i], self.nids[j]): value
+                    for i, row in enumerate(rows)
+                    for j, value in enumerate(row)
+                    if value != "" and (i != j or key.endswith("_ns"))
+                }
+        for key in ("memory_mb_per_s", "memory_curve"):
+            if (row := values.get(key)) is not None:
+                if len(row) != len(self.nids):
+                    self.fail(("latency", key), f"{len(row)} values for {len(self.nids)} nodes")
+                values[key] = {nid: value for nid, value in zip(self.nids, row, strict=True) if value != ""}
+        position = {nid: i for i, nid in enumerate(self.nids)}
+        for nid, name in values.get("memory_curve", {}).items():
+            if name not in known:
+                self.fail(("latency", "memory_curve", position[nid]), _no_curve(name, known))
+        for (nid, to), name in values.get("link_curve", {}).items():
+            if name not in known:
+                self.fail(("latency", "link_curve", position[nid], position[to]), _no_curve(name, known))
+        if (values.get("mode") == "inject") != ("time_dilation" in values):
+            self.fail(("latency",), 'mode = "inject" and time_dilation go together: how much slower is real?')
         return LatencyModel(**values)
 
     def _sysctls(self) -> dict[str, str]:
@@ -451,6 +511,10 @@ class _Builder:
             zones = layout_zones(arch, ram[i], first, lowest)
             nodes.append(NodeSpec(self.nids[i], node.cpus, zones, ram[i]))
         return tuple(nodes)
+
+
+def _no_curve(name: str, known: Iterable[str]) -> str:
+    return f"there is no curve {name!r}: {', '.join(known)}"
 
 
 def _leaves(path: KeyPath, table: dict[str, Any]) -> list[tuple[KeyPath, object]]:

@@ -39,6 +39,7 @@ class NodeCollector(Collector):
         yield from self._counters()
         yield from self._kswapd()
         yield from self._owners()
+        yield from self._load()
 
     @property
     def _id(self) -> str:
@@ -139,3 +140,46 @@ class NodeCollector(Collector):
         spec = node.machine.spec
         info.add_metric((self._id, spec.name, spec.profile, str(node.incarnation)), 1)
         yield from (sessions, held, swap, info)
+
+    def _load(self) -> Iterator[Metric]:
+        load = self._node.load
+        used = GaugeMetricFamily(
+            "numa_memory_utilisation_ratio",
+            "Traffic to the node's memory over its bandwidth, in virtual time.",
+            labels=["node"],
+        )
+        wait = GaugeMetricFamily(
+            "numa_memory_wait_seconds",
+            "Virtual time that an access to the node's memory waits.",
+            labels=["node"],
+        )
+        bandwidth = GaugeMetricFamily(
+            "numa_memory_bandwidth_bytes_per_second",
+            "Bandwidth of the node's memory; none if it is without limit.",
+            labels=["node"],
+        )
+        used.add_metric((self._id,), load.memory.utilisation)
+        wait.add_metric((self._id,), load.memory.waiting / 1e9)
+        if load.memory.mb_per_s:
+            bandwidth.add_metric((self._id,), load.memory.mb_per_s * 1e6)
+        labels = ["node", "target_node"]
+        link_used = GaugeMetricFamily(
+            "numa_link_utilisation_ratio",
+            "Traffic of the node's CPUs to another node over the bandwidth between them, in virtual time.",
+            labels=labels,
+        )
+        link_bandwidth = GaugeMetricFamily(
+            "numa_link_bandwidth_bytes_per_second", "Bandwidth from the node to another one.", labels=labels
+        )
+        for to, link in sorted(load.links.items()):
+            if link.mb_per_s:
+                link_used.add_metric((self._id, str(to)), link.utilisation)
+                link_bandwidth.add_metric((self._id, str(to)), link.mb_per_s * 1e6)
+        moved = CounterMetricFamily(
+            "numa_memory_traffic_bytes",
+            "Bytes that CPUs of the node moved, by the node of the memory.",
+            labels=labels,
+        )
+        for to, nr_bytes in load.traffic.items():
+            moved.add_metric((self._id, str(to)), nr_bytes)
+        yield from (used, wait, bandwidth, link_used, link_bandwidth, moved)

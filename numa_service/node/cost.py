@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from numa_service.machine.latency import LatencyModel
-from numa_service.machine.spec import MachineSpec
 from numa_service.mm.vmstat import (
     PATH_BUDDY_BLOCKS,
     PATH_FILE_IO,
@@ -15,6 +14,7 @@ from numa_service.mm.vmstat import (
     PATH_SWAPPED,
     PATH_ZONE_SKIPS,
 )
+from numa_service.node.load import Load, bytes_of
 
 
 @dataclass(slots=True)
@@ -27,6 +27,12 @@ class Cost:
     fallback_ns: int = 0
     reclaim_ns: int = 0
     zeroing_ns: int = 0
+    #: Accesses and clearing, waiting behind other traffic to the same memory or over the same link.
+    queueing_ns: int = 0
+    #: Bytes moved, by the node of the memory; not a time.
+    traffic: dict[int, int] = field(default_factory=dict)
+    #: What each access waited, by the node of the memory.
+    waits: dict[int, int] = field(default_factory=dict)
 
     @property
     def latency_ns(self) -> int:
@@ -38,6 +44,7 @@ class Cost:
             + self.fallback_ns
             + self.reclaim_ns
             + self.zeroing_ns
+            + self.queueing_ns
         )
 
     def add_path(self, model: LatencyModel, path: Sequence[int]) -> None:
@@ -52,11 +59,31 @@ class Cost:
         """One question to another node."""
         self.fallback_ns += model.remote_lookup_ns
 
-    def add_access(self, spec: MachineSpec, from_nid: int, to_nid: int, pages: int) -> None:
-        """First access of a CPU of one node to pages of another (or the same)."""
-        read = spec.latency.read_latency_ns(from_nid, to_nid, spec.distance(from_nid, to_nid))
-        self.access_ns += pages * read
+    def add_access(self, load: Load, to_nid: int, pages: int, wait_ns: int, write: bool = False) -> None:
+        """Access by a CPU of the node with this `load`; `wait_ns` is what the memory's node says of it."""
+        self.access_ns += pages * load.idle_ns(to_nid, write)
+        if to_nid != load.nid:
+            wait_ns += load.link(to_nid).wait_ns
+        self.waits[to_nid] = wait_ns
+        self._move(to_nid, pages)
 
-    def add_zeroing(self, model: LatencyModel, pages: int) -> None:
-        """__GFP_ZERO."""
+    def add_zeroing(self, model: LatencyModel, to_nid: int, pages: int) -> None:
+        """__GFP_ZERO: another pass over pages that were accessed before."""
         self.zeroing_ns += pages * model.zero_page_ns
+        self._move(to_nid, pages)
+
+    def _move(self, to_nid: int, pages: int) -> None:
+        self.queueing_ns += pages * self.waits[to_nid]
+        self.traffic[to_nid] = self.traffic.get(to_nid, 0) + bytes_of(pages)
+
+    def add(self, other: Cost) -> None:
+        """Another part of the same request."""
+        self.access_ns += other.access_ns
+        self.pageset_ns += other.pageset_ns
+        self.buddy_ns += other.buddy_ns
+        self.fallback_ns += other.fallback_ns
+        self.reclaim_ns += other.reclaim_ns
+        self.zeroing_ns += other.zeroing_ns
+        self.queueing_ns += other.queueing_ns
+        for nid, nr_bytes in other.traffic.items():
+            self.traffic[nid] = self.traffic.get(nid, 0) + nr_bytes

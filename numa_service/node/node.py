@@ -54,6 +54,7 @@ from numa_service.node.books import (
     unpack_pfns,
 )
 from numa_service.node.errors import Busy, InvalidRequest, LimitExceeded, NotFound, Precondition
+from numa_service.node.load import Load
 from numa_service.node.mempolicy import Walk
 from numa_service.node.ops import Op, Owner
 from numa_service.node.zone_account import Account
@@ -101,6 +102,7 @@ class Node:
         self._reply_bytes: deque[int] = deque()
         self._replies_bytes = 0
         self.kswapd = KswapdStats()
+        self.load = Load(machine.spec, nid)
         #: Questions asked of other nodes: numbers their request ids.
         self.asked = 0
         #: Zonelist caches (3.0) of the fallback lists that requests of this node walk, by the lists' nodes.
@@ -263,6 +265,7 @@ class Node:
         for nid, cache in sorted(self._zonelist_caches.items()):
             if cache.fullzones or cache.last_full_zap_ns:
                 digest.update(repr((nid, cache.fullzones, cache.last_full_zap_ns)).encode())
+        digest.update(repr(self.load.state).encode())
         for session in self.sessions.values():
             digest.update(
                 repr(
@@ -350,7 +353,10 @@ class Node:
             # rmqueue(): an allocation that mixed migratetypes wakes kswapd to defragment
             self.pgdat.wakeup_kswapd(0, op.highest_zoneidx)
         full = self._full_zones(op, pfns) if self.machine.profile.zonelist_cache else ()
-        return ops.AllocResult(pack_pfns(pfns), path, self.zone_states(), account, full)
+        if op.report:
+            self.load.hear(op.report)
+        wait_ns = self.load.memory.wait_ns
+        return ops.AllocResult(pack_pfns(pfns), path, self.zone_states(), account, full, wait_ns)
 
     def _full_zones(self, op: ops.Alloc, pfns: Pfns) -> tuple[int, ...]:
         """Zones that the walk left because they could not serve: all before the one that served last."""
@@ -396,7 +402,9 @@ class Node:
             swapped = self.pgdat.swap_in(slot, int(gone.sum()))
         path = list(self._path())
         path[PATH_SWAPPED] += swapped
-        return ops.TouchResult(gone.tobytes(), swapped, tuple(path))
+        if op.report:
+            self.load.hear(op.report)
+        return ops.TouchResult(gone.tobytes(), swapped, tuple(path), self.load.memory.wait_ns)
 
     @_apply.register
     def _(self, op: ops.Release) -> int:
@@ -487,6 +495,14 @@ class Node:
     @_apply.register
     def _(self, op: ops.VmstatTick) -> int:
         return self.pgdat.tick()
+
+    @_apply.register
+    def _(self, op: ops.Spend) -> None:
+        self.load.spend(op.cpu, op.ns, op.traffic)
+
+    @_apply.register
+    def _(self, op: ops.Rest) -> None:
+        self.load.rest()
 
     # memory that comes and goes
 

@@ -11,6 +11,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from numa_service.machine.hotplug import MemoryState
 from numa_service.node.explain import NodeAccount
+from numa_service.node.load import Report
 
 R = TypeVar("R")
 
@@ -57,6 +58,8 @@ class AllocResult:
     account: NodeAccount | None = None
     #: Zones that could not serve any more; told only by kernels with a zonelist cache.
     full: tuple[int, ...] = ()
+    #: What an access to this node's memory waits now, in virtual ns.
+    wait_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,8 @@ class Alloc(Op[AllocResult]):
     dirty: bool = False
     #: Also tell what was looked at; changes nothing else.
     explain: bool = False
+    #: Of the node that asks.
+    report: Report | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,8 @@ class TouchResult:
     #: Gone pages that were in swap here, and were read back.
     swapped_in: int
     path: tuple[int, ...]
+    #: As in AllocResult.
+    wait_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +138,8 @@ class Touch(Op[TouchResult]):
     pfns: bytes
     indexes: bytes
     write: bool
+    #: Of the node that asks.
+    report: Report | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -455,6 +464,24 @@ class CountEvents(Op[None]):
     major_faults: int = 0
     pages_in: int = 0
     stalls: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Spend(Op[None]):
+    """A CPU has spent virtual time: on a request, or idle between two.
+
+    Makes the load that later requests meet (``node/load.py``).
+    """
+
+    cpu: int
+    ns: int
+    #: (node of the memory, bytes)
+    traffic: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rest(Op[None]):
+    """No CPU of this node does anything, and nobody uses its memory, for so long that all load is gone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,6 +163,11 @@ def on(node: Node, nid: int, op: Op[R]) -> Steps[R]:
     return answer
 
 
+def spend(node: Node, cpu: int, cost: Cost) -> None:
+    """The CPU's clock goes on, and its traffic is load for others."""
+    node.apply(ops.Spend(cpu, cost.latency_ns, tuple(cost.traffic.items())))
+
+
 def alloc_pages(node: Node, request: AllocRequest) -> Steps[Allocation]:
     """AllocPages: blocks that the session holds by hand.
 
@@ -185,6 +190,7 @@ def alloc_pages(node: Node, request: AllocRequest) -> Steps[Allocation]:
         cost=cost,
         recorder=recorder,
     )
+    spend(node, request.cpu, cost)
     if result.got < request.count and not (request.partial and result.got):
         yield from _undo(node, owner, request, result.pages)
         failed = AllocFailed(
@@ -292,7 +298,8 @@ def alloc_for_owner(
         yield from __alloc_pages(node, ac)
         result.absorb(ac)
     if gfp & Gfp.ZERO:
-        result.cost.add_zeroing(node.machine.spec.latency, result.got << order)
+        for nid, pfns in result.pages:
+            result.cost.add_zeroing(node.machine.spec.latency, nid, len(pfns) // 8 << order)
     yield from _note_holdings(node, session, result)
     return result
 
@@ -378,6 +385,7 @@ def _scan_zonelist(
             indexes=ac.indexes[4 * ac.got :],
             dirty=ac.dirty,
             explain=recorder is not None,
+            report=node.load.report(nid) if nid != node.nid else None,
         )
         try:
             result = yield from on(node, nid, op)
@@ -391,7 +399,8 @@ def _scan_zonelist(
                 ac.cost.add_lookup(node.machine.spec.latency)
         blocks = len(result.pfns) // 8
         ac.cost.add_path(node.machine.spec.latency, result.path)
-        ac.cost.add_access(node.machine.spec, node.nid, nid, blocks << ac.order)
+        if blocks:
+            ac.cost.add_access(node.load, nid, blocks << ac.order, result.wait_ns)
         if recorder:
             if cached_full and blocks == op.count:
                 # the walk did not come to what is behind the zone that served last
@@ -603,4 +612,5 @@ def free_pages(
         freed += node.apply(ops.Free(owner, cpu, order, here))
     blocks = sum(len(pfns) // 8 for _, pfns in pages)
     cost.pageset_ns += blocks * node.machine.spec.latency.pageset_hit_ns
+    spend(node, cpu, cost)
     return freed, cost

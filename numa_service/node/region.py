@@ -19,7 +19,7 @@ from numa_service.node.cost import Cost
 from numa_service.node.errors import AllocFailed, InvalidRequest, LimitExceeded, PeerUnavailable
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import MAX_MAPPED_PAGES, MAX_REGION_PAGES, Node
-from numa_service.node.page_alloc import MAX_COUNT, Steps, alloc_for_owner, check_cpu, on
+from numa_service.node.page_alloc import MAX_COUNT, Steps, alloc_for_owner, check_cpu, on, spend
 
 MAX_REGIONS_PER_SESSION = 1024
 #: Pages that one question about a region's page table names: 12 MiB.
@@ -71,8 +71,13 @@ def touch_region(
     wanted = np.arange(first, first + count, dtype=np.uint32)
     missing, reread = yield from _access(node, region, wanted, write, result)
     result.hits = count - len(missing)
-    if len(missing):
-        yield from _fault(node, region, missing, reread, write, cpu, result)
+    try:
+        if len(missing):
+            yield from _fault(node, region, missing, reread, write, cpu, result)
+    except AllocFailed:
+        spend(node, cpu, result.cost)
+        raise
+    spend(node, cpu, result.cost)
     return result
 
 
@@ -87,7 +92,8 @@ def _access(
     for entry in np.unique(nids[nids > 0]).tolist():
         nid = entry - 1
         there = wanted[nids == entry]
-        op = ops.Touch(owner, pack_pfns(region.pfns[there]), there.tobytes(), write)
+        report = node.load.report(nid) if nid != node.nid else None
+        op = ops.Touch(owner, pack_pfns(region.pfns[there]), there.tobytes(), write, report)
         try:
             touched = yield from on(node, nid, op)
         except PeerUnavailable:
@@ -100,7 +106,7 @@ def _access(
         result.cost.add_path(node.machine.spec.latency, touched.path)
         gone = np.frombuffer(touched.gone, dtype=np.uint8) != 0
         result.placement[nid] = result.placement.get(nid, 0) + int((~gone).sum())
-        result.cost.add_access(node.machine.spec, node.nid, nid, int((~gone).sum()))
+        result.cost.add_access(node.load, nid, int((~gone).sum()), touched.wait_ns, write)
         missing.append(there[gone])
         reread += int(gone.sum()) if region.lru_kind == LRU_KIND_FILE else touched.swapped_in
     return np.sort(np.concatenate(missing)), reread
@@ -150,22 +156,11 @@ def _fault(
     node.apply(ops.CountEvents(faults=at, major_faults=major, pages_in=major))
     result.faults = at
     result.major_faults = major
-    result.cost = _sum(result.cost, allocation.cost)
+    result.cost.add(allocation.cost)
     result.remote_lookups += allocation.remote_lookups
     result.direct_reclaimed += allocation.direct_reclaimed
     if at < len(missing):
         raise AllocFailed(0, len(missing), at, node.machine.zonelists[node.nid].node_order)
-
-
-def _sum(a: Cost, b: Cost) -> Cost:
-    return Cost(
-        a.access_ns + b.access_ns,
-        a.pageset_ns + b.pageset_ns,
-        a.buddy_ns + b.buddy_ns,
-        a.fallback_ns + b.fallback_ns,
-        a.reclaim_ns + b.reclaim_ns,
-        a.zeroing_ns + b.zeroing_ns,
-    )
 
 
 def unmap_region(node: Node, session: int, region_id: int) -> Steps[int]:

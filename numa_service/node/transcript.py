@@ -22,7 +22,9 @@ class Transcript:
         self.lines: list[str] = []
 
     def observe(self, nid: int, op: Op[Any], result: Any) -> None:
-        """Note one applied op."""
+        """Note one applied op; of those that only account for time, none."""
+        if isinstance(op, ops.Spend | ops.Rest):
+            return
         self.lines.append(f"node{nid} {_line(op, result, self._zones)}")
 
     def comment(self, text: str) -> None:

@@ -23,6 +23,7 @@ from numa_service.node import ops
 from numa_service.node.cost import Cost
 from numa_service.node.errors import InvalidRequest
 from numa_service.node.explain import Explanation
+from numa_service.node.load import Report
 from numa_service.node.mempolicy import Policy
 from numa_service.node.node import Node
 from numa_service.node.ops import Op, Owner
@@ -88,6 +89,7 @@ def cost(cost: Cost) -> types_pb2.Cost:
         fallback_ns=cost.fallback_ns,
         reclaim_ns=cost.reclaim_ns,
         zeroing_ns=cost.zeroing_ns,
+        queueing_ns=cost.queueing_ns,
     )
 
 
@@ -212,6 +214,17 @@ def _owner_of(message: zonelist_pb2.Owner) -> Owner:
     return Owner(message.node, message.incarnation, message.id)
 
 
+def _report(report: Report | None) -> zonelist_pb2.TrafficReport | None:
+    if report is None:
+        return None
+    return zonelist_pb2.TrafficReport(node=report.nid, window_ns=report.ns, moved_bytes=report.bytes)
+
+
+def _report_of(m: Any) -> Report | None:
+    """Of a message that may carry one."""
+    return Report(m.report.node, m.report.window_ns, m.report.moved_bytes) if m.HasField("report") else None
+
+
 def _lookup(op: ops.Alloc, request_id: str) -> Question:
     return zonelist_pb2.LookupRequest(
         request_id=request_id,
@@ -228,6 +241,7 @@ def _lookup(op: ops.Alloc, request_id: str) -> Question:
         indexes=op.indexes,
         dirty=op.dirty,
         explain=op.explain,
+        report=_report(op.report),
     )
 
 
@@ -237,7 +251,7 @@ def _alloc_result(m: zonelist_pb2.LookupResponse) -> ops.AllocResult:
         for z in m.zones
     )
     account = explain.account_of(m.account) if m.HasField("account") else None
-    return ops.AllocResult(m.pfns, tuple(m.path), zones, account, tuple(m.full_zones))
+    return ops.AllocResult(m.pfns, tuple(m.path), zones, account, tuple(m.full_zones), m.wait_ns)
 
 
 def _lookup_response(result: ops.AllocResult) -> Message:
@@ -257,6 +271,7 @@ def _lookup_response(result: ops.AllocResult) -> Message:
         ],
         account=explain.account(result.account) if result.account else None,
         full_zones=result.full,
+        wait_ns=result.wait_ns,
     )
 
 
@@ -284,7 +299,12 @@ def _free_owner(op: ops.FreeOwner, request_id: str) -> Question:
 
 def _touch(op: ops.Touch, request_id: str) -> Question:
     return zonelist_pb2.TouchRequest(
-        request_id=request_id, owner=_owner(op.owner), pfns=op.pfns, indexes=op.indexes, write=op.write
+        request_id=request_id,
+        owner=_owner(op.owner),
+        pfns=op.pfns,
+        indexes=op.indexes,
+        write=op.write,
+        report=_report(op.report),
     )
 
 
@@ -308,8 +328,10 @@ WIRE: dict[type[Op[Any]], Wire] = {
     ops.Touch: Wire(
         "Touch",
         _touch,
-        lambda m: ops.TouchResult(m.gone, m.swapped_in_pages, tuple(m.path)),
-        lambda r: zonelist_pb2.TouchResponse(gone=r.gone, swapped_in_pages=r.swapped_in, path=r.path),
+        lambda m: ops.TouchResult(m.gone, m.swapped_in_pages, tuple(m.path), m.wait_ns),
+        lambda r: zonelist_pb2.TouchResponse(
+            gone=r.gone, swapped_in_pages=r.swapped_in, path=r.path, wait_ns=r.wait_ns
+        ),
     ),
     ops.WakeKswapd: Wire(
         "WakeKswapd",
@@ -402,6 +424,7 @@ def _(m: zonelist_pb2.LookupRequest) -> Op[Any]:
         indexes=m.indexes,
         dirty=m.dirty,
         explain=m.explain,
+        report=_report_of(m),
     )
 
 
@@ -419,7 +442,7 @@ def _(m: zonelist_pb2.ReleaseOwnerRequest) -> Op[Any]:
 
 @op_of.register
 def _(m: zonelist_pb2.TouchRequest) -> Op[Any]:
-    return ops.Touch(_owner_of(m.owner), m.pfns, m.indexes, m.write)
+    return ops.Touch(_owner_of(m.owner), m.pfns, m.indexes, m.write, _report_of(m))
 
 
 @op_of.register

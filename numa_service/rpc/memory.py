@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc.aio
 from numa_client._gen.numa.v1 import memory_service_pb2 as pb2
@@ -28,10 +28,13 @@ from numa_service.rpc.status import to_status
 UNREAD_SECONDS = 30.0
 #: Longest client_name, in characters.
 MAX_CLIENT_NAME = 256
+#: Longest that one reply is held back.
+INJECT_SECONDS_MAX = 10.0
 
 _log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
+R = TypeVar("R", pb2.AllocPagesResponse, pb2.FreePagesResponse, pb2.TouchRegionResponse)
 
 
 class MemoryServicer(pb2_grpc.MemoryServiceServicer):
@@ -45,14 +48,19 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
         instruments: Instruments,
         opened: Callable[[], None],
         clock: Callable[[], int] = time.monotonic_ns,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`opened` is told of a new lease; `clock` gives ns for leases."""
+        """`opened` is told of a new lease; `clock` gives ns for leases; `sleep` injects latency (seconds)."""
         self._node = node
         self._requests = requests
         self._peers = peers
         self._instruments = instruments
         self._opened = opened
         self._clock = clock
+        self._sleep = sleep
+        model = node.machine.spec.latency
+        #: Real seconds per virtual ns; 0: nobody sleeps.
+        self._dilation = model.time_dilation / 1e9 if model.mode == "inject" else 0.0
 
     async def _drive(self, steps: Steps[T], context: Context) -> T:
         return await drive(steps, self._peers, context.time_remaining())
@@ -110,7 +118,7 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
             self._instruments.allocated(self._node.nid, got)
             return convert.allocation(got)
 
-        return await self._once_in_steps(request, work, context)
+        return await self._injected(await self._once_in_steps(request, work, context))
 
     async def FreePages(self, request: pb2.FreePagesRequest, context: Context) -> pb2.FreePagesResponse:
         """Give blocks back, all or none."""
@@ -122,7 +130,7 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
             )
             return pb2.FreePagesResponse(freed_pages=freed, cost=convert.cost(cost))
 
-        return await self._once_in_steps(request, work, context)
+        return await self._injected(await self._once_in_steps(request, work, context))
 
     async def StreamPages(  # type: ignore[override]  # grpc.aio takes a coroutine that reads and writes, too
         self, requests: Any, context: Context
@@ -182,7 +190,7 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
                 )
                 return convert.touched(await self._drive(steps, context))
 
-        return await self._once(request, work)
+        return await self._injected(await self._once(request, work))
 
     async def UnmapRegion(self, request: pb2.UnmapRegionRequest, context: Context) -> pb2.UnmapRegionResponse:
         """End a region."""
@@ -196,6 +204,12 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
             return pb2.UnmapRegionResponse(freed_pages=freed)
 
         return await self._once(request, work)
+
+    async def _injected(self, reply: R) -> R:
+        """The reply, as late as its modelled time says if that is to be felt. Errors are not held back."""
+        if self._dilation:
+            await self._sleep(min(reply.cost.latency_ns * self._dilation, INJECT_SECONDS_MAX))
+        return reply
 
     async def _once(self, request: Any, work: Callable[[], Awaitable[M]]) -> M:
         return await self._requests.once(_session(request), request, work)

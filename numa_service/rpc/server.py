@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -112,12 +112,18 @@ class NodeServer:
     ``numa_service.metrics.collector.NodeCollector(server)`` there too (rpc is below metrics).
     """
 
-    def __init__(self, node: Node, clock: Callable[[], int] = time.monotonic_ns) -> None:
-        """`clock` gives ns for leases."""
+    def __init__(
+        self,
+        node: Node,
+        clock: Callable[[], int] = time.monotonic_ns,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """`clock` gives ns for leases; `sleep` injects latency, in seconds, if the machine says so."""
         self.node = node
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._clock = node.clock = clock
+        self._sleep = sleep
         self._instruments = Instruments(self.registry, node.nid)
         self._requests = Requests(node)
         self._peers = Peers(self._instruments.fallback)
@@ -129,7 +135,13 @@ class NodeServer:
 
     def _add_servicers(self, server: grpc.aio.Server) -> None:
         memory = MemoryServicer(
-            self.node, self._requests, self._peers, self._instruments, self._leases.changed, self._clock
+            self.node,
+            self._requests,
+            self._peers,
+            self._instruments,
+            self._leases.changed,
+            self._clock,
+            self._sleep,
         )
         memory_service_pb2_grpc.add_MemoryServiceServicer_to_server(memory, server)
         node_service_pb2_grpc.add_NodeServiceServicer_to_server(

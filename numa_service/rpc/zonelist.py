@@ -15,6 +15,7 @@ from numa_service.mm.vmscan import DEF_PRIORITY
 from numa_service.node import ops
 from numa_service.node.books import unpack_indexes
 from numa_service.node.errors import InvalidRequest
+from numa_service.node.load import Report
 from numa_service.node.node import Node
 from numa_service.node.ops import Op
 from numa_service.node.page_alloc import MAX_COUNT, MAX_REQUEST_PAGES
@@ -97,6 +98,7 @@ def check_op(node: Node, op: Op[Any]) -> None:
     match op:
         case ops.Alloc():
             _check_owner(node, op.owner)
+            _check_report(node, op.report)
             _below("order", op.order, NR_ORDERS)
             _below("count", op.count - 1, MAX_COUNT)
             _below("count", (op.count << op.order) - 1, MAX_REQUEST_PAGES)
@@ -117,6 +119,8 @@ def check_op(node: Node, op: Op[Any]) -> None:
                 _check_cpu(node, op.cpu)
         case ops.Touch() | ops.Release() | ops.FreeOwner():
             _check_owner(node, op.owner)
+            if isinstance(op, ops.Touch):
+                _check_report(node, op.report)
             if len(op.pfns) % 8 or len(op.indexes) * 2 != len(op.pfns):
                 raise InvalidRequest(
                     "indexes", f"{len(op.indexes)} bytes do not fit {len(op.pfns)} bytes of pfns"
@@ -172,3 +176,10 @@ def _check_owner(node: Node, owner: ops.Owner) -> None:
 def _check_node(node: Node, field: str, nid: int) -> None:
     if all(n.nid != nid for n in node.machine.spec.nodes):
         raise InvalidRequest(field, f"there is no node {nid}")
+
+
+def _check_report(node: Node, report: Report | None) -> None:
+    if report:
+        _check_node(node, "report.node", report.nid)
+        if report.nid == node.nid:
+            raise InvalidRequest("report.node", f"{report.nid} is this node: reports are of others")

@@ -180,12 +180,18 @@ def test_fake_nodes_are_cut_from_every_real_one() -> None:
     spec = machine(
         'cmdline = "numa=fake=4 kernelcore=50%"\ndistances = [[10, 21], [31, 10]]\n'
         '[[node]]\ncpus = [0]\nmemory = "1GiB"\n[[node]]\ncpus = [1]\nmemory = "1GiB"\n'
-        "[latency]\nread_ns = [[100, 200], [210, 110]]\n"
+        "[latency]\nread_ns = [[100, 200], [210, 110]]\nwrite_ns = [[1, 2], [3, 4]]\n"
+        'memory_mb_per_s = [1000, 2000]\nlink_mb_per_s = [[0, 50], [60, 0]]\nmemory_curve = ["cxl", ""]\n'
     )
     assert [node.cpus for node in spec.nodes] == [(0,), (1,), (0,), (1,)]
     assert spec.distances == ((10, 21, 10, 21), (31, 10, 31, 10)) * 2
     assert spec.latency.read_ns[0, 2] == 100
     assert spec.latency.read_ns[3, 0] == 210
+    assert spec.latency.write_latency_ns(3, 2, 31) == 3
+    # the halves of a node share its memory, and nothing lies between them
+    assert [spec.latency.memory_bandwidth(nid) for nid in range(4)] == [500, 1000, 500, 1000]
+    assert [spec.latency.link_bandwidth(0, nid) for nid in range(4)] == [0, 50, 0, 50]
+    assert [spec.latency.memory_curve_name(nid) for nid in range(4)] == ["cxl", "ddr4", "cxl", "ddr4"]
     assert [sum(end - start for start, end in node.ram) // MIB for node in spec.nodes] == [511, 512, 512, 511]
     assert [node.zones[-1].name for node in spec.nodes] == ["Movable"] * 4
 

@@ -108,6 +108,12 @@ id = 5
 memory = "1GiB"
 [latency]
 read_ns = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+memory_mb_per_s = [100, 200, 300]
+link_mb_per_s = [[0, 20, 30], [40, 0, 60], [70, 80, 0]]
+memory_curve = ["cxl", "", "ddr4"]
+link_curve = [["", "", ""], ["", "", "steep"], ["", "", ""]]
+[latency.curves]
+steep = [[0, 0], [99.5, 1], [100, 1000]]
 """,
         "m.toml",
         "m",
@@ -116,6 +122,14 @@ read_ns = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
     assert spec.distances == ((10, 14, 13), (16, 10, 15), (11, 12, 10))
     assert spec.distance(7, 2) == 11
     assert spec.latency.read_ns[7, 2] == 2
+    assert spec.latency.memory_bandwidth(2) == 200
+    assert spec.latency.link_bandwidth(7, 2) == 20
+    assert spec.latency.link_bandwidth(5, 2) == 80
+    assert spec.latency.link_bandwidth(5, 5) == 0
+    assert spec.latency.memory_curve_name(7) == "cxl"
+    assert spec.latency.link_curve_name(2, 5) == "steep"
+    assert spec.latency.link_curve_name(5, 2) == "socket"
+    assert spec.latency.curve("steep") == ((0, 0), (99.5, 1), (100, 1000))
     assert spec.node(7).ram[0][0] == 1
     assert spec.node(7).ram[-1][1] == spec.node(2).ram[0][0]
 
@@ -254,6 +268,50 @@ TWO = ONE + '[[node]]\ncpus = "1"\nmemory = "1GiB"\n'
         (ONE + "[latency]\n\nzone_skip_ns = -1\n", "m.toml:6: latency.zone_skip_ns: Input should be greater"),
         (ONE + "[latency]\nread_ns = [[1, 2]]\n", "m.toml:5: latency.read_ns[0]: 2 columns for 1 nodes"),
         (ONE + "[latency]\nread_ns = [\n[0]]\n", "m.toml:6: latency.read_ns[0][0]: Input should be greater"),
+        (
+            TWO + "[latency]\nmemory_mb_per_s = [1]\n",
+            "m.toml:8: latency.memory_mb_per_s: 1 values for 2 nodes",
+        ),
+        (
+            TWO + "[latency]\nmemory_mb_per_s = [\n1,\n-1]\n",
+            "m.toml:10: latency.memory_mb_per_s[1]: Input should be greater",
+        ),
+        (
+            TWO + "[latency]\nlink_mb_per_s = [[0, 1]]\n",
+            "m.toml:8: latency.link_mb_per_s: 1 rows for 2 nodes",
+        ),
+        (
+            TWO + '[latency]\nmemory_curve = ["ddr4",\n"dd4"]\n',
+            "m.toml:9: latency.memory_curve[1]: there is no curve 'dd4': ddr4, ddr4-rome, cxl, socket",
+        ),
+        (
+            TWO + '[latency]\nlink_curve = [["", "y"],\n["", ""]]\n',
+            "m.toml:8: latency.link_curve[0][1]: there is no curve 'y': ",
+        ),
+        (
+            ONE + "[latency.curves]\na = [[0, 0], [100, 3]]\nb = [[0, 1], [100, 3]]\n",
+            "m.toml:6: latency.curves.b: a curve goes from [0, 0] to [100, …]",
+        ),
+        (
+            ONE + "[latency]\ncurves = {x = [[0, 0], [50, 5], [40, 6], [100, 7]]}\n",
+            "m.toml:5: latency.curves.x: percentages ascend: 40 comes after 50",
+        ),
+        (
+            ONE + "[latency]\ncurves = {x = [[0, 0], [50, 5], [100, 4]]}\n",
+            "m.toml:5: latency.curves.x: load makes nothing faster: 4 ns comes after 5 ns",
+        ),
+        (
+            ONE + "[latency]\ncurves = {x = [[0, 0],\n[100, 3, 4]]}\n",
+            "m.toml:6: latency.curves.x[1]: Tuple should have at most 2 items",
+        ),
+        (ONE + "[latency]\nwindow_ns = 10\n", "m.toml:5: latency.window_ns: Input should be greater"),
+        (ONE + '[latency]\nmode = "sleep"\n', "m.toml:5: latency.mode: unknown mode 'sleep'"),
+        (ONE + '[latency]\nmode = "inject"\n', 'm.toml:4: latency: mode = "inject" and time_dilation go'),
+        (ONE + "[latency]\ntime_dilation = 2\n", 'm.toml:4: latency: mode = "inject" and time_dilation go'),
+        (
+            ONE + '[latency]\nmode = "inject"\ntime_dilation = 0\n',
+            "m.toml:6: latency.time_dilation: Input should be greater than 0",
+        ),
         (ONE + '[sysctl]\n"vm.nope" = 1\n', "m.toml:5: sysctl.vm.nope: unknown sysctl"),
         (ONE + "[sysctl]\nvm.swappiness = 300\n", "m.toml:5: sysctl.vm.swappiness: 300 is not in 0 to 200"),
         (ONE + "[sysctl]\n\nvm.swappiness = true\n", "m.toml:6: sysctl.vm.swappiness: a sysctl is a number,"),

@@ -123,6 +123,31 @@ async def test_what_happened_is_counted(
     assert value(peer, "grpc_server_handled_total", **lookups, grpc_code="OK") >= 1
 
 
+async def test_the_load_of_memories_and_links(
+    demo: Loopback, client: AsyncMachine, http: aiohttp.ClientSession
+) -> None:
+    async with client.session(cpu=2) as session:
+        for nid in (0, 1, 2):
+            node, load = str(nid), demo.node(nid).load
+            region = await session.map_region("anon", 4096, Policy(PolicyMode.BIND, (nid,)))
+            for _ in range(12):
+                await region.touch(0, 4096)
+            memory = samples(await scrape(http, demo.addresses[nid].metrics_url))
+            assert value(memory, "numa_memory_utilisation_ratio", node=node) == load.memory.utilisation > 0.1
+            assert value(memory, "numa_memory_wait_seconds", node=node) == load.memory.waiting / 1e9 > 0
+            bandwidth = value(memory, "numa_memory_bandwidth_bytes_per_second", node=node)
+            assert bandwidth == load.memory.mb_per_s * 1e6
+            mine = samples(await scrape(http, demo.addresses[1].metrics_url))
+            moved = value(mine, "numa_memory_traffic_bytes_total", node="1", target_node=node)
+            assert moved == 12 * 4096 * 4096
+            if nid != 1:
+                link, used = {"node": "1", "target_node": node}, demo.node(1).load.link(nid).utilisation
+                assert value(mine, "numa_link_utilisation_ratio", **link) == used > 0.1
+                assert value(mine, "numa_link_bandwidth_bytes_per_second", **link) == 8500e6
+    assert not any(name.startswith("numa_link") and ("target_node", "1") in labels for name, labels in mine)
+    demo.check()
+
+
 async def test_openmetrics_when_the_scraper_asks_for_it(demo: Loopback, http: aiohttp.ClientSession) -> None:
     accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
     text = await scrape(http, demo.addresses[0].metrics_url, accept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
@@ -31,15 +32,21 @@ class Clock:
 class Loopback:
     """What tests see of the machine."""
 
-    def __init__(self, preset: str = "demo", profile: str = "linux-6.1") -> None:
-        self.spec: MachineSpec = load_preset(preset).with_profile(profile)
+    def __init__(
+        self,
+        preset: str | MachineSpec = "demo",
+        profile: str = "linux-6.1",
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        spec = load_preset(preset) if isinstance(preset, str) else preset
+        self.spec = spec.with_profile(profile)
         self.clock = Clock()
         self.servers: dict[int, NodeServer] = {}
         self.addresses: dict[int, Addresses] = {}
         self.applied: list[tuple[int, Op[Any]]] = []
         self.changed = asyncio.Condition()
         for node in self.spec.nodes:
-            server = NodeServer(Node.boot(self.spec, node.nid), self.clock)
+            server = NodeServer(Node.boot(self.spec, node.nid), self.clock, sleep)
             server.registry.register(NodeCollector(server))
             server.node.observer = self._observe
             self.servers[node.nid] = server

@@ -207,6 +207,7 @@ def cost(message: types_pb2.Cost) -> t.Cost:
         fallback_ns=message.fallback_ns,
         reclaim_ns=message.reclaim_ns,
         zeroing_ns=message.zeroing_ns,
+        queueing_ns=message.queueing_ns,
     )
 
 

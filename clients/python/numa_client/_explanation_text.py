@@ -7,7 +7,7 @@ from itertools import groupby
 
 from numa_client import _explanation as e
 
-_PARTS = ("access", "pageset", "buddy", "fallback", "reclaim", "zeroing")
+_PARTS = ("access", "pageset", "buddy", "fallback", "reclaim", "zeroing", "queueing")
 
 
 def text(explained: e.Explanation) -> str:

@@ -84,6 +84,8 @@ class Cost:
     reclaim_ns: int
     #: Clearing pages (__GFP_ZERO).
     zeroing_ns: int
+    #: Accesses and clearing, waiting behind other traffic to the same memory, or over the same link.
+    queueing_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

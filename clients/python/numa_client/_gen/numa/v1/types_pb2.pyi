@@ -37,7 +37,7 @@ class NodePages(_message.Message):
     def __init__(self, node: _Optional[int] = ..., pfns: _Optional[bytes] = ...) -> None: ...
 
 class Cost(_message.Message):
-    __slots__ = ("latency_ns", "access_ns", "pageset_ns", "buddy_ns", "fallback_ns", "reclaim_ns", "zeroing_ns")
+    __slots__ = ("latency_ns", "access_ns", "pageset_ns", "buddy_ns", "fallback_ns", "reclaim_ns", "zeroing_ns", "queueing_ns")
     LATENCY_NS_FIELD_NUMBER: _ClassVar[int]
     ACCESS_NS_FIELD_NUMBER: _ClassVar[int]
     PAGESET_NS_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +45,7 @@ class Cost(_message.Message):
     FALLBACK_NS_FIELD_NUMBER: _ClassVar[int]
     RECLAIM_NS_FIELD_NUMBER: _ClassVar[int]
     ZEROING_NS_FIELD_NUMBER: _ClassVar[int]
+    QUEUEING_NS_FIELD_NUMBER: _ClassVar[int]
     latency_ns: int
     access_ns: int
     pageset_ns: int
@@ -52,7 +53,8 @@ class Cost(_message.Message):
     fallback_ns: int
     reclaim_ns: int
     zeroing_ns: int
-    def __init__(self, latency_ns: _Optional[int] = ..., access_ns: _Optional[int] = ..., pageset_ns: _Optional[int] = ..., buddy_ns: _Optional[int] = ..., fallback_ns: _Optional[int] = ..., reclaim_ns: _Optional[int] = ..., zeroing_ns: _Optional[int] = ...) -> None: ...
+    queueing_ns: int
+    def __init__(self, latency_ns: _Optional[int] = ..., access_ns: _Optional[int] = ..., pageset_ns: _Optional[int] = ..., buddy_ns: _Optional[int] = ..., fallback_ns: _Optional[int] = ..., reclaim_ns: _Optional[int] = ..., zeroing_ns: _Optional[int] = ..., queueing_ns: _Optional[int] = ...) -> None: ...
 
 class ZoneSummary(_message.Message):
     __slots__ = ("zone", "free_pages", "managed_pages", "present_pages", "spanned_pages", "start_pfn", "min_pages", "low_pages", "high_pages", "protection_pages", "free_blocks", "pageset_pages", "inactive_anon_pages", "active_anon_pages", "inactive_file_pages", "active_file_pages")

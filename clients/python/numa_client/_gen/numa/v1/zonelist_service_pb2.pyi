@@ -18,7 +18,7 @@ class Owner(_message.Message):
     def __init__(self, node: _Optional[int] = ..., incarnation: _Optional[int] = ..., id: _Optional[int] = ...) -> None: ...
 
 class LookupRequest(_message.Message):
-    __slots__ = ("request_id", "owner", "order", "count", "migratetype", "highest_zoneidx", "zones", "cpu", "alloc_flags", "numa_how", "lru_kind", "indexes", "dirty", "explain")
+    __slots__ = ("request_id", "owner", "order", "count", "migratetype", "highest_zoneidx", "zones", "cpu", "alloc_flags", "numa_how", "lru_kind", "indexes", "dirty", "explain", "report")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     ORDER_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +33,7 @@ class LookupRequest(_message.Message):
     INDEXES_FIELD_NUMBER: _ClassVar[int]
     DIRTY_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     owner: Owner
     order: int
@@ -47,7 +48,18 @@ class LookupRequest(_message.Message):
     indexes: bytes
     dirty: bool
     explain: bool
-    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., order: _Optional[int] = ..., count: _Optional[int] = ..., migratetype: _Optional[int] = ..., highest_zoneidx: _Optional[int] = ..., zones: _Optional[_Iterable[int]] = ..., cpu: _Optional[int] = ..., alloc_flags: _Optional[int] = ..., numa_how: _Optional[int] = ..., lru_kind: _Optional[int] = ..., indexes: _Optional[bytes] = ..., dirty: _Optional[bool] = ..., explain: _Optional[bool] = ...) -> None: ...
+    report: TrafficReport
+    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., order: _Optional[int] = ..., count: _Optional[int] = ..., migratetype: _Optional[int] = ..., highest_zoneidx: _Optional[int] = ..., zones: _Optional[_Iterable[int]] = ..., cpu: _Optional[int] = ..., alloc_flags: _Optional[int] = ..., numa_how: _Optional[int] = ..., lru_kind: _Optional[int] = ..., indexes: _Optional[bytes] = ..., dirty: _Optional[bool] = ..., explain: _Optional[bool] = ..., report: _Optional[_Union[TrafficReport, _Mapping]] = ...) -> None: ...
+
+class TrafficReport(_message.Message):
+    __slots__ = ("node", "window_ns", "moved_bytes")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_NS_FIELD_NUMBER: _ClassVar[int]
+    MOVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    node: int
+    window_ns: int
+    moved_bytes: int
+    def __init__(self, node: _Optional[int] = ..., window_ns: _Optional[int] = ..., moved_bytes: _Optional[int] = ...) -> None: ...
 
 class ZoneState(_message.Message):
     __slots__ = ("zone", "free_pages", "managed_pages", "min_pages", "low_pages", "high_pages")
@@ -66,18 +78,20 @@ class ZoneState(_message.Message):
     def __init__(self, zone: _Optional[int] = ..., free_pages: _Optional[int] = ..., managed_pages: _Optional[int] = ..., min_pages: _Optional[int] = ..., low_pages: _Optional[int] = ..., high_pages: _Optional[int] = ...) -> None: ...
 
 class LookupResponse(_message.Message):
-    __slots__ = ("pfns", "path", "zones", "account", "full_zones")
+    __slots__ = ("pfns", "path", "zones", "account", "full_zones", "wait_ns")
     PFNS_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     ZONES_FIELD_NUMBER: _ClassVar[int]
     ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     FULL_ZONES_FIELD_NUMBER: _ClassVar[int]
+    WAIT_NS_FIELD_NUMBER: _ClassVar[int]
     pfns: bytes
     path: _containers.RepeatedScalarFieldContainer[int]
     zones: _containers.RepeatedCompositeFieldContainer[ZoneState]
     account: _explanation_pb2.NodeAccount
     full_zones: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, pfns: _Optional[bytes] = ..., path: _Optional[_Iterable[int]] = ..., zones: _Optional[_Iterable[_Union[ZoneState, _Mapping]]] = ..., account: _Optional[_Union[_explanation_pb2.NodeAccount, _Mapping]] = ..., full_zones: _Optional[_Iterable[int]] = ...) -> None: ...
+    wait_ns: int
+    def __init__(self, pfns: _Optional[bytes] = ..., path: _Optional[_Iterable[int]] = ..., zones: _Optional[_Iterable[_Union[ZoneState, _Mapping]]] = ..., account: _Optional[_Union[_explanation_pb2.NodeAccount, _Mapping]] = ..., full_zones: _Optional[_Iterable[int]] = ..., wait_ns: _Optional[int] = ...) -> None: ...
 
 class ReleaseRequest(_message.Message):
     __slots__ = ("request_id", "owner", "order", "pfns", "cpu", "indexes")
@@ -120,28 +134,32 @@ class ReleaseOwnerResponse(_message.Message):
     def __init__(self, freed_pages: _Optional[int] = ...) -> None: ...
 
 class TouchRequest(_message.Message):
-    __slots__ = ("request_id", "owner", "pfns", "indexes", "write")
+    __slots__ = ("request_id", "owner", "pfns", "indexes", "write", "report")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     PFNS_FIELD_NUMBER: _ClassVar[int]
     INDEXES_FIELD_NUMBER: _ClassVar[int]
     WRITE_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     owner: Owner
     pfns: bytes
     indexes: bytes
     write: bool
-    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., pfns: _Optional[bytes] = ..., indexes: _Optional[bytes] = ..., write: _Optional[bool] = ...) -> None: ...
+    report: TrafficReport
+    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., pfns: _Optional[bytes] = ..., indexes: _Optional[bytes] = ..., write: _Optional[bool] = ..., report: _Optional[_Union[TrafficReport, _Mapping]] = ...) -> None: ...
 
 class TouchResponse(_message.Message):
-    __slots__ = ("gone", "swapped_in_pages", "path")
+    __slots__ = ("gone", "swapped_in_pages", "path", "wait_ns")
     GONE_FIELD_NUMBER: _ClassVar[int]
     SWAPPED_IN_PAGES_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
+    WAIT_NS_FIELD_NUMBER: _ClassVar[int]
     gone: bytes
     swapped_in_pages: int
     path: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, gone: _Optional[bytes] = ..., swapped_in_pages: _Optional[int] = ..., path: _Optional[_Iterable[int]] = ...) -> None: ...
+    wait_ns: int
+    def __init__(self, gone: _Optional[bytes] = ..., swapped_in_pages: _Optional[int] = ..., path: _Optional[_Iterable[int]] = ..., wait_ns: _Optional[int] = ...) -> None: ...
 
 class WakeKswapdRequest(_message.Message):
     __slots__ = ("request_id", "order", "highest_zoneidx")

@@ -1,0 +1,239 @@
+"""How busy memories and links are, in virtual time: what makes a loaded machine slower (decision 0005).
+
+Every CPU has a clock of its own, which its requests advance by their latency: a CPU that is used is used
+without a pause, unless it says so. Traffic is summed up over windows of that time. A window over the CPUs of
+a node tells how busy the links from here are. What it has for each memory is reported to that memory's node,
+with the next question that goes there anyway; all reports together tell how busy the memory is.
+
+Nothing here is measured, drawn or waited for: the same ops lead to the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from numa_service.machine.latency import Curve, queueing_ns
+from numa_service.machine.spec import MachineSpec
+from numa_service.mm.mmzone import PAGE_SIZE
+
+#: Weight of the last window in the utilisation. Alone it would never come to rest: where the curve is steep,
+#: a little more load is answered by a wait that leaves much less, and the other way round.
+STEP = 1 / 8
+#: A utilisation up to which every curve is flat. There a step may be as large as the time is long.
+QUIET = 0.1
+
+
+def mb_per_s(nr_bytes: int, ns: int) -> float:
+    """1 MB/s is one byte in 1000 ns."""
+    return nr_bytes * 1000 / ns
+
+
+class Report(NamedTuple):
+    """What the CPUs of a node did to one memory since it booted: totals of its closed windows.
+
+    Totals, not differences: a report that is lost, or comes twice, does no harm.
+    """
+
+    nid: int
+    #: Virtual time.
+    ns: int
+    bytes: int
+
+
+class Closed(NamedTuple):
+    """A window that is over."""
+
+    ns: int
+    bytes: dict[int, int]
+
+
+@dataclass(slots=True)
+class Window:
+    """Traffic of CPUs that work at the same time, each on its own clock.
+
+    It is over when a CPU that has come to its end begins something more: then the others have had their turn,
+    even if a single request is longer than the window.
+    """
+
+    length_ns: int
+    #: Where each CPU stands, in ns from the start of the window.
+    clocks: dict[int, int] = field(default_factory=dict)
+    #: By destination.
+    bytes: dict[int, int] = field(default_factory=dict)
+
+    def add(self, cpu: int, ns: int, traffic: Iterable[tuple[int, int]]) -> Closed | None:
+        """A CPU has spent time, and moved (destination, bytes); the window that this put an end to."""
+        clock = self.clocks.get(cpu, 0)
+        closed = None
+        if clock >= self.length_ns:
+            closed = self._close()
+            clock = self.clocks[cpu]
+        self.clocks[cpu] = clock + ns
+        for to, nr_bytes in traffic:
+            self.bytes[to] = self.bytes.get(to, 0) + nr_bytes
+        return closed
+
+    def _close(self) -> Closed:
+        """Start the next one. Who lags has up to a window to catch up; who does not even begin, is idle."""
+        over = Closed(max(self.clocks.values()), self.bytes)
+        lag = -self.length_ns
+        self.clocks = {cpu: max(clock - over.ns, lag) for cpu, clock in self.clocks.items() if clock > lag}
+        self.bytes = {}
+        return over
+
+
+@dataclass(slots=True)
+class Queue:
+    """What waits at one memory or link."""
+
+    #: MB/s; 0 is without limit.
+    mb_per_s: int
+    curve: Curve
+    #: Idle latency of the accesses that queue, ns.
+    idle_ns: int
+    #: Of the last windows, smoothed.
+    utilisation: float = 0.0
+    waiting: float = 0.0
+
+    @property
+    def wait_ns(self) -> int:
+        """What an access waits now."""
+        return round(self.waiting)
+
+    def update(self, mb_per_s: float, ns: int, window_ns: int) -> None:
+        """Traffic of the last `ns`: a step towards its utilisation; when it is quiet, by how long that was.
+
+        A demand above the bandwidth stretches every access, until the accesses are so slow that it fits.
+        """
+        if not self.mb_per_s:
+            return
+        used = mb_per_s / self.mb_per_s
+        step = STEP if used > QUIET else ns / (ns + window_ns / STEP - window_ns)
+        self.utilisation += step * (used - self.utilisation)
+        stretched = (self.idle_ns + self.waiting) * (1 + step * (used - 1)) - self.idle_ns
+        self.waiting = max(queueing_ns(self.curve, self.utilisation), stretched)
+
+
+class Load:
+    """The load of a node: its memory, and the links from its CPUs to other memories."""
+
+    def __init__(self, spec: MachineSpec, nid: int) -> None:
+        self.nid = nid
+        self._spec = spec
+        #: Idle read and write latency from here, and links, of the nodes that were ever needed.
+        self._idle: dict[int, tuple[int, int]] = {}
+        self._links: dict[int, Queue] = {}
+        model = spec.latency
+        self.memory = Queue(
+            model.memory_bandwidth(nid), model.curve(model.memory_curve_name(nid)), self.idle_ns(nid)
+        )
+        self._window_ns = model.window_ns
+        self._cpus = Window(model.window_ns)
+        #: Totals last heard, by node, and what each has added in this round: ns and bytes.
+        self._heard: dict[int, tuple[int, int]] = {}
+        self._round: dict[int, tuple[int, int]] = {}
+        #: Totals of the closed windows of this node's CPUs.
+        self._ns = 0
+        self._bytes: dict[int, int] = {}
+
+    def idle_ns(self, to_nid: int, write: bool = False) -> int:
+        """Latency of an access from here to a memory when nobody else is there."""
+        known = self._idle.get(to_nid)
+        if known is None:
+            model, distance = self._spec.latency, self._spec.distance(self.nid, to_nid)
+            known = self._idle[to_nid] = (
+                model.read_latency_ns(self.nid, to_nid, distance),
+                model.write_latency_ns(self.nid, to_nid, distance),
+            )
+        return known[write]
+
+    def link(self, to_nid: int) -> Queue:
+        """The link from here to another node."""
+        link = self._links.get(to_nid)
+        if link is None:
+            model = self._spec.latency
+            link = self._links[to_nid] = Queue(
+                model.link_bandwidth(self.nid, to_nid),
+                model.curve(model.link_curve_name(self.nid, to_nid)),
+                self.idle_ns(to_nid),
+            )
+        return link
+
+    @property
+    def links(self) -> dict[int, Queue]:
+        """The links that have been used, by nid."""
+        return self._links
+
+    def spend(self, cpu: int, ns: int, traffic: tuple[tuple[int, int], ...]) -> None:
+        """A CPU of this node has spent virtual time, and moved (nid, bytes)."""
+        over = self._cpus.add(cpu, ns, traffic)
+        if over:
+            self._ns += over.ns
+            for to, nr_bytes in over.bytes.items():
+                self._bytes[to] = self._bytes.get(to, 0) + nr_bytes
+                if to != self.nid:
+                    self.link(to)
+            for to, link in self._links.items():
+                link.update(mb_per_s(over.bytes.get(to, 0), over.ns), over.ns, self._window_ns)
+            self.hear(self.report(self.nid))
+
+    def report(self, to_nid: int) -> Report:
+        """What a memory's node should know of this node's traffic to it."""
+        return Report(self.nid, self._ns, self._bytes.get(to_nid, 0))
+
+    def hear(self, report: Report) -> None:
+        """Traffic that a node caused to this node's memory, as it says.
+
+        A round is over when a node that had its turn reports again. Its traffic is the sum of the rates of
+        all who reported: each rate is over that node's own time, whether it was silent for long or not.
+        """
+        ns, nr_bytes = self._heard.get(report.nid, (0, 0))
+        if report.ns < ns or report.bytes < nr_bytes:
+            ns = nr_bytes = 0  # it has been restarted
+        if report.ns == ns:
+            return
+        self._heard[report.nid] = report.ns, report.bytes
+        if self._round.get(report.nid, (0, 0))[0] >= self._window_ns:
+            rates = [mb_per_s(moved, during) for during, moved in self._round.values()]
+            longest = max(during for during, _ in self._round.values())
+            self.memory.update(sum(rates), longest, self._window_ns)
+            self._round = {}
+        before_ns, before_bytes = self._round.get(report.nid, (0, 0))
+        self._round[report.nid] = before_ns + report.ns - ns, before_bytes + report.bytes - nr_bytes
+
+    def rest(self) -> None:
+        """Nothing happens here, nor to this memory, for so long that all load is gone."""
+        for queue in (self.memory, *self._links.values()):
+            queue.utilisation = queue.waiting = 0.0
+        self._cpus.clocks, self._cpus.bytes, self._round = {}, {}, {}
+
+    @property
+    def state(self) -> tuple[object, ...]:
+        """What decides later waits; the same after the same ops."""
+        return (
+            self._ns,
+            sorted(self._bytes.items()),
+            sorted(self._heard.items()),
+            sorted(self._round.items()),
+            (sorted(self._cpus.clocks.items()), sorted(self._cpus.bytes.items())),
+            (self.memory.utilisation, self.memory.waiting),
+            # one that was only looked at has no state yet
+            [
+                (to, q.utilisation, q.waiting)
+                for to, q in sorted(self._links.items())
+                if q.waiting or q.utilisation
+            ],
+        )
+
+    @property
+    def traffic(self) -> dict[int, int]:
+        """Bytes moved by CPUs of this node since it booted, by the node of the memory."""
+        since = self._cpus.bytes
+        return {to: self._bytes.get(to, 0) + since.get(to, 0) for to in sorted(self._bytes.keys() | since)}
+
+
+def bytes_of(pages: int) -> int:
+    """What access to so many pages moves: all of each. The first line's latency hides the rest (prefetch)."""
+    return pages * PAGE_SIZE

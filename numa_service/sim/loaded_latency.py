@@ -1,0 +1,191 @@
+"""Loaded latency, measured as MLC does: traffic at a rising rate, and what an access takes meanwhile.
+
+Every point is made of TouchRegion requests like those of a client. Nothing here knows the curve.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from numa_service.machine.spec import MachineSpec
+from numa_service.mm.mmzone import PAGE_SIZE
+from numa_service.mm.page_alloc import LRU_KIND_ANON
+from numa_service.node import ops
+from numa_service.node.cost import Cost
+from numa_service.node.mempolicy import Policy, PolicyMode
+from numa_service.node.page_alloc import MAX_COUNT
+from numa_service.node.region import map_region, touch_region
+from numa_service.sim.simulation import Simulation
+
+#: Offered load in percent of the bandwidth.
+RATES = (5, 20, 40, 60, 75, 90, 100)
+#: Windows until the load has settled, and windows measured after.
+SETTLE_WINDOWS, MEASURED_WINDOWS = 40, 8
+#: Requests in a window, all generators together: one more or less makes no difference to speak of.
+REQUESTS_A_WINDOW = 32
+_LEASE_NS = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """From CPUs of a node to a memory."""
+
+    from_nid: int
+    to_nid: int
+
+    def __str__(self) -> str:
+        return f"{self.from_nid} → {self.to_nid}"
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """What a path is like when nobody else is there."""
+
+    path: Path
+    read_ns: int
+    write_ns: int
+    #: The memory's, and the link's, MB/s; 0 is without limit.
+    memory_mb_per_s: int
+    link_mb_per_s: int
+    memory_curve: str
+    link_curve: str
+
+    @property
+    def mb_per_s(self) -> int:
+        """The narrower of the two; 0 is without limit."""
+        limits = [limit for limit in (self.memory_mb_per_s, self.link_mb_per_s) if limit]
+        return min(limits, default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One offered rate."""
+
+    path: Path
+    offered_mb_per_s: float
+    #: What went through.
+    mb_per_s: float
+    #: Mean time of an access, ns.
+    latency_ns: float
+
+
+def paths(spec: MachineSpec) -> list[Idle]:
+    """Every path of a machine, from the nodes with CPUs."""
+    model = spec.latency
+    initiators = [node.nid for node in spec.nodes if spec.own_cpus[node.nid]]
+    memories = [node.nid for node in spec.nodes if node.zones]
+    return [
+        Idle(
+            Path(nid, to),
+            model.read_latency_ns(nid, to, spec.distance(nid, to)),
+            model.write_latency_ns(nid, to, spec.distance(nid, to)),
+            model.memory_bandwidth(to),
+            model.link_bandwidth(nid, to),
+            model.memory_curve_name(to),
+            model.link_curve_name(nid, to),
+        )
+        for nid in initiators
+        for to in memories
+    ]
+
+
+def kinds(spec: MachineSpec) -> list[Idle]:
+    """One path of each kind: those with the same numbers behave the same."""
+    first: dict[tuple[object, ...], Idle] = {}
+    for idle in paths(spec):
+        local = idle.path.from_nid == idle.path.to_nid
+        numbers = (local, idle.read_ns, idle.memory_mb_per_s, idle.link_mb_per_s, idle.memory_curve)
+        first.setdefault((*numbers, idle.link_curve), idle)
+    return list(first.values())
+
+
+@dataclass(slots=True)
+class _Generator:
+    """A CPU that accesses a region of its own over and over."""
+
+    cpu: int
+    region: int
+    now_ns: float = 0.0
+
+
+def sweep(spec: MachineSpec, path: Path, rates: tuple[int, ...] = RATES) -> Iterator[Point]:
+    """Measured points of a path, at rates in percent of its bandwidth; every CPU of its node takes part.
+
+    ValueError for a path without a limit.
+    """
+    bandwidth = next(idle.mb_per_s for idle in paths(spec) if idle.path == path)
+    if not bandwidth:
+        raise ValueError(f"{path} has no limit to come near to")
+    traffic = _Traffic(spec, path, [bandwidth * percent / 100 for percent in rates])
+    for mb_per_s in traffic.rates:
+        yield traffic.measure(mb_per_s)
+
+
+class _Traffic:
+    """A machine in which the CPUs of one node access one memory, and nobody does anything else."""
+
+    def __init__(self, spec: MachineSpec, path: Path, rates: list[float]) -> None:
+        self.rates = rates
+        self._path = path
+        self._window_ns = spec.latency.window_ns
+        self._sim = Simulation(spec)
+        self._home = self._sim.nodes[path.from_nid]
+        self._session = self._home.apply(ops.OpenSession("loaded latency", _LEASE_NS, 0))
+        self._generators = [
+            _Generator(cpu, self._region(cpu, max(map(self._pages, rates))))
+            for cpu in spec.own_cpus[path.from_nid]
+        ]
+        for node in self._sim.nodes.values():
+            node.apply(ops.Rest())
+
+    def _pages(self, mb_per_s: float) -> int:
+        """Accesses of one request."""
+        return min(
+            MAX_COUNT, max(1, round(mb_per_s * self._window_ns / 1000 / PAGE_SIZE / REQUESTS_A_WINDOW))
+        )
+
+    def _region(self, cpu: int, pages: int) -> int:
+        """A region at the path's end, all of it there."""
+        policy = Policy(PolicyMode.BIND, (self._path.to_nid,))
+        region = map_region(self._home, self._session, LRU_KIND_ANON, pages, policy)
+        self._touch(cpu, region, pages)
+        return region
+
+    def _touch(self, cpu: int, region: int, pages: int) -> Cost:
+        steps = touch_region(self._home, self._session, region, 0, pages, False, cpu)
+        return self._sim.call(self._home.nid, steps).cost
+
+    def measure(self, mb_per_s: float) -> Point:
+        """Offer a rate, let it settle, and see what an access takes."""
+        pages = self._pages(mb_per_s)
+        period_ns = pages * PAGE_SIZE * len(self._generators) * 1000 / mb_per_s
+        for index, generator in enumerate(self._generators):
+            generator.now_ns = index * period_ns / len(self._generators)
+        self._run(pages, period_ns, SETTLE_WINDOWS * self._window_ns)
+        start_ns = min(generator.now_ns for generator in self._generators)
+        accesses, spent = self._run(pages, period_ns, start_ns + MEASURED_WINDOWS * self._window_ns)
+        took_ns = min(generator.now_ns for generator in self._generators) - start_ns
+        return Point(self._path, mb_per_s, accesses * PAGE_SIZE * 1000 / took_ns, spent / accesses)
+
+    def _run(self, pages: int, period_ns: float, until_ns: float) -> tuple[int, int]:
+        """Whoever is first makes the next request, until all have come to a time; accesses, and their time.
+
+        A request begins a period after the one before, or when that is over if it takes longer.
+        """
+        accesses = spent = 0
+        queue = [(generator.now_ns, index) for index, generator in enumerate(self._generators)]
+        heapq.heapify(queue)
+        while queue[0][0] < until_ns:
+            now_ns, index = heapq.heappop(queue)
+            generator = self._generators[index]
+            cost = self._touch(generator.cpu, generator.region, pages)
+            accesses += pages
+            spent += cost.access_ns + cost.queueing_ns
+            idle_ns = round(period_ns - cost.latency_ns)
+            if idle_ns > 0:
+                self._home.apply(ops.Spend(generator.cpu, idle_ns))
+            generator.now_ns = now_ns + max(period_ns, cost.latency_ns)
+            heapq.heappush(queue, (generator.now_ns, index))
+        return accesses, spent
