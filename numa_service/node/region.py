@@ -78,7 +78,7 @@ def touch_region(
 def touch_pages(
     node: Node, region: Region, wanted: np.ndarray, write: bool, cpu: int, result: Touched
 ) -> Steps[int]:
-    """Access these pages of a region, ascending and each once, counting in `result`; how many found no memory."""
+    """Access these pages, ascending and each once, counting in `result`; how many found no memory."""
     missing, reread = yield from _access(node, region, wanted, write, result)
     result.hits += len(wanted) - len(missing)
     if not len(missing):

@@ -81,7 +81,7 @@ class Instruments:
 
 
 class CallMetrics(grpc.aio.ServerInterceptor):
-    """grpc_server_*: the names of go-grpc-prometheus, which dashboards know. Unary calls only."""
+    """grpc_server_*: the names of go-grpc-prometheus, which dashboards know. Calls of one request only."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         labels = ["grpc_service", "grpc_method", "grpc_type"]
@@ -108,15 +108,17 @@ class CallMetrics(grpc.aio.ServerInterceptor):
         wrapped = self._handlers.get(path)
         if wrapped is None:
             handler = await continuation(handler_call_details)
-            if handler is None or handler.unary_unary is None:
+            if handler is None or handler.request_streaming:
                 return handler
             wrapped = self._handlers[path] = self._wrap(path, handler)
         return wrapped
 
     def _wrap(self, path: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
-        behavior: Callable[[Any, Any], Awaitable[Any]] = handler.unary_unary  # type: ignore[assignment]
+        unary = handler.unary_unary is not None
+        behavior: Callable[[Any, Any], Awaitable[Any]]
+        behavior = handler.unary_unary if unary else handler.unary_stream  # type: ignore[assignment]
         _, service, method = path.split("/")
-        labels = (service, method, "unary")
+        labels = (service, method, "unary" if unary else "server_stream")
         started, seconds = self._started.labels(*labels), self._seconds.labels(*labels)
         handled: dict[str, Counter] = {}
 
@@ -138,9 +140,8 @@ class CallMetrics(grpc.aio.ServerInterceptor):
                     handled[code] = self._handled.labels(*labels, code)
                 handled[code].inc()
 
-        return grpc.unary_unary_rpc_method_handler(
-            serve, handler.request_deserializer, handler.response_serializer
-        )
+        wrap = grpc.unary_unary_rpc_method_handler if unary else grpc.unary_stream_rpc_method_handler
+        return wrap(serve, handler.request_deserializer, handler.response_serializer)
 
 
 def _code_name(code: Any) -> str:

@@ -19,6 +19,8 @@ from numa_client._gen.numa.v1 import (
     memory_service_pb2_grpc,
     node_service_pb2,
     node_service_pb2_grpc,
+    workload_service_pb2,
+    workload_service_pb2_grpc,
     zonelist_service_pb2,
     zonelist_service_pb2_grpc,
 )
@@ -36,11 +38,13 @@ from numa_service.rpc.node import NodeServicer
 from numa_service.rpc.peers import MAX_MESSAGE_BYTES, Peers
 from numa_service.rpc.requests import Requests
 from numa_service.rpc.status import StatusInterceptor
+from numa_service.rpc.workload import Pace, WorkloadServicer
 from numa_service.rpc.zonelist import ZonelistServicer
 
 NODE_SERVICES: tuple[str, ...] = (
     memory_service_pb2.DESCRIPTOR.services_by_name["MemoryService"].full_name,
     node_service_pb2.DESCRIPTOR.services_by_name["NodeService"].full_name,
+    workload_service_pb2.DESCRIPTOR.services_by_name["WorkloadService"].full_name,
     zonelist_service_pb2.DESCRIPTOR.services_by_name["ZonelistService"].full_name,
 )
 MACHINE_SERVICES: tuple[str, ...] = (
@@ -108,9 +112,12 @@ class NodeServer:
     ``numa_service.metrics.collector.NodeCollector(server)`` there too (rpc is below metrics).
     """
 
-    def __init__(self, node: Node, clock: Callable[[], int] = time.monotonic_ns) -> None:
-        """`clock` gives ns for leases."""
+    def __init__(
+        self, node: Node, clock: Callable[[], int] = time.monotonic_ns, pace: Pace | None = None
+    ) -> None:
+        """`clock` gives ns for leases; `pace` is that of programs."""
         self.node = node
+        self._pace = pace
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._clock = node.clock = clock
@@ -129,6 +136,8 @@ class NodeServer:
         )
         memory_service_pb2_grpc.add_MemoryServiceServicer_to_server(memory, server)
         node_service_pb2_grpc.add_NodeServiceServicer_to_server(NodeServicer(self.node), server)
+        workload = WorkloadServicer(self.node, self._requests, self._peers, self._pace)
+        workload_service_pb2_grpc.add_WorkloadServiceServicer_to_server(workload, server)
         zonelist = ZonelistServicer(self.node, self._requests)
         zonelist_service_pb2_grpc.add_ZonelistServiceServicer_to_server(zonelist, server)
 

@@ -123,11 +123,12 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap the unary handlers; streams (health watch, reflection) raise no node error."""
+        """Wrap the handlers of one request; reflection, which takes many, raises no node error."""
         handler = await continuation(handler_call_details)
-        if handler is None or handler.unary_unary is None:
+        if handler is None or handler.request_streaming:
             return handler
-        behavior: Callable[[Any, Any], Awaitable[Any]] = handler.unary_unary
+        behavior: Callable[[Any, Any], Awaitable[Any]]
+        behavior = handler.unary_unary or handler.unary_stream  # type: ignore[assignment]
         method = handler_call_details.method
 
         async def serve(request: Any, context: Any) -> Any:
@@ -142,6 +143,10 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
                 _log.exception("%s failed (incident %s)", method, incident)
                 await context.abort(grpc.StatusCode.INTERNAL, f"internal error, incident {incident}")
 
-        return grpc.unary_unary_rpc_method_handler(
-            serve, handler.request_deserializer, handler.response_serializer
+        # what streams its response writes to the context: both kinds are coroutines
+        wrap = (
+            grpc.unary_unary_rpc_method_handler
+            if handler.unary_unary
+            else grpc.unary_stream_rpc_method_handler
         )
+        return wrap(serve, handler.request_deserializer, handler.response_serializer)

@@ -1,4 +1,4 @@
-"""A program checked, and resolved for the node that is to run it: flags as bits, shares as pages, limits set."""
+"""A program checked, and resolved for the node that runs it: flags as bits, shares as pages, limits set."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class _Planner:
         targets: list[int | None] = [None]
         if phase.each_node:
             managed = self._node.machine.managed
-            targets = sorted({nid for (nid, _), pages in managed.items() if pages})
+            targets = [*sorted({nid for (nid, _), pages in managed.items() if pages})]
         if len(self.phases) + len(targets) > MAX_PLANNED_PHASES:
             raise InvalidRequest(field, f"more than {MAX_PLANNED_PHASES} phases, those of each node included")
         for nid in targets:

@@ -1,4 +1,4 @@
-"""What a client may ask a node to run: plain data, as the wire has it. :mod:`plan` says what is wrong with it."""
+"""What a client may ask a node to run: plain data, as on the wire. :mod:`plan` says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ class Phase:
     """Events of several kinds together, until the first of the ends that are given."""
 
     name: str = ""
-    #: Ends: virtual seconds; events (blocks asked for, pages accessed); pages of all events as a multiple of the
-    #: home node's managed pages.
+    #: Ends: virtual seconds; events (blocks asked for, pages accessed); pages of all events, as a multiple of
+    #: the home node's managed pages.
     seconds: float = 0.0
     events: int = 0
     memory: float = 0.0

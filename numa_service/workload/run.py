@@ -51,8 +51,8 @@ def run_program(
 ) -> ProgramSteps:
     """Run a program for a session. InvalidRequest names the field of it that is wrong.
 
-    LimitExceeded when it comes to one of its limits, AllocFailed if it is to stop at a failure: what it held is
-    free again. `clock` gives real ns, for throughput and the limit on real time; it changes nothing else.
+    LimitExceeded when it comes to one of its limits, AllocFailed if it is to stop at a failure: what it held
+    is free again. `clock` gives real ns, for throughput and the limit on real time; it changes nothing else.
     """
     run = _Run(node, session, cpu, make_plan(program, node), clock)
     try:
@@ -290,9 +290,7 @@ class _Run:
             order = self._node.machine.zonelists[self._node.nid].node_order
             raise AllocFailed(0, count, count - refused, order)
 
-    def _touch(
-        self, number: int, wanted: npt.NDArray[np.int64], write: bool, touched: Touched
-    ) -> Steps[int]:
+    def _touch(self, number: int, wanted: npt.NDArray[np.int64], write: bool, touched: Touched) -> Steps[int]:
         """Access pages, some of them more than once; how many accesses found no memory.
 
         A page is touched once, and once more if it is named again: that is what activates a page of a file.

@@ -9,6 +9,7 @@ import numa_loadgen
 def test_numa_client() -> None:
     assert sorted(numa_client.__all__) == [
         "Aborted",
+        "Access",
         "Allocation",
         "AsyncMachine",
         "AsyncRegion",
@@ -17,6 +18,9 @@ def test_numa_client() -> None:
         "Cost",
         "DeadlineExceeded",
         "DirectReclaim",
+        "Distribution",
+        "EventLatency",
+        "EventResult",
         "Explained",
         "Explanation",
         "FailedPrecondition",
@@ -27,6 +31,7 @@ def test_numa_client() -> None:
         "KswapdWakeup",
         "Machine",
         "MachineInfo",
+        "Mix",
         "NodeInfo",
         "NodeState",
         "NodeVisit",
@@ -36,8 +41,15 @@ def test_numa_client() -> None:
         "OutOfMemory",
         "PagesetDrain",
         "Pfns",
+        "Phase",
+        "PhaseResult",
         "Policy",
         "PolicyMode",
+        "Program",
+        "ProgramLimits",
+        "ProgramProgress",
+        "ProgramRegion",
+        "ProgramResult",
         "Region",
         "RegionKind",
         "Session",
@@ -48,6 +60,8 @@ def test_numa_client() -> None:
         "WatermarkCheck",
         "ZoneState",
         "ZoneVisit",
+        "list_programs",
+        "program_text",
     ]
     assert all(hasattr(numa_client, name) for name in numa_client.__all__)
 
