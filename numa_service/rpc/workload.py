@@ -72,20 +72,36 @@ class WorkloadServicer(pb2_grpc.WorkloadServiceServicer):
         try:
             while not (await asyncio.wait([running], timeout=self._pace.progress))[0]:
                 if progress := reports.take():
-                    await self._write(context, program_messages.progress(progress))
-            await self._write(context, await running)
-        except TimeoutError:
-            unread = f"the client has not read its stream for {self._pace.read:g} s: the program is stopped"
-            reports.cut = LimitExceeded(unread)
-            await running
-            raise reports.cut from None
+                    await self._tell(context, program_messages.progress(progress), running, reports)
+            await self._tell(context, await running, running, reports)
         finally:
             # the program ends at its next batch, as a task of its own
             reports.cut = reports.cut or Precondition("the call that ran the program has ended")
             running.cancel()
 
-    async def _write(self, context: Context, message: pb2.RunProgramResponse) -> None:
-        await asyncio.wait_for(context.write(message), self._pace.read)
+    async def _tell(
+        self,
+        context: Context,
+        message: pb2.RunProgramResponse,
+        running: asyncio.Future[pb2.RunProgramResponse],
+        reports: _Reports,
+    ) -> None:
+        """Send a message; LimitExceeded when nobody reads it, and the program is over by then.
+
+        The status can only follow the message: a client finds it when it reads again.
+        """
+        write = asyncio.ensure_future(context.write(message))
+        try:
+            if (await asyncio.wait([write], timeout=self._pace.read))[0]:
+                return await write
+            reports.cut = LimitExceeded(
+                f"the client has not read its stream for {self._pace.read:g} s: the program is stopped"
+            )
+            await asyncio.wait([running])
+            await write
+            raise reports.cut
+        finally:
+            write.cancel()
 
     async def _run(
         self, request: pb2.RunProgramRequest, program: Program, reports: _Reports

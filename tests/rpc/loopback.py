@@ -16,6 +16,7 @@ from numa_service.node.node import Node
 from numa_service.node.ops import Op
 from numa_service.rpc.machine import MachineInfo, NodeInfo
 from numa_service.rpc.server import Addresses, MachineServer, NodeServer
+from numa_service.rpc.workload import Pace
 
 
 class Clock:
@@ -31,7 +32,7 @@ class Clock:
 class Loopback:
     """What tests see of the machine."""
 
-    def __init__(self, preset: str = "demo") -> None:
+    def __init__(self, preset: str = "demo", pace: Pace | None = None) -> None:
         self.spec: MachineSpec = load_preset(preset)
         self.clock = Clock()
         self.servers: dict[int, NodeServer] = {}
@@ -39,7 +40,7 @@ class Loopback:
         self.applied: list[tuple[int, Op[Any]]] = []
         self.changed = asyncio.Condition()
         for node in self.spec.nodes:
-            server = NodeServer(Node.boot(self.spec, node.nid), self.clock)
+            server = NodeServer(Node.boot(self.spec, node.nid), self.clock, pace)
             server.registry.register(NodeCollector(server))
             server.node.observer = self._observe
             self.servers[node.nid] = server
