@@ -28,6 +28,9 @@ MAX_RATE = 1e12
 #: Multiples of the node's memory that a phase may allocate or access.
 MAX_MEMORY = 1e6
 DEFAULT_BATCH = 4096
+#: Unless the program says so, a batch is no larger a share of the node's memory than this: small machines are
+#: to behave as large ones do.
+BATCH_SHARE = 1 / 64
 #: What a node does in one go, with nobody else served: some milliseconds.
 MAX_BATCH = 16384
 
@@ -175,11 +178,15 @@ class _Planner:
                     end_events=phase.events or math.inf,
                     end_pages=math.ceil(phase.memory * self._memory_pages) or math.inf,
                     rate=phase.rate,
-                    batch=phase.batch or DEFAULT_BATCH,
+                    batch=phase.batch or self._batch(kinds),
                     kinds=tuple(kinds),
                     release=phase.release,
                 )
             )
+
+    def _batch(self, kinds: list[Kind]) -> int:
+        pages_per_event = sum(k.weight * k.pages for k in kinds) / sum(k.weight for k in kinds)
+        return max(1, min(DEFAULT_BATCH, int(self._memory_pages * BATCH_SHARE / pages_per_event)))
 
     def _mix(self, mix: Mix, field: str, nid: int | None) -> MixPlan:
         _check_name(f"{field}.name", mix.name)

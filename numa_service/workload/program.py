@@ -119,7 +119,7 @@ class Phase:
     #: Events per virtual second; 0: as fast as costs and think times allow. A machine that cannot keep up
     #: takes longer.
     rate: float = 0.0
-    #: Events that are issued together, kind after kind; 0 is the default.
+    #: Events that are issued together, kind after kind; 0: as many as are fit.
     batch: int = 0
     mixes: tuple[Mix, ...] = ()
     accesses: tuple[Access, ...] = ()

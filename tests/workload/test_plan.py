@@ -123,5 +123,7 @@ def test_phases_of_many_nodes_are_limited() -> None:
 def test_defaults() -> None:
     made = plan.make_plan(Program(phases=(Phase(events=1, mixes=(Mix(),)),)), Driven().node)
     assert made.limits == plan.DEFAULT_LIMITS
-    assert made.phases[0].batch == plan.DEFAULT_BATCH
+    assert made.phases[0].batch == made.memory_pages // 64
+    large = plan.make_plan(Program(phases=(Phase(events=1, mixes=(Mix(),)),)), Driven("two-socket").node)
+    assert large.phases[0].batch == plan.DEFAULT_BATCH
     assert made.phases[0].name == "phase 0"

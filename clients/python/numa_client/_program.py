@@ -97,7 +97,8 @@ class Phase:
     memory: float = 0.0
     #: Events per virtual second; 0: as fast as costs and think times allow.
     rate: float = 0.0
-    #: Events issued together, kind after kind; 0 is 4096. Fewer is finer, and slower.
+    #: Events issued together, kind after kind. Fewer is finer, and slower; 0: 4096, or a 64th of the node's
+    #: memory if that is less.
     batch: int = 0
     mixes: tuple[Mix, ...] = ()
     accesses: tuple[Access, ...] = ()
@@ -149,10 +150,10 @@ class Program:
         try:
             return cls.from_toml(Path(source).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            known = ", ".join(list_programs())
-            raise InvalidRequest(
-                f"{source}: no such program ({known}) or file: {error}", field="program"
-            ) from None
+            message = (
+                f"{source} is no program of the library ({', '.join(list_programs())}), nor a file: {error}"
+            )
+            raise InvalidRequest(message, field="program") from None
 
 
 def list_programs() -> tuple[str, ...]:
