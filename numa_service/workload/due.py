@@ -38,14 +38,16 @@ class Due:
         """All later than now."""
         if not len(due):
             return
-        bits = np.frexp((due ^ self.now).astype(np.float64))[1]
-        digit = (bits - 1) // _DIGIT_BITS
-        key = (digit * _SLOTS + (due >> digit * _DIGIT_BITS) % _SLOTS).astype(np.uint8)
-        order = np.argsort(key, kind="stable")
-        key, due, pfns = key[order], due[order], pfns[order]
-        ends = [*(np.flatnonzero(np.diff(key)) + 1).tolist(), len(key)]
+        # the exponent of a float64 is the position of the highest bit
+        highest = ((due ^ self.now).astype(np.float64).view(np.int64) >> 52) - 1023
+        shift = highest & -_DIGIT_BITS
+        slots = ((shift << 2) + ((due >> shift) & (_SLOTS - 1))).astype(np.uint8)
+        order = slots.argsort(kind="stable")
+        due, pfns = due.take(order), pfns.take(order)
+        counts = np.bincount(slots)
         start = 0
-        for slot, end in zip(key[np.array(ends) - 1].tolist(), ends, strict=True):
+        for slot in np.flatnonzero(counts).tolist():
+            end = start + int(counts[slot])
             self._slots.setdefault(slot, []).append((due[start:end], pfns[start:end]))
             start = end
 
