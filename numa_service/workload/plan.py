@@ -24,6 +24,7 @@ MAX_REGIONS = 32
 MAX_PLANNED_PHASES = 1024
 MAX_NAME = 64
 MAX_SEED = (1 << 64) - 1
+MIN_RATE = 1e-6
 MAX_RATE = 1e12
 #: Multiples of the node's memory that a phase may allocate or access.
 MAX_MEMORY = 1e6
@@ -233,6 +234,8 @@ def _check_phase(phase: Phase, field: str) -> None:
     _check_range(f"{field}.events", phase.events, MAX_LIMITS.max_events)
     _check_range(f"{field}.memory", phase.memory, MAX_MEMORY)
     _check_range(f"{field}.rate", phase.rate, MAX_RATE)
+    if 0 < phase.rate < MIN_RATE:
+        raise InvalidRequest(f"{field}.rate", f"{phase.rate:g} is below {MIN_RATE:g}")
     _check_range(f"{field}.batch", phase.batch, MAX_BATCH)
     if not (phase.seconds or phase.events or phase.memory):
         raise InvalidRequest(f"{field}.seconds", "the phase has no end: give seconds, events or memory")

@@ -200,7 +200,9 @@ class _Run:
             yield self._progress(number)
 
     def _issue(self, kind: _Kind, count: int) -> Steps[None]:
-        self._now_ns += kind.think_ns(count)
+        if kind.plan.think is not None:
+            self._now_ns += kind.think_ns(count)
+            self._check_virtual_time()
         if isinstance(kind.plan, MixPlan):
             yield from self._allocate(kind, kind.plan, count)
         else:
@@ -211,12 +213,14 @@ class _Run:
         limits = self._plan.limits
         if self._events + batch > limits.max_events:
             raise LimitExceeded(f"limits.max_events: more than {limits.max_events} events")
-        if self._now_ns > limits.max_virtual_seconds * 1e9:
-            raise LimitExceeded(
-                f"limits.max_virtual_seconds: more than {limits.max_virtual_seconds:g} virtual seconds"
-            )
+        self._check_virtual_time()
         if self._clock() - self._started_ns > limits.max_real_seconds * 1e9:
             raise LimitExceeded(f"limits.max_real_seconds: more than {limits.max_real_seconds:g} s")
+
+    def _check_virtual_time(self) -> None:
+        most = self._plan.limits.max_virtual_seconds
+        if self._now_ns > most * 1e9:
+            raise LimitExceeded(f"limits.max_virtual_seconds: more than {most:g} virtual seconds")
 
     # events
 

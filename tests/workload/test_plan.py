@@ -59,6 +59,7 @@ CASES: list[tuple[Program, str]] = [
     (phase(seconds=float("nan")), "phases[1].seconds"),
     (phase(seconds=float("inf")), "phases[1].seconds"),
     (phase(rate=-1.0), "phases[1].rate"),
+    (phase(rate=1e-300), "phases[1].rate"),
     (phase(batch=1 << 20), "phases[1].batch"),
     (phase(memory=1e9), "phases[1].memory"),
     (phase(mixes=(), accesses=()), "phases[1].mixes"),

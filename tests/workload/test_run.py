@@ -205,6 +205,10 @@ def limited(**limits: float) -> Program:
             pages(events=10**6, lifetime=FIXED, limits=Limits(max_virtual_seconds=0.01)),
             "max_virtual_seconds",
         ),
+        (
+            pages(events=10**6, lifetime=FIXED, rate=1e-6, batch=1, limits=Limits(max_virtual_seconds=1e6)),
+            "max_virtual_seconds",
+        ),
     ],
 )
 def test_a_program_is_cut_at_its_limits(program: Program, limit: str) -> None:
@@ -214,6 +218,24 @@ def test_a_program_is_cut_at_its_limits(program: Program, limit: str) -> None:
     assert driven.progress
     assert driven.held() == 0
     driven.check()
+
+
+def test_a_think_time_beyond_all_limits_is_cut_at_once() -> None:
+    driven = Driven()
+    forever = Distribution(DistributionKind.FIXED, mean=1e6)
+    with pytest.raises(LimitExceeded, match="max_virtual_seconds"):
+        driven.run(pages(think=forever, lifetime=forever, batch=16384))
+    assert driven.held() == 0
+
+
+@pytest.mark.parametrize("alpha", [1 + 1e-12, 1e6])
+def test_lifetimes_beyond_all_measure_are_lifetimes(alpha: float) -> None:
+    driven = Driven()
+    for unit in Unit:
+        longest = Distribution(DistributionKind.PARETO, mean=1e6, alpha=alpha, unit=unit)
+        result = driven.run(pages(lifetime=longest))
+        assert result.freed_pages == 10_000
+    assert driven.held() == 0
 
 
 def test_real_time_is_limited() -> None:
