@@ -43,8 +43,8 @@ test: setup ## Every test but the slow ones.
 test-slow: setup ## The long runs.
 	$(BIN)/python -m pytest -m slow
 
-fidelity: setup ## Compare with every captured kernel; writes docs/fidelity.md.
-	$(BIN)/python tests/fidelity/table.py --write docs/fidelity.md
+fidelity: setup ## Compare with captured kernels (GROUNDTRUTH=DIR: those); writes docs/fidelity.md.
+	$(BIN)/python tests/fidelity/table.py $(if $(GROUNDTRUTH),"$(GROUNDTRUTH)",--write docs/fidelity.md)
 
 bench-mm: setup ## Nanoseconds per allocation in the model, beside C.
 	$(BIN)/python benchmarks/mm.py

@@ -75,6 +75,33 @@ class Echoed:
         await self._echo((32).to_bytes(SIZE_BYTES, "little") + bytes(max(up - SIZE_BYTES, 0)))
 
 
+class Streamed:
+    """Pairs of calls through one stream, `window` of them ahead of their answers."""
+
+    def __init__(self, call: Any, window: int) -> None:
+        self._call = call
+        self._window = window
+
+    async def run(self, requests: Callable[[Any], Any], pairs: int) -> float:
+        """Pairs a second; `requests` makes a pair's second request from the answer to its first."""
+        call, answered = self._call, 0
+        start = time.perf_counter()
+        for _ in range(min(self._window, pairs)):
+            await call.write(requests(None))
+        sent = min(self._window, pairs)
+        while answered < pairs:
+            first = await call.read()
+            second = requests(first)
+            if second is not None:
+                await call.write(second)
+                continue
+            answered += 1
+            if sent < pairs:
+                await call.write(requests(None))
+                sent += 1
+        return pairs / (time.perf_counter() - start)
+
+
 async def rate(pair: Callable[[], Awaitable[Any]], pairs: int, in_flight: int) -> tuple[float, list[float]]:
     """Pairs a second with so many in flight, and how long each took."""
     took: list[float] = []
@@ -148,7 +175,52 @@ async def _measure(node: str, echo: str) -> list[Row]:
                         at_least=False,
                     )
                 )
+        rows.append(await _streams(served, to_node, to_echo))
     return rows
+
+
+async def _streams(served: Served, to_node: Any, to_echo: Any) -> Row:
+    """32 pages a request, 16 requests ahead."""
+    count, window, pairs = 32, 16, 2000
+    up, down = await served.pair(count)
+    ids = itertools.count()
+
+    def pages(answer: Any) -> Any:
+        request_id = f"stream{next(ids)}"
+        if answer is None:
+            alloc = pb2.AllocPagesRequest(session=served.session, request_id=request_id, count=count)
+            return pb2.StreamPagesRequest(alloc=alloc)
+        if answer.WhichOneof("answer") == "free":
+            return None
+        free = pb2.FreePagesRequest(session=served.session, request_id=request_id, pages=answer.alloc.pages)
+        return pb2.StreamPagesRequest(free=free)
+
+    small = 32
+
+    def blobs(answer: Any) -> Any:
+        if answer is None:
+            return down.to_bytes(SIZE_BYTES, "little") + bytes(32)
+        if len(answer) == small:
+            return None
+        return small.to_bytes(SIZE_BYTES, "little") + bytes(up - SIZE_BYTES)
+
+    node_call = pb2_grpc.MemoryServiceStub(to_node).StreamPages()
+    echo_call = to_echo.stream_stream("/bare/EchoStream")()
+    ours, theirs = [], []
+    for _ in range(_ROUNDS):
+        ours.append(await Streamed(node_call, window).run(pages, pairs))
+        theirs.append(await Streamed(echo_call, window).run(blobs, pairs))
+    for call in (node_call, echo_call):
+        await call.done_writing()
+        assert await call.read() is grpc.aio.EOF
+    return Row(
+        "grpc_stream_32_pages",
+        2 * statistics.median(ours),
+        "calls/s",
+        "bare echo stream, same bytes",
+        2 * statistics.median(theirs),
+        0.85,
+    )
 
 
 def rows() -> list[Row]:

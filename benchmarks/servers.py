@@ -45,7 +45,15 @@ async def _echo() -> None:
         return blob[: int.from_bytes(request[:SIZE_BYTES], "little")]
 
     server = grpc.aio.server()
-    handlers: dict[str, Any] = {"Echo": grpc.unary_unary_rpc_method_handler(echo)}
+
+    async def echo_stream(requests: Any, context: Any) -> None:
+        while (request := await context.read()) is not grpc.aio.EOF:
+            await context.write(await echo(request, context))
+
+    handlers: dict[str, Any] = {
+        "Echo": grpc.unary_unary_rpc_method_handler(echo),
+        "EchoStream": grpc.stream_stream_rpc_method_handler(echo_stream),
+    }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bare", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

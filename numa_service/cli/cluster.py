@@ -1,4 +1,4 @@
-"""``up``, ``status``, ``down``, ``sysctl``, ``targets``: machines on Ray."""
+"""``up``, ``status``, ``down``, ``sysctl``, ``memory-block``, ``targets``: machines on Ray."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ def register(app: typer.Typer) -> None:
     app.command("status")(_one_line_errors(status))
     app.command("down")(down)
     app.command("sysctl")(_one_line_errors(sysctl))
+    app.command("memory-block")(_one_line_errors(memory_block))
     app.command("targets")(targets)
 
 
@@ -129,6 +130,18 @@ def sysctl(
     with Machine.connect(running.address, ANSWER_SECONDS) as machine:
         for key, _, value in pairs:
             machine.write_sysctl(key.strip(), value.strip())
+
+
+def memory_block(
+    name: Name,
+    block: Annotated[int, typer.Argument(metavar="N", help="Of memoryN: 128 MiB from N × 128 MiB on.")],
+    state: Annotated[str, typer.Argument(help="offline, online, online_kernel or online_movable.")],
+    address: Address = None,
+) -> None:
+    """Take a memory block of a running machine off-line or on-line, as a write to sysfs would."""
+    [running] = machines.status(name, address)
+    with Machine.connect(running.address, ANSWER_SECONDS) as machine:
+        machine.change_memory_block(block, state)
 
 
 def targets(name: MaybeName = None, address: Address = None) -> None:

@@ -136,14 +136,14 @@ def replay(
     after = home / "after"
     compared: list[ZoneDivergence] = []
     if traced and not interrupt.raised and (after / "buddyinfo.txt").is_file():
-        compared = compare_after(machine_replay.sim, after)
+        compared = compare_after(machine_replay.sim, after, machine_replay.tally.traced_free())
     if as_json:
         plain = _plain(trace, report, seconds, interrupt.raised)
         plain["exact_start"] = start is not None
         plain["divergence"] = [dataclasses.asdict(zone) for zone in compared]
         typer.echo(json.dumps(plain, indent=1))
     else:
-        _print(report, seconds, compared)
+        _print(report, seconds, compared, start is not None)
     if interrupt.raised:
         raise typer.Exit(INTERRUPTED)
     if report.problems:
@@ -189,7 +189,7 @@ def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.2f} %" if whole else "–"
 
 
-def _print(report: ReplayReport, seconds: float, compared: list[ZoneDivergence]) -> None:
+def _print(report: ReplayReport, seconds: float, compared: list[ZoneDivergence], exact: bool) -> None:
     console = Console(soft_wrap=True)
     if not console.is_terminal:
         console.width = _FILE_WIDTH
@@ -203,7 +203,9 @@ def _print(report: ReplayReport, seconds: float, compared: list[ZoneDivergence])
     seen = report.agreement
     console.print(
         f"placement as in the traced kernel: node {_percent(seen.same_node, seen.compared)}, "
-        f"zone {_percent(seen.same_zone, seen.compared)} of {seen.compared:,} allocations"
+        f"zone {_percent(seen.same_zone, seen.compared)}"
+        + (f", page {_percent(seen.same_pfn, seen.compared)}" if exact else "")
+        + f" of {seen.compared:,} allocations"
         + (f"; {seen.unknown_pfn:,} pfns lie in no known zone" if seen.unknown_pfn else "")
     )
     console.print(
@@ -214,6 +216,11 @@ def _print(report: ReplayReport, seconds: float, compared: list[ZoneDivergence])
         f"blocks off the free lists {report.refilled:,} (traced {report.traced_refilled:,}), drained from "
         f"pagesets {report.drained:,} (traced {report.traced_drained:,})"
     )
+    if report.inferred_allocs or report.inferred_drained_pages:
+        console.print(
+            f"inferred from the trace, which has no events for them: {report.inferred_allocs:,} allocations, "
+            f"{report.inferred_drained_pages:,} pages drained that no free drained"
+        )
     console.print(_placed(report))
     console.print(_zones(report))
     if compared:
@@ -270,15 +277,30 @@ def _zones(report: ReplayReport) -> Table:
 
 def _divergence(compared: list[ZoneDivergence]) -> Table:
     table = Table("node", "zone", title="beside the capture made after tracing, pages", title_justify="left")
-    for name in ("free", "pagesets", "settled", "traced free", "traced pagesets", "free off", "orders off"):
+    for name in (
+        "free",
+        "traced then",
+        "off",
+        "pagesets",
+        "settled",
+        "captured",
+        "captured pagesets",
+        "settled off",
+        "orders off",
+    ):
         table.add_column(name, justify="right")
     for zone in compared:
-        pages = (zone.free, zone.pageset, zone.settled_free, zone.traced_free, zone.traced_pageset)
+        then = "–" if zone.traced_free_then is None else f"{zone.traced_free_then:,}"
+        off = "–" if zone.then_percent is None else f"{zone.then_percent:.2f} %"
+        pages = (zone.pageset, zone.settled_free, zone.traced_free, zone.traced_pageset)
         percent = (f"{value:.2f} %" for value in (zone.free_percent, zone.order_percent))
-        table.add_row(str(zone.nid), zone.zone, *(f"{n:,}" for n in pages), *percent)
+        table.add_row(
+            str(zone.nid), zone.zone, f"{zone.free:,}", then, off, *(f"{n:,}" for n in pages), *percent
+        )
     table.caption = (
-        "settled: free once each pageset has drained to what the capture has on it\n"
-        "off: of the settled pages, in percent of managed; orders: sum of |difference| over the orders"
+        "traced then: free in the traced kernel at the last event, by its own events\n"
+        "settled: free once each pageset has drained to what the capture made later has on it\n"
+        "off: in percent of managed; orders: sum of |difference| over the orders, settled against captured"
     )
     table.caption_justify = "left"
     return table

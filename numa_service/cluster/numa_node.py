@@ -11,7 +11,6 @@ import ray
 from numa_service.cluster import registry
 from numa_service.machine.spec import MachineSpec
 from numa_service.metrics.collector import NodeCollector
-from numa_service.node import ops
 from numa_service.node.node import Node
 from numa_service.node.ops import Op
 from numa_service.rpc.machine import NodeInfo
@@ -63,7 +62,7 @@ class NumaNode:
         for info in others:
             # nobody can be left over from before a first incarnation
             if info.incarnation > self._incarnations.get(info.nid, 1):
-                server.node.apply(ops.FreeDeadOwners(info.nid, info.incarnation))
+                await server.restarted(info.nid, info.incarnation)
             self._incarnations[info.nid] = info.incarnation
 
     async def kswapd_wait(self, timeout: float) -> bool:

@@ -7,10 +7,11 @@ the process of one node pays for one node.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
-from numa_service.machine.cmdline import parse_cmdline
+from numa_service.machine.cmdline import parse_cmdline, thp_enabled
 from numa_service.machine.early_node_map import initmem_lines
 from numa_service.machine.free_area_init import (
     joined,
@@ -48,14 +49,15 @@ from numa_service.mm.pgdata import (
     TUNE_MOBILITY_DISABLED,
     TUNE_SWAPPINESS,
 )
-from numa_service.mm.profile import BLOCKS_TAKE, PROFILES, Profile
+from numa_service.mm.profile import BLOCKS_TAKE, PAGESET_AUTO_TUNED, PROFILES, Profile
 from numa_service.mm.snapshot import MachineSnapshot, NodeSnapshot
 from numa_service.mm.sparse import MemoryModel, sparse_init
 from numa_service.mm.watermark import (
+    PAGESET_HIGH_MAX_FRACTION,
+    THP_LEAST_PAGES,
     Watermarks,
     ZoneKey,
-    calculate_min_free_kbytes,
-    recommended_min_free_kbytes,
+    boot_min_free_kbytes,
     setup_per_zone_lowmem_reserve,
     setup_per_zone_wmarks,
     zone_batchsize,
@@ -81,8 +83,6 @@ _PFN_4GIB = 4 << (30 - PAGE_SHIFT)
 #: Boot allocators cannot reach high memory.
 _MAX_LOW_PFN = {"i386": MAX_LOW_PFN_I386}
 _NO_LIMIT = 1 << 52
-#: hugepage_init leaves THP off, and khugepaged with it, on machines of less than 512 MiB.
-_THP_LEAST_PAGES = 512 << (20 - PAGE_SHIFT)
 #: Profiles whose boot allocator is the bitmap; the others have memblock only.
 _BOOTMEM_PROFILES = frozenset({"linux-3.0"})
 
@@ -113,6 +113,10 @@ class Machine:
     user_min_free_kbytes: int | None = None
     #: khugepaged runs, and raises min_free_kbytes when memory comes or goes.
     khugepaged: bool = False
+    #: `managed` as boot left it: what a node that is restarted has again.
+    booted: dict[ZoneKey, int] = field(default_factory=dict)
+    #: Number of the last news of each node's memory.
+    memory_news: dict[int, int] = field(default_factory=dict)
     #: Nodes booted apart from this one in the same process: for snapshots of the whole machine only.
     neighbours: dict[int, Pgdat] = field(default_factory=dict)
 
@@ -120,10 +124,13 @@ class Machine:
         """Write a sysctl with the kernel's effects; SpecError and nothing changed when it is not valid."""
         order = self.sysctls.get("vm.numa_zonelist_order")
         self.sysctls.set(key, value)
-        if sysctl_name(key) == "vm.min_free_kbytes":
+        name = sysctl_name(key)
+        if name == "vm.min_free_kbytes":
             self.user_min_free_kbytes = self.sysctls.min_free_kbytes
-        apply_sysctls(self)
-        rebuilds = has_zone_order(self.profile) and sysctl_name(key) == "vm.numa_zonelist_order"
+        if name in _HANDLERS:
+            _HANDLERS[name](self, self.managed, self.sysctls)
+        _tune(self)
+        rebuilds = has_zone_order(self.profile) and name == "vm.numa_zonelist_order"
         if rebuilds and self.sysctls.get("vm.numa_zonelist_order") != order:
             rebuild_zonelists(self)
 
@@ -207,6 +214,7 @@ def start_kernel(spec: MachineSpec, nids: Collection[int] | None = None) -> Mach
         profile=boot.profile,
         sysctls=boot.sysctls,
         managed=boot.managed,
+        booted=dict(boot.managed),
         zonelists=boot.zonelists,
         pgdats=boot.pgdats,
         dmesg=boot.dmesg,
@@ -514,7 +522,9 @@ def mem_init(boot: _Boot, nids: set[int]) -> None:
                 continue
             managed = _pages_within(free_ranges, zone)
             boot.managed[node.nid, name] = managed
-            extents.append(ZoneExtent(name, index, zone.start_pfn, zone.spanned, zone.present, managed))
+            extents.append(
+                ZoneExtent(name, index, zone.start_pfn, zone.spanned, zone.present, managed, zone.freed_late)
+            )
         if node.nid in nids:
             boot.pgdats[node.nid] = Pgdat(
                 nid=node.nid,
@@ -567,62 +577,100 @@ def _pages_within(ranges: Iterable[PfnRange], zone: ZoneSpec) -> int:
 
 def setup_per_cpu_pageset(machine: Machine) -> None:
     """Give every zone's pagesets their batch; `high` follows with the watermarks it depends on."""
-    for pgdat in for_each_online_pgdat(machine.pgdats):
-        for extent in pgdat.extents:
-            batch = zone_batchsize(extent.managed, machine.profile) if extent.managed else 0
-            pgdat.pg.pcp_batch[extent.index] = batch
+    zone_pcp_update(machine, machine.managed, machine.sysctls)
 
 
 def init_per_zone_wmark_min(machine: Machine) -> None:
-    """Watermarks, reserves and pageset sizes; min_free_kbytes is computed unless it was set."""
-    machine.user_min_free_kbytes = machine.sysctls.min_free_kbytes
-    machine.khugepaged = machine.profile.thp_min_free and sum(machine.managed.values()) >= _THP_LEAST_PAGES
-    if machine.sysctls.min_free_kbytes is None:
-        kbytes = calculate_min_free_kbytes(machine.managed, machine.profile)
-        if machine.khugepaged:
-            kbytes = max(kbytes, recommended_min_free_kbytes(machine.managed, machine.profile))
-        machine.sysctls.set("vm.min_free_kbytes", str(kbytes))
-    apply_sysctls(machine)
+    """What initcalls compute of what zones manage by then: min_free_kbytes, marks, reserves, pagesets.
+
+    A captured kernel freed its init memory later: that counts only in what a sysctl makes it compute anew.
+    Values that nobody can have had at boot were written later. `khugepaged` has its say in this.
+    """
+    spec, asked = machine.spec, machine.sysctls
+    machine.user_min_free_kbytes = asked.min_free_kbytes
+    then = dict(machine.managed)
+    for node in spec.nodes:
+        for zone in node.zones:
+            then[node.nid, zone.name] -= zone.freed_late
+    built_in = Sysctls(spec.arch, spec.profile)
+    thp = thp_enabled(spec.cmdline)
+    machine.khugepaged = thp and machine.profile.thp_min_free and sum(then.values()) >= THP_LEAST_PAGES
+    kbytes = boot_min_free_kbytes(then, machine.profile, thp)
+    built_in.set("vm.min_free_kbytes", str(kbytes))
+    if asked.min_free_kbytes is None:
+        asked.set("vm.min_free_kbytes", str(kbytes))
+    _setup_per_zone_wmarks(machine, then, built_in)
+    _setup_per_zone_lowmem_reserve(machine, then, built_in)
+    for key, handler in _HANDLERS.items():
+        if asked.get(key) != built_in.get(key):
+            handler(machine, machine.managed, asked)
+    _tune(machine)
 
 
 def apply_sysctls(machine: Machine) -> None:
-    """Make the state of every node here what the sysctls say (the kernel's sysctl handlers, together).
-
-    Recomputing what did not change gives what was there.
-    """
-    sysctls, profile = machine.sysctls, machine.profile
-    marks = setup_per_zone_wmarks(
-        machine.managed, profile, sysctls.min_free_kbytes or 0, sysctls.watermark_scale_factor
-    )
-    machine.watermarks = marks
-    online_cpus = len(machine.spec.cpus)
+    """All that depends on what zones manage now, after memory came or went (init_per_zone_wmark_min)."""
+    _setup_per_zone_wmarks(machine, machine.managed, machine.sysctls)
     for pgdat in for_each_online_pgdat(machine.pgdats):
-        pg = pgdat.pg
-        reserve = setup_per_zone_lowmem_reserve(
-            [extent.managed for extent in pgdat.extents],
-            sysctls.lowmem_reserve_ratio,
-            force_ratio=not profile.watermark_scale,
-        )
+        pgdat.refresh_zone_stat_thresholds()
+    _setup_per_zone_lowmem_reserve(machine, machine.managed, machine.sysctls)
+
+
+def _setup_per_zone_wmarks(machine: Machine, managed: Mapping[ZoneKey, int], sysctls: Sysctls) -> None:
+    """Watermarks of every node here, and the pagesets that follow them."""
+    machine.watermarks = setup_per_zone_wmarks(
+        managed, machine.profile, sysctls.min_free_kbytes or 0, sysctls.watermark_scale_factor
+    )
+    for pgdat in for_each_online_pgdat(machine.pgdats):
         for extent in pgdat.extents:
-            zone = extent.index
-            wmark = marks[pgdat.nid, extent.name]
-            pgdat.set_watermarks(zone, wmark)
-            pg.lowmem_reserve[zone] = reserve[zone]
-            if extent.managed:
-                fraction = sysctls.percpu_pagelist_high_fraction
-                high = zone_highsize(
-                    extent.managed,
-                    wmark.low,
-                    int(pg.pcp_batch[zone]),
-                    len(pgdat.cpus),
-                    online_cpus,
-                    profile,
-                    fraction,
-                )
-                # a fraction that somebody set is kept to; else 6.12 tunes between this and its ceiling
-                pgdat.set_pageset_high(zone, high, high if fraction else int(pg.pcp_high_max[zone]))
-        pg.tune[TUNE_SWAPPINESS] = sysctls.swappiness
-        pg.tune[TUNE_BOOST_FACTOR] = sysctls.watermark_boost_factor
+            pgdat.set_watermarks(extent.index, machine.watermarks[pgdat.nid, extent.name])
+    zone_pcp_update(machine, managed, sysctls)
+
+
+def _setup_per_zone_lowmem_reserve(
+    machine: Machine, managed: Mapping[ZoneKey, int], sysctls: Sysctls
+) -> None:
+    """What every zone keeps from requests that could use a higher one of its node."""
+    for pgdat in for_each_online_pgdat(machine.pgdats):
+        pgdat.pg.lowmem_reserve[:] = setup_per_zone_lowmem_reserve(
+            [managed[pgdat.nid, extent.name] for extent in pgdat.extents],
+            sysctls.lowmem_reserve_ratio,
+            force_ratio=not machine.profile.watermark_scale,
+        )
+
+
+def zone_pcp_update(machine: Machine, managed: Mapping[ZoneKey, int], sysctls: Sysctls) -> None:
+    """Batch and limits of the pagesets of every zone with pages."""
+    profile, online_cpus = machine.profile, len(machine.spec.cpus)
+    fraction = sysctls.percpu_pagelist_high_fraction
+    for pgdat in for_each_online_pgdat(machine.pgdats):
+        for extent in pgdat.extents:
+            if not extent.managed:
+                continue
+            key = pgdat.nid, extent.name
+            batch = zone_batchsize(managed[key], profile)
+            low = machine.watermarks[key].low if key in machine.watermarks else 0
+            high = partial(zone_highsize, managed[key], low, batch, len(pgdat.cpus), online_cpus, profile)
+            pgdat.pg.pcp_batch[extent.index] = batch
+            # a fraction that somebody set is kept to; else 6.12 tunes between this and its ceiling
+            tuned = profile.pageset_rules == PAGESET_AUTO_TUNED and not fraction
+            ceiling = high(PAGESET_HIGH_MAX_FRACTION if tuned else fraction)
+            pgdat.set_pageset_high(extent.index, high(fraction), ceiling)
+
+
+def _tune(machine: Machine) -> None:
+    """Sysctls that are looked up when they are needed."""
+    for pgdat in for_each_online_pgdat(machine.pgdats):
+        pgdat.pg.tune[TUNE_SWAPPINESS] = machine.sysctls.swappiness
+        pgdat.pg.tune[TUNE_BOOST_FACTOR] = machine.sysctls.watermark_boost_factor
+
+
+#: What writing a sysctl makes the kernel compute anew; the rest stays as it was.
+_HANDLERS: dict[str, Callable[[Machine, Mapping[ZoneKey, int], Sysctls], None]] = {
+    "vm.min_free_kbytes": _setup_per_zone_wmarks,
+    "vm.watermark_scale_factor": _setup_per_zone_wmarks,
+    "vm.lowmem_reserve_ratio": _setup_per_zone_lowmem_reserve,
+    "vm.percpu_pagelist_high_fraction": zone_pcp_update,
+}
 
 
 def kswapd_init(boot: _Boot) -> None:

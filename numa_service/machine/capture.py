@@ -1,12 +1,13 @@
 """A captured kernel as a machine: clone a real box.
 
 Accepted are a directory of flat files (``zoneinfo.txt``, ``node/``, ``sysctl.txt``, ``version.txt``,
-``iomem.txt``, ``swaps.txt``, ``cmdline.txt``), and a tree with the paths of a running system
+``iomem.txt``, ``swaps.txt``, ``cmdline.txt``, ``dmesg.txt``), and a tree with the paths of a running system
 (``proc/zoneinfo``, ``sys/devices/system/node``, ``proc/sys/vm``, …): ``/`` clones the host.
 Only the zoneinfo is required.
 
-Read: zone spans, present and managed pages, CPUs, distances, sysctls, swap. Not read, because it is computed
-here: watermarks, protection, pagesets, zonelists.
+Read: zone spans, present and managed pages, CPUs, distances, sysctls, swap, and from the boot log which pages
+were freed after watermarks had been computed. Not read, because it is computed here: watermarks,
+protection, pagesets, zonelists.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
+from numa_service.machine.late_free import LateFree, late_frees
 from numa_service.machine.notation import MAX_NUMNODES, MAX_PHYSMEM_BYTES, parse_cpulist
 from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError, ZoneSpec
 from numa_service.machine.sysctl import SYSCTLS, default_lowmem_reserve_ratio, parse_sysctl
@@ -167,6 +169,7 @@ class _Capture:
         contiguous from its start, with its holes at its end.
         """
         system_ram = self._system_ram()
+        late = self.late_frees()
         taken: list[tuple[PfnRange, CapturedZone]] = []
         specs: dict[int, list[ZoneSpec]] = {nid: [] for nid in nids}
         for zone in zones:
@@ -179,8 +182,16 @@ class _Capture:
             if count_pages(ram) != zone.present:
                 ram = ((zone.start_pfn, zone.start_pfn + zone.present),)
             taken += [(piece, zone) for piece in ram]
+            freed_late = sum(count_pages(intersect(ram, free.pfns)) for free in late)
             specs[zone.nid].append(
-                ZoneSpec(zone.name, zone.start_pfn, zone.spanned, zone.present, zone.managed)
+                ZoneSpec(
+                    zone.name,
+                    zone.start_pfn,
+                    zone.spanned,
+                    zone.present,
+                    zone.managed,
+                    min(freed_late, zone.managed),
+                )
             )
         taken.sort(key=lambda item: item[0])
         for (low, below), (high, above) in pairwise(taken):
@@ -193,6 +204,13 @@ class _Capture:
             )
             for nid in nids
         }
+
+    def late_frees(self) -> tuple[LateFree, ...]:
+        """What the kernel freed after it had computed its watermarks; nothing without a boot log."""
+        dmesg, iomem = self.find("dmesg.txt", "dmesg-end.txt"), self.find("iomem.txt", "proc/iomem")
+        if dmesg is None:
+            return ()
+        return late_frees(read_text(dmesg), read_lines(iomem) if iomem else ())
 
     def _system_ram(self) -> tuple[PfnRange, ...]:
         path = self.find("iomem.txt", "proc/iomem")

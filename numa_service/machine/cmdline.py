@@ -7,12 +7,13 @@ import re
 from dataclasses import dataclass
 
 from numa_service.machine.notation import MAX_NUMNODES
+from numa_service.machine.numa_emulation import Fake
 from numa_service.machine.spec import SpecError
 from numa_service.mm.mmzone import PAGE_SHIFT
 
 _SIZE = re.compile(r"(0[xX][0-9a-fA-F]{1,16}|\d{1,20})([KMGTPE]?)", re.ASCII | re.IGNORECASE)
 _PERCENT = re.compile(r"(\d{1,3})%", re.ASCII)
-_FAKE = re.compile(r"fake=(\d{1,5})", re.ASCII)
+_FAKE = re.compile(r"fake=(\d{1,5}|\d{1,20}[MG])", re.ASCII | re.IGNORECASE)
 _CMA = re.compile(r"(?P<size>[^@]+)(?:@(?P<nid>\d{1,4}))?", re.ASCII)
 _KNOWN = ("kernelcore", "movablecore", "numa", "numa_zonelist_order", "cma", "numa_cma")
 _ORDERS = {"d": "default", "n": "node", "z": "zone"}
@@ -45,8 +46,8 @@ class BootParameters:
 
     kernelcore: Amount = Amount()
     movablecore: Amount = Amount()
-    #: numa=fake=N: nodes to cut the machine into.
-    fake_nodes: int = 0
+    #: numa=fake=: nodes to cut the machine into.
+    fake_nodes: Fake | None = None
     #: numa_zonelist_order= (3.0), or None.
     zonelist_order: str | None = None
     #: cma=SIZE[@NODE], and numa_cma=NODE:SIZE,….
@@ -64,7 +65,7 @@ def parse_cmdline(text: str) -> BootParameters:
     Parameters that do not concern memory are left alone, as the kernel leaves them to init. SpecError for one
     that is written wrongly, or is not modelled.
     """
-    kernelcore, movablecore, fake_nodes, order = Amount(), Amount(), 0, None
+    kernelcore, movablecore, fake_nodes, order = Amount(), Amount(), None, None
     cma: dict[str, tuple[CmaArea, ...]] = {}
     for word in text.split():
         key, equals, value = word.partition("=")
@@ -121,6 +122,12 @@ def _size(key: str, text: str) -> int:
     return amount.pages
 
 
+def thp_enabled(cmdline: str) -> bool:
+    """Whether huge pages are on at boot (setup_transparent_hugepage); by default they are."""
+    words = [word for word in cmdline.split() if word.startswith("transparent_hugepage=")]
+    return not words or words[-1] != "transparent_hugepage=never"
+
+
 def _amount(key: str, text: str) -> Amount:
     """``2G``, ``512M``, ``30%`` (cmdline_parse_core)."""
     percent = _PERCENT.fullmatch(text)
@@ -135,10 +142,16 @@ def _amount(key: str, text: str) -> Amount:
     return Amount(pages=int(size[1], 0) << shift >> PAGE_SHIFT)
 
 
-def _fake_nodes(text: str) -> int:
+def _fake_nodes(text: str) -> Fake:
+    """``fake=4``, ``fake=512M``; a number below zero or ``4U`` is not modelled (numa_emulation)."""
     fake = _FAKE.fullmatch(text)
     if fake is None:
-        raise SpecError(f"numa: {text!r} is not modelled: fake=N is")
+        raise SpecError(f"numa: {text!r} is not modelled: fake=N and fake=SIZE are, as fake=4 and fake=512M")
+    if not fake[1].isdecimal():
+        pages = _size("numa=fake", fake[1])
+        if not pages:
+            raise SpecError(f"numa: {text!r} asks for nodes of no size")
+        return Fake(pages=pages)
     if not 1 <= int(fake[1]) <= MAX_NUMNODES:
         raise SpecError(f"numa: fake={fake[1]} is not in 1 to {MAX_NUMNODES}")
-    return int(fake[1])
+    return Fake(count=int(fake[1]))

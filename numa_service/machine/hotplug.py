@@ -28,6 +28,8 @@ class MemoryState(NamedTuple):
     zones: tuple[tuple[int, int, int], ...]
     #: The node is; False: it has neither memory nor CPUs, and no zonelist.
     online: bool = True
+    #: Numbers the news of this node, over its incarnations: older news that comes later is none.
+    sequence: int = 0
 
 
 def memory_state(pgdat: Pgdat, online: bool = True) -> MemoryState:
@@ -37,12 +39,34 @@ def memory_state(pgdat: Pgdat, online: bool = True) -> MemoryState:
     )
 
 
+def booted_state(machine: Machine, nid: int) -> MemoryState:
+    """Of a node, as boot left it."""
+    names = ZONE_NAMES[machine.spec.arch]
+    zones = (
+        (names.index(z.name), z.present, machine.booted[nid, z.name]) for z in machine.spec.node(nid).zones
+    )
+    return MemoryState(nid, tuple(zone for zone in zones if zone[1]))
+
+
+def known_state_differs(machine: Machine, state: MemoryState) -> bool:
+    """Whether memory_notify() would change anything."""
+    names = ZONE_NAMES[machine.spec.arch]
+    managed = {names[zone]: pages for zone, _, pages in state.zones}
+    known = machine.populated.get(state.nid)
+    wanted = tuple(zone for zone, _, _ in state.zones) if state.online else None
+    return known != wanted or any(machine.managed[state.nid, n] != managed.get(n, 0) for n in names)
+
+
 def memory_notify(machine: Machine, state: MemoryState) -> None:
     """Recompute what depends on a node's memory: min_free_kbytes, watermarks, reserves, pagesets, zonelists.
 
     Of that node itself the arrays have changed already. Lists are built anew when a zone or node came or
-    went: before the watermarks for what came, after them for what went. Told twice, nothing more changes.
+    went: before the watermarks for what came, after them for what went. Told twice, nothing more changes;
+    nor by what was sent before what is known.
     """
+    if state.sequence < machine.memory_news.get(state.nid, 0):
+        return
+    machine.memory_news[state.nid] = state.sequence
     names = ZONE_NAMES[machine.spec.arch]
     managed = dict.fromkeys(names, 0) | {names[zone]: pages for zone, _, pages in state.zones}
     for name, pages in managed.items():

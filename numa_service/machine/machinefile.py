@@ -36,7 +36,7 @@ from numa_service.machine.notation import (
     parse_cpulist,
     parse_pages,
 )
-from numa_service.machine.numa_emulation import numa_emulation
+from numa_service.machine.numa_emulation import Fake, numa_emulation
 from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError
 from numa_service.machine.sysctl import parse_sysctl, sysctl_name
 from numa_service.machine.toml_lines import KeyPath, key_lines
@@ -272,13 +272,13 @@ class _Builder:
             )
         return parameters
 
-    def _emulated(self, spec: MachineSpec, count: int) -> MachineSpec:
-        """numa=fake=N: CPUs, distances and latencies of a fake node are those of the node it is cut from."""
+    def _emulated(self, spec: MachineSpec, wanted: Fake) -> MachineSpec:
+        """numa=fake=: CPUs, distances and latencies of a fake node are those of the node it is cut from."""
         try:
             fakes = numa_emulation(
                 {node.nid: node.ram for node in spec.nodes},
                 {node.nid: node.cpus for node in spec.nodes},
-                count,
+                wanted,
             )
         except SpecError as error:
             self.fail(("cmdline",), f"numa: {error}")

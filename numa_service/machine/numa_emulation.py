@@ -1,10 +1,11 @@
-"""``numa=fake=N``: a machine cut into N nodes of about the same size (``arch/x86/mm/numa_emulation.c``)."""
+"""``numa=fake=``: a machine cut into N nodes, or nodes of a size (``arch/x86/mm/numa_emulation.c``)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from numa_service.machine.notation import MAX_NUMNODES
 from numa_service.machine.spec import SpecError
 from numa_service.machine.zones import PfnRange, count_pages, intersect, merge
 from numa_service.mm.mmzone import PAGE_SHIFT
@@ -28,18 +29,32 @@ class FakeNode:
     cpus: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Fake:
+    """What ``numa=fake=`` asks for: `count` nodes, or as many as there are of `pages`."""
+
+    count: int = 0
+    pages: int = 0
+
+
 def split_nodes_interleave(
-    blocks: Sequence[tuple[PfnRange, int]], ram: Sequence[PfnRange], count: int
+    blocks: Sequence[tuple[PfnRange, int]], ram: Sequence[PfnRange], fake: Fake
 ) -> list[tuple[PfnRange, int, int]]:
     """(block, fake nid, real nid) of every piece, in the order made.
 
     `blocks` are (span, nid) of the real nodes, ascending; `ram` is all RAM. Fake nodes are filled from the
-    real ones in turn, in units of 32 MiB; the remainder of the division makes the first ones larger.
+    real ones in turn, in units of 32 MiB. Of a count, the remainder of the division makes the first ones
+    larger (split_nodes_interleave); of a size, every piece is a node (split_nodes_size_interleave).
     SpecError if there are less than 32 MiB a node.
     """
     last_pfn = ram[-1][1]
-    pages = count_pages(ram) // count
-    big = pages % _MIN_PAGES * count // _MIN_PAGES
+    count, pages = fake.count or MAX_NUMNODES, fake.pages
+    if fake.count:
+        pages = count_pages(ram) // count
+        big = pages % _MIN_PAGES * count // _MIN_PAGES
+    else:
+        big = 0
+        pages = max(pages, -(-count_pages(ram) // count // _MIN_PAGES) * _MIN_PAGES)
     pages -= pages % _MIN_PAGES
     if not pages:
         raise SpecError(f"fake={count}: less than {_MIN_PAGES << PAGE_SHIFT >> 20} MiB for each node")
@@ -69,9 +84,9 @@ def split_nodes_interleave(
 
 
 def numa_emulation(
-    ram: Mapping[int, Sequence[PfnRange]], cpus: Mapping[int, Sequence[int]], count: int
+    ram: Mapping[int, Sequence[PfnRange]], cpus: Mapping[int, Sequence[int]], fake: Fake
 ) -> list[FakeNode]:
-    """The nodes that ``numa=fake=count`` makes of these, `ram` and `cpus` by real nid; SpecError."""
+    """The nodes that ``numa=fake=`` makes of these, `ram` and `cpus` by real nid; SpecError."""
     placed = sorted((start, end, nid) for nid, ranges in ram.items() for start, end in ranges)
     every = merge((start, end) for start, end, _ in placed)
     # numa_cleanup_meminfo: ranges of a node with nobody else's between them are one block
@@ -82,16 +97,16 @@ def numa_emulation(
         else:
             # the first page of all is never RAM, and is part of the SRAT's block
             blocks.append(((0 if not blocks else start, end), nid))
-    pieces = split_nodes_interleave(blocks, every, count)
-    phys_of = {fake: phys for _, fake, phys in reversed(pieces)}
+    pieces = split_nodes_interleave(blocks, every, fake)
+    phys_of = {nid: phys for _, nid, phys in reversed(pieces)}
     # CPUs of a real node without memory go where node 0's go
     first = phys_of[0]
     homes: dict[int, list[int]] = {}
     for nid, own in cpus.items():
         homes.setdefault(nid if nid in phys_of.values() else first, []).extend(own)
     nodes = []
-    for fake in sorted(phys_of):
-        spans = merge(block for block, nid, _ in pieces if nid == fake)
+    for made in sorted(phys_of):
+        spans = merge(block for block, nid, _ in pieces if nid == made)
         owned = merge(piece for span in spans for piece in intersect(every, span))
-        nodes.append(FakeNode(fake, phys_of[fake], spans, owned, tuple(sorted(homes.get(phys_of[fake], [])))))
+        nodes.append(FakeNode(made, phys_of[made], spans, owned, tuple(sorted(homes.get(phys_of[made], [])))))
     return nodes

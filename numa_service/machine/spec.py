@@ -23,6 +23,8 @@ class ZoneSpec:
     present: int
     #: Pages that the buddy system gets; None = what the boot allocator leaves over.
     managed: int | None
+    #: Those of them that a captured kernel freed after it had computed its watermarks (``late_free.py``).
+    freed_late: int = 0
 
 
 @dataclass(frozen=True, slots=True)

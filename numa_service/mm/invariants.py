@@ -19,7 +19,6 @@ from numa_service.mm.mmzone import (
     NR_ORDERS,
     PAGEBLOCK_ORDER,
 )
-from numa_service.mm.page_alloc import page_lru
 from numa_service.mm.pgdat import Pgdat
 from numa_service.mm.pgdata import (
     FREE_CMA,
@@ -43,6 +42,7 @@ from numa_service.mm.pgdata import (
     zone_pageblocks,
 )
 from numa_service.mm.profile import BLOCKS_CLAIM, BLOCKS_TAKE
+from numa_service.mm.swap import page_lru
 from numa_service.mm.vmstat import (
     NR_FREE_PAGES,
     NR_ZONE_LRU_BASE,

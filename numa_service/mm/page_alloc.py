@@ -26,10 +26,8 @@ from numa_service.mm.fallback import (
     take_counted,
 )
 from numa_service.mm.jit import flag, i64, kernel
-from numa_service.mm.lists import list_add, list_del, lru_list, owner_list
+from numa_service.mm.lists import list_del, lru_list, owner_list
 from numa_service.mm.mmzone import (
-    LRU_ACTIVE_ANON,
-    LRU_INACTIVE_ANON,
     LRU_INACTIVE_FILE,
     MIGRATE_HIGHATOMIC,
     MIGRATE_ISOLATE,
@@ -75,13 +73,11 @@ from numa_service.mm.pgdata import (
     PgData,
 )
 from numa_service.mm.profile import PAGESET_AUTO_TUNED, WMARK_FREE_RESERVE, WMARK_PER_ORDER
+from numa_service.mm.swap import activate_page, del_page_from_lru, lru_cache_add
 from numa_service.mm.vmstat import (
-    NR_ANON_MAPPED,
     NR_DIRTIED,
     NR_FILE_DIRTY,
-    NR_FILE_PAGES,
     NR_FREE_PAGES,
-    NR_ZONE_LRU_BASE,
     NUMA_HIT,
     NUMA_INTERLEAVE_HIT,
     NUMA_LOCAL,
@@ -330,48 +326,6 @@ def _zone_statistics(pg: PgData, zone: int, numa_how: int, allocations: int) -> 
 
 
 @kernel
-def lru_cache_add(pg: PgData, zone: int, idx: int, kind: int, dirty: bool) -> None:
-    """Put a new page on its inactive list; an anonymous one has just been accessed, so it is young."""
-    if kind == LRU_KIND_ANON:
-        lru = LRU_INACTIVE_ANON
-        pg.flags[idx] = PG_HELD | PG_LRU | PG_SWAPBACKED | PG_YOUNG
-        pg.node_stat[NR_ANON_MAPPED] += 1
-    else:
-        lru = LRU_INACTIVE_FILE
-        pg.flags[idx] = PG_HELD | PG_LRU
-        pg.node_stat[NR_FILE_PAGES] += 1
-        if dirty:
-            pg.flags[idx] |= PG_DIRTY
-            pg.node_stat[NR_FILE_DIRTY] += 1
-            pg.node_stat[NR_DIRTIED] += 1
-    list_add(pg.next, pg.prev, idx, lru_list(pg, zone, lru))
-    pg.vm_stat[zone, NR_ZONE_LRU_BASE + lru] += 1
-
-
-@kernel
-def page_lru(flags: int) -> int:
-    """LRU list that a page with these flags is on."""
-    lru = LRU_INACTIVE_ANON if flags & PG_SWAPBACKED else LRU_INACTIVE_FILE
-    if flags & PG_ACTIVE:
-        lru += LRU_ACTIVE_ANON - LRU_INACTIVE_ANON
-    return lru
-
-
-@kernel
-def del_page_from_lru(pg: PgData, zone: int, idx: int) -> None:
-    """Take a page off its LRU list and out of the counters that know it."""
-    flags = pg.flags[idx]
-    list_del(pg.next, pg.prev, idx)
-    pg.vm_stat[zone, NR_ZONE_LRU_BASE + page_lru(flags)] -= 1
-    if flags & PG_SWAPBACKED:
-        pg.node_stat[NR_ANON_MAPPED] -= 1
-    else:
-        pg.node_stat[NR_FILE_PAGES] -= 1
-        if flags & PG_DIRTY:
-            pg.node_stat[NR_FILE_DIRTY] -= 1
-
-
-@kernel
 def _take_from_pageset(
     pg: PgData,
     zones: I64,
@@ -469,7 +423,7 @@ def alloc_pages_bulk(
                 pg.owner[idx] = owner
                 pg.pgoff[idx] = indexes[i]
                 pg.mapcount[idx] = 1
-                lru_cache_add(pg, zone, idx, lru_kind, dirty)
+                lru_cache_add(pg, zone, idx, lru_kind == LRU_KIND_ANON, dirty)
         got = end
     return got
 
@@ -629,16 +583,6 @@ def touch_pages(
             flags = (flags | PG_ACTIVE) & ~PG_REFERENCED
         pg.flags[idx] = flags
     return nr_gone
-
-
-@kernel
-def activate_page(pg: PgData, zone: int, idx: int) -> None:
-    """Move an inactive page to the head of its active list; the caller sets PG_ACTIVE."""
-    lru = page_lru(pg.flags[idx])
-    list_del(pg.next, pg.prev, idx)
-    list_add(pg.next, pg.prev, idx, lru_list(pg, zone, lru + 1))
-    pg.vm_stat[zone, NR_ZONE_LRU_BASE + lru] -= 1
-    pg.vm_stat[zone, NR_ZONE_LRU_BASE + lru + 1] += 1
 
 
 @kernel

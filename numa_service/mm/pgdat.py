@@ -7,25 +7,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from numa_service.mm import memory_hotplug, page_alloc, vmscan
+from numa_service.mm import page_alloc, vmscan
 from numa_service.mm.buddy import count_free_blocks, free_range, page_zone
 from numa_service.mm.isolation import (
-    isolate_pageblocks,
     recount_reserves,
     setup_zone_migrate_reserve,
-    take_isolated,
-    unisolate_pageblocks,
     unreserve_highatomic_pageblock,
 )
 from numa_service.mm.mmzone import (
     MAX_ORDER_NR_PAGES,
     MIGRATE_CMA,
-    MIGRATE_ISOLATE,
     MIGRATE_MOVABLE,
     MIGRATE_TYPES,
     NR_ORDERS,
@@ -38,7 +33,8 @@ from numa_service.mm.mmzone import (
     ZONE_NAMES,
 )
 from numa_service.mm.page_alloc import ALLOC_COLD, LRU_KIND_NONE, NO_PAGEBLOCK
-from numa_service.mm.pcp import PCP_BATCH_SCALE_MAX, drain_pages, free_pcppages_bulk
+from numa_service.mm.pcp import PCP_BATCH_SCALE_MAX, free_pcppages_bulk
+from numa_service.mm.pgdat_memory import PgdatMemory, ZoneExtent
 from numa_service.mm.pgdata import (
     DRIFT_MARK,
     FREE_CMA,
@@ -139,19 +135,7 @@ class BadPageError(Exception):
         self.not_found = not_found
 
 
-@dataclass(frozen=True, slots=True)
-class ZoneExtent:
-    """Where a zone lies. Pages."""
-
-    name: str
-    index: int
-    start_pfn: int
-    spanned: int
-    present: int
-    managed: int
-
-
-class Pgdat:
+class Pgdat(PgdatMemory):
     """``pg_data_t``: zones, pages, pagesets, LRUs and kswapd state of one node."""
 
     def __init__(
@@ -193,12 +177,11 @@ class Pgdat:
         end = max((e for _, e in spans), default=self.base_pfn)
         self.pg: PgData = alloc_pgdata(self.base_pfn, end, len(self.zone_names), len(self.all_cpus))
         self._scratch = np.zeros(4, dtype=np.int64)
-        #: RAM as [start, end) pfns, on-line or not.
         self.ram = tuple(ram)
-        #: CMA areas, [start, end) pfns.
         self.cma_areas = tuple(cma)
         self._marks: dict[int, Watermarks] = {}
         self.drift = drift
+        self._managed_at_init = {extent.index: extent.managed - extent.freed_late for extent in self.extents}
         self.pg.tune[TUNE_PCP_MAX_ORDER] = profile.pcp_max_order
         self.pg.tune[TUNE_BLOCKS] = profile.block_rules
         self.pg.tune[TUNE_WATERMARK] = profile.watermark_rules
@@ -331,8 +314,14 @@ class Pgdat:
             self.pg.drift[zone, STAT_THRESHOLD] = (
                 pressure_threshold(self._marks[zone], len(self.all_cpus))
                 if pressure
-                else stat_threshold(int(self.pg.managed[zone]), len(self.all_cpus))
+                else stat_threshold(self._managed_at_init[zone], len(self.all_cpus))
             )
+
+    def refresh_zone_stat_thresholds(self) -> None:
+        """What zones manage now decides from here on how far counters may drift."""
+        self._managed_at_init = {extent.index: extent.managed for extent in self.extents}
+        for zone in self._marks:
+            self._set_stat_threshold(zone, bool(self.pg.zone_flags[zone] & ZONE_RECLAIM_ACTIVE))
 
     # allocation
 
@@ -465,129 +454,12 @@ class Pgdat:
         """Whether kswapd may sleep."""
         return bool(vmscan.pgdat_balanced(self.pg, order, highest_zoneidx))
 
-    def drain(self) -> None:
-        """Empty every pageset (drain_all_pages)."""
-        drain_pages(self.pg)
-
     def unreserve_highatomic(self, zones: Sequence[int], migratetype: int, force: bool) -> bool:
         """Release one HIGHATOMIC pageblock: before direct reclaim tries again, with `force` before OOM.
 
         True when there was one to release: the allocation is worth another try.
         """
         return unreserve_highatomic_pageblock(self.pg, zones, migratetype, force)
-
-    def isolate(self, start_pfn: int, end_pfn: int) -> int:
-        """Take whole pageblocks out of use (start_isolate_page_range); free pages among them.
-
-        Drains the pagesets first, as their pages would not be seen. ValueError, and nothing isolated, for a
-        range that is not whole pageblocks of one zone, or isolated in part.
-        """
-        zone, blocks = self._pageblocks(start_pfn, end_pfn)
-        self.drain()
-        return isolate_pageblocks(self.pg, zone, blocks)
-
-    def unisolate(self, start_pfn: int, end_pfn: int, migratetype: int = MIGRATE_MOVABLE) -> int:
-        """Put isolated pageblocks back to use (undo_isolate_page_range); free pages regained.
-
-        ValueError for a range that is not whole pageblocks of one zone.
-        """
-        zone, blocks = self._pageblocks(start_pfn, end_pfn)
-        return unisolate_pageblocks(self.pg, zone, blocks, migratetype)
-
-    def _pageblocks(self, start_pfn: int, end_pfn: int) -> tuple[int, range]:
-        if start_pfn % PAGEBLOCK_NR_PAGES or end_pfn % PAGEBLOCK_NR_PAGES or start_pfn >= end_pfn:
-            raise ValueError(f"{start_pfn:#x}-{end_pfn:#x}: not whole pageblocks")
-        blocks = range(
-            (start_pfn - self.base_pfn) >> PAGEBLOCK_ORDER, (end_pfn - self.base_pfn) >> PAGEBLOCK_ORDER
-        )
-        for extent in self.extents:
-            whose = self.pg.pb_zone[blocks.start : blocks.stop]
-            within = extent.start_pfn <= start_pfn and end_pfn <= extent.start_pfn + extent.spanned
-            if within and (whose == extent.index + 1).all():
-                return extent.index, blocks
-        raise ValueError(f"{start_pfn:#x}-{end_pfn:#x}: not within one zone of node {self.nid}")
-
-    # memory that comes and goes
-
-    def memory_range(self, start_pfn: int, end_pfn: int) -> tuple[int, int]:
-        """Indexes of a range; ValueError when it is not all RAM of this node."""
-        if not any(low <= start_pfn and end_pfn <= high for low, high in self.ram):
-            within = any(low < end_pfn and start_pfn < high for low, high in self.ram)
-            raise ValueError("it has a hole" if within else f"node {self.nid} has no such memory")
-        return start_pfn - self.base_pfn, end_pfn - self.base_pfn
-
-    def start_isolate(self, start_pfn: int, end_pfn: int) -> None:
-        """Take a range out of use that is to be off-line.
-
-        ValueError when it cannot be (EINVAL), BusyError for what is in it (EBUSY); nothing is changed then.
-        """
-        start, end = self.memory_range(start_pfn, end_pfn)
-        zone = memory_hotplug.zone_of_range(self.pg, start, end)
-        memory_hotplug.check_movable(self.pg, start, end)
-        blocks = range(start >> PAGEBLOCK_ORDER, end >> PAGEBLOCK_ORDER)
-        labels = self.pg.pb_migratetype[blocks.start : blocks.stop]
-        if (labels == MIGRATE_ISOLATE).any():
-            raise memory_hotplug.BusyError(start, "isolated already")
-        if (labels == MIGRATE_CMA).any():
-            at = start + (int(np.argmax(labels == MIGRATE_CMA)) << PAGEBLOCK_ORDER)
-            raise memory_hotplug.BusyError(at, "in a CMA area")
-        self.drain()
-        isolate_pageblocks(self.pg, zone, blocks)
-
-    def offline_pages(self, start_pfn: int, end_pfn: int) -> None:
-        """Take an isolated range off-line; BusyError, and nothing changed, when it is not all free."""
-        start, end = self.memory_range(start_pfn, end_pfn)
-        zone = memory_hotplug.zone_of_range(self.pg, start, end)
-        memory_hotplug.offline_isolated_pages(self.pg, zone, start, end)
-        self._resized(zone, start - end)
-        if not self.pg.managed.any():
-            self.pg.kswapd[:] = 0  # kswapd_stop
-
-    def online_pages(self, start_pfn: int, end_pfn: int, online_type: str) -> None:
-        """Bring an off-line range on-line, in the zone that `online_type` says. ValueError (EINVAL)."""
-        start, end = self.memory_range(start_pfn, end_pfn)
-        if not memory_hotplug.is_offline(self.pg, start, end):
-            raise ValueError("it is on-line")
-        if self.profile.block_rules == BLOCKS_TAKE and online_type != "online":
-            raise ValueError(f"{self.profile.name} knows no {online_type}")
-        zone = memory_hotplug.zone_for_pfn_range(self.pg, self.zone_names, online_type, start, end)
-        memory_hotplug.online_pages_range(self.pg, zone, start, end)
-        self._resized(zone, end - start)
-
-    def _resized(self, zone: int, pages: int) -> None:
-        pg, was = self.pg, self.extents[zone]
-        spanned = int(pg.zone_end[zone] - pg.zone_start[zone])
-        start_pfn = int(pg.zone_start[zone]) + self.base_pfn if spanned else 0
-        now = ZoneExtent(was.name, zone, start_pfn, spanned, was.present + pages, int(pg.managed[zone]))
-        self.extents = (*self.extents[:zone], now, *self.extents[zone + 1 :])
-
-    def find_contiguous(
-        self, area: tuple[int, int], count: int, align_order: int, from_pfn: int
-    ) -> tuple[int, int] | None:
-        """First place for `count` pages in a row in a CMA area, [start, end), from a pfn on (cma_alloc).
-
-        Free pages and pages of regions only, in pageblocks that nobody else is emptying; None without any.
-        """
-        step = 1 << align_order
-        start, end = (pfn - self.base_pfn for pfn in area)
-        taken = memory_hotplug.unmovable(self.pg, start, end)
-        labels = self.pg.pb_migratetype[start >> PAGEBLOCK_ORDER : end >> PAGEBLOCK_ORDER]
-        taken |= np.repeat(labels == MIGRATE_ISOLATE, PAGEBLOCK_NR_PAGES)
-        before = np.concatenate([[0], np.cumsum(taken)])
-        first = -(-max(area[0], from_pfn) // step) * step - area[0]
-        places = np.arange(first, end - start - count + 1, step)
-        if not len(places):
-            return None
-        empty = np.flatnonzero(before[places + count] == before[places])
-        if not len(empty):
-            return None
-        at = area[0] + int(places[empty[0]])
-        return at, at + count
-
-    def take_contiguous(self, start_pfn: int, end_pfn: int, owner: int) -> None:
-        """Make an isolated range an owner's, page by page; BusyError when it is not free."""
-        start, end = self.memory_range(start_pfn, end_pfn)
-        take_isolated(self.pg, page_zone(self.pg, start), start, end, owner)
 
     @property
     def vmstat_wanted(self) -> bool:
@@ -736,7 +608,7 @@ class Pgdat:
             for mt in range(MIGRATE_TYPES)
         )
         blocks = pg.pb_migratetype[zone_pageblocks(pg, zone)]
-        threshold = stat_threshold(extent.managed, len(self.all_cpus))
+        threshold = stat_threshold(self._managed_at_init[extent.index], len(self.all_cpus))
         return ZoneSnapshot(
             nid=self.nid,
             name=extent.name,

@@ -56,6 +56,8 @@ class Profile:
     memoryless_local_first: bool
     #: khugepaged raises min_free_kbytes (set_recommended_min_free_kbytes).
     thp_min_free: bool
+    #: With THP off it computes min_free_kbytes anew, from what lies above the high watermarks of before.
+    thp_off_recalculates: bool
     #: Type names in pagetypeinfo, by migratetype index; None = not built into this kernel.
     migratetype_names: tuple[str | None, ...]
     #: zoneinfo prints the promo watermark.
@@ -82,6 +84,7 @@ LINUX_6_1 = Profile(
     node_load="add",
     memoryless_local_first=True,
     thp_min_free=True,
+    thp_off_recalculates=True,
     migratetype_names=("Unmovable", "Movable", "Reclaimable", "HighAtomic", None, "Isolate"),
     has_promo=False,
     block_rules=BLOCKS_STEAL,
@@ -101,6 +104,7 @@ LINUX_6_12 = Profile(
     node_load="add",
     memoryless_local_first=False,
     thp_min_free=True,
+    thp_off_recalculates=True,
     migratetype_names=("Unmovable", "Movable", "Reclaimable", "HighAtomic", None, "Isolate"),
     has_promo=True,
     block_rules=BLOCKS_CLAIM,
@@ -120,6 +124,7 @@ LINUX_3_0 = Profile(
     node_load="remaining",
     memoryless_local_first=True,
     thp_min_free=True,
+    thp_off_recalculates=False,
     migratetype_names=("Unmovable", "Movable", "Reclaimable", "Reserve", None, "Isolate"),
     has_promo=False,
     block_rules=BLOCKS_TAKE,

@@ -8,7 +8,7 @@ untouched, and is the caller's.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from numa_service.mm.page_alloc import (
     wmark_pages,
     zone_watermark_ok,
 )
+from numa_service.mm.pcp import free_pcppages_bulk
 from numa_service.mm.pgdata import I64, U32, ZONE_BOOSTED_WATERMARK, PgData
 
 # A block held for the replay, in one positive integer: nid + 1, order, zone, index in mem_map.
@@ -45,10 +46,23 @@ FREE_PART = -5
 FREE_NOT_HERE = -6
 
 
-class ReplayEvents(NamedTuple):
-    """Allocations and frees in trace order, a column each, and what became of each."""
+# What an event is.
+REPLAY_FREE = 0
+REPLAY_ALLOC = 1
+#: Pages that a pageset gives back without a free that makes it: a worker's or somebody else's doing.
+REPLAY_DRAIN = 2
+#: An allocation of alloc_pages_bulk(), which does not halve the pageset's free_factor.
+REPLAY_BULK = 3
 
-    is_alloc: npt.NDArray[np.bool_]
+
+class ReplayEvents(NamedTuple):
+    """Allocations, frees and drains in the order in which they took effect, and what became of each.
+
+    Of a drain `cpu` and `home` say whose pageset of which node, `gfp_class` the zone, `order` how many pages.
+    """
+
+    #: REPLAY_*.
+    kind: npt.NDArray[np.uint8]
     #: Where the real pfn stands in the table of live blocks.
     key: I64
     order: I64
@@ -81,6 +95,7 @@ class ReplayScratch(NamedTuple):
 
     indexes: U32  # empty
     page: I64  # one entry
+    free_factor: I64  # [zone]
 
 
 @kernel
@@ -213,12 +228,19 @@ def replay_stretch(
         key = events.key[at]
         order = events.order[at]
         block = live[key]
-        if events.is_alloc[at]:
+        if events.kind[at] == REPLAY_DRAIN:
+            if events.home[at] != nid:
+                break
+            free_pcppages_bulk(pg, events.gfp_class[at], events.cpu[at], order, i64(0))
+        elif events.kind[at] != REPLAY_FREE:
             row = events.gfp_class[at]
             home = events.home[at]
             preferred = events.preferred[at]
             if block > 0 or order >= NR_ORDERS:
                 break
+            if events.kind[at] == REPLAY_BULK:
+                for zone in range(pg.managed.shape[0]):
+                    scratch.free_factor[zone] = pg.pcp_free_factor[events.cpu[at], zone]
             if home == nid and preferred == nid and local.nr_zones[row] > 0:
                 idx = _alloc_block(pg, local, row, events.cpu[at], order, owner, scratch)
             elif (
@@ -233,6 +255,9 @@ def replay_stretch(
             if idx < 0:
                 break
             block = block_of(pg, nid, idx, order)
+            if events.kind[at] == REPLAY_BULK:
+                for zone in range(pg.managed.shape[0]):
+                    pg.pcp_free_factor[events.cpu[at], zone] = scratch.free_factor[zone]
             live[key] = block
             events.outcome[at] = block
             if boosted(pg):
@@ -259,23 +284,37 @@ def replay_stretch(
     return i64(at)
 
 
+def is_alloc(kind: Any) -> Any:
+    """Whether an event, or each of an array, allocates."""
+    return (kind == REPLAY_ALLOC) | (kind == REPLAY_BULK)
+
+
 def no_fast_path(rows: int, nr_zones: int) -> FastPath:
     """Nothing known yet."""
     columns = (np.zeros(rows, dtype=np.int64) for _ in range(5))
     return FastPath(np.zeros((rows, nr_zones), dtype=np.int64), *columns)
 
 
+def replay_scratch(nr_zones: int) -> ReplayScratch:
+    """Room for one call at a time."""
+    return ReplayScratch(np.zeros(0, np.uint32), np.zeros(1, np.int64), np.zeros(nr_zones, np.int64))
+
+
 def compile_replay(pg: PgData) -> None:
     """Have the kernels compiled, or loaded, by replaying nothing."""
     path = no_fast_path(1, pg.managed.shape[0])
     live = np.zeros(PAGEBLOCK_NR_PAGES, dtype=np.int64)
-    scratch = ReplayScratch(np.zeros(0, np.uint32), np.zeros(1, np.int64))
-    events = ReplayEvents(np.zeros(0, np.bool_), *(np.zeros(0, np.int64) for _ in range(7)))
+    scratch = replay_scratch(pg.managed.shape[0])
+    events = ReplayEvents(np.zeros(0, np.uint8), *(np.zeros(0, np.int64) for _ in range(7)))
     replay_stretch(pg, 0, 0, events, path, path, -1, False, live, scratch, 0, 0)
     can_serve(pg, path, 0, 0)
 
 
 __all__ = [
+    "REPLAY_ALLOC",
+    "REPLAY_BULK",
+    "REPLAY_DRAIN",
+    "REPLAY_FREE",
     "FastPath",
     "ReplayEvents",
     "ReplayScratch",
@@ -285,7 +324,9 @@ __all__ = [
     "block_order",
     "can_serve",
     "compile_replay",
+    "is_alloc",
     "no_fast_path",
+    "replay_scratch",
     "replay_stretch",
     "unmatched_free",
 ]

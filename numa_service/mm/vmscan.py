@@ -17,8 +17,6 @@ from numa_service.mm.mmzone import (
     WMARK_HIGH,
 )
 from numa_service.mm.page_alloc import (
-    activate_page,
-    del_page_from_lru,
     free_prepared_page,
     wmark_pages,
     zone_watermark_ok_safe,
@@ -37,6 +35,7 @@ from numa_service.mm.pgdata import (
     TUNE_SWAPPINESS,
     PgData,
 )
+from numa_service.mm.swap import activate_page, del_page_from_lru
 from numa_service.mm.vmstat import (
     NR_FREE_PAGES,
     NR_VMSCAN_WRITE,

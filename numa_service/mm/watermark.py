@@ -18,6 +18,9 @@ DEFAULT_WATERMARK_SCALE_FACTOR = 10
 #: MIN_PERCPU_PAGELIST_HIGH_FRACTION: an auto-tuned pageset may hold this part of its zone.
 PAGESET_HIGH_MAX_FRACTION = 8
 
+#: hugepage_init leaves THP off, and khugepaged with it, on machines of less than 512 MiB.
+THP_LEAST_PAGES = 512 << (20 - PAGE_SHIFT)
+
 #: (nid, zone name): a zone of the machine.
 ZoneKey = tuple[int, str]
 
@@ -32,9 +35,20 @@ class Watermarks:
     promo: int
 
 
+def highmem_zones(managed: Mapping[ZoneKey, int], profile: Profile) -> frozenset[str]:
+    """Zones whose min is clamped, and which are not low memory (is_highmem).
+
+    Where there is high memory, ZONE_MOVABLE is taken from it, and is high memory too.
+    """
+    names = frozenset(profile.wmark_highmem_zones)
+    has_highmem = any(pages for (_, zone), pages in managed.items() if zone == "HighMem")
+    return names | {"Movable"} if has_highmem else names
+
+
 def lowmem_pages(managed: Mapping[ZoneKey, int], profile: Profile) -> int:
     """Pages that share min_free_kbytes: everything that is not in a highmem-like zone."""
-    return sum(pages for (_, zone), pages in managed.items() if zone not in profile.wmark_highmem_zones)
+    high = highmem_zones(managed, profile)
+    return sum(pages for (_, zone), pages in managed.items() if zone not in high)
 
 
 def calculate_min_free_kbytes(managed: Mapping[ZoneKey, int], profile: Profile) -> int:
@@ -51,19 +65,42 @@ def free_buffer_pages(managed: Mapping[ZoneKey, int]) -> int:
     return sum(pages for (_, zone), pages in managed.items() if zone not in ("HighMem", "Movable"))
 
 
-def recommended_min_free_kbytes(managed: Mapping[ZoneKey, int], profile: Profile) -> int:
+def recommended_min_free_kbytes(
+    managed: Mapping[ZoneKey, int], profile: Profile, plain: int | None = None
+) -> int:
     """What khugepaged raises min_free_kbytes to with THP on (set_recommended_min_free_kbytes).
 
     Two pageblocks a zone, and room for all fallbacks between three migratetypes; at most 5 % of low memory,
-    less the high watermarks that min_free_kbytes without THP had set by then (nr_free_buffer_pages).
+    less the high watermarks that min_free_kbytes without THP had set by then (nr_free_buffer_pages): `plain`,
+    at boot calculate_min_free_kbytes().
     """
     zones = sum(1 for (_, zone), pages in managed.items() if pages and zone not in ("HighMem", "Movable"))
     pages = PAGEBLOCK_NR_PAGES * zones * (2 + 3 * 3)
-    plain = calculate_min_free_kbytes(managed, profile)
-    marks = setup_per_zone_wmarks(managed, profile, plain, DEFAULT_WATERMARK_SCALE_FACTOR)
-    above = {key: max(0, zone_pages - marks[key].high) for key, zone_pages in managed.items()}
-    pages = min(pages, free_buffer_pages(above) // 20)
+    if plain is None:
+        plain = calculate_min_free_kbytes(managed, profile)
+    pages = min(pages, free_buffer_pages(_above_high(managed, profile, plain)) // 20)
     return pages << (PAGE_SHIFT - 10)
+
+
+def boot_min_free_kbytes(managed: Mapping[ZoneKey, int], profile: Profile, thp: bool) -> int:
+    """min_free_kbytes once the initcalls are through, nobody having set it.
+
+    With less than 512 MiB khugepaged never looks at it (hugepage_init). With THP off, 6.x recalculates.
+    """
+    plain = calculate_min_free_kbytes(managed, profile)
+    if not profile.thp_min_free or sum(managed.values()) < THP_LEAST_PAGES:
+        return plain
+    if thp:
+        return max(plain, recommended_min_free_kbytes(managed, profile))
+    if profile.thp_off_recalculates:
+        return calculate_min_free_kbytes(_above_high(managed, profile, plain), profile)
+    return plain
+
+
+def _above_high(managed: Mapping[ZoneKey, int], profile: Profile, min_free_kbytes: int) -> dict[ZoneKey, int]:
+    """Pages above the high watermarks that this min_free_kbytes makes (nr_free_zone_pages)."""
+    marks = setup_per_zone_wmarks(managed, profile, min_free_kbytes, DEFAULT_WATERMARK_SCALE_FACTOR)
+    return {key: max(0, pages - marks[key].high) for key, pages in managed.items()}
 
 
 def setup_per_zone_wmarks(
@@ -72,13 +109,13 @@ def setup_per_zone_wmarks(
     """Watermarks of every zone (__setup_per_zone_wmarks); `managed` in pages, empty zones too."""
     pages_min = min_free_kbytes >> (PAGE_SHIFT - 10)
     lowmem = lowmem_pages(managed, profile)
+    highmem = highmem_zones(managed, profile)
     result = {}
     for key, pages in managed.items():
         share = pages_min * pages // lowmem if lowmem else 0
-        if key[1] in profile.wmark_highmem_zones:
+        wmark_min = share
+        if key[1] in highmem:
             wmark_min = max(32, min(pages // 1024, 128)) if pages else 0
-        else:
-            wmark_min = share
         gap = share >> 2
         if profile.watermark_scale:
             gap = max(gap, pages * watermark_scale_factor // 10000)

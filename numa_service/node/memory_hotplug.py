@@ -6,11 +6,18 @@ the others are told, and recompute what depends on it.
 
 from __future__ import annotations
 
-from numa_service.machine.hotplug import MemoryState
+import contextlib
+
+from numa_service.machine.hotplug import (
+    MemoryState,
+    booted_state,
+    known_state_differs,
+    memory_state,
+)
 from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES, is_offline
 from numa_service.mm.mmzone import MIGRATE_MOVABLE
 from numa_service.node import ops
-from numa_service.node.errors import Busy, InvalidRequest, NodeError, PeerUnavailable
+from numa_service.node.errors import Busy, InvalidRequest, NodeError, NotFound, PeerUnavailable
 from numa_service.node.migrate import empty_range
 from numa_service.node.node import Node
 from numa_service.node.page_alloc import Steps, on
@@ -41,15 +48,16 @@ def _range(block: int) -> tuple[int, int]:
 def change_memory_block(node: Node, block: int, state: str) -> Steps[MemoryState]:
     """Write a block's state; what there is of the node's memory now.
 
-    InvalidRequest (EINVAL) when it cannot go or come: of several zones, with a hole, or so already. Busy
-    (EBUSY) when it has a page that does not move: then it is as it was, but for the pages that did.
+    NotFound when the node has no such block. InvalidRequest (EINVAL) when it cannot go or come: of several
+    zones, with a hole, or so already. Busy (EBUSY) when it has a page that does not move: then it is as it
+    was, but for the pages that did.
     """
     if state not in STATES:
         raise InvalidRequest("state", f"{state!r} is not {', '.join(STATES)}")
     if node.pgdat.arch != "x86_64":
         raise InvalidRequest("block", f"EINVAL: {node.pgdat.arch} has no memory hotplug")
     if block not in memory_blocks(node):
-        raise InvalidRequest("block", f"node {node.nid} has no memory{block}")
+        raise NotFound("memory_block", f"memory{block}", f"node {node.nid} has none of it")
     start, end = _range(block)
     if state == "offline":
         now = yield from _offline_pages(node, start, end)
@@ -72,13 +80,28 @@ def _offline_pages(node: Node, start: int, end: int) -> Steps[MemoryState]:
 
 
 def _notify(node: Node, now: MemoryState) -> Steps[None]:
-    """Tell every other node (the memory notifier chain); one that is away boots with all of its view anew."""
+    """Tell every other node (the memory notifier chain); one that is away is told later (rpc/peers.py)."""
     for other in node.machine.spec.nodes:
         if other.nid != node.nid:
-            try:
+            with contextlib.suppress(PeerUnavailable):
                 yield from on(node, other.nid, ops.MemoryNotify(now))
-            except PeerUnavailable:
-                continue
+
+
+def node_restarted(node: Node, nid: int, incarnation: int) -> Steps[None]:
+    """Another node has booted anew: with no owner of its own here any more, and with all of its memory.
+
+    It is told what of this node is not as booted.
+    """
+    node.apply(ops.FreeDeadOwners(nid, incarnation))
+    anew = booted_state(node.machine, nid)._replace(sequence=incarnation << 32)
+    if known_state_differs(node.machine, anew):
+        node.apply(ops.MemoryNotify(anew))
+    mine = memory_state(node.pgdat, node.nid in node.machine.populated)
+    mine = mine._replace(sequence=node.machine.memory_news.get(node.nid, 0))
+    if mine.sequence:
+        # one that does not answer is told later (rpc/peers.py)
+        with contextlib.suppress(PeerUnavailable):
+            yield from on(node, nid, ops.MemoryNotify(mine))
 
 
 def offline_node(node: Node) -> Steps[dict[int, str]]:

@@ -11,11 +11,15 @@ import contextlib
 import numpy as np
 
 from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE, Gfp
+from numa_service.mm.memory_hotplug import movable_pages
 from numa_service.mm.mmzone import MIGRATE_MOVABLE
+from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
+from numa_service.mm.pgdata import PG_DIRTY, PG_SWAPBACKED
 from numa_service.node import ops
+from numa_service.node.books import pack_pfns, unpack_indexes, unpack_pfns
 from numa_service.node.errors import InvalidRequest, PeerUnavailable
 from numa_service.node.mempolicy import Policy, policy_walk
-from numa_service.node.node import Node, pack_pfns, unpack_indexes, unpack_pfns
+from numa_service.node.node import Node
 from numa_service.node.page_alloc import (
     AllocContext,
     Steps,
@@ -36,12 +40,34 @@ def empty_range(node: Node, start_pfn: int, end_pfn: int, nodemask: tuple[int, .
     A moved page is new to reclaim: on the inactive list, and dirty if it was.
     """
     for _ in range(MAX_PASSES):
-        moving = node.movable_pages(start_pfn, end_pfn)
+        moving = _movable(node, start_pfn, end_pfn)
         moved = 0
         for pages in moving:
             moved += yield from _migrate(node, pages, nodemask)
         if not moved:
             return
+
+
+def _movable(node: Node, start_pfn: int, end_pfn: int) -> tuple[ops.Movable, ...]:
+    """Pages of regions in a range, by region and kind."""
+    pg, base = node.pgdat.pg, node.pgdat.base_pfn
+    pages = movable_pages(pg, start_pfn - base, end_pfn - base)
+    owners = {slot: owner for owner, slot in node.slots()}
+    anon, dirty = (pg.flags[pages] & PG_SWAPBACKED) != 0, (pg.flags[pages] & PG_DIRTY) != 0
+    groups = np.stack([pg.owner[pages].astype(np.int64), anon.astype(np.int64), dirty.astype(np.int64)])
+    moving = []
+    for slot, is_anon, is_dirty in sorted(set(zip(*groups.tolist(), strict=True))):
+        some = pages[(groups == np.array([[slot], [is_anon], [is_dirty]])).all(axis=0)]
+        moving.append(
+            ops.Movable(
+                owners[slot],
+                LRU_KIND_ANON if is_anon else LRU_KIND_FILE,
+                bool(is_dirty) and not is_anon,
+                pack_pfns(some + base),
+                pg.pgoff[some].astype("<u4").tobytes(),
+            )
+        )
+    return tuple(moving)
 
 
 def _migrate(node: Node, moving: ops.Movable, nodemask: tuple[int, ...]) -> Steps[int]:

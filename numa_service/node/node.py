@@ -5,35 +5,30 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import singledispatchmethod
 from typing import Any, TypeVar, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from numa_service.machine.boot import Machine, start_kernel
 from numa_service.machine.hotplug import MemoryState, memory_notify, memory_state
 from numa_service.machine.spec import MachineSpec, SpecError
 from numa_service.mm.invariants import check_pgdat
-from numa_service.mm.memory_hotplug import BusyError, movable_pages
-from numa_service.mm.mmzone import MIGRATE_CMA, PAGEBLOCK_NR_PAGES, WMARK_HIGH
+from numa_service.mm.memory_hotplug import BusyError
+from numa_service.mm.mmzone import MIGRATE_CMA, WMARK_HIGH
 from numa_service.mm.page_alloc import (
     ALLOC_NO_WATERMARKS,
     LRU_KIND_ANON,
-    LRU_KIND_FILE,
     take_boosted,
 )
-from numa_service.mm.pgdat import MAX_OWNERS, BadPageError, Indexes, Pfns, Pgdat
+from numa_service.mm.pgdat import MAX_OWNERS, BadPageError, Pfns, Pgdat
 from numa_service.mm.pgdata import (
     KSWAPD_FAILURES,
     KSWAPD_HIGHEST_ZONEIDX,
     KSWAPD_ORDER,
     KSWAPD_WOKEN,
-    PG_DIRTY,
     PG_HELD,
     PG_LRU,
-    PG_SWAPBACKED,
     SWAP_USED,
 )
 from numa_service.mm.vmscan import kswapd_target
@@ -49,6 +44,15 @@ from numa_service.mm.vmstat import (
 )
 from numa_service.mm.zonelist_cache import ZonelistCache, ZonelistScan
 from numa_service.node import ops
+from numa_service.node.books import (
+    KswapdStats,
+    Region,
+    Session,
+    pack_pfns,
+    pageblocks_around,
+    unpack_indexes,
+    unpack_pfns,
+)
 from numa_service.node.errors import Busy, InvalidRequest, LimitExceeded, NotFound, Precondition
 from numa_service.node.mempolicy import Walk
 from numa_service.node.ops import Op, Owner
@@ -67,73 +71,6 @@ MAX_SESSIONS = 1 << 14
 MAX_REGION_PAGES = 1 << 24
 #: Page-table entries of all regions together: 10 bytes each.
 MAX_MAPPED_PAGES = 1 << 26
-
-
-def pack_pfns(pfns: npt.NDArray[Any]) -> bytes:
-    """Little-endian uint64."""
-    return pfns.astype("<u8", copy=False).tobytes()
-
-
-def unpack_pfns(data: bytes) -> Pfns:
-    """Inverse of :func:`pack_pfns`; InvalidRequest when the length is no multiple of 8."""
-    if len(data) % 8:
-        raise InvalidRequest("pfns", f"{len(data)} bytes: not a sequence of 64-bit page frame numbers")
-    return np.frombuffer(data, dtype="<u8")
-
-
-def unpack_indexes(data: bytes) -> Indexes:
-    """Region page indexes, little-endian uint32."""
-    return np.frombuffer(data, dtype="<u4")
-
-
-def _payload(op: Op[Any]) -> int:
-    """Bytes of page numbers and indexes that an op carries."""
-    return len(getattr(op, "pfns", b"")) + len(getattr(op, "indexes", b""))
-
-
-def pageblocks_around(start_pfn: int, end_pfn: int) -> tuple[int, int]:
-    """[start, end) of the pageblocks that a range lies in."""
-    size = PAGEBLOCK_NR_PAGES
-    return start_pfn // size * size, -(-end_pfn // size) * size
-
-
-@dataclass(slots=True)
-class Session:
-    """A client that may hold pages."""
-
-    id: int
-    name: str
-    lease_ns: int
-    expires_ns: int
-    #: Nodes, beside this one, where it has pages.
-    holdings: set[int] = field(default_factory=set)
-    regions: set[int] = field(default_factory=set)
-    #: il_prev: how many interleaved pages it has asked for.
-    interleaved: int = 0
-
-
-@dataclass(slots=True)
-class Region:
-    """Pageable memory of a session: its page table."""
-
-    id: int
-    session: int
-    lru_kind: int
-    policy: tuple[int, tuple[int, ...]]
-    #: nid + 1 of the node where each page was put; 0 = never faulted in. The page may be gone since.
-    nids: npt.NDArray[np.uint16]
-    pfns: npt.NDArray[np.uint64]
-    #: Nodes, beside this one, that were ever given pages of it: what is in swap there is in no table.
-    holdings: set[int] = field(default_factory=set)
-
-
-@dataclass(slots=True)
-class KswapdStats:
-    """What kswapd has done, for status and metrics; not state."""
-
-    wakeups: int = 0
-    reclaimed: int = 0
-    running: bool = False
 
 
 Observer = Callable[[int, Op[Any], Any], None]
@@ -198,9 +135,9 @@ class Node:
         result = _step(type(op))(self, op)
         self.log.append(op)
         self.log_length += 1
-        self._log_bytes += _payload(op)
+        self._log_bytes += ops.payload(op)
         while len(self.log) > LOG_LIMIT or self._log_bytes > LOG_BYTES_LIMIT:
-            self._log_bytes -= _payload(self.log.popleft())
+            self._log_bytes -= ops.payload(self.log.popleft())
         if self.observer:
             self.observer(self.nid, op, result)
         if self.wake_kswapd and self.kswapd_wanted:
@@ -317,8 +254,9 @@ class Node:
         digest.update(repr((self._next_id, self._slots, self._free_slots, self._slots_used)).encode())
         digest.update(repr(self.machine.sysctls.as_dict()).encode())
         machine = self.machine
-        memory = (sorted(machine.managed.items()), sorted(machine.populated.items()), self.pgdat.extents)
-        digest.update(repr(memory).encode())
+        for known in (machine.managed, machine.populated, machine.memory_news):
+            digest.update(repr(sorted(known.items())).encode())
+        digest.update(repr(self.pgdat.extents).encode())
         for nid, cache in sorted(self._zonelist_caches.items()):
             if cache.fullzones or cache.last_full_zap_ns:
                 digest.update(repr((nid, cache.fullzones, cache.last_full_zap_ns)).encode())
@@ -460,7 +398,11 @@ class Node:
     @_apply.register
     def _(self, op: ops.Release) -> int:
         slot = self._slots.get(op.owner, MAX_OWNERS)
-        return self.pgdat.release(slot, unpack_pfns(op.pfns), unpack_indexes(op.indexes), op.cpu)
+        freed = self.pgdat.release(slot, unpack_pfns(op.pfns), unpack_indexes(op.indexes), op.cpu)
+        if slot != MAX_OWNERS:
+            # pages that came too late for their region: its end has passed here, or passes this node by
+            self._forget_if_empty(op.owner)
+        return freed
 
     @_apply.register
     def _(self, op: ops.ZlcMarkFull) -> None:
@@ -525,7 +467,7 @@ class Node:
     def _(self, op: ops.KswapdSleep) -> bool:
         state = self.pgdat.pg.kswapd
         for zone, boost in enumerate(op.boosts):
-            # an increment since kswapd began stays, for its next run
+            # the boosts that it began with end, whether it got anywhere or not; increments since stay
             self.pgdat.pg.watermark_boost[zone] -= min(boost, int(self.pgdat.pg.watermark_boost[zone]))
         if op.reclaimed or op.balanced:
             state[KSWAPD_FAILURES] = 0
@@ -544,27 +486,6 @@ class Node:
         return self.pgdat.tick()
 
     # memory that comes and goes
-
-    def movable_pages(self, start_pfn: int, end_pfn: int) -> tuple[ops.Movable, ...]:
-        """Pages of regions in a range, by region and kind."""
-        pg, base = self.pgdat.pg, self.pgdat.base_pfn
-        pages = movable_pages(pg, start_pfn - base, end_pfn - base)
-        owners = {slot: owner for owner, slot in self._slots.items()}
-        anon, dirty = (pg.flags[pages] & PG_SWAPBACKED) != 0, (pg.flags[pages] & PG_DIRTY) != 0
-        groups = np.stack([pg.owner[pages].astype(np.int64), anon.astype(np.int64), dirty.astype(np.int64)])
-        moving = []
-        for slot, is_anon, is_dirty in sorted(set(zip(*groups.tolist(), strict=True))):
-            some = pages[(groups == np.array([[slot], [is_anon], [is_dirty]])).all(axis=0)]
-            moving.append(
-                ops.Movable(
-                    owners[slot],
-                    LRU_KIND_ANON if is_anon else LRU_KIND_FILE,
-                    bool(is_dirty) and not is_anon,
-                    pack_pfns(some + base),
-                    pg.pgoff[some].astype("<u4").tobytes(),
-                )
-            )
-        return tuple(moving)
 
     def _busy(self, error: BusyError) -> Busy:
         return Busy(f"EBUSY: page {error.idx + self.pgdat.base_pfn:#x} of node {self.nid} is {error}")
@@ -605,7 +526,8 @@ class Node:
         return self._memory_changed(online=False)
 
     def _memory_changed(self, online: bool = True) -> MemoryState:
-        state = memory_state(self.pgdat, online)
+        news = self.machine.memory_news.get(self.nid, self.incarnation << 32) + 1
+        state = memory_state(self.pgdat, online)._replace(sequence=news)
         memory_notify(self.machine, state)
         return state
 

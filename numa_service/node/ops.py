@@ -7,7 +7,7 @@ little-endian bytes: uint64 pfns, uint32 region indexes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from numa_service.machine.hotplug import MemoryState
 from numa_service.node.explain import NodeAccount
@@ -27,6 +27,11 @@ class Op(Generic[R]):
     """One step; `R` is what applying it returns."""
 
     __slots__ = ()
+
+
+def payload(op: Op[Any]) -> int:
+    """Bytes of page numbers and indexes that an op carries."""
+    return len(getattr(op, "pfns", b"")) + len(getattr(op, "indexes", b""))
 
 
 class ZoneState(NamedTuple):

@@ -38,6 +38,7 @@ from numa_service.mm.vmscan import DEF_PRIORITY, SWAP_CLUSTER_MAX
 from numa_service.mm.zonelist import Zoneref
 from numa_service.mm.zonelist_cache import ZonelistScan
 from numa_service.node import ops
+from numa_service.node.books import unpack_pfns
 from numa_service.node.cost import Cost
 from numa_service.node.errors import AllocFailed, InvalidRequest, LimitExceeded, PeerUnavailable
 from numa_service.node.explain import (
@@ -47,7 +48,7 @@ from numa_service.node.explain import (
     migratetype_name,
 )
 from numa_service.node.mempolicy import Policy, PolicyMode, Walk, policy_walk
-from numa_service.node.node import Node, unpack_pfns
+from numa_service.node.node import Node
 from numa_service.node.ops import Ask, Op, Owner
 
 R = TypeVar("R")

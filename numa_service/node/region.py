@@ -14,10 +14,11 @@ from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.mm.pgdat import Pfns
 from numa_service.node import ops
+from numa_service.node.books import Region, pack_pfns
 from numa_service.node.cost import Cost
 from numa_service.node.errors import AllocFailed, InvalidRequest, LimitExceeded, PeerUnavailable
 from numa_service.node.mempolicy import Policy, PolicyMode
-from numa_service.node.node import MAX_MAPPED_PAGES, MAX_REGION_PAGES, Node, Region, pack_pfns
+from numa_service.node.node import MAX_MAPPED_PAGES, MAX_REGION_PAGES, Node
 from numa_service.node.page_alloc import MAX_COUNT, Steps, alloc_for_owner, check_cpu, on
 
 MAX_REGIONS_PER_SESSION = 1024

@@ -13,6 +13,7 @@ from numa_client._gen.numa.v1 import node_service_pb2 as node_pb2
 from numa_client._gen.numa.v1 import types_pb2
 from numa_client._gen.numa.v1 import zonelist_service_pb2 as zonelist_pb2
 
+from numa_service.machine.hotplug import MemoryState
 from numa_service.mm.gfp import parse_gfp
 from numa_service.mm.mmzone import WMARK_HIGH, WMARK_LOW, WMARK_MIN
 from numa_service.mm.pgdat import Pgdat, ZoneExtent
@@ -135,7 +136,7 @@ def node_state(node: Node, digest: str) -> node_pb2.GetNodeResponse:
     return node_pb2.GetNodeResponse(
         node=node.nid,
         incarnation=node.incarnation,
-        zones=[_zone_summary(node.pgdat, extent) for extent in node.pgdat.extents if extent.present],
+        zones=zone_summaries(node),
         numa_stat=types_pb2.NumaStat(
             **dict(zip(NUMASTAT_NAMES, pg.numa_event.sum(axis=0).tolist(), strict=True))
         ),
@@ -154,6 +155,11 @@ def node_state(node: Node, digest: str) -> node_pb2.GetNodeResponse:
         digest=digest,
         log_length=node.log_length,
     )
+
+
+def zone_summaries(node: Node) -> list[types_pb2.ZoneSummary]:
+    """The node's populated zones now."""
+    return [_zone_summary(node.pgdat, extent) for extent in node.pgdat.extents if extent.present]
 
 
 def _zone_summary(pgdat: Pgdat, extent: ZoneExtent) -> types_pb2.ZoneSummary:
@@ -334,6 +340,35 @@ WIRE: dict[type[Op[Any]], Wire] = {
         lambda m: m.drained_pages,
         lambda pages: zonelist_pb2.DrainResponse(drained_pages=pages),
     ),
+    ops.Remap: Wire(
+        "Remap",
+        lambda op, request_id: zonelist_pb2.RemapRequest(
+            request_id=request_id,
+            owner=_owner(op.owner),
+            indexes=op.indexes,
+            from_node=op.from_nid,
+            from_pfns=op.from_pfns,
+            to_node=op.to_nid,
+            to_pfns=op.to_pfns,
+        ),
+        lambda m: m.entered,
+        lambda entered: zonelist_pb2.RemapResponse(entered=entered),
+    ),
+    ops.MemoryNotify: Wire(
+        "MemoryNotify",
+        lambda op, request_id: zonelist_pb2.MemoryNotifyRequest(
+            request_id=request_id,
+            node=op.state.nid,
+            zones=[
+                zonelist_pb2.PresentZone(zone=zone, present_pages=present, managed_pages=managed)
+                for zone, present, managed in op.state.zones
+            ],
+            online=op.state.online,
+            sequence=op.state.sequence,
+        ),
+        lambda m: None,
+        lambda _: zonelist_pb2.MemoryNotifyResponse(),
+    ),
     ops.CountForeign: Wire(
         "CountForeign",
         lambda op, request_id: zonelist_pb2.CountForeignRequest(
@@ -405,3 +440,14 @@ def _(m: zonelist_pb2.DrainRequest) -> Op[Any]:
 @op_of.register
 def _(m: zonelist_pb2.CountForeignRequest) -> Op[Any]:
     return ops.CountForeign(m.zone, m.count)
+
+
+@op_of.register
+def _(m: zonelist_pb2.RemapRequest) -> Op[Any]:
+    return ops.Remap(_owner_of(m.owner), m.indexes, m.from_node, m.from_pfns, m.to_node, m.to_pfns)
+
+
+@op_of.register
+def _(m: zonelist_pb2.MemoryNotifyRequest) -> Op[Any]:
+    zones = tuple((z.zone, z.present_pages, z.managed_pages) for z in m.zones)
+    return ops.MemoryNotify(MemoryState(m.node, zones, m.online, m.sequence))

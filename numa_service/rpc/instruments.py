@@ -12,6 +12,7 @@ import grpc.aio
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
 from numa_service.node.page_alloc import Allocation
+from numa_service.rpc.status import Behavior, wrap_handler
 
 #: Virtual seconds: 50 ns (a pageset hit on a near node) to 1 s (a batch that reclaims to swap).
 _VIRTUAL_BUCKETS = (5e-8, *(m * 10.0**e for e in range(-7, 0) for m in (1, 2, 5)), 1.0)
@@ -81,7 +82,7 @@ class Instruments:
 
 
 class CallMetrics(grpc.aio.ServerInterceptor):
-    """grpc_server_*: the names of go-grpc-prometheus, which dashboards know. Calls of one request only."""
+    """grpc_server_*: the names of go-grpc-prometheus, which dashboards know. A stream is one call."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         labels = ["grpc_service", "grpc_method", "grpc_type"]
@@ -108,17 +109,15 @@ class CallMetrics(grpc.aio.ServerInterceptor):
         wrapped = self._handlers.get(path)
         if wrapped is None:
             handler = await continuation(handler_call_details)
-            if handler is None or handler.request_streaming:
-                return handler
-            wrapped = self._handlers[path] = self._wrap(path, handler)
+            if handler is None:
+                return None
+            wrapped = wrap_handler(handler, lambda behavior, kind: self._wrap(path, behavior, kind))
+            self._handlers[path] = wrapped
         return wrapped
 
-    def _wrap(self, path: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
-        unary = handler.unary_unary is not None
-        behavior: Callable[[Any, Any], Awaitable[Any]]
-        behavior = handler.unary_unary if unary else handler.unary_stream  # type: ignore[assignment]
+    def _wrap(self, path: str, behavior: Behavior, kind: str) -> Behavior:
         _, service, method = path.split("/")
-        labels = (service, method, "unary" if unary else "server_stream")
+        labels = (service, method, kind)
         started, seconds = self._started.labels(*labels), self._seconds.labels(*labels)
         handled: dict[str, Counter] = {}
 
@@ -140,8 +139,7 @@ class CallMetrics(grpc.aio.ServerInterceptor):
                     handled[code] = self._handled.labels(*labels, code)
                 handled[code].inc()
 
-        wrap = grpc.unary_unary_rpc_method_handler if unary else grpc.unary_stream_rpc_method_handler
-        return wrap(serve, handler.request_deserializer, handler.response_serializer)
+        return serve
 
 
 def _code_name(code: Any) -> str:

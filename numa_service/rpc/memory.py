@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -11,7 +13,7 @@ from numa_client._gen.numa.v1 import memory_service_pb2 as pb2
 from numa_client._gen.numa.v1 import memory_service_pb2_grpc as pb2_grpc
 
 from numa_service.node import ops
-from numa_service.node.errors import AllocFailed, InvalidRequest, Precondition
+from numa_service.node.errors import AllocFailed, InvalidRequest, LimitExceeded, NodeError, Precondition
 from numa_service.node.node import Node
 from numa_service.node.ops import Ask
 from numa_service.node.page_alloc import Steps, alloc_pages, free_pages
@@ -20,9 +22,14 @@ from numa_service.rpc import convert
 from numa_service.rpc.instruments import Instruments
 from numa_service.rpc.peers import Peers, T, drive
 from numa_service.rpc.requests import M, Requests
+from numa_service.rpc.status import to_status
 
+#: How long a stream waits for its client to read.
+UNREAD_SECONDS = 30.0
 #: Longest client_name, in characters.
 MAX_CLIENT_NAME = 256
+
+_log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -116,6 +123,37 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
             return pb2.FreePagesResponse(freed_pages=freed, cost=convert.cost(cost))
 
         return await self._once_in_steps(request, work, context)
+
+    async def StreamPages(  # type: ignore[override]  # grpc.aio takes a coroutine that reads and writes, too
+        self, requests: Any, context: Context
+    ) -> None:
+        """Requests one by one, answers in order."""
+        clock = asyncio.get_running_loop().time
+        try:
+            async with asyncio.timeout(None) as patience:
+                while (request := await context.read()) is not grpc.aio.EOF:
+                    answer = await self._stream_step(request, context)
+                    patience.reschedule(clock() + UNREAD_SECONDS)
+                    await context.write(answer)
+                    patience.reschedule(None)
+        except TimeoutError:
+            # the status reaches the client behind the answers that it has not read
+            _log.warning("%s: cut off, its answers are unread", context.peer())
+            raise LimitExceeded(f"answers were left unread for {UNREAD_SECONDS:g} s") from None
+
+    async def _stream_step(
+        self, request: pb2.StreamPagesRequest, context: Context
+    ) -> pb2.StreamPagesResponse:
+        try:
+            match request.WhichOneof("call"):
+                case "alloc":
+                    return pb2.StreamPagesResponse(alloc=await self.AllocPages(request.alloc, context))
+                case "free":
+                    return pb2.StreamPagesResponse(free=await self.FreePages(request.free, context))
+                case _:
+                    raise InvalidRequest("call", "neither alloc nor free is set")
+        except NodeError as error:
+            return pb2.StreamPagesResponse(error=to_status(error).SerializeToString())
 
     async def MapRegion(self, request: pb2.MapRegionRequest, context: Context) -> pb2.MapRegionResponse:
         """Make a region."""

@@ -12,8 +12,11 @@ from numa_client._gen.numa.v1 import node_service_pb2_grpc as pb2_grpc
 
 from numa_service.node import ops
 from numa_service.node.inspect import page_view, pgdat_view, zone_view
+from numa_service.node.memory_hotplug import change_memory_block
 from numa_service.node.node import Node
 from numa_service.rpc import convert
+from numa_service.rpc.peers import Peers, drive
+from numa_service.rpc.requests import Requests
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -21,8 +24,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class NodeServicer(pb2_grpc.NodeServiceServicer):
     """State of the node now, sysctls and self-checks."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, requests: Requests, peers: Peers) -> None:
         self._node = node
+        self._requests = requests
+        self._peers = peers
 
     async def GetNode(self, request: pb2.GetNodeRequest, context: Context) -> pb2.GetNodeResponse:
         """Zones, counters, kswapd, sessions; the digest if asked for."""
@@ -43,6 +48,18 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
             case _:
                 view = pgdat_view(self._node)
         return pb2.InspectResponse(json=json.dumps(dataclasses.asdict(view)))
+
+    async def ChangeMemoryBlock(
+        self, request: pb2.ChangeMemoryBlockRequest, context: Context
+    ) -> pb2.ChangeMemoryBlockResponse:
+        """Take a memory block of this node off-line or on-line."""
+
+        async def work() -> pb2.ChangeMemoryBlockResponse:
+            steps = change_memory_block(self._node, request.block, request.state)
+            await drive(steps, self._peers, context.time_remaining())
+            return pb2.ChangeMemoryBlockResponse(zones=convert.zone_summaries(self._node))
+
+        return await self._requests.once(0, request, work)
 
     async def CheckInvariants(
         self, request: pb2.CheckInvariantsRequest, context: Context

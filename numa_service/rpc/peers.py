@@ -125,7 +125,9 @@ class Peers:
 
     def owe(self, ask: Ask[Any], sent: bool) -> None:
         """A question went unanswered; keep what must not be lost. `sent`: the node may have heard it."""
-        if isinstance(ask.op, ops.FreeOwner | ops.Release) or (sent and isinstance(ask.op, ops.Alloc)):
+        if isinstance(ask.op, ops.FreeOwner | ops.Release | ops.MemoryNotify) or (
+            sent and isinstance(ask.op, ops.Alloc)
+        ):
             self._debts.setdefault(ask.nid, deque()).append(ask)
             if ask.nid not in self._settling:
                 task = asyncio.create_task(self._settle(ask.nid), name=f"settle-node-{ask.nid}")

@@ -27,6 +27,7 @@ from numa_client._gen.numa.v1 import (
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from numa_service.node import ops
+from numa_service.node.memory_hotplug import node_restarted
 from numa_service.node.node import Node
 from numa_service.node.ops import Op
 from numa_service.rpc.exposition import HttpServer, join_address, metrics_app
@@ -35,7 +36,7 @@ from numa_service.rpc.leases import Leases
 from numa_service.rpc.machine import MachineInfo, MachineServicer
 from numa_service.rpc.memory import MemoryServicer
 from numa_service.rpc.node import NodeServicer
-from numa_service.rpc.peers import MAX_MESSAGE_BYTES, Peers
+from numa_service.rpc.peers import MAX_MESSAGE_BYTES, Peers, drive
 from numa_service.rpc.requests import Requests
 from numa_service.rpc.status import StatusInterceptor
 from numa_service.rpc.workload import Pace, WorkloadServicer
@@ -50,6 +51,9 @@ NODE_SERVICES: tuple[str, ...] = (
 MACHINE_SERVICES: tuple[str, ...] = (
     machine_service_pb2.DESCRIPTOR.services_by_name["MachineService"].full_name,
 )
+
+#: HZ=250.
+JIFFY_SECONDS = 0.004
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -125,7 +129,7 @@ class NodeServer:
         self._requests = Requests(node)
         self._peers = Peers(self._instruments.fallback)
         self._leases = Leases(node, self._requests, self._peers, self._instruments.lease_expired, clock)
-        self._lease_task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._grpc = GrpcServer(NODE_SERVICES, self.registry, self._add_servicers)
         self._http = HttpServer(metrics_app(self.registry))
         self._kswapd_wait = asyncio.Event()
@@ -135,7 +139,9 @@ class NodeServer:
             self.node, self._requests, self._peers, self._instruments, self._leases.changed, self._clock
         )
         memory_service_pb2_grpc.add_MemoryServiceServicer_to_server(memory, server)
-        node_service_pb2_grpc.add_NodeServiceServicer_to_server(NodeServicer(self.node), server)
+        node_service_pb2_grpc.add_NodeServiceServicer_to_server(
+            NodeServicer(self.node, self._requests, self._peers), server
+        )
         workload = WorkloadServicer(self.node, self._requests, self._peers, self._pace)
         workload_service_pb2_grpc.add_WorkloadServiceServicer_to_server(workload, server)
         zonelist = ZonelistServicer(self.node, self._requests)
@@ -150,24 +156,39 @@ class NodeServer:
         except OSError:
             await self._grpc.stop(0)
             raise
-        self._lease_task = asyncio.create_task(self._leases.run(), name=f"leases-node-{self.node.nid}")
+        self._tasks = [
+            asyncio.create_task(self._leases.run(), name=f"leases-node-{self.node.nid}"),
+            asyncio.create_task(self._vmstat(), name=f"vmstat-node-{self.node.nid}"),
+        ]
         return Addresses(address, f"http://{metrics}/metrics")
 
     def connect(self, peers: dict[int, str]) -> None:
         """Tell where the other nodes answer: nid → host:port. Again whenever one has moved."""
         self._peers.connect({nid: address for nid, address in peers.items() if nid != self.node.nid})
 
+    async def restarted(self, nid: int, incarnation: int) -> None:
+        """Another node has booted anew: its dead owners hold nothing here, and it is told what changed."""
+        await drive(node_restarted(self.node, nid, incarnation), self._peers)
+
     async def stop(self, grace: float = 1.0) -> None:
         """No new calls; `grace` seconds for those under way, and what they were doing. Sessions stay."""
         await self._grpc.stop(grace)
         await self._requests.finish(grace)
-        if self._lease_task:
-            self._lease_task.cancel()
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
             with contextlib.suppress(asyncio.CancelledError):
-                await self._lease_task
+                await task
         await self._peers.close()
         await self._http.stop()
         self.node.wake_kswapd = None
+
+    async def _vmstat(self) -> None:
+        """vmstat_update() every vm.stat_interval seconds of the wall clock, if there is anything to do."""
+        while True:
+            await asyncio.sleep(self.node.machine.sysctls.stat_interval or JIFFY_SECONDS)
+            if self.node.pgdat.vmstat_wanted:
+                self.node.apply(ops.VmstatTick())
 
     def check_leases(self) -> None:
         """Look at the clock again: it was set, or the node was replayed with sessions."""

@@ -76,8 +76,8 @@ class WorkloadServicer(pb2_grpc.WorkloadServiceServicer):
         try:
             while not (await asyncio.wait([running], timeout=self._pace.progress))[0]:
                 if progress := reports.take():
-                    await self._tell(context, program_messages.progress(progress), running, reports)
-            await self._tell(context, await running, running, reports)
+                    await self._tell(context, progress, running, reports)
+            await context.write(await running)
         finally:
             # the program ends at its next batch, as a task of its own
             reports.cut = reports.cut or Precondition("the call that ran the program has ended")
@@ -86,15 +86,15 @@ class WorkloadServicer(pb2_grpc.WorkloadServiceServicer):
     async def _tell(
         self,
         context: Context,
-        message: pb2.RunProgramResponse,
+        progress: Progress,
         running: asyncio.Future[pb2.RunProgramResponse],
         reports: _Reports,
     ) -> None:
-        """Send a message; LimitExceeded when nobody reads it, and the program is over by then.
+        """Send progress; LimitExceeded when nobody reads it, and the program is over by then.
 
         The status can only follow the message: a client finds it when it reads again.
         """
-        write = asyncio.ensure_future(context.write(message))
+        write = asyncio.ensure_future(context.write(program_messages.progress(progress)))
         try:
             if (await asyncio.wait([write], timeout=self._pace.read))[0]:
                 return await write

@@ -13,6 +13,7 @@ from numa_service.mm.mmzone import MIGRATE_PCPTYPES, NR_ORDERS
 from numa_service.mm.page_alloc import LRU_KIND_FILE, LRU_KIND_NONE
 from numa_service.mm.vmscan import DEF_PRIORITY
 from numa_service.node import ops
+from numa_service.node.books import unpack_indexes
 from numa_service.node.errors import InvalidRequest
 from numa_service.node.node import Node
 from numa_service.node.ops import Op
@@ -21,6 +22,9 @@ from numa_service.rpc.convert import WIRE, op_of
 from numa_service.rpc.requests import Requests
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+#: 64 TiB and a page: more than a machine file can describe.
+MAX_NODE_PAGES = (64 << 28) + 1
 
 
 class ZonelistServicer(pb2_grpc.ZonelistServiceServicer):
@@ -66,6 +70,16 @@ class ZonelistServicer(pb2_grpc.ZonelistServiceServicer):
 
     async def Drain(self, request: pb2.DrainRequest, context: Context) -> pb2.DrainResponse:
         """drain_all_pages()."""
+        return self._answer(request)  # type: ignore[no-any-return]
+
+    async def Remap(self, request: pb2.RemapRequest, context: Context) -> pb2.RemapResponse:
+        """Migrated pages of a region at home here."""
+        return self._answer(request)  # type: ignore[no-any-return]
+
+    async def MemoryNotify(
+        self, request: pb2.MemoryNotifyRequest, context: Context
+    ) -> pb2.MemoryNotifyResponse:
+        """Memory of another node came or went."""
         return self._answer(request)  # type: ignore[no-any-return]
 
     async def CountForeign(
@@ -114,6 +128,16 @@ def check_op(node: Node, op: Op[Any]) -> None:
             _below("highest_zoneidx", op.highest_zoneidx, len(node.pgdat.zone_names))
             _below("priority", op.priority, DEF_PRIORITY + 1)
             _below("nr_to_reclaim_pages", op.nr_to_reclaim, MAX_REQUEST_PAGES + 1)
+        case ops.Remap():
+            _check_remap(node, op)
+        case ops.MemoryNotify():
+            _check_node(node, "node", op.state.nid)
+            if op.state.nid == node.nid:
+                raise InvalidRequest("node", "its own memory a node knows")
+            for zone, present, managed in op.state.zones:
+                _below("zones", zone, len(node.pgdat.zone_names))
+                _below("managed_pages", managed, present + 1)
+                _below("present_pages", present, MAX_NODE_PAGES)
         case ops.CountForeign():
             _below("zone", op.zone, len(node.pgdat.zone_names))
             _below("count", op.count, MAX_COUNT + 1)
@@ -129,6 +153,22 @@ def _check_cpu(node: Node, cpu: int) -> None:
         raise InvalidRequest("cpu", f"{cpu} is not a CPU of the machine")
 
 
+def _check_remap(node: Node, op: ops.Remap) -> None:
+    _check_owner(node, op.owner)
+    _check_node(node, "from_node", op.from_nid)
+    _check_node(node, "to_node", op.to_nid)
+    for field, pfns in (("from_pfns", op.from_pfns), ("to_pfns", op.to_pfns)):
+        if len(op.indexes) % 4 or len(pfns) != 2 * len(op.indexes):
+            raise InvalidRequest(field, f"{len(pfns)} bytes do not fit {len(op.indexes)} bytes of indexes")
+    region = node.regions.get(op.owner.id)
+    if region is not None and op.indexes:
+        _below("indexes", int(unpack_indexes(op.indexes).max()), len(region.pfns))
+
+
 def _check_owner(node: Node, owner: ops.Owner) -> None:
-    if all(n.nid != owner.nid for n in node.machine.spec.nodes):
-        raise InvalidRequest("owner.node", f"there is no node {owner.nid}")
+    _check_node(node, "owner.node", owner.nid)
+
+
+def _check_node(node: Node, field: str, nid: int) -> None:
+    if all(n.nid != nid for n in node.machine.spec.nodes):
+        raise InvalidRequest(field, f"there is no node {nid}")

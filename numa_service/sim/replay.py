@@ -19,17 +19,19 @@ on the LRU lists.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from numa_service.machine.spec import MachineSpec
-from numa_service.mm.gfp import gfp_migratetype
+from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL, Gfp, gfp_migratetype
+from numa_service.mm.jit import i64
 from numa_service.mm.mmzone import NR_ORDERS, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
 from numa_service.mm.occupancy import split_held
 from numa_service.mm.page_alloc import take_boosted
+from numa_service.mm.pcp import free_pcppages_bulk
 from numa_service.mm.pgdata import I64, PG_HELD
 from numa_service.mm.replay import (
     ALLOC_BAD_ORDER,
@@ -38,9 +40,11 @@ from numa_service.mm.replay import (
     FREE_PART,
     NOT_HERE,
     PENDING,
+    REPLAY_BULK,
+    REPLAY_DRAIN,
+    REPLAY_FREE,
     FastPath,
     ReplayEvents,
-    ReplayScratch,
     block_index,
     block_nid,
     block_of,
@@ -48,14 +52,16 @@ from numa_service.mm.replay import (
     boosted,
     can_serve,
     compile_replay,
+    is_alloc,
     no_fast_path,
+    replay_scratch,
     replay_stretch,
     unmatched_free,
 )
 from numa_service.node import ops
+from numa_service.node.books import pack_pfns, unpack_pfns
 from numa_service.node.errors import InvalidRequest
 from numa_service.node.mempolicy import Policy, PolicyMode
-from numa_service.node.node import pack_pfns, unpack_pfns
 from numa_service.node.ops import Op, Owner
 from numa_service.node.page_alloc import Steps, alloc_for_owner, on
 from numa_service.sim.replay_start import CapturedStart
@@ -63,6 +69,7 @@ from numa_service.sim.replay_tally import ReplayTally
 from numa_service.sim.replay_truth import TraceTruth
 from numa_service.sim.simulation import Simulation
 from numa_service.sim.traced import TracedZones
+from numa_service.trace.effects import effects
 from numa_service.trace.events import EventKind, TraceEvents
 from numa_service.trace.evidence import KswapdChange
 
@@ -71,6 +78,44 @@ _CLASSES = 64
 
 #: Events between two samples of the free pages.
 SAMPLE_EVENTS = 8192
+
+
+#: What an allocation without an event asks for, by migratetype.
+_INFERRED_GFP = np.array([GFP_KERNEL, GFP_HIGHUSER_MOVABLE, GFP_KERNEL | Gfp.RECLAIMABLE], dtype=np.uint32)
+
+
+class _Added(NamedTuple):
+    """What happened without an event, by the event before which it did; a column each."""
+
+    at: I64
+    kinds: npt.NDArray[np.uint8]
+    pfns: npt.NDArray[np.uint64]
+    gfps: npt.NDArray[np.uint32]
+    cpus: I64
+    orders: I64
+
+
+class _Issue(NamedTuple):
+    """What a chunk asks of the allocator, in order; a column each."""
+
+    #: Event of the chunk at which it takes effect.
+    at: I64
+    events: ReplayEvents
+    pfns: npt.NDArray[np.uint64]
+    gfps: npt.NDArray[np.uint32]
+    #: Without an event of its own.
+    inferred: npt.NDArray[np.bool_]
+    #: Free pages of the traced zones before each event of the chunk: [event, zone].
+    traced_free: I64 | None
+
+    def part(self, low: int, high: int) -> _Issue:
+        """Rows [low, high)."""
+        here = slice(low, high)
+        columns: list[Any] = [column[here] for column in self.events]
+        events = ReplayEvents(*columns)
+        return _Issue(
+            self.at[here], events, self.pfns[here], self.gfps[here], self.inferred[here], self.traced_free
+        )
 
 
 def _nothing_more() -> Steps[None]:
@@ -120,6 +165,9 @@ class Replay:
         self._keeper = nodes[next(iter(self._sessions))]
         self.owner = self._keeper.owner(self._sessions[self._keeper.nid])
         self._live = LiveBlocks()
+        self._start = start
+        #: Events of the chunks that are done.
+        self._seen = 0
         self._before: Owner | None = None
         self._truth: TraceTruth | None = None
         if start is not None:
@@ -145,7 +193,7 @@ class Replay:
         self._paths: dict[tuple[int, int, int], FastPath] = {}
         #: By origin and gfp class: nodes in the order in which they are asked, as far as is known.
         self._walks: dict[tuple[int, int, int], list[int]] = {}
-        self._scratch = ReplayScratch(np.zeros(0, np.uint32), np.zeros(1, np.int64))
+        self._scratch = replay_scratch(nr_zones)
         #: What the request under way has asked of each node: until the first kswapd is woken, at LOW.
         self._asked: dict[int, ops.Alloc] = {}
         self._at_low = True
@@ -157,10 +205,11 @@ class Replay:
 
     def run(self, chunks: Iterable[TraceEvents], stop: Callable[[], bool] = lambda: False) -> bool:
         """Replay chunks in order; False when `stop` said so before the end. Counts go to `tally`."""
-        return all(self._chunk(part, stop) for chunk in chunks for part in self._parts(chunk))
+        return all(self._chunk(chunk, stop) for chunk in chunks)
 
-    def _parts(self, chunk: TraceEvents) -> Iterator[TraceEvents]:
-        """The chunk in pieces: samples are taken between them, and kswapds wake and go to sleep."""
+    def _chunk(self, chunk: TraceEvents, stop: Callable[[], bool]) -> bool:
+        """One chunk in pieces: samples are taken between them, and kswapds wake and go to sleep."""
+        issue = self._prepare(chunk)
         begin = 0
         while begin < len(chunk):
             end = min(begin + SAMPLE_EVENTS, len(chunk))
@@ -169,8 +218,11 @@ class Replay:
             if self._kswapd:
                 later = np.flatnonzero(chunk.time_ns[begin:end] >= self._kswapd[0].time_ns)
                 end = begin + max(1, int(later[0])) if len(later) else end
-            yield chunk.part(begin, end)
+            if not self._piece(chunk, issue, begin, end, stop):
+                return False
             begin = end
+        self._seen += len(chunk)
+        return True
 
     def _follow_kswapd(self, change: KswapdChange) -> None:
         """What a running kswapd reclaims is in the trace; that pagesets keep less meanwhile is not."""
@@ -180,39 +232,88 @@ class Replay:
 
     # a chunk
 
-    def _chunk(self, chunk: TraceEvents, stop: Callable[[], bool]) -> bool:
-        """Issue the events of one chunk, all but those that ask nothing of the allocator."""
-        is_alloc = chunk.kind == EventKind.MM_PAGE_ALLOC
-        issued = np.flatnonzero((is_alloc & (chunk.pfn != 0)) | (chunk.kind == EventKind.MM_PAGE_FREE))
-        pfns, gfps, cpus = chunk.pfn[issued], chunk.gfp[issued], chunk.cpu[issued]
+    def _prepare(self, chunk: TraceEvents) -> _Issue:
+        """What to issue of a chunk, in order: all that asks something of the allocator."""
+        allocs = chunk.kind == EventKind.MM_PAGE_ALLOC
+        own = np.flatnonzero((allocs & (chunk.pfn != 0)) | (chunk.kind == EventKind.MM_PAGE_FREE))
+        at, pfns, gfps, cpus = own, chunk.pfn[own], chunk.gfp[own], chunk.cpu[own]
+        orders = chunk.order[own].astype(np.int64)
+        kinds = allocs[own].astype(np.uint8)  # REPLAY_ALLOC, REPLAY_FREE
+        inferred = np.zeros(len(own), dtype=np.bool_)
+        if self._start is not None:
+            at = effects(chunk)[own]
+            added = self._inferred(len(chunk))
+            sort = np.argsort(np.concatenate([2 * added.at, 2 * at + 1]), kind="stable")
+            at = np.concatenate([added.at, at])[sort]
+            pfns = np.concatenate([added.pfns, pfns])[sort]
+            gfps = np.concatenate([added.gfps, gfps])[sort]
+            cpus = np.concatenate([added.cpus, cpus])[sort]
+            orders = np.concatenate([added.orders, orders])[sort]
+            kinds = np.concatenate([added.kinds, kinds])[sort]
+            inferred = np.concatenate([np.ones(len(added.at), dtype=np.bool_), inferred])[sort]
         homes = self._cpu_home[cpus]
-        preferred = homes
+        preferred, traced_free = homes, None
         if self._truth is not None:
-            preferred = self._truth.preferred(self._truth.advance(chunk)[issued], homes, pfns, gfps)
+            traced_free = self._truth.advance(chunk)
+            preferred = self._truth.preferred(traced_free[at], homes, pfns, gfps)
+        keys, classes = self._live.keys(pfns), self._classes(gfps)
+        drains = kinds == REPLAY_DRAIN
+        if drains.any():
+            nids, zones = self.traced.locate(pfns)
+            homes = np.where(drains, nids, homes)
+            preferred = np.where(drains, nids, preferred)
+            classes = np.where(drains, zones, classes)
         events = ReplayEvents(
-            is_alloc=is_alloc[issued],
-            key=self._live.keys(pfns),
-            order=chunk.order[issued].astype(np.int64),
+            kind=kinds,
+            key=keys,
+            order=orders,
             cpu=self._cpu_index[cpus],
             home=homes,
             preferred=preferred,
-            gfp_class=self._classes(gfps),
-            outcome=np.zeros(len(issued), dtype=np.int64),
+            gfp_class=classes,
+            outcome=np.zeros(len(kinds), dtype=np.int64),
         )
-        done = self._issue_all(events, gfps, stop)
-        complete = done == len(issued)
-        seen = len(chunk) if complete else int(issued[done])
-        self.tally.add_events(chunk.part(0, seen), self._cpu_moved)
-        self.tally.add_outcomes(events, pfns, self._migratetypes(gfps), done)
-        if complete and len(chunk):
-            self.tally.sample(int(chunk.time_ns[-1]))
+        return _Issue(at, events, pfns, gfps, inferred, traced_free)
+
+    def _inferred(self, length: int) -> _Added:
+        """Allocations and drains without an event, of the next `length` events."""
+        assert self._start is not None
+        evidence = self._start.evidence
+        allocs = evidence.allocations.between(self._seen, self._seen + length)
+        drains = evidence.drains.between(self._seen, self._seen + length)
+        both = tuple(np.concatenate(pair) for pair in zip(drains.columns(), allocs.columns(), strict=True))
+        at, cpus, pfns, migratetypes, amounts = both
+        kinds = np.repeat(np.array([REPLAY_DRAIN, REPLAY_BULK], np.uint8), [len(drains.at), len(allocs.at)])
+        here = np.isin(self.traced.locate(pfns.astype(np.uint64))[0], list(self.sim.nodes))
+        added = _Added(
+            at - self._seen, kinds, pfns.astype(np.uint64), _INFERRED_GFP[migratetypes], cpus, amounts
+        )
+        columns: list[Any] = [column[here] for column in added]
+        return _Added(*columns)
+
+    def _piece(
+        self, chunk: TraceEvents, issue: _Issue, begin: int, end: int, stop: Callable[[], bool]
+    ) -> bool:
+        """Issue what took effect at events [begin, end) of a chunk; False if stopped."""
+        low, high = np.searchsorted(issue.at, [begin, end]).tolist()
+        part = issue.part(low, high)
+        done = self._issue_all(part.events, part.gfps, stop)
+        complete = bool(done == high - low)
+        seen = end if complete else int(part.at[done])
+        self.tally.add_events(chunk.part(begin, seen), self._cpu_moved)
+        self.tally.add_outcomes(part.events, part.pfns, self._migratetypes(part.gfps), part.inferred, done)
+        if complete:
+            traced_free = self.tally.traced_free()
+            if traced_free is not None and issue.traced_free is not None and end < len(chunk):
+                traced_free = dict(zip(traced_free, issue.traced_free[end].tolist(), strict=True))
+            self.tally.sample(int(chunk.time_ns[end - 1]), traced_free)
         return complete
 
     def _issue_all(self, events: ReplayEvents, gfps: npt.NDArray[np.uint32], stop: Callable[[], bool]) -> int:
         at, end = 0, len(events.outcome)
         while at < end and not stop():
             after = at
-            if not events.is_alloc[at] or events.preferred[at] == events.home[at]:
+            if not is_alloc(events.kind[at]) or events.preferred[at] == events.home[at]:
                 after = self._run(self._node_of(events, at), events, at, end)
             if after == at:
                 after = self._run_spilled(events, at, end)
@@ -271,7 +372,7 @@ class Replay:
         """
         home, row, order = int(events.home[at]), int(events.gfp_class[at]), int(events.order[at])
         preferred = int(events.preferred[at])
-        if not events.is_alloc[at] or self._live.blocks[events.key[at]] > 0 or order >= NR_ORDERS:
+        if not is_alloc(events.kind[at]) or self._live.blocks[events.key[at]] > 0 or order >= NR_ORDERS:
             return at
         walk = self._walks.get((home, preferred, row), [])
         holdings = self.sim.nodes[home].session(self._sessions[home]).holdings
@@ -283,7 +384,7 @@ class Replay:
             after = self._run(nid, events, at, end, home, nid == walk[0])
             if after > at:
                 if nid != walk[0]:
-                    guests = events.is_alloc[at:after] & (events.home[at:after] == home)
+                    guests = is_alloc(events.kind[at:after]) & (events.home[at:after] == home)
                     guests &= events.preferred[at:after] == preferred
                     preferred_zone = int(self._paths[home, preferred, walk[0]].zones[row, 0])
                     self.sim.nodes[walk[0]].pgdat.count_foreign(preferred_zone, int(guests.sum()))
@@ -292,7 +393,9 @@ class Replay:
 
     def _node_of(self, events: ReplayEvents, at: int) -> int:
         """Where an event belongs: a free to the holder of its block, all else to the node of the CPU."""
-        nid = -1 if events.is_alloc[at] else block_nid(int(self._live.blocks[events.key[at]]))
+        nid = -1
+        if events.kind[at] == REPLAY_FREE:
+            nid = block_nid(int(self._live.blocks[events.key[at]]))
         return nid if nid >= 0 else int(events.home[at])
 
     # one event, through the generators
@@ -300,14 +403,23 @@ class Replay:
     def _issue(self, events: ReplayEvents, at: int, gfp: int) -> None:
         key, order = int(events.key[at]), int(events.order[at])
         home, cpu = int(events.home[at]), self.spec.cpus[int(events.cpu[at])]
+        if events.kind[at] == REPLAY_DRAIN:
+            pgdat = self.sim.nodes[home].pgdat
+            free_pcppages_bulk(pgdat.pg, int(events.gfp_class[at]), int(events.cpu[at]), order, i64(0))
+            self.tally.add_path(pgdat.take_path())
+            return
         blocks = self._live.blocks
         block = int(blocks[key])
-        if events.is_alloc[at]:
+        if is_alloc(events.kind[at]):
             if block > 0:
                 # the traced kernel had this page free again: its free is missing from the trace
                 self.tally.missing_frees += 1
                 self._free(block, home, cpu)
+            factors = {nid: node.pgdat.pg.pcp_free_factor.copy() for nid, node in self.sim.nodes.items()}
             outcome = self._alloc(home, int(events.preferred[at]), cpu, order, gfp, int(events.gfp_class[at]))
+            if events.kind[at] == REPLAY_BULK:
+                for nid, node in self.sim.nodes.items():
+                    node.pgdat.pg.pcp_free_factor[:] = factors[nid]
             blocks[key] = outcome if outcome > 0 else NOT_HERE
         else:
             outcome = unmatched_free(blocks, key, order)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,10 @@ class ZoneDivergence:
     zone: str
     managed: int
     free: int
+    #: Free in the traced kernel at the last event, by its own events; None when the start is not known.
+    traced_free_then: int | None
+    #: |free - traced_free_then| in percent of managed: nothing had to be settled for this.
+    then_percent: float | None
     pageset: int
     #: Free once the pagesets have given back what the captured ones gave back after tracing had ended.
     settled_free: int
@@ -119,10 +124,13 @@ def settle(sim: Simulation, after: Path) -> None:
                     free_pcppages_bulk(pgdat.pg, extent.index, position, surplus, i64(0))
 
 
-def compare_after(sim: Simulation, after: Path) -> list[ZoneDivergence]:
+def compare_after(
+    sim: Simulation, after: Path, then: Mapping[tuple[int, int], int] | None = None
+) -> list[ZoneDivergence]:
     """Settle, and set every zone beside the capture in `after`. TraceError if that cannot be read.
 
-    Zones that only one of the two has are left out.
+    Zones that only one of the two has are left out. `then`: free pages of the traced zones at the last event,
+    by nid and zone index.
     """
     try:
         traced = parse_buddyinfo((after / "buddyinfo.txt").read_text())
@@ -139,7 +147,10 @@ def compare_after(sim: Simulation, after: Path) -> list[ZoneDivergence]:
         if key not in traced:
             continue
         pgdat = sim.nodes[now.nid].pgdat
-        managed = next(extent.managed for extent in pgdat.extents if extent.name == now.zone)
+        extent = next(extent for extent in pgdat.extents if extent.name == now.zone)
+        managed = extent.managed
+        straight = unsettled[key].free
+        traced_then = None if then is None else then.get((now.nid, extent.index))
         there = np.array(traced[key], dtype=np.int64)
         off = np.abs(np.array(now.nr_free, dtype=np.int64) - there) * sizes
         traced_free = int((there * sizes).sum())
@@ -148,7 +159,9 @@ def compare_after(sim: Simulation, after: Path) -> list[ZoneDivergence]:
                 nid=now.nid,
                 zone=now.zone,
                 managed=managed,
-                free=unsettled[key].free,
+                free=straight,
+                traced_free_then=traced_then,
+                then_percent=None if traced_then is None else 100 * abs(straight - traced_then) / managed,
                 pageset=unsettled[key].pageset,
                 settled_free=now.free,
                 traced_free=traced_free,

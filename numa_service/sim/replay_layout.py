@@ -1,8 +1,9 @@
-"""Where the free blocks of a captured machine lie: a layout that the trace does not contradict.
+"""Where the free blocks of a captured machine lie, and what was on its pagesets, when tracing began.
 
-``/proc`` tells how many blocks of each order and migratetype were free, not which. The trace knows many of
-them (``trace.evidence``); the rest is put where the same counts come out and no two free buddies meet.
-Everything is deterministic.
+``/proc`` tells how many blocks of each order and migratetype were free, and how many pages were on each
+pageset. Which ones, and in what order, the trace tells of all that it touches (``trace.evidence``). The rest
+is put where the same counts come out and no two free buddies meet. Where the counts and the trace differ the
+trace is right: it begins a little later. Everything is deterministic.
 """
 
 from __future__ import annotations
@@ -15,19 +16,31 @@ import numpy.typing as npt
 from numa_service.mm.mmzone import (
     MIGRATE_MOVABLE,
     MIGRATE_PCPTYPES,
+    MIGRATE_RECLAIMABLE,
     MIGRATE_TYPES,
+    MIGRATE_UNMOVABLE,
     NR_ORDERS,
+    PAGE_ALLOC_COSTLY_ORDER,
     PAGEBLOCK_NR_PAGES,
     PAGEBLOCK_ORDER,
 )
 from numa_service.mm.occupancy import Blocks, ZoneState
-from numa_service.mm.pgdata import I64
-from numa_service.trace.events import EventKind
-from numa_service.trace.evidence import FirstEvents
+from numa_service.trace.evidence import Evidence, FirstPages
 from numa_service.trace.occupancy import ZoneOccupancy
 
-_NEVER = np.iinfo(np.int64).max
 _Mask = npt.NDArray[np.bool_]
+_I64 = npt.NDArray[np.int64]
+#: idx, order, migratetype, position of the CPU.
+_Row = tuple[int, int, int, int]
+
+#: Lists of a pageset that may hold pages which the trace never touches, the likeliest first: order, type.
+_SPARE_LISTS = tuple(
+    (order, mt)
+    for order in range(PAGE_ALLOC_COSTLY_ORDER + 1)
+    for mt in (MIGRATE_MOVABLE, MIGRATE_UNMOVABLE, MIGRATE_RECLAIMABLE)
+)
+#: How much the trace's word on the type of a pageblock counts against the free blocks in it.
+_SURE = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,50 +54,49 @@ class ZonePlan:
     #: Which of the pages [start, end) are RAM.
     ram: _Mask
     occupancy: ZoneOccupancy
-    #: Pages on the pageset of each CPU, by position of the CPU.
+    #: Pages on the pageset of each CPU, and the number of that CPU.
     pageset_pages: tuple[int, ...]
+    cpus: tuple[int, ...]
 
 
 class ZoneLayout:
     """Chooses the blocks of one zone."""
 
-    def __init__(self, plan: ZonePlan, first: FirstEvents, base_pfn: int) -> None:
-        """`first`: of the pages of the zone, with `cpu` the position of the CPU."""
+    def __init__(self, plan: ZonePlan, evidence: Evidence, base_pfn: int) -> None:
+        """`evidence`: of the whole trace."""
         self.plan = plan
-        self.first = first
+        self.evidence = evidence
         # a zone's arrays begin at a largest block, so that alignment within them is that of the pages
         self.origin = plan.start >> (NR_ORDERS - 1) << (NR_ORDERS - 1)
         blocks = -(-(plan.end - self.origin) >> (NR_ORDERS - 1))
         self.size = blocks << (NR_ORDERS - 1)
         self.ram = np.zeros(self.size, dtype=np.bool_)
         self.ram[plan.start - self.origin : plan.end - self.origin] = plan.ram
-        self._at = first.pfn.astype(np.int64) - base_pfn - self.origin
-        self._heads = first.head.astype(np.int64) - base_pfn - self.origin
-        self.touched = np.full(self.size, _NEVER, dtype=np.int64)
-        self.touched[self._at] = first.at
-        #: Migratetype that the trace suggests for a page; -1 where it says nothing.
-        self.hint = np.full(self.size, -1, dtype=np.int64)
-        self.hint[self._at] = np.where(first.kind == EventKind.MM_PAGE_FREE, -1, first.migratetype)
         self.taken = np.zeros(self.size, dtype=np.bool_)
+        self._base_pfn = base_pfn + self.origin
+        self._start_pfn = base_pfn + plan.start
+        #: Pageblock types that the trace shows; -1 where it does not.
+        self._types: _I64 = np.full(self.size >> PAGEBLOCK_ORDER, -1, dtype=np.int64)
+        first = self._base_pfn >> PAGEBLOCK_ORDER
+        for number in range(len(self._types)):
+            self._types[number] = evidence.pageblocks.get(first + number, -1)
 
     def build(self) -> ZoneState:
         """The whole zone; ValueError if its RAM has no room for all that is to be in it."""
-        pageset = self._known_pageset()
-        in_use = self._known_in_use()
-        known = self.taken.copy()
-        free = self._free(known)
-        if free is None:
-            # the trace's view of the zone leaves no room for the counts, which are certain
-            pageset, in_use = [], []
-            free = self._free(np.zeros_like(known))
-        if free is None:
+        room = self.plan.managed
+        if self.plan.occupancy.free_pages + sum(self.plan.pageset_pages) > room:
+            raise ValueError(f"zone {self.plan.occupancy.zone}: more free pages than the {room} managed ones")
+        popped, room = self._known(self.evidence.popped, room)
+        drained, room = self._known(self.evidence.drained, room)
+        in_use, room = self._known(self.evidence.in_use, room)
+        free, room = self._known(self.evidence.free, room)
+        more = self._more_free(free, room)
+        if more is None:
             raise ValueError(f"zone {self.plan.occupancy.zone}: no room in its RAM for its free blocks")
-        self.taken[:] = False
-        for idx, order, _, _ in free + pageset + in_use:
-            self.taken[idx : idx + (1 << order)] = True
-        pageset += self._more_pageset(pageset)
-        used = sum(1 << order for _, order, _, _ in free + pageset + in_use)
-        rest = self._rest(self.plan.managed - used)
+        free += more
+        room -= sum(1 << order for _, order, _, _ in more)
+        pageset, room = self._pageset(popped, drained, room)
+        rest = self._rest(room)
         reserved = np.flatnonzero(self.ram & ~self.taken) + self.origin
         return ZoneState(
             self.plan.zone,
@@ -95,7 +107,7 @@ class ZoneLayout:
             pageblocks=self._pageblocks(free),
         )
 
-    def _blocks(self, rows: list[tuple[int, int, int, int]]) -> Blocks:
+    def _blocks(self, rows: list[_Row]) -> Blocks:
         return Blocks.of([(idx + self.origin, order, mt, cpu) for idx, order, mt, cpu in rows])
 
     # what the trace knows
@@ -109,94 +121,85 @@ class ZoneLayout:
         self.taken[idx:end] = True
         return True
 
-    def _known(self, kind: EventKind) -> list[tuple[int, int, int, int]]:
-        """Blocks whose first page has its first event here, in trace order."""
-        rows = np.flatnonzero((self.first.kind == kind) & self.first.blocks)
-        rows = rows[np.argsort(self.first.at[rows], kind="stable")]
-        columns = (self._at, self.first.order, self.first.migratetype, self.first.cpu)
-        return list(zip(*(column[rows].tolist() for column in columns), strict=True))
-
-    def _known_pageset(self) -> list[tuple[int, int, int, int]]:
-        """Blocks allocated first, never taken from the buddy lists: as many as the pagesets can have had."""
-        if not self.first.zone_locked:
-            return []
-        room = list(self.plan.pageset_pages)
+    def _known(self, first: FirstPages, room: int) -> tuple[list[_Row], int]:
+        """Blocks of this zone in trace order, as many as there is room for; and the room that is left."""
+        here = first.between(self._start_pfn, self._start_pfn + self.plan.end - self.plan.start)
+        columns = (here.pfn - self._base_pfn, here.order, here.migratetype, here.cpu)
         blocks = []
-        for idx, order, mt, cpu in self._known(EventKind.MM_PAGE_ALLOC):
-            kept = order <= 3 or order == PAGEBLOCK_ORDER
-            if kept and cpu < len(room) and room[cpu] >= 1 << order and self._claim(idx, order):
-                room[cpu] -= 1 << order
-                blocks.append((idx, order, min(mt, MIGRATE_PCPTYPES - 1), cpu))
-        return blocks
-
-    def _known_in_use(self) -> list[tuple[int, int, int, int]]:
-        """Blocks freed first: as many as were in use."""
-        room = self.plan.managed - self.plan.occupancy.free_pages - sum(self.plan.pageset_pages)
-        blocks = []
-        for idx, order, mt, cpu in self._known(EventKind.MM_PAGE_FREE):
+        for idx, order, mt, cpu in zip(*(column.tolist() for column in columns), strict=True):
             if room >= 1 << order and self._claim(idx, order):
                 room -= 1 << order
-                blocks.append((idx, order, mt, cpu))
-        return blocks
+                position = self.plan.cpus.index(cpu) if cpu in self.plan.cpus else 0
+                blocks.append((idx, order, min(mt, MIGRATE_TYPES - 1), position))
+        return blocks, room
 
     # free blocks
 
-    def _free(self, known: _Mask) -> list[tuple[int, int, int, int]] | None:
-        """Every free block of the capture, in list order; None if there is no room for one."""
-        self.taken = known.copy()
-        blocks: list[tuple[int, int, int, int, int]] = []
+    def _more_free(self, known: list[_Row], room: int) -> list[_Row] | None:
+        """The free blocks of the capture that the trace never touches; None if there is no room for one."""
+        captured = np.array(self.plan.occupancy.nr_free, dtype=np.int64)
+        left = self.evidence.untouched.get(self._start_pfn, captured)
+        chosen: list[set[int]] = [set() for _ in range(NR_ORDERS)]
+        for idx, order, _, _ in known:
+            chosen[order].add(idx >> order)
+        blocks: list[_Row] = []
         for order in range(NR_ORDERS - 1, -1, -1):
-            chosen: set[int] = set()
-            wanted = [(self.plan.occupancy.nr_free[mt][order], mt) for mt in range(MIGRATE_TYPES)]
-            # rare types first: they have the fewest places
-            for count, mt in sorted((count, mt) for count, mt in wanted if count):
-                places = self._places(order, mt)
-                picked = 0
-                for number in places.tolist():
-                    if picked == count:
-                        break
-                    if number in chosen or (order < NR_ORDERS - 1 and number ^ 1 in chosen):
+            for mt in np.argsort(left[:, order], kind="stable").tolist():
+                count = min(int(left[mt, order]), room >> order)
+                if count <= 0:
+                    continue
+                for number in self._places(order, mt).tolist():
+                    if number in chosen[order] or (order < NR_ORDERS - 1 and number ^ 1 in chosen[order]):
                         continue
-                    chosen.add(number)
-                    picked += 1
-                    idx = number << order
-                    first = int(self.touched[idx : idx + (1 << order)].min())
-                    blocks.append((first, idx, order, mt, 0))
-                if picked < count:
+                    chosen[order].add(number)
+                    self.taken[number << order : (number + 1) << order] = True
+                    blocks.append((number << order, order, mt, 0))
+                    room -= 1 << order
+                    count -= 1
+                    if not count:
+                        break
+                if count:
                     return None
-            for number in chosen:
-                self.taken[number << order : (number + 1) << order] = True
-        return [block[1:] for block in sorted(blocks)]
+        return blocks
 
-    def _places(self, order: int, mt: int) -> I64:
-        """Where a free block of this order may be, by number, the likeliest first."""
-        shape = (-1, 1 << order)
-        room = (self.ram & ~self.taken).reshape(shape).all(axis=1)
-        hints = self.hint.reshape(shape)
-        score = 2 * (hints == mt).sum(axis=1) + ((hints >= 0) & (hints != mt)).sum(axis=1)
+    def _places(self, order: int, mt: int) -> _I64:
+        """Where a free block of this order may be, by number, the likeliest first.
+
+        In a pageblock of its type, and beside memory that the trace does not touch either: its buddy stays
+        in use.
+        """
+        room: _Mask = np.asarray((self.ram & ~self.taken).reshape(-1, 1 << order).all(axis=1))
         numbers = np.flatnonzero(room)
+        types = self._types[np.minimum(numbers << order >> PAGEBLOCK_ORDER, len(self._types) - 1)]
+        alike = np.where(types == mt, 2, np.where(types < 0, 1, 0))
+        alone = room[np.minimum(numbers ^ 1, len(room) - 1)]
         # what was never touched is taken from the top: low memory is what boot and the kernel use
-        return numbers[np.lexsort((-numbers, -score[numbers]))]
+        return numbers[np.lexsort((-numbers, ~alone, -alike))]
+
+    # pagesets
+
+    def _pageset(self, popped: list[_Row], drained: list[_Row], room: int) -> tuple[list[_Row], int]:
+        """Every list from its head to its tail: what was popped, what was not touched, what was drained."""
+        rows = list(popped)
+        for position, cpu in enumerate(self.plan.cpus):
+            known = sum(1 << row[1] for row in popped + drained if row[3] == position)
+            pages = min(self.plan.pageset_pages[position] - known, room)
+            for order, mt in _SPARE_LISTS:
+                if (cpu, self._start_pfn, order, mt) in self.evidence.refilled:
+                    continue  # it was empty once, so everything on it was touched
+                free = (self.ram & ~self.taken).reshape(-1, 1 << order).all(axis=1)
+                for number in np.flatnonzero(free)[::-1][: max(0, pages) >> order].tolist():
+                    self.taken[number << order : (number + 1) << order] = True
+                    rows.append((number << order, order, mt, position))
+                    pages -= 1 << order
+                    room -= 1 << order
+        return [(i, o, min(mt, MIGRATE_PCPTYPES - 1), c) for i, o, mt, c in rows + drained[::-1]], room
 
     # everything else
 
-    def _more_pageset(self, known: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
-        """Pages that fill the pagesets to the captured counts: of which type, nobody knows."""
-        room = list(self.plan.pageset_pages)
-        for _, order, _, cpu in known:
-            room[cpu] -= 1 << order
-        spare = np.flatnonzero(self.ram & ~self.taken)[::-1]
-        blocks = []
-        for cpu, pages in enumerate(room):
-            for idx in spare[:pages].tolist():
-                self.taken[idx] = True
-                blocks.append((idx, 0, MIGRATE_MOVABLE, cpu))
-            spare = spare[pages:]
-        return blocks
-
-    def _rest(self, pages: int) -> list[tuple[int, int, int, int]]:
+    def _rest(self, pages: int) -> list[_Row]:
         """In use, and nothing known of it: from the top of the zone, in the largest blocks."""
-        blocks: list[tuple[int, int, int, int]] = []
+        blocks: list[_Row] = []
         for order in range(NR_ORDERS - 1, -1, -1):
             room = (self.ram & ~self.taken).reshape(-1, 1 << order).all(axis=1)
             for number in np.flatnonzero(room)[::-1][: pages >> order].tolist():
@@ -207,8 +210,8 @@ class ZoneLayout:
             raise ValueError(f"zone {self.plan.occupancy.zone}: {pages} pages of its RAM are missing")
         return blocks
 
-    def _pageblocks(self, free: list[tuple[int, int, int, int]]) -> dict[int, int]:
-        """Types of the pageblocks: the captured number of each, where free blocks and the trace say so."""
+    def _pageblocks(self, free: list[_Row]) -> dict[int, int]:
+        """Types of the pageblocks: as many as captured, where the trace and the free blocks say."""
         numbers = np.arange(self.size >> PAGEBLOCK_ORDER)
         votes = np.zeros((len(numbers), MIGRATE_TYPES), dtype=np.int64)
         for idx, order, mt, _ in free:
@@ -216,8 +219,8 @@ class ZoneLayout:
                 votes[idx >> PAGEBLOCK_ORDER : (idx + (1 << order)) >> PAGEBLOCK_ORDER, mt] += 1 << 20
             else:
                 votes[idx >> PAGEBLOCK_ORDER, mt] += 4 << order
-        hinted = np.flatnonzero(self.hint >= 0)
-        np.add.at(votes, (hinted >> PAGEBLOCK_ORDER, np.minimum(self.hint[hinted], MIGRATE_TYPES - 1)), 1)
+        shown = np.flatnonzero(self._types >= 0)
+        votes[shown, self._types[shown]] += _SURE
         has_ram = self.ram.reshape(-1, PAGEBLOCK_NR_PAGES).any(axis=1)
         left = numbers[has_ram]
         types: dict[int, int] = {}

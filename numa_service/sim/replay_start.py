@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from numa_service.machine.spec import MachineSpec
-from numa_service.mm.mmzone import MIGRATE_MOVABLE, zone_index
+from numa_service.machine.spec import MachineSpec, SpecError
+from numa_service.machine.zoneinfo import parse_zoneinfo
+from numa_service.mm.mmzone import MIGRATE_MOVABLE, WMARK_HIGH, WMARK_LOW, WMARK_MIN, zone_index
 from numa_service.mm.occupancy import ZoneState, write_occupancy
 from numa_service.mm.page_alloc import ALLOC_NO_WATERMARKS, NUMA_HOW_HIT, NUMA_HOW_LOCAL
-from numa_service.mm.pgdata import PG_HELD
+from numa_service.mm.pgdat import Pgdat
+from numa_service.mm.pgdata import PCP_HIGH_NOW, PG_HELD
+from numa_service.mm.profile import PAGESET_AUTO_TUNED
 from numa_service.node import ops
-from numa_service.node.node import Node, unpack_pfns
+from numa_service.node.books import unpack_pfns
+from numa_service.node.node import Node
 from numa_service.sim.replay_layout import ZoneLayout, ZonePlan
 from numa_service.sim.traced import HeldInUse
-from numa_service.trace.events import EventKind, TraceError
-from numa_service.trace.evidence import FirstEvents, KswapdChange, first_events, read_kswapd
+from numa_service.trace.events import TraceError, TraceEvents
+from numa_service.trace.evidence import Evidence, KswapdChange, KswapdRuns, ZoneStart, gather, read_kswapd
 from numa_service.trace.occupancy import ZoneOccupancy, read_occupancy
 from numa_service.trace.source import open_trace
 
 _ZONE = re.compile(r"Node (\d+), zone +(\w+)")
 _CPU = re.compile(r" +cpu: (\d+)")
 _COUNT = re.compile(r" +count: +(\d+)")
+_MARKS = ("min", "low", "high", "boost")
+_PROTECTION = re.compile(r"^ +protection: \((\d+(?:, \d+)*)\)", re.MULTILINE)
+_PAGESET_HIGH = re.compile(r"^ +cpu: (\d+)\n +count: +\d+\n +high: +(\d+)$", re.MULTILINE)
+_PAGESET_BATCH = re.compile(r"^ +batch: +(\d+)$", re.MULTILINE)
+_PROMO = re.compile(r"^ +promo +\d+$", re.MULTILINE)
 
 #: (nid, zone name, CPU): pages.
 PagesetCounts = dict[tuple[int, str, int], int]
@@ -50,12 +59,74 @@ def read_pagesets(directory: Path) -> PagesetCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class ZoneMarks:
+    """What a zone was to keep free, and on pagesets. Pages."""
+
+    nid: int
+    zone: str
+    #: WMARK_MIN, LOW, HIGH, and the boost on top of them.
+    watermark: tuple[int, int, int]
+    boost: int
+    #: By highest zone index of a request.
+    protection: tuple[int, ...]
+    #: Of each CPU: pages at which its pageset is drained.
+    pageset_high: Mapping[int, int]
+    #: Pages of a refill; 0 if they differ (kernels that print a `promo` mark tune them).
+    pageset_batch: int
+
+    def apply(self, pgdat: Pgdat, zone: int) -> None:
+        """Have the zone of a node keep as much."""
+        pg = pgdat.pg
+        pg.watermark[zone, [WMARK_MIN, WMARK_LOW, WMARK_HIGH]] = self.watermark
+        pg.watermark_boost[zone] = self.boost
+        if len(self.protection) == pg.lowmem_reserve.shape[1]:
+            pg.lowmem_reserve[zone] = self.protection
+        if pgdat.profile.pageset_rules == PAGESET_AUTO_TUNED:
+            for position, cpu in enumerate(pgdat.all_cpus):
+                pg.pcp_tuning[position, zone, PCP_HIGH_NOW] = self.pageset_high.get(cpu, 0)
+        elif self.pageset_high:
+            pg.pcp_high[zone] = next(iter(self.pageset_high.values()))
+
+
+def read_marks(directory: Path) -> tuple[ZoneMarks, ...]:
+    """Marks of every zone with pages, from a capture's zoneinfo.txt, as far as it prints them."""
+    try:
+        text = (directory / "zoneinfo.txt").read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TraceError(f"{directory / 'zoneinfo.txt'}: {error}") from None
+    result = []
+    parts = re.split(r"^(?=Node)", text, flags=re.MULTILINE)
+    for part in parts:
+        head = _ZONE.match(part)
+        mark = {name: re.search(rf"^ +{name} +(\d+)$", part, re.MULTILINE) for name in _MARKS}
+        protection = _PROTECTION.search(part)
+        batch = _PAGESET_BATCH.search(part)
+        if not head or not protection or not all(mark.values()):
+            continue
+        low, middle, high, boost = (int(found[1]) for found in mark.values() if found)
+        result.append(
+            ZoneMarks(
+                nid=int(head[1]),
+                zone=head[2],
+                watermark=(low, middle, high),
+                boost=boost,
+                protection=tuple(map(int, protection[1].split(","))),
+                pageset_high={int(cpu): int(pages) for cpu, pages in _PAGESET_HIGH.findall(part)},
+                pageset_batch=int(batch[1]) if batch and not _PROMO.search(part) else 0,
+            )
+        )
+    return tuple(result)
+
+
+@dataclass(frozen=True, slots=True)
 class CapturedStart:
     """Free blocks, pageblocks and pagesets when tracing began, and what the trace knows of that moment."""
 
     zones: tuple[ZoneOccupancy, ...]
     pagesets: PagesetCounts
-    first: FirstEvents
+    evidence: Evidence
+    #: Watermarks and pageset sizes: those of that boot, which a computation at boot meets only nearly.
+    marks: tuple[ZoneMarks, ...] = ()
     #: When the traced kswapds ran: pagesets keep less while they do.
     kswapd: tuple[KswapdChange, ...] = ()
 
@@ -63,14 +134,34 @@ class CapturedStart:
     def read(cls, directory: Path, trace: Path) -> CapturedStart:
         """From a capture made right before tracing, and from the trace. TraceError, one line."""
         occupancy, pagesets = read_occupancy(directory), read_pagesets(directory)
+        try:
+            captured = [zone for zone in parse_zoneinfo(directory / "zoneinfo.txt") if zone.present]
+        except SpecError as error:
+            raise TraceError(str(error)) from None
+        known = {(zone.nid, zone.zone): zone for zone in occupancy}
+        marks = read_marks(directory)
+        batches = {(zone.nid, zone.zone): zone.pageset_batch for zone in marks}
+        zones = [
+            ZoneStart(
+                zone.start_pfn,
+                zone.start_pfn + zone.spanned,
+                known[zone.nid, zone.name].nr_free,
+                {cpu: pagesets.get((zone.nid, zone.name, cpu), 0) for cpu in zone.cpus},
+                batches.get((zone.nid, zone.name), 0),
+            )
+            for zone in captured
+            if (zone.nid, zone.name) in known
+        ]
+        cpus = sorted({cpu for zone in captured for cpu in zone.cpus})
         with open_trace(trace) as reader:
-            return cls(occupancy, pagesets, first_events(reader), read_kswapd(reader.path))
+            runs = KswapdRuns(read_kswapd(reader.path))
+            evidence = gather(_watched(reader, runs), zones, cpus or [0])
+        return cls(occupancy, pagesets, evidence, marks, runs.changes())
 
     def in_use_blocks(self) -> tuple[tuple[int, int], ...]:
         """(pfn, order) of blocks that the trace frees and that were there before it."""
-        first = self.first
-        rows = np.flatnonzero((first.kind == EventKind.MM_PAGE_FREE) & first.blocks)
-        return tuple(zip(first.pfn[rows].tolist(), first.order[rows].tolist(), strict=True))
+        in_use = self.evidence.in_use
+        return tuple(zip(in_use.pfn.tolist(), in_use.order.tolist(), strict=True))
 
     def occupy(
         self, spec: MachineSpec, nodes: Mapping[int, Node], keeper: Node
@@ -91,6 +182,13 @@ class CapturedStart:
                 write_occupancy(node.pgdat, states, _slot(node, owner))
             except ValueError as error:
                 raise TraceError(f"node {nid}: {error}") from None
+            for marks in self.marks:
+                if marks.nid == nid:
+                    marks.apply(node.pgdat, zone_index(spec.arch, marks.zone))
+            for extent in node.pgdat.extents:
+                for position, cpu in enumerate(node.pgdat.all_cpus):
+                    factor = self.evidence.free_factors.get((cpu, extent.start_pfn), 0)
+                    node.pgdat.pg.pcp_free_factor[position, extent.index] = factor
             held += [
                 HeldInUse(nid, zone.zone, state.held.pages, state.held.pages)
                 for zone, state in zip(zones, states, strict=True)
@@ -114,12 +212,15 @@ class CapturedStart:
             ram=ram,
             occupancy=zone,
             pageset_pages=tuple(self.pagesets.get((node.nid, zone.zone, cpu), 0) for cpu in cpus),
+            cpus=tuple(cpus),
         )
-        first = self.first.between(start, end)
-        positions = np.full(1 << 16, len(cpus), dtype=np.int64)
-        positions[list(cpus)] = np.arange(len(cpus))
-        first = replace(first, cpu=positions[first.cpu])
-        return ZoneLayout(plan, first, pgdat.base_pfn).build()
+        return ZoneLayout(plan, self.evidence, pgdat.base_pfn).build()
+
+
+def _watched(chunks: Iterable[TraceEvents], runs: KswapdRuns) -> Iterator[TraceEvents]:
+    for chunk in chunks:
+        runs.seen(chunk)
+        yield chunk
 
 
 def _slot(node: Node, owner: ops.Owner) -> int:

@@ -15,12 +15,16 @@ from numa_service.mm.replay import (
     ALLOC_BAD_ORDER,
     ALLOC_FAILED,
     ALLOC_REFUSED,
+    BLOCK_INDEX_BITS,
     BLOCK_NID_SHIFT,
     BLOCK_ZONE_SHIFT,
     FREE_NOT_HERE,
     FREE_PART,
     FREE_UNKNOWN,
+    REPLAY_DRAIN,
+    REPLAY_FREE,
     ReplayEvents,
+    is_alloc,
 )
 from numa_service.mm.vmstat import NUMASTAT_NAMES, PATH_BUDDY_BLOCKS, PATH_STEALS
 from numa_service.procfs.buddyinfo import buddyinfo
@@ -29,6 +33,8 @@ from numa_service.sim.replay_truth import TraceTruth
 from numa_service.sim.simulation import Simulation
 from numa_service.sim.traced import NOWHERE, HeldInUse, TracedZones
 from numa_service.trace.events import EventCounts, EventKind, TraceEvents
+
+_BLOCK_INDEX_MASK = (1 << BLOCK_INDEX_BITS) - 1
 
 #: What could not be matched, by outcome; the keys of the report.
 UNMATCHED = {
@@ -61,6 +67,8 @@ class Agreement:
     compared: int
     same_node: int
     same_zone: int
+    #: Of the very same page.
+    same_pfn: int
     #: Allocated here, the real pfn in no known zone: not compared.
     unknown_pfn: int
 
@@ -103,6 +111,10 @@ class ReplayReport:
     agreement: Agreement
     #: Allocations sent to another node than their CPU's because the trace shows that they asked for it.
     by_policy: int
+    #: Issued although the trace has no event for them: allocations in bulk, which have none, and drains that
+    #: no free caused (vmstat workers, reclaim).
+    inferred_allocs: int
+    inferred_drained_pages: int
     #: Migratetype fallbacks here, and mm_page_alloc_extfrag events of the trace: each a block stolen.
     steals: int
     traced_steals: int
@@ -168,6 +180,9 @@ class ReplayTally:
     _placed: I64 = field(init=False)
     _frees: int = 0
     _compared: I64 = field(init=False)
+    _base_pfns: I64 = field(init=False)
+    _inferred: int = 0
+    _inferred_drains: int = 0
     _numa_before: dict[int, I64] = field(init=False)
     _before: dict[int, I64] = field(init=False)
 
@@ -178,7 +193,10 @@ class ReplayTally:
         self._kinds = np.zeros(len(EventKind), dtype=np.int64)
         self._outcomes = np.zeros(1 - min(UNMATCHED), dtype=np.int64)
         self._placed = np.zeros((nids, zones, NR_ORDERS, MIGRATE_PCPTYPES, 2), dtype=np.int64)
-        self._compared = np.zeros(4, dtype=np.int64)
+        self._compared = np.zeros(5, dtype=np.int64)
+        self._base_pfns = np.zeros(nids, dtype=np.int64)
+        for pgdat in pgdats:
+            self._base_pfns[pgdat.nid] = pgdat.base_pfn
         self._numa_before = {pgdat.nid: pgdat.pg.numa_event.sum(axis=0) for pgdat in pgdats}
         #: Slots of whoever held pages before the trace: all that hold any now.
         self._before = {pgdat.nid: np.flatnonzero(pgdat.pg.owner_pages) for pgdat in pgdats}
@@ -193,46 +211,63 @@ class ReplayTally:
     def add_events(self, events: TraceEvents, cpu_moved: npt.NDArray[np.bool_]) -> None:
         """Events read, issued or not."""
         self._kinds += np.bincount(events.kind, minlength=len(EventKind))
-        is_alloc = events.kind == EventKind.MM_PAGE_ALLOC
-        self._failed_in_trace += int(np.count_nonzero(is_alloc & (events.pfn == 0)))
-        asks = is_alloc | (events.kind == EventKind.MM_PAGE_FREE)
+        allocs = events.kind == EventKind.MM_PAGE_ALLOC
+        self._failed_in_trace += int(np.count_nonzero(allocs & (events.pfn == 0)))
+        asks = allocs | (events.kind == EventKind.MM_PAGE_FREE)
         self._moved += int(np.count_nonzero(cpu_moved[events.cpu] & asks))
 
     def add_outcomes(
-        self, events: ReplayEvents, pfns: npt.NDArray[np.uint64], migratetypes: I64, done: int
+        self,
+        events: ReplayEvents,
+        pfns: npt.NDArray[np.uint64],
+        migratetypes: I64,
+        inferred: npt.NDArray[np.bool_],
+        done: int,
     ) -> None:
-        """What became of the first `done` of these events; `pfns` are the real ones."""
-        outcome, is_alloc = events.outcome[:done], events.is_alloc[:done]
-        self._outcomes += np.bincount(-outcome[outcome < 0], minlength=len(self._outcomes))
-        self._frees += int(np.count_nonzero(~is_alloc & (outcome > 0)))
-        got = np.flatnonzero(is_alloc & (outcome > 0))
+        """What became of the first `done` of these events; `pfns` are the real ones.
+
+        Those `inferred` are not of the trace: they are served, but not compared.
+        """
+        outcome, kind, guess = events.outcome[:done], events.kind[:done], inferred[:done]
+        allocs = is_alloc(kind)
+        self._outcomes += np.bincount(-outcome[(outcome < 0) & ~guess], minlength=len(self._outcomes))
+        got = np.flatnonzero(allocs & (outcome > 0))
         nid = (outcome[got] >> BLOCK_NID_SHIFT) - 1
         zone = (outcome[got] >> BLOCK_ZONE_SHIFT) & 0x7
         remote = (nid != events.home[got]).astype(np.int64)
         np.add.at(self._placed, (nid, zone, events.order[got], migratetypes[got], remote), 1)
+        self._inferred += int(np.count_nonzero(guess[got]))
         real_nid, real_zone = self.traced.locate(pfns[got])
-        same_node = nid == real_nid
+        known = (real_nid != NOWHERE) & ~guess[got]
+        same_node = known & (nid == real_nid)
+        pfn = self._base_pfns[nid] + (outcome[got] & _BLOCK_INDEX_MASK)
         self._compared += [
-            np.count_nonzero(real_nid != NOWHERE),
+            np.count_nonzero(known),
             np.count_nonzero(same_node),
             np.count_nonzero(same_node & (zone == real_zone)),
-            np.count_nonzero(real_nid == NOWHERE),
+            np.count_nonzero(known & (pfn == pfns[got].astype(np.int64))),
+            np.count_nonzero((real_nid == NOWHERE) & ~guess[got]),
         ]
-        ours = np.flatnonzero(~is_alloc & (outcome > 0))
-        self._freed += np.bincount(events.order[ours], minlength=NR_ORDERS)
-        self.by_policy += int(np.count_nonzero(is_alloc & (events.preferred[:done] != events.home[:done])))
+        freed = np.flatnonzero((kind == REPLAY_FREE) & (outcome > 0))
+        self._frees += len(freed)
+        self._freed += np.bincount(events.order[freed], minlength=NR_ORDERS)
+        self.by_policy += int(np.count_nonzero(allocs & (events.preferred[:done] != events.home[:done])))
+        self._inferred_drains += int(events.order[:done][kind == REPLAY_DRAIN].sum())
 
     def add_path(self, path: Sequence[int] | I64) -> None:
         """Work counters of something that was done on a node."""
         self.steals += int(path[PATH_STEALS])
         self.buddy_blocks += int(path[PATH_BUDDY_BLOCKS])
 
-    def sample(self, time_ns: int) -> None:
-        """Note where every zone is, if it is time."""
+    def traced_free(self) -> dict[tuple[int, int], int] | None:
+        """Free pages of the traced zones by nid and zone index, as of the chunk that was replayed last."""
+        if self.truth is None:
+            return None
+        return dict(zip(self.truth.keys, self.truth.free.tolist(), strict=True))
+
+    def sample(self, time_ns: int, truth: dict[tuple[int, int], int] | None) -> None:
+        """Note where every zone is, if it is time; `truth`: free pages of the traced zones now."""
         if self._samples.due():
-            truth = None
-            if self.truth is not None:
-                truth = dict(zip(self.truth.keys, self.truth.free.tolist(), strict=True))
             zones = zone_samples(self._pgdats(), truth)
             self._samples.add(Sample(int(self._kinds.sum()), time_ns, zones))
 
@@ -263,7 +298,7 @@ class ReplayTally:
         unmatched = {"alloc_failed_in_trace": self._failed_in_trace, "missing_free": self.missing_frees}
         unmatched |= {name: int(self._outcomes[-code]) for code, name in UNMATCHED.items()}
         zones = [balance for pgdat in self._pgdats() for balance in self._zones(pgdat)]
-        allocs = int(placed.sum())
+        allocs = int(placed.sum()) - self._inferred
         refilled, drained = self._moved_blocks()
         return ReplayReport(
             machine=self.sim.spec.name,
@@ -282,6 +317,8 @@ class ReplayTally:
             remote=int(placed[..., 1].sum()),
             agreement=Agreement(*map(int, self._compared)),
             by_policy=self.by_policy,
+            inferred_allocs=self._inferred,
+            inferred_drained_pages=self._inferred_drains,
             steals=self.steals,
             traced_steals=int(self._kinds[EventKind.MM_PAGE_ALLOC_EXTFRAG]),
             drained=drained,
@@ -290,7 +327,7 @@ class ReplayTally:
             traced_refilled=int(self._kinds[EventKind.MM_PAGE_ALLOC_ZONE_LOCKED]),
             splits=self.splits,
             samples=list(self._samples.kept),
-            live_blocks=allocs + self.split_off - self._frees - self.missing_frees,
+            live_blocks=int(placed.sum()) + self.split_off - self._frees - self.missing_frees,
             live_pages=sum(zone.held_trace for zone in zones),
             in_use=list(self.in_use),
             numastat={

@@ -35,13 +35,15 @@ class TraceTruth:
     """Free pages of the traced zones at every event."""
 
     def __init__(self, traced: TracedZones, nodes: Mapping[int, Node], arch: str) -> None:
-        """`nodes` are freshly booted, with the traced machine's zones: they have its watermarks."""
+        """`nodes` have the traced machine's zones, free pages and watermarks, as at the start."""
         self.traced = traced
         self._arch = arch
         known = [zone for zone in traced.zones if zone.free is not None]
         self.keys = [(zone.nid, traced.zone_index(zone.name)) for zone in known]
         #: NR_FREE_PAGES, of pages on free lists, by position in `keys`.
-        self.free: I64 = np.array([zone.free for zone in known], dtype=np.int64)
+        self.free: I64 = np.array(
+            [nodes[nid].pgdat.free_pages(zone) for nid, zone in self.keys], dtype=np.int64
+        )
         rows = []
         for nid, zone in self.keys:
             pg = nodes[nid].pgdat.pg

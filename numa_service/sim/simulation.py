@@ -16,7 +16,7 @@ from numa_service.machine.hotplug import MemoryState
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.pgdata import KSWAPD_WOKEN
 from numa_service.node import ops
-from numa_service.node.errors import InvalidRequest, NodeError, PeerUnavailable
+from numa_service.node.errors import NodeError, NotFound, PeerUnavailable
 from numa_service.node.kswapd import balance_pgdat
 from numa_service.node.memory_hotplug import change_memory_block, memory_blocks, offline_node
 from numa_service.node.node import Node
@@ -128,11 +128,11 @@ class Simulation:
     def change_memory_block(self, block: int, state: str) -> MemoryState:
         """Write ``memoryN/state``: offline, online, online_kernel or online_movable.
 
-        InvalidRequest (EINVAL), Busy (EBUSY).
+        NotFound, InvalidRequest (EINVAL), Busy (EBUSY).
         """
         nid = next((nid for nid, node in self.nodes.items() if block in memory_blocks(node)), None)
         if nid is None:
-            raise InvalidRequest("block", f"there is no memory{block}")
+            raise NotFound("memory_block", f"memory{block}", "no node has it")
         return self.call(nid, change_memory_block(self.nodes[nid], block, state))
 
     def offline_node(self, nid: int) -> dict[int, str]:

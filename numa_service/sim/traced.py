@@ -122,7 +122,8 @@ class TracedZones:
         def zone_of(node: NodeSpec, zone: ZoneSpec) -> ZoneSpec:
             managed = known[node.nid, zone.name].managed
             assert managed is not None
-            return replace(zone, managed=min(managed, zone.present))
+            # where that boot's image lay, and so what it freed late, is not known
+            return replace(zone, managed=min(managed, zone.present), freed_late=0)
 
         nodes = tuple(
             replace(node, zones=tuple(zone_of(node, zone) for zone in node.zones)) for node in spec.nodes

@@ -1,7 +1,8 @@
 """What a trace tells about the memory it began with, and how many pages were free as it went.
 
 The first event of a page says where it was when tracing began: freed first, it was in use; taken from the
-buddy lists first (``mm_page_alloc_zone_locked``), it was free; allocated without that, it was on a pageset.
+buddy lists first (``mm_page_alloc_zone_locked``), it was free; allocated without that, or drained first, it
+was on a pageset. :mod:`numa_service.trace.retrace` follows the events for the rest.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,92 +19,331 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from numa_service.mm.mmzone import PAGEBLOCK_ORDER
+from numa_service.mm.mmzone import MIGRATE_PCPTYPES, MIGRATE_TYPES, NR_ORDERS, PAGEBLOCK_ORDER
 from numa_service.trace.events import EventKind, TraceError, TraceEvents
+from numa_service.trace.retrace import (
+    BEGAN_DRAINED,
+    BEGAN_FREE,
+    BEGAN_IN_USE,
+    BEGAN_POPPED,
+    BEGAN_UNKNOWN,
+    NR_LISTS,
+    PAGE_DTYPES,
+    POP_BITS,
+    SEEMS_IN_USE,
+    CpuStates,
+    EventColumns,
+    Findings,
+    Pageblocks,
+    Pages,
+    PagesetFactors,
+    PagesetLists,
+    Zones,
+    retrace,
+)
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 
 _KSWAPD = re.compile(rb" (\d+)\.(\d{6}): mm_vmscan_kswapd_(wake|sleep): nid=(\d+)")
+_TASK = re.compile(rb"(?:-| )(\d+) +(?:\(.*?\) +)?\[\d+\]")
+#: kswapd_try_to_sleep(): HZ / 10 before it sleeps for good.
+_KSWAPD_DOZES_NS = 100_000_000
 #: Text held at once.
 _TEXT_BYTES = 8 << 20
 
 #: Orders that pagesets keep (6.1); blocks of other orders go straight to the buddy lists.
 _PCP_ORDERS = (0, 1, 2, 3, PAGEBLOCK_ORDER)
 
+#: Pages of a row of the table of pages: a largest block.
+_ROW_ORDER = NR_ORDERS - 1
+_ROW = 1 << _ROW_ORDER
+_ROWS_AT_FIRST = 64
+#: CPU numbers that a trace can have.
+_CPU_NUMBERS = 1 << 16
+
 
 @dataclass(frozen=True, slots=True)
-class FirstEvents:
-    """The first event of every page that any event names, by ascending pfn; a column each."""
+class FirstPages:
+    """Blocks by their first event, in trace order; a column each."""
 
-    pfn: U64
-    #: MM_PAGE_ALLOC, MM_PAGE_FREE or MM_PAGE_ALLOC_ZONE_LOCKED.
-    kind: npt.NDArray[np.uint8]
+    pfn: I64
+    order: I64
+    #: Type that was asked for, or that a drain went by; of frees nothing.
+    migratetype: I64
+    #: Whose pageset it was, if any: a number of a CPU.
+    cpu: I64
     #: Position of the event among all of the trace.
     at: I64
-    #: First page of the block that the event names.
-    head: U64
-    order: I64
-    migratetype: I64
-    cpu: I64
-    #: The trace has MM_PAGE_ALLOC_ZONE_LOCKED events: without them, allocated first may also mean free.
-    zone_locked: bool
 
-    def between(self, start: int, end: int) -> FirstEvents:
-        """Those of the pages in [start, end)."""
-        low, high = np.searchsorted(self.pfn, np.array([start, end], dtype=np.uint64)).tolist()
-        here = slice(low, high)
-        return FirstEvents(
-            self.pfn[here],
-            self.kind[here],
-            self.at[here],
-            self.head[here],
-            self.order[here],
-            self.migratetype[here],
-            self.cpu[here],
-            self.zone_locked,
+    def between(self, start: int, end: int) -> FirstPages:
+        """Those in [start, end)."""
+        here = (self.pfn >= start) & (self.pfn < end)
+        return FirstPages(
+            self.pfn[here], self.order[here], self.migratetype[here], self.cpu[here], self.at[here]
         )
 
-    @property
-    def blocks(self) -> npt.NDArray[np.bool_]:
-        """Pages that head the block of their first event."""
-        return np.equal(self.pfn, self.head)
+    @classmethod
+    def nothing(cls) -> FirstPages:
+        """No blocks."""
+        return cls(*(np.zeros(0, dtype=np.int64) for _ in range(5)))
 
 
-def first_events(chunks: Iterable[TraceEvents]) -> FirstEvents:
-    """Read a trace for the first event of every page."""
-    merged = _columns(TraceEvents.empty(0), 0)
-    seen = 0
-    zone_locked = False
+@dataclass(frozen=True, slots=True)
+class Inferred:
+    """Something that happened without an event of its own, at a position in the trace; a column each."""
+
+    #: Before the event of this number.
+    at: I64
+    cpu: I64
+    #: Allocations: block and type; drains: first pfn of the zone and 0.
+    pfn: I64
+    migratetype: I64
+    #: Allocations: order; drains: pages.
+    amount: I64
+
+    @classmethod
+    def nothing(cls) -> Inferred:
+        """Nothing happened."""
+        return cls(*(np.zeros(0, dtype=np.int64) for _ in range(5)))
+
+    def columns(self) -> tuple[I64, ...]:
+        """The columns, in the order of the fields."""
+        return self.at, self.cpu, self.pfn, self.migratetype, self.amount
+
+    def between(self, begin: int, end: int) -> Inferred:
+        """Those at events [begin, end)."""
+        low, high = np.searchsorted(self.at, [begin, end]).tolist()
+        return Inferred(*(column[low:high] for column in self.columns()))
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a trace tells of the moment it began, and of what it has no events for."""
+
+    #: Free blocks, by the first event that took from each.
+    free: FirstPages
+    #: Blocks on pagesets that were popped, from the head on, or drained, from the tail on.
+    popped: FirstPages
+    drained: FirstPages
+    in_use: FirstPages
+    #: Pageblocks whose type the trace shows: pfn >> pageblock_order, type.
+    pageblocks: dict[int, int]
+    #: Pageset lists that were empty at some time: CPU, first pfn of the zone, order, type.
+    refilled: frozenset[tuple[int, int, int, int]]
+    #: Allocations without an event, and drains that no free caused.
+    allocations: Inferred
+    drains: Inferred
+    #: By first pfn of the zone: free blocks [migratetype, order] of the capture that the trace never touches,
+    #: and that can have been there: their list was never found empty.
+    untouched: Mapping[int, I64] = field(default_factory=dict)
+    #: free_factor of pagesets at the start, where it was not 0, by CPU and first pfn of the zone.
+    free_factors: Mapping[tuple[int, int], int] = field(default_factory=dict)
+
+    @classmethod
+    def nothing(cls) -> Evidence:
+        """A trace without events."""
+        blocks = FirstPages.nothing()
+        return cls(blocks, blocks, blocks, blocks, {}, frozenset(), Inferred.nothing(), Inferred.nothing())
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneStart:
+    """What a capture says of a zone when tracing began."""
+
+    start_pfn: int
+    end_pfn: int
+    #: Free blocks: [migratetype][order].
+    nr_free: tuple[tuple[int, ...], ...]
+    #: Pages on the pageset of each CPU, by its number.
+    pageset: Mapping[int, int]
+    #: Pages of a refill; 0 = not always the same.
+    batch: int = 0
+
+
+def gather(chunks: Iterable[TraceEvents], zones: Sequence[ZoneStart], cpus: Sequence[int]) -> Evidence:
+    """Read a trace of the machine with these zones and CPUs for what it tells."""
+    follower = _Follower(sorted(zones, key=lambda zone: zone.start_pfn), cpus)
     for chunk in chunks:
-        zone_locked |= bool((chunk.kind == EventKind.MM_PAGE_ALLOC_ZONE_LOCKED).any())
-        added = _columns(chunk, seen)
-        seen += len(chunk)
-        columns = [np.concatenate(pair) for pair in zip(merged, added, strict=True)]
-        # np.unique names the first of equals, and what was there before stands first
-        _, first = np.unique(columns[0], return_index=True)
-        merged = tuple(column[first] for column in columns)
-    pfn, kind, at, head, order, migratetype, cpu = merged
-    return FirstEvents(pfn, kind, at, head, order, migratetype, cpu, zone_locked)
+        follower.follow(chunk)
+    return follower.evidence()
 
 
-def _columns(chunk: TraceEvents, seen: int) -> tuple[npt.NDArray[Any], ...]:
-    kinds = (EventKind.MM_PAGE_ALLOC, EventKind.MM_PAGE_FREE, EventKind.MM_PAGE_ALLOC_ZONE_LOCKED)
-    chosen = np.flatnonzero(np.isin(chunk.kind, kinds) & (chunk.pfn != 0) & (chunk.order <= 10))
-    order = chunk.order[chosen].astype(np.int64)
-    sizes = np.left_shift(1, order)
-    rows = np.repeat(chosen, sizes)
-    heads = chunk.pfn[rows]
-    within = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return (
-        heads + within.astype(np.uint64),
-        chunk.kind[rows],
-        rows.astype(np.int64) + seen,
-        heads,
-        np.repeat(order, sizes),
-        chunk.migratetype[rows].astype(np.int64),
-        chunk.cpu[rows].astype(np.int64),
-    )
+class _Follower:
+    """The tables that :func:`retrace` works on, grown as pages are first seen."""
+
+    def __init__(self, zones: Sequence[ZoneStart], cpus: Sequence[int]) -> None:
+        self._spans = zones
+        self._starts = np.array([zone.start_pfn for zone in zones], dtype=np.uint64)
+        self._ends = np.array([zone.end_pfn for zone in zones], dtype=np.uint64)
+        self._cpus = np.array(cpus, dtype=np.int64)
+        self._position = np.arange(_CPU_NUMBERS, dtype=np.int64) % len(cpus)
+        self._position[self._cpus] = np.arange(len(cpus))
+        self._rows: dict[int, int] = {}
+        self._pages = Pages(
+            **{name: np.zeros(_ROWS_AT_FIRST * _ROW, dtype) for name, dtype in PAGE_DTYPES.items()}
+        )
+        self._blocks = Pageblocks(*(np.zeros(2 * _ROWS_AT_FIRST, dtype=np.uint8) for _ in range(2)))
+        nr_lists = len(cpus) * len(zones) * NR_LISTS
+        self._lists = PagesetLists(
+            head=np.full(nr_lists, -1, dtype=np.int32),
+            tail=np.full(nr_lists, -1, dtype=np.int32),
+            refill=np.full(nr_lists, -1, dtype=np.int32),
+            refill_at=np.full(nr_lists, -1, dtype=np.int64),
+            refilled=np.zeros(nr_lists, dtype=np.int64),
+        )
+        self._factors = PagesetFactors(
+            np.zeros((len(cpus), len(zones)), dtype=np.int64),
+            np.full((len(cpus), len(zones)), -1, dtype=np.int64),
+        )
+        self._cpu_states = CpuStates(
+            np.full(len(cpus), EventKind.OTHER, dtype=np.uint8),
+            np.zeros(len(cpus), dtype=np.uint32),
+            np.full(len(cpus), -1, dtype=np.int32),
+            np.full(len(cpus), -1, dtype=np.int64),
+            np.zeros(len(cpus), dtype=np.uint8),
+        )
+        blocks = np.array([zone.nr_free for zone in zones], dtype=np.int64)
+        pageset = [[zone.pageset.get(cpu, 0) for zone in zones] for cpu in cpus]
+        self._zones = Zones(
+            blocks.reshape(len(zones), MIGRATE_TYPES, NR_ORDERS),
+            np.array(pageset, dtype=np.int64).reshape(len(cpus), len(zones)),
+            np.array([zone.batch for zone in zones], dtype=np.int64),
+        )
+        self._seen = 0
+        self._zone_locked = False
+        self._found: list[list[I64]] = [[], [], []]
+
+    def follow(self, chunk: TraceEvents) -> None:
+        """Some more events."""
+        zone = np.searchsorted(self._starts, chunk.pfn, side="right").astype(np.int64) - 1
+        zone[(zone >= 0) & (chunk.pfn >= self._ends[zone])] = -1
+        # no pages outside the zones: the tables are bounded by the machine
+        inside = zone >= 0
+        keys = np.zeros(len(chunk), dtype=np.int64)
+        keys[inside] = self._keys(chunk.pfn[inside])
+        events = EventColumns(
+            chunk.kind,
+            keys,
+            chunk.order,
+            chunk.migratetype,
+            self._position[chunk.cpu],
+            chunk.pid,
+            zone,
+        )
+        widths = (5, 4, 5)
+        rows = (np.zeros((len(chunk), width), dtype=np.int64) for width in widths)
+        found = Findings(np.zeros(4, dtype=np.int64), *rows)
+        # rows of drains are of one call: a run that goes on gets another
+        self._cpu_states.drain[self._cpu_states.drain >= 0] = -1
+        retrace(
+            events,
+            self._seen,
+            self._pages,
+            self._blocks,
+            self._lists,
+            self._cpu_states,
+            self._factors,
+            self._zones,
+            found,
+        )
+        self._seen += len(chunk)
+        self._zone_locked |= bool((chunk.kind == EventKind.MM_PAGE_ALLOC_ZONE_LOCKED).any())
+        for kept, table, used in zip(self._found, found[1:], found.used.tolist()[:3], strict=True):
+            kept.append(table[:used].copy())
+
+    def evidence(self) -> Evidence:
+        """Everything, at the end."""
+        pfns = np.zeros(len(self._rows), dtype=np.int64)
+        pfns[list(self._rows.values())] = list(self._rows)
+        pfn_of = (pfns[:, None] * _ROW + np.arange(_ROW)).reshape(-1)
+        columns: list[Any] = [column[: len(pfn_of)] for column in self._pages]
+        pages = Pages(*columns)
+        hidden, drains, blocks = (
+            np.concatenate([np.zeros((0, w), np.int64), *rows])
+            for w, rows in zip((5, 4, 5), self._found, strict=True)
+        )
+        nothing = not self._zone_locked
+        return Evidence(
+            free=self._free_blocks(pages, pfn_of, blocks),
+            # without zone_locked events, allocated first may also mean free
+            popped=FirstPages.nothing() if nothing else self._began(pages, pfn_of, BEGAN_POPPED),
+            drained=self._began(pages, pfn_of, BEGAN_DRAINED),
+            in_use=self._began(pages, pfn_of, BEGAN_IN_USE),
+            pageblocks=self._pageblocks(pfns),
+            refilled=self._refilled(),
+            allocations=Inferred.nothing() if nothing else self._allocations(pages, pfn_of, hidden),
+            drains=self._drains(drains),
+            untouched={
+                zone.start_pfn: np.maximum(self._zones.blocks[row], 0) for row, zone in enumerate(self._spans)
+            },
+            free_factors={
+                (int(self._cpus[cpu]), int(self._starts[zone])): int(self._factors.at_start[cpu, zone])
+                for cpu, zone in np.argwhere(self._factors.at_start > 0).tolist()
+            },
+        )
+
+    def _keys(self, pfns: U64) -> I64:
+        names, inverse = np.unique(pfns >> np.uint64(_ROW_ORDER), return_inverse=True)
+        rows = np.array([self._rows.setdefault(name, len(self._rows)) for name in names.tolist()], np.int64)
+        while len(self._rows) * _ROW > len(self._pages.state):
+            columns: list[Any] = [np.concatenate([c, np.zeros_like(c)]) for c in self._pages]
+            self._pages = Pages(*columns)
+            self._blocks = Pageblocks(*(np.concatenate([c, np.zeros_like(c)]) for c in self._blocks))
+        return (rows[inverse] << _ROW_ORDER) | (pfns & np.uint64(_ROW - 1)).astype(np.int64)
+
+    def _began(self, pages: Pages, pfn_of: I64, how: int) -> FirstPages:
+        heads = np.flatnonzero((pages.began == how) & (pages.order < NR_ORDERS))
+        heads = heads[np.argsort(pages.first_at[heads], kind="stable")]
+        return FirstPages(
+            pfn_of[heads],
+            pages.order[heads].astype(np.int64),
+            pages.first_mt[heads].astype(np.int64),
+            self._cpus[pages.first_cpu[heads]],
+            pages.first_at[heads],
+        )
+
+    @staticmethod
+    def _free_blocks(pages: Pages, pfn_of: I64, found: I64) -> FirstPages:
+        """Those whose pages nothing that came later contradicts."""
+        wrong = np.concatenate([[0], np.cumsum((pages.began != BEGAN_FREE) & (pages.began != BEGAN_UNKNOWN))])
+        keys, orders = found[:, 2], found[:, 3]
+        rows = found[wrong[keys + (1 << orders)] == wrong[keys]]
+        zeros = np.zeros(len(rows), dtype=np.int64)
+        return FirstPages(pfn_of[rows[:, 2]], rows[:, 3], rows[:, 4], zeros, rows[:, 0])
+
+    def _pageblocks(self, pfns: I64) -> dict[int, int]:
+        first, now = (column[: 2 * len(pfns)] for column in (self._blocks.first, self._blocks.now))
+        known = np.where(first > 0, first, now)
+        numbers = (pfns[:, None] * 2 + np.arange(2)).reshape(-1)
+        rows = np.flatnonzero(known)
+        return dict(zip(numbers[rows].tolist(), (known[rows].astype(np.int64) - 1).tolist(), strict=True))
+
+    def _refilled(self) -> frozenset[tuple[int, int, int, int]]:
+        lists = np.flatnonzero(self._lists.refill >= 0)
+        slot, migratetype = np.divmod(lists % NR_LISTS, MIGRATE_PCPTYPES)
+        cpu, zone = np.divmod(lists // NR_LISTS, len(self._spans))
+        order = np.array(_PCP_ORDERS)[slot]
+        columns = (self._cpus[cpu], self._starts[zone], order, migratetype)
+        return frozenset(zip(*(column.tolist() for column in columns), strict=True))
+
+    def _allocations(self, pages: Pages, pfn_of: I64, found: I64) -> Inferred:
+        # and those that are never freed
+        heads = np.flatnonzero(pages.state == SEEMS_IN_USE)
+        slot, migratetype = np.divmod(pages.where[heads] % NR_LISTS, MIGRATE_PCPTYPES)
+        order = np.array(_PCP_ORDERS)[slot]
+        whole = heads & ((1 << order) - 1) == 0
+        cpu = pages.where[heads] // NR_LISTS // len(self._spans)
+        late = np.stack([pages.since[heads], cpu, heads, order, migratetype], axis=1)[whole & (order == 0)]
+        rows = np.concatenate([found, late.astype(np.int64)])
+        rows = rows[np.argsort(rows[:, 0], kind="stable")]
+        at = rows[:, 0] >> POP_BITS
+        return Inferred(at, self._cpus[rows[:, 1]], pfn_of[rows[:, 2]], rows[:, 4], rows[:, 3])
+
+    def _drains(self, rows: I64) -> Inferred:
+        zeros = np.zeros(len(rows), dtype=np.int64)
+        zone = self._starts[rows[:, 2]].astype(np.int64)
+        return Inferred(rows[:, 0], self._cpus[rows[:, 1]], zone, zeros, rows[:, 3])
 
 
 def buddy_delta(chunk: TraceEvents) -> I64:
@@ -129,10 +369,12 @@ class KswapdChange:
     time_ns: int
     nid: int
     awake: bool
+    #: Its thread id.
+    pid: int = 0
 
 
 def read_kswapd(path: Path) -> tuple[KswapdChange, ...]:
-    """When each kswapd ran, from a trace's text; nothing for a columnar trace, which has no such events.
+    """When each kswapd woke and slept, from a trace's text; nothing for a columnar trace, which lacks these.
 
     TraceError if the file cannot be read.
     """
@@ -149,10 +391,52 @@ def read_kswapd(path: Path) -> tuple[KswapdChange, ...]:
                 block = rest + block
                 end = block.rfind(b"\n") + 1
                 rest = block[end:]
-                changes += [
-                    KswapdChange(int(seconds) * 10**9 + int(micros) * 1000, int(nid), what == b"wake")
-                    for seconds, micros, what, nid in _KSWAPD.findall(block, 0, end)
-                ]
+                for found in _KSWAPD.finditer(block, 0, end):
+                    seconds, micros, what, nid = found.groups()
+                    line = block[block.rfind(b"\n", 0, found.start()) + 1 : found.start()]
+                    task = _TASK.search(line)
+                    time_ns = int(seconds) * 10**9 + int(micros) * 1000
+                    changes.append(
+                        KswapdChange(time_ns, int(nid), what == b"wake", int(task[1]) if task else 0)
+                    )
     except (OSError, EOFError, zlib.error) as error:
         raise TraceError(f"{path}: {error}") from None
     return tuple(changes)
+
+
+class KswapdRuns:
+    """When each kswapd was at work: the kernel says that it sleeps when it has done so for a while (100 ms).
+
+    If it is woken before, nothing is said, and it counts as at work meanwhile. Its events are seen so that a
+    run does not end before the last of them.
+    """
+
+    def __init__(self, changes: tuple[KswapdChange, ...]) -> None:
+        self._changes = changes
+        times: dict[int, list[int]] = {}
+        for change in changes:
+            times.setdefault(change.pid, []).append(change.time_ns)
+        self._times = {pid: np.array(sorted(of), dtype=np.int64) for pid, of in times.items()}
+        #: The last event of each task before each of its changes.
+        self._last = {pid: np.zeros(len(of), dtype=np.int64) for pid, of in self._times.items()}
+
+    def seen(self, chunk: TraceEvents) -> None:
+        """Some more events of the trace."""
+        for pid, changes in self._times.items():
+            times = chunk.time_ns[(chunk.pid == pid) & (chunk.kind != EventKind.OTHER)]
+            after = np.searchsorted(changes, times)
+            known = after < len(changes)
+            np.maximum.at(self._last[pid], after[known], times[known])
+
+    def changes(self) -> tuple[KswapdChange, ...]:
+        """Wakes, and ends of runs, in the order of time."""
+        result = []
+        for change in self._changes:
+            if not change.awake:
+                at = int(np.searchsorted(self._times[change.pid], change.time_ns))
+                woke = int(self._times[change.pid][max(at - 1, 0)])
+                seen = int(self._last[change.pid][at])
+                ended = max(change.time_ns - _KSWAPD_DOZES_NS, woke + 1, seen + 1)
+                change = replace(change, time_ns=min(ended, change.time_ns))
+            result.append(change)
+        return tuple(sorted(result, key=lambda change: change.time_ns))

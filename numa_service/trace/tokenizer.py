@@ -12,19 +12,12 @@ column 16 is tried first. Functions here allocate nothing and know bytes only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _compiled(function: F) -> F:
-    # Without Numba's runtime, as the kernels of mm/: no array is allocated, so none needs counting.
-    return cast("F", numba.njit(cache=True, _nrt=False, error_model="numpy")(function))
+from numa_service.trace.compiled import compiled
 
 
 class InternTable(NamedTuple):
@@ -152,26 +145,26 @@ _EXTFRAG_KIND = 5
 _OTHER_KIND = 6
 
 
-@_compiled
+@compiled
 def _is_digit(byte: int) -> bool:
     return 48 <= byte <= 57
 
 
-@_compiled
+@compiled
 def _skip_spaces(buf: npt.NDArray[np.uint8], pos: int, end: int) -> int:
     while pos < end and (buf[pos] == _SPACE or buf[pos] == _TAB):
         pos += 1
     return pos
 
 
-@_compiled
+@compiled
 def _skip_digits(buf: npt.NDArray[np.uint8], pos: int, end: int) -> int:
     while pos < end and _is_digit(buf[pos]):
         pos += 1
     return pos
 
 
-@_compiled
+@compiled
 def _decimal(buf: npt.NDArray[np.uint8], begin: int, end: int) -> int:
     """Value of digits; more than 18 of them are beyond every limit here, leading zeros aside."""
     value = 0
@@ -182,7 +175,7 @@ def _decimal(buf: npt.NDArray[np.uint8], begin: int, end: int) -> int:
     return value
 
 
-@_compiled
+@compiled
 def _equals(buf: npt.NDArray[np.uint8], begin: int, end: int, key: npt.NDArray[np.uint8]) -> bool:
     if end - begin != len(key):
         return False
@@ -192,7 +185,7 @@ def _equals(buf: npt.NDArray[np.uint8], begin: int, end: int, key: npt.NDArray[n
     return True
 
 
-@_compiled
+@compiled
 def _intern(table: InternTable, buf: npt.NDArray[np.uint8], begin: int, end: int) -> int:
     """Number of the string, -1 if it is new and there is no room."""
     mask = len(table.slots) - 1
@@ -233,7 +226,7 @@ def intern(table: InternTable, text: bytes) -> int:
 _HEAD_PID, _HEAD_CPU, _HEAD_TIME, _HEAD_NAME, _HEAD_NAME_END, HEAD_LEN = 0, 1, 2, 3, 4, 5
 
 
-@_compiled
+@compiled
 def _head_from_pid(
     buf: npt.NDArray[np.uint8], pos: int, end: int, line_end: int, head: npt.NDArray[np.int64]
 ) -> int:
@@ -302,7 +295,7 @@ def _head_from_pid(
     return _OK
 
 
-@_compiled
+@compiled
 def _head(buf: npt.NDArray[np.uint8], begin: int, end: int, head: npt.NDArray[np.int64]) -> int:
     """Everything up to the event's name into ``head``; a reason."""
     comm_end = begin + _COMM_WIDTH
@@ -334,7 +327,7 @@ def _head(buf: npt.NDArray[np.uint8], begin: int, end: int, head: npt.NDArray[np
     return _NO_EVENT
 
 
-@_compiled
+@compiled
 def _pfn(buf: npt.NDArray[np.uint8], begin: int, end: int, out: npt.NDArray[np.uint64], at: int) -> int:
     """A pfn, hexadecimal with 0x or (before 5.10) decimal; the -1 of a failed allocation is 0. A reason."""
     value = np.uint64(0)
@@ -364,7 +357,7 @@ def _pfn(buf: npt.NDArray[np.uint8], begin: int, end: int, out: npt.NDArray[np.u
     return _OK
 
 
-@_compiled
+@compiled
 def _small(buf: npt.NDArray[np.uint8], begin: int, end: int, out: npt.NDArray[np.uint8], at: int) -> int:
     """A decimal of at most 255; a reason."""
     if begin == end or _skip_digits(buf, begin, end) != end:
@@ -376,7 +369,7 @@ def _small(buf: npt.NDArray[np.uint8], begin: int, end: int, out: npt.NDArray[np
     return _OK
 
 
-@_compiled
+@compiled
 def _fields(
     buf: npt.NDArray[np.uint8],
     pos: int,
@@ -431,7 +424,7 @@ def _fields(
     return _OK if seen & _REQUIRED[kind] == _REQUIRED[kind] else _MISSING
 
 
-@_compiled
+@compiled
 def _lost_events(buf: npt.NDArray[np.uint8], begin: int, end: int) -> int:
     """m of ``CPU:n [LOST m EVENTS]`` (``print_trace_line``), 0 for any other line."""
     if end - begin < 12 or not _equals(buf, begin, begin + 4, _CPU_COLON):
@@ -442,7 +435,7 @@ def _lost_events(buf: npt.NDArray[np.uint8], begin: int, end: int) -> int:
     return _decimal(buf, pos + 6, _skip_digits(buf, pos + 6, end))
 
 
-@_compiled
+@compiled
 def scan(
     buf: npt.NDArray[np.uint8],
     end: int,

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from numa_service.mm.pgdat import Pfns
+from numa_service.node.books import pack_pfns, unpack_pfns
 from numa_service.node.errors import (
     AllocFailed,
     LimitExceeded,
@@ -26,7 +27,7 @@ from numa_service.node.errors import (
     PeerUnavailable,
     Precondition,
 )
-from numa_service.node.node import Node, pack_pfns, unpack_pfns
+from numa_service.node.node import Node
 from numa_service.node.ops import Ask
 from numa_service.node.page_alloc import Steps, alloc_for_owner, check_cpu, free_pages
 from numa_service.node.region import Touched, map_region, touch_pages, unmap_region

@@ -248,6 +248,15 @@ class ReferenceNode(
             raise Refused(code_pb2.INVALID_ARGUMENT, f"no sysctl {request.key}", field="key")
         return node_service_pb2.WriteSysctlResponse()
 
+    async def ChangeMemoryBlock(
+        self, request: Any, context: Any
+    ) -> node_service_pb2.ChangeMemoryBlockResponse:
+        if request.block // 8 != self.nid:
+            raise Refused(code_pb2.NOT_FOUND, f"memory{request.block}: not of node {self.nid}")
+        if request.state == "offline" and request.block == 8:
+            raise Refused(code_pb2.FAILED_PRECONDITION, "EBUSY: page 0x40000 of node 1 is reserved")
+        return node_service_pb2.ChangeMemoryBlockResponse()
+
     async def CheckInvariants(self, request: Any, context: Any) -> node_service_pb2.CheckInvariantsResponse:
         return node_service_pb2.CheckInvariantsResponse(
             violations=self.machine.violations if self.nid else []

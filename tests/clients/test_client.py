@@ -120,6 +120,13 @@ async def test_topology_and_nodes(peer: ReferenceMachine) -> None:
         assert len(peer.calls["WriteSysctl"]) == 2
         with pytest.raises(InvalidRequest, match=r"no sysctl vm\.x"):
             await machine.write_sysctl("vm.x", "1")
+        await machine.change_memory_block(9, "offline")
+        first, second = peer.calls["ChangeMemoryBlock"]
+        assert first.request_id == second.request_id != ""
+        with pytest.raises(FailedPrecondition, match="EBUSY"):
+            await machine.change_memory_block(8, "offline")
+        with pytest.raises(NotFound, match="memory99"):
+            await machine.change_memory_block(99, "offline")
         assert await machine.check() == {}
         peer.violations.append("zone Normal: 3 pages lost")
         assert await machine.check() == {1: ("zone Normal: 3 pages lost",)}
@@ -127,6 +134,7 @@ async def test_topology_and_nodes(peer: ReferenceMachine) -> None:
     def use() -> tuple[int, dict[int, tuple[str, ...]]]:
         with Machine.connect(peer.addresses[0]) as machine:
             machine.write_sysctl("vm.min_free_kbytes", "8192")
+            machine.change_memory_block(9, "online_movable")
             return machine.node(0).free_pages, machine.check()
 
     assert await asyncio.to_thread(use) == (1024, {1: ("zone Normal: 3 pages lost",)})

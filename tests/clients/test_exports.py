@@ -12,6 +12,7 @@ def test_numa_client() -> None:
         "Access",
         "Allocation",
         "AsyncMachine",
+        "AsyncPageStream",
         "AsyncRegion",
         "AsyncSession",
         "Blocks",
@@ -39,6 +40,7 @@ def test_numa_client() -> None:
         "NumaError",
         "NumaStat",
         "OutOfMemory",
+        "PageStream",
         "PagesetDrain",
         "Pfns",
         "Phase",
@@ -88,4 +90,5 @@ def test_the_two_clients_offer_the_same() -> None:
 
     assert names(numa_client.Machine) == names(numa_client.AsyncMachine)
     assert names(numa_client.Session) == names(numa_client.AsyncSession)
+    assert names(numa_client.PageStream) == names(numa_client.AsyncPageStream)
     assert names(numa_client.Region) == names(numa_client.AsyncRegion)

@@ -1,8 +1,9 @@
 """Compare what the emulator computes with what real kernels printed, field by field.
 
-For every captured boot: the captured machine is booted here, with the sysctls of each `after-` file written,
-and min, low, high, protection, pageset high and batch of every populated zone and the fallback order of
-every node are set beside the captured ones.
+For every captured boot: the captured machine is booted here, the sysctls of each `after-` file are written in
+the order in which the guest wrote them, and min, low, high, protection, pageset high and batch and the vmstat
+threshold of every populated zone are set beside the captured ones; so are the extent of the zones, the
+fallback order of every node, its zonelists and min_free_kbytes. No field here has a tolerance.
 """
 
 from __future__ import annotations
@@ -15,9 +16,23 @@ from pathlib import Path
 from procfs.parse import machine_of_zoneinfo
 
 from numa_service.machine.boot import Machine, start_kernel
+from numa_service.machine.cmdline import parse_cmdline
 from numa_service.machine.source import load
-from numa_service.mm.snapshot import MachineSnapshot
-from numa_service.mm.watermark import calculate_min_free_kbytes, lowmem_pages, zone_batchsize
+from numa_service.machine.sysctl import SYSCTLS
+from numa_service.machine.zones import (
+    PfnRange,
+    count_pages,
+    find_zone_movable_pfns_for_nodes,
+    layout_zones,
+    merge,
+    movable_zone,
+)
+from numa_service.mm.snapshot import MachineSnapshot, ZoneSnapshot
+
+_RATIO = "vm.lowmem_reserve_ratio"
+_EARLY_RANGE = re.compile(r"  node +(\d+): \[mem 0x([0-9a-f]+)-0x([0-9a-f]+)\]")
+_FOR = re.compile(r"^for v in ([^;\n]+); do (.+); done", re.MULTILINE)
+_TAGGED = re.compile(r"\b(?:sc|set1) ([\w.-]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +46,7 @@ class Field:
     where: str
     captured: object
     computed: object
-    #: How far off it may be, and why that is so: see :func:`_boot_slack`.
+    #: How far off it may be; only what depends on more than the capture says has such.
     slack: int = 0
     #: Why it may be off.
     cause: str = ""
@@ -49,115 +64,131 @@ class Field:
         return self.equal
 
 
-#: Cause of what differs in boot snapshots.
-FREED_AFTER_INIT = "the kernel freed init memory and initrd after it had computed its numbers"
-
-
 def compare(capture: Path) -> Iterator[Field]:
     """Every field of one capture."""
     machine = start_kernel(load(str(capture)))
+    yield from _extents(capture, machine)
     yield from _zoneinfo(capture, "boot", capture / "zoneinfo.txt", machine)
     yield from _fallback_order(capture, machine)
     yield from _min_free_kbytes(capture, machine)
-    for after in sorted(capture.glob("zoneinfo.after-*.txt")):
-        name = after.name.removeprefix("zoneinfo.").removesuffix(".txt")
-        for key, value in _changed(capture / "sysctl.txt", capture / f"sysctl.{name}.txt", machine):
+    # the handler of this one recomputes even when it is read, and every snapshot reads all sysctls, after
+    # the first zoneinfo
+    machine.write_sysctl(_RATIO, machine.sysctls.get(_RATIO) or "")
+    for tag in _in_the_order_written(capture):
+        name = f"after-{tag}"
+        for key, value in _written(capture / f"sysctl.{name}.txt", tag, machine):
             machine.write_sysctl(key, value)
-        yield from _zoneinfo(capture, name, after, machine)
+        yield from _zoneinfo(capture, name, capture / f"zoneinfo.{name}.txt", machine)
 
 
-def _freed_after_init(capture: Path) -> int:
-    """Pages of init memory, initrd and gaps that the kernel says it freed, after it computed its numbers."""
-    freed = re.findall(r"Freeing (?!SMP).*memory: (\d+)K", (capture / "dmesg.txt").read_text())
-    return sum(map(int, freed)) // 4
+def _in_the_order_written(capture: Path) -> list[str]:
+    """Tags of the `after-` files as guest.sh makes them; those it does not name come last.
 
-
-def _boot_slack(freed: int, managed: int, machine: Machine, cpus: int) -> dict[str, int]:
-    """How far each number of a boot snapshot may be off: by the share of the pages freed after it was made.
-
-    Those pages are in `managed` of the snapshot, and were not when the numbers were made.
+    Order matters: until the first sysctl that makes the kernel compute marks anew they are as at boot.
     """
-    pages_min = (machine.sysctls.min_free_kbytes or 0) // 4
-    lowmem = lowmem_pages(machine.managed, machine.profile)
-    share = -(-pages_min * freed // (lowmem - freed)) + 1
-    gap = max(-(-share // 4), freed * machine.sysctls.watermark_scale_factor // 10000 + 1)
-    ratios = [ratio for ratio in machine.sysctls.lowmem_reserve_ratio if ratio]
-    return {
-        "min": share,
-        "low": share + gap,
-        "high": share + 2 * gap,
-        "promo": share + 3 * gap,
-        "protection": freed // min(ratios) + 1,
-        "pageset batch": (
-            zone_batchsize(managed, machine.profile)
-            - zone_batchsize(max(managed - freed, 1), machine.profile)
-        ),
-        "pageset high": (share + gap) // cpus + 1,
-    }
+    tags = [path.name[len("zoneinfo.after-") : -len(".txt")] for path in capture.glob("zoneinfo.after-*.txt")]
+    script = (capture / "guest.sh").read_text() if (capture / "guest.sh").is_file() else ""
+    script = _FOR.sub(lambda loop: "\n".join(loop[2].replace("$v", v) for v in loop[1].split()), script)
+    made = {tag: at for at, tag in enumerate(_TAGGED.findall(script))}
+    return sorted(tags, key=lambda tag: (made.get(tag, len(made)), tag))
 
 
-def _sysctls(path: Path) -> dict[str, str]:
+def read_sysctls(path: Path) -> dict[str, str]:
+    """`key = value` lines."""
     return dict(line.split(" = ", 1) for line in path.read_text().splitlines() if " = " in line)
 
 
-def _changed(before: Path, after: Path, machine: Machine) -> list[tuple[str, str]]:
-    """Sysctls of an `after-` file that the machine does not have yet."""
+def _written(after: Path, tag: str, machine: Machine) -> list[tuple[str, str]]:
+    """Sysctls of an `after-` file that the machine does not have yet, and the one that the file is named for.
+
+    That one was written even if it was written as it stood.
+    """
     now = machine.sysctls.as_dict()
-    wanted = _sysctls(after)
     return [
-        (key, wanted[key])
-        for key, old in _sysctls(before).items()
-        if key in wanted and wanted[key].split() != now.get(key, old).split()
+        (key, value)
+        for key, value in read_sysctls(after).items()
+        if key in SYSCTLS
+        and (key.removeprefix("vm.") == tag.split("-")[0] or value.split() != now.get(key, "").split())
     ]
 
 
 def _zoneinfo(capture: Path, file: str, path: Path, machine: Machine) -> Iterator[Field]:
     captured: MachineSnapshot = machine_of_zoneinfo(path.read_text())
     computed = {(z.nid, z.name): z for n in machine.snapshot().nodes for z in n.zones}
-    freed = _freed_after_init(capture) if file == "boot" else 0
+    tuned = machine.profile.has_promo  # 6.12 moves pageset high at run time: state, not a computed number
     for zone in (z for node in captured.nodes for z in node.zones if z.populated):
-        ours = computed[zone.nid, zone.name]
-        where = f"{zone.nid}:{zone.name}"
-
-        cpus = len(machine.spec.node(zone.nid).cpus) or len(machine.spec.cpus)
-        slack = _boot_slack(freed, zone.managed, machine, cpus) if file == "boot" else {}
-
-        def row(
-            kind: str, theirs: object, mine: object, where: str = where, slack: dict[str, int] = slack
-        ) -> Field:
-            return Field(capture.name, file, kind, where, theirs, mine, slack.get(kind, 0), FREED_AFTER_INIT)
-
-        yield row("managed", zone.managed, ours.managed)
-        for kind in ("min", "low", "high"):
-            yield row(kind, getattr(zone, f"wmark_{kind}"), getattr(ours, f"wmark_{kind}"))
-        if machine.profile.has_promo:
-            yield row("promo", zone.wmark_promo, ours.wmark_promo)
-        for upper, (theirs, mine) in enumerate(zip(zone.protection, ours.protection, strict=True)):
-            yield row("protection", theirs, mine, f"{where}[{upper}]")
-        for theirs_pcp, our_pcp in zip(zone.pagesets, ours.pagesets, strict=True):
-            yield row("pageset batch", theirs_pcp.batch, our_pcp.batch, f"{where} cpu{our_pcp.cpu}")
-            if not machine.profile.has_promo:  # 6.12 tunes it at run time: state, not a computed number
-                yield row("pageset high", theirs_pcp.high, our_pcp.high, f"{where} cpu{our_pcp.cpu}")
+        yield from zone_fields(capture.name, file, zone, computed[zone.nid, zone.name], tuned=tuned)
 
 
-#: hugepage_init(): THP, and with it khugepaged, is off below this. Pages.
-_THP_MIN_PAGES = 512 << 8
+def zone_fields(
+    capture: str,
+    file: str,
+    zone: ZoneSnapshot,
+    ours: ZoneSnapshot,
+    *,
+    tuned: bool,
+    managed: str = "managed (taken over)",
+) -> Iterator[Field]:
+    """The numbers of one zone, captured and computed; `managed` is the kind of that one."""
+    where = f"{zone.nid}:{zone.name}"
+
+    def row(kind: str, theirs: object, mine: object, where: str = where) -> Field:
+        return Field(capture, file, kind, where, theirs, mine)
+
+    yield row(managed, zone.managed, ours.managed)
+    for kind in ("min", "low", "high"):
+        yield row(kind, getattr(zone, f"wmark_{kind}"), getattr(ours, f"wmark_{kind}"))
+    if tuned:
+        yield row("promo", zone.wmark_promo, ours.wmark_promo)
+    for upper, (theirs, mine) in enumerate(zip(zone.protection, ours.protection, strict=True)):
+        yield row("protection", theirs, mine, f"{where}[{upper}]")
+    for theirs_pcp, our_pcp in zip(zone.pagesets, ours.pagesets, strict=True):
+        place = f"{where} cpu{our_pcp.cpu}"
+        yield row("pageset batch", theirs_pcp.batch, our_pcp.batch, place)
+        yield row("vm stats threshold", theirs_pcp.stat_threshold, our_pcp.stat_threshold, place)
+        if not tuned:
+            yield row("pageset high", theirs_pcp.high, our_pcp.high, place)
 
 
 def _min_free_kbytes(capture: Path, machine: Machine) -> Iterator[Field]:
     """Computed for the same machine without the captured value."""
     spec = machine.spec
     others = {key: value for key, value in spec.sysctls.items() if key != "vm.min_free_kbytes"}
-    if sum(machine.managed.values()) < _THP_MIN_PAGES:
-        computed = calculate_min_free_kbytes(machine.managed, machine.profile)
-    else:
-        computed = start_kernel(replace(spec, sysctls=others), nids=()).sysctls.min_free_kbytes or 0
-    captured = int(_sysctls(capture / "sysctl.txt")["vm.min_free_kbytes"])
-    # a twentieth of the memory at most; or a root of it, which moves less
-    slack = -(-_freed_after_init(capture) * 4 // 20)
-    yield Field(
-        capture.name, "boot", "min_free_kbytes", "machine", captured, computed, slack, FREED_AFTER_INIT
+    computed = start_kernel(replace(spec, sysctls=others), nids=()).sysctls.min_free_kbytes
+    captured = int(read_sysctls(capture / "sysctl.txt")["vm.min_free_kbytes"])
+    yield Field(capture.name, "boot", "min_free_kbytes", "machine", captured, computed)
+
+
+def _early_ranges(text: str) -> dict[int, tuple[PfnRange, ...]]:
+    """RAM by nid, from "Early memory node ranges"."""
+    ranges: dict[int, list[PfnRange]] = {}
+    for nid, start, last in _EARLY_RANGE.findall(text):
+        ranges.setdefault(int(nid), []).append((int(start, 16) >> 12, int(last, 16) + 1 >> 12))
+    return {nid: merge(pieces) for nid, pieces in ranges.items()}
+
+
+def _extents(capture: Path, machine: Machine) -> Iterator[Field]:
+    """Zones computed from the firmware's ranges and the command line, beside those of the zoneinfo."""
+    spec = machine.spec
+    ram = _early_ranges((capture / "dmesg.txt").read_text())
+    # numa=fake is in the log's ranges already; no machine here has mirrored memory, without which
+    # kernelcore=mirror is ignored
+    words = [word for word in spec.cmdline.split() if word.startswith(("kernelcore=", "movablecore="))]
+    parameters = parse_cmdline(" ".join(word for word in words if word != "kernelcore=mirror"))
+    _, lowest = movable_zone(spec.arch, merge(span for ranges in ram.values() for span in ranges))
+    total = sum(map(count_pages, ram.values()))
+    starts = (
+        {}
+        if "movable_node" in spec.cmdline.split()
+        else find_zone_movable_pfns_for_nodes(
+            ram, parameters.kernelcore.of(total), parameters.movablecore.of(total), lowest
+        )
     )
+    for node in spec.nodes:
+        laid = layout_zones(spec.arch, ram.get(node.nid, ()), starts.get(node.nid), lowest)
+        captured = [(z.name, z.start_pfn, z.spanned, z.present) for z in node.zones]
+        computed = [(z.name, z.start_pfn, z.spanned, z.present) for z in laid]
+        yield Field(capture.name, "boot", "zone extents", f"node {node.nid}", captured, computed)
 
 
 def _fallback_order(capture: Path, machine: Machine) -> Iterator[Field]:

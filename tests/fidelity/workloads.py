@@ -17,21 +17,26 @@ from typing import Any
 
 import numpy as np
 from fidelity.compare import Field
+from procfs.parse import machine_of_zoneinfo
 
 from numa_service.machine.source import load
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.gfp import parse_gfp
-from numa_service.mm.mmzone import WMARK_LOW
-from numa_service.mm.pgdat import Pgdat
+from numa_service.mm.mmzone import PAGEBLOCK_NR_PAGES
+from numa_service.mm.pgdata import PCP_HIGH_NOW
+from numa_service.mm.profile import PROFILES
+from numa_service.mm.snapshot import ZoneSnapshot
 from numa_service.mm.vmstat import NUMASTAT_NAMES
+from numa_service.mm.watermark import Watermarks
 from numa_service.node import ops
+from numa_service.node.books import unpack_pfns
 from numa_service.node.mempolicy import Policy, PolicyMode
-from numa_service.node.node import Node, unpack_pfns
+from numa_service.node.node import Node
 from numa_service.node.page_alloc import alloc_for_owner
 from numa_service.sim.replay_start import CapturedStart, read_pagesets
 from numa_service.sim.simulation import Simulation
 from numa_service.sim.traced import TracedZones
-from numa_service.trace.evidence import first_events
+from numa_service.trace.evidence import Evidence
 from numa_service.trace.occupancy import read_occupancy
 
 PAGES_PER_MIB = 256
@@ -50,13 +55,16 @@ _MODES = {
     "preferred": PolicyMode.PREFERRED,
     "preferred_many": PolicyMode.PREFERRED_MANY,
 }
+#: Commands that take new memory.
+_ALLOCATES = ("alloc", "allocseq", "touch", "readfile", "writefile")
 #: Counters that say that a step did more than allocate.
 _DISTURBED = ("pgscan_kswapd", "pgscan_direct", "compact_stall", "oom_kill", "pgmigrate_success", "pswpout")
 
-OWN = "the kernel's own allocations meanwhile (snapshots over 9p, slab), and pages freed by others"
-PHASE = "how full the pageset was: a zone is left at a refill, within one batch of its mark (as booted)"
-TUNED = "6.12 tunes pageset high, and doubles refills up to 32 batches, at run time: not modelled"
-TWICE = "preferred_many walks its nodes at LOW and at MIN before it asks the others: the step ends in between"
+OWN = "what others allocated meanwhile, and what pagesets of zones that were left may have kept"
+PHASE = "where between two refills a zone is left, and which pageblock page tables stole last"
+TUNED = (
+    "6.12 drains idle pagesets by the clock, which a step here has not, and doubles refills up to 32 batches"
+)
 
 #: CONFIG_PCP_BATCH_SCALE_MAX.
 _REFILL_DOUBLES = 5
@@ -66,6 +74,8 @@ _REFILL_DOUBLES = 5
 class _Shell:
     """What the commands so far have set."""
 
+    #: Nodes with memory: others drop out of every policy (mpol_set_nodemask).
+    memory: frozenset[int]
     cpu: int = 0
     policy: Policy | None = field(default_factory=Policy)
     thp: bool = False
@@ -73,26 +83,54 @@ class _Shell:
     regions: dict[str, tuple[int, Policy | None]] = field(default_factory=dict)
 
 
-def compare_workload(directory: Path) -> Iterator[Field]:
-    """Every step of one workload that can be run here."""
-    spec = _machine(directory)
+def compare_workload(directory: Path, skipped: list[str] | None = None) -> Iterator[Field]:
+    """Every step of one workload that can be run here; the others are added to `skipped`, with the reason."""
+    spec = machine_of_workload(directory)
     if spec is None or not (directory / "steps.json").is_file():
         return
     steps: list[dict[str, Any]] = json.loads((directory / "steps.json").read_text())
-    shell = _Shell()
+    shell = _Shell(frozenset(node.nid for node in spec.nodes if node.zones))
     before: Path | None = None
     for step in steps:
         words = step["command"].split()
         wanted = _interpret(shell, words)
         snapshot = directory / "steps" / f"step{step['step']:02}"
         here = snapshot if (snapshot / "zoneinfo.txt").is_file() else None
-        usable = wanted is not None and before is not None and here is not None and "pages_per_zone" in step
-        if usable and step.get("rc") == 0 and not _disturbed(before, here):
-            yield from _compare_step(directory, spec, shell, step, wanted, before, here)
+        if words[0] in _ALLOCATES:
+            if why := _obstacle(step, wanted, before, here):
+                if skipped is not None:
+                    name = f"{directory.parent.name}/{directory.name}"
+                    skipped.append(f"{name} step {step['step']} {step['command']}: {why}")
+            else:
+                yield from _compare_step(directory, spec, shell, step, wanted, before, here)
         before = here or before
+    ended = (directory / "rc.txt").read_text() if (directory / "rc.txt").is_file() else ""
+    if skipped is not None and not all(line.endswith("rc=0") for line in ended.splitlines()):
+        skipped.append(f"{directory.parent.name}/{directory.name}: the rest: {ended.strip()}")
 
 
-def _machine(directory: Path) -> MachineSpec | None:
+def _obstacle(
+    step: dict[str, Any], wanted: tuple[int, Policy] | None, before: Path | None, here: Path | None
+) -> str:
+    """Why a step cannot be run here; empty if it can."""
+    if wanted is None:
+        match step["command"].split()[0]:
+            case "readfile" | "writefile":
+                return "page cache"
+            case "touch":
+                return "its memory was there"
+            case _:
+                return "its policy is not modelled"
+    if before is None or here is None:
+        return "no snapshot before or after it"
+    if step.get("rc") != 0 or "pages_per_zone" not in step:
+        return "it failed"
+    if disturbed := _disturbed(before, here):
+        return f"the kernel did more than allocate: {', '.join(disturbed)}"
+    return ""
+
+
+def machine_of_workload(directory: Path) -> MachineSpec | None:
     """The topology of the workload, under the kernel that ran it; None if it was not captured by itself."""
     topology = directory.parents[2] / "topologies" / directory.parent.name
     if not (topology / "zoneinfo.txt").is_file():
@@ -108,13 +146,13 @@ def _interpret(shell: _Shell, words: list[str]) -> tuple[int, Policy] | None:
         case ["cpu", number]:
             shell.cpu = int(number)
         case ["policy", mode, *nodes]:
-            shell.policy = _policy(mode, nodes)
+            shell.policy = _policy(mode, nodes, shell.memory)
         case ["thp", state]:
             shell.thp = state == "on"
         case ["map", name, mib]:
             shell.regions[name] = int(mib) * PAGES_PER_MIB, None
         case ["mbind", name, mode, *nodes]:
-            shell.regions[name] = shell.regions[name][0], _policy(mode, nodes)
+            shell.regions[name] = shell.regions[name][0], _policy(mode, nodes, shell.memory)
         case ["touch", name] if name in shell.regions:
             pages, policy = shell.regions.pop(name)
             return (pages, policy) if policy else None
@@ -123,10 +161,14 @@ def _interpret(shell: _Shell, words: list[str]) -> tuple[int, Policy] | None:
     return None
 
 
-def _policy(mode: str, nodes: list[str]) -> Policy | None:
+def _policy(mode: str, nodes: list[str], memory: frozenset[int]) -> Policy | None:
+    """None for one that is not modelled, or that the kernel refuses."""
     if mode not in _MODES:
         return None
-    return Policy(_MODES[mode], tuple(sorted(int(n) for n in nodes[0].split(","))) if nodes else ())
+    named = {int(nid) for nid in nodes[0].split(",")} if nodes else set()
+    if named and not named & memory:
+        return None
+    return Policy(_MODES[mode], tuple(sorted(named & memory)))
 
 
 def _values(path: Path) -> dict[str, int]:
@@ -134,9 +176,10 @@ def _values(path: Path) -> dict[str, int]:
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
 
 
-def _disturbed(before: Path, after: Path) -> bool:
+def _disturbed(before: Path, after: Path) -> list[str]:
+    """Counters that moved and should not have."""
     was, now = _values(before / "vmstat.txt"), _values(after / "vmstat.txt")
-    return any(now.get(name, 0) != was.get(name, 0) for name in _DISTURBED)
+    return [name for name in _DISTURBED if now.get(name, 0) != was.get(name, 0)]
 
 
 def _numastat(path: Path) -> dict[int, dict[str, int]]:
@@ -150,8 +193,8 @@ def _numastat(path: Path) -> dict[int, dict[str, int]]:
     return result
 
 
-class _Run:
-    """One step on a machine in the captured state."""
+class StepRun:
+    """One step on a machine in the captured state: free blocks, pagesets and marks."""
 
     def __init__(self, spec: MachineSpec, before: Path) -> None:
         zones = TracedZones.read(before, spec.arch)
@@ -165,13 +208,15 @@ class _Run:
         # user pages interleave by their offset, page tables by the task's own turn
         self._tables = {nid: nodes[nid].apply(ops.OpenSession("tables", 0, 0)) for nid in self._sessions}
         keeper = nodes[next(iter(self._sessions))]
-        start = CapturedStart(read_occupancy(before), read_pagesets(before), first_events([]))
+        start = CapturedStart(read_occupancy(before), read_pagesets(before), Evidence.nothing())
         start.occupy(spec, nodes, keeper)
+        #: The captured zones with pages, by nid and name.
+        self.zones = take_over_marks(self.sim, before)
         self.spec = spec
         self.numastat = {nid: self._counters(node) for nid, node in nodes.items()}
         #: Pages by nid and zone name, of user memory only.
         self.placed: dict[str, int] = {}
-        #: Free pages of each zone when a page first came from another one than before.
+        #: Free pages of each zone when a page first came from one later in the walk.
         self.left: dict[str, int] = {}
         self._at = ""
 
@@ -197,7 +242,8 @@ class _Run:
             inside = (pfns >= extent.start_pfn) & (pfns < extent.start_pfn + extent.spanned)
             if n := int(np.count_nonzero(inside)):
                 zone = f"{nid}:{extent.name}"
-                if self._at not in ("", zone):
+                walk = [*self.placed, zone]
+                if self._at and walk.index(zone) > walk.index(self._at):
                     self.left.setdefault(self._at, self._free(self._at))
                 self._at = zone
                 self.placed[zone] = self.placed.get(zone, 0) + (n << order)
@@ -223,7 +269,7 @@ def _compare_step(
     after: Path,
 ) -> Iterator[Field]:
     pages, policy = wanted
-    run = _Run(spec, before)
+    run = StepRun(spec, before)
     tables = shell.policy or Policy()
     left = pages
     while left > 0:
@@ -235,58 +281,132 @@ def _compare_step(
             left -= _BATCH
     name = f"{directory.parent.name}/{directory.name}"
     where = f"step {step['step']} {step['command']}"
-    # what the kernel allocates for itself, and the page tables of everybody else
-    own, cause = 1500 + pages // 100, OWN
-    if spec.profile == "linux-6.12":
-        own, cause = own + pages // 25, TUNED
+    edge = _Edge(run, after, shell.cpu, _tables_taken(before, after), thp=shell.thp)
+    off = _others(step, before, after) + edge.on_pagesets() + sum(edge.pages(zone) for zone in edge.left)
+    cause = TUNED if edge.tuned else OWN
 
-    def row(kind: str, place: str, captured: int, computed: int, slack: int, cause: str) -> Field:
-        return Field(name, "step", kind, f"{where}: {place}", captured, computed, slack, cause)
+    def row(kind: str, place: str, captured: int, computed: int) -> Field:
+        return Field(name, "step", kind, f"{where}: {place}", captured, computed, off, cause)
 
     for zone in sorted({*step["pages_per_zone"], *run.placed}):
-        captured = step["pages_per_zone"].get(zone, 0)
-        yield row("pages per zone", zone, captured, run.placed.get(zone, 0), own, cause)
+        yield row("pages per zone", zone, step["pages_per_zone"].get(zone, 0), run.placed.get(zone, 0))
     was, now = _numastat(before / "numastat.txt"), _numastat(after / "numastat.txt")
     for nid, counters in now.items():
         if nid in run.sim.nodes:
             for counter, value in run.counted(nid).items():
                 captured = counters[counter] - was[nid][counter]
-                yield row("numastat", f"node {nid} {counter}", captured, value, own, cause)
+                yield row("numastat", f"node {nid} {counter}", captured, value)
     for file in sorted(directory.glob(f"steps/step{step['step']:02}.*.seq.json")):
-        yield from _spills(name, where, json.loads(file.read_text()), run, shell, policy.mode)
+        yield from _spills(name, where, json.loads(file.read_text()), run, edge)
 
 
-def _low(pgdat: Pgdat, zone: str) -> int:
-    return int(pgdat.pg.watermark[pgdat.zone_names.index(zone), WMARK_LOW])
+def _others(step: dict[str, Any], before: Path, after: Path) -> int:
+    """Pages allocated between two snapshots that are neither the step's nor page tables.
+
+    How many is known, where and when is not. (khugepaged, slab, the reading of the snapshots themselves.)
+    """
+    was, now = _values(before / "vmstat.txt"), _values(after / "vmstat.txt")
+    taken = sum(value - was[name] for name, value in now.items() if name.startswith("pgalloc_"))
+    user = sum(step["pages_per_zone"].values())
+    return max(0, taken - user - _tables_taken(before, after))
+
+
+def _tables_taken(before: Path, after: Path) -> int:
+    """Page tables, net."""
+    was, now = _values(before / "vmstat.txt"), _values(after / "vmstat.txt")
+    return max(0, now["nr_page_table_pages"] - was["nr_page_table_pages"])
+
+
+class _Edge:
+    """How exactly it is known where a zone is left."""
+
+    def __init__(self, run: StepRun, after: Path, cpu: int, tables: int, *, thp: bool) -> None:
+        self._run = run
+        self._cpu = cpu
+        self._tables = tables
+        self._thp = thp
+        self.tuned = PROFILES[run.spec.profile].has_promo
+        captured = machine_of_zoneinfo((after / "zoneinfo.txt").read_text())
+        self._after = {f"{z.nid}:{z.name}": z for n in captured.nodes for z in n.zones if z.populated}
+        full = {
+            name for name, zone in self._after.items() if zone.free <= zone.wmark_high + max(zone.protection)
+        }
+        #: Zones left for another, here or in the capture.
+        self.left = sorted(full | set(run.left))
+
+    def pages(self, zone: str) -> int:
+        """How far from its mark a zone may be left, by what the capture does not tell.
+
+        A refill takes a batch from a zone that is above its mark by one page: the step's own, and one of
+        somebody else's before the next. Every CPU keeps up to the vmstat threshold of changes to itself. A
+        refill of huge pages takes two. From ZONE_NORMAL above a DMA32 of the same node nothing is taken that
+        would mix types (alloc_flags_nofragment): which pageblock the page tables stole last decides then.
+        """
+        captured = self._run.zones[zone]
+        pages = 2 * captured.pagesets[0].batch << (_REFILL_DOUBLES if self.tuned else 0)
+        pages += sum(pageset.stat_threshold for pageset in captured.pagesets)
+        if self._thp:
+            pages += 2 * _TABLE_PAGES
+        if captured.name == "Normal" and f"{captured.nid}:DMA32" in self._run.zones:
+            pages += PAGEBLOCK_NR_PAGES
+        return pages
+
+    def on_pagesets(self) -> int:
+        """Pages of the zones left that pagesets may have kept from the step.
+
+        Captured is how many pages a pageset has, not of which type and order: page tables freed before the
+        step lie there, and its refills do not take them. What its own pageset had of them when the zone was
+        left is there at the end, or has become one of its page tables. What other CPUs' pagesets took from
+        the zone or gave back, they did on somebody else's account.
+        """
+        pages = self._tables if self.left else 0
+        for zone in self.left:
+            pairs = zip(self._run.zones[zone].pagesets, self._after[zone].pagesets, strict=True)
+            for was, now in pairs:
+                pages += now.count if now.cpu == self._cpu else abs(now.count - was.count)
+        return pages
 
 
 def _spills(
-    name: str, where: str, sequence: list[dict[str, Any]], run: _Run, shell: _Shell, mode: PolicyMode
+    name: str, where: str, sequence: list[dict[str, Any]], run: StepRun, edge: _Edge
 ) -> Iterator[Field]:
     """Free pages of each zone when it was first left for another."""
     transitions = [entry for entry in sequence if entry["type"] == "transition"]
     seen: set[str] = set()
     walk = list(run.placed)
-    marks = {zone["zone"]: zone for zone in sequence[0]["zones"]}
     for leaving, entering in pairwise(transitions):
         zone = leaving["to"]
         known = zone in run.left and entering["to"] in walk
         if zone in seen or not known or walk.index(entering["to"]) < walk.index(zone):
             continue  # back to an earlier zone, which somebody gave a few pages
         seen.add(zone)
-        nid, zone_name = zone.split(":")
-        pgdat = run.sim.nodes[int(nid)].pgdat
-        batch = int(pgdat.pg.pcp_batch[pgdat.zone_names.index(zone_name)])
+        cause = TUNED if edge.tuned else PHASE
         captured = entering["free"][zone]
-        # the marks of a boot snapshot are a little off, and so is the protection, by up to 62 pages
-        slack, cause = 2 * batch + 62 + abs(marks[zone]["low"] - _low(pgdat, zone_name)), PHASE
-        if shell.thp:
-            slack += _TABLE_PAGES
-        if run.spec.profile == "linux-6.12":
-            slack, cause = slack + (batch << _REFILL_DOUBLES), TUNED
-        elif mode is PolicyMode.PREFERRED_MANY:
-            slack, cause = slack + marks[zone]["low"] - marks[zone]["min"], TWICE
-        yield Field(name, "step", "spill point", f"{where}: {zone}", captured, run.left[zone], slack, cause)
+        place = f"{where}: {zone}"
+        yield Field(name, "step", "spill point", place, captured, run.left[zone], edge.pages(zone), cause)
+
+
+def take_over_marks(sim: Simulation, before: Path) -> dict[str, ZoneSnapshot]:
+    """Marks and pageset sizes are part of the state that was captured; its zones, by nid and name.
+
+    They are those of that boot, whose kernel image lies elsewhere than in the topology's: what is computed of
+    them is compared with captured boots.
+    """
+    captured = machine_of_zoneinfo((before / "zoneinfo.txt").read_text())
+    zones = {f"{z.nid}:{z.name}": z for n in captured.nodes for z in n.zones if z.populated}
+    for zone in zones.values():
+        pgdat = sim.nodes[zone.nid].pgdat
+        marks = Watermarks(zone.wmark_min, zone.wmark_low, zone.wmark_high, zone.wmark_promo)
+        pgdat.set_watermarks(zone.index, marks)
+        pgdat.pg.watermark_boost[zone.index] = zone.watermark_boost
+        pgdat.pg.lowmem_reserve[zone.index] = zone.protection
+        pgdat.pg.pcp_batch[zone.index] = zone.pagesets[0].batch
+        for position, pageset in enumerate(zone.pagesets):
+            if PROFILES[sim.spec.profile].has_promo:  # the size that 6.12 has tuned it to
+                pgdat.pg.pcp_tuning[position, zone.index, PCP_HIGH_NOW] = pageset.high
+            else:
+                pgdat.set_pageset_high(zone.index, pageset.high, pageset.high)
+    return zones
 
 
 __all__ = ["compare_workload"]

@@ -157,6 +157,7 @@ def _tree_of(flat: Path, root: Path) -> Path:
         key, value = line.split(" = ", 1)
         (root / "proc/sys" / key.replace(".", "/")).write_text(value + "\n")
     shutil.copytree(flat / "node", root / "sys/devices/system/node")
+    shutil.copy(flat / "dmesg.txt", root)  # no file of a running system: `dmesg > dmesg.txt`
     return root
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from groundtruth import GROUNDTRUTH, requires_groundtruth, topologies
 
-from numa_service.machine.cmdline import Amount, BootParameters, parse_cmdline
+from numa_service.machine.cmdline import Amount, BootParameters, parse_cmdline, thp_enabled
 from numa_service.machine.machinefile import parse_machine
-from numa_service.machine.numa_emulation import numa_emulation
+from numa_service.machine.numa_emulation import Fake, numa_emulation
 from numa_service.machine.source import load
 from numa_service.machine.spec import MachineSpec, SpecError
 from numa_service.machine.zones import (
@@ -26,13 +26,26 @@ GIB = 1 << 18
 MIB = 1 << 8
 
 
+@pytest.mark.parametrize(
+    ("cmdline", "enabled"),
+    [
+        ("", True),
+        ("quiet transparent_hugepage=never", False),
+        ("transparent_hugepage=madvise", True),
+        ("transparent_hugepage=never transparent_hugepage=always", True),
+    ],
+)
+def test_huge_pages_are_on_unless_the_command_line_says_never(cmdline: str, enabled: bool) -> None:
+    assert thp_enabled(cmdline) is enabled
+
+
 def test_parameters() -> None:
     assert parse_cmdline("") == BootParameters()
     assert parse_cmdline("quiet console=ttyS0 root=/dev/vda").moves is False
     parameters = parse_cmdline("kernelcore=1G movablecore=25% numa=fake=4 numa_zonelist_order=zone")
     assert parameters.kernelcore == Amount(pages=GIB)
     assert parameters.movablecore.of(1000) == 250
-    assert parameters.fake_nodes == 4
+    assert parameters.fake_nodes == Fake(count=4)
     assert parameters.zonelist_order == "zone"
     assert parse_cmdline("movablecore=512m movablecore=0x40000000").movablecore == Amount(pages=GIB)
     assert parse_cmdline("kernelcore=8191").kernelcore == Amount(pages=1)
@@ -46,7 +59,7 @@ def test_parameters() -> None:
         ("kernelcore=mirror", "kernelcore: 'mirror' is not a size"),
         ("movablecore=101%", "movablecore: 101% is more than there is"),
         ("movable_core=2G", "movable_core: unknown boot parameter: did you mean movablecore?"),
-        ("numa=off", "numa: 'off' is not modelled: fake=N is"),
+        ("numa=off", "numa: 'off' is not modelled: fake=N and fake=SIZE are"),
         ("numa=fake=0", "numa: fake=0 is not in 1 to "),
         ("numa_zonelist_order=best", "numa_zonelist_order: 'best' is not default, node or zone"),
     ],
@@ -177,10 +190,28 @@ def test_fake_nodes_are_cut_from_every_real_one() -> None:
     assert [node.zones[-1].name for node in spec.nodes] == ["Movable"] * 4
 
 
+def test_fake_nodes_of_a_size_are_what_a_kernel_made() -> None:
+    """The boot log of a 6.1 under qemu with two nodes of 3500 and 2600 MiB, and numa=fake=1G."""
+    ram = {0: ((1, 0x9F), (0x100, 0x7FFE0), (0x100000, 0x15AC00)), 1: ((0x15AC00, 0x1FD400),)}
+    fakes = numa_emulation(ram, {0: (0, 1), 1: (2, 3, 4)}, Fake(pages=GIB))
+    assert [(hex(block[0]), hex(block[1])) for fake in fakes for block in fake.blocks] == [
+        ("0x0", "0x42000"),
+        ("0x15ac00", "0x19ac00"),
+        ("0x42000", "0x104000"),
+        ("0x19ac00", "0x1fd400"),
+        ("0x104000", "0x15ac00"),
+    ]
+    assert [fake.phys_nid for fake in fakes] == [0, 1, 0, 1, 0]
+    text = "".join(f'[[node]]\ncpus = [{cpu}]\nmemory = "{size}GiB"\n' for cpu, size in ((0, 2), (1, 1)))
+    spec = machine('cmdline = "numa=fake=512M"\n' + text)
+    sizes = [sum(end - start for start, end in node.ram) // MIB for node in spec.nodes]
+    assert sizes == [543, 512, 512, 512, 991]
+
+
 def test_no_page_is_lost_or_on_two_fake_nodes() -> None:
     ram = {0: ((1, 159), (256, 3 * GIB // 2)), 2: ((2 * GIB, 5 * GIB),), 5: ((6 * GIB, 6 * GIB + 9000),)}
     for count in (1, 2, 3, 5, 8, 13):
-        fakes = numa_emulation(ram, {0: (0, 1), 1: (2,), 2: (3,), 5: ()}, count)
+        fakes = numa_emulation(ram, {0: (0, 1), 1: (2,), 2: (3,), 5: ()}, Fake(count=count))
         assert [fake.nid for fake in fakes] == list(range(count))
         pieces = sorted(span for fake in fakes for span in fake.ram)
         assert all(low[1] <= high[0] for low, high in pairwise(pieces))

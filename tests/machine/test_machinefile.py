@@ -158,7 +158,8 @@ TWO = ONE + '[[node]]\ncpus = "1"\nmemory = "1GiB"\n'
         ("nodes = 3\n" + ONE, "m.toml:1: nodes: unknown key: did you mean node?"),
         (
             "xyz = 3\n" + ONE,
-            "m.toml:1: xyz: unknown key: known are name, arch, profile, swap, cmdline, memory_model, node, ",
+            "m.toml:1: xyz: unknown key: known are name, arch, profile, swap, cmdline, memory_model, "
+            "counter_drift, node, ",
         ),
         (ONE + "\ncpu = 3\n", "m.toml:5: node[0].cpu: unknown key: did you mean cpus?"),
         (

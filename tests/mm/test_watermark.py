@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from math import isqrt
+
 import pytest
 
 from numa_service.mm.profile import LINUX_3_0, LINUX_6_1, LINUX_6_12, Profile
 from numa_service.mm.watermark import (
     Watermarks,
+    boot_min_free_kbytes,
     calculate_min_free_kbytes,
     lowmem_pages,
     recommended_min_free_kbytes,
@@ -84,6 +87,18 @@ def test_khugepaged_raises_it_by_the_number_of_zones(zones: int, kbytes: int) ->
 def test_khugepaged_takes_at_most_a_twentieth() -> None:
     managed = {(nid, "DMA32"): 100_000 for nid in range(8)}
     assert recommended_min_free_kbytes(managed, LINUX_6_1) == (100_000 - 423) * 8 // 20 * 4
+
+
+def test_min_free_kbytes_once_the_initcalls_are_through() -> None:
+    managed = {(0, "Normal"): GIB}
+    assert boot_min_free_kbytes(managed, LINUX_6_1, thp=True) == 22528
+    # 4096 kB make a high mark of 1548 pages; with huge pages off 6.x calculates again from what is above it
+    assert boot_min_free_kbytes(managed, LINUX_6_1, thp=False) == isqrt((GIB - 1548) * 4 * 16) == 4083
+    assert boot_min_free_kbytes(managed, LINUX_3_0, thp=False) == 4096
+    # khugepaged never looks at a machine of less than 512 MiB
+    small = {(0, "DMA32"): GIB // 2 - 1}
+    for thp in (True, False):
+        assert boot_min_free_kbytes(small, LINUX_6_1, thp) == calculate_min_free_kbytes(small, LINUX_6_1)
 
 
 def test_shares_of_a_captured_i386_machine() -> None:
@@ -170,3 +185,14 @@ def test_pageset_high_is_at_least_four_batches_and_may_be_a_fraction() -> None:
 )
 def test_stat_threshold(pages: int, cpus: int, threshold: int) -> None:
     assert stat_threshold(pages, cpus) == threshold
+
+
+def test_movable_taken_from_high_memory_is_high_memory() -> None:
+    """A booted i386 machine of 3000 MiB with movablecore=600M, once min_free_kbytes was rewritten."""
+    managed = {(0, "DMA"): 3840, (0, "Normal"): 209719, (0, "HighMem"): 389122, (0, "Movable"): 153568}
+    assert lowmem_pages(managed, LINUX_6_1) == 3840 + 209719
+    marks = setup_per_zone_wmarks(managed, LINUX_6_1, 42308, 10)
+    assert marks[0, "Movable"] == Watermarks(128, 2029, 3930, 5831)
+    # without high memory it shares like any zone (6.1)
+    low = {(0, "DMA"): 3840, (0, "Normal"): 100_000, (0, "HighMem"): 0, (0, "Movable"): 50_000}
+    assert lowmem_pages(low, LINUX_6_1) == 153_840

@@ -21,9 +21,9 @@ from numa_service.mm.page_alloc import (
 )
 from numa_service.mm.profile import LINUX_6_1, LINUX_6_12, Profile
 from numa_service.node import ops
+from numa_service.node.books import unpack_pfns
 from numa_service.node.errors import AllocFailed, InvalidRequest, NodeError, NotFound, Precondition
 from numa_service.node.mempolicy import Policy, PolicyMode
-from numa_service.node.node import unpack_pfns
 from numa_service.node.page_alloc import (
     Allocation,
     AllocRequest,

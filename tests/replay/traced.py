@@ -43,6 +43,7 @@ class Alloc:
     pfn: int
     order: int = 0
     gfp: str = MOVABLE
+    pid: int = 7
 
     def text(self) -> str:
         return (
@@ -57,6 +58,7 @@ class Free:
     cpu: int
     pfn: int
     order: int = 0
+    pid: int = 7
 
     def text(self) -> str:
         return f"mm_page_free: page=0 pfn={self.pfn:#x} order={self.order}"
@@ -68,6 +70,7 @@ class Other:
 
     cpu: int
     arguments: str
+    pid: int = 7
 
     def text(self) -> str:
         return self.arguments
@@ -80,7 +83,8 @@ def render(events: list[Event]) -> str:
     """Text of /sys/kernel/tracing/trace."""
     lines = ["# tracer: nop\n", "#\n"]
     for i, event in enumerate(events):
-        lines.append(f"{'task-7':>18}       [{event.cpu:03}] ..... {1 + i / 1e6:12.6f}: {event.text()}\n")
+        task = f"task-{event.pid}"
+        lines.append(f"{task:>18}       [{event.cpu:03}] ..... {1 + i / 1e6:12.6f}: {event.text()}\n")
     return "".join(lines)
 
 

@@ -32,8 +32,8 @@ class Clock:
 class Loopback:
     """What tests see of the machine."""
 
-    def __init__(self, preset: str = "demo", pace: Pace | None = None) -> None:
-        self.spec: MachineSpec = load_preset(preset)
+    def __init__(self, preset: str = "demo", profile: str = "linux-6.1", pace: Pace | None = None) -> None:
+        self.spec: MachineSpec = load_preset(preset).with_profile(profile)
         self.clock = Clock()
         self.servers: dict[int, NodeServer] = {}
         self.addresses: dict[int, Addresses] = {}

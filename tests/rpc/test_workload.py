@@ -48,7 +48,7 @@ ENDLESS = pages(events=1 << 32)
 @pytest.fixture
 async def demo() -> AsyncIterator[Loopback]:
     """Reports whenever the node gives way, and waits only a moment for a client to read."""
-    machine = Loopback("demo", Pace(slice=0.001, progress=0.0001, read=0.3))
+    machine = Loopback("demo", pace=Pace(slice=0.001, progress=0.0001, read=0.3))
     await machine.start()
     yield machine
     await machine.stop()

@@ -17,11 +17,17 @@ from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL
 from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.node import ops
-from numa_service.node.errors import AllocFailed, Busy, InvalidRequest
+from numa_service.node.books import unpack_pfns
+from numa_service.node.errors import AllocFailed, Busy, InvalidRequest, NotFound
 from numa_service.node.inspect import pgdat_view
-from numa_service.node.memory_hotplug import is_online, memory_blocks
+from numa_service.node.memory_hotplug import (
+    change_memory_block,
+    is_online,
+    memory_blocks,
+    node_restarted,
+)
 from numa_service.node.mempolicy import Policy, PolicyMode
-from numa_service.node.node import Node, unpack_pfns
+from numa_service.node.node import Node
 from numa_service.node.page_alloc import AllocRequest, alloc_pages, free_pages
 from numa_service.node.region import map_region, touch_region
 from numa_service.sim.simulation import Faults, Simulation
@@ -237,7 +243,6 @@ def test_a_page_held_by_hand_keeps_its_block_and_nothing_changes() -> None:
         (0, "offline", "hole"),
         (5, "online", "on-line"),
         (5, "gone", "is not online"),
-        (999, "offline", "no memory999"),
     ],
 )
 def test_what_may_not_be_written(block: int, state: str, why: str) -> None:
@@ -246,6 +251,14 @@ def test_what_may_not_be_written(block: int, state: str, why: str) -> None:
     with pytest.raises(InvalidRequest, match=why):
         sim.change_memory_block(block, state)
     assert [node.digest() for node in sim.nodes.values()] == digests
+
+
+def test_a_block_that_no_node_has() -> None:
+    sim = Simulation(DEMO)
+    with pytest.raises(NotFound, match="memory999"):
+        sim.change_memory_block(999, "offline")
+    with pytest.raises(NotFound, match="node 0 has none of it"):
+        sim.call(0, change_memory_block(sim.nodes[0], 5, "offline"))
 
 
 def test_3_0_knows_neither_movable_nor_kernel() -> None:
@@ -343,6 +356,28 @@ def test_a_node_without_cpus_goes_with_its_memory_and_comes_back() -> None:
     assert [nid for nid, _ in got.pages] == [2]
     assert sim.check() == []
     assert replays(sim)
+
+
+def test_a_node_that_boots_anew_has_all_of_its_memory_and_hears_of_the_others() -> None:
+    sim = Simulation(DEMO)
+    block = node2_blocks(sim)[1]
+    sim.change_memory_block(block, "offline")
+    # node 2 is restarted: it has its memory again, and the others count on it
+    sim.nodes[2] = Node.boot(DEMO, 2, incarnation=2)
+    for nid in (0, 1):
+        sim.call(nid, node_restarted(sim.nodes[nid], 2, 2))
+        assert sim.nodes[nid].machine.managed == Simulation(DEMO).nodes[nid].machine.managed
+        assert sim.nodes[nid].machine.watermarks == sim.nodes[2].machine.watermarks
+    sim.change_memory_block(block, "offline")
+    # node 0 is: node 2 tells it what is missing
+    sim.nodes[0] = Node.boot(DEMO, 0, incarnation=2)
+    for nid in (1, 2):
+        sim.call(nid, node_restarted(sim.nodes[nid], 0, 2))
+    assert sim.nodes[0].machine.managed == sim.nodes[2].machine.managed
+    assert sim.nodes[0].machine.watermarks == sim.nodes[1].machine.watermarks
+    told = [op for node in sim.nodes.values() for op in node.log if isinstance(op, ops.MemoryNotify)]
+    sim.call(1, node_restarted(sim.nodes[1], 0, 2))
+    assert [op for n in sim.nodes.values() for op in n.log if isinstance(op, ops.MemoryNotify)] == told
 
 
 def test_notified_twice_nothing_more_changes() -> None:

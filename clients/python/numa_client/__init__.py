@@ -5,7 +5,7 @@
 ...     session.free(allocation)
 """
 
-from numa_client._aio import AsyncMachine, AsyncRegion, AsyncSession
+from numa_client._aio import AsyncMachine, AsyncPageStream, AsyncRegion, AsyncSession
 from numa_client._codec import RegionKind
 from numa_client._errors import (
     Aborted,
@@ -48,7 +48,7 @@ from numa_client._program_codec import (
     ProgramProgress,
     ProgramResult,
 )
-from numa_client._sync import Machine, Region, Session
+from numa_client._sync import Machine, PageStream, Region, Session
 from numa_client._types import (
     Allocation,
     Blocks,
@@ -70,6 +70,7 @@ __all__ = [
     "Access",
     "Allocation",
     "AsyncMachine",
+    "AsyncPageStream",
     "AsyncRegion",
     "AsyncSession",
     "Blocks",
@@ -97,6 +98,7 @@ __all__ = [
     "NumaError",
     "NumaStat",
     "OutOfMemory",
+    "PageStream",
     "PagesetDrain",
     "Pfns",
     "Phase",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
+from uuid import uuid4
 
 import grpc
 import grpc.aio
@@ -17,7 +19,15 @@ from numa_client import _codec as codec
 from numa_client import _program_codec as program_codec
 from numa_client import _types as t
 from numa_client._channel import BEATS_PER_LEASE, DEFAULT_TIMEOUT, OPTIONS
-from numa_client._errors import NotFound, NumaError, Unavailable, from_rpc_error
+from numa_client._errors import (
+    Aborted,
+    InvalidRequest,
+    NotFound,
+    NumaError,
+    Unavailable,
+    from_rpc_error,
+    from_status,
+)
 from numa_client._explanation import Explained
 from numa_client._gen.numa.v1 import (
     machine_service_pb2,
@@ -135,6 +145,25 @@ class AsyncMachine:
         fields: dict[str, Any] = json.loads((await _call(stub.Inspect, request, self._timeout)).json)
         return fields
 
+    async def change_memory_block(self, block: int, state: str) -> None:
+        """Takes a memory block off-line or on-line: `block` is 128 MiB from block × 128 MiB on.
+
+        `state` is ``offline``, ``online``, ``online_kernel`` or ``online_movable``, as in sysfs.
+        NotFound without such a block, InvalidRequest (EINVAL), FailedPrecondition (EBUSY).
+        """
+        request = node_service_pb2.ChangeMemoryBlockRequest(request_id=uuid4().hex, block=block, state=state)
+        missing: NotFound | None = None
+        for node in self.info.nodes:
+            stub = node_service_pb2_grpc.NodeServiceStub(self._node_channel(node))
+            try:
+                await _call(stub.ChangeMemoryBlock, request, self._timeout)
+            except NotFound as error:
+                missing = error  # it is another node's
+            else:
+                return
+        if missing:
+            raise missing
+
     async def check(self) -> dict[int, tuple[str, ...]]:
         """Recounts what must hold on every node; violations by node, empty when all is well."""
         found = {}
@@ -215,16 +244,7 @@ class AsyncSession:
         partial: bool = False,
     ) -> t.Allocation:
         """Takes `count` blocks of 2^order pages; fewer only if `partial`, else OutOfMemory."""
-        request = codec.alloc_request(
-            self.info.session,
-            next(self._ids),
-            order=order,
-            count=count,
-            gfp=gfp,
-            cpu=self.cpu if cpu is None else cpu,
-            policy=policy,
-            partial=partial,
-        )
+        request = self._alloc_request(order, count, gfp, cpu, policy, partial)
         return codec.allocation(await _call(self._memory.AllocPages, request, self._timeout), order)
 
     async def explain(
@@ -257,10 +277,13 @@ class AsyncSession:
 
         All or nothing: NotFound or FailedPrecondition when one of them is not this session's.
         """
-        request = codec.free_request(
-            self.info.session, next(self._ids), blocks, self.cpu if cpu is None else cpu
+        return codec.freed(
+            await _call(self._memory.FreePages, self._free_request(blocks, cpu), self._timeout)
         )
-        return codec.freed(await _call(self._memory.FreePages, request, self._timeout))
+
+    def stream(self, window: int = 16) -> AsyncPageStream:
+        """A pipeline for many small calls; at most `window` of them are unanswered at one time."""
+        return AsyncPageStream(self, window)
 
     async def map_region(
         self, kind: codec.RegionKind = "anon", nr_pages: int = 1, policy: Policy | None = None
@@ -300,6 +323,24 @@ class AsyncSession:
             return (await _call(self._memory.CloseSession, request, self._timeout)).freed_pages
         except NotFound:  # the lease ran out first: what close() is for is done
             return 0
+
+    def _alloc_request(
+        self, order: int, count: int, gfp: str, cpu: int | None, policy: Policy | None, partial: bool
+    ) -> memory_service_pb2.AllocPagesRequest:
+        return codec.alloc_request(
+            self.info.session,
+            next(self._ids),
+            order=order,
+            count=count,
+            gfp=gfp,
+            cpu=self.cpu if cpu is None else cpu,
+            policy=policy,
+            partial=partial,
+        )
+
+    def _free_request(self, blocks: t.Blocks, cpu: int | None) -> memory_service_pb2.FreePagesRequest:
+        cpu = self.cpu if cpu is None else cpu
+        return codec.free_request(self.info.session, next(self._ids), blocks, cpu)
 
     async def _touch(
         self, region: int, first: int, count: int, write: bool, cpu: int | None
@@ -346,6 +387,91 @@ class AsyncSession:
         else:
             with suppress(NumaError):  # must not hide the error that ends the block
                 await self.close()
+
+
+class AsyncPageStream:
+    """alloc and free of a session without waiting for each answer: run several at one time.
+
+    Made by :meth:`AsyncSession.stream`; an async context manager. They are carried out in the order of the
+    calls. When the stream itself breaks, calls under way fail with what broke it.
+    """
+
+    def __init__(self, session: AsyncSession, window: int) -> None:
+        if window < 1:
+            raise InvalidRequest(f"a window of {window}: at least 1", field="window")
+        self._session = session
+        self._room = asyncio.Semaphore(window)
+        self._writing = asyncio.Lock()
+        self._unanswered: deque[asyncio.Future[memory_service_pb2.StreamPagesResponse]] = deque()
+        self._broken: NumaError | None = None
+
+    async def alloc(
+        self,
+        order: int = 0,
+        count: int = 1,
+        gfp: str = "GFP_KERNEL",
+        *,
+        cpu: int | None = None,
+        policy: Policy | None = None,
+        partial: bool = False,
+    ) -> t.Allocation:
+        """As :meth:`AsyncSession.alloc`."""
+        request = self._session._alloc_request(order, count, gfp, cpu, policy, partial)
+        answer = await self._ask(memory_service_pb2.StreamPagesRequest(alloc=request))
+        return codec.allocation(answer.alloc, order)
+
+    async def free(self, blocks: t.Blocks, *, cpu: int | None = None) -> t.Freed:
+        """As :meth:`AsyncSession.free`."""
+        request = self._session._free_request(blocks, cpu)
+        return codec.freed((await self._ask(memory_service_pb2.StreamPagesRequest(free=request))).free)
+
+    async def _ask(
+        self, request: memory_service_pb2.StreamPagesRequest
+    ) -> memory_service_pb2.StreamPagesResponse:
+        async with self._room:
+            answered = asyncio.get_running_loop().create_future()
+            async with self._writing:
+                if self._broken:
+                    raise self._broken
+                self._unanswered.append(answered)
+                try:
+                    await self._call.write(request)
+                except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                    await self._reader  # it has the reason, and fails every call under way
+            answer: memory_service_pb2.StreamPagesResponse = await answered
+        if answer.WhichOneof("answer") == "error":
+            raise from_status(answer.error)
+        return answer
+
+    async def _read(self) -> None:
+        broken: NumaError = Aborted("the stream is closed", code=grpc.StatusCode.ABORTED)
+        try:
+            while (answer := await self._call.read()) is not grpc.aio.EOF:
+                assert isinstance(answer, memory_service_pb2.StreamPagesResponse)
+                answered = self._unanswered.popleft()
+                if not answered.done():  # its caller may have been cancelled
+                    answered.set_result(answer)
+        except grpc.aio.AioRpcError as error:
+            broken = from_rpc_error(error)
+        finally:
+            self._broken = broken
+            for answered in self._unanswered:
+                if not answered.done():
+                    answered.set_exception(broken)
+
+    async def close(self) -> None:
+        """Waits for the answers to come, and ends the stream. The session lives on."""
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await self._call.done_writing()
+        await self._reader
+
+    async def __aenter__(self) -> Self:
+        self._call = self._session._memory.StreamPages()
+        self._reader = asyncio.create_task(self._read(), name="numa-stream")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
 
 class AsyncRegion:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import grpc
-from google.rpc import error_details_pb2
+from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 
@@ -85,12 +85,22 @@ _BY_CODE: dict[grpc.StatusCode, type[NumaError]] = {
 def from_rpc_error(error: grpc.RpcError) -> NumaError:
     """The exception for a failed call: class by status code, attributes from google.rpc error details."""
     call: Any = error  # what is raised for a failed call is a grpc.Call too; the stubs do not say so
-    code, message = call.code(), call.details() or ""
-    info, field = error_details_pb2.ErrorInfo(), ""
     try:
         status = rpc_status.from_call(call)
     except ValueError:  # details that contradict the status: the status itself is still right
         status = None
+    return _error(call.code(), call.details() or "", status)
+
+
+def from_status(data: bytes) -> NumaError:
+    """The exception for a google.rpc.Status in an answer: one request of a stream failed."""
+    status = status_pb2.Status.FromString(data)
+    code = next((code for code in grpc.StatusCode if code.value[0] == status.code), grpc.StatusCode.UNKNOWN)
+    return _error(code, status.message, status)
+
+
+def _error(code: grpc.StatusCode, message: str, status: status_pb2.Status | None) -> NumaError:
+    info, field = error_details_pb2.ErrorInfo(), ""
     for detail in status.details if status else ():
         bad_request = error_details_pb2.BadRequest()
         if detail.Unpack(bad_request) and bad_request.field_violations:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Generator
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
+from uuid import uuid4
 
 import grpc
 
@@ -16,7 +20,15 @@ from numa_client import _codec as codec
 from numa_client import _program_codec as program_codec
 from numa_client import _types as t
 from numa_client._channel import BEATS_PER_LEASE, DEFAULT_TIMEOUT, OPTIONS
-from numa_client._errors import NotFound, NumaError, Unavailable, from_rpc_error
+from numa_client._errors import (
+    Aborted,
+    InvalidRequest,
+    NotFound,
+    NumaError,
+    Unavailable,
+    from_rpc_error,
+    from_status,
+)
 from numa_client._explanation import Explained
 from numa_client._gen.numa.v1 import (
     machine_service_pb2,
@@ -125,6 +137,25 @@ class Machine:
         fields: dict[str, Any] = json.loads((_call(stub.Inspect, request, self._timeout)).json)
         return fields
 
+    def change_memory_block(self, block: int, state: str) -> None:
+        """Takes a memory block off-line or on-line: `block` is 128 MiB from block × 128 MiB on.
+
+        `state` is ``offline``, ``online``, ``online_kernel`` or ``online_movable``, as in sysfs.
+        NotFound without such a block, InvalidRequest (EINVAL), FailedPrecondition (EBUSY).
+        """
+        request = node_service_pb2.ChangeMemoryBlockRequest(request_id=uuid4().hex, block=block, state=state)
+        missing: NotFound | None = None
+        for node in self.info.nodes:
+            stub = node_service_pb2_grpc.NodeServiceStub(self._node_channel(node))
+            try:
+                _call(stub.ChangeMemoryBlock, request, self._timeout)
+            except NotFound as error:
+                missing = error  # it is another node's
+            else:
+                return
+        if missing:
+            raise missing
+
     def check(self) -> dict[int, tuple[str, ...]]:
         """Recounts what must hold on every node; violations by node, empty when all is well."""
         found = {}
@@ -204,16 +235,7 @@ class Session:
         partial: bool = False,
     ) -> t.Allocation:
         """Takes `count` blocks of 2^order pages; fewer only if `partial`, else OutOfMemory."""
-        request = codec.alloc_request(
-            self.info.session,
-            next(self._ids),
-            order=order,
-            count=count,
-            gfp=gfp,
-            cpu=self.cpu if cpu is None else cpu,
-            policy=policy,
-            partial=partial,
-        )
+        request = self._alloc_request(order, count, gfp, cpu, policy, partial)
         return codec.allocation(_call(self._memory.AllocPages, request, self._timeout), order)
 
     def explain(
@@ -246,10 +268,11 @@ class Session:
 
         All or nothing: NotFound or FailedPrecondition when one of them is not this session's.
         """
-        request = codec.free_request(
-            self.info.session, next(self._ids), blocks, self.cpu if cpu is None else cpu
-        )
-        return codec.freed(_call(self._memory.FreePages, request, self._timeout))
+        return codec.freed(_call(self._memory.FreePages, self._free_request(blocks, cpu), self._timeout))
+
+    def stream(self, window: int = 16) -> PageStream:
+        """A pipeline for many small calls; at most `window` of them are unanswered at one time."""
+        return PageStream(self, window)
 
     def map_region(
         self, kind: codec.RegionKind = "anon", nr_pages: int = 1, policy: Policy | None = None
@@ -288,6 +311,24 @@ class Session:
             return _call(self._memory.CloseSession, request, self._timeout).freed_pages
         except NotFound:  # the lease ran out first: what close() is for is done
             return 0
+
+    def _alloc_request(
+        self, order: int, count: int, gfp: str, cpu: int | None, policy: Policy | None, partial: bool
+    ) -> memory_service_pb2.AllocPagesRequest:
+        return codec.alloc_request(
+            self.info.session,
+            next(self._ids),
+            order=order,
+            count=count,
+            gfp=gfp,
+            cpu=self.cpu if cpu is None else cpu,
+            policy=policy,
+            partial=partial,
+        )
+
+    def _free_request(self, blocks: t.Blocks, cpu: int | None) -> memory_service_pb2.FreePagesRequest:
+        cpu = self.cpu if cpu is None else cpu
+        return codec.free_request(self.info.session, next(self._ids), blocks, cpu)
 
     def _touch(
         self, region: int, first: int, count: int, write: bool, cpu: int | None
@@ -333,6 +374,89 @@ class Session:
         else:
             with suppress(NumaError):  # must not hide the error that ends the block
                 self.close()
+
+
+class PageStream:
+    """alloc and free of a session without waiting for each answer: each call returns a future.
+
+    Made by :meth:`Session.stream`; a context manager. They are carried out in the order of the calls. A call
+    waits while the window is full; when the stream itself breaks, what is under way fails with the reason.
+    """
+
+    def __init__(self, session: Session, window: int) -> None:
+        if window < 1:
+            raise InvalidRequest(f"a window of {window}: at least 1", field="window")
+        self._session = session
+        self._room = threading.BoundedSemaphore(window)
+        self._writing = threading.Lock()
+        self._requests: SimpleQueue[memory_service_pb2.StreamPagesRequest | None] = SimpleQueue()
+        self._unanswered: deque[tuple[Future[Any], Callable[[Any], Any]]] = deque()
+        self._broken: NumaError | None = None
+
+    def alloc(
+        self,
+        order: int = 0,
+        count: int = 1,
+        gfp: str = "GFP_KERNEL",
+        *,
+        cpu: int | None = None,
+        policy: Policy | None = None,
+        partial: bool = False,
+    ) -> Future[t.Allocation]:
+        """As :meth:`Session.alloc`."""
+        request = self._session._alloc_request(order, count, gfp, cpu, policy, partial)
+        message = memory_service_pb2.StreamPagesRequest(alloc=request)
+        return self._ask(message, lambda answer: codec.allocation(answer.alloc, order))
+
+    def free(self, blocks: t.Blocks, *, cpu: int | None = None) -> Future[t.Freed]:
+        """As :meth:`Session.free`."""
+        request = memory_service_pb2.StreamPagesRequest(free=self._session._free_request(blocks, cpu))
+        return self._ask(request, lambda answer: codec.freed(answer.free))
+
+    def _ask(
+        self, request: memory_service_pb2.StreamPagesRequest, decode: Callable[[Any], Any]
+    ) -> Future[Any]:
+        self._room.acquire()
+        answered: Future[Any] = Future()
+        with self._writing:
+            if self._broken:
+                self._room.release()
+                raise self._broken
+            self._unanswered.append((answered, decode))
+            self._requests.put(request)
+        return answered
+
+    def _read(self) -> None:
+        broken: NumaError = Aborted("the stream is closed", code=grpc.StatusCode.ABORTED)
+        try:
+            for answer in self._call:
+                answered, decode = self._unanswered.popleft()
+                self._room.release()
+                if answer.WhichOneof("answer") == "error":
+                    answered.set_exception(from_status(answer.error))
+                else:
+                    answered.set_result(decode(answer))
+        except grpc.RpcError as error:
+            broken = from_rpc_error(error)
+        with self._writing:
+            self._broken = broken
+            for answered, _ in self._unanswered:
+                self._room.release()
+                answered.set_exception(broken)
+
+    def close(self) -> None:
+        """Waits for the answers to come, and ends the stream. The session lives on."""
+        self._requests.put(None)
+        self._reader.join()
+
+    def __enter__(self) -> Self:
+        self._call = self._session._memory.StreamPages(iter(self._requests.get, None))
+        self._reader = threading.Thread(target=self._read, name="numa-stream", daemon=True)
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class Region:

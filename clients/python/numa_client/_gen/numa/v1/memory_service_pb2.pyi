@@ -124,6 +124,24 @@ class FreePagesResponse(_message.Message):
     cost: _types_pb2.Cost
     def __init__(self, freed_pages: _Optional[int] = ..., cost: _Optional[_Union[_types_pb2.Cost, _Mapping]] = ...) -> None: ...
 
+class StreamPagesRequest(_message.Message):
+    __slots__ = ("alloc", "free")
+    ALLOC_FIELD_NUMBER: _ClassVar[int]
+    FREE_FIELD_NUMBER: _ClassVar[int]
+    alloc: AllocPagesRequest
+    free: FreePagesRequest
+    def __init__(self, alloc: _Optional[_Union[AllocPagesRequest, _Mapping]] = ..., free: _Optional[_Union[FreePagesRequest, _Mapping]] = ...) -> None: ...
+
+class StreamPagesResponse(_message.Message):
+    __slots__ = ("alloc", "free", "error")
+    ALLOC_FIELD_NUMBER: _ClassVar[int]
+    FREE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    alloc: AllocPagesResponse
+    free: FreePagesResponse
+    error: bytes
+    def __init__(self, alloc: _Optional[_Union[AllocPagesResponse, _Mapping]] = ..., free: _Optional[_Union[FreePagesResponse, _Mapping]] = ..., error: _Optional[bytes] = ...) -> None: ...
+
 class MapRegionRequest(_message.Message):
     __slots__ = ("session", "request_id", "kind", "nr_pages", "policy")
     SESSION_FIELD_NUMBER: _ClassVar[int]

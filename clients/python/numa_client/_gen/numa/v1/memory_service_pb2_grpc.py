@@ -64,6 +64,11 @@ class MemoryServiceStub:
                 request_serializer=numa_dot_v1_dot_memory__service__pb2.FreePagesRequest.SerializeToString,
                 response_deserializer=numa_dot_v1_dot_memory__service__pb2.FreePagesResponse.FromString,
                 _registered_method=True)
+        self.StreamPages = channel.stream_stream(
+                '/numa.v1.MemoryService/StreamPages',
+                request_serializer=numa_dot_v1_dot_memory__service__pb2.StreamPagesRequest.SerializeToString,
+                response_deserializer=numa_dot_v1_dot_memory__service__pb2.StreamPagesResponse.FromString,
+                _registered_method=True)
         self.MapRegion = channel.unary_unary(
                 '/numa.v1.MemoryService/MapRegion',
                 request_serializer=numa_dot_v1_dot_memory__service__pb2.MapRegionRequest.SerializeToString,
@@ -124,6 +129,15 @@ class MemoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamPages(self, request_iterator, context):
+        """AllocPages and FreePages without waiting for each answer: answers come in the order of the requests. One
+        request is carried out at a time, and the next is read when its answer is on its way; a client that leaves
+        its answers unread for 30 s is cut off with RESOURCE_EXHAUSTED. What was asked before stays done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def MapRegion(self, request, context):
         """Makes a region of pageable memory: anonymous, or backed by a file. No page is taken yet.
         """
@@ -172,6 +186,11 @@ def add_MemoryServiceServicer_to_server(servicer, server):
                     servicer.FreePages,
                     request_deserializer=numa_dot_v1_dot_memory__service__pb2.FreePagesRequest.FromString,
                     response_serializer=numa_dot_v1_dot_memory__service__pb2.FreePagesResponse.SerializeToString,
+            ),
+            'StreamPages': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamPages,
+                    request_deserializer=numa_dot_v1_dot_memory__service__pb2.StreamPagesRequest.FromString,
+                    response_serializer=numa_dot_v1_dot_memory__service__pb2.StreamPagesResponse.SerializeToString,
             ),
             'MapRegion': grpc.unary_unary_rpc_method_handler(
                     servicer.MapRegion,
@@ -329,6 +348,33 @@ class MemoryService:
             '/numa.v1.MemoryService/FreePages',
             numa_dot_v1_dot_memory__service__pb2.FreePagesRequest.SerializeToString,
             numa_dot_v1_dot_memory__service__pb2.FreePagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamPages(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/numa.v1.MemoryService/StreamPages',
+            numa_dot_v1_dot_memory__service__pb2.StreamPagesRequest.SerializeToString,
+            numa_dot_v1_dot_memory__service__pb2.StreamPagesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,6 +48,11 @@ class MemoryServiceStub:
     """Allocates `count` blocks of 2^order pages that the session holds until it frees them."""
     FreePages: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.FreePagesRequest, _memory_service_pb2.FreePagesResponse]
     """Frees blocks. All or nothing: one bad block and none is freed."""
+    StreamPages: _grpc.StreamStreamMultiCallable[_memory_service_pb2.StreamPagesRequest, _memory_service_pb2.StreamPagesResponse]
+    """AllocPages and FreePages without waiting for each answer: answers come in the order of the requests. One
+    request is carried out at a time, and the next is read when its answer is on its way; a client that leaves
+    its answers unread for 30 s is cut off with RESOURCE_EXHAUSTED. What was asked before stays done.
+    """
     MapRegion: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.MapRegionRequest, _memory_service_pb2.MapRegionResponse]
     """Makes a region of pageable memory: anonymous, or backed by a file. No page is taken yet."""
     TouchRegion: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.TouchRegionRequest, _memory_service_pb2.TouchRegionResponse]
@@ -75,6 +80,11 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     """Allocates `count` blocks of 2^order pages that the session holds until it frees them."""
     FreePages: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.FreePagesRequest, _memory_service_pb2.FreePagesResponse]  # type: ignore[assignment]
     """Frees blocks. All or nothing: one bad block and none is freed."""
+    StreamPages: _aio.StreamStreamMultiCallable[_memory_service_pb2.StreamPagesRequest, _memory_service_pb2.StreamPagesResponse]  # type: ignore[assignment]
+    """AllocPages and FreePages without waiting for each answer: answers come in the order of the requests. One
+    request is carried out at a time, and the next is read when its answer is on its way; a client that leaves
+    its answers unread for 30 s is cut off with RESOURCE_EXHAUSTED. What was asked before stays done.
+    """
     MapRegion: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.MapRegionRequest, _memory_service_pb2.MapRegionResponse]  # type: ignore[assignment]
     """Makes a region of pageable memory: anonymous, or backed by a file. No page is taken yet."""
     TouchRegion: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.TouchRegionRequest, _memory_service_pb2.TouchRegionResponse]  # type: ignore[assignment]
@@ -129,6 +139,17 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_memory_service_pb2.FreePagesResponse, _abc.Awaitable[_memory_service_pb2.FreePagesResponse]]:
         """Frees blocks. All or nothing: one bad block and none is freed."""
+
+    @_abc_1.abstractmethod
+    def StreamPages(
+        self,
+        request_iterator: _MaybeAsyncIterator[_memory_service_pb2.StreamPagesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_memory_service_pb2.StreamPagesResponse], _abc.AsyncIterator[_memory_service_pb2.StreamPagesResponse]]:
+        """AllocPages and FreePages without waiting for each answer: answers come in the order of the requests. One
+        request is carried out at a time, and the next is read when its answer is on its way; a client that leaves
+        its answers unread for 30 s is cut off with RESOURCE_EXHAUSTED. What was asked before stays done.
+        """
 
     @_abc_1.abstractmethod
     def MapRegion(

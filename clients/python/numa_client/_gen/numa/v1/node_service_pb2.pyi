@@ -88,6 +88,22 @@ class InspectResponse(_message.Message):
     json: str
     def __init__(self, json: _Optional[str] = ...) -> None: ...
 
+class ChangeMemoryBlockRequest(_message.Message):
+    __slots__ = ("request_id", "block", "state")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    block: int
+    state: str
+    def __init__(self, request_id: _Optional[str] = ..., block: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
+
+class ChangeMemoryBlockResponse(_message.Message):
+    __slots__ = ("zones",)
+    ZONES_FIELD_NUMBER: _ClassVar[int]
+    zones: _containers.RepeatedCompositeFieldContainer[_types_pb2.ZoneSummary]
+    def __init__(self, zones: _Optional[_Iterable[_Union[_types_pb2.ZoneSummary, _Mapping]]] = ...) -> None: ...
+
 class CheckInvariantsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -50,6 +50,11 @@ class NodeServiceStub:
                 request_serializer=numa_dot_v1_dot_node__service__pb2.InspectRequest.SerializeToString,
                 response_deserializer=numa_dot_v1_dot_node__service__pb2.InspectResponse.FromString,
                 _registered_method=True)
+        self.ChangeMemoryBlock = channel.unary_unary(
+                '/numa.v1.NodeService/ChangeMemoryBlock',
+                request_serializer=numa_dot_v1_dot_node__service__pb2.ChangeMemoryBlockRequest.SerializeToString,
+                response_deserializer=numa_dot_v1_dot_node__service__pb2.ChangeMemoryBlockResponse.FromString,
+                _registered_method=True)
         self.CheckInvariants = channel.unary_unary(
                 '/numa.v1.NodeService/CheckInvariants',
                 request_serializer=numa_dot_v1_dot_node__service__pb2.CheckInvariantsRequest.SerializeToString,
@@ -82,6 +87,14 @@ class NodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ChangeMemoryBlock(self, request, context):
+        """Takes a memory block off-line or on-line, as a write to its state in sysfs would; pages of regions move to
+        other nodes. NOT_FOUND: another node has it. INVALID_ARGUMENT (EINVAL), FAILED_PRECONDITION (EBUSY).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CheckInvariants(self, request, context):
         """Recounts everything that must hold (page conservation, list disjointness, counters); an empty list is health.
         """
@@ -106,6 +119,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.Inspect,
                     request_deserializer=numa_dot_v1_dot_node__service__pb2.InspectRequest.FromString,
                     response_serializer=numa_dot_v1_dot_node__service__pb2.InspectResponse.SerializeToString,
+            ),
+            'ChangeMemoryBlock': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeMemoryBlock,
+                    request_deserializer=numa_dot_v1_dot_node__service__pb2.ChangeMemoryBlockRequest.FromString,
+                    response_serializer=numa_dot_v1_dot_node__service__pb2.ChangeMemoryBlockResponse.SerializeToString,
             ),
             'CheckInvariants': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckInvariants,
@@ -195,6 +213,33 @@ class NodeService:
             '/numa.v1.NodeService/Inspect',
             numa_dot_v1_dot_node__service__pb2.InspectRequest.SerializeToString,
             numa_dot_v1_dot_node__service__pb2.InspectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeMemoryBlock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/numa.v1.NodeService/ChangeMemoryBlock',
+            numa_dot_v1_dot_node__service__pb2.ChangeMemoryBlockRequest.SerializeToString,
+            numa_dot_v1_dot_node__service__pb2.ChangeMemoryBlockResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,10 @@ class NodeServiceStub:
     """Writes a sysctl on this node, with a kernel's effects. The machine's `sysctl` command writes it on all."""
     Inspect: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.InspectRequest, _node_service_pb2.InspectResponse]
     """pg_data_t of the node, or a struct zone or a struct page of it, field by field."""
+    ChangeMemoryBlock: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.ChangeMemoryBlockRequest, _node_service_pb2.ChangeMemoryBlockResponse]
+    """Takes a memory block off-line or on-line, as a write to its state in sysfs would; pages of regions move to
+    other nodes. NOT_FOUND: another node has it. INVALID_ARGUMENT (EINVAL), FAILED_PRECONDITION (EBUSY).
+    """
     CheckInvariants: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.CheckInvariantsRequest, _node_service_pb2.CheckInvariantsResponse]
     """Recounts everything that must hold (page conservation, list disjointness, counters); an empty list is health."""
 
@@ -53,6 +57,10 @@ class NodeServiceAsyncStub(NodeServiceStub):
     """Writes a sysctl on this node, with a kernel's effects. The machine's `sysctl` command writes it on all."""
     Inspect: _aio.UnaryUnaryMultiCallable[_node_service_pb2.InspectRequest, _node_service_pb2.InspectResponse]  # type: ignore[assignment]
     """pg_data_t of the node, or a struct zone or a struct page of it, field by field."""
+    ChangeMemoryBlock: _aio.UnaryUnaryMultiCallable[_node_service_pb2.ChangeMemoryBlockRequest, _node_service_pb2.ChangeMemoryBlockResponse]  # type: ignore[assignment]
+    """Takes a memory block off-line or on-line, as a write to its state in sysfs would; pages of regions move to
+    other nodes. NOT_FOUND: another node has it. INVALID_ARGUMENT (EINVAL), FAILED_PRECONDITION (EBUSY).
+    """
     CheckInvariants: _aio.UnaryUnaryMultiCallable[_node_service_pb2.CheckInvariantsRequest, _node_service_pb2.CheckInvariantsResponse]  # type: ignore[assignment]
     """Recounts everything that must hold (page conservation, list disjointness, counters); an empty list is health."""
 
@@ -82,6 +90,16 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.InspectResponse, _abc.Awaitable[_node_service_pb2.InspectResponse]]:
         """pg_data_t of the node, or a struct zone or a struct page of it, field by field."""
+
+    @_abc_1.abstractmethod
+    def ChangeMemoryBlock(
+        self,
+        request: _node_service_pb2.ChangeMemoryBlockRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_service_pb2.ChangeMemoryBlockResponse, _abc.Awaitable[_node_service_pb2.ChangeMemoryBlockResponse]]:
+        """Takes a memory block off-line or on-line, as a write to its state in sysfs would; pages of regions move to
+        other nodes. NOT_FOUND: another node has it. INVALID_ARGUMENT (EINVAL), FAILED_PRECONDITION (EBUSY).
+        """
 
     @_abc_1.abstractmethod
     def CheckInvariants(

@@ -212,3 +212,55 @@ class CountForeignRequest(_message.Message):
 class CountForeignResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class RemapRequest(_message.Message):
+    __slots__ = ("request_id", "owner", "indexes", "from_node", "from_pfns", "to_node", "to_pfns")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    INDEXES_FIELD_NUMBER: _ClassVar[int]
+    FROM_NODE_FIELD_NUMBER: _ClassVar[int]
+    FROM_PFNS_FIELD_NUMBER: _ClassVar[int]
+    TO_NODE_FIELD_NUMBER: _ClassVar[int]
+    TO_PFNS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    owner: Owner
+    indexes: bytes
+    from_node: int
+    from_pfns: bytes
+    to_node: int
+    to_pfns: bytes
+    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., indexes: _Optional[bytes] = ..., from_node: _Optional[int] = ..., from_pfns: _Optional[bytes] = ..., to_node: _Optional[int] = ..., to_pfns: _Optional[bytes] = ...) -> None: ...
+
+class RemapResponse(_message.Message):
+    __slots__ = ("entered",)
+    ENTERED_FIELD_NUMBER: _ClassVar[int]
+    entered: bytes
+    def __init__(self, entered: _Optional[bytes] = ...) -> None: ...
+
+class PresentZone(_message.Message):
+    __slots__ = ("zone", "present_pages", "managed_pages")
+    ZONE_FIELD_NUMBER: _ClassVar[int]
+    PRESENT_PAGES_FIELD_NUMBER: _ClassVar[int]
+    MANAGED_PAGES_FIELD_NUMBER: _ClassVar[int]
+    zone: int
+    present_pages: int
+    managed_pages: int
+    def __init__(self, zone: _Optional[int] = ..., present_pages: _Optional[int] = ..., managed_pages: _Optional[int] = ...) -> None: ...
+
+class MemoryNotifyRequest(_message.Message):
+    __slots__ = ("request_id", "node", "zones", "online", "sequence")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    ZONES_FIELD_NUMBER: _ClassVar[int]
+    ONLINE_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    node: int
+    zones: _containers.RepeatedCompositeFieldContainer[PresentZone]
+    online: bool
+    sequence: int
+    def __init__(self, request_id: _Optional[str] = ..., node: _Optional[int] = ..., zones: _Optional[_Iterable[_Union[PresentZone, _Mapping]]] = ..., online: _Optional[bool] = ..., sequence: _Optional[int] = ...) -> None: ...
+
+class MemoryNotifyResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

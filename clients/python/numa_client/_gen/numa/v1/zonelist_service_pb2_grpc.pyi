@@ -49,6 +49,10 @@ class ZonelistServiceStub:
     """Direct reclaim in the peer's zones on behalf of the caller."""
     Drain: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.DrainRequest, _zonelist_service_pb2.DrainResponse]
     """Empties the peer's pagesets."""
+    Remap: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.RemapRequest, _zonelist_service_pb2.RemapResponse]
+    """Enters migrated pages into the page table of a region whose home the peer is."""
+    MemoryNotify: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.MemoryNotifyRequest, _zonelist_service_pb2.MemoryNotifyResponse]
+    """Memory of the caller came or went."""
     CountForeign: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.CountForeignRequest, _zonelist_service_pb2.CountForeignResponse]
     """numa_foreign on the preferred zone, when the pages came from elsewhere."""
 
@@ -73,6 +77,10 @@ class ZonelistServiceAsyncStub(ZonelistServiceStub):
     """Direct reclaim in the peer's zones on behalf of the caller."""
     Drain: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.DrainRequest, _zonelist_service_pb2.DrainResponse]  # type: ignore[assignment]
     """Empties the peer's pagesets."""
+    Remap: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.RemapRequest, _zonelist_service_pb2.RemapResponse]  # type: ignore[assignment]
+    """Enters migrated pages into the page table of a region whose home the peer is."""
+    MemoryNotify: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.MemoryNotifyRequest, _zonelist_service_pb2.MemoryNotifyResponse]  # type: ignore[assignment]
+    """Memory of the caller came or went."""
     CountForeign: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.CountForeignRequest, _zonelist_service_pb2.CountForeignResponse]  # type: ignore[assignment]
     """numa_foreign on the preferred zone, when the pages came from elsewhere."""
 
@@ -136,6 +144,22 @@ class ZonelistServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_zonelist_service_pb2.DrainResponse, _abc.Awaitable[_zonelist_service_pb2.DrainResponse]]:
         """Empties the peer's pagesets."""
+
+    @_abc_1.abstractmethod
+    def Remap(
+        self,
+        request: _zonelist_service_pb2.RemapRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_zonelist_service_pb2.RemapResponse, _abc.Awaitable[_zonelist_service_pb2.RemapResponse]]:
+        """Enters migrated pages into the page table of a region whose home the peer is."""
+
+    @_abc_1.abstractmethod
+    def MemoryNotify(
+        self,
+        request: _zonelist_service_pb2.MemoryNotifyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_zonelist_service_pb2.MemoryNotifyResponse, _abc.Awaitable[_zonelist_service_pb2.MemoryNotifyResponse]]:
+        """Memory of the caller came or went."""
 
     @_abc_1.abstractmethod
     def CountForeign(

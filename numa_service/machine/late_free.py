@@ -1,0 +1,86 @@
+"""Pages that a captured kernel freed after it had computed its watermarks, and where they lie.
+
+``init_per_zone_wmark_min`` (a postcore initcall) and khugepaged (a subsys initcall) compute from what zones
+managed then. The initrd is freed by a rootfs initcall, the init sections and the gaps of the kernel image
+right before init runs; what alternatives kept for UP (``.smp_locks``) was freed long before. Those pages are
+in `managed` of every snapshot, and in none of the numbers that boot left: they are needed to tell the one
+from the other. The boot log says how many there are, and the log and ``/proc/iomem`` say where.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from numa_service.machine.zones import PfnRange
+from numa_service.mm.mmzone import PAGE_SHIFT, PAGE_SIZE
+
+_FREEING = re.compile(r"Freeing (.+?) memory: (\d+)K", re.ASCII)
+_RAMDISK = re.compile(r"(?:Allocated new )?RAMDISK: \[mem 0x([0-9a-f]+)-0x([0-9a-f]+)\]", re.ASCII)
+_IMAGE = re.compile(r" +([0-9a-f]+)-([0-9a-f]+) : Kernel (code|rodata|data|bss)", re.ASCII)
+_EARLY = "SMP alternatives"
+#: .data_nosave, between .smp_locks and .bss.
+_NOSAVE_PAGES = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LateFree:
+    """One "Freeing … memory" of the boot log, after the initcalls that compute watermarks."""
+
+    #: As the log names it: "initrd", "unused kernel image (initmem)".
+    what: str
+    pfns: PfnRange
+
+    @property
+    def pages(self) -> int:
+        """How many."""
+        return self.pfns[1] - self.pfns[0]
+
+
+def late_frees(dmesg: str, iomem: Iterable[str]) -> tuple[LateFree, ...]:
+    """What was freed late, as far as log and iomem say where it was.
+
+    Without root's iomem that is the initrd only.
+    """
+    image = {
+        match[3]: (int(match[1], 16), int(match[2], 16) + 1) for match in map(_IMAGE.match, iomem) if match
+    }
+    # moved by early boot if it lay too high (i386): the last place counts
+    ramdisk = [(int(start, 16), int(last, 16) + 1) for start, last in _RAMDISK.findall(dmesg)]
+    sizes = {what: int(kib) * 1024 // PAGE_SIZE for what, kib in _FREEING.findall(dmesg)}
+    before_bss = sizes.get(_EARLY, 0) + _NOSAVE_PAGES
+    frees = []
+    for what, pages in sizes.items():
+        if what == "initrd" and ramdisk:
+            start = ramdisk[-1][0] >> PAGE_SHIFT
+        elif what != _EARLY and _is_real(image):
+            end = _image_end(what, image, before_bss)
+            if end is None:
+                continue
+            start = end - pages
+        else:
+            continue
+        frees.append(LateFree(what, (start, start + pages)))
+    return tuple(frees)
+
+
+def _is_real(image: Mapping[str, PfnRange]) -> bool:
+    """Whether addresses are shown: all are 0 to those who are not root."""
+    return {"code", "data", "bss"} <= set(image) and image["code"][1] > 1
+
+
+def _image_end(what: str, image: Mapping[str, PfnRange], before_bss: int) -> int | None:
+    """First pfn past a freed part of the image; the sections are in this order, see ``vmlinux.lds``."""
+    bss_start, bss_end = image["bss"]
+    match what:
+        case "unused kernel image (text/rodata gap)" if "rodata" in image:
+            return image["rodata"][0] >> PAGE_SHIFT
+        case "unused kernel image (rodata/data gap)":
+            return image["data"][0] >> PAGE_SHIFT
+        case "unused kernel image (initmem)":
+            return (bss_start >> PAGE_SHIFT) - before_bss
+        case "unused decrypted":  # .bss..decrypted closes .bss
+            return -(-bss_end // PAGE_SIZE)
+        case _:
+            return None

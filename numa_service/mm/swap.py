@@ -1,0 +1,67 @@
+"""Pages on and off the LRU lists, with the counters that know them (``mm/swap.c``)."""
+
+from __future__ import annotations
+
+from numa_service.mm.jit import kernel
+from numa_service.mm.lists import list_add, list_del, lru_list
+from numa_service.mm.mmzone import LRU_ACTIVE_ANON, LRU_INACTIVE_ANON, LRU_INACTIVE_FILE
+from numa_service.mm.pgdata import PG_ACTIVE, PG_DIRTY, PG_HELD, PG_LRU, PG_SWAPBACKED, PG_YOUNG, PgData
+from numa_service.mm.vmstat import (
+    NR_ANON_MAPPED,
+    NR_DIRTIED,
+    NR_FILE_DIRTY,
+    NR_FILE_PAGES,
+    NR_ZONE_LRU_BASE,
+)
+
+
+@kernel
+def page_lru(flags: int) -> int:
+    """LRU list that a page with these flags is on."""
+    lru = LRU_INACTIVE_ANON if flags & PG_SWAPBACKED else LRU_INACTIVE_FILE
+    if flags & PG_ACTIVE:
+        lru += LRU_ACTIVE_ANON - LRU_INACTIVE_ANON
+    return lru
+
+
+@kernel
+def lru_cache_add(pg: PgData, zone: int, idx: int, anon: bool, dirty: bool) -> None:
+    """Put a new page on its inactive list; an anonymous one has just been accessed, so it is young."""
+    if anon:
+        lru = LRU_INACTIVE_ANON
+        pg.flags[idx] = PG_HELD | PG_LRU | PG_SWAPBACKED | PG_YOUNG
+        pg.node_stat[NR_ANON_MAPPED] += 1
+    else:
+        lru = LRU_INACTIVE_FILE
+        pg.flags[idx] = PG_HELD | PG_LRU
+        pg.node_stat[NR_FILE_PAGES] += 1
+        if dirty:
+            pg.flags[idx] |= PG_DIRTY
+            pg.node_stat[NR_FILE_DIRTY] += 1
+            pg.node_stat[NR_DIRTIED] += 1
+    list_add(pg.next, pg.prev, idx, lru_list(pg, zone, lru))
+    pg.vm_stat[zone, NR_ZONE_LRU_BASE + lru] += 1
+
+
+@kernel
+def del_page_from_lru(pg: PgData, zone: int, idx: int) -> None:
+    """Take a page off its LRU list and out of the counters that know it."""
+    flags = pg.flags[idx]
+    list_del(pg.next, pg.prev, idx)
+    pg.vm_stat[zone, NR_ZONE_LRU_BASE + page_lru(flags)] -= 1
+    if flags & PG_SWAPBACKED:
+        pg.node_stat[NR_ANON_MAPPED] -= 1
+    else:
+        pg.node_stat[NR_FILE_PAGES] -= 1
+        if flags & PG_DIRTY:
+            pg.node_stat[NR_FILE_DIRTY] -= 1
+
+
+@kernel
+def activate_page(pg: PgData, zone: int, idx: int) -> None:
+    """Move an inactive page to the head of its active list; the caller sets PG_ACTIVE."""
+    lru = page_lru(pg.flags[idx])
+    list_del(pg.next, pg.prev, idx)
+    list_add(pg.next, pg.prev, idx, lru_list(pg, zone, lru + 1))
+    pg.vm_stat[zone, NR_ZONE_LRU_BASE + lru] -= 1
+    pg.vm_stat[zone, NR_ZONE_LRU_BASE + lru + 1] += 1

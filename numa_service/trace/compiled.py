@@ -1,0 +1,15 @@
+"""The decorator of this package's compiled functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F) -> F:
+    """Without Numba's runtime, as the kernels of mm/: no array is allocated, so none needs counting."""
+    return cast("F", numba.njit(cache=True, _nrt=False, error_model="numpy")(function))

@@ -1,0 +1,45 @@
+"""kswapd's runs: what they begin with and what they leave behind."""
+
+from __future__ import annotations
+
+import pytest
+
+from numa_service.machine.machinefile import parse_machine
+from numa_service.machine.spec import MachineSpec
+from numa_service.node import ops
+from numa_service.node.kswapd import balance_pgdat
+from numa_service.sim.simulation import Simulation
+
+
+@pytest.fixture
+def spec() -> MachineSpec:
+    """One node with DMA and DMA32."""
+    text = '[[node]]\ncpus = "0"\nmemory = "64MiB"\n'
+    return parse_machine(text, source="one", default_name="one")
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_a_boost_ends_with_the_run_that_it_began_with(spec: MachineSpec, balanced: bool) -> None:
+    node = Simulation(spec).nodes[0]
+    boost = node.pgdat.pg.watermark_boost
+    boost[:2] = (100, 512)
+    node.pgdat.wakeup_kswapd(0, 1)
+    work = node.apply(ops.KswapdBegin())
+    assert work.boosts == (100, 512)
+    boost[1] += 512  # while it runs
+    node.apply(ops.KswapdSleep(0, balanced, work.boosts))
+    assert boost.tolist()[:2] == [0, 512]
+
+
+def test_a_run_that_cannot_balance_the_node_ends_its_boosts_all_the_same(spec: MachineSpec) -> None:
+    node = Simulation(spec).nodes[0]
+    # nothing is on an LRU list, and no zone has as much
+    node.pgdat.pg.watermark_boost[:2] = 1 << 20
+    assert node.pgdat.wakeup_kswapd(0, 1)
+    steps = balance_pgdat()
+    op = next(steps)
+    while not isinstance(op, ops.KswapdSleep):
+        op = steps.send(node.apply(op))
+    assert (op.reclaimed, op.balanced) == (0, False)
+    assert not node.apply(op)
+    assert node.pgdat.pg.watermark_boost.tolist()[:2] == [0, 0]
