@@ -37,7 +37,7 @@ def test_layers_are_kept() -> None:
     assert result.returncode == 0, result.stdout
 
 
-@pytest.mark.parametrize("folder", ["mm", "machine", "node"])
+@pytest.mark.parametrize("folder", ["mm", "machine", "node", "workload"])
 def test_the_model_has_no_clock_and_no_dice(folder: str) -> None:
     banned = re.compile(r"^\s*(import|from) (time|random|datetime|secrets|asyncio|threading)\b", re.M)
     files = (ROOT / "numa_service" / folder).glob("*.py")

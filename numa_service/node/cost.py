@@ -67,6 +67,11 @@ class Cost:
         self.waits[to_nid] = wait_ns
         self._move(to_nid, pages)
 
+    def access_again(self, load: Load, to_nid: int, pages: int, write: bool = False) -> None:
+        """More of what :meth:`add_access` has had, with the same wait."""
+        self.access_ns += pages * load.idle_ns(to_nid, write)
+        self._move(to_nid, pages)
+
     def add_zeroing(self, model: LatencyModel, to_nid: int, pages: int) -> None:
         """__GFP_ZERO: another pass over pages that were accessed before."""
         self.zeroing_ns += pages * model.zero_page_ns

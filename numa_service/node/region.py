@@ -69,16 +69,23 @@ def touch_region(
         raise InvalidRequest("first_page", f"pages {first}…{first + count - 1} of {len(region.pfns)}")
     result = Touched()
     wanted = np.arange(first, first + count, dtype=np.uint32)
-    missing, reread = yield from _access(node, region, wanted, write, result)
-    result.hits = count - len(missing)
-    try:
-        if len(missing):
-            yield from _fault(node, region, missing, reread, write, cpu, result)
-    except AllocFailed:
-        spend(node, cpu, result.cost)
-        raise
+    refused = yield from touch_pages(node, region, wanted, write, cpu, result)
     spend(node, cpu, result.cost)
+    if refused:
+        faults = result.faults
+        raise AllocFailed(0, faults + refused, faults, node.machine.zonelists[node.nid].node_order)
     return result
+
+
+def touch_pages(
+    node: Node, region: Region, wanted: np.ndarray, write: bool, cpu: int, result: Touched
+) -> Steps[int]:
+    """Access these pages, ascending and each once, counting in `result`; how many found no memory."""
+    missing, reread = yield from _access(node, region, wanted, write, result)
+    result.hits += len(wanted) - len(missing)
+    if not len(missing):
+        return 0
+    return (yield from _fault(node, region, missing, reread, write, cpu, result))
 
 
 def _access(
@@ -120,8 +127,11 @@ def _fault(
     write: bool,
     cpu: int,
     result: Touched,
-) -> Steps[None]:
-    """Give the missing pages memory, by the region's policy, and enter them into the page table."""
+) -> Steps[int]:
+    """Give the missing pages memory, by the region's policy, and enter them into the page table.
+
+    How many found none.
+    """
     owner = node.owner(region.id)
     mode, nodes = region.policy
     allocation = yield from alloc_for_owner(
@@ -154,13 +164,12 @@ def _fault(
         major = at  # first reads come from the disk too
         result.cost.reclaim_ns += at * node.machine.spec.latency.file_page_ns
     node.apply(ops.CountEvents(faults=at, major_faults=major, pages_in=major))
-    result.faults = at
-    result.major_faults = major
+    result.faults += at
+    result.major_faults += major
     result.cost.add(allocation.cost)
     result.remote_lookups += allocation.remote_lookups
     result.direct_reclaimed += allocation.direct_reclaimed
-    if at < len(missing):
-        raise AllocFailed(0, len(missing), at, node.machine.zonelists[node.nid].node_order)
+    return len(missing) - at
 
 
 def unmap_region(node: Node, session: int, region_id: int) -> Steps[int]:

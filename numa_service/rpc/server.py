@@ -19,6 +19,8 @@ from numa_client._gen.numa.v1 import (
     memory_service_pb2_grpc,
     node_service_pb2,
     node_service_pb2_grpc,
+    workload_service_pb2,
+    workload_service_pb2_grpc,
     zonelist_service_pb2,
     zonelist_service_pb2_grpc,
 )
@@ -37,11 +39,13 @@ from numa_service.rpc.node import NodeServicer
 from numa_service.rpc.peers import MAX_MESSAGE_BYTES, Peers, drive
 from numa_service.rpc.requests import Requests
 from numa_service.rpc.status import StatusInterceptor
+from numa_service.rpc.workload import Pace, WorkloadServicer
 from numa_service.rpc.zonelist import ZonelistServicer
 
 NODE_SERVICES: tuple[str, ...] = (
     memory_service_pb2.DESCRIPTOR.services_by_name["MemoryService"].full_name,
     node_service_pb2.DESCRIPTOR.services_by_name["NodeService"].full_name,
+    workload_service_pb2.DESCRIPTOR.services_by_name["WorkloadService"].full_name,
     zonelist_service_pb2.DESCRIPTOR.services_by_name["ZonelistService"].full_name,
 )
 MACHINE_SERVICES: tuple[str, ...] = (
@@ -117,9 +121,14 @@ class NodeServer:
         node: Node,
         clock: Callable[[], int] = time.monotonic_ns,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        pace: Pace | None = None,
     ) -> None:
-        """`clock` gives ns for leases; `sleep` injects latency, in seconds, if the machine says so."""
+        """`clock` gives ns for leases; `sleep` injects latency, in seconds, if the machine says so.
+
+        `pace` is that of programs.
+        """
         self.node = node
+        self._pace = pace
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._clock = node.clock = clock
@@ -147,6 +156,8 @@ class NodeServer:
         node_service_pb2_grpc.add_NodeServiceServicer_to_server(
             NodeServicer(self.node, self._requests, self._peers), server
         )
+        workload = WorkloadServicer(self.node, self._requests, self._peers, self._pace)
+        workload_service_pb2_grpc.add_WorkloadServiceServicer_to_server(workload, server)
         zonelist = ZonelistServicer(self.node, self._requests)
         zonelist_service_pb2_grpc.add_ZonelistServiceServicer_to_server(zonelist, server)
 

@@ -121,12 +121,11 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 def wrap_handler(handler: Handler, wrap: Callable[[Behavior, str], Behavior]) -> Handler:
-    """A unary or bidirectional method with its behaviour wrapped; `wrap` is told its gRPC type.
-
-    Others (health's watch) stay as they are.
-    """
+    """A method with its behaviour wrapped; `wrap` is told its gRPC type. Generators stay as they are."""
     if handler.unary_unary is not None:
         make, behavior, kind = grpc.unary_unary_rpc_method_handler, handler.unary_unary, "unary"
+    elif handler.unary_stream is not None and asyncio.iscoroutinefunction(handler.unary_stream):
+        make, behavior, kind = grpc.unary_stream_rpc_method_handler, handler.unary_stream, "server_stream"
     elif handler.stream_stream is not None and asyncio.iscoroutinefunction(handler.stream_stream):
         make, behavior, kind = grpc.stream_stream_rpc_method_handler, handler.stream_stream, "bidi_stream"
     else:

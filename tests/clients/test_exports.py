@@ -9,6 +9,7 @@ import numa_loadgen
 def test_numa_client() -> None:
     assert sorted(numa_client.__all__) == [
         "Aborted",
+        "Access",
         "Allocation",
         "AsyncMachine",
         "AsyncPageStream",
@@ -18,6 +19,9 @@ def test_numa_client() -> None:
         "Cost",
         "DeadlineExceeded",
         "DirectReclaim",
+        "Distribution",
+        "EventLatency",
+        "EventResult",
         "Explained",
         "Explanation",
         "FailedPrecondition",
@@ -28,6 +32,7 @@ def test_numa_client() -> None:
         "KswapdWakeup",
         "Machine",
         "MachineInfo",
+        "Mix",
         "NodeInfo",
         "NodeState",
         "NodeVisit",
@@ -38,8 +43,15 @@ def test_numa_client() -> None:
         "PageStream",
         "PagesetDrain",
         "Pfns",
+        "Phase",
+        "PhaseResult",
         "Policy",
         "PolicyMode",
+        "Program",
+        "ProgramLimits",
+        "ProgramProgress",
+        "ProgramRegion",
+        "ProgramResult",
         "Region",
         "RegionKind",
         "Session",
@@ -50,6 +62,8 @@ def test_numa_client() -> None:
         "WatermarkCheck",
         "ZoneState",
         "ZoneVisit",
+        "list_programs",
+        "program_text",
     ]
     assert all(hasattr(numa_client, name) for name in numa_client.__all__)
 

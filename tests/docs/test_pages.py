@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 from doc_blocks import PAGES, ROOT, blocks, code, page, rows
 from doc_shell import DocShell
+from numa_client import Access, Mix, Phase, Program, ProgramLimits, ProgramRegion
 
 from numa_service.machine.latency import LatencyModel
 from numa_service.machine.machinefile import LatencyTable, MachineTable, NodeTable
 from numa_service.machine.presets import list_presets
 from numa_service.machine.sysctl import SYSCTLS
+from numa_service.workload.plan import DEFAULT_LIMITS, MAX_LIMITS
+from numa_service.workload.program import DistributionKind
 
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
 
@@ -24,6 +27,7 @@ RUN = {
     "README.md": "test_tour.py",
     "docs/client.md": "test_tour.py",
     "docs/metrics.md": "test_tour.py",
+    "docs/workloads.md": "test_tour.py",
     "docs/machine-file.md": "test_machine_file_runs",
     "docs/replay.md": "test_replay_runs",
 }
@@ -147,6 +151,26 @@ def test_machine_file_runs(tmp_path: Path) -> None:
     # `memory` and `ranges` exclude each other; the rest of the page's keys are all in the example
     wanted = {*MachineTable.model_fields, *NodeTable.model_fields, *LatencyTable.model_fields}
     assert wanted - keys == {"memory", "node", "sysctl", "latency"}
+
+
+# programs
+
+
+def test_every_key_of_a_program_is_documented() -> None:
+    (example,) = [block for block in blocks("docs/workloads.md") if block.file == "every-key.toml"]
+    for cls in (Program, ProgramLimits, ProgramRegion, Phase, Mix, Access):
+        missing = [f.name for f in fields(cls) if not re.search(rf"\b{f.name}\b", example.text)]
+        assert missing == [], cls
+    kinds = [code(row[0])[0] for row in rows("docs/workloads.md", "## Distributions")]
+    assert kinds == [kind.name.lower() for kind in DistributionKind if kind]
+
+
+def test_the_limits_of_programs_that_are_documented_are_the_limits() -> None:
+    for row in rows("docs/workloads.md", "## Limits and ends"):
+        (name,) = code(row[0])
+        for text, limits in zip(row[1:], (DEFAULT_LIMITS, MAX_LIMITS), strict=True):
+            base, _, power = text.partition("^")
+            assert int(base) ** int(power or 1) == getattr(limits, name)
 
 
 # replay

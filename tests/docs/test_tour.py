@@ -94,6 +94,15 @@ def test_client_guide(shell: DocShell) -> None:
     assert [node["incarnation"] for node in nodes] == [1, 1]
 
 
+def test_workloads_guide(shell: DocShell) -> None:
+    shell.play(blocks("docs/workloads.md"))
+    result = json.loads((shell.folder / "result.json").read_text())
+    assert (result["program"], result["seed"]) == ("fork-storm", 7)
+    printed = "".join(shell.printed.values())
+    assert re.search(r"^\{0: 150000\} \d+ virtual ns; \{1: 50000\} \d+$", printed, flags=re.M)
+    assert [node["state"]["held_pages"] for node in status(shell)["nodes"]] == [0, 0]
+
+
 def test_every_metric_is_documented(shell: DocShell) -> None:
     documented = {
         code(row[0])[0]: (row[1], frozenset(code(row[2])))

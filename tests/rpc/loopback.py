@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from numa_service.node.node import Node
 from numa_service.node.ops import Op
 from numa_service.rpc.machine import MachineInfo, NodeInfo
 from numa_service.rpc.server import Addresses, MachineServer, NodeServer
+from numa_service.rpc.workload import Pace
 
 
 class Clock:
@@ -37,16 +39,19 @@ class Loopback:
         preset: str | MachineSpec = "demo",
         profile: str = "linux-6.1",
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        pace: Pace | None = None,
     ) -> None:
         spec = load_preset(preset) if isinstance(preset, str) else preset
-        self.spec = spec.with_profile(profile)
+        # a test says when a vmstat tick comes
+        sysctls = dict(spec.sysctls) | {"vm.stat_interval": "3600"}
+        self.spec = replace(spec.with_profile(profile), sysctls=sysctls)
         self.clock = Clock()
         self.servers: dict[int, NodeServer] = {}
         self.addresses: dict[int, Addresses] = {}
         self.applied: list[tuple[int, Op[Any]]] = []
         self.changed = asyncio.Condition()
         for node in self.spec.nodes:
-            server = NodeServer(Node.boot(self.spec, node.nid), self.clock, sleep)
+            server = NodeServer(Node.boot(self.spec, node.nid), self.clock, sleep, pace)
             server.registry.register(NodeCollector(server))
             server.node.observer = self._observe
             self.servers[node.nid] = server

@@ -16,6 +16,7 @@ import typer
 from numa_client import NumaError, Policy
 from rich.console import Console
 
+from numa_loadgen import programs
 from numa_loadgen.display import ProgressDisplay, summary
 from numa_loadgen.plan import LoadPlan, PlanError
 from numa_loadgen.report import LoadReport
@@ -29,12 +30,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(programs.app, name="program")
+
 _WORKLOAD_HELP = "; ".join(f"{name}: {workload.summary}" for name, workload in WORKLOADS.items())
-
-
-@app.callback()
-def _group() -> None:
-    """Keeps ``run`` a subcommand: typer folds a lone command into its program."""
 
 
 def _workload(name: str) -> str:

@@ -30,6 +30,24 @@ from numa_client._explanation import (
     ZoneVisit,
 )
 from numa_client._policy import Policy, PolicyMode
+from numa_client._program import (
+    Access,
+    Distribution,
+    Mix,
+    Phase,
+    Program,
+    ProgramLimits,
+    ProgramRegion,
+    list_programs,
+    program_text,
+)
+from numa_client._program_codec import (
+    EventLatency,
+    EventResult,
+    PhaseResult,
+    ProgramProgress,
+    ProgramResult,
+)
 from numa_client._sync import Machine, PageStream, Region, Session
 from numa_client._types import (
     Allocation,
@@ -49,6 +67,7 @@ from numa_client._types import (
 
 __all__ = [
     "Aborted",
+    "Access",
     "Allocation",
     "AsyncMachine",
     "AsyncPageStream",
@@ -58,6 +77,9 @@ __all__ = [
     "Cost",
     "DeadlineExceeded",
     "DirectReclaim",
+    "Distribution",
+    "EventLatency",
+    "EventResult",
     "Explained",
     "Explanation",
     "FailedPrecondition",
@@ -68,6 +90,7 @@ __all__ = [
     "KswapdWakeup",
     "Machine",
     "MachineInfo",
+    "Mix",
     "NodeInfo",
     "NodeState",
     "NodeVisit",
@@ -78,8 +101,15 @@ __all__ = [
     "PageStream",
     "PagesetDrain",
     "Pfns",
+    "Phase",
+    "PhaseResult",
     "Policy",
     "PolicyMode",
+    "Program",
+    "ProgramLimits",
+    "ProgramProgress",
+    "ProgramRegion",
+    "ProgramResult",
     "Region",
     "RegionKind",
     "Session",
@@ -90,4 +120,6 @@ __all__ = [
     "WatermarkCheck",
     "ZoneState",
     "ZoneVisit",
+    "list_programs",
+    "program_text",
 ]

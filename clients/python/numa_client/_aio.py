@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
+from collections.abc import AsyncGenerator
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from uuid import uuid4
@@ -14,6 +16,7 @@ import grpc
 import grpc.aio
 
 from numa_client import _codec as codec
+from numa_client import _program_codec as program_codec
 from numa_client import _types as t
 from numa_client._channel import BEATS_PER_LEASE, DEFAULT_TIMEOUT, OPTIONS
 from numa_client._errors import (
@@ -33,8 +36,12 @@ from numa_client._gen.numa.v1 import (
     memory_service_pb2_grpc,
     node_service_pb2,
     node_service_pb2_grpc,
+    workload_service_pb2,
+    workload_service_pb2_grpc,
 )
 from numa_client._policy import Policy
+from numa_client._program import Program
+from numa_client._program_codec import ProgramProgress, ProgramResult
 
 if TYPE_CHECKING:
     Method = grpc.aio.UnaryUnaryMultiCallable
@@ -48,6 +55,20 @@ async def _call(method: Method[_Request, _Response], request: _Request, timeout:
         return await method(request, timeout=timeout)
     except grpc.aio.AioRpcError as error:
         raise from_rpc_error(error) from error
+
+
+async def _reports(
+    call: grpc.aio.UnaryStreamCall[
+        workload_service_pb2.RunProgramRequest, workload_service_pb2.RunProgramResponse
+    ],
+) -> AsyncGenerator[ProgramProgress | ProgramResult, None]:
+    try:
+        async for message in call:
+            yield program_codec.report(message)
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc_error(error) from error
+    finally:
+        call.cancel()
 
 
 class AsyncMachine:
@@ -186,6 +207,7 @@ class AsyncSession:
         self, channel: grpc.aio.Channel, timeout: float, cpu: int, lease_seconds: float, name: str
     ) -> None:
         self._memory = memory_service_pb2_grpc.MemoryServiceStub(channel)
+        self._workload = workload_service_pb2_grpc.WorkloadServiceStub(channel)
         self._timeout = timeout
         self._ids = codec.RequestIds()
         self._request = memory_service_pb2.OpenSessionRequest(
@@ -272,6 +294,20 @@ class AsyncSession:
         )
         response = await _call(self._memory.MapRegion, request, self._timeout)
         return AsyncRegion(self, response.region, nr_pages)
+
+    def run_program(
+        self, program: Program | str | Path, *, cpu: int | None = None, timeout: float | None = None
+    ) -> AsyncGenerator[ProgramProgress | ProgramResult, None]:
+        """Runs a workload program next to the node: progress a few times a second, then its ProgramResult.
+
+        `program`: one of the library by name, a TOML file by its path, or a Program. Its limits end it, or
+        `timeout` seconds; so does to stop reading, or to close this iterator. What it held is then free.
+        OutOfMemory: it came to a limit, or stopped at a failure.
+        """
+        request = program_codec.run_request(
+            self.info.session, next(self._ids), program, self.cpu if cpu is None else cpu
+        )
+        return _reports(self._workload.RunProgram(request, timeout=timeout))
 
     async def close(self) -> int:
         """Ends the session; returns the pages this freed on all nodes. 0 if it had ended already."""

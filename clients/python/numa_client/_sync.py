@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from contextlib import suppress
+from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -16,6 +17,7 @@ from uuid import uuid4
 import grpc
 
 from numa_client import _codec as codec
+from numa_client import _program_codec as program_codec
 from numa_client import _types as t
 from numa_client._channel import BEATS_PER_LEASE, DEFAULT_TIMEOUT, OPTIONS
 from numa_client._errors import (
@@ -35,8 +37,11 @@ from numa_client._gen.numa.v1 import (
     memory_service_pb2_grpc,
     node_service_pb2,
     node_service_pb2_grpc,
+    workload_service_pb2_grpc,
 )
 from numa_client._policy import Policy
+from numa_client._program import Program
+from numa_client._program_codec import ProgramProgress, ProgramResult
 
 if TYPE_CHECKING:
     Method = grpc.UnaryUnaryMultiCallable
@@ -50,6 +55,16 @@ def _call(method: Method[_Request, _Response], request: _Request, timeout: float
         return method(request, timeout=timeout)
     except grpc.RpcError as error:
         raise from_rpc_error(error) from error
+
+
+def _reports(call: Any) -> Generator[ProgramProgress | ProgramResult, None, None]:
+    try:
+        for message in call:
+            yield program_codec.report(message)
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from error
+    finally:
+        call.cancel()
 
 
 class Machine:
@@ -182,6 +197,7 @@ class Session:
         self, channel: grpc.Channel, timeout: float, cpu: int, lease_seconds: float, name: str
     ) -> None:
         self._memory = memory_service_pb2_grpc.MemoryServiceStub(channel)
+        self._workload = workload_service_pb2_grpc.WorkloadServiceStub(channel)
         self._timeout = timeout
         self._ids = codec.RequestIds()
         self._request = memory_service_pb2.OpenSessionRequest(
@@ -267,6 +283,20 @@ class Session:
         )
         response = _call(self._memory.MapRegion, request, self._timeout)
         return Region(self, response.region, nr_pages)
+
+    def run_program(
+        self, program: Program | str | Path, *, cpu: int | None = None, timeout: float | None = None
+    ) -> Generator[ProgramProgress | ProgramResult, None, None]:
+        """Runs a workload program next to the node: progress a few times a second, then its ProgramResult.
+
+        `program`: one of the library by name, a TOML file by its path, or a Program. Its limits end it, or
+        `timeout` seconds; so does to stop reading, or to close this iterator. What it held is then free.
+        OutOfMemory: it came to a limit, or stopped at a failure.
+        """
+        request = program_codec.run_request(
+            self.info.session, next(self._ids), program, self.cpu if cpu is None else cpu
+        )
+        return _reports(self._workload.RunProgram(request, timeout=timeout))
 
     def close(self) -> int:
         """Ends the session; returns the pages this freed on all nodes. 0 if it had ended already."""

@@ -1,0 +1,218 @@
+"""Workload programs: what a node is to run, as dataclasses and as TOML files, whose keys are their fields.
+
+A library of them is in ``programs/``.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from numa_client._errors import InvalidRequest
+from numa_client._policy import Policy
+
+T = TypeVar("T")
+
+_LIBRARY = resources.files("numa_client") / "programs"
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """Lifetimes and think times. Which numbers count depends on the kind."""
+
+    kind: Literal["fixed", "uniform", "exponential", "lognormal", "pareto", "forever"]
+    #: fixed (the value), exponential, lognormal, pareto.
+    mean: float = 0.0
+    #: uniform.
+    low: float = 0.0
+    high: float = 0.0
+    #: lognormal: standard deviation of the logarithm.
+    sigma: float = 0.0
+    #: pareto: exponent of the tail, above 1.
+    alpha: float = 0.0
+    #: Virtual seconds, or multiples of the session's node's memory, counted as the program allocates it.
+    unit: Literal["seconds", "memory"] = "seconds"
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Blocks of one kind: how they are asked for, and how long they live."""
+
+    name: str = ""
+    order: int = 0
+    gfp: str = "GFP_KERNEL"
+    policy: Policy | None = None
+    #: Share of the phase's events, relative to the others'.
+    weight: float = 1.0
+    #: None is forever: until the program ends.
+    lifetime: Distribution | None = None
+    #: Virtual seconds that pass before each block is asked for.
+    think: Distribution | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramRegion:
+    """Pageable memory, mapped while phases use it."""
+
+    name: str
+    kind: Literal["anon", "file"]
+    #: Size in pages, or as a multiple of the memory of the session's node: one of the two.
+    pages: int = 0
+    memory: float = 0.0
+    policy: Policy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Accesses to single pages of a region."""
+
+    region: str
+    pattern: Literal["sequential", "uniform", "zipf", "hot-set"]
+    name: str = ""
+    weight: float = 1.0
+    #: Share of accesses that write, 0 to 1.
+    write: float = 0.0
+    #: zipf: the exponent.
+    theta: float = 0.0
+    #: hot-set: this share of the pages gets that share of the accesses.
+    hot_pages: float = 0.0
+    hot_accesses: float = 0.0
+    think: Distribution | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Events of several kinds together, until the first of the ends that are given: at least one of three."""
+
+    name: str = ""
+    #: End: virtual seconds.
+    seconds: float = 0.0
+    #: End: blocks asked for and pages accessed.
+    events: int = 0
+    #: End: pages of all events, as a multiple of the memory of the session's node.
+    memory: float = 0.0
+    #: Events per virtual second; 0: as fast as costs and think times allow.
+    rate: float = 0.0
+    #: Events issued together, kind after kind. Fewer is finer, and slower; 0: 4096, or a 64th of the node's
+    #: memory if that is less.
+    batch: int = 0
+    mixes: tuple[Mix, ...] = ()
+    accesses: tuple[Access, ...] = ()
+    #: Once for every node with memory, mixes and regions bound to it.
+    each_node: bool = False
+    #: Free at its end what all mixes so far still hold.
+    release: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramLimits:
+    """Where the program is cut; 0 is the server's default."""
+
+    max_live_pages: int = 0
+    max_events: int = 0
+    max_virtual_seconds: float = 0.0
+    max_real_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Phases, one after the other. The same program on the same state gives the same state and results."""
+
+    phases: tuple[Phase, ...]
+    name: str = ""
+    #: One line: what it models.
+    summary: str = ""
+    seed: int = 0
+    regions: tuple[ProgramRegion, ...] = ()
+    limits: ProgramLimits = field(default_factory=ProgramLimits)
+    #: A block or page that is not to be had ends the program; otherwise it is counted.
+    stop_on_failure: bool = False
+    #: Leave to the session what mixes still hold at the end; otherwise it is freed.
+    keep: bool = False
+
+    @classmethod
+    def from_toml(cls, text: str) -> Self:
+        """Read a program; InvalidRequest names the key that is wrong. Values are for the service to judge."""
+        try:
+            return _table(cls, tomllib.loads(text), "")
+        except tomllib.TOMLDecodeError as error:
+            raise InvalidRequest(f"not TOML: {error}", field="program") from None
+
+    @classmethod
+    def load(cls, source: str | Path) -> Self:
+        """A program of the library by its name, or a TOML file by its path."""
+        if source in list_programs():
+            return cls.from_toml(program_text(str(source)))
+        try:
+            return cls.from_toml(Path(source).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            message = (
+                f"{source} is no program of the library ({', '.join(list_programs())}), nor a file: {error}"
+            )
+            raise InvalidRequest(message, field="program") from None
+
+
+def list_programs() -> tuple[str, ...]:
+    """Names of the library."""
+    return tuple(sorted(p.name.removesuffix(".toml") for p in _LIBRARY.iterdir() if p.name.endswith(".toml")))
+
+
+def program_text(name: str) -> str:
+    """TOML of a program of the library, with its comments."""
+    return (_LIBRARY / f"{name}.toml").read_text(encoding="utf-8")
+
+
+_TABLES: dict[type, dict[str, type]] = {
+    Program: {"limits": ProgramLimits},
+    Mix: {"lifetime": Distribution, "think": Distribution},
+    Access: {"think": Distribution},
+}
+_LISTS: dict[type, dict[str, type]] = {
+    Program: {"phases": Phase, "regions": ProgramRegion},
+    Phase: {"mixes": Mix, "accesses": Access},
+}
+_SCALARS: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
+
+
+def _table(cls: type[T], table: object, path: str) -> T:
+    """A dataclass from a TOML table, whose keys are its fields."""
+    if not isinstance(table, Mapping):
+        raise InvalidRequest(f"{path}: a table", field=path)
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        at = f"{path}.{key}" if path else key
+        if key not in known:
+            raise InvalidRequest(f"{at}: unknown key; known are {', '.join(known)}", field=at)
+        if key in _TABLES.get(cls, {}):
+            values[key] = _table(_TABLES[cls][key], value, at)
+        elif key in _LISTS.get(cls, {}):
+            if not isinstance(value, list):
+                raise InvalidRequest(f"{at}: a list of tables", field=at)
+            values[key] = tuple(_table(_LISTS[cls][key], v, f"{at}[{i}]") for i, v in enumerate(value))
+        else:
+            values[key] = _scalar(str(known[key].type), value, at)
+    try:
+        return cls(**values)
+    except TypeError:
+        missing = next(f.name for f in fields(cls) if f.name not in values and _is_required(f))  # type: ignore[arg-type]
+        at = f"{path}.{missing}" if path else missing
+        raise InvalidRequest(f"{at}: is missing", field=at) from None
+
+
+def _is_required(f: Any) -> bool:
+    return repr(f.default) == repr(f.default_factory)  # both are MISSING
+
+
+def _scalar(kind: str, value: object, path: str) -> Any:
+    if kind == "Policy | None":
+        return Policy.parse(_scalar("str", value, path))
+    if kind.startswith("Literal"):
+        return _scalar("str", value, path)
+    if not isinstance(value, _SCALARS[kind]) or (isinstance(value, bool) and kind != "bool"):
+        raise InvalidRequest(f"{path}: {value!r} is no {kind}", field=path)
+    return value

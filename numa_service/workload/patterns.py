@@ -1,0 +1,80 @@
+"""Which pages of a region are accessed next, many at once."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from numa_service.node.errors import InvalidRequest
+from numa_service.workload.program import Access, Pattern
+
+MAX_THETA = 4.0
+
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+def check_pattern(access: Access, field: str) -> None:
+    """InvalidRequest naming what of the field is wrong."""
+    pattern = access.pattern
+    if pattern not in Pattern.__members__.values() or pattern is Pattern.UNSPECIFIED:
+        raise InvalidRequest(f"{field}.pattern", "is not set, or unknown")
+    if not 0 <= access.write <= 1:
+        raise InvalidRequest(f"{field}.write", f"{access.write:g} is not in 0…1")
+    if pattern is Pattern.ZIPF and not 0 < access.theta <= MAX_THETA:
+        raise InvalidRequest(f"{field}.theta", f"{access.theta:g} is not above 0 and at most {MAX_THETA:g}")
+    if pattern is Pattern.HOT_SET:
+        if not 0 < access.hot_pages <= 1:
+            raise InvalidRequest(f"{field}.hot_pages", f"{access.hot_pages:g} is not above 0 and at most 1")
+        if not 0 <= access.hot_accesses <= 1:
+            raise InvalidRequest(f"{field}.hot_accesses", f"{access.hot_accesses:g} is not in 0…1")
+
+
+class Indexes:
+    """Page indexes of one kind of access, in order."""
+
+    def __init__(self, access: Access, nr_pages: int, random: np.random.Generator) -> None:
+        self._access = access
+        self._pages = nr_pages
+        self._random = random
+        self._next = 0
+
+    def take(self, count: int) -> npt.NDArray[np.int64]:
+        """The next `count`, from 0 to the region's size - 1."""
+        pages, random = self._pages, self._random
+        match self._access.pattern:
+            case Pattern.SEQUENTIAL:
+                first = self._next
+                self._next = (first + count) % pages
+                return (first + np.arange(count)) % pages
+            case Pattern.UNIFORM:
+                return random.integers(0, pages, count)
+            case Pattern.ZIPF:
+                return scatter(ranks(random.random(count), self._access.theta, pages), pages)
+        hot = max(1, round(self._access.hot_pages * pages))
+        where = random.random(count)
+        is_hot = random.random(count) < self._access.hot_accesses if hot < pages else np.ones(count, bool)
+        return np.where(is_hot, where * hot, hot + where * (pages - hot)).astype(np.int64)
+
+
+def ranks(u: npt.NDArray[np.float64], theta: float, count: int) -> npt.NDArray[np.int64]:
+    """Ranks 0 to `count` - 1 with probabilities falling as rank^-theta.
+
+    By inversion of the continuous power law on [1, count + 1): as Zipf's but for the first few ranks.
+    """
+    if abs(theta - 1) < 1e-9:
+        x = np.exp(u * math.log(count + 1))
+    else:
+        power = 1 - theta
+        x = ((((count + 1) ** power) - 1) * u + 1) ** (1 / power)
+    return np.clip(x.astype(np.int64) - 1, 0, count - 1)
+
+
+def scatter(ranks: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """Ranks as pages: popular ones are spread over the region, each rank one page."""
+    step = max(1, round(count * _GOLDEN))
+    while math.gcd(step, count) != 1:
+        step += 1
+    scattered: npt.NDArray[np.int64] = ranks * step % count
+    return scattered

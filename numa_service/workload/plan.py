@@ -1,0 +1,322 @@
+"""A program checked, and resolved for the node that runs it: flags as bits, shares as pages, limits set."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE, gfp_zone, parse_gfp
+from numa_service.mm.mmzone import NR_ORDERS
+from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
+from numa_service.node.errors import InvalidRequest
+from numa_service.node.mempolicy import Policy, PolicyMode, policy_walk
+from numa_service.node.node import MAX_REGION_PAGES, Node
+from numa_service.workload.distributions import check_distribution
+from numa_service.workload.patterns import check_pattern
+from numa_service.workload.program import Access, Distribution, Limits, Mix, Phase, Program, Region
+
+MAX_PHASES = 64
+#: Mixes and accesses of a phase.
+MAX_KINDS = 32
+MAX_REGIONS = 32
+#: Phases after those of each node have been written out.
+MAX_PLANNED_PHASES = 1024
+MAX_NAME = 64
+MAX_SEED = (1 << 64) - 1
+MIN_RATE = 1e-6
+MAX_RATE = 1e12
+#: Multiples of the node's memory that a phase may allocate or access.
+MAX_MEMORY = 1e6
+DEFAULT_BATCH = 4096
+#: Unless the program says so, a batch is no larger a share of the node's memory than this: small machines are
+#: to behave as large ones do.
+BATCH_SHARE = 1 / 64
+#: What a node does in one go, with nobody else served: some milliseconds.
+MAX_BATCH = 16384
+
+#: What a program gets that asks for nothing, and the most it may ask for. 2^26 live pages are 1 GiB of books.
+DEFAULT_LIMITS = Limits(
+    max_live_pages=1 << 26, max_events=1 << 32, max_virtual_seconds=3600.0, max_real_seconds=60.0
+)
+MAX_LIMITS = Limits(
+    max_live_pages=1 << 26, max_events=1 << 40, max_virtual_seconds=1e6, max_real_seconds=3600.0
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MixPlan:
+    """A mix with its flags as bits."""
+
+    name: str
+    order: int
+    gfp: int
+    policy: Policy
+    weight: float
+    lifetime: Distribution
+    think: Distribution | None
+
+    @property
+    def pages(self) -> int:
+        """Pages of an event."""
+        return 1 << self.order
+
+
+@dataclass(frozen=True, slots=True)
+class AccessPlan:
+    """An access, and the region that it is to."""
+
+    name: str
+    access: Access
+    #: In :attr:`Plan.regions`.
+    region: int
+    weight: float
+    think: Distribution | None
+
+    @property
+    def pages(self) -> int:
+        """Pages of an event."""
+        return 1
+
+
+Kind: TypeAlias = MixPlan | AccessPlan
+
+
+@dataclass(frozen=True, slots=True)
+class RegionPlan:
+    """A region with its size."""
+
+    name: str
+    kind: int
+    nr_pages: int
+    policy: Policy
+    #: Last planned phase that uses it.
+    last_phase: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class PhasePlan:
+    """A phase with its ends as numbers; infinite where the program gives none."""
+
+    name: str
+    end_ns: float
+    end_events: float
+    end_pages: float
+    rate: float
+    batch: int
+    kinds: tuple[Kind, ...]
+    release: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a node runs."""
+
+    program: Program
+    phases: tuple[PhasePlan, ...]
+    regions: tuple[RegionPlan, ...]
+    limits: Limits
+    #: Managed pages of the home node: what `memory` is a multiple of.
+    memory_pages: int
+
+
+def make_plan(program: Program, node: Node) -> Plan:
+    """InvalidRequest names the field that is wrong, as ``phases[1].mixes[0].lifetime.mean``."""
+    _check_name("name", program.name)
+    if not 0 <= program.seed <= MAX_SEED:
+        raise InvalidRequest("seed", f"{program.seed} is not a number of 64 bits")
+    _check_count("phases", len(program.phases), MAX_PHASES)
+    if len(program.regions) > MAX_REGIONS:
+        raise InvalidRequest("regions", f"{len(program.regions)}: at most {MAX_REGIONS}")
+    memory_pages = sum(extent.managed for extent in node.pgdat.extents)
+    limits = _limits(program.limits)
+    regions = {
+        region.name: _region(region, f"regions[{i}]", memory_pages, node)
+        for i, region in enumerate(program.regions)
+    }
+    if len(regions) < len(program.regions):
+        raise InvalidRequest("regions", "two have the same name")
+    plan = _Planner(node, memory_pages, regions)
+    for i, phase in enumerate(program.phases):
+        plan.add(phase, f"phases[{i}]")
+    _check_sums(program, limits)
+    return Plan(program, tuple(plan.phases), tuple(plan.used), limits, memory_pages)
+
+
+class _Planner:
+    """Phases written out one after the other, with the regions that they use."""
+
+    def __init__(self, node: Node, memory_pages: int, regions: dict[str, RegionPlan]) -> None:
+        self._node = node
+        self._memory_pages = memory_pages
+        self._regions = regions
+        self.phases: list[PhasePlan] = []
+        self.used: list[RegionPlan] = []
+        #: Region name and the node it is bound to (None: as its policy says) → index in `used`.
+        self._index: dict[tuple[str, int | None], int] = {}
+
+    def add(self, phase: Phase, field: str) -> None:
+        """Check a phase, and write it out for every node if it says so."""
+        _check_phase(phase, field)
+        targets: list[int | None] = [None]
+        if phase.each_node:
+            managed = self._node.machine.managed
+            targets = [*sorted({nid for (nid, _), pages in managed.items() if pages})]
+        if len(self.phases) + len(targets) > MAX_PLANNED_PHASES:
+            raise InvalidRequest(field, f"more than {MAX_PLANNED_PHASES} phases, those of each node included")
+        for nid in targets:
+            kinds: list[Kind] = [
+                self._mix(mix, f"{field}.mixes[{i}]", nid) for i, mix in enumerate(phase.mixes)
+            ]
+            kinds += [
+                self._access(access, f"{field}.accesses[{i}]", nid) for i, access in enumerate(phase.accesses)
+            ]
+            name = phase.name or f"phase {field.removeprefix('phases[').removesuffix(']')}"
+            self.phases.append(
+                PhasePlan(
+                    name=name if nid is None else f"{name}, node {nid}",
+                    end_ns=phase.seconds * 1e9 or math.inf,
+                    end_events=phase.events or math.inf,
+                    end_pages=math.ceil(phase.memory * self._memory_pages) or math.inf,
+                    rate=phase.rate,
+                    batch=phase.batch or self._batch(kinds),
+                    kinds=tuple(kinds),
+                    release=phase.release,
+                )
+            )
+
+    def _batch(self, kinds: list[Kind]) -> int:
+        pages_per_event = sum(k.weight * k.pages for k in kinds) / sum(k.weight for k in kinds)
+        return max(1, min(DEFAULT_BATCH, int(self._memory_pages * BATCH_SHARE / pages_per_event)))
+
+    def _mix(self, mix: Mix, field: str, nid: int | None) -> MixPlan:
+        _check_name(f"{field}.name", mix.name)
+        if not 0 <= mix.order < NR_ORDERS:
+            raise InvalidRequest(f"{field}.order", f"{mix.order} is not in 0…{NR_ORDERS - 1}")
+        policy = mix.policy if nid is None else Policy(PolicyMode.BIND, (nid,))
+        try:
+            gfp = parse_gfp(mix.gfp)
+            gfp_zone(gfp, self._node.pgdat.arch)
+        except ValueError as e:
+            raise InvalidRequest(f"{field}.gfp", str(e)) from None
+        _check_policy(policy, gfp, self._node, field)
+        check_distribution(mix.lifetime, f"{field}.lifetime")
+        _check_think(mix.think, field)
+        name = mix.name or f"order {mix.order}"
+        return MixPlan(name, mix.order, gfp, policy, _weight(mix.weight, field), mix.lifetime, mix.think)
+
+    def _access(self, access: Access, field: str, nid: int | None) -> AccessPlan:
+        _check_name(f"{field}.name", access.name)
+        check_pattern(access, field)
+        _check_think(access.think, field)
+        if access.region not in self._regions:
+            raise InvalidRequest(f"{field}.region", f"there is no region {access.region!r}")
+        key = access.region, nid
+        if key not in self._index:
+            region = self._regions[access.region]
+            if nid is not None:
+                region = replace(region, policy=Policy(PolicyMode.BIND, (nid,)))
+            self._index[key] = len(self.used)
+            self.used.append(region)
+        at = self._index[key]
+        self.used[at] = replace(self.used[at], last_phase=len(self.phases))
+        name = access.name or access.region
+        return AccessPlan(name, access, at, _weight(access.weight, field), access.think)
+
+
+def _check_phase(phase: Phase, field: str) -> None:
+    _check_name(f"{field}.name", phase.name)
+    if not phase.mixes and not phase.accesses:
+        raise InvalidRequest(f"{field}.mixes", "neither mixes nor accesses: nothing to do")
+    if len(phase.mixes) + len(phase.accesses) > MAX_KINDS:
+        raise InvalidRequest(f"{field}.mixes", f"more than {MAX_KINDS} mixes and accesses")
+    _check_range(f"{field}.seconds", phase.seconds, MAX_LIMITS.max_virtual_seconds)
+    _check_range(f"{field}.events", phase.events, MAX_LIMITS.max_events)
+    _check_range(f"{field}.memory", phase.memory, MAX_MEMORY)
+    _check_range(f"{field}.rate", phase.rate, MAX_RATE)
+    if 0 < phase.rate < MIN_RATE:
+        raise InvalidRequest(f"{field}.rate", f"{phase.rate:g} is below {MIN_RATE:g}")
+    _check_range(f"{field}.batch", phase.batch, MAX_BATCH)
+    if not (phase.seconds or phase.events or phase.memory):
+        raise InvalidRequest(f"{field}.seconds", "the phase has no end: give seconds, events or memory")
+
+
+def _region(region: Region, field: str, memory_pages: int, node: Node) -> RegionPlan:
+    if not region.name:
+        raise InvalidRequest(f"{field}.name", "is not set")
+    _check_name(f"{field}.name", region.name)
+    if region.kind not in (LRU_KIND_ANON, LRU_KIND_FILE):
+        raise InvalidRequest(f"{field}.kind", "a region is anon or file")
+    _check_range(f"{field}.memory", region.memory, MAX_MEMORY)
+    if bool(region.pages) == bool(region.memory):
+        raise InvalidRequest(f"{field}.pages", "give either pages or memory")
+    pages = region.pages or min(MAX_REGION_PAGES, max(1, round(region.memory * memory_pages)))
+    if not 1 <= pages <= MAX_REGION_PAGES:
+        raise InvalidRequest(f"{field}.pages", f"{pages} is not in 1…{MAX_REGION_PAGES}")
+    _check_policy(region.policy, GFP_HIGHUSER_MOVABLE, node, field)
+    return RegionPlan(region.name, region.kind, pages, region.policy)
+
+
+def _check_policy(policy: Policy, gfp: int, node: Node, field: str) -> None:
+    """There is a zonelist to walk."""
+    known = {n.nid for n in node.machine.spec.nodes}
+    if unknown := [nid for nid in policy.nodes if nid not in known]:
+        raise InvalidRequest(f"{field}.policy", f"there is no node {unknown[0]}")
+    try:
+        policy_walk(node.machine.zonelists, node.nid, policy, gfp, gfp_zone(gfp, node.pgdat.arch))
+    except InvalidRequest as e:
+        raise InvalidRequest(f"{field}.policy", e.reason) from None
+
+
+def _limits(asked: Limits) -> Limits:
+    """Defaults where nothing is asked for; InvalidRequest above what the server allows."""
+    numbers = {}
+    for name in Limits.__slots__:
+        value, most = getattr(asked, name), getattr(MAX_LIMITS, name)
+        _check_range(f"limits.{name}", value, most)
+        numbers[name] = value or getattr(DEFAULT_LIMITS, name)
+    return Limits(**numbers)
+
+
+def _check_sums(program: Program, limits: Limits) -> None:
+    """What the phases ask for is within the limits, as far as that can be told beforehand."""
+    seconds, events = 0.0, 0
+    for i, phase in enumerate(program.phases):
+        if not phase.events and not phase.memory:
+            seconds += phase.seconds
+        if not phase.seconds and not phase.memory:
+            events += phase.events
+        for name, value, most in (
+            ("seconds", seconds, limits.max_virtual_seconds),
+            ("events", events, limits.max_events),
+        ):
+            if value > most:
+                limit = "max_virtual_seconds" if name == "seconds" else "max_events"
+                raise InvalidRequest(f"phases[{i}].{name}", f"{value:g} in all: {limit} is {most:g}")
+
+
+def _check_think(think: Distribution | None, field: str) -> None:
+    if think is not None:
+        check_distribution(think, f"{field}.think", forever=False)
+        if think.unit:
+            raise InvalidRequest(f"{field}.think.unit", "think times are in seconds")
+
+
+def _weight(weight: float, field: str) -> float:
+    _check_range(f"{field}.weight", weight, 1e9)
+    return weight or 1.0
+
+
+def _check_name(field: str, name: str) -> None:
+    if len(name) > MAX_NAME:
+        raise InvalidRequest(field, f"more than {MAX_NAME} characters")
+
+
+def _check_count(field: str, count: int, most: int) -> None:
+    if not 1 <= count <= most:
+        raise InvalidRequest(field, f"{count}: 1 to {most}")
+
+
+def _check_range(field: str, value: float, most: float) -> None:
+    if not 0 <= value <= most:  # false for nan too
+        raise InvalidRequest(field, f"{value:g} is not in 0…{most:g}")

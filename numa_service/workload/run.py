@@ -1,0 +1,425 @@
+"""Running a program next to a node: a generator that works batch by batch, through ordinary ops.
+
+It yields questions to other nodes like every request, and a Progress after each batch: whoever drives it then
+serves others, tells the client, or cuts it by throwing a NodeError in, after which it frees what it holds.
+
+A batch is: free what is due, then every mix and every access of the phase with its share of the events. The
+program is one thread: each request's modelled latency and the think times move its virtual clock; a rate is
+kept up with as far as they let it. All of this follows from the program, its seed and the answers alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from numa_service.mm.pgdat import Pfns
+from numa_service.node import ops
+from numa_service.node.books import pack_pfns, unpack_pfns
+from numa_service.node.cost import Cost
+from numa_service.node.errors import (
+    AllocFailed,
+    LimitExceeded,
+    NodeError,
+    NotFound,
+    PeerUnavailable,
+    Precondition,
+)
+from numa_service.node.node import Node
+from numa_service.node.ops import Ask
+from numa_service.node.page_alloc import Steps, alloc_for_owner, check_cpu, free_pages, spend
+from numa_service.node.region import Touched, map_region, touch_pages, unmap_region
+from numa_service.workload.distributions import sample
+from numa_service.workload.due import MAX_TICKS, Due
+from numa_service.workload.patterns import Indexes
+from numa_service.workload.plan import AccessPlan, Kind, MixPlan, PhasePlan, Plan, make_plan
+from numa_service.workload.program import DistributionKind, Program, Unit
+from numa_service.workload.tally import PhaseTally, Progress, Result, Tally
+
+#: A program under way.
+ProgramSteps: TypeAlias = Generator[Ask[Any] | Progress, Any, Result]
+
+#: Events of the first batch of a phase: what an event takes is not known yet.
+FIRST_BATCH = 256
+#: Blocks that one Free names.
+MAX_FREE = 16384
+
+
+def run_program(
+    node: Node, session: int, cpu: int, program: Program, clock: Callable[[], int] = lambda: 0
+) -> ProgramSteps:
+    """Run a program for a session. InvalidRequest names the field of it that is wrong.
+
+    LimitExceeded when it comes to one of its limits, AllocFailed if it is to stop at a failure: what it held
+    is free again. `clock` gives real ns, for throughput and the limit on real time; it changes nothing else.
+    """
+    run = _Run(node, session, cpu, make_plan(program, node), clock)
+    try:
+        yield from run.phases()
+    except NodeError:
+        yield from run.release()
+        raise
+    if not program.keep:
+        yield from run.release()
+    return run.result()
+
+
+def to_next_progress(steps: ProgramSteps, cut: NodeError | None = None) -> Steps[Progress | Result]:
+    """On to the end of the batch, as steps that any shell can drive; the Result when the program is over.
+
+    With `cut`, that error is thrown into the program first; it comes back when the program has cleaned up.
+    """
+    try:
+        effect = steps.throw(cut) if cut else next(steps)
+        while isinstance(effect, Ask):
+            try:
+                answer = yield effect
+            except NodeError as error:
+                effect = steps.throw(error)
+            else:
+                effect = steps.send(answer)
+    except StopIteration as end:
+        result: Result = end.value
+        return result
+    return effect
+
+
+class _Kind:
+    """A mix or access while its phase runs."""
+
+    def __init__(self, plan: Kind, tally: Tally, seed: tuple[int, ...], regions: dict[int, int], run: Plan):
+        self.plan = plan
+        self.tally = tally
+        self.random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
+        self.region = 0
+        self.indexes: Indexes | None = None
+        #: Events that its share has come to, and those issued: the rest is made up for in later batches.
+        self.owed = 0.0
+        if isinstance(plan, AccessPlan):
+            self.region = regions[plan.region]
+            self.indexes = Indexes(plan.access, run.regions[plan.region].nr_pages, self.random)
+
+    def think_ns(self, count: int) -> int:
+        """Time to think before so many events."""
+        if self.plan.think is None:
+            return 0
+        return round(float(sample(self.plan.think, self.random, count).sum()) * 1e9)
+
+
+class _Run:
+    def __init__(self, node: Node, session: int, cpu: int, plan: Plan, clock: Callable[[], int]) -> None:
+        check_cpu(node, cpu)
+        node.session(session)
+        self._node = node
+        self._session = session
+        self._cpu = cpu
+        self._plan = plan
+        self._clock = clock
+        self._started_ns = clock()
+        self._now_ns = 0
+        #: Pages given out so far: the other clock of lifetimes.
+        self._allocated = 0
+        self._accessed = 0
+        self._freed = 0
+        self._live = 0
+        self._unfreed = 0
+        self._events = 0
+        self._failures = 0
+        #: (order, nid, unit of the lifetime) → blocks that will be freed.
+        self._due: dict[tuple[int, int, Unit], Due] = {}
+        #: (order, nid) → blocks that will not.
+        self._forever: dict[tuple[int, int], list[Pfns]] = {}
+        #: Index of a planned region → its number while it is mapped.
+        self._regions: dict[int, int] = {}
+        self._tallies: list[PhaseTally] = []
+        self._fraction = 0.0
+
+    # phases
+
+    def phases(self) -> Generator[Ask[Any] | Progress, Any, None]:
+        """One after the other."""
+        for number, phase in enumerate(self._plan.phases):
+            tally = PhaseTally(phase.name, [Tally(k.name, isinstance(k, MixPlan)) for k in phase.kinds])
+            self._tallies.append(tally)
+            self._fraction = 0.0
+            self._map_regions(phase)
+            yield from self._phase(number, phase, tally)
+            if phase.release:
+                yield from self._free_all()
+            for at, region in list(self._regions.items()):
+                if self._plan.regions[at].last_phase <= number:
+                    yield from unmap_region(self._node, self._session, region)
+                    del self._regions[at]
+
+    def _map_regions(self, phase: PhasePlan) -> None:
+        for kind in phase.kinds:
+            if isinstance(kind, AccessPlan) and kind.region not in self._regions:
+                region = self._plan.regions[kind.region]
+                self._regions[kind.region] = map_region(
+                    self._node, self._session, region.kind, region.nr_pages, region.policy
+                )
+
+    def _phase(self, number: int, phase: PhasePlan, tally: PhaseTally) -> Generator[Any, Any, None]:
+        seed = self._plan.program.seed
+        kinds = [
+            _Kind(plan, kind, (seed, number, i), self._regions, self._plan)
+            for i, (plan, kind) in enumerate(zip(phase.kinds, tally.kinds, strict=True))
+        ]
+        weights = np.array([kind.plan.weight for kind in kinds])
+        shares = weights / weights.sum()
+        pages_per_event = float(shares @ np.array([kind.plan.pages for kind in kinds]))
+        began_ns, began_real_ns, freed = self._now_ns, self._clock(), self._freed
+        events = 0
+        while True:
+            spent_ns = self._now_ns - began_ns
+            tally.virtual_ns, tally.real_ns = spent_ns, self._clock() - began_real_ns
+            tally.freed_pages = self._freed - freed
+            done = events * pages_per_event
+            self._fraction = min(
+                1.0, max(spent_ns / phase.end_ns, events / phase.end_events, done / phase.end_pages)
+            )
+            if self._fraction >= 1:
+                return
+            batch = _batch(phase, events, spent_ns, phase.end_pages - done, pages_per_event)
+            self._check_limits(batch)
+            batch_ns = self._now_ns
+            yield from self._free_due()
+            for kind, share in zip(kinds, shares.tolist(), strict=True):
+                kind.owed += batch * share
+                count = math.floor(kind.owed + 1e-9)
+                if count:
+                    kind.owed -= count
+                    yield from self._issue(kind, count)
+            events += batch
+            self._events += batch
+            # a batch that cost nothing must not stand still for ever
+            until = batch_ns + max(batch, round(batch * 1e9 / phase.rate) if phase.rate else 0)
+            self._idle(max(0, until - self._now_ns))
+            yield self._progress(number)
+
+    def _issue(self, kind: _Kind, count: int) -> Steps[None]:
+        if kind.plan.think is not None:
+            self._idle(kind.think_ns(count))
+            self._check_virtual_time()
+        if isinstance(kind.plan, MixPlan):
+            yield from self._allocate(kind, kind.plan, count)
+        else:
+            yield from self._access(kind, kind.plan, count)
+
+    def _idle(self, ns: int) -> None:
+        """The CPU asks for no memory for so long; what it asked for before is less of a load."""
+        if ns:
+            self._now_ns += ns
+            self._node.apply(ops.Spend(self._cpu, ns))
+
+    def _spend(self, cost: Cost) -> None:
+        self._now_ns += cost.latency_ns
+        spend(self._node, self._cpu, cost)
+
+    def _check_limits(self, batch: int) -> None:
+        """LimitExceeded when the next batch goes beyond what the program may have."""
+        limits = self._plan.limits
+        if self._events + batch > limits.max_events:
+            raise LimitExceeded(f"limits.max_events: more than {limits.max_events} events")
+        self._check_virtual_time()
+        if self._clock() - self._started_ns > limits.max_real_seconds * 1e9:
+            raise LimitExceeded(f"limits.max_real_seconds: more than {limits.max_real_seconds:g} s")
+
+    def _check_virtual_time(self) -> None:
+        most = self._plan.limits.max_virtual_seconds
+        if self._now_ns > most * 1e9:
+            raise LimitExceeded(f"limits.max_virtual_seconds: more than {most:g} virtual seconds")
+
+    # events
+
+    def _allocate(self, kind: _Kind, mix: MixPlan, count: int) -> Steps[None]:
+        most = self._plan.limits.max_live_pages
+        if self._live + (count << mix.order) > most:
+            raise LimitExceeded(f"limits.max_live_pages: more than {most} pages held at a time")
+        got = yield from alloc_for_owner(
+            self._node,
+            self._node.owner(self._session),
+            self._session,
+            mix.gfp,
+            mix.order,
+            count,
+            self._cpu,
+            mix.policy,
+        )
+        pages = got.got << mix.order
+        self._spend(got.cost)
+        self._allocated += pages
+        self._live += pages
+        self._failures += count - got.got
+        tally = kind.tally
+        tally.record(count, count - got.got, got.cost, got.remote_lookups, got.direct_reclaimed)
+        tally.pages += pages
+        for nid, packed in got.pages:
+            pfns = unpack_pfns(packed)
+            tally.pages_by_node[nid] += len(pfns) << mix.order
+            self._hold(kind, mix, nid, pfns)
+        if got.got < count and self._plan.program.stop_on_failure:
+            order = self._node.machine.zonelists[self._node.nid].node_order
+            raise AllocFailed(mix.order, count, got.got, order)
+
+    def _hold(self, kind: _Kind, mix: MixPlan, nid: int, pfns: Pfns) -> None:
+        """Until their lifetimes are over."""
+        lifetime = mix.lifetime
+        if lifetime.kind is DistributionKind.FOREVER:
+            self._forever.setdefault((mix.order, nid), []).append(pfns)
+            return
+        ticks_per_unit = 1e9 if lifetime.unit is Unit.SECONDS else self._plan.memory_pages
+        ticks = sample(lifetime, kind.random, len(pfns)) * ticks_per_unit
+        due = np.minimum(ticks, MAX_TICKS).astype(np.int64) + self._ticks(lifetime.unit)
+        key = mix.order, nid, lifetime.unit
+        if key not in self._due:
+            self._due[key] = Due()
+        self._due[key].add(due, pfns)
+
+    def _ticks(self, unit: Unit) -> int:
+        return self._now_ns if unit is Unit.SECONDS else self._allocated
+
+    def _access(self, kind: _Kind, plan: AccessPlan, count: int) -> Steps[None]:
+        assert kind.indexes
+        write, indexes = plan.access.write, kind.indexes.take(count)
+        writes = kind.random.random(count) < write if 0 < write < 1 else np.full(count, write > 0)
+        touched = Touched()
+        refused = 0
+        for is_write, wanted in ((True, indexes[writes]), (False, indexes[~writes])):
+            if len(wanted):
+                refused += yield from self._touch(kind.region, wanted, is_write, touched)
+        self._spend(touched.cost)
+        self._accessed += count - refused
+        self._failures += refused
+        tally = kind.tally
+        tally.record(count, refused, touched.cost, touched.remote_lookups, touched.direct_reclaimed)
+        tally.pages += count - refused
+        tally.pages_by_node.update(touched.placement)
+        tally.hits += touched.hits
+        tally.faults += touched.faults
+        tally.major_faults += touched.major_faults
+        if refused and self._plan.program.stop_on_failure:
+            order = self._node.machine.zonelists[self._node.nid].node_order
+            raise AllocFailed(0, count, count - refused, order)
+
+    def _touch(self, number: int, wanted: npt.NDArray[np.int64], write: bool, touched: Touched) -> Steps[int]:
+        """Access pages, some of them more than once; how many accesses found no memory.
+
+        A page is touched once, and once more if it is named again: that is what activates a page of a file.
+        Further accesses of the batch only take their time.
+        """
+        node = self._node
+        region = node.region(self._session, number)
+        pages, times = np.unique(wanted.astype(np.uint32), return_counts=True)
+        refused = yield from touch_pages(node, region, pages, write, self._cpu, touched)
+        again = times > 1
+        if not again.any():
+            return refused
+        # those that found no memory fault, and fail, again
+        refused += yield from touch_pages(node, region, pages[again], write, self._cpu, touched)
+        nids, more = region.nids[pages[again]].astype(np.int64) - 1, times[again] - 2
+        for nid in np.unique(nids).tolist():
+            accesses = int(more[nids == nid].sum())
+            if nid < 0:
+                refused += accesses
+                continue
+            touched.cost.access_again(node.load, nid, accesses, write)
+            touched.hits += accesses
+            touched.placement[nid] = touched.placement.get(nid, 0) + accesses
+        return refused
+
+    # frees
+
+    def _free_due(self) -> Steps[None]:
+        for (order, nid, unit), waiting in self._due.items():
+            for pfns in _pieces(waiting.take(self._ticks(unit))):
+                yield from self._free(order, nid, pfns)
+
+    def _free(self, order: int, nid: int, pfns: Pfns) -> Steps[None]:
+        """Free blocks of a node; if it is away, or was restarted, they are not there to be freed."""
+        pages = len(pfns) << order
+        self._live -= pages
+        freed = 0
+        try:
+            freed, cost = yield from free_pages(
+                self._node, self._session, order, [(nid, pack_pfns(pfns))], self._cpu
+            )
+            self._now_ns += cost.latency_ns
+        except (PeerUnavailable, NotFound, Precondition):
+            if nid == self._node.nid or self._session not in self._node.sessions:
+                raise
+        self._freed += freed
+        self._unfreed += pages - freed
+
+    def _free_all(self) -> Generator[Ask[Any] | Progress, Any, None]:
+        """Everything that mixes hold, in pieces."""
+        held = [(order, nid, waiting.drain()) for (order, nid, _), waiting in self._due.items()]
+        held += [(order, nid, np.concatenate(blocks)) for (order, nid), blocks in self._forever.items()]
+        self._forever.clear()
+        for order, nid, blocks in held:
+            for pfns in _pieces(blocks):
+                yield from self._free(order, nid, pfns)
+                yield self._progress(len(self._tallies) - 1)
+
+    def release(self) -> Generator[Ask[Any] | Progress, Any, None]:
+        """Free everything, regions too. A session that has ended has seen to it."""
+        if self._session not in self._node.sessions:
+            return
+        yield from self._free_all()
+        for region in self._regions.values():
+            yield from unmap_region(self._node, self._session, region)
+        self._regions.clear()
+
+    # telling
+
+    def _progress(self, number: int) -> Progress:
+        return Progress(
+            phase=number,
+            phases=len(self._plan.phases),
+            phase_name=self._plan.phases[number].name,
+            fraction=self._fraction,
+            virtual_ns=self._now_ns,
+            real_ns=self._clock() - self._started_ns,
+            events=self._events,
+            failures=self._failures,
+            allocated_pages=self._allocated,
+            accessed_pages=self._accessed,
+            freed_pages=self._freed,
+            live_pages=self._live,
+        )
+
+    def result(self) -> Result:
+        """Everything, when it is over."""
+        return Result(
+            phases=tuple(self._tallies),
+            virtual_ns=self._now_ns,
+            real_ns=self._clock() - self._started_ns,
+            allocated_pages=self._allocated,
+            accessed_pages=self._accessed,
+            freed_pages=self._freed,
+            kept_pages=self._live,
+            unfreed_pages=self._unfreed,
+        )
+
+
+def _batch(phase: PhasePlan, events: int, spent_ns: int, pages: float, pages_per_event: float) -> int:
+    """Events of the next batch: no more than bring the phase to its end, as far as can be foreseen."""
+    batch: float = phase.batch
+    if phase.end_ns < math.inf:
+        if phase.rate:
+            batch = min(batch, (phase.end_ns - spent_ns) * phase.rate / 1e9)
+        elif not events:
+            batch = min(batch, FIRST_BATCH)
+        else:
+            batch = min(batch, (phase.end_ns - spent_ns) * events / spent_ns)
+    batch = min(batch, phase.end_events - events, pages / pages_per_event)
+    return max(1, math.ceil(batch))
+
+
+def _pieces(pfns: Pfns) -> Iterator[Pfns]:
+    """Blocks in parts that one Free may name."""
+    return (pfns[start : start + MAX_FREE] for start in range(0, len(pfns), MAX_FREE))

@@ -1,0 +1,80 @@
+"""Programs on the demo machine, driven by hand: no clock, no network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from by_hand import ByHand
+
+from numa_service.machine.presets import load_preset
+from numa_service.node import ops
+from numa_service.node.errors import NodeError
+from numa_service.node.node import Node
+from numa_service.workload.program import (
+    Access,
+    Distribution,
+    DistributionKind,
+    Mix,
+    Pattern,
+    Phase,
+    Program,
+    Region,
+)
+from numa_service.workload.run import run_program, to_next_progress
+from numa_service.workload.tally import Progress, Result
+
+EXPONENTIAL = Distribution(DistributionKind.EXPONENTIAL, mean=1e-3)
+
+
+class Driven:
+    """A session on node 0 of a machine whose nodes are driven by hand."""
+
+    def __init__(self, preset: str = "demo") -> None:
+        self.spec = load_preset(preset)
+        self.machine = ByHand(self.spec)
+        self.node: Node = self.machine.nodes[0]
+        self.session = self.node.apply(ops.OpenSession("test", 10**9, 0))
+        self.progress: list[Progress] = []
+
+    def run(self, program: Program, cut: NodeError | None = None, after: int = 0, **options: Any) -> Result:
+        """Run a program; with `cut`, throw that in after so many batches."""
+        steps = run_program(self.node, self.session, 0, program, **options)
+        while True:
+            thrown = cut if cut and len(self.progress) == after else None
+            found = self.machine.call(0, to_next_progress(steps, thrown))
+            if isinstance(found, Result):
+                return found
+            self.progress.append(found)
+
+    def check(self) -> None:
+        """Every node's invariants hold, and its log leads to its state."""
+        for nid, node in self.machine.nodes.items():
+            assert node.check() == []
+            assert node.log_dropped == 0
+            assert Node.replay(self.spec, nid, list(node.log)).digest() == node.digest()
+
+    def digests(self) -> list[str]:
+        return [node.digest() for node in self.machine.nodes.values()]
+
+    def held(self) -> int:
+        """Pages that anybody holds, on any node."""
+        return sum(node.held_pages() for node in self.machine.nodes.values())
+
+
+def churn(**fields: Any) -> Program:
+    """Allocations of two orders and accesses to two regions."""
+    phase = Phase(
+        name="churn",
+        events=20_000,
+        batch=1024,
+        mixes=(
+            Mix("pages", weight=3, lifetime=EXPONENTIAL),
+            Mix("slabs", order=3, lifetime=Distribution(DistributionKind.PARETO, mean=1e-3, alpha=1.5)),
+        ),
+        accesses=(
+            Access("heap", pattern=Pattern.ZIPF, theta=0.9, write=0.5),
+            Access("file", pattern=Pattern.SEQUENTIAL),
+        ),
+    )
+    regions = (Region("heap", kind=1, pages=10_000), Region("file", kind=2, memory=0.5))
+    return Program(**{"name": "churn", "seed": 7, "phases": (phase,), "regions": regions} | fields)

@@ -1,0 +1,295 @@
+"""Programs on real nodes: what they do, what they count, and that they do it again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from driven import EXPONENTIAL, Driven, churn
+
+from numa_service.node import ops
+from numa_service.node.errors import AllocFailed, LimitExceeded, NotFound, Precondition
+from numa_service.node.mempolicy import Policy, PolicyMode
+from numa_service.workload.program import (
+    Access,
+    Distribution,
+    DistributionKind,
+    Limits,
+    Mix,
+    Pattern,
+    Phase,
+    Program,
+    Region,
+    Unit,
+)
+from numa_service.workload.run import run_program, to_next_progress
+from numa_service.workload.tally import LatencyHistogram, Progress
+
+FIXED = Distribution(DistributionKind.FIXED, mean=1e-4)
+
+
+def pages(**fields: object) -> Program:
+    """One mix, one phase."""
+    mix = {name: fields.pop(name) for name in list(fields) if name in Mix.__slots__}
+    phase = {name: fields.pop(name) for name in list(fields) if name in Phase.__slots__}
+    phases = (Phase(**{"events": 10_000, "mixes": (Mix(**mix),)} | phase),)  # type: ignore[arg-type]
+    return Program(phases=phases, **fields)  # type: ignore[arg-type]
+
+
+def test_the_same_program_does_the_same_again() -> None:
+    first, second = Driven(), Driven()
+    results = [driven.run(churn()) for driven in (first, second)]
+    assert first.digests() == second.digests()
+    assert first.progress == second.progress
+    tallies = [
+        [(k.name, k.events, k.pages, k.failures, k.pages_by_node, k.latency.total_ns) for k in p.kinds]
+        for result in results
+        for p in result.phases
+    ]
+    assert tallies[0] == tallies[1]
+    assert results[0].virtual_ns == results[1].virtual_ns
+    first.check()
+    assert first.held() == 0
+
+
+def test_another_seed_does_something_else() -> None:
+    first, second = Driven(), Driven()
+    assert first.run(churn()).virtual_ns != second.run(churn(seed=8)).virtual_ns
+    assert first.digests() != second.digests()
+
+
+def test_the_clock_changes_nothing_but_real_times() -> None:
+    ticks = iter(range(10**9))
+    first, second = Driven(), Driven()
+    timed = second.run(churn(), clock=lambda: next(ticks))
+    assert timed.virtual_ns == first.run(churn()).virtual_ns
+    assert timed.real_ns > 0
+    assert first.digests() == second.digests()
+
+
+def test_events_are_shared_out_exactly_and_nothing_is_lost() -> None:
+    driven = Driven()
+    result = driven.run(churn())
+    (phase,) = result.phases
+    assert [kind.events for kind in phase.kinds] == [10_000, 3333, 3333, 3333]
+    assert [kind.pages for kind in phase.kinds] == [10_000, 8 * 3333, 3333, 3333]
+    assert result.freed_pages == result.allocated_pages == 10_000 + 8 * 3333
+    heap, file = phase.kinds[2:]
+    assert heap.hits + heap.faults == 3333
+    assert heap.hits > 1000, "popular pages come again"
+    assert file.faults == file.major_faults == 3333
+    assert all(kind.latency.events == kind.events for kind in phase.kinds)
+    assert driven.progress[-1].live_pages == 0
+    for progress in driven.progress:
+        assert progress.allocated_pages == progress.freed_pages + progress.live_pages
+
+
+def test_blocks_live_as_long_as_they_are_told() -> None:
+    driven = Driven()
+    driven.run(pages(events=100_000, rate=1e6, batch=100, lifetime=EXPONENTIAL))
+    later = [p.live_pages for p in driven.progress if 10e6 < p.virtual_ns < 100e6]
+    # Little's law: 1e6 a second × 1 ms, sampled over 90 independent lifetimes
+    assert 900 < sum(later) / len(later) < 1100
+
+
+def test_lifetimes_in_memory_hold_a_share_of_it() -> None:
+    driven = Driven()
+    managed = sum(extent.managed for extent in driven.node.pgdat.extents)
+    lifetime = Distribution(DistributionKind.FIXED, mean=0.25, unit=Unit.MEMORY)
+    driven.run(pages(events=0, memory=1.0, batch=256, lifetime=lifetime))
+    held = [p.live_pages for p in driven.progress if p.allocated_pages > managed / 2 and p.fraction < 1]
+    assert all(abs(pages - managed / 4) <= 512 for pages in held)
+    assert driven.progress[-1].allocated_pages == managed
+
+
+@pytest.mark.parametrize("batch", [64, 1000, 16384])
+def test_a_phase_ends_where_it_says(batch: int) -> None:
+    seconds = Driven().run(pages(events=0, seconds=0.01, batch=batch, lifetime=FIXED))
+    assert 0.01e9 <= seconds.virtual_ns < 0.013e9
+    rated = Driven().run(pages(events=0, seconds=0.01, rate=1e6, batch=batch, lifetime=FIXED))
+    assert rated.phases[0].events == pytest.approx(10_000, rel=0.01)
+    counted = Driven().run(pages(events=12_345, batch=batch, lifetime=FIXED))
+    assert counted.phases[0].events == 12_345
+
+
+def test_think_time_passes() -> None:
+    quick = Driven().run(pages())
+    slow = Driven().run(pages(think=Distribution(DistributionKind.FIXED, mean=1e-6)))
+    assert slow.virtual_ns - quick.virtual_ns == 10_000 * 1000
+
+
+def test_policies_say_where() -> None:
+    program = pages(policy=Policy(PolicyMode.INTERLEAVE, (0, 1, 2)), events=3000)
+    (tally,) = Driven().run(program).phases[0].kinds
+    assert tally.pages_by_node == {0: 1000, 1: 1000, 2: 1000}
+    assert tally.remote_lookups
+
+
+def test_each_node_in_turn() -> None:
+    phase = Phase(
+        "stream",
+        events=2000,
+        each_node=True,
+        mixes=(Mix(lifetime=FIXED),),
+        accesses=(Access("a", pattern=Pattern.SEQUENTIAL),),
+    )
+    driven = Driven()
+    result = driven.run(Program(phases=(phase,), regions=(Region("a", kind=1, pages=500),)))
+    assert [phase.name for phase in result.phases] == ["stream, node 0", "stream, node 1", "stream, node 2"]
+    for nid, phase_tally in enumerate(result.phases):
+        assert [kind.pages_by_node for kind in phase_tally.kinds] == [{nid: 1000}, {nid: 1000}]
+    assert driven.node.sessions[driven.session].regions == set()
+    assert driven.held() == 0
+    driven.check()
+
+
+def test_failures_are_counted() -> None:
+    driven = Driven()
+    program = pages(order=10, events=500, policy=Policy(PolicyMode.BIND, (1,)))
+    (tally,) = driven.run(program).phases[0].kinds
+    assert tally.failures + (tally.pages >> 10) == 500
+    assert 400 < tally.failures < 500
+    assert driven.held() == 0
+
+
+def test_or_end_the_program() -> None:
+    driven = Driven()
+    program = pages(order=10, events=500, policy=Policy(PolicyMode.BIND, (1,)), stop_on_failure=True)
+    with pytest.raises(AllocFailed):
+        driven.run(program)
+    assert driven.held() == 0
+    driven.check()
+
+
+def test_an_access_that_finds_no_memory_is_a_failure() -> None:
+    driven = Driven("uma")  # no swap
+    size = 2 * sum(extent.managed for extent in driven.node.pgdat.extents)
+    phase = Phase(events=size, batch=16384, accesses=(Access("a", pattern=Pattern.SEQUENTIAL, write=1.0),))
+    program = Program(phases=(phase,), regions=(Region("a", kind=1, pages=size),))
+    result = driven.run(program)
+    (tally,) = result.phases[0].kinds
+    assert tally.events == size
+    assert tally.hits + tally.faults + tally.failures == size
+    assert tally.failures > size // 3
+    assert result.accessed_pages == size - tally.failures
+
+
+def test_what_is_kept_is_the_sessions() -> None:
+    driven = Driven()
+    result = driven.run(pages(events=5000, keep=True))
+    assert result.kept_pages == driven.held() == 5000
+    driven.node.apply(ops.EndSession(driven.session))
+    assert driven.held() == 0
+
+
+def test_a_phase_may_release_what_was_held() -> None:
+    hold = Phase(events=3000, mixes=(Mix(),))
+    driven = Driven()
+    result = driven.run(Program(phases=(replace(hold, release=True), replace(hold, events=1000)), keep=True))
+    assert (result.freed_pages, result.kept_pages) == (3000, 1000)
+
+
+# limits
+
+
+def limited(**limits: float) -> Program:
+    return churn(limits=Limits(**limits))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("program", "limit"),
+    [
+        (pages(events=10**6, limits=Limits(max_live_pages=50_000)), "max_live_pages"),
+        (pages(events=0, seconds=1.0, lifetime=FIXED, limits=Limits(max_events=50_000)), "max_events"),
+        (
+            pages(events=10**6, lifetime=FIXED, limits=Limits(max_virtual_seconds=0.01)),
+            "max_virtual_seconds",
+        ),
+        (
+            pages(events=10**6, lifetime=FIXED, rate=1e-6, batch=1, limits=Limits(max_virtual_seconds=1e6)),
+            "max_virtual_seconds",
+        ),
+    ],
+)
+def test_a_program_is_cut_at_its_limits(program: Program, limit: str) -> None:
+    driven = Driven()
+    with pytest.raises(LimitExceeded, match=limit):
+        driven.run(program)
+    assert driven.progress
+    assert driven.held() == 0
+    driven.check()
+
+
+def test_a_think_time_beyond_all_limits_is_cut_at_once() -> None:
+    driven = Driven()
+    forever = Distribution(DistributionKind.FIXED, mean=1e6)
+    with pytest.raises(LimitExceeded, match="max_virtual_seconds"):
+        driven.run(pages(think=forever, lifetime=forever, batch=16384))
+    assert driven.held() == 0
+
+
+@pytest.mark.parametrize("alpha", [1 + 1e-12, 1e6])
+def test_lifetimes_beyond_all_measure_are_lifetimes(alpha: float) -> None:
+    driven = Driven()
+    for unit in Unit:
+        longest = Distribution(DistributionKind.PARETO, mean=1e6, alpha=alpha, unit=unit)
+        result = driven.run(pages(lifetime=longest))
+        assert result.freed_pages == 10_000
+    assert driven.held() == 0
+
+
+def test_real_time_is_limited() -> None:
+    ticks = iter(range(0, 10**12, 10**8))  # 0.1 s every time that somebody looks
+    driven = Driven()
+    with pytest.raises(LimitExceeded, match="max_real_seconds: more than 5 s"):
+        driven.run(
+            pages(events=10**7, lifetime=FIXED, limits=Limits(max_real_seconds=5)), clock=lambda: next(ticks)
+        )
+    assert driven.held() == 0
+
+
+def test_a_program_that_never_gets_anything_ends() -> None:
+    driven = Driven()
+    driven.run(pages(order=10, events=500, policy=Policy(PolicyMode.BIND, (1,)), keep=True))
+    hopeless = pages(
+        order=10,
+        events=0,
+        seconds=1e-3,
+        policy=Policy(PolicyMode.BIND, (1,)),
+        gfp="GFP_NOWAIT",
+    )
+    (tally,) = driven.run(hopeless).phases[0].kinds
+    assert tally.failures == tally.events > 0
+
+
+def test_it_can_be_cut_and_frees_everything() -> None:
+    driven = Driven()
+    with pytest.raises(Precondition, match="enough"):
+        driven.run(churn(), cut=Precondition("enough"), after=7)
+    assert 7 <= len(driven.progress) < 40
+    assert driven.held() == 0
+    assert driven.node.sessions[driven.session].regions == set()
+    driven.check()
+
+
+def test_a_session_that_ends_takes_its_program_along() -> None:
+    driven = Driven()
+    steps = run_program(driven.node, driven.session, 0, churn())
+    for _ in range(5):
+        assert isinstance(driven.machine.call(0, to_next_progress(steps)), Progress)
+    driven.node.apply(ops.EndSession(driven.session))
+    with pytest.raises(NotFound):
+        driven.machine.call(0, to_next_progress(steps))
+    assert driven.held() == 0
+    driven.check()
+
+
+def test_percentiles_of_the_histogram() -> None:
+    histogram = LatencyHistogram()
+    for value in range(1, 1001):
+        histogram.record(value * 7, 7)
+    assert histogram.mean_ns == 500.5
+    for percent in (50, 90, 99, 100):
+        exact = percent * 10
+        assert exact * 15 / 16 <= histogram.percentile_ns(percent) <= exact
+    assert LatencyHistogram().percentile_ns(50) == 0
