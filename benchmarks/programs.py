@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import multiprocessing
 import statistics
+import time
 from typing import Any
 
 import grpc.aio
@@ -26,6 +28,25 @@ _PAGES = Program(
         ),
     )
 )
+
+
+def _spin(seconds: float) -> float:
+    """Rounds of a busy loop a second."""
+    start, rounds = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        rounds += 1
+    return rounds / seconds
+
+
+def two_cores() -> Row:
+    """What this host gives to two processes that need nothing but a core each: no node can have more."""
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        one: list[float] = []
+        two: list[float] = []
+        for _ in range(_ROUNDS):
+            one += pool.map(_spin, [0.3], chunksize=1)
+            two.append(sum(pool.map(_spin, [0.3, 0.3], chunksize=1)))
+    return Row("busy_loops_two", statistics.median(two), "rounds/s", "one busy loop", statistics.median(one))
 
 
 class Running:
@@ -90,7 +111,7 @@ async def _measure(addresses: list[str]) -> list[Row]:
 def rows() -> list[Row]:
     """Every row of this part."""
     with serving("node") as (one, _), serving("node") as (two, _):
-        return asyncio.run(_measure([one, two]))
+        return [two_cores(), *asyncio.run(_measure([one, two]))]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,76 @@
+"""Programs while other nodes go away and come back, in the simulator."""
+
+from __future__ import annotations
+
+from numa_service.machine.presets import load_preset
+from numa_service.node import ops
+from numa_service.node.mempolicy import Policy, PolicyMode
+from numa_service.node.region import close_session
+from numa_service.sim.simulation import Simulation
+from numa_service.workload.program import (
+    Access,
+    Distribution,
+    DistributionKind,
+    Mix,
+    Pattern,
+    Phase,
+    Program,
+    Region,
+)
+from numa_service.workload.run import run_program, to_next_progress
+from numa_service.workload.tally import Result
+
+EVERYWHERE = Policy(PolicyMode.INTERLEAVE, (0, 1, 2))
+PROGRAM = Program(
+    phases=(
+        Phase(
+            events=20_000,
+            batch=500,
+            mixes=(
+                Mix(policy=EVERYWHERE, lifetime=Distribution(DistributionKind.EXPONENTIAL, mean=2e-4)),
+                Mix(policy=EVERYWHERE, order=2),
+            ),
+            accesses=(Access("r", pattern=Pattern.UNIFORM, write=0.3),),
+        ),
+    ),
+    regions=(Region("r", kind=1, pages=3000, policy=EVERYWHERE),),
+)
+
+
+def test_a_node_that_is_away_is_done_without_and_nothing_is_lost() -> None:
+    sim = Simulation(load_preset("demo"))
+    home = sim.nodes[0]
+    session = home.apply(ops.OpenSession("test", 10**9, 0))
+    steps = run_program(home, session, 0, PROGRAM)
+    batches, found = 0, None
+    while not isinstance(found, Result):
+        if batches == 5:
+            sim.down.add(2)
+        if batches == 20:
+            sim.down.discard(2)
+        found = sim.call(0, to_next_progress(steps))
+        batches += 1
+    (tally,) = found.phases
+    assert [kind.failures for kind in tally.kinds] == [0, 0, 0], "the others have room"
+    assert all(kind.pages_by_node[2] > 0 for kind in tally.kinds)
+    assert found.allocated_pages == found.freed_pages + found.unfreed_pages
+    assert found.unfreed_pages > 0, "some were due while their node was away"
+    held = sum(node.held_pages() for node in sim.nodes.values())
+    assert held == found.unfreed_pages
+    sim.call(0, close_session(home, session))
+    assert sum(node.held_pages() for node in sim.nodes.values()) == 0
+    sim.run()
+    assert sim.check() == []
+
+
+def test_the_simulation_gives_the_same_twice() -> None:
+    def run() -> tuple[list[str], int]:
+        sim = Simulation(load_preset("demo"), seed=5)
+        session = sim.nodes[0].apply(ops.OpenSession("test", 10**9, 0))
+        steps = run_program(sim.nodes[0], session, 0, PROGRAM)
+        found = None
+        while not isinstance(found, Result):
+            found = sim.call(0, to_next_progress(steps))
+        return [node.digest() for node in sim.nodes.values()], found.virtual_ns
+
+    assert run() == run()
