@@ -391,7 +391,7 @@ def alloc_pages_bulk(
     With an `lru_kind` the pages go on the LRU as pages `indexes` of the owner's region (order 0); without,
     they are held by hand, on the owner's list.
     """
-    got = 0
+    got = i64(0)
     out = out[:count]
     if mt == MIGRATE_MOVABLE:
         alloc_flags |= ALLOC_CMA  # gfp_to_alloc_flags_cma
@@ -509,7 +509,7 @@ def free_hot_cold_pages(pg: PgData, cpu: int, order: int, owner: int, pages: I64
         pg.bad_pages[reason] += 1
         return (i << 8) | reason
     in_runs = cpu >= 0 and pcp_allowed_order(pg, order) and not cold
-    i = 0
+    i = i64(0)
     while i < pages.shape[0]:
         zone = page_zone(pg, pages[i])
         run = i64(0)

@@ -330,7 +330,8 @@ class Node:
     @_apply.register
     def _(self, op: ops.Alloc) -> ops.AllocResult:
         self._forget_path()
-        before = self._account(op) if op.explain else None
+        walk = op.zones, op.cpu, op.order, op.migratetype, op.highest_zoneidx, op.alloc_flags
+        before = Account(self.pgdat, *walk) if op.explain else None
         pfns = self.pgdat.alloc(
             op.zones,
             op.cpu,
@@ -363,11 +364,6 @@ class Node:
         if len(pfns) < op.count:
             return op.zones
         return op.zones[: op.zones.index(self.pgdat.zone_of(int(pfns[-1])))]
-
-    def _account(self, op: ops.Alloc) -> Account:
-        return Account(
-            self.pgdat, op.zones, op.cpu, op.order, op.migratetype, op.highest_zoneidx, op.alloc_flags
-        )
 
     @_apply.register
     def _(self, op: ops.Free) -> int:

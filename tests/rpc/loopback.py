@@ -43,7 +43,7 @@ class Loopback:
     ) -> None:
         spec = load_preset(preset) if isinstance(preset, str) else preset
         # a test says when a vmstat tick comes
-        sysctls = dict(spec.sysctls) | {"vm.stat_interval": "3600"}
+        sysctls = {"vm.stat_interval": "3600"} | spec.sysctls
         self.spec = replace(spec.with_profile(profile), sysctls=sysctls)
         self.clock = Clock()
         self.servers: dict[int, NodeServer] = {}

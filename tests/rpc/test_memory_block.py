@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from loopback import Loopback
@@ -17,6 +19,7 @@ from numa_client import (
     Policy,
 )
 
+from numa_service.machine.presets import load_preset
 from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES
 from numa_service.node import ops
 
@@ -66,10 +69,18 @@ async def test_what_is_refused(demo: Loopback, client: AsyncMachine) -> None:
     demo.check()
 
 
-async def test_a_tick_comes_while_there_is_anything_to_fold(demo: Loopback, client: AsyncMachine) -> None:
-    node = demo.servers[2].node
-    await client.write_sysctl("vm.stat_interval", "0")  # every jiffy, from the next tick on
-    async with client.session(node=0) as session:
+@pytest.fixture
+async def ticking() -> AsyncIterator[Loopback]:
+    """A tick every jiffy."""
+    machine = Loopback(replace(load_preset("demo"), sysctls={"vm.stat_interval": "0"}))
+    await machine.start()
+    yield machine
+    await machine.stop()
+
+
+async def test_a_tick_comes_while_there_is_anything_to_fold(ticking: Loopback) -> None:
+    demo, node = ticking, ticking.servers[2].node
+    async with await demo.client() as client, client.session(node=0) as session:
         await session.alloc(count=10, policy=Policy.bind(2))
         assert int(node.pgdat.pg.pcp_count.sum())
         # nobody waits for a time here: the test ends when the drain has happened, or never

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from by_hand import ByHand
@@ -29,8 +30,18 @@ EXPONENTIAL = Distribution(DistributionKind.EXPONENTIAL, mean=1e-3)
 class Driven:
     """A session on node 0 of a machine whose nodes are driven by hand."""
 
-    def __init__(self, preset: str = "demo") -> None:
+    def __init__(self, preset: str = "demo", unloaded: bool = False) -> None:
+        """`unloaded`: with so much bandwidth that nobody ever queues."""
         self.spec = load_preset(preset)
+        if unloaded:
+            nids = [node.nid for node in self.spec.nodes]
+            much = 10**12
+            latency = replace(
+                self.spec.latency,
+                memory_mb_per_s=dict.fromkeys(nids, much),
+                link_mb_per_s={(a, b): much for a in nids for b in nids if a != b},
+            )
+            self.spec = replace(self.spec, latency=latency)
         self.machine = ByHand(self.spec)
         self.node: Node = self.machine.nodes[0]
         self.session = self.node.apply(ops.OpenSession("test", 10**9, 0))

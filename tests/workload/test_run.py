@@ -113,9 +113,16 @@ def test_a_phase_ends_where_it_says(batch: int) -> None:
 
 
 def test_think_time_passes() -> None:
+    quick = Driven(unloaded=True).run(pages())
+    slow = Driven(unloaded=True).run(pages(think=Distribution(DistributionKind.FIXED, mean=1e-6)))
+    assert slow.virtual_ns - quick.virtual_ns == 10_000 * 1000
+
+
+def test_who_thinks_queues_less() -> None:
+    """What a program asks for in a row is load, and loaded memory is slower."""
     quick = Driven().run(pages())
     slow = Driven().run(pages(think=Distribution(DistributionKind.FIXED, mean=1e-6)))
-    assert slow.virtual_ns - quick.virtual_ns == 10_000 * 1000
+    assert slow.virtual_ns - quick.virtual_ns < 10_000 * 1000
 
 
 def test_policies_say_where() -> None:
