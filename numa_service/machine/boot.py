@@ -8,7 +8,8 @@ the process of one node pays for one node.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from numa_service.machine.cmdline import parse_cmdline, thp_enabled
@@ -121,6 +122,17 @@ class Machine:
     memory_news: dict[int, int] = field(default_factory=dict)
     #: Nodes booted apart from this one in the same process: for snapshots of the whole machine only.
     neighbours: dict[int, Pgdat] = field(default_factory=dict)
+
+    def of_node(self, nid: int) -> Machine:
+        """The machine as the process of one node has it: what changes is its own, the rest is shared."""
+        return replace(
+            self,
+            sysctls=deepcopy(self.sysctls),
+            pgdats={nid: self.pgdats[nid]},
+            dmesg=list(self.dmesg),
+            memory_news={},
+            neighbours={},
+        )
 
     def write_sysctl(self, key: str, value: str) -> None:
         """Write a sysctl with the kernel's effects; SpecError and nothing changed when it is not valid."""
@@ -473,9 +485,7 @@ def rebuild_zonelists(
     topology = topology_of(spec, populated, has_cpus)
     lists = build_all_zonelists(topology, profile, machine.sysctls.numa_zonelist_order)
     machine.populated = {nid: topology.populated[nid] for nid in topology.nids}
-    # in place: every node of this process looks at the same lists
-    machine.zonelists.clear()
-    machine.zonelists.update(lists)
+    machine.zonelists = lists
     for pgdat in for_each_online_pgdat(machine.pgdats):
         if pgdat.nid in lists:
             pgdat.zonelists = lists[pgdat.nid]

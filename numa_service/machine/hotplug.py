@@ -69,8 +69,7 @@ def memory_notify(machine: Machine, state: MemoryState) -> None:
     machine.memory_news[state.nid] = state.sequence
     names = ZONE_NAMES[machine.spec.arch]
     managed = dict.fromkeys(names, 0) | {names[zone]: pages for zone, _, pages in state.zones}
-    for name, pages in managed.items():
-        machine.managed[state.nid, name] = pages
+    machine.managed = machine.managed | {(state.nid, name): pages for name, pages in managed.items()}
     populated: dict[int, Sequence[int]] = dict(machine.populated)
     before = set(populated.get(state.nid, ()))
     populated.pop(state.nid, None)

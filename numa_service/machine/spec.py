@@ -65,6 +65,12 @@ class MachineSpec:
     #: CPUs keep part of NR_FREE_PAGES to themselves until their vmstat tick, as in a kernel (decision 0004).
     counter_drift: bool = False
 
+    #: Row of a node in `distances`, by nid.
+    _rows: dict[int, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_rows", {node.nid: row for row, node in enumerate(self.nodes)})
+
     def with_profile(self, profile: str) -> MachineSpec:
         """The same machine under another kernel; sysctls that one lacks make the boot fail with SpecError."""
         return replace(self, profile=profile)
@@ -86,12 +92,8 @@ class MachineSpec:
 
     def node(self, nid: int) -> NodeSpec:
         """The node with that nid; KeyError if there is none."""
-        for node in self.nodes:
-            if node.nid == nid:
-                return node
-        raise KeyError(nid)
+        return self.nodes[self._rows[nid]]
 
     def distance(self, from_nid: int, to_nid: int) -> int:
         """SLIT distance; 10 is local."""
-        index = {node.nid: i for i, node in enumerate(self.nodes)}
-        return self.distances[index[from_nid]][index[to_nid]]
+        return self.distances[self._rows[from_nid]][self._rows[to_nid]]

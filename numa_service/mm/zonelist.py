@@ -6,7 +6,7 @@ The functions are named and nested as the kernel's: ``build_all_zonelists`` → 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -121,43 +121,33 @@ def set_zonelist_order(topology: Topology, profile: Profile, user_order: str = O
 
 
 def find_next_best_node(
-    topology: Topology, profile: Profile, local: int, used: set[int], node_load: dict[int, int]
-) -> int | None:
-    """Nearest node with memory not used yet; None when there is none left.
+    topology: Topology, profile: Profile, local: int, node_load: Mapping[int, int]
+) -> Iterator[int]:
+    """The nodes with memory, nearest first, as the kernel's function of that name gives them one by one.
 
     Among equals the one that fewer earlier lists begin with, then the lower number; a node with CPUs is
     a little farther than one without, and nodes before the local one a little farther than those behind it.
     """
-    if local not in used and (profile.memoryless_local_first or topology.has_memory(local)):
-        used.add(local)
-        return local
-    best: int | None = None
-    best_score = 0
-    for nid in topology.nids:
-        if nid in used or not topology.has_memory(nid):
-            continue
-        score = topology.distance(local, nid)
-        score += nid < local
-        if topology.has_cpus[nid]:
-            score += PENALTY_FOR_NODE_WITH_CPUS
-        # 3.0 multiplies by MAX_NODE_LOAD (the number of online nodes) as well: its loads are larger
-        score *= MAX_NUMNODES * (len(topology.nids) if profile.node_load == "remaining" else 1)
-        score += node_load[nid]
-        if best is None or score < best_score:
-            best, best_score = nid, score
-    if best is not None:
-        used.add(best)
-    return best
+    if profile.memoryless_local_first or topology.has_memory(local):
+        yield local
+    # 3.0 multiplies by MAX_NODE_LOAD (the number of online nodes) as well: its loads are larger
+    unit = MAX_NUMNODES * (len(topology.nids) if profile.node_load == "remaining" else 1)
+
+    def score(nid: int) -> int:
+        distance = topology.distance(local, nid) + (nid < local)
+        return (distance + topology.has_cpus[nid] * PENALTY_FOR_NODE_WITH_CPUS) * unit + node_load[nid]
+
+    # a list adds to the load of nodes that it has already: one sort does what a search for each would
+    yield from sorted((nid for nid in topology.nids if nid != local and topology.has_memory(nid)), key=score)
 
 
 def _node_order(
     topology: Topology, profile: Profile, local: int, node_load: dict[int, int]
 ) -> tuple[int, ...]:
-    used: set[int] = set()
     order: list[int] = []
     previous = local
     load = len(topology.nids)
-    while (nid := find_next_best_node(topology, profile, local, used, node_load)) is not None:
+    for nid in find_next_best_node(topology, profile, local, node_load):
         if topology.distance(local, nid) != topology.distance(local, previous):
             if profile.node_load == "remaining":
                 node_load[nid] = load

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from numa_service.machine.boot import start_kernel
 from numa_service.machine.hotplug import MemoryState
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.pgdata import KSWAPD_WOKEN
@@ -80,7 +81,8 @@ class Simulation:
     ) -> None:
         """Boot. Without `vmstat`, no CPU has vmstat ticks: for a shell whose clock is not this one."""
         self.spec = spec
-        self.nodes = {node.nid: Node.boot(spec, node.nid) for node in spec.nodes}
+        machine = start_kernel(spec)
+        self.nodes = {node.nid: Node(machine.of_node(node.nid), node.nid) for node in spec.nodes}
         # each node keeps its own books, as in a process of its own; a snapshot shows them all
         pgdats = {nid: node.pgdat for nid, node in self.nodes.items()}
         self.now_ns = 0
