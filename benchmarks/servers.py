@@ -1,7 +1,8 @@
-"""Servers to measure, each a process of its own: ``python servers.py node|echo``; prints its address.
+"""Servers to measure, each a process of its own: ``python servers.py node|pair|echo``; prints its address.
 
-`node` is one NUMA node as the service runs it, without Ray; `echo` is a bare grpc.aio server that takes and
-gives as many bytes as it is told to, and parses nothing.
+`node` is one NUMA node as the service runs it, without Ray; `pair` is node 0 of two, the other one in a
+process that it starts; `echo` is a bare grpc.aio server that takes and gives as many bytes as it is told to,
+and parses nothing.
 """
 
 from __future__ import annotations
@@ -35,6 +36,34 @@ async def _node() -> None:
     addresses = await server.start()
     print(addresses.grpc, addresses.metrics_url, flush=True)
     await _terminated()
+    await server.stop(0)
+
+
+PAIR = (
+    MACHINE
+    + """
+[[node]]
+cpus = "4-7"
+memory = "8GiB"
+"""
+)
+
+
+async def _of_pair(nid: int) -> None:
+    from numa_service.machine.machinefile import parse_machine
+    from numa_service.node.node import Node
+    from numa_service.rpc.server import NodeServer
+
+    server = NodeServer(Node.boot(parse_machine(PAIR, "pair", "pair"), nid))
+    addresses = await server.start()
+    if nid:
+        print(addresses.grpc, addresses.metrics_url, flush=True)
+        await _terminated()
+    else:
+        with serving("other") as (other, _):
+            server.connect({1: other})
+            print(addresses.grpc, addresses.metrics_url, flush=True)
+            await _terminated()
     await server.stop(0)
 
 
@@ -84,4 +113,13 @@ def serving(kind: str) -> Iterator[list[str]]:
 
 
 if __name__ == "__main__":
-    asyncio.run({"node": _node, "echo": _echo}[sys.argv[1]]())
+    match sys.argv[1]:
+        case "node":
+            serve = _node()
+        case "pair":
+            serve = _of_pair(0)
+        case "other":
+            serve = _of_pair(1)
+        case _:
+            serve = _echo()
+    asyncio.run(serve)

@@ -1,0 +1,106 @@
+"""A batch that another node serves, beside the same batch at home; and what scrapes cost those who work."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import statistics
+import time
+import urllib.request
+from typing import Any
+
+import grpc.aio
+from numa_client._gen.numa.v1 import memory_service_pb2 as pb2
+from numa_client._gen.numa.v1 import memory_service_pb2_grpc as pb2_grpc
+from numa_client._gen.numa.v1 import types_pb2
+from servers import serving
+from table import Row
+
+_OPTIONS = (("grpc.max_receive_message_length", 64 << 20),)
+_COUNT = 32768
+_PAIRS = 20
+_ROUNDS = 7
+
+
+class Spilling:
+    """A session on node 0, and batches from either node."""
+
+    def __init__(self, channel: Any) -> None:
+        self._stub = pb2_grpc.MemoryServiceStub(channel)
+        self._ids = itertools.count()
+        self.session = 0
+        self.lookups = 0
+
+    async def open(self) -> None:
+        """Open the session."""
+        request = pb2.OpenSessionRequest(client_name="bench", lease_seconds=3600, request_id="open")
+        self.session = (await self._stub.OpenSession(request)).session
+
+    async def seconds(self, nid: int) -> float:
+        """Of a batch bound to a node; it goes back untimed."""
+        policy = types_pb2.Policy(mode=types_pb2.POLICY_MODE_BIND, nodes=[nid])
+        request_id = str(next(self._ids))
+        start = time.perf_counter()
+        got = await self._stub.AllocPages(
+            pb2.AllocPagesRequest(session=self.session, request_id=request_id, count=_COUNT, policy=policy)
+        )
+        took = time.perf_counter() - start
+        self.lookups = max(self.lookups, got.remote_lookups)
+        free = pb2.FreePagesRequest(session=self.session, request_id=request_id + "f", pages=got.pages)
+        await self._stub.FreePages(free)
+        return took
+
+
+async def _measure(address: str, metrics: str) -> list[Row]:
+    async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
+        batches = Spilling(channel)
+        await batches.open()
+        took: dict[int, list[float]] = {0: [], 1: []}
+        for turn in range(_ROUNDS * _PAIRS):
+            for nid in (0, 1):
+                found = await batches.seconds(nid)
+                if turn >= 5:
+                    took[nid].append(found)
+        here, there = (_COUNT / statistics.median(took[nid]) for nid in (0, 1))
+        calm: list[float] = []
+        scraped: list[float] = []
+        for _ in range(_ROUNDS):
+            for rates, scrapes in ((calm, False), (scraped, True)):
+                rates.append(await _rate(batches, metrics if scrapes else ""))
+    return [
+        Row("spill_32k_to_one_node", there, "pages/s", "the same batch at home", here, 0.5),
+        Row("spill_lookups", batches.lookups, "lookups", goal=2, goal_of_ratio=False, at_least=False),
+        Row(
+            "load_with_scrapes",
+            statistics.median(scraped),
+            "batches/s",
+            "without; a scrape a second",
+            statistics.median(calm),
+            0.98,
+        ),
+    ]
+
+
+async def _rate(batches: Spilling, metrics: str) -> float:
+    """Batches a second for two seconds, with a scrape in each of them."""
+    start = last = time.perf_counter()
+    done = 0
+    while (now := time.perf_counter()) < start + 2:
+        if metrics and now - last >= 1:
+            last = now
+            await asyncio.to_thread(urllib.request.urlopen, metrics)
+        await batches.seconds(0)
+        done += 1
+    return done / (time.perf_counter() - start)
+
+
+def rows() -> list[Row]:
+    """Every row of this part."""
+    with serving("pair") as (address, metrics):
+        return asyncio.run(_measure(address, metrics))
+
+
+if __name__ == "__main__":
+    from table import show
+
+    show(rows())
