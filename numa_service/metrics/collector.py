@@ -96,9 +96,12 @@ class NodeCollector(Collector):
         for event, count in zip(vm_event_names(pgdat.zone_names), pgdat.pg.vm_event.tolist(), strict=True):
             if event:
                 events.add_metric((self._id, event), count)
+        bad = CounterMetricFamily("numa_bad_pages", "Frees refused, by reason.", labels=["node", "reason"])
+        for reason, count in pgdat.bad_pages().items():
+            bad.add_metric((self._id, reason), count)
         ops = CounterMetricFamily("numa_log_ops", "Ops in the node's log.", labels=["node"])
         ops.add_metric((self._id,), self._node.log_length)
-        yield from (stat, events, ops)
+        yield from (stat, events, bad, ops)
 
     def _kswapd(self) -> Iterator[Metric]:
         node = self._node

@@ -95,16 +95,21 @@ MAX_RECLAIM_RETRIES = 16
 #: Quiet vmstat ticks (seconds) after which a pageset of a zone of another node is drained.
 PAGESET_EXPIRE_TICKS = 3
 
+_NOT_COUNTED = "VM_BUG_ON_PAGE(page_ref_count(page) == 0)"
+#: Why a block may not be freed, and what a kernel says of it: page_bad_reason(), or a VM_BUG_ON on its way.
 _FREE_REASONS = {
-    page_alloc.FREE_OUT_OF_RANGE: "not a page of this node",
-    page_alloc.FREE_PAGE_FREE: "page is free",
-    page_alloc.FREE_ON_PAGESET: "page is free (on a pageset)",
-    page_alloc.FREE_RESERVED: "page is reserved",
-    page_alloc.FREE_TAIL_PAGE: "page is the tail of a block",
-    page_alloc.FREE_WRONG_ORDER: "block is of another order",
-    page_alloc.FREE_NOT_OWNER: "page belongs to somebody else",
-    page_alloc.FREE_TWICE_IN_BATCH: "page is named twice",
-    page_alloc.FREE_LRU_PAGE: "page belongs to a region: unmap the region",
+    page_alloc.FREE_OUT_OF_RANGE: ("not a page of this node", "VM_BUG_ON(!virt_addr_valid(addr))"),
+    page_alloc.FREE_PAGE_FREE: ("page is free", _NOT_COUNTED),
+    page_alloc.FREE_ON_PAGESET: ("page is free, on a pageset", _NOT_COUNTED),
+    page_alloc.FREE_RESERVED: ("page is reserved", "PAGE_FLAGS_CHECK_AT_FREE flag(s) set"),
+    page_alloc.FREE_TAIL_PAGE: ("page is the tail of a block", "VM_BUG_ON_PAGE(PageTail(page))"),
+    page_alloc.FREE_WRONG_ORDER: (
+        "block is of another order",
+        "VM_BUG_ON_PAGE(compound && compound_order(page) != order)",
+    ),
+    page_alloc.FREE_NOT_OWNER: ("page belongs to somebody else", ""),
+    page_alloc.FREE_TWICE_IN_BATCH: ("page is named twice", _NOT_COUNTED),
+    page_alloc.FREE_LRU_PAGE: ("page belongs to a region: unmap the region", "nonzero mapcount"),
 }
 
 #: Reasons that mean "there is no such allocation", as against "not yours" or "not so".
@@ -373,8 +378,10 @@ class Pgdat(PgdatMemory):
         pages = pfns.view(np.int64) - self.base_pfn
         error = page_alloc.free_hot_cold_pages(self.pg, self._cpu(cpu), order, owner, pages, cold)
         if error:
-            reason = error & 0xFF
-            raise BadPageError(int(pfns[error >> 8]), _FREE_REASONS[reason], reason in _NOT_FOUND)
+            code = error & 0xFF
+            reason, kernel = _FREE_REASONS[code]
+            text = f"{reason} ({kernel})" if kernel else reason
+            raise BadPageError(int(pfns[error >> 8]), text, code in _NOT_FOUND)
         return len(pages) << order
 
     def free_owner(self, owner: int) -> int:
@@ -524,7 +531,7 @@ class Pgdat(PgdatMemory):
 
     def bad_pages(self) -> dict[str, int]:
         """Frees refused since boot, by reason; not part of the state."""
-        return {reason: int(self.pg.bad_pages[code]) for code, reason in _FREE_REASONS.items()}
+        return {reason: int(self.pg.bad_pages[code]) for code, (reason, _) in _FREE_REASONS.items()}
 
     def percpu_drift_mark(self, zone: int) -> int:
         """Free pages below which kswapd would not trust the counter; 0 = always."""

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 from loopback import Loopback
-from numa_client import AsyncMachine, InvalidRequest, Policy, PolicyMode
+from numa_client import AsyncMachine, InvalidRequest, NotFound, Policy, PolicyMode
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -59,6 +59,22 @@ async def load(demo: Loopback, client: AsyncMachine) -> None:
     demo.servers[0].check_leases()
     await demo.until(lambda: not demo.node(0).sessions)
     await doomed.close()
+
+
+async def test_refused_frees_are_counted(
+    demo: Loopback, client: AsyncMachine, http: aiohttp.ClientSession
+) -> None:
+    async with client.session(cpu=0) as session:
+        blocks = await session.alloc(count=3)
+        await session.free(blocks)
+        with pytest.raises(NotFound, match=r"page is free, on a pageset \(VM_BUG_ON_PAGE"):
+            await session.free(blocks)
+    found = samples(await scrape(http, demo.addresses[0].metrics_url))
+    counted = {
+        dict(labels)["reason"]: n for (name, labels), n in found.items() if name == "numa_bad_pages_total"
+    }
+    assert {reason: n for reason, n in counted.items() if n} == {"page is free, on a pageset": 1}
+    assert counted["block is of another order"] == 0
 
 
 async def test_every_number_is_that_of_get_node(

@@ -101,6 +101,20 @@ def of_a_region(node: Pgdat) -> tuple[int, Pfns]:
     return 0, take(node, 0, 1, lru=LRU_KIND_FILE)
 
 
+#: page_bad_reason() and the VM_BUG_ONs of __free_pages(), 6.1.
+KERNEL_SAYS = {
+    "not a page of this node": "VM_BUG_ON(!virt_addr_valid(addr))",
+    "page is free": "VM_BUG_ON_PAGE(page_ref_count(page) == 0)",
+    "page is free, on a pageset": "VM_BUG_ON_PAGE(page_ref_count(page) == 0)",
+    "page is named twice": "VM_BUG_ON_PAGE(page_ref_count(page) == 0)",
+    "page is reserved": "PAGE_FLAGS_CHECK_AT_FREE flag(s) set",
+    "page is the tail of a block": "VM_BUG_ON_PAGE(PageTail(page))",
+    "block is of another order": "VM_BUG_ON_PAGE(compound && compound_order(page) != order)",
+    "page belongs to a region: unmap the region": "nonzero mapcount",
+    "page belongs to somebody else": "",
+}
+
+
 @pytest.mark.parametrize(
     ("mistake", "reason", "not_found"),
     [
@@ -110,8 +124,8 @@ def of_a_region(node: Pgdat) -> tuple[int, Pfns]:
         (never_given, "page is free", True),
         (in_a_large_free_block, "page is free", True),
         (given_back, "page is free", True),
-        (on_a_pageset, "page is free (on a pageset)", True),
-        (second_page_of_a_pageset_block, "page is free (on a pageset)", True),
+        (on_a_pageset, "page is free, on a pageset", True),
+        (second_page_of_a_pageset_block, "page is free, on a pageset", True),
         (reserved, "page is reserved", True),
         (tail_of_my_block, "page is the tail of a block", True),
         (tail_of_a_huge_block, "page is the tail of a block", True),
@@ -129,10 +143,12 @@ def test_reason(mistake: Callable[[Pgdat], tuple[int, Pfns]], reason: str, not_f
     before = node.digest()
     with pytest.raises(BadPageError) as error:
         node.free(0, order, MINE, pages)
-    assert error.value.reason == reason
+    kernel = KERNEL_SAYS[reason]
+    text = f"{reason} ({kernel})" if kernel else reason
+    assert error.value.reason == text
     assert error.value.not_found == not_found
     assert error.value.pfn == int(pages[-1])
-    assert str(error.value) == f"pfn {int(pages[-1]):#x}: {reason}"
+    assert str(error.value) == f"pfn {int(pages[-1]):#x}: {text}"
     assert node.digest() == before
     assert check_pgdat(node) == []
     # counted, by reason, without being state
