@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,17 +61,22 @@ def diff_profiles(
     path = Path(source)
     is_trace = path.is_file() and path.suffix != ".toml"
     is_trace |= path.is_dir() and any((path / name).is_file() for name in TRACE_FILES)
-    facts: Callable[[str], Facts]
     if is_trace:
         home = path if path.is_dir() else path.parent
         traced_spec = machine_of(machine, home)
-        facts = lambda name: _replayed(under(traced_spec, name, captured=True), path, home)  # noqa: E731
+
+        def facts(name: str) -> Facts:
+            return _replayed(under(traced_spec, name, captured=True), path, home)
+
     else:
         if machine is not None:
             raise typer.BadParameter("only for a trace", param_hint="--machine")
         spec = load(source)
         captured = path.is_dir()
-        facts = lambda name: booted(start_kernel(under(spec, name, captured)))  # noqa: E731
+
+        def facts(name: str) -> Facts:
+            return booted(start_kernel(under(spec, name, captured)))
+
     console = Console(stderr=True)
     by_profile: dict[str, Facts] = {}
     for name in names:

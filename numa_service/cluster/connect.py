@@ -60,7 +60,7 @@ def _join(address: str, ours: bool) -> None:
 def _read_environment_again() -> None:
     """For a process that had imported Ray before, or had joined another local Ray."""
     from ray._private import ray_constants
-    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled, without stubs
 
     ray_constants.ENABLE_RAY_CLUSTER = False
     Config.initialize("")

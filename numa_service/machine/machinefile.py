@@ -142,11 +142,15 @@ _LATENCY_TYPES: dict[str, Any] = {
     "time_dilation": Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)],
 }
 
+_LATENCY_FIELDS: dict[str, Any] = {
+    field.name: (_LATENCY_TYPES.get(field.name, _Ns) | None, None) for field in fields(LatencyModel)
+}
+
 #: ``[latency]``: the fields of LatencyModel; what is by node or pair of nodes, in the order of the nodes.
 LatencyTable: type[BaseModel] = create_model(
     "LatencyTable",
     __config__=_TABLE,
-    **{field.name: (_LATENCY_TYPES.get(field.name, _Ns) | None, None) for field in fields(LatencyModel)},  # type: ignore[call-overload]
+    **_LATENCY_FIELDS,
 )
 
 

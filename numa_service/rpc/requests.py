@@ -177,7 +177,7 @@ def check_request_id(request_id: str) -> None:
 
 def _key(session: int | str, request: Message) -> str:
     """Under which a request's first reply is kept; InvalidRequest for a request id that is none."""
-    request_id: str = request.request_id  # type: ignore[attr-defined]
+    request_id: str = cast("Any", request).request_id
     check_request_id(request_id)
     return f"{session}:{request_id}"
 

@@ -64,7 +64,9 @@ class WorkloadServicer(pb2_grpc.WorkloadServiceServicer):
         self._pace = pace or Pace()
         self._programs = 0
 
-    async def RunProgram(self, request: pb2.RunProgramRequest, context: Context) -> None:  # type: ignore[override]
+    async def RunProgram(  # type: ignore[override]  # grpc.aio takes a coroutine that writes, too
+        self, request: pb2.RunProgramRequest, context: Context
+    ) -> None:
         """Progress, then the result."""
         if not request.session:
             raise InvalidRequest("session", "is not set")

@@ -10,12 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from numa_client._errors import InvalidRequest
 from numa_client._policy import Policy
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 _LIBRARY = resources.files("numa_client") / "programs"
 
@@ -182,7 +185,7 @@ def _table(cls: type[T], table: object, path: str) -> T:
     """A dataclass from a TOML table, whose keys are its fields."""
     if not isinstance(table, Mapping):
         raise InvalidRequest(f"{path}: a table", field=path)
-    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    known = {f.name: f for f in fields(cls)}
     values: dict[str, Any] = {}
     for key, value in table.items():
         at = f"{path}.{key}" if path else key
@@ -199,7 +202,7 @@ def _table(cls: type[T], table: object, path: str) -> T:
     try:
         return cls(**values)
     except TypeError:
-        missing = next(f.name for f in fields(cls) if f.name not in values and _is_required(f))  # type: ignore[arg-type]
+        missing = next(f.name for f in known.values() if f.name not in values and _is_required(f))
         at = f"{path}.{missing}" if path else missing
         raise InvalidRequest(f"{at}: is missing", field=at) from None
 
