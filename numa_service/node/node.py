@@ -15,11 +15,12 @@ from numa_service.machine.hotplug import MemoryState, memory_notify, memory_stat
 from numa_service.machine.spec import MachineSpec, SpecError
 from numa_service.mm.invariants import check_pgdat
 from numa_service.mm.memory_hotplug import BusyError
-from numa_service.mm.mmzone import MIGRATE_CMA, WMARK_HIGH
+from numa_service.mm.mmzone import MIGRATE_CMA
 from numa_service.mm.page_alloc import (
     ALLOC_NO_WATERMARKS,
     LRU_KIND_ANON,
-    take_boosted,
+    REPORT_BOOSTED,
+    REPORT_ZONES,
 )
 from numa_service.mm.pgdat import MAX_OWNERS, BadPageError, Pfns, Pgdat
 from numa_service.mm.pgdata import (
@@ -34,7 +35,7 @@ from numa_service.mm.pgdata import (
 from numa_service.mm.vmscan import kswapd_target
 from numa_service.mm.vmstat import (
     ALLOCSTALL,
-    NR_FREE_PAGES,
+    NR_PATH,
     PAGEOUTRUN,
     PATH_SWAPPED,
     PGFAULT,
@@ -229,19 +230,6 @@ class Node:
         theirs = (pg.owner[pages] == self._slots.get(owner, MAX_OWNERS)) & (pg.order[pages] == order)
         return bool((held & theirs).all())
 
-    def zone_states(self) -> tuple[ops.ZoneState, ...]:
-        """Summary of the populated zones, as lookups carry it."""
-        pg = self.pgdat.pg
-        free, marks = (
-            np.maximum(pg.vm_stat[:, NR_FREE_PAGES], 0).tolist(),
-            pg.watermark[:, : WMARK_HIGH + 1].tolist(),
-        )
-        return tuple(
-            ops.ZoneState(zone, free[zone], managed, *marks[zone])
-            for zone, managed in enumerate(pg.managed.tolist())
-            if managed
-        )
-
     def check(self) -> list[str]:
         """Violated invariants, those of owners included."""
         problems = check_pgdat(self.pgdat)
@@ -329,10 +317,12 @@ class Node:
 
     @_apply.register
     def _(self, op: ops.Alloc) -> ops.AllocResult:
-        self._forget_path()
-        walk = op.zones, op.cpu, op.order, op.migratetype, op.highest_zoneidx, op.alloc_flags
-        before = Account(self.pgdat, *walk) if op.explain else None
-        pfns = self.pgdat.alloc(
+        pgdat = self.pgdat
+        before = None
+        if op.explain:
+            walk = op.zones, op.cpu, op.order, op.migratetype, op.highest_zoneidx, op.alloc_flags
+            before = Account(pgdat, *walk)
+        pfns = pgdat.alloc(
             op.zones,
             op.cpu,
             op.order,
@@ -341,23 +331,25 @@ class Node:
             op.highest_zoneidx,
             op.alloc_flags,
             op.numa_how,
-            self._slot(op.owner),
+            self._slots.get(op.owner) or self._slot(op.owner),
             op.lru_kind,
             unpack_indexes(op.indexes),
             op.dirty,
         )
         if not len(pfns):
             self._forget_if_empty(op.owner)
-        path = self._path()
+        report = pgdat.report
+        path = tuple(report[:NR_PATH])
         account = before.since(op.count, pfns, path) if before else None
-        if take_boosted(self.pgdat.pg):
+        if report[REPORT_BOOSTED]:
             # rmqueue(): an allocation that mixed migratetypes wakes kswapd to defragment
-            self.pgdat.wakeup_kswapd(0, op.highest_zoneidx)
+            pgdat.wakeup_kswapd(0, op.highest_zoneidx)
         full = self._full_zones(op, pfns) if self.machine.profile.zonelist_cache else ()
         if op.report:
             self.load.hear(op.report)
-        wait_ns = self.load.memory.wait_ns
-        return ops.AllocResult(pack_pfns(pfns), path, self.zone_states(), account, full, wait_ns)
+        return ops.AllocResult(
+            pack_pfns(pfns), path, tuple(report[REPORT_ZONES:]), account, full, self.load.memory.wait_ns
+        )
 
     def _full_zones(self, op: ops.Alloc, pfns: Pfns) -> tuple[int, ...]:
         """Zones that the walk left because they could not serve: all before the one that served last."""

@@ -53,13 +53,24 @@ class AllocResult:
     pfns: bytes
     #: PATH_* work counters.
     path: tuple[int, ...]
-    zones: tuple[ZoneState, ...] = ()
+    #: Of every zone managed, free, min, low and high pages: see `zones`.
+    zone_pages: tuple[int, ...] = ()
     #: For an op that asked to explain.
     account: NodeAccount | None = None
     #: Zones that could not serve any more; told only by kernels with a zonelist cache.
     full: tuple[int, ...] = ()
     #: What an access to this node's memory waits now, in virtual ns.
     wait_ns: int = 0
+
+    @property
+    def zones(self) -> tuple[ZoneState, ...]:
+        """The populated zones, after it. Made when looked at: most results are never shown."""
+        pages = self.zone_pages
+        return tuple(
+            ZoneState(at // 5, pages[at + 1], pages[at], *pages[at + 2 : at + 5])
+            for at in range(0, len(pages), 5)
+            if pages[at]
+        )
 
 
 @dataclass(frozen=True, slots=True)

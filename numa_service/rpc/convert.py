@@ -246,12 +246,17 @@ def _lookup(op: ops.Alloc, request_id: str) -> Question:
 
 
 def _alloc_result(m: zonelist_pb2.LookupResponse) -> ops.AllocResult:
-    zones = tuple(
-        ops.ZoneState(z.zone, z.free_pages, z.managed_pages, z.min_pages, z.low_pages, z.high_pages)
-        for z in m.zones
-    )
+    zones = [0] * (5 * (1 + max((z.zone for z in m.zones), default=-1)))
+    for z in m.zones:
+        zones[5 * z.zone : 5 * z.zone + 5] = (
+            z.managed_pages,
+            z.free_pages,
+            z.min_pages,
+            z.low_pages,
+            z.high_pages,
+        )
     account = explain.account_of(m.account) if m.HasField("account") else None
-    return ops.AllocResult(m.pfns, tuple(m.path), zones, account, tuple(m.full_zones), m.wait_ns)
+    return ops.AllocResult(m.pfns, tuple(m.path), tuple(zones), account, tuple(m.full_zones), m.wait_ns)
 
 
 def _lookup_response(result: ops.AllocResult) -> Message:

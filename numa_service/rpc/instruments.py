@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -12,7 +11,7 @@ import grpc.aio
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
 from numa_service.node.page_alloc import Allocation
-from numa_service.rpc.status import Behavior, wrap_handler
+from numa_service.rpc.status import Behavior
 
 #: Virtual seconds: 50 ns (a pageset hit on a near node) to 1 s (a batch that reclaims to swap).
 _VIRTUAL_BUCKETS = (5e-8, *(m * 10.0**e for e in range(-7, 0) for m in (1, 2, 5)), 1.0)
@@ -81,7 +80,7 @@ class Instruments:
         self._expiries.inc()
 
 
-class CallMetrics(grpc.aio.ServerInterceptor):
+class CallMetrics:
     """grpc_server_*: the names of go-grpc-prometheus, which dashboards know. A stream is one call."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -97,26 +96,9 @@ class CallMetrics(grpc.aio.ServerInterceptor):
             buckets=_HANDLING_BUCKETS,
             registry=registry,
         )
-        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap each method's handler, once."""
-        path = handler_call_details.method
-        wrapped = self._handlers.get(path)
-        if wrapped is None:
-            handler = await continuation(handler_call_details)
-            if handler is None:
-                return None
-            wrapped = wrap_handler(handler, lambda behavior, kind: self._wrap(path, behavior, kind))
-            self._handlers[path] = wrapped
-        return wrapped
-
-    def _wrap(self, path: str, behavior: Behavior, kind: str) -> Behavior:
-        _, service, method = path.split("/")
+    def counted(self, behavior: Behavior, service: str, method: str, kind: str) -> Behavior:
+        """A method's behaviour, with its calls counted; `kind` is its gRPC type."""
         labels = (service, method, kind)
         started, seconds = self._started.labels(*labels), self._seconds.labels(*labels)
         handled: dict[str, Counter] = {}

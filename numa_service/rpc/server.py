@@ -35,10 +35,10 @@ from numa_service.rpc.instruments import CallMetrics, Instruments
 from numa_service.rpc.leases import Leases
 from numa_service.rpc.machine import MachineInfo, MachineServicer
 from numa_service.rpc.memory import MemoryServicer
+from numa_service.rpc.methods import Methods
 from numa_service.rpc.node import NodeServicer
 from numa_service.rpc.peers import MAX_MESSAGE_BYTES, Peers, drive
 from numa_service.rpc.requests import Requests
-from numa_service.rpc.status import StatusInterceptor
 from numa_service.rpc.workload import Pace, WorkloadServicer
 from numa_service.rpc.zonelist import ZonelistServicer
 
@@ -77,9 +77,9 @@ class GrpcServer:
     """A grpc.aio server with health per service, reflection, rich errors and call metrics."""
 
     def __init__(
-        self, services: Sequence[str], registry: CollectorRegistry, add: Callable[[grpc.aio.Server], None]
+        self, services: Sequence[str], registry: CollectorRegistry, add: Callable[[Any], None]
     ) -> None:
-        """`add` adds the servicers of `services`."""
+        """`add` adds the servicers of `services` to what it is given."""
         self._services = tuple(services)
         self._registry = registry
         self._add = add
@@ -89,9 +89,11 @@ class GrpcServer:
 
     async def start(self, host: str, port: int) -> str:
         """Serve; the address as host:port. RuntimeError when the port is taken."""
-        server = grpc.aio.server(interceptors=[self._calls, StatusInterceptor()], options=_OPTIONS)
-        self._add(server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        methods = Methods(self._calls)
+        self._add(methods)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
+        server = grpc.aio.server(options=_OPTIONS)
+        server.add_generic_rpc_handlers((methods,))
         names = (*self._services, health.SERVICE_NAME)
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
         bound = server.add_insecure_port(join_address(host, port))
@@ -142,7 +144,7 @@ class NodeServer:
         self._http = HttpServer(metrics_app(self.registry))
         self._kswapd_wait = asyncio.Event()
 
-    def _add_servicers(self, server: grpc.aio.Server) -> None:
+    def _add_servicers(self, server: Any) -> None:
         memory = MemoryServicer(
             self.node,
             self._requests,

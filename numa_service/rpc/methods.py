@@ -1,0 +1,52 @@
+"""The methods that a server has: every servicer's, counted, and with errors told as statuses.
+
+Wrapped once, when they are added, and found by one look into one table; interceptors would be awaited for every
+call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import grpc
+
+from numa_service.rpc.instruments import CallMetrics
+from numa_service.rpc.status import Behavior, with_status
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+
+class Methods(grpc.GenericRpcHandler):
+    """Stands in for the server where generated code adds a servicer; then is the server's handler of them all."""
+
+    def __init__(self, calls: CallMetrics) -> None:
+        self._calls = calls
+        self._handlers: dict[str, Handler] = {}
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
+        """What :meth:`add_registered_method_handlers` is told too."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
+        """Take a servicer's methods."""
+        for method, handler in handlers.items():
+            self._handlers[f"/{service}/{method}"] = self._wrapped(service, method, handler)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
+        """The handler of a call; None is UNIMPLEMENTED."""
+        return self._handlers.get(handler_call_details.method)
+
+    def _wrapped(self, service: str, method: str, handler: Handler) -> Handler:
+        if handler.unary_unary is not None:
+            make, behavior, kind = grpc.unary_unary_rpc_method_handler, handler.unary_unary, "unary"
+        elif handler.unary_stream is not None:
+            make, behavior, kind = grpc.unary_stream_rpc_method_handler, handler.unary_stream, "server_stream"
+        elif handler.stream_stream is not None:
+            make, behavior, kind = grpc.stream_stream_rpc_method_handler, handler.stream_stream, "bidi_stream"
+        if not asyncio.iscoroutinefunction(behavior):
+            return handler  # a generator, or of a thread: gRPC's own health and reflection have such
+        wrapped: Behavior = with_status(behavior, f"/{service}/{method}")
+        counted: Any = self._calls.counted(wrapped, service, method, kind)
+        made: Handler = make(counted, handler.request_deserializer, handler.response_serializer)
+        return made
