@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
 import grpc.aio
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from numa_service.node.page_alloc import Allocation
 from numa_service.rpc.status import Behavior, wrap_handler
@@ -140,6 +142,37 @@ class CallMetrics(grpc.aio.ServerInterceptor):
                 handled[code].inc()
 
         return serve
+
+
+class UnaryMessages(Collector):
+    """grpc_server_msg_*_total of unary calls, which follow from how many began and how many ended OK.
+
+    Nothing is counted while calls are served. Messages of streams are not told.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._calls = registry.restricted_registry(["grpc_server_started_total", "grpc_server_handled_total"])
+
+    def describe(self) -> list[Metric]:
+        """Nothing: registering must not collect."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Both families, now."""
+        labels = ["grpc_service", "grpc_method", "grpc_type"]
+        received = CounterMetricFamily(
+            "grpc_server_msg_received", "Messages received by unary calls.", labels=labels
+        )
+        sent = CounterMetricFamily("grpc_server_msg_sent", "Messages sent by unary calls.", labels=labels)
+        for family in self._calls.collect():
+            for sample in family.samples:
+                if sample.labels["grpc_type"] == "unary":
+                    at = [sample.labels[label] for label in labels]
+                    if sample.name == "grpc_server_started_total":
+                        received.add_metric(at, sample.value)
+                    elif sample.labels["grpc_code"] == "OK":
+                        sent.add_metric(at, sample.value)
+        yield from (received, sent)
 
 
 def _code_name(code: Any) -> str:
