@@ -149,7 +149,11 @@ def targets(name: MaybeName = None, address: Address = None) -> None:
     from numa_service.metrics.discovery import targets as groups
 
     found = machines.status(name, address)
-    typer.echo(json.dumps([group for running in found for group in groups(running.info)], indent=1))
+    typer.echo(
+        json.dumps(
+            [group for running in found for group in groups(running.info, running.targets_url)], indent=1
+        )
+    )
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from dataclasses import replace
 from urllib.parse import urlsplit
 
 import ray
+from prometheus_client import ProcessCollector
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 from ray.util.placement_group import PlacementGroup, get_placement_group, placement_group
@@ -23,7 +24,7 @@ from numa_service.cluster.names import NAMESPACE, kswapd_name, node_name
 from numa_service.cluster.numa_node import NumaNode
 from numa_service.cluster.running import RunningMachine
 from numa_service.machine.spec import MachineSpec, NodeSpec
-from numa_service.metrics.discovery import TargetServer
+from numa_service.metrics.discovery import MachineCollector, TargetServer
 from numa_service.rpc.machine import MachineInfo, NodeInfo
 from numa_service.rpc.server import MachineServer
 
@@ -77,9 +78,12 @@ class Machine:
     # coming up
 
     async def _serve(self) -> tuple[str, str]:
-        return await self._at_its_port("machine", MachineServer), await self._at_its_port(
-            "targets", TargetServer
-        )
+        address = await self._at_its_port("machine", MachineServer)
+        served = self._servers["machine"]
+        assert isinstance(served, MachineServer)
+        ProcessCollector(registry=served.registry)
+        served.registry.register(MachineCollector(self._info))
+        return address, await self._at_its_port("targets", lambda info: TargetServer(info, served.registry))
 
     async def _at_its_port(
         self, service: str, server: Callable[[Callable[[], MachineInfo]], MachineServer | TargetServer]

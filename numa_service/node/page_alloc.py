@@ -300,6 +300,8 @@ def alloc_for_owner(
     if gfp & Gfp.ZERO:
         for nid, pfns in result.pages:
             result.cost.add_zeroing(node.machine.spec.latency, nid, len(pfns) // 8 << order)
+    if result.got < count:
+        node.alloc_failures[order] = node.alloc_failures.get(order, 0) + count - result.got
     yield from _note_holdings(node, session, result)
     return result
 

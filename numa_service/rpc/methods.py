@@ -1,25 +1,27 @@
 """The methods that a server has: every servicer's, counted, and with errors told as statuses.
 
-Wrapped once, when they are added, and found by one look into one table; interceptors would be awaited for every
-call.
+Wrapped once, when they are added, and found by one look into one table: interceptors would be awaited for
+every call.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import grpc
 
-from numa_service.rpc.instruments import CallMetrics
-from numa_service.rpc.status import Behavior, with_status
+from numa_service.rpc.instruments import CallMetrics, CallTally, code_name
+from numa_service.rpc.status import abort
 
+Behavior: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class Methods(grpc.GenericRpcHandler):
-    """Stands in for the server where generated code adds a servicer; then is the server's handler of them all."""
+    """Stands in for the server where generated code adds a servicer; then is the server's one handler."""
 
     def __init__(self, calls: CallMetrics) -> None:
         self._calls = calls
@@ -46,7 +48,33 @@ class Methods(grpc.GenericRpcHandler):
             make, behavior, kind = grpc.stream_stream_rpc_method_handler, handler.stream_stream, "bidi_stream"
         if not asyncio.iscoroutinefunction(behavior):
             return handler  # a generator, or of a thread: gRPC's own health and reflection have such
-        wrapped: Behavior = with_status(behavior, f"/{service}/{method}")
-        counted: Any = self._calls.counted(wrapped, service, method, kind)
-        made: Handler = make(counted, handler.request_deserializer, handler.response_serializer)
+        tally = self._calls.method(service, method, kind)
+        wrapped: Any = _served(behavior, f"/{service}/{method}", tally)
+        made: Handler = make(wrapped, handler.request_deserializer, handler.response_serializer)
         return made
+
+
+def _served(behavior: Behavior, path: str, tally: CallTally) -> Behavior:
+    clock = time.perf_counter
+
+    async def serve(request: Any, context: Any) -> Any:
+        tally.started += 1
+        begin = clock()
+        try:
+            reply = await behavior(request, context)
+        except BaseException as raised:
+            code = "CANCELLED"
+            try:
+                if not isinstance(raised, Exception):
+                    raise
+                try:
+                    await abort(raised, context, path)
+                except grpc.aio.AbortError:
+                    code = code_name(context.code())
+                    raise
+            finally:
+                tally.ended(code, clock() - begin)
+        tally.ended("OK", clock() - begin)
+        return reply
+
+    return serve

@@ -130,7 +130,6 @@ class NodeServer:
         `pace` is that of programs.
         """
         self.node = node
-        self._pace = pace
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._clock = node.clock = clock
@@ -143,6 +142,7 @@ class NodeServer:
         self._grpc = GrpcServer(NODE_SERVICES, self.registry, self._add_servicers)
         self._http = HttpServer(metrics_app(self.registry))
         self._kswapd_wait = asyncio.Event()
+        self._workload = WorkloadServicer(node, self._requests, self._peers, pace)
 
     def _add_servicers(self, server: Any) -> None:
         memory = MemoryServicer(
@@ -158,8 +158,7 @@ class NodeServer:
         node_service_pb2_grpc.add_NodeServiceServicer_to_server(
             NodeServicer(self.node, self._requests, self._peers), server
         )
-        workload = WorkloadServicer(self.node, self._requests, self._peers, self._pace)
-        workload_service_pb2_grpc.add_WorkloadServiceServicer_to_server(workload, server)
+        workload_service_pb2_grpc.add_WorkloadServiceServicer_to_server(self._workload, server)
         zonelist = ZonelistServicer(self.node, self._requests)
         zonelist_service_pb2_grpc.add_ZonelistServiceServicer_to_server(zonelist, server)
 
@@ -205,6 +204,14 @@ class NodeServer:
             await asyncio.sleep(self.node.machine.sysctls.stat_interval or JIFFY_SECONDS)
             if self.node.pgdat.vmstat_wanted:
                 self.node.apply(ops.VmstatTick())
+
+    def programs(self) -> list[tuple[str, str]]:
+        """Name and phase of each program that runs now."""
+        return self._workload.running()
+
+    def owed(self) -> dict[int, int]:
+        """nid → questions that it has not answered, of the nodes that are away and owe any."""
+        return self._peers.owed()
 
     def check_leases(self) -> None:
         """Look at the clock again: it was set, or the node was replayed with sessions."""

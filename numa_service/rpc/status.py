@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
@@ -116,28 +115,18 @@ def _details(error: grpc.aio.AioRpcError) -> dict[str, Any]:
     return found
 
 
-Behavior: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
-
-
-def with_status(behavior: Behavior, method: str) -> Behavior:
-    """A method's behaviour, with what it raises turned into a status.
+async def abort(error: Exception, context: grpc.aio.ServicerContext[Any, Any], method: str) -> NoReturn:
+    """End a call with the status of what its method raised.
 
     What is no NodeError is INTERNAL, and logged under the name `method`.
     """
-
-    async def serve(request: Any, context: Any) -> Any:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if isinstance(error, NodeError):
         try:
-            return await behavior(request, context)
-        except NodeError as error:
-            try:
-                await context.abort_with_status(rpc_status.to_status(to_status(error)))
-            except grpc.aio.InternalError:
-                raise asyncio.CancelledError from None  # nobody is there to be told
-        except grpc.aio.AbortError:
-            raise
-        except Exception:
-            incident = uuid.uuid4().hex[:12]
-            _log.exception("%s failed (incident %s)", method, incident)
-            await context.abort(grpc.StatusCode.INTERNAL, f"internal error, incident {incident}")
-
-    return serve
+            await context.abort_with_status(rpc_status.to_status(to_status(error)))
+        except grpc.aio.InternalError:
+            raise asyncio.CancelledError from None  # nobody is there to be told
+    incident = uuid.uuid4().hex[:12]
+    _log.error("%s failed (incident %s)", method, incident, exc_info=error)
+    await context.abort(grpc.StatusCode.INTERNAL, f"internal error, incident {incident}")
