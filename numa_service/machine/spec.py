@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import KeysView
 from dataclasses import dataclass, field, replace
 
 from numa_service.machine.latency import LatencyModel
@@ -70,6 +71,11 @@ class MachineSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_rows", {node.nid: row for row, node in enumerate(self.nodes)})
+
+    @property
+    def nids(self) -> KeysView[int]:
+        """Numbers of the nodes, ascending."""
+        return self._rows.keys()
 
     def with_profile(self, profile: str) -> MachineSpec:
         """The same machine under another kernel; sysctls that one lacks make the boot fail with SpecError."""

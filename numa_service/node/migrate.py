@@ -17,6 +17,7 @@ from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.mm.pgdata import PG_DIRTY, PG_SWAPBACKED
 from numa_service.node import ops
 from numa_service.node.books import pack_pfns, unpack_indexes, unpack_pfns
+from numa_service.node.cost import Cost
 from numa_service.node.errors import InvalidRequest, PeerUnavailable
 from numa_service.node.mempolicy import Policy, policy_walk
 from numa_service.node.node import Node
@@ -87,6 +88,7 @@ def _migrate(node: Node, moving: ops.Movable, nodemask: tuple[int, ...]) -> Step
         cpu,
         MIGRATE_MOVABLE,
         walk,
+        Cost(),
         moving.lru_kind,
         moving.indexes,
         moving.dirty,

@@ -86,6 +86,9 @@ class Node:
         self.nid = nid
         self.incarnation = incarnation
         self.pgdat: Pgdat = machine.pgdats[nid]
+        names = self.pgdat.zone_names
+        #: Index of Normal, if the zone below it is DMA32; else -1.
+        self.zone_above_dma32 = names.index("Normal") if "DMA32" in names else -1
         self.sessions: dict[int, Session] = {}
         self.regions: dict[int, Region] = {}
         #: A number is not used again by a later incarnation: who holds on to a session that died finds none.
@@ -137,12 +140,14 @@ class Node:
 
     def apply(self, op: Op[R]) -> R:
         """Carry out one op. An op that raises has changed nothing and is not logged."""
-        result = _step(type(op))(self, op)
-        self.log.append(op)
+        kind = op.__class__
+        result = (_STEPS.get(kind) or _step_of(kind))(self, op)
+        log = self.log
+        log.append(op)
         self.log_length += 1
-        self._log_bytes += ops.payload(op)
-        while len(self.log) > LOG_LIMIT or self._log_bytes > LOG_BYTES_LIMIT:
-            self._log_bytes -= ops.payload(self.log.popleft())
+        self._log_bytes += op.payload
+        while len(log) > LOG_LIMIT or self._log_bytes > LOG_BYTES_LIMIT:
+            self._log_bytes -= log.popleft().payload
         if self.observer:
             self.observer(self.nid, op, result)
         if self.wake_kswapd and self.kswapd_wanted:
@@ -689,5 +694,11 @@ class Node:
         return int(self.pgdat.pg.reclaim_stat[SWAP_USED])
 
 
-#: What applies an op of a type: `_apply` without the wrapper that it makes at every call.
-_step = Node.__dict__["_apply"].dispatcher.dispatch
+#: What applies an op of each type that was seen: `_apply` without what it does at every call.
+_STEPS: dict[type[Op[Any]], Callable[[Node, Any], Any]] = {}
+
+
+def _step_of(kind: type[Op[Any]]) -> Callable[[Node, Any], Any]:
+    step: Callable[[Node, Any], Any] = Node.__dict__["_apply"].dispatcher.dispatch(kind)
+    _STEPS[kind] = step
+    return step

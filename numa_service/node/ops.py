@@ -7,7 +7,7 @@ little-endian bytes: uint64 pfns, uint32 region indexes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 from numa_service.machine.hotplug import MemoryState
 from numa_service.node.explain import NodeAccount
@@ -29,10 +29,16 @@ class Op(Generic[R]):
 
     __slots__ = ()
 
+    #: Its fields that hold page numbers or indexes.
+    _arrays: ClassVar[tuple[str, ...]] = ()
 
-def payload(op: Op[Any]) -> int:
-    """Bytes of page numbers and indexes that an op carries."""
-    return len(getattr(op, "pfns", b"")) + len(getattr(op, "indexes", b""))
+    def __init_subclass__(cls) -> None:
+        cls._arrays = tuple(name for name in ("pfns", "indexes") if name in cls.__annotations__)
+
+    @property
+    def payload(self) -> int:
+        """Bytes of page numbers and indexes that it carries."""
+        return sum(len(getattr(self, name)) for name in self._arrays) if self._arrays else 0
 
 
 class ZoneState(NamedTuple):

@@ -35,6 +35,8 @@ LEASE_SECONDS_DEFAULT = 30.0
 LEASE_SECONDS_MIN = 1.0
 LEASE_SECONDS_MAX = 3600.0
 
+DEFAULT_POLICY = Policy()
+
 # requests of clients
 
 
@@ -48,8 +50,9 @@ def gfp(text: str) -> int:
 
 def policy(message: types_pb2.Policy, node: Node) -> Policy:
     """A memory policy over the machine's nodes; InvalidRequest."""
-    known = tuple(n.nid for n in node.machine.spec.nodes)
-    return Policy.checked(message.mode, list(message.nodes), known)
+    if not message.mode and not message.nodes:
+        return DEFAULT_POLICY
+    return Policy.checked(message.mode, list(message.nodes), node.machine.spec.nids)
 
 
 def lease_ns(seconds: float) -> int:

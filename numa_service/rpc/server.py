@@ -135,8 +135,8 @@ class NodeServer:
         self._clock = node.clock = clock
         self._sleep = sleep
         self._instruments = Instruments(self.registry, node.nid)
-        self._requests = Requests(node)
         self._peers = Peers(self._instruments.fallback)
+        self._requests = Requests(node, self._peers)
         self._leases = Leases(node, self._requests, self._peers, self._instruments.lease_expired, clock)
         self._tasks: list[asyncio.Task[None]] = []
         self._grpc = GrpcServer(NODE_SERVICES, self.registry, self._add_servicers)
