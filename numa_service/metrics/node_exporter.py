@@ -1,8 +1,8 @@
-"""Recording rules that give the metrics the names of node_exporter, for dashboards that know only those.
+"""Recording rules that give the metrics node_exporter's names, for dashboards that know only those.
 
-Only what the model counts gets a name: a rule that is always 0 would look like an answer. node_exporter shows a
-node's LRU and event counters with the node's first zone (node_zoneinfo_nr_active_anon_pages and the like), which is
-an accident of /proc/zoneinfo; those are left out, node_memory_numa_* has them.
+Only what the model counts gets a name: a rule that is always 0 would look like an answer. A node's LRU and
+event counters under its first zone (node_zoneinfo_nr_active_anon_pages and the like) are left out: that they
+are there is an accident of /proc/zoneinfo, and node_memory_numa_* has them.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ _FILE = 'numa_node_pages{state="file"}'
 
 
 _HEAD = """\
-# Written by `make dashboards` from numa_service/metrics/node_exporter.py: node_exporter's names for dashboards that
-# know only those. A machine is an instance of the job "node".
+# Written by `make dashboards` from numa_service/metrics/node_exporter.py: for dashboards that know only
+# node_exporter. A machine is an instance of the job "node".
 groups:
   - name: node_exporter
     rules:

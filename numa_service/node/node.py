@@ -107,8 +107,7 @@ class Node:
         self._replies_bytes = 0
         self.kswapd = KswapdStats()
         self.load = Load(machine.spec, nid)
-        #: order → blocks that requests of this node wanted and did not get; for who watches, not state.
-        self.alloc_failures: dict[int, int] = {}
+        self.alloc_failures: dict[int, int] = {}  #: order → blocks wanted and not got; not state
         #: Questions asked of other nodes: numbers their request ids.
         self.asked = 0
         #: Zonelist caches (3.0) of the fallback lists that requests of this node walk, by the lists' nodes.

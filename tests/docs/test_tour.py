@@ -6,9 +6,7 @@ import gzip
 import json
 import os
 import re
-import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -17,7 +15,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ import yaml
 from doc_blocks import ROOT, Block, blocks, code, page, rows
 from doc_shell import DocShell
 from prometheus_client.parser import text_string_to_metric_families
+from real_prometheus import ask, prometheus, requires_prometheus
 
 pytestmark = pytest.mark.ray
 
@@ -42,10 +40,6 @@ METRICS = (
 )
 #: Has samples only while a program runs.
 FLEETING = {"numa_programs"}
-
-requires_prometheus = pytest.mark.skipif(
-    shutil.which("prometheus") is None, reason="prometheus is not installed (Debian package prometheus)"
-)
 
 
 def _split_readme() -> tuple[list[Block], list[Block]]:
@@ -144,44 +138,6 @@ def test_metrics_guide(shell: DocShell) -> None:
     written = yaml.safe_load((shell.folder / "prometheus.yml").read_text())
     (found,) = written["scrape_configs"][0]["http_sd_configs"]
     assert found["url"] == address(shell, "targets")
-
-
-@contextmanager
-def prometheus(config: Path, data: Path) -> Iterator[str]:
-    """A Prometheus with that configuration; the URL of its API."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    server = subprocess.Popen(
-        [
-            "prometheus",
-            f"--config.file={config}",
-            f"--storage.tsdb.path={data}",
-            f"--web.listen-address={address}",
-            "--log.level=error",
-        ]
-    )
-    try:
-        yield f"http://{address}/api/v1"
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-def ask(api: str, query: str) -> list[dict[str, Any]]:
-    """The series that a PromQL query gives now; AssertionError if it is refused, [] while nobody answers."""
-    url = f"{api}/query?{urllib.parse.urlencode({'query': query})}"
-    try:
-        with urllib.request.urlopen(url, timeout=10) as reply:
-            answer = json.load(reply)
-    except urllib.error.HTTPError as error:
-        if error.code == 503:  # it is still starting
-            return []
-        raise AssertionError(f"{query}: {error.read().decode()}") from None
-    except urllib.error.URLError:
-        return []
-    series: list[dict[str, Any]] = answer["data"]["result"]
-    return series
 
 
 @requires_prometheus
