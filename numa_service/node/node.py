@@ -57,6 +57,7 @@ from numa_service.node.errors import Busy, InvalidRequest, LimitExceeded, NotFou
 from numa_service.node.load import Load
 from numa_service.node.mempolicy import Walk
 from numa_service.node.ops import Op, Owner
+from numa_service.node.tracepoints import Tracepoints
 from numa_service.node.zone_account import Account
 
 R = TypeVar("R")
@@ -103,6 +104,7 @@ class Node:
         self._replies_bytes = 0
         self.kswapd = KswapdStats()
         self.load = Load(machine.spec, nid)
+        self.tracepoints = Tracepoints(self.pgdat, machine.spec.latency)
         #: Questions asked of other nodes: numbers their request ids.
         self.asked = 0
         #: Zonelist caches (3.0) of the fallback lists that requests of this node walk, by the lists' nodes.
@@ -134,7 +136,12 @@ class Node:
 
     def apply(self, op: Op[R]) -> R:
         """Carry out one op. An op that raises has changed nothing and is not logged."""
+        tracer = self.tracepoints.tracer
+        if tracer:
+            tracer.op_begins(op)
         result = _step(type(op))(self, op)
+        if tracer:
+            tracer.op_ends(op, result)
         self.log.append(op)
         self.log_length += 1
         self._log_bytes += ops.payload(op)
@@ -267,19 +274,7 @@ class Node:
                 digest.update(repr((nid, cache.fullzones, cache.last_full_zap_ns)).encode())
         digest.update(repr(self.load.state).encode())
         for session in self.sessions.values():
-            digest.update(
-                repr(
-                    (
-                        session.id,
-                        session.name,
-                        session.lease_ns,
-                        session.expires_ns,
-                        sorted(session.holdings),
-                        sorted(session.regions),
-                        session.interleaved,
-                    )
-                ).encode()
-            )
+            digest.update(repr(session.state).encode())
         for region in self.regions.values():
             fixed = (region.id, region.session, region.lru_kind, region.policy, sorted(region.holdings))
             digest.update(repr(fixed).encode())
