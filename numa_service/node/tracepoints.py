@@ -47,7 +47,7 @@ RING_EVENTS = 1 << 16
 #: More would not fit the number of a context.
 MAX_RING_EVENTS = 1 << 20
 #: Records that one look at the ring goes through.
-MAX_TAKE = 1 << 13
+MAX_TAKE = 1 << 11
 
 # Who runs, as comm: an owner by its home node, kswapd, or a worker.
 _TASK_OWNER = 0

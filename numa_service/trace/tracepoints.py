@@ -414,7 +414,12 @@ _COUNTER_EVERY = 64
 class ChromeTrace:
     """Entries of ``traceEvents``: a process a node, with a track for it, its kswapd and each CPU."""
 
+    #: The whole file is this, a piece an event, and the end; without its end it still opens in Perfetto.
+    BEGIN = '{"displayTimeUnit": "ns", "traceEvents": [\n'
+    END = "\n]}\n"
+
     def __init__(self) -> None:
+        self._any = False
         self._tracks: set[tuple[int, int]] = set()
         self._open: set[tuple[int, int]] = set()
         self._held: dict[int, int] = {}
@@ -471,15 +476,13 @@ class ChromeTrace:
                 "args": {"pages": self._held[nid]},
             }
 
-    def text(self, events: Iterable[Event]) -> Iterator[str]:
-        """The whole file, in pieces; a file that ends early is still read by Perfetto."""
-        yield '{"displayTimeUnit": "ns", "traceEvents": [\n'
-        comma = ""
-        for event in events:
-            for entry in self.entries(event):
-                yield comma + json.dumps(entry)
-                comma = ",\n"
-        yield "\n]}\n"
+    def piece(self, event: Event) -> str:
+        """An event as text that follows :data:`BEGIN` and others like it."""
+        text = ""
+        for entry in self.entries(event):
+            text += (",\n" if self._any else "") + json.dumps(entry)
+            self._any = True
+        return text
 
 
 _SPANS = {
