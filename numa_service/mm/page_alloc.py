@@ -66,6 +66,7 @@ from numa_service.mm.pgdata import (
     PG_VISITED,
     PG_YOUNG,
     RESERVED_HIGHATOMIC,
+    TRACE_ON,
     TUNE_PAGESET,
     TUNE_WATERMARK,
     U32,
@@ -75,6 +76,14 @@ from numa_service.mm.pgdata import (
 )
 from numa_service.mm.profile import PAGESET_AUTO_TUNED, WMARK_FREE_RESERVE, WMARK_PER_ORDER
 from numa_service.mm.swap import activate_page, del_page_from_lru, lru_cache_add
+from numa_service.mm.tracepoints import (
+    MM_PAGE_ALLOC,
+    MM_PAGE_FREE,
+    MM_PAGE_FREE_BATCHED,
+    NO_FIELD,
+    trace_page,
+    trace_pages,
+)
 from numa_service.mm.vmstat import (
     NR_DIRTIED,
     NR_FILE_DIRTY,
@@ -412,6 +421,8 @@ def alloc_pages_bulk(
             zone = found >> 40
             out[got] = found & ((1 << 40) - 1)
             end = got + 1
+        if pg.trace_ctl[TRACE_ON]:
+            trace_pages(pg, i64(MM_PAGE_ALLOC), zone, out, got, end, order, mt)
         pg.vm_event[PGALLOC + zone] += (end - got) << order
         _zone_statistics(pg, zone, numa_how, end - got)
         pg.owner_pages[owner] += (end - got) << order
@@ -433,6 +444,11 @@ def alloc_pages_bulk(
 @kernel
 def free_prepared_page(pg: PgData, zone: int, cpu: int, idx: int, order: int, cold: bool) -> None:
     """Free a block that is off every list of its owner (free_unref_page, __free_pages_ok)."""
+    if pg.trace_ctl[TRACE_ON]:
+        trace_page(pg, i64(MM_PAGE_FREE), zone, idx, order, i64(NO_FIELD))
+        if pg.flags[idx] & PG_LRU:
+            # LRU pages are freed by lists: unmapped (release_pages) or reclaimed
+            trace_page(pg, i64(MM_PAGE_FREE_BATCHED), zone, idx, order, i64(NO_FIELD))
     pg.vm_event[PGFREE] += 1 << order
     pg.owner_pages[pg.owner[idx]] -= 1 << order
     pg.flags[idx] = 0
@@ -520,6 +536,8 @@ def free_hot_cold_pages(pg: PgData, cpu: int, order: int, owner: int, pages: I64
             run = free_unref_run(pg, zone, cpu, pages, i, order, room)
             pg.vm_event[PGFREE] += run << order
             pg.owner_pages[owner] -= run << order
+            if pg.trace_ctl[TRACE_ON]:
+                trace_pages(pg, i64(MM_PAGE_FREE), zone, pages, i, i + run, order, i64(NO_FIELD))
         if run == 0:
             list_del(pg.next, pg.prev, pages[i])
             free_prepared_page(pg, zone, cpu, pages[i], order, cold)

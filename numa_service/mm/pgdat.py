@@ -387,6 +387,11 @@ class Pgdat(PgdatMemory):
         )
         return (self._out[:got] + self.base_pfn).view(np.uint64)
 
+    def trace_into(self, ring: I64) -> None:
+        """Put the events of kernels into this ring, [N, TRACE_WORDS]; an empty one: nowhere."""
+        self.pg = self.pg._replace(trace=ring)
+        self.address, self._unpacked = address_of(self.pg)
+
     @property
     def report(self) -> list[int]:
         """What the last :meth:`alloc` took: PATH_* counters, REPORT_BOOSTED, then REPORT_ZONES."""

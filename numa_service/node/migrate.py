@@ -35,16 +35,21 @@ _GFP = int(GFP_HIGHUSER_MOVABLE | Gfp.RETRY_MAYFAIL)
 MAX_PASSES = 5
 
 
-def empty_range(node: Node, start_pfn: int, end_pfn: int, nodemask: tuple[int, ...]) -> Steps[None]:
+def empty_range(
+    node: Node, start_pfn: int, end_pfn: int, nodemask: tuple[int, ...], reason: int
+) -> Steps[None]:
     """Move every page of a region out of an isolated range, to nodes of the mask; what cannot go, stays.
 
-    A moved page is new to reclaim: on the inactive list, and dirty if it was.
+    A moved page is new to reclaim: on the inactive list, and dirty if it was. `reason` is an MR_* number.
     """
     for _ in range(MAX_PASSES):
         moving = _movable(node, start_pfn, end_pfn)
         moved = 0
         for pages in moving:
             moved += yield from _migrate(node, pages, nodemask)
+        tracer = node.tracepoints.tracer
+        if tracer and moving:
+            tracer.migrated(moved, sum(len(pages.pfns) // 8 for pages in moving) - moved, reason)
         if not moved:
             return
 

@@ -58,6 +58,7 @@ from numa_service.node.errors import Busy, InvalidRequest, LimitExceeded, NotFou
 from numa_service.node.load import Load
 from numa_service.node.mempolicy import Walk
 from numa_service.node.ops import Op, Owner
+from numa_service.node.tracepoints import Tracepoints
 from numa_service.node.zone_account import Account
 
 R = TypeVar("R")
@@ -108,6 +109,7 @@ class Node:
         self.kswapd = KswapdStats()
         self.load = Load(machine.spec, nid)
         self.alloc_failures: dict[int, int] = {}  #: order → blocks wanted and not got; not state
+        self.tracepoints = Tracepoints(self.pgdat, machine.spec.latency)
         #: Questions asked of other nodes: numbers their request ids.
         self.asked = 0
         #: Zonelist caches (3.0) of the fallback lists that requests of this node walk, by the lists' nodes.
@@ -139,8 +141,13 @@ class Node:
 
     def apply(self, op: Op[R]) -> R:
         """Carry out one op. An op that raises has changed nothing and is not logged."""
+        tracer = self.tracepoints.tracer
+        if tracer:
+            tracer.op_begins(op)
         kind = op.__class__
         result = (_STEPS.get(kind) or _step_of(kind))(self, op)
+        if tracer:
+            tracer.op_ends(op, result)
         log = self.log
         log.append(op)
         self.log_length += 1
@@ -261,19 +268,7 @@ class Node:
                 digest.update(repr((nid, cache.fullzones, cache.last_full_zap_ns)).encode())
         digest.update(repr(self.load.state).encode())
         for session in self.sessions.values():
-            digest.update(
-                repr(
-                    (
-                        session.id,
-                        session.name,
-                        session.lease_ns,
-                        session.expires_ns,
-                        sorted(session.holdings),
-                        sorted(session.regions),
-                        session.interleaved,
-                    )
-                ).encode()
-            )
+            digest.update(repr(session.state).encode())
         for region in self.regions.values():
             fixed = (region.id, region.session, region.lru_kind, region.policy, sorted(region.holdings))
             digest.update(repr(fixed).encode())

@@ -102,6 +102,8 @@ class Alloc(Op[AllocResult]):
     explain: bool = False
     #: Of the node that asks.
     report: Report | None = None
+    #: Of the request, for tracepoints.
+    gfp: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +204,8 @@ class WakeKswapd(Op[bool]):
 
     order: int
     highest_zoneidx: int
+    #: Of the request, for tracepoints.
+    gfp: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -329,6 +329,9 @@ def __alloc_pages(node: Node, ac: AllocContext) -> Steps[None]:
     yield from get_page_from_freelist(node, ac, ALLOC_WMARK_LOW | ALLOC_CPUSET | _nofragment(node, ac))
     if ac.missing:
         yield from __alloc_pages_slowpath(node, ac)
+    tracer = node.tracepoints.tracer
+    if tracer and ac.missing:
+        tracer.failed(ac.owner, ac.cpu, ac.gfp, ac.order, ac.migratetype)
 
 
 def _nofragment(node: Node, ac: AllocContext) -> int:
@@ -390,6 +393,7 @@ def _scan_zonelist(
             dirty=ac.dirty,
             explain=recorder is not None,
             report=None if here else node.load.report(nid),
+            gfp=ac.gfp,
         )
         try:
             result = node.apply(op) if here else (yield from on(node, nid, op))
@@ -533,7 +537,7 @@ def _drain(node: Node, ac: AllocContext, force: bool) -> Steps[None]:
 def wake_all_kswapds(node: Node, ac: AllocContext) -> Steps[None]:
     """Wake the kswapd of every node in the zonelist."""
     for nid in ac.walk.nodes:
-        woken = yield from _tell(node, nid, ops.WakeKswapd(ac.order, ac.walk.highest_zoneidx))
+        woken = yield from _tell(node, nid, ops.WakeKswapd(ac.order, ac.walk.highest_zoneidx, ac.gfp))
         if ac.recorder:
             ac.recorder.wakeup(nid, woken)
 
@@ -541,6 +545,9 @@ def wake_all_kswapds(node: Node, ac: AllocContext) -> Steps[None]:
 def __alloc_pages_direct_reclaim(node: Node, ac: AllocContext) -> Steps[int]:
     """try_to_free_pages: shrink every node of the zonelist, harder each round; pages reclaimed."""
     node.apply(ops.CountEvents(stalls=1))
+    tracer = node.tracepoints.tracer
+    if tracer:
+        tracer.direct_reclaim_begin(ac.owner, ac.cpu, ac.gfp, ac.order)
     wanted = max(SWAP_CLUSTER_MAX, min(ac.missing << ac.order, MAX_REQUEST_PAGES))
     reclaimed = 0
     for priority in range(DEF_PRIORITY, -1, -1):
@@ -563,6 +570,8 @@ def __alloc_pages_direct_reclaim(node: Node, ac: AllocContext) -> Steps[int]:
         if reclaimed >= wanted:
             break
     ac.direct_reclaimed += reclaimed
+    if tracer:
+        tracer.direct_reclaim_end(ac.owner, ac.cpu, ac.gfp, reclaimed)
     if reclaimed and node.zonelist_scan(ac.walk, 0):
         node.apply(ops.ZlcClear(ac.walk.list_nid))
     return reclaimed

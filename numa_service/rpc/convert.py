@@ -245,6 +245,7 @@ def _lookup(op: ops.Alloc, request_id: str) -> Question:
         dirty=op.dirty,
         explain=op.explain,
         report=_report(op.report),
+        gfp_flags=op.gfp,
     )
 
 
@@ -344,7 +345,7 @@ WIRE: dict[type[Op[Any]], Wire] = {
     ops.WakeKswapd: Wire(
         "WakeKswapd",
         lambda op, request_id: zonelist_pb2.WakeKswapdRequest(
-            request_id=request_id, order=op.order, highest_zoneidx=op.highest_zoneidx
+            request_id=request_id, order=op.order, highest_zoneidx=op.highest_zoneidx, gfp_flags=op.gfp
         ),
         lambda m: m.woken,
         lambda woken: zonelist_pb2.WakeKswapdResponse(woken=woken),
@@ -433,6 +434,7 @@ def _(m: zonelist_pb2.LookupRequest) -> Op[Any]:
         dirty=m.dirty,
         explain=m.explain,
         report=_report_of(m),
+        gfp=m.gfp_flags,
     )
 
 
@@ -455,7 +457,7 @@ def _(m: zonelist_pb2.TouchRequest) -> Op[Any]:
 
 @op_of.register
 def _(m: zonelist_pb2.WakeKswapdRequest) -> Op[Any]:
-    return ops.WakeKswapd(m.order, m.highest_zoneidx)
+    return ops.WakeKswapd(m.order, m.highest_zoneidx, m.gfp_flags)
 
 
 @op_of.register

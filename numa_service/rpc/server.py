@@ -19,6 +19,8 @@ from numa_client._gen.numa.v1 import (
     memory_service_pb2_grpc,
     node_service_pb2,
     node_service_pb2_grpc,
+    trace_service_pb2,
+    trace_service_pb2_grpc,
     workload_service_pb2,
     workload_service_pb2_grpc,
     zonelist_service_pb2,
@@ -39,12 +41,14 @@ from numa_service.rpc.methods import Methods
 from numa_service.rpc.node import NodeServicer
 from numa_service.rpc.peers import MAX_MESSAGE_BYTES, Peers, drive
 from numa_service.rpc.requests import Requests
+from numa_service.rpc.tracepoints import TraceServicer
 from numa_service.rpc.workload import Pace, WorkloadServicer
 from numa_service.rpc.zonelist import ZonelistServicer
 
 NODE_SERVICES: tuple[str, ...] = (
     memory_service_pb2.DESCRIPTOR.services_by_name["MemoryService"].full_name,
     node_service_pb2.DESCRIPTOR.services_by_name["NodeService"].full_name,
+    trace_service_pb2.DESCRIPTOR.services_by_name["TraceService"].full_name,
     workload_service_pb2.DESCRIPTOR.services_by_name["WorkloadService"].full_name,
     zonelist_service_pb2.DESCRIPTOR.services_by_name["ZonelistService"].full_name,
 )
@@ -158,6 +162,7 @@ class NodeServer:
         node_service_pb2_grpc.add_NodeServiceServicer_to_server(
             NodeServicer(self.node, self._requests, self._peers), server
         )
+        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(TraceServicer(self.node), server)
         workload_service_pb2_grpc.add_WorkloadServiceServicer_to_server(self._workload, server)
         zonelist = ZonelistServicer(self.node, self._requests)
         zonelist_service_pb2_grpc.add_ZonelistServiceServicer_to_server(zonelist, server)
