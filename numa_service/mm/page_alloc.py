@@ -651,7 +651,7 @@ def take_boosted(pg: PgData) -> bool:
     return boosted
 
 
-#: What :func:`serve_alloc` reports: work counters, whether kswapd is to be woken, and five numbers a zone.
+#: What :func:`serve_alloc` reports: work counters, whether a zone was boosted, and five numbers a zone.
 REPORT_BOOSTED = NR_PATH
 REPORT_ZONES = NR_PATH + 1
 REPORT_ZONE_NUMBERS = 5
@@ -677,8 +677,8 @@ def serve_alloc(
 ) -> int:
     """:func:`alloc_pages_bulk` for a request, with all that is told of it, in one call from Python.
 
-    `report` takes the PATH_* counters of this call, then 1 if watermarks were boosted, then of each zone
-    managed, free, min, low and high pages.
+    `report` takes the PATH_* counters of this call, then 1 if :func:`take_boosted` will find a zone, then of
+    each zone managed, free, min, low and high pages.
     """
     pg = pgdata_at(address)
     pg.path[:] = 0
@@ -700,9 +700,10 @@ def serve_alloc(
     )
     for i in range(NR_PATH):
         report[i] = pg.path[i]
-        pg.path[i] = 0
-    report[REPORT_BOOSTED] = 1 if take_boosted(pg) else 0
+    report[REPORT_BOOSTED] = 0
     for zone in range(pg.managed.shape[0]):
+        if pg.zone_flags[zone] & ZONE_BOOSTED_WATERMARK:
+            report[REPORT_BOOSTED] = 1
         at = REPORT_ZONES + REPORT_ZONE_NUMBERS * zone
         report[at] = pg.managed[zone]
         report[at + 1] = max(i64(0), pg.vm_stat[zone, NR_FREE_PAGES])

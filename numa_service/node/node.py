@@ -21,6 +21,7 @@ from numa_service.mm.page_alloc import (
     LRU_KIND_ANON,
     REPORT_BOOSTED,
     REPORT_ZONES,
+    take_boosted,
 )
 from numa_service.mm.pgdat import MAX_OWNERS, BadPageError, Pfns, Pgdat
 from numa_service.mm.pgdata import (
@@ -342,7 +343,7 @@ class Node:
         report = pgdat.report
         path = tuple(report[:NR_PATH])
         account = before.since(op.count, pfns, path) if before else None
-        if report[REPORT_BOOSTED]:
+        if report[REPORT_BOOSTED] and take_boosted(pgdat.pg):
             # rmqueue(): an allocation that mixed migratetypes wakes kswapd to defragment
             pgdat.wakeup_kswapd(0, op.highest_zoneidx)
         full = self._full_zones(op, pfns) if self.machine.profile.zonelist_cache else ()
