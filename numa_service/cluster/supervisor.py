@@ -77,7 +77,10 @@ class Machine:
     # coming up
 
     async def _serve(self) -> tuple[str, str]:
-        return await self._at_its_port("machine", MachineServer), await self._at_its_port(
+        def machine_server(info: Callable[[], MachineInfo]) -> MachineServer:
+            return MachineServer(info, self._spec)
+
+        return await self._at_its_port("machine", machine_server), await self._at_its_port(
             "targets", TargetServer
         )
 
