@@ -39,6 +39,11 @@ DIRECTORIES = (
 #: Files that the model cannot fill: the host's are hidden behind empty ones.
 HIDDEN = ("proc/slabinfo", "proc/vmallocinfo", "proc/pressure/memory")
 
+#: Where all of the machine's files are, those too that the host has no name for.
+COMPLETE = "/sys/kernel/mm/numa-service"
+#: hwloc asks the CPUs it runs on, its affinity and its cgroup beside the files, unless it is told not to.
+HWLOC = {"HWLOC_FSROOT": COMPLETE, "HWLOC_COMPONENTS": "linux,stop", "HWLOC_THISSYSTEM": "0"}
+
 #: Exit statuses of shells for a command that cannot be run, and that is not there.
 CANNOT_RUN, NOT_FOUND = 126, 127
 
@@ -66,6 +71,12 @@ def _mount(source: str, target: str, kind: str | None, flags: int, data: str = "
     if _libc.mount(os.fsencode(source), os.fsencode(target), kind_bytes, flags, data.encode() or None):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), target)
+
+
+def _bind(source: str, target: str) -> None:
+    """Mount a file or directory, read-only, on another one."""
+    _mount(source, target, None, MS_BIND)
+    _mount("none", target, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
 
 
 def enter() -> None:
@@ -102,8 +113,9 @@ def cover(files: list[list[str]]) -> None:
         _mount("numa-service", stage, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
         for path in _fill(stage, files):
             if os.path.lexists(f"/{path}"):
-                _mount(f"{stage}/{path}", f"/{path}", None, MS_BIND)
-                _mount("none", f"/{path}", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
+                _bind(f"{stage}/{path}", f"/{path}")
+        if os.path.isdir(COMPLETE):
+            _bind(stage, COMPLETE)
         if _libc.umount2(os.fsencode(stage), MNT_DETACH):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), stage)
     except OSError as error:
@@ -112,7 +124,7 @@ def cover(files: list[list[str]]) -> None:
 
 def _fill(stage: str, files: list[list[str]]) -> list[str]:
     """Write everything below the stage; what of it to mount: directories as a whole, other files singly."""
-    for path in DIRECTORIES:
+    for path in (*DIRECTORIES, COMPLETE.lstrip("/")):
         os.makedirs(f"{stage}/{path}", exist_ok=True)
     singles = list(HIDDEN)
     for path, _, target, text in [*([path, "", "", ""] for path in HIDDEN), *files]:
@@ -139,6 +151,9 @@ def main() -> NoReturn:
     except Forbidden as error:
         print(f"numa-service: {error}\n{REMEDY}", file=sys.stderr)
         sys.exit(1)
+    if os.path.isdir(f"{COMPLETE}/sys"):
+        for key, value in HWLOC.items():
+            os.environ.setdefault(key, value)
     # what Python ignores, commands expect
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
