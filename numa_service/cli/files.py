@@ -28,8 +28,8 @@ from numa_service.sim.simulation import Simulation
 
 T = TypeVar("T")
 
-#: What a command that runs on the emulated machine may want to see.
-ROOTS = ("proc", "sys")
+#: Exit status when the machine does not answer.
+UNREACHABLE = 3
 
 PathArgument = Annotated[str, typer.Argument(metavar="PATH", help="As on the machine, e.g. /proc/zoneinfo.")]
 Source = Annotated[
@@ -192,6 +192,9 @@ def _looking(
         try:
             with Machine.connect(running.address) as machine:
                 yield machine
+        except Unavailable as error:
+            typer.echo(f"numa-service: {error}", err=True)
+            raise typer.Exit(UNREACHABLE) from None
         except NumaError as error:
             raise ClusterError(str(error)) from None
         return

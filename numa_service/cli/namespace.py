@@ -49,9 +49,9 @@ CANNOT_RUN, NOT_FOUND = 126, 127
 
 REMEDY = """\
 Run it as root (in a container: with CAP_SYS_ADMIN, and no seccomp or AppArmor profile against mount), or
-allow user namespaces (sysctl user.max_user_namespaces; where there is one, kernel.unprivileged_userns_clone=1
-or kernel.apparmor_restrict_unprivileged_userns=0), or do without: numa-service mirror DIR, and a tool that
-can be told where to look."""
+allow user namespaces (sysctl user.max_user_namespaces and user.max_mnt_namespaces; where there is one,
+kernel.unprivileged_userns_clone=1 or kernel.apparmor_restrict_unprivileged_userns=0), or do without:
+numa-service mirror DIR, and a tool that can be told where to look."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from numa_service.machine.hmat import access_of
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES, is_offline, zone_for_pfn_range
-from numa_service.mm.mmzone import PAGEBLOCK_ORDER, ZONE_NAMES
+from numa_service.mm.mmzone import PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER, ZONE_NAMES
 from numa_service.mm.page_alloc import NO_PAGEBLOCK
 from numa_service.mm.pgdat import Pgdat
 from numa_service.mm.snapshot import MachineSnapshot, MemoryBlockSnapshot, NodeSnapshot
@@ -121,14 +121,18 @@ def _memory_block(pgdat: Pgdat, number: int, shared: bool) -> MemoryBlockSnapsho
     end = (number + 1) * MEMORY_BLOCK_PAGES - pgdat.base_pfn
     if is_offline(pg, start, end):
         kinds = ("online", "online_kernel", "online_movable")
-        zones = [zone_for_pfn_range(pg, names, kind, start, end) for kind in kinds]
-        return MemoryBlockSnapshot(number, False, tuple(dict.fromkeys(names[zone] for zone in zones)))
+        places = (names[zone_for_pfn_range(pg, names, kind, start, end)] for kind in kinds)
+        return MemoryBlockSnapshot(number, False, tuple(dict.fromkeys(places)))
     blocks = slice(start >> PAGEBLOCK_ORDER, end >> PAGEBLOCK_ORDER)
     present = pg.pb_migratetype[blocks] != NO_PAGEBLOCK
-    # 0 is a pageblock of several zones
-    labels = np.unique(pg.pb_zone[blocks][present]).tolist()
-    one = len(labels) == 1 and labels[0] != 0 and not shared
-    return MemoryBlockSnapshot(number, True, (names[labels[0] - 1],) if one else ())
+    labels = pg.pb_zone[blocks]
+    zones = {names[label - 1] for label in np.unique(labels[present & (labels != 0)]).tolist()}
+    # a pageblock that is not wholly of one zone has no label
+    for mixed in np.flatnonzero(present & (labels == 0)).tolist():
+        first = pgdat.base_pfn + (blocks.start + mixed << PAGEBLOCK_ORDER)
+        end_pfn = first + PAGEBLOCK_NR_PAGES
+        zones |= {e.name for e in pgdat.extents if e.start_pfn < end_pfn and first < e.start_pfn + e.spanned}
+    return MemoryBlockSnapshot(number, True, tuple(zones) if len(zones) == 1 and not shared else ())
 
 
 __all__ = ["NodePart", "assemble", "machine_snapshot", "node_part"]

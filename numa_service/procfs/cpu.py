@@ -34,8 +34,9 @@ def packages(snapshot: MachineSnapshot) -> list[tuple[int, ...]]:
 
 
 def nodes_of_cpus(snapshot: MachineSnapshot) -> list[tuple[int, int]]:
-    """(CPU, node) of every link between them."""
-    return [(cpu, node.nid) for node in online_nodes(snapshot) for cpu in node.cpus]
+    """(CPU, node) of every link between them: with numa=fake the first that lists it (``cpu_to_node``)."""
+    first = {cpu: node.nid for node in reversed(online_nodes(snapshot)) for cpu in node.cpus}
+    return sorted(first.items())
 
 
 def cpu_list(snapshot: MachineSnapshot) -> str:

@@ -112,6 +112,11 @@ def _node_hugepages(snapshot: MachineSnapshot) -> Iterable[Numbers]:
     return product((n.nid for n in node.online_nodes(snapshot)), mm.NODE_HUGEPAGES)
 
 
+def _node_memory_failure(snapshot: MachineSnapshot) -> Iterable[Numbers]:
+    nodes = node.online_nodes(snapshot) if snapshot.profile == "linux-6.12" else []
+    return product((n.nid for n in nodes), mm.MEMORY_FAILURE)
+
+
 def _if(condition: Callable[[MachineSnapshot], bool], each: Each = _once) -> Each:
     return lambda snapshot: each(snapshot) if condition(snapshot) else ()
 
@@ -175,6 +180,7 @@ TABLE: tuple[Pattern, ...] = (
         )
     ),
     Pattern(f"{_NODE}/node*/{_HUGE}/*", mm.hugepages, _node_hugepages),
+    Pattern(f"{_NODE}/node*/memory_failure/*", mm.memory_failure, _node_memory_failure),
     Pattern(f"{_NODE}/node*/access*/initiators/*", access.attribute, access.attributes),
     Pattern(f"{_NODE}/node*/access*/initiators/node*", _to("../../../node{2}"), access.initiators, _LINK),
     Pattern(f"{_NODE}/node*/access*/targets/node*", _to("../../../node{2}"), access.targets, _LINK),
@@ -291,8 +297,13 @@ def find(snapshot: MachineSnapshot, path: str) -> tuple[str, Pattern, Numbers]:
         return "/".join(parts), *found
     if _has_below(snapshot, parts):
         raise error(errno.EISDIR, path)
-    above_is_file = any(_find(snapshot, parts[:end]) for end in range(1, len(parts)))
-    raise error(errno.ENOTDIR if above_is_file else errno.ENOENT, path)
+    raise _nothing_there(snapshot, parts, path)
+
+
+def _nothing_there(snapshot: MachineSnapshot, parts: tuple[str, ...], path: str) -> OSError:
+    """ENOTDIR for what is below a file, ENOENT for the rest."""
+    below_a_file = any(_find(snapshot, parts[:end]) for end in range(1, len(parts)))
+    return error(errno.ENOTDIR if below_a_file else errno.ENOENT, path)
 
 
 def _has_below(snapshot: MachineSnapshot, parts: tuple[str, ...]) -> bool:
@@ -325,8 +336,7 @@ def listdir(snapshot: MachineSnapshot, path: str = "") -> list[Entry]:
         else:
             found[name] = _entry(name, snapshot, pattern, numbers)
     if not found:
-        is_file = any(_find(snapshot, parts[:end]) for end in range(1, len(parts) + 1))
-        raise error(errno.ENOTDIR if is_file else errno.ENOENT, path)
+        raise error(errno.ENOTDIR, path) if _find(snapshot, parts) else _nothing_there(snapshot, parts, path)
     return [found[name] for name in sorted(found)]
 
 
@@ -341,7 +351,7 @@ def walk(snapshot: MachineSnapshot, path: str = "") -> Iterator[tuple[str, Entry
         entry = _entry(below.rsplit("/", 1)[-1], snapshot, pattern, numbers)
         yield below, entry, "" if entry.target else pattern.render(snapshot, *numbers)
     if nothing:
-        raise error(errno.ENOENT, path)
+        raise _nothing_there(snapshot, parts, path)
 
 
 def _entry(name: str, snapshot: MachineSnapshot, pattern: Pattern, numbers: Numbers) -> Entry:
