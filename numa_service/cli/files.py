@@ -126,15 +126,17 @@ def mirror(
     with _looking(source, name, fills, address) as seen:
         files = _files(seen)
         _or_fail(lambda: target.write(files))
+        told = ""
         while every is not None:
             time.sleep(every)
             try:
                 files = _files(seen)
             except Unavailable as error:
-                typer.echo(f"numa-service: {error}; what is there stays", err=True)
-                assert isinstance(seen, Machine)
-                _refresh(seen)
+                if told != str(error):
+                    typer.echo(f"numa-service: {error}; what is there stays", err=True)
+                told = str(error)
                 continue
+            told = ""
             _or_fail(lambda found=files: target.write(found))  # type: ignore[misc]
 
 
@@ -211,14 +213,6 @@ def _files(seen: MachineSnapshot | Machine) -> list[File]:
     if isinstance(seen, Machine):
         return [File(file.path, file.mode, file.target, file.text) for file in seen.read_tree("/")]
     return [File(path, entry.mode, entry.target, text) for path, entry, text in tree.walk(seen)]
-
-
-def _refresh(machine: Machine) -> None:
-    """Find the nodes again; the machine itself may be away, too."""
-    try:
-        machine.refresh()
-    except Unavailable as error:
-        typer.echo(f"numa-service: {error}", err=True)
 
 
 def _or_fail(work: Callable[[], T]) -> T:

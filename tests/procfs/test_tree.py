@@ -113,6 +113,21 @@ def test_sysctls(capture: Path) -> None:
 
 
 @requires_groundtruth
+@pytest.mark.parametrize("path", [p for p in topologies() if (p / "mm.txt").exists()], ids=lambda p: p.name)
+def test_kernel_mm(path: Path) -> None:
+    """What is there has the kernel's value. Captures have nothing of the huge page pools."""
+    given = booted(path)
+    captured = dict(line.split(": ", 1) for line in (path / "mm.txt").read_text().splitlines())
+    ours = {
+        name.removeprefix("sys/kernel/"): text.rstrip("\n")
+        for name, _, text in tree.walk(given, "/sys/kernel")
+        if "/hugepages/" not in name
+    }
+    assert ours
+    assert {name: captured[name] for name in ours} == ours
+
+
+@requires_groundtruth
 def test_iomem(capture: Path) -> None:
     """Every line is one of the kernel's, to the page; what it has beside RAM is not ours to tell."""
     captured = set()

@@ -125,6 +125,7 @@ async def test_a_memory_block_goes_and_comes(demo: Loopback, client: AsyncMachin
         ("/proc/sys/vm/compact_memory", "1", NotFound, "ENOENT"),
         ("/proc/zoneinfo", "1", FailedPrecondition, "EACCES"),
         ("/proc/sys/vm", "1", FailedPrecondition, "EISDIR"),
+        ("/sys/devices/system/memory/auto_online_blocks", "online", FailedPrecondition, "EACCES"),
         (f"{BLOCK}/state", "of", InvalidRequest, "EINVAL.*online_movable"),
         (f"{BLOCK}/online", "2", InvalidRequest, "EINVAL"),
         ("/sys/devices/system/memory/memory99/state", "offline", NotFound, "ENOENT"),

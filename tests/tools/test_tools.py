@@ -17,6 +17,8 @@ from numa_service.cli.mirror import Mirror
 from numa_service.mm.snapshot import NodeSnapshot
 from numa_service.procfs import SHOW
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "tools.md"
+
 #: Lines of 6.1's meminfo that numastat 2.0.16 is too old for: it says so, of each node, on any such kernel.
 NEW_TO_NUMASTAT = {"SwapCached", "SecPageTables", "FileHugePages", "FilePmdMapped"}
 
@@ -162,20 +164,30 @@ def test_vmstat(machine: Emulated) -> None:
     assert shown["K paged in"] == sum(node.vm_event.get("pgpgin", 0) for node in nodes)
 
 
+def documented(tool: str, mirror: Path) -> list[str]:
+    """The command of docs/tools.md, on this mirror and on a free port."""
+    found = re.search(rf"^{tool} .*(?:\n    .*)*$", PAGE.read_text(), re.M)
+    assert found
+    words = found[0].replace("=machine/", f"={mirror}/").replace(" machine ", f" {mirror} ").split()
+    return [re.sub(r"(=127\.0\.0\.1):\d+$", r"\1:0", word) for word in words]
+
+
+@needs("lstopo-no-graphics")
+def test_lstopo_on_a_mirror(machine: Emulated, tmp_path: Path) -> None:
+    Mirror(tmp_path).write(machine.files)
+    done = subprocess.run(
+        documented("lstopo-no-graphics", tmp_path), capture_output=True, text=True, check=True, timeout=60
+    )
+    # without its plug-in for PCI it says so wherever it is given a tree
+    assert set(done.stderr.splitlines()) <= {"hwloc: Cannot find discovery component `pci'"}
+    assert done.stdout == printed(machine, "lstopo-no-graphics", "--distances")
+
+
 @pytest.fixture
 def scraped(machine: Emulated, tmp_path: Path) -> Iterator[dict[str, float]]:
     """Samples of node_exporter, reading a mirror of the machine."""
     Mirror(tmp_path).write(machine.files)
-    command = [
-        "prometheus-node-exporter",
-        f"--path.procfs={tmp_path}/proc",
-        f"--path.sysfs={tmp_path}/sys",
-        "--collector.disable-defaults",
-        *(f"--collector.{name}" for name in ("meminfo", "meminfo_numa", "buddyinfo", "zoneinfo", "vmstat")),
-        "--collector.vmstat.fields=.*",
-        "--web.disable-exporter-metrics",
-        "--web.listen-address=127.0.0.1:0",
-    ]
+    command = documented("prometheus-node-exporter", tmp_path)
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as exporter:
         try:
             assert exporter.stderr
