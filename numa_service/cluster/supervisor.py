@@ -78,7 +78,10 @@ class Machine:
     # coming up
 
     async def _serve(self) -> tuple[str, str]:
-        address = await self._at_its_port("machine", MachineServer)
+        def machine_server(info: Callable[[], MachineInfo]) -> MachineServer:
+            return MachineServer(info, self._spec)
+
+        address = await self._at_its_port("machine", machine_server)
         served = self._servers["machine"]
         assert isinstance(served, MachineServer)
         ProcessCollector(registry=served.registry)

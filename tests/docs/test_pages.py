@@ -28,6 +28,7 @@ RUN = {
     "docs/client.md": "test_tour.py",
     "docs/metrics.md": "test_tour.py",
     "docs/workloads.md": "test_tour.py",
+    "docs/tools.md": "test_tour.py",
     "docs/machine-file.md": "test_machine_file_runs",
     "docs/replay.md": "test_replay_runs",
 }

@@ -42,6 +42,13 @@ METRICS = (
 FLEETING = {"numa_programs"}
 
 
+requires_namespaces = pytest.mark.skipif(
+    subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0
+    and subprocess.run(["unshare", "-Um", "true"], capture_output=True).returncode != 0,
+    reason="no mount namespaces: neither root nor user namespaces",
+)
+
+
 def _split_readme() -> tuple[list[Block], list[Block]]:
     """What comes before the machine is taken down, and the rest."""
     found = blocks("README.md")
@@ -98,6 +105,16 @@ def test_client_guide(shell: DocShell) -> None:
     nodes = status(shell)["nodes"]
     assert [node["state"]["held_pages"] for node in nodes] == [0, 0]
     assert [node["incarnation"] for node in nodes] == [1, 1]
+
+
+@requires_namespaces
+def test_tools_guide(shell: DocShell) -> None:
+    shell.play(blocks("docs/tools.md"))
+    (snippet,) = [block for block in blocks("docs/tools.md") if block.language == "python"]
+    online, topology, zones, refused = shell.printed[str(snippet)].splitlines()
+    assert (online, zones) == ("0-1", "Normal Movable")
+    assert topology.startswith("['core_cpus'")
+    assert refused.endswith("EINVAL: Invalid argument: 201 is not in 0 to 200")
 
 
 def test_workloads_guide(shell: DocShell) -> None:
