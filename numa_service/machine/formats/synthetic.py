@@ -314,18 +314,9 @@ def to_synthetic(draft: Draft) -> tuple[str, list[str]]:
         )
     # hwloc numbers the inner ones first
     nids = [node.nid for node in (*owners, *bare)]
-    at_root = "".join(f"[NUMANode(memory={node.bytes})] " for node in bare)
-    size = memory.pop()
-    if len(owners) == 1:
-        text = f"{at_root}[NUMANode(memory={size})]"
-    else:
-        text = f"{at_root}Group:{len(owners)} [NUMANode(memory={size})]"
-    if nids != list(range(len(nids))):
-        notes.append(f"a synthetic description numbers the nodes anew: 0 to {len(nids) - 1}")
-    pu = f" PU:{counts.pop()}"
-    if cpus != list(range(len(cpus))):
-        if sorted(cpus) == list(range(len(cpus))):
-            pu += f"(indexes={','.join(map(str, cpus))})"
-        else:
-            notes.append(f"a synthetic description numbers the CPUs anew: 0 to {len(cpus) - 1}")
-    return text + pu, notes
+    numbers = "" if nids == list(range(len(nids))) else f" indexes={','.join(map(str, nids))}"
+    own = f"[NUMANode(memory={memory.pop()}{numbers})]"
+    others = " ".join(f"[NUMANode(memory={node.bytes})]" for node in bare)
+    text = f"{own} {others}" if len(owners) == 1 else f"{others} Group:{len(owners)} {own}"
+    places = "" if cpus == list(range(len(cpus))) else f"(indexes={','.join(map(str, cpus))})"
+    return f"{' '.join(text.split())} PU:{counts.pop()}{places}", notes
