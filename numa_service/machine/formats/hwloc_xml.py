@@ -329,7 +329,7 @@ class _Topology:
         """hwloc 1.x: between the objects some levels below the one that has them, relative to a base."""
         parent = matrix.getparent()
         assert parent is not None, "found below the root"
-        depth = self.number(matrix, "relative_depth")
+        depth = self.number(matrix, "relative_depth", 1)
         if depth > _MAX_DEPTH:
             raise self.fail(matrix, "relative_depth", f"{depth}, at most {_MAX_DEPTH}")
         level = [parent]
@@ -337,14 +337,17 @@ class _Topology:
             level = [child for element in level for child in element.findall("object")]
         nid_of = {numa.element: numa.nid for numa in numas}
         order = [nid_of[element] for element in level if element in nid_of]
+        count = self.number(matrix, "nbobjs")
+        if len(order) != count:
+            # hwloc 2 counts levels that it does not write
+            order = [nid_of[element] for element in parent.iter("object") if element in nid_of]
+        if len(order) != count:
+            self.note("distances between other objects than nodes are left out")
+            return [], []
         base_text = matrix.get("latency_base", "1")
         base = self._values(matrix, [base_text])[0]
         words = [latency.get("value", "") for latency in matrix.findall("latency")]
         values = [value * base for value in self._values(matrix, words)]
-        if len(order) != self.number(matrix, "nbobjs"):
-            if order:
-                self.note("distances of another number of objects than there are nodes are left out")
-            return [], []
         return order, values
 
     def _take(self, matrix: Element, order: list[int], values: list[float], nids: set[int]) -> bool:
@@ -363,6 +366,7 @@ class _Topology:
         """HMAT numbers; an initiator is every node whose CPUs are all among those it names."""
         by_gp = {numa.element.get("gp_index"): numa.nid for numa in numas}
         elements = {element.get("gp_index"): element for element in self.root.iter("object")}
+        pus_of = {numa.element: numa.pus for numa in numas}
         found: dict[str, dict[tuple[int, int], int]] = {}
         for attr in self.root.findall("memattr"):
             name = attr.get("name", "")
@@ -375,8 +379,8 @@ class _Topology:
                     cpus = self.mask(value, "initiator_cpuset")
                 else:
                     start = elements.get(value.get("initiator_obj_gp_index"))
-                    where = start if start is not None else attr
-                    cpus = {self.cpu_of[pu] for pu in where.iter("object") if pu in self.cpu_of}
+                    within = () if start is None else pus_of.get(start) or start.iter("object")
+                    cpus = {self.cpu_of[pu] for pu in within if pu in self.cpu_of}
                 for node in self.result.nodes:
                     if node.cpus and cpus.issuperset(node.cpus):
                         found.setdefault(name, {})[node.nid, target] = min(number, 10**9)
