@@ -174,6 +174,12 @@ class Draft:
             node.memory, node.ranges = pages * PAGE_SIZE, None
 
 
+def linux_numbers(nodes: Sequence[DraftNode]) -> dict[int, int]:
+    """nid → the one that Linux gives it behind firmware: nodes with CPUs first (acpi_map_pxm_to_node)."""
+    order = [node.nid for node in nodes if node.cpus] + [node.nid for node in nodes if not node.cpus]
+    return {nid: i for i, nid in enumerate(order)}
+
+
 def q35_sizes(ram: Sequence[Sequence[PfnRange]]) -> list[int] | None:
     """Pages of nodes that qemu's q35 would place so (the inverse of q35_ram); None if it would not."""
     placed = [i for i, ranges in enumerate(ram) if ranges]

@@ -8,7 +8,7 @@ import re
 import shlex
 from dataclasses import dataclass, field, replace
 
-from numa_service.machine.formats.draft import Draft, DraftNode, machine_name
+from numa_service.machine.formats.draft import Draft, DraftNode, linux_numbers, machine_name
 from numa_service.machine.formats.hwloc_xml import split_bandwidth
 from numa_service.machine.notation import MAX_NUMNODES, NR_CPUS, format_cpulist
 from numa_service.machine.spec import SpecError
@@ -160,6 +160,10 @@ class _Reader:
         self._cpus(nodes, levels, count)
         self._distances(set(nodes))
         self._hmat(set(nodes))
+        changed = [(nid, new) for nid, new in linux_numbers(self.result.nodes).items() if nid != new]
+        if changed:
+            pairs = ", ".join(f"{nid} is {new}" for nid, new in changed[:16])
+            self.result.note(f"a Linux guest numbers nodes with CPUs first ({pairs}): here they are QEMU's")
         if self.arguments.caches:
             self.result.note("hmat-cache: memory-side caches are not modelled")
         return self.result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from numa_service.machine.formats.draft import Draft
+from numa_service.machine.formats.draft import Draft, linux_numbers
 from numa_service.machine.formats.hwloc_xml_write import path_bandwidth
 from numa_service.machine.formats.qemu import MAX_QEMU_NODES, RAM_UNIT
 from numa_service.machine.spec import SpecError
@@ -18,6 +18,8 @@ def to_qemu(draft: Draft) -> tuple[str, list[str]]:
     number = {node.nid: i for i, node in enumerate(draft.nodes)}
     if any(nid != i for nid, i in number.items()):
         notes.append(f"QEMU numbers nodes from 0 without gaps: now 0-{len(number) - 1}")
+    if linux_numbers(draft.nodes) != number:
+        notes.append("a Linux guest numbers nodes with CPUs first, others after them")
     cpus = sorted(cpu for node in draft.nodes for cpu in node.cpus)
     cpu_number = {cpu: i for i, cpu in enumerate(cpus)}
     if cpus != list(range(len(cpus))):
