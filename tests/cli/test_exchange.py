@@ -58,7 +58,9 @@ def test_nothing_is_overwritten_unless_asked_and_nothing_half_written(tmp_path: 
     path.write_text("mine")
     assert "it exists: give another name, or --force" in _told(["import", SYNTHETIC, "-o", str(path)])
     assert path.read_text() == "mine"
-    assert "is not a level" in _told(["import", "pack:2 pu:", "--format", "synthetic", "-o", str(path), "--force"])
+    assert "is not a level" in _told(
+        ["import", "pack:2 pu:", "--format", "synthetic", "-o", str(path), "--force"]
+    )
     assert path.read_text() == "mine"
     assert run(app, ["import", SYNTHETIC, "-o", str(path), "--force"]).exit_code == 0
     assert path.read_text() != "mine"
@@ -87,7 +89,9 @@ def test_stdin_is_a_source_of_import() -> None:
 def test_boot_takes_what_export_writes(form: str, tmp_path: Path) -> None:
     path = tmp_path / "machine"
     assert run(app, ["export", "two-socket", "--to", form, "-o", str(path)]).exit_code == 0
-    first, second = (run(app, ["boot", source, "--show", "zonelists"]) for source in ("two-socket", str(path)))
+    first, second = (
+        run(app, ["boot", source, "--show", "zonelists"]) for source in ("two-socket", str(path))
+    )
     assert first.stdout == second.stdout != ""
 
 
@@ -102,7 +106,9 @@ def test_a_format_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
     path.write_text("zonk")
     assert "XML" in _told(["import", str(path), "--format", "hwloc-xml"])
     assert "sysfs is a directory, this is a file" in _told(["import", str(path), "--format", "sysfs"])
-    assert "a directory is capture, sysfs, acpi, not qemu" in _told(["import", str(tmp_path), "--format", "qemu"])
+    assert "a directory is capture, sysfs, acpi, not qemu" in _told(
+        ["import", str(tmp_path), "--format", "qemu"]
+    )
     assert run(app, ["import", str(path), "--format", "zip"]).exit_code == 2
 
 

@@ -161,7 +161,8 @@ def test_machine_file_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(
-    not all(map(shutil.which, ("lstopo-no-graphics", "numactl", "dot"))), reason="no hwloc, numactl or graphviz"
+    not all(map(shutil.which, ("lstopo-no-graphics", "numactl", "dot"))),
+    reason="no hwloc, numactl or graphviz",
 )
 def test_import_export_runs(tmp_path: Path) -> None:
     DocShell(tmp_path).play(blocks("docs/import-export.md"))

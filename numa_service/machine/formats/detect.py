@@ -25,7 +25,7 @@ from numa_service.machine.spec import SpecError
 IMPORTS = ("toml", "capture", "sysfs", "hwloc-xml", "synthetic", "numactl", "qemu", "acpi")
 _DIRECTORIES = ("capture", "sysfs", "acpi")
 _ZONEINFO = ("zoneinfo.txt", "proc/zoneinfo")
-#: A first line as ``name = "x"`` or ``[[node]]``; not an option, nor a node in brackets with levels behind it.
+#: A first line as ``name = "x"`` or ``[[node]]``; not an option, nor a node in brackets and levels.
 _TOML_LINE = re.compile(r"""(?!-)[\w."'-]+\s*=|\[\[?[\w.\s"'-]+\]\]?\s*(?:#.*)?$""")
 _TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _MAX_TAR_FILES = 200_000
@@ -68,6 +68,8 @@ def is_foreign(path: Path) -> bool:
     """Whether a path that exists is neither a machine file nor a capture: then `read_source` knows it."""
     if path.is_dir():
         return not _is_capture(path)
+    if not path.is_file():
+        return False  # a pipe or a device would not end
     if path.name.endswith(_TAR_ENDINGS):
         return True
     with path.open("rb") as file:

@@ -14,7 +14,7 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     """A file's content; SpecError names the file if it cannot be read, or has more than `limit` bytes."""
     try:
         if not path.is_file():
-            raise SpecError(f"{path}: not a regular file")
+            raise SpecError(f"{path}: not a regular file: give - for standard input")
         with path.open("rb") as file:
             content = file.read(limit + 1)
     except OSError as error:

@@ -49,7 +49,9 @@ def slit(*rows: list[int]) -> bytes:
     return table(b"SLIT", struct.pack("<Q", len(rows)) + bytes(value for row in rows for value in row), 1)
 
 
-def latency(kind: int, unit: int, lists: tuple[list[int], list[int]], entries: list[int], flags: int = 0) -> bytes:
+def latency(
+    kind: int, unit: int, lists: tuple[list[int], list[int]], entries: list[int], flags: int = 0
+) -> bytes:
     """HMAT system locality structure."""
     initiators, targets = lists
     tail = struct.pack(f"<{len(initiators) + len(targets)}I", *initiators, *targets)
@@ -62,9 +64,7 @@ def hmat(*structures: bytes, revision: int = 2) -> bytes:
     return table(b"HMAT", b"\0\0\0\0" + b"".join(structures), revision)
 
 
-TWO = srat(
-    apic(0, 0), apic(0, 2), x2apic(5, 300), memory(0, MIB, 511 * MIB), memory(5, 4 << 30, 512 * MIB)
-)
+TWO = srat(apic(0, 0), apic(0, 2), x2apic(5, 300), memory(0, MIB, 511 * MIB), memory(5, 4 << 30, 512 * MIB))
 
 
 def _read(folder: Path, **tables: bytes) -> Draft:
@@ -88,7 +88,9 @@ def test_a_large_domain_and_the_numbers_of_the_madt(tmp_path: Path) -> None:
     entries = b"".join(struct.pack("<BBBBI", 0, 8, i, number, 1) for i, number in enumerate((2, 0)))
     entries += struct.pack("<BBHIII", 9, 16, 0, 300, 1, 7) + struct.pack("<BBBBI", 0, 8, 3, 9, 0)
     madt = table(b"APIC", struct.pack("<II", 0xFEE00000, 1) + entries)
-    draft = _read(tmp_path, SRAT=srat(apic(0x1234, 2), apic(1, 0), x2apic(1, 300), memory(1, MIB, MIB)), APIC=madt)
+    draft = _read(
+        tmp_path, SRAT=srat(apic(0x1234, 2), apic(1, 0), x2apic(1, 300), memory(1, MIB, MIB)), APIC=madt
+    )
     assert [n.cpus for n in draft.nodes] == [(0,), (1, 2)]
 
 
@@ -158,12 +160,21 @@ def _damaged(content: bytes, at: int, value: int, *, mend: bool = True) -> bytes
 
 
 BAD = {
-    "checksum": ({"SRAT": _damaged(TWO, 60, 9, mend=False)}, "SRAT: checksum .* is wrong, 0x.. would be right"),
+    "checksum": (
+        {"SRAT": _damaged(TWO, 60, 9, mend=False)},
+        "SRAT: checksum .* is wrong, 0x.. would be right",
+    ),
     "cut off": ({"SRAT": TWO[:-7]}, r"SRAT: length is \d+, the file has \d+ bytes"),
     "short": ({"SRAT": TWO[:20]}, "20 bytes: an ACPI table has a header of 36"),
     "signature": ({"SRAT": b"DSDT" + TWO[4:]}, "signature 'DSDT' is none of"),
-    "structure of no length": ({"SRAT": _damaged(TWO, 49, 0)}, "offset 48: structure of type 0 has a length of 0"),
-    "structure too long": ({"SRAT": _damaged(TWO, 49, 255)}, "offset 48: structure of type 0 has a length of 255"),
+    "structure of no length": (
+        {"SRAT": _damaged(TWO, 49, 0)},
+        "offset 48: structure of type 0 has a length of 0",
+    ),
+    "structure too long": (
+        {"SRAT": _damaged(TWO, 49, 255)},
+        "offset 48: structure of type 0 has a length of 255",
+    ),
     "structure too short": ({"SRAT": _damaged(TWO, 49, 4)}, "offset 48: type 0 has 4 bytes, not 16"),
     "no srat": ({"SLIT": slit([10])}, "no SRAT .SLIT found."),
     "slit": ({"SRAT": TWO, "SLIT": table(b"SLIT", struct.pack("<Q", 1 << 40), 1)}, "localities do not fit"),
@@ -172,7 +183,10 @@ BAD = {
         {"SRAT": TWO, "HMAT": hmat(latency(0, 1, ([0], [0]), [1, 2, 3]))},
         "1 initiators and 1 targets do not fit",
     ),
-    "hmat short": ({"SRAT": TWO, "HMAT": hmat(struct.pack("<HHI", 1, 0, 8))}, "a latency structure of 8 bytes"),
+    "hmat short": (
+        {"SRAT": TWO, "HMAT": hmat(struct.pack("<HHI", 1, 0, 8))},
+        "a latency structure of 8 bytes",
+    ),
     "no cpu": ({"SRAT": srat(memory(0, MIB, MIB))}, "no node has a CPU"),
     "memory wraps": ({"SRAT": srat(apic(0, 0), memory(0, (1 << 64) - 1, MIB))}, "beyond 64 bits"),
 }

@@ -111,6 +111,7 @@ def test_distances_and_attributes_that_hwloc_annotates_are_read(tmp_path: Path) 
     assert spec.latency.read_ns[0, 1] == 142
 
 
+@pytest.mark.slow
 def test_the_tree_that_hwloc_gathers_here_is_read_as_hwloc_reads_it(tmp_path: Path) -> None:
     if shutil.which("hwloc-gather-topology") is None:
         pytest.skip("no hwloc-gather-topology")

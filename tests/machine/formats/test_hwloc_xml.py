@@ -37,7 +37,9 @@ def test_version_1_nodes_contain_their_cpus() -> None:
             <latency value="2.100000"/><latency value="1.000000"/>
           </distances>
           <object type="NUMANode" os_index="0" local_memory="{GIB}">
-            <object type="Socket"><object type="Cache" depth="3"/><object type="Core">{_pu(0, 2)}</object></object>
+            <object type="Socket"><object type="Cache" depth="3"/><object type="Core">{
+            _pu(0, 2)
+        }</object></object>
           </object>
           <object type="NUMANode" os_index="4" local_memory="{2 * GIB}">{_pu(1, 3)}</object>
         </object>"""
@@ -126,15 +128,20 @@ def test_a_node_with_an_empty_cpuset_has_no_cpus() -> None:
 def test_distances_by_gp_index_in_several_pieces_and_scaled() -> None:
     draft = _read(
         f"""<object type="Machine">
-        <object type="Group"><object type="NUMANode" os_index="1" gp_index="7" local_memory="{GIB}"/>{_pu(0)}</object>
-        <object type="Group"><object type="NUMANode" os_index="0" gp_index="9" local_memory="{GIB}"/>{_pu(1)}</object>
+        <object type="Group"><object type="NUMANode" os_index="1" gp_index="7"
+          local_memory="{GIB}"/>{_pu(0)}</object>
+        <object type="Group"><object type="NUMANode" os_index="0" gp_index="9"
+          local_memory="{GIB}"/>{_pu(1)}</object>
         </object>
-        <distances2 type="PU" nbobjs="2" kind="5" indexing="os"><indexes>0 1</indexes><u64values>1 2 2 1</u64values>
+        <distances2 type="PU" nbobjs="2" kind="5" indexing="os"><indexes>0 1</indexes><u64values>1 2 2
+          1</u64values>
         </distances2>
         <distances2 type="NUMANode" nbobjs="2" kind="9" name="NUMABandwidth" indexing="gp">
         <indexes>7 9</indexes><u64values>1 2 2 1</u64values></distances2>
-        <distances2 type="NUMANode" nbobjs="2" kind="5" name="NUMALatency" indexing="gp"><indexes length="2">7 </indexes>
-        <indexes length="2">9 </indexes><u64values>20 42 </u64values><u64values>44 20</u64values></distances2>"""
+        <distances2 type="NUMANode" nbobjs="2" kind="5" name="NUMALatency" indexing="gp"><indexes
+          length="2">7 </indexes>
+        <indexes length="2">9 </indexes><u64values>20 42 </u64values><u64values>44
+          20</u64values></distances2>"""
     )
     assert draft.distance(1, 0) == 21
     assert draft.distance(0, 1) == 22
@@ -145,22 +152,30 @@ def test_distances_by_gp_index_in_several_pieces_and_scaled() -> None:
 def test_memory_attributes_are_latencies_and_bandwidths() -> None:
     draft = _read(
         f"""<object type="Machine" cpuset="0x3">
-        <object type="Group" gp_index="4"><object type="NUMANode" os_index="0" gp_index="7" local_memory="{GIB}"/>
+        <object type="Group" gp_index="4"><object type="NUMANode" os_index="0" gp_index="7"
+          local_memory="{GIB}"/>
           {_pu(0)}</object>
-        <object type="Group" gp_index="5"><object type="NUMANode" os_index="1" gp_index="9" local_memory="{GIB}"/>
+        <object type="Group" gp_index="5"><object type="NUMANode" os_index="1" gp_index="9"
+          local_memory="{GIB}"/>
           {_pu(1)}</object></object>
         <memattr name="Latency" flags="6">
-          <memattr_value target_obj_gp_index="7" target_obj_type="NUMANode" value="80" initiator_cpuset="0x1"/>
-          <memattr_value target_obj_gp_index="9" target_obj_type="NUMANode" value="140" initiator_obj_gp_index="4"
+          <memattr_value target_obj_gp_index="7" target_obj_type="NUMANode" value="80"
+            initiator_cpuset="0x1"/>
+          <memattr_value target_obj_gp_index="9" target_obj_type="NUMANode" value="140"
+            initiator_obj_gp_index="4"
             initiator_obj_type="Group"/>
-          <memattr_value target_obj_gp_index="7" target_obj_type="NUMANode" value="150" initiator_obj_gp_index="9"
+          <memattr_value target_obj_gp_index="7" target_obj_type="NUMANode" value="150"
+            initiator_obj_gp_index="9"
             initiator_obj_type="NUMANode"/></memattr>
         <memattr name="WriteLatency" flags="6">
-          <memattr_value target_obj_gp_index="9" target_obj_type="NUMANode" value="170" initiator_cpuset="0x3"/>
+          <memattr_value target_obj_gp_index="9" target_obj_type="NUMANode" value="170"
+            initiator_cpuset="0x3"/>
         </memattr>
         <memattr name="Bandwidth" flags="5">
-          <memattr_value target_obj_gp_index="7" target_obj_type="NUMANode" value="90000" initiator_cpuset="0x1"/>
-          <memattr_value target_obj_gp_index="7" target_obj_type="NUMANode" value="30000" initiator_cpuset="0x2"/>
+          <memattr_value target_obj_gp_index="7" target_obj_type="NUMANode" value="90000"
+            initiator_cpuset="0x1"/>
+          <memattr_value target_obj_gp_index="7" target_obj_type="NUMANode" value="30000"
+            initiator_cpuset="0x2"/>
         </memattr>
         <memattr name="Sparkle" flags="1"><memattr_value target_obj_gp_index="7" value="1"/></memattr>"""
     )
@@ -172,7 +187,10 @@ def test_memory_attributes_are_latencies_and_bandwidths() -> None:
 
 
 def test_a_system_of_several_machines_gets_new_numbers() -> None:
-    machine = f'<object type="Machine"><object type="NUMANode" os_index="0" local_memory="{GIB}">{_pu(0, 1)}</object>'
+    machine = (
+        f'<object type="Machine"><object type="NUMANode" os_index="0" local_memory="{GIB}">'
+        f"{_pu(0, 1)}</object>"
+    )
     draft = _read(f'<object type="System">{machine}</object>{machine}</object></object>')
     assert _nodes(draft) == {0: ((0, 1), GIB), 1: ((2, 3), GIB)}
     assert sum("are now" in note for note in draft.notes) == 2
@@ -199,9 +217,11 @@ def test_numbers_beyond_the_model_are_made_smaller_and_said() -> None:
 
 def test_the_kernel_and_what_is_foreign_are_said() -> None:
     draft = _read(
-        f"""<object type="Machine"><info name="OSName" value="Linux"/><info name="OSRelease" value="2.6.32-5-ia64"/>
+        f"""<object type="Machine"><info name="OSName" value="Linux"/><info name="OSRelease"
+          value="2.6.32-5-ia64"/>
         <info name="Architecture" value="ia64"/>
-        <object type="NUMANode" os_index="0" local_memory="{64 * GIB}"><page_type size="65536" count="1"/>{_pu(0)}
+        <object type="NUMANode" os_index="0" local_memory="{64 * GIB}"><page_type size="65536"
+          count="1"/>{_pu(0)}
         </object></object>"""
     )
     assert draft.profile == "linux-3.0"
@@ -236,7 +256,10 @@ BAD = {
     "not a topology": ("<html/>", "<html> is not a topology"),
     "empty": ("<topology/>", "no <object>"),
     "no cpu": ('<topology><object type="Machine" local_memory="1"/></topology>', "no CPU"),
-    "number": ('<topology><object type="PU" os_index="many"/></topology>', "os_index: 'many' is not a number"),
+    "number": (
+        '<topology><object type="PU" os_index="many"/></topology>',
+        "os_index: 'many' is not a number",
+    ),
     "negative": (
         '<topology><object type="NUMANode" local_memory="-5"><object type="PU"/></object></topology>',
         "local_memory: '-5' is not a number",
@@ -246,12 +269,15 @@ BAD = {
         "allowed_cpuset: 'zebra' is not a bitmap",
     ),
     "matrix": (
-        '<topology><object type="Machine"><object type="NUMANode" os_index="0"><object type="PU"/></object></object>'
-        '<distances2 type="NUMANode" nbobjs="2" kind="5" indexing="os"><indexes>0</indexes></distances2></topology>',
+        '<topology><object type="Machine"><object type="NUMANode" os_index="0"><object type="PU"/>'
+        "</object></object>"
+        '<distances2 type="NUMANode" nbobjs="2" kind="5" indexing="os"><indexes>0</indexes>'
+        "</distances2></topology>",
         "not a square",
     ),
     "foreign matrix": (
-        '<topology><object type="Machine"><object type="NUMANode" os_index="0"><object type="PU"/></object></object>'
+        '<topology><object type="Machine"><object type="NUMANode" os_index="0"><object type="PU"/>'
+        "</object></object>"
         '<distances2 type="NUMANode" nbobjs="1" kind="5" indexing="os"><indexes>5</indexes>'
         "<u64values>10</u64values></distances2></topology>",
         "not those of the NUMANode objects",

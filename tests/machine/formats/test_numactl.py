@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,10 @@ def test_old_kernels_have_no_distances() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (TEXT.replace("node 2 cpus: 2 3\nnode 2 size: 0 MB\nnode 2 free: 0 MB\n", ""), "3 nodes are available, 2"),
+        (
+            TEXT.replace("node 2 cpus: 2 3\nnode 2 size: 0 MB\nnode 2 free: 0 MB\n", ""),
+            "3 nodes are available, 2",
+        ),
         (TEXT.replace("  3:  17  28  10\n", ""), "it is cut off"),
         (TEXT.replace("  2:  20  10  28", "  2:  20  10"), "x:14: node 2: 2 distances, not one per column"),
         (TEXT.replace("cpus: 2 3", "cpus: 2 three"), "x:5: not a list of CPUs"),
@@ -87,6 +91,15 @@ def test_what_is_nothing_is_an_error(content: bytes, reason: str, tmp_path: Path
     with pytest.raises(SpecError, match=reason) as caught:
         read_source(str(path))
     assert str(path) in str(caught.value)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(SpecError, match="give - for standard input"):
+        read_source(str(path))
+    with pytest.raises(SpecError, match="is neither"):
+        load(str(path))
 
 
 @pytest.mark.parametrize(

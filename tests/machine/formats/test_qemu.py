@@ -1,4 +1,4 @@
-"""QEMU's arguments: read as QEMU reads them, written so that QEMU takes them; and the ACPI tables it then makes."""
+"""QEMU's arguments: read as QEMU does, written so that it takes them; and the ACPI tables it then makes."""
 
 from __future__ import annotations
 

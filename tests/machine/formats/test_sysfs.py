@@ -45,7 +45,12 @@ def _nodes(draft: Draft) -> dict[int, tuple[tuple[int, ...], int]]:
 
 
 def test_sparse_nodes_and_cpus_by_map_only(tmp_path: Path) -> None:
-    files = {**_cpus(0, 1, 40, 41), **_meminfo(0, GIB >> 10), **_meminfo(8, GIB >> 9), **_meminfo(255, GIB >> 10)}
+    files = {
+        **_cpus(0, 1, 40, 41),
+        **_meminfo(0, GIB >> 10),
+        **_meminfo(8, GIB >> 9),
+        **_meminfo(255, GIB >> 10),
+    }
     files |= {
         f"{NODE}/node0/cpumap": "00000000,00000003\n",
         f"{NODE}/node8/cpumap": "00000300,00000000\n",
@@ -79,7 +84,12 @@ def test_s390_names_processors_its_own_way(tmp_path: Path) -> None:
 
 
 def test_cpus_and_nodes_offline(tmp_path: Path) -> None:
-    files = {**_cpus(0, 1, 2, 3), **_meminfo(0, GIB >> 10), **_meminfo(1, GIB >> 10), **_meminfo(2, GIB >> 10)}
+    files = {
+        **_cpus(0, 1, 2, 3),
+        **_meminfo(0, GIB >> 10),
+        **_meminfo(1, GIB >> 10),
+        **_meminfo(2, GIB >> 10),
+    }
     files |= {
         f"{CPU}/cpu1/online": "0\n",
         f"{CPU}/cpu7/online": "1\n",  # without topology: not really there
@@ -113,7 +123,12 @@ def test_no_meminfo_of_the_nodes_shares_out_that_of_all(tmp_path: Path) -> None:
 
 
 def test_fake_nodes_share_cpus_and_the_first_has_them(tmp_path: Path) -> None:
-    files = {**_cpus(0), **_meminfo(0, GIB >> 10), **_meminfo(1, GIB >> 10), "proc/cmdline": "ro numa=fake=2\n"}
+    files = {
+        **_cpus(0),
+        **_meminfo(0, GIB >> 10),
+        **_meminfo(1, GIB >> 10),
+        "proc/cmdline": "ro numa=fake=2\n",
+    }
     files |= {f"{NODE}/node{n}/cpulist": "0\n" for n in (0, 1)}
     draft = _read(_tree(tmp_path, files))
     assert [node.cpus for node in draft.nodes] == [(0,), ()]
@@ -140,7 +155,9 @@ def test_latencies_of_the_nearest_cpus(tmp_path: Path) -> None:
 
 
 def test_hwlocs_own_notes_are_read(tmp_path: Path) -> None:
-    nofile = "OSName: Linux\nOSRelease: 6.12.1\nArchitecture: aarch64\nFallbackNbProcessors: 3\nPageSize: 65536\n"
+    nofile = (
+        "OSName: Linux\nOSRelease: 6.12.1\nArchitecture: aarch64\nFallbackNbProcessors: 3\nPageSize: 65536\n"
+    )
     files = {"proc/hwloc-nofile-info": nofile, "proc/cpuinfo": "", f"{NODE}/node0/uevent": ""}
     draft = _read(_tree(tmp_path, files))
     assert draft.nodes[0].cpus == (0, 1, 2)
@@ -209,7 +226,7 @@ def test_a_wrong_file_is_named(name: str, text: str, reason: str, tmp_path: Path
 
 def test_a_directory_that_is_nothing_says_what_was_looked_for(tmp_path: Path) -> None:
     for ask in (read_source, load):
-        with pytest.raises(SpecError, match="neither a capture .* nor a tree of /sys .* nor ACPI tables"):
+        with pytest.raises(SpecError, match=r"neither a capture .* nor a tree of /sys .* nor ACPI tables"):
             ask(str(tmp_path))
 
 
