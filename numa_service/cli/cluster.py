@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from numa_service.cli.source import load
 from numa_service.cluster import machine as machines
 from numa_service.cluster.errors import ClusterError
 from numa_service.cluster.running import RunningMachine
 from numa_service.machine.notation import format_cpulist
-from numa_service.machine.source import load
 from numa_service.mm.mmzone import PAGE_SIZE
 from numa_service.rpc.machine import NodeInfo
 

@@ -12,6 +12,7 @@ from numa_service.cli import (
     cluster,
     demo,
     diff_profiles,
+    exchange,
     explain,
     files,
     inspect,
@@ -43,7 +44,19 @@ def _root(
         raise typer.Exit
 
 
-for commands in (boot, latency, explain, inspect, files, replay, trace, diff_profiles, cluster, demo):
+for commands in (
+    boot,
+    exchange,
+    latency,
+    explain,
+    inspect,
+    files,
+    replay,
+    trace,
+    diff_profiles,
+    cluster,
+    demo,
+):
     commands.register(app)
 
 

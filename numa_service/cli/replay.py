@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from numa_service.machine.source import load
+from numa_service.cli.source import load
 from numa_service.machine.spec import MachineSpec, SpecError
 from numa_service.sim.replay import Replay
 from numa_service.sim.replay_divergence import Sample, ZoneDivergence, compare_after

@@ -65,6 +65,8 @@ class MachineSpec:
     memory_model: str = SPARSEMEM
     #: CPUs keep part of NR_FREE_PAGES to themselves until their vmstat tick, as in a kernel (decision 0004).
     counter_drift: bool = False
+    #: What the source says of the machine and this cannot, and what was assumed (``formats/``).
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     #: Row of a node in `distances`, by nid.
     _rows: dict[int, int] = field(init=False, repr=False, compare=False)
