@@ -261,7 +261,7 @@ class Tracer:
     def _costs(self, records: I64) -> I64:
         """What each event took, by the latency model."""
         kind = records[:, 0] & 0xFF
-        cost = self._cost[kind]
+        cost: I64 = self._cost[kind]
         scans = (kind == tp.MM_VMSCAN_LRU_SHRINK_INACTIVE) | (kind == tp.MM_VMSCAN_LRU_SHRINK_ACTIVE)
         cost[scans] = (records[scans, 2] & 0xFFFF) * self._scan_ns
         return cost
