@@ -11,9 +11,10 @@ import programs
 import serve
 import simulated
 import spill
+import tracepoints
 from table import Row, save, show
 
-_PARTS = (mm, memory, explain, serve, spill, programs, simulated)
+_PARTS = (mm, memory, explain, tracepoints, serve, spill, programs, simulated)
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ import contextlib
 import heapq
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -80,6 +80,7 @@ class _Sink:
             self.out.write(trace_header(self.nr_cpus))
         elif self.format is Format.chrome:
             self.out.write(self._chrome.BEGIN)
+        self.out.flush()
 
     def write(self, events: Iterable[Event]) -> bool:
         """Print events; whether more are wanted."""
@@ -323,42 +324,60 @@ async def _trace_there(
     interrupt = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, interrupt.set)
-    sink.begin()
-    streams = [asyncio.create_task(_stream(nid, addresses[nid], what, sink)) for nid in nids]
-    tasks: list[asyncio.Task[Any]] = [*streams, asyncio.create_task(interrupt.wait())]
+    request = trace_service_pb2.StreamEventsRequest(
+        events=what.events, zones=what.zones, orders=what.orders, max_events=count or 0
+    )
+    begun = asyncio.Event()
+    streams = [_Stream(nid, addresses[nid], sink, begun) for nid in nids]
+    tasks = [asyncio.create_task(stream.run(request)) for stream in streams]
+    waiting: list[asyncio.Task[Any]] = [*tasks, asyncio.create_task(interrupt.wait())]
     try:
+        records = asyncio.create_task(_all_record(streams))
+        await asyncio.wait([records, *waiting], return_when=asyncio.FIRST_COMPLETED)
+        records.cancel()
+        sink.begin()
+        begun.set()
         # the first that has enough, or breaks, ends it
-        done, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
     finally:
         loop.remove_signal_handler(signal.SIGINT)
-        for task in tasks:
+        for task in waiting:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        sink.end()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        if begun.is_set():
+            sink.end()
     return interrupt.is_set()
 
 
-async def _stream(nid: int, address: str, what: _What, sink: _Sink) -> None:
-    async for message in _messages(nid, address, what, sink.most):
-        sink.lost(nid, message.dropped_events)
-        if not sink.write(events_of(nid, message)):
-            return
-        sink.out.flush()
+async def _all_record(streams: list[_Stream]) -> None:
+    for stream in streams:
+        await stream.records.wait()
 
 
-async def _messages(
-    nid: int, address: str, what: _What, most: int | None
-) -> AsyncIterator[trace_service_pb2.StreamEventsResponse]:
-    request = trace_service_pb2.StreamEventsRequest(
-        events=what.events, zones=what.zones, orders=what.orders, max_events=most or 0
-    )
-    options = [("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES)]
-    async with grpc.aio.insecure_channel(address, options=options) as channel:
-        stub: Any = trace_service_pb2_grpc.TraceServiceStub(channel)
+class _Stream:
+    """Events of one node, printed as they come."""
+
+    def __init__(self, nid: int, address: str, sink: _Sink, begun: asyncio.Event) -> None:
+        """Nothing is printed before `begun`."""
+        self.records = asyncio.Event()
+        self._nid, self._address = nid, address
+        self._sink = sink
+        self._begun = begun
+
+    async def run(self, request: trace_service_pb2.StreamEventsRequest) -> None:
+        """Until there is enough. ClusterError when the node goes away."""
+        options = [("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES)]
         try:
-            async for message in stub.StreamEvents(request):
-                yield message
+            async with grpc.aio.insecure_channel(self._address, options=options) as channel:
+                stub: Any = trace_service_pb2_grpc.TraceServiceStub(channel)
+                async for message in stub.StreamEvents(request):
+                    self.records.set()
+                    await self._begun.wait()
+                    self._sink.lost(self._nid, message.dropped_events)
+                    if not self._sink.write(events_of(self._nid, message)):
+                        return
+                    self._sink.out.flush()
         except grpc.aio.AioRpcError as error:
-            raise ClusterError(f"node {nid} at {address}: {error.details()}") from None
+            raise ClusterError(f"node {self._nid} at {self._address}: {error.details()}") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import lru_cache
 from typing import TypeAlias
 
 from numa_service.mm.gfp import GFP_MASKS, Gfp
@@ -235,6 +236,7 @@ class Explanation:
     failure: str = ""
 
 
+@lru_cache(maxsize=1024)
 def gfp_names(gfp: int) -> str:
     """gfp bits as the kernel prints them: the largest composite that fits, then single flags."""
     words = []
@@ -247,6 +249,7 @@ def gfp_names(gfp: int) -> str:
     return "|".join(words) or "none"
 
 
+@lru_cache(maxsize=1024)
 def alloc_flag_names(alloc_flags: int) -> tuple[str, ...]:
     """ALLOC_* that decide something, the watermark first; ALLOC_CPUSET decides nothing here."""
     names = [name for bit, name in _FLAG_NAMES if alloc_flags & bit]

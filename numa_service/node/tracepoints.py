@@ -100,9 +100,10 @@ class Tracer:
         self._context = 0
         self._begun_at = -1
         self._was_woken = False
-        #: Virtual time of each CPU, as far as it was spent since recording began; and the furthest.
-        self._clocks: dict[int, int] = {}
-        self._furthest = now()
+        self._op_at = 0
+        #: Virtual ns: where the clock stands, and where it stood when each CPU's request under way began.
+        self.clock_ns = now()
+        self._started: dict[int, int] = {}
         self._cost = np.zeros(tp.NR_TRACEPOINTS, dtype=np.int64)
         for kind in (tp.MM_PAGE_ALLOC, tp.MM_PAGE_FREE):
             self._cost[kind] = model.pageset_hit_ns
@@ -135,9 +136,14 @@ class Tracer:
         if begins is not None:
             begins(self, op)
         self._was_woken = bool(self._pgdat.pg.kswapd[KSWAPD_WOKEN])
+        self._op_at = self.written
 
     def op_ends(self, op: Op[Any], result: Any) -> None:
-        """Events that follow from what the op did."""
+        """Events that follow from what the op did, and the time that all of them took."""
+        ring, written = self._pgdat.pg.trace, self.written
+        first = max(self._op_at, written - len(ring))
+        if first < written:
+            self.clock_ns += int(self._costs(ring[np.arange(first, written) & self._mask]).sum())
         if isinstance(op, ops.KswapdBegin):
             self._emit(tp.MM_VMSCAN_KSWAPD_WAKE, result.highest_zoneidx, order=result.order)
         elif isinstance(op, ops.KswapdSleep) and not result:
@@ -188,16 +194,13 @@ class Tracer:
     def _request(self, owner: Owner, cpu: int | None, gfp: int) -> None:
         """What follows is a request's doing, outside of its ops."""
         self._begin(_TASK_OWNER | owner.nid << 8, owner.id & 0x7FFF_FFFF, cpu, gfp)
+        if cpu in self._pgdat.cpus:
+            self._started.setdefault(cpu, self.clock_ns)
 
     def spend(self, op: ops.Spend) -> None:
-        """A CPU's clock goes on."""
-        clock = max(self._clocks.get(op.cpu, 0), self._begun_ns) + op.ns
-        self._clocks[op.cpu] = clock
-        self._furthest = max(self._furthest, clock)
-
-    @property
-    def _begun_ns(self) -> int:
-        return int(self._contexts[self._context & self._mask, _TIME])
+        """A request is over, and has taken so long in all; other CPUs may have been at work meanwhile."""
+        began = self._started.pop(op.cpu, self.clock_ns)
+        self.clock_ns = max(self.clock_ns, began + op.ns)
 
     def _begin(self, task: int, pid: int, cpu: int | None, gfp: int) -> None:
         ctl = self._pgdat.pg.trace_ctl
@@ -205,10 +208,10 @@ class Tracer:
             self._context += 1
             self._begun_at = int(ctl[TRACE_WRITTEN])
             ctl[TRACE_CONTEXT] = self._context & self._mask
-        self._furthest = max(self._furthest, self._now())
+        self.clock_ns = max(self.clock_ns, self._now())
         if cpu is None:
             cpu = (*self._pgdat.cpus, *self._pgdat.all_cpus)[0]
-        self._contexts[self._context & self._mask] = self._furthest, task, pid, cpu, gfp
+        self._contexts[self._context & self._mask] = self.clock_ns, task, pid, cpu, gfp
 
     def _owner(self, op: Any) -> None:
         self._request(op.owner, getattr(op, "cpu", None), getattr(op, "gfp", 0))
@@ -245,7 +248,7 @@ class Tracer:
         return EmittedEvents(
             nid=self._pgdat.nid,
             kind=kind,
-            time_ns=self._times(kind, number, context[:, _TIME], records, last_ns),
+            time_ns=self._times(number, context[:, _TIME], records, last_ns),
             cpu=np.where(cpu > 0, self._cpus[np.maximum(cpu - 1, 0)], context[:, _CPU]),
             pid=context[:, _PID],
             comm=comm.astype(np.int64),
@@ -255,13 +258,19 @@ class Tracer:
             comms=tuple(_comm(task) for task in tasks.tolist()),
         )
 
-    def _times(self, kind: npt.NDArray[np.uint8], number: I64, begun: I64, records: I64, last_ns: int) -> I64:
-        """When each event happened: its op's beginning, and what was done since by the latency model."""
-        if not len(kind):
-            return begun
-        cost = self._cost[kind]
+    def _costs(self, records: I64) -> I64:
+        """What each event took, by the latency model."""
+        kind = records[:, 0] & 0xFF
+        cost: I64 = self._cost[kind]
         scans = (kind == tp.MM_VMSCAN_LRU_SHRINK_INACTIVE) | (kind == tp.MM_VMSCAN_LRU_SHRINK_ACTIVE)
         cost[scans] = (records[scans, 2] & 0xFFFF) * self._scan_ns
+        return cost
+
+    def _times(self, number: I64, begun: I64, records: I64, last_ns: int) -> I64:
+        """When each event happened: its op's beginning, and what was done since by the latency model."""
+        if not len(records):
+            return begun
+        cost = self._costs(records)
         total = np.cumsum(cost)
         new = np.concatenate([[True], number[1:] != number[:-1]])
         before = (total - cost)[new][np.cumsum(new) - 1]

@@ -95,7 +95,8 @@ class Simulation:
         self._vmstat = vmstat
         self._next_tick_ns = self._stat_interval_ns
         for node in self.nodes.values():
-            node.clock = node.tracepoints.now = lambda: self.now_ns
+            node.clock = lambda: self.now_ns
+            node.tracepoints.now = self._traced_ns
             node.machine.neighbours = pgdats
 
     # driving
@@ -185,6 +186,11 @@ class Simulation:
             quiet = 0 if wanted else (until_ns - self._next_tick_ns) // self._stat_interval_ns
             self._next_tick_ns += (1 + quiet) * self._stat_interval_ns
         self.now_ns = until_ns
+
+    def _traced_ns(self) -> int:
+        """One clock for the events of all nodes, which the cost of what they do advances, too."""
+        tracers = (node.tracepoints.tracer for node in self.nodes.values())
+        return max(self.now_ns, *(tracer.clock_ns for tracer in tracers if tracer), 0)
 
     def _step(self, task: Task[Any], value: Any, error: NodeError | None) -> None:
         try:

@@ -112,6 +112,30 @@ def test_files_of_a_machine_that_is_up(up: str, tmp_path: Path) -> None:
     assert process.wait(30) == 130
 
 
+def test_a_machine_that_is_up_is_traced(up: str) -> None:
+    """Until there is enough of it, or until Ctrl-C."""
+    first = ["trace", "--name", "demo", "--event", "mm_page_alloc", "--node", "1"]
+    process = subprocess.Popen([*COMMAND, *first, "--count", "64"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert until(lambda: process.stdout.readline().startswith("# tracer"))
+    answer = json.loads(ok("explain", "--name", "demo", "--cpu", "2", "--count", "64", "--json"))
+    assert answer["placement"] == {"1": 64}
+    traced, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert sum(": mm_page_alloc: " in line for line in traced.splitlines()) == 64
+
+    process = subprocess.Popen(
+        [*COMMAND, *first, "--format", "chrome"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    begun = process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    rest, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert json.loads(begun + rest) == {"displayTimeUnit": "ns", "traceEvents": []}
+    assert told.endswith("0 events\n")
+
+
 def test_targets(up: str) -> None:
     groups = json.loads(ok("targets"))
     assert [group["labels"]["node"] for group in groups] == ["0", "1", "2"]

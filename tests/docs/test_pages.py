@@ -14,12 +14,15 @@ from doc_blocks import PAGES, ROOT, blocks, code, page, rows
 from doc_shell import DocShell
 from numa_client import Access, Mix, Phase, Program, ProgramLimits, ProgramRegion
 
+from numa_service.cli.trace import KEPT_EVENTS
 from numa_service.machine.formats.detect import IMPORTS
 from numa_service.machine.formats.export import EXPORTS
 from numa_service.machine.latency import LatencyModel
 from numa_service.machine.machinefile import LatencyTable, MachineTable, NodeTable
 from numa_service.machine.presets import list_presets
 from numa_service.machine.sysctl import SYSCTLS
+from numa_service.node.tracepoints import RING_EVENTS
+from numa_service.trace.tracepoints import TRACEPOINTS
 from numa_service.workload.plan import DEFAULT_LIMITS, MAX_LIMITS
 from numa_service.workload.program import DistributionKind
 
@@ -35,6 +38,7 @@ RUN = {
     "docs/machine-file.md": "test_machine_file_runs",
     "docs/import-export.md": "test_import_export_runs",
     "docs/replay.md": "test_replay_runs",
+    "docs/tracepoints.md": "test_tracepoints_run",
 }
 RUNNABLE = ("sh", "console", "python")
 #: Not run by us as they stand: `make test` runs this test, and tests/cluster runs the command of `make demo`.
@@ -201,6 +205,21 @@ def test_the_limits_of_programs_that_are_documented_are_the_limits() -> None:
 
 def test_replay_runs(tmp_path: Path) -> None:
     DocShell(tmp_path).play(blocks("docs/replay.md"))
+
+
+def test_tracepoints_run(tmp_path: Path) -> None:
+    DocShell(tmp_path).play(blocks("docs/tracepoints.md"))
+
+
+def test_every_tracepoint_is_documented() -> None:
+    text = page("docs/tracepoints.md")
+    told = set(re.findall(r"`(\w+:mm_\w+)`", text))
+    told |= {
+        f"{name.rpartition('_')[0]}{rest}" for name, rest in re.findall(r"`(\w+:mm_\w+)`, `(_\w+)`", text)
+    }
+    assert told == {f"{system}:{name}" for system, name, _ in TRACEPOINTS}
+    assert f"{RING_EVENTS:,}" in text
+    assert f"{KEPT_EVENTS:,}" in text
 
 
 def test_how_to_record_is_legal_bash() -> None:
