@@ -39,6 +39,7 @@ from numa_service.rpc.node import NodeServicer
 from numa_service.rpc.peers import MAX_MESSAGE_BYTES, Peers, drive
 from numa_service.rpc.requests import Requests
 from numa_service.rpc.status import StatusInterceptor
+from numa_service.rpc.tracing import Tracing
 from numa_service.rpc.workload import Pace, WorkloadServicer
 from numa_service.rpc.zonelist import ZonelistServicer
 
@@ -77,7 +78,11 @@ class GrpcServer:
     """A grpc.aio server with health per service, reflection, rich errors and call metrics."""
 
     def __init__(
-        self, services: Sequence[str], registry: CollectorRegistry, add: Callable[[grpc.aio.Server], None]
+        self,
+        services: Sequence[str],
+        registry: CollectorRegistry,
+        add: Callable[[grpc.aio.Server], None],
+        tracing: Tracing | None = None,
     ) -> None:
         """`add` adds the servicers of `services`."""
         self._services = tuple(services)
@@ -85,12 +90,15 @@ class GrpcServer:
         self._add = add
         self._calls = CallMetrics(registry)
         registry.register(UnaryMessages(registry))
+        self._spans = (tracing.server_spans(),) if tracing else ()
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
 
     async def start(self, host: str, port: int) -> str:
         """Serve; the address as host:port. RuntimeError when the port is taken."""
-        server = grpc.aio.server(interceptors=[self._calls, StatusInterceptor()], options=_OPTIONS)
+        server = grpc.aio.server(
+            interceptors=[*self._spans, self._calls, StatusInterceptor()], options=_OPTIONS
+        )
         self._add(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*self._services, health.SERVICE_NAME)
@@ -123,10 +131,11 @@ class NodeServer:
         clock: Callable[[], int] = time.monotonic_ns,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         pace: Pace | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """`clock` gives ns for leases; `sleep` injects latency, in seconds, if the machine says so.
 
-        `pace` is that of programs.
+        `pace` is that of programs. With `tracing`, calls and the questions that they lead to are spans.
         """
         self.node = node
         self.registry = CollectorRegistry()
@@ -135,10 +144,10 @@ class NodeServer:
         self._sleep = sleep
         self._instruments = Instruments(self.registry, node.nid)
         self._requests = Requests(node)
-        self._peers = Peers(self._instruments.fallback)
+        self._peers = Peers(self._instruments.fallback, tracing)
         self._leases = Leases(node, self._requests, self._peers, self._instruments.lease_expired, clock)
         self._tasks: list[asyncio.Task[None]] = []
-        self._grpc = GrpcServer(NODE_SERVICES, self.registry, self._add_servicers)
+        self._grpc = GrpcServer(NODE_SERVICES, self.registry, self._add_servicers, tracing)
         self._http = HttpServer(metrics_app(self.registry))
         self._kswapd_wait = asyncio.Event()
         self._workload = WorkloadServicer(node, self._requests, self._peers, pace)

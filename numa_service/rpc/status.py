@@ -161,7 +161,8 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
                     raise
                 except Exception:
                     incident = uuid.uuid4().hex[:12]
-                    _log.exception("%s failed (incident %s)", method, incident)
+                    about = {"request_id": getattr(request, "request_id", ""), "incident": incident}
+                    _log.exception("%s failed (incident %s)", method, incident, extra=about)
                     await context.abort(grpc.StatusCode.INTERNAL, f"internal error, incident {incident}")
 
             return serve

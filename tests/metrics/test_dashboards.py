@@ -20,7 +20,7 @@ import pytest
 import yaml
 from loaded import LoadedMachine, loaded_machine
 from prometheus_client.parser import text_string_to_metric_families
-from real_prometheus import ask, ask_range, free_port, prometheus, requires_prometheus
+from real_prometheus import ask, ask_range, free_port, prometheus, requires_prometheus, settings
 
 from numa_service.metrics.dashboards import DASHBOARDS, Dashboard
 from numa_service.metrics.dashboards.__main__ import files
@@ -150,27 +150,22 @@ def watched() -> Iterator[Watched]:
     pause = threading.Event()
     with (
         tempfile.TemporaryDirectory(prefix="numa-prometheus-") as name,
-        loaded_machine() as (machine, to_rest),
+        loaded_machine() as loaded,
     ):
-        folder = Path(name)
-        config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
-        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-        (job,) = config["scrape_configs"]
-        job["http_sd_configs"][0] |= {"url": machine.targets_url, "refresh_interval": "1s"}
-        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-        (folder / "rules").symlink_to(PROMETHEUS / "rules")
-        with prometheus(folder / "prometheus.yml", folder / "data") as api:
+        config = settings(Path(name), loaded.machine.targets_url)
+        with prometheus(config, Path(name) / "data") as api:
             deadline = time.monotonic() + PATIENCE_SECONDS
             while not ask(api, "numa_node_info") and time.monotonic() < deadline:
                 pause.wait(0.2)
+            loaded.watched()
             start = time.time()
             pause.wait(LOAD_SECONDS)
-            to_rest()
+            loaded.to_rest()
             deadline = time.monotonic() + PATIENCE_SECONDS
-            while _last_read(api) != _at_rest(machine) and time.monotonic() < deadline:
+            while _last_read(api) != _at_rest(loaded.machine) and time.monotonic() < deadline:
                 pause.wait(0.2)
             pause.wait(2.5)  # for the rules to be evaluated on that
-            yield Watched(machine, api, start, time.time())
+            yield Watched(loaded.machine, api, start, time.time())
 
 
 def _at_rest(machine: LoadedMachine) -> dict[str, int]:
