@@ -8,12 +8,13 @@ import explain
 import memory
 import mm
 import programs
+import scrape
 import serve
 import simulated
 import spill
 from table import Row, save, show
 
-_PARTS = (mm, memory, explain, serve, spill, programs, simulated)
+_PARTS = (mm, memory, explain, serve, scrape, spill, programs, simulated)
 
 
 def main() -> int:

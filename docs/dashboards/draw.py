@@ -340,7 +340,7 @@ def _draw_panel(
     figure.text((x + 8) / WIDTH, top - 12 / pixels, panel["title"], color=INK, fontsize=8, va="center")
     wide = panel["type"] in ("stat", "table")
     left, right, above, below = (
-        (6, 6, 26, 6) if wide else (124 if panel["type"] == "state-timeline" else 66, 12, 28, 46)
+        (6, 6, 26, 6) if wide else (124 if panel["type"] == "state-timeline" else 66, 12, 28, 54)
     )
     axes = figure.add_axes((
         (x + left) / WIDTH, top - (height - below) / pixels,

@@ -1,7 +1,7 @@
 """Logs of the service's processes: one JSON object a line, or for people when they look (a terminal).
 
-Modules log with :mod:`logging` as everywhere. What a line needs beside its text (machine, node, the request it is
-about, the trace) is put in when it is written: requests pay nothing for it.
+Modules log with :mod:`logging` as everywhere. What a line needs beside its text (machine, node, the
+request, the trace) is put in when it is written: requests pay nothing for it.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from numa_client._gen.numa.v1 import (
     zonelist_service_pb2,
     zonelist_service_pb2_grpc,
 )
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
 
 from numa_service.node import ops
 from numa_service.node.memory_hotplug import node_restarted
@@ -88,6 +88,7 @@ class GrpcServer:
         self._services = tuple(services)
         self._registry = registry
         self._add = add
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double every series
         self._calls = CallMetrics(registry)
         registry.register(UnaryMessages(registry))
         self._spans = (tracing.server_spans(),) if tracing else ()

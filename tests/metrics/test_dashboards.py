@@ -33,6 +33,7 @@ PROMETHEUS = ROOT / "deploy" / "prometheus"
 #: Long enough for one round of everything that the load does.
 LOAD_SECONDS = 9.0
 PATIENCE_SECONDS = 60.0
+READ_TWICE = "count_over_time(numa_log_ops_total[1m]) > 1"
 
 requires_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool is not installed (Debian package prometheus)"
@@ -155,7 +156,8 @@ def watched() -> Iterator[Watched]:
         config = settings(Path(name), loaded.machine.targets_url)
         with prometheus(config, Path(name) / "data") as api:
             deadline = time.monotonic() + PATIENCE_SECONDS
-            while not ask(api, "numa_node_info") and time.monotonic() < deadline:
+            # a counter's increase shows only between two scrapes
+            while len(ask(api, READ_TWICE)) < 3 and time.monotonic() < deadline:
                 pause.wait(0.2)
             loaded.watched()
             start = time.time()
