@@ -189,6 +189,21 @@ def test_discovery_finds_every_endpoint(watched: Watched) -> None:
 
 
 @requires_prometheus
+@requires_promtool
+def test_promtool_accepts_every_endpoint(watched: Watched) -> None:
+    with urllib.request.urlopen(watched.machine.targets_url, timeout=10) as reply:
+        targets = json.load(reply)
+    for target in targets:
+        url = f"http://{target['targets'][0]}{target['labels']['__metrics_path__']}"
+        with urllib.request.urlopen(url, timeout=10) as reply:
+            text = reply.read().decode()
+        done = subprocess.run(
+            ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=60
+        )
+        assert (done.returncode, done.stdout + done.stderr) == (0, ""), target
+
+
+@requires_prometheus
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard.uid)
 def test_every_query_has_an_answer(watched: Watched, dashboard: Dashboard) -> None:
     silent = [
