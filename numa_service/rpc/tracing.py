@@ -49,6 +49,7 @@ class Tracing:
     def __init__(self, provider: TracerProvider) -> None:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+        self.provider = provider
         self.tracer = provider.get_tracer("numa_service")
         self.propagator = TraceContextTextMapPropagator()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import subprocess
 import sys
@@ -13,6 +14,10 @@ from loopback import Loopback
 from numa_client._gen.numa.v1 import memory_service_pb2 as pb2
 from numa_client._gen.numa.v1 import memory_service_pb2_grpc as pb2_grpc
 from numa_client._gen.numa.v1 import types_pb2
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -87,6 +92,34 @@ def test_off_unless_a_collector_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv(ENDPOINTS[0], "http://127.0.0.1:4317")
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     assert tracing_from_environment("demo/node-0") is None
+
+
+async def test_spans_go_to_the_collector_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[ExportTraceServiceRequest] = []
+
+    async def export(request: ExportTraceServiceRequest, context: object) -> ExportTraceServiceResponse:
+        received.append(request)
+        return ExportTraceServiceResponse()
+
+    method = grpc.unary_unary_rpc_method_handler(
+        export, ExportTraceServiceRequest.FromString, ExportTraceServiceResponse.SerializeToString
+    )
+    service = "opentelemetry.proto.collector.trace.v1.TraceService"
+    collector = grpc.aio.server()
+    collector.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Export": method}),))
+    port = collector.add_insecure_port("127.0.0.1:0")
+    await collector.start()
+    monkeypatch.setenv(ENDPOINTS[0], f"http://127.0.0.1:{port}")
+    found = tracing_from_environment("demo/node-0")
+    assert found
+    with found.tracer.start_as_current_span("a call"):
+        pass
+    await asyncio.to_thread(found.provider.shutdown)
+    await collector.stop(0)
+    (resource,) = received[0].resource_spans
+    names = {pair.key: pair.value.string_value for pair in resource.resource.attributes}
+    assert (names["service.name"], names["service.instance.id"]) == ("numa-service", "demo/node-0")
+    assert [span.name for scope in resource.scope_spans for span in scope.spans] == ["a call"]
 
 
 def test_nothing_of_it_is_even_imported() -> None:
