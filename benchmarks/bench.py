@@ -8,13 +8,14 @@ import explain
 import memory
 import mm
 import programs
+import scrape
 import serve
 import simulated
 import spill
 import tracepoints
 from table import Row, save, show
 
-_PARTS = (mm, memory, explain, tracepoints, serve, spill, programs, simulated)
+_PARTS = (mm, memory, explain, tracepoints, serve, scrape, spill, programs, simulated)
 
 
 def main() -> int:

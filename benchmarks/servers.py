@@ -1,8 +1,8 @@
-"""Servers to measure, each a process of its own: ``python servers.py node|pair|echo``; prints its address.
+"""Servers to measure, each a process of its own, which prints its address: ``python servers.py KIND``.
 
-`node` is one NUMA node as the service runs it, without Ray; `pair` is node 0 of two, the other one in a
-process that it starts; `echo` is a bare grpc.aio server that takes and gives as many bytes as it is told to,
-and parses nothing.
+`node` is one NUMA node as the service runs it, without Ray; `of-64` is one of 64; `pair` is node 0 of two,
+the other one in a process that it starts; `echo` is a bare grpc.aio server that takes and gives as many
+bytes as it is told to, and parses nothing.
 """
 
 from __future__ import annotations
@@ -29,10 +29,33 @@ SIZE_BYTES = 8
 
 async def _node() -> None:
     from numa_service.machine.machinefile import parse_machine
+    from numa_service.metrics.collector import NodeCollector
     from numa_service.node.node import Node
     from numa_service.rpc.server import NodeServer
 
     server = NodeServer(Node.boot(parse_machine(MACHINE, "bench", "bench"), 0))
+    server.registry.register(NodeCollector(server))
+    addresses = await server.start()
+    print(addresses.grpc, addresses.metrics_url, flush=True)
+    await _terminated()
+    await server.stop(0)
+
+
+async def _of_64() -> None:
+    """Node 0 of 64, with all that its metrics can have: traffic to, and pages from, the others."""
+    from numa_service.machine.machinefile import parse_machine
+    from numa_service.metrics.collector import NodeCollector
+    from numa_service.node.node import Node
+    from numa_service.rpc.server import NodeServer
+
+    nodes = "".join(f'[[node]]\ncpus = "{2 * n}-{2 * n + 1}"\nmemory = "1GiB"\n' for n in range(64))
+    node = Node.boot(parse_machine(f'name = "of-64"\n{nodes}', "of-64", "of-64"), 0)
+    server = NodeServer(node)
+    server.registry.register(NodeCollector(server))
+    window_ns = node.machine.spec.latency.window_ns
+    node.load.spend(0, 2 * window_ns, tuple((nid, 1 << 20) for nid in range(64)))
+    for nid in range(1, 64):
+        server._instruments.fallback(nid, 1)
     addresses = await server.start()
     print(addresses.grpc, addresses.metrics_url, flush=True)
     await _terminated()
@@ -116,6 +139,8 @@ if __name__ == "__main__":
     match sys.argv[1]:
         case "node":
             serve = _node()
+        case "of-64":
+            serve = _of_64()
         case "pair":
             serve = _of_pair(0)
         case "other":

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+
+DEPLOY = Path(__file__).resolve().parents[1] / "deploy" / "prometheus"
 
 requires_prometheus = pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="prometheus is not installed (Debian package prometheus)"
@@ -39,6 +42,18 @@ def prometheus(config: Path, data: Path) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(30)
+
+
+def settings(folder: Path, targets_url: str) -> Path:
+    """The configuration of deploy/prometheus, for those targets and with everything done every second."""
+    config = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    (job,) = config["scrape_configs"]
+    job["http_sd_configs"][0] |= {"url": targets_url, "refresh_interval": "1s"}
+    written = folder / "prometheus.yml"
+    written.write_text(yaml.safe_dump(config))
+    (folder / "rules").symlink_to(DEPLOY / "rules")
+    return written
 
 
 def free_port() -> int:

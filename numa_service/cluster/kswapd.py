@@ -6,10 +6,12 @@ import asyncio
 import logging
 import os
 
+import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from numa_service.node.kswapd import balance_pgdat
+from numa_service.rpc.logs import configure_logs
 
 #: Longest single wait for the node: a call does not stay open for ever.
 WAIT_SECONDS = 30.0
@@ -26,6 +28,7 @@ class Kswapd:
     """
 
     def __init__(self, node: ActorHandle) -> None:
+        configure_logs(actor=ray.get_runtime_context().get_actor_name())
         self._node = node
         self._kswapd = asyncio.get_running_loop().create_task(self._run())
 

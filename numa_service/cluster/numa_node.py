@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from typing import Any
 
@@ -13,14 +14,19 @@ from numa_service.machine.spec import MachineSpec
 from numa_service.metrics.collector import NodeCollector
 from numa_service.node.node import Node
 from numa_service.node.ops import Op
+from numa_service.rpc.logs import configure_logs
 from numa_service.rpc.machine import NodeInfo
 from numa_service.rpc.server import NodeServer
+from numa_service.rpc.tracing import tracing_from_environment
+
+_log = logging.getLogger(__name__)
 
 
 class NumaNode:
     """Boots its node and serves it. Restarted by Ray, it boots again, empty, as the next incarnation."""
 
     def __init__(self, spec: MachineSpec, machine: str, nid: int) -> None:
+        configure_logs(machine=machine, node=nid)
         # In a task, for its failure to be told to whoever asks: a constructor that raises ends the actor.
         self._boot = asyncio.get_running_loop().create_task(self._start(spec, machine, nid))
         #: Incarnations of the other nodes, as last told.
@@ -28,9 +34,10 @@ class NumaNode:
 
     async def _start(self, spec: MachineSpec, machine: str, nid: int) -> tuple[NodeServer, NodeInfo]:
         node = Node.boot(spec, nid, registry.next_incarnation(machine, nid))
-        server = NodeServer(node)
+        server = NodeServer(node, tracing=tracing_from_environment(f"{machine}/node-{nid}"))
         server.registry.register(NodeCollector(server))
         addresses = await server.start(host=ray.util.get_node_ip_address())
+        _log.info("node %d serves: incarnation %d at %s", nid, node.incarnation, addresses.grpc)
         return server, NodeInfo(
             nid=nid,
             cpus=spec.node(nid).cpus,

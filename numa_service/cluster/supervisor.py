@@ -25,6 +25,7 @@ from numa_service.cluster.numa_node import NumaNode
 from numa_service.cluster.running import RunningMachine
 from numa_service.machine.spec import MachineSpec, NodeSpec
 from numa_service.metrics.discovery import MachineCollector, TargetServer
+from numa_service.rpc.logs import configure_logs
 from numa_service.rpc.machine import MachineInfo, NodeInfo
 from numa_service.rpc.server import MachineServer
 
@@ -43,6 +44,7 @@ class Machine:
     """Supervisor of one machine. Restarted by Ray, it finds the nodes by name and follows them again."""
 
     def __init__(self, spec: MachineSpec, name: str) -> None:
+        configure_logs(machine=name)
         self._spec = spec
         self._name = name
         #: In nid order; no address while a node is away.

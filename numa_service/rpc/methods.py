@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import grpc
 
 from numa_service.rpc.instruments import CallMetrics, CallTally, code_name
-from numa_service.rpc.status import abort
+from numa_service.rpc.status import Behavior, abort
+from numa_service.rpc.tracing import Tracing
 
-Behavior: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class Methods(grpc.GenericRpcHandler):
     """Stands in for the server where generated code adds a servicer; then is the server's one handler."""
 
-    def __init__(self, calls: CallMetrics) -> None:
+    def __init__(self, calls: CallMetrics, tracing: Tracing | None) -> None:
         self._calls = calls
+        self._tracing = tracing
         self._handlers: dict[str, Handler] = {}
 
     def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
@@ -48,8 +49,10 @@ class Methods(grpc.GenericRpcHandler):
             make, behavior, kind = grpc.stream_stream_rpc_method_handler, handler.stream_stream, "bidi_stream"
         if not asyncio.iscoroutinefunction(behavior):
             return handler  # a generator, or of a thread: gRPC's own health and reflection have such
-        tally = self._calls.method(service, method, kind)
-        wrapped: Any = _served(behavior, f"/{service}/{method}", tally)
+        path = f"/{service}/{method}"
+        wrapped: Any = _served(behavior, path, self._calls.method(service, method, kind))
+        if self._tracing:
+            wrapped = self._tracing.served(wrapped, path)
         made: Handler = make(wrapped, handler.request_deserializer, handler.response_serializer)
         return made
 
@@ -68,7 +71,7 @@ def _served(behavior: Behavior, path: str, tally: CallTally) -> Behavior:
                 if not isinstance(raised, Exception):
                     raise
                 try:
-                    await abort(raised, context, path)
+                    await abort(raised, request, context, path)
                 except grpc.aio.AbortError:
                     code = code_name(context.code())
                     raise

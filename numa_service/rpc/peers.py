@@ -19,6 +19,7 @@ from numa_service.node.ops import Ask, Op
 from numa_service.node.page_alloc import Steps
 from numa_service.rpc.convert import WIRE
 from numa_service.rpc.status import from_rpc_error
+from numa_service.rpc.tracing import Tracing
 
 T = TypeVar("T")
 
@@ -56,7 +57,11 @@ class Peers:
     While a node owes answers it counts as away, and nobody waits for it.
     """
 
-    def __init__(self, got_pages: Callable[[int, int], None] | None = None) -> None:
+    def __init__(
+        self, got_pages: Callable[[int, int], None] | None = None, tracing: Tracing | None = None
+    ) -> None:
+        #: Of every channel; none at all without tracing.
+        self._interceptors = [tracing.client_spans()] if tracing else None
         self._channels: dict[int, tuple[str, grpc.aio.Channel]] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._debts: dict[int, deque[Ask[Any]]] = {}
@@ -74,7 +79,10 @@ class Peers:
                 if self._channels[nid][0] == address:
                     continue
                 self._drop(nid)
-            self._channels[nid] = (address, grpc.aio.insecure_channel(address, options=_OPTIONS))
+            self._channels[nid] = (
+                address,
+                grpc.aio.insecure_channel(address, _OPTIONS, interceptors=self._interceptors),
+            )
         self._moved.set()
 
     def _drop(self, nid: int) -> None:

@@ -28,7 +28,7 @@ from numa_client._gen.numa.v1 import (
     zonelist_service_pb2,
     zonelist_service_pb2_grpc,
 )
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
 
 from numa_service.machine.spec import MachineSpec
 from numa_service.node import ops
@@ -46,6 +46,7 @@ from numa_service.rpc.node import NodeServicer
 from numa_service.rpc.peers import MAX_MESSAGE_BYTES, Peers, drive
 from numa_service.rpc.requests import Requests
 from numa_service.rpc.tracepoints import TraceServicer
+from numa_service.rpc.tracing import Tracing
 from numa_service.rpc.workload import Pace, WorkloadServicer
 from numa_service.rpc.zonelist import ZonelistServicer
 
@@ -86,19 +87,25 @@ class GrpcServer:
     """A grpc.aio server with health per service, reflection, rich errors and call metrics."""
 
     def __init__(
-        self, services: Sequence[str], registry: CollectorRegistry, add: Callable[[Any], None]
+        self,
+        services: Sequence[str],
+        registry: CollectorRegistry,
+        add: Callable[[Any], None],
+        tracing: Tracing | None = None,
     ) -> None:
         """`add` adds the servicers of `services` to what it is given."""
         self._services = tuple(services)
         self._registry = registry
         self._add = add
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double every series
         self._calls = CallMetrics(registry)
+        self._tracing = tracing
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
 
     async def start(self, host: str, port: int) -> str:
         """Serve; the address as host:port. RuntimeError when the port is taken."""
-        methods = Methods(self._calls)
+        methods = Methods(self._calls, self._tracing)
         self._add(methods)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
         server = grpc.aio.server(options=_OPTIONS)
@@ -133,10 +140,11 @@ class NodeServer:
         clock: Callable[[], int] = time.monotonic_ns,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         pace: Pace | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """`clock` gives ns for leases; `sleep` injects latency, in seconds, if the machine says so.
 
-        `pace` is that of programs.
+        `pace` is that of programs. With `tracing`, calls and the questions that they lead to are spans.
         """
         self.node = node
         self.registry = CollectorRegistry()
@@ -144,11 +152,11 @@ class NodeServer:
         self._clock = node.clock = clock
         self._sleep = sleep
         self._instruments = Instruments(self.registry, node.nid)
-        self._peers = Peers(self._instruments.fallback)
+        self._peers = Peers(self._instruments.fallback, tracing)
         self._requests = Requests(node, self._peers)
         self._leases = Leases(node, self._requests, self._peers, self._instruments.lease_expired, clock)
         self._tasks: list[asyncio.Task[None]] = []
-        self._grpc = GrpcServer(NODE_SERVICES, self.registry, self._add_servicers)
+        self._grpc = GrpcServer(NODE_SERVICES, self.registry, self._add_servicers, tracing)
         self._http = HttpServer(metrics_app(self.registry))
         self._kswapd_wait = asyncio.Event()
         self._workload = WorkloadServicer(node, self._requests, self._peers, pace)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from typing import Any, NoReturn
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
@@ -115,7 +116,12 @@ def _details(error: grpc.aio.AioRpcError) -> dict[str, Any]:
     return found
 
 
-async def abort(error: Exception, context: grpc.aio.ServicerContext[Any, Any], method: str) -> NoReturn:
+Behavior: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
+
+
+async def abort(
+    error: Exception, request: Any, context: grpc.aio.ServicerContext[Any, Any], method: str
+) -> NoReturn:
     """End a call with the status of what its method raised.
 
     What is no NodeError is INTERNAL, and logged under the name `method`.
@@ -128,5 +134,6 @@ async def abort(error: Exception, context: grpc.aio.ServicerContext[Any, Any], m
         except grpc.aio.InternalError:
             raise asyncio.CancelledError from None  # nobody is there to be told
     incident = uuid.uuid4().hex[:12]
-    _log.error("%s failed (incident %s)", method, incident, exc_info=error)
+    about = {"request_id": getattr(request, "request_id", ""), "incident": incident}
+    _log.error("%s failed (incident %s)", method, incident, exc_info=error, extra=about)
     await context.abort(grpc.StatusCode.INTERNAL, f"internal error, incident {incident}")

@@ -138,7 +138,7 @@ def test_a_machine_that_is_up_is_traced(up: str) -> None:
 
 def test_targets(up: str) -> None:
     groups = json.loads(ok("targets"))
-    assert [group["labels"]["node"] for group in groups] == ["0", "1", "2"]
+    assert [group["labels"].get("node", "machine") for group in groups] == ["0", "1", "2", "machine"]
 
 
 def test_refusals(up: str) -> None:

@@ -58,10 +58,20 @@ def test_every_node_serves_pages_and_metrics(running: RunningMachine, machine: M
     assert [node.incarnation for node in machine.info.nodes] == [1, 1, 1]
     assert machine.info.node(0).fallback_order == (0, 2, 1)
     groups: list[dict[str, Any]] = json.loads(get(running.targets_url))
-    assert [group["labels"]["node"] for group in groups] == ["0", "1", "2"]
+    assert [group["labels"].get("node", "machine") for group in groups] == ["0", "1", "2", "machine"]
     for group in groups:
         url = f"http://{group['targets'][0]}{group['labels']['__metrics_path__']}"
-        assert b"numa_zone_pages" in get(url)
+        assert (b"numa_zone_pages" if "node" in group["labels"] else b"numa_machine_node_up") in get(url)
+
+
+def test_actors_log_json_lines(state: Path, machine: Machine) -> None:
+    files = [path for path in (state / "ray").rglob("worker-*.err") if not path.parent.is_symlink()]
+    lines = [json.loads(line) for file in files for line in file.read_text().splitlines() if line[:1] == "{"]
+    serving = [line for line in lines if " serves: incarnation 1 " in line["event"]]
+    assert {(line["machine"], line["node"]) for line in serving} == {("one", 0), ("one", 1), ("one", 2)}
+    assert {line["level"] for line in serving} == {"info"}
+    followed = [line for line in lines if line["logger"] == "numa_service.cluster.supervisor"]
+    assert any("node 2 is up" in line["event"] for line in followed)
 
 
 def test_every_actor_is_a_process_of_its_own_in_the_session_that_down_ends(

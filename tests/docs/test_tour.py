@@ -202,7 +202,12 @@ def test_the_container_script_runs_and_tidies_up(shell: DocShell) -> None:
             pause.wait(0.1)
         (found,) = yaml.safe_load(written.read_text())["scrape_configs"][0]["http_sd_configs"]
         with urllib.request.urlopen(found["url"], timeout=10) as reply:
-            assert [target["labels"]["machine"] for target in json.load(reply)] == ["machine"]
+            targets = [target["labels"] for target in json.load(reply)]
+        assert [(labels["machine"], labels.get("node")) for labels in targets] == [
+            ("machine", "0"),
+            ("machine", None),
+        ]
+        assert (run_dir / "rules" / "numa.yml").exists()
         container.send_signal(signal.SIGTERM)
         printed, _ = container.communicate(timeout=PATIENCE_SECONDS)
         assert container.returncode == 0

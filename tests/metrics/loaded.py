@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from loopback import Loopback
@@ -30,6 +30,8 @@ from numa_service.rpc.server import NodeServer
 LEASE_SECONDS = 60
 #: Nothing but node 1 is restarted, and nothing has a session there meanwhile.
 VICTIM = 1
+#: Between two restarts: Prometheus looks for new targets every 5 s at most, whatever refresh_interval says.
+CALM_SECONDS = 12.0
 
 
 class LoadedMachine(Loopback):
@@ -89,16 +91,18 @@ class LoadedMachine(Loopback):
 
     # load
 
-    async def load(self, stop: asyncio.Event) -> None:
-        """Until `stop`: clients, programs, pressure, a failure, a lost client, a restart."""
+    async def load(self, watched: asyncio.Event, stop: asyncio.Event) -> None:
+        """Clients, programs and pressure until `stop`; from `watched` on failures, lost clients, restarts."""
         async with await self.client() as client:
             others = [
                 asyncio.create_task(work(client)) for work in (self._programs, self._pairs, self._regions)
             ]
             try:
+                await watched.wait()
                 while not stop.is_set():
                     await self._trouble(client)
-                    await asyncio.sleep(0.5)
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(stop.wait(), CALM_SECONDS)
             finally:
                 for task in others:
                     task.cancel()
@@ -170,53 +174,66 @@ class LoadedMachine(Loopback):
         await session.free(blocks)
 
 
+class Loaded:
+    """The machine in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._ready, self._quiet = threading.Event(), threading.Event()
+        self._failed: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="loaded-machine")
+        self._thread.start()
+        assert self._ready.wait(60)
+        self._check()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:
+            self._failed = error
+        self._ready.set()
+        self._quiet.set()
+
+    async def _serve(self) -> None:
+        self.machine = LoadedMachine()
+        self._loop = asyncio.get_running_loop()
+        self._watched, self._rest, self._end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        await self.machine.start()
+        self._ready.set()
+        try:
+            await self.machine.load(self._watched, self._rest)
+        except Exception as error:
+            self._failed = error
+        self._quiet.set()
+        await self._end.wait()
+        await self.machine.stop()
+
+    def _check(self) -> None:
+        if self._failed:
+            raise self._failed
+
+    def watched(self) -> None:
+        """Somebody looks: let there be trouble."""
+        self._loop.call_soon_threadsafe(self._watched.set)
+
+    def to_rest(self) -> None:
+        """Stop the load; what has ended it before is raised."""
+        self._loop.call_soon_threadsafe(self._watched.set)
+        self._loop.call_soon_threadsafe(self._rest.set)
+        assert self._quiet.wait(60)
+        self._check()
+
+    def end(self) -> None:
+        """Stop the machine."""
+        for event in (self._watched, self._rest, self._end):
+            self._loop.call_soon_threadsafe(event.set)
+        self._thread.join(60)
+
+
 @contextlib.contextmanager
-def loaded_machine() -> Iterator[tuple[LoadedMachine, Callable[[], None]]]:
-    """The machine in a thread of its own, under load until the callable that comes with it is called."""
-    ready, quiet = threading.Event(), threading.Event()
-    loops: list[tuple[asyncio.AbstractEventLoop, asyncio.Event, asyncio.Event]] = []
-    machines: list[LoadedMachine] = []
-    failed: list[BaseException] = []
-
-    async def serve() -> None:
-        machine = LoadedMachine()
-        await machine.start()
-        rest, end = asyncio.Event(), asyncio.Event()
-        machines.append(machine)
-        loops.append((asyncio.get_running_loop(), rest, end))
-        ready.set()
-        try:
-            await machine.load(rest)
-        except BaseException as error:
-            failed.append(error)
-        quiet.set()
-        await end.wait()
-        await machine.stop()
-
-    def run() -> None:
-        try:
-            asyncio.run(serve())
-        except BaseException as error:
-            failed.append(error)
-            ready.set()
-            quiet.set()
-
-    thread = threading.Thread(target=run, name="loaded-machine")
-    thread.start()
-    assert ready.wait(60)
-    if failed:
-        raise failed[0]
-    loop, rest, end = loops[0]
-
-    def to_rest() -> None:
-        loop.call_soon_threadsafe(rest.set)
-        assert quiet.wait(60)
-        if failed:
-            raise failed[0]
-
+def loaded_machine() -> Iterator[Loaded]:
+    """A loaded machine, until the block ends."""
+    loaded = Loaded()
     try:
-        yield machines[0], to_rest
+        yield loaded
     finally:
-        loop.call_soon_threadsafe(rest.set)
-        loop.call_soon_threadsafe(end.set)
-        thread.join(60)
+        loaded.end()

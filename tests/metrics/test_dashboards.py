@@ -20,7 +20,7 @@ import pytest
 import yaml
 from loaded import LoadedMachine, loaded_machine
 from prometheus_client.parser import text_string_to_metric_families
-from real_prometheus import ask, ask_range, free_port, prometheus, requires_prometheus
+from real_prometheus import ask, ask_range, free_port, prometheus, requires_prometheus, settings
 
 from numa_service.metrics.dashboards import DASHBOARDS, Dashboard
 from numa_service.metrics.dashboards.__main__ import files
@@ -33,6 +33,7 @@ PROMETHEUS = ROOT / "deploy" / "prometheus"
 #: Long enough for one round of everything that the load does.
 LOAD_SECONDS = 9.0
 PATIENCE_SECONDS = 60.0
+READ_TWICE = "count_over_time(numa_log_ops_total[1m]) > 1"
 
 requires_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool is not installed (Debian package prometheus)"
@@ -150,27 +151,23 @@ def watched() -> Iterator[Watched]:
     pause = threading.Event()
     with (
         tempfile.TemporaryDirectory(prefix="numa-prometheus-") as name,
-        loaded_machine() as (machine, to_rest),
+        loaded_machine() as loaded,
     ):
-        folder = Path(name)
-        config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
-        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-        (job,) = config["scrape_configs"]
-        job["http_sd_configs"][0] |= {"url": machine.targets_url, "refresh_interval": "1s"}
-        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-        (folder / "rules").symlink_to(PROMETHEUS / "rules")
-        with prometheus(folder / "prometheus.yml", folder / "data") as api:
+        config = settings(Path(name), loaded.machine.targets_url)
+        with prometheus(config, Path(name) / "data") as api:
             deadline = time.monotonic() + PATIENCE_SECONDS
-            while not ask(api, "numa_node_info") and time.monotonic() < deadline:
+            # a counter's increase shows only between two scrapes
+            while len(ask(api, READ_TWICE)) < 3 and time.monotonic() < deadline:
                 pause.wait(0.2)
+            loaded.watched()
             start = time.time()
             pause.wait(LOAD_SECONDS)
-            to_rest()
+            loaded.to_rest()
             deadline = time.monotonic() + PATIENCE_SECONDS
-            while _last_read(api) != _at_rest(machine) and time.monotonic() < deadline:
+            while _last_read(api) != _at_rest(loaded.machine) and time.monotonic() < deadline:
                 pause.wait(0.2)
             pause.wait(2.5)  # for the rules to be evaluated on that
-            yield Watched(machine, api, start, time.time())
+            yield Watched(loaded.machine, api, start, time.time())
 
 
 def _at_rest(machine: LoadedMachine) -> dict[str, int]:
@@ -189,6 +186,21 @@ def test_discovery_finds_every_endpoint(watched: Watched) -> None:
         float(s["value"][1]) for s in ask(watched.api, "max_over_time(scrape_duration_seconds[1m])")
     )
     print(f"slowest scrape under load: {slowest * 1e3:.0f} ms")
+
+
+@requires_prometheus
+@requires_promtool
+def test_promtool_accepts_every_endpoint(watched: Watched) -> None:
+    with urllib.request.urlopen(watched.machine.targets_url, timeout=10) as reply:
+        targets = json.load(reply)
+    for target in targets:
+        url = f"http://{target['targets'][0]}{target['labels']['__metrics_path__']}"
+        with urllib.request.urlopen(url, timeout=10) as reply:
+            text = reply.read().decode()
+        done = subprocess.run(
+            ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=60
+        )
+        assert (done.returncode, done.stdout + done.stderr) == (0, ""), target
 
 
 @requires_prometheus

@@ -85,19 +85,19 @@ _MEMORIES = Row(
     (
         Panel(
             "Utilisation of memories",
-            (Query(f"numa_memory_utilisation_ratio{{{_N}}}", "node {{node}}"),),
+            (Query(f"max by (node) (numa_memory_utilisation_ratio{{{_N}}})", "node {{node}}"),),
             unit="percentunit",
         ),
         Panel(
             "What an access waits",
-            (Query(f"numa_memory_wait_seconds{{{_N}}}", "node {{node}}"),),
+            (Query(f"max by (node) (numa_memory_wait_seconds{{{_N}}})", "node {{node}}"),),
             unit="s",
         ),
         Panel(
             "Utilisation of links",
             (
                 Query(
-                    f"numa_link_utilisation_ratio{{{_N}}}",
+                    f"max by (node, target_node) (numa_link_utilisation_ratio{{{_N}}})",
                     "{{node}} → {{target_node}}",
                 ),
             ),

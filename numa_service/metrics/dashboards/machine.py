@@ -64,7 +64,7 @@ _STATS = Row(
             thresholds=((None, "green"), (1, "blue")),
         ),
         Panel(
-            "Virtual time of a block, p99",
+            "Virtual time, p99",
             (
                 Query(
                     "histogram_quantile(0.99,"
@@ -143,10 +143,15 @@ _MEMORY = Row(
         ),
         Panel(
             "Where free pages stand between min (0) and high (1)",
-            (Query(f"({_FREE} - {_mark('min')}) / ({_mark('high')} - {_mark('min')})", "node {{node}}"),),
+            (
+                Query(
+                    f"clamp_max(({_FREE} - {_mark('min')}) / ({_mark('high')} - {_mark('min')}), 4)",
+                    "node {{node}}",
+                ),
+            ),
             width=12,
             minimum=None,
-            description="Above 1 all is well; below 0 only reserves are left",
+            description="Above 1 all is well (what is above 4 is shown as 4); below 0 only reserves are left",
         ),
         Panel(
             "Held pages",

@@ -236,11 +236,12 @@ def _panels(rows: tuple[Row, ...]) -> list[dict[str, Any]]:
         )
         x, y, lowest = 0, y + 1, 0
         for panel in row.panels:
-            if x + panel.width > COLUMNS:
+            if x + panel.width > COLUMNS or panel.repeat:
                 x, y, lowest = 0, y + lowest, 0
             grid = {"x": x, "y": y, "w": panel.width, "h": panel.height}
             panels.append({"id": len(panels) + 1, **_panel(panel), "gridPos": grid})
-            x, lowest = x + panel.width, max(lowest, panel.height)
+            # what is beside one that repeats would be in its way
+            x, lowest = COLUMNS if panel.repeat else x + panel.width, max(lowest, panel.height)
         y += lowest
     return panels
 
