@@ -176,9 +176,10 @@ def _compile_on_hosts(progress: Progress) -> None:
 def _place(spec: MachineSpec, name: str, progress: Progress) -> RunningMachine:
     import ray
 
-    from numa_service.cluster.supervisor import Machine
+    from numa_service.cluster.supervisor import Machine, create_actors, place
 
     total = len(spec.nodes)
+    group = place(spec, name)
     supervisor = (
         ray.remote(Machine)
         .options(
@@ -191,6 +192,8 @@ def _place(spec: MachineSpec, name: str, progress: Progress) -> RunningMachine:
         )
         .remote(spec, name)
     )
+    # it would, too; but the processes of the nodes need not wait for its own
+    create_actors(spec, name, group)
     deadline = time.monotonic() + BOOT_SECONDS + BOOT_SECONDS_PER_NODE * total
     seen = 0
     try:

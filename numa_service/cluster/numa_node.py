@@ -1,20 +1,24 @@
-"""NumaNode: the actor that is one NUMA node, in a process of its own."""
+"""NumaNode: the actor that is one NUMA node, in a process of its own.
+
+What makes it large, the kernels and the servers, is imported where the node boots: whoever creates the actor
+imports this module too.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
 from numa_service.cluster import registry
 from numa_service.machine.spec import MachineSpec
-from numa_service.metrics.collector import NodeCollector
-from numa_service.node.node import Node
 from numa_service.node.ops import Op
 from numa_service.rpc.machine import NodeInfo
-from numa_service.rpc.server import NodeServer
+
+if TYPE_CHECKING:
+    from numa_service.rpc.server import NodeServer
 
 
 class NumaNode:
@@ -27,6 +31,10 @@ class NumaNode:
         self._incarnations: dict[int, int] = {}
 
     async def _start(self, spec: MachineSpec, machine: str, nid: int) -> tuple[NodeServer, NodeInfo]:
+        from numa_service.metrics.collector import NodeCollector
+        from numa_service.node.node import Node
+        from numa_service.rpc.server import NodeServer
+
         node = Node.boot(spec, nid, registry.next_incarnation(machine, nid))
         server = NodeServer(node)
         server.registry.register(NodeCollector(server))
