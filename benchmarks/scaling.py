@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import grpc.aio
@@ -150,14 +149,13 @@ def measure() -> dict[str, Any]:
     return found
 
 
-def main() -> None:
+def plot(anew: bool = True) -> None:
     """Measure, unless only to draw; draw."""
-    if sys.argv[1:] != ["draw"]:
+    if anew:
         DATA.write_text(json.dumps(measure(), indent=1) + "\n")
     PICTURE.write_text(draw(json.loads(DATA.read_text())))
-    print(f"{DATA} {PICTURE}")
+    print(f"written to {DATA} and {PICTURE}")
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
-    main()
+    plot(sys.argv[1:] != ["draw"])
