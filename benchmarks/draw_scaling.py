@@ -22,15 +22,21 @@ _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "scaling",
 }
+#: What grows less is drawn from zero.
+_DECADE = 10
 _FIRST, _SECOND, _LINEAR = "#1f6fb2", "#c8591b", "#888888"
 
 
 def _curve(
     axes: Axes, rows: Sequence[dict[str, float]], x: str, y: str, label: str, color: str = _FIRST
 ) -> None:
-    axes.plot([row[x] for row in rows], [row[y] for row in rows], "o-", ms=3.5, lw=1.4, color=color)
+    values = [row[y] for row in rows]
+    axes.plot([row[x] for row in rows], values, "o-", ms=3.5, lw=1.4, color=color)
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
+    if max(values) > _DECADE * min(values):
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(0, 1.15 * max(values))
     axes.minorticks_off()
     axes.set_ylabel(label, color=color)
 
