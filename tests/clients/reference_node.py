@@ -109,7 +109,10 @@ class ReferenceNode(
             raise Refused(code_pb2.FAILED_PRECONDITION, f"node {self.nid} has no CPUs", reason="NO_CPUS")
         self.machine.sessions.add(session := self.machine.number())
         return memory_service_pb2.OpenSessionResponse(
-            session=session, lease_seconds=self.machine.lease_seconds, node=self.nid, incarnation=1
+            session=session,
+            lease_seconds=self.machine.lease_seconds,
+            node=self.nid,
+            incarnation=self.machine.incarnations[self.nid],
         )
 
     async def RenewSession(self, request: Any, context: Any) -> memory_service_pb2.RenewSessionResponse:

@@ -253,7 +253,7 @@ class AsyncSession:
     def __init__(self, machine: AsyncMachine, nid: int, cpu: int, lease_seconds: float, name: str) -> None:
         self._machine = machine
         self._nid = nid
-        #: Of the node, when the session was opened; 0 before.
+        #: Of the node that opened the session; 0 before.
         self._incarnation = 0
         self._channel: grpc.aio.Channel | None = None
         self._ids = codec.RequestIds()
@@ -278,7 +278,7 @@ class AsyncSession:
             raise RuntimeError("a session is opened once: ask the machine for another one")
         response = await self._ask(lambda memory: memory.OpenSession, self._request)
         self._info = codec.session_info(response)
-        self._incarnation = self._machine.info.node(self._nid).incarnation
+        self._incarnation = response.incarnation
         self._heartbeat = asyncio.create_task(self._beat(), name="numa-heartbeat")
         return self._info
 

@@ -53,7 +53,7 @@ class Search:
 
 def check_incarnation(node: NodeInfo, session_of: int) -> None:
     """NotFound if the node of a session has restarted since: the session ended with that incarnation."""
-    if session_of and node.incarnation != session_of:
+    if session_of and node.incarnation > session_of:
         raise NotFound(
             f"node {node.node} restarted, now incarnation {node.incarnation}: the session ended with "
             f"incarnation {session_of}; open another one"

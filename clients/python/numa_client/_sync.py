@@ -248,7 +248,7 @@ class Session:
     def __init__(self, machine: Machine, nid: int, cpu: int, lease_seconds: float, name: str) -> None:
         self._machine = machine
         self._nid = nid
-        #: Of the node, when the session was opened; 0 before.
+        #: Of the node that opened the session; 0 before.
         self._incarnation = 0
         self._channel: grpc.Channel | None = None
         self._ids = codec.RequestIds()
@@ -274,7 +274,7 @@ class Session:
             raise RuntimeError("a session is opened once: ask the machine for another one")
         response = self._ask(lambda memory: memory.OpenSession, self._request)
         self._info = codec.session_info(response)
-        self._incarnation = self._machine.info.node(self._nid).incarnation
+        self._incarnation = response.incarnation
         self._heartbeat.start()
         return self._info
 
