@@ -11,15 +11,15 @@ import explain
 import memory
 import mm
 import programs
-import replay
 import scaling
 import serve
 import simulated
 import spill
 import startup
+import traces
 from table import Row, save, show
 
-_PARTS = (mm, memory, explain, serve, spill, programs, simulated, replay, startup)
+_PARTS = (mm, memory, explain, serve, spill, programs, simulated, traces, startup)
 
 
 def main() -> int:
