@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CLIENTS := clients/python clients/loadgen
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo lint format test test-slow fidelity bench bench-mm plots stubs picture clean
+.PHONY: help setup lock demo lint format test test-slow fidelity bench bench-mm plots stubs dashboards picture clean
 
 help: ## Say what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -57,6 +57,9 @@ bench-mm: setup ## Nanoseconds per allocation in the model, beside C.
 
 picture: setup ## Play a short demo and save its screen as docs/demo.svg.
 	$(BIN)/python docs/make_demo_svg.py
+
+dashboards: setup ## Write the dashboards and node_exporter's names for deploy/ from code.
+	$(BIN)/python -m numa_service.metrics.dashboards
 
 stubs: setup ## Generate the protobuf stubs from proto/.
 	$(BIN)/python clients/python/generate.py

@@ -52,15 +52,20 @@ class Served:
         request = pb2.OpenSessionRequest(client_name="bench", lease_seconds=3600, request_id="open")
         self.session = (await self._stub.OpenSession(request)).session
 
-    async def pair(self, count: int) -> tuple[int, int]:
-        """Allocate and free; bytes of the request and of the reply that carry the pages."""
+    async def sizes(self, count: int) -> tuple[int, int]:
+        """Bytes of the request and of the reply that carry the pages of a :meth:`pair`."""
+        free, got = await self.pair(count)
+        return free.ByteSize(), got.ByteSize()
+
+    async def pair(self, count: int) -> tuple[pb2.FreePagesRequest, pb2.AllocPagesResponse]:
+        """Allocate and free."""
         request_id = str(next(self._ids))
         got = await self._stub.AllocPages(
             pb2.AllocPagesRequest(session=self.session, request_id=request_id, count=count)
         )
         free = pb2.FreePagesRequest(session=self.session, request_id=request_id + "f", pages=got.pages)
         await self._stub.FreePages(free)
-        return free.ByteSize(), got.ByteSize()
+        return free, got
 
 
 class Echoed:
@@ -122,7 +127,7 @@ async def _compare(
     served: Served, echoed: Echoed, count: int, pairs: int, in_flight: int
 ) -> tuple[float, float, list[float], list[float]]:
     """Median rates of both, taken in turns, and all the times."""
-    up, down = await served.pair(count)
+    up, down = await served.sizes(count)
     ours: list[float] = []
     theirs: list[float] = []
     our_times: list[float] = []
@@ -182,7 +187,7 @@ async def _measure(node: str, echo: str) -> list[Row]:
 async def _streams(served: Served, to_node: Any, to_echo: Any) -> Row:
     """32 pages a request, 16 requests ahead."""
     count, window, pairs = 32, 16, 2000
-    up, down = await served.pair(count)
+    up, down = await served.sizes(count)
     ids = itertools.count()
 
     def pages(answer: Any) -> Any:

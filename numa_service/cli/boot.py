@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from numa_service.cli.source import load
 from numa_service.machine.boot import start_kernel
 from numa_service.machine.presets import list_presets
-from numa_service.machine.source import load
 from numa_service.machine.spec import SpecError
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.procfs import SHOW

@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from numa_service.cli.source import load
 from numa_service.cluster import machine as machines
 from numa_service.cluster.errors import ClusterError
 from numa_service.cluster.running import RunningMachine
 from numa_service.machine.notation import format_cpulist
-from numa_service.machine.source import load
 from numa_service.mm.mmzone import PAGE_SIZE
 from numa_service.rpc.machine import NodeInfo
 
@@ -149,7 +149,11 @@ def targets(name: MaybeName = None, address: Address = None) -> None:
     from numa_service.metrics.discovery import targets as groups
 
     found = machines.status(name, address)
-    typer.echo(json.dumps([group for running in found for group in groups(running.info)], indent=1))
+    typer.echo(
+        json.dumps(
+            [group for running in found for group in groups(running.info, running.targets_url)], indent=1
+        )
+    )
 
 
 @contextmanager

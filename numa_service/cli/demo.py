@@ -22,8 +22,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from numa_service.cli.source import load
 from numa_service.cluster import machine as cluster
-from numa_service.machine.source import load
 
 #: Nobody needs longer to see a phase; a slow host gets this much before the demo calls it a failure.
 PATIENCE_SECONDS = 60.0

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from numa_service.cli.replay import machine_of
+from numa_service.cli.source import load
 from numa_service.machine.boot import Machine, start_kernel
-from numa_service.machine.source import load
 from numa_service.machine.spec import MachineSpec
 from numa_service.machine.sysctl import SYSCTLS
 from numa_service.mm.pgdata import TUNE_MOBILITY_DISABLED, TUNE_PCP_MAX_ORDER

@@ -13,9 +13,9 @@ from numa_client._codec import explained
 from numa_client._explanation import Explanation
 
 from numa_service.cli.fill import Fill, fill
+from numa_service.cli.source import load
 from numa_service.cluster import machine as machines
 from numa_service.cluster.errors import ClusterError
-from numa_service.machine.source import load
 from numa_service.machine.spec import MachineSpec
 from numa_service.node import ops
 from numa_service.node.errors import AllocFailed, NodeError

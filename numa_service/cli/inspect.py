@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from numa_service.cli.fill import Fill, fill
+from numa_service.cli.source import load
 from numa_service.cluster import machine as machines
 from numa_service.cluster.errors import ClusterError
-from numa_service.machine.source import load
 from numa_service.mm.structs import Page, PgListData, Zone, stands_for
 from numa_service.node.errors import NodeError, NotFound
 from numa_service.node.inspect import page_view, pgdat_view, zone_view

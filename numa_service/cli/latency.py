@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from numa_service.cli.source import load
 from numa_service.machine.latency import LatencyModel, queueing_ns
-from numa_service.machine.source import load
 from numa_service.machine.spec import MachineSpec
 from numa_service.sim.loaded_latency import Idle, Point, kinds, paths, sweep
 

@@ -13,10 +13,13 @@ from numa_service.cli import (
     convert_trace,
     demo,
     diff_profiles,
+    exchange,
     explain,
+    files,
     inspect,
     latency,
     replay,
+    trace,
 )
 from numa_service.cluster.errors import ClusterError
 from numa_service.machine.spec import SpecError
@@ -42,7 +45,20 @@ def _root(
         raise typer.Exit
 
 
-for commands in (boot, latency, explain, inspect, replay, convert_trace, diff_profiles, cluster, demo):
+for commands in (
+    boot,
+    exchange,
+    latency,
+    explain,
+    inspect,
+    files,
+    replay,
+    convert_trace,
+    trace,
+    diff_profiles,
+    cluster,
+    demo,
+):
     commands.register(app)
 
 

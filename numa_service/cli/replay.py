@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from numa_service.cli.progress import INTERRUPTED, Interrupt, WithProgress, file_progress
-from numa_service.machine.source import load
+from numa_service.cli.source import load
 from numa_service.machine.spec import MachineSpec, SpecError
 from numa_service.sim.replay import Replay
 from numa_service.sim.replay_divergence import Sample, ZoneDivergence, compare_after

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import ray
+from prometheus_client import ProcessCollector
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 from ray.util.placement_group import PlacementGroup, get_placement_group, placement_group
@@ -27,7 +28,7 @@ from numa_service.machine.spec import MachineSpec
 from numa_service.rpc.machine import MachineInfo, NodeInfo
 
 if TYPE_CHECKING:
-    from numa_service.metrics.discovery import TargetServer
+    from numa_service.metrics.discovery import MachineCollector, TargetServer
     from numa_service.rpc.server import MachineServer
 
 #: What a node books of its host: next to nothing, so that 64 nodes fit on two CPUs.
@@ -132,10 +133,13 @@ class Machine:
 
     async def _serve(self) -> tuple[str, str]:
         # a second of imports, while the nodes are placed
-        MachineServer, TargetServer = await asyncio.to_thread(_servers)
-        return await self._at_its_port("machine", MachineServer), await self._at_its_port(
-            "targets", TargetServer
-        )
+        machine, collector, targets = await asyncio.to_thread(_servers)
+        address = await self._at_its_port("machine", lambda info: machine(info, self._spec))
+        served = self._servers["machine"]
+        assert isinstance(served, machine)
+        ProcessCollector(registry=served.registry)
+        served.registry.register(collector(self._info))
+        return address, await self._at_its_port("targets", lambda info: targets(info, served.registry))
 
     async def _at_its_port(
         self, service: str, server: Callable[[Callable[[], MachineInfo]], MachineServer | TargetServer]
@@ -213,11 +217,12 @@ class Machine:
                 self._up.set_result(None)
 
 
-def _servers() -> tuple[type[MachineServer], type[TargetServer]]:
-    from numa_service.metrics.discovery import TargetServer
+# imports that the placing of the nodes need not wait for
+def _servers() -> tuple[type[MachineServer], type[MachineCollector], type[TargetServer]]:
+    from numa_service.metrics.discovery import MachineCollector, TargetServer
     from numa_service.rpc.server import MachineServer
 
-    return MachineServer, TargetServer
+    return MachineServer, MachineCollector, TargetServer
 
 
 def _port(address: str) -> int:

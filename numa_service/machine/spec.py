@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import KeysView
 from dataclasses import dataclass, field, replace
 
 from numa_service.machine.latency import LatencyModel
@@ -64,12 +65,19 @@ class MachineSpec:
     memory_model: str = SPARSEMEM
     #: CPUs keep part of NR_FREE_PAGES to themselves until their vmstat tick, as in a kernel (decision 0004).
     counter_drift: bool = False
+    #: What the source says of the machine and this cannot, and what was assumed (``formats/``).
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     #: Row of a node in `distances`, by nid.
     _rows: dict[int, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_rows", {node.nid: row for row, node in enumerate(self.nodes)})
+
+    @property
+    def nids(self) -> KeysView[int]:
+        """Numbers of the nodes, ascending."""
+        return self._rows.keys()
 
     def with_profile(self, profile: str) -> MachineSpec:
         """The same machine under another kernel; sysctls that one lacks make the boot fail with SpecError."""

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from numa_service.mm.mmzone import LRU_UNEVICTABLE, NR_WMARK
+from numa_service.mm.mmzone import LRU_UNEVICTABLE, NR_ORDERS, NR_WMARK
 from numa_service.mm.pgdat import MAX_RECLAIM_RETRIES, ZoneExtent
 from numa_service.mm.pgdata import KSWAPD_FAILURES, SWAP_TOTAL
-from numa_service.mm.vmstat import NR_ZONE_LRU_BASE, NUMASTAT_NAMES, vm_event_names
+from numa_service.mm.vmstat import (
+    NR_ANON_MAPPED,
+    NR_FILE_DIRTY,
+    NR_FILE_PAGES,
+    NR_ZONE_LRU_BASE,
+    NUMASTAT_NAMES,
+    vm_event_names,
+)
 from numa_service.node.node import Node
 from numa_service.rpc.server import NodeServer
 
 _WMARK_LEVELS = ("min", "low", "high", "promo")
 _LRU_LISTS = ("inactive_anon", "active_anon", "inactive_file", "active_file")
+_NODE_PAGES = (("anon", NR_ANON_MAPPED), ("file", NR_FILE_PAGES), ("dirty", NR_FILE_DIRTY))
 _KSWAPD_STATES = ("asleep", "running", "hopeless")
 
 
@@ -27,6 +36,7 @@ class NodeCollector(Collector):
     """
 
     def __init__(self, server: NodeServer) -> None:
+        self._server = server
         self._node: Node = server.node
 
     def describe(self) -> list[Metric]:
@@ -40,6 +50,7 @@ class NodeCollector(Collector):
         yield from self._kswapd()
         yield from self._owners()
         yield from self._load()
+        yield from self._service()
 
     @property
     def _id(self) -> str:
@@ -99,9 +110,14 @@ class NodeCollector(Collector):
         bad = CounterMetricFamily("numa_bad_pages", "Frees refused, by reason.", labels=["node", "reason"])
         for reason, count in pgdat.bad_pages().items():
             bad.add_metric((self._id, reason), count)
-        ops = CounterMetricFamily("numa_log_ops", "Ops in the node's log.", labels=["node"])
-        ops.add_metric((self._id,), self._node.log_length)
-        yield from (stat, events, bad, ops)
+        failed = CounterMetricFamily(
+            "numa_alloc_failed_blocks",
+            "Blocks of 2^order pages that requests of the node wanted and did not get.",
+            labels=["node", "order"],
+        )
+        for order in range(NR_ORDERS):
+            failed.add_metric((self._id, str(order)), self._node.alloc_failures.get(order, 0))
+        yield from (stat, events, bad, failed)
 
     def _kswapd(self) -> Iterator[Metric]:
         node = self._node
@@ -130,6 +146,13 @@ class NodeCollector(Collector):
             "numa_held_pages", "Pages that sessions and regions of any node have here.", labels=["node"]
         )
         held.add_metric((self._id,), node.held_pages())
+        pages = GaugeMetricFamily(
+            "numa_node_pages",
+            "Pages of the node by what they hold: nr_anon_pages, nr_file_pages, nr_dirty.",
+            labels=["node", "state"],
+        )
+        for name, item in _NODE_PAGES:
+            pages.add_metric((self._id, name), int(node.pgdat.pg.node_stat[item]))
         swap = GaugeMetricFamily(
             "numa_swap_pages", "The node's share of swap, in pages.", labels=["node", "state"]
         )
@@ -142,7 +165,7 @@ class NodeCollector(Collector):
         )
         spec = node.machine.spec
         info.add_metric((self._id, spec.name, spec.profile, str(node.incarnation)), 1)
-        yield from (sessions, held, swap, info)
+        yield from (sessions, held, pages, swap, info)
 
     def _load(self) -> Iterator[Metric]:
         load = self._node.load
@@ -186,3 +209,33 @@ class NodeCollector(Collector):
         for to, nr_bytes in load.traffic.items():
             moved.add_metric((self._id, str(to)), nr_bytes)
         yield from (used, wait, bandwidth, link_used, link_bandwidth, moved)
+
+    def _service(self) -> Iterator[Metric]:
+        node = self._node
+        incarnation = GaugeMetricFamily(
+            "numa_node_incarnation", "Times that the node has booted.", labels=["node"]
+        )
+        incarnation.add_metric((self._id,), node.incarnation)
+        ops = CounterMetricFamily("numa_log_ops", "Ops in the node's log.", labels=["node"])
+        ops.add_metric((self._id,), node.log_length)
+        dropped = CounterMetricFamily(
+            "numa_log_dropped_ops",
+            "Ops dropped from the log's old end; it replays while there are none.",
+            labels=["node"],
+        )
+        dropped.add_metric((self._id,), node.log_dropped)
+        programs = GaugeMetricFamily(
+            "numa_programs", "Programs that run now, by name and phase.", labels=["node", "program", "phase"]
+        )
+        for (program, phase), count in sorted(Counter(self._server.programs()).items()):
+            programs.add_metric((self._id, program or "unnamed", phase or "unnamed"), count)
+        owed = GaugeMetricFamily(
+            "numa_peer_owed_answers",
+            "Questions that another node has not answered; 0 for one that is not away.",
+            labels=["node", "target_node"],
+        )
+        debts = self._server.owed()
+        for other in node.machine.spec.nodes:
+            if other.nid != node.nid:
+                owed.add_metric((self._id, str(other.nid)), debts.get(other.nid, 0))
+        yield from (incarnation, ops, dropped, programs, owed)

@@ -1,41 +1,73 @@
-"""Where Prometheus finds the nodes: its HTTP service discovery (``http_sd_configs``)."""
+"""Where Prometheus finds a machine (``http_sd_configs``), and what the machine itself has to tell it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
-from numa_service.rpc.exposition import HttpServer
+from numa_service.rpc.exposition import HttpServer, metrics_app
 from numa_service.rpc.machine import MachineInfo
 
 
-def targets(machine: MachineInfo) -> list[dict[str, object]]:
-    """One target group a node that has metrics now."""
-    groups: list[dict[str, object]] = []
-    for node in machine.nodes:
-        if node.metrics_url:
-            url = urlsplit(node.metrics_url)
-            labels = {"machine": machine.name, "node": str(node.nid), "__metrics_path__": url.path}
-            groups.append({"targets": [url.netloc], "labels": labels})
+def targets(machine: MachineInfo, targets_url: str = "") -> list[dict[str, object]]:
+    """One target group a node that has metrics now, and one for the machine if it is told its URL."""
+    urls = {str(node.nid): node.metrics_url for node in machine.nodes if node.metrics_url}
+    groups = [_group(url, {"machine": machine.name, "node": nid}) for nid, url in urls.items()]
+    if targets_url:
+        groups.append(_group(targets_url.removesuffix("/targets") + "/metrics", {"machine": machine.name}))
     return groups
 
 
-class TargetServer:
-    """GET /targets: the nodes as the callable tells them at that moment."""
+def _group(metrics_url: str, labels: dict[str, str]) -> dict[str, object]:
+    url = urlsplit(metrics_url)
+    return {"targets": [url.netloc], "labels": labels | {"__metrics_path__": url.path}}
+
+
+class MachineCollector(Collector):
+    """Which nodes are up, as the machine knows it: a node that is away cannot say so itself."""
 
     def __init__(self, machine: Callable[[], MachineInfo]) -> None:
-        async def get(request: web.Request) -> web.Response:
-            return web.json_response(targets(machine()))
+        self._machine = machine
 
-        app = web.Application()
+    def describe(self) -> list[Metric]:
+        """Nothing: registering must not collect."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Every node of the machine, now."""
+        up = GaugeMetricFamily("numa_machine_node_up", "1 for a node that is up.", labels=["node"])
+        restarts = CounterMetricFamily(
+            "numa_machine_node_restarts", "Times that a node was booted again.", labels=["node"]
+        )
+        for node in self._machine().nodes:
+            up.add_metric((str(node.nid),), float(bool(node.address)))
+            restarts.add_metric((str(node.nid),), max(0, node.incarnation - 1))
+        yield from (up, restarts)
+
+
+class TargetServer:
+    """GET /targets: the nodes as the callable tells them at that moment. GET /metrics: the machine's own."""
+
+    def __init__(self, machine: Callable[[], MachineInfo], registry: CollectorRegistry | None = None) -> None:
+        """`registry` has the metrics of the machine's process; without one there is no /metrics."""
+        self._url = ""
+
+        async def get(request: web.Request) -> web.Response:
+            return web.json_response(targets(machine(), self._url if registry else ""))
+
+        app = metrics_app(registry) if registry else web.Application()
         app.router.add_get("/targets", get)
         self._http = HttpServer(app)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Serve; the URL for ``http_sd_configs``. OSError when the port is taken."""
-        return f"http://{await self._http.start(host, port)}/targets"
+        self._url = f"http://{await self._http.start(host, port)}/targets"
+        return self._url
 
     async def stop(self) -> None:
         """Close the socket."""

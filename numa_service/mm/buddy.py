@@ -26,11 +26,13 @@ from numa_service.mm.pgdata import (
     PG_BUDDY,
     PG_LRU,
     STAT_THRESHOLD,
+    TRACE_ON,
     TUNE_BLOCKS,
     TUNE_MOBILITY_DISABLED,
     PgData,
 )
 from numa_service.mm.profile import BLOCKS_CLAIM, BLOCKS_TAKE
+from numa_service.mm.tracepoints import MM_PAGE_ALLOC_ZONE_LOCKED, trace_page
 from numa_service.mm.vmstat import NR_FREE_PAGES, PATH_BUDDY_BLOCKS
 
 #: 3.0 keeps a reserve of this type where later kernels have HIGHATOMIC.
@@ -310,6 +312,8 @@ def rmqueue_smallest(pg: PgData, zone: int, order: int, mt: int) -> int:
         del_from_free_list(pg, zone, idx, current)
         expand(pg, zone, idx, order, current, mt)
         pg.pcptype[idx] = mt
+        if pg.trace_ctl[TRACE_ON]:
+            trace_page(pg, i64(MM_PAGE_ALLOC_ZONE_LOCKED), zone, idx, order, mt)
         return idx
     return -1
 

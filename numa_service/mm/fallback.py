@@ -33,6 +33,7 @@ from numa_service.mm.mmzone import (
 from numa_service.mm.pgdata import (
     FREE_CMA,
     RESERVED_HIGHATOMIC,
+    TRACE_ON,
     TUNE_BLOCKS,
     TUNE_BOOST_FACTOR,
     TUNE_MOBILITY_DISABLED,
@@ -40,6 +41,7 @@ from numa_service.mm.pgdata import (
     PgData,
 )
 from numa_service.mm.profile import BLOCKS_CLAIM, BLOCKS_STEAL
+from numa_service.mm.tracepoints import MM_PAGE_ALLOC_ZONE_LOCKED, trace_extfrag, trace_page
 from numa_service.mm.vmstat import NR_FREE_PAGES, PATH_BUDDY_BLOCKS, PATH_STEALS
 
 #: fallbacks[mt]: the order in which other types are stolen from; the same in all versions.
@@ -109,6 +111,14 @@ def _is_enough(pg: PgData, counts: int, old_type: int, start_mt: int) -> bool:
     return free_pages + alike >= PAGEBLOCK_NR_PAGES // 2 or pg.tune[TUNE_MOBILITY_DISABLED] != 0
 
 
+@kernel
+def _trace_extfrag(
+    pg: PgData, zone: int, idx: int, order: int, start_mt: int, fallback_order: int, fallback_mt: int
+) -> None:
+    owned = pg.pb_migratetype[idx >> PAGEBLOCK_ORDER] == start_mt
+    trace_extfrag(pg, zone, idx, order, start_mt, fallback_order, fallback_mt, owned)
+
+
 # 3.0: take the largest
 
 
@@ -120,6 +130,7 @@ def _take_largest(pg: PgData, zone: int, order: int, start_mt: int) -> int:
         if mt < 0:
             continue
         idx = first_free(pg, zone, current, mt)
+        fallback_mt = mt
         pg.path[PATH_STEALS] += 1
         if (
             current >= PAGEBLOCK_ORDER // 2
@@ -138,6 +149,9 @@ def _take_largest(pg: PgData, zone: int, order: int, start_mt: int) -> int:
             change_pageblock_range(pg, idx, current, start_mt)
         expand(pg, zone, idx, order, current, mt)
         pg.pcptype[idx] = mt
+        if pg.trace_ctl[TRACE_ON]:
+            _trace_extfrag(pg, zone, idx, order, start_mt, current, fallback_mt)
+            trace_page(pg, i64(MM_PAGE_ALLOC_ZONE_LOCKED), zone, idx, order, start_mt)
         return idx
     return -1
 
@@ -190,6 +204,8 @@ def _steal_fallback(pg: PgData, zone: int, order: int, start_mt: int, alloc_flag
             can_steal = _can_steal(pg, current, start_mt)
         idx = first_free(pg, zone, current, mt)
         _steal_suitable_fallback(pg, zone, idx, current, start_mt, alloc_flags, can_steal)
+        if pg.trace_ctl[TRACE_ON]:
+            _trace_extfrag(pg, zone, idx, order, start_mt, current, mt)
         return True
     return False
 
@@ -235,6 +251,8 @@ def _claim_or_steal(pg: PgData, zone: int, order: int, start_mt: int, alloc_flag
         block = first_free(pg, zone, current, mt)
         idx = _try_to_claim_block(pg, zone, block, current, order, start_mt, alloc_flags)
         if idx >= 0:
+            if pg.trace_ctl[TRACE_ON]:
+                _trace_extfrag(pg, zone, idx, order, start_mt, current, mt)
             return idx
     if alloc_flags & ALLOC_NOFRAGMENT:
         return -1
@@ -247,6 +265,8 @@ def _claim_or_steal(pg: PgData, zone: int, order: int, start_mt: int, alloc_flag
         del_from_free_list(pg, zone, idx, current)
         expand(pg, zone, idx, order, current, mt)
         pg.pcptype[idx] = mt
+        if pg.trace_ctl[TRACE_ON]:
+            _trace_extfrag(pg, zone, idx, order, start_mt, current, mt)
         return idx
     return -1
 

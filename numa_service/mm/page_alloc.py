@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from numa_service.mm.address import pgdata_at
 from numa_service.mm.buddy import (
     free_one_page,
     has_free_block,
@@ -65,6 +66,7 @@ from numa_service.mm.pgdata import (
     PG_VISITED,
     PG_YOUNG,
     RESERVED_HIGHATOMIC,
+    TRACE_ON,
     TUNE_PAGESET,
     TUNE_WATERMARK,
     U32,
@@ -74,10 +76,19 @@ from numa_service.mm.pgdata import (
 )
 from numa_service.mm.profile import PAGESET_AUTO_TUNED, WMARK_FREE_RESERVE, WMARK_PER_ORDER
 from numa_service.mm.swap import activate_page, del_page_from_lru, lru_cache_add
+from numa_service.mm.tracepoints import (
+    MM_PAGE_ALLOC,
+    MM_PAGE_FREE,
+    MM_PAGE_FREE_BATCHED,
+    NO_FIELD,
+    trace_page,
+    trace_pages,
+)
 from numa_service.mm.vmstat import (
     NR_DIRTIED,
     NR_FILE_DIRTY,
     NR_FREE_PAGES,
+    NR_PATH,
     NUMA_HIT,
     NUMA_INTERLEAVE_HIT,
     NUMA_LOCAL,
@@ -410,6 +421,8 @@ def alloc_pages_bulk(
             zone = found >> 40
             out[got] = found & ((1 << 40) - 1)
             end = got + 1
+        if pg.trace_ctl[TRACE_ON]:
+            trace_pages(pg, i64(MM_PAGE_ALLOC), zone, out, got, end, order, mt)
         pg.vm_event[PGALLOC + zone] += (end - got) << order
         _zone_statistics(pg, zone, numa_how, end - got)
         pg.owner_pages[owner] += (end - got) << order
@@ -431,6 +444,11 @@ def alloc_pages_bulk(
 @kernel
 def free_prepared_page(pg: PgData, zone: int, cpu: int, idx: int, order: int, cold: bool) -> None:
     """Free a block that is off every list of its owner (free_unref_page, __free_pages_ok)."""
+    if pg.trace_ctl[TRACE_ON]:
+        trace_page(pg, i64(MM_PAGE_FREE), zone, idx, order, i64(NO_FIELD))
+        if pg.flags[idx] & PG_LRU:
+            # LRU pages are freed by lists: unmapped (release_pages) or reclaimed
+            trace_page(pg, i64(MM_PAGE_FREE_BATCHED), zone, idx, order, i64(NO_FIELD))
     pg.vm_event[PGFREE] += 1 << order
     pg.owner_pages[pg.owner[idx]] -= 1 << order
     pg.flags[idx] = 0
@@ -518,6 +536,8 @@ def free_hot_cold_pages(pg: PgData, cpu: int, order: int, owner: int, pages: I64
             run = free_unref_run(pg, zone, cpu, pages, i, order, room)
             pg.vm_event[PGFREE] += run << order
             pg.owner_pages[owner] -= run << order
+            if pg.trace_ctl[TRACE_ON]:
+                trace_pages(pg, i64(MM_PAGE_FREE), zone, pages, i, i + run, order, i64(NO_FIELD))
         if run == 0:
             list_del(pg.next, pg.prev, pages[i])
             free_prepared_page(pg, zone, cpu, pages[i], order, cold)
@@ -629,6 +649,73 @@ def take_boosted(pg: PgData) -> bool:
             pg.zone_flags[zone] &= ~ZONE_BOOSTED_WATERMARK
             boosted = True
     return boosted
+
+
+#: What :func:`serve_alloc` reports: work counters, whether a zone was boosted, and five numbers a zone.
+REPORT_BOOSTED = NR_PATH
+REPORT_ZONES = NR_PATH + 1
+REPORT_ZONE_NUMBERS = 5
+
+
+@kernel
+def serve_alloc(
+    address: int,
+    zones: I64,
+    cpu: int,
+    order: int,
+    count: int,
+    mt: int,
+    highest_zoneidx: int,
+    alloc_flags: int,
+    numa_how: int,
+    owner: int,
+    lru_kind: int,
+    indexes: U32,
+    dirty: bool,
+    out: I64,
+    report: I64,
+) -> int:
+    """:func:`alloc_pages_bulk` for a request, with all that is told of it, in one call from Python.
+
+    `report` takes the PATH_* counters of this call, then 1 if :func:`take_boosted` will find a zone, then of
+    each zone managed, free, min, low and high pages.
+    """
+    pg = pgdata_at(address)
+    pg.path[:] = 0
+    got = alloc_pages_bulk(
+        pg,
+        zones,
+        cpu,
+        order,
+        count,
+        mt,
+        highest_zoneidx,
+        alloc_flags,
+        numa_how,
+        owner,
+        lru_kind,
+        indexes,
+        dirty,
+        out,
+    )
+    for i in range(NR_PATH):
+        report[i] = pg.path[i]
+    report[REPORT_BOOSTED] = 0
+    for zone in range(pg.managed.shape[0]):
+        if pg.zone_flags[zone] & ZONE_BOOSTED_WATERMARK:
+            report[REPORT_BOOSTED] = 1
+        at = REPORT_ZONES + REPORT_ZONE_NUMBERS * zone
+        report[at] = pg.managed[zone]
+        report[at + 1] = max(i64(0), pg.vm_stat[zone, NR_FREE_PAGES])
+        for mark in range(WMARK_HIGH + 1):
+            report[at + 2 + mark] = pg.watermark[zone, mark]
+    return got
+
+
+@kernel
+def serve_free(address: int, cpu: int, order: int, owner: int, pages: I64, cold: bool) -> int:
+    """:func:`free_hot_cold_pages` for a request."""
+    return free_hot_cold_pages(pgdata_at(address), cpu, order, owner, pages, cold)
 
 
 __all__ = [

@@ -30,6 +30,7 @@ from numa_service.mm.pgdata import (
     PCP_THP,
     PCP_THP_MOVABLE,
     PG_PCP,
+    TRACE_ON,
     TUNE_BLOCKS,
     TUNE_PAGESET,
     TUNE_PCP_MAX_ORDER,
@@ -38,6 +39,7 @@ from numa_service.mm.pgdata import (
     PgData,
 )
 from numa_service.mm.profile import BLOCKS_CLAIM, BLOCKS_STEAL, PAGESET_AUTO_TUNED, PAGESET_HOT_COLD
+from numa_service.mm.tracepoints import trace_drain
 from numa_service.mm.vmstat import NR_FREE_PAGES, PATH_PAGESET_PAGES
 
 #: CONFIG_PCP_BATCH_SCALE_MAX: how often a batch doubles (6.1 has it since 6.1.104).
@@ -200,6 +202,8 @@ def _free_last(pg: PgData, zone: int, cpu: int, head: int, order: int) -> None:
         # lists and pageblocks agree, or its pageblock may have been isolated meanwhile
         mt = i64(pg.pb_migratetype[page >> PAGEBLOCK_ORDER])
     free_one_page(pg, zone, cpu, page, order, mt, flag(False))
+    if pg.trace_ctl[TRACE_ON]:
+        trace_drain(pg, zone, cpu, page, order, mt)
 
 
 @kernel

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from numa_service.mm import page_alloc, vmscan
+from numa_service.mm.address import address_of
 from numa_service.mm.buddy import count_free_blocks, free_range, page_zone
 from numa_service.mm.isolation import (
     recount_reserves,
@@ -32,12 +33,19 @@ from numa_service.mm.mmzone import (
     WMARK_PROMO,
     ZONE_NAMES,
 )
-from numa_service.mm.page_alloc import ALLOC_COLD, LRU_KIND_NONE, NO_PAGEBLOCK
+from numa_service.mm.page_alloc import (
+    ALLOC_COLD,
+    LRU_KIND_NONE,
+    NO_PAGEBLOCK,
+    REPORT_ZONE_NUMBERS,
+    REPORT_ZONES,
+)
 from numa_service.mm.pcp import PCP_BATCH_SCALE_MAX, free_pcppages_bulk
 from numa_service.mm.pgdat_memory import PgdatMemory, ZoneExtent
 from numa_service.mm.pgdata import (
     DRIFT_MARK,
     FREE_CMA,
+    I64,
     KSWAPD_FAILURES,
     KSWAPD_HIGHEST_ZONEIDX,
     KSWAPD_ORDER,
@@ -181,7 +189,11 @@ class Pgdat(PgdatMemory):
         self.base_pfn = start // MAX_ORDER_NR_PAGES * MAX_ORDER_NR_PAGES
         end = max((e for _, e in spans), default=self.base_pfn)
         self.pg: PgData = alloc_pgdata(self.base_pfn, end, len(self.zone_names), len(self.all_cpus))
+        self.address, self._unpacked = address_of(self.pg)
         self._scratch = np.zeros(4, dtype=np.int64)
+        self._out = np.empty(1024, dtype=np.int64)
+        self._zone_arrays: dict[tuple[int, ...], I64] = {}
+        self._report = np.zeros(REPORT_ZONES + REPORT_ZONE_NUMBERS * len(self.zone_names), dtype=np.int64)
         self.ram = tuple(ram)
         self.cma_areas = tuple(cma)
         self._marks: dict[int, Watermarks] = {}
@@ -348,12 +360,17 @@ class Pgdat(PgdatMemory):
     ) -> Pfns:
         """Up to `count` blocks from `zones` in that order; the pfns got, in order.
 
-        `cold` asks for pages that no CPU cache holds (__GFP_COLD, 3.0).
+        `cold` asks for pages that no CPU cache holds (__GFP_COLD, 3.0). :attr:`report` tells what it took.
         """
-        out = np.empty(count, dtype=np.int64)
-        got = page_alloc.alloc_pages_bulk(
-            self.pg,
-            np.array(zones, dtype=np.int64),
+        if count > len(self._out):
+            self._out = np.empty(max(count, 2 * len(self._out)), dtype=np.int64)
+        key = tuple(zones)
+        walk = self._zone_arrays.get(key)
+        if walk is None:
+            walk = self._zone_arrays[key] = np.array(key, dtype=np.int64)
+        got = page_alloc.serve_alloc(
+            self.address,
+            walk,
             -1 if cpu is None else self.cpu_index[cpu],
             order,
             count,
@@ -363,12 +380,23 @@ class Pgdat(PgdatMemory):
             numa_how,
             owner,
             lru_kind,
-            _writable(indexes),
+            _writable(indexes) if len(indexes) else NO_INDEXES,
             dirty,
-            out,
+            self._out,
+            self._report,
         )
-        out += self.base_pfn
-        return out[:got].view(np.uint64)
+        return (self._out[:got] + self.base_pfn).view(np.uint64)
+
+    def trace_into(self, ring: I64) -> None:
+        """Put the events of kernels into this ring, [N, TRACE_WORDS]; an empty one: nowhere."""
+        self.pg = self.pg._replace(trace=ring)
+        self.address, self._unpacked = address_of(self.pg)
+
+    @property
+    def report(self) -> list[int]:
+        """What the last :meth:`alloc` took: PATH_* counters, REPORT_BOOSTED, then REPORT_ZONES."""
+        report: list[int] = self._report.tolist()
+        return report
 
     def free(self, cpu: int | None, order: int, owner: int, pfns: Pfns, cold: bool = False) -> int:
         """Free blocks held by hand, all or none; pages freed. BadPageError names the first that may not.
@@ -376,7 +404,7 @@ class Pgdat(PgdatMemory):
         `cold` pages go behind those that the CPU has in its cache. A refusal is counted, by reason.
         """
         pages = pfns.view(np.int64) - self.base_pfn
-        error = page_alloc.free_hot_cold_pages(self.pg, self._cpu(cpu), order, owner, pages, cold)
+        error = page_alloc.serve_free(self.address, self._cpu(cpu), order, owner, pages, cold)
         if error:
             code = error & 0xFF
             reason, kernel = _FREE_REASONS[code]

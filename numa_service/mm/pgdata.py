@@ -161,6 +161,10 @@ class PgData(NamedTuple):
     path: I64
     #: Frees refused, by reason; not state.
     bad_pages: I64
+    #: Ring of events, a power of two of records; empty while nobody listens. [N, TRACE_WORDS]
+    trace: I64
+    #: TRACE_*: whether somebody does, and where the ring stands; not state.
+    trace_ctl: I64
 
 
 HEAD_FREE = 0
@@ -178,8 +182,17 @@ TUNE_WATERMARK = 5  # WMARK_*
 TUNE_PAGESET = 6  # PAGESET_*
 NR_TUNE = 7
 
+# the ring of events (mm/tracepoints.py)
+TRACE_ON = 0
+#: Records ever written.
+TRACE_WRITTEN = 1
+#: Number of the running context: what a record leaves to whoever began the op.
+TRACE_CONTEXT = 2
+NR_TRACE_CTL = 3
+TRACE_WORDS = 4
+
 #: Fields that are not state: left out of the digest.
-SCRATCH_FIELDS = frozenset({"path", "bad_pages"})
+SCRATCH_FIELDS = frozenset({"path", "bad_pages", "trace", "trace_ctl"})
 
 
 def alloc_pgdata(base_pfn: int, end_pfn: int, nr_zones: int, nr_cpus: int) -> PgData:
@@ -251,6 +264,8 @@ def alloc_pgdata(base_pfn: int, end_pfn: int, nr_zones: int, nr_cpus: int) -> Pg
         tune=z(NR_TUNE),
         path=z(NR_PATH),
         bad_pages=z(NR_FREE_REASONS),
+        trace=z(0, TRACE_WORDS),
+        trace_ctl=z(NR_TRACE_CTL),
     )
     for array, first in ((pg.next, pages), (pg.prev, pages), (pg.pb_next, blocks), (pg.pb_prev, blocks)):
         array[first:] = np.arange(first, len(array), dtype=np.uint32)

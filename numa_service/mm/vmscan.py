@@ -33,10 +33,19 @@ from numa_service.mm.pgdata import (
     PG_YOUNG,
     SWAP_TOTAL,
     SWAP_USED,
+    TRACE_ON,
     TUNE_SWAPPINESS,
     PgData,
 )
 from numa_service.mm.swap import activate_page, del_page_from_lru
+from numa_service.mm.tracepoints import (
+    MM_VMSCAN_LRU_ISOLATE,
+    MM_VMSCAN_LRU_SHRINK_ACTIVE,
+    MM_VMSCAN_LRU_SHRINK_INACTIVE,
+    MM_VMSCAN_WRITE_FOLIO,
+    trace_page,
+    trace_vmscan,
+)
 from numa_service.mm.vmstat import (
     NR_FREE_PAGES,
     NR_VMSCAN_WRITE,
@@ -122,7 +131,7 @@ def _reclaim_page(pg: PgData, zone: int, idx: int, kswapd: bool) -> None:
 
 
 @kernel
-def _pageout(pg: PgData, idx: int) -> bool:
+def _pageout(pg: PgData, zone: int, idx: int) -> bool:
     """Write a page so that it can be freed; False when swap is full."""
     if pg.flags[idx] & PG_SWAPBACKED:
         if pg.reclaim_stat[SWAP_USED] >= pg.reclaim_stat[SWAP_TOTAL]:
@@ -132,6 +141,9 @@ def _pageout(pg: PgData, idx: int) -> bool:
         pg.path[PATH_SWAPPED] += 1
     else:
         pg.path[PATH_FILE_IO] += 1
+    if pg.trace_ctl[TRACE_ON]:
+        # what follows the page's index tells anonymous pages from the others
+        trace_page(pg, i64(MM_VMSCAN_WRITE_FOLIO), zone, idx, i64(0), i64(pg.flags[idx] & PG_SWAPBACKED != 0))
     pg.vm_event[PGPGOUT] += 4  # in KiB, as /proc/vmstat counts it
     pg.node_stat[NR_VMSCAN_WRITE] += 1
     pg.node_stat[NR_WRITTEN] += 1
@@ -139,14 +151,34 @@ def _pageout(pg: PgData, idx: int) -> bool:
 
 
 @kernel
+def _trace_isolate(pg: PgData, reclaim_idx: int, zone: int, lru: int, nr_to_scan: int) -> None:
+    """What a scan is about to take off a list (isolate_lru_folios): what is asked for, or all there is."""
+    taken = min(nr_to_scan, pg.vm_stat[zone, NR_ZONE_LRU_BASE + lru])
+    b = nr_to_scan | (taken << 16) | (reclaim_idx << 32)
+    trace_vmscan(pg, i64(MM_VMSCAN_LRU_ISOLATE), zone, lru, b, i64(0))
+
+
+@kernel
 def _shrink_inactive_list(
-    pg: PgData, zone: int, lru: int, nr_to_scan: int, kswapd: bool, may_write: bool
+    pg: PgData,
+    reclaim_idx: int,
+    zone: int,
+    lru: int,
+    nr_to_scan: int,
+    kswapd: bool,
+    may_write: bool,
+    priority: int,
 ) -> int:
     """Scan the tail of an inactive list; pages reclaimed (shrink_inactive_list, shrink_folio_list)."""
     head = lru_list(pg, zone, lru)
     reclaimed = 0
     scanned = 0
     written = 0
+    dirty = 0
+    kept = 0
+    activated = 0
+    if pg.trace_ctl[TRACE_ON]:
+        _trace_isolate(pg, reclaim_idx, zone, lru, nr_to_scan)
     while scanned < nr_to_scan and pg.prev[head] != head:
         idx = i64(pg.prev[head])
         scanned += 1
@@ -157,25 +189,33 @@ def _shrink_inactive_list(
                 pg.flags[idx] = (flags & ~PG_YOUNG) | PG_REFERENCED
                 list_del(pg.next, pg.prev, idx)
                 list_add(pg.next, pg.prev, idx, head)
+                kept += 1
                 continue
-            if flags & PG_YOUNG or not _pageout(pg, idx):
+            if flags & PG_YOUNG or not _pageout(pg, zone, idx):
                 pg.flags[idx] = flags & ~PG_YOUNG
                 activate_page(pg, zone, idx)
                 pg.flags[idx] |= PG_ACTIVE
                 pg.vm_event[PGACTIVATE] += 1
+                activated += 1
                 continue
             written += 1
         elif flags & PG_DIRTY:
+            dirty += 1
             if flags & PG_REFERENCED or not may_write:
                 # one more round: PAGEREF_RECLAIM_CLEAN takes clean pages only, and so does boosted reclaim
                 pg.flags[idx] = flags & ~PG_REFERENCED
                 list_del(pg.next, pg.prev, idx)
                 list_add(pg.next, pg.prev, idx, head)
                 continue
-            _pageout(pg, idx)
+            _pageout(pg, zone, idx)
             written += 1
         _reclaim_page(pg, zone, idx, kswapd)
         reclaimed += 1
+    if pg.trace_ctl[TRACE_ON]:
+        # all of one type: which of the two counts of activated pages it is, the list tells
+        b = scanned | (reclaimed << 16) | (dirty << 32)
+        c = kept | (activated << 16) | (priority << 32)
+        trace_vmscan(pg, i64(MM_VMSCAN_LRU_SHRINK_INACTIVE), zone, lru, b, c)
     pg.path[PATH_SCANNED] += scanned
     pg.vm_event[PGSCAN_KSWAPD if kswapd else PGSCAN_DIRECT] += scanned
     if lru == LRU_INACTIVE_ANON:
@@ -188,11 +228,15 @@ def _shrink_inactive_list(
 
 
 @kernel
-def _shrink_active_list(pg: PgData, zone: int, lru: int, nr_to_scan: int) -> int:
+def _shrink_active_list(
+    pg: PgData, reclaim_idx: int, zone: int, lru: int, nr_to_scan: int, priority: int
+) -> int:
     """Move the tail of an active list to the inactive one; pages scanned."""
     head = lru_list(pg, zone, lru)
     inactive = lru_list(pg, zone, lru - 1)
     scanned = 0
+    if pg.trace_ctl[TRACE_ON]:
+        _trace_isolate(pg, reclaim_idx, zone, lru, nr_to_scan)
     while scanned < nr_to_scan and pg.prev[head] != head:
         idx = i64(pg.prev[head])
         scanned += 1
@@ -201,6 +245,8 @@ def _shrink_active_list(pg: PgData, zone: int, lru: int, nr_to_scan: int) -> int
         list_add(pg.next, pg.prev, idx, inactive)
     pg.vm_stat[zone, NR_ZONE_LRU_BASE + lru] -= scanned
     pg.vm_stat[zone, NR_ZONE_LRU_BASE + lru - 1] += scanned
+    if pg.trace_ctl[TRACE_ON]:
+        trace_vmscan(pg, i64(MM_VMSCAN_LRU_SHRINK_ACTIVE), zone, lru, scanned, priority << 32)
     pg.vm_event[PGREFILL] += scanned
     pg.vm_event[PGDEACTIVATE] += scanned
     return scanned
@@ -208,7 +254,7 @@ def _shrink_active_list(pg: PgData, zone: int, lru: int, nr_to_scan: int) -> int
 
 @kernel
 def _shrink_list(
-    pg: PgData, reclaim_idx: int, lru: int, nr_to_scan: int, kswapd: bool, may_write: bool
+    pg: PgData, reclaim_idx: int, lru: int, nr_to_scan: int, kswapd: bool, may_write: bool, priority: int
 ) -> int:
     """Scan one list of the node: each zone its share, highest zone first. reclaimed | scanned << 32."""
     total = lru_size(pg, reclaim_idx, lru)
@@ -226,9 +272,9 @@ def _shrink_list(
             continue
         left -= share
         if active:
-            _shrink_active_list(pg, zone, lru, share)
+            _shrink_active_list(pg, reclaim_idx, zone, lru, share, priority)
         else:
-            result += _shrink_inactive_list(pg, zone, lru, share, kswapd, may_write)
+            result += _shrink_inactive_list(pg, reclaim_idx, zone, lru, share, kswapd, may_write, priority)
     return result
 
 
@@ -302,14 +348,16 @@ def shrink_node(
                 continue
             batch = min(nr[lru], SWAP_CLUSTER_MAX)
             nr[lru] -= batch
-            result += _shrink_list(pg, reclaim_idx, lru, batch, kswapd, may_write)
+            result += _shrink_list(pg, reclaim_idx, lru, batch, kswapd, may_write, priority)
         if result & 0xFFFFFFFF >= nr_to_reclaim:
             break
     # keep the anonymous active list moving even when it was not scanned (shrink_node_memcgs' tail)
     if pg.reclaim_stat[SWAP_TOTAL] > pg.reclaim_stat[SWAP_USED] and _inactive_is_low(
         pg, i64(LRU_INACTIVE_ANON)
     ):
-        _shrink_list(pg, reclaim_idx, i64(LRU_ACTIVE_ANON), i64(SWAP_CLUSTER_MAX), kswapd, may_write)
+        _shrink_list(
+            pg, reclaim_idx, i64(LRU_ACTIVE_ANON), i64(SWAP_CLUSTER_MAX), kswapd, may_write, priority
+        )
     return result
 
 

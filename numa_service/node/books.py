@@ -50,6 +50,12 @@ class Session:
     #: il_prev: how many interleaved pages it has asked for.
     interleaved: int = 0
 
+    @property
+    def state(self) -> tuple[object, ...]:
+        """What a digest sees of it."""
+        times = self.lease_ns, self.expires_ns
+        return self.id, self.name, *times, sorted(self.holdings), sorted(self.regions), self.interleaved
+
 
 @dataclass(slots=True)
 class Region:

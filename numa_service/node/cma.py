@@ -12,6 +12,7 @@ from numa_service.node.errors import Busy, InvalidRequest, NodeError
 from numa_service.node.migrate import empty_range
 from numa_service.node.node import Node
 from numa_service.node.page_alloc import MAX_COUNT, Steps
+from numa_service.trace.tracepoints import MR_CONTIG_RANGE
 
 
 def cma_alloc(
@@ -31,7 +32,7 @@ def cma_alloc(
     while True:
         start, end = node.apply(ops.CmaIsolate(area, count, align_order, from_pfn))
         try:
-            yield from empty_range(node, start, end, tuple(node.machine.populated))
+            yield from empty_range(node, start, end, tuple(node.machine.populated), MR_CONTIG_RANGE)
             node.session(session)  # its lease may have run out while pages moved
             node.apply(ops.CmaTake(node.owner(session), start, end))
             return start, end

@@ -52,8 +52,10 @@ class Cost:
         self.pageset_ns += path[PATH_PAGESET_PAGES] * model.pageset_hit_ns
         self.buddy_ns += path[PATH_BUDDY_BLOCKS] * model.buddy_block_ns
         self.fallback_ns += path[PATH_ZONE_SKIPS] * model.zone_skip_ns
-        self.reclaim_ns += path[PATH_SCANNED] * model.reclaim_page_ns
-        self.reclaim_ns += path[PATH_SWAPPED] * model.swap_page_ns + path[PATH_FILE_IO] * model.file_page_ns
+        if path[PATH_SCANNED] or path[PATH_SWAPPED] or path[PATH_FILE_IO]:
+            self.reclaim_ns += path[PATH_SCANNED] * model.reclaim_page_ns
+            self.reclaim_ns += path[PATH_SWAPPED] * model.swap_page_ns
+            self.reclaim_ns += path[PATH_FILE_IO] * model.file_page_ns
 
     def add_lookup(self, model: LatencyModel) -> None:
         """One question to another node."""

@@ -21,6 +21,7 @@ from numa_service.node.errors import Busy, InvalidRequest, NodeError, NotFound, 
 from numa_service.node.migrate import empty_range
 from numa_service.node.node import Node
 from numa_service.node.page_alloc import Steps, on
+from numa_service.trace.tracepoints import MR_MEMORY_HOTPLUG
 
 #: What may be written into a block's state.
 ONLINE_TYPES = ("online", "online_kernel", "online_movable")
@@ -72,7 +73,7 @@ def _offline_pages(node: Node, start: int, end: int) -> Steps[MemoryState]:
     try:
         # to other nodes if there are any with memory (do_migrate_range)
         others = tuple(nid for nid, zones in node.machine.populated.items() if zones and nid != node.nid)
-        yield from empty_range(node, start, end, others or (node.nid,))
+        yield from empty_range(node, start, end, others or (node.nid,), MR_MEMORY_HOTPLUG)
         return node.apply(ops.OfflinePages(start, end))
     except NodeError:
         node.apply(ops.UndoIsolation(start, end, MIGRATE_MOVABLE))

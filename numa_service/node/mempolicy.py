@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -29,7 +30,7 @@ class Policy:
     nodes: tuple[int, ...] = ()
 
     @classmethod
-    def checked(cls, mode: int, nodes: list[int], known: tuple[int, ...]) -> Policy:
+    def checked(cls, mode: int, nodes: list[int], known: Container[int]) -> Policy:
         """InvalidRequest when the mode is unknown, or its nodes are missing, unexpected or not there."""
         if mode not in PolicyMode.__members__.values():
             raise InvalidRequest("policy.mode", f"{mode} is no policy mode")

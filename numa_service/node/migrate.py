@@ -17,6 +17,7 @@ from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.mm.pgdata import PG_DIRTY, PG_SWAPBACKED
 from numa_service.node import ops
 from numa_service.node.books import pack_pfns, unpack_indexes, unpack_pfns
+from numa_service.node.cost import Cost
 from numa_service.node.errors import InvalidRequest, PeerUnavailable
 from numa_service.node.mempolicy import Policy, policy_walk
 from numa_service.node.node import Node
@@ -34,16 +35,21 @@ _GFP = int(GFP_HIGHUSER_MOVABLE | Gfp.RETRY_MAYFAIL)
 MAX_PASSES = 5
 
 
-def empty_range(node: Node, start_pfn: int, end_pfn: int, nodemask: tuple[int, ...]) -> Steps[None]:
+def empty_range(
+    node: Node, start_pfn: int, end_pfn: int, nodemask: tuple[int, ...], reason: int
+) -> Steps[None]:
     """Move every page of a region out of an isolated range, to nodes of the mask; what cannot go, stays.
 
-    A moved page is new to reclaim: on the inactive list, and dirty if it was.
+    A moved page is new to reclaim: on the inactive list, and dirty if it was. `reason` is an MR_* number.
     """
     for _ in range(MAX_PASSES):
         moving = _movable(node, start_pfn, end_pfn)
         moved = 0
         for pages in moving:
             moved += yield from _migrate(node, pages, nodemask)
+        tracer = node.tracepoints.tracer
+        if tracer and moving:
+            tracer.migrated(moved, sum(len(pages.pfns) // 8 for pages in moving) - moved, reason)
         if not moved:
             return
 
@@ -87,6 +93,7 @@ def _migrate(node: Node, moving: ops.Movable, nodemask: tuple[int, ...]) -> Step
         cpu,
         MIGRATE_MOVABLE,
         walk,
+        Cost(),
         moving.lru_kind,
         moving.indexes,
         moving.dirty,

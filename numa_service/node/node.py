@@ -15,10 +15,12 @@ from numa_service.machine.hotplug import MemoryState, memory_notify, memory_stat
 from numa_service.machine.spec import MachineSpec, SpecError
 from numa_service.mm.invariants import check_pgdat
 from numa_service.mm.memory_hotplug import BusyError
-from numa_service.mm.mmzone import MIGRATE_CMA, WMARK_HIGH
+from numa_service.mm.mmzone import MIGRATE_CMA
 from numa_service.mm.page_alloc import (
     ALLOC_NO_WATERMARKS,
     LRU_KIND_ANON,
+    REPORT_BOOSTED,
+    REPORT_ZONES,
     take_boosted,
 )
 from numa_service.mm.pgdat import MAX_OWNERS, BadPageError, Pfns, Pgdat
@@ -34,7 +36,7 @@ from numa_service.mm.pgdata import (
 from numa_service.mm.vmscan import kswapd_target
 from numa_service.mm.vmstat import (
     ALLOCSTALL,
-    NR_FREE_PAGES,
+    NR_PATH,
     PAGEOUTRUN,
     PATH_SWAPPED,
     PGFAULT,
@@ -57,6 +59,7 @@ from numa_service.node.errors import Busy, InvalidRequest, LimitExceeded, NotFou
 from numa_service.node.load import Load
 from numa_service.node.mempolicy import Walk
 from numa_service.node.ops import Op, Owner
+from numa_service.node.tracepoints import Tracepoints
 from numa_service.node.zone_account import Account
 
 R = TypeVar("R")
@@ -85,6 +88,9 @@ class Node:
         self.nid = nid
         self.incarnation = incarnation
         self.pgdat: Pgdat = machine.pgdats[nid]
+        names = self.pgdat.zone_names
+        #: Index of Normal, if the zone below it is DMA32; else -1.
+        self.zone_above_dma32 = names.index("Normal") if "DMA32" in names else -1
         self.sessions: dict[int, Session] = {}
         self.regions: dict[int, Region] = {}
         #: A number is not used again by a later incarnation: who holds on to a session that died finds none.
@@ -103,6 +109,8 @@ class Node:
         self._replies_bytes = 0
         self.kswapd = KswapdStats()
         self.load = Load(machine.spec, nid)
+        self.alloc_failures: dict[int, int] = {}  #: order → blocks wanted and not got; not state
+        self.tracepoints = Tracepoints(self.pgdat, machine.spec.latency)
         #: Questions asked of other nodes: numbers their request ids.
         self.asked = 0
         #: Zonelist caches (3.0) of the fallback lists that requests of this node walk, by the lists' nodes.
@@ -134,12 +142,19 @@ class Node:
 
     def apply(self, op: Op[R]) -> R:
         """Carry out one op. An op that raises has changed nothing and is not logged."""
-        result = _step(type(op))(self, op)
-        self.log.append(op)
+        tracer = self.tracepoints.tracer
+        if tracer:
+            tracer.op_begins(op)
+        kind = op.__class__
+        result = (_STEPS.get(kind) or _step_of(kind))(self, op)
+        if tracer:
+            tracer.op_ends(op, result)
+        log = self.log
+        log.append(op)
         self.log_length += 1
-        self._log_bytes += ops.payload(op)
-        while len(self.log) > LOG_LIMIT or self._log_bytes > LOG_BYTES_LIMIT:
-            self._log_bytes -= ops.payload(self.log.popleft())
+        self._log_bytes += op.payload
+        while len(log) > LOG_LIMIT or self._log_bytes > LOG_BYTES_LIMIT:
+            self._log_bytes -= log.popleft().payload
         if self.observer:
             self.observer(self.nid, op, result)
         if self.wake_kswapd and self.kswapd_wanted:
@@ -229,19 +244,6 @@ class Node:
         theirs = (pg.owner[pages] == self._slots.get(owner, MAX_OWNERS)) & (pg.order[pages] == order)
         return bool((held & theirs).all())
 
-    def zone_states(self) -> tuple[ops.ZoneState, ...]:
-        """Summary of the populated zones, as lookups carry it."""
-        pg = self.pgdat.pg
-        free, marks = (
-            np.maximum(pg.vm_stat[:, NR_FREE_PAGES], 0).tolist(),
-            pg.watermark[:, : WMARK_HIGH + 1].tolist(),
-        )
-        return tuple(
-            ops.ZoneState(zone, free[zone], managed, *marks[zone])
-            for zone, managed in enumerate(pg.managed.tolist())
-            if managed
-        )
-
     def check(self) -> list[str]:
         """Violated invariants, those of owners included."""
         problems = check_pgdat(self.pgdat)
@@ -267,19 +269,7 @@ class Node:
                 digest.update(repr((nid, cache.fullzones, cache.last_full_zap_ns)).encode())
         digest.update(repr(self.load.state).encode())
         for session in self.sessions.values():
-            digest.update(
-                repr(
-                    (
-                        session.id,
-                        session.name,
-                        session.lease_ns,
-                        session.expires_ns,
-                        sorted(session.holdings),
-                        sorted(session.regions),
-                        session.interleaved,
-                    )
-                ).encode()
-            )
+            digest.update(repr(session.state).encode())
         for region in self.regions.values():
             fixed = (region.id, region.session, region.lru_kind, region.policy, sorted(region.holdings))
             digest.update(repr(fixed).encode())
@@ -329,10 +319,12 @@ class Node:
 
     @_apply.register
     def _(self, op: ops.Alloc) -> ops.AllocResult:
-        self._forget_path()
-        walk = op.zones, op.cpu, op.order, op.migratetype, op.highest_zoneidx, op.alloc_flags
-        before = Account(self.pgdat, *walk) if op.explain else None
-        pfns = self.pgdat.alloc(
+        pgdat = self.pgdat
+        before = None
+        if op.explain:
+            walk = op.zones, op.cpu, op.order, op.migratetype, op.highest_zoneidx, op.alloc_flags
+            before = Account(pgdat, *walk)
+        pfns = pgdat.alloc(
             op.zones,
             op.cpu,
             op.order,
@@ -341,23 +333,25 @@ class Node:
             op.highest_zoneidx,
             op.alloc_flags,
             op.numa_how,
-            self._slot(op.owner),
+            self._slots.get(op.owner) or self._slot(op.owner),
             op.lru_kind,
             unpack_indexes(op.indexes),
             op.dirty,
         )
         if not len(pfns):
             self._forget_if_empty(op.owner)
-        path = self._path()
+        report = pgdat.report
+        path = tuple(report[:NR_PATH])
         account = before.since(op.count, pfns, path) if before else None
-        if take_boosted(self.pgdat.pg):
+        if report[REPORT_BOOSTED] and take_boosted(pgdat.pg):
             # rmqueue(): an allocation that mixed migratetypes wakes kswapd to defragment
-            self.pgdat.wakeup_kswapd(0, op.highest_zoneidx)
+            pgdat.wakeup_kswapd(0, op.highest_zoneidx)
         full = self._full_zones(op, pfns) if self.machine.profile.zonelist_cache else ()
         if op.report:
             self.load.hear(op.report)
-        wait_ns = self.load.memory.wait_ns
-        return ops.AllocResult(pack_pfns(pfns), path, self.zone_states(), account, full, wait_ns)
+        return ops.AllocResult(
+            pack_pfns(pfns), path, tuple(report[REPORT_ZONES:]), account, full, self.load.memory.wait_ns
+        )
 
     def _full_zones(self, op: ops.Alloc, pfns: Pfns) -> tuple[int, ...]:
         """Zones that the walk left because they could not serve: all before the one that served last."""
@@ -695,5 +689,11 @@ class Node:
         return int(self.pgdat.pg.reclaim_stat[SWAP_USED])
 
 
-#: What applies an op of a type: `_apply` without the wrapper that it makes at every call.
-_step = Node.__dict__["_apply"].dispatcher.dispatch
+#: What applies an op of each type that was seen: `_apply` without what it does at every call.
+_STEPS: dict[type[Op[Any]], Callable[[Node, Any], Any]] = {}
+
+
+def _step_of(kind: type[Op[Any]]) -> Callable[[Node, Any], Any]:
+    step: Callable[[Node, Any], Any] = Node.__dict__["_apply"].dispatcher.dispatch(kind)
+    _STEPS[kind] = step
+    return step

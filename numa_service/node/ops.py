@@ -7,7 +7,7 @@ little-endian bytes: uint64 pfns, uint32 region indexes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:  # kswapd's process sends ops: it is not to load the kernels for it
     from numa_service.machine.hotplug import MemoryState
@@ -30,10 +30,16 @@ class Op(Generic[R]):
 
     __slots__ = ()
 
+    #: Its fields that hold page numbers or indexes.
+    _arrays: ClassVar[tuple[str, ...]] = ()
 
-def payload(op: Op[Any]) -> int:
-    """Bytes of page numbers and indexes that an op carries."""
-    return len(getattr(op, "pfns", b"")) + len(getattr(op, "indexes", b""))
+    def __init_subclass__(cls) -> None:
+        cls._arrays = tuple(name for name in ("pfns", "indexes") if name in cls.__annotations__)
+
+    @property
+    def payload(self) -> int:
+        """Bytes of page numbers and indexes that it carries."""
+        return sum(len(getattr(self, name)) for name in self._arrays) if self._arrays else 0
 
 
 class ZoneState(NamedTuple):
@@ -54,13 +60,24 @@ class AllocResult:
     pfns: bytes
     #: PATH_* work counters.
     path: tuple[int, ...]
-    zones: tuple[ZoneState, ...] = ()
+    #: Of every zone managed, free, min, low and high pages: see `zones`.
+    zone_pages: tuple[int, ...] = ()
     #: For an op that asked to explain.
     account: NodeAccount | None = None
     #: Zones that could not serve any more; told only by kernels with a zonelist cache.
     full: tuple[int, ...] = ()
     #: What an access to this node's memory waits now, in virtual ns.
     wait_ns: int = 0
+
+    @property
+    def zones(self) -> tuple[ZoneState, ...]:
+        """The populated zones, after it. Made when looked at: most results are never shown."""
+        pages = self.zone_pages
+        return tuple(
+            ZoneState(at // 5, pages[at + 1], pages[at], *pages[at + 2 : at + 5])
+            for at in range(0, len(pages), 5)
+            if pages[at]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +103,8 @@ class Alloc(Op[AllocResult]):
     explain: bool = False
     #: Of the node that asks.
     report: Report | None = None
+    #: Of the request, for tracepoints.
+    gfp: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +205,8 @@ class WakeKswapd(Op[bool]):
 
     order: int
     highest_zoneidx: int
+    #: Of the request, for tracepoints.
+    gfp: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from numa_service.mm.gfp import Gfp, gfp_migratetype, gfp_zone
-from numa_service.mm.mmzone import (
-    DEF_PRIORITY,
-    NR_ORDERS,
-    PAGE_ALLOC_COSTLY_ORDER,
-    SWAP_CLUSTER_MAX,
-    zone_index,
-)
+from numa_service.mm.mmzone import DEF_PRIORITY, NR_ORDERS, PAGE_ALLOC_COSTLY_ORDER, SWAP_CLUSTER_MAX
 from numa_service.mm.page_alloc import (
     ALLOC_CPUSET,
     ALLOC_HARDER,
@@ -79,6 +73,7 @@ class AllocContext:
     cpu: int
     migratetype: int
     walk: Walk
+    cost: Cost
     lru_kind: int = LRU_KIND_NONE
     indexes: bytes = b""
     dirty: bool = False
@@ -86,7 +81,6 @@ class AllocContext:
     #: Blocks got, in the order of the walk.
     pages: list[tuple[int, bytes]] = field(default_factory=list)
     got: int = 0
-    cost: Cost = field(default_factory=Cost)
     remote_lookups: int = 0
     direct_reclaimed: int = 0
     #: Takes down what happens, for a request that asked why.
@@ -263,6 +257,7 @@ def alloc_for_owner(
     def context(walk: Walk, wanted: int, first: int, flags: int = gfp) -> AllocContext:
         if recorder:
             recorder.walk(lists[walk.list_nid], walk, wanted)
+        part = indexes[4 * first : 4 * (first + wanted)] if indexes else indexes
         return AllocContext(
             owner,
             flags,
@@ -271,10 +266,10 @@ def alloc_for_owner(
             cpu,
             migratetype,
             walk,
+            result.cost,
             lru_kind,
-            indexes[4 * first : 4 * (first + wanted)],
+            part,
             dirty,
-            cost=result.cost,
             recorder=recorder,
         )
 
@@ -305,7 +300,10 @@ def alloc_for_owner(
     if gfp & Gfp.ZERO:
         for nid, pfns in result.pages:
             result.cost.add_zeroing(node.machine.spec.latency, nid, len(pfns) // 8 << order)
-    yield from _note_holdings(node, session, result)
+    if result.got < count:
+        node.alloc_failures[order] = node.alloc_failures.get(order, 0) + count - result.got
+    if any(nid != node.nid for nid, _ in result.pages) or session not in node.sessions:
+        yield from _note_holdings(node, session, result)
     return result
 
 
@@ -330,13 +328,16 @@ def __alloc_pages(node: Node, ac: AllocContext) -> Steps[None]:
     yield from get_page_from_freelist(node, ac, ALLOC_WMARK_LOW | ALLOC_CPUSET | _nofragment(node, ac))
     if ac.missing:
         yield from __alloc_pages_slowpath(node, ac)
+    tracer = node.tracepoints.tracer
+    if tracer and ac.missing:
+        tracer.failed(ac.owner, ac.cpu, ac.gfp, ac.order, ac.migratetype)
 
 
 def _nofragment(node: Node, ac: AllocContext) -> int:
     """Keep migratetypes apart while there is a lower zone to go to (alloc_flags_nofragment)."""
     flags = ALLOC_KSWAPD if ac.gfp & Gfp.KSWAPD_RECLAIM else 0
     nid, zone = ac.walk.preferred
-    if zone != zone_index(node.pgdat.arch, "Normal") or "DMA32" not in node.pgdat.zone_names:
+    if zone != node.zone_above_dma32:
         return flags
     if len(node.machine.spec.nodes) > 1 and not node.machine.managed[nid, "DMA32"]:
         return flags
@@ -366,14 +367,14 @@ def _scan_zonelist(
     if recorder:
         recorder.begin_pass(name, alloc_flags)
     for nid, listed in ac.walk.segments:
-        if not ac.missing:
+        if ac.got == ac.count:
             break
-        zones, cached_full = _worth_trying(ac.walk, nid, listed, scan)
+        zones, cached_full = _worth_trying(ac.walk, nid, listed, scan) if scan else (listed, ())
         if not zones:
             if recorder:
                 recorder.visit(nid, False, None, cached_full=cached_full)
             continue
-        flags = alloc_flags
+        here, flags = nid == node.nid, alloc_flags
         if nid != preferred.nid:
             flags &= ~ALLOC_NOFRAGMENT  # locality beats fragmentation, and locality is lost already
         op = ops.Alloc(
@@ -387,19 +388,20 @@ def _scan_zonelist(
             alloc_flags=flags,
             numa_how=_numa_how(node, ac, nid),
             lru_kind=ac.lru_kind,
-            indexes=ac.indexes[4 * ac.got :],
+            indexes=ac.indexes[4 * ac.got :] if ac.got else ac.indexes,
             dirty=ac.dirty,
             explain=recorder is not None,
-            report=node.load.report(nid) if nid != node.nid else None,
+            report=None if here else node.load.report(nid),
+            gfp=ac.gfp,
         )
         try:
-            result = yield from on(node, nid, op)
+            result = node.apply(op) if here else (yield from on(node, nid, op))
         except (PeerUnavailable, LimitExceeded) as e:
             if recorder:
-                recorder.visit(nid, nid != node.nid, None, str(e), cached_full)
+                recorder.visit(nid, not here, None, str(e), cached_full)
             continue  # a node that is away, or knows too many owners, has no free pages for us
         finally:
-            if nid != node.nid:
+            if not here:
                 ac.remote_lookups += 1
                 ac.cost.add_lookup(node.machine.spec.latency)
         blocks = len(result.pfns) // 8
@@ -411,7 +413,7 @@ def _scan_zonelist(
                 # the walk did not come to what is behind the zone that served last
                 end = listed.index(zones[len(result.full)])
                 cached_full = tuple(zone for zone in cached_full if listed.index(zone) < end)
-            recorder.visit(nid, nid != node.nid, result.account, cached_full=cached_full)
+            recorder.visit(nid, not here, result.account, cached_full=cached_full)
         if scan and result.full:
             positions = tuple(scan.cache.position(Zoneref(nid, zone)) for zone in result.full)
             setup_ns = scan.now_ns if scan.zones_full() else None
@@ -428,14 +430,12 @@ def _scan_zonelist(
 
 
 def _worth_trying(
-    walk: Walk, nid: int, zones: tuple[int, ...], scan: ZonelistScan | None
+    walk: Walk, nid: int, zones: tuple[int, ...], scan: ZonelistScan
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Zones of a node to ask for, and those that the zonelist cache says are full.
 
     The first zone of a walk is always looked at: only its failure switches the cache on.
     """
-    if scan is None:
-        return zones, ()
     full = tuple(
         zone
         for zone in zones
@@ -536,7 +536,7 @@ def _drain(node: Node, ac: AllocContext, force: bool) -> Steps[None]:
 def wake_all_kswapds(node: Node, ac: AllocContext) -> Steps[None]:
     """Wake the kswapd of every node in the zonelist."""
     for nid in ac.walk.nodes:
-        woken = yield from _tell(node, nid, ops.WakeKswapd(ac.order, ac.walk.highest_zoneidx))
+        woken = yield from _tell(node, nid, ops.WakeKswapd(ac.order, ac.walk.highest_zoneidx, ac.gfp))
         if ac.recorder:
             ac.recorder.wakeup(nid, woken)
 
@@ -544,6 +544,9 @@ def wake_all_kswapds(node: Node, ac: AllocContext) -> Steps[None]:
 def __alloc_pages_direct_reclaim(node: Node, ac: AllocContext) -> Steps[int]:
     """try_to_free_pages: shrink every node of the zonelist, harder each round; pages reclaimed."""
     node.apply(ops.CountEvents(stalls=1))
+    tracer = node.tracepoints.tracer
+    if tracer:
+        tracer.direct_reclaim_begin(ac.owner, ac.cpu, ac.gfp, ac.order)
     wanted = max(SWAP_CLUSTER_MAX, min(ac.missing << ac.order, MAX_REQUEST_PAGES))
     reclaimed = 0
     for priority in range(DEF_PRIORITY, -1, -1):
@@ -566,6 +569,8 @@ def __alloc_pages_direct_reclaim(node: Node, ac: AllocContext) -> Steps[int]:
         if reclaimed >= wanted:
             break
     ac.direct_reclaimed += reclaimed
+    if tracer:
+        tracer.direct_reclaim_end(ac.owner, ac.cpu, ac.gfp, reclaimed)
     if reclaimed and node.zonelist_scan(ac.walk, 0):
         node.apply(ops.ZlcClear(ac.walk.list_nid))
     return reclaimed
@@ -591,20 +596,20 @@ def free_pages(
         raise InvalidRequest("order", f"{order} is not in 0…{NR_ORDERS - 1}")
     if not any(pfns for _, pfns in pages):
         raise InvalidRequest("pages", "no page is named")
-    known = {n.nid for n in node.machine.spec.nodes}
+    by_nid: dict[int, bytes] = {}
     for nid, pfns in pages:
-        if nid not in known:
+        if nid not in node.machine.spec.nids:
             raise InvalidRequest("pages.node", f"there is no node {nid}")
         if len(unpack_pfns(pfns)) > MAX_COUNT:
             raise InvalidRequest("pages.pfns", f"{len(pfns) // 8} blocks: at most {MAX_COUNT} a node")
+        by_nid[nid] = by_nid[nid] + pfns if nid in by_nid else pfns
     owner = node.owner(session)
-    by_nid = {nid: b"".join(p for n, p in pages if n == nid) for nid in sorted({nid for nid, _ in pages})}
     here = by_nid.pop(node.nid, b"")
     if here and by_nid and not node.may_free(owner, order, here):
         node.apply(ops.Free(owner, cpu, order, here))  # says what is wrong, before anybody is asked
     cost = Cost()
     freed = 0
-    for nid, pfns in by_nid.items():
+    for nid, pfns in sorted(by_nid.items()):
         if pfns:
             op = ops.Free(owner, cpu, order, pfns)
             if request_id:

@@ -100,7 +100,7 @@ def _exercise() -> None:
         _run(nodes, free_pages(node, session, order, _run(nodes, alloc_pages(node, request)).pages, cpu))
 
     # more than there is: falls back, reclaims, swaps; then reads back what is gone
-    everything = sum(zone.managed for n in nodes.values() for zone in n.zone_states()) * 9 // 8
+    everything = sum(int(n.pgdat.pg.managed.sum()) for n in nodes.values()) * 9 // 8
     for kind in (LRU_KIND_FILE, LRU_KIND_ANON):
         region = map_region(node, session, kind, everything, Policy())
         for write in (True, False):

@@ -35,6 +35,8 @@ LEASE_SECONDS_DEFAULT = 30.0
 LEASE_SECONDS_MIN = 1.0
 LEASE_SECONDS_MAX = 3600.0
 
+DEFAULT_POLICY = Policy()
+
 # requests of clients
 
 
@@ -48,8 +50,9 @@ def gfp(text: str) -> int:
 
 def policy(message: types_pb2.Policy, node: Node) -> Policy:
     """A memory policy over the machine's nodes; InvalidRequest."""
-    known = tuple(n.nid for n in node.machine.spec.nodes)
-    return Policy.checked(message.mode, list(message.nodes), known)
+    if not message.mode and not message.nodes:
+        return DEFAULT_POLICY
+    return Policy.checked(message.mode, list(message.nodes), node.machine.spec.nids)
 
 
 def lease_ns(seconds: float) -> int:
@@ -242,16 +245,22 @@ def _lookup(op: ops.Alloc, request_id: str) -> Question:
         dirty=op.dirty,
         explain=op.explain,
         report=_report(op.report),
+        gfp_flags=op.gfp,
     )
 
 
 def _alloc_result(m: zonelist_pb2.LookupResponse) -> ops.AllocResult:
-    zones = tuple(
-        ops.ZoneState(z.zone, z.free_pages, z.managed_pages, z.min_pages, z.low_pages, z.high_pages)
-        for z in m.zones
-    )
+    zones = [0] * (5 * (1 + max((z.zone for z in m.zones), default=-1)))
+    for z in m.zones:
+        zones[5 * z.zone : 5 * z.zone + 5] = (
+            z.managed_pages,
+            z.free_pages,
+            z.min_pages,
+            z.low_pages,
+            z.high_pages,
+        )
     account = explain.account_of(m.account) if m.HasField("account") else None
-    return ops.AllocResult(m.pfns, tuple(m.path), zones, account, tuple(m.full_zones), m.wait_ns)
+    return ops.AllocResult(m.pfns, tuple(m.path), tuple(zones), account, tuple(m.full_zones), m.wait_ns)
 
 
 def _lookup_response(result: ops.AllocResult) -> Message:
@@ -336,7 +345,7 @@ WIRE: dict[type[Op[Any]], Wire] = {
     ops.WakeKswapd: Wire(
         "WakeKswapd",
         lambda op, request_id: zonelist_pb2.WakeKswapdRequest(
-            request_id=request_id, order=op.order, highest_zoneidx=op.highest_zoneidx
+            request_id=request_id, order=op.order, highest_zoneidx=op.highest_zoneidx, gfp_flags=op.gfp
         ),
         lambda m: m.woken,
         lambda woken: zonelist_pb2.WakeKswapdResponse(woken=woken),
@@ -425,6 +434,7 @@ def _(m: zonelist_pb2.LookupRequest) -> Op[Any]:
         dirty=m.dirty,
         explain=m.explain,
         report=_report_of(m),
+        gfp=m.gfp_flags,
     )
 
 
@@ -447,7 +457,7 @@ def _(m: zonelist_pb2.TouchRequest) -> Op[Any]:
 
 @op_of.register
 def _(m: zonelist_pb2.WakeKswapdRequest) -> Op[Any]:
-    return ops.WakeKswapd(m.order, m.highest_zoneidx)
+    return ops.WakeKswapd(m.order, m.highest_zoneidx, m.gfp_flags)
 
 
 @op_of.register

@@ -1,18 +1,21 @@
-"""What is counted as it happens: calls, and what allocations cost. State is read at scrape time instead."""
+"""What is counted as it happens: calls, and what allocations cost. State is read at scrape time instead.
+
+On the way of a request only plain numbers are added to; they become metrics when somebody scrapes.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Awaitable, Callable
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grpc
-import grpc.aio
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from numa_service.node.page_alloc import Allocation
-from numa_service.rpc.status import Behavior, wrap_handler
 
 #: Virtual seconds: 50 ns (a pageset hit on a near node) to 1 s (a batch that reclaims to swap).
 _VIRTUAL_BUCKETS = (5e-8, *(m * 10.0**e for e in range(-7, 0) for m in (1, 2, 5)), 1.0)
@@ -36,7 +39,32 @@ _HANDLING_BUCKETS = (
 _CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
-class Instruments:
+class Tally:
+    """The numbers of one histogram."""
+
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        """`bounds` are upper, ascending; what is above the last goes into +Inf."""
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Add one."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
+        """As a metric of that family."""
+        buckets, total = [], 0
+        for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
+            total += count
+            buckets.append((_bound_name(bound), float(total)))
+        family.add_metric(labels, buckets, self._sum)
+
+
+class Instruments(Collector):
     """Counters and histograms of one node's server, in a registry of their own."""
 
     def __init__(self, registry: CollectorRegistry, nid: int) -> None:
@@ -50,18 +78,23 @@ class Instruments:
             registry=registry,
         )
         self._fallback_of: dict[int, Counter] = {}
-        alloc = Histogram(
-            "numa_alloc_virtual_seconds",
-            "Modelled time of a block: the mean of each AllocPages request. local: all its blocks are.",
-            ["node", "source"],
-            buckets=_VIRTUAL_BUCKETS,
-            registry=registry,
-        )
-        self._alloc = {local: alloc.labels(node, "local" if local else "remote") for local in (True, False)}
+        self._alloc = {local: Tally(_VIRTUAL_BUCKETS) for local in (True, False)}
         expiries = Counter(
             "numa_lease_expiries", "Sessions that ended with their lease.", ["node"], registry=registry
         )
         self._expiries = expiries.labels(node)
+        registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """What allocations cost."""
+        family = HistogramMetricFamily(
+            "numa_alloc_virtual_seconds",
+            "Modelled time of a block: the mean of each AllocPages request. local: all its blocks are.",
+            labels=["node", "source"],
+        )
+        for local, tally in self._alloc.items():
+            tally.add_to(family, [self._node, "local" if local else "remote"])
+        yield family
 
     def fallback(self, nid: int, pages: int) -> None:
         """Another node gave pages."""
@@ -73,7 +106,8 @@ class Instruments:
     def allocated(self, nid: int, allocation: Allocation) -> None:
         """An AllocPages request was served by node `nid`."""
         if allocation.got:
-            local = all(from_nid == nid for from_nid, _ in allocation.pages)
+            pages = allocation.pages
+            local = pages[0][0] == nid and (len(pages) == 1 or all(n == nid for n, _ in pages))
             self._alloc[local].observe(allocation.cost.latency_ns / 1e9 / allocation.got)
 
     def lease_expired(self) -> None:
@@ -81,69 +115,73 @@ class Instruments:
         self._expiries.inc()
 
 
-class CallMetrics(grpc.aio.ServerInterceptor):
-    """grpc_server_*: the names of go-grpc-prometheus, which dashboards know. A stream is one call."""
+class CallTally:
+    """The calls of one method."""
+
+    __slots__ = ("handled", "labels", "seconds", "started")
+
+    def __init__(self, labels: tuple[str, str, str]) -> None:
+        self.labels = labels
+        self.started = 0
+        #: By status.
+        self.handled: dict[str, int] = {}
+        self.seconds = Tally(_HANDLING_BUCKETS)
+
+    def ended(self, code: str, seconds: float) -> None:
+        """A call is over."""
+        self.handled[code] = self.handled.get(code, 0) + 1
+        self.seconds.observe(seconds)
+
+
+class CallMetrics(Collector):
+    """grpc_server_*: the names of go-grpc-prometheus, which dashboards know. A stream is one call.
+
+    Messages of unary calls follow from how many began and how many ended OK; those of streams are not told.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self._calls: list[CallTally] = []
+        registry.register(self)
+
+    def method(self, service: str, method: str, kind: str) -> CallTally:
+        """What one method's calls are to be counted in; `kind` is its gRPC type."""
+        tally = CallTally((service, method, kind))
+        self._calls.append(tally)
+        return tally
+
+    def collect(self) -> Iterator[Metric]:
+        """Methods that have been called."""
         labels = ["grpc_service", "grpc_method", "grpc_type"]
-        self._started = Counter("grpc_server_started", "Calls begun.", labels, registry=registry)
-        self._handled = Counter(
-            "grpc_server_handled", "Calls ended, by status.", [*labels, "grpc_code"], registry=registry
+        started = CounterMetricFamily("grpc_server_started", "Calls begun.", labels=labels)
+        handled = CounterMetricFamily(
+            "grpc_server_handled", "Calls ended, by status.", labels=[*labels, "grpc_code"]
         )
-        self._seconds = Histogram(
-            "grpc_server_handling_seconds",
-            "Real time of a call in the server.",
-            labels,
-            buckets=_HANDLING_BUCKETS,
-            registry=registry,
+        seconds = HistogramMetricFamily(
+            "grpc_server_handling_seconds", "Real time of a call in the server.", labels=labels
         )
-        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap each method's handler, once."""
-        path = handler_call_details.method
-        wrapped = self._handlers.get(path)
-        if wrapped is None:
-            handler = await continuation(handler_call_details)
-            if handler is None:
-                return None
-            wrapped = wrap_handler(handler, lambda behavior, kind: self._wrap(path, behavior, kind))
-            self._handlers[path] = wrapped
-        return wrapped
-
-    def _wrap(self, path: str, behavior: Behavior, kind: str) -> Behavior:
-        _, service, method = path.split("/")
-        labels = (service, method, kind)
-        started, seconds = self._started.labels(*labels), self._seconds.labels(*labels)
-        handled: dict[str, Counter] = {}
-
-        async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            started.inc()
-            begin = time.perf_counter()
-            code = "OK"
-            try:
-                return await behavior(request, context)
-            except asyncio.CancelledError:
-                code = "CANCELLED"
-                raise
-            except BaseException:
-                code = _code_name(context.code())
-                raise
-            finally:
-                seconds.observe(time.perf_counter() - begin)
-                if code not in handled:
-                    handled[code] = self._handled.labels(*labels, code)
-                handled[code].inc()
-
-        return serve
+        received = CounterMetricFamily(
+            "grpc_server_msg_received", "Messages received by unary calls.", labels=labels
+        )
+        sent = CounterMetricFamily("grpc_server_msg_sent", "Messages sent by unary calls.", labels=labels)
+        for call in self._calls:
+            if call.started:
+                started.add_metric(call.labels, call.started)
+                for code, count in call.handled.items():
+                    handled.add_metric((*call.labels, code), count)
+                call.seconds.add_to(seconds, call.labels)
+                if call.labels[2] == "unary":
+                    received.add_metric(call.labels, call.started)
+                    sent.add_metric(call.labels, call.handled.get("OK", 0))
+        yield from (started, handled, seconds, received, sent)
 
 
-def _code_name(code: Any) -> str:
-    """A status as the context has it: an enum member or a bare number."""
+def _bound_name(bound: float) -> str:
+    name: str = floatToGoString(bound)  # type: ignore[no-untyped-call]  # it has no types
+    return name
+
+
+def code_name(code: Any) -> str:
+    """A status as a call's context has it: an enum member or a bare number."""
     if isinstance(code, grpc.StatusCode):
         return code.name
     return _CODE_NAMES.get(code, "UNKNOWN")

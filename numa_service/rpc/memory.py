@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc.aio
@@ -15,13 +15,12 @@ from numa_client._gen.numa.v1 import memory_service_pb2_grpc as pb2_grpc
 from numa_service.node import ops
 from numa_service.node.errors import AllocFailed, InvalidRequest, LimitExceeded, NodeError, Precondition
 from numa_service.node.node import Node
-from numa_service.node.ops import Ask
 from numa_service.node.page_alloc import Steps, alloc_pages, free_pages
 from numa_service.node.region import close_session, map_region, touch_region, unmap_region
 from numa_service.rpc import convert
 from numa_service.rpc.instruments import Instruments
 from numa_service.rpc.peers import Peers, T, drive
-from numa_service.rpc.requests import M, Requests
+from numa_service.rpc.requests import M, Requests, session_of
 from numa_service.rpc.status import to_status
 
 #: How long a stream waits for its client to read.
@@ -107,30 +106,31 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
     async def AllocPages(self, request: pb2.AllocPagesRequest, context: Context) -> pb2.AllocPagesResponse:
         """Blocks held by hand."""
 
-        def work() -> Steps[pb2.AllocPagesResponse]:
-            wanted = convert.alloc_request(request, self._node)
-            try:
-                got = yield from alloc_pages(self._node, wanted)
-            except AllocFailed as failed:
-                if failed.explanation is None:
-                    raise
-                return convert.unserved(failed.explanation)
-            self._instruments.allocated(self._node.nid, got)
-            return convert.allocation(got)
+        reply = await self._requests.once_in_steps(request, self._alloc(request), context)
+        return await self._injected(reply) if self._dilation else reply
 
-        return await self._injected(await self._once_in_steps(request, work, context))
+    def _alloc(self, request: pb2.AllocPagesRequest) -> Steps[pb2.AllocPagesResponse]:
+        wanted = convert.alloc_request(request, self._node)
+        try:
+            got = yield from alloc_pages(self._node, wanted)
+        except AllocFailed as failed:
+            if failed.explanation is None:
+                raise
+            return convert.unserved(failed.explanation)
+        self._instruments.allocated(self._node.nid, got)
+        return convert.allocation(got)
 
     async def FreePages(self, request: pb2.FreePagesRequest, context: Context) -> pb2.FreePagesResponse:
         """Give blocks back, all or none."""
+        reply = await self._requests.once_in_steps(request, self._free(request), context)
+        return await self._injected(reply) if self._dilation else reply
 
-        def work() -> Steps[pb2.FreePagesResponse]:
-            pages = [(p.node, p.pfns) for p in request.pages]
-            freed, cost = yield from free_pages(
-                self._node, request.session, request.order, pages, request.cpu, request.request_id
-            )
-            return pb2.FreePagesResponse(freed_pages=freed, cost=convert.cost(cost))
-
-        return await self._injected(await self._once_in_steps(request, work, context))
+    def _free(self, request: pb2.FreePagesRequest) -> Steps[pb2.FreePagesResponse]:
+        pages = [(p.node, p.pfns) for p in request.pages]
+        freed, cost = yield from free_pages(
+            self._node, request.session, request.order, pages, request.cpu, request.request_id
+        )
+        return pb2.FreePagesResponse(freed_pages=freed, cost=convert.cost(cost))
 
     async def StreamPages(  # type: ignore[override]  # grpc.aio takes a coroutine that reads and writes, too
         self, requests: Any, context: Context
@@ -190,7 +190,8 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
                 )
                 return convert.touched(await self._drive(steps, context))
 
-        return await self._injected(await self._once(request, work))
+        reply = await self._once(request, work)
+        return await self._injected(reply) if self._dilation else reply
 
     async def UnmapRegion(self, request: pb2.UnmapRegionRequest, context: Context) -> pb2.UnmapRegionResponse:
         """End a region."""
@@ -206,23 +207,9 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
         return await self._once(request, work)
 
     async def _injected(self, reply: R) -> R:
-        """The reply, as late as its modelled time says if that is to be felt. Errors are not held back."""
-        if self._dilation:
-            await self._sleep(min(reply.cost.latency_ns * self._dilation, INJECT_SECONDS_MAX))
+        """The reply, as late as its modelled time says: it is to be felt. Errors are not held back."""
+        await self._sleep(min(reply.cost.latency_ns * self._dilation, INJECT_SECONDS_MAX))
         return reply
 
     async def _once(self, request: Any, work: Callable[[], Awaitable[M]]) -> M:
-        return await self._requests.once(_session(request), request, work)
-
-    async def _once_in_steps(self, request: Any, work: Callable[[], Steps[M]], context: Context) -> M:
-        def rest(steps: Steps[M], ask: Ask[Any]) -> Coroutine[Any, Any, M]:
-            return drive(steps, self._peers, context.time_remaining(), ask)
-
-        return await self._requests.once_in_steps(_session(request), request, work, rest)
-
-
-def _session(request: Any) -> int:
-    if not request.session:
-        raise InvalidRequest("session", "is not set")
-    session: int = request.session
-    return session
+        return await self._requests.once(session_of(request), request, work)

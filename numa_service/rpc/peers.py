@@ -154,6 +154,10 @@ class Peers:
             if isinstance(ask.op, ops.Alloc) and isinstance(answer, ops.AllocResult) and answer.pfns:
                 debts.appendleft(Ask(nid, _give_back(ask.op, answer.pfns), f"{ask.request_id}.back"))
 
+    def owed(self) -> dict[int, int]:
+        """nid → questions that it has not answered, of the nodes that owe any."""
+        return {nid: len(self._debts[nid]) for nid in sorted(self._settling)}
+
     def is_away(self, nid: int) -> bool:
         """Whether a node owes answers."""
         return nid in self._settling

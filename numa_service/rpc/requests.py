@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar, cast
 
+import grpc.aio
 from google.protobuf.message import Message
 
 from numa_service.node.errors import InvalidRequest, NotFound
 from numa_service.node.node import Node
-from numa_service.node.ops import Ask
 from numa_service.node.page_alloc import Steps
+from numa_service.rpc.peers import Peers, drive
 
 M = TypeVar("M", bound=Message)
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 #: What tells a repeated request from another one under the same id: its kind, and a hash of its bytes.
 Digest: TypeAlias = tuple[str, int]
@@ -41,8 +44,9 @@ class _Running:
 class Requests:
     """Mutating requests of a node. Each runs as its own task: a client that goes away does not stop it."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, peers: Peers) -> None:
         self._node = node
+        self._peers = peers
         self._running: dict[str, _Running] = {}
         self._ending: set[int] = set()
         self._regions: dict[int, asyncio.Lock] = {}
@@ -61,30 +65,25 @@ class Requests:
             self.check_session(session)
         return await self._start(key, session, digest, work())
 
-    async def once_in_steps(
-        self,
-        session: int,
-        request: Message,
-        work: Callable[[], Steps[M]],
-        drive: Callable[[Steps[M], Ask[Any]], Coroutine[Any, Any, M]],
-    ) -> M:
+    async def once_in_steps(self, request: Message, work: Steps[M], context: Context) -> M:
         """:meth:`once` for work in steps: a task of its own only from the first question to another node on.
 
-        What asks nobody is over before anybody could repeat it, or go away.
+        What asks nobody is over before anybody could repeat it, or go away. Of work that was done before, no
+        step is taken.
         """
+        session = session_of(request)
         key, digest = _key(session, request), digest_of(request)
-        known = self._known(key, digest)
-        if known is not None:
-            return cast("M", await known)
+        if key in self._node.replies or key in self._running:
+            return await cast("Awaitable[M]", self._known(key, digest))
         self.check_session(session)
-        steps = work()
         try:
-            ask = next(steps)
+            ask = next(work)
         except StopIteration as end:
             reply: M = end.value
             self.remember(key, FirstReply(digest, reply))
             return reply
-        return await self._start(key, session, digest, drive(steps, ask))
+        rest = drive(work, self._peers, context.time_remaining(), ask)
+        return await self._start(key, session, digest, rest)
 
     def _known(self, key: str, digest: Digest) -> Awaitable[Message] | None:
         """What an earlier request of that id leads, or led, to."""
@@ -173,6 +172,14 @@ def check_request_id(request_id: str) -> None:
         raise InvalidRequest("request_id", "a request that changes something needs one")
     if len(request_id) > MAX_REQUEST_ID:
         raise InvalidRequest("request_id", f"{len(request_id)} characters: at most {MAX_REQUEST_ID}")
+
+
+def session_of(request: Message) -> int:
+    """The session that asks; InvalidRequest."""
+    session: int = cast("Any", request).session
+    if not session:
+        raise InvalidRequest("session", "is not set")
+    return session
 
 
 def _key(session: int | str, request: Message) -> str:

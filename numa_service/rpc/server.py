@@ -13,12 +13,16 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from numa_client._gen.numa.v1 import (
+    files_service_pb2,
+    files_service_pb2_grpc,
     machine_service_pb2,
     machine_service_pb2_grpc,
     memory_service_pb2,
     memory_service_pb2_grpc,
     node_service_pb2,
     node_service_pb2_grpc,
+    trace_service_pb2,
+    trace_service_pb2_grpc,
     workload_service_pb2,
     workload_service_pb2_grpc,
     zonelist_service_pb2,
@@ -26,29 +30,34 @@ from numa_client._gen.numa.v1 import (
 )
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from numa_service.machine.spec import MachineSpec
 from numa_service.node import ops
 from numa_service.node.memory_hotplug import node_restarted
 from numa_service.node.node import Node
 from numa_service.node.ops import Op
 from numa_service.rpc.exposition import HttpServer, join_address, metrics_app
+from numa_service.rpc.files import FilesServicer
 from numa_service.rpc.instruments import CallMetrics, Instruments
 from numa_service.rpc.leases import Leases
 from numa_service.rpc.machine import MachineInfo, MachineServicer
 from numa_service.rpc.memory import MemoryServicer
+from numa_service.rpc.methods import Methods
 from numa_service.rpc.node import NodeServicer
 from numa_service.rpc.peers import MAX_MESSAGE_BYTES, Peers, drive
 from numa_service.rpc.requests import Requests
-from numa_service.rpc.status import StatusInterceptor
+from numa_service.rpc.tracepoints import TraceServicer
 from numa_service.rpc.workload import Pace, WorkloadServicer
 from numa_service.rpc.zonelist import ZonelistServicer
 
 NODE_SERVICES: tuple[str, ...] = (
     memory_service_pb2.DESCRIPTOR.services_by_name["MemoryService"].full_name,
     node_service_pb2.DESCRIPTOR.services_by_name["NodeService"].full_name,
+    trace_service_pb2.DESCRIPTOR.services_by_name["TraceService"].full_name,
     workload_service_pb2.DESCRIPTOR.services_by_name["WorkloadService"].full_name,
     zonelist_service_pb2.DESCRIPTOR.services_by_name["ZonelistService"].full_name,
 )
 MACHINE_SERVICES: tuple[str, ...] = (
+    files_service_pb2.DESCRIPTOR.services_by_name["FilesService"].full_name,
     machine_service_pb2.DESCRIPTOR.services_by_name["MachineService"].full_name,
 )
 
@@ -77,9 +86,9 @@ class GrpcServer:
     """A grpc.aio server with health per service, reflection, rich errors and call metrics."""
 
     def __init__(
-        self, services: Sequence[str], registry: CollectorRegistry, add: Callable[[grpc.aio.Server], None]
+        self, services: Sequence[str], registry: CollectorRegistry, add: Callable[[Any], None]
     ) -> None:
-        """`add` adds the servicers of `services`."""
+        """`add` adds the servicers of `services` to what it is given."""
         self._services = tuple(services)
         self._registry = registry
         self._add = add
@@ -89,9 +98,11 @@ class GrpcServer:
 
     async def start(self, host: str, port: int) -> str:
         """Serve; the address as host:port. RuntimeError when the port is taken."""
-        server = grpc.aio.server(interceptors=[self._calls, StatusInterceptor()], options=_OPTIONS)
-        self._add(server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        methods = Methods(self._calls)
+        self._add(methods)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
+        server = grpc.aio.server(options=_OPTIONS)
+        server.add_generic_rpc_handlers((methods,))
         names = (*self._services, health.SERVICE_NAME)
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
         bound = server.add_insecure_port(join_address(host, port))
@@ -128,21 +139,21 @@ class NodeServer:
         `pace` is that of programs.
         """
         self.node = node
-        self._pace = pace
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._clock = node.clock = clock
         self._sleep = sleep
         self._instruments = Instruments(self.registry, node.nid)
-        self._requests = Requests(node)
         self._peers = Peers(self._instruments.fallback)
+        self._requests = Requests(node, self._peers)
         self._leases = Leases(node, self._requests, self._peers, self._instruments.lease_expired, clock)
         self._tasks: list[asyncio.Task[None]] = []
         self._grpc = GrpcServer(NODE_SERVICES, self.registry, self._add_servicers)
         self._http = HttpServer(metrics_app(self.registry))
         self._kswapd_wait = asyncio.Event()
+        self._workload = WorkloadServicer(node, self._requests, self._peers, pace)
 
-    def _add_servicers(self, server: grpc.aio.Server) -> None:
+    def _add_servicers(self, server: Any) -> None:
         memory = MemoryServicer(
             self.node,
             self._requests,
@@ -156,8 +167,8 @@ class NodeServer:
         node_service_pb2_grpc.add_NodeServiceServicer_to_server(
             NodeServicer(self.node, self._requests, self._peers), server
         )
-        workload = WorkloadServicer(self.node, self._requests, self._peers, self._pace)
-        workload_service_pb2_grpc.add_WorkloadServiceServicer_to_server(workload, server)
+        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(TraceServicer(self.node), server)
+        workload_service_pb2_grpc.add_WorkloadServiceServicer_to_server(self._workload, server)
         zonelist = ZonelistServicer(self.node, self._requests)
         zonelist_service_pb2_grpc.add_ZonelistServiceServicer_to_server(zonelist, server)
 
@@ -204,6 +215,14 @@ class NodeServer:
             if self.node.pgdat.vmstat_wanted:
                 self.node.apply(ops.VmstatTick())
 
+    def programs(self) -> list[tuple[str, str]]:
+        """Name and phase of each program that runs now."""
+        return self._workload.running()
+
+    def owed(self) -> dict[int, int]:
+        """nid → questions that it has not answered, of the nodes that are away and owe any."""
+        return self._peers.owed()
+
     def check_leases(self) -> None:
         """Look at the clock again: it was set, or the node was replayed with sessions."""
         self._leases.changed()
@@ -230,16 +249,17 @@ class NodeServer:
 
 
 class MachineServer:
-    """MachineService: topology and addresses, as the callable tells them now."""
+    """MachineService: topology and addresses, as the callable tells them now. FilesService: /proc, /sys."""
 
-    def __init__(self, machine: Callable[[], MachineInfo]) -> None:
+    def __init__(self, machine: Callable[[], MachineInfo], spec: MachineSpec) -> None:
         self.registry = CollectorRegistry()
-        servicer = MachineServicer(machine)
-        self._grpc = GrpcServer(
-            MACHINE_SERVICES,
-            self.registry,
-            lambda server: machine_service_pb2_grpc.add_MachineServiceServicer_to_server(servicer, server),
-        )
+        self._machine = MachineServicer(machine)
+        self._files = FilesServicer(machine, spec)
+        self._grpc = GrpcServer(MACHINE_SERVICES, self.registry, self._add_servicers)
+
+    def _add_servicers(self, server: grpc.aio.Server) -> None:
+        machine_service_pb2_grpc.add_MachineServiceServicer_to_server(self._machine, server)
+        files_service_pb2_grpc.add_FilesServiceServicer_to_server(self._files, server)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Serve; host:port. RuntimeError when the port is taken."""
@@ -248,3 +268,4 @@ class MachineServer:
     async def stop(self, grace: float = 1.0) -> None:
         """No new calls; `grace` seconds for those under way."""
         await self._grpc.stop(grace)
+        await self._files.close()

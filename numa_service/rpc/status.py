@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
@@ -116,54 +115,18 @@ def _details(error: grpc.aio.AioRpcError) -> dict[str, Any]:
     return found
 
 
-Behavior: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+async def abort(error: Exception, context: grpc.aio.ServicerContext[Any, Any], method: str) -> NoReturn:
+    """End a call with the status of what its method raised.
 
-
-def wrap_handler(handler: Handler, wrap: Callable[[Behavior, str], Behavior]) -> Handler:
-    """A method with its behaviour wrapped; `wrap` is told its gRPC type. Generators stay as they are."""
-    if handler.unary_unary is not None:
-        make, behavior, kind = grpc.unary_unary_rpc_method_handler, handler.unary_unary, "unary"
-    elif handler.unary_stream is not None and asyncio.iscoroutinefunction(handler.unary_stream):
-        make, behavior, kind = grpc.unary_stream_rpc_method_handler, handler.unary_stream, "server_stream"
-    elif handler.stream_stream is not None and asyncio.iscoroutinefunction(handler.stream_stream):
-        make, behavior, kind = grpc.stream_stream_rpc_method_handler, handler.stream_stream, "bidi_stream"
-    else:
-        return handler
-    wrapped: Any = wrap(behavior, kind)
-    return make(wrapped, handler.request_deserializer, handler.response_serializer)
-
-
-class StatusInterceptor(grpc.aio.ServerInterceptor):
-    """Turns what a servicer raises into a status; what is no NodeError is INTERNAL, and logged."""
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap the handlers of this service's methods."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        method = handler_call_details.method
-
-        def wrap(behavior: Behavior, _: str) -> Behavior:
-            async def serve(request: Any, context: Any) -> Any:
-                try:
-                    return await behavior(request, context)
-                except NodeError as error:
-                    try:
-                        await context.abort_with_status(rpc_status.to_status(to_status(error)))
-                    except grpc.aio.InternalError:
-                        raise asyncio.CancelledError from None  # nobody is there to be told
-                except grpc.aio.AbortError:
-                    raise
-                except Exception:
-                    incident = uuid.uuid4().hex[:12]
-                    _log.exception("%s failed (incident %s)", method, incident)
-                    await context.abort(grpc.StatusCode.INTERNAL, f"internal error, incident {incident}")
-
-            return serve
-
-        return wrap_handler(handler, wrap)
+    What is no NodeError is INTERNAL, and logged under the name `method`.
+    """
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if isinstance(error, NodeError):
+        try:
+            await context.abort_with_status(rpc_status.to_status(to_status(error)))
+        except grpc.aio.InternalError:
+            raise asyncio.CancelledError from None  # nobody is there to be told
+    incident = uuid.uuid4().hex[:12]
+    _log.error("%s failed (incident %s)", method, incident, exc_info=error)
+    await context.abort(grpc.StatusCode.INTERNAL, f"internal error, incident {incident}")

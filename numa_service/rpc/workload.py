@@ -48,6 +48,8 @@ class _Reports:
 
     newest: Progress | None = None
     cut: NodeError | None = None
+    #: What `newest` was last, taken or not.
+    latest: Progress | None = None
 
     def take(self) -> Progress | None:
         newest, self.newest = self.newest, None
@@ -62,7 +64,15 @@ class WorkloadServicer(pb2_grpc.WorkloadServiceServicer):
         self._requests = requests
         self._peers = peers
         self._pace = pace or Pace()
-        self._programs = 0
+        #: Those that run, in order, each with where it stands.
+        self._running: dict[int, tuple[Program, _Reports]] = {}
+
+    def running(self) -> list[tuple[str, str]]:
+        """Name and phase of each program that runs now."""
+        return [
+            (program.name, reports.latest.phase_name if reports.latest else program.phases[0].name)
+            for program, reports in self._running.values()
+        ]
 
     async def RunProgram(  # type: ignore[override]  # grpc.aio takes a coroutine that writes, too
         self, request: pb2.RunProgramRequest, context: Context
@@ -112,13 +122,13 @@ class WorkloadServicer(pb2_grpc.WorkloadServiceServicer):
     async def _run(
         self, request: pb2.RunProgramRequest, program: Program, reports: _Reports
     ) -> pb2.RunProgramResponse:
-        if self._programs >= MAX_PROGRAMS:
+        if len(self._running) >= MAX_PROGRAMS:
             raise LimitExceeded(f"node {self._node.nid} runs {MAX_PROGRAMS} programs already")
-        self._programs += 1
+        self._running[id(reports)] = program, reports
         try:
             return program_messages.result(await self._batches(request, program, reports))
         finally:
-            self._programs -= 1
+            del self._running[id(reports)]
 
     async def _batches(self, request: pb2.RunProgramRequest, program: Program, reports: _Reports) -> Result:
         steps = run_program(self._node, request.session, request.cpu, program, time.monotonic_ns)
@@ -131,7 +141,7 @@ class WorkloadServicer(pb2_grpc.WorkloadServiceServicer):
             found = await drive(to_next_progress(steps, thrown), self._peers)
             if isinstance(found, Result):
                 return found
-            reports.newest = found
+            reports.newest = reports.latest = found
             if time.monotonic() >= turn_ends:
                 for _ in range(TURNS):
                     await asyncio.sleep(0)

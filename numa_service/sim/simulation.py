@@ -95,7 +95,7 @@ class Simulation:
         self._vmstat = vmstat
         self._next_tick_ns = self._stat_interval_ns
         for node in self.nodes.values():
-            node.clock = lambda: self.now_ns
+            node.clock = node.tracepoints.now = lambda: self.now_ns
             node.machine.neighbours = pgdats
 
     # driving

@@ -259,7 +259,7 @@ def _region(region: Region, field: str, memory_pages: int, node: Node) -> Region
 
 def _check_policy(policy: Policy, gfp: int, node: Node, field: str) -> None:
     """There is a zonelist to walk."""
-    known = {n.nid for n in node.machine.spec.nodes}
+    known = node.machine.spec.nids
     if unknown := [nid for nid in policy.nodes if nid not in known]:
         raise InvalidRequest(f"{field}.policy", f"there is no node {unknown[0]}")
     try:

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,6 +91,25 @@ def test_a_machine_that_is_up_explains_and_is_looked_at(up: str) -> None:
     assert "node=2" in page["flags"]
     assert refused("inspect", "pgdat", "--name", "demo", "9").startswith("no node 9 in machine 'demo'")
     assert refused("inspect", "page", "--name", "demo", "0xffffffffff").endswith("no node has it")
+
+
+def test_files_of_a_machine_that_is_up(up: str, tmp_path: Path) -> None:
+    """cat, exec and mirror of the machine as it is: tests/docs/test_tour.py, with docs/tools.md."""
+    assert refused("cat", "/proc/slabinfo", "--name", "demo").startswith("file /proc/slabinfo: ENOENT")
+    # a mirror that is kept fresh
+    process = subprocess.Popen([*COMMAND, "mirror", str(tmp_path / "m"), "--name", "demo", "--every", "0.1"])
+    mirrored = tmp_path / "m/proc/sys/vm/swappiness"
+
+    def shows(text: str) -> bool:
+        time.sleep(0.05)
+        return mirrored.exists() and mirrored.read_text() == text
+
+    assert until(lambda: shows("60\n"))
+    with Machine.connect(json.loads(up)["address"]) as machine:
+        machine.write_file("/proc/sys/vm/swappiness", "12")
+    assert until(lambda: shows("12\n"))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
 
 
 def test_targets(up: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from dataclasses import fields
@@ -13,6 +14,8 @@ from doc_blocks import PAGES, ROOT, blocks, code, page, rows
 from doc_shell import DocShell
 from numa_client import Access, Mix, Phase, Program, ProgramLimits, ProgramRegion
 
+from numa_service.machine.formats.detect import IMPORTS
+from numa_service.machine.formats.export import EXPORTS
 from numa_service.machine.latency import LatencyModel
 from numa_service.machine.machinefile import LatencyTable, MachineTable, NodeTable
 from numa_service.machine.presets import list_presets
@@ -28,7 +31,9 @@ RUN = {
     "docs/client.md": "test_tour.py",
     "docs/metrics.md": "test_tour.py",
     "docs/workloads.md": "test_tour.py",
+    "docs/tools.md": "test_tour.py",
     "docs/machine-file.md": "test_machine_file_runs",
+    "docs/import-export.md": "test_import_export_runs",
     "docs/replay.md": "test_replay_runs",
 }
 RUNNABLE = ("sh", "console", "python")
@@ -151,6 +156,24 @@ def test_machine_file_runs(tmp_path: Path) -> None:
     # `memory` and `ranges` exclude each other; the rest of the page's keys are all in the example
     wanted = {*MachineTable.model_fields, *NodeTable.model_fields, *LatencyTable.model_fields}
     assert wanted - keys == {"memory", "node", "sysctl", "latency"}
+
+
+# other tools' formats
+
+
+@pytest.mark.skipif(
+    not all(map(shutil.which, ("lstopo-no-graphics", "numactl", "dot"))),
+    reason="no hwloc, numactl or graphviz",
+)
+def test_import_export_runs(tmp_path: Path) -> None:
+    DocShell(tmp_path).play(blocks("docs/import-export.md"))
+
+
+def test_every_format_is_documented() -> None:
+    read = [code(row[0])[0] for row in rows("docs/import-export.md", "## What is read")]
+    assert sorted(read) == sorted(IMPORTS)
+    written = [code(row[0])[0] for row in rows("docs/import-export.md", "## What is written")]
+    assert written == list(EXPORTS)
 
 
 # programs

@@ -6,9 +6,7 @@ import gzip
 import json
 import os
 import re
-import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -17,7 +15,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +23,29 @@ import yaml
 from doc_blocks import ROOT, Block, blocks, code, page, rows
 from doc_shell import DocShell
 from prometheus_client.parser import text_string_to_metric_families
+from real_prometheus import ask, prometheus, requires_prometheus
 
 pytestmark = pytest.mark.ray
 
 PATIENCE_SECONDS = 60.0
+#: Sections of docs/metrics.md with a table of families.
+METRICS = (
+    "## Zones",
+    "## Events",
+    "## kswapd",
+    "## Owners",
+    "## Load",
+    "## Service",
+    "## Calls and process",
+)
+#: Has samples only while a program runs.
+FLEETING = {"numa_programs"}
 
-requires_prometheus = pytest.mark.skipif(
-    shutil.which("prometheus") is None, reason="prometheus is not installed (Debian package prometheus)"
+
+requires_namespaces = pytest.mark.skipif(
+    subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0
+    and subprocess.run(["unshare", "-Um", "true"], capture_output=True).returncode != 0,
+    reason="no mount namespaces: neither root nor user namespaces",
 )
 
 
@@ -94,6 +107,16 @@ def test_client_guide(shell: DocShell) -> None:
     assert [node["incarnation"] for node in nodes] == [1, 1]
 
 
+@requires_namespaces
+def test_tools_guide(shell: DocShell) -> None:
+    shell.play(blocks("docs/tools.md"))
+    (snippet,) = [block for block in blocks("docs/tools.md") if block.language == "python"]
+    online, topology, zones, refused = shell.printed[str(snippet)].splitlines()
+    assert (online, zones) == ("0-1", "Normal Movable")
+    assert topology.startswith("['core_cpus'")
+    assert refused.endswith("EINVAL: Invalid argument: 201 is not in 0 to 200")
+
+
 def test_workloads_guide(shell: DocShell) -> None:
     shell.play(blocks("docs/workloads.md"))
     result = json.loads((shell.folder / "result.json").read_text())
@@ -106,7 +129,7 @@ def test_workloads_guide(shell: DocShell) -> None:
 def test_every_metric_is_documented(shell: DocShell) -> None:
     documented = {
         code(row[0])[0]: (row[1], frozenset(code(row[2])))
-        for heading in ("## Zones", "## Events", "## kswapd", "## Owners", "## Load", "## Calls and process")
+        for heading in METRICS
         for row in rows("docs/metrics.md", heading)
     }
     live: dict[str, tuple[str, frozenset[str]]] = {}
@@ -120,6 +143,8 @@ def test_every_metric_is_documented(shell: DocShell) -> None:
             name = family.name + ("_total" if family.type == "counter" else "")
             labels = {label for sample in family.samples for label in sample.labels} - {"le"}
             live[name] = (family.type, live.get(name, ("", frozenset()))[1] | labels)
+    for name in FLEETING:
+        assert live.pop(name)[0] == documented.pop(name)[0]
     assert documented == live
 
 
@@ -130,44 +155,6 @@ def test_metrics_guide(shell: DocShell) -> None:
     written = yaml.safe_load((shell.folder / "prometheus.yml").read_text())
     (found,) = written["scrape_configs"][0]["http_sd_configs"]
     assert found["url"] == address(shell, "targets")
-
-
-@contextmanager
-def prometheus(config: Path, data: Path) -> Iterator[str]:
-    """A Prometheus with that configuration; the URL of its API."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    server = subprocess.Popen(
-        [
-            "prometheus",
-            f"--config.file={config}",
-            f"--storage.tsdb.path={data}",
-            f"--web.listen-address={address}",
-            "--log.level=error",
-        ]
-    )
-    try:
-        yield f"http://{address}/api/v1"
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-def ask(api: str, query: str) -> list[dict[str, Any]]:
-    """The series that a PromQL query gives now; AssertionError if it is refused, [] while nobody answers."""
-    url = f"{api}/query?{urllib.parse.urlencode({'query': query})}"
-    try:
-        with urllib.request.urlopen(url, timeout=10) as reply:
-            answer = json.load(reply)
-    except urllib.error.HTTPError as error:
-        if error.code == 503:  # it is still starting
-            return []
-        raise AssertionError(f"{query}: {error.read().decode()}") from None
-    except urllib.error.URLError:
-        return []
-    series: list[dict[str, Any]] = answer["data"]["result"]
-    return series
 
 
 @requires_prometheus

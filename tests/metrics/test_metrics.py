@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
@@ -9,11 +10,24 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 from loopback import Loopback
-from numa_client import AsyncMachine, InvalidRequest, NotFound, Policy, PolicyMode
+from numa_client import (
+    AsyncMachine,
+    Distribution,
+    InvalidRequest,
+    Mix,
+    NotFound,
+    OutOfMemory,
+    Phase,
+    Policy,
+    PolicyMode,
+    Program,
+)
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from numa_service.metrics.discovery import TargetServer
+from numa_service.metrics.discovery import MachineCollector, TargetServer
+
+SOON = Distribution("exponential", mean=1e-4)
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -130,6 +144,8 @@ async def test_what_happened_is_counted(
     assert value(found, "grpc_server_handled_total", **alloc, grpc_code="OK") == 3
     assert value(found, "grpc_server_handled_total", **alloc, grpc_code="INVALID_ARGUMENT") == 1
     assert value(found, "grpc_server_handling_seconds_count", **alloc) == 4
+    received, sent = "grpc_server_msg_received_total", "grpc_server_msg_sent_total"
+    assert (value(found, received, **alloc), value(found, sent, **alloc)) == (4, 3)
     states = {
         s: value(found, "numa_kswapd_state", node="0", state=s) for s in ("asleep", "running", "hopeless")
     }
@@ -188,15 +204,68 @@ async def test_promtool_has_nothing_to_say(
 
 
 async def test_targets_for_http_sd(demo: Loopback, http: aiohttp.ClientSession) -> None:
-    server = TargetServer(demo.info)
+    registry = demo.machine_server.registry
+    registry.register(MachineCollector(demo.info))
+    server = TargetServer(demo.info, registry)
     url = await server.start()
     async with http.get(url) as response:
         assert response.content_type == "application/json"
         groups = await response.json()
+    *nodes, machine = groups
+    assert machine["labels"] == {"machine": "demo", "__metrics_path__": "/metrics"}
+    found = samples(await scrape(http, f"http://{machine['targets'][0]}/metrics"))
+    assert {value(found, "numa_machine_node_up", node=nid) for nid in "012"} == {1}
+    assert {value(found, "numa_machine_node_restarts_total", node=nid) for nid in "012"} == {0}
     await server.stop()
-    assert [group["labels"]["node"] for group in groups] == ["0", "1", "2"]
-    for group in groups:
+    assert [group["labels"]["node"] for group in nodes] == ["0", "1", "2"]
+    for group in nodes:
         assert group["labels"]["machine"] == "demo"
         (target,) = group["targets"]
         text = await scrape(http, f"http://{target}{group['labels']['__metrics_path__']}")
         assert f'numa_node_info{{incarnation="1",machine="demo",node="{group["labels"]["node"]}"' in text
+
+
+async def test_what_was_not_to_be_had_is_counted(
+    demo: Loopback, client: AsyncMachine, http: aiohttp.ClientSession
+) -> None:
+    async with client.session(cpu=0) as session:
+        with pytest.raises(OutOfMemory):
+            await session.alloc(count=1000, order=10)
+        got = await session.alloc(count=1000, order=10, partial=True)
+    found = samples(await scrape(http, demo.addresses[0].metrics_url))
+    failed = value(found, "numa_alloc_failed_blocks_total", node="0", order="10")
+    assert failed == 2 * (1000 - got.count) > 0
+    assert value(found, "numa_alloc_failed_blocks_total", node="0", order="0") == 0
+
+
+async def test_a_node_that_owes_answers_is_told(
+    demo: Loopback, client: AsyncMachine, http: aiohttp.ClientSession
+) -> None:
+    async def owed() -> dict[str, float]:
+        found = samples(await scrape(http, demo.addresses[0].metrics_url))
+        return {nid: value(found, "numa_peer_owed_answers", node="0", target_node=nid) for nid in "12"}
+
+    session = client.session(cpu=0)
+    await session.open()
+    await session.alloc(count=10, policy=Policy(PolicyMode.BIND, (1,)))
+    assert await owed() == {"1": 0, "2": 0}
+    await demo.kill(1)
+    await session.close()
+    assert await owed() == {"1": 1, "2": 0}
+    await demo.revive(1)
+    async with asyncio.timeout(30):
+        while (await owed())["1"]:
+            await asyncio.sleep(0.05)
+
+
+async def test_programs_by_phase(demo: Loopback, client: AsyncMachine, http: aiohttp.ClientSession) -> None:
+    phase = Phase(name="churn", events=1 << 32, mixes=(Mix(lifetime=SOON),))
+    endless = Program((phase,), name="endless")
+    async with client.session(cpu=0) as session:
+        reports = session.run_program(endless)
+        await anext(reports)
+        found = samples(await scrape(http, demo.addresses[0].metrics_url))
+        assert value(found, "numa_programs", node="0", program="endless", phase="churn") == 1
+        await reports.aclose()
+    found = samples(await scrape(http, demo.addresses[0].metrics_url))
+    assert not any(name == "numa_programs" for name, _ in found)

@@ -18,7 +18,7 @@ class Owner(_message.Message):
     def __init__(self, node: _Optional[int] = ..., incarnation: _Optional[int] = ..., id: _Optional[int] = ...) -> None: ...
 
 class LookupRequest(_message.Message):
-    __slots__ = ("request_id", "owner", "order", "count", "migratetype", "highest_zoneidx", "zones", "cpu", "alloc_flags", "numa_how", "lru_kind", "indexes", "dirty", "explain", "report")
+    __slots__ = ("request_id", "owner", "order", "count", "migratetype", "highest_zoneidx", "zones", "cpu", "alloc_flags", "numa_how", "lru_kind", "indexes", "dirty", "explain", "report", "gfp_flags")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     ORDER_FIELD_NUMBER: _ClassVar[int]
@@ -34,6 +34,7 @@ class LookupRequest(_message.Message):
     DIRTY_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
+    GFP_FLAGS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     owner: Owner
     order: int
@@ -49,7 +50,8 @@ class LookupRequest(_message.Message):
     dirty: bool
     explain: bool
     report: TrafficReport
-    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., order: _Optional[int] = ..., count: _Optional[int] = ..., migratetype: _Optional[int] = ..., highest_zoneidx: _Optional[int] = ..., zones: _Optional[_Iterable[int]] = ..., cpu: _Optional[int] = ..., alloc_flags: _Optional[int] = ..., numa_how: _Optional[int] = ..., lru_kind: _Optional[int] = ..., indexes: _Optional[bytes] = ..., dirty: _Optional[bool] = ..., explain: _Optional[bool] = ..., report: _Optional[_Union[TrafficReport, _Mapping]] = ...) -> None: ...
+    gfp_flags: int
+    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., order: _Optional[int] = ..., count: _Optional[int] = ..., migratetype: _Optional[int] = ..., highest_zoneidx: _Optional[int] = ..., zones: _Optional[_Iterable[int]] = ..., cpu: _Optional[int] = ..., alloc_flags: _Optional[int] = ..., numa_how: _Optional[int] = ..., lru_kind: _Optional[int] = ..., indexes: _Optional[bytes] = ..., dirty: _Optional[bool] = ..., explain: _Optional[bool] = ..., report: _Optional[_Union[TrafficReport, _Mapping]] = ..., gfp_flags: _Optional[int] = ...) -> None: ...
 
 class TrafficReport(_message.Message):
     __slots__ = ("node", "window_ns", "moved_bytes")
@@ -162,14 +164,16 @@ class TouchResponse(_message.Message):
     def __init__(self, gone: _Optional[bytes] = ..., swapped_in_pages: _Optional[int] = ..., path: _Optional[_Iterable[int]] = ..., wait_ns: _Optional[int] = ...) -> None: ...
 
 class WakeKswapdRequest(_message.Message):
-    __slots__ = ("request_id", "order", "highest_zoneidx")
+    __slots__ = ("request_id", "order", "highest_zoneidx", "gfp_flags")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ORDER_FIELD_NUMBER: _ClassVar[int]
     HIGHEST_ZONEIDX_FIELD_NUMBER: _ClassVar[int]
+    GFP_FLAGS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     order: int
     highest_zoneidx: int
-    def __init__(self, request_id: _Optional[str] = ..., order: _Optional[int] = ..., highest_zoneidx: _Optional[int] = ...) -> None: ...
+    gfp_flags: int
+    def __init__(self, request_id: _Optional[str] = ..., order: _Optional[int] = ..., highest_zoneidx: _Optional[int] = ..., gfp_flags: _Optional[int] = ...) -> None: ...
 
 class WakeKswapdResponse(_message.Message):
     __slots__ = ("woken",)

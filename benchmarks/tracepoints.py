@@ -1,0 +1,146 @@
+"""What tracepoints cost: nobody listens, somebody does, and kernels from which they were cut out.
+
+The same loop over the same arrays, in turns; the least of each counts. The kernels without are the sources
+of ``numa_service/mm`` with every ``if pg.trace_ctl[TRACE_ON]`` dropped, as a package of their own.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from table import Row
+
+import numa_service.mm
+from numa_service.machine.boot import start_kernel
+from numa_service.machine.machinefile import parse_machine
+from numa_service.mm.pgdat import Pgdat
+
+_MACHINE = """
+name = "bench"
+[[node]]
+cpus = "0-3"
+memory = "8GiB"
+"""
+#: name → blocks a batch, repeats: order-0 pairs that stay within a pageset, and pairs that refill and drain.
+_ROWS = {"hot": (32, 3000), "32k": (32768, 3)}
+_ROUNDS = 61
+_RING_EVENTS = 1 << 16
+
+#: In a module of each package: kernels that call kernels must lie in a file to be cached.
+_LOOP = '''
+from {package}.jit import kernel
+from {package}.page_alloc import alloc_pages_bulk, free_pages_bulk
+from {package}.pgdata import I64, U32, PgData
+
+
+@kernel
+def pairs(pg, zones, count, repeats, none, out) -> int:
+    """Allocate a batch and free it, again and again, without Python in between."""
+    got = 0
+    for _ in range(repeats):
+        got = alloc_pages_bulk(pg, zones, 0, 0, count, 0, 2, 0x801, 3, 1, 0, none, False, out)
+        free_pages_bulk(pg, 0, 0, 1, out)
+    return got
+'''
+
+
+class _WithoutTracepoints(ast.NodeTransformer):
+    """Drops what is done for whoever listens, and the looks whether anybody does."""
+
+    dropped = 0
+
+    def visit_If(self, node: ast.If) -> Any:
+        self.generic_visit(node)
+        if ast.unparse(node.test) != "pg.trace_ctl[TRACE_ON]":
+            return node
+        self.dropped += 1
+        return None
+
+
+def never_built_in(folder: Path, name: str, strip: bool) -> Any:
+    """Module with the loop, over a copy of the kernels; as they are, or without tracepoints."""
+    source = Path(numa_service.mm.__file__).parent
+    package = folder / name
+    shutil.copytree(source, package, ignore=shutil.ignore_patterns("__pycache__"))
+    without = _WithoutTracepoints()
+    for path in package.glob("*.py"):
+        text = path.read_text().replace("numa_service.mm", name)
+        path.write_text(ast.unparse(without.visit(ast.parse(text))) if strip else text)
+    if strip and without.dropped < 10:
+        raise SystemExit(f"only {without.dropped} tracepoints found to cut out")
+    (package / "loop.py").write_text(_LOOP.format(package=name))
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    return importlib.import_module(f"{name}.loop")
+
+
+def _runs(pgdat: Pgdat, modules: dict[str, Any]) -> dict[str, Callable[[int, int], float]]:
+    zones, none = np.array([2, 1, 0], dtype=np.int64), np.zeros(0, dtype=np.uint32)
+    ring, off = np.zeros((_RING_EVENTS, pgdat.pg.trace.shape[1]), dtype=np.int64), pgdat.pg.trace
+
+    def run(module: Any, traced: bool) -> Callable[[int, int], float]:
+        fields = pgdat.pg._replace(trace=ring if traced else off)
+        pg = module.PgData(*fields)
+
+        def once(count: int, repeats: int) -> float:
+            out = np.zeros(count, dtype=np.int64)
+            pg.trace_ctl[0] = traced
+            start = time.perf_counter_ns()
+            module.pairs(pg, zones, count, repeats, none, out)
+            took = time.perf_counter_ns() - start
+            pg.trace_ctl[0] = 0
+            return took / repeats / count
+
+        return once
+
+    built_in, without = modules["built_in"], modules["without"]
+    return {"off": run(built_in, False), "on": run(built_in, True), "without": run(without, False)}
+
+
+def rows() -> list[Row]:
+    """Every row of this part."""
+    pgdat = start_kernel(parse_machine(_MACHINE, "bench", "bench")).pgdats[0]
+    found = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        modules = {
+            "built_in": never_built_in(folder, "mm_built_in", strip=False),
+            "without": never_built_in(folder, "mm_without", strip=True),
+        }
+        runs = _runs(pgdat, modules)
+        for name, (count, repeats) in _ROWS.items():
+            best = dict.fromkeys(runs, float("inf"))
+            for turn in range(_ROUNDS):
+                for which, run in runs.items():
+                    took = run(count, repeats)
+                    if turn:  # the first compiles and warms up
+                        best[which] = min(best[which], took)
+            against = "the same kernels without tracepoints"
+            found += [
+                Row(
+                    f"tracepoints_off_{name}",
+                    best["off"],
+                    "ns",
+                    against,
+                    best["without"],
+                    1.02,
+                    at_least=False,
+                ),
+                Row(f"tracepoints_on_{name}", best["on"], "ns", against, best["without"], 3, at_least=False),
+            ]
+    return found
+
+
+if __name__ == "__main__":
+    from table import show
+
+    show(rows())

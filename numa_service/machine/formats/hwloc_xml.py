@@ -1,0 +1,420 @@
+"""hwloc's XML (1.x, 2.x, 3.x) as a machine: PUs, NUMA nodes, distances, memory attributes.
+
+CPUs of a node are the PUs below it (1.x: nodes contain objects), or below what it is attached to (2.x: nodes
+are memory children). Sockets, cores, caches and devices are not part of a machine here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lxml import etree
+
+from numa_service.machine.formats.draft import DEFAULT_NODE_BYTES, Draft, DraftNode, machine_name, profile_of
+from numa_service.machine.notation import format_cpulist
+from numa_service.machine.spec import SpecError
+from numa_service.machine.zones import PfnRange
+
+#: Info of a NUMANode, ours: where its memory is, ``0x1000-0x9f000,0x100000-0x80000000`` in bytes.
+RANGES_INFO = "PhysicalRanges"
+_NODE_TYPES = {"NUMANode", "NUMA", "Node", "NUMA Node", "NUMAnode"}
+_MEMORY_TYPES = _NODE_TYPES | {"MemCache"}
+_MAX_OBJECTS = 1_000_000
+_MAX_DEPTH = 200
+_MEANS_BANDWIDTH = 8
+_MASK = re.compile(r"(?:0xf\.\.\.f,?)?(?:(?:0x)?[0-9a-f]{0,8}(?:,|$))*", re.ASCII | re.IGNORECASE)
+_RANGE = re.compile(r"0x([0-9a-f]{1,16})-0x([0-9a-f]{1,16})", re.ASCII)
+
+Element = etree._Element
+
+
+@dataclass(slots=True)
+class _Numa:
+    """A NUMANode object."""
+
+    element: Element
+    nid: int
+    pus: tuple[Element, ...]
+    memory: int
+
+
+def is_hwloc_xml(content: bytes) -> bool:
+    """Whether it may be: it looks like XML."""
+    return content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
+
+
+def read_hwloc_xml(content: bytes, source: str, name: str) -> Draft:
+    """The machine of a topology; SpecError names `source`, line and attribute."""
+    root = _parse(content, source)
+    return _Topology(root, source, name).draft()
+
+
+def _parse(content: bytes, source: str) -> Element:
+    """The element tree. Nothing is fetched or expanded: entities are refused, depth and size are limited."""
+    parser = etree.XMLParser(
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        dtd_validation=False,
+        huge_tree=False,
+        remove_comments=True,
+        remove_pis=True,
+    )
+    try:
+        root = etree.fromstring(content, parser)
+    except (etree.XMLSyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None) or 1
+        raise SpecError(f"{source}:{line}: XML: {_one_line(str(error))}") from None
+    dtd: Any = root.getroottree().docinfo.internalDTD
+    if dtd is not None and next(dtd.iterentities(), None) is not None:
+        raise SpecError(f"{source}: XML: entities are declared, which no topology has: refused")
+    if root.tag not in ("topology", "root"):
+        raise SpecError(f"{source}:{root.sourceline}: <{root.tag}> is not a topology of hwloc")
+    for count, element in enumerate(root.iter()):
+        if count > _MAX_OBJECTS:
+            raise SpecError(f"{source}: more than {_MAX_OBJECTS} elements")
+        if not isinstance(element.tag, str):
+            raise SpecError(f"{source}:{element.sourceline}: XML: entities are not expanded: refused")
+    return root
+
+
+class _Topology:
+    def __init__(self, root: Element, source: str, name: str) -> None:
+        self.root = root
+        self.source = source
+        self.result = Draft(machine_name(name), [])
+        self.note = self.result.note
+        #: PU element → CPU number.
+        self.cpu_of: dict[Element, int] = {}
+        #: Whether cpusets have the numbers of `cpu_of`.
+        self.bitmaps_hold = True
+
+    def draft(self) -> Draft:
+        top = self.root.find("object")
+        if top is None:
+            raise SpecError(f"{self.source}:{self.root.sourceline}: <{self.root.tag}> has no <object>")
+        self._identity(top)
+        pus = list(self._objects({"PU", "Proc", "P"}))
+        if not pus:
+            raise SpecError(f"{self.source}: no object of type PU: no CPU")
+        self._number_cpus(pus, top)
+        numas = [self._numa(element, pus) for element in self._objects(_NODE_TYPES)]
+        if not numas:
+            self.note("no NUMANode object: one node with everything (UMA)")
+            self.result.nodes = [DraftNode(0, tuple(sorted(self.cpu_of.values())), self._all_memory(top))]
+            return self.result
+        self._number_nodes(numas)
+        self.result.nodes = self._nodes(numas)
+        self._foreign_memory(numas)
+        self._distances(numas)
+        self._memattrs(numas)
+        if self.root.find(".//object[@type='MemCache']") is not None:
+            self.note("memory-side caches (MemCache) are not modelled")
+        return self.result
+
+    def fail(self, element: Element, attribute: str, reason: str) -> SpecError:
+        kind = element.get("type")
+        what = f"<{element.tag}{f' type={kind[:20]!r}' if kind else ''}>"
+        return SpecError(f"{self.source}:{element.sourceline}: {what} {attribute}: {_one_line(reason)}")
+
+    def number(self, element: Element, attribute: str, default: int | None = None) -> int:
+        """A decimal attribute."""
+        text = element.get(attribute)
+        if text is None:
+            if default is None:
+                raise self.fail(element, attribute, "missing")
+            return default
+        if not re.fullmatch(r"\d{1,19}", text, re.ASCII):
+            raise self.fail(element, attribute, f"{text[:30]!r} is not a number")
+        return int(text)
+
+    def mask(self, element: Element, attribute: str) -> set[int]:
+        """Members of a bitmap as hwloc prints it; an infinite one counts as far as it is written."""
+        text = element.get(attribute, "")
+        if not text:
+            return set()
+        if len(text) > 1 << 20 or not _MASK.fullmatch(text):
+            raise self.fail(element, attribute, f"{text[:40]!r} is not a bitmap as 0x00000001,0x0000ffff")
+        words = text.lower().removeprefix("0xf...f").strip(",").split(",") if text else []
+        value = int("".join(word.removeprefix("0x").zfill(8) for word in words) or "0", 16)
+        return {bit for bit in range(value.bit_length()) if value >> bit & 1}
+
+    def _objects(self, types: set[str]) -> Iterator[Element]:
+        return (element for element in self.root.iter("object") if element.get("type") in types)
+
+    def _infos(self, element: Element) -> dict[str, str]:
+        return {info.get("name", ""): info.get("value", "") for info in element.findall("info")}
+
+    def _identity(self, top: Element) -> None:
+        infos = {**self._infos(self.root), **self._infos(top)}
+        profile = profile_of(infos.get("OSRelease", "")) if infos.get("OSName") == "Linux" else None
+        if profile is not None:
+            self.result.profile = profile
+        arch = infos.get("Architecture", "x86_64")
+        if arch not in ("x86_64", "amd64"):
+            self.note(
+                f"architecture {arch}: zones and pages are those of x86_64 here (pages of 4 KiB, DMA below "
+                "16 MiB, DMA32 below 4 GiB)"
+            )
+        pages = self.root.find(".//page_type[@size]")
+        if pages is not None and pages.get("size") not in ("4096", "0"):
+            self.note(f"pages of {pages.get('size')} bytes: they have 4096 here")
+        kinds = {element.get("type", "") for element in self.root.iter("object")}
+        left = kinds & {"Package", "Socket", "Die", "Group", "Core", "L1Cache", "L2Cache", "L3Cache", "Cache"}
+        if left:
+            self.note(f"not part of a machine here: {', '.join(sorted(left))} objects")
+        allowed, every = self.mask(top, "allowed_cpuset"), self.mask(top, "cpuset")
+        if allowed and every - allowed:
+            self.note(
+                f"CPUs {format_cpulist(every - allowed)} were not allowed to who took this: they are kept"
+            )
+
+    def _number_cpus(self, pus: list[Element], top: Element) -> None:
+        online = self.mask(top, "online_cpuset")
+        numbers = [self.number(pu, "os_index", i) for i, pu in enumerate(pus)]
+        if max(Counter(numbers).values()) > 1:
+            self.note(f"several PUs have the same number (several machines): CPUs are now 0-{len(pus) - 1}")
+            numbers = list(range(len(pus)))
+            online = set()
+            self.bitmaps_hold = False
+        offline = {cpu for cpu in numbers if online and cpu not in online}
+        if offline and len(offline) < len(numbers):
+            self.note(f"off-line CPUs left out: {format_cpulist(offline)}")
+        else:
+            offline = set()
+        self.cpu_of = {pu: cpu for pu, cpu in zip(pus, numbers, strict=True) if cpu not in offline}
+
+    def _numa(self, element: Element, pus: list[Element]) -> _Numa:
+        below = element.iter("object")
+        inside = tuple(pu for pu in below if pu in self.cpu_of)
+        if not inside:
+            inside = self._beside(element)
+        if not inside:
+            cpuset = self.mask(element, "cpuset") if self.bitmaps_hold else set()
+            inside = tuple(pu for pu in pus if self.cpu_of.get(pu) in cpuset) if cpuset else ()
+        memory = self.number(element, "local_memory", 0) or self.number(element, "memory_kB", 0) << 10
+        return _Numa(element, self.number(element, "os_index", -1), inside, memory)
+
+    def _beside(self, element: Element) -> tuple[Element, ...]:
+        """PUs below what a memory child is attached to."""
+        parent = element.getparent()
+        while parent is not None and parent.get("type") in _MEMORY_TYPES:
+            parent = parent.getparent()
+        if parent is None or (element.get("cpuset") is not None and not self.mask(element, "cpuset")):
+            return ()
+        # of hwloc 1.x nodes lie beside each other below a machine whose PUs they do not share
+        cpuset = self.mask(element, "cpuset") if self.bitmaps_hold else set()
+        return tuple(
+            pu
+            for pu in parent.iter("object")
+            if pu in self.cpu_of and (not cpuset or self.cpu_of[pu] in cpuset)
+        )
+
+    def _all_memory(self, top: Element) -> int:
+        """Of a machine without NUMANode objects."""
+        total = 0
+        for element in self.root.iter("object"):
+            total += self.number(element, "local_memory", 0) or self.number(element, "memory_kB", 0) << 10
+        if not total:
+            total = DEFAULT_NODE_BYTES
+            self.note("no object has local_memory: 1GiB was taken")
+        return total
+
+    def _number_nodes(self, numas: list[_Numa]) -> None:
+        nids = [numa.nid for numa in numas]
+        if min(nids) < 0 or max(Counter(nids).values()) > 1:
+            self.note(f"NUMANode objects without a number of their own: nodes are now 0-{len(numas) - 1}")
+            for i, numa in enumerate(numas):
+                numa.nid = i
+
+    def _nodes(self, numas: list[_Numa]) -> list[DraftNode]:
+        """A CPU is on the node with the fewest CPUs that has it: of those, plain memory first (no HBM)."""
+        ranked = sorted(numas, key=lambda n: (len(n.pus), bool(n.element.get("subtype")), n.nid))
+        owner: dict[Element, int] = {}
+        for numa in ranked:
+            for pu in numa.pus:
+                owner.setdefault(pu, numa.nid)
+        strays = [pu for pu in self.cpu_of if pu not in owner]
+        if strays:
+            first = min(numas, key=lambda n: n.nid)
+            cpus = format_cpulist(self.cpu_of[pu] for pu in strays)
+            self.note(f"CPUs {cpus} are on no node: put on node {first.nid}")
+            owner.update(dict.fromkeys(strays, first.nid))
+        nodes = {numa.nid: DraftNode(numa.nid, (), numa.memory, self._ranges(numa)) for numa in numas}
+        cpus_of: dict[int, list[int]] = {}
+        for pu, nid in owner.items():
+            cpus_of.setdefault(nid, []).append(self.cpu_of[pu])
+        for nid, node in nodes.items():
+            node.cpus = tuple(sorted(cpus_of.get(nid, [])))
+        shared = [numa.nid for numa in numas if numa.pus and not nodes[numa.nid].cpus]
+        if shared:
+            self.note(f"nodes {format_cpulist(shared)} share the CPUs of a node nearby: they have none here")
+        if any(node.ranges for node in nodes.values()):
+            for node in nodes.values():
+                node.memory = 0
+        return [nodes[nid] for nid in sorted(nodes)]
+
+    def _ranges(self, numa: _Numa) -> tuple[PfnRange, ...] | None:
+        text = self._infos(numa.element).get(RANGES_INFO)
+        if not text:
+            return None
+        ranges = []
+        for part in text.split(","):
+            match = _RANGE.fullmatch(part)
+            if match is None or int(match[1], 16) % 4096 or int(match[2], 16) % 4096:
+                raise self.fail(numa.element, RANGES_INFO, f"{part[:40]!r} is not a range as 0x1000-0x9f000")
+            ranges.append((int(match[1], 16) >> 12, int(match[2], 16) >> 12))
+        return tuple(ranges)
+
+    def _foreign_memory(self, numas: list[_Numa]) -> None:
+        nodes = {numa.element for numa in numas}
+        extra = sum(
+            self.number(element, "local_memory", 0)
+            for element in self.root.iter("object")
+            if element not in nodes and element.get("type") != "MemCache"
+        )
+        if not extra:
+            return
+        if any(numa.memory for numa in numas):
+            self.note(f"{extra} bytes of memory on objects other than NUMANode are left out")
+            return
+        share = extra // len(numas)
+        self.note(f"memory on objects other than NUMANode is shared out: {share} bytes to each node")
+        for node in self.result.nodes:
+            node.memory = share
+
+    def _distances(self, numas: list[_Numa]) -> None:
+        nids = {numa.nid for numa in numas}
+        by_gp = {numa.element.get("gp_index"): numa.nid for numa in numas}
+        by_os = {numa.element.get("os_index"): numa.nid for numa in numas}
+        found = False
+        for matrix in self.root.findall("distances2"):
+            if matrix.get("type") not in _NODE_TYPES:
+                self.note(f"distances between {matrix.get('type')} objects are left out")
+                continue
+            if self.number(matrix, "kind", 5) & _MEANS_BANDWIDTH:
+                self.note(f"distances {matrix.get('name', '')} that mean bandwidth are left out")
+                continue
+            if found:
+                self.note(f"more distances between nodes, {matrix.get('name', '')}: the first were taken")
+                continue
+            known = by_gp if matrix.get("indexing") == "gp" else by_os
+            order = [known.get(word, -1) for word in self._split(matrix, "indexes")]
+            values = self._values(matrix, self._split(matrix, "u64values"))
+            found = self._take(matrix, order, values, nids)
+        legacy = [] if found else list(self.root.iter("distances"))
+        for matrix in legacy:
+            order, values = self._legacy(matrix, numas)
+            if order:
+                found |= self._take(matrix, order, values, nids)
+        if self.root.find("distances2hetero") is not None:
+            self.note("distances between objects of several types are left out")
+        if not found and len(nids) > 1:
+            self.note("no distances between nodes: 20 between all was taken")
+
+    def _split(self, matrix: Element, tag: str) -> list[str]:
+        return " ".join(element.text or "" for element in matrix.findall(tag)).split()
+
+    def _values(self, matrix: Element, words: list[str]) -> list[float]:
+        for word in words:
+            if not re.fullmatch(r"\d{1,19}(?:\.\d{1,19})?", word, re.ASCII):
+                raise self.fail(matrix, "values", f"{word[:30]!r} is not a number")
+        return [float(word) for word in words]
+
+    def _legacy(self, matrix: Element, numas: list[_Numa]) -> tuple[list[int], list[float]]:
+        """hwloc 1.x: between the objects some levels below the one that has them, relative to a base."""
+        parent = matrix.getparent()
+        assert parent is not None, "found below the root"
+        depth = self.number(matrix, "relative_depth", 1)
+        if depth > _MAX_DEPTH:
+            raise self.fail(matrix, "relative_depth", f"{depth}, at most {_MAX_DEPTH}")
+        level = [parent]
+        for _ in range(depth):
+            level = [child for element in level for child in element.findall("object")]
+        nid_of = {numa.element: numa.nid for numa in numas}
+        order = [nid_of[element] for element in level if element in nid_of]
+        count = self.number(matrix, "nbobjs")
+        if len(order) != count:
+            # hwloc 2 counts levels that it does not write
+            order = [nid_of[element] for element in parent.iter("object") if element in nid_of]
+        if len(order) != count:
+            self.note("distances between other objects than nodes are left out")
+            return [], []
+        base_text = matrix.get("latency_base", "1")
+        base = self._values(matrix, [base_text])[0]
+        words = [latency.get("value", "") for latency in matrix.findall("latency")]
+        values = [value * base for value in self._values(matrix, words)]
+        return order, values
+
+    def _take(self, matrix: Element, order: list[int], values: list[float], nids: set[int]) -> bool:
+        size = len(order)
+        if size != self.number(matrix, "nbobjs", size) or len(values) != size * size:
+            raise self.fail(matrix, "nbobjs", f"{size} objects and {len(values)} values: not a square")
+        if set(order) - nids:
+            raise self.fail(matrix, "indexes", "they are not those of the NUMANode objects")
+        if size < len(nids):
+            self.note(f"distances of {size} of the {len(nids)} nodes only: 20 elsewhere was taken")
+        rows = [values[i * size : (i + 1) * size] for i in range(size)]
+        self.result.set_distances(order, rows)
+        return True
+
+    def _memattrs(self, numas: list[_Numa]) -> None:
+        """HMAT numbers; an initiator is every node whose CPUs are all among those it names."""
+        by_gp = {numa.element.get("gp_index"): numa.nid for numa in numas}
+        elements = {element.get("gp_index"): element for element in self.root.iter("object")}
+        pus_of = {numa.element: numa.pus for numa in numas}
+        found: dict[str, dict[tuple[int, int], int]] = {}
+        for attr in self.root.findall("memattr"):
+            name = attr.get("name", "")
+            for value in attr.findall("memattr_value"):
+                target = by_gp.get(value.get("target_obj_gp_index"))
+                number = self.number(value, "value")
+                if target is None or name not in _MEMATTRS or not number:
+                    continue
+                if value.get("initiator_cpuset") is not None:
+                    cpus = self.mask(value, "initiator_cpuset")
+                else:
+                    start = elements.get(value.get("initiator_obj_gp_index"))
+                    within = () if start is None else pus_of.get(start) or start.iter("object")
+                    cpus = {self.cpu_of[pu] for pu in within if pu in self.cpu_of}
+                for node in self.result.nodes:
+                    if node.cpus and cpus.issuperset(node.cpus):
+                        found.setdefault(name, {})[node.nid, target] = min(number, 10**9)
+            if name not in (*_MEMATTRS, "Capacity", "Locality") and len(attr):
+                self.note(f"memory attribute {name} is left out")
+        self._take_memattrs(found)
+
+    def _take_memattrs(self, found: dict[str, dict[tuple[int, int], int]]) -> None:
+        reads = {**found.get("Latency", {}), **found.get("ReadLatency", {})}
+        writes = {**found.get("Latency", {}), **found.get("WriteLatency", {})}
+        bandwidth = {**found.get("Bandwidth", {}), **found.get("ReadBandwidth", {})}
+        memory, links = split_bandwidth(bandwidth)
+        self.result.latency = replace(
+            self.result.latency,
+            read_ns=reads,
+            write_ns={} if writes == reads else writes,
+            memory_mb_per_s=memory,
+            link_mb_per_s=links,
+        )
+
+
+_MEMATTRS = ("Latency", "ReadLatency", "WriteLatency", "Bandwidth", "ReadBandwidth", "WriteBandwidth")
+
+
+def split_bandwidth(
+    pairs: dict[tuple[int, int], int],
+) -> tuple[dict[int, int], dict[tuple[int, int], int]]:
+    """Of an access from node to node → of each memory, the most that anyone gets, and of each link."""
+    memory: dict[int, int] = {}
+    for (_, target), value in pairs.items():
+        memory[target] = max(memory.get(target, 0), value)
+    links = {pair: value for pair, value in pairs.items() if pair[0] != pair[1]}
+    return memory, links
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:200]

@@ -1,0 +1,124 @@
+"""A draft as a machine file, and as the machine that the file describes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields, replace
+
+from numa_service.machine.formats.draft import Draft, DraftNode, machine_name, printable
+from numa_service.machine.latency import Curve, LatencyModel
+from numa_service.machine.machinefile import parse_machine
+from numa_service.machine.notation import format_cpulist, format_size
+from numa_service.machine.spec import MachineSpec, SpecError
+from numa_service.machine.zones import PfnRange
+from numa_service.mm.mmzone import PAGE_SIZE
+from numa_service.mm.sparse import default_memory_model
+
+_BY_NODE = {"read_ns", "write_ns", "memory_mb_per_s", "link_mb_per_s", "memory_curve", "link_curve", "curves"}
+
+
+def to_toml(draft: Draft, origin: str = "") -> str:
+    """The machine file of a checked draft; notes become comments. `origin` is what it was made from."""
+    lines = [f"# {printable(origin)}"] if origin else []
+    lines += [f"# note: {note}" for note in draft.notes]
+    lines.append(f"name = {_string(machine_name(draft.name))}")
+    lines += _settings(draft)
+    nids = [node.nid for node in draft.nodes]
+    if len(nids) > 1:
+        lines.append("distances = [")
+        lines += [f"    [{', '.join(str(draft.distance(a, b)) for b in nids)}]," for a in nids]
+        lines.append("]")
+    sized = all(node.ranges is None for node in draft.nodes)
+    for node in draft.nodes:
+        lines += ["", "[[node]]", *_node(node, sized)]
+    if draft.sysctls:
+        lines += ["", "[sysctl]"]
+        lines += [f"{_string(name)} = {_string(value)}" for name, value in sorted(draft.sysctls.items())]
+    latency = list(_latency(draft, nids))
+    if latency:
+        lines += ["", "[latency]", *latency]
+    return "\n".join(lines) + "\n"
+
+
+def to_spec(draft: Draft, source: str) -> MachineSpec:
+    """The machine of a checked draft; SpecError, calling it `source`, if it cannot be one."""
+    try:
+        spec = parse_machine(to_toml(draft), source="machine file", default_name=draft.name)
+    except SpecError as error:
+        raise SpecError(f"{source}: {error}") from None
+    return replace(spec, source=source, notes=tuple(draft.notes))
+
+
+def _settings(draft: Draft) -> Iterable[str]:
+    if draft.arch != "x86_64":
+        yield f"arch = {_string(draft.arch)}"
+    yield f"profile = {_string(draft.profile)}"
+    if draft.swap_pages:
+        yield f"swap = {_string(format_size(draft.swap_pages * PAGE_SIZE))}"
+    if draft.cmdline:
+        yield f"cmdline = {_string(draft.cmdline)}"
+    if draft.memory_model not in (None, default_memory_model(draft.arch)):
+        yield f"memory_model = {_string(draft.memory_model or '')}"
+    if draft.counter_drift:
+        yield "counter_drift = true"
+
+
+def _node(node: DraftNode, sized: bool) -> Iterable[str]:
+    yield f"id = {node.nid}"
+    if node.cpus:
+        yield f"cpus = {_string(format_cpulist(node.cpus))}"
+    if node.ranges:
+        yield f"ranges = [{', '.join(map(_range, node.ranges))}]"
+    else:
+        yield f"memory = {_string(format_size(node.memory if sized else 0))}"
+    if node.movable:
+        yield f"movable = {_string(format_size(node.movable * PAGE_SIZE))}"
+
+
+def _latency(draft: Draft, nids: list[int]) -> Iterable[str]:
+    model, plain = draft.latency, LatencyModel()
+    for item in fields(LatencyModel):
+        value = getattr(model, item.name)
+        if item.name not in _BY_NODE and value != getattr(plain, item.name):
+            yield f"{item.name} = {_string(value) if isinstance(value, str) else value}"
+    if model.read_ns:
+        rows = [[max(1, model.read_latency_ns(a, b, draft.distance(a, b))) for b in nids] for a in nids]
+        yield from _matrix("read_ns", rows)
+    if model.write_ns:
+        rows = [[max(1, model.write_latency_ns(a, b, draft.distance(a, b))) for b in nids] for a in nids]
+        yield from _matrix("write_ns", rows)
+    if model.memory_mb_per_s:
+        yield f"memory_mb_per_s = {[model.memory_bandwidth(nid) for nid in nids]}"
+    if model.link_mb_per_s:
+        yield from _matrix("link_mb_per_s", [[model.link_bandwidth(a, b) for b in nids] for a in nids])
+    if model.memory_curve:
+        yield f"memory_curve = [{', '.join(_string(model.memory_curve.get(nid, '')) for nid in nids)}]"
+    if model.link_curve:
+        yield "link_curve = ["
+        for a in nids:
+            yield f"    [{', '.join(_string(model.link_curve.get((a, b), '')) for b in nids)}],"
+        yield "]"
+    if model.curves:
+        curves = (f"{_string(name)} = {_curve(curve)}" for name, curve in model.curves.items())
+        yield f"curves = {{ {', '.join(curves)} }}"
+
+
+def _curve(curve: Curve) -> str:
+    return str([[float(percent), float(ns)] for percent, ns in curve])
+
+
+def _matrix(name: str, rows: list[list[int]]) -> Iterable[str]:
+    yield f"{name} = ["
+    yield from (f"    {row}," for row in rows)
+    yield "]"
+
+
+def _range(span: PfnRange) -> str:
+    return f'["{span[0] * PAGE_SIZE:#x}", "{span[1] * PAGE_SIZE:#x}"]'
+
+
+def _string(text: str) -> str:
+    """A basic string of TOML."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').encode("utf-8", "replace").decode("utf-8")
+    escaped = escaped.replace("\t", "\\t")
+    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'

@@ -1,0 +1,106 @@
+"""A machine as QEMU's arguments: what boots a real kernel on the same nodes."""
+
+from __future__ import annotations
+
+import shlex
+
+from numa_service.machine.formats.draft import Draft, linux_numbers
+from numa_service.machine.formats.hwloc_xml_write import path_bandwidth
+from numa_service.machine.formats.qemu import MAX_QEMU_NODES, RAM_UNIT
+from numa_service.machine.spec import SpecError
+
+
+def to_qemu(draft: Draft) -> tuple[str, list[str]]:
+    """(arguments, one to a line with backslashes between; what they cannot say) of a checked draft."""
+    notes: list[str] = []
+    if len(draft.nodes) > MAX_QEMU_NODES:
+        raise SpecError(f"QEMU has at most {MAX_QEMU_NODES} nodes, this machine {len(draft.nodes)}")
+    number = {node.nid: i for i, node in enumerate(draft.nodes)}
+    if any(nid != i for nid, i in number.items()):
+        notes.append(f"QEMU numbers nodes from 0 without gaps: now 0-{len(number) - 1}")
+    if linux_numbers(draft.nodes) != number:
+        notes.append("a Linux guest numbers nodes with CPUs first, others after them")
+    cpus = sorted(cpu for node in draft.nodes for cpu in node.cpus)
+    cpu_number = {cpu: i for i, cpu in enumerate(cpus)}
+    if cpus != list(range(len(cpus))):
+        notes.append(f"QEMU numbers CPUs from 0 without gaps: now 0-{len(cpus) - 1}")
+    if any(node.ranges for node in draft.nodes):
+        notes.append("QEMU places memory itself: where the nodes' ranges are is left out")
+    if draft.sysctls or draft.swap_pages or any(node.movable for node in draft.nodes):
+        notes.append("QEMU has no sysctls, swap or ZONE_MOVABLE: left out")
+    sizes = {node.nid: -(-node.bytes // RAM_UNIT) * RAM_UNIT for node in draft.nodes}
+    if any(sizes[node.nid] != node.bytes for node in draft.nodes):
+        notes.append(f"QEMU's memory comes in units of {RAM_UNIT >> 10} KiB: sizes were rounded up")
+    hmat = list(_hmat(draft, number, notes))
+    lines = ["-machine q35,hmat=on" if hmat else "-machine q35"]
+    lines.append(f"-m {_size(sum(sizes.values()))}")
+    lines.append(f"-smp {len(cpus)},sockets={len(cpus)},cores=1,threads=1,maxcpus={len(cpus)}")
+    owners = [node.nid for node in draft.nodes if node.cpus]
+    for node in draft.nodes:
+        i = number[node.nid]
+        words = [f"node,nodeid={i}"]
+        words += [f"cpus={_run(run)}" for run in _runs(sorted(cpu_number[cpu] for cpu in node.cpus))]
+        if sizes[node.nid]:
+            lines.append(f"-object memory-backend-ram,id=m{i},size={_size(sizes[node.nid])}")
+            words.append(f"memdev=m{i}")
+        if hmat:
+            nearest = node.nid if node.cpus else min(owners, key=lambda o: (draft.distance(o, node.nid), o))
+            words.append(f"initiator={number[nearest]}")
+        lines.append(f"-numa {','.join(words)}")
+    for a in draft.nodes:
+        for b in draft.nodes:
+            if len(draft.nodes) > 1:
+                value = draft.distance(a.nid, b.nid)
+                lines.append(f"-numa dist,src={number[a.nid]},dst={number[b.nid]},val={value}")
+    lines += hmat
+    if draft.cmdline:
+        lines.append(f"-append {shlex.quote(draft.cmdline)}")
+        notes.append("-append needs -kernel")
+    return " \\\n".join(lines) + "\n", notes
+
+
+def _hmat(draft: Draft, number: dict[int, int], notes: list[str]) -> list[str]:
+    """Latency (ns) and bandwidth (MiB/s) from the nodes with CPUs to those with memory."""
+    model, lines = draft.latency, []
+    targets = [node for node in draft.nodes if node.bytes]
+    owners = [node for node in draft.nodes if node.cpus]
+    if not (model.read_ns or model.write_ns or model.memory_mb_per_s or model.link_mb_per_s):
+        return []
+    kinds = {"read": model.read_latency_ns, "write": model.write_latency_ns}
+    if not model.write_ns:
+        kinds = {"access": model.read_latency_ns}
+    for a in owners:
+        for b in targets:
+            head = f"-numa hmat-lb,initiator={number[a.nid]},target={number[b.nid]},hierarchy=memory"
+            for kind, latency in kinds.items():
+                ns = latency(a.nid, b.nid, draft.distance(a.nid, b.nid))
+                lines.append(f"{head},data-type={kind}-latency,latency={max(ns, 1)}")
+            bandwidth = path_bandwidth(draft, a.nid, b.nid)
+            if bandwidth:
+                lines.append(f"{head},data-type=access-bandwidth,bandwidth={bandwidth}M")
+            else:
+                notes.append(f"no limit of the bandwidth from node {a.nid} to {b.nid} is not said")
+    if model.curves or model.memory_curve or model.link_curve:
+        notes.append("HMAT has no latency curves: left out")
+    return lines
+
+
+def _size(size: int) -> str:
+    for shift, unit in ((30, "G"), (20, "M")):
+        if size % (1 << shift) == 0:
+            return f"{size >> shift}{unit}"
+    return f"{size >> 10}K"
+
+
+def _runs(cpus: list[int]) -> list[tuple[int, int]]:
+    runs: list[tuple[int, int]] = []
+    for cpu in cpus:
+        if runs and runs[-1][1] == cpu - 1:
+            runs[-1] = (runs[-1][0], cpu)
+        else:
+            runs.append((cpu, cpu))
+    return runs
+
+
+def _run(run: tuple[int, int]) -> str:
+    return f"{run[0]}" if run[0] == run[1] else f"{run[0]}-{run[1]}"

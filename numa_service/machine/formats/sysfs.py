@@ -1,0 +1,297 @@
+"""A gathered ``/sys`` (and ``/proc``) tree, as ``hwloc-gather-topology`` makes it: no zoneinfo needed.
+
+Anything may be missing. Without a node directory there is one node; without CPU directories ``/proc/cpuinfo``
+counts; without a node's meminfo ``/proc/meminfo`` is shared out. What is taken then is said in notes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from numa_service.machine.formats.draft import DEFAULT_NODE_BYTES, Draft, DraftNode, machine_name, profile_of
+from numa_service.machine.formats.files import read_bytes
+from numa_service.machine.notation import format_cpulist, parse_cpulist
+from numa_service.machine.spec import SpecError
+from numa_service.mm.mmzone import PAGE_SHIFT
+
+_NODES, _CPUS = "sys/devices/system/node", "sys/devices/system/cpu"
+#: One of these is in every tree.
+_MARKS = (_NODES, _CPUS, "proc/cpuinfo")
+#: Of the command line, what matters to memory and is not in the tree already.
+_PARAMETERS = ("cma=", "numa_cma=", "numa_zonelist_order=", "transparent_hugepage=")
+_MAX_FILE = 4 << 20
+_TOTAL = re.compile(r"MemTotal:\s*(\d{1,15})\s*kB", re.ASCII)
+_PROCESSOR = re.compile(r"^processor\s*:?\s*(\d{1,6})\b", re.ASCII | re.MULTILINE)
+_NUMBER = re.compile(r"\d{1,9}", re.ASCII)
+_SWAP = re.compile(r"^\S+\s+\S+\s+(\d{1,12})\s+\d+\s+-?\d+\s*$", re.ASCII | re.MULTILINE)
+_MAP = re.compile(r"[0-9a-f]{1,16}(?:,[0-9a-f]{1,8})*", re.ASCII | re.IGNORECASE)
+
+
+def find_tree(path: Path) -> Path | None:
+    """The directory that holds ``sys`` and ``proc``: `path`, or the only directory in it; None."""
+    if any((path / mark).exists() for mark in _MARKS):
+        return path
+    inside = [entry for entry in path.iterdir() if entry.is_dir()]
+    if len(inside) == 1 and any((inside[0] / mark).exists() for mark in _MARKS):
+        return inside[0]
+    return None
+
+
+def read_sysfs(root: Path) -> Draft:
+    """The machine that a tree shows; SpecError names the file that is wrong."""
+    return _Tree(root).draft()
+
+
+class _Tree:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.result = Draft(machine_name(root.resolve().name), [])
+        self.note = self.result.note
+
+    def draft(self) -> Draft:
+        self._identity()
+        online = self._online_cpus()
+        nids = self._online_nodes()
+        if not nids:
+            self.note(f"no {_NODES}/node*: one node with everything (UMA)")
+            self.result.nodes = [DraftNode(0, tuple(sorted(online)), self._total() or DEFAULT_NODE_BYTES)]
+        else:
+            self.result.nodes = [DraftNode(nid, self._node_cpus(nid, online)) for nid in nids]
+            self._single_owners()
+            self._strays(online)
+            self._memory()
+            self._distances(nids)
+            self._initiators(nids)
+        return self.result
+
+    def text(self, name: str) -> str | None:
+        """A file of the tree; None if it is not there."""
+        path = self.root / name
+        if not path.is_file():
+            return None
+        try:
+            return read_bytes(path, _MAX_FILE).decode("utf-8", "replace")
+        except SpecError:
+            if path.stat().st_size > _MAX_FILE:
+                raise
+            return None  # root's, or a sysfs file that its driver cannot answer
+
+    def _identity(self) -> None:
+        version = self.text("proc/version") or ""
+        release = re.search(r"Linux version (\S+)", version)
+        nofile = self._nofile()
+        named = re.search(r"^OSRelease: (\S+)", nofile, re.MULTILINE)
+        found = release or named
+        profile = profile_of(found[1]) if found else None
+        if profile is not None:
+            self.result.profile = profile
+        arch = re.search(r"^Architecture: (\S+)", nofile, re.MULTILINE)
+        name = arch[1] if arch else _arch_of(self.text("proc/cpuinfo") or "")
+        if name not in ("", "x86_64"):
+            self.note(
+                f"architecture {name}: zones and pages are those of x86_64 here (pages of 4 KiB, DMA below "
+                "16 MiB, DMA32 below 4 GiB)"
+            )
+        size = re.search(r"^PageSize: (\d{1,9})$", nofile, re.MULTILINE)
+        if size and size[1] != "4096":
+            self.note(f"pages of {size[1]} bytes: they have 4096 here")
+        words = (self.text("proc/cmdline") or "").split()
+        self.result.cmdline = " ".join(word for word in words if word.startswith(_PARAMETERS))
+        done = " ".join(word for word in words if word.startswith(("kernelcore=", "movablecore=", "numa=")))
+        if done:
+            self.note(f"cmdline: {done}: the tree shows nodes as they are with it; not repeated")
+        swaps = self.text("proc/swaps") or ""
+        self.result.swap_pages = sum(int(kb) >> PAGE_SHIFT - 10 for kb in _SWAP.findall(swaps))
+
+    def _nofile(self) -> str:
+        """What hwloc-gather-topology writes down of uname and sysconf."""
+        return self.text("proc/hwloc-nofile-info") or ""
+
+    def _directories(self, where: str, prefix: str) -> list[int]:
+        folder = self.root / where
+        if not folder.is_dir():
+            return []
+        names = (path.name.removeprefix(prefix) for path in folder.iterdir() if path.name.startswith(prefix))
+        return sorted(int(name) for name in names if _NUMBER.fullmatch(name))
+
+    def _online_cpus(self) -> set[int]:
+        found = set(self._directories(_CPUS, "cpu"))
+        stated = self.text(f"{_CPUS}/online")
+        if stated is not None and stated.strip():
+            listed = set(self._cpulist(f"{_CPUS}/online", stated))
+            found = found & listed or listed
+        if not found:
+            listed = {int(number) for number in _PROCESSOR.findall(self.text("proc/cpuinfo") or "")}
+            fallback = re.search(r"^FallbackNbProcessors: (\d{1,6})$", self._nofile(), re.MULTILINE)
+            if not listed and fallback:
+                listed = set(range(int(fallback[1])))
+            if not listed:
+                raise SpecError(f"{self.root}: no CPU: no {_CPUS}/cpu*, and no processor in proc/cpuinfo")
+            self.note(f"no {_CPUS}/cpu*: CPUs are those of proc/cpuinfo")
+            return listed
+        offline = {cpu for cpu in found if (self.text(f"{_CPUS}/cpu{cpu}/online") or "1").strip() == "0"}
+        known = {cpu for cpu in found if (self.root / f"{_CPUS}/cpu{cpu}/topology").is_dir()}
+        if known:
+            offline |= found - known
+        if offline:
+            self.note(f"off-line CPUs left out: {format_cpulist(offline)}")
+        return found - offline
+
+    def _online_nodes(self) -> list[int]:
+        found = self._directories(_NODES, "node")
+        stated = self.text(f"{_NODES}/online")
+        if stated is None or not stated.strip():
+            return found
+        listed = set(self._cpulist(f"{_NODES}/online", stated))
+        offline = [nid for nid in found if nid not in listed]
+        if offline and len(offline) < len(found):
+            self.note(f"off-line nodes left out: {format_cpulist(offline)}")
+            return [nid for nid in found if nid in listed]
+        return found
+
+    def _cpulist(self, name: str, text: str) -> tuple[int, ...]:
+        try:
+            return parse_cpulist(text)
+        except SpecError as error:
+            raise SpecError(f"{self.root / name}:1: {error}") from None
+
+    def _node_cpus(self, nid: int, online: set[int]) -> tuple[int, ...]:
+        name = f"{_NODES}/node{nid}/cpulist"
+        text = self.text(name)
+        if text is not None:
+            cpus = set(self._cpulist(name, text))
+        else:
+            name = f"{_NODES}/node{nid}/cpumap"
+            text = self.text(name)
+            if text is None:
+                # links to the CPUs' directories
+                cpus = set(self._directories(f"{_NODES}/node{nid}", "cpu"))
+            else:
+                cpus = _mask(text, self.root / name)
+        gone = cpus - online
+        if gone:
+            self.note(f"node {nid}: CPUs {format_cpulist(gone)} are off-line")
+        return tuple(sorted(cpus & online))
+
+    def _single_owners(self) -> None:
+        """With numa=fake every node of a real one has its CPUs: a CPU is on the first."""
+        seen: set[int] = set()
+        for node in self.result.nodes:
+            shared = seen.intersection(node.cpus)
+            if shared:
+                self.note(f"node {node.nid}: CPUs {format_cpulist(shared)} are on an earlier node already")
+                node.cpus = tuple(cpu for cpu in node.cpus if cpu not in seen)
+            seen.update(node.cpus)
+
+    def _strays(self, online: set[int]) -> None:
+        strays = online.difference(*(node.cpus for node in self.result.nodes))
+        if strays:
+            first = self.result.nodes[0]
+            self.note(f"CPUs {format_cpulist(strays)} are on no node: put on node {first.nid}")
+            first.cpus = tuple(sorted({*first.cpus, *strays}))
+
+    def _total(self) -> int | None:
+        found = _TOTAL.search(self.text("proc/meminfo") or "")
+        if found is None:
+            self.note("no MemTotal in proc/meminfo")
+            return None
+        return int(found[1]) << 10
+
+    def _memory(self) -> None:
+        told = False
+        for node in self.result.nodes:
+            found = _TOTAL.search(self.text(f"{_NODES}/node{node.nid}/meminfo") or "")
+            if found is None:
+                self.note(f"node {node.nid}: no MemTotal in its meminfo")
+                continue
+            told = True
+            node.memory = int(found[1]) << 10
+            if (self.root / f"{_NODES}/node{node.nid}/memory_side_cache").exists():
+                self.note(f"node {node.nid}: a memory-side cache is not modelled")
+        if told:
+            self.note("memory is MemTotal: what the captured kernel had left after its own reserves")
+            return
+        total = self._total()
+        if total is not None:
+            share = total // len(self.result.nodes)
+            self.note(f"proc/meminfo's MemTotal is shared out: {share >> 20} MiB to each node")
+            for node in self.result.nodes:
+                node.memory = share
+
+    def _distances(self, nids: list[int]) -> None:
+        rows: list[list[float]] = []
+        for nid in nids:
+            name = f"{_NODES}/node{nid}/distance"
+            text = self.text(name)
+            words = (text or "").split()
+            if not words or len(words) != len(nids):
+                if len(nids) > 1 and text is None:
+                    self.note("no distances: 20 between all nodes was taken")
+                elif len(nids) > 1:
+                    self.note(
+                        f"{name}: {len(words)} distances for {len(nids)} nodes: 20 between all was taken"
+                    )
+                return
+            for word in words:
+                if not _NUMBER.fullmatch(word):
+                    raise SpecError(f"{self.root / name}:1: distance {word[:20]!r} is not a number")
+            rows.append([float(word) for word in words])
+        self.result.set_distances(nids, rows)
+
+    def _initiators(self, nids: list[int]) -> None:
+        """HMAT numbers that a kernel gives of each node's best initiators."""
+        reads: dict[tuple[int, int], int] = {}
+        writes: dict[tuple[int, int], int] = {}
+        bandwidth: dict[int, int] = {}
+        for target in nids:
+            where = f"{_NODES}/node{target}/access0/initiators"
+            near = [nid for nid in self._directories(where, "node") if nid in nids]
+            numbers = {
+                key: int(text)
+                for key in ("read_latency", "write_latency", "read_bandwidth")
+                if _NUMBER.fullmatch(text := (self.text(f"{where}/{key}") or "").strip()) and int(text)
+            }
+            for nid in near:
+                if "read_latency" in numbers:
+                    reads[nid, target] = numbers["read_latency"]
+                if "write_latency" in numbers:
+                    writes[nid, target] = numbers["write_latency"]
+            if near and "read_bandwidth" in numbers:
+                bandwidth[target] = numbers["read_bandwidth"]
+        if reads or writes or bandwidth:
+            self.result.latency = replace(
+                self.result.latency, read_ns=reads, write_ns=writes, memory_mb_per_s=bandwidth
+            )
+            self.note("latencies are told of the nearest CPUs only: others are computed by distance")
+
+
+def _mask(text: str, path: Path) -> set[int]:
+    """CPUs of a mask as the kernel prints it (``%*pb``): ``00000000,0000000f``."""
+    compact = text.strip()
+    if len(compact) > 1 << 16 or not _MAP.fullmatch(compact):
+        raise SpecError(f"{path}:1: {compact[:40]!r} is not a CPU mask as 00000000,0000000f")
+    first, *groups = compact.split(",")
+    value = int(first + "".join(group.zfill(8) for group in groups), 16)
+    return {cpu for cpu in range(value.bit_length()) if value >> cpu & 1}
+
+
+def _arch_of(cpuinfo: str) -> str:
+    """Architecture by the words that only its cpuinfo has; "" if it may be x86."""
+    for word, arch in (
+        ("IA-64", "ia64"),
+        ("CPU implementer", "arm"),
+        ("IBM/S390", "s390"),
+        ("POWER", "ppc64"),
+        ("PPC", "ppc64"),
+        ("Cell", "ppc64"),
+        ("Alpha", "alpha"),
+        ("sparc", "sparc"),
+        ("MIPS", "mips"),
+        ("Loongson", "loongarch64"),
+        ("rv64", "riscv64"),
+    ):
+        if word in cpuinfo:
+            return arch
+    return ""

@@ -1,0 +1,444 @@
+"""What a node emits while somebody listens: the ring that its kernels fill, told with task, CPU and time.
+
+A record holds what the kernel code knows; the rest (who asked, on which CPU, with which gfp flags, when) is
+the same for all records of an op, and is put down once, when the op begins. Listeners read at their own
+speed; a slow one finds part of the ring overwritten, and is told how much. Nothing of this is state: the
+same ops lead to the same state, listened to or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from numa_service.machine.latency import LatencyModel
+from numa_service.mm import tracepoints as tp
+from numa_service.mm.mmzone import LRU_INACTIVE_ANON, LRU_INACTIVE_FILE, MIGRATE_PCPTYPES, PAGEBLOCK_ORDER
+from numa_service.mm.pgdat import Pgdat
+from numa_service.mm.pgdata import (
+    KSWAPD_HIGHEST_ZONEIDX,
+    KSWAPD_ORDER,
+    KSWAPD_WOKEN,
+    TRACE_CONTEXT,
+    TRACE_ON,
+    TRACE_WORDS,
+    TRACE_WRITTEN,
+    TUNE_PCP_MAX_ORDER,
+)
+from numa_service.node import ops
+from numa_service.node.ops import Op, Owner
+from numa_service.trace.tracepoints import (
+    MIGRATE_SYNC,
+    NR_FIELDS,
+    RECLAIM_WB_ANON,
+    RECLAIM_WB_ASYNC,
+    RECLAIM_WB_FILE,
+    EmittedEvents,
+)
+
+I64 = npt.NDArray[np.int64]
+
+#: Records of a node's ring: 4 MiB with what is told once an op.
+RING_EVENTS = 1 << 16
+#: More would not fit the number of a context.
+MAX_RING_EVENTS = 1 << 20
+#: Records that one look at the ring goes through.
+MAX_TAKE = 1 << 11
+
+# Who runs, as comm: an owner by its home node, kswapd, or a worker.
+_TASK_OWNER = 0
+_TASK_KSWAPD = 1
+_TASK_WORKER = 2
+#: pids of tasks that are no owner: these and the nid.
+KSWAPD_PID = 1_000_000
+WORKER_PID = 2_000_000
+
+# What is told once an op, by column.
+_TIME, _TASK, _PID, _CPU, _GFP = range(5)
+_CONTEXT_WORDS = 5
+
+_LOW = (1 << tp.CONTEXT_SHIFT) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """Which events a listener wants; None is all of them."""
+
+    kinds: tuple[int, ...] | None = None
+    #: Events that concern no zone, or have no order, do not pass where one is asked for.
+    zones: tuple[int, ...] | None = None
+    orders: tuple[int, ...] | None = None
+
+    def of(self, events: EmittedEvents) -> npt.NDArray[np.bool_]:
+        """Which of these events pass."""
+        wanted = np.ones(len(events), dtype=np.bool_)
+        for column, values in (
+            (events.kind, self.kinds),
+            (events.zone, self.zones),
+            (events.order, self.orders),
+        ):
+            if values is not None:
+                wanted &= np.isin(column, values)
+        return wanted
+
+
+class Tracer:
+    """The ring of one node, and the clock that its events are stamped with."""
+
+    def __init__(self, pgdat: Pgdat, model: LatencyModel, now: Callable[[], int], ring_events: int) -> None:
+        """Start recording. `now` is a virtual clock in ns beside those of the CPUs, or stands still."""
+        assert ring_events & (ring_events - 1) == 0
+        assert ring_events <= MAX_RING_EVENTS
+        self._pgdat = pgdat
+        self._now = now
+        self._contexts = np.zeros((ring_events, _CONTEXT_WORDS), dtype=np.int64)
+        self._mask = ring_events - 1
+        self._context = 0
+        self._begun_at = -1
+        self._was_woken = False
+        #: Virtual time of each CPU, as far as it was spent since recording began; and the furthest.
+        self._clocks: dict[int, int] = {}
+        self._furthest = now()
+        self._cost = np.zeros(tp.NR_TRACEPOINTS, dtype=np.int64)
+        for kind in (tp.MM_PAGE_ALLOC, tp.MM_PAGE_FREE):
+            self._cost[kind] = model.pageset_hit_ns
+        for kind in (tp.MM_PAGE_ALLOC_ZONE_LOCKED, tp.MM_PAGE_PCPU_DRAIN):
+            self._cost[kind] = model.buddy_block_ns
+        self._cost[tp.MM_VMSCAN_WRITE_FOLIO] = model.swap_page_ns
+        self._scan_ns = model.reclaim_page_ns
+        self._cpus = np.array(pgdat.all_cpus, dtype=np.int64)
+        pgdat.trace_into(np.zeros((ring_events, TRACE_WORDS), dtype=np.int64))
+        pgdat.pg.trace_ctl[TRACE_WRITTEN] = 0
+        pgdat.pg.trace_ctl[TRACE_ON] = 1
+        self._begin(_TASK_WORKER, WORKER_PID + pgdat.nid, None, 0)
+
+    def stop(self) -> None:
+        """Record no more."""
+        pg = self._pgdat.pg
+        pg.trace_ctl[TRACE_ON] = 0
+        self._pgdat.trace_into(np.zeros((0, TRACE_WORDS), dtype=np.int64))
+
+    @property
+    def written(self) -> int:
+        """Records ever written."""
+        return int(self._pgdat.pg.trace_ctl[TRACE_WRITTEN])
+
+    # what the node does
+
+    def op_begins(self, op: Op[Any]) -> None:
+        """Whose doing the events are that come now."""
+        begins = _BEGINS.get(type(op))
+        if begins is not None:
+            begins(self, op)
+        self._was_woken = bool(self._pgdat.pg.kswapd[KSWAPD_WOKEN])
+
+    def op_ends(self, op: Op[Any], result: Any) -> None:
+        """Events that follow from what the op did."""
+        if isinstance(op, ops.KswapdBegin):
+            self._emit(tp.MM_VMSCAN_KSWAPD_WAKE, result.highest_zoneidx, order=result.order)
+        elif isinstance(op, ops.KswapdSleep) and not result:
+            self._emit(tp.MM_VMSCAN_KSWAPD_SLEEP)
+        if self._pgdat.pg.kswapd[KSWAPD_WOKEN] and not self._was_woken:
+            if isinstance(op, ops.WakeKswapd):
+                self._contexts[self._context & self._mask, _GFP] = op.gfp
+            state = self._pgdat.pg.kswapd
+            zone, order = int(state[KSWAPD_HIGHEST_ZONEIDX]), int(state[KSWAPD_ORDER])
+            self._emit(tp.MM_VMSCAN_WAKEUP_KSWAPD, zone, order=order)
+
+    def failed(self, owner: Owner, cpu: int, gfp: int, order: int, migratetype: int) -> None:
+        """An allocation that gets nothing: without a zone, the page is NULL."""
+        self._request(owner, cpu, gfp)
+        self._emit(tp.MM_PAGE_ALLOC, order=order, migratetype=migratetype)
+
+    def direct_reclaim_begin(self, owner: Owner, cpu: int, gfp: int, order: int) -> None:
+        """A request starts to reclaim by itself."""
+        self._request(owner, cpu, gfp)
+        self._emit(tp.MM_VMSCAN_DIRECT_RECLAIM_BEGIN, order=order)
+
+    def direct_reclaim_end(self, owner: Owner, cpu: int, gfp: int, reclaimed: int) -> None:
+        """It has got so many pages, over all nodes."""
+        self._request(owner, cpu, gfp)
+        self._emit(tp.MM_VMSCAN_DIRECT_RECLAIM_END, reclaimed)
+
+    def migrated(self, succeeded: int, failed: int, reason: int) -> None:
+        """One pass of migrate_pages() is over."""
+        self._worker(None)
+        self._emit(tp.MM_MIGRATE_PAGES, succeeded, failed, MIGRATE_SYNC | reason << 8)
+
+    def _emit(
+        self,
+        kind: int,
+        a: int = 0,
+        b: int = 0,
+        c: int = 0,
+        order: int = tp.NO_FIELD,
+        migratetype: int = tp.NO_FIELD,
+    ) -> None:
+        """An event that no compiled kernel knows of; it concerns no zone."""
+        pg = self._pgdat.pg
+        at = int(pg.trace_ctl[TRACE_WRITTEN])
+        head = kind | order << tp.HEAD_ORDER_SHIFT | migratetype << tp.HEAD_MIGRATETYPE_SHIFT
+        pg.trace[at & self._mask] = head, (self._context & self._mask) << tp.CONTEXT_SHIFT | a, b, c
+        pg.trace_ctl[TRACE_WRITTEN] = at + 1
+
+    def _request(self, owner: Owner, cpu: int | None, gfp: int) -> None:
+        """What follows is a request's doing, outside of its ops."""
+        self._begin(_TASK_OWNER | owner.nid << 8, owner.id & 0x7FFF_FFFF, cpu, gfp)
+
+    def spend(self, op: ops.Spend) -> None:
+        """A CPU's clock goes on."""
+        clock = max(self._clocks.get(op.cpu, 0), self._begun_ns) + op.ns
+        self._clocks[op.cpu] = clock
+        self._furthest = max(self._furthest, clock)
+
+    @property
+    def _begun_ns(self) -> int:
+        return int(self._contexts[self._context & self._mask, _TIME])
+
+    def _begin(self, task: int, pid: int, cpu: int | None, gfp: int) -> None:
+        ctl = self._pgdat.pg.trace_ctl
+        if self._begun_at != ctl[TRACE_WRITTEN]:  # else the last one has no events: its place is free
+            self._context += 1
+            self._begun_at = int(ctl[TRACE_WRITTEN])
+            ctl[TRACE_CONTEXT] = self._context & self._mask
+        self._furthest = max(self._furthest, self._now())
+        if cpu is None:
+            cpu = (*self._pgdat.cpus, *self._pgdat.all_cpus)[0]
+        self._contexts[self._context & self._mask] = self._furthest, task, pid, cpu, gfp
+
+    def _owner(self, op: Any) -> None:
+        self._request(op.owner, getattr(op, "cpu", None), getattr(op, "gfp", 0))
+
+    def _kswapd(self, _: Any) -> None:
+        nid = self._pgdat.nid
+        self._begin(_TASK_KSWAPD | nid << 8, KSWAPD_PID + nid, None, 0)
+
+    def _worker(self, _: Any) -> None:
+        nid = self._pgdat.nid
+        self._begin(_TASK_WORKER | nid << 8, WORKER_PID + nid, None, 0)
+
+    # what a listener sees
+
+    def read(self, position: int, last_ns: int) -> tuple[EmittedEvents, int, int]:
+        """Records from a position on: events, how many were overwritten before, and where to go on.
+
+        No event is earlier than `last_ns`.
+        """
+        ring, written = self._pgdat.pg.trace, self.written
+        first = max(position, written - len(ring))
+        end = min(written, first + MAX_TAKE)
+        at = np.arange(first, end) & self._mask
+        return self._told(ring[at], last_ns), first - position, end
+
+    def _told(self, records: I64, last_ns: int) -> EmittedEvents:
+        head = records[:, 0]
+        kind = (head & 0xFF).astype(np.uint8)
+        number = records[:, 1] >> tp.CONTEXT_SHIFT
+        context = self._contexts[number]
+        cpu = head >> tp.HEAD_CPU_SHIFT
+        order = (head >> tp.HEAD_ORDER_SHIFT) & 0xFF
+        tasks, comm = np.unique(context[:, _TASK], return_inverse=True)
+        return EmittedEvents(
+            nid=self._pgdat.nid,
+            kind=kind,
+            time_ns=self._times(kind, number, context[:, _TIME], records, last_ns),
+            cpu=np.where(cpu > 0, self._cpus[np.maximum(cpu - 1, 0)], context[:, _CPU]),
+            pid=context[:, _PID],
+            comm=comm.astype(np.int64),
+            zone=((head >> tp.HEAD_ZONE_SHIFT) & 0xFF) - 1,
+            order=np.where(order == tp.NO_FIELD, -1, order),
+            values=self._values(kind, records, context[:, _GFP]),
+            comms=tuple(_comm(task) for task in tasks.tolist()),
+        )
+
+    def _times(self, kind: npt.NDArray[np.uint8], number: I64, begun: I64, records: I64, last_ns: int) -> I64:
+        """When each event happened: its op's beginning, and what was done since by the latency model."""
+        if not len(kind):
+            return begun
+        cost = self._cost[kind]
+        scans = (kind == tp.MM_VMSCAN_LRU_SHRINK_INACTIVE) | (kind == tp.MM_VMSCAN_LRU_SHRINK_ACTIVE)
+        cost[scans] = (records[scans, 2] & 0xFFFF) * self._scan_ns
+        total = np.cumsum(cost)
+        new = np.concatenate([[True], number[1:] != number[:-1]])
+        before = (total - cost)[new][np.cumsum(new) - 1]
+        return np.maximum(np.maximum.accumulate(begun + total - before), last_ns)
+
+    def _values(self, kind: npt.NDArray[np.uint8], records: I64, gfp: I64) -> I64:
+        counts = NR_FIELDS[kind]
+        ends = np.cumsum(counts)
+        values = np.zeros(int(ends[-1]) if len(ends) else 0, dtype=np.int64)
+        for which in np.unique(kind).tolist():
+            rows = np.flatnonzero(kind == which)
+            fields = self._fields(which, records[rows], gfp[rows])
+            places = (ends[rows] - counts[rows])[:, None] + np.arange(len(fields))
+            values[places] = np.stack([np.broadcast_to(column, len(rows)) for column in fields], axis=1)
+        return values
+
+    def _fields(self, kind: int, records: I64, gfp: I64) -> tuple[Any, ...]:
+        """The fields of events of one kind, in the order of its format file: a column or one number each."""
+        head, b, c = records[:, 0], records[:, 2], records[:, 3]
+        a = records[:, 1] & _LOW
+        order, mt = (head >> tp.HEAD_ORDER_SHIFT) & 0xFF, (head >> tp.HEAD_MIGRATETYPE_SHIFT) & 0xFF
+        nid = self._pgdat.nid
+        pfn = a + self._pgdat.base_pfn
+        match kind:
+            case tp.MM_PAGE_ALLOC:
+                # failed: there is no zone
+                return np.where((head >> tp.HEAD_ZONE_SHIFT) & 0xFF, pfn, 0), order, gfp, mt
+            case tp.MM_PAGE_FREE:
+                return pfn, order
+            case tp.MM_PAGE_FREE_BATCHED:
+                return (pfn,)
+            case tp.MM_PAGE_ALLOC_ZONE_LOCKED:
+                return pfn, order, mt, self._refills(order) & (mt < MIGRATE_PCPTYPES)
+            case tp.MM_PAGE_PCPU_DRAIN:
+                return pfn, order, mt
+            case tp.MM_PAGE_ALLOC_EXTFRAG:
+                return pfn, order, b & 0xFF, mt, (b >> 8) & 0xFF, b >> 16
+            case tp.MM_VMSCAN_KSWAPD_WAKE:
+                return nid, a, order
+            case tp.MM_VMSCAN_KSWAPD_SLEEP:
+                return (np.full(len(a), nid),)
+            case tp.MM_VMSCAN_WAKEUP_KSWAPD:
+                return nid, a, order, gfp
+            case tp.MM_VMSCAN_DIRECT_RECLAIM_BEGIN:
+                return order, gfp
+            case tp.MM_VMSCAN_DIRECT_RECLAIM_END:
+                return (a,)
+            case tp.MM_VMSCAN_LRU_ISOLATE:
+                taken = (b >> 16) & 0xFFFF
+                return b >> 32, 0, b & 0xFFFF, taken, 0, taken, a
+            case tp.MM_VMSCAN_LRU_SHRINK_INACTIVE:
+                anon, activated = a == LRU_INACTIVE_ANON, (c >> 16) & 0xFFFF
+                return (
+                    nid,
+                    b & 0xFFFF,
+                    (b >> 16) & 0xFFFF,
+                    b >> 32,
+                    *(0, 0, 0),  # nothing is under writeback: a page is written at once
+                    np.where(anon, activated, 0),
+                    np.where(anon, 0, activated),
+                    c & 0xFFFF,
+                    0,
+                    c >> 32,
+                    _shrink_flags(a),
+                )
+            case tp.MM_VMSCAN_LRU_SHRINK_ACTIVE:
+                return nid, b, 0, b, 0, c >> 32, _shrink_flags(a)
+            case tp.MM_VMSCAN_WRITE_FOLIO:
+                return pfn, np.where(mt, RECLAIM_WB_ANON, RECLAIM_WB_FILE) | RECLAIM_WB_ASYNC
+            case tp.MM_MIGRATE_PAGES:
+                return a, b, 0, 0, 0, 0, c & 0xFF, c >> 8
+        raise AssertionError(kind)
+
+    def _refills(self, order: I64) -> Any:
+        most = int(self._pgdat.pg.tune[TUNE_PCP_MAX_ORDER])
+        return (order <= most) | ((order == PAGEBLOCK_ORDER) & (most > 0))
+
+
+def _shrink_flags(lru: I64) -> Any:
+    return np.where(lru >= LRU_INACTIVE_FILE, RECLAIM_WB_FILE, RECLAIM_WB_ANON) | RECLAIM_WB_ASYNC
+
+
+def _comm(task: int) -> str:
+    """Name of a task: an owner's is its home node, kernel threads have the kernel's."""
+    nid = task >> 8
+    return (f"node{nid}", f"kswapd{nid}", f"kworker/{nid}")[task & 0xFF]
+
+
+_BEGINS: dict[type[Op[Any]], Callable[[Tracer, Any], None]] = {
+    ops.Alloc: Tracer._owner,
+    ops.Free: Tracer._owner,
+    ops.FreeOwner: Tracer._owner,
+    ops.Release: Tracer._owner,
+    ops.ReleaseMigrated: Tracer._owner,
+    ops.KswapdBegin: Tracer._kswapd,
+    ops.Balance: Tracer._kswapd,
+    ops.KswapdSleep: Tracer._kswapd,
+    ops.DrainPagesets: Tracer._worker,
+    ops.VmstatTick: Tracer._worker,
+    ops.OfflinePages: Tracer._worker,
+    ops.Spend: Tracer.spend,
+}
+
+
+class Listener:
+    """One reader of a node's events, with its own place in the ring."""
+
+    def __init__(self, tracer: Tracer, wanted: EventFilter, close: Callable[[Listener], None]) -> None:
+        self._tracer = tracer
+        self._wanted = wanted
+        self._position = tracer.written
+        self._last_ns = 0
+        self._close = close
+        #: Events that were overwritten before they were read.
+        self.dropped = 0
+
+    @property
+    def waiting(self) -> int:
+        """Records that it has not looked at."""
+        return self._tracer.written - self._position
+
+    def take(self) -> EmittedEvents:
+        """The next events that it wants; looks through MAX_TAKE at most."""
+        events, dropped, self._position = self._tracer.read(self._position, self._last_ns)
+        self.dropped += dropped
+        if len(events):
+            self._last_ns = int(events.time_ns[-1])
+        return _selected(events, self._wanted.of(events))
+
+    def close(self) -> None:
+        """Listen no more; with the last one the node stops recording."""
+        self._close(self)
+
+
+def _selected(events: EmittedEvents, wanted: npt.NDArray[np.bool_]) -> EmittedEvents:
+    if wanted.all():
+        return events
+    columns = ("kind", "time_ns", "cpu", "pid", "comm", "zone", "order")
+    kept: dict[str, Any] = {name: getattr(events, name)[wanted] for name in columns}
+    values = events.values[np.repeat(wanted, NR_FIELDS[events.kind])]
+    return EmittedEvents(nid=events.nid, values=values, comms=events.comms, **kept)
+
+
+class Tracepoints:
+    """A node's tracepoints: recording while anybody listens."""
+
+    def __init__(self, pgdat: Pgdat, model: LatencyModel) -> None:
+        self._pgdat = pgdat
+        self._model = model
+        self._listeners: list[Listener] = []
+        #: A virtual clock in ns, where the shell around the node has one; else that of its CPUs is all.
+        self.now: Callable[[], int] = lambda: 0
+        #: While somebody listens.
+        self.tracer: Tracer | None = None
+
+    @property
+    def listeners(self) -> int:
+        """How many there are."""
+        return len(self._listeners)
+
+    def listen(self, wanted: EventFilter | None = None, ring_events: int = RING_EVENTS) -> Listener:
+        """Record from now on; the first listener says how many events are kept for those who are late."""
+        if self.tracer is None:
+            self.tracer = Tracer(self._pgdat, self._model, self.now, ring_events)
+        listener = Listener(self.tracer, wanted or EventFilter(), self._left)
+        self._listeners.append(listener)
+        return listener
+
+    def _left(self, listener: Listener) -> None:
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+            if not self._listeners and self.tracer:
+                self.tracer.stop()
+                self.tracer = None
+
+
+def merged(parts: Iterable[EmittedEvents]) -> list[Any]:
+    """Events of several nodes by time; each node's own order is kept."""
+    events = [event for part in parts for event in part]
+    return sorted(events, key=lambda event: event.time_ns)

@@ -1,0 +1,80 @@
+"""The methods that a server has: every servicer's, counted, and with errors told as statuses.
+
+Wrapped once, when they are added, and found by one look into one table: interceptors would be awaited for
+every call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import grpc
+
+from numa_service.rpc.instruments import CallMetrics, CallTally, code_name
+from numa_service.rpc.status import abort
+
+Behavior: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+
+class Methods(grpc.GenericRpcHandler):
+    """Stands in for the server where generated code adds a servicer; then is the server's one handler."""
+
+    def __init__(self, calls: CallMetrics) -> None:
+        self._calls = calls
+        self._handlers: dict[str, Handler] = {}
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
+        """What :meth:`add_registered_method_handlers` is told too."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
+        """Take a servicer's methods."""
+        for method, handler in handlers.items():
+            self._handlers[f"/{service}/{method}"] = self._wrapped(service, method, handler)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
+        """The handler of a call; None is UNIMPLEMENTED."""
+        return self._handlers.get(handler_call_details.method)
+
+    def _wrapped(self, service: str, method: str, handler: Handler) -> Handler:
+        if handler.unary_unary is not None:
+            make, behavior, kind = grpc.unary_unary_rpc_method_handler, handler.unary_unary, "unary"
+        elif handler.unary_stream is not None:
+            make, behavior, kind = grpc.unary_stream_rpc_method_handler, handler.unary_stream, "server_stream"
+        elif handler.stream_stream is not None:
+            make, behavior, kind = grpc.stream_stream_rpc_method_handler, handler.stream_stream, "bidi_stream"
+        if not asyncio.iscoroutinefunction(behavior):
+            return handler  # a generator, or of a thread: gRPC's own health and reflection have such
+        tally = self._calls.method(service, method, kind)
+        wrapped: Any = _served(behavior, f"/{service}/{method}", tally)
+        made: Handler = make(wrapped, handler.request_deserializer, handler.response_serializer)
+        return made
+
+
+def _served(behavior: Behavior, path: str, tally: CallTally) -> Behavior:
+    clock = time.perf_counter
+
+    async def serve(request: Any, context: Any) -> Any:
+        tally.started += 1
+        begin = clock()
+        try:
+            reply = await behavior(request, context)
+        except BaseException as raised:
+            code = "CANCELLED"
+            try:
+                if not isinstance(raised, Exception):
+                    raise
+                try:
+                    await abort(raised, context, path)
+                except grpc.aio.AbortError:
+                    code = code_name(context.code())
+                    raise
+            finally:
+                tally.ended(code, clock() - begin)
+        tally.ended("OK", clock() - begin)
+        return reply
+
+    return serve

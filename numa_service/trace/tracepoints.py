@@ -1,0 +1,498 @@
+"""Events that the emulator emits: the kernel's tracepoints by their names, fields and text.
+
+Names and formats are those of 6.1 (``include/trace/events/{kmem,vmscan,migrate}.h``), with the fields that
+6.12 added or dropped under that profile. What is emitted as text is read back by :mod:`trace.ftrace`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from numa_service.mm import tracepoints as tp
+from numa_service.mm.gfp import GFP_MASKS, Gfp
+from numa_service.mm.mmzone import PAGEBLOCK_ORDER
+
+I64 = npt.NDArray[np.int64]
+
+#: (system, name, fields) of every tracepoint, by kind. Fields are those of its format file in the kernel.
+TRACEPOINTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("kmem", "mm_page_alloc", ("pfn", "order", "gfp_flags", "migratetype")),
+    ("kmem", "mm_page_free", ("pfn", "order")),
+    ("kmem", "mm_page_free_batched", ("pfn",)),
+    ("kmem", "mm_page_alloc_zone_locked", ("pfn", "order", "migratetype", "percpu_refill")),
+    ("kmem", "mm_page_pcpu_drain", ("pfn", "order", "migratetype")),
+    (
+        "kmem",
+        "mm_page_alloc_extfrag",
+        (
+            "pfn",
+            "alloc_order",
+            "fallback_order",
+            "alloc_migratetype",
+            "fallback_migratetype",
+            "change_ownership",
+        ),
+    ),
+    ("vmscan", "mm_vmscan_kswapd_wake", ("nid", "zid", "order")),
+    ("vmscan", "mm_vmscan_kswapd_sleep", ("nid",)),
+    ("vmscan", "mm_vmscan_wakeup_kswapd", ("nid", "zid", "order", "gfp_flags")),
+    ("vmscan", "mm_vmscan_direct_reclaim_begin", ("order", "gfp_flags")),
+    ("vmscan", "mm_vmscan_direct_reclaim_end", ("nr_reclaimed",)),
+    (
+        "vmscan",
+        "mm_vmscan_lru_isolate",
+        ("highest_zoneidx", "order", "nr_requested", "nr_scanned", "nr_skipped", "nr_taken", "lru"),
+    ),
+    (
+        "vmscan",
+        "mm_vmscan_lru_shrink_inactive",
+        (
+            "nid",
+            "nr_scanned",
+            "nr_reclaimed",
+            "nr_dirty",
+            "nr_writeback",
+            "nr_congested",
+            "nr_immediate",
+            "nr_activate0",
+            "nr_activate1",
+            "nr_ref_keep",
+            "nr_unmap_fail",
+            "priority",
+            "reclaim_flags",
+        ),
+    ),
+    (
+        "vmscan",
+        "mm_vmscan_lru_shrink_active",
+        ("nid", "nr_taken", "nr_active", "nr_deactivated", "nr_referenced", "priority", "reclaim_flags"),
+    ),
+    ("vmscan", "mm_vmscan_write_folio", ("pfn", "reclaim_flags")),
+    (
+        "migrate",
+        "mm_migrate_pages",
+        (
+            "succeeded",
+            "failed",
+            "thp_succeeded",
+            "thp_failed",
+            "thp_split",
+            "large_folio_split",
+            "mode",
+            "reason",
+        ),
+    ),
+)
+NAMES = tuple(name for _, name, _ in TRACEPOINTS)
+NR_FIELDS = np.array([len(fields) for _, _, fields in TRACEPOINTS])
+
+# values of reclaim_flags, lru, mode and reason
+RECLAIM_WB_ANON = 0x0001
+RECLAIM_WB_FILE = 0x0002
+RECLAIM_WB_ASYNC = 0x0008
+LRU_NAMES = ("inactive_anon", "active_anon", "inactive_file", "active_file", "unevictable")
+MIGRATE_SYNC = 2
+MIGRATE_MODES = ("MIGRATE_ASYNC", "MIGRATE_SYNC_LIGHT", "MIGRATE_SYNC")
+MR_MEMORY_HOTPLUG = 2
+MR_CONTIG_RANGE = 6
+MIGRATE_REASONS = (
+    "compaction",
+    "memory_failure",
+    "memory_hotplug",
+    "syscall_or_cpuset",
+    "mempolicy_mbind",
+    "numa_misplaced",
+    "contig_range",
+    "longterm_pin",
+    "demotion",
+)
+
+#: Counts of mm_vmscan_lru_shrink_inactive as it prints them.
+_SHRINK_INACTIVE = (
+    "nr_scanned",
+    "nr_reclaimed",
+    "nr_dirty",
+    "nr_writeback",
+    "nr_congested",
+    "nr_immediate",
+    "nr_activate_anon",
+    "nr_activate_file",
+    "nr_ref_keep",
+    "nr_unmap_fail",
+    "priority",
+)
+
+#: vmemmap_base of x86-64 without randomization, and what a struct page takes.
+_VMEMMAP = 0xFFFF_EA00_0000_0000
+_STRUCT_PAGE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class EmittedEvents:
+    """Events of one node in the order in which they happened, by column."""
+
+    nid: int
+    #: Position in :data:`TRACEPOINTS`.
+    kind: npt.NDArray[np.uint8]
+    #: Virtual ns since the node booted; never goes back.
+    time_ns: I64
+    cpu: I64
+    pid: I64
+    #: Position in `comms`.
+    comm: I64
+    #: Zone index; -1 for events that concern no zone.
+    zone: I64
+    #: Order; -1 for events that have none.
+    order: I64
+    #: Fields of every event, one after the other: as many as its tracepoint has.
+    values: I64
+    comms: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    @property
+    def first_value(self) -> I64:
+        """Where each event's fields begin."""
+        return np.concatenate([[0], np.cumsum(NR_FIELDS[self.kind])[:-1]]) if len(self) else NO_VALUES
+
+    @classmethod
+    def none(cls, nid: int) -> EmittedEvents:
+        """No events of a node."""
+        none = NO_VALUES
+        return cls(nid, np.zeros(0, np.uint8), none, none, none, none, none, none, none, ())
+
+    def __iter__(self) -> Iterator[Event]:
+        values = self.values.tolist()
+        columns = (
+            self.kind.tolist(),
+            self.time_ns.tolist(),
+            self.cpu.tolist(),
+            self.pid.tolist(),
+            self.comm.tolist(),
+            self.zone.tolist(),
+            self.first_value.tolist(),
+        )
+        lengths = NR_FIELDS.tolist()
+        for kind, time_ns, cpu, pid, comm, zone, at in zip(*columns, strict=True):
+            yield Event(
+                self.nid, kind, time_ns, cpu, pid, self.comms[comm], zone, values[at : at + lengths[kind]]
+            )
+
+
+NO_VALUES: I64 = np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event."""
+
+    nid: int
+    kind: int
+    time_ns: int
+    cpu: int
+    pid: int
+    comm: str
+    zone: int
+    values: list[int]
+
+    @property
+    def name(self) -> str:
+        """Of its tracepoint."""
+        return NAMES[self.kind]
+
+    @property
+    def fields(self) -> dict[str, int]:
+        """Its fields by name."""
+        return dict(zip(TRACEPOINTS[self.kind][2], self.values, strict=True))
+
+
+def matching(globs: Iterable[str]) -> tuple[int, ...]:
+    """Kinds whose name, or system:name, fits a pattern; all without any. ValueError: one fits none."""
+    wanted: set[int] = set()
+    patterns = tuple(globs)
+    for glob in patterns:
+        found = {
+            kind
+            for kind, (system, name, _) in enumerate(TRACEPOINTS)
+            if fnmatchcase(name, glob) or fnmatchcase(f"{system}:{name}", glob)
+        }
+        if not found:
+            raise ValueError(f"no event is called {glob!r}: there are {', '.join(NAMES)}")
+        wanted |= found
+    return tuple(sorted(wanted)) if patterns else tuple(range(len(TRACEPOINTS)))
+
+
+# text
+
+
+@lru_cache(maxsize=1024)
+def show_gfp_flags(gfp: int) -> str:
+    """As ``__print_flags`` does it: composites, large ones first, then single bits, then what is left."""
+    if not gfp:
+        return "none"
+    words = []
+    for name, mask in sorted(GFP_MASKS.items(), key=lambda item: -int(item[1]).bit_count()):
+        if gfp & int(mask) == int(mask):
+            words.append(name)
+            gfp &= ~int(mask)
+    for flag in Gfp:
+        if gfp & flag:
+            words.append(f"__GFP_{flag.name}")
+            gfp &= ~int(flag)
+    if gfp:
+        words.append(f"{gfp:#x}")
+    return "|".join(words)
+
+
+@lru_cache(maxsize=16)
+def show_reclaim_flags(flags: int) -> str:
+    """show_reclaim_flags()."""
+    named = (
+        (RECLAIM_WB_ANON, "RECLAIM_WB_ANON"),
+        (RECLAIM_WB_FILE, "RECLAIM_WB_FILE"),
+        (RECLAIM_WB_ASYNC, "RECLAIM_WB_ASYNC"),
+    )
+    return "|".join(name for bit, name in named if flags & bit) or "RECLAIM_WB_NONE"
+
+
+class Printer:
+    """Events as text, in the formats of one kernel."""
+
+    def __init__(self, profile: str = "linux-6.1") -> None:
+        """`profile` is the emulated kernel's name."""
+        self._as_6_12 = profile == "linux-6.12"
+        self._fields: tuple[Callable[..., str], ...] = (
+            self._alloc,
+            lambda page, pfn, order: f"page={page(pfn)} pfn={pfn:#x} order={order}",
+            lambda page, pfn: f"page={page(pfn)} pfn={pfn:#x} order=0",
+            lambda page, pfn, order, mt, refill: (
+                f"page={page(pfn)} pfn={pfn:#x} order={order} migratetype={mt} percpu_refill={refill}"
+            ),
+            lambda page, pfn, order, mt: f"page={page(pfn)} pfn={pfn:#x} order={order} migratetype={mt}",
+            self._extfrag,
+            lambda page, nid, zid, order: f"nid={nid} order={order}",
+            lambda page, nid: f"nid={nid}",
+            lambda page, nid, zid, order, gfp: f"nid={nid} order={order} gfp_flags={show_gfp_flags(gfp)}",
+            lambda page, order, gfp: f"order={order} gfp_flags={show_gfp_flags(gfp)}",
+            lambda page, reclaimed: f"nr_reclaimed={reclaimed}",
+            self._isolate,
+            self._shrink_inactive,
+            self._shrink_active,
+            lambda page, pfn, flags: f"page={page(pfn)} pfn={pfn:#x} flags={show_reclaim_flags(flags)}",
+            self._migrate,
+        )
+
+    def trace_line(self, event: Event) -> str:
+        """A line of ``trace_pipe``, without its end; µs, as the kernel prints them."""
+        us = event.time_ns // 1000
+        return (
+            f"{event.comm[:15]:>16}-{event.pid:<7} [{event.cpu:03}] ..... {us // 1_000_000:>5}."
+            f"{us % 1_000_000:06}: {event.name}: {self._fields[event.kind](_struct_page, *event.values)}"
+        )
+
+    def perf_line(self, event: Event) -> str:
+        """A line of ``perf script --ns``, without its end."""
+        system, name, _ = TRACEPOINTS[event.kind]
+        return (
+            f"{event.comm[:15]:>16} {event.pid:>7} [{event.cpu:03}] {event.time_ns // 10**9:>5}."
+            f"{event.time_ns % 10**9:09}: {system}:{name}: {self._fields[event.kind](hex, *event.values)}"
+        )
+
+    def json_line(self, event: Event) -> str:
+        """One JSON object, without a line end: the fields as numbers."""
+        return json.dumps(
+            {
+                "time_ns": event.time_ns,
+                "node": event.nid,
+                "cpu": event.cpu,
+                "pid": event.pid,
+                "comm": event.comm,
+                "zone": event.zone if event.zone >= 0 else None,
+                "event": event.name,
+                **event.fields,
+            }
+        )
+
+    @staticmethod
+    def _alloc(page: Callable[[int], str], pfn: int, order: int, gfp: int, mt: int) -> str:
+        flags = show_gfp_flags(gfp)
+        return f"page={page(pfn)} pfn={pfn:#x} order={order} migratetype={mt} gfp_flags={flags}"
+
+    @staticmethod
+    def _extfrag(
+        page: Callable[[int], str], pfn: int, order: int, fallback: int, mt: int, fallback_mt: int, owned: int
+    ) -> str:
+        return (
+            f"page={page(pfn)} pfn={pfn:#x} alloc_order={order} fallback_order={fallback} "
+            f"pageblock_order={PAGEBLOCK_ORDER} alloc_migratetype={mt} fallback_migratetype={fallback_mt} "
+            f"fragmenting={int(fallback < PAGEBLOCK_ORDER)} change_ownership={owned}"
+        )
+
+    def _isolate(
+        self, _: Any, zone: int, order: int, requested: int, scanned: int, skipped: int, taken: int, lru: int
+    ) -> str:
+        mode = "" if self._as_6_12 else "isolate_mode=0 "
+        return (
+            f"{mode}classzone={zone} order={order} nr_requested={requested} nr_scanned={scanned} "
+            f"nr_skipped={skipped} nr_taken={taken} lru={LRU_NAMES[lru]}"
+        )
+
+    @staticmethod
+    def _shrink_inactive(_: Any, nid: int, *values: int) -> str:
+        counts = " ".join(
+            f"{name}={value}" for name, value in zip(_SHRINK_INACTIVE, values[:-1], strict=True)
+        )
+        return f"nid={nid} {counts} flags={show_reclaim_flags(values[-1])}"
+
+    @staticmethod
+    def _shrink_active(
+        _: Any, nid: int, taken: int, active: int, off: int, referenced: int, priority: int, flags: int
+    ) -> str:
+        return (
+            f"nid={nid} nr_taken={taken} nr_active={active} nr_deactivated={off} nr_referenced={referenced} "
+            f"priority={priority} flags={show_reclaim_flags(flags)}"
+        )
+
+    def _migrate(
+        self,
+        _: Any,
+        succeeded: int,
+        failed: int,
+        thp_succeeded: int,
+        thp_failed: int,
+        thp_split: int,
+        split: int,
+        mode: int,
+        reason: int,
+    ) -> str:
+        more = f"nr_split={split} " if self._as_6_12 else ""
+        return (
+            f"nr_succeeded={succeeded} nr_failed={failed} nr_thp_succeeded={thp_succeeded} "
+            f"nr_thp_failed={thp_failed} nr_thp_split={thp_split} {more}mode={MIGRATE_MODES[mode]} "
+            f"reason={MIGRATE_REASONS[reason]}"
+        )
+
+
+def _struct_page(pfn: int) -> str:
+    """%p of a page."""
+    return f"{_VMEMMAP + pfn * _STRUCT_PAGE if pfn else 0:016x}"
+
+
+def trace_header(nr_cpus: int) -> str:
+    """What ``trace`` says at its top, without the counts that only a ring that was stopped has."""
+    return (
+        "# tracer: nop\n#\n"
+        f"# entries-in-buffer/entries-written: 0/0   #P:{nr_cpus}\n#\n"
+        "#           TASK-PID     CPU#  |||||  TIMESTAMP  FUNCTION\n"
+        "#              | |         |   |||||     |         |\n"
+    )
+
+
+def lost_line(cpu: int, events: int) -> str:
+    """What the kernel prints where events are missing."""
+    return f"CPU:{cpu} [LOST {events} EVENTS]"
+
+
+# Chrome trace JSON, which Perfetto opens
+
+#: tid of tracks that are no CPU.
+_KSWAPD_TID = 1_000_000
+_NODE_TID = 1_000_001
+#: Page events between two points of the counter of pages held.
+_COUNTER_EVERY = 64
+
+
+class ChromeTrace:
+    """Entries of ``traceEvents``: a process a node, with a track for it, its kswapd and each CPU."""
+
+    #: The whole file is this, a piece an event, and the end; without its end it still opens in Perfetto.
+    BEGIN = '{"displayTimeUnit": "ns", "traceEvents": [\n'
+    END = "\n]}\n"
+
+    def __init__(self) -> None:
+        self._any = False
+        self._tracks: set[tuple[int, int]] = set()
+        self._open: set[tuple[int, int]] = set()
+        self._held: dict[int, int] = {}
+        self._counted: dict[int, int] = {}
+
+    def entries(self, event: Event) -> Iterator[dict[str, Any]]:
+        """An event, with the names of tracks that are new and what its node's counter shows now."""
+        track, name = self._track(event)
+        if (event.nid, track) not in self._tracks:
+            if not any(nid == event.nid for nid, _ in self._tracks):
+                yield _named("process_name", event.nid, 0, f"node {event.nid}")
+            self._tracks.add((event.nid, track))
+            yield _named("thread_name", event.nid, track, name)
+        base = {"pid": event.nid, "tid": track, "ts": event.time_ns / 1000}
+        args = event.fields | {"comm": event.comm, "task": event.pid, "zone": event.zone}
+        span = _SPANS.get(event.kind)
+        if span is None:
+            yield base | {
+                "name": event.name,
+                "cat": TRACEPOINTS[event.kind][0],
+                "ph": "i",
+                "s": "t",
+                "args": args,
+            }
+        else:
+            name, begins = span
+            if begins != ((event.nid, track) in self._open):
+                # an end without its beginning was before the trace; what began twice is one span
+                self._open ^= {(event.nid, track)}
+                yield base | {"name": name, "cat": "vmscan", "ph": "B" if begins else "E", "args": args}
+        yield from self._counter(event)
+
+    def _track(self, event: Event) -> tuple[int, str]:
+        if event.comm.startswith("kswapd"):
+            return _KSWAPD_TID, event.comm
+        if event.kind in _OF_THE_NODE:
+            return _NODE_TID, f"node {event.nid}"
+        return event.cpu, f"CPU {event.cpu}"
+
+    def _counter(self, event: Event) -> Iterator[dict[str, Any]]:
+        """Pages allocated less pages freed since the trace began."""
+        if event.kind not in (tp.MM_PAGE_ALLOC, tp.MM_PAGE_FREE) or not event.values[0]:
+            return
+        pages = 1 << event.values[1]
+        nid = event.nid
+        self._held[nid] = self._held.get(nid, 0) + (pages if event.kind == tp.MM_PAGE_ALLOC else -pages)
+        self._counted[nid] = self._counted.get(nid, -1) + 1
+        if self._counted[nid] % _COUNTER_EVERY == 0:
+            yield {
+                "name": "pages held",
+                "ph": "C",
+                "pid": nid,
+                "ts": event.time_ns / 1000,
+                "args": {"pages": self._held[nid]},
+            }
+
+    def piece(self, event: Event) -> str:
+        """An event as text that follows :data:`BEGIN` and others like it."""
+        text = ""
+        for entry in self.entries(event):
+            text += (",\n" if self._any else "") + json.dumps(entry)
+            self._any = True
+        return text
+
+
+_SPANS = {
+    tp.MM_VMSCAN_KSWAPD_WAKE: ("kswapd", True),
+    tp.MM_VMSCAN_KSWAPD_SLEEP: ("kswapd", False),
+    tp.MM_VMSCAN_DIRECT_RECLAIM_BEGIN: ("direct reclaim", True),
+    tp.MM_VMSCAN_DIRECT_RECLAIM_END: ("direct reclaim", False),
+}
+_OF_THE_NODE = frozenset({tp.MM_PAGE_ALLOC_EXTFRAG, tp.MM_VMSCAN_WAKEUP_KSWAPD, tp.MM_MIGRATE_PAGES})
+
+
+def _named(what: str, pid: int, tid: int, name: str) -> dict[str, Any]:
+    return {"name": what, "ph": "M", "pid": pid, "tid": tid, "args": {"name": name}}

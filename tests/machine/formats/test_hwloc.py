@@ -1,0 +1,130 @@
+"""hwloc judges: it reads what is written, and reads synthetic strings as they are read here."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from machines import shape, times
+
+from numa_service.machine.formats.detect import read_source
+from numa_service.machine.formats.export import export
+from numa_service.machine.formats.machine_toml import to_spec
+from numa_service.machine.presets import load_preset
+from numa_service.machine.source import load
+
+pytestmark = pytest.mark.skipif(shutil.which("lstopo-no-graphics") is None, reason="no lstopo-no-graphics")
+
+SYNTHETIC = [
+    "3",
+    "2 3",
+    "2 2 2",
+    "2 2 2 2 2",
+    "pack:2 [numa(memory=16GB)] core:2 pu:2",
+    "pack:2 [numa(memory=16GiB)] [numa(memory=4GiB)] core:2 pu:2",
+    "[numa(memory=4GiB)] pack:2 [numa(memory=1GiB)] core:2 [numa(memory=512MiB)] pu:2",
+    "numa:4(memory=2GiB) L3:1 core:2 pu:2(indexes=core:numa)",
+    "pack:2 numa:2 core:3 pu:2(indexes=pack:core)",
+    "numa:2(memory=16MB indexes=3,5) pu:2(indexes=0,2,5,9)",
+    "numa:2 die:2 l2:2 pu:2(indexes=4*4:1*4)",
+    "group:2 [numa(memory=1GiB)] pu:3",
+    "numa:64 core:16 pu:4",
+]
+
+
+def _lstopo(*arguments: str) -> str:
+    done = subprocess.run(
+        ["lstopo-no-graphics", *arguments], capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stdout
+
+
+#: Version 1 of the XML has no nodes around nodes.
+CASES = [(text, "2") for text in SYNTHETIC] + [(text, "1") for text in SYNTHETIC if text.count("[") < 3]
+
+
+@pytest.mark.parametrize(("text", "version"), CASES)
+def test_a_synthetic_string_means_what_hwloc_makes_of_it(text: str, version: str, tmp_path: Path) -> None:
+    flags = ["--export-xml-flags", "1"] if version == "1" else []
+    path = tmp_path / "hwloc.xml"
+    path.write_text(_lstopo("--input", text, "--of", "xml", *flags))
+    ours, theirs = read_source(text, "synthetic"), read_source(str(path))
+    want = {node.nid: (node.cpus, node.memory) for node in theirs.nodes}
+    assert {node.nid: (node.cpus, node.memory) for node in ours.nodes} == want
+
+
+_V1 = ["--export-xml-flags", "1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [(name, []) for name in ("two-socket", "cxl-tier", "nps4", "uma", "i386-highmem")]
+    # of cxl-tier hwloc writes two of four nodes in version 1
+    + [(name, _V1) for name in ("two-socket", "nps4", "uma")],
+)
+def test_lstopo_reads_what_is_written_and_hands_the_same_back(
+    name: str, flags: list[str], tmp_path: Path
+) -> None:
+    spec = load_preset(name)
+    ours, theirs = tmp_path / "ours.xml", tmp_path / "theirs.xml"
+    ours.write_text(export(spec, "hwloc-xml")[0])
+    theirs.write_text(_lstopo("--input", str(ours), "--if", "xml", "--of", "xml", *flags))
+    again = load(str(theirs))
+    if spec.arch == "i386":
+        assert any("architecture i686" in note for note in again.notes)
+        assert [node.cpus for node in again.nodes] == [node.cpus for node in spec.nodes]
+    else:
+        assert shape(again) == shape(spec)
+    if not flags:
+        assert times(again) == times(spec) if spec.latency.read_ns else not again.latency.read_ns
+
+
+def test_lstopo_takes_the_synthetic_string_that_is_written() -> None:
+    text = export(load_preset("two-socket"), "synthetic")[0].strip()
+    again = _lstopo("--input", text, "--of", "synthetic").strip()
+    assert again == text
+
+
+def test_distances_and_attributes_that_hwloc_annotates_are_read(tmp_path: Path) -> None:
+    if shutil.which("hwloc-annotate") is None:
+        pytest.skip("no hwloc-annotate")
+    first, second, third = (tmp_path / f"{i}.xml" for i in range(3))
+    first.write_text(_lstopo("--input", "numa:2 core:2 pu:2", "--of", "xml"))
+    matrix = tmp_path / "matrix"
+    matrix.write_text("name=NUMALatency\n5\n2\nnuma:0\nnuma:1\n10\n17\n21\n10\n")
+    subprocess.run(
+        ["hwloc-annotate", str(first), str(second), "root", "distances", str(matrix)],
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    subprocess.run(
+        ["hwloc-annotate", str(second), str(third), "numa:1", "memattr", "Latency", "numa:0", "142"],
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    spec = load(str(third))
+    assert spec.distances == ((10, 17), (21, 10))
+    assert spec.latency.read_ns[0, 1] == 142
+
+
+@pytest.mark.slow
+def test_the_tree_that_hwloc_gathers_here_is_read_as_hwloc_reads_it(tmp_path: Path) -> None:
+    if shutil.which("hwloc-gather-topology") is None:
+        pytest.skip("no hwloc-gather-topology")
+    subprocess.run(
+        ["hwloc-gather-topology", "here"], cwd=tmp_path, capture_output=True, timeout=120, check=True
+    )
+    archive = read_source(str(tmp_path / "here.tar.bz2"))
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    subprocess.run(["tar", "xjf", str(tmp_path / "here.tar.bz2"), "-C", str(tree)], timeout=60, check=True)
+    unpacked = read_source(str(tree))
+    theirs = read_source(str(tmp_path / "here.xml"))
+    want = [(node.nid, node.cpus, node.memory) for node in theirs.nodes]
+    assert [(node.nid, node.cpus, node.memory) for node in archive.nodes] == want
+    assert [(node.nid, node.cpus, node.memory) for node in unpacked.nodes] == want
+    assert to_spec(archive, "x").name == "here"

@@ -1,0 +1,222 @@
+"""A machine on the loopback under every kind of load, served to Prometheus as the service does it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from loopback import Loopback
+from numa_client import (
+    AsyncMachine,
+    AsyncSession,
+    NumaError,
+    OutOfMemory,
+    Policy,
+    PolicyMode,
+    Program,
+)
+from prometheus_client import ProcessCollector
+
+from numa_service.metrics.collector import NodeCollector
+from numa_service.metrics.discovery import MachineCollector, TargetServer
+from numa_service.node.node import Node
+from numa_service.rpc.machine import MachineInfo
+from numa_service.rpc.server import NodeServer
+
+#: Longer than the sessions of clients that go away without a word.
+LEASE_SECONDS = 60
+#: Nothing but node 1 is restarted, and nothing has a session there meanwhile.
+VICTIM = 1
+
+
+class LoadedMachine(Loopback):
+    """The demo machine with a kswapd for each node, and clients that never rest."""
+
+    def __init__(self) -> None:
+        super().__init__("demo")
+        self._away: set[int] = set()
+        registry = self.machine_server.registry
+        ProcessCollector(registry=registry)
+        registry.register(MachineCollector(self.info))
+        self._targets = TargetServer(self.info, registry)
+        self._kswapds: list[asyncio.Task[None]] = []
+
+    def info(self) -> MachineInfo:
+        """As the supervisor tells it: no addresses of a node that is away."""
+        machine = super().info()
+        nodes = (
+            replace(node, address="", metrics_url="") if node.nid in self._away else node
+            for node in machine.nodes
+        )
+        return replace(machine, nodes=tuple(nodes))
+
+    async def start(self) -> None:
+        await super().start()
+        self.targets_url = await self._targets.start()
+        self._kswapds = [asyncio.create_task(self._kswapd(nid)) for nid in self.servers]
+
+    async def stop(self) -> None:
+        for task in self._kswapds:
+            task.cancel()
+        await asyncio.gather(*self._kswapds, return_exceptions=True)
+        await self._targets.stop()
+        await super().stop()
+
+    async def _kswapd(self, nid: int) -> None:
+        while True:
+            if await self.servers[nid].kswapd_wait(0.2):
+                with contextlib.suppress(Exception):  # the node was restarted under it
+                    await self.kswapd(nid)
+            await asyncio.sleep(0.02)
+
+    async def restart(self, nid: int, seconds: float) -> None:
+        """The node is away for some time, and comes back empty."""
+        self._away.add(nid)
+        await self.kill(nid)
+        await asyncio.sleep(seconds)
+        node = Node.boot(self.spec, nid, self.node(nid).incarnation + 1)
+        server = self.servers[nid] = NodeServer(node, self.clock)
+        server.registry.register(NodeCollector(server))
+        self.addresses[nid] = await server.start()
+        self._away.discard(nid)
+        self.connect()
+        for other in self.servers.values():
+            if other is not server:
+                await other.restarted(nid, node.incarnation)
+
+    # load
+
+    async def load(self, stop: asyncio.Event) -> None:
+        """Until `stop`: clients, programs, pressure, a failure, a lost client, a restart."""
+        async with await self.client() as client:
+            others = [
+                asyncio.create_task(work(client)) for work in (self._programs, self._pairs, self._regions)
+            ]
+            try:
+                while not stop.is_set():
+                    await self._trouble(client)
+                    await asyncio.sleep(0.5)
+            finally:
+                for task in others:
+                    task.cancel()
+                done = await asyncio.gather(*others, return_exceptions=True)
+        for error in done:
+            if not isinstance(error, asyncio.CancelledError):
+                raise AssertionError(f"load ended early: {error!r}") from error
+
+    async def _programs(self, client: AsyncMachine) -> None:
+        while True:
+            for name in ("fork-storm", "page-cache-churn"):
+                async with client.session(cpu=0, lease_seconds=3600) as session:
+                    async for _ in session.run_program(Program.load(name)):
+                        pass
+
+    async def _pairs(self, client: AsyncMachine) -> None:
+        policies = (Policy(), Policy(PolicyMode.INTERLEAVE, (0, 2)), Policy(PolicyMode.BIND, (2,)))
+        async with client.session(cpu=0, lease_seconds=3600) as session:
+            while True:
+                for policy in policies:
+                    blocks = await session.alloc(count=64, policy=policy)
+                    await asyncio.sleep(0.01)
+                    await session.free(blocks)
+
+    async def _regions(self, client: AsyncMachine) -> None:
+        """More than node 0 has: kswapd and swap."""
+        while True:
+            async with client.session(cpu=0, lease_seconds=3600) as session:
+                anon = await session.map_region("anon", 50_000, Policy(PolicyMode.BIND, (0,)))
+                file = await session.map_region("file", 20_000, Policy(PolicyMode.BIND, (0,)))
+                for region, pages, write in (
+                    (anon, 50_000, True),
+                    (file, 20_000, True),
+                    (anon, 50_000, False),
+                ):
+                    for first in range(0, pages, 5_000):
+                        with contextlib.suppress(OutOfMemory):
+                            await region.touch(first, 5_000, write=write)
+                        await asyncio.sleep(0.05)
+
+    async def _trouble(self, client: AsyncMachine) -> None:
+        """What should not happen, and does."""
+        async with client.session(cpu=0, lease_seconds=3600) as session:
+            with contextlib.suppress(OutOfMemory):
+                await self._spill(session)
+            with contextlib.suppress(OutOfMemory):
+                await session.alloc(count=1000, order=10)
+        lost = client.session(cpu=0, lease_seconds=LEASE_SECONDS)
+        await lost.open()
+        before = self.servers[0].node.log_length
+        await lost.alloc(count=10, policy=Policy(PolicyMode.BIND, (VICTIM,)))
+        assert self.servers[0].node.log_length > before
+        restart = asyncio.create_task(self.restart(VICTIM, 1.5))
+        await asyncio.sleep(0.2)
+        with contextlib.suppress(NumaError):
+            await lost.close()  # node 1 cannot be told: it owes an answer
+        await restart
+        while self.servers[0].owed():
+            await asyncio.sleep(0.05)
+        gone = client.session(cpu=0, lease_seconds=LEASE_SECONDS)
+        await gone.open()
+        self.clock.now_ns += (LEASE_SECONDS + 1) * 1_000_000_000
+        self.servers[0].check_leases()
+        with contextlib.suppress(NumaError):
+            await gone.close()
+
+    async def _spill(self, session: AsyncSession) -> None:
+        blocks = await session.alloc(count=30_000)
+        await session.free(blocks)
+
+
+@contextlib.contextmanager
+def loaded_machine() -> Iterator[tuple[LoadedMachine, Callable[[], None]]]:
+    """The machine in a thread of its own, under load until the callable that comes with it is called."""
+    ready, quiet = threading.Event(), threading.Event()
+    loops: list[tuple[asyncio.AbstractEventLoop, asyncio.Event, asyncio.Event]] = []
+    machines: list[LoadedMachine] = []
+    failed: list[BaseException] = []
+
+    async def serve() -> None:
+        machine = LoadedMachine()
+        await machine.start()
+        rest, end = asyncio.Event(), asyncio.Event()
+        machines.append(machine)
+        loops.append((asyncio.get_running_loop(), rest, end))
+        ready.set()
+        try:
+            await machine.load(rest)
+        except BaseException as error:
+            failed.append(error)
+        quiet.set()
+        await end.wait()
+        await machine.stop()
+
+    def run() -> None:
+        try:
+            asyncio.run(serve())
+        except BaseException as error:
+            failed.append(error)
+            ready.set()
+            quiet.set()
+
+    thread = threading.Thread(target=run, name="loaded-machine")
+    thread.start()
+    assert ready.wait(60)
+    if failed:
+        raise failed[0]
+    loop, rest, end = loops[0]
+
+    def to_rest() -> None:
+        loop.call_soon_threadsafe(rest.set)
+        assert quiet.wait(60)
+        if failed:
+            raise failed[0]
+
+    try:
+        yield machines[0], to_rest
+    finally:
+        loop.call_soon_threadsafe(rest.set)
+        loop.call_soon_threadsafe(end.set)
+        thread.join(60)
