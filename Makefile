@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CLIENTS := clients/python clients/loadgen
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo lint format test test-slow fidelity bench bench-mm stubs dashboards picture pictures clean
+.PHONY: help setup lock demo lint format test test-slow fidelity bench bench-mm plots stubs dashboards picture pictures clean
 
 help: ## Say what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,9 @@ fidelity: setup ## Compare with captured kernels (GROUNDTRUTH=DIR: those); write
 
 bench: setup ## Everything that is measured, in one table, each row beside something else.
 	$(BIN)/python benchmarks/bench.py
+
+plots: setup ## Measure how cost grows and draw it: docs/scaling.json and .svg.
+	$(BIN)/python benchmarks/scaling.py
 
 bench-mm: setup ## Nanoseconds per allocation in the model, beside C.
 	$(BIN)/python benchmarks/mm.py

@@ -1,4 +1,7 @@
-"""``make bench``: every benchmark in one table; rows go to benchmarks/results/latest.json."""
+"""``make bench``: every benchmark in one table; rows go to benchmarks/results/latest.json.
+
+With ``--plots``, the curves of docs/scaling.md are measured and drawn as well (make plots).
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,17 @@ import explain
 import memory
 import mm
 import programs
+import scaling
 import scrape
 import serve
 import simulated
 import spill
+import startup
 import tracepoints
+import traces
 from table import Row, save, show
 
-_PARTS = (mm, memory, explain, tracepoints, serve, scrape, spill, programs, simulated)
+_PARTS = (mm, memory, explain, tracepoints, serve, scrape, spill, programs, simulated, traces, startup)
 
 
 def main() -> int:
@@ -26,6 +32,8 @@ def main() -> int:
         rows += part.rows()
     show(rows)
     print(f"written to {save('latest', rows)}")
+    if "--plots" in sys.argv[1:]:
+        scaling.plot()
     return 0
 
 

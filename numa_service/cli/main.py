@@ -10,6 +10,7 @@ from numa_service import __version__
 from numa_service.cli import (
     boot,
     cluster,
+    convert_trace,
     demo,
     diff_profiles,
     exchange,
@@ -52,6 +53,7 @@ for commands in (
     inspect,
     files,
     replay,
+    convert_trace,
     trace,
     diff_profiles,
     cluster,

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from numa_service.cli.progress import INTERRUPTED, Interrupt, WithProgress, file_progress
 from numa_service.cli.source import load
 from numa_service.machine.spec import MachineSpec, SpecError
 from numa_service.sim.replay import Replay
@@ -26,10 +22,8 @@ from numa_service.sim.replay_divergence import Sample, ZoneDivergence, compare_a
 from numa_service.sim.replay_start import CapturedStart
 from numa_service.sim.replay_tally import ReplayReport
 from numa_service.sim.traced import TracedZones
-from numa_service.trace.source import Progress as Report
+from numa_service.trace.ahead import read_ahead
 from numa_service.trace.source import open_trace
-
-INTERRUPTED = 130
 
 #: Columns of a report that no terminal bounds: numbers are never cut off.
 _FILE_WIDTH = 140
@@ -51,27 +45,6 @@ _REASONS = {
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
     app.command("replay")(replay)
-
-
-@dataclass
-class _Interrupt:
-    """Ctrl-C, as a flag: the replay stops between two events, not within one."""
-
-    raised: bool = False
-
-    @contextmanager
-    def caught(self) -> Iterator[None]:
-        """Take SIGINT over; the second one ends the process as usual."""
-
-        def note(_signal: int, _frame: FrameType | None) -> None:
-            self.raised = True
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-        before = signal.signal(signal.SIGINT, note)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
 
 
 def replay(
@@ -104,6 +77,7 @@ def replay(
         bool,
         typer.Option("--no-occupancy", help="Start from an empty machine, whatever is beside the trace."),
     ] = False,
+    progress: WithProgress = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """Issue a trace's allocations and frees on an emulated machine, and report where they went.
@@ -124,13 +98,18 @@ def replay(
         if same_machine and readable_twice and (occupancy / "pagetypeinfo.txt").is_file():
             start = CapturedStart.read(occupancy, trace)
     console = Console(stderr=True)
-    interrupt = _Interrupt()
+    interrupt = Interrupt()
     with interrupt.caught():
-        with console.status("booting; compiling kernels on the first run"):
+        booting = console.status("booting; compiling kernels on the first run")
+        with nullcontext() if progress is False else booting:
             machine_replay = Replay(spec, traced, start)
-        with _progress(console, trace) as progress, open_trace(trace, progress) as reader:
+        with (
+            file_progress(console, "replaying", trace, progress) as done,
+            open_trace(trace, done) as reader,
+            closing(read_ahead(reader)) as chunks,
+        ):
             began = time.perf_counter()
-            machine_replay.run(reader, lambda: interrupt.raised)
+            machine_replay.run(chunks, lambda: interrupt.raised)
             seconds = time.perf_counter() - began
         report = machine_replay.tally.report(reader.counts)
     after = home / "after"
@@ -160,18 +139,6 @@ def machine_of(source: str | None, home: Path) -> MachineSpec:
         return load(str(home.resolve()))
     except SpecError as error:
         raise SpecError(f"--machine SOURCE is required: {error}") from None
-
-
-@contextmanager
-def _progress(console: Console, trace: Path) -> Iterator[Report | None]:
-    """A bar by bytes of the file; none for a pipe, which has no length."""
-    if trace.exists() and not (trace.is_file() or trace.is_dir()):
-        yield None
-        return
-    columns = (TextColumn("replaying"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("replaying", total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _plain(trace: Path, report: ReplayReport, seconds: float, interrupted: bool) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from numa_service.machine.spec import MachineSpec
 from numa_service.mm import jit
 from numa_service.node.warm import warm_kernels
 
-#: Compiling all kernels takes 30 s of an idle CPU.
+#: Compiling all kernels takes more than a minute of one CPU.
 COMPILE_SECONDS = 300.0
 #: For an actor to start and to answer: a process that imports the service takes some 3 s of one CPU.
 BOOT_SECONDS = 60.0
@@ -48,8 +48,10 @@ def up(
     try:
         if address is None:
             if not jit.is_compiled():
-                progress("compiling the kernels: once, up to a minute")
+                progress("compiling the kernels: once, a minute or two")
+                began = time.monotonic()
                 _compile_here()
+                progress(f"kernels compiled in {time.monotonic() - began:.0f} s: later starts load them")
             progress("starting Ray on this host" if started else "joining the Ray of this host")
             attach(local.start().address)
         else:
@@ -155,7 +157,7 @@ def _compile_on_hosts(progress: Progress) -> None:
 
     hosts = [host for host in ray.nodes() if host["Alive"] and host["Resources"].get("CPU")]
     compile_kernels = ray.remote(num_cpus=0, max_retries=0)(warm_kernels)
-    progress(f"compiling the kernels on {len(hosts)} hosts: once, up to a minute")
+    progress(f"compiling the kernels on {len(hosts)} hosts: once, a minute or two")
     waiting = [
         compile_kernels.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(host["NodeID"], soft=False)
@@ -176,9 +178,10 @@ def _compile_on_hosts(progress: Progress) -> None:
 def _place(spec: MachineSpec, name: str, progress: Progress) -> RunningMachine:
     import ray
 
-    from numa_service.cluster.supervisor import Machine
+    from numa_service.cluster.supervisor import Machine, create_actors, place
 
     total = len(spec.nodes)
+    group = place(spec, name)
     supervisor = (
         ray.remote(Machine)
         .options(
@@ -191,6 +194,8 @@ def _place(spec: MachineSpec, name: str, progress: Progress) -> RunningMachine:
         )
         .remote(spec, name)
     )
+    # it would, too; but the processes of the nodes need not wait for its own
+    create_actors(spec, name, group)
     deadline = time.monotonic() + BOOT_SECONDS + BOOT_SECONDS_PER_NODE * total
     seen = 0
     try:

@@ -1,23 +1,26 @@
-"""NumaNode: the actor that is one NUMA node, in a process of its own."""
+"""NumaNode: the actor that is one NUMA node, in a process of its own.
+
+What makes it large, the kernels and the servers, is imported where the node boots: whoever creates the actor
+imports this module too.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
 from numa_service.cluster import registry
 from numa_service.machine.spec import MachineSpec
-from numa_service.metrics.collector import NodeCollector
-from numa_service.node.node import Node
 from numa_service.node.ops import Op
 from numa_service.rpc.logs import configure_logs
 from numa_service.rpc.machine import NodeInfo
-from numa_service.rpc.server import NodeServer
-from numa_service.rpc.tracing import tracing_from_environment
+
+if TYPE_CHECKING:
+    from numa_service.rpc.server import NodeServer
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +36,11 @@ class NumaNode:
         self._incarnations: dict[int, int] = {}
 
     async def _start(self, spec: MachineSpec, machine: str, nid: int) -> tuple[NodeServer, NodeInfo]:
+        from numa_service.metrics.collector import NodeCollector
+        from numa_service.node.node import Node
+        from numa_service.rpc.server import NodeServer
+        from numa_service.rpc.tracing import tracing_from_environment
+
         node = Node.boot(spec, nid, registry.next_incarnation(machine, nid))
         server = NodeServer(node, tracing=tracing_from_environment(f"{machine}/node-{nid}"))
         server.registry.register(NodeCollector(server))

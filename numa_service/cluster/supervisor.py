@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import ray
@@ -23,11 +24,13 @@ from numa_service.cluster.kswapd import Kswapd
 from numa_service.cluster.names import NAMESPACE, kswapd_name, node_name
 from numa_service.cluster.numa_node import NumaNode
 from numa_service.cluster.running import RunningMachine
-from numa_service.machine.spec import MachineSpec, NodeSpec
-from numa_service.metrics.discovery import MachineCollector, TargetServer
+from numa_service.machine.spec import MachineSpec
 from numa_service.rpc.logs import configure_logs
 from numa_service.rpc.machine import MachineInfo, NodeInfo
-from numa_service.rpc.server import MachineServer
+
+if TYPE_CHECKING:
+    from numa_service.metrics.discovery import MachineCollector, TargetServer
+    from numa_service.rpc.server import MachineServer
 
 #: What a node books of its host: next to nothing, so that 64 nodes fit on two CPUs.
 CPUS_PER_NODE = 0.01
@@ -38,6 +41,57 @@ TELL_SECONDS = 5.0
 RETRY_SECONDS = 0.1
 
 _log = logging.getLogger(__name__)
+
+
+def place(spec: MachineSpec, name: str) -> PlacementGroup:
+    """A bundle for each node, on as many hosts as there are: made, or found; `wait` tells of room."""
+    with contextlib.suppress(ValueError):
+        return get_placement_group(name)
+    return placement_group(
+        [{"CPU": CPUS_PER_NODE} for _ in spec.nodes],
+        strategy="STRICT_SPREAD" if len(_hosts()) >= len(spec.nodes) else "SPREAD",
+        name=name,
+        lifetime="detached",
+    )
+
+
+def _hosts() -> list[object]:
+    return [host for host in ray.nodes() if host["Alive"] and host["Resources"].get("CPU")]
+
+
+def create_actors(spec: MachineSpec, name: str, group: PlacementGroup) -> dict[int, ActorHandle]:
+    """The actors of a machine: made, or found when they are there already; those of the nodes by nid.
+
+    Their processes start in this order: every kswapd waits for its node anyway.
+    """
+    actors, options = {}, []
+    for index, node in enumerate(spec.nodes):
+        options.append(
+            {
+                "namespace": NAMESPACE,
+                "lifetime": "detached",
+                "get_if_exists": True,
+                "max_restarts": -1,
+                # A call that changes memory is never made twice behind our back.
+                "max_task_retries": 0,
+                "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                    group, placement_group_bundle_index=index
+                ),
+            }
+        )
+        actors[node.nid] = (
+            ray.remote(NumaNode)
+            .options(name=node_name(name, node.nid), num_cpus=CPUS_PER_NODE, **options[index])
+            .remote(spec, name, node.nid)
+        )
+    for node, of_node in zip(spec.nodes, options, strict=True):
+        if any(zone.present for zone in node.zones):
+            (
+                ray.remote(Kswapd)
+                .options(name=kswapd_name(name, node.nid), num_cpus=0, **of_node)
+                .remote(actors[node.nid])
+            )
+    return actors
 
 
 class Machine:
@@ -80,15 +134,14 @@ class Machine:
     # coming up
 
     async def _serve(self) -> tuple[str, str]:
-        def machine_server(info: Callable[[], MachineInfo]) -> MachineServer:
-            return MachineServer(info, self._spec)
-
-        address = await self._at_its_port("machine", machine_server)
+        # a second of imports, while the nodes are placed
+        machine, collector, targets = await asyncio.to_thread(_servers)
+        address = await self._at_its_port("machine", lambda info: machine(info, self._spec))
         served = self._servers["machine"]
-        assert isinstance(served, MachineServer)
+        assert isinstance(served, machine)
         ProcessCollector(registry=served.registry)
-        served.registry.register(MachineCollector(self._info))
-        return address, await self._at_its_port("targets", lambda info: TargetServer(info, served.registry))
+        served.registry.register(collector(self._info))
+        return address, await self._at_its_port("targets", lambda info: targets(info, served.registry))
 
     async def _at_its_port(
         self, service: str, server: Callable[[Callable[[], MachineInfo]], MachineServer | TargetServer]
@@ -108,58 +161,18 @@ class Machine:
         return address
 
     async def _start(self) -> None:
-        try:
-            group = await self._place()
-            for index, node in enumerate(self._spec.nodes):
-                strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
-                self._create(node, strategy)
-        except ClusterError as error:
-            self._up.set_exception(error)
-            return
-        self._tasks.append(asyncio.create_task(self._tell()))
-        self._tasks += [asyncio.create_task(self._follow(nid)) for nid in self._nodes]
-
-    async def _place(self) -> PlacementGroup:
-        """A bundle for each node, on as many hosts as there are."""
-        with contextlib.suppress(ValueError):
-            return get_placement_group(self._name)
-        hosts = sum(1 for host in ray.nodes() if host["Alive"] and host["Resources"].get("CPU"))
-        group = placement_group(
-            [{"CPU": CPUS_PER_NODE} for _ in self._nodes],
-            strategy="STRICT_SPREAD" if hosts >= len(self._nodes) else "SPREAD",
-            name=self._name,
-            lifetime="detached",
-        )
+        group = place(self._spec, self._name)
         if not await asyncio.to_thread(group.wait, PLACE_SECONDS):
-            raise ClusterError(
+            hosts = len(_hosts())
+            error = ClusterError(
                 f"no room on the cluster: {len(self._nodes)} × {CPUS_PER_NODE} CPUs were not free within "
                 f"{PLACE_SECONDS:.0f} s ({hosts} hosts have CPUs)"
             )
-        return group
-
-    def _create(self, node: NodeSpec, strategy: PlacementGroupSchedulingStrategy) -> None:
-        """The actors of a node: made, or found when they are there already."""
-        options = {
-            "namespace": NAMESPACE,
-            "lifetime": "detached",
-            "get_if_exists": True,
-            "max_restarts": -1,
-            # A call that changes memory is never made twice behind our back.
-            "max_task_retries": 0,
-            "scheduling_strategy": strategy,
-        }
-        actor = (
-            ray.remote(NumaNode)
-            .options(name=node_name(self._name, node.nid), num_cpus=CPUS_PER_NODE, **options)
-            .remote(self._spec, self._name, node.nid)
-        )
-        self._actors[node.nid] = actor
-        if any(zone.present for zone in node.zones):
-            (
-                ray.remote(Kswapd)
-                .options(name=kswapd_name(self._name, node.nid), num_cpus=0, **options)
-                .remote(actor)
-            )
+            self._up.set_exception(error)
+            return
+        self._actors = create_actors(self._spec, self._name, group)
+        self._tasks.append(asyncio.create_task(self._tell()))
+        self._tasks += [asyncio.create_task(self._follow(nid)) for nid in self._nodes]
 
     # following
 
@@ -204,6 +217,14 @@ class Machine:
                     _log.warning("a node did not listen: %s", error)
             if len(up) == len(self._nodes) and not self._up.done() and not self._moved.is_set():
                 self._up.set_result(None)
+
+
+# imports that the placing of the nodes need not wait for
+def _servers() -> tuple[type[MachineServer], type[MachineCollector], type[TargetServer]]:
+    from numa_service.metrics.discovery import MachineCollector, TargetServer
+    from numa_service.rpc.server import MachineServer
+
+    return MachineServer, MachineCollector, TargetServer
 
 
 def _port(address: str) -> int:

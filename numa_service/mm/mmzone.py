@@ -34,6 +34,10 @@ LRU_ACTIVE_FILE = 3
 LRU_UNEVICTABLE = 4
 NR_LRU_LISTS = 5
 
+#: Pages that reclaim takes off a list at a time, and where it begins: 1 / 2^12 of each list (``swap.h``).
+SWAP_CLUSTER_MAX = 32
+DEF_PRIORITY = 12
+
 #: Zone names in index order (``enum zone_type`` as configured), by architecture. A zone index in any array of
 #: this project is a position in one of these rows.
 ZONE_NAMES: dict[str, tuple[str, ...]] = {

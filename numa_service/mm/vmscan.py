@@ -14,6 +14,7 @@ from numa_service.mm.mmzone import (
     LRU_ACTIVE_FILE,
     LRU_INACTIVE_ANON,
     LRU_INACTIVE_FILE,
+    SWAP_CLUSTER_MAX,
     WMARK_HIGH,
 )
 from numa_service.mm.page_alloc import (
@@ -67,9 +68,6 @@ from numa_service.mm.vmstat import (
     PGSTEAL_KSWAPD,
     PSWPOUT,
 )
-
-SWAP_CLUSTER_MAX = 32
-DEF_PRIORITY = 12
 
 
 @kernel

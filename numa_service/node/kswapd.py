@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
-from numa_service.mm.vmscan import DEF_PRIORITY, SWAP_CLUSTER_MAX
+from numa_service.mm.mmzone import DEF_PRIORITY, SWAP_CLUSTER_MAX
 from numa_service.node import ops
 from numa_service.node.ops import Op
 

@@ -7,11 +7,12 @@ little-endian bytes: uint64 pfns, uint32 region indexes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
 
-from numa_service.machine.hotplug import MemoryState
-from numa_service.node.explain import NodeAccount
-from numa_service.node.load import Report
+if TYPE_CHECKING:  # kswapd's process sends ops: it is not to load the kernels for it
+    from numa_service.machine.hotplug import MemoryState
+    from numa_service.node.explain import NodeAccount
+    from numa_service.node.load import Report
 
 R = TypeVar("R")
 
@@ -325,7 +326,7 @@ class UndoIsolation(Op[None]):
 
 
 @dataclass(frozen=True, slots=True)
-class OfflinePages(Op[MemoryState]):
+class OfflinePages(Op["MemoryState"]):
     """Take an isolated range off-line; what is left of the node's memory. Busy when it is not empty."""
 
     start_pfn: int
@@ -333,7 +334,7 @@ class OfflinePages(Op[MemoryState]):
 
 
 @dataclass(frozen=True, slots=True)
-class OnlinePages(Op[MemoryState]):
+class OnlinePages(Op["MemoryState"]):
     """Bring a range on-line; what there is now of the node's memory. InvalidRequest."""
 
     start_pfn: int
@@ -343,7 +344,7 @@ class OnlinePages(Op[MemoryState]):
 
 
 @dataclass(frozen=True, slots=True)
-class OfflineNode(Op[MemoryState]):
+class OfflineNode(Op["MemoryState"]):
     """A node without memory and CPUs goes (try_offline_node). Precondition."""
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from numa_service.mm.gfp import Gfp, gfp_migratetype, gfp_zone
-from numa_service.mm.mmzone import NR_ORDERS, PAGE_ALLOC_COSTLY_ORDER
+from numa_service.mm.mmzone import DEF_PRIORITY, NR_ORDERS, PAGE_ALLOC_COSTLY_ORDER, SWAP_CLUSTER_MAX
 from numa_service.mm.page_alloc import (
     ALLOC_CPUSET,
     ALLOC_HARDER,
@@ -34,7 +34,6 @@ from numa_service.mm.page_alloc import (
 )
 from numa_service.mm.pgdata import TUNE_MOBILITY_DISABLED
 from numa_service.mm.profile import WMARK_FREE_RESERVE, Profile
-from numa_service.mm.vmscan import DEF_PRIORITY, SWAP_CLUSTER_MAX
 from numa_service.mm.zonelist import Zoneref
 from numa_service.mm.zonelist_cache import ZonelistScan
 from numa_service.node import ops

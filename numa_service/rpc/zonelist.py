@@ -9,9 +9,8 @@ from google.protobuf.message import Message
 from numa_client._gen.numa.v1 import zonelist_service_pb2 as pb2
 from numa_client._gen.numa.v1 import zonelist_service_pb2_grpc as pb2_grpc
 
-from numa_service.mm.mmzone import MIGRATE_PCPTYPES, NR_ORDERS
+from numa_service.mm.mmzone import DEF_PRIORITY, MIGRATE_PCPTYPES, NR_ORDERS
 from numa_service.mm.page_alloc import LRU_KIND_FILE, LRU_KIND_NONE
-from numa_service.mm.vmscan import DEF_PRIORITY
 from numa_service.node import ops
 from numa_service.node.books import unpack_indexes
 from numa_service.node.errors import InvalidRequest

@@ -32,11 +32,12 @@ from numa_service.mm.mmzone import NR_ORDERS, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDE
 from numa_service.mm.occupancy import split_held
 from numa_service.mm.page_alloc import take_boosted
 from numa_service.mm.pcp import free_pcppages_bulk
-from numa_service.mm.pgdata import I64, PG_HELD
+from numa_service.mm.pgdata import I64, PG_HELD, ZONE_BOOSTED_WATERMARK, PgData
 from numa_service.mm.replay import (
     ALLOC_BAD_ORDER,
     ALLOC_FAILED,
     ALLOC_REFUSED,
+    BLOCK_NID_SHIFT,
     FREE_PART,
     NOT_HERE,
     PENDING,
@@ -49,7 +50,6 @@ from numa_service.mm.replay import (
     block_nid,
     block_of,
     block_order,
-    boosted,
     can_serve,
     compile_replay,
     is_alloc,
@@ -70,11 +70,17 @@ from numa_service.sim.replay_truth import TraceTruth
 from numa_service.sim.simulation import Simulation
 from numa_service.sim.traced import TracedZones
 from numa_service.trace.effects import effects
-from numa_service.trace.events import EventKind, TraceEvents
-from numa_service.trace.evidence import KswapdChange
+from numa_service.trace.events import EventKind, KswapdChange, TraceEvents
 
 #: Different gfp masks; real traces have tens.
 _CLASSES = 64
+
+#: Multiplier and bits of the hash of a mask (Knuth's).
+_HASH = np.uint32(2654435769)
+_HASH_BITS = 12
+
+#: Pageblocks that are found by a table: 16 TiB of address space.
+_LOW_PAGEBLOCKS = 1 << 23
 
 #: Events between two samples of the free pages.
 SAMPLE_EVENTS = 8192
@@ -107,6 +113,8 @@ class _Issue(NamedTuple):
     inferred: npt.NDArray[np.bool_]
     #: Free pages of the traced zones before each event of the chunk: [event, zone].
     traced_free: I64 | None
+    #: That each asks for.
+    migratetypes: I64
 
     def part(self, low: int, high: int) -> _Issue:
         """Rows [low, high)."""
@@ -114,7 +122,13 @@ class _Issue(NamedTuple):
         columns: list[Any] = [column[here] for column in self.events]
         events = ReplayEvents(*columns)
         return _Issue(
-            self.at[here], events, self.pfns[here], self.gfps[here], self.inferred[here], self.traced_free
+            self.at[here],
+            events,
+            self.pfns[here],
+            self.gfps[here],
+            self.inferred[here],
+            self.traced_free,
+            self.migratetypes[here],
         )
 
 
@@ -124,22 +138,57 @@ def _nothing_more() -> Steps[None]:
     yield
 
 
+def _boosted(pg: PgData) -> bool:
+    """mm.replay.boosted(), without the cost of calling a kernel from here."""
+    for flags in pg.zone_flags.tolist():  # noqa: SIM110 - any() takes three times as long, at every stretch
+        if flags & ZONE_BOOSTED_WATERMARK:
+            return True
+    return False
+
+
 class LiveBlocks:
     """What is live, by real pfn: rows of a pageblock's pages, made when a pfn of it is first seen."""
 
     def __init__(self) -> None:
         #: By key: the block held for it (``mm.replay``), NOT_HERE, or 0.
         self.blocks: I64 = np.zeros(PAGEBLOCK_NR_PAGES * 1024, dtype=np.int64)
-        self._rows: dict[int, int] = {}
+        #: By number of the pageblock: row + 1, or 0; those beyond the table are in the dict.
+        self._low_rows = np.zeros(1024, dtype=np.int32)
+        self._high_rows: dict[int, int] = {}
+        self._rows = 0
 
     def keys(self, pfns: npt.NDArray[np.uint64]) -> I64:
         """Positions of pfns in `blocks`, which may be replaced by a longer array."""
-        names, inverse = np.unique(pfns >> np.uint64(PAGEBLOCK_ORDER), return_inverse=True)
-        rows = np.array([self._rows.setdefault(name, len(self._rows)) for name in names.tolist()], np.int64)
-        while len(self._rows) * PAGEBLOCK_NR_PAGES > len(self.blocks):
+        numbers = (pfns >> np.uint64(PAGEBLOCK_ORDER)).astype(np.int64)
+        low = numbers < _LOW_PAGEBLOCKS
+        rows = self._in_table(numbers) if low.all() else np.empty(len(numbers), dtype=np.int64)
+        if not low.all():
+            rows[low] = self._in_table(numbers[low])
+            names, inverse = np.unique(numbers[~low], return_inverse=True)
+            rows[~low] = np.array([self._high_row(name) for name in names.tolist()], np.int64)[inverse]
+        while self._rows * PAGEBLOCK_NR_PAGES > len(self.blocks):
             self.blocks = np.concatenate([self.blocks, np.zeros_like(self.blocks)])
-        offsets = (pfns & np.uint64(PAGEBLOCK_NR_PAGES - 1)).astype(np.int64)
-        return (rows[inverse] << PAGEBLOCK_ORDER) | offsets
+        return (rows << PAGEBLOCK_ORDER) | (pfns & np.uint64(PAGEBLOCK_NR_PAGES - 1)).astype(np.int64)
+
+    def _in_table(self, numbers: I64) -> I64:
+        if not len(numbers):
+            return numbers
+        longest = int(numbers.max()) + 1
+        while longest > len(self._low_rows):
+            self._low_rows = np.concatenate([self._low_rows, np.zeros_like(self._low_rows)])
+        rows = self._low_rows[numbers]
+        if not rows.all():
+            new = np.unique(numbers[rows == 0])
+            self._low_rows[new] = self._rows + 1 + np.arange(len(new))
+            self._rows += len(new)
+            rows = self._low_rows[numbers]
+        return rows.astype(np.int64) - 1
+
+    def _high_row(self, number: int) -> int:
+        if number not in self._high_rows:
+            self._high_rows[number] = self._rows
+            self._rows += 1
+        return self._high_rows[number]
 
 
 class Replay:
@@ -185,6 +234,9 @@ class Replay:
         self.tally = ReplayTally(self.sim, self.traced, in_use, self._truth)
         self._slots = dict.fromkeys(nodes, 0)
         self._gfp_classes: dict[int, int] = {}
+        self._class_migratetypes: I64 = np.zeros(0, dtype=np.int64)
+        self._hashed_gfps = np.zeros(1 << _HASH_BITS, dtype=np.uint32)
+        self._hashed_rows: I64 = np.full(1 << _HASH_BITS, -1, dtype=np.int64)
         nr_zones = len(self._keeper.pgdat.zone_names)
         self._nr_zones = nr_zones
         self._class_rows = _CLASSES
@@ -257,6 +309,7 @@ class Replay:
             traced_free = self._truth.advance(chunk)
             preferred = self._truth.preferred(traced_free[at], homes, pfns, gfps)
         keys, classes = self._live.keys(pfns), self._classes(gfps)
+        migratetypes = self._class_migratetypes[classes]
         drains = kinds == REPLAY_DRAIN
         if drains.any():
             nids, zones = self.traced.locate(pfns)
@@ -273,7 +326,7 @@ class Replay:
             gfp_class=classes,
             outcome=np.zeros(len(kinds), dtype=np.int64),
         )
-        return _Issue(at, events, pfns, gfps, inferred, traced_free)
+        return _Issue(at, events, pfns, gfps, inferred, traced_free, migratetypes)
 
     def _inferred(self, length: int) -> _Added:
         """Allocations and drains without an event, of the next `length` events."""
@@ -301,7 +354,7 @@ class Replay:
         complete = bool(done == high - low)
         seen = end if complete else int(part.at[done])
         self.tally.add_events(chunk.part(begin, seen), self._cpu_moved)
-        self.tally.add_outcomes(part.events, part.pfns, self._migratetypes(part.gfps), part.inferred, done)
+        self.tally.add_outcomes(part.events, part.pfns, part.migratetypes, part.inferred, done)
         if complete:
             traced_free = self.tally.traced_free()
             if traced_free is not None and issue.traced_free is not None and end < len(chunk):
@@ -313,7 +366,8 @@ class Replay:
         at, end = 0, len(events.outcome)
         while at < end and not stop():
             after = at
-            if not is_alloc(events.kind[at]) or events.preferred[at] == events.home[at]:
+            # item(): a NumPy integer is slow to compute with
+            if not is_alloc(events.kind.item(at)) or events.preferred.item(at) == events.home.item(at):
                 after = self._run(self._node_of(events, at), events, at, end)
             if after == at:
                 after = self._run_spilled(events, at, end)
@@ -350,7 +404,7 @@ class Replay:
             )
         )
         self.tally.add_path(pgdat.take_path())
-        if boosted(pgdat.pg):
+        if _boosted(pgdat.pg):
             self._wake_boosted(nid, events, after - 1)
         return after
 
@@ -393,10 +447,11 @@ class Replay:
 
     def _node_of(self, events: ReplayEvents, at: int) -> int:
         """Where an event belongs: a free to the holder of its block, all else to the node of the CPU."""
-        nid = -1
-        if events.kind[at] == REPLAY_FREE:
-            nid = block_nid(int(self._live.blocks[events.key[at]]))
-        return nid if nid >= 0 else int(events.home[at])
+        if events.kind.item(at) == REPLAY_FREE:
+            block = self._live.blocks.item(events.key.item(at))
+            if block > 0:
+                return (block >> BLOCK_NID_SHIFT) - 1
+        return events.home.item(at)
 
     # one event, through the generators
 
@@ -545,6 +600,11 @@ class Replay:
 
     def _classes(self, gfps: npt.NDArray[np.uint32]) -> I64:
         """Row of the fast path for each mask; rows are made for masks not seen before."""
+        # a hash of the mask leads to its row; where another mask is in the way, all are sorted
+        slots = (gfps * _HASH) >> np.uint32(32 - _HASH_BITS)
+        found: I64 = self._hashed_rows[slots]
+        if ((self._hashed_gfps[slots] == gfps) & (found >= 0)).all():
+            return found
         masks, inverse = np.unique(gfps, return_inverse=True)
         rows = [self._gfp_classes.setdefault(mask, len(self._gfp_classes)) for mask in masks.tolist()]
         while len(self._gfp_classes) > self._class_rows:
@@ -553,11 +613,11 @@ class Replay:
             for key, path in self._paths.items():
                 doubled = (np.concatenate([column, np.zeros_like(column)]) for column in path)
                 self._paths[key] = FastPath(*doubled)
+        self._class_migratetypes = np.array([gfp_migratetype(m) for m in self._gfp_classes], dtype=np.int64)
+        slots = (masks * _HASH) >> np.uint32(32 - _HASH_BITS)
+        self._hashed_gfps[slots] = masks
+        self._hashed_rows[slots] = rows
         return np.array(rows, dtype=np.int64)[inverse]
-
-    def _migratetypes(self, gfps: npt.NDArray[np.uint32]) -> I64:
-        masks, inverse = np.unique(gfps, return_inverse=True)
-        return np.array([gfp_migratetype(mask) for mask in masks.tolist()], dtype=np.int64)[inverse]
 
     def _place_cpus(self) -> tuple[I64, I64]:
         """Position and home nid by the trace's CPU number; a CPU that the machine lacks runs on another."""

@@ -22,10 +22,10 @@ from numa_service.node.books import unpack_pfns
 from numa_service.node.node import Node
 from numa_service.sim.replay_layout import ZoneLayout, ZonePlan
 from numa_service.sim.traced import HeldInUse
-from numa_service.trace.events import TraceError, TraceEvents
-from numa_service.trace.evidence import Evidence, KswapdChange, KswapdRuns, ZoneStart, gather, read_kswapd
+from numa_service.trace.events import KswapdChange, TraceError, TraceEvents
+from numa_service.trace.evidence import Evidence, KswapdRuns, ZoneStart, gather
 from numa_service.trace.occupancy import ZoneOccupancy, read_occupancy
-from numa_service.trace.source import open_trace
+from numa_service.trace.source import open_trace, read_kswapd
 
 _ZONE = re.compile(r"Node (\d+), zone +(\w+)")
 _CPU = re.compile(r" +cpu: (\d+)")

@@ -1,9 +1,10 @@
 """The columnar file of a trace (``.ntrace``): smaller than the gzipped text, and read without tokenizing.
 
 The file is :data:`MAGIC`, then frames: length and CRC32 (``<II``, the CRC over the length too), then a
-msgpack map. First a header frame, then frames of events, last an end frame with the counts: a file without it
-is truncated, and a trace can be written as it arrives, its length not yet known. Columns are little-endian,
-times and pfns as differences, the bytes of one significance together, so that zlib finds the repetition.
+msgpack map. First a header frame, then frames of events, then when the kswapds ran (vmscan events, which have
+no page), last an end frame with the counts: a file without it is truncated, and a trace can be written as it
+arrives, its length not yet known. Columns are little-endian, times and pfns as differences, the bytes of one
+significance together, so that zlib finds the repetition.
 """
 
 from __future__ import annotations
@@ -20,15 +21,30 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
-from numa_service.trace.events import EventCounts, SkippedLine, TraceError, TraceEvents, TraceHeader
+from numa_service.trace.events import (
+    EventCounts,
+    KswapdLog,
+    SkippedLine,
+    TraceError,
+    TraceEvents,
+    TraceHeader,
+)
 
 #: First bytes of the file: not ASCII, and with a line end that a text-mode copy would change.
 MAGIC = b"\x93NTRACE\r\n"
-VERSION = 1
+#: 2: frames of kswapd changes, which version 1 has not.
+VERSION = 2
+_READABLE = (1, 2)
 #: Events of a frame at most.
 FRAME_EVENTS = 1 << 17
 #: Bytes of a frame at most; what a damaged length may make a reader allocate.
 MAX_FRAME_BYTES = 16 << 20
+
+#: Changes of a kswapd frame at most.
+_FRAME_CHANGES = 1 << 16
+
+#: How our frames of events begin, behind the byte that says how many keys they have.
+_EVENTS = b"\x84\xa5frame\xa6events"
 
 _FRAME = struct.Struct("<II")
 #: Stored as the difference to the element before.
@@ -41,10 +57,11 @@ def write_ntrace(
     header: TraceHeader,
     chunks: Iterable[TraceEvents],
     counts: EventCounts,
+    kswapd: KswapdLog | None = None,
     *,
     compress: bool = True,
 ) -> int:
-    """Write a trace, return its events. ``counts`` are taken when ``chunks`` have ended.
+    """Write a trace, return its events. ``counts`` and ``kswapd`` are taken when ``chunks`` have ended.
 
     The file appears whole or not at all; OSError as the file system gives it.
     """
@@ -59,6 +76,10 @@ def write_ntrace(
                     part = chunk.part(begin, begin + FRAME_EVENTS)
                     _write_frame(out, _pack_events(part, compress))
                     events += len(part)
+            changes = kswapd or KswapdLog()
+            for begin in range(0, len(changes), _FRAME_CHANGES):
+                rows = changes.rows(begin, begin + _FRAME_CHANGES)
+                _write_frame(out, {"frame": "kswapd", "changes": rows})
             _write_frame(out, {"frame": "end", "events": events, "counts": asdict(counts)})
         os.replace(partial, path)
     finally:
@@ -78,13 +99,15 @@ class NtraceParser:
             raise self._error(0, "not an ntrace file")
         at = self._offset
         frame = self._frame("header")
-        if frame.get("version") != VERSION:
-            raise self._error(at, f"version {frame.get('version')!r}; this program reads {VERSION}")
+        if frame.get("version") not in _READABLE:
+            raise self._error(at, f"version {frame.get('version')!r}; this program reads up to {VERSION}")
         try:
             self.header = TraceHeader(**frame["trace"])
         except (KeyError, TypeError) as error:
             raise self._error(at, f"malformed header frame ({error})") from None
         self.counts = EventCounts()
+        #: Complete after the last chunk, as `counts`.
+        self.kswapd = KswapdLog()
 
     def chunks(self) -> Iterator[TraceEvents]:
         """Events in the order and the chunks they were written; to be iterated once.
@@ -94,7 +117,10 @@ class NtraceParser:
         events = 0
         while True:
             at = self._offset
-            frame = self._frame("events", "end")
+            frame = self._frame("events", "kswapd", "end")
+            if frame["frame"] == "kswapd":
+                self._kswapd(frame, at)
+                continue
             try:
                 if frame["frame"] == "end":
                     counts = frame["counts"]
@@ -111,6 +137,28 @@ class NtraceParser:
             raise self._error(at, f"{events} events read, {expected!r} written")
         if self._stream.read(1):
             raise self._error(self._offset, "data after the end frame")
+
+    def only_kswapd(self) -> KswapdLog:
+        """When the traced kswapds ran, instead of the events, which are passed over. TraceError as above."""
+        while True:
+            at = self._offset
+            begin = self._stream.read(_FRAME.size + len(_EVENTS))
+            self._stream.seek(at)
+            length = int.from_bytes(begin[:4], "little")
+            if begin[_FRAME.size + 1 :] == _EVENTS[1:] and length <= MAX_FRAME_BYTES:
+                self._offset = self._stream.seek(at + _FRAME.size + length)
+                continue
+            frame = self._frame("events", "kswapd", "end")
+            if frame["frame"] == "end":
+                return self.kswapd
+            if frame["frame"] == "kswapd":
+                self._kswapd(frame, at)
+
+    def _kswapd(self, frame: dict[str, Any], at: int) -> None:
+        try:
+            self.kswapd.extend(frame["changes"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise self._error(at, f"malformed kswapd frame ({error})") from None
 
     def _read(self, size: int) -> bytes:
         data = self._stream.read(size)

@@ -11,5 +11,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled(function: F) -> F:
-    """Without Numba's runtime, as the kernels of mm/: no array is allocated, so none needs counting."""
-    return cast("F", numba.njit(cache=True, _nrt=False, error_model="numpy")(function))
+    """Without Numba's runtime, as the kernels of mm/: no array is allocated, so none needs counting.
+
+    Without the interpreter's lock, too: a trace is read while another part of it is replayed.
+    """
+    return cast("F", numba.njit(cache=True, nogil=True, _nrt=False, error_model="numpy")(function))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from typing import Any, ClassVar
@@ -97,6 +99,50 @@ class TraceEvents:
         if not chunks:
             return cls.empty(0)
         return cls(**{name: np.concatenate([getattr(c, name) for c in chunks]) for name in cls.DTYPES})
+
+
+@dataclass(frozen=True, slots=True)
+class KswapdChange:
+    """A kswapd of the traced kernel that began to run, or went to sleep."""
+
+    time_ns: int
+    nid: int
+    awake: bool
+    #: Its thread id.
+    pid: int = 0
+
+
+class KswapdLog:
+    """Every such change of a trace, in its order; 32 bytes each, as a long trace has many."""
+
+    #: Numbers of a change.
+    WIDTH = 4
+
+    def __init__(self, rows: Iterable[int] = ()) -> None:
+        """`rows`: time, nid, whether awake and pid of each change, one after the other; ValueError."""
+        self._rows = array("q", rows)
+        if len(self._rows) % self.WIDTH:
+            raise ValueError("a kswapd change is cut off")
+
+    def add(self, change: KswapdChange) -> None:
+        """One more."""
+        self._rows.extend((change.time_ns, change.nid, change.awake, change.pid))
+
+    def rows(self, begin: int, end: int) -> list[int]:
+        """Changes [begin, end), as numbers."""
+        return self._rows[begin * self.WIDTH : end * self.WIDTH].tolist()
+
+    def extend(self, rows: Iterable[int]) -> None:
+        """Some more, as numbers; ValueError as above."""
+        self._rows.extend(KswapdLog(rows)._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows) // self.WIDTH
+
+    def __iter__(self) -> Iterator[KswapdChange]:
+        for i in range(0, len(self._rows), self.WIDTH):
+            time_ns, nid, awake, pid = self._rows[i : i + self.WIDTH]
+            yield KswapdChange(time_ns, nid, bool(awake), pid)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,20 +7,15 @@ was on a pageset. :mod:`numa_service.trace.retrace` follows the events for the r
 
 from __future__ import annotations
 
-import gzip
-import re
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from numa_service.mm.mmzone import MIGRATE_PCPTYPES, MIGRATE_TYPES, NR_ORDERS, PAGEBLOCK_ORDER
-from numa_service.trace.events import EventKind, TraceError, TraceEvents
+from numa_service.trace.events import EventKind, KswapdChange, TraceEvents
 from numa_service.trace.retrace import (
     BEGAN_DRAINED,
     BEGAN_FREE,
@@ -45,12 +40,8 @@ from numa_service.trace.retrace import (
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 
-_KSWAPD = re.compile(rb" (\d+)\.(\d{6}): mm_vmscan_kswapd_(wake|sleep): nid=(\d+)")
-_TASK = re.compile(rb"(?:-| )(\d+) +(?:\(.*?\) +)?\[\d+\]")
 #: kswapd_try_to_sleep(): HZ / 10 before it sleeps for good.
 _KSWAPD_DOZES_NS = 100_000_000
-#: Text held at once.
-_TEXT_BYTES = 8 << 20
 
 #: Orders that pagesets keep (6.1); blocks of other orders go straight to the buddy lists.
 _PCP_ORDERS = (0, 1, 2, 3, PAGEBLOCK_ORDER)
@@ -360,48 +351,6 @@ def buddy_delta(chunk: TraceEvents) -> I64:
     delta[taken] = -pages[taken]
     delta[given] = pages[given]
     return delta
-
-
-@dataclass(frozen=True, slots=True)
-class KswapdChange:
-    """A kswapd of the traced kernel that began to run, or went to sleep."""
-
-    time_ns: int
-    nid: int
-    awake: bool
-    #: Its thread id.
-    pid: int = 0
-
-
-def read_kswapd(path: Path) -> tuple[KswapdChange, ...]:
-    """When each kswapd woke and slept, from a trace's text; nothing for a columnar trace, which lacks these.
-
-    TraceError if the file cannot be read.
-    """
-    changes = []
-    try:
-        with path.open("rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            rest = b""
-            text: Iterable[bytes] = iter(
-                partial((gzip.GzipFile(fileobj=raw) if packed else raw).read, _TEXT_BYTES), b""
-            )
-            for block in text:
-                block = rest + block
-                end = block.rfind(b"\n") + 1
-                rest = block[end:]
-                for found in _KSWAPD.finditer(block, 0, end):
-                    seconds, micros, what, nid = found.groups()
-                    line = block[block.rfind(b"\n", 0, found.start()) + 1 : found.start()]
-                    task = _TASK.search(line)
-                    time_ns = int(seconds) * 10**9 + int(micros) * 1000
-                    changes.append(
-                        KswapdChange(time_ns, int(nid), what == b"wake", int(task[1]) if task else 0)
-                    )
-    except (OSError, EOFError, zlib.error) as error:
-        raise TraceError(f"{path}: {error}") from None
-    return tuple(changes)
 
 
 class KswapdRuns:

@@ -19,6 +19,8 @@ from numa_service.trace.events import (
     MAX_SKIPPED_EXAMPLES,
     PAGE_EVENT_NAMES,
     EventCounts,
+    KswapdChange,
+    KswapdLog,
     TraceError,
     TraceEvents,
     TraceHeader,
@@ -36,6 +38,8 @@ _SKIPPED_PER_SCAN = 1 << 16
 
 _ENTRIES = re.compile(rb"# entries-in-buffer/entries-written: (\d{1,18})/(\d{1,18})(?:\s+#P:(\d{1,9}))?")
 _TRACER = re.compile(rb"# tracer: (\S+)")
+_KSWAPD = re.compile(rb" (\d+)\.(\d{6,9}): +(?:vmscan:)?mm_vmscan_kswapd_(wake|sleep): nid=(\d+)")
+_TASK = re.compile(rb"(?:-| )(\d+) +(?:\(.*?\) +)?\[\d+\]")
 _LAST_LINE = "the last line has no end"
 
 
@@ -73,6 +77,16 @@ def resolve_gfp(text: str) -> tuple[int, tuple[str, ...]]:
     return bits, tuple(unknown)
 
 
+def kswapd_changes(text: bytes | bytearray, end: int) -> Iterator[KswapdChange]:
+    """Wakes and sleeps of kswapds in the whole lines of ``text[:end]``."""
+    for found in _KSWAPD.finditer(text, 0, end):
+        seconds, fraction, what, nid = found.groups()
+        line = text[text.rfind(b"\n", 0, found.start()) + 1 : found.start()]
+        task = _TASK.search(line)
+        time_ns = int(seconds) * 10**9 + int(fraction.ljust(9, b"0"))
+        yield KswapdChange(time_ns, int(nid), what == b"wake", int(task[1]) if task else 0)
+
+
 class TextParser:
     """Events of one text stream. ``header`` is known at once; ``counts`` grow as chunks are taken."""
 
@@ -102,6 +116,8 @@ class TextParser:
         self._scratch = np.zeros(tokenizer.HEAD_LEN + 2, np.int64)
         self._state = np.zeros(tokenizer.STATE_LEN, np.int64)
         self.counts = EventCounts()
+        #: When kswapds ran, of the chunks so far.
+        self.kswapd = KswapdLog()
         self._fill()
         if not self._filled:
             raise TraceError(f"{where}: empty file")
@@ -122,7 +138,11 @@ class TextParser:
                 self._truncated_line()
                 break
             first = self._offset == 0
+            woke = self._kswapd_events()
             yield from self._scan(end)
+            if self._kswapd_events() != woke:
+                for change in kswapd_changes(self._text, end):
+                    self.kswapd.add(change)
             if first and not self.counts.total_events and self._filled == BLOCK_BYTES:
                 break
             self._text[: self._filled - end] = self._text[end : self._filled]
@@ -135,6 +155,9 @@ class TextParser:
                 f"{self._where}: no mm_page_alloc events in {self.counts.lines} lines"
                 f"{f' (but {seen})' if seen else ''}; is this the text of /sys/kernel/tracing/trace?"
             )
+
+    def _kswapd_events(self) -> int:
+        return sum(self.counts.events.get(f"mm_vmscan_kswapd_{what}", 0) for what in ("wake", "sleep"))
 
     def _fill(self) -> None:
         begin = self._filled

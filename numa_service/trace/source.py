@@ -5,13 +5,21 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 from numa_service.trace.columnar import MAGIC, NtraceParser
-from numa_service.trace.events import EventCounts, TraceError, TraceEvents, TraceHeader
-from numa_service.trace.ftrace import TextParser
+from numa_service.trace.events import (
+    EventCounts,
+    KswapdChange,
+    KswapdLog,
+    TraceError,
+    TraceEvents,
+    TraceHeader,
+)
+from numa_service.trace.ftrace import BLOCK_BYTES, TextParser, kswapd_changes
 
 #: Called with bytes of the file done and in total.
 Progress = Callable[[int, int], None]
@@ -58,6 +66,11 @@ class TraceReader:
         """What has been read so far."""
         return self._parser.counts
 
+    @property
+    def kswapd(self) -> KswapdLog:
+        """When the traced kswapds ran, as far as has been read."""
+        return self._parser.kswapd
+
     def __iter__(self) -> Iterator[TraceEvents]:
         for chunk in self._parser.chunks():
             self._report()
@@ -71,6 +84,24 @@ class TraceReader:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def only_kswapd(self) -> Iterator[KswapdChange]:
+        """When the traced kswapds ran, without the events; instead of iterating."""
+        if isinstance(self._parser, NtraceParser):
+            yield from self._parser.only_kswapd()
+            return
+        self._file.seek(0)
+        packed = self._file.peek(2).startswith(_GZIP_MAGIC)
+        text = gzip.GzipFile(fileobj=self._file) if packed else self._file
+        rest = b""
+        try:
+            for block in iter(partial(text.read, BLOCK_BYTES), b""):
+                block = rest + block
+                end = block.rfind(b"\n") + 1
+                rest = block[end:]
+                yield from kswapd_changes(block, end)
+        except (OSError, EOFError, zlib.error) as error:
+            raise TraceError(f"{self.path}: {error}") from None
 
     def close(self) -> None:
         """Close the file; the trace cannot be read on."""
@@ -98,6 +129,16 @@ class TraceReader:
 def open_trace(path: Path, progress: Progress | None = None) -> TraceReader:
     """The events of a trace, and what is known of it. TraceError, one line, for what cannot be read."""
     return TraceReader(path, progress)
+
+
+def read_kswapd(path: Path) -> tuple[KswapdChange, ...]:
+    """When each kswapd woke and slept; TraceError if the file cannot be read.
+
+    The whole of a text is searched, as the changes are wanted before its events; of a columnar file only the
+    frames that have them are read.
+    """
+    with open_trace(path) as reader:
+        return tuple(reader.only_kswapd())
 
 
 class _Gunzip:

@@ -48,6 +48,7 @@ class ReferenceMemory:
         self.regions: dict[int, tuple[int, dict[int, tuple[int, int]]]] = {}
         self.sessions: set[int] = set()
         self.addresses: list[str] = []
+        self.incarnations = [1, 1]
         self.lease_seconds = 30.0
         self.violations: list[str] = []
         self._numbers = iter(range(1, 1 << 31))
@@ -92,7 +93,11 @@ class ReferenceNode(
     async def GetMachine(self, request: Any, context: Any) -> machine_service_pb2.GetMachineResponse:
         nodes = [
             {"node": nid, "cpus": [[0, 1], []][nid], "managed_pages": self.machine.owner.shape[1]}
-            | {"address": self.machine.addresses[nid], "incarnation": 1, "fallback_order": [nid, 1 - nid]}
+            | {
+                "address": self.machine.addresses[nid],
+                "incarnation": self.machine.incarnations[nid],
+                "fallback_order": [nid, 1 - nid],
+            }
             for nid in (0, 1)
         ]
         return machine_service_pb2.GetMachineResponse(
@@ -104,7 +109,10 @@ class ReferenceNode(
             raise Refused(code_pb2.FAILED_PRECONDITION, f"node {self.nid} has no CPUs", reason="NO_CPUS")
         self.machine.sessions.add(session := self.machine.number())
         return memory_service_pb2.OpenSessionResponse(
-            session=session, lease_seconds=self.machine.lease_seconds, node=self.nid, incarnation=1
+            session=session,
+            lease_seconds=self.machine.lease_seconds,
+            node=self.nid,
+            incarnation=self.machine.incarnations[self.nid],
         )
 
     async def RenewSession(self, request: Any, context: Any) -> memory_service_pb2.RenewSessionResponse:

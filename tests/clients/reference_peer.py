@@ -39,14 +39,28 @@ class ReferenceMachine(ReferenceMemory, grpc.aio.ServerInterceptor):
 
     async def start(self) -> None:
         for nid in (0, 1):
-            server = grpc.aio.server(interceptors=[self])
-            node = ReferenceNode(self, nid)
-            machine_service_pb2_grpc.add_MachineServiceServicer_to_server(node, server)
-            memory_service_pb2_grpc.add_MemoryServiceServicer_to_server(node, server)
-            node_service_pb2_grpc.add_NodeServiceServicer_to_server(node, server)
-            self.addresses.append(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
-            await server.start()
-            self._servers.append(server)
+            self.addresses.append("")
+            self._servers.append(await self._serve(nid))
+
+    async def _serve(self, nid: int) -> grpc.aio.Server:
+        server = grpc.aio.server(interceptors=[self])
+        node = ReferenceNode(self, nid)
+        machine_service_pb2_grpc.add_MachineServiceServicer_to_server(node, server)
+        memory_service_pb2_grpc.add_MemoryServiceServicer_to_server(node, server)
+        node_service_pb2_grpc.add_NodeServiceServicer_to_server(node, server)
+        address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        await server.start()
+        self.addresses[nid] = address
+        return server
+
+    async def take_away(self, nid: int) -> None:
+        """The node has no address any more."""
+        await self._servers[nid].stop(None)
+        self.addresses[nid] = ""
+
+    async def bring_back(self, nid: int) -> None:
+        """At another address, as the same incarnation unless told otherwise."""
+        self._servers[nid] = await self._serve(nid)
 
     async def stop(self) -> None:
         for server in self._servers:

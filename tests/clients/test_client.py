@@ -304,7 +304,7 @@ async def test_a_session_is_opened_once_and_first(peer: ReferenceMachine) -> Non
 
 
 async def test_a_node_that_restarts_has_no_address(peer: ReferenceMachine) -> None:
-    async with await AsyncMachine.connect(peer.addresses[0]) as machine:
+    async with await AsyncMachine.connect(peer.addresses[0], timeout=0.5) as machine:
         address, peer.addresses[1] = peer.addresses[1], ""
         await machine.refresh()
         with pytest.raises(Unavailable, match="node 1 restarts"):

@@ -8,18 +8,20 @@ from mm.nodes import DMA32, NORMAL, one_zone, pgdat
 
 from numa_service.mm.invariants import check_pgdat
 from numa_service.mm.mmzone import (
+    DEF_PRIORITY,
     LRU_ACTIVE_ANON,
     LRU_ACTIVE_FILE,
     LRU_INACTIVE_ANON,
     LRU_INACTIVE_FILE,
     MIGRATE_MOVABLE,
     MIGRATE_UNMOVABLE,
+    SWAP_CLUSTER_MAX,
     WMARK_MIN,
 )
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE, NUMA_HOW_HIT
 from numa_service.mm.pgdat import Pfns, Pgdat
 from numa_service.mm.pgdata import ANON_COST, FILE_COST, SWAP_USED
-from numa_service.mm.vmscan import DEF_PRIORITY, SWAP_CLUSTER_MAX, kswapd_target
+from numa_service.mm.vmscan import kswapd_target
 from numa_service.mm.vmstat import (
     NR_DIRTIED,
     NR_FILE_DIRTY,

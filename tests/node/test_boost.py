@@ -9,8 +9,8 @@ import pytest
 from node.by_hand import ByHand
 
 from numa_service.machine.source import load
+from numa_service.mm.mmzone import DEF_PRIORITY
 from numa_service.mm.page_alloc import ALLOC_WMARK_MIN, LRU_KIND_ANON, LRU_KIND_FILE
-from numa_service.mm.vmscan import DEF_PRIORITY
 from numa_service.node import ops
 from numa_service.node.kswapd import BOOST_PRIORITY, balance_pgdat
 from numa_service.node.mempolicy import Policy

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from numa_service.machine.machinefile import parse_machine
@@ -43,3 +46,10 @@ def test_a_run_that_cannot_balance_the_node_ends_its_boosts_all_the_same(spec: M
     assert (op.reclaimed, op.balanced) == (0, False)
     assert not node.apply(op)
     assert node.pgdat.pg.watermark_boost.tolist()[:2] == [0, 0]
+
+
+def test_its_process_loads_neither_kernels_nor_numpy() -> None:
+    """A machine has one process for each: Numba alone would be 75 MB of it."""
+    script = "import sys, numa_service.cluster.kswapd; print({'numba', 'numpy', 'grpc'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import json
 import os
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer
 from groundtruth import GROUNDTRUTH, requires_groundtruth
 from replay.traced import PFNS, SPEC, Alloc, Free, render
-from typer.testing import CliRunner
+from rich.console import Console
+from typer.testing import CliRunner, Result
 
+from numa_service.cli import convert_trace
 from numa_service.cli import replay as command
+from numa_service.cli.progress import file_progress
 from numa_service.machine.boot import start_kernel
 from numa_service.machine.source import load
 from numa_service.machine.spec import SpecError
@@ -161,6 +167,84 @@ def test_ctrl_c_prints_the_report_so_far(machine: str, tmp_path: Path) -> None:
     assert report["allocs"] == 0
     assert report["problems"] == []
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+# the columnar file
+
+
+@pytest.fixture
+def convert() -> Callable[..., Result]:
+    converter = typer.Typer(pretty_exceptions_enable=False)
+    convert_trace.register(converter)
+    return functools.partial(run, converter)
+
+
+def test_a_converted_trace_replays_alike(
+    machine: str, trace: str, tmp_path: Path, convert: Callable[..., Result]
+) -> None:
+    output = tmp_path / "t.ntrace"
+    result = convert([trace, str(output), "--json"])
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert (found["events"], found["lines"], found["skipped_lines"]) == (4, 6, 0)
+    assert found["bytes"] == output.stat().st_size
+    text, columnar = (
+        json.loads(run(app, [source, "--machine", machine, "--json"]).stdout)
+        for source in (trace, str(output))
+    )
+    for report in (text, columnar):
+        for own in ("trace", "seconds", "events_per_second"):
+            del report[own]
+    assert columnar == text
+
+
+def test_progress_is_said_where_it_is_wanted(
+    machine: str, trace: str, tmp_path: Path, convert: Callable[..., Result]
+) -> None:
+    size = Path(trace).stat().st_size
+    said = convert([trace, str(tmp_path / "a"), "--progress"])
+    assert f"parsing: 100 % of {size} bytes" in said.stderr
+    assert "parsing" not in said.stdout
+    assert f"replaying: 100 % of {size} bytes" in run(app, [trace, "--machine", machine, "--progress"]).stderr
+    assert convert([trace, str(tmp_path / "b")]).stderr == ""  # not a terminal
+    assert run(app, [trace, "--machine", machine]).stderr == ""
+
+
+def test_on_a_terminal_there_is_a_bar_unless_not_wanted(trace: str) -> None:
+    for wanted, bar in ((None, True), (True, True), (False, False)):
+        screen = io.StringIO()
+        console = Console(file=screen, force_terminal=True, width=100)
+        with file_progress(console, "parsing", Path(trace), wanted) as report:
+            assert (report is not None) == bar
+            if report:
+                report(50, 100)
+        assert ("parsing" in screen.getvalue()) == bar
+
+
+def test_ctrl_c_leaves_no_columnar_file(tmp_path: Path, convert: Callable[..., Result]) -> None:
+    """The trace is a pipe: the signal comes while the command reads it."""
+    fifo = tmp_path / "pipe"
+    os.mkfifo(fifo)
+
+    def write_then_interrupt() -> None:
+        with fifo.open("w") as pipe:
+            pipe.write(render([Alloc(0, PFNS[0] + i) for i in range(100)]))
+            pipe.flush()
+            os.kill(os.getpid(), signal.SIGINT)
+
+    writer = threading.Thread(target=write_then_interrupt)
+    writer.start()
+    result = convert([str(fifo), str(tmp_path / "t.ntrace")])
+    writer.join()
+    assert result.exit_code == 130
+    assert "was not written" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_where_nothing_can_be_written(trace: str, tmp_path: Path, convert: Callable[..., Result]) -> None:
+    result = convert([trace, str(tmp_path / "absent" / "t.ntrace")])
+    assert isinstance(result.exception, TraceError)
+    assert "name a file in a directory" in str(result.exception)
 
 
 @requires_groundtruth

@@ -21,9 +21,9 @@ from numa_service.sim.replay_start import CapturedStart, read_marks, read_pagese
 from numa_service.sim.traced import TracedZones
 from numa_service.trace.effects import effects
 from numa_service.trace.events import TraceError
-from numa_service.trace.evidence import Evidence, KswapdRuns, ZoneStart, gather, read_kswapd
+from numa_service.trace.evidence import Evidence, KswapdRuns, ZoneStart, gather
 from numa_service.trace.occupancy import read_occupancy
-from numa_service.trace.source import open_trace
+from numa_service.trace.source import open_trace, read_kswapd
 
 
 def locked(cpu: int, pfn: int, order: int = 0, migratetype: int = 1) -> Other:
@@ -273,6 +273,9 @@ def test_a_running_kswapd_keeps_pagesets_small(tmp_path: Path) -> None:
     (tmp_path / "trace").write_text(render(events))
     changes = read_kswapd(tmp_path / "trace")
     assert [(change.nid, change.awake) for change in changes] == [(1, True), (1, False)]
+    with open_trace(tmp_path / "trace") as reader:
+        assert sum(map(len, reader)) == len(events)
+        assert tuple(reader.kswapd) == changes
     traced = TracedZones.read(before, SPEC.arch)
     machine = Replay(traced.fit(SPEC)[0], traced, CapturedStart.read(before, tmp_path / "trace"))
     flags = machine.sim.nodes[1].pgdat.pg.zone_flags

@@ -14,7 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from numa_service.trace import columnar
-from numa_service.trace.events import EventCounts, SkippedLine, TraceError, TraceEvents, TraceHeader
+from numa_service.trace.events import (
+    EventCounts,
+    KswapdChange,
+    KswapdLog,
+    SkippedLine,
+    TraceError,
+    TraceEvents,
+    TraceHeader,
+)
+from numa_service.trace.source import read_kswapd
 
 HEADER = TraceHeader("nop", 90, 100, 4)
 COUNTS = EventCounts(
@@ -125,11 +134,11 @@ EMPTY = dict.fromkeys(TraceEvents.DTYPES, b"")
 @pytest.mark.parametrize(
     ("frames", "reason"),
     [
-        (header_frame(version=2), "version 2; this program reads 1"),
+        (header_frame(version=3), "version 3; this program reads up to 2"),
         (header_frame(trace={"color": 1}), "malformed header frame"),
         (frame([1]), "not a frame of header"),
         (frame({"frame": "end"}), "not a frame of header"),
-        (header_frame() + header_frame(), "not a frame of events or end"),
+        (header_frame() + header_frame(), "not a frame of events or kswapd or end"),
         (header_frame() + frame({"frame": "events"}), "malformed events frame"),
         (
             header_frame() + frame({"frame": "events", "events": -1, "codec": "none", "columns": EMPTY}),
@@ -160,6 +169,9 @@ EMPTY = dict.fromkeys(TraceEvents.DTYPES, b"")
             "0 events read, 1 written",
         ),
         (header_frame() + frame({"frame": "end", "events": 0, "counts": 7}), "malformed end frame"),
+        (header_frame() + frame({"frame": "kswapd", "changes": [1, 2, 3]}), "malformed kswapd frame"),
+        (header_frame() + frame({"frame": "kswapd", "changes": ["a"] * 4}), "malformed kswapd frame"),
+        (header_frame() + frame({"frame": "kswapd", "changes": [1 << 63] * 4}), "malformed kswapd frame"),
         (header_frame() + struct.pack("<II", 1 << 30, 0), "frame of 1073741824 bytes"),
     ],
 )
@@ -180,3 +192,28 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         columnar.write_ntrace(path, HEADER, failing(), COUNTS)
     assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_kswapd_changes_are_kept_and_found_without_the_events(tmp_path: Path) -> None:
+    log = KswapdLog()
+    changes = [KswapdChange(10**15 + i, i % 3, i % 2 == 0, 90 + i % 3) for i in range(70_000)]
+    for change in changes:
+        log.add(change)
+    path = tmp_path / "t.ntrace"
+    columnar.write_ntrace(path, HEADER, [random_events(200_000, 1)], COUNTS, log)
+    parser = columnar.NtraceParser(io.BytesIO(path.read_bytes()), "t.ntrace")
+    assert len(parser.kswapd) == 0
+    assert sum(map(len, parser.chunks())) == 200_000
+    assert list(parser.kswapd) == changes
+    assert list(read_kswapd(path)) == changes
+
+
+def test_a_file_of_the_first_version_is_read(sample: bytes) -> None:
+    """It has no kswapd frames, and is otherwise the same."""
+    (length,) = struct.unpack_from("<I", sample, len(columnar.MAGIC))
+    assert b"\xa7version\x02" in sample[: len(columnar.MAGIC) + 8 + length]
+    later = sample[len(columnar.MAGIC) + 8 + length :]
+    events, parser = read(columnar.MAGIC + header_frame() + later)
+    assert sum(map(len, events)) == 27
+    assert parser.counts == COUNTS
+    assert len(parser.kswapd) == 0

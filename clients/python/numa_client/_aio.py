@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import time
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +24,7 @@ from numa_client import _types as t
 from numa_client._channel import BEATS_PER_LEASE, DEFAULT_TIMEOUT, OPTIONS
 from numa_client._errors import (
     Aborted,
+    DeadlineExceeded,
     InvalidRequest,
     NotFound,
     NumaError,
@@ -45,6 +48,7 @@ from numa_client._gen.numa.v1 import (
 from numa_client._policy import Policy
 from numa_client._program import Program
 from numa_client._program_codec import ProgramProgress, ProgramResult
+from numa_client._search import Search, check_incarnation
 
 if TYPE_CHECKING:
     Method = grpc.aio.UnaryUnaryMultiCallable
@@ -120,22 +124,19 @@ class AsyncMachine:
         Use it as an async context manager, or open and close it. InvalidRequest for an unknown CPU or node.
         """
         home, cpu = codec.home(self.info, cpu, node)
-        return AsyncSession(self._node_channel(home), self._timeout, cpu, lease_seconds, name)
+        return AsyncSession(self, home.node, cpu, lease_seconds, name)
 
     async def node(self, nid: int, *, digest: bool = False) -> t.NodeState:
         """State of one node now; its digest only if asked for, since that reads every page."""
         home, _ = codec.home(self.info, None, nid)
-        stub = node_service_pb2_grpc.NodeServiceStub(self._node_channel(home))
-        return codec.node_state(
-            await _call(stub.GetNode, node_service_pb2.GetNodeRequest(with_digest=digest), self._timeout)
-        )
+        request = node_service_pb2.GetNodeRequest(with_digest=digest)
+        return codec.node_state(await self._ask(home.node, lambda node: node.GetNode, request))
 
     async def write_sysctl(self, key: str, value: str) -> None:
         """Writes a sysctl (``vm.min_free_kbytes``) on every node, in node order; raises the first refusal."""
         request = node_service_pb2.WriteSysctlRequest(key=key, value=value)
         for node in self.info.nodes:
-            stub = node_service_pb2_grpc.NodeServiceStub(self._node_channel(node))
-            await _call(stub.WriteSysctl, request, self._timeout)
+            await self._ask(node.node, lambda stub: stub.WriteSysctl, request)
 
     async def inspect(self, nid: int, *, zone: str | None = None, pfn: int | None = None) -> dict[str, Any]:
         """A structure of a node by the kernel's field names: its pg_data_t, or a zone or a page of it.
@@ -144,9 +145,9 @@ class AsyncMachine:
         None: the field has no job in the model.
         """
         home, _ = codec.home(self.info, None, nid)
-        stub = node_service_pb2_grpc.NodeServiceStub(self._node_channel(home))
         request = codec.inspect_request(zone, pfn)
-        fields: dict[str, Any] = json.loads((await _call(stub.Inspect, request, self._timeout)).json)
+        response = await self._ask(home.node, lambda node: node.Inspect, request)
+        fields: dict[str, Any] = json.loads(response.json)
         return fields
 
     async def change_memory_block(self, block: int, state: str) -> None:
@@ -158,9 +159,8 @@ class AsyncMachine:
         request = node_service_pb2.ChangeMemoryBlockRequest(request_id=uuid4().hex, block=block, state=state)
         missing: NotFound | None = None
         for node in self.info.nodes:
-            stub = node_service_pb2_grpc.NodeServiceStub(self._node_channel(node))
             try:
-                await _call(stub.ChangeMemoryBlock, request, self._timeout)
+                await self._ask(node.node, lambda stub: stub.ChangeMemoryBlock, request)
             except NotFound as error:
                 missing = error  # it is another node's
             else:
@@ -204,10 +204,8 @@ class AsyncMachine:
         """Recounts what must hold on every node; violations by node, empty when all is well."""
         found = {}
         for node in self.info.nodes:
-            stub = node_service_pb2_grpc.NodeServiceStub(self._node_channel(node))
-            response = await _call(
-                stub.CheckInvariants, node_service_pb2.CheckInvariantsRequest(), self._timeout
-            )
+            request = node_service_pb2.CheckInvariantsRequest()
+            response = await self._ask(node.node, lambda stub: stub.CheckInvariants, request)
             if response.violations:
                 found[node.node] = tuple(response.violations)
         return found
@@ -217,6 +215,55 @@ class AsyncMachine:
         for channel in self._nodes.values():
             await channel.close(None)
         await self._channel.close(None)
+
+    async def _ask(
+        self,
+        nid: int,
+        method: Callable[[node_service_pb2_grpc.NodeServiceAsyncStub], Method[_Request, _Response]],
+        request: _Request,
+    ) -> _Response:
+        """A call of a node's NodeService."""
+        return await self._reach(
+            nid,
+            lambda channel, left: _call(
+                method(node_service_pb2_grpc.NodeServiceStub(channel)), request, left
+            ),
+        )
+
+    async def _reach(
+        self,
+        nid: int,
+        call: Callable[[grpc.aio.Channel, float], Awaitable[_Response]],
+        timeout: float | None = None,
+        session_of: int = 0,
+    ) -> _Response:
+        """Calls a node where it is; again where it is then, if it does not answer and has moved.
+
+        `call` is given the channel and the seconds that are left. The request keeps its id: it is carried
+        out once. NotFound if `session_of` is an incarnation of the node that has ended.
+        """
+        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
+        node = self.info.node(nid)
+        while True:
+            check_incarnation(node, session_of)
+            try:
+                return await call(self._node_channel(node), deadline - time.monotonic())
+            except Unavailable as error:
+                node = await self._find(nid, Search(error, node.address, deadline))
+
+    async def _find(self, nid: int, search: Search) -> t.NodeInfo:
+        node: t.NodeInfo | None = None
+        while True:
+            try:
+                self.info = await self._read(self._channel, search.left())
+                node = self.info.node(nid)
+            except (Unavailable, DeadlineExceeded):
+                node = None
+            wait = search.wait(node)
+            if wait is None:
+                assert node is not None
+                return node
+            await asyncio.sleep(wait)
 
     def _node_channel(self, node: t.NodeInfo) -> grpc.aio.Channel:
         if not node.address:
@@ -239,12 +286,12 @@ class AsyncSession:
     raises NotFound: the pages are free again.
     """
 
-    def __init__(
-        self, channel: grpc.aio.Channel, timeout: float, cpu: int, lease_seconds: float, name: str
-    ) -> None:
-        self._memory = memory_service_pb2_grpc.MemoryServiceStub(channel)
-        self._workload = workload_service_pb2_grpc.WorkloadServiceStub(channel)
-        self._timeout = timeout
+    def __init__(self, machine: AsyncMachine, nid: int, cpu: int, lease_seconds: float, name: str) -> None:
+        self._machine = machine
+        self._nid = nid
+        #: Of the node that opened the session; 0 before.
+        self._incarnation = 0
+        self._channel: grpc.aio.Channel | None = None
         self._ids = codec.RequestIds()
         self._request = memory_service_pb2.OpenSessionRequest(
             client_name=name, lease_seconds=lease_seconds, request_id=next(self._ids)
@@ -265,7 +312,9 @@ class AsyncSession:
         """Opens the session and starts the heartbeat. FailedPrecondition on a node without CPUs."""
         if self._info is not None:
             raise RuntimeError("a session is opened once: ask the machine for another one")
-        self._info = codec.session_info(await _call(self._memory.OpenSession, self._request, self._timeout))
+        response = await self._ask(lambda memory: memory.OpenSession, self._request)
+        self._info = codec.session_info(response)
+        self._incarnation = response.incarnation
         self._heartbeat = asyncio.create_task(self._beat(), name="numa-heartbeat")
         return self._info
 
@@ -281,7 +330,7 @@ class AsyncSession:
     ) -> t.Allocation:
         """Takes `count` blocks of 2^order pages; fewer only if `partial`, else OutOfMemory."""
         request = self._alloc_request(order, count, gfp, cpu, policy, partial)
-        return codec.allocation(await _call(self._memory.AllocPages, request, self._timeout), order)
+        return codec.allocation(await self._ask(lambda memory: memory.AllocPages, request), order)
 
     async def explain(
         self,
@@ -306,16 +355,14 @@ class AsyncSession:
             policy=policy,
             explain=True,
         )
-        return codec.explained(await _call(self._memory.AllocPages, request, self._timeout), order)
+        return codec.explained(await self._ask(lambda memory: memory.AllocPages, request), order)
 
     async def free(self, blocks: t.Blocks, *, cpu: int | None = None) -> t.Freed:
         """Gives blocks back: an allocation, or a part of one (:meth:`Blocks.split`, :meth:`Blocks.on`).
 
         All or nothing: NotFound or FailedPrecondition when one of them is not this session's.
         """
-        return codec.freed(
-            await _call(self._memory.FreePages, self._free_request(blocks, cpu), self._timeout)
-        )
+        return codec.freed(await self._ask(lambda memory: memory.FreePages, self._free_request(blocks, cpu)))
 
     def stream(self, window: int = 16) -> AsyncPageStream:
         """A pipeline for many small calls; at most `window` of them are unanswered at one time."""
@@ -328,7 +375,7 @@ class AsyncSession:
         request = codec.map_request(
             self.info.session, next(self._ids), kind=kind, nr_pages=nr_pages, policy=policy
         )
-        response = await _call(self._memory.MapRegion, request, self._timeout)
+        response = await self._ask(lambda memory: memory.MapRegion, request)
         return AsyncRegion(self, response.region, nr_pages)
 
     def run_program(
@@ -356,9 +403,31 @@ class AsyncSession:
             session=self._info.session, request_id=next(self._ids)
         )
         try:
-            return (await _call(self._memory.CloseSession, request, self._timeout)).freed_pages
+            return (await self._ask(lambda memory: memory.CloseSession, request)).freed_pages
         except NotFound:  # the lease ran out first: what close() is for is done
             return 0
+
+    async def _ask(
+        self,
+        method: Callable[[memory_service_pb2_grpc.MemoryServiceAsyncStub], Method[_Request, _Response]],
+        request: _Request,
+        at_most: float = math.inf,
+    ) -> _Response:
+        """A call of the home node, wherever it is, `at_most` seconds long."""
+        return await self._machine._reach(
+            self._nid,
+            lambda channel, left: _call(method(self._at(channel)), request, left),
+            min(self._machine._timeout, at_most),
+            self._incarnation,
+        )
+
+    def _at(self, channel: grpc.aio.Channel) -> memory_service_pb2_grpc.MemoryServiceAsyncStub:
+        """The home node's service; streams and programs go the same way from now on."""
+        if self._channel is not channel:
+            self._memory = memory_service_pb2_grpc.MemoryServiceStub(channel)
+            self._workload = workload_service_pb2_grpc.WorkloadServiceStub(channel)
+            self._channel = channel
+        return self._memory
 
     def _alloc_request(
         self, order: int, count: int, gfp: str, cpu: int | None, policy: Policy | None, partial: bool
@@ -390,13 +459,13 @@ class AsyncSession:
             write=write,
             cpu=self.cpu if cpu is None else cpu,
         )
-        return await _call(self._memory.TouchRegion, request, self._timeout)
+        return await self._ask(lambda memory: memory.TouchRegion, request)
 
     async def _unmap(self, region: int) -> int:
         request = memory_service_pb2.UnmapRegionRequest(
             session=self.info.session, request_id=next(self._ids), region=region
         )
-        return (await _call(self._memory.UnmapRegion, request, self._timeout)).freed_pages
+        return (await self._ask(lambda memory: memory.UnmapRegion, request)).freed_pages
 
     async def _beat(self) -> None:
         request = memory_service_pb2.RenewSessionRequest(session=self.info.session)
@@ -404,7 +473,7 @@ class AsyncSession:
         while True:
             await asyncio.sleep(interval)
             try:
-                response = await _call(self._memory.RenewSession, request, min(self._timeout, interval))
+                response = await self._ask(lambda memory: memory.RenewSession, request, interval)
                 interval = response.lease_seconds / BEATS_PER_LEASE
             except NotFound:
                 return

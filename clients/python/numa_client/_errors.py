@@ -29,6 +29,8 @@ class NumaError(Exception):
         self.reason = reason
         #: google.rpc.ErrorInfo.metadata.
         self.metadata: dict[str, str] = dict(metadata or {})
+        #: google.rpc.RetryInfo: how long to wait before another attempt; None when the service did not say.
+        self.retry_seconds: float | None = None
 
 
 class InvalidRequest(NumaError):
@@ -100,13 +102,17 @@ def from_status(data: bytes) -> NumaError:
 
 
 def _error(code: grpc.StatusCode, message: str, status: status_pb2.Status | None) -> NumaError:
-    info, field = error_details_pb2.ErrorInfo(), ""
+    info, field, retry = error_details_pb2.ErrorInfo(), "", error_details_pb2.RetryInfo()
     for detail in status.details if status else ():
         bad_request = error_details_pb2.BadRequest()
         if detail.Unpack(bad_request) and bad_request.field_violations:
             field = bad_request.field_violations[0].field
         detail.Unpack(info)
+        detail.Unpack(retry)
     metadata = dict(info.metadata)
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return InvalidRequest(message, field=field, reason=info.reason, metadata=metadata)
-    return _BY_CODE.get(code, NumaError)(message, code=code, reason=info.reason, metadata=metadata)
+    error = _BY_CODE.get(code, NumaError)(message, code=code, reason=info.reason, metadata=metadata)
+    if retry.HasField("retry_delay"):
+        error.retry_seconds = retry.retry_delay.ToTimedelta().total_seconds()
+    return error

@@ -1,0 +1,60 @@
+"""A node that does not answer where it was: when to look for it again, and when to give up."""
+
+from __future__ import annotations
+
+import time
+
+from numa_client._errors import NotFound, Unavailable
+from numa_client._types import NodeInfo
+
+#: Between two looks at the machine, where the service does not say how long to wait.
+LOOK_AGAIN_SECONDS = 0.2
+#: Looks that find the node where it did not answer: the machine may not know yet that it is gone.
+SAME_PLACE_LOOKS = 5
+
+
+class Search:
+    """For one call that got no answer at `used` before its `deadline` (of the monotonic clock)."""
+
+    def __init__(self, error: Unavailable, used: str, deadline: float) -> None:
+        self._error = error
+        self._used = used
+        self._deadline = deadline
+        self._same_place = 0
+        #: The service said how long to wait, and that has been waited for.
+        self._waited = False
+
+    def left(self) -> float:
+        """Seconds until the deadline; raises what the call raised when there are none."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise self._error
+        return left
+
+    def wait(self, node: NodeInfo | None) -> float | None:
+        """Seconds until the next look at the machine; None when the node may be called again.
+
+        That is, at another address, or where it was once the time is over that the service named. `node` is
+        what the machine says of it, None when the machine did not answer. Raises what the call raised if the
+        node stays where it was, or if there is no time left.
+        """
+        if node is not None and node.address and (node.address != self._used or self._waited):
+            return None
+        if node is None or node.address:
+            self._same_place += 1
+            if self._same_place > SAME_PLACE_LOOKS:
+                raise self._error
+        wait = LOOK_AGAIN_SECONDS if self._error.retry_seconds is None else self._error.retry_seconds
+        if wait >= self.left():
+            raise self._error
+        self._waited = self._error.retry_seconds is not None
+        return wait
+
+
+def check_incarnation(node: NodeInfo, session_of: int) -> None:
+    """NotFound if the node of a session has restarted since: the session ended with that incarnation."""
+    if session_of and node.incarnation > session_of:
+        raise NotFound(
+            f"node {node.node} restarted, now incarnation {node.incarnation}: the session ended with "
+            f"incarnation {session_of}; open another one"
+        )
