@@ -50,6 +50,8 @@ class Instruments:
             registry=registry,
         )
         self._fallback_of: dict[int, Counter] = {}
+        #: The same counts, for who observes the node.
+        self.fallback_pages: dict[int, int] = {}
         alloc = Histogram(
             "numa_alloc_virtual_seconds",
             "Modelled time of a block: the mean of each AllocPages request. local: all its blocks are.",
@@ -69,6 +71,7 @@ class Instruments:
         if counter is None:
             counter = self._fallback_of[nid] = self._fallback.labels(self._node, str(nid))
         counter.inc(pages)
+        self.fallback_pages[nid] = self.fallback_pages.get(nid, 0) + pages
 
     def allocated(self, nid: int, allocation: Allocation) -> None:
         """An AllocPages request was served by node `nid`."""
