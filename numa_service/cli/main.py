@@ -7,7 +7,7 @@ import sys
 import typer
 
 from numa_service import __version__
-from numa_service.cli import boot, cluster, demo, diff_profiles, explain, inspect, latency, replay
+from numa_service.cli import boot, cluster, demo, diff_profiles, explain, files, inspect, latency, replay
 from numa_service.cluster.errors import ClusterError
 from numa_service.machine.spec import SpecError
 from numa_service.mm.memblock import BootMemoryError
@@ -32,7 +32,7 @@ def _root(
         raise typer.Exit
 
 
-for commands in (boot, latency, explain, inspect, replay, diff_profiles, cluster, demo):
+for commands in (boot, latency, explain, inspect, files, replay, diff_profiles, cluster, demo):
     commands.register(app)
 
 

@@ -82,7 +82,10 @@ class Machine:
     # coming up
 
     async def _serve(self) -> tuple[str, str, str]:
-        address = await self._at_its_port("machine", MachineServer)
+        def machine_server(info: Callable[[], MachineInfo]) -> MachineServer:
+            return MachineServer(info, self._spec)
+
+        address = await self._at_its_port("machine", machine_server)
         return address, await self._at_its_port("targets", TargetServer), await self._serve_console(address)
 
     async def _serve_console(self, address: str) -> str:

@@ -23,6 +23,7 @@ from numa_service.machine.free_area_init import (
     vm_total_pages,
     zone_range_lines,
 )
+from numa_service.machine.snapshot import machine_snapshot
 from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError, ZoneSpec
 from numa_service.machine.sysctl import Sysctls, sysctl_name
 from numa_service.machine.zonelists import (
@@ -153,25 +154,7 @@ class Machine:
 
     def snapshot(self, nodes: Iterable[NodeSnapshot] | None = None) -> MachineSnapshot:
         """The machine as plain data; `nodes` replaces the nodes of this process."""
-        names = ZONE_NAMES[self.spec.arch]
-        lists = {}
-        for nid, zonelists in self.zonelists.items():
-            for label, refs in (("general", zonelists.fallback), ("thisnode", zonelists.thisnode)):
-                for highest, name in enumerate(names):
-                    lists[label, nid, name] = tuple(
-                        (ref.nid, names[ref.zone]) for ref in refs if ref.zone <= highest
-                    )
-        return MachineSnapshot(
-            name=self.spec.name,
-            arch=self.spec.arch,
-            profile=self.profile.name,
-            nodes=tuple(nodes) if nodes else tuple(p.snapshot() for p in self._all_pgdats()),
-            distances=self.spec.distances,
-            sysctls=self.sysctls.as_dict(),
-            fallback_order={nid: z.node_order for nid, z in self.zonelists.items()},
-            zonelists=lists,
-            dmesg=tuple(self.dmesg),
-        )
+        return machine_snapshot(self, self._all_pgdats(), nodes)
 
 
 @dataclass(slots=True)

@@ -5,9 +5,9 @@ Accepted are a directory of flat files (``zoneinfo.txt``, ``node/``, ``sysctl.tx
 (``proc/zoneinfo``, ``sys/devices/system/node``, ``proc/sys/vm``, …): ``/`` clones the host.
 Only the zoneinfo is required.
 
-Read: zone spans, present and managed pages, CPUs, distances, sysctls, swap, and from the boot log which pages
-were freed after watermarks had been computed. Not read, because it is computed here: watermarks,
-protection, pagesets, zonelists.
+Read: zone spans, present and managed pages, CPUs, distances, an HMAT as far as it shows, sysctls, swap, and
+from the boot log which pages were freed after watermarks had been computed. Not read, because it is computed
+here: watermarks, protection, pagesets, zonelists.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
+from numa_service.machine.hmat import latency_from_sysfs
 from numa_service.machine.late_free import LateFree, late_frees
 from numa_service.machine.notation import MAX_NUMNODES, MAX_PHYSMEM_BYTES, parse_cpulist
 from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError, ZoneSpec
@@ -62,6 +63,7 @@ def load_capture(root: Path) -> MachineSpec:
         sysctls=capture.sysctls(zones, arch, profile),
         cmdline=capture.cmdline(),
         memory_model=default_memory_model(arch),
+        latency=latency_from_sysfs(capture.find(*_NODE_TREE), nids),
     )
 
 

@@ -57,6 +57,28 @@ class ZoneSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryBlockSnapshot:
+    """One memory block (``struct memory_block``), as far as it is of one node."""
+
+    #: N of memoryN.
+    number: int
+    online: bool
+    #: On-line: the one zone it is of, none if there are several. Off-line: where it may go, default first.
+    valid_zones: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AccessSnapshot:
+    """What an HMAT says of a memory, seen from the nodes with CPUs that are best at it (``access0``)."""
+
+    initiators: tuple[int, ...]
+    read_latency_ns: int
+    write_latency_ns: int
+    #: MiB/s; None is without limit.
+    bandwidth: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class NodeSnapshot:
     """One NUMA node."""
 
@@ -74,6 +96,12 @@ class NodeSnapshot:
     swap_used: int = 0
     #: kswapd gave up: kswapd_failures >= MAX_RECLAIM_RETRIES (node_unreclaimable of /proc/zoneinfo).
     unreclaimable: bool = False
+    #: False: its memory went off-line, and it has no CPUs (``try_offline_node``).
+    online: bool = True
+    #: RAM as [start_pfn, end_pfn), ascending, on-line or not.
+    ram: tuple[tuple[int, int], ...] = ()
+    #: Ascending; empty where the kernel has no memory hot-plug.
+    memory_blocks: tuple[MemoryBlockSnapshot, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +121,5 @@ class MachineSnapshot:
     zonelists: dict[tuple[str, int, str], tuple[tuple[int, str], ...]]
     #: Boot log: (virtual seconds, text).
     dmesg: tuple[tuple[float, str], ...] = field(default=())
+    #: Memory's nid → how CPUs reach it; empty on a machine without an HMAT.
+    access: dict[int, AccessSnapshot] = field(default_factory=dict)

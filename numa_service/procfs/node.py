@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from numa_service.mm.snapshot import MachineSnapshot, NodeSnapshot
 from numa_service.procfs.counters import node_page_state, sum_zone_node_page_state
@@ -31,29 +31,46 @@ def bitmap(numbers: Iterable[int], nr_bits: int) -> str:
     return ",".join(words)
 
 
-def node_files(snapshot: MachineSnapshot) -> dict[str, str]:
-    """The tree under /sys/devices/system/node: relative path → text; empty without CONFIG_NUMA."""
-    if not has_numa(snapshot):
-        return {}
-    nodes = snapshot.nodes
-    with_memory = [node.nid for node in nodes if any(zone.populated for zone in node.zones)]
-    lowmem = [
-        node.nid
-        for node in nodes
-        if any(zone.populated and zone.name not in ("Movable", "HighMem", "Device") for zone in node.zones)
-    ]
-    every = number_list(node.nid for node in nodes)
-    files = {
-        "online": f"{every}\n",
-        "possible": f"{every}\n",
-        "has_cpu": f"{number_list(node.nid for node in nodes if node.cpus)}\n",
-        "has_memory": f"{number_list(with_memory)}\n",
-        "has_normal_memory": f"{number_list(lowmem)}\n",
-    }
-    for node in nodes:
-        for name, render in NODE_FILES.items():
-            files[f"node{node.nid}/{name}"] = render(snapshot, node)
-    return files
+def online_nodes(snapshot: MachineSnapshot) -> list[NodeSnapshot]:
+    """Nodes with a directory; none without CONFIG_NUMA."""
+    return [node for node in snapshot.nodes if node.online] if has_numa(snapshot) else []
+
+
+def _nodes(snapshot: MachineSnapshot, having: Callable[[NodeSnapshot], bool]) -> str:
+    return f"{number_list(node.nid for node in online_nodes(snapshot) if having(node))}\n"
+
+
+def online(snapshot: MachineSnapshot) -> str:
+    """Nodes that are on-line."""
+    return _nodes(snapshot, lambda node: True)
+
+
+def possible(snapshot: MachineSnapshot) -> str:
+    """Nodes that may come: those that the machine was described with."""
+    return f"{number_list(node.nid for node in snapshot.nodes)}\n"
+
+
+def has_cpu(snapshot: MachineSnapshot) -> str:
+    """Nodes with CPUs."""
+    return _nodes(snapshot, lambda node: bool(node.cpus))
+
+
+def has_memory(snapshot: MachineSnapshot) -> str:
+    """Nodes with memory of any kind."""
+    return _nodes(snapshot, lambda node: any(zone.populated for zone in node.zones))
+
+
+def has_normal_memory(snapshot: MachineSnapshot) -> str:
+    """Nodes with memory that the kernel can use for itself."""
+    special = ("Movable", "HighMem", "Device")
+    return _nodes(
+        snapshot, lambda node: any(zone.populated and zone.name not in special for zone in node.zones)
+    )
+
+
+def has_generic_initiator(snapshot: MachineSnapshot) -> str:
+    """Nodes with an initiator that is no CPU: the model has none."""
+    return "\n"
 
 
 def cpulist(snapshot: MachineSnapshot, node: NodeSnapshot) -> str:
@@ -102,14 +119,3 @@ def meminfo(snapshot: MachineSnapshot, node: NodeSnapshot) -> str:
         else:
             lines.append(row(name, values.get(name, 0), column=15 if name in short else 16))
     return "".join(f"Node {node.nid} {line}\n" for line in lines)
-
-
-#: Files of one node's directory, by name.
-NODE_FILES = {
-    "cpulist": cpulist,
-    "cpumap": cpumap,
-    "distance": distance,
-    "meminfo": meminfo,
-    "numastat": numastat,
-    "vmstat": vmstat,
-}

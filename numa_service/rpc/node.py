@@ -10,6 +10,7 @@ import grpc.aio
 from numa_client._gen.numa.v1 import node_service_pb2 as pb2
 from numa_client._gen.numa.v1 import node_service_pb2_grpc as pb2_grpc
 
+from numa_service.machine.snapshot import node_part
 from numa_service.node import ops
 from numa_service.node.inspect import page_view, pgdat_view, zone_view
 from numa_service.node.memory_hotplug import change_memory_block
@@ -37,6 +38,10 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
         """Write a sysctl on this node."""
         self._node.apply(ops.WriteSysctl(request.key, request.value))
         return pb2.WriteSysctlResponse()
+
+    async def GetSnapshot(self, request: pb2.GetSnapshotRequest, context: Context) -> pb2.GetSnapshotResponse:
+        """The node as the files of /proc and /sys show it."""
+        return pb2.GetSnapshotResponse(json=node_part(self._node.machine, self._node.nid).to_json())
 
     async def Inspect(self, request: pb2.InspectRequest, context: Context) -> pb2.InspectResponse:
         """One structure, field by field."""

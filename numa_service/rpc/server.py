@@ -13,6 +13,8 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from numa_client._gen.numa.v1 import (
+    files_service_pb2,
+    files_service_pb2_grpc,
     machine_service_pb2,
     machine_service_pb2_grpc,
     memory_service_pb2,
@@ -28,11 +30,13 @@ from numa_client._gen.numa.v1 import (
 )
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from numa_service.machine.spec import MachineSpec
 from numa_service.node import ops
 from numa_service.node.memory_hotplug import node_restarted
 from numa_service.node.node import Node
 from numa_service.node.ops import Op
 from numa_service.rpc.exposition import HttpServer, join_address, metrics_app
+from numa_service.rpc.files import FilesServicer
 from numa_service.rpc.instruments import CallMetrics, Instruments
 from numa_service.rpc.leases import Leases
 from numa_service.rpc.machine import MachineInfo, MachineServicer
@@ -53,6 +57,7 @@ NODE_SERVICES: tuple[str, ...] = (
     zonelist_service_pb2.DESCRIPTOR.services_by_name["ZonelistService"].full_name,
 )
 MACHINE_SERVICES: tuple[str, ...] = (
+    files_service_pb2.DESCRIPTOR.services_by_name["FilesService"].full_name,
     machine_service_pb2.DESCRIPTOR.services_by_name["MachineService"].full_name,
 )
 
@@ -237,16 +242,17 @@ class NodeServer:
 
 
 class MachineServer:
-    """MachineService: topology and addresses, as the callable tells them now."""
+    """MachineService: topology and addresses, as the callable tells them now. FilesService: /proc, /sys."""
 
-    def __init__(self, machine: Callable[[], MachineInfo]) -> None:
+    def __init__(self, machine: Callable[[], MachineInfo], spec: MachineSpec) -> None:
         self.registry = CollectorRegistry()
-        servicer = MachineServicer(machine)
-        self._grpc = GrpcServer(
-            MACHINE_SERVICES,
-            self.registry,
-            lambda server: machine_service_pb2_grpc.add_MachineServiceServicer_to_server(servicer, server),
-        )
+        self._machine = MachineServicer(machine)
+        self._files = FilesServicer(machine, spec)
+        self._grpc = GrpcServer(MACHINE_SERVICES, self.registry, self._add_servicers)
+
+    def _add_servicers(self, server: grpc.aio.Server) -> None:
+        machine_service_pb2_grpc.add_MachineServiceServicer_to_server(self._machine, server)
+        files_service_pb2_grpc.add_FilesServiceServicer_to_server(self._files, server)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Serve; host:port. RuntimeError when the port is taken."""
@@ -255,3 +261,4 @@ class MachineServer:
     async def stop(self, grace: float = 1.0) -> None:
         """No new calls; `grace` seconds for those under way."""
         await self._grpc.stop(grace)
+        await self._files.close()

@@ -23,7 +23,7 @@ from procfs.parse import (
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.procfs import SHOW
 from numa_service.procfs.meminfo import meminfo
-from numa_service.procfs.node import node_files
+from numa_service.procfs.tree import read
 
 pytestmark = requires_groundtruth
 
@@ -99,26 +99,22 @@ def nodes_of(directory: Path) -> list[tuple[Path, int]]:
 
 @pytest.mark.parametrize("path", [p for p in topologies() if (p / "node").is_dir()], ids=ids)
 def test_node_directories(path: Path) -> None:
-    """Shape files whole; counters of each node from that node's own files, which were read one by one."""
+    """Counters of each node from that node's own files, which were read one by one; shape: test_tree.py."""
     given = with_topology(machine(path), path)
-    files = node_files(given)
-    for name in ("online", "possible", "has_cpu", "has_memory", "has_normal_memory"):
-        assert files[name] == (path / "node" / name).read_text(), name
     nodes = nodes_of(path)
     assert [nid for _, nid in nodes] == [node.nid for node in given.nodes]
     for directory, nid in nodes:
         node = given.nodes[[n.nid for n in given.nodes].index(nid)]
-        for name in ("cpulist", "cpumap", "distance"):
-            assert files[f"node{nid}/{name}"] == (directory / name).read_text(), name
+        where = f"/sys/devices/system/node/node{nid}"
         numastat = (directory / "numastat").read_text()
         counted = replace(given, nodes=(replace(node, numastat=key_values(numastat)),))
-        assert node_files(replace(counted, distances=given.distances))[f"node{nid}/numastat"] == numastat
+        assert read(counted, f"{where}/numastat") == numastat
         alone = replace(given, nodes=(node,))
         vmstat = (directory / "vmstat").read_text()
-        assert node_files(with_machine_counters(alone, key_values(vmstat)))[f"node{nid}/vmstat"] == vmstat
+        assert read(with_machine_counters(alone, key_values(vmstat)), f"{where}/vmstat") == vmstat
         text = (directory / "meminfo").read_text()
         counters = meminfo_counters(meminfo_values(text))
-        assert node_files(with_machine_counters(alone, counters))[f"node{nid}/meminfo"] == text
+        assert read(with_machine_counters(alone, counters), f"{where}/meminfo") == text
 
 
 @pytest.mark.parametrize("path", topologies(), ids=ids)

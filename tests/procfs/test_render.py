@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from procfs.machines import machine, node
 
-from numa_service.procfs import SHOW
+from numa_service.procfs import SHOW, tree
 from numa_service.procfs.counters import totalreserve_pages
 from numa_service.procfs.meminfo import si_mem_available
 from numa_service.procfs.names import kernel_names
-from numa_service.procfs.node import bitmap, node_files, number_list
+from numa_service.procfs.node import bitmap, number_list
 from numa_service.procfs.vmstat import global_dirty_limits
 
 
@@ -53,7 +53,8 @@ def test_a_kernel_without_numa_has_no_numa_text() -> None:
     uma = machine(node(0, "i386", {"Normal": 200_000}, cpus=(0,)), arch="i386")
     assert SHOW["numactl"](uma) == "No NUMA available on this system\n"
     assert SHOW["zonelists"](uma) == "mminit::zonelist general 0:Normal = 0:Normal \n"
-    assert node_files(uma) == {}
+    with pytest.raises(FileNotFoundError):
+        tree.listdir(uma, "sys/devices/system/node")
     assert "numa_" not in SHOW["vmstat"](uma) + SHOW["zoneinfo"](uma)
 
 

@@ -55,7 +55,7 @@ class Loopback:
             server.registry.register(NodeCollector(server))
             server.node.observer = self._observe
             self.servers[node.nid] = server
-        self.machine_server = MachineServer(self.info)
+        self.machine_server = MachineServer(self.info, self.spec)
         self.address = ""
 
     def _observe(self, nid: int, op: Op[Any], result: Any) -> None:

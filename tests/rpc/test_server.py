@@ -67,7 +67,7 @@ async def test_a_failure_nobody_foresaw_is_internal_and_logged(caplog: pytest.Lo
     def broken() -> MachineInfo:
         raise RuntimeError("the secret of the house")
 
-    server = MachineServer(broken)
+    server = MachineServer(broken, load_preset("demo"))
     address = await server.start()
     with caplog.at_level(logging.ERROR):
         async with grpc.aio.insecure_channel(address) as channel:

@@ -29,6 +29,7 @@ from numa_client._explanation import (
     WatermarkCheck,
     ZoneVisit,
 )
+from numa_client._files import DirEntry, TreeFile
 from numa_client._policy import Policy, PolicyMode
 from numa_client._program import (
     Access,
@@ -76,6 +77,7 @@ __all__ = [
     "Blocks",
     "Cost",
     "DeadlineExceeded",
+    "DirEntry",
     "DirectReclaim",
     "Distribution",
     "EventLatency",
@@ -115,6 +117,7 @@ __all__ = [
     "Session",
     "SessionInfo",
     "Touch",
+    "TreeFile",
     "Unavailable",
     "WalkStep",
     "WatermarkCheck",

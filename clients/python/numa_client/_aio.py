@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 
 from numa_client import _codec as codec
+from numa_client import _files as files
 from numa_client import _program_codec as program_codec
 from numa_client import _types as t
 from numa_client._channel import BEATS_PER_LEASE, DEFAULT_TIMEOUT, OPTIONS
@@ -30,6 +31,8 @@ from numa_client._errors import (
 )
 from numa_client._explanation import Explained
 from numa_client._gen.numa.v1 import (
+    files_service_pb2,
+    files_service_pb2_grpc,
     machine_service_pb2,
     machine_service_pb2_grpc,
     memory_service_pb2,
@@ -75,6 +78,7 @@ class AsyncMachine:
     """A machine and the channels to its nodes. ``timeout`` is the deadline of every call, in seconds."""
 
     def __init__(self, channel: grpc.aio.Channel, info: t.MachineInfo, timeout: float) -> None:
+        self._files = files_service_pb2_grpc.FilesServiceStub(channel)
         self._channel = channel
         self._timeout = timeout
         self._nodes: dict[str, grpc.aio.Channel] = {}
@@ -163,6 +167,38 @@ class AsyncMachine:
                 return
         if missing:
             raise missing
+
+    async def read_file(self, path: str) -> str:
+        """Text of a file of the machine's /proc or /sys (``/proc/zoneinfo``), as its kernel prints it.
+
+        NotFound (ENOENT), FailedPrecondition (EISDIR, ENOTDIR), InvalidRequest (a path too long),
+        Unavailable while a node restarts.
+        """
+        request = files_service_pb2.ReadFileRequest(path=path)
+        return (await _call(self._files.ReadFile, request, self._timeout)).data.decode()
+
+    async def list_dir(self, path: str = "/") -> tuple[files.DirEntry, ...]:
+        """What is in a directory of the machine's /proc or /sys, by name. Errors as of :meth:`read_file`."""
+        request = files_service_pb2.ListDirRequest(path=path)
+        return files.entries(await _call(self._files.ListDir, request, self._timeout))
+
+    async def read_tree(self, path: str = "/") -> tuple[files.TreeFile, ...]:
+        """Every file and link at or below a path, all of one moment of each node."""
+        request = files_service_pb2.ReadTreeRequest(path=path)
+        found: list[files.TreeFile] = []
+        try:
+            async for response in self._files.ReadTree(request, timeout=self._timeout):
+                found += files.tree_files(response)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+        return tuple(found)
+
+    async def write_file(self, path: str, text: str) -> None:
+        """Writes to a file, with a kernel's effects: ``/proc/sys/vm/*``, and ``state`` of a memory block.
+
+        InvalidRequest (EINVAL, or more than 4096 bytes), FailedPrecondition (EACCES, EBUSY), NotFound.
+        """
+        await _call(self._files.WriteFile, files.write_request(path, text), self._timeout)
 
     async def check(self) -> dict[int, tuple[str, ...]]:
         """Recounts what must hold on every node; violations by node, empty when all is well."""

@@ -74,6 +74,16 @@ class WriteSysctlResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class GetSnapshotRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetSnapshotResponse(_message.Message):
+    __slots__ = ("json",)
+    JSON_FIELD_NUMBER: _ClassVar[int]
+    json: bytes
+    def __init__(self, json: _Optional[bytes] = ...) -> None: ...
+
 class InspectRequest(_message.Message):
     __slots__ = ("zone", "pfn")
     ZONE_FIELD_NUMBER: _ClassVar[int]

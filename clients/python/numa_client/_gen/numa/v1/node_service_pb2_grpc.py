@@ -45,6 +45,11 @@ class NodeServiceStub:
                 request_serializer=numa_dot_v1_dot_node__service__pb2.WriteSysctlRequest.SerializeToString,
                 response_deserializer=numa_dot_v1_dot_node__service__pb2.WriteSysctlResponse.FromString,
                 _registered_method=True)
+        self.GetSnapshot = channel.unary_unary(
+                '/numa.v1.NodeService/GetSnapshot',
+                request_serializer=numa_dot_v1_dot_node__service__pb2.GetSnapshotRequest.SerializeToString,
+                response_deserializer=numa_dot_v1_dot_node__service__pb2.GetSnapshotResponse.FromString,
+                _registered_method=True)
         self.Inspect = channel.unary_unary(
                 '/numa.v1.NodeService/Inspect',
                 request_serializer=numa_dot_v1_dot_node__service__pb2.InspectRequest.SerializeToString,
@@ -75,6 +80,13 @@ class NodeServiceServicer:
 
     def WriteSysctl(self, request, context):
         """Writes a sysctl on this node, with a kernel's effects. The machine's `sysctl` command writes it on all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSnapshot(self, request, context):
+        """What the files of /proc and /sys say of this node, at one moment: FilesService renders them from it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,6 +126,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.WriteSysctl,
                     request_deserializer=numa_dot_v1_dot_node__service__pb2.WriteSysctlRequest.FromString,
                     response_serializer=numa_dot_v1_dot_node__service__pb2.WriteSysctlResponse.SerializeToString,
+            ),
+            'GetSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSnapshot,
+                    request_deserializer=numa_dot_v1_dot_node__service__pb2.GetSnapshotRequest.FromString,
+                    response_serializer=numa_dot_v1_dot_node__service__pb2.GetSnapshotResponse.SerializeToString,
             ),
             'Inspect': grpc.unary_unary_rpc_method_handler(
                     servicer.Inspect,
@@ -186,6 +203,33 @@ class NodeService:
             '/numa.v1.NodeService/WriteSysctl',
             numa_dot_v1_dot_node__service__pb2.WriteSysctlRequest.SerializeToString,
             numa_dot_v1_dot_node__service__pb2.WriteSysctlResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/numa.v1.NodeService/GetSnapshot',
+            numa_dot_v1_dot_node__service__pb2.GetSnapshotRequest.SerializeToString,
+            numa_dot_v1_dot_node__service__pb2.GetSnapshotResponse.FromString,
             options,
             channel_credentials,
             insecure,

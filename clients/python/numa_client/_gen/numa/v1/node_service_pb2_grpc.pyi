@@ -37,6 +37,8 @@ class NodeServiceStub:
     """State now: zones, numastat, vm events, kswapd, sessions."""
     WriteSysctl: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.WriteSysctlRequest, _node_service_pb2.WriteSysctlResponse]
     """Writes a sysctl on this node, with a kernel's effects. The machine's `sysctl` command writes it on all."""
+    GetSnapshot: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.GetSnapshotRequest, _node_service_pb2.GetSnapshotResponse]
+    """What the files of /proc and /sys say of this node, at one moment: FilesService renders them from it."""
     Inspect: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.InspectRequest, _node_service_pb2.InspectResponse]
     """pg_data_t of the node, or a struct zone or a struct page of it, field by field."""
     ChangeMemoryBlock: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.ChangeMemoryBlockRequest, _node_service_pb2.ChangeMemoryBlockResponse]
@@ -55,6 +57,8 @@ class NodeServiceAsyncStub(NodeServiceStub):
     """State now: zones, numastat, vm events, kswapd, sessions."""
     WriteSysctl: _aio.UnaryUnaryMultiCallable[_node_service_pb2.WriteSysctlRequest, _node_service_pb2.WriteSysctlResponse]  # type: ignore[assignment]
     """Writes a sysctl on this node, with a kernel's effects. The machine's `sysctl` command writes it on all."""
+    GetSnapshot: _aio.UnaryUnaryMultiCallable[_node_service_pb2.GetSnapshotRequest, _node_service_pb2.GetSnapshotResponse]  # type: ignore[assignment]
+    """What the files of /proc and /sys say of this node, at one moment: FilesService renders them from it."""
     Inspect: _aio.UnaryUnaryMultiCallable[_node_service_pb2.InspectRequest, _node_service_pb2.InspectResponse]  # type: ignore[assignment]
     """pg_data_t of the node, or a struct zone or a struct page of it, field by field."""
     ChangeMemoryBlock: _aio.UnaryUnaryMultiCallable[_node_service_pb2.ChangeMemoryBlockRequest, _node_service_pb2.ChangeMemoryBlockResponse]  # type: ignore[assignment]
@@ -82,6 +86,14 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.WriteSysctlResponse, _abc.Awaitable[_node_service_pb2.WriteSysctlResponse]]:
         """Writes a sysctl on this node, with a kernel's effects. The machine's `sysctl` command writes it on all."""
+
+    @_abc_1.abstractmethod
+    def GetSnapshot(
+        self,
+        request: _node_service_pb2.GetSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_service_pb2.GetSnapshotResponse, _abc.Awaitable[_node_service_pb2.GetSnapshotResponse]]:
+        """What the files of /proc and /sys say of this node, at one moment: FilesService renders them from it."""
 
     @_abc_1.abstractmethod
     def Inspect(

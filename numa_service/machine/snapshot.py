@@ -1,0 +1,138 @@
+"""A booted machine as plain data, in one process or put together from what its nodes tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from numa_service.machine.hmat import access_of
+from numa_service.machine.spec import MachineSpec
+from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES, is_offline, zone_for_pfn_range
+from numa_service.mm.mmzone import PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER, ZONE_NAMES
+from numa_service.mm.page_alloc import NO_PAGEBLOCK
+from numa_service.mm.pgdat import Pgdat
+from numa_service.mm.snapshot import MachineSnapshot, MemoryBlockSnapshot, NodeSnapshot
+
+if TYPE_CHECKING:
+    from numa_service.machine.boot import Machine
+
+
+@dataclass(frozen=True, slots=True)
+class NodePart:
+    """What one node knows: itself, and the machine's sysctls. What a process sends of its node."""
+
+    node: NodeSnapshot
+    sysctls: dict[str, str]
+
+    def to_json(self) -> bytes:
+        """For another process of the same version."""
+        return _PART.dump_json(self)
+
+    @staticmethod
+    def from_json(text: bytes) -> NodePart:
+        """ValueError when it is not what ``to_json`` made."""
+        return _PART.validate_json(text)
+
+
+_PART = TypeAdapter(NodePart)
+
+
+def node_part(machine: Machine, nid: int) -> NodePart:
+    """A node of this process."""
+    return NodePart(_node(machine, machine.pgdats[nid]), machine.sysctls.as_dict())
+
+
+def assemble(spec: MachineSpec, parts: Iterable[NodePart]) -> MachineSnapshot:
+    """The machine of nodes in several processes; sysctls as the first of them has them.
+
+    Without boot log and zonelists, which no file shows.
+    """
+    found = sorted(parts, key=lambda part: part.node.nid)
+    return MachineSnapshot(
+        name=spec.name,
+        arch=spec.arch,
+        profile=spec.profile,
+        nodes=tuple(part.node for part in found),
+        distances=spec.distances,
+        sysctls=found[0].sysctls,
+        fallback_order={},
+        zonelists={},
+        access=access_of(spec),
+    )
+
+
+def machine_snapshot(
+    machine: Machine, pgdats: Iterable[Pgdat], nodes: Iterable[NodeSnapshot] | None = None
+) -> MachineSnapshot:
+    """The machine in this process; `nodes` instead of its nodes."""
+    names = ZONE_NAMES[machine.spec.arch]
+    lists: dict[tuple[str, int, str], tuple[tuple[int, str], ...]] = {}
+    for nid, zonelists in machine.zonelists.items():
+        for label, refs in (("general", zonelists.fallback), ("thisnode", zonelists.thisnode)):
+            for highest, name in enumerate(names):
+                lists[label, nid, name] = tuple(
+                    (ref.nid, names[ref.zone]) for ref in refs if ref.zone <= highest
+                )
+    return MachineSnapshot(
+        name=machine.spec.name,
+        arch=machine.spec.arch,
+        profile=machine.profile.name,
+        nodes=tuple(nodes) if nodes else tuple(_node(machine, pgdat) for pgdat in pgdats),
+        distances=machine.spec.distances,
+        sysctls=machine.sysctls.as_dict(),
+        fallback_order={nid: z.node_order for nid, z in machine.zonelists.items()},
+        zonelists=lists,
+        dmesg=tuple(machine.dmesg),
+        access=access_of(machine.spec),
+    )
+
+
+def _node(machine: Machine, pgdat: Pgdat) -> NodeSnapshot:
+    others = {node.nid: node.ram for node in machine.spec.nodes if node.nid != pgdat.nid}
+    return replace(
+        pgdat.snapshot(),
+        online=pgdat.nid in machine.populated,
+        ram=tuple(pgdat.ram),
+        memory_blocks=_memory_blocks(pgdat, others),
+    )
+
+
+def _memory_blocks(
+    pgdat: Pgdat, others: Mapping[int, tuple[tuple[int, int], ...]]
+) -> tuple[MemoryBlockSnapshot, ...]:
+    if pgdat.arch != "x86_64":
+        return ()
+    shared = {block for ram in others.values() for block in _blocks(ram)}
+    return tuple(_memory_block(pgdat, block, block in shared) for block in sorted(_blocks(pgdat.ram)))
+
+
+def _blocks(ram: Iterable[tuple[int, int]]) -> set[int]:
+    size = MEMORY_BLOCK_PAGES
+    return {block for low, high in ram for block in range(low // size, -(-high // size))}
+
+
+def _memory_block(pgdat: Pgdat, number: int, shared: bool) -> MemoryBlockSnapshot:
+    pg, names = pgdat.pg, pgdat.zone_names
+    start = max(0, number * MEMORY_BLOCK_PAGES - pgdat.base_pfn)
+    end = (number + 1) * MEMORY_BLOCK_PAGES - pgdat.base_pfn
+    if is_offline(pg, start, end):
+        kinds = ("online", "online_kernel", "online_movable")
+        places = (names[zone_for_pfn_range(pg, names, kind, start, end)] for kind in kinds)
+        return MemoryBlockSnapshot(number, False, tuple(dict.fromkeys(places)))
+    blocks = slice(start >> PAGEBLOCK_ORDER, end >> PAGEBLOCK_ORDER)
+    present = pg.pb_migratetype[blocks] != NO_PAGEBLOCK
+    labels = pg.pb_zone[blocks]
+    zones = {names[label - 1] for label in np.unique(labels[present & (labels != 0)]).tolist()}
+    # a pageblock that is not wholly of one zone has no label
+    for mixed in np.flatnonzero(present & (labels == 0)).tolist():
+        first = pgdat.base_pfn + (blocks.start + mixed << PAGEBLOCK_ORDER)
+        end_pfn = first + PAGEBLOCK_NR_PAGES
+        zones |= {e.name for e in pgdat.extents if e.start_pfn < end_pfn and first < e.start_pfn + e.spanned}
+    return MemoryBlockSnapshot(number, True, tuple(zones) if len(zones) == 1 and not shared else ())
+
+
+__all__ = ["NodePart", "assemble", "machine_snapshot", "node_part"]

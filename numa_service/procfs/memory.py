@@ -1,0 +1,94 @@
+"""Physical memory: ``/sys/devices/system/memory`` (drivers/base/memory.c), ``/proc/{iomem,swaps}``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES
+from numa_service.mm.mmzone import PAGE_SHIFT
+from numa_service.mm.snapshot import MachineSnapshot, MemoryBlockSnapshot
+from numa_service.procfs.meminfo import kb
+from numa_service.procfs.node import online_nodes
+
+
+def memory_blocks(snapshot: MachineSnapshot) -> list[int]:
+    """Numbers of the blocks with RAM, ascending."""
+    return sorted({block.number for node in snapshot.nodes for block in node.memory_blocks})
+
+
+def nodes_of_blocks(snapshot: MachineSnapshot) -> Iterator[tuple[int, int]]:
+    """(node, block) of every link between them."""
+    for node in online_nodes(snapshot):
+        for block in node.memory_blocks:
+            yield node.nid, block.number
+
+
+def _block(snapshot: MachineSnapshot, number: int) -> MemoryBlockSnapshot:
+    return next(b for node in snapshot.nodes for b in node.memory_blocks if b.number == number)
+
+
+def block_size_bytes(snapshot: MachineSnapshot) -> str:
+    """Hexadecimal, without 0x."""
+    return f"{MEMORY_BLOCK_PAGES << PAGE_SHIFT:x}\n"
+
+
+def auto_online_blocks(snapshot: MachineSnapshot) -> str:
+    """What becomes of memory that is added: the captured distribution's default. Nothing is added here."""
+    return "online\n" if snapshot.profile == "linux-6.12" else "offline\n"
+
+
+def state(snapshot: MachineSnapshot, number: int) -> str:
+    """online or offline."""
+    return "online\n" if _block(snapshot, number).online else "offline\n"
+
+
+def online(snapshot: MachineSnapshot, number: int) -> str:
+    """The same as 1 or 0."""
+    return f"{int(_block(snapshot, number).online)}\n"
+
+
+def phys_index(snapshot: MachineSnapshot, number: int) -> str:
+    """The block's number."""
+    return f"{number:08x}\n"
+
+
+def phys_device(snapshot: MachineSnapshot, number: int) -> str:
+    """Always 0 on x86."""
+    return "0\n"
+
+
+def removable(snapshot: MachineSnapshot, number: int) -> str:
+    """1 wherever the kernel can take memory off-line at all (since 5.9); whether this block, trying tells."""
+    return "1\n"
+
+
+def valid_zones(snapshot: MachineSnapshot, number: int) -> str:
+    """The zone of a block that is on-line, "none" if there are several; where one that is off-line may go."""
+    zones = _block(snapshot, number).valid_zones
+    return f"{' '.join(zones) or 'none'}\n"
+
+
+def iomem(snapshot: MachineSnapshot) -> str:
+    """RAM only: the model has no devices, and its kernel is not in a place that it would tell."""
+    ranges: list[list[int]] = []
+    for start, end in sorted(each for node in snapshot.nodes for each in node.ram):
+        if ranges and ranges[-1][1] == start:
+            ranges[-1][1] = end
+        else:
+            ranges.append([start, end])
+    return "".join(
+        f"{start << PAGE_SHIFT:08x}-{(end << PAGE_SHIFT) - 1:08x} : System RAM\n" for start, end in ranges
+    )
+
+
+def swaps(snapshot: MachineSnapshot) -> str:
+    """Swap of the machine as one device; its sizes are the model's, its name, type and priority are not."""
+    text = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
+    total = kb(sum(node.swap_total for node in snapshot.nodes))
+    used = kb(sum(node.swap_used for node in snapshot.nodes))
+    if total:
+        # a number of eight digits reaches the next tab stop by itself
+        columns = [f"{number}\t" if number >= 10_000_000 else f"{number}\t\t" for number in (total, used)]
+        priority = -1 if snapshot.profile == "linux-3.0" else -2
+        text += f"{'/dev/swap':<40}partition\t{columns[0]}{columns[1]}{priority}\n"
+    return text

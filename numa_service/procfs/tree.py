@@ -1,0 +1,359 @@
+"""Every file of the emulated machine's /proc and /sys: one table, path pattern → renderer.
+
+What the model has nothing to say about has no file: slabinfo, vmallocinfo, pressure/memory, compact_memory,
+drop_caches. Paths are without the leading slash, or with it. Errors are OSErrors, as open(2) gives them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
+from typing import Any
+
+from numa_service.mm.snapshot import MachineSnapshot
+from numa_service.procfs import access, cpu, memory, mm, node, sysctl
+from numa_service.procfs.buddyinfo import buddyinfo
+from numa_service.procfs.meminfo import meminfo
+from numa_service.procfs.names import has_numa
+from numa_service.procfs.pagetypeinfo import pagetypeinfo
+from numa_service.procfs.vmstat import vmstat
+from numa_service.procfs.zoneinfo import zoneinfo
+
+#: PATH_MAX and NAME_MAX.
+MAX_PATH = 4096
+MAX_NAME = 255
+_MAX_LINKS = 40
+
+#: What stands for the stars of a pattern, one value each.
+Numbers = tuple[int | str, ...]
+Each = Callable[[MachineSnapshot], Iterable[Numbers]]
+
+_READ = stat.S_IFREG | 0o444
+_ROOT = stat.S_IFREG | 0o400
+_WRITE = stat.S_IFREG | 0o644
+_LINK = stat.S_IFLNK | 0o777
+_DIR = stat.S_IFDIR | 0o555
+
+
+def _once(snapshot: MachineSnapshot) -> Iterable[Numbers]:
+    return ((),)
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """Files of one kind. A link's renderer gives where it leads."""
+
+    path: str
+    render: Callable[..., str]
+    each: Each = _once
+    mode: int = _READ
+    #: Parts of the path, of which one may have a star.
+    parts: tuple[re.Pattern[str], ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        parts = (re.escape(part).replace(r"\*", "(.+)") for part in self.path.split("/"))
+        object.__setattr__(self, "parts", tuple(re.compile(part) for part in parts))
+
+    def may_be_below(self, parts: tuple[str, ...]) -> bool:
+        """Whether a file of this kind can be at or below a path."""
+        ours = self.parts[: len(parts)]
+        return len(ours) == len(parts) and all(p.fullmatch(t) for p, t in zip(ours, parts, strict=True))
+
+    def match(self, parts: tuple[str, ...]) -> tuple[str, ...] | None:
+        """What the stars stand for in a path; None when it is no such path."""
+        if len(parts) != len(self.parts):
+            return None
+        found: list[str] = []
+        for ours, text in zip(self.parts, parts, strict=True):
+            matched = ours.fullmatch(text)
+            if matched is None:
+                return None
+            found += matched.groups()
+        return tuple(found)
+
+    def paths(self, snapshot: MachineSnapshot) -> Iterator[tuple[str, Numbers]]:
+        """Every path of this kind and what the stars stand for."""
+        template = self.path.replace("*", "{}")
+        for numbers in self.each(snapshot):
+            yield template.format(*numbers), numbers
+
+
+def _nodes(snapshot: MachineSnapshot) -> Iterable[Numbers]:
+    return ((n.nid,) for n in node.online_nodes(snapshot))
+
+
+def _cpus(snapshot: MachineSnapshot) -> Iterable[Numbers]:
+    return ((number,) for number in cpu.cpus(snapshot))
+
+
+def _blocks(snapshot: MachineSnapshot) -> Iterable[Numbers]:
+    return ((number,) for number in memory.memory_blocks(snapshot))
+
+
+def _topology(snapshot: MachineSnapshot) -> Iterable[Numbers]:
+    return product(cpu.cpus(snapshot), cpu.topology_names(snapshot))
+
+
+def _node_cpus(snapshot: MachineSnapshot) -> Iterable[Numbers]:
+    return ((nid, number) for number, nid in cpu.nodes_of_cpus(snapshot))
+
+
+def _block_nodes(snapshot: MachineSnapshot) -> Iterable[Numbers]:
+    return ((block, nid) for nid, block in memory.nodes_of_blocks(snapshot))
+
+
+def _node_hugepages(snapshot: MachineSnapshot) -> Iterable[Numbers]:
+    return product((n.nid for n in node.online_nodes(snapshot)), mm.NODE_HUGEPAGES)
+
+
+def _node_memory_failure(snapshot: MachineSnapshot) -> Iterable[Numbers]:
+    nodes = node.online_nodes(snapshot) if snapshot.profile == "linux-6.12" else []
+    return product((n.nid for n in nodes), mm.MEMORY_FAILURE)
+
+
+def _if(condition: Callable[[MachineSnapshot], bool], each: Each = _once) -> Each:
+    return lambda snapshot: each(snapshot) if condition(snapshot) else ()
+
+
+def _since_6(snapshot: MachineSnapshot) -> bool:
+    return snapshot.profile != "linux-3.0"
+
+
+def _has_blocks(snapshot: MachineSnapshot) -> bool:
+    return any(n.memory_blocks for n in snapshot.nodes)
+
+
+def _of_node(render: Callable[[MachineSnapshot, Any], str]) -> Callable[[MachineSnapshot, int], str]:
+    return lambda snapshot, nid: render(snapshot, next(n for n in snapshot.nodes if n.nid == nid))
+
+
+def _to(template: str) -> Callable[..., str]:
+    return lambda snapshot, *numbers: template.format(*numbers)
+
+
+_NODE, _CPU, _MEMORY = (f"sys/devices/system/{name}" for name in ("node", "cpu", "memory"))
+_HUGE = "hugepages/hugepages-2048kB"
+
+TABLE: tuple[Pattern, ...] = (
+    Pattern("proc/zoneinfo", zoneinfo),
+    Pattern("proc/buddyinfo", buddyinfo),
+    Pattern("proc/pagetypeinfo", pagetypeinfo, mode=_ROOT),
+    Pattern("proc/vmstat", vmstat),
+    Pattern("proc/meminfo", meminfo),
+    Pattern("proc/cpuinfo", cpu.cpuinfo),
+    Pattern("proc/stat", cpu.stat),
+    Pattern("proc/swaps", memory.swaps),
+    Pattern("proc/iomem", memory.iomem, mode=_ROOT),
+    Pattern("proc/sys/*/*", sysctl.show, sysctl.writable, mode=_WRITE),
+    Pattern("proc/sys/*/*", sysctl.show, sysctl.shown_only),
+    # nodes
+    *(
+        Pattern(f"{_NODE}/{name}", render, _if(has_numa))
+        for name, render in (
+            ("online", node.online),
+            ("possible", node.possible),
+            ("has_cpu", node.has_cpu),
+            ("has_memory", node.has_memory),
+            ("has_normal_memory", node.has_normal_memory),
+        )
+    ),
+    Pattern(
+        f"{_NODE}/has_generic_initiator",
+        node.has_generic_initiator,
+        _if(lambda s: has_numa(s) and _since_6(s)),
+    ),
+    *(
+        Pattern(f"{_NODE}/node*/{name}", _of_node(render), _nodes)
+        for name, render in (
+            ("cpulist", node.cpulist),
+            ("cpumap", node.cpumap),
+            ("distance", node.distance),
+            ("meminfo", node.meminfo),
+            ("numastat", node.numastat),
+            ("vmstat", node.vmstat),
+        )
+    ),
+    Pattern(f"{_NODE}/node*/{_HUGE}/*", mm.hugepages, _node_hugepages),
+    Pattern(f"{_NODE}/node*/memory_failure/*", mm.memory_failure, _node_memory_failure),
+    Pattern(f"{_NODE}/node*/access*/initiators/*", access.attribute, access.attributes),
+    Pattern(f"{_NODE}/node*/access*/initiators/node*", _to("../../../node{2}"), access.initiators, _LINK),
+    Pattern(f"{_NODE}/node*/access*/targets/node*", _to("../../../node{2}"), access.targets, _LINK),
+    Pattern(f"{_NODE}/node*/cpu*", _to("../../cpu/cpu{1}"), _node_cpus, _LINK),
+    Pattern(f"{_NODE}/node*/memory*", _to("../../memory/memory{1}"), memory.nodes_of_blocks, _LINK),
+    # CPUs
+    *(Pattern(f"{_CPU}/{name}", cpu.cpu_list) for name in ("online", "possible", "present")),
+    Pattern(f"{_CPU}/offline", cpu.offline),
+    Pattern(f"{_CPU}/kernel_max", cpu.kernel_max),
+    Pattern(f"{_CPU}/cpu*/topology/*", cpu.topology, _topology),
+    Pattern(f"{_CPU}/cpu*/node*", _to("../../node/node{1}"), cpu.nodes_of_cpus, _LINK),
+    # memory blocks
+    Pattern(f"{_MEMORY}/block_size_bytes", memory.block_size_bytes, _if(_has_blocks)),
+    Pattern(
+        f"{_MEMORY}/auto_online_blocks",
+        memory.auto_online_blocks,
+        _if(lambda s: _has_blocks(s) and _since_6(s)),
+    ),
+    Pattern(f"{_MEMORY}/memory*/state", memory.state, _blocks, _WRITE),
+    Pattern(f"{_MEMORY}/memory*/phys_index", memory.phys_index, _blocks),
+    Pattern(f"{_MEMORY}/memory*/phys_device", memory.phys_device, _blocks),
+    Pattern(f"{_MEMORY}/memory*/online", memory.online, _if(_since_6, _blocks), _WRITE),
+    Pattern(f"{_MEMORY}/memory*/removable", memory.removable, _if(_since_6, _blocks)),
+    Pattern(f"{_MEMORY}/memory*/valid_zones", memory.valid_zones, _if(_since_6, _blocks)),
+    Pattern(f"{_MEMORY}/memory*/node*", _to("../../node/node{1}"), _block_nodes, _LINK),
+    # mm
+    *(
+        Pattern(f"sys/kernel/mm/{_HUGE}/{name}", partial(mm.hugepages, name=name))
+        for name in mm.MACHINE_HUGEPAGES
+    ),
+    Pattern("sys/kernel/mm/transparent_hugepage/hpage_pmd_size", mm.hpage_pmd_size, _if(_since_6)),
+    Pattern(
+        "sys/kernel/mm/numa/demotion_enabled",
+        mm.demotion_enabled,
+        _if(lambda s: has_numa(s) and _since_6(s)),
+    ),
+)
+
+_LINKS = tuple(pattern for pattern in TABLE if pattern.mode == _LINK)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name in a directory."""
+
+    name: str
+    #: As in struct stat: kind and permissions.
+    mode: int
+    #: Where a link leads; empty for the rest.
+    target: str = ""
+
+    @property
+    def is_dir(self) -> bool:
+        """Whether there is more below it."""
+        return stat.S_ISDIR(self.mode)
+
+
+def error(number: int, path: str) -> OSError:
+    """The OSError (FileNotFoundError, …) of an errno, for a path."""
+    return OSError(number, os.strerror(number), f"/{path.strip('/')}")
+
+
+def _instance(pattern: Pattern, snapshot: MachineSnapshot, parts: tuple[str, ...]) -> Numbers | None:
+    wanted = pattern.match(parts)
+    if wanted is None:
+        return None
+    return next((n for n in pattern.each(snapshot) if tuple(map(str, n)) == wanted), None)
+
+
+def _find(snapshot: MachineSnapshot, parts: tuple[str, ...]) -> tuple[Pattern, Numbers] | None:
+    for pattern in TABLE:
+        numbers = _instance(pattern, snapshot, parts)
+        if numbers is not None:
+            return pattern, numbers
+    return None
+
+
+def resolve(snapshot: MachineSnapshot, path: str) -> tuple[str, ...]:
+    """The parts of a path, links followed. It need not lead anywhere.
+
+    ENAMETOOLONG, ELOOP.
+    """
+    if len(path) >= MAX_PATH or any(len(part) > MAX_NAME for part in path.split("/")):
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), f"{path[:60]}…")
+    ahead, links = path.split("/")[::-1], 0
+    done: list[str] = []
+    while ahead:
+        part = ahead.pop()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            del done[-1:]
+            continue
+        done.append(part)
+        for pattern in _LINKS:
+            numbers = _instance(pattern, snapshot, tuple(done))
+            if numbers is not None:
+                links += 1
+                if links > _MAX_LINKS:
+                    raise error(errno.ELOOP, path)
+                done.pop()
+                ahead += pattern.render(snapshot, *numbers).split("/")[::-1]
+                break
+    return tuple(done)
+
+
+def find(snapshot: MachineSnapshot, path: str) -> tuple[str, Pattern, Numbers]:
+    """The file at a path: its path without links, its kind, and which of it. ENOENT, ENOTDIR, EISDIR."""
+    parts = resolve(snapshot, path)
+    found = _find(snapshot, parts)
+    if found is not None:
+        if path.endswith("/"):
+            raise error(errno.ENOTDIR, path)
+        return "/".join(parts), *found
+    if _has_below(snapshot, parts):
+        raise error(errno.EISDIR, path)
+    raise _nothing_there(snapshot, parts, path)
+
+
+def _nothing_there(snapshot: MachineSnapshot, parts: tuple[str, ...], path: str) -> OSError:
+    """ENOTDIR for what is below a file, ENOENT for the rest."""
+    below_a_file = any(_find(snapshot, parts[:end]) for end in range(1, len(parts)))
+    return error(errno.ENOTDIR if below_a_file else errno.ENOENT, path)
+
+
+def _has_below(snapshot: MachineSnapshot, parts: tuple[str, ...]) -> bool:
+    return next(_below(snapshot, parts), None) is not None
+
+
+def _below(snapshot: MachineSnapshot, parts: tuple[str, ...]) -> Iterator[tuple[str, Pattern, Numbers]]:
+    prefix = "".join(f"{part}/" for part in parts)
+    for pattern in TABLE:
+        if pattern.may_be_below(parts):
+            for path, numbers in pattern.paths(snapshot):
+                if path.startswith(prefix):
+                    yield path, pattern, numbers
+
+
+def read(snapshot: MachineSnapshot, path: str) -> str:
+    """Text of a file. ENOENT, ENOTDIR, EISDIR, ELOOP, ENAMETOOLONG."""
+    _, pattern, numbers = find(snapshot, path)
+    return pattern.render(snapshot, *numbers)
+
+
+def listdir(snapshot: MachineSnapshot, path: str = "") -> list[Entry]:
+    """What is in a directory, by name. ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG."""
+    parts = resolve(snapshot, path)
+    found: dict[str, Entry] = {}
+    for below, pattern, numbers in _below(snapshot, parts):
+        name, *deeper = below.split("/")[len(parts) :]
+        if deeper:
+            found.setdefault(name, Entry(name, _DIR))
+        else:
+            found[name] = _entry(name, snapshot, pattern, numbers)
+    if not found:
+        raise error(errno.ENOTDIR, path) if _find(snapshot, parts) else _nothing_there(snapshot, parts, path)
+    return [found[name] for name in sorted(found)]
+
+
+def walk(snapshot: MachineSnapshot, path: str = "") -> Iterator[tuple[str, Entry, str]]:
+    """Every file and link at or below a path, not through links: path, entry, text. ENOENT and the others."""
+    parts = resolve(snapshot, path)
+    alone = _find(snapshot, parts)
+    found = ("/".join(parts), *alone) if alone else None
+    nothing = True
+    for below, pattern, numbers in (found,) if found else _below(snapshot, parts):
+        nothing = False
+        entry = _entry(below.rsplit("/", 1)[-1], snapshot, pattern, numbers)
+        yield below, entry, "" if entry.target else pattern.render(snapshot, *numbers)
+    if nothing:
+        raise _nothing_there(snapshot, parts, path)
+
+
+def _entry(name: str, snapshot: MachineSnapshot, pattern: Pattern, numbers: Numbers) -> Entry:
+    target = pattern.render(snapshot, *numbers) if pattern.mode == _LINK else ""
+    return Entry(name, pattern.mode, target)

@@ -1,0 +1,149 @@
+"""FilesService: /proc and /sys of the whole machine, rendered from one snapshot of every node.
+
+It is served beside MachineService and asks the nodes, so that clients of any language need one call and no
+renderer. A node's snapshot is of one moment; those of two nodes are of moments a call apart, as a kernel's
+own files are when it reads counters of one CPU after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import grpc.aio
+from numa_client._gen.numa.v1 import files_service_pb2 as pb2
+from numa_client._gen.numa.v1 import files_service_pb2_grpc as pb2_grpc
+from numa_client._gen.numa.v1 import node_service_pb2, node_service_pb2_grpc
+
+from numa_service.machine.snapshot import NodePart, assemble
+from numa_service.machine.spec import MachineSpec
+from numa_service.mm.snapshot import MachineSnapshot
+from numa_service.node.errors import InvalidRequest, NodeError, NotFound, PeerUnavailable, Precondition
+from numa_service.procfs import tree
+from numa_service.procfs.write import WriteSysctl, parse_write
+from numa_service.rpc.machine import MachineInfo, NodeInfo
+from numa_service.rpc.peers import ASK_SECONDS, MAX_MESSAGE_BYTES
+from numa_service.rpc.status import from_rpc_error
+
+Context = grpc.aio.ServicerContext[Any, Any]
+T = TypeVar("T")
+
+#: Files in one message of ReadTree.
+CHUNK = 500
+#: A memory block is emptied page by page before it goes.
+BLOCK_SECONDS = 60.0
+
+_OPTIONS = (("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.max_reconnect_backoff_ms", 1000))
+_BAD_REQUEST = (errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG)
+
+
+def refusal(error: OSError) -> NodeError:
+    """What open(2), read(2) or write(2) would have said, as a refusal."""
+    name = errno.errorcode.get(error.errno or 0, "EIO")
+    path, reason = str(error.filename)[: tree.MAX_NAME], f"{name}: {error.strerror}"
+    if error.errno == errno.ENOENT:
+        return NotFound("file", path, reason)
+    if error.errno in _BAD_REQUEST:
+        return InvalidRequest("data" if error.errno in (errno.EINVAL, errno.EFBIG) else "path", reason)
+    return Precondition(f"{path}: {reason}")
+
+
+class FilesServicer(pb2_grpc.FilesServiceServicer):
+    """Reads by asking every node; writes by telling every node, or the one that it is about."""
+
+    def __init__(self, machine: Callable[[], MachineInfo], spec: MachineSpec) -> None:
+        self._machine = machine
+        self._spec = spec
+        #: By nid, with the address that it leads to.
+        self._channels: dict[int, tuple[str, grpc.aio.Channel]] = {}
+
+    async def close(self) -> None:
+        """Close the channels to the nodes."""
+        for _, channel in self._channels.values():
+            await channel.close(None)
+        self._channels.clear()
+
+    async def ReadFile(self, request: pb2.ReadFileRequest, context: Context) -> pb2.ReadFileResponse:
+        """A file's text."""
+        snapshot = await self._snapshot()
+        text = _refusing(lambda: tree.read(snapshot, request.path))
+        return pb2.ReadFileResponse(data=text.encode())
+
+    async def ListDir(self, request: pb2.ListDirRequest, context: Context) -> pb2.ListDirResponse:
+        """What is in a directory."""
+        snapshot = await self._snapshot()
+        entries = _refusing(lambda: tree.listdir(snapshot, request.path))
+        return pb2.ListDirResponse(
+            entries=[pb2.DirEntry(name=e.name, mode=e.mode, target=e.target) for e in entries]
+        )
+
+    async def ReadTree(  # type: ignore[override]  # grpc.aio takes a coroutine that writes, too
+        self, request: pb2.ReadTreeRequest, context: Context
+    ) -> None:
+        """Everything at or below a path, in messages of CHUNK files."""
+        snapshot = await self._snapshot()
+        files = _refusing(lambda: [_tree_file(*found) for found in tree.walk(snapshot, request.path)])
+        for start in range(0, len(files), CHUNK):
+            await context.write(pb2.ReadTreeResponse(files=files[start : start + CHUNK]))
+
+    async def WriteFile(self, request: pb2.WriteFileRequest, context: Context) -> pb2.WriteFileResponse:
+        """A sysctl on every node; a memory block on the node that has it."""
+        snapshot = await self._snapshot()
+        wanted = _refusing(lambda: parse_write(snapshot, request.path, request.data))
+        if isinstance(wanted, WriteSysctl):
+            sysctl = node_service_pb2.WriteSysctlRequest(key=wanted.key, value=wanted.value)
+            for node in self._machine().nodes:
+                await self._ask(node, "WriteSysctl", sysctl)
+        elif wanted is not None:
+            # with pages on several nodes, each has a part of it
+            owners = [
+                node.nid
+                for node in snapshot.nodes
+                if any(block.number == wanted.block for block in node.memory_blocks)
+            ]
+            change = node_service_pb2.ChangeMemoryBlockRequest(
+                request_id=uuid4().hex, block=wanted.block, state=wanted.state
+            )
+            for node in self._machine().nodes:
+                if node.nid in owners:
+                    await self._ask(node, "ChangeMemoryBlock", change, BLOCK_SECONDS)
+        return pb2.WriteFileResponse()
+
+    async def _snapshot(self) -> MachineSnapshot:
+        request = node_service_pb2.GetSnapshotRequest()
+        nodes = self._machine().nodes
+        answers = await asyncio.gather(*(self._ask(node, "GetSnapshot", request) for node in nodes))
+        return assemble(self._spec, [NodePart.from_json(answer.json) for answer in answers])
+
+    async def _ask(self, node: NodeInfo, method: str, request: Any, timeout: float = ASK_SECONDS) -> Any:
+        """One call to a node; NodeError is what it said, PeerUnavailable that it says nothing."""
+        if not node.address:
+            raise PeerUnavailable(node.nid, "it restarts")
+        known = self._channels.get(node.nid)
+        if known is None or known[0] != node.address:
+            moved = known
+            known = node.address, grpc.aio.insecure_channel(node.address, options=_OPTIONS)
+            self._channels[node.nid] = known
+            if moved is not None:
+                await moved[1].close(None)
+        stub = node_service_pb2_grpc.NodeServiceStub(known[1])
+        try:
+            return await getattr(stub, method)(request, timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(node.nid, error) from None
+
+
+def _refusing(work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except OSError as error:
+        raise refusal(error) from None
+
+
+def _tree_file(path: str, entry: tree.Entry, text: str) -> pb2.TreeFile:
+    if entry.target:
+        return pb2.TreeFile(path=path, mode=entry.mode, target=entry.target)
+    return pb2.TreeFile(path=path, mode=entry.mode, data=text.encode())

@@ -1,0 +1,207 @@
+"""The tree of a booted machine, against the kernel that was captured: which files, lines and values."""
+
+from __future__ import annotations
+
+import errno
+import re
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+from groundtruth import requires_groundtruth, topologies
+from procfs.machines import machine, node
+
+from numa_service.machine.boot import start_kernel
+from numa_service.machine.capture import load_capture
+from numa_service.machine.presets import list_presets
+from numa_service.mm.snapshot import MachineSnapshot
+from numa_service.procfs import tree
+
+#: Of a node's directory: what counts, and what the captures left out or the model has nothing for.
+COUNTERS = ("meminfo", "numastat", "vmstat")
+
+#: Of /proc/sys/vm in captures: nothing in the model is tuned by them, and none is made up.
+ACTIONS = {"vm.stat_refresh", "vm.nr_hugepages", "vm.nr_hugepages_mempolicy"}
+#: kexec's.
+NOT_MODELLED = {"crash_hotplug"}
+
+
+@cache
+def booted(capture: Path) -> MachineSnapshot:
+    return start_kernel(load_capture(capture)).snapshot()
+
+
+@pytest.fixture(params=topologies(), ids=lambda path: path.name)
+def capture(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.param
+    return path
+
+
+def shape(text: str) -> list[str]:
+    """Lines with every number as one sign: columns may be wider or narrower."""
+    return [re.sub(r"\s*(?<![a-z_\d])-?>?\s*\d+\b", " #", line).rstrip() for line in text.splitlines()]
+
+
+def in_node(capture: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Captured files and links below /sys/devices/system/node."""
+    root = capture / "node"
+    files = {
+        str(path.relative_to(root)): path.read_text()
+        for path in root.rglob("*")
+        if path.is_file() and path.name != "symlinks.txt"
+    }
+    links = (line.split(" -> ") for line in (root / "symlinks.txt").read_text().splitlines())
+    return files, dict(links)
+
+
+@requires_groundtruth
+def test_node_tree(capture: Path) -> None:
+    """The same files and links, and no other; the same text but for counters, and those line by line."""
+    given = booted(capture)
+    if not (capture / "node").is_dir():
+        with pytest.raises(FileNotFoundError):
+            tree.listdir(given, "/sys/devices/system/node")
+        return
+    files, links = in_node(capture)
+    root = "sys/devices/system/node"
+    ours = {path.removeprefix(f"{root}/"): (e, text) for path, e, text in tree.walk(given, root)}
+    assert {path: entry.target for path, (entry, _) in ours.items() if entry.target} == links
+    assert {path for path, (entry, _) in ours.items() if not entry.target} == files.keys()
+    for path, text in files.items():
+        if path.rsplit("/", 1)[-1] in COUNTERS:
+            assert shape(ours[path][1]) == shape(text), path
+        else:
+            assert ours[path][1] == text, path
+
+
+@requires_groundtruth
+def test_memory_blocks(capture: Path) -> None:
+    given, listed = booted(capture), capture / "memory_blocks.txt"
+    if not listed.exists():
+        with pytest.raises(FileNotFoundError):
+            tree.listdir(given, "/sys/devices/system/memory")
+        return
+    captured = dict(line.split(": ", 1) for line in listed.read_text().splitlines())
+    ours = {
+        path.removeprefix("sys/devices/system/memory/"): text.rstrip("\n")
+        for path, entry, text in tree.walk(given, "/sys/devices/system/memory")
+        if not entry.target
+    }
+    assert ours == {name: value for name, value in captured.items() if name not in NOT_MODELLED}
+
+
+@requires_groundtruth
+def test_lines_of_proc(capture: Path) -> None:
+    """Same lines, same order. Values are compared by tests/fidelity, bytes by test_captures.py."""
+    given = booted(capture)
+    for name in ("zoneinfo", "buddyinfo", "pagetypeinfo", "vmstat", "meminfo", "swaps"):
+        text = (capture / f"{name}.txt").read_text()
+        assert shape(tree.read(given, f"/proc/{name}")) == shape(text), name
+
+
+@requires_groundtruth
+def test_sysctls(capture: Path) -> None:
+    given = booted(capture)
+    lines = (line.split(" = ", 1) for line in (capture / "sysctl.txt").read_text().splitlines())
+    captured = {name: value for name, value in lines if name not in ACTIONS}
+    ours = {
+        path.removeprefix("proc/sys/").replace("/", "."): text.rstrip("\n")
+        for path, _, text in tree.walk(given, "/proc/sys")
+    }
+    assert ours == captured
+
+
+@requires_groundtruth
+def test_iomem(capture: Path) -> None:
+    """Every line is one of the kernel's, to the page; what it has beside RAM is not ours to tell."""
+    captured = set()
+    for start, end in re.findall(r"^(\w+)-(\w+) : System RAM$", (capture / "iomem.txt").read_text(), re.M):
+        first, last = -(-int(start, 16) // 4096), (int(end, 16) + 1) // 4096
+        captured.add(f"{first << 12:08x}-{(last << 12) - 1:08x} : System RAM")
+    assert set(tree.read(booted(capture), "/proc/iomem").splitlines()) == captured
+
+
+@requires_groundtruth
+def test_cpuinfo(capture: Path) -> None:
+    """The lines about numbers are the kernel's, where a package is a node."""
+    ours = tree.read(booted(capture), "/proc/cpuinfo")
+    names = {line.split("\t")[0] for line in ours.splitlines() if line}
+    text = (capture / "cpuinfo.txt").read_text()
+    if capture.name.startswith("random"):  # those are one package with several nodes
+        names = {"processor"}
+        ours = "".join(line for line in ours.splitlines(keepends=True) if line.startswith("processor"))
+    captured = [line for line in text.splitlines() if line.split("\t")[0] in names]
+    assert [line for line in ours.splitlines() if line] == captured
+
+
+@pytest.mark.parametrize("preset", list_presets(), ids=lambda preset: preset.name)
+@pytest.mark.parametrize("profile", ["linux-6.1", "linux-6.12", "linux-3.0"])
+def test_every_path_can_be_read_and_found(preset: object, profile: str) -> None:
+    given = start_kernel(preset.load().with_profile(profile)).snapshot()  # type: ignore[attr-defined]
+    seen = list(tree.walk(given))
+    assert len({path for path, _, _ in seen}) == len(seen)
+    for path, entry, text in seen:
+        if "/memory/memory" in path and "/memory0/" not in path:
+            continue
+        folder, _, name = path.rpartition("/")
+        assert name in {e.name for e in tree.listdir(given, folder)}
+        if entry.target:
+            assert tree.listdir(given, path) == tree.listdir(given, f"{folder}/{entry.target}")
+        else:
+            assert tree.read(given, f"/{path}") == text
+            assert text.endswith("\n")
+
+
+def two_nodes() -> MachineSnapshot:
+    nodes = (
+        node(0, "x86_64", {"Normal": 1000}, cpus=(0, 1)),
+        node(1, "x86_64", {"Normal": 1000}, cpus=(2,)),
+    )
+    return machine(*nodes, sysctls={"vm.swappiness": "60", "vm.odd": "7", "kernel.numa_balancing": "1"})
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        ("/proc/slabinfo", "ENOENT"),
+        ("/proc/vmallocinfo", "ENOENT"),
+        ("/proc/pressure/memory", "ENOENT"),
+        ("/proc/sys/vm/compact_memory", "ENOENT"),
+        ("/sys/devices/system/node/node2/meminfo", "ENOENT"),
+        ("/sys/devices/system/node/node00/meminfo", "ENOENT"),
+        ("/sys/devices/system/node/node٠/meminfo", "ENOENT"),
+        ("/proc/zoneinfo\0", "ENOENT"),
+        ("/proc", "EISDIR"),
+        ("", "EISDIR"),
+        ("/sys/devices/system/node/node0/cpu0", "EISDIR"),
+        ("/proc/zoneinfo/x", "ENOTDIR"),
+        ("/proc/zoneinfo/", "ENOTDIR"),
+        ("/" * 5000, "ENAMETOOLONG"),
+        ("/proc/" + "x" * 256, "ENAMETOOLONG"),
+    ],
+)
+def test_paths_that_are_no_file(path: str, error: str) -> None:
+    with pytest.raises(OSError, match=rf"^\[Errno {getattr(errno, error)}\]"):
+        tree.read(two_nodes(), path)
+
+
+def test_links_and_dots_are_followed() -> None:
+    given = two_nodes()
+    base = "/sys/devices/system/node/node1"
+    assert tree.read(given, f"{base}/cpu2/topology/physical_package_id") == "1\n"
+    assert tree.read(given, f"{base}/cpu2/../cpu0/./topology/physical_package_id") == "0\n"
+    assert tree.read(given, f"{base}/cpu2/node1/cpu2/node1/cpulist") == "2\n"
+    assert tree.read(given, "/../../proc/sys/vm/swappiness") == "60\n"
+    assert [entry.name for entry in tree.listdir(given, "/")] == ["proc", "sys"]
+    with pytest.raises(NotADirectoryError):
+        tree.listdir(given, "/proc/zoneinfo")
+
+
+def test_a_node_that_went_away_has_no_directory() -> None:
+    given = two_nodes()
+    gone = replace(given, nodes=(given.nodes[0], replace(given.nodes[1], cpus=(), online=False)))
+    assert tree.read(gone, "/sys/devices/system/node/online") == "0\n"
+    assert tree.read(gone, "/sys/devices/system/node/possible") == "0-1\n"
+    with pytest.raises(FileNotFoundError):
+        tree.listdir(gone, "/sys/devices/system/node/node1")

@@ -1,0 +1,177 @@
+"""/proc and /sys over real servers: one tree, put together from what every node tells."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+
+import pytest
+from loopback import Loopback
+from numa_client import (
+    AsyncMachine,
+    FailedPrecondition,
+    InvalidRequest,
+    Machine,
+    NotFound,
+    Policy,
+    Unavailable,
+)
+
+from numa_service.machine.snapshot import assemble, node_part
+from numa_service.mm.snapshot import MachineSnapshot
+from numa_service.node import ops
+from numa_service.procfs import tree
+
+#: Of node 2, wholly RAM.
+BLOCK = "/sys/devices/system/memory/memory5"
+
+
+def now(demo: Loopback) -> MachineSnapshot:
+    """The machine as its nodes are, without a network."""
+    return assemble(demo.spec, [node_part(demo.node(nid).machine, nid) for nid in demo.servers])
+
+
+async def test_what_clients_read_is_what_the_nodes_are(demo: Loopback, client: AsyncMachine) -> None:
+    async with client.session(cpu=0) as session:
+        await session.alloc(0, 3000, policy=Policy.interleave(0, 1, 2))
+        here = now(demo)
+        found = {file.path: file for file in await client.read_tree()}
+        assert {path: (file.mode, file.target, file.text) for path, file in found.items()} == {
+            path: (entry.mode, entry.target, text) for path, entry, text in tree.walk(here)
+        }
+        for path in ("/proc/zoneinfo", "proc/vmstat", "/sys/devices/system/node/node2/meminfo"):
+            assert await client.read_file(path) == found[path.lstrip("/")].text
+        assert "numa_interleave 1000\n" in await client.read_file("/sys/devices/system/node/node2/vmstat")
+        entries = await client.list_dir("/sys/devices/system/node/node0/cpu0")
+        assert [entry.name for entry in entries] == ["node0", "topology"]
+        assert (stat.S_ISLNK(entries[0].mode), entries[0].target) == (True, "../../node/node0")
+        assert entries[1].is_dir
+        only = await client.read_tree("/sys/devices/system/node/node1/distance")
+        assert [file.text for file in only] == [found["sys/devices/system/node/node1/distance"].text]
+
+
+async def test_the_blocking_client_reads_the_same(demo: Loopback) -> None:
+    def read() -> tuple[str, list[str], int, str]:
+        with Machine.connect(demo.address) as machine:
+            machine.write_file("/proc/sys/vm/swappiness", "7")
+            names = [entry.name for entry in machine.list_dir()]
+            size = len(machine.read_tree("/sys/devices/system/cpu"))
+            return (
+                machine.read_file("/proc/meminfo"),
+                names,
+                size,
+                machine.read_file("/proc/sys/vm/swappiness"),
+            )
+
+    meminfo, names, size, swappiness = await asyncio.to_thread(read)
+    here = now(demo)
+    assert meminfo == tree.read(here, "/proc/meminfo")
+    assert names == ["proc", "sys"]
+    assert size == len(list(tree.walk(here, "/sys/devices/system/cpu")))
+    assert swappiness == "7\n"
+
+
+async def test_a_long_tree_comes_in_parts(
+    demo: Loopback, client: AsyncMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("numa_service.rpc.files.CHUNK", 7)
+    assert len(await client.read_tree("/proc")) == len(list(tree.walk(now(demo), "/proc"))) > 14
+
+
+async def test_a_sysctl_is_written_on_every_node(demo: Loopback, client: AsyncMachine) -> None:
+    await client.write_file("/proc/sys/vm/min_free_kbytes", " 90000\n")
+    assert await client.read_file("/proc/sys/vm/min_free_kbytes") == "90000\n"
+    for nid, server in demo.servers.items():
+        assert server.node.machine.sysctls.min_free_kbytes == 90000
+        assert len(demo.of(nid, ops.WriteSysctl)) == 1
+    await client.write_file("proc/sys/vm/lowmem_reserve_ratio", "128 64")
+    assert await client.read_file("proc/sys/vm/lowmem_reserve_ratio") == "128\t64\t32\t0\t0\n"
+
+
+async def test_a_memory_block_goes_and_comes(demo: Loopback, client: AsyncMachine) -> None:
+    """valid_zones as captured around offline and online_movable (workloads/*/i-hotremove/blocks.json)."""
+
+    async def seen() -> tuple[str, str, str]:
+        state, online, zones = [
+            await client.read_file(f"{BLOCK}/{n}") for n in ("state", "online", "valid_zones")
+        ]
+        return state, online, zones
+
+    assert await seen() == ("online\n", "1\n", "DMA32\n")
+    before = (await client.node(2)).free_pages
+    await client.write_file(f"{BLOCK}/state", "offline\n")
+    assert await seen() == ("offline\n", "0\n", "DMA32 Movable\n")
+    assert (await client.node(2)).free_pages == before - 32768
+    await client.write_file(f"{BLOCK}/online", "0")  # it is so already
+    with pytest.raises(InvalidRequest, match="EINVAL"):
+        await client.write_file(f"{BLOCK}/state", "offline")
+    await client.write_file("/sys/devices/system/node/node2/memory5/state", "online_movable")
+    assert await seen() == ("online\n", "1\n", "Movable\n")
+    await client.write_file(f"{BLOCK}/online", "n")
+    await client.write_file(f"{BLOCK}/online", "1\n")
+    assert (await seen())[0] == "online\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "error", "reason"),
+    [
+        ("/proc/sys/vm/swappiness", "201", InvalidRequest, "EINVAL.*201 is not in 0 to 200"),
+        ("/proc/sys/vm/swappiness", "much", InvalidRequest, "EINVAL.*not an integer"),
+        ("/proc/sys/vm/swappiness", "", InvalidRequest, "EINVAL"),
+        ("/proc/sys/vm/swappiness", "6é", InvalidRequest, "EINVAL.*not ASCII"),
+        ("/proc/sys/vm/swappiness", "1" * 4097, InvalidRequest, "EFBIG"),
+        ("/proc/sys/vm/percpu_pagelist_high_fraction", "7", InvalidRequest, "EINVAL"),
+        ("/proc/sys/vm/drop_caches", "3", NotFound, "ENOENT"),
+        ("/proc/sys/vm/compact_memory", "1", NotFound, "ENOENT"),
+        ("/proc/zoneinfo", "1", FailedPrecondition, "EACCES"),
+        ("/proc/sys/vm", "1", FailedPrecondition, "EISDIR"),
+        (f"{BLOCK}/state", "of", InvalidRequest, "EINVAL.*online_movable"),
+        (f"{BLOCK}/online", "2", InvalidRequest, "EINVAL"),
+        ("/sys/devices/system/memory/memory99/state", "offline", NotFound, "ENOENT"),
+        # zones of two kinds, and a page that stays
+        ("/sys/devices/system/memory/memory0/state", "offline", InvalidRequest, "EINVAL"),
+    ],
+)
+async def test_what_cannot_be_written(
+    demo: Loopback, client: AsyncMachine, path: str, text: str, error: type[Exception], reason: str
+) -> None:
+    before = demo.digests()
+    with pytest.raises(error, match=reason):
+        await client.write_file(path, text)
+    assert demo.digests() == before
+
+
+async def test_a_block_in_use_is_busy(demo: Loopback, client: AsyncMachine) -> None:
+    async with client.session(node=0) as session:
+        await session.alloc(0, 60_000, policy=Policy.bind(2))
+        with pytest.raises(FailedPrecondition, match="EBUSY"):
+            await client.write_file(f"{BLOCK}/state", "offline")
+        assert await client.read_file(f"{BLOCK}/state") == "online\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "reason"),
+    [
+        ("/proc/slabinfo", NotFound, "ENOENT"),
+        ("/proc", FailedPrecondition, "EISDIR"),
+        ("/proc/zoneinfo/x", FailedPrecondition, "ENOTDIR"),
+        ("/" + "x" * 5000, InvalidRequest, "ENAMETOOLONG"),
+    ],
+)
+async def test_what_cannot_be_read(
+    client: AsyncMachine, path: str, error: type[Exception], reason: str
+) -> None:
+    # a directory is what the others are for
+    calls = (client.read_file, client.list_dir, client.read_tree)[: 1 if reason == "EISDIR" else 3]
+    for call in calls:
+        with pytest.raises(error, match=reason):
+            await call(path)
+
+
+async def test_a_node_that_is_away_and_comes_back(demo: Loopback, client: AsyncMachine) -> None:
+    await client.read_file("/proc/zoneinfo")
+    await demo.kill(1)
+    with pytest.raises(Unavailable, match="node 1"):
+        await client.read_file("/proc/zoneinfo")
+    await demo.revive(1)
+    assert await client.read_file("/proc/zoneinfo") == tree.read(now(demo), "/proc/zoneinfo")

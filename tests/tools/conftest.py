@@ -1,0 +1,19 @@
+"""Every test here runs on every machine, and needs a mount namespace."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from emulated import PRESETS, Emulated, emulated, namespaces_are_allowed
+
+
+@pytest.fixture(params=PRESETS)
+def machine(request: pytest.FixtureRequest) -> Emulated:
+    if not namespaces_are_allowed():
+        pytest.skip("no mount namespace here: neither root nor user namespaces")
+    return emulated(request.param)

@@ -1,0 +1,78 @@
+"""A machine booted for a tool to look at, and the tool run on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+
+from numa_service.cli.fill import Fill, fill
+from numa_service.cli.mirror import File
+from numa_service.machine.presets import load_preset
+from numa_service.machine.snapshot import assemble, node_part
+from numa_service.machine.spec import MachineSpec
+from numa_service.mm.snapshot import MachineSnapshot
+from numa_service.procfs import tree
+from numa_service.sim.simulation import Simulation
+
+PRESETS = ("two-socket", "cxl-tier", "eight-node", "uma")
+
+
+def needs(tool: str) -> pytest.MarkDecorator:
+    """Skips without the program."""
+    return pytest.mark.skipif(shutil.which(tool) is None, reason=f"{tool} is not installed")
+
+
+@dataclass(frozen=True)
+class Emulated:
+    """A machine with pages in use, of every kind."""
+
+    spec: MachineSpec
+    snapshot: MachineSnapshot
+    files: tuple[File, ...]
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """A command that sees the machine, by the program that `exec` becomes."""
+        return run_on(self.files, *command)
+
+
+def run_on(files: tuple[File, ...], *command: str) -> subprocess.CompletedProcess[str]:
+    """A command that sees these files in /proc and /sys."""
+    with tempfile.TemporaryFile("w+") as handed:
+        json.dump(files, handed)
+        handed.flush()
+        os.lseek(handed.fileno(), 0, os.SEEK_SET)
+        return subprocess.run(
+            [sys.executable, "-m", "numa_service.cli.namespace", str(handed.fileno()), *command],
+            pass_fds=[handed.fileno()],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=os.environ | {"LC_ALL": "C"},
+            check=False,
+        )
+
+
+@cache
+def namespaces_are_allowed() -> bool:
+    return run_on((), "true").returncode == 0
+
+
+@cache
+def emulated(preset: str) -> Emulated:
+    """The preset with pages of every kind taken, on the first node and the last."""
+    spec = load_preset(preset)
+    simulation = Simulation(spec)
+    last = spec.nodes[-1].nid
+    for wanted in ("0=20001:anon", "0=1003", f"{last}=3001:file", f"{last}=99"):
+        fill(simulation, Fill.parse(wanted, spec))
+    snapshot = assemble(spec, [node_part(node.machine, nid) for nid, node in simulation.nodes.items()])
+    files = (File(path, entry.mode, entry.target, text) for path, entry, text in tree.walk(snapshot))
+    return Emulated(spec, snapshot, tuple(files))

@@ -1,0 +1,242 @@
+"""Unmodified tools × machines: each runs, says nothing on stderr, and shows the model's own numbers."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from emulated import Emulated, needs
+
+from numa_service.cli.mirror import Mirror
+from numa_service.mm.snapshot import NodeSnapshot
+from numa_service.procfs import SHOW
+
+#: Lines of 6.1's meminfo that numastat 2.0.16 is too old for: it says so, of each node, on any such kernel.
+NEW_TO_NUMASTAT = {"SwapCached", "SecPageTables", "FileHugePages", "FilePmdMapped"}
+
+
+def managed(node: NodeSnapshot) -> int:
+    return sum(zone.managed for zone in node.zones)
+
+
+def free(node: NodeSnapshot) -> int:
+    return sum(zone.free for zone in node.zones)
+
+
+def lru(node: NodeSnapshot, name: str) -> int:
+    return sum(zone.vm_stat[f"nr_zone_{name}"] for zone in node.zones)
+
+
+def printed(machine: Emulated, *command: str) -> str:
+    """What a command prints; it exits with 0 and has nothing to complain of."""
+    done = machine.run(*command)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@needs("numactl")
+def test_numactl(machine: Emulated) -> None:
+    text = printed(machine, "numactl", "-H")
+    assert text == SHOW["numactl"](machine.snapshot)
+    for node in machine.snapshot.nodes:
+        assert f"node {node.nid} free: {free(node) // 256} MB\n" in text
+
+
+@needs("numastat")
+def test_numastat(machine: Emulated) -> None:
+    header, *rows = printed(machine, "numastat").splitlines()
+    assert header.split() == [f"node{node.nid}" for node in machine.snapshot.nodes]
+    shown = {name: [int(value) for value in values] for name, *values in map(str.split, rows)}
+    names = machine.snapshot.nodes[0].numastat
+    assert shown == {name: [node.numastat[name] for node in machine.snapshot.nodes] for name in names}
+    assert sum(shown["numa_hit"]) > 23_000
+
+
+@needs("numastat")
+def test_numastat_m(machine: Emulated) -> None:
+    text = printed(machine, "numastat", "-m")
+    assert set(re.findall(r"^Token (\w+) not in hash table\.$", text, re.M)) == NEW_TO_NUMASTAT
+    rows = dict(re.findall(r"^([A-Z][\w()]*) +([\d. ]+)$", text, re.M))
+    nodes = machine.snapshot.nodes
+    wanted = {
+        "MemTotal": [managed(node) for node in nodes],
+        "MemFree": [free(node) for node in nodes],
+        "Inactive(anon)": [lru(node, "inactive_anon") for node in nodes],
+        "Active(anon)": [lru(node, "active_anon") for node in nodes],
+        "FilePages": [node.node_stat["nr_file_pages"] for node in nodes],
+    }
+    for name, pages in wanted.items():
+        shown = [float(value) for value in rows[name].split()]
+        # kB in, two digits out: cut, not rounded
+        assert shown[:-1] == pytest.approx([n / 256 for n in pages], abs=0.011), name
+        assert shown[-1] == pytest.approx(sum(pages) / 256, abs=0.011 * len(nodes)), name
+    assert sum(wanted["Inactive(anon)"]) == 20_001
+
+
+@needs("lstopo-no-graphics")
+def test_lstopo(machine: Emulated) -> None:
+    text = printed(machine, "lstopo-no-graphics", "--of", "console", "--no-io")
+    sizes = {int(nid): int(mb) for nid, mb in re.findall(r"NUMANode L#\d+ \(P#(\d+) (\d+)MB\)", text)}
+    kib = {node.nid: managed(node) * 4 for node in machine.snapshot.nodes}
+    assert sizes == {nid: round(size / 1024) for nid, size in kib.items()}
+    assert sorted(int(cpu) for cpu in re.findall(r"PU L#\d+ \(P#(\d+)\)", text)) == sorted(machine.spec.cpus)
+
+
+@needs("lstopo-no-graphics")
+def test_lstopo_distances(machine: Emulated) -> None:
+    text = printed(machine, "lstopo-no-graphics", "--distances", "-p")
+    if len(machine.spec.nodes) == 1:
+        assert "NUMALatency" not in text
+        return
+    head, *rows = text.split("NUMALatency", 1)[1].splitlines()[1:]
+    order = [int(nid) for nid in head.split()[1:]]
+    for row in rows[: len(order)]:
+        of, *values = map(int, row.split())
+        assert values == [machine.spec.distance(of, to) for to in order]
+    assert sorted(order) == [node.nid for node in machine.spec.nodes]
+
+
+@needs("lstopo-no-graphics")
+def test_lstopo_memattrs(machine: Emulated) -> None:
+    """Latency in ns and bandwidth in MiB/s, as the machine's description has them."""
+    text = printed(machine, "lstopo-no-graphics", "--memattrs", "-p")
+    attributes = dict(re.findall(r"name `(\w+)' flags \d+\n((?:  .*\n)+)", text))
+    latency, spec = machine.spec.latency, machine.spec
+    own = spec.own_cpus
+    for name, of_pair in (
+        ("ReadLatency", latency.read_latency_ns),
+        ("WriteLatency", latency.write_latency_ns),
+    ):
+        seen = re.findall(r"NUMANode P#(\d+) = (\d+) from cpuset (0x\w+)", attributes[name])
+        assert {int(nid) for nid, _, _ in seen} == {node.nid for node in spec.nodes if node.zones}
+        for nid, ns, cpuset in seen:
+            to = int(nid)
+            near = [of for of, cpus in own.items() if set(cpus) <= cpus_in(cpuset) and cpus]
+            best = min(of_pair(of, to, spec.distance(of, to)) for of, cpus in own.items() if cpus)
+            assert int(ns) == best
+            assert {of_pair(of, to, spec.distance(of, to)) for of in near} == {best}
+    bandwidths = dict(re.findall(r"NUMANode P#(\d+) = (\d+) from", attributes["ReadBandwidth"]))
+    for node in spec.nodes:
+        if own[node.nid]:
+            mb = latency.memory_bandwidth(node.nid)
+            assert int(bandwidths[str(node.nid)]) == mb * 10**6 // 2**20
+
+
+def cpus_in(cpuset: str) -> set[int]:
+    bits = int(cpuset.replace(",0x", ""), 16)
+    return {cpu for cpu in range(bits.bit_length()) if bits >> cpu & 1}
+
+
+@needs("free")
+def test_free(machine: Emulated) -> None:
+    _, mem, swap = printed(machine, "free", "-k").splitlines()
+    nodes = machine.snapshot.nodes
+    total, _, unused, *_ = map(int, mem.split()[1:])
+    assert total == 4 * sum(map(managed, nodes))
+    assert unused == 4 * sum(map(free, nodes))
+    used = sum(node.swap_used for node in nodes)
+    assert [int(value) for value in swap.split()[1:]] == [
+        4 * machine.spec.swap_pages,
+        4 * used,
+        4 * (machine.spec.swap_pages - used),
+    ]
+
+
+@needs("vmstat")
+def test_vmstat(machine: Emulated) -> None:
+    text = printed(machine, "vmstat", "-s")
+    shown = {name: int(value) for value, name in re.findall(r"^ *(\d+) (.+)$", text, re.M)}
+    nodes = machine.snapshot.nodes
+    assert shown["K total memory"] == 4 * sum(map(managed, nodes))
+    assert shown["K free memory"] == 4 * sum(map(free, nodes))
+    assert shown["K inactive memory"] == 4 * sum(
+        lru(node, "inactive_anon") + lru(node, "inactive_file") for node in nodes
+    )
+    assert shown["K total swap"] == 4 * machine.spec.swap_pages
+    assert shown["K paged in"] == sum(node.vm_event.get("pgpgin", 0) for node in nodes)
+
+
+@pytest.fixture
+def scraped(machine: Emulated, tmp_path: Path) -> Iterator[dict[str, float]]:
+    """Samples of node_exporter, reading a mirror of the machine."""
+    Mirror(tmp_path).write(machine.files)
+    command = [
+        "prometheus-node-exporter",
+        f"--path.procfs={tmp_path}/proc",
+        f"--path.sysfs={tmp_path}/sys",
+        "--collector.disable-defaults",
+        *(f"--collector.{name}" for name in ("meminfo", "meminfo_numa", "buddyinfo", "zoneinfo", "vmstat")),
+        "--collector.vmstat.fields=.*",
+        "--web.disable-exporter-metrics",
+        "--web.listen-address=127.0.0.1:0",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as exporter:
+        try:
+            assert exporter.stderr
+            lines = []
+            for line in exporter.stderr:
+                lines.append(line)
+                if found := re.search(r"address=(127\.0\.0\.1:\d+)", line):
+                    break
+            assert found, lines
+            yield samples(f"http://{found[1]}/metrics")
+        finally:
+            exporter.terminate()
+            rest = exporter.stderr.read() if exporter.stderr else ""
+            assert "level=error" not in "".join(lines) + rest
+
+
+def samples(url: str) -> dict[str, float]:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            with urllib.request.urlopen(url) as response:
+                text = response.read().decode()
+        except urllib.error.URLError:  # it says where it listens before it does
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+            continue
+        return {
+            name: float(value)
+            for name, value in (line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
+        }
+
+
+@needs("prometheus-node-exporter")
+def test_node_exporter(machine: Emulated, scraped: dict[str, float]) -> None:
+    for name in ("meminfo", "meminfo_numa", "buddyinfo", "zoneinfo", "vmstat"):
+        assert scraped[f'node_scrape_collector_success{{collector="{name}"}}'] == 1
+    nodes = machine.snapshot.nodes
+    assert scraped["node_memory_MemFree_bytes"] == 4096 * sum(map(free, nodes))
+    assert scraped["node_vmstat_nr_free_pages"] == sum(map(free, nodes))
+    for node in nodes:
+        label = f'{{node="{node.nid}"}}'
+        assert scraped[f"node_memory_numa_MemFree{label}"] == 4096 * free(node)
+        assert scraped[f"node_memory_numa_numa_hit_total{label}"] == node.numastat["numa_hit"]
+        for zone in node.zones:
+            if not zone.populated:
+                continue
+            label = f'{{node="{node.nid}",zone="{zone.name}"}}'
+            values = {
+                "nr_free_pages": zone.free,
+                "min_pages": zone.wmark_min,
+                "low_pages": zone.wmark_low,
+                "high_pages": zone.wmark_high,
+                "spanned_pages": zone.spanned,
+                "present_pages": zone.present,
+                "managed_pages": zone.managed,
+            }
+            for name, pages in values.items():
+                assert scraped[f"node_zoneinfo_{name}{label}"] == pages + (
+                    zone.watermark_boost if name[:3] in ("min", "low", "hig") else 0
+                )
+            for order, count in enumerate(zone.nr_free):
+                label = f'{{node="{node.nid}",size="{order}",zone="{zone.name}"}}'
+                assert scraped[f"node_buddyinfo_blocks{label}"] == count
