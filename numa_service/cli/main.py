@@ -7,7 +7,20 @@ import sys
 import typer
 
 from numa_service import __version__
-from numa_service.cli import boot, cluster, demo, diff_profiles, explain, files, inspect, latency, replay
+from numa_service.cli import (
+    boot,
+    cluster,
+    demo,
+    diff_profiles,
+    events,
+    explain,
+    files,
+    inspect,
+    latency,
+    replay,
+    tables,
+    top,
+)
 from numa_service.cluster.errors import ClusterError
 from numa_service.machine.spec import SpecError
 from numa_service.mm.memblock import BootMemoryError
@@ -32,7 +45,22 @@ def _root(
         raise typer.Exit
 
 
-for commands in (boot, latency, explain, inspect, files, replay, diff_profiles, cluster, demo):
+_COMMANDS = (
+    boot,
+    latency,
+    explain,
+    inspect,
+    files,
+    tables,
+    replay,
+    diff_profiles,
+    cluster,
+    top,
+    events,
+    demo,
+)
+
+for commands in _COMMANDS:
     commands.register(app)
 
 
