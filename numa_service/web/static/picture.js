@@ -5,25 +5,25 @@ const GAP = 12, PAD = 12, LABEL = 22, CPUS_DRAWN = 16;
 const DENSE_FROM = 13;
 
 export class Picture {
-  #cards = new Map(); #arrows = new Map(); #width = 0; #shape = ""; #lit = new Set();
+  #cards = new Map(); #arrows = new Map(); #width = 0; #shape = -1; #lit = new Set();
   constructor(stage, model, { onselect, onopen }) {
     this.stage = stage; this.model = model; this.onselect = onselect; this.onopen = onopen;
     this.selected = model.machine.nodes[0].nid;
     this.dense = model.machine.nodes.length >= DENSE_FROM;
     this.svg = s("svg", { role: "listbox", "aria-label": "Nodes of the machine; arrow keys move", "aria-orientation": "horizontal" });
-    stage.append(this.svg);
+    this.arrows = s("svg", { class: "flows", "aria-hidden": "true" });
+    stage.classList.toggle("dense", this.dense);
+    stage.append(this.svg, this.arrows);
     new ResizeObserver(([entry]) => this.#fit(Math.floor(entry.contentRect.width))).observe(stage);
     this.svg.addEventListener("keydown", (event) => this.#key(event));
   }
   #fit(width) {
     if (width && width !== this.#width) { this.#width = width; this.#draw(); }
   }
-  // Zones come and go with memory hotplug: then cards are drawn anew.
-  #shapeNow() { return [...this.model.nodes.values()].map((node) => node.zones.map((zone) => zone.name).join()).join(";"); }
 
   #draw() {
     const { model, dense } = this, width = this.#width;
-    this.#shape = this.#shapeNow();
+    this.#shape = model.shape;
     const focused = this.svg.contains(document.activeElement);
     this.svg.replaceChildren(); this.#cards.clear(); this.#arrows.clear();
     const tallOf = (zones) => (dense ? 28 + zones * 11 : 52 + zones * 31);
@@ -57,10 +57,9 @@ export class Picture {
       });
       y += tall;
     }
-    this.arrows = s("g", { "aria-hidden": "true" });
-    this.svg.append(boxes, cards, this.arrows);
-    this.svg.setAttribute("viewBox", `0 0 ${width} ${y + 1}`);
-    this.svg.setAttribute("height", y + 1);
+    this.arrows.replaceChildren();
+    this.svg.append(boxes, cards);
+    for (const svg of [this.svg, this.arrows]) { svg.setAttribute("viewBox", `0 0 ${width} ${y + 1}`); svg.setAttribute("height", y + 1); }
     this.update([...model.nodes.keys()]);
     this.select(this.selected, focused);
     this.light(this.#lit);
@@ -112,7 +111,7 @@ export class Picture {
 
   update(nids) {
     if (!this.#width) return;
-    if (this.#shapeNow() !== this.#shape) { this.#draw(); return; }
+    if (this.model.shape !== this.#shape) { this.#draw(); return; }
     for (const nid of nids) this.#updateCard(this.model.nodes.get(nid), this.#cards.get(nid));
   }
   #updateCard(node, card) {
@@ -135,7 +134,6 @@ export class Picture {
 
   // Arrows, from who asked to who gave; width and strength by rate.
   flow(flows) {
-    if (!this.arrows) return;
     const gone = new Set(this.#arrows.keys());
     for (const { key, from, to, rate: pages } of flows) {
       gone.delete(key);
