@@ -31,7 +31,7 @@ async def load(client: AsyncMachine) -> None:
         while True:
             with suppress(NumaError):
                 held.append(await kernel.alloc(count=1500, partial=True))
-            if len(held) > 38:
+            if len(held) > 74:
                 for blocks in held[:6]:
                     await kernel.free(blocks)
                 del held[:6]
@@ -63,7 +63,11 @@ async def picture(browser: Browser, url: str, name: str, width: int, scheme: str
     await page.wait_for_selector(".flow")
     await page.evaluate("document.activeElement.blur()")
     shot = await page.screenshot(full_page=True)
-    Image.open(io.BytesIO(shot)).convert("RGB").save(HERE / f"{name}.png", optimize=True)
+    image = Image.open(io.BytesIO(shot)).convert("RGB")
+    # an octree keeps the few pixels of a rare colour, which a median cut would not
+    image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
+        HERE / f"{name}.png", optimize=True
+    )
     await context.close()
 
 

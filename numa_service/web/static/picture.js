@@ -27,7 +27,7 @@ export class Picture {
     const focused = this.svg.contains(document.activeElement);
     this.svg.replaceChildren(); this.#cards.clear(); this.#arrows.clear();
     const tallOf = (zones) => (dense ? 28 + zones * 11 : 52 + zones * 31);
-    const height = tallOf(Math.max(1, ...[...model.nodes.values()].map((node) => node.zones.length)));
+    const heightOf = (nid) => tallOf(Math.max(1, model.nodes.get(nid).zones.length));
     const sockets = model.machine.sockets;
     const inner = Math.max(...sockets.map((nids) => this.#columns(nids)));
     const least = dense ? 62 : 168, gap = width < 560 ? 14 : dense ? 16 : 64;
@@ -41,8 +41,12 @@ export class Picture {
     const boxes = s("g"), cards = s("g");
     for (let first = 0; first < sockets.length; first += columns) {
       const row = sockets.slice(first, first + columns);
-      const lines = Math.max(...row.map((nids) => Math.ceil(nids.length / this.#columns(nids))));
-      const tall = LABEL + lines * (height + GAP) - GAP + PAD;
+      const tops = []; // of each line of cards, and the end of the last
+      for (const nids of row) {
+        const cols = this.#columns(nids);
+        nids.forEach((nid, at) => { const line = Math.floor(at / cols); tops[line] = Math.max(tops[line] ?? 0, heightOf(nid)); });
+      }
+      const tall = tops.reduce((sum, high, line) => { tops[line] = sum; return sum + high + GAP; }, LABEL) - GAP + PAD;
       if (y) y += dense ? 12 : 30;
       row.forEach((nids, index) => {
         const cols = this.#columns(nids);
@@ -51,7 +55,7 @@ export class Picture {
           s("rect", { x: x + .5, y: y + .5, width: box - 1, height: tall, rx: 12 }),
           s("text", { x: x + PAD, y: y + 15, text: `${sockets.length > 1 ? "Socket" : "Machine"} ${sockets.length > 1 ? first + index : ""}` })));
         nids.forEach((nid, at) => {
-          const card_ = this.#card(model.nodes.get(nid), left + (at % cols) * (card + GAP), y + LABEL + Math.floor(at / cols) * (height + GAP), card, tallOf(Math.max(1, model.nodes.get(nid).zones.length)));
+          const card_ = this.#card(model.nodes.get(nid), left + (at % cols) * (card + GAP), y + tops[Math.floor(at / cols)], card, heightOf(nid));
           cards.append(card_);
         });
       });
