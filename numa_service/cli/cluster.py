@@ -23,6 +23,7 @@ from numa_service.cluster.running import RunningMachine
 from numa_service.machine.notation import format_cpulist
 from numa_service.mm.mmzone import PAGE_SIZE
 from numa_service.rpc.machine import NodeInfo
+from numa_service.web.console import ConsoleOptions
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -74,12 +75,26 @@ def up(
         typer.Option(help="Name of the machine: a-z, 0-9 and -. By default, from its description."),
     ] = None,
     address: Address = None,
+    console: Annotated[bool, typer.Option(help="Serve a web console of the machine.")] = True,
+    console_port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0 is any that is free.")] = 0,
+    console_host: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST",
+            help="What it listens on, on the host of the machine's supervisor. It has no passwords: whoever "
+            "reaches it sees the machine.",
+        ),
+    ] = "127.0.0.1",
+    console_write: Annotated[
+        bool, typer.Option("--console-write", help="Let it allocate, free and write sysctls.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Boot a machine on Ray and leave it running, each NUMA node in a process of its own."""
     spec = load(source)
+    served = ConsoleOptions(console_host, console_port, console_write) if console else None
     with _progress() as progress:
-        running = machines.up(spec, name or _name_from(spec.name), address, progress)
+        running = machines.up(spec, name or _name_from(spec.name), address, progress, served)
     if as_json:
         typer.echo(json.dumps(_plain(running), indent=1))
         return
@@ -208,6 +223,8 @@ def _print_machine(running: RunningMachine, columns: Sequence[str], rows: Sequen
     console.print(table)
     console.print(f"machine  {running.address}", highlight=False)
     console.print(f"targets  {running.targets_url}", highlight=False)
+    if running.console_url:
+        console.print(f"console  {running.console_url}", highlight=False)
 
 
 def _states(running: RunningMachine) -> dict[int, NodeState | None]:
@@ -249,6 +266,7 @@ def _plain(running: RunningMachine, states: dict[int, NodeState | None] | None =
         "profile": running.info.profile,
         "address": running.address,
         "targets_url": running.targets_url,
+        "console_url": running.console_url,
         "distances": running.info.distances,
         "nodes": nodes,
     }

@@ -24,6 +24,7 @@ from rich.text import Text
 
 from numa_service.cli.source import load
 from numa_service.cluster import machine as cluster
+from numa_service.web.console import ConsoleOptions
 
 #: Nobody needs longer to see a phase; a slow host gets this much before the demo calls it a failure.
 PATIENCE_SECONDS = 60.0
@@ -47,7 +48,10 @@ def demo(
         console.print(
             "Booting preset [b]demo[/b]: two CPU nodes and a CXL node without CPUs, each a Ray actor."
         )
-        running = cluster.up(load("demo"), "demo", progress=lambda text: console.print(f"  {text}"))
+        running = cluster.up(
+            load("demo"), "demo", None, lambda text: console.print(f"  {text}"), ConsoleOptions()
+        )
+        console.print(f"Watch it at [b]{running.console_url}[/b]", highlight=False)
         try:
             story = asyncio.run(_play(running.address, seconds, console))
         finally:

@@ -74,7 +74,7 @@ def cat(
     as_json: AsJson = False,
 ) -> None:
     """Print a file of the machine's /proc or /sys, byte by byte as its kernel would."""
-    with _looking(source, name, fills, address) as seen:
+    with looking(source, name, fills, address) as seen:
         text = seen.read_file(path) if isinstance(seen, Machine) else _or_fail(lambda: tree.read(seen, path))
     typer.echo(json.dumps({"path": path, "text": text}, indent=1) if as_json else text, nl=as_json)
 
@@ -88,7 +88,7 @@ def ls(
     as_json: AsJson = False,
 ) -> None:
     """List a directory of the machine's /proc or /sys."""
-    with _looking(source, name, fills, address) as seen:
+    with looking(source, name, fills, address) as seen:
         found = (
             seen.list_dir(path) if isinstance(seen, Machine) else _or_fail(lambda: tree.listdir(seen, path))
         )
@@ -123,7 +123,7 @@ def mirror(
             "nothing changes on a machine that is not up: use --name", param_hint="--every"
         )
     target = _or_fail(lambda: Mirror(directory))
-    with _looking(source, name, fills, address) as seen:
+    with looking(source, name, fills, address) as seen:
         files = _files(seen)
         _or_fail(lambda: target.write(files))
         told = ""
@@ -160,7 +160,7 @@ def exec_(
     source, command = (None, words) if name else (words[0], words[1:])
     if not command:
         raise typer.BadParameter("no command to run: numa-service exec SOURCE -- CMD...")
-    with _looking(source, name, fills, address) as seen:
+    with looking(source, name, fills, address) as seen:
         files = _files(seen)
     if name:
         detach()
@@ -181,7 +181,7 @@ def _run(files: Sequence[File], command: list[str]) -> NoReturn:
 
 
 @contextmanager
-def _looking(
+def looking(
     source: str | None, name: str | None, fills: list[str] | None, address: str | None
 ) -> Iterator[MachineSnapshot | Machine]:
     """The machine that is meant: one that is up, or one booted here for the occasion."""

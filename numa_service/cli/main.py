@@ -13,12 +13,15 @@ from numa_service.cli import (
     convert_trace,
     demo,
     diff_profiles,
+    events,
     exchange,
     explain,
     files,
     inspect,
     latency,
     replay,
+    tables,
+    top,
     trace,
 )
 from numa_service.cluster.errors import ClusterError
@@ -45,20 +48,25 @@ def _root(
         raise typer.Exit
 
 
-for commands in (
+_COMMANDS = (
     boot,
     exchange,
     latency,
     explain,
     inspect,
     files,
+    tables,
     replay,
     convert_trace,
     trace,
     diff_profiles,
     cluster,
+    top,
+    events,
     demo,
-):
+)
+
+for commands in _COMMANDS:
     commands.register(app)
 
 

@@ -22,6 +22,7 @@ from numa_service.cluster.running import RunningMachine
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm import jit
 from numa_service.node.warm import warm_kernels
+from numa_service.web.console import ConsoleOptions
 
 #: Compiling all kernels takes more than a minute of one CPU.
 COMPILE_SECONDS = 300.0
@@ -36,9 +37,13 @@ Progress = Callable[[str], None]
 
 
 def up(
-    spec: MachineSpec, name: str, address: str | None = None, progress: Progress = lambda _: None
+    spec: MachineSpec,
+    name: str,
+    address: str | None = None,
+    progress: Progress = lambda _: None,
+    console: ConsoleOptions | None = None,
 ) -> RunningMachine:
-    """Boot a machine, on the Ray cluster at `address` or on this host; ClusterError.
+    """Boot a machine, with or without a console, on the Ray cluster at `address` or here; ClusterError.
 
     When it fails or is interrupted, everything that it started is ended again.
     """
@@ -63,7 +68,7 @@ def up(
             _compile_on_hosts(progress)
         progress(f"starting {len(spec.nodes)} nodes")
         placing = True
-        return _place(spec, name, progress)
+        return _place(spec, name, progress, console)
     except BaseException:
         if started:
             detach()
@@ -175,7 +180,9 @@ def _compile_on_hosts(progress: Progress) -> None:
             raise ClusterError(f"the kernels do not compile: {reason(error)}") from None
 
 
-def _place(spec: MachineSpec, name: str, progress: Progress) -> RunningMachine:
+def _place(
+    spec: MachineSpec, name: str, progress: Progress, console: ConsoleOptions | None
+) -> RunningMachine:
     import ray
 
     from numa_service.cluster.supervisor import Machine, create_actors, place
@@ -192,7 +199,7 @@ def _place(spec: MachineSpec, name: str, progress: Progress) -> RunningMachine:
             max_restarts=-1,
             max_task_retries=0,
         )
-        .remote(spec, name)
+        .remote(spec, name, console)
     )
     # it would, too; but the processes of the nodes need not wait for its own
     create_actors(spec, name, group)

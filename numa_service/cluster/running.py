@@ -16,6 +16,8 @@ class RunningMachine:
     address: str
     #: For http_sd_configs of Prometheus.
     targets_url: str
+    #: Of the web console, on the host of the machine's supervisor; empty if there is none.
+    console_url: str = ""
 
     @property
     def nodes_up(self) -> int:

@@ -31,6 +31,7 @@ from numa_service.rpc.machine import MachineInfo, NodeInfo
 if TYPE_CHECKING:
     from numa_service.metrics.discovery import MachineCollector, TargetServer
     from numa_service.rpc.server import MachineServer
+    from numa_service.web.console import ConsoleOptions, ConsoleServer
 
 #: What a node books of its host: next to nothing, so that 64 nodes fit on two CPUs.
 CPUS_PER_NODE = 0.01
@@ -97,10 +98,13 @@ def create_actors(spec: MachineSpec, name: str, group: PlacementGroup) -> dict[i
 class Machine:
     """Supervisor of one machine. Restarted by Ray, it finds the nodes by name and follows them again."""
 
-    def __init__(self, spec: MachineSpec, name: str) -> None:
+    def __init__(self, spec: MachineSpec, name: str, console: ConsoleOptions | None = None) -> None:
+        """Without `console` there is none."""
         configure_logs(machine=name)
         self._spec = spec
         self._name = name
+        self._console_options = console
+        self._console: ConsoleServer | None = None
         #: In nid order; no address while a node is away.
         self._nodes = {n.nid: NodeInfo(n.nid, n.cpus, 0, "", "", 0, ()) for n in spec.nodes}
         self._actors: dict[int, ActorHandle] = {}
@@ -125,15 +129,15 @@ class Machine:
 
     async def describe(self) -> RunningMachine:
         """The machine now."""
-        address, targets_url = await self._serving
-        return RunningMachine(self._info(), address, targets_url)
+        address, targets_url, console_url = await self._serving
+        return RunningMachine(self._info(), address, targets_url, console_url)
 
     def _info(self) -> MachineInfo:
         return MachineInfo(self._name, self._spec.profile, tuple(self._nodes.values()), self._spec.distances)
 
     # coming up
 
-    async def _serve(self) -> tuple[str, str]:
+    async def _serve(self) -> tuple[str, str, str]:
         # a second of imports, while the nodes are placed
         machine, collector, targets = await asyncio.to_thread(_servers)
         address = await self._at_its_port("machine", lambda info: machine(info, self._spec))
@@ -141,7 +145,33 @@ class Machine:
         assert isinstance(served, machine)
         ProcessCollector(registry=served.registry)
         served.registry.register(collector(self._info))
-        return address, await self._at_its_port("targets", lambda info: targets(info, served.registry))
+        targets_url = await self._at_its_port("targets", lambda info: targets(info, served.registry))
+        return address, targets_url, await self._serve_console(address)
+
+    async def _serve_console(self, address: str) -> str:
+        """Its URL; where it was before a restart, or at the port asked for, if that is free."""
+        if self._console_options is None:
+            return ""
+        from numa_service.web.console import ConsoleServer
+
+        wanted = registry.port(self._name, "console") or self._console_options.port
+        for port in dict.fromkeys((wanted, 0)):
+            self._console = ConsoleServer(
+                self._info, lambda: address, self._dmesg, replace(self._console_options, port=port)
+            )
+            try:
+                url = await self._console.start()
+            except OSError as error:
+                _log.warning("no console at port %d: %s", port, error)
+                continue
+            registry.remember_port(self._name, "console", _port(url))
+            return url
+        return ""
+
+    def _dmesg(self) -> list[tuple[float, str]]:
+        from numa_service.machine.boot import start_kernel
+
+        return start_kernel(self._spec, []).dmesg
 
     async def _at_its_port(
         self, service: str, server: Callable[[Callable[[], MachineInfo]], MachineServer | TargetServer]

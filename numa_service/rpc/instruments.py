@@ -71,13 +71,8 @@ class Instruments(Collector):
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double every series
         node = str(nid)
         self._node = node
-        self._fallback = Counter(
-            "numa_fallback_pages",
-            "Pages that requests of this node got from another one.",
-            ["node", "target_node"],
-            registry=registry,
-        )
-        self._fallback_of: dict[int, Counter] = {}
+        #: Pages that other nodes gave, by nid.
+        self.fallback_pages: dict[int, int] = {}
         self._alloc = {local: Tally(_VIRTUAL_BUCKETS) for local in (True, False)}
         expiries = Counter(
             "numa_lease_expiries", "Sessions that ended with their lease.", ["node"], registry=registry
@@ -86,7 +81,7 @@ class Instruments(Collector):
         registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
-        """What allocations cost."""
+        """What allocations cost, and what other nodes gave."""
         family = HistogramMetricFamily(
             "numa_alloc_virtual_seconds",
             "Modelled time of a block: the mean of each AllocPages request. local: all its blocks are.",
@@ -95,13 +90,18 @@ class Instruments(Collector):
         for local, tally in self._alloc.items():
             tally.add_to(family, [self._node, "local" if local else "remote"])
         yield family
+        pages = CounterMetricFamily(
+            "numa_fallback_pages",
+            "Pages that requests of this node got from another one.",
+            labels=["node", "target_node"],
+        )
+        for nid, count in self.fallback_pages.items():
+            pages.add_metric([self._node, str(nid)], count)
+        yield pages
 
     def fallback(self, nid: int, pages: int) -> None:
         """Another node gave pages."""
-        counter = self._fallback_of.get(nid)
-        if counter is None:
-            counter = self._fallback_of[nid] = self._fallback.labels(self._node, str(nid))
-        counter.inc(pages)
+        self.fallback_pages[nid] = self.fallback_pages.get(nid, 0) + pages
 
     def allocated(self, nid: int, allocation: Allocation) -> None:
         """An AllocPages request was served by node `nid`."""

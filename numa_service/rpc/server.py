@@ -21,6 +21,8 @@ from numa_client._gen.numa.v1 import (
     memory_service_pb2_grpc,
     node_service_pb2,
     node_service_pb2_grpc,
+    observe_service_pb2,
+    observe_service_pb2_grpc,
     trace_service_pb2,
     trace_service_pb2_grpc,
     workload_service_pb2,
@@ -43,6 +45,7 @@ from numa_service.rpc.machine import MachineInfo, MachineServicer
 from numa_service.rpc.memory import MemoryServicer
 from numa_service.rpc.methods import Methods
 from numa_service.rpc.node import NodeServicer
+from numa_service.rpc.observe import ObserveServicer
 from numa_service.rpc.peers import MAX_MESSAGE_BYTES, Peers, drive
 from numa_service.rpc.requests import Requests
 from numa_service.rpc.tracepoints import TraceServicer
@@ -54,6 +57,7 @@ NODE_SERVICES: tuple[str, ...] = (
     memory_service_pb2.DESCRIPTOR.services_by_name["MemoryService"].full_name,
     node_service_pb2.DESCRIPTOR.services_by_name["NodeService"].full_name,
     trace_service_pb2.DESCRIPTOR.services_by_name["TraceService"].full_name,
+    observe_service_pb2.DESCRIPTOR.services_by_name["ObserveService"].full_name,
     workload_service_pb2.DESCRIPTOR.services_by_name["WorkloadService"].full_name,
     zonelist_service_pb2.DESCRIPTOR.services_by_name["ZonelistService"].full_name,
 )
@@ -152,6 +156,7 @@ class NodeServer:
         self._clock = node.clock = clock
         self._sleep = sleep
         self._instruments = Instruments(self.registry, node.nid)
+        self._observe = ObserveServicer(node, self._instruments.fallback_pages)
         self._peers = Peers(self._instruments.fallback, tracing)
         self._requests = Requests(node, self._peers)
         self._leases = Leases(node, self._requests, self._peers, self._instruments.lease_expired, clock)
@@ -176,6 +181,7 @@ class NodeServer:
             NodeServicer(self.node, self._requests, self._peers), server
         )
         trace_service_pb2_grpc.add_TraceServiceServicer_to_server(TraceServicer(self.node), server)
+        observe_service_pb2_grpc.add_ObserveServiceServicer_to_server(self._observe, server)
         workload_service_pb2_grpc.add_WorkloadServiceServicer_to_server(self._workload, server)
         zonelist = ZonelistServicer(self.node, self._requests)
         zonelist_service_pb2_grpc.add_ZonelistServiceServicer_to_server(zonelist, server)
@@ -205,6 +211,7 @@ class NodeServer:
 
     async def stop(self, grace: float = 1.0) -> None:
         """No new calls; `grace` seconds for those under way, and what they were doing. Sessions stay."""
+        self._observe.close()
         await self._grpc.stop(grace)
         await self._requests.finish(grace)
         for task in self._tasks:

@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from numa_client import Machine
@@ -55,6 +57,23 @@ def test_up_prints_what_clients_need(up: str) -> None:
     assert [node["incarnation"] for node in machine["nodes"]] == [1, 1, 1]
     with Machine.connect(machine["address"]) as client:
         assert [node.address for node in client.info.nodes] == [node["address"] for node in machine["nodes"]]
+
+
+def test_the_console_is_there_on_the_loopback_interface_and_read_only(up: str) -> None:
+    url = json.loads(up)["console_url"]
+    assert urlsplit(url).hostname == "127.0.0.1"
+    with urllib.request.urlopen(f"{url}api/machine", timeout=30) as reply:
+        machine = json.load(reply)
+    assert (machine["name"], machine["writable"]) == ("demo", False)
+    with urllib.request.urlopen(f"{url}api/boot", timeout=30) as reply:
+        assert json.load(reply)[-1]["function"] == "kswapd_init"
+    seen: set[str] = set()
+    with urllib.request.urlopen(f"{url}api/feed", timeout=30) as feed:
+        while seen != {"0", "1", "2"}:
+            line = feed.readline()
+            if line.startswith(b"data: "):
+                seen |= {nid for nid, node in json.loads(line[6:])["n"].items() if node}
+    assert f"console  {url}" in ok("status", "demo")
 
 
 def test_status(up: str) -> None:

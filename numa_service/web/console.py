@@ -1,0 +1,234 @@
+"""The console's server: static files, the machine as JSON, one push stream a browser, and a few actions.
+
+It trusts nobody's page: requests must name this host (else a page elsewhere could rebind its own name to the
+loopback interface), what changes something must come from this origin, and the page runs no script but ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import resources
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from numa_client import NumaError
+
+from numa_service.rpc.exposition import HttpServer
+from numa_service.rpc.machine import MachineInfo
+from numa_service.web.actions import ActionError, Actions
+from numa_service.web.boot import boot_steps, boot_view
+from numa_service.web.feed import MachineFeed
+from numa_service.web.view import compact, machine_view, message, node_view
+
+#: Browsers that are pushed to at one time.
+MAX_VIEWERS = 32
+#: Between two pushes to one browser.
+PUSH_SECONDS = 0.2
+#: A stream with nothing to say says so this often: who has gone is noticed by it.
+ALIVE_SECONDS = 10.0
+#: A browser that takes nothing for so long is let go.
+STUCK_SECONDS = 30.0
+MAX_BODY_BYTES = 16 << 10
+
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+_FEED = web.AppKey("feed", MachineFeed)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleOptions:
+    """How a machine's console is served."""
+
+    host: str = "127.0.0.1"
+    #: 0: any that is free.
+    port: int = 0
+    #: Whether browsers may allocate, free and write sysctls.
+    writable: bool = False
+
+
+class ConsoleServer:
+    """The console of one machine, as the callables tell of it at that moment."""
+
+    def __init__(
+        self,
+        machine: Callable[[], MachineInfo],
+        machine_address: Callable[[], str],
+        dmesg: Callable[[], Iterable[tuple[float, str]]],
+        options: ConsoleOptions = ConsoleOptions(),
+    ) -> None:
+        """`machine_address` is where MachineService answers; `dmesg` gives the boot log, with seconds."""
+        self._machine = machine
+        self._options = options
+        self.feed = MachineFeed(machine)
+        self._actions = Actions(machine_address)
+        self._dmesg = dmesg
+        self._viewers: set[asyncio.Task[Any]] = set()
+        self._files = {
+            f"/{'' if file.name == 'index.html' else file.name}": (file.read_bytes(), file.name)
+            for file in (resources.files(__package__) / "static").iterdir()
+            if "." + file.name.rpartition(".")[2] in _TYPES
+        }
+        app = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY_BYTES)
+        app[_FEED] = self.feed
+        for path in self._files:
+            app.router.add_get(path, self._file)
+        app.router.add_get("/api/machine", self._get_machine)
+        app.router.add_get("/api/boot", self._get_boot)
+        app.router.add_get("/api/feed", self._push)
+        app.router.add_get("/api/zone", self._get_zone)
+        app.router.add_post("/api/explain", self._explain)
+        if options.writable:
+            app.router.add_post("/api/alloc", self._alloc)
+            app.router.add_post("/api/free", self._free)
+            app.router.add_post("/api/sysctl", self._sysctl)
+        app.on_shutdown.append(self._end_streams)
+        self._http = HttpServer(app)
+
+    async def start(self) -> str:
+        """Serve; the URL. OSError when the port is taken."""
+        return f"http://{await self._http.start(self._options.host, self._options.port)}/"
+
+    async def stop(self) -> None:
+        """End every stream, give back what was allocated from here, close the socket."""
+        await self._http.stop()
+        await self._actions.close()
+
+    async def _end_streams(self, _: web.Application) -> None:
+        for viewer in list(self._viewers):
+            viewer.cancel()
+        await asyncio.gather(*self._viewers, return_exceptions=True)
+
+    # who may ask
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not is_own_name(request.host, self._options.host):
+            raise web.HTTPForbidden(text="this console does not answer under that name", headers=_HEADERS)
+        if request.method == "POST":
+            origin = urlsplit(request.headers.get("Origin", ""))
+            if origin.netloc != request.host or request.content_type != "application/json":
+                raise web.HTTPForbidden(text="only the console's own page may ask that", headers=_HEADERS)
+        try:
+            response = await handler(request)
+        except web.HTTPException as error:
+            error.headers.update(_HEADERS)
+            raise
+        except (ActionError, NumaError, TimeoutError) as error:
+            return _json({"error": str(error) or "no answer in time"}, status=422)
+        if not response.prepared:
+            response.headers.update(_HEADERS)
+        return response
+
+    # what there is
+
+    async def _file(self, request: web.Request) -> web.Response:
+        body, name = self._files[request.path]
+        content_type = _TYPES["." + name.rpartition(".")[2]]
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def _get_machine(self, _: web.Request) -> web.Response:
+        return _json(machine_view(self._machine(), self._options.writable))
+
+    async def _get_boot(self, _: web.Request) -> web.Response:
+        return _json(boot_view(boot_steps(await asyncio.to_thread(self._dmesg))))
+
+    async def _get_zone(self, request: web.Request) -> web.Response:
+        node, zone = request.query.get("node", ""), request.query.get("zone", "")
+        if not node.isdecimal() or not 0 < len(zone) <= 16:
+            raise web.HTTPBadRequest(text="node and zone are needed")
+        return _json(await self._actions.zone(int(node[:6]), zone))
+
+    # the push
+
+    async def _push(self, request: web.Request) -> web.StreamResponse:
+        if len(self._viewers) >= MAX_VIEWERS:
+            raise web.HTTPServiceUnavailable(text=f"{MAX_VIEWERS} browsers look already: close one")
+        task = asyncio.current_task()
+        assert task is not None
+        self._viewers.add(task)
+        try:
+            stream = web.StreamResponse(headers={**_HEADERS, "Content-Type": "text/event-stream"})
+            await stream.prepare(request)
+            async with self.feed.watched():
+                # a browser that goes away, or stops reading
+                with suppress(ConnectionError, TimeoutError):
+                    await self._push_on(stream)
+            return stream
+        finally:
+            self._viewers.discard(task)
+
+    async def _push_on(self, stream: web.StreamResponse) -> None:
+        """Whatever is newer than what this browser has: if it is slow, more at a time and less often."""
+        version, event = 0, 0
+        while True:
+            if not await self.feed.wait(version, ALIVE_SECONDS):
+                await asyncio.wait_for(stream.write(b": nothing new\n\n"), STUCK_SECONDS)
+                continue
+            nodes = [(nid, node_view(self.feed.nodes[nid].frame)) for nid in self.feed.newer(version)]
+            text = message(nodes, self.feed.events.since(event))
+            version, event = self.feed.version, self.feed.events.last_id
+            await asyncio.wait_for(stream.write(f"data: {text}\n\n".encode()), STUCK_SECONDS)
+            await asyncio.sleep(PUSH_SECONDS)
+
+    # what can be done
+
+    async def _explain(self, request: web.Request) -> web.Response:
+        return _json(await self._actions.explain(await _body(request), self._options.writable))
+
+    async def _alloc(self, request: web.Request) -> web.Response:
+        return _json(await self._actions.alloc(await _body(request)))
+
+    async def _free(self, request: web.Request) -> web.Response:
+        return _json(await self._actions.free())
+
+    async def _sysctl(self, request: web.Request) -> web.Response:
+        return _json(await self._actions.sysctl(await _body(request)))
+
+
+async def _body(request: web.Request) -> Mapping[str, Any]:
+    try:
+        body = await request.json()
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise ActionError("the request is no JSON") from None
+    if not isinstance(body, dict):
+        raise ActionError("the request is no JSON object")
+    return body
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(text=compact(value), status=status, content_type="application/json", headers=_HEADERS)
+
+
+def is_own_name(host: str, bound: str) -> bool:
+    """Whether a Host header names the console: an IP address, localhost, or the name that it was given."""
+    name = urlsplit(f"//{host}").hostname or ""
+    if name in ("localhost", bound.lower()):
+        return True
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,116 @@
+// Puts the parts together: what the feed says goes into the model at once, and on the screen once a frame.
+import { $, ask, bytes, say } from "./dom.js";
+import { Boot } from "./boot.js";
+import { EventList } from "./events.js";
+import { Heat } from "./heat.js";
+import { Model } from "./model.js";
+import { NodePanel } from "./node.js";
+import { Picture } from "./picture.js";
+import { Why } from "./why.js";
+
+const BUDGET_MS = 4; // of a frame, for nodes
+const FLOWS_MS = 150; // how often arrows change
+const SLOW_MS = 200; // how often the rest does
+
+function theme() {
+  const root = document.documentElement, dark = matchMedia("(prefers-color-scheme: dark)");
+  const redraw = [];
+  let chosen = null;
+  try { chosen = localStorage.getItem("theme"); } catch { /* no storage: the system's choice */ }
+  const apply = () => {
+    root.dataset.theme = chosen ?? (dark.matches ? "dark" : "light");
+    say($("theme"), root.dataset.theme === "dark" ? "Light" : "Dark");
+    for (const draw of redraw) draw();
+  };
+  dark.addEventListener("change", apply);
+  $("theme").addEventListener("click", () => {
+    chosen = root.dataset.theme === "dark" ? "light" : "dark";
+    try { localStorage.setItem("theme", chosen); } catch { /* lasts as long as the page */ }
+    apply();
+  });
+  apply();
+  return redraw;
+}
+
+function facts(model) {
+  const nodes = [...model.nodes.values()];
+  const sum = (of) => nodes.reduce((total, node) => total + node.zones.reduce((n, zone) => n + of(zone), 0), 0);
+  const cpus = nodes.reduce((n, node) => n + node.cpus.length, 0);
+  say($("facts"), `${model.machine.profile} · ${nodes.length} nodes · ${cpus} CPUs · ${bytes(sum((z) => z.free))} free of ${bytes(sum((z) => z.managed))}`);
+}
+
+function status(state, text) { $("status").dataset.state = state; say($("status"), text); }
+
+async function start() {
+  const redraw = theme();
+  const machine = await ask("api/machine");
+  say($("name"), machine.name);
+  document.title = `${machine.name} · numa-service`;
+  const model = new Model(machine);
+  // the map of free blocks of a large machine is as wide as the page
+  document.body.classList.toggle("many", machine.nodes.length > 8);
+  const panel = new NodePanel($("node-title"), $("node-body"), model);
+  const heat = new Heat($("heat-map"), $("heat-cell"), model);
+  const events = new EventList($("events-list"));
+  const picture = new Picture($("stage"), model, {
+    onselect: (nid) => { panel.show(nid); why.select(nid); },
+    onopen: (nid) => { why.select(nid); why.explain(); },
+  });
+  const why = new Why(model, (nids) => { picture.light(nids); setTimeout(() => picture.light(new Set()), 2500); });
+  const boot = new Boot((nids) => picture.light(nids));
+  redraw.push(() => heat.redraw());
+  panel.show(picture.selected); why.select(picture.selected);
+  await boot.load();
+
+  // What there is to draw, a part's at a time: a frame takes no longer than BUDGET_MS, however many nodes changed.
+  const dirty = new Set(), seen = new Set();
+  let asked = false, flowed = 0, told = 0, paused = false, late = [], news = [];
+  const draw = (clock) => {
+    asked = false;
+    if (paused) return;
+    const end = performance.now() + BUDGET_MS;
+    for (const nid of dirty) {
+      dirty.delete(nid); seen.add(nid);
+      picture.update([nid]);
+      panel.update([nid]);
+      if (performance.now() > end) break;
+    }
+    if (clock - told >= SLOW_MS) {
+      told = clock;
+      heat.update([...seen]); seen.clear();
+      facts(model);
+      events.add(news); news = [];
+    } else if (clock - flowed >= FLOWS_MS) { flowed = clock; picture.flow(model.flowing(performance.now())); }
+    if (dirty.size || seen.size || news.length || model.flows.size) wake();
+  };
+  const wake = () => { if (!asked) { asked = true; requestAnimationFrame(draw); } };
+  const take = ({ n, e }) => {
+    model.take(n, performance.now());
+    for (const nid of Object.keys(n)) dirty.add(Number(nid));
+    news.push(...e);
+    wake();
+  };
+
+  const feed = new EventSource("api/feed");
+  feed.onopen = () => status(paused ? "wait" : "live", paused ? "paused" : "live");
+  feed.onerror = () => status("lost", feed.readyState === EventSource.CLOSED ? "not connected" : "reconnecting");
+  feed.onmessage = ({ data }) => { if (paused) late.push(data); else take(JSON.parse(data)); if (late.length > 600) late.shift(); };
+  window.addEventListener("pagehide", () => feed.close());
+
+  $("pause").addEventListener("click", () => {
+    paused = !paused;
+    $("pause").setAttribute("aria-pressed", paused);
+    document.body.classList.toggle("still", paused);
+    say($("pause"), paused ? "Go on" : "Pause");
+    status(paused ? "wait" : "live", paused ? "paused" : "live");
+    if (!paused) { for (const data of late) take(JSON.parse(data)); late = []; wake(); }
+  });
+  $("help").addEventListener("click", () => $("keys").showModal());
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName) || $("keys").open) return;
+    const does = { p: () => $("pause").click(), t: () => $("theme").click(), "?": () => $("help").click(), "[": () => boot.step(-1), "]": () => boot.step(1) }[event.key];
+    if (does) { event.preventDefault(); does(); }
+  });
+}
+
+start().catch((error) => status("lost", error.message));

@@ -1,0 +1,31 @@
+"""A machine on the loopback and its console, in one process."""
+
+from __future__ import annotations
+
+from loopback import Loopback
+
+from numa_service.machine.boot import start_kernel
+from numa_service.machine.spec import MachineSpec
+from numa_service.web.console import ConsoleOptions, ConsoleServer
+
+
+class Consoled(Loopback):
+    """What tests see of both."""
+
+    def __init__(self, preset: str | MachineSpec, *, writable: bool = False) -> None:
+        super().__init__(preset)
+        self.console = ConsoleServer(
+            self.info,
+            lambda: self.address,
+            lambda: start_kernel(self.spec, []).dmesg,
+            ConsoleOptions(writable=writable),
+        )
+        self.url = ""
+
+    async def start(self) -> None:
+        await super().start()
+        self.url = await self.console.start()
+
+    async def stop(self) -> None:
+        await self.console.stop()
+        await super().stop()
