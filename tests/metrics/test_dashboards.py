@@ -31,7 +31,7 @@ from numa_service.procfs.show import SHOW
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 #: Long enough for one round of everything that the load does.
-LOAD_SECONDS = 9.0
+LOAD_SECONDS = 7.0
 PATIENCE_SECONDS = 60.0
 READ_TWICE = "count_over_time(numa_log_ops_total[1m]) > 1"
 
