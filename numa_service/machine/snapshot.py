@@ -107,7 +107,27 @@ def _memory_blocks(
     if pgdat.arch != "x86_64":
         return ()
     shared = {block for ram in others.values() for block in _blocks(ram)}
-    return tuple(_memory_block(pgdat, block, block in shared) for block in sorted(_blocks(pgdat.ram)))
+    plain = _blocks_of_one_zone(pgdat)
+    return tuple(
+        MemoryBlockSnapshot(block, True, (plain[block],))
+        if block in plain and block not in shared
+        else _memory_block(pgdat, block, block in shared)
+        for block in sorted(_blocks(pgdat.ram))
+    )
+
+
+def _blocks_of_one_zone(pgdat: Pgdat) -> dict[int, str]:
+    """Zones of the blocks that are on-line and wholly of one: nearly all, and a terabyte has 8192 of them."""
+    if pgdat.base_pfn % MEMORY_BLOCK_PAGES:
+        return {}
+    pg, size = pgdat.pg, MEMORY_BLOCK_PAGES >> PAGEBLOCK_ORDER
+    end = len(pg.pb_zone) // size * size
+    zones = pg.pb_zone[:end].reshape(-1, size)
+    online = (pg.pb_migratetype[:end].reshape(-1, size) != NO_PAGEBLOCK).all(axis=1)
+    plain = np.flatnonzero(online & (zones[:, 0] != 0) & (zones == zones[:, :1]).all(axis=1))
+    first = pgdat.base_pfn // MEMORY_BLOCK_PAGES
+    labels = zones[plain, 0].tolist()
+    return {first + at: pgdat.zone_names[label - 1] for at, label in zip(plain.tolist(), labels, strict=True)}
 
 
 def _blocks(ram: Iterable[tuple[int, int]]) -> set[int]:

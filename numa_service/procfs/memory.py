@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 
 from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES
@@ -24,7 +25,11 @@ def nodes_of_blocks(snapshot: MachineSnapshot) -> Iterator[tuple[int, int]]:
 
 
 def _block(snapshot: MachineSnapshot, number: int) -> MemoryBlockSnapshot:
-    return next(b for node in snapshot.nodes for b in node.memory_blocks if b.number == number)
+    for node in snapshot.nodes:
+        at = bisect_left(node.memory_blocks, number, key=lambda block: block.number)
+        if at < len(node.memory_blocks) and node.memory_blocks[at].number == number:
+            return node.memory_blocks[at]
+    raise KeyError(number)
 
 
 def block_size_bytes(snapshot: MachineSnapshot) -> str:
