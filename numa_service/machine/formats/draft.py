@@ -17,6 +17,8 @@ from numa_service.mm.mmzone import PAGE_SHIFT, PAGE_SIZE
 
 #: Of a node whose memory nothing tells: as hwloc's synthetic topologies have it.
 DEFAULT_NODE_BYTES = 1 << 30
+#: NODE_MIN_SIZE of x86: memory of a node with less is not used.
+NODE_MIN_BYTES = 4 << 20
 _VERSION = re.compile(r"(\d+)\.(\d+)", re.ASCII)
 _DMA32_END = 4 << 30 >> PAGE_SHIFT
 _Q35_ACPI_PAGES = 32
@@ -58,6 +60,8 @@ class Draft:
     memory_model: str | None = None
     counter_drift: bool = False
     sysctls: dict[str, str] = field(default_factory=dict)
+    #: Made from a machine: nothing of it is to be doubted.
+    exact: bool = False
     #: What the source says and a machine here cannot, and what was assumed. One line each.
     notes: list[str] = field(default_factory=list)
 
@@ -108,6 +112,8 @@ class Draft:
                     f"node {node.nid}: memory of {node.memory} bytes was rounded down to pages of 4 KiB"
                 )
                 node.memory -= node.memory % PAGE_SIZE
+        if not self.exact:
+            self._ignore_small_nodes()
         if not any(node.bytes for node in self.nodes):
             self.note(f"no node's memory is told: {format_size(DEFAULT_NODE_BYTES)} each was taken")
             for node in self.nodes:
@@ -117,6 +123,13 @@ class Draft:
             raise SpecError("no node has a CPU")
         if any(node.ranges for node in self.nodes):
             self._sizes_behind_ranges()
+
+    def _ignore_small_nodes(self) -> None:
+        """As numa_register_memblks does: the node stays, without memory. A node alone is kept as it is."""
+        for node in self.nodes:
+            if 0 < node.bytes < NODE_MIN_BYTES and len(self.nodes) > 1:
+                self.note(f"node {node.nid}: {node.bytes} bytes are left out: a kernel takes 4 MiB or more")
+                node.memory, node.ranges = 0, None
 
     def _check_cmdline(self) -> None:
         kept = []
@@ -225,6 +238,7 @@ def draft_of(spec: MachineSpec) -> Draft:
         memory_model=spec.memory_model,
         counter_drift=spec.counter_drift,
         sysctls=known,
+        exact=True,
         notes=list(spec.notes),
     )
     if cmdline != " ".join(spec.cmdline.split()):
