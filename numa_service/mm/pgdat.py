@@ -387,9 +387,9 @@ class Pgdat(PgdatMemory):
         )
         return (self._out[:got] + self.base_pfn).view(np.uint64)
 
-    def trace_into(self, ring: I64) -> None:
-        """Put the events of kernels into this ring, [N, TRACE_WORDS]; an empty one: nowhere."""
-        self.pg = self.pg._replace(trace=ring)
+    def trace_into(self, ring: I64, ctl: I64) -> None:
+        """Put the events of kernels into this ring, [N, TRACE_WORDS], by these words, [NR_TRACE_CTL]."""
+        self.pg = self.pg._replace(trace=ring, trace_ctl=ctl)
         self.address, self._unpacked = address_of(self.pg)
 
     @property

@@ -8,7 +8,7 @@ same ops lead to the same state, listened to or not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from numa_service.mm.pgdata import (
     KSWAPD_HIGHEST_ZONEIDX,
     KSWAPD_ORDER,
     KSWAPD_WOKEN,
+    NR_TRACE_CTL,
     TRACE_CONTEXT,
     TRACE_ON,
     TRACE_WORDS,
@@ -112,16 +113,20 @@ class Tracer:
         self._cost[tp.MM_VMSCAN_WRITE_FOLIO] = model.swap_page_ns
         self._scan_ns = model.reclaim_page_ns
         self._cpus = np.array(pgdat.all_cpus, dtype=np.int64)
-        pgdat.trace_into(np.zeros((ring_events, TRACE_WORDS), dtype=np.int64))
-        pgdat.pg.trace_ctl[TRACE_WRITTEN] = 0
+        self._set_ring(ring_events)
         pgdat.pg.trace_ctl[TRACE_ON] = 1
         self._begin(_TASK_WORKER, WORKER_PID + pgdat.nid, None, 0)
 
     def stop(self) -> None:
         """Record no more."""
-        pg = self._pgdat.pg
-        pg.trace_ctl[TRACE_ON] = 0
-        self._pgdat.trace_into(np.zeros((0, TRACE_WORDS), dtype=np.int64))
+        self._pgdat.pg.trace_ctl[TRACE_ON] = 0
+        self._set_ring(0)
+
+    def _set_ring(self, ring_events: int) -> None:
+        """A ring with words of its own: whoever still has the old arrays must not write by the new ones."""
+        self._pgdat.trace_into(
+            np.zeros((ring_events, TRACE_WORDS), dtype=np.int64), np.zeros(NR_TRACE_CTL, dtype=np.int64)
+        )
 
     @property
     def written(self) -> int:
@@ -445,9 +450,3 @@ class Tracepoints:
             if not self._listeners and self.tracer:
                 self.tracer.stop()
                 self.tracer = None
-
-
-def merged(parts: Iterable[EmittedEvents]) -> list[Any]:
-    """Events of several nodes by time; each node's own order is kept."""
-    events = [event for part in parts for event in part]
-    return sorted(events, key=lambda event: event.time_ns)

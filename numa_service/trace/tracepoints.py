@@ -164,12 +164,6 @@ class EmittedEvents:
         """Where each event's fields begin."""
         return np.concatenate([[0], np.cumsum(NR_FIELDS[self.kind])[:-1]]) if len(self) else NO_VALUES
 
-    @classmethod
-    def none(cls, nid: int) -> EmittedEvents:
-        """No events of a node."""
-        none = NO_VALUES
-        return cls(nid, np.zeros(0, np.uint8), none, none, none, none, none, none, none, ())
-
     def __iter__(self) -> Iterator[Event]:
         values = self.values.tolist()
         columns = (
