@@ -95,9 +95,14 @@ class Requests:
 
     async def _start(self, key: str, session: int, digest: Digest, work: Awaitable[M]) -> M:
         task = asyncio.create_task(self._carry_out(key, digest, work), name=f"request-{key}")
-        task.add_done_callback(lambda _: self._running.pop(key))
+        task.add_done_callback(lambda done: self._ended(key, done))
         self._running[key] = _Running(session, digest, task)
         return await asyncio.shield(task)
+
+    def _ended(self, key: str, task: asyncio.Task[Any]) -> None:
+        del self._running[key]
+        if not task.cancelled():
+            task.exception()  # looked at: the client may be gone, and then nobody else does
 
     async def _carry_out(self, key: str, digest: Digest, work: Awaitable[M]) -> M:
         reply = await work
