@@ -22,7 +22,11 @@ def drafts(draw: st.DrawFn, *, gaps: bool = True, latency: bool = True) -> Draft
     numbers = st.sets(st.integers(0, 8191 if gaps else cpu_count - 1), min_size=cpu_count, max_size=cpu_count)
     cpus = sorted(draw(numbers))
     homes = draw(st.lists(st.sampled_from(nids), min_size=len(cpus), max_size=len(cpus)))
-    sizes = draw(st.lists(st.sampled_from([0, 4, 5, 100, 1024, 4097]) | st.integers(4, 4096), min_size=count, max_size=count).filter(any))
+    sizes = draw(
+        st.lists(
+            st.sampled_from([0, 4, 5, 100, 1024, 4097]) | st.integers(4, 4096), min_size=count, max_size=count
+        ).filter(any)
+    )
     nodes = [
         DraftNode(nid, tuple(cpu for cpu, home in zip(cpus, homes, strict=True) if home == nid), size * MIB)
         for nid, size in zip(nids, sizes, strict=True)
