@@ -14,6 +14,7 @@ from pathlib import Path
 from numa_service.machine.formats.draft import Draft, DraftNode, machine_name
 from numa_service.machine.formats.files import read_bytes
 from numa_service.machine.formats.hwloc_xml import split_bandwidth
+from numa_service.machine.notation import MAX_NUMNODES
 from numa_service.machine.spec import SpecError
 from numa_service.machine.zones import PfnRange, merge, without_bios_holes
 from numa_service.mm.mmzone import PAGE_SHIFT, PAGE_SIZE
@@ -173,6 +174,8 @@ def _nodes(draft: Draft, srat: _Srat, madt: list[int] | None) -> dict[int, int]:
     nid_of: dict[int, int] = {}
     for pxm in (*(pxm for pxm, _ in srat.cpus), *(pxm for pxm, _ in srat.memory)):
         nid_of.setdefault(pxm, len(nid_of))
+    if len(nid_of) > MAX_NUMNODES:
+        raise SpecError(f"SRAT: {len(nid_of)} proximity domains, at most {MAX_NUMNODES} nodes")
     if any(pxm != nid for pxm, nid in nid_of.items()):
         pairs = ", ".join(f"{pxm} is {nid}" for pxm, nid in list(nid_of.items())[:16])
         draft.note(f"proximity domains became nodes in the order of the SRAT: {pairs}")

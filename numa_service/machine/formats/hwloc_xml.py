@@ -15,7 +15,7 @@ from typing import Any
 from lxml import etree
 
 from numa_service.machine.formats.draft import DEFAULT_NODE_BYTES, Draft, DraftNode, machine_name, profile_of
-from numa_service.machine.notation import format_cpulist
+from numa_service.machine.notation import MAX_NUMNODES, NR_CPUS, format_cpulist
 from numa_service.machine.spec import SpecError
 from numa_service.machine.zones import PfnRange
 
@@ -25,6 +25,9 @@ _NODE_TYPES = {"NUMANode", "NUMA", "Node", "NUMA Node", "NUMAnode"}
 _MEMORY_TYPES = _NODE_TYPES | {"MemCache"}
 _MAX_OBJECTS = 1_000_000
 _MAX_DEPTH = 200
+_MAX_LEGACY_MATRICES = 1000
+#: Characters; a word of 32 bits takes 11.
+_MAX_BITMAP = 1 << 16
 _MEANS_BANDWIDTH = 8
 _MASK = re.compile(r"(?:0xf\.\.\.f,?)?(?:(?:0x)?[0-9a-f]{0,8}(?:,|$))*", re.ASCII | re.IGNORECASE)
 _RANGE = re.compile(r"0x([0-9a-f]{1,16})-0x([0-9a-f]{1,16})", re.ASCII)
@@ -101,8 +104,13 @@ class _Topology:
         pus = list(self._objects({"PU", "Proc", "P"}))
         if not pus:
             raise SpecError(f"{self.source}: no object of type PU: no CPU")
+        if len(pus) > NR_CPUS:
+            raise SpecError(f"{self.source}: {len(pus)} PUs, at most {NR_CPUS} CPUs")
         self._number_cpus(pus, top)
-        numas = [self._numa(element, pus) for element in self._objects(_NODE_TYPES)]
+        elements = list(self._objects(_NODE_TYPES))
+        if len(elements) > MAX_NUMNODES:
+            raise SpecError(f"{self.source}: {len(elements)} nodes, at most {MAX_NUMNODES}")
+        numas = [self._numa(element, pus) for element in elements]
         if not numas:
             self.note("no NUMANode object: one node with everything (UMA)")
             self.result.nodes = [DraftNode(0, tuple(sorted(self.cpu_of.values())), self._all_memory(top))]
@@ -137,7 +145,7 @@ class _Topology:
         text = element.get(attribute, "")
         if not text:
             return set()
-        if len(text) > 1 << 20 or not _MASK.fullmatch(text):
+        if len(text) > _MAX_BITMAP or not _MASK.fullmatch(text):
             raise self.fail(element, attribute, f"{text[:40]!r} is not a bitmap as 0x00000001,0x0000ffff")
         words = text.lower().removeprefix("0xf...f").strip(",").split(",") if text else []
         value = int("".join(word.removeprefix("0x").zfill(8) for word in words) or "0", 16)
@@ -307,6 +315,8 @@ class _Topology:
             values = self._values(matrix, self._split(matrix, "u64values"))
             found = self._take(matrix, order, values, nids)
         legacy = [] if found else list(self.root.iter("distances"))
+        if len(legacy) > _MAX_LEGACY_MATRICES:
+            raise SpecError(f"{self.source}: {len(legacy)} <distances>, at most {_MAX_LEGACY_MATRICES}")
         for matrix in legacy:
             order, values = self._legacy(matrix, numas)
             if order:
@@ -368,6 +378,7 @@ class _Topology:
         elements = {element.get("gp_index"): element for element in self.root.iter("object")}
         pus_of = {numa.element: numa.pus for numa in numas}
         found: dict[str, dict[tuple[int, int], int]] = {}
+        initiators: dict[tuple[str | None, str | None], list[int]] = {}
         for attr in self.root.findall("memattr"):
             name = attr.get("name", "")
             for value in attr.findall("memattr_value"):
@@ -375,15 +386,19 @@ class _Topology:
                 number = self.number(value, "value")
                 if target is None or name not in _MEMATTRS or not number:
                     continue
-                if value.get("initiator_cpuset") is not None:
-                    cpus = self.mask(value, "initiator_cpuset")
-                else:
-                    start = elements.get(value.get("initiator_obj_gp_index"))
-                    within = () if start is None else pus_of.get(start) or start.iter("object")
-                    cpus = {self.cpu_of[pu] for pu in within if pu in self.cpu_of}
-                for node in self.result.nodes:
-                    if node.cpus and cpus.issuperset(node.cpus):
-                        found.setdefault(name, {})[node.nid, target] = min(number, 10**9)
+                who = (value.get("initiator_cpuset"), value.get("initiator_obj_gp_index"))
+                if who not in initiators:
+                    if who[0] is not None:
+                        cpus = self.mask(value, "initiator_cpuset")
+                    else:
+                        start = elements.get(who[1])
+                        within = () if start is None else pus_of.get(start) or start.iter("object")
+                        cpus = {self.cpu_of[pu] for pu in within if pu in self.cpu_of}
+                    initiators[who] = [
+                        node.nid for node in self.result.nodes if node.cpus and cpus.issuperset(node.cpus)
+                    ]
+                for nid in initiators[who]:
+                    found.setdefault(name, {})[nid, target] = min(number, 10**9)
             if name not in (*_MEMATTRS, "Capacity", "Locality") and len(attr):
                 self.note(f"memory attribute {name} is left out")
         self._take_memattrs(found)

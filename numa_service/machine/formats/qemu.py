@@ -236,12 +236,15 @@ class _Reader:
             for cpu in node.cpus:
                 if owner.setdefault(cpu, nid) != nid:
                     raise self.fail(f"-numa node nodeid={nid}", f"CPU {cpu} is on node {owner[cpu]} already")
+        if len(self.arguments.cpus) > NR_CPUS:
+            raise self.fail("-numa cpu", f"{len(self.arguments.cpus)} of them, at most {NR_CPUS}")
+        places = self._places(levels) if self.arguments.cpus else []
         for options in self.arguments.cpus:
             values = dict(options)
             nid = self._number(values, "node-id", "-numa cpu", MAX_NUMNODES)
             if nid not in nodes:
                 raise self.fail(f"-numa cpu node-id={nid}", "there is no such node")
-            for cpu in self._matching(values, levels):
+            for cpu in self._matching(values, levels, places):
                 owner[cpu] = nid
         absent = [cpu for cpu in owner if cpu >= count]
         if absent:
@@ -259,23 +262,28 @@ class _Reader:
         for nid, node in nodes.items():
             node.cpus = tuple(sorted(cpu for cpu, at in owner.items() if at == nid and cpu < count))
 
-    def _matching(self, values: dict[str, str], levels: dict[str, int]) -> list[int]:
+    def _matching(
+        self, values: dict[str, str], levels: dict[str, int], places: list[dict[str, int]]
+    ) -> list[int]:
         """CPUs with these ids; ids not given are any."""
         wanted = {
             level: self._number(values, key, "-numa cpu", levels[level])
             for key, level in _IDS.items()
             if key in values
         }
+        return [cpu for cpu, ids in enumerate(places) if all(ids[k] == wanted[k] for k in wanted)]
+
+    def _places(self, levels: dict[str, int]) -> list[dict[str, int]]:
+        """Socket, core, … of every CPU that may be."""
         if math.prod(levels.values()) > NR_CPUS:
             raise self.fail("-smp", f"more than {NR_CPUS} CPUs")
-        found = []
+        places = []
         for cpu in range(math.prod(levels.values())):
             rest, ids = cpu, {}
             for level in reversed(_LEVELS):
                 rest, ids[level] = divmod(rest, levels[level])
-            if all(ids[level] == number for level, number in wanted.items()):
-                found.append(cpu)
-        return found
+            places.append(ids)
+        return places
 
     def _pair(
         self, options: dict[str, str], keys: tuple[str, str], what: str, nids: set[int]

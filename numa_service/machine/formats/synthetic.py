@@ -76,6 +76,9 @@ def read_synthetic(text: str, source: str, name: str) -> Draft:
     cpu_numbers = _indexes(levels[-1].indexes, levels[-1].total, levels, source)
     if not numas:
         numas = [_Numa(0, None, "")]
+    count = sum(levels[numa.below].total for numa in numas)
+    if count > MAX_NUMNODES:
+        raise SpecError(f"{source}: {count} nodes, at most {MAX_NUMNODES}")
     nodes: list[DraftNode] = []
     # the nodes nearest to the CPUs have them; of two levels at one place, the first
     depth_order = sorted(range(len(numas)), key=lambda i: (-levels[numas[i].below].total, i))
@@ -90,8 +93,6 @@ def read_synthetic(text: str, source: str, name: str) -> Draft:
     for position, owner in owner_of.items():
         cpus.setdefault(owner, []).append(cpu_numbers[position])
     order = _node_order(levels, numas)
-    if len(order) > MAX_NUMNODES:
-        raise SpecError(f"{source}: {len(order)} nodes, at most {MAX_NUMNODES}")
     explicit = [numa.indexes for numa in numas if numa.indexes]
     numbers = list(range(len(order)))
     if explicit:

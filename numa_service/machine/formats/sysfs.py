@@ -169,7 +169,7 @@ class _Tree:
                 # links to the CPUs' directories
                 cpus = set(self._directories(f"{_NODES}/node{nid}", "cpu"))
             else:
-                cpus = _mask(text, self.root / name)
+                cpus = parse_cpumap(text, self.root / name)
         gone = cpus - online
         if gone:
             self.note(f"node {nid}: CPUs {format_cpulist(gone)} are off-line")
@@ -267,7 +267,7 @@ class _Tree:
             self.note("latencies are told of the nearest CPUs only: others are computed by distance")
 
 
-def _mask(text: str, path: Path) -> set[int]:
+def parse_cpumap(text: str, path: Path) -> set[int]:
     """CPUs of a mask as the kernel prints it (``%*pb``): ``00000000,0000000f``."""
     compact = text.strip()
     if len(compact) > 1 << 16 or not _MAP.fullmatch(compact):

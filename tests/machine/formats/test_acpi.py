@@ -188,6 +188,10 @@ BAD = {
         "a latency structure of 8 bytes",
     ),
     "no cpu": ({"SRAT": srat(memory(0, MIB, MIB))}, "no node has a CPU"),
+    "domains": (
+        {"SRAT": srat(*(x2apic(i, i) for i in range(1025)))},
+        "1025 proximity domains, at most 1024 nodes",
+    ),
     "memory wraps": ({"SRAT": srat(apic(0, 0), memory(0, (1 << 64) - 1, MIB))}, "beyond 64 bits"),
 }
 

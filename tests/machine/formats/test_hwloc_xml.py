@@ -287,6 +287,17 @@ BAD = {
         '<object type="PU"/></object></topology>',
         "PhysicalRanges: '0x1-0x2' is not a range",
     ),
+    "many nodes": (
+        "<topology>" + '<object type="NUMANode"><object type="PU"/></object>' * 1025 + "</topology>",
+        "1025 nodes, at most 1024",
+    ),
+    "many cpus": ("<topology>" + '<object type="PU"/>' * 8193 + "</topology>", "8193 PUs, at most 8192"),
+    "many distances": (
+        '<topology><object type="Machine"><object type="NUMANode"/><object type="PU"/>'
+        + "<distances/>" * 1001
+        + "</object></topology>",
+        "1001 <distances>, at most 1000",
+    ),
     "encoding": ('<?xml version="1.0" encoding="nonsense"?><topology/>', "x.xml:1: XML"),
 }
 

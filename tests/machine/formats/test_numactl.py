@@ -112,6 +112,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         ("pu:9999", "at most 8192 CPUs"),
         ("core:99999 core:99999 pu:2", "at most 65536"),
         ("numa:2000 pu:1", "2000 nodes, at most 1024"),
+        ("core:1000 [numa] [numa] pu:1", "2000 nodes, at most 1024"),
         ("turbo:2 pu:2", "unknown type 'turbo'"),
         ("numa:2(memory=big) pu:2", "memory=big is not a size"),
         ("numa:2(indexes=1) pu:2", "1 numbers for 2 objects"),
