@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -49,8 +50,6 @@ def test_the_wire_knows_every_tracepoint() -> None:
 
 def test_the_contract_names_the_fields_in_order() -> None:
     """In the comments of the enum: a client in another language has nothing else."""
-    from pathlib import Path
-
     proto = (Path(__file__).resolve().parents[2] / "proto/numa/v1/trace_service.proto").read_text()
     body = proto[proto.index("enum TracepointKind {") : proto.index("// Events by column")]
     comment = ""
