@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
 
 
 def boot(
-    source: Annotated[str, typer.Argument(help="A preset, a machine file, or a capture directory.")],
+    source: Annotated[str, typer.Argument(help="A preset, a machine file, or what `import` reads.")],
     show: Annotated[Show, typer.Option(help="What to print, in the kernel's own format.")] = Show.dmesg,
     sysctl: Annotated[
         list[str] | None,

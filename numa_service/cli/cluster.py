@@ -69,7 +69,7 @@ def _one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def up(
-    source: Annotated[str, typer.Argument(help="A preset, a machine file, or a capture directory.")],
+    source: Annotated[str, typer.Argument(help="A preset, a machine file, or what `import` reads.")],
     name: Annotated[
         str | None,
         typer.Option(help="Name of the machine: a-z, 0-9 and -. By default, from its description."),

@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
 def explain(
     source: Annotated[
-        str | None, typer.Argument(help="A preset, a machine file, or a capture directory: booted here.")
+        str | None, typer.Argument(help="A preset, a machine file, or what `import` reads: booted here.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="A machine that is up, instead of SOURCE.")] = None,
     cpu: Annotated[int, typer.Option(min=0, help="CPU that asks.")] = 0,

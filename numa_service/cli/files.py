@@ -35,7 +35,7 @@ PathArgument = Annotated[str, typer.Argument(metavar="PATH", help="As on the mac
 Source = Annotated[
     str | None,
     typer.Argument(
-        metavar="[SOURCE]", help="A preset, a machine file or a capture directory, if there is no --name."
+        metavar="[SOURCE]", help="A preset, a machine file, or what `import` reads, if there is no --name."
     ),
 ]
 Name = Annotated[str | None, typer.Option("--name", metavar="MACHINE", help="Of a machine that is up.")]
@@ -145,7 +145,7 @@ def exec_(
         list[str],
         typer.Argument(
             metavar="[SOURCE] -- CMD...",
-            help="A preset, a machine file or a capture directory, if there is no --name; then the command.",
+            help="A preset, a machine file, or what `import` reads, if there is no --name; then the command.",
         ),
     ],
     name: Name = None,

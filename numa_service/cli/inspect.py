@@ -49,7 +49,7 @@ def inspect(
         list[str],
         typer.Argument(
             metavar="[SOURCE] NID | NID ZONE | PFN",
-            help="A preset, a machine file or a capture directory, if there is no --name; then which pgdat, "
+            help="A preset, a machine file, or what `import` reads, if there is no --name; then which pgdat, "
             "zone or page.",
         ),
     ],

@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 def latency(
-    source: Annotated[str, typer.Argument(help="A preset, a machine file, or a capture directory.")],
+    source: Annotated[str, typer.Argument(help="A preset, a machine file, or what `import` reads.")],
     measure: Annotated[
         bool, typer.Option("--sweep", help="Offer rising loads in a simulation, and measure the latency.")
     ] = False,

@@ -127,7 +127,7 @@ class _Sink:
 
 def trace(
     source: Annotated[
-        str | None, typer.Argument(help="A preset, a machine file, or a capture directory: booted here.")
+        str | None, typer.Argument(help="A preset, a machine file, or what `import` reads: booted here.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="A machine that is up, instead of SOURCE.")] = None,
     event: Annotated[

@@ -22,11 +22,11 @@ from loaded import LoadedMachine, loaded_machine
 from prometheus_client.parser import text_string_to_metric_families
 from real_prometheus import ask, ask_range, free_port, prometheus, requires_prometheus, settings
 
+from numa_service.machine.snapshot import assemble, node_part
 from numa_service.metrics.dashboards import DASHBOARDS, Dashboard
 from numa_service.metrics.dashboards.__main__ import files
 from numa_service.metrics.dashboards.model import COLUMNS, Kind, Query
-from numa_service.procfs.node import node_files
-from numa_service.procfs.show import SHOW
+from numa_service.procfs import tree
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
@@ -256,15 +256,12 @@ def test_every_rule_has_an_answer(watched: Watched) -> None:
 def test_the_rules_say_what_node_exporter_says(watched: Watched) -> None:
     """node_exporter reads the machine's own /proc and /sys; every series that both have is equal."""
     nodes = [server.node for server in watched.machine.servers.values()]
-    snapshot = nodes[0].machine.snapshot([node.pgdat.snapshot() for node in nodes])
+    snapshot = assemble(nodes[0].machine.spec, [node_part(node.machine, node.nid) for node in nodes])
     with tempfile.TemporaryDirectory(prefix="numa-exporter-") as name:
-        tree = {
-            f"proc/{file}": SHOW[file](snapshot) for file in ("buddyinfo", "zoneinfo", "vmstat", "meminfo")
-        }
-        tree |= {f"sys/devices/system/node/{path}": text for path, text in node_files(snapshot).items()}
-        for path, text in tree.items():
-            (Path(name) / path).parent.mkdir(parents=True, exist_ok=True)
-            (Path(name) / path).write_text(text)
+        for path, entry, text in tree.walk(snapshot):
+            if not entry.target:
+                (Path(name) / path).parent.mkdir(parents=True, exist_ok=True)
+                (Path(name) / path).write_text(text)
         theirs = _node_exporter(Path(name))
     ours: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
     for series in ask(watched.api, '{__name__=~"node_.*", job="node"}'):
