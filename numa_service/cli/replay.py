@@ -59,7 +59,8 @@ def replay(
         str | None,
         typer.Option(
             metavar="SOURCE",
-            help="A preset, a machine file, or what `import` reads. Default: the trace's own directory, if it "
+            help="A preset, a machine file, or what `import` reads. Default: the trace's own directory, if it"
+            " "
             "is a whole capture.",
         ),
     ] = None,
