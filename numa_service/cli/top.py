@@ -36,7 +36,8 @@ _HELP = """\
 [b]numa-service top[/b]
 
 A row is a zone. [b]free[/b] is a bar of its managed pages: green above the high mark, yellow below it,
-orange below low, where kswapd is wanted, red below min. Rates are a second's, of the whole node.
+orange below low, where requests go elsewhere or wake kswapd, red below min. Rates are a second's, of
+the whole node.
 
 [b]s[/b]  sort by the next column, [b]r[/b] the other way round
 [b]f[/b]  only nodes and zones whose name has the text; Esc: all

@@ -39,8 +39,8 @@ def level(zone: pb2.ObservedZone) -> str:
 
 _LEVEL_TEXT = {
     "min": "below min: only requests that may use reserves",
-    "low": "below low: kswapd is wanted",
-    "high": "below high: kswapd goes on until it is above",
+    "low": "below low: requests go elsewhere, or wake kswapd",
+    "high": "below high: a kswapd that runs goes on",
     "ok": "above high again",
 }
 #: vm events that are told, by prefix of their name: kind and text.

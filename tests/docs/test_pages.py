@@ -27,6 +27,7 @@ RUN = {
     "README.md": "test_tour.py",
     "docs/client.md": "test_tour.py",
     "docs/metrics.md": "test_tour.py",
+    "docs/console.md": "test_tour.py",
     "docs/workloads.md": "test_tour.py",
     "docs/machine-file.md": "test_machine_file_runs",
     "docs/replay.md": "test_replay_runs",

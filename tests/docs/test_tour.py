@@ -103,6 +103,13 @@ def test_workloads_guide(shell: DocShell) -> None:
     assert [node["state"]["held_pages"] for node in status(shell)["nodes"]] == [0, 0]
 
 
+def test_console_guide(shell: DocShell) -> None:
+    shell.play(blocks("docs/console.md"))
+    first = shell.printed[str(blocks("docs/console.md")[0])]
+    with urllib.request.urlopen(f"{first.strip()}api/machine", timeout=10) as reply:
+        assert json.load(reply)["name"] == "two-socket"
+
+
 def test_every_metric_is_documented(shell: DocShell) -> None:
     documented = {
         code(row[0])[0]: (row[1], frozenset(code(row[2])))

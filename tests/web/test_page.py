@@ -46,7 +46,7 @@ async def test_an_allocation_moves_the_picture(consoled: Consoled, browser: Brow
         await session.alloc(count=25_600)  # 100 MiB
         await expect(node).to_have_attribute("aria-label", "node 0, 2 CPUs, 106 MiB free, kswapd asleep")
         assert float(await node.locator(".fill").nth(1).get_attribute("width") or 0) < wide
-        assert await page.evaluate(heat) != blocks
+        await page.wait_for_function(f"(before) => {heat} !== before", arg=blocks, timeout=PATIENCE_MS)
         await expect(page.locator("#node-body")).to_contain_text("100 MiB held")
         await expect(page.locator("#events-list")).to_contain_text("sessions opened")
         await session.alloc(count=32_768)

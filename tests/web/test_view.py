@@ -88,7 +88,7 @@ def test_events_tell_crossings_once_and_sums_now_and_then() -> None:
         old = new
     told = [(event.kind, event.text) for event in events.since(0)]
     assert [text for kind, text in told if kind == "watermark"] == [
-        "Normal: 150 free, below low: kswapd is wanted",
+        "Normal: 150 free, below low: requests go elsewhere, or wake kswapd",
         "Normal: 1,000 free, above high again",
     ]
     fallback = [text for kind, text in told if kind == "fallback"]

@@ -1,7 +1,8 @@
 // The event feed, newest first.
 import { h } from "./dom.js";
 
-const KEPT = 200;
+const KEPT = 100;
+const AT_ONCE = 24; // a machine in trouble says more than anybody reads
 const time = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
 
 export class EventList {
@@ -12,8 +13,7 @@ export class EventList {
     if (!fresh.length) return;
     this.#last = fresh.at(-1)[0];
     this.list.querySelector(".none")?.remove();
-    // at most as many as are kept: a page that was paused gets hundreds at once
-    const items = fresh.slice(-KEPT).reverse().map(([, at, nid, kind, text]) => h("li", { "data-kind": kind },
+    const items = fresh.slice(-AT_ONCE).reverse().map(([, at, nid, kind, text]) => h("li", { "data-kind": kind },
       h("time", { text: time.format(new Date(at * 1000)) }), h("span", { class: "at", text: `node ${nid}` }), h("span", { class: "text", text })));
     this.list.prepend(...items);
     while (this.list.childElementCount > KEPT) this.list.lastElementChild.remove();

@@ -4,7 +4,7 @@ import { bytes, count, say } from "./dom.js";
 const LEFT = 30, FOOT = 34, CELL_HIGH = 15, GAP = 1;
 
 export class Heat {
-  #columns = []; #drawn = new Map(); #at = [0, 0]; #shape = ""; #cell = 0;
+  #columns = []; #drawn = new Map(); #at = [0, 0]; #shape = -1; #cell = 0;
   constructor(canvas, note, model) {
     this.canvas = canvas; this.note = note; this.model = model; this.context = canvas.getContext("2d");
     new ResizeObserver(() => this.redraw()).observe(canvas.parentElement);
@@ -26,13 +26,12 @@ export class Heat {
     this.#drawn.clear();
   }
   redraw() {
-    this.#shape = "";
+    this.#shape = -1;
     this.update([...this.model.nodes.keys()]);
   }
   update(nids) {
-    const shape = [...this.model.nodes.values()].map((node) => node.zones.length).join();
     let changed = new Set(nids);
-    if (shape !== this.#shape) { this.#shape = shape; this.#layout(); this.#frame(); changed = new Set(this.model.nodes.keys()); }
+    if (this.model.shape !== this.#shape) { this.#shape = this.model.shape; this.#layout(); this.#frame(); changed = new Set(this.model.nodes.keys()); }
     this.#columns.forEach(([nid, index], column) => {
       if (!changed.has(nid)) return;
       const zone = this.model.nodes.get(nid).zones[index];

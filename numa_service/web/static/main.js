@@ -8,7 +8,9 @@ import { NodePanel } from "./node.js";
 import { Picture } from "./picture.js";
 import { Why } from "./why.js";
 
-const FLOWS_MS = 150; // how often arrows fade
+const BUDGET_MS = 4; // of a frame, for nodes
+const FLOWS_MS = 150; // how often arrows change
+const SLOW_MS = 200; // how often the rest does
 
 function theme() {
   const root = document.documentElement, dark = matchMedia("(prefers-color-scheme: dark)");
@@ -60,24 +62,32 @@ async function start() {
   panel.show(picture.selected); why.select(picture.selected);
   await boot.load();
 
-  const dirty = new Set();
-  let asked = false, flowed = 0, paused = false, late = [];
+  // What there is to draw, a part's at a time: a frame takes no longer than BUDGET_MS, however many nodes changed.
+  const dirty = new Set(), seen = new Set();
+  let asked = false, flowed = 0, told = 0, paused = false, late = [], news = [];
   const draw = (clock) => {
     asked = false;
     if (paused) return;
-    if (dirty.size) {
-      const nids = [...dirty];
-      dirty.clear();
-      picture.update(nids); heat.update(nids); panel.update(nids); facts(model);
+    const end = performance.now() + BUDGET_MS;
+    for (const nid of dirty) {
+      dirty.delete(nid); seen.add(nid);
+      picture.update([nid]);
+      panel.update([nid]);
+      if (performance.now() > end) break;
     }
-    if (clock - flowed >= FLOWS_MS) { flowed = clock; picture.flow(model.flowing(performance.now())); }
-    if (model.flows.size) wake();
+    if (clock - told >= SLOW_MS) {
+      told = clock;
+      heat.update([...seen]); seen.clear();
+      facts(model);
+      events.add(news); news = [];
+    } else if (clock - flowed >= FLOWS_MS) { flowed = clock; picture.flow(model.flowing(performance.now())); }
+    if (dirty.size || seen.size || news.length || model.flows.size) wake();
   };
   const wake = () => { if (!asked) { asked = true; requestAnimationFrame(draw); } };
   const take = ({ n, e }) => {
     model.take(n, performance.now());
     for (const nid of Object.keys(n)) dirty.add(Number(nid));
-    events.add(e);
+    news.push(...e);
     wake();
   };
 

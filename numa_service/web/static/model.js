@@ -18,7 +18,8 @@ export class Zone {
 export class Model {
   constructor(machine) {
     this.machine = machine;
-    this.nodes = new Map(machine.nodes.map((node) => [node.nid, { ...node, now: null, zones: [] }]));
+    this.nodes = new Map(machine.nodes.map((node) => [node.nid, { ...node, now: null, zones: [], names: "" }]));
+    this.shape = 0; // another number, other zones: what is drawn is drawn anew
     this.flows = new Map(); // "from>to" → {from, to, rate, at}
     this.row = new Map(machine.nodes.map((node, index) => [node.nid, index]));
   }
@@ -31,6 +32,8 @@ export class Model {
       const before = node.now;
       node.now = frame;
       node.zones = frame ? frame.z.map((zone) => new Zone(zone)) : [];
+      const names = node.zones.map((zone) => zone.name).join();
+      if (names !== node.names) { node.names = names; this.shape += 1; }
       if (!frame || !before || before.i !== frame.i) continue;
       const was = new Map(before.f);
       const seconds = Math.max(1, Math.min(frame.t - before.t, INTERVAL_MS)) / 1000;

@@ -5,29 +5,29 @@ const GAP = 12, PAD = 12, LABEL = 22, CPUS_DRAWN = 16;
 const DENSE_FROM = 13;
 
 export class Picture {
-  #cards = new Map(); #arrows = new Map(); #width = 0; #shape = ""; #lit = new Set();
+  #cards = new Map(); #arrows = new Map(); #width = 0; #shape = -1; #lit = new Set();
   constructor(stage, model, { onselect, onopen }) {
     this.stage = stage; this.model = model; this.onselect = onselect; this.onopen = onopen;
     this.selected = model.machine.nodes[0].nid;
     this.dense = model.machine.nodes.length >= DENSE_FROM;
     this.svg = s("svg", { role: "listbox", "aria-label": "Nodes of the machine; arrow keys move", "aria-orientation": "horizontal" });
-    stage.append(this.svg);
+    this.arrows = s("svg", { class: "flows", "aria-hidden": "true" });
+    stage.classList.toggle("dense", this.dense);
+    stage.append(this.svg, this.arrows);
     new ResizeObserver(([entry]) => this.#fit(Math.floor(entry.contentRect.width))).observe(stage);
     this.svg.addEventListener("keydown", (event) => this.#key(event));
   }
   #fit(width) {
     if (width && width !== this.#width) { this.#width = width; this.#draw(); }
   }
-  // Zones come and go with memory hotplug: then cards are drawn anew.
-  #shapeNow() { return [...this.model.nodes.values()].map((node) => node.zones.map((zone) => zone.name).join()).join(";"); }
 
   #draw() {
     const { model, dense } = this, width = this.#width;
-    this.#shape = this.#shapeNow();
+    this.#shape = model.shape;
     const focused = this.svg.contains(document.activeElement);
     this.svg.replaceChildren(); this.#cards.clear(); this.#arrows.clear();
     const tallOf = (zones) => (dense ? 28 + zones * 11 : 52 + zones * 31);
-    const height = tallOf(Math.max(1, ...[...model.nodes.values()].map((node) => node.zones.length)));
+    const heightOf = (nid) => tallOf(Math.max(1, model.nodes.get(nid).zones.length));
     const sockets = model.machine.sockets;
     const inner = Math.max(...sockets.map((nids) => this.#columns(nids)));
     const least = dense ? 62 : 168, gap = width < 560 ? 14 : dense ? 16 : 64;
@@ -41,8 +41,12 @@ export class Picture {
     const boxes = s("g"), cards = s("g");
     for (let first = 0; first < sockets.length; first += columns) {
       const row = sockets.slice(first, first + columns);
-      const lines = Math.max(...row.map((nids) => Math.ceil(nids.length / this.#columns(nids))));
-      const tall = LABEL + lines * (height + GAP) - GAP + PAD;
+      const tops = []; // of each line of cards, and the end of the last
+      for (const nids of row) {
+        const cols = this.#columns(nids);
+        nids.forEach((nid, at) => { const line = Math.floor(at / cols); tops[line] = Math.max(tops[line] ?? 0, heightOf(nid)); });
+      }
+      const tall = tops.reduce((sum, high, line) => { tops[line] = sum; return sum + high + GAP; }, LABEL) - GAP + PAD;
       if (y) y += dense ? 12 : 30;
       row.forEach((nids, index) => {
         const cols = this.#columns(nids);
@@ -51,16 +55,15 @@ export class Picture {
           s("rect", { x: x + .5, y: y + .5, width: box - 1, height: tall, rx: 12 }),
           s("text", { x: x + PAD, y: y + 15, text: `${sockets.length > 1 ? "Socket" : "Machine"} ${sockets.length > 1 ? first + index : ""}` })));
         nids.forEach((nid, at) => {
-          const card_ = this.#card(model.nodes.get(nid), left + (at % cols) * (card + GAP), y + LABEL + Math.floor(at / cols) * (height + GAP), card, tallOf(Math.max(1, model.nodes.get(nid).zones.length)));
+          const card_ = this.#card(model.nodes.get(nid), left + (at % cols) * (card + GAP), y + tops[Math.floor(at / cols)], card, heightOf(nid));
           cards.append(card_);
         });
       });
       y += tall;
     }
-    this.arrows = s("g", { "aria-hidden": "true" });
-    this.svg.append(boxes, cards, this.arrows);
-    this.svg.setAttribute("viewBox", `0 0 ${width} ${y + 1}`);
-    this.svg.setAttribute("height", y + 1);
+    this.arrows.replaceChildren();
+    this.svg.append(boxes, cards);
+    for (const svg of [this.svg, this.arrows]) { svg.setAttribute("viewBox", `0 0 ${width} ${y + 1}`); svg.setAttribute("height", y + 1); }
     this.update([...model.nodes.keys()]);
     this.select(this.selected, focused);
     this.light(this.#lit);
@@ -112,7 +115,7 @@ export class Picture {
 
   update(nids) {
     if (!this.#width) return;
-    if (this.#shapeNow() !== this.#shape) { this.#draw(); return; }
+    if (this.model.shape !== this.#shape) { this.#draw(); return; }
     for (const nid of nids) this.#updateCard(this.model.nodes.get(nid), this.#cards.get(nid));
   }
   #updateCard(node, card) {
@@ -135,7 +138,6 @@ export class Picture {
 
   // Arrows, from who asked to who gave; width and strength by rate.
   flow(flows) {
-    if (!this.arrows) return;
     const gone = new Set(this.#arrows.keys());
     for (const { key, from, to, rate: pages } of flows) {
       gone.delete(key);
