@@ -570,6 +570,7 @@ class Replay:
         """Sees every op of the generators."""
         if isinstance(op, ops.Alloc):
             self.tally.add_path(result.path)
+            self.sim.nodes[nid].pgdat.take_path()  # the same numbers may still be there
             self._at_low &= nid not in self._asked
             if self._at_low:
                 self._asked[nid] = op
