@@ -37,8 +37,6 @@ from numa_service.mm.page_alloc import (
     ALLOC_COLD,
     LRU_KIND_NONE,
     NO_PAGEBLOCK,
-    REPORT_ZONE_NUMBERS,
-    REPORT_ZONES,
 )
 from numa_service.mm.pcp import PCP_BATCH_SCALE_MAX, free_pcppages_bulk
 from numa_service.mm.pgdat_memory import PgdatMemory, ZoneExtent
@@ -70,6 +68,7 @@ from numa_service.mm.pgdata import (
     zone_pageblocks,
 )
 from numa_service.mm.profile import BLOCKS_TAKE, PAGESET_AUTO_TUNED, Profile
+from numa_service.mm.serve import REPORT_ZONE_NUMBERS, REPORT_ZONES, serve_alloc, serve_free
 from numa_service.mm.snapshot import NodeSnapshot, PagesetSnapshot, ZoneSnapshot
 from numa_service.mm.vmstat import (
     NODE_STAT_NAMES,
@@ -368,7 +367,7 @@ class Pgdat(PgdatMemory):
         walk = self._zone_arrays.get(key)
         if walk is None:
             walk = self._zone_arrays[key] = np.array(key, dtype=np.int64)
-        got = page_alloc.serve_alloc(
+        got = serve_alloc(
             self.address,
             walk,
             -1 if cpu is None else self.cpu_index[cpu],
@@ -404,7 +403,7 @@ class Pgdat(PgdatMemory):
         `cold` pages go behind those that the CPU has in its cache. A refusal is counted, by reason.
         """
         pages = pfns.view(np.int64) - self.base_pfn
-        error = page_alloc.serve_free(self.address, self._cpu(cpu), order, owner, pages, cold)
+        error = serve_free(self.address, self._cpu(cpu), order, owner, pages, cold)
         if error:
             code = error & 0xFF
             reason, kernel = _FREE_REASONS[code]

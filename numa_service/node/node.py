@@ -19,8 +19,6 @@ from numa_service.mm.mmzone import MIGRATE_CMA
 from numa_service.mm.page_alloc import (
     ALLOC_NO_WATERMARKS,
     LRU_KIND_ANON,
-    REPORT_BOOSTED,
-    REPORT_ZONES,
     take_boosted,
 )
 from numa_service.mm.pgdat import MAX_OWNERS, BadPageError, Pfns, Pgdat
@@ -33,6 +31,7 @@ from numa_service.mm.pgdata import (
     PG_LRU,
     SWAP_USED,
 )
+from numa_service.mm.serve import REPORT_BOOSTED, REPORT_ZONES
 from numa_service.mm.vmscan import kswapd_target
 from numa_service.mm.vmstat import (
     ALLOCSTALL,
