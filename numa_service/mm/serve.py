@@ -1,4 +1,4 @@
-"""What a request calls: allocation and freeing on one node, each one call from Python with all that is told of it."""
+"""What a request calls: allocating and freeing on one node, in one call from Python each."""
 
 from __future__ import annotations
 
