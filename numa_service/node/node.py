@@ -6,7 +6,7 @@ import hashlib
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import singledispatchmethod
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -145,7 +145,7 @@ class Node:
         if tracer:
             tracer.op_begins(op)
         kind = op.__class__
-        result = (_STEPS.get(kind) or _step_of(kind))(self, op)
+        result: R = (_STEPS.get(kind) or _step_of(kind))(self, op)
         if tracer:
             tracer.op_ends(op, result)
         log = self.log
@@ -158,7 +158,7 @@ class Node:
             self.observer(self.nid, op, result)
         if self.wake_kswapd and self.kswapd_wanted:
             self.wake_kswapd()
-        return cast("R", result)
+        return result
 
     @property
     def kswapd_wanted(self) -> bool:

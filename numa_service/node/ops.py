@@ -30,16 +30,13 @@ class Op(Generic[R]):
 
     __slots__ = ()
 
-    #: Its fields that hold page numbers or indexes.
-    _arrays: ClassVar[tuple[str, ...]] = ()
-
     def __init_subclass__(cls) -> None:
-        cls._arrays = tuple(name for name in ("pfns", "indexes") if name in cls.__annotations__)
+        arrays = tuple(name for name in ("pfns", "indexes") if name in cls.__annotations__)
+        if arrays:
+            cls.payload = property(lambda op: sum(len(getattr(op, name)) for name in arrays))  # type: ignore[assignment]
 
-    @property
-    def payload(self) -> int:
-        """Bytes of page numbers and indexes that it carries."""
-        return sum(len(getattr(self, name)) for name in self._arrays) if self._arrays else 0
+    #: Bytes of page numbers and indexes that it carries.
+    payload: ClassVar[int] = 0
 
 
 class ZoneState(NamedTuple):

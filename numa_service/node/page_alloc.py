@@ -302,7 +302,7 @@ def alloc_for_owner(
             result.cost.add_zeroing(node.machine.spec.latency, nid, len(pfns) // 8 << order)
     if result.got < count:
         node.alloc_failures[order] = node.alloc_failures.get(order, 0) + count - result.got
-    if any(nid != node.nid for nid, _ in result.pages) or session not in node.sessions:
+    if result.remote_lookups or session not in node.sessions:
         yield from _note_holdings(node, session, result)
     return result
 
@@ -594,15 +594,17 @@ def free_pages(
     check_cpu(node, cpu)
     if not 0 <= order < NR_ORDERS:
         raise InvalidRequest("order", f"{order} is not in 0…{NR_ORDERS - 1}")
-    if not any(pfns for _, pfns in pages):
-        raise InvalidRequest("pages", "no page is named")
     by_nid: dict[int, bytes] = {}
+    blocks = 0
     for nid, pfns in pages:
         if nid not in node.machine.spec.nids:
             raise InvalidRequest("pages.node", f"there is no node {nid}")
-        if len(unpack_pfns(pfns)) > MAX_COUNT:
-            raise InvalidRequest("pages.pfns", f"{len(pfns) // 8} blocks: at most {MAX_COUNT} a node")
+        if (named := len(unpack_pfns(pfns))) > MAX_COUNT:
+            raise InvalidRequest("pages.pfns", f"{named} blocks: at most {MAX_COUNT} a node")
+        blocks += named
         by_nid[nid] = by_nid[nid] + pfns if nid in by_nid else pfns
+    if not blocks:
+        raise InvalidRequest("pages", "no page is named")
     owner = node.owner(session)
     here = by_nid.pop(node.nid, b"")
     if here and by_nid and not node.may_free(owner, order, here):
@@ -620,7 +622,6 @@ def free_pages(
             cost.add_lookup(node.machine.spec.latency)
     if here:
         freed += node.apply(ops.Free(owner, cpu, order, here))
-    blocks = sum(len(pfns) // 8 for _, pfns in pages)
     cost.pageset_ns += blocks * node.machine.spec.latency.pageset_hit_ns
     spend(node, cpu, cost)
     return freed, cost

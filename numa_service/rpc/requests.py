@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import grpc.aio
 from google.protobuf.message import Message
@@ -26,8 +26,7 @@ Digest: TypeAlias = tuple[str, int]
 MAX_REQUEST_ID = 256
 
 
-@dataclass(frozen=True, slots=True)
-class FirstReply:
+class FirstReply(NamedTuple):
     """What ``node.replies`` holds: the reply, and which request it answered."""
 
     digest: Digest
@@ -80,7 +79,7 @@ class Requests:
             ask = next(work)
         except StopIteration as end:
             reply: M = end.value
-            self.remember(key, FirstReply(digest, reply))
+            self._node.remember(key, FirstReply(digest, reply), reply.ByteSize())
             return reply
         rest = drive(work, self._peers, context.time_remaining(), ask)
         return await self._start(key, session, digest, rest)
@@ -179,18 +178,19 @@ def check_request_id(request_id: str) -> None:
         raise InvalidRequest("request_id", f"{len(request_id)} characters: at most {MAX_REQUEST_ID}")
 
 
-def session_of(request: Message) -> int:
+def session_of(request: Any) -> int:
     """The session that asks; InvalidRequest."""
-    session: int = cast("Any", request).session
+    session: int = request.session
     if not session:
         raise InvalidRequest("session", "is not set")
     return session
 
 
-def _key(session: int | str, request: Message) -> str:
+def _key(session: int | str, request: Any) -> str:
     """Under which a request's first reply is kept; InvalidRequest for a request id that is none."""
-    request_id: str = cast("Any", request).request_id
-    check_request_id(request_id)
+    request_id: str = request.request_id
+    if not 0 < len(request_id) <= MAX_REQUEST_ID:
+        check_request_id(request_id)
     return f"{session}:{request_id}"
 
 
