@@ -3,39 +3,65 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from numa_service import __version__
-from numa_service.cli import (
-    boot,
-    cluster,
-    convert_trace,
-    demo,
-    diff_profiles,
-    events,
-    exchange,
-    explain,
-    files,
-    inspect,
-    latency,
-    replay,
-    tables,
-    top,
-    trace,
-)
-from numa_service.cluster.errors import ClusterError
-from numa_service.machine.spec import SpecError
-from numa_service.mm.memblock import BootMemoryError
-from numa_service.trace.events import TraceError
+
+#: Commands by the module that has them, in the order of the help. Only the module of the command that is run
+#: is imported: what all of them need together takes a second.
+_COMMANDS = {
+    "boot": ("boot", "presets"),
+    "exchange": ("import", "export"),
+    "latency": ("latency",),
+    "explain": ("explain",),
+    "inspect": ("inspect",),
+    "files": ("cat", "ls", "mirror", "exec"),
+    "tables": ("stat", "hardware", "buddyinfo", "zoneinfo", "vmstat"),
+    "replay": ("replay",),
+    "convert_trace": ("convert-trace",),
+    "trace": ("trace",),
+    "diff_profiles": ("diff-profiles",),
+    "cluster": ("up", "status", "down", "sysctl", "memory-block", "targets"),
+    "top": ("top",),
+    "events": ("events",),
+    "demo": ("demo",),
+}
+_MODULE_OF = {command: module for module, commands in _COMMANDS.items() for command in commands}
+
+
+class _Commands(TyperGroup):
+    """Commands that are imported when they are looked at."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Every name."""
+        return list(_MODULE_OF)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """One of them; None if there is none of that name."""
+        module = _MODULE_OF.get(cmd_name)
+        if module is None:
+            return None
+        if cmd_name not in self.commands:
+            of_module = typer.Typer(context_settings=_HELP, pretty_exceptions_enable=False)
+            import_module(f"numa_service.cli.{module}").register(of_module)
+            self.commands.update(typer.main.get_group(of_module).commands)
+        return self.commands[cmd_name]
+
+
+_HELP = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     name="numa-service",
+    cls=_Commands,
     help="NUMA machines as a service: describe a machine, boot it, drive it over gRPC.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_HELP,
 )
 
 
@@ -48,36 +74,25 @@ def _root(
         raise typer.Exit
 
 
-_COMMANDS = (
-    boot,
-    exchange,
-    latency,
-    explain,
-    inspect,
-    files,
-    tables,
-    replay,
-    convert_trace,
-    trace,
-    diff_profiles,
-    cluster,
-    top,
-    events,
-    demo,
-)
-
-for commands in _COMMANDS:
-    commands.register(app)
-
-
 def main() -> None:
     """Run the command line; errors of the user's making are one line on stderr."""
     try:
         app()
-    except (SpecError, TraceError, BootMemoryError, ClusterError) as e:
-        typer.echo(f"numa-service: {e}", err=True)
-        sys.exit(1)
     except BrokenPipeError:
         # the reader (head, less) has seen enough
         sys.stderr.close()
         sys.exit(1)
+    except Exception as error:
+        if not _is_the_users(error):
+            raise
+        typer.echo(f"numa-service: {error}", err=True)
+        sys.exit(1)
+
+
+def _is_the_users(error: Exception) -> bool:
+    from numa_service.cluster.errors import ClusterError
+    from numa_service.machine.spec import SpecError
+    from numa_service.mm.memblock import BootMemoryError
+    from numa_service.trace.events import TraceError
+
+    return isinstance(error, SpecError | TraceError | BootMemoryError | ClusterError)
