@@ -216,7 +216,8 @@ def _place(
                     progress(f"{nodes_up} of {total} nodes are up")
                 seen = nodes_up
         ray.get(is_up)
-        running: RunningMachine = ray.get(supervisor.describe.remote(), timeout=ANSWER_SECONDS)
+        # a console starts only now
+        running: RunningMachine = ray.get(supervisor.describe.remote(), timeout=BOOT_SECONDS)
     except (ray.exceptions.RayError, ClusterError) as error:
         raise ClusterError(f"machine {name!r}: {reason(error)}") from None
     return running

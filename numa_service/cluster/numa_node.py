@@ -1,7 +1,7 @@
 """NumaNode: the actor that is one NUMA node, in a process of its own.
 
-What makes it large, the kernels and the servers, is imported where the node boots: whoever creates the actor
-imports this module too.
+What makes it large, the kernels and the servers, is imported where the node boots: whoever has a handle of
+the actor, its kswapd and its supervisor, imports this module too.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from numa_service.cluster import registry
-from numa_service.machine.spec import MachineSpec
-from numa_service.node.ops import Op
 from numa_service.rpc.logs import configure_logs
 from numa_service.rpc.machine import NodeInfo
 
 if TYPE_CHECKING:
+    from numa_service.machine.spec import MachineSpec
+    from numa_service.node.ops import Op
     from numa_service.rpc.server import NodeServer
 
 _log = logging.getLogger(__name__)

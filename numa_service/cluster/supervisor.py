@@ -30,7 +30,7 @@ from numa_service.rpc.machine import MachineInfo, NodeInfo
 
 if TYPE_CHECKING:
     from numa_service.metrics.discovery import MachineCollector, TargetServer
-    from numa_service.rpc.server import MachineServer
+    from numa_service.rpc.machine_server import MachineServer
     from numa_service.web.console import ConsoleOptions, ConsoleServer
 
 #: What a node books of its host: next to nothing, so that 64 nodes fit on two CPUs.
@@ -105,6 +105,8 @@ class Machine:
         self._name = name
         self._console_options = console
         self._console: ConsoleServer | None = None
+        #: Where it was before this supervisor was restarted.
+        self._console_before = registry.port(name, "console") if console else 0
         #: In nid order; no address while a node is away.
         self._nodes = {n.nid: NodeInfo(n.nid, n.cpus, 0, "", "", 0, ()) for n in spec.nodes}
         self._actors: dict[int, ActorHandle] = {}
@@ -115,6 +117,7 @@ class Machine:
         self._up: asyncio.Future[None] = loop.create_future()
         self._servers: dict[str, MachineServer | TargetServer] = {}
         self._serving = loop.create_task(self._serve())
+        self._serving_console = loop.create_task(self._serve_console())
         self._tasks = [loop.create_task(self._start())]
 
     # what others ask
@@ -129,7 +132,9 @@ class Machine:
 
     async def describe(self) -> RunningMachine:
         """The machine now."""
-        address, targets_url, console_url = await self._serving
+        address, targets_url = await self._serving
+        # a new machine has none before every node is up: whoever asks earlier need not wait for it
+        console_url = await self._serving_console if self._console_before or self._is_up() else ""
         return RunningMachine(self._info(), address, targets_url, console_url)
 
     def _info(self) -> MachineInfo:
@@ -137,7 +142,10 @@ class Machine:
 
     # coming up
 
-    async def _serve(self) -> tuple[str, str, str]:
+    def _is_up(self) -> bool:
+        return self._up.done() and self._up.exception() is None
+
+    async def _serve(self) -> tuple[str, str]:
         # a second of imports, while the nodes are placed
         machine, collector, targets = await asyncio.to_thread(_servers)
         address = await self._at_its_port("machine", lambda info: machine(info, self._spec))
@@ -146,17 +154,24 @@ class Machine:
         ProcessCollector(registry=served.registry)
         served.registry.register(collector(self._info))
         targets_url = await self._at_its_port("targets", lambda info: targets(info, served.registry))
-        return address, targets_url, await self._serve_console(address)
+        return address, targets_url
 
-    async def _serve_console(self, address: str) -> str:
-        """Its URL; where it was before a restart, or at the port asked for, if that is free."""
+    async def _serve_console(self) -> str:
+        """Its URL; where it was before a restart, or at the port asked for, if that is free.
+
+        At first only when every node is up: what it imports, the model too, takes a second of CPU from them.
+        """
         if self._console_options is None:
             return ""
-        from numa_service.web.console import ConsoleServer
-
-        wanted = registry.port(self._name, "console") or self._console_options.port
+        address, _ = await self._serving
+        if not self._console_before:
+            await asyncio.wait([self._up])
+            if not self._is_up():
+                return ""
+        console_server = await asyncio.to_thread(_console_server)
+        wanted = self._console_before or self._console_options.port
         for port in dict.fromkeys((wanted, 0)):
-            self._console = ConsoleServer(
+            self._console = console_server(
                 self._info, lambda: address, self._dmesg, replace(self._console_options, port=port)
             )
             try:
@@ -252,9 +267,15 @@ class Machine:
 # imports that the placing of the nodes need not wait for
 def _servers() -> tuple[type[MachineServer], type[MachineCollector], type[TargetServer]]:
     from numa_service.metrics.discovery import MachineCollector, TargetServer
-    from numa_service.rpc.server import MachineServer
+    from numa_service.rpc.machine_server import MachineServer
 
     return MachineServer, MachineCollector, TargetServer
+
+
+def _console_server() -> type[ConsoleServer]:
+    from numa_service.web.console import ConsoleServer
+
+    return ConsoleServer
 
 
 def _port(address: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,15 +31,18 @@ class NodePart:
 
     def to_json(self) -> bytes:
         """For another process of the same version."""
-        return _PART.dump_json(self)
+        return _part().dump_json(self)
 
     @staticmethod
     def from_json(text: bytes) -> NodePart:
         """ValueError when it is not what ``to_json`` made."""
-        return _PART.validate_json(text)
+        return _part().validate_json(text)
 
 
-_PART = TypeAdapter(NodePart)
+@cache
+def _part() -> TypeAdapter[NodePart]:
+    """Made when first wanted: every node imports this, and few are ever asked."""
+    return TypeAdapter(NodePart)
 
 
 def node_part(machine: Machine, nid: int) -> NodePart:

@@ -24,8 +24,9 @@ from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.node.errors import InvalidRequest, NodeError, NotFound, PeerUnavailable, Precondition
 from numa_service.procfs import tree
 from numa_service.procfs.write import WriteSysctl, parse_write
+from numa_service.rpc.grpc_server import MAX_MESSAGE_BYTES
 from numa_service.rpc.machine import MachineInfo, NodeInfo
-from numa_service.rpc.peers import ASK_SECONDS, MAX_MESSAGE_BYTES
+from numa_service.rpc.peers import ASK_SECONDS
 from numa_service.rpc.status import from_rpc_error
 
 Context = grpc.aio.ServicerContext[Any, Any]

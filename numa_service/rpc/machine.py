@@ -1,14 +1,8 @@
-"""MachineService: what the machine is, and where its nodes answer."""
+"""What is told of a machine and its nodes: plain data, since every process of a machine imports it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import grpc.aio
-from numa_client._gen.numa.v1 import machine_service_pb2 as pb2
-from numa_client._gen.numa.v1 import machine_service_pb2_grpc as pb2_grpc
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,33 +29,3 @@ class MachineInfo:
     nodes: tuple[NodeInfo, ...]
     #: distances[i][j]: SLIT distance from the i-th to the j-th node listed.
     distances: tuple[tuple[int, ...], ...]
-
-
-class MachineServicer(pb2_grpc.MachineServiceServicer):
-    """Answers with what the callable says at that moment."""
-
-    def __init__(self, machine: Callable[[], MachineInfo]) -> None:
-        self._machine = machine
-
-    async def GetMachine(
-        self, request: pb2.GetMachineRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> pb2.GetMachineResponse:
-        """Topology, and the address of every node's own server."""
-        machine = self._machine()
-        return pb2.GetMachineResponse(
-            name=machine.name,
-            profile=machine.profile,
-            nodes=[
-                pb2.NodeInfo(
-                    node=node.nid,
-                    cpus=node.cpus,
-                    managed_pages=node.managed_pages,
-                    address=node.address,
-                    metrics_url=node.metrics_url,
-                    incarnation=node.incarnation,
-                    fallback_order=node.fallback_order,
-                )
-                for node in machine.nodes
-            ],
-            distances=[distance for row in machine.distances for distance in row],
-        )

@@ -18,13 +18,12 @@ from numa_service.node.errors import NodeError, PeerUnavailable
 from numa_service.node.ops import Ask, Op
 from numa_service.node.page_alloc import Steps
 from numa_service.rpc.convert import WIRE
+from numa_service.rpc.grpc_server import MAX_MESSAGE_BYTES
 from numa_service.rpc.status import from_rpc_error
 from numa_service.rpc.tracing import Tracing
 
 T = TypeVar("T")
 
-#: Largest message, both ways: a reply with 65,536 PFNs is 512 KiB.
-MAX_MESSAGE_BYTES = 64 << 20
 #: Time that a request has for its questions when the client sets no deadline.
 DEFAULT_TIMEOUT_SECONDS = 10.0
 #: Longest wait for one answer. A node answers in a millisecond; one that takes longer is away.

@@ -1,22 +1,15 @@
-"""The servers: what one node, and the machine as a whole, put on the network."""
+"""NodeServer: what a node puts on the network. The machine's own is in ``machine_server.py``."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from numa_client._gen.numa.v1 import (
-    files_service_pb2,
-    files_service_pb2_grpc,
-    machine_service_pb2,
-    machine_service_pb2_grpc,
     memory_service_pb2,
     memory_service_pb2_grpc,
     node_service_pb2,
@@ -30,23 +23,20 @@ from numa_client._gen.numa.v1 import (
     zonelist_service_pb2,
     zonelist_service_pb2_grpc,
 )
-from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
+from prometheus_client import CollectorRegistry, ProcessCollector
 
-from numa_service.machine.spec import MachineSpec
 from numa_service.node import ops
 from numa_service.node.memory_hotplug import node_restarted
 from numa_service.node.node import Node
 from numa_service.node.ops import Op
-from numa_service.rpc.exposition import HttpServer, join_address, metrics_app
-from numa_service.rpc.files import FilesServicer
-from numa_service.rpc.instruments import CallMetrics, Instruments
+from numa_service.rpc.exposition import HttpServer, metrics_app
+from numa_service.rpc.grpc_server import GrpcServer
+from numa_service.rpc.instruments import Instruments
 from numa_service.rpc.leases import Leases
-from numa_service.rpc.machine import MachineInfo, MachineServicer
 from numa_service.rpc.memory import MemoryServicer
-from numa_service.rpc.methods import Methods
 from numa_service.rpc.node import NodeServicer
 from numa_service.rpc.observe import ObserveServicer
-from numa_service.rpc.peers import MAX_MESSAGE_BYTES, Peers, drive
+from numa_service.rpc.peers import Peers, drive
 from numa_service.rpc.requests import Requests
 from numa_service.rpc.tracepoints import TraceServicer
 from numa_service.rpc.tracing import Tracing
@@ -61,20 +51,9 @@ NODE_SERVICES: tuple[str, ...] = (
     workload_service_pb2.DESCRIPTOR.services_by_name["WorkloadService"].full_name,
     zonelist_service_pb2.DESCRIPTOR.services_by_name["ZonelistService"].full_name,
 )
-MACHINE_SERVICES: tuple[str, ...] = (
-    files_service_pb2.DESCRIPTOR.services_by_name["FilesService"].full_name,
-    machine_service_pb2.DESCRIPTOR.services_by_name["MachineService"].full_name,
-)
 
 #: HZ=250.
 JIFFY_SECONDS = 0.004
-
-_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # A port that is taken is an error, not a second server to share calls with.
-    ("grpc.so_reuseport", 0),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,50 +64,6 @@ class Addresses:
     grpc: str
     #: URL of the Prometheus metrics.
     metrics_url: str
-
-
-class GrpcServer:
-    """A grpc.aio server with health per service, reflection, rich errors and call metrics."""
-
-    def __init__(
-        self,
-        services: Sequence[str],
-        registry: CollectorRegistry,
-        add: Callable[[Any], None],
-        tracing: Tracing | None = None,
-    ) -> None:
-        """`add` adds the servicers of `services` to what it is given."""
-        self._services = tuple(services)
-        self._registry = registry
-        self._add = add
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double every series
-        self._calls = CallMetrics(registry)
-        self._tracing = tracing
-        self._server: grpc.aio.Server | None = None
-        self._health = health.aio.HealthServicer()
-
-    async def start(self, host: str, port: int) -> str:
-        """Serve; the address as host:port. RuntimeError when the port is taken."""
-        methods = Methods(self._calls, self._tracing)
-        self._add(methods)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
-        server = grpc.aio.server(options=_OPTIONS)
-        server.add_generic_rpc_handlers((methods,))
-        names = (*self._services, health.SERVICE_NAME)
-        reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
-        bound = server.add_insecure_port(join_address(host, port))
-        await server.start()
-        for name in ("", *names):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        self._server = server
-        return join_address(host, bound)
-
-    async def stop(self, grace: float) -> None:
-        """NOT_SERVING first; then no new calls, and `grace` seconds for those under way."""
-        if self._server:
-            await self._health.enter_graceful_shutdown()
-            await self._server.stop(grace)
-            self._server = None
 
 
 class NodeServer:
@@ -261,26 +196,3 @@ class NodeServer:
         if not isinstance(op, ops.KswapdBegin | ops.Balance | ops.KswapdSleep):
             raise TypeError(f"not a step of kswapd: {type(op).__name__}")
         return self.node.apply(cast("Op[Any]", op))
-
-
-class MachineServer:
-    """MachineService: topology and addresses, as the callable tells them now. FilesService: /proc, /sys."""
-
-    def __init__(self, machine: Callable[[], MachineInfo], spec: MachineSpec) -> None:
-        self.registry = CollectorRegistry()
-        self._machine = MachineServicer(machine)
-        self._files = FilesServicer(machine, spec)
-        self._grpc = GrpcServer(MACHINE_SERVICES, self.registry, self._add_servicers)
-
-    def _add_servicers(self, server: grpc.aio.Server) -> None:
-        machine_service_pb2_grpc.add_MachineServiceServicer_to_server(self._machine, server)
-        files_service_pb2_grpc.add_FilesServiceServicer_to_server(self._files, server)
-
-    async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Serve; host:port. RuntimeError when the port is taken."""
-        return await self._grpc.start(host, port)
-
-    async def stop(self, grace: float = 1.0) -> None:
-        """No new calls; `grace` seconds for those under way."""
-        await self._grpc.stop(grace)
-        await self._files.close()

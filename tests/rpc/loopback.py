@@ -17,7 +17,8 @@ from numa_service.node.kswapd import balance_pgdat
 from numa_service.node.node import Node
 from numa_service.node.ops import Op
 from numa_service.rpc.machine import MachineInfo, NodeInfo
-from numa_service.rpc.server import Addresses, MachineServer, NodeServer
+from numa_service.rpc.machine_server import MachineServer
+from numa_service.rpc.server import Addresses, NodeServer
 from numa_service.rpc.workload import Pace
 
 

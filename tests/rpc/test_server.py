@@ -15,7 +15,8 @@ from numa_client._gen.numa.v1 import machine_service_pb2, machine_service_pb2_gr
 from numa_service.machine.presets import load_preset
 from numa_service.node.node import Node
 from numa_service.rpc.machine import MachineInfo
-from numa_service.rpc.server import NODE_SERVICES, MachineServer, NodeServer
+from numa_service.rpc.machine_server import MachineServer
+from numa_service.rpc.server import NODE_SERVICES, NodeServer
 
 
 async def test_health_of_every_service(demo: Loopback) -> None:

@@ -1,0 +1,121 @@
+"""The machine's own server: MachineService, and FilesService beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+from numa_client._gen.numa.v1 import files_service_pb2 as files_pb2
+from numa_client._gen.numa.v1 import files_service_pb2_grpc as files_pb2_grpc
+from numa_client._gen.numa.v1 import machine_service_pb2 as pb2
+from numa_client._gen.numa.v1 import machine_service_pb2_grpc as pb2_grpc
+from prometheus_client import CollectorRegistry
+
+from numa_service.machine.spec import MachineSpec
+from numa_service.rpc.grpc_server import GrpcServer
+from numa_service.rpc.machine import MachineInfo
+
+if TYPE_CHECKING:
+    from numa_service.rpc.files import FilesServicer
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+MACHINE_SERVICES: tuple[str, ...] = (
+    files_pb2.DESCRIPTOR.services_by_name["FilesService"].full_name,
+    pb2.DESCRIPTOR.services_by_name["MachineService"].full_name,
+)
+
+
+class MachineServicer(pb2_grpc.MachineServiceServicer):
+    """Answers with what the callable says at that moment."""
+
+    def __init__(self, machine: Callable[[], MachineInfo]) -> None:
+        self._machine = machine
+
+    async def GetMachine(self, request: pb2.GetMachineRequest, context: Context) -> pb2.GetMachineResponse:
+        """Topology, and the address of every node's own server."""
+        machine = self._machine()
+        return pb2.GetMachineResponse(
+            name=machine.name,
+            profile=machine.profile,
+            nodes=[
+                pb2.NodeInfo(
+                    node=node.nid,
+                    cpus=node.cpus,
+                    managed_pages=node.managed_pages,
+                    address=node.address,
+                    metrics_url=node.metrics_url,
+                    incarnation=node.incarnation,
+                    fallback_order=node.fallback_order,
+                )
+                for node in machine.nodes
+            ],
+            distances=[distance for row in machine.distances for distance in row],
+        )
+
+
+class _Files(files_pb2_grpc.FilesServiceServicer):
+    """Imports what renders files, and the model with it, at the first call: to come up is quicker."""
+
+    def __init__(self, machine: Callable[[], MachineInfo], spec: MachineSpec) -> None:
+        self._about = machine, spec
+        self._made: FilesServicer | None = None
+
+    async def _servicer(self) -> FilesServicer:
+        if self._made is None:
+            kind = await asyncio.to_thread(_files_servicer)
+            self._made = self._made or kind(*self._about)  # another call may have been first
+        return self._made
+
+    async def ReadFile(
+        self, request: files_pb2.ReadFileRequest, context: Context
+    ) -> files_pb2.ReadFileResponse:
+        return await (await self._servicer()).ReadFile(request, context)
+
+    async def ListDir(self, request: files_pb2.ListDirRequest, context: Context) -> files_pb2.ListDirResponse:
+        return await (await self._servicer()).ListDir(request, context)
+
+    async def ReadTree(  # type: ignore[override]  # grpc.aio takes a coroutine that writes, too
+        self, request: files_pb2.ReadTreeRequest, context: Context
+    ) -> None:
+        await (await self._servicer()).ReadTree(request, context)
+
+    async def WriteFile(
+        self, request: files_pb2.WriteFileRequest, context: Context
+    ) -> files_pb2.WriteFileResponse:
+        return await (await self._servicer()).WriteFile(request, context)
+
+    async def close(self) -> None:
+        if self._made is not None:
+            await self._made.close()
+
+
+def _files_servicer() -> type[FilesServicer]:
+    from numa_service.rpc.files import FilesServicer
+
+    return FilesServicer
+
+
+class MachineServer:
+    """MachineService: topology and addresses, as the callable tells them now. FilesService: /proc, /sys."""
+
+    def __init__(self, machine: Callable[[], MachineInfo], spec: MachineSpec) -> None:
+        self.registry = CollectorRegistry()
+        self._machine = MachineServicer(machine)
+        self._files = _Files(machine, spec)
+        self._grpc = GrpcServer(MACHINE_SERVICES, self.registry, self._add_servicers)
+
+    def _add_servicers(self, server: grpc.aio.Server) -> None:
+        pb2_grpc.add_MachineServiceServicer_to_server(self._machine, server)
+        files_pb2_grpc.add_FilesServiceServicer_to_server(self._files, server)
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
+        """Serve; host:port. RuntimeError when the port is taken."""
+        return await self._grpc.start(host, port)
+
+    async def stop(self, grace: float = 1.0) -> None:
+        """No new calls; `grace` seconds for those under way."""
+        await self._grpc.stop(grace)
+        await self._files.close()
