@@ -23,7 +23,7 @@ from numa_service.cluster.running import RunningMachine
 from numa_service.machine.notation import format_cpulist
 from numa_service.mm.mmzone import PAGE_SIZE
 from numa_service.rpc.machine import NodeInfo
-from numa_service.web.console import ConsoleOptions
+from numa_service.web.options import ConsoleOptions
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from numa_service.cli.source import load
 from numa_service.cluster import machine as cluster
-from numa_service.web.console import ConsoleOptions
+from numa_service.web.options import ConsoleOptions
 
 #: Nobody needs longer to see a phase; a slow host gets this much before the demo calls it a failure.
 PATIENCE_SECONDS = 60.0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from numa_service.machine import source as machine_source
 from numa_service.machine.spec import MachineSpec
 
 
 def load(source: str) -> MachineSpec:
     """The machine that `source` means, its notes printed; SpecError if it means none."""
+    from numa_service.machine import source as machine_source  # every format, and what checks a machine file
+
     spec = machine_source.load(source)
     tell(spec.notes)
     return spec

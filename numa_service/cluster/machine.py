@@ -20,9 +20,7 @@ from numa_service.cluster.names import (
 )
 from numa_service.cluster.running import RunningMachine
 from numa_service.machine.spec import MachineSpec
-from numa_service.mm import jit
-from numa_service.node.warm import warm_kernels
-from numa_service.web.console import ConsoleOptions
+from numa_service.web.options import ConsoleOptions
 
 #: Compiling all kernels takes more than a minute of one CPU.
 COMPILE_SECONDS = 300.0
@@ -47,6 +45,8 @@ def up(
 
     When it fails or is interrupted, everything that it started is ended again.
     """
+    from numa_service.mm import jit  # with Numba, which nobody else here needs
+
     check_machine_name(name)
     started = address is None and local.find() is None
     placing = False
@@ -159,6 +159,8 @@ def _compile_on_hosts(progress: Progress) -> None:
     """Compile the kernels once on every host, so that no node has to."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from numa_service.node.warm import warm_kernels
 
     hosts = [host for host in ray.nodes() if host["Alive"] and host["Resources"].get("CPU")]
     compile_kernels = ray.remote(num_cpus=0, max_retries=0)(warm_kernels)

@@ -31,7 +31,8 @@ from numa_service.rpc.machine import MachineInfo, NodeInfo
 if TYPE_CHECKING:
     from numa_service.metrics.discovery import MachineCollector, TargetServer
     from numa_service.rpc.machine_server import MachineServer
-    from numa_service.web.console import ConsoleOptions, ConsoleServer
+    from numa_service.web.console import ConsoleServer
+    from numa_service.web.options import ConsoleOptions
 
 #: What a node books of its host: next to nothing, so that 64 nodes fit on two CPUs.
 CPUS_PER_NODE = 0.01

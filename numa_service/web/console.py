@@ -10,7 +10,6 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib import resources
 from ipaddress import ip_address
 from typing import Any
@@ -24,6 +23,7 @@ from numa_service.rpc.machine import MachineInfo
 from numa_service.web.actions import ActionError, Actions
 from numa_service.web.boot import boot_steps, boot_view
 from numa_service.web.feed import MachineFeed
+from numa_service.web.options import ConsoleOptions
 from numa_service.web.view import compact, machine_view, message, node_view
 
 #: Browsers that are pushed to at one time.
@@ -58,17 +58,6 @@ _FEED = web.AppKey("feed", MachineFeed)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-@dataclass(frozen=True, slots=True)
-class ConsoleOptions:
-    """How a machine's console is served."""
-
-    host: str = "127.0.0.1"
-    #: 0: any that is free.
-    port: int = 0
-    #: Whether browsers may allocate, free and write sysctls.
-    writable: bool = False
-
-
 class ConsoleServer:
     """The console of one machine, as the callables tell of it at that moment."""
 
@@ -77,7 +66,7 @@ class ConsoleServer:
         machine: Callable[[], MachineInfo],
         machine_address: Callable[[], str],
         dmesg: Callable[[], Iterable[tuple[float, str]]],
-        options: ConsoleOptions = ConsoleOptions(),
+        options: ConsoleOptions,
     ) -> None:
         """`machine_address` is where MachineService answers; `dmesg` gives the boot log, with seconds."""
         self._machine = machine

@@ -6,7 +6,8 @@ from loopback import Loopback
 
 from numa_service.machine.boot import start_kernel
 from numa_service.machine.spec import MachineSpec
-from numa_service.web.console import ConsoleOptions, ConsoleServer
+from numa_service.web.console import ConsoleServer
+from numa_service.web.options import ConsoleOptions
 
 
 class Consoled(Loopback):
