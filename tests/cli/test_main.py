@@ -1,4 +1,4 @@
-"""Commands are imported when they are asked for: the table of who has which is complete, and keeps its word."""
+"""Commands are imported when they are asked for; the table of who has which is complete and true."""
 
 import json
 import subprocess
