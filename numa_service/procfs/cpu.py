@@ -142,7 +142,7 @@ def topology(snapshot: MachineSnapshot, cpu: int, name: str) -> str:
 def cpuinfo(snapshot: MachineSnapshot) -> str:
     """The lines of /proc/cpuinfo that are about numbers: what kind of CPU it is, the model does not know.
 
-    It has a name, as lscpu takes a CPU of no kind for none; and long mode, where the kernel is one of 64 bits.
+    It has a name, as lscpu takes a CPU of no kind for none; and long mode, as a kernel of 64 bits needs it.
     """
     flags = "flags\t\t: lm\n" if snapshot.arch == "x86_64" else ""
     groups = packages(snapshot)
