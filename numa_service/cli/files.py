@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import sys
 import time
@@ -127,6 +128,10 @@ def mirror(
         files = _files(seen)
         _or_fail(lambda: target.write(files))
         told = ""
+        if every is not None:
+            # Ray, which has told the address and is not needed any more, takes SIGTERM for a crash
+            detach()
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         while every is not None:
             time.sleep(every)
             try:

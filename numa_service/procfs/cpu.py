@@ -12,6 +12,9 @@ from numa_service.procfs.node import bitmap, number_list, online_nodes
 #: CONFIG_NR_CPUS of the captured distribution's kernels, less one.
 _KERNEL_MAX = {"x86_64": 8191, "i386": 31}
 
+#: As QEMU has its "QEMU Virtual CPU".
+MODEL_NAME = "Emulated CPU"
+
 #: Kinds of soft interrupts: HI to RCU.
 _NR_SOFTIRQS = 10
 
@@ -40,12 +43,17 @@ def nodes_of_cpus(snapshot: MachineSnapshot) -> list[tuple[int, int]]:
 
 
 def cpu_list(snapshot: MachineSnapshot) -> str:
-    """``online``, ``possible`` and ``present``: no CPU comes or goes."""
+    """``online`` and ``present``: no CPU comes or goes."""
     return f"{number_list(cpus(snapshot))}\n"
 
 
+def possible(snapshot: MachineSnapshot) -> str:
+    """Every number up to the last CPU's: x86 has no gaps there (``prefill_possible_map``)."""
+    return f"{number_list(range(cpus(snapshot)[-1] + 1))}\n"
+
+
 def offline(snapshot: MachineSnapshot) -> str:
-    """Numbers below the last CPU's that no CPU has."""
+    """Possible numbers that no CPU has."""
     there = cpus(snapshot)
     return f"{number_list(set(range(there[-1])) - set(there))}\n"
 
@@ -132,7 +140,11 @@ def topology(snapshot: MachineSnapshot, cpu: int, name: str) -> str:
 
 
 def cpuinfo(snapshot: MachineSnapshot) -> str:
-    """The lines of /proc/cpuinfo that are about numbers: what kind of CPU it is, the model does not know."""
+    """The lines of /proc/cpuinfo that are about numbers: what kind of CPU it is, the model does not know.
+
+    It has a name, as lscpu takes a CPU of no kind for none; and long mode, as a kernel of 64 bits needs it.
+    """
+    flags = "flags\t\t: lm\n" if snapshot.arch == "x86_64" else ""
     groups = packages(snapshot)
     # the APIC id has as many bits for the core as the largest package needs
     shift = (max(map(len, groups)) - 1).bit_length()
@@ -143,13 +155,14 @@ def cpuinfo(snapshot: MachineSnapshot) -> str:
         apicid = package << shift | core
         text += (
             f"processor\t: {cpu}\n"
+            f"model name\t: {MODEL_NAME}\n"
             f"physical id\t: {package}\n"
             f"siblings\t: {len(own)}\n"
             f"core id\t\t: {core}\n"
             f"cpu cores\t: {len(own)}\n"
             f"apicid\t\t: {apicid}\n"
             f"initial apicid\t: {apicid}\n"
-            "\n"
+            f"{flags}\n"
         )
     return text
 

@@ -85,8 +85,9 @@ def cpumap(snapshot: MachineSnapshot, node: NodeSnapshot) -> str:
 
 
 def distance(snapshot: MachineSnapshot, node: NodeSnapshot) -> str:
-    """SLIT distances from the node to every node."""
-    return f"{' '.join(map(str, snapshot.distances[snapshot.nodes.index(node)]))}\n"
+    """SLIT distances from the node to every node that is on-line."""
+    row = zip(snapshot.nodes, snapshot.distances[snapshot.nodes.index(node)], strict=True)
+    return f"{' '.join(str(value) for other, value in row if other.online)}\n"
 
 
 def numastat(snapshot: MachineSnapshot, node: NodeSnapshot) -> str:

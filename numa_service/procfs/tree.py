@@ -187,7 +187,8 @@ TABLE: tuple[Pattern, ...] = (
     Pattern(f"{_NODE}/node*/cpu*", _to("../../cpu/cpu{1}"), _node_cpus, _LINK),
     Pattern(f"{_NODE}/node*/memory*", _to("../../memory/memory{1}"), memory.nodes_of_blocks, _LINK),
     # CPUs
-    *(Pattern(f"{_CPU}/{name}", cpu.cpu_list) for name in ("online", "possible", "present")),
+    *(Pattern(f"{_CPU}/{name}", cpu.cpu_list) for name in ("online", "present")),
+    Pattern(f"{_CPU}/possible", cpu.possible),
     Pattern(f"{_CPU}/offline", cpu.offline),
     Pattern(f"{_CPU}/kernel_max", cpu.kernel_max),
     Pattern(f"{_CPU}/cpu*/topology/*", cpu.topology, _topology),

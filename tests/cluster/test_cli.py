@@ -116,19 +116,27 @@ def test_files_of_a_machine_that_is_up(up: str, tmp_path: Path) -> None:
     """cat, exec and mirror of the machine as it is: tests/docs/test_tour.py, with docs/tools.md."""
     assert refused("cat", "/proc/slabinfo", "--name", "demo").startswith("file /proc/slabinfo: ENOENT")
     # a mirror that is kept fresh
-    process = subprocess.Popen([*COMMAND, "mirror", str(tmp_path / "m"), "--name", "demo", "--every", "0.1"])
-    mirrored = tmp_path / "m/proc/sys/vm/swappiness"
+    of_demo = ["--name", "demo", "--every", "0.1"]
+    mirrored = [tmp_path / name / "proc/sys/vm/swappiness" for name in ("m", "n")]
+    process, service = (
+        subprocess.Popen([*COMMAND, "mirror", str(tmp_path / name), *of_demo], stderr=subprocess.PIPE)
+        for name in ("m", "n")
+    )
 
     def shows(text: str) -> bool:
         time.sleep(0.05)
-        return mirrored.exists() and mirrored.read_text() == text
+        return all(path.exists() and path.read_text() == text for path in mirrored)
 
     assert until(lambda: shows("60\n"))
     with Machine.connect(json.loads(up)["address"]) as machine:
         machine.write_file("/proc/sys/vm/swappiness", "12")
     assert until(lambda: shows("12\n"))
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    service.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    # as a service manager ends it: no crash of Ray's on stderr
+    assert (service.communicate(timeout=30)[1], service.returncode) == (b"", 0)
 
 
 def test_a_machine_that_is_up_is_traced(up: str) -> None:

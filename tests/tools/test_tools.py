@@ -150,6 +150,15 @@ def test_free(machine: Emulated) -> None:
     ]
 
 
+@needs("lscpu")
+def test_lscpu(machine: Emulated) -> None:
+    """Every CPU is on-line, in the package and on the node that it was described with."""
+    text = printed(machine, "lscpu", "-p=CPU,SOCKET,NODE,ONLINE")
+    rows = [line.split(",") for line in text.splitlines() if not line.startswith("#")]
+    nodes = [(nid, own) for nid, own in machine.spec.own_cpus.items() if own]
+    assert rows == [[str(cpu), str(at), str(nid), "Y"] for at, (nid, own) in enumerate(nodes) for cpu in own]
+
+
 @needs("vmstat")
 def test_vmstat(machine: Emulated) -> None:
     text = printed(machine, "vmstat", "-s")

@@ -6,11 +6,13 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from machines import shape
 
 from numa_service.machine.boot import start_kernel
 from numa_service.machine.formats.detect import read_source
-from numa_service.machine.formats.draft import Draft
+from numa_service.machine.formats.draft import Draft, draft_of
 from numa_service.machine.formats.export import EXPORTS, export
+from numa_service.machine.formats.machine_toml import to_spec
 from numa_service.machine.source import load
 from numa_service.machine.spec import SpecError
 
@@ -35,8 +37,19 @@ def _meminfo(nid: int, kb: int) -> dict[str, str]:
 
 
 def _read(root: Path) -> Draft:
+    """What a tree is read as. Whatever is missing in it, it boots and is written in every format."""
     draft = read_source(str(root))
-    start_kernel(load(str(root)))
+    spec = load(str(root))
+    start_kernel(spec)
+    for form in EXPORTS:
+        owners = [node for node in draft_of(spec).nodes if node.cpus]
+        if form == "synthetic" and len({(len(node.cpus), node.bytes) for node in owners}) > 1:
+            with pytest.raises(SpecError, match="write hwloc-xml instead"):
+                export(spec, form)
+            continue
+        text, _ = export(spec, form)
+        if form in ("toml", "hwloc-xml"):
+            assert shape(to_spec(read_source("-", form, text.encode()), form)) == shape(spec)
     return draft
 
 
@@ -120,6 +133,18 @@ def test_no_meminfo_of_the_nodes_shares_out_that_of_all(tmp_path: Path) -> None:
     files["proc/meminfo"] = f"MemTotal: {GIB >> 9} kB\n"
     draft = _read(_tree(tmp_path, files))
     assert [node.memory for node in draft.nodes] == [GIB, GIB]
+
+
+def test_a_node_without_meminfo_is_empty_if_others_have_one(tmp_path: Path) -> None:
+    """What a kernel without CONFIG_SYSFS' node files, or a gatherer that was cut short, leaves behind."""
+    files = {
+        **_cpus(0, 1, 2),
+        **_meminfo(3, GIB >> 10),
+        f"{NODE}/node7/uevent": "",
+        f"{NODE}/node9/uevent": "",
+    }
+    files |= {f"{NODE}/node3/cpulist": "0\n", f"{NODE}/node7/cpulist": "1-2\n"}
+    assert _nodes(_read(_tree(tmp_path, files))) == {3: ((0,), GIB), 7: ((1, 2), 0), 9: ((), 0)}
 
 
 def test_fake_nodes_share_cpus_and_the_first_has_them(tmp_path: Path) -> None:
