@@ -6,6 +6,7 @@ With ``--plots``, the curves of docs/scaling.md are measured and drawn as well (
 from __future__ import annotations
 
 import sys
+import time
 
 import explain
 import memory
@@ -19,7 +20,10 @@ import spill
 import startup
 import tracepoints
 import traces
-from table import Row, save, show
+from table import Row, compiling, save, show
+
+from numa_service.mm import jit
+from numa_service.node.warm import warm_kernels
 
 _PARTS = (mm, memory, explain, tracepoints, serve, scrape, spill, programs, simulated, traces, startup)
 
@@ -27,9 +31,15 @@ _PARTS = (mm, memory, explain, tracepoints, serve, scrape, spill, programs, simu
 def main() -> int:
     """Measure one part after the other, so that none disturbs another."""
     rows: list[Row] = []
+    began = time.monotonic()
+    with compiling("the kernels", jit.is_compiled()):
+        warm_kernels()
     for number, part in enumerate(_PARTS, 1):
         print(f"[{number}/{len(_PARTS)}] {part.__name__}", file=sys.stderr, flush=True)
+        part_began = time.monotonic()
         rows += part.rows()
+        ended = time.monotonic()
+        print(f"    {ended - part_began:.0f} s, {ended - began:.0f} s in all", file=sys.stderr, flush=True)
     show(rows)
     print(f"written to {save('latest', rows)}")
     if "--plots" in sys.argv[1:]:

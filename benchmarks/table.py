@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -63,6 +66,17 @@ def machine() -> dict[str, object]:
         "kernel": platform.release(),
         "python": platform.python_version(),
     }
+
+
+@contextmanager
+def compiling(what: str, cached: bool) -> Iterator[None]:
+    """Say on stderr that something is compiled, and what it took; nothing if it is in the cache."""
+    began = time.monotonic()
+    if not cached:
+        print(f"    compiling {what}: once, minutes", file=sys.stderr, flush=True)
+    yield
+    if not cached:
+        print(f"    compiled in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
 
 def number(value: float | None) -> str:

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 class NodeError(Exception):
     """A request was refused; nothing changed unless the class says so."""
 
+    #: After so long it may well be granted: the client is told. None: to wait does not help.
+    retry_seconds: float | None = None
+
 
 class InvalidRequest(NodeError):
     """A field of the request is wrong."""
@@ -61,8 +64,17 @@ class LimitExceeded(NodeError):
     """A limit of the service, not of the emulated machine, was reached."""
 
 
+class TooMany(LimitExceeded):
+    """As many as there may be at one time: there is room again when one of them has ended."""
+
+    retry_seconds = 1.0
+
+
 class PeerUnavailable(NodeError):
     """Another node did not answer; thrown into the generator that asked it."""
+
+    #: The longest wait before it is asked again by the node itself.
+    retry_seconds = 1.0
 
     def __init__(self, nid: int, reason: str) -> None:
         super().__init__(f"node {nid} does not answer: {reason}")

@@ -17,7 +17,7 @@ from numa_service.mm.mmzone import LRU_UNEVICTABLE, WMARK_HIGH, WMARK_LOW, WMARK
 from numa_service.mm.pgdat import MAX_RECLAIM_RETRIES, ZoneExtent
 from numa_service.mm.pgdata import KSWAPD_FAILURES, KSWAPD_ORDER, SWAP_TOTAL
 from numa_service.mm.vmstat import NR_ZONE_LRU_BASE, vm_event_names
-from numa_service.node.errors import InvalidRequest, LimitExceeded
+from numa_service.node.errors import InvalidRequest, TooMany
 from numa_service.node.node import Node
 
 INTERVAL_MS_DEFAULT = 250
@@ -50,7 +50,7 @@ class ObserveServicer(pb2_grpc.ObserveServiceServicer):
         """A frame an interval. Written one after the other, so that a slow reader slows only itself."""
         seconds = interval_seconds(request.interval_ms)
         if self.observers >= MAX_OBSERVERS:
-            raise LimitExceeded(f"{MAX_OBSERVERS} already observe node {self._node.nid}: close one first")
+            raise TooMany(f"{MAX_OBSERVERS} already observe node {self._node.nid}: close one first")
         self.observers += 1
         try:
             await self._send(context, seconds)

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 def to_status(error: NodeError) -> status_pb2.Status:
-    """A node's error as google.rpc.Status: ErrorInfo always, and what its class has to say."""
+    """A node's error as google.rpc.Status: ErrorInfo always, what its class has to say, and RetryInfo."""
     match error:
         case InvalidRequest():
             violation = {"field": error.field, "description": error.reason}
@@ -66,7 +66,12 @@ def _status(
     code: int, error: NodeError, reason: str, metadata: dict[str, str], *more: Any
 ) -> status_pb2.Status:
     details = []
-    for detail in (error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata), *more):
+    told = [error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata), *more]
+    if error.retry_seconds is not None:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(round(1000 * error.retry_seconds))
+        told.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    for detail in told:
         packed = any_pb2.Any()
         packed.Pack(detail)
         details.append(packed)

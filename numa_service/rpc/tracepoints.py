@@ -12,7 +12,7 @@ from numa_client._gen.numa.v1 import trace_service_pb2 as pb2
 from numa_client._gen.numa.v1 import trace_service_pb2_grpc as pb2_grpc
 
 from numa_service.mm.mmzone import NR_ORDERS
-from numa_service.node.errors import InvalidRequest, LimitExceeded
+from numa_service.node.errors import InvalidRequest, TooMany
 from numa_service.node.node import Node
 from numa_service.node.tracepoints import EventFilter
 from numa_service.trace.tracepoints import NR_FIELDS, EmittedEvents, matching
@@ -42,7 +42,7 @@ class TraceServicer(pb2_grpc.TraceServiceServicer):
         """Events until the client leaves. A write that waits for the client makes it miss events."""
         wanted = event_filter(self._node, request)
         if self._node.tracepoints.listeners >= MAX_LISTENERS:
-            raise LimitExceeded(f"node {self._node.nid} has {MAX_LISTENERS} listeners already")
+            raise TooMany(f"node {self._node.nid} has {MAX_LISTENERS} listeners already")
         listener = self._node.tracepoints.listen(wanted)
         left = request.max_events or None
         told = 0

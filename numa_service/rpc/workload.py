@@ -11,7 +11,7 @@ import grpc.aio
 from numa_client._gen.numa.v1 import workload_service_pb2 as pb2
 from numa_client._gen.numa.v1 import workload_service_pb2_grpc as pb2_grpc
 
-from numa_service.node.errors import InvalidRequest, LimitExceeded, NodeError, NotFound, Precondition
+from numa_service.node.errors import InvalidRequest, LimitExceeded, NodeError, NotFound, Precondition, TooMany
 from numa_service.node.node import Node
 from numa_service.rpc import program_messages
 from numa_service.rpc.peers import Peers, drive
@@ -123,7 +123,7 @@ class WorkloadServicer(pb2_grpc.WorkloadServiceServicer):
         self, request: pb2.RunProgramRequest, program: Program, reports: _Reports
     ) -> pb2.RunProgramResponse:
         if len(self._running) >= MAX_PROGRAMS:
-            raise LimitExceeded(f"node {self._node.nid} runs {MAX_PROGRAMS} programs already")
+            raise TooMany(f"node {self._node.nid} runs {MAX_PROGRAMS} programs already")
         self._running[id(reports)] = program, reports
         try:
             return program_messages.result(await self._batches(request, program, reports))

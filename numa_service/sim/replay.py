@@ -64,6 +64,7 @@ from numa_service.node.errors import InvalidRequest
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.ops import Op, Owner
 from numa_service.node.page_alloc import Steps, alloc_for_owner, on
+from numa_service.sim.direct import compiled_code
 from numa_service.sim.replay_start import CapturedStart
 from numa_service.sim.replay_tally import ReplayTally
 from numa_service.sim.replay_truth import TraceTruth
@@ -233,6 +234,10 @@ class Replay:
         self._reclaiming: set[int] = set()
         self.tally = ReplayTally(self.sim, self.traced, in_use, self._truth)
         self._slots = dict.fromkeys(nodes, 0)
+        #: By nid: what replays a stretch of the events under way there.
+        self._stretches: dict[int, Callable[..., int]] = {}
+        #: Nodes whose work counters have not been taken since a stretch.
+        self._worked: set[int] = set()
         self._gfp_classes: dict[int, int] = {}
         self._class_migratetypes: I64 = np.zeros(0, dtype=np.int64)
         self._hashed_gfps = np.zeros(1 << _HASH_BITS, dtype=np.uint32)
@@ -364,6 +369,7 @@ class Replay:
 
     def _issue_all(self, events: ReplayEvents, gfps: npt.NDArray[np.uint32], stop: Callable[[], bool]) -> int:
         at, end = 0, len(events.outcome)
+        self._stretches.clear()  # the first of these events on each node show Numba their types
         while at < end and not stop():
             after = at
             # item(): a NumPy integer is slow to compute with
@@ -372,10 +378,18 @@ class Replay:
             if after == at:
                 after = self._run_spilled(events, at, end)
             if after == at:
+                self._take_paths()
                 self._issue(events, at, int(gfps[at]))
                 after += 1
             at = after
+        self._take_paths()
         return at
+
+    def _take_paths(self) -> None:
+        """The work of stretches: counted before a generator counts its own, and not after each of them."""
+        for nid in self._worked:
+            self.tally.add_path(self.sim.nodes[nid].pgdat.take_path())
+        self._worked.clear()
 
     def _run(
         self, nid: int, events: ReplayEvents, at: int, end: int, guest_home: int = -1, first: bool = False
@@ -387,8 +401,9 @@ class Replay:
         guest = self._nothing
         if guest_home >= 0:
             guest = self._paths.get((guest_home, int(events.preferred[at]), nid), self._nothing)
+        stretch: Callable[..., int] = self._stretches.get(nid, replay_stretch)
         after = int(
-            replay_stretch(
+            stretch(
                 pgdat.pg,
                 nid,
                 self._slots[nid],
@@ -403,13 +418,16 @@ class Replay:
                 end,
             )
         )
-        self.tally.add_path(pgdat.take_path())
+        if stretch is replay_stretch and (code := compiled_code(replay_stretch)) is not None:
+            self._stretches[nid] = code
+        self._worked.add(nid)
         if _boosted(pgdat.pg):
             self._wake_boosted(nid, events, after - 1)
         return after
 
     def _wake_boosted(self, nid: int, events: ReplayEvents, at: int) -> None:
         """rmqueue(): the allocation that mixed migratetypes wakes kswapd, as the op for it does."""
+        self._take_paths()
         pgdat = self.sim.nodes[nid].pgdat
         take_boosted(pgdat.pg)
         origin = int(events.home[at]), int(events.preferred[at])

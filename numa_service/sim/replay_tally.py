@@ -235,7 +235,10 @@ class ReplayTally:
         nid = (outcome[got] >> BLOCK_NID_SHIFT) - 1
         zone = (outcome[got] >> BLOCK_ZONE_SHIFT) & 0x7
         remote = (nid != events.home[got]).astype(np.int64)
-        np.add.at(self._placed, (nid, zone, events.order[got], migratetypes[got], remote), 1)
+        place = np.ravel_multi_index(
+            (nid, zone, events.order[got], migratetypes[got], remote), self._placed.shape
+        )
+        np.add.at(self._placed.reshape(-1), place, 1)  # of one dimension: several times as quick
         self._inferred += int(np.count_nonzero(guess[got]))
         real_nid, real_zone = self.traced.locate(pfns[got])
         known = (real_nid != NOWHERE) & ~guess[got]

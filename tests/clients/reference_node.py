@@ -22,10 +22,18 @@ from numa_client._gen.numa.v1 import (
 )
 
 
+def _retry_info(milliseconds: int) -> error_details_pb2.RetryInfo:
+    info = error_details_pb2.RetryInfo()
+    info.retry_delay.FromMilliseconds(milliseconds)
+    return info
+
+
 class Refused(Exception):
     """A request that the peer answers with a rich error."""
 
-    def __init__(self, code: int, message: str, field: str = "", reason: str = "") -> None:
+    def __init__(
+        self, code: int, message: str, field: str = "", reason: str = "", retry_ms: int | None = None
+    ) -> None:
         super().__init__(message)
         details = []
         for detail in (
@@ -33,6 +41,7 @@ class Refused(Exception):
             error_details_pb2.BadRequest(
                 field_violations=[{"field": field, "description": message}] if field else []
             ),
+            *([] if retry_ms is None else [_retry_info(retry_ms)]),
         ):
             packed = any_pb2.Any()
             packed.Pack(detail)

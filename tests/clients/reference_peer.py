@@ -34,6 +34,8 @@ class ReferenceMachine(ReferenceMemory, grpc.aio.ServerInterceptor):
         self.called = asyncio.Condition()
         self.lost_replies: defaultdict[str, int] = defaultdict(int)
         self.hanging: set[str] = set()
+        #: By method: refusals yet to come, each of one call.
+        self.refusals: defaultdict[str, list[Refused]] = defaultdict(list)
         self._replies: dict[str, Any] = {}
         self._servers: list[grpc.aio.Server] = []
 
@@ -86,6 +88,8 @@ class ReferenceMachine(ReferenceMemory, grpc.aio.ServerInterceptor):
                 await asyncio.Event().wait()
             request_id = "" if method in WITHOUT_REQUEST_ID else request.request_id
             try:
+                if self.refusals[method]:
+                    raise self.refusals[method].pop()
                 reply = self._replies.get(request_id) or await serve(request, context)
             except Refused as refusal:
                 await context.abort_with_status(rpc_status.to_status(refusal.status))

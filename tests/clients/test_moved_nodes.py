@@ -9,10 +9,11 @@ import grpc
 import pytest
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
-from numa_client import AsyncMachine, Machine, NotFound, Unavailable
+from numa_client import AsyncMachine, Machine, NotFound, OutOfMemory, Unavailable
 from numa_client._errors import from_status
 from numa_client._search import LOOK_AGAIN_SECONDS, SAME_PLACE_LOOKS, Search
 from numa_client._types import NodeInfo
+from reference_node import Refused
 from reference_peer import ReferenceMachine
 
 #: The machine's service is asked on node 1, so that node 0 can go.
@@ -95,6 +96,35 @@ async def test_the_blocking_client_follows_too(peer: ReferenceMachine) -> None:
                 session.alloc()
 
     await asyncio.to_thread(use)
+
+
+def full(retry_ms: int | None) -> Refused:
+    return Refused(code_pb2.RESOURCE_EXHAUSTED, "too many", reason="LIMIT_EXCEEDED", retry_ms=retry_ms)
+
+
+async def test_a_refusal_that_names_a_time_is_waited_for(peer: ReferenceMachine) -> None:
+    peer.refusals["OpenSession"] = [full(retry_ms=10), full(retry_ms=10)]
+    async with await AsyncMachine.connect(peer.addresses[MACHINE]) as machine, machine.session() as session:
+        assert len({call.request_id for call in peer.calls["OpenSession"]}) == 1
+        assert len(peer.calls["OpenSession"]) == 3
+        peer.refusals["AllocPages"] = [full(retry_ms=None)]
+        with pytest.raises(OutOfMemory):
+            await session.alloc()
+        peer.refusals["AllocPages"] = [full(retry_ms=3_600_000)]  # beyond the deadline
+        with pytest.raises(OutOfMemory) as raised:
+            await session.alloc()
+        assert raised.value.retry_seconds == 3600
+        assert len(peer.calls["AllocPages"]) == 2
+
+
+async def test_by_the_blocking_client_too(peer: ReferenceMachine) -> None:
+    def use() -> int:
+        with Machine.connect(peer.addresses[MACHINE]) as machine, machine.session() as session:
+            return session.alloc(count=3).nr_pages
+
+    peer.refusals["AllocPages"] = [full(retry_ms=10)]
+    assert await asyncio.to_thread(use) == 3
+    assert len(peer.calls["AllocPages"]) == 2
 
 
 # when to look again, and when to give up

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from replay.traced import MOVABLE, Alloc, Event, Free, OneByOne, digests, replay
 
 from numa_service.machine.source import load
+from numa_service.mm.replay import replay_stretch
+from numa_service.sim.direct import compiled_code
 from numa_service.sim.replay import Replay
 from numa_service.sim.replay_start import CapturedStart
 from numa_service.sim.traced import TracedZones
@@ -84,6 +86,8 @@ def test_spills_are_stretches_too(tmp_path: Path) -> None:
     assert report.remote > 5_000
     # what went the long way is in the nodes' logs
     assert sum(node.log_length for node in fast.sim.nodes.values()) < len(events) // 10
+    # one set of types, so that the compiled code is called directly
+    assert compiled_code(replay_stretch) is not None
 
 
 def first(events: int, chunks: Iterator[TraceEvents]) -> Iterator[TraceEvents]:

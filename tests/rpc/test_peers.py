@@ -7,7 +7,8 @@ import asyncio
 import grpc
 import pytest
 from loopback import Loopback
-from numa_client import AsyncMachine, Blocks, Policy, PolicyMode, Unavailable
+from numa_client import AsyncMachine, Policy, PolicyMode, Unavailable
+from numa_client._errors import from_rpc_error
 from numa_client._gen.numa.v1.memory_service_pb2 import FreePagesRequest
 from numa_client._gen.numa.v1.memory_service_pb2_grpc import MemoryServiceStub
 from numa_client._gen.numa.v1.types_pb2 import NodePages
@@ -127,10 +128,30 @@ async def test_a_peers_refusal_is_the_same_error_here(demo: Loopback) -> None:
     await peers.close()
 
 
-async def test_a_node_without_an_address_is_away(demo: Loopback, client: AsyncMachine) -> None:
-    demo.servers[0].connect({1: demo.addresses[1].grpc})
-    async with client.session(cpu=0) as session:
+async def test_a_node_without_an_address_is_away_and_its_return_is_waited_for(
+    demo: Loopback, client: AsyncMachine
+) -> None:
+    async with (
+        client.session(cpu=0) as session,
+        grpc.aio.insecure_channel(demo.addresses[0].grpc) as channel,
+    ):
+        far = await session.alloc(count=30, policy=Policy.bind(2))
+        demo.servers[0].connect({1: demo.addresses[1].grpc})
         got = await session.alloc(count=demo.free_pages()[0] + 10)
         assert list(got.pages) == [0, 1]
-        with pytest.raises(Unavailable, match="node 2"):
-            await session.free(Blocks(0, {2: got.pages[1][:1]}))
+        pages = [NodePages(node=2, pfns=far.pages[2].tobytes())]
+        request = FreePagesRequest(session=session.info.session, request_id="f", pages=pages)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await MemoryServiceStub(channel).FreePages(request)
+        told = from_rpc_error(raised.value)
+        assert isinstance(told, Unavailable)
+        assert "node 2" in told.message
+        assert told.retry_seconds == PeerUnavailable.retry_seconds
+
+        before = client.info
+        freeing = asyncio.create_task(session.free(far))
+        while client.info is before:  # it looks where its node is when gRPC's own attempts have failed
+            await asyncio.sleep(0.02)
+        assert not freeing.done()
+        demo.connect()
+        assert (await freeing).freed_pages == 30

@@ -31,6 +31,7 @@ from numa_client._gen.numa.v1 import workload_service_pb2_grpc as pb2_grpc
 from numa_client._program_codec import run_request
 
 from numa_service.node import ops
+from numa_service.node.errors import TooMany
 from numa_service.rpc.program_messages import MAX_PROGRAM_BYTES
 from numa_service.rpc.workload import MAX_PROGRAMS, Pace
 
@@ -246,8 +247,9 @@ async def test_so_does_the_end_of_its_lease(demo: Loopback, client: AsyncMachine
 async def test_a_node_runs_so_many_programs_at_a_time(demo: Loopback, client: AsyncMachine) -> None:
     async with client.session(cpu=0) as session:
         running = [await started(session) for _ in range(MAX_PROGRAMS)]
-        with pytest.raises(OutOfMemory, match=f"runs {MAX_PROGRAMS} programs"):
+        with pytest.raises(OutOfMemory, match=f"runs {MAX_PROGRAMS} programs") as raised:
             await finished(session, pages())
+        assert (raised.value.reason, raised.value.retry_seconds) == ("LIMIT_EXCEEDED", TooMany.retry_seconds)
         await asyncio.gather(*(reports.aclose() for reports in running))
         await ended(demo)
         assert (await finished(session, pages())).allocated_pages == 10_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from numa_client._errors import NotFound, Unavailable
+from numa_client._errors import NotFound, NumaError, Unavailable
 from numa_client._types import NodeInfo
 
 #: Between two looks at the machine, where the service does not say how long to wait.
@@ -49,6 +49,13 @@ class Search:
             raise self._error
         self._waited = self._error.retry_seconds is not None
         return wait
+
+
+def wait_for_room(error: NumaError, deadline: float) -> float:
+    """Seconds that the service said to wait when it refused; raises `error` if it named none, or too many."""
+    if error.retry_seconds is None or time.monotonic() + error.retry_seconds >= deadline:
+        raise error
+    return error.retry_seconds
 
 
 def check_incarnation(node: NodeInfo, session_of: int) -> None:

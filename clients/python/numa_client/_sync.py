@@ -48,7 +48,7 @@ from numa_client._gen.numa.v1 import (
 from numa_client._policy import Policy
 from numa_client._program import Program
 from numa_client._program_codec import ProgramProgress, ProgramResult
-from numa_client._search import Search, check_incarnation
+from numa_client._search import Search, check_incarnation, wait_for_room
 
 if TYPE_CHECKING:
     Method = grpc.UnaryUnaryMultiCallable
@@ -245,6 +245,9 @@ class Machine:
                 return call(self._node_channel(node), deadline - time.monotonic())
             except Unavailable as error:
                 node = self._find(nid, Search(error, node.address, deadline))
+            except NumaError as error:
+                wait = wait_for_room(error, deadline)
+                time.sleep(wait)
 
     def _find(self, nid: int, search: Search) -> t.NodeInfo:
         node: t.NodeInfo | None = None
