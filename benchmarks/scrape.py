@@ -49,19 +49,20 @@ def _largest() -> Row:
     )
 
 
-#: Scrapes for ever; a process of its own, for the client not to share its interpreter.
+#: Scrapes for ever, or only sleeps; a process of its own, for the client not to share its interpreter.
 _SCRAPER = """
 import sys, time, urllib.request
 while True:
     request = urllib.request.Request(sys.argv[1], headers={"Accept": sys.argv[2]})
-    urllib.request.urlopen(request, timeout=10).read()
+    if sys.argv[4] == "True":
+        urllib.request.urlopen(request, timeout=10).read()
     time.sleep(float(sys.argv[3]))
 """
 
 
 @contextlib.contextmanager
-def _scraper(url: str) -> Iterator[None]:
-    process = subprocess.Popen([sys.executable, "-c", _SCRAPER, url, ACCEPT, str(INTERVAL)])
+def _scraper(url: str, scrapes: bool) -> Iterator[None]:
+    process = subprocess.Popen([sys.executable, "-c", _SCRAPER, url, ACCEPT, str(INTERVAL), str(scrapes)])
     time.sleep(INTERVAL)  # it starts
     try:
         yield
@@ -92,9 +93,10 @@ async def _loaded(node: str, url: str) -> Row:
         alone: list[float] = []
         scraped: list[float] = []
         for _ in range(_ROUNDS):
-            alone.append(await calls_a_second())
-            with _scraper(url):
-                scraped.append(await calls_a_second())
+            # the same process and the same pause both times: a node that has rested begins slowly
+            for found, scrapes in ((alone, False), (scraped, True)):
+                with _scraper(url, scrapes):
+                    found.append(await calls_a_second())
     return Row(
         "grpc_32_pages_while_scraped",
         statistics.median(scraped),

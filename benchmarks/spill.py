@@ -1,4 +1,4 @@
-"""A batch that another node serves, beside the same batch at home; and what scrapes cost those who work."""
+"""A batch that another node serves, beside the same batch at home."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import statistics
 import time
-import urllib.request
 from typing import Any
 
 import grpc.aio
@@ -51,7 +50,7 @@ class Spilling:
         return took
 
 
-async def _measure(address: str, metrics: str) -> list[Row]:
+async def _measure(address: str) -> list[Row]:
     async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
         batches = Spilling(channel)
         await batches.open()
@@ -62,42 +61,16 @@ async def _measure(address: str, metrics: str) -> list[Row]:
                 if turn >= 5:
                     took[nid].append(found)
         here, there = (_COUNT / statistics.median(took[nid]) for nid in (0, 1))
-        calm: list[float] = []
-        scraped: list[float] = []
-        for _ in range(_ROUNDS):
-            for rates, scrapes in ((calm, False), (scraped, True)):
-                rates.append(await _rate(batches, metrics if scrapes else ""))
     return [
         Row("spill_32k_to_one_node", there, "pages/s", "the same batch at home", here, 0.5),
         Row("spill_lookups", batches.lookups, "lookups", goal=2, goal_of_ratio=False, at_least=False),
-        Row(
-            "load_with_scrapes",
-            statistics.median(scraped),
-            "batches/s",
-            "without; a scrape a second",
-            statistics.median(calm),
-            0.98,
-        ),
     ]
-
-
-async def _rate(batches: Spilling, metrics: str) -> float:
-    """Batches a second for two seconds, with a scrape in each of them."""
-    start = last = time.perf_counter()
-    done = 0
-    while (now := time.perf_counter()) < start + 2:
-        if metrics and now - last >= 1:
-            last = now
-            await asyncio.to_thread(urllib.request.urlopen, metrics)
-        await batches.seconds(0)
-        done += 1
-    return done / (time.perf_counter() - start)
 
 
 def rows() -> list[Row]:
     """Every row of this part."""
-    with serving("pair") as (address, metrics):
-        return asyncio.run(_measure(address, metrics))
+    with serving("pair") as (address, _):
+        return asyncio.run(_measure(address))
 
 
 if __name__ == "__main__":
