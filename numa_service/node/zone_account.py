@@ -91,7 +91,7 @@ class _Look:
         else:
             (head, first), nr_orders = self._heads, PAGEBLOCK_ORDER
         at = (zone * nr_orders + order) * MIGRATE_TYPES + mt
-        return bool(first[at] != head + at)
+        return int(first.item(at)) != head + at
 
     def largest_free_order(self, zone: int, types: tuple[int, ...]) -> int:
         """Largest order with a block of one of these types; -1 without any."""
