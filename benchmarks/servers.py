@@ -31,11 +31,12 @@ async def _node() -> None:
     from numa_service.machine.machinefile import parse_machine
     from numa_service.metrics.collector import NodeCollector
     from numa_service.node.node import Node
-    from numa_service.rpc.server import NodeServer
+    from numa_service.rpc.server import NodeServer, freeze_heap
 
     server = NodeServer(Node.boot(parse_machine(MACHINE, "bench", "bench"), 0))
     server.registry.register(NodeCollector(server))
     addresses = await server.start()
+    freeze_heap()
     print(addresses.grpc, addresses.metrics_url, flush=True)
     await _terminated()
     await server.stop(0)
@@ -46,7 +47,7 @@ async def _of_64() -> None:
     from numa_service.machine.machinefile import parse_machine
     from numa_service.metrics.collector import NodeCollector
     from numa_service.node.node import Node
-    from numa_service.rpc.server import NodeServer
+    from numa_service.rpc.server import NodeServer, freeze_heap
 
     nodes = "".join(f'[[node]]\ncpus = "{2 * n}-{2 * n + 1}"\nmemory = "1GiB"\n' for n in range(64))
     node = Node.boot(parse_machine(f'name = "of-64"\n{nodes}', "of-64", "of-64"), 0)
@@ -57,6 +58,7 @@ async def _of_64() -> None:
     for nid in range(1, 64):
         server._instruments.fallback(nid, 1)
     addresses = await server.start()
+    freeze_heap()
     print(addresses.grpc, addresses.metrics_url, flush=True)
     await _terminated()
     await server.stop(0)
@@ -75,10 +77,11 @@ memory = "8GiB"
 async def _of_pair(nid: int) -> None:
     from numa_service.machine.machinefile import parse_machine
     from numa_service.node.node import Node
-    from numa_service.rpc.server import NodeServer
+    from numa_service.rpc.server import NodeServer, freeze_heap
 
     server = NodeServer(Node.boot(parse_machine(PAIR, "pair", "pair"), nid))
     addresses = await server.start()
+    freeze_heap()
     if nid:
         print(addresses.grpc, addresses.metrics_url, flush=True)
         await _terminated()

@@ -38,13 +38,14 @@ class NumaNode:
     async def _start(self, spec: MachineSpec, machine: str, nid: int) -> tuple[NodeServer, NodeInfo]:
         from numa_service.metrics.collector import NodeCollector
         from numa_service.node.node import Node
-        from numa_service.rpc.server import NodeServer
+        from numa_service.rpc.server import NodeServer, freeze_heap
         from numa_service.rpc.tracing import tracing_from_environment
 
         node = Node.boot(spec, nid, registry.next_incarnation(machine, nid))
         server = NodeServer(node, tracing=tracing_from_environment(f"{machine}/node-{nid}"))
         server.registry.register(NodeCollector(server))
         addresses = await server.start(host=ray.util.get_node_ip_address())
+        freeze_heap()
         _log.info("node %d serves: incarnation %d at %s", nid, node.incarnation, addresses.grpc)
         return server, NodeInfo(
             nid=nid,
