@@ -24,7 +24,8 @@ def configure_logs(stream: TextIO | None = None, **about: object) -> None:
     stream = stream or sys.stderr
 
     def who(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-        return {**about, **event}
+        # Ray gives every record of its processes fields of its own, for nobody to read
+        return {**about, **{key: value for key, value in event.items() if not key.startswith("_ray_")}}
 
     common: list[Processor] = [
         structlog.stdlib.add_log_level,
