@@ -32,7 +32,7 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
 
 
 def test_a_line_is_a_json_object(written: io.StringIO) -> None:
-    of_ray = {"_ray_timestamp_ns": 1}  # what Ray's record factory adds in its processes
+    of_ray = {"_ray_said": 1}  # Ray's record factory adds such in its processes
     logging.getLogger("numa_service.rpc.leases").info(
         "node %d: %s", 3, "said", extra={"session": 7, **of_ray}
     )
