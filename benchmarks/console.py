@@ -15,14 +15,14 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / part) for part in ("rpc", "web")]
 
-from consoled import Consoled  # noqa: E402
-from numa_client import AsyncMachine, NumaError  # noqa: E402
-from playwright.async_api import Browser, async_playwright  # noqa: E402
-from table import Row, show  # noqa: E402
+from consoled import Consoled
+from numa_client import AsyncMachine, NumaError
+from playwright.async_api import Browser, async_playwright
+from table import Row, show
 
-from numa_service.machine.machinefile import parse_machine  # noqa: E402
-from numa_service.machine.spec import MachineSpec  # noqa: E402
-from numa_service.rpc.observe import frame  # noqa: E402
+from numa_service.machine.machinefile import parse_machine
+from numa_service.machine.spec import MachineSpec
+from numa_service.rpc.observe import frame
 
 NODES = 64
 SECONDS = 6.0

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -144,8 +145,8 @@ def measure() -> dict[str, Any]:
     found: dict[str, Any] = {"machine": machine() | {"load_before": os.getloadavg()[0]}}
     with serving("node") as (node, _):
         found |= asyncio.run(_serve(node))
-    found["nodes"] = [_best(lambda n=n: _simulated(n), "boot_s") for n in _NODES]  # type: ignore[misc]
-    found["memory"] = [_best(lambda g=g: _booted(g), "boot_s") for g in _MEMORY_GIB]  # type: ignore[misc]
+    found["nodes"] = [_best(partial(_simulated, nodes), "boot_s") for nodes in _NODES]
+    found["memory"] = [_best(partial(_booted, gib), "boot_s") for gib in _MEMORY_GIB]
     return found
 
 

@@ -40,10 +40,10 @@ class LoadedMachine(Loopback):
     def __init__(self) -> None:
         super().__init__("demo")
         self._away: set[int] = set()
-        registry = self.machine_server.registry
-        ProcessCollector(registry=registry)
-        registry.register(MachineCollector(self.info))
-        self._targets = TargetServer(self.info, registry)
+        metrics = self.machine_server.registry
+        ProcessCollector(registry=metrics)
+        metrics.register(MachineCollector(self.info))
+        self._targets = TargetServer(self.info, metrics)
         self._kswapds: list[asyncio.Task[None]] = []
 
     def info(self) -> MachineInfo:

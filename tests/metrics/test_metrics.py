@@ -204,9 +204,9 @@ async def test_promtool_has_nothing_to_say(
 
 
 async def test_targets_for_http_sd(demo: Loopback, http: aiohttp.ClientSession) -> None:
-    registry = demo.machine_server.registry
-    registry.register(MachineCollector(demo.info))
-    server = TargetServer(demo.info, registry)
+    metrics = demo.machine_server.registry
+    metrics.register(MachineCollector(demo.info))
+    server = TargetServer(demo.info, metrics)
     url = await server.start()
     async with http.get(url) as response:
         assert response.content_type == "application/json"

@@ -278,13 +278,13 @@ async def test_calls_are_counted(demo: Loopback, client: AsyncMachine) -> None:
         await finished(session, pages())
         with pytest.raises(InvalidRequest):
             await finished(session, pages(events=0))
-    registry = demo.servers[0].registry
+    metrics = demo.servers[0].registry
     labels = {
         "grpc_service": "numa.v1.WorkloadService",
         "grpc_method": "RunProgram",
         "grpc_type": "server_stream",
     }
-    assert registry.get_sample_value("grpc_server_started_total", labels) == 2
+    assert metrics.get_sample_value("grpc_server_started_total", labels) == 2
     for code in ("OK", "INVALID_ARGUMENT"):
-        found = registry.get_sample_value("grpc_server_handled_total", labels | {"grpc_code": code})
+        found = metrics.get_sample_value("grpc_server_handled_total", labels | {"grpc_code": code})
         assert found == 1
