@@ -1,8 +1,8 @@
 """Servers to measure, each a process of its own, which prints its address: ``python servers.py KIND``.
 
 `node` is one NUMA node as the service runs it, without Ray; `of-64` is one of 64; `pair` is node 0 of two,
-the other one in a process that it starts; `echo` is a bare grpc.aio server that takes and gives as many
-bytes as it is told to, and parses nothing.
+the other one in a process that it starts; each with the event loop that Ray gives its actors. `echo` is a
+bare grpc.aio server that takes and gives as many bytes as it is told to, and parses nothing.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import grpc
-import grpc.aio
+import uvloop
 
 MACHINE = """
 name = "bench"
@@ -94,6 +93,8 @@ async def _of_pair(nid: int) -> None:
 
 
 async def _echo() -> None:
+    import grpc.aio
+
     blob = bytes(1 << 20)
 
     async def echo(request: bytes, context: Any) -> bytes:
@@ -141,13 +142,12 @@ def serving(kind: str) -> Iterator[list[str]]:
 if __name__ == "__main__":
     match sys.argv[1]:
         case "node":
-            serve = _node()
+            uvloop.run(_node())
         case "of-64":
-            serve = _of_64()
+            uvloop.run(_of_64())
         case "pair":
-            serve = _of_pair(0)
+            uvloop.run(_of_pair(0))
         case "other":
-            serve = _of_pair(1)
+            uvloop.run(_of_pair(1))
         case _:
-            serve = _echo()
-    asyncio.run(serve)
+            asyncio.run(_echo())

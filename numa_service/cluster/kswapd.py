@@ -10,8 +10,8 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
+from numa_service.cluster.logs import configure_logs
 from numa_service.node.kswapd import balance_pgdat
-from numa_service.rpc.logs import configure_logs
 
 #: Longest single wait for the node: a call does not stay open for ever.
 WAIT_SECONDS = 30.0

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from numa_service.cluster import registry
-from numa_service.rpc.logs import configure_logs
-from numa_service.rpc.machine import NodeInfo
+from numa_service.cluster.logs import configure_logs
 
 if TYPE_CHECKING:
     from numa_service.machine.spec import MachineSpec
     from numa_service.node.ops import Op
+    from numa_service.rpc.machine import NodeInfo
     from numa_service.rpc.server import NodeServer
 
 _log = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ class NumaNode:
     async def _start(self, spec: MachineSpec, machine: str, nid: int) -> tuple[NodeServer, NodeInfo]:
         from numa_service.metrics.collector import NodeCollector
         from numa_service.node.node import Node
+        from numa_service.rpc.machine import NodeInfo
         from numa_service.rpc.server import NodeServer, freeze_heap
         from numa_service.rpc.tracing import tracing_from_environment
 

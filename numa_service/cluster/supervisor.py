@@ -21,11 +21,11 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from numa_service.cluster import registry
 from numa_service.cluster.errors import ClusterError, reason
 from numa_service.cluster.kswapd import Kswapd
+from numa_service.cluster.logs import configure_logs
 from numa_service.cluster.names import NAMESPACE, kswapd_name, node_name
 from numa_service.cluster.numa_node import NumaNode
 from numa_service.cluster.running import RunningMachine
 from numa_service.machine.spec import MachineSpec
-from numa_service.rpc.logs import configure_logs
 from numa_service.rpc.machine import MachineInfo, NodeInfo
 
 if TYPE_CHECKING:

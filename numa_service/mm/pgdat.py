@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from numa_service.mm import page_alloc, vmscan
-from numa_service.mm.address import address_of
 from numa_service.mm.buddy import count_free_blocks, free_range, page_zone
 from numa_service.mm.isolation import (
     recount_reserves,
@@ -34,8 +33,6 @@ from numa_service.mm.mmzone import (
     ZONE_NAMES,
 )
 from numa_service.mm.page_alloc import (
-    ALLOC_COLD,
-    LRU_KIND_NONE,
     NO_PAGEBLOCK,
 )
 from numa_service.mm.pcp import PCP_BATCH_SCALE_MAX, free_pcppages_bulk
@@ -43,7 +40,6 @@ from numa_service.mm.pgdat_memory import PgdatMemory, ZoneExtent
 from numa_service.mm.pgdata import (
     DRIFT_MARK,
     FREE_CMA,
-    I64,
     KSWAPD_FAILURES,
     KSWAPD_HIGHEST_ZONEIDX,
     KSWAPD_ORDER,
@@ -63,12 +59,11 @@ from numa_service.mm.pgdata import (
     TUNE_PCP_MAX_ORDER,
     TUNE_WATERMARK,
     ZONE_RECLAIM_ACTIVE,
-    PgData,
     alloc_pgdata,
     zone_pageblocks,
 )
 from numa_service.mm.profile import BLOCKS_TAKE, PAGESET_AUTO_TUNED, Profile
-from numa_service.mm.serve import REPORT_ZONE_NUMBERS, REPORT_ZONES, serve_alloc, serve_free
+from numa_service.mm.serve import FREE_REASONS, BadPageError, Indexes, Pfns, PgdatCalls
 from numa_service.mm.snapshot import NodeSnapshot, PagesetSnapshot, ZoneSnapshot
 from numa_service.mm.vmstat import (
     NODE_STAT_NAMES,
@@ -91,44 +86,11 @@ from numa_service.mm.watermark import (
 )
 from numa_service.mm.zonelist import Zonelists
 
-Pfns = npt.NDArray[np.uint64]
-Indexes = npt.NDArray[np.uint32]
-
-NO_INDEXES: Indexes = np.zeros(0, dtype=np.uint32)
-
 #: MAX_RECLAIM_RETRIES: after as many runs without progress kswapd leaves the node to direct reclaim.
 MAX_RECLAIM_RETRIES = 16
 
 #: Quiet vmstat ticks (seconds) after which a pageset of a zone of another node is drained.
 PAGESET_EXPIRE_TICKS = 3
-
-_NOT_COUNTED = "VM_BUG_ON_PAGE(page_ref_count(page) == 0)"
-#: Why a block may not be freed, and what a kernel says of it: page_bad_reason(), or a VM_BUG_ON on its way.
-_FREE_REASONS = {
-    page_alloc.FREE_OUT_OF_RANGE: ("not a page of this node", "VM_BUG_ON(!virt_addr_valid(addr))"),
-    page_alloc.FREE_PAGE_FREE: ("page is free", _NOT_COUNTED),
-    page_alloc.FREE_ON_PAGESET: ("page is free, on a pageset", _NOT_COUNTED),
-    page_alloc.FREE_RESERVED: ("page is reserved", "PAGE_FLAGS_CHECK_AT_FREE flag(s) set"),
-    page_alloc.FREE_TAIL_PAGE: ("page is the tail of a block", "VM_BUG_ON_PAGE(PageTail(page))"),
-    page_alloc.FREE_WRONG_ORDER: (
-        "block is of another order",
-        "VM_BUG_ON_PAGE(compound && compound_order(page) != order)",
-    ),
-    page_alloc.FREE_NOT_OWNER: ("page belongs to somebody else", ""),
-    page_alloc.FREE_TWICE_IN_BATCH: ("page is named twice", _NOT_COUNTED),
-    page_alloc.FREE_LRU_PAGE: ("page belongs to a region: unmap the region", "nonzero mapcount"),
-}
-
-#: Reasons that mean "there is no such allocation", as against "not yours" or "not so".
-_NOT_FOUND = frozenset(
-    {
-        page_alloc.FREE_OUT_OF_RANGE,
-        page_alloc.FREE_PAGE_FREE,
-        page_alloc.FREE_ON_PAGESET,
-        page_alloc.FREE_RESERVED,
-        page_alloc.FREE_TAIL_PAGE,
-    }
-)
 
 
 def _writable(indexes: Indexes) -> Indexes:
@@ -136,18 +98,7 @@ def _writable(indexes: Indexes) -> Indexes:
     return np.array(indexes, dtype=np.uint32)
 
 
-class BadPageError(Exception):
-    """A block may not be freed; nothing was."""
-
-    def __init__(self, pfn: int, reason: str, not_found: bool) -> None:
-        super().__init__(f"pfn {pfn:#x}: {reason}")
-        self.pfn = pfn
-        self.reason = reason
-        #: Nothing was allocated there (as against: it is not the caller's, or of another order).
-        self.not_found = not_found
-
-
-class Pgdat(PgdatMemory):
+class Pgdat(PgdatMemory, PgdatCalls):
     """``pg_data_t``: zones, pages, pagesets, LRUs and kswapd state of one node."""
 
     def __init__(
@@ -187,12 +138,8 @@ class Pgdat(PgdatMemory):
         start = min((s for s, _ in spans), default=0)
         self.base_pfn = start // MAX_ORDER_NR_PAGES * MAX_ORDER_NR_PAGES
         end = max((e for _, e in spans), default=self.base_pfn)
-        self.pg: PgData = alloc_pgdata(self.base_pfn, end, len(self.zone_names), len(self.all_cpus))
-        self.address, self._unpacked = address_of(self.pg)
+        self._bind(alloc_pgdata(self.base_pfn, end, len(self.zone_names), len(self.all_cpus)))
         self._scratch = np.zeros(4, dtype=np.int64)
-        self._out = np.empty(1024, dtype=np.int64)
-        self._zone_arrays: dict[tuple[int, ...], I64] = {}
-        self._report = np.zeros(REPORT_ZONES + REPORT_ZONE_NUMBERS * len(self.zone_names), dtype=np.int64)
         self.ram = tuple(ram)
         self.cma_areas = tuple(cma)
         self._marks: dict[int, Watermarks] = {}
@@ -341,76 +288,6 @@ class Pgdat(PgdatMemory):
 
     # allocation
 
-    def alloc(
-        self,
-        zones: Sequence[int],
-        cpu: int | None,
-        order: int,
-        count: int,
-        migratetype: int,
-        highest_zoneidx: int,
-        alloc_flags: int,
-        numa_how: int,
-        owner: int,
-        lru_kind: int = LRU_KIND_NONE,
-        indexes: Indexes = NO_INDEXES,
-        dirty: bool = False,
-        cold: bool = False,
-    ) -> Pfns:
-        """Up to `count` blocks from `zones` in that order; the pfns got, in order.
-
-        `cold` asks for pages that no CPU cache holds (__GFP_COLD, 3.0). :attr:`report` tells what it took.
-        """
-        if count > len(self._out):
-            self._out = np.empty(max(count, 2 * len(self._out)), dtype=np.int64)
-        key = tuple(zones)
-        walk = self._zone_arrays.get(key)
-        if walk is None:
-            walk = self._zone_arrays[key] = np.array(key, dtype=np.int64)
-        got = serve_alloc(
-            self.address,
-            walk,
-            -1 if cpu is None else self.cpu_index[cpu],
-            order,
-            count,
-            migratetype,
-            highest_zoneidx,
-            alloc_flags | ALLOC_COLD if cold else alloc_flags,
-            numa_how,
-            owner,
-            lru_kind,
-            _writable(indexes) if len(indexes) else NO_INDEXES,
-            dirty,
-            self._out,
-            self._report,
-        )
-        return (self._out[:got] + self.base_pfn).view(np.uint64)
-
-    def trace_into(self, ring: I64, ctl: I64) -> None:
-        """Put the events of kernels into this ring, [N, TRACE_WORDS], by these words, [NR_TRACE_CTL]."""
-        self.pg = self.pg._replace(trace=ring, trace_ctl=ctl)
-        self.address, self._unpacked = address_of(self.pg)
-
-    @property
-    def report(self) -> list[int]:
-        """What the last :meth:`alloc` took: PATH_* counters, REPORT_BOOSTED, then REPORT_ZONES."""
-        report: list[int] = self._report.tolist()
-        return report
-
-    def free(self, cpu: int | None, order: int, owner: int, pfns: Pfns, cold: bool = False) -> int:
-        """Free blocks held by hand, all or none; pages freed. BadPageError names the first that may not.
-
-        `cold` pages go behind those that the CPU has in its cache. A refusal is counted, by reason.
-        """
-        pages = pfns.view(np.int64) - self.base_pfn
-        error = serve_free(self.address, self._cpu(cpu), order, owner, pages, cold)
-        if error:
-            code = error & 0xFF
-            reason, kernel = _FREE_REASONS[code]
-            text = f"{reason} ({kernel})" if kernel else reason
-            raise BadPageError(int(pfns[error >> 8]), text, code in _NOT_FOUND)
-        return len(pages) << order
-
     def free_owner(self, owner: int) -> int:
         """Free all that an owner has here: blocks held by hand, region pages, swap. Pages freed."""
         freed = page_alloc.free_owner_pages(self.pg, owner, -1)
@@ -443,9 +320,6 @@ class Pgdat(PgdatMemory):
     def count_foreign(self, zone: int, count: int) -> None:
         """numa_foreign: `count` allocations that preferred this zone were served elsewhere."""
         self.pg.numa_event[zone, NUMA_FOREIGN] += count
-
-    def _cpu(self, cpu: int | None) -> int:
-        return -1 if cpu is None else self.cpu_index[cpu]
 
     # reclaim
 
@@ -558,7 +432,7 @@ class Pgdat(PgdatMemory):
 
     def bad_pages(self) -> dict[str, int]:
         """Frees refused since boot, by reason; not part of the state."""
-        return {reason: int(self.pg.bad_pages[code]) for code, (reason, _) in _FREE_REASONS.items()}
+        return {reason: int(self.pg.bad_pages[code]) for code, (reason, _) in FREE_REASONS.items()}
 
     def percpu_drift_mark(self, zone: int) -> int:
         """Free pages below which kswapd would not trust the counter; 0 = always."""

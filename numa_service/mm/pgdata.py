@@ -165,6 +165,11 @@ class PgData(NamedTuple):
     trace: I64
     #: TRACE_*: whether somebody does, and where the ring stands; not state.
     trace_ctl: I64
+    #: What a request asks of a kernel, and is told: CALL_* and REPORT_* (mm/serve.py); not state.
+    call: I64
+    #: The blocks that it names or gets, as pfns, and the region indexes that it gives them.
+    call_pfns: I64
+    call_indexes: U32
 
 
 HEAD_FREE = 0
@@ -191,8 +196,13 @@ TRACE_CONTEXT = 2
 NR_TRACE_CTL = 3
 TRACE_WORDS = 4
 
+#: More than any call has.
+CALL_WORDS = 64
+#: Blocks that there is room for before a call has more.
+CALL_BLOCKS = 1024
+
 #: Fields that are not state: left out of the digest.
-SCRATCH_FIELDS = frozenset({"path", "bad_pages", "trace", "trace_ctl"})
+SCRATCH_FIELDS = frozenset({"path", "bad_pages", "trace", "trace_ctl", "call", "call_pfns", "call_indexes"})
 
 
 def alloc_pgdata(base_pfn: int, end_pfn: int, nr_zones: int, nr_cpus: int) -> PgData:
@@ -266,6 +276,9 @@ def alloc_pgdata(base_pfn: int, end_pfn: int, nr_zones: int, nr_cpus: int) -> Pg
         bad_pages=z(NR_FREE_REASONS),
         trace=z(0, TRACE_WORDS),
         trace_ctl=z(NR_TRACE_CTL),
+        call=z(CALL_WORDS),
+        call_pfns=z(CALL_BLOCKS),
+        call_indexes=z(CALL_BLOCKS, dtype=np.uint32),
     )
     for array, first in ((pg.next, pages), (pg.prev, pages), (pg.pb_next, blocks), (pg.pb_prev, blocks)):
         array[first:] = np.arange(first, len(array), dtype=np.uint32)

@@ -1,76 +1,295 @@
-"""What a request calls: allocating and freeing on one node, in one call from Python each."""
+"""What a request calls: allocating and freeing on one node, in one call from Python each.
+
+Such a kernel is told all in words of memory (``PgData.call``), and answers there: Numba looks at every
+argument of a call from Python, and NumPy makes an array of every part of one; between two requests, when no
+cache has any of that code, it took longer than a page.
+"""
 
 from __future__ import annotations
 
-from numa_service.mm.address import pgdata_at
+from collections.abc import Sequence
+from struct import Struct
+
+import numpy as np
+import numpy.typing as npt
+
+from numa_service.mm import page_alloc
+from numa_service.mm.address import address_of, pgdata_at
 from numa_service.mm.jit import i64, kernel
-from numa_service.mm.mmzone import WMARK_HIGH
-from numa_service.mm.page_alloc import alloc_pages_bulk, free_hot_cold_pages
-from numa_service.mm.pgdata import I64, U32, ZONE_BOOSTED_WATERMARK
+from numa_service.mm.mmzone import WMARK_HIGH, ZONE_NAMES
+from numa_service.mm.page_alloc import (
+    ALLOC_COLD,
+    LRU_KIND_NONE,
+    alloc_pages_bulk,
+    free_hot_cold_pages,
+)
+from numa_service.mm.pgdata import CALL_WORDS, I64, KSWAPD_WOKEN, ZONE_BOOSTED_WATERMARK, PgData
 from numa_service.mm.vmstat import NR_FREE_PAGES, NR_PATH
 
-#: What :func:`serve_alloc` reports: work counters, whether a zone was boosted, and five numbers a zone.
-REPORT_BOOSTED = NR_PATH
-REPORT_ZONES = NR_PATH + 1
+(
+    CALL_BASE_PFN,
+    CALL_COUNT,
+    CALL_OWNER,
+    CALL_CPU,
+    CALL_ORDER,
+    CALL_MIGRATETYPE,
+    CALL_HIGHEST_ZONEIDX,
+    CALL_ALLOC_FLAGS,
+    CALL_NUMA_HOW,
+    CALL_LRU_KIND,
+    CALL_DIRTY,
+    CALL_COLD,
+    CALL_NR_ZONES,
+    CALL_ZONES,
+) = range(14)
+MAX_ZONES = max(map(len, ZONE_NAMES.values()))
+
+#: Work counters; whether :func:`take_boosted` will find a zone; of each zone managed, free, min, low and
+#: high pages.
+REPORT_PATH = CALL_ZONES + MAX_ZONES
+REPORT_BOOSTED = REPORT_PATH + NR_PATH
+REPORT_ZONES = REPORT_BOOSTED + 1
 REPORT_ZONE_NUMBERS = 5
+
+assert REPORT_ZONES + REPORT_ZONE_NUMBERS * MAX_ZONES <= CALL_WORDS
+
+#: The words of a call and of a report, by the number of zones.
+_CALL = tuple(Struct(f"{CALL_ZONES + zones}q") for zones in range(MAX_ZONES + 1))
+_PATH = Struct(f"{NR_PATH}q")
+_WORD = 8
+
+Pfns = npt.NDArray[np.uint64]
+Indexes = npt.NDArray[np.uint32]
+
+_NOT_COUNTED = "VM_BUG_ON_PAGE(page_ref_count(page) == 0)"
+#: Why a block may not be freed, and what a kernel says of it: page_bad_reason(), or a VM_BUG_ON on its way.
+FREE_REASONS = {
+    page_alloc.FREE_OUT_OF_RANGE: ("not a page of this node", "VM_BUG_ON(!virt_addr_valid(addr))"),
+    page_alloc.FREE_PAGE_FREE: ("page is free", _NOT_COUNTED),
+    page_alloc.FREE_ON_PAGESET: ("page is free, on a pageset", _NOT_COUNTED),
+    page_alloc.FREE_RESERVED: ("page is reserved", "PAGE_FLAGS_CHECK_AT_FREE flag(s) set"),
+    page_alloc.FREE_TAIL_PAGE: ("page is the tail of a block", "VM_BUG_ON_PAGE(PageTail(page))"),
+    page_alloc.FREE_WRONG_ORDER: (
+        "block is of another order",
+        "VM_BUG_ON_PAGE(compound && compound_order(page) != order)",
+    ),
+    page_alloc.FREE_NOT_OWNER: ("page belongs to somebody else", ""),
+    page_alloc.FREE_TWICE_IN_BATCH: ("page is named twice", _NOT_COUNTED),
+    page_alloc.FREE_LRU_PAGE: ("page belongs to a region: unmap the region", "nonzero mapcount"),
+}
+
+#: Reasons that mean "there is no such allocation", as against "not yours" or "not so".
+_NOT_FOUND = frozenset(
+    {
+        page_alloc.FREE_OUT_OF_RANGE,
+        page_alloc.FREE_PAGE_FREE,
+        page_alloc.FREE_ON_PAGESET,
+        page_alloc.FREE_RESERVED,
+        page_alloc.FREE_TAIL_PAGE,
+    }
+)
 
 
 @kernel
-def serve_alloc(
-    address: int,
-    zones: I64,
-    cpu: int,
-    order: int,
-    count: int,
-    mt: int,
-    highest_zoneidx: int,
-    alloc_flags: int,
-    numa_how: int,
-    owner: int,
-    lru_kind: int,
-    indexes: U32,
-    dirty: bool,
-    out: I64,
-    report: I64,
-) -> int:
-    """:func:`alloc_pages_bulk` for a request, with all that is told of it, in one call from Python.
-
-    `report` takes the PATH_* counters of this call, then 1 if :func:`take_boosted` will find a zone, then of
-    each zone managed, free, min, low and high pages.
-    """
+def serve_alloc(address: int) -> int:
+    """:func:`alloc_pages_bulk` for a request, with all that is told of it; blocks got."""
     pg = pgdata_at(address)
+    call = pg.call
     pg.path[:] = 0
     got = alloc_pages_bulk(
         pg,
-        zones,
-        cpu,
-        order,
-        count,
-        mt,
-        highest_zoneidx,
-        alloc_flags,
-        numa_how,
-        owner,
-        lru_kind,
-        indexes,
-        dirty,
-        out,
+        call[CALL_ZONES : CALL_ZONES + call[CALL_NR_ZONES]],
+        call[CALL_CPU],
+        call[CALL_ORDER],
+        call[CALL_COUNT],
+        call[CALL_MIGRATETYPE],
+        call[CALL_HIGHEST_ZONEIDX],
+        call[CALL_ALLOC_FLAGS],
+        call[CALL_NUMA_HOW],
+        call[CALL_OWNER],
+        call[CALL_LRU_KIND],
+        pg.call_indexes,
+        call[CALL_DIRTY] != 0,
+        pg.call_pfns,
     )
+    for i in range(got):
+        pg.call_pfns[i] += call[CALL_BASE_PFN]
     for i in range(NR_PATH):
-        report[i] = pg.path[i]
-    report[REPORT_BOOSTED] = 0
+        call[REPORT_PATH + i] = pg.path[i]
+    call[REPORT_BOOSTED] = 0
     for zone in range(pg.managed.shape[0]):
         if pg.zone_flags[zone] & ZONE_BOOSTED_WATERMARK:
-            report[REPORT_BOOSTED] = 1
+            call[REPORT_BOOSTED] = 1
         at = REPORT_ZONES + REPORT_ZONE_NUMBERS * zone
-        report[at] = pg.managed[zone]
-        report[at + 1] = max(i64(0), pg.vm_stat[zone, NR_FREE_PAGES])
+        call[at] = pg.managed[zone]
+        call[at + 1] = max(i64(0), pg.vm_stat[zone, NR_FREE_PAGES])
         for mark in range(WMARK_HIGH + 1):
-            report[at + 2 + mark] = pg.watermark[zone, mark]
+            call[at + 2 + mark] = pg.watermark[zone, mark]
     return got
 
 
 @kernel
-def serve_free(address: int, cpu: int, order: int, owner: int, pages: I64, cold: bool) -> int:
+def serve_free(address: int) -> int:
     """:func:`free_hot_cold_pages` for a request."""
-    return free_hot_cold_pages(pgdata_at(address), cpu, order, owner, pages, cold)
+    pg = pgdata_at(address)
+    call = pg.call
+    pages = pg.call_pfns[: call[CALL_COUNT]]
+    for i in range(pages.shape[0]):
+        pages[i] -= call[CALL_BASE_PFN]
+    return free_hot_cold_pages(
+        pg, call[CALL_CPU], call[CALL_ORDER], call[CALL_OWNER], pages, call[CALL_COLD] != 0
+    )
+
+
+class BadPageError(Exception):
+    """A block may not be freed; nothing was."""
+
+    def __init__(self, pfn: int, reason: str, not_found: bool) -> None:
+        super().__init__(f"pfn {pfn:#x}: {reason}")
+        self.pfn = pfn
+        self.reason = reason
+        #: Nothing was allocated there (as against: it is not the caller's, or of another order).
+        self.not_found = not_found
+
+
+class PgdatCalls:
+    """The part of a node that requests call. Pages are packed: little-endian uint64 pfns, uint32 indexes."""
+
+    pg: PgData
+    base_pfn: int
+    cpu_index: dict[int, int]
+    zone_names: tuple[str, ...]
+
+    def _bind(self, pg: PgData) -> None:
+        """Have these arrays from now on."""
+        self.pg = pg
+        self._address, self._unpacked = address_of(pg)
+        self._call = pg.call.data.cast("B")
+        self._kswapd = pg.kswapd.data
+        self._pfns = pg.call_pfns.data.cast("B")
+        self._indexes = pg.call_indexes.data.cast("B")
+
+    def _make_room(self, blocks: int) -> None:
+        """For that many in one call."""
+        room = max(blocks, 2 * len(self.pg.call_pfns))
+        self._bind(
+            self.pg._replace(
+                call_pfns=np.zeros(room, dtype=np.int64), call_indexes=np.zeros(room, dtype=np.uint32)
+            )
+        )
+
+    @property
+    def kswapd_woken(self) -> bool:
+        """Whether kswapd was woken, and has not gone to sleep since."""
+        return self._kswapd[KSWAPD_WOKEN] != 0
+
+    def trace_into(self, ring: I64, ctl: I64) -> None:
+        """Put the events of kernels into this ring, [N, TRACE_WORDS], by these words, [NR_TRACE_CTL]."""
+        self._bind(self.pg._replace(trace=ring, trace_ctl=ctl))
+
+    def alloc_packed(
+        self,
+        zones: Sequence[int],
+        cpu: int | None,
+        order: int,
+        count: int,
+        migratetype: int,
+        highest_zoneidx: int,
+        alloc_flags: int,
+        numa_how: int,
+        owner: int,
+        lru_kind: int = LRU_KIND_NONE,
+        indexes: bytes = b"",
+        dirty: bool = False,
+    ) -> bytes:
+        """Up to `count` blocks from `zones` in that order; those got, in order. See :meth:`report`."""
+        if count > len(self.pg.call_pfns):
+            self._make_room(count)
+        if indexes:
+            self._indexes[: len(indexes)] = indexes
+        nr_zones = len(zones)
+        _CALL[nr_zones].pack_into(
+            self._call,
+            0,
+            self.base_pfn,
+            count,
+            owner,
+            -1 if cpu is None else self.cpu_index[cpu],
+            order,
+            migratetype,
+            highest_zoneidx,
+            alloc_flags,
+            numa_how,
+            lru_kind,
+            dirty,
+            False,
+            nr_zones,
+            *zones,
+        )
+        return self._pfns[: 8 * serve_alloc(self._address)].tobytes()
+
+    def path(self) -> tuple[int, ...]:
+        """What the last allocation took: PATH_* counters."""
+        return _PATH.unpack_from(self._call, _WORD * REPORT_PATH)
+
+    @property
+    def boosted(self) -> bool:
+        """Whether :func:`take_boosted` will find a zone, after the last allocation."""
+        return self._call[_WORD * REPORT_BOOSTED] != 0
+
+    def zones_report(self) -> bytes:
+        """The zones after the last allocation: of each managed, free, min, low and high pages, as int64."""
+        numbers = REPORT_ZONE_NUMBERS * len(self.zone_names)
+        return self._call[_WORD * REPORT_ZONES : _WORD * (REPORT_ZONES + numbers)].tobytes()
+
+    def alloc(
+        self,
+        zones: Sequence[int],
+        cpu: int | None,
+        order: int,
+        count: int,
+        migratetype: int,
+        highest_zoneidx: int,
+        alloc_flags: int,
+        numa_how: int,
+        owner: int,
+        lru_kind: int = LRU_KIND_NONE,
+        indexes: Indexes | None = None,
+        dirty: bool = False,
+        cold: bool = False,
+    ) -> Pfns:
+        """:meth:`alloc_packed` with arrays.
+
+        `cold` asks for pages that no CPU cache holds (__GFP_COLD, 3.0).
+        """
+        flags = alloc_flags | ALLOC_COLD if cold else alloc_flags
+        packed = b"" if indexes is None else indexes.astype("<u4").tobytes()
+        how = migratetype, highest_zoneidx, flags, numa_how, owner, lru_kind, packed, dirty
+        return np.frombuffer(self.alloc_packed(zones, cpu, order, count, *how), dtype="<u8")
+
+    def free_packed(self, cpu: int | None, order: int, owner: int, pfns: bytes, cold: bool = False) -> int:
+        """Free blocks held by hand, all or none; pages freed. BadPageError names the first that may not.
+
+        `cold` pages go behind those that the CPU has in its cache. A refusal is counted, by reason.
+        """
+        count = len(pfns) >> 3
+        if count > len(self.pg.call_pfns):
+            self._make_room(count)
+        self._pfns[: len(pfns)] = pfns
+        how = self._cpu(cpu), order, 0, 0, 0, 0, 0, False, cold, 0
+        _CALL[0].pack_into(self._call, 0, self.base_pfn, count, owner, *how)
+        error = serve_free(self._address)
+        if error:
+            code = error & 0xFF
+            reason, kernel = FREE_REASONS[code]
+            text = f"{reason} ({kernel})" if kernel else reason
+            pfn = int.from_bytes(pfns[error >> 8 << 3 :][:8], "little")
+            raise BadPageError(pfn, text, code in _NOT_FOUND)
+        return count << order
+
+    def free(self, cpu: int | None, order: int, owner: int, pfns: Pfns, cold: bool = False) -> int:
+        """:meth:`free_packed` with an array."""
+        return self.free_packed(cpu, order, owner, pfns.astype("<u8", copy=False).tobytes(), cold)
+
+    def _cpu(self, cpu: int | None) -> int:
+        return -1 if cpu is None else self.cpu_index[cpu]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from numa_service.mm.mmzone import PAGEBLOCK_NR_PAGES
 from numa_service.mm.pgdat import Indexes, Pfns
 from numa_service.node.errors import InvalidRequest
+from numa_service.node.ops import Owner
 
 
 def pack_pfns(pfns: npt.NDArray[Any]) -> bytes:
@@ -18,10 +19,15 @@ def pack_pfns(pfns: npt.NDArray[Any]) -> bytes:
     return pfns.astype("<u8", copy=False).tobytes()
 
 
-def unpack_pfns(data: bytes) -> Pfns:
-    """Inverse of :func:`pack_pfns`; InvalidRequest when the length is no multiple of 8."""
+def check_pfns(data: bytes) -> None:
+    """InvalidRequest when the length is no multiple of 8."""
     if len(data) % 8:
         raise InvalidRequest("pfns", f"{len(data)} bytes: not a sequence of 64-bit page frame numbers")
+
+
+def unpack_pfns(data: bytes) -> Pfns:
+    """Inverse of :func:`pack_pfns`; InvalidRequest as :func:`check_pfns`."""
+    check_pfns(data)
     return np.frombuffer(data, dtype="<u8")
 
 
@@ -44,6 +50,7 @@ class Session:
     name: str
     lease_ns: int
     expires_ns: int
+    owner: Owner
     #: Nodes, beside this one, where it has pages.
     holdings: set[int] = field(default_factory=set)
     regions: set[int] = field(default_factory=set)

@@ -31,8 +31,8 @@ class Cost:
     queueing_ns: int = 0
     #: Bytes moved, by the node of the memory; not a time.
     traffic: dict[int, int] = field(default_factory=dict)
-    #: What each access waited, by the node of the memory.
-    waits: dict[int, int] = field(default_factory=dict)
+    #: What each access waited, by the node of the memory; for more of the same request.
+    waits: dict[int, int] = field(default_factory=dict, compare=False)
 
     @property
     def latency_ns(self) -> int:
@@ -56,6 +56,21 @@ class Cost:
             self.reclaim_ns += path[PATH_SCANNED] * model.reclaim_page_ns
             self.reclaim_ns += path[PATH_SWAPPED] * model.swap_page_ns
             self.reclaim_ns += path[PATH_FILE_IO] * model.file_page_ns
+
+    @classmethod
+    def of_pages_here(
+        cls, model: LatencyModel, load: Load, path: Sequence[int], pages: int, wait_ns: int, zero: bool
+    ) -> Cost:
+        """Of getting pages of the CPU's own node, and with `zero` of clearing them."""
+        cost = cls(access_ns=pages * load.idle_ns(load.nid))
+        cost.add_path(model, path)
+        passes = pages
+        if zero:
+            cost.zeroing_ns = pages * model.zero_page_ns
+            passes += pages
+        cost.queueing_ns = passes * wait_ns
+        cost.traffic[load.nid] = bytes_of(passes)
+        return cost
 
     def add_lookup(self, model: LatencyModel) -> None:
         """One question to another node."""

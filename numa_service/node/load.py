@@ -96,11 +96,8 @@ class Queue:
     #: Of the last windows, smoothed.
     utilisation: float = 0.0
     waiting: float = 0.0
-
-    @property
-    def wait_ns(self) -> int:
-        """What an access waits now."""
-        return round(self.waiting)
+    #: What an access waits now.
+    wait_ns: int = 0
 
     def update(self, mb_per_s: float, ns: int, window_ns: int) -> None:
         """Traffic of the last `ns`: a step towards its utilisation; when it is quiet, by how long that was.
@@ -114,6 +111,7 @@ class Queue:
         self.utilisation += step * (used - self.utilisation)
         stretched = (self.idle_ns + self.waiting) * (1 + step * (used - 1)) - self.idle_ns
         self.waiting = max(queueing_ns(self.curve, self.utilisation), stretched)
+        self.wait_ns = round(self.waiting)
 
 
 class Load:
@@ -207,6 +205,7 @@ class Load:
         """Nothing happens here, nor to this memory, for so long that all load is gone."""
         for queue in (self.memory, *self._links.values()):
             queue.utilisation = queue.waiting = 0.0
+            queue.wait_ns = 0
         self._cpus.clocks, self._cpus.bytes, self._round = {}, {}, {}
 
     @property

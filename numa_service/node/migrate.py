@@ -25,9 +25,9 @@ from numa_service.node.page_alloc import (
     AllocContext,
     Steps,
     __alloc_pages,
-    gfp_zone_checked,
     on,
 )
+from numa_service.node.prepare import gfp_zone_checked
 
 #: alloc_migration_target: hard work, and no OOM killer.
 _GFP = int(GFP_HIGHUSER_MOVABLE | Gfp.RETRY_MAYFAIL)
@@ -78,7 +78,7 @@ def _movable(node: Node, start_pfn: int, end_pfn: int) -> tuple[ops.Movable, ...
 
 def _migrate(node: Node, moving: ops.Movable, nodemask: tuple[int, ...]) -> Steps[int]:
     """Pages of one region and kind; how many have left."""
-    highest = gfp_zone_checked(_GFP, node)
+    highest = gfp_zone_checked(_GFP, node.pgdat.arch)
     try:
         walk = policy_walk(node.machine.zonelists, node.nid, Policy(), _GFP, highest, nodemask)
     except InvalidRequest:

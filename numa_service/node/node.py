@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from functools import singledispatchmethod
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ import numpy as np
 from numa_service.machine.boot import Machine, start_kernel
 from numa_service.machine.hotplug import MemoryState, memory_notify, memory_state
 from numa_service.machine.spec import MachineSpec, SpecError
+from numa_service.mm.gfp import Gfp
 from numa_service.mm.invariants import check_pgdat
 from numa_service.mm.memory_hotplug import BusyError
 from numa_service.mm.mmzone import MIGRATE_CMA
@@ -21,7 +22,7 @@ from numa_service.mm.page_alloc import (
     LRU_KIND_ANON,
     take_boosted,
 )
-from numa_service.mm.pgdat import MAX_OWNERS, BadPageError, Pfns, Pgdat
+from numa_service.mm.pgdat import MAX_OWNERS, BadPageError, Pgdat
 from numa_service.mm.pgdata import (
     KSWAPD_FAILURES,
     KSWAPD_HIGHEST_ZONEIDX,
@@ -31,11 +32,9 @@ from numa_service.mm.pgdata import (
     PG_LRU,
     SWAP_USED,
 )
-from numa_service.mm.serve import REPORT_BOOSTED, REPORT_ZONES
 from numa_service.mm.vmscan import kswapd_target
 from numa_service.mm.vmstat import (
     ALLOCSTALL,
-    NR_PATH,
     PAGEOUTRUN,
     PATH_SWAPPED,
     PGFAULT,
@@ -49,15 +48,18 @@ from numa_service.node.books import (
     KswapdStats,
     Region,
     Session,
-    pack_pfns,
+    check_pfns,
     pageblocks_around,
     unpack_indexes,
     unpack_pfns,
 )
-from numa_service.node.errors import Busy, InvalidRequest, LimitExceeded, NotFound, Precondition
+from numa_service.node.cost import Cost
+from numa_service.node.errors import Busy, InvalidRequest, LimitExceeded, NotFound, Precondition, TooMany
 from numa_service.node.load import Load
 from numa_service.node.mempolicy import Walk
 from numa_service.node.ops import Op, Owner
+from numa_service.node.prepare import PreparedRequests
+from numa_service.node.replies import FirstReplies
 from numa_service.node.tracepoints import Tracepoints
 from numa_service.node.zone_account import Account
 
@@ -67,9 +69,6 @@ R = TypeVar("R")
 #: the log can then no longer be replayed).
 LOG_LIMIT = 1 << 16
 LOG_BYTES_LIMIT = 64 << 20
-#: First replies kept for repeated requests, and bytes that they may take.
-REPLIES_LIMIT = 1 << 14
-REPLIES_BYTES_LIMIT = 128 << 20
 MAX_SESSIONS = 1 << 14
 MAX_REGION_PAGES = 1 << 24
 #: Page-table entries of all regions together: 10 bytes each.
@@ -87,9 +86,7 @@ class Node:
         self.nid = nid
         self.incarnation = incarnation
         self.pgdat: Pgdat = machine.pgdats[nid]
-        names = self.pgdat.zone_names
-        #: Index of Normal, if the zone below it is DMA32; else -1.
-        self.zone_above_dma32 = names.index("Normal") if "DMA32" in names else -1
+        self.prepared = PreparedRequests(machine, nid)
         self.sessions: dict[int, Session] = {}
         self.regions: dict[int, Region] = {}
         #: A number is not used again by a later incarnation: who holds on to a session that died finds none.
@@ -101,11 +98,7 @@ class Node:
         self.log: deque[Op[Any]] = deque()
         self.log_length = 0
         self._log_bytes = 0
-        #: First replies of requests that must not happen twice: request id → reply. Filled by the shell.
-        self.replies: OrderedDict[str, Any] = OrderedDict()
-        #: Size of each of them, in the same order, and of all together.
-        self._reply_bytes: deque[int] = deque()
-        self._replies_bytes = 0
+        self.replies = FirstReplies()
         self.kswapd = KswapdStats()
         self.load = Load(machine.spec, nid)
         self.alloc_failures: dict[int, int] = {}  #: order → blocks wanted and not got; not state
@@ -156,27 +149,14 @@ class Node:
             self._log_bytes -= log.popleft().payload
         if self.observer:
             self.observer(self.nid, op, result)
-        if self.wake_kswapd and self.kswapd_wanted:
+        if self.wake_kswapd and self.pgdat.kswapd_woken:
             self.wake_kswapd()
         return result
 
     @property
     def kswapd_wanted(self) -> bool:
         """Whether kswapd was woken, and has not gone to sleep since."""
-        return bool(self.pgdat.pg.kswapd[KSWAPD_WOKEN])
-
-    def remember(self, request_id: str, reply: Any, size: int = 0) -> None:
-        """Keep the first reply of a request; the oldest are forgotten when there are too many.
-
-        `size` is what it takes, in bytes.
-        """
-        assert request_id not in self.replies, request_id
-        self.replies[request_id] = reply
-        self._reply_bytes.append(size)
-        self._replies_bytes += size
-        while len(self.replies) > REPLIES_LIMIT or self._replies_bytes > REPLIES_BYTES_LIMIT:
-            self.replies.popitem(last=False)
-            self._replies_bytes -= self._reply_bytes.popleft()
+        return self.pgdat.kswapd_woken
 
     # lookups that change nothing
 
@@ -323,7 +303,7 @@ class Node:
         if op.explain:
             walk = op.zones, op.cpu, op.order, op.migratetype, op.highest_zoneidx, op.alloc_flags
             before = Account(pgdat, *walk)
-        pfns = pgdat.alloc(
+        pfns = pgdat.alloc_packed(
             op.zones,
             op.cpu,
             op.order,
@@ -334,40 +314,47 @@ class Node:
             op.numa_how,
             self._slots.get(op.owner) or self._slot(op.owner),
             op.lru_kind,
-            unpack_indexes(op.indexes),
+            op.indexes,
             op.dirty,
         )
-        if not len(pfns):
+        if not pfns:
             self._forget_if_empty(op.owner)
-        report = pgdat.report
-        path = tuple(report[:NR_PATH])
-        account = before.since(op.count, pfns, path) if before else None
-        if report[REPORT_BOOSTED] and take_boosted(pgdat.pg):
+        path = pgdat.path()
+        account = before.since(op.count, unpack_pfns(pfns), path) if before else None
+        if pgdat.boosted and take_boosted(pgdat.pg):
             # rmqueue(): an allocation that mixed migratetypes wakes kswapd to defragment
             pgdat.wakeup_kswapd(0, op.highest_zoneidx)
         full = self._full_zones(op, pfns) if self.machine.profile.zonelist_cache else ()
+        load = self.load
         if op.report:
-            self.load.hear(op.report)
-        return ops.AllocResult(
-            pack_pfns(pfns), path, tuple(report[REPORT_ZONES:]), account, full, self.load.memory.wait_ns
-        )
+            load.hear(op.report)
+        wait_ns = load.memory.wait_ns
+        spent = None
+        if op.spends and len(pfns) == 8 * op.count:
+            model, zero = self.machine.spec.latency, bool(op.gfp & Gfp.ZERO)
+            spent = Cost.of_pages_here(model, load, path, op.count << op.order, wait_ns, zero)
+            load.spend(op.cpu, spent.latency_ns, tuple(spent.traffic.items()))
+        return ops.AllocResult(pfns, path, pgdat.zones_report(), account, full, wait_ns, spent)
 
-    def _full_zones(self, op: ops.Alloc, pfns: Pfns) -> tuple[int, ...]:
+    def _full_zones(self, op: ops.Alloc, pfns: bytes) -> tuple[int, ...]:
         """Zones that the walk left because they could not serve: all before the one that served last."""
-        if len(pfns) < op.count:
+        if len(pfns) // 8 < op.count:
             return op.zones
-        return op.zones[: op.zones.index(self.pgdat.zone_of(int(pfns[-1])))]
+        return op.zones[: op.zones.index(self.pgdat.zone_of(int(unpack_pfns(pfns)[-1])))]
 
     @_apply.register
     def _(self, op: ops.Free) -> int:
-        pfns = unpack_pfns(op.pfns)
+        check_pfns(op.pfns)
         slot = self._slots.get(op.owner, MAX_OWNERS)  # an owner with nothing here owns no page
         try:
-            freed = self.pgdat.free(op.cpu, op.order, slot, pfns)
+            freed = self.pgdat.free_packed(op.cpu, op.order, slot, op.pfns)
         except BadPageError as e:
             if e.not_found:
                 raise NotFound("page", f"{e.pfn:#x} on node {self.nid}", e.reason) from None
             raise Precondition(f"page {e.pfn:#x} on node {self.nid}: {e.reason}") from None
+        if op.spends and op.cpu is not None:
+            ns = len(op.pfns) // 8 * self.machine.spec.latency.pageset_hit_ns
+            self.load.spend(op.cpu, ns, ())
         return freed
 
     @_apply.register
@@ -599,9 +586,9 @@ class Node:
     @_apply.register
     def _(self, op: ops.OpenSession) -> int:
         if len(self.sessions) >= MAX_SESSIONS:
-            raise LimitExceeded(f"node {self.nid} has {MAX_SESSIONS} sessions already")
+            raise TooMany(f"node {self.nid} has {MAX_SESSIONS} sessions already")
         id = self._take_id()
-        self.sessions[id] = Session(id, op.name, op.lease_ns, op.now_ns + op.lease_ns)
+        self.sessions[id] = Session(id, op.name, op.lease_ns, op.now_ns + op.lease_ns, self.owner(id))
         return id
 
     @_apply.register

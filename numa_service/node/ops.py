@@ -1,5 +1,7 @@
 """Ops: the synchronous steps of a node. Each is plain data, applied by ``Node.apply``.
 
+None is ever changed. Those of every request are not frozen: it makes them five times as slow to make.
+
 The log is a sequence of these; replaying it into a fresh node gives the same state. Pages travel as packed
 little-endian bytes: uint64 pfns, uint32 region indexes.
 """
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:  # kswapd's process sends ops: it is not to load the kernels for it
     from numa_service.machine.hotplug import MemoryState
+    from numa_service.node.cost import Cost
     from numa_service.node.explain import NodeAccount
     from numa_service.node.load import Report
 
@@ -31,9 +34,14 @@ class Op(Generic[R]):
     __slots__ = ()
 
     def __init_subclass__(cls) -> None:
-        arrays = tuple(name for name in ("pfns", "indexes") if name in cls.__annotations__)
-        if arrays:
-            cls.payload = property(lambda op: sum(len(getattr(op, name)) for name in arrays))  # type: ignore[assignment]
+        payload = {
+            (): None,
+            ("pfns",): lambda op: len(op.pfns),
+            ("indexes",): lambda op: len(op.indexes),
+            ("pfns", "indexes"): lambda op: len(op.pfns) + len(op.indexes),
+        }[tuple(name for name in ("pfns", "indexes") if name in cls.__annotations__)]
+        if payload:
+            cls.payload = property(payload)  # type: ignore[assignment]
 
     #: Bytes of page numbers and indexes that it carries.
     payload: ClassVar[int] = 0
@@ -50,26 +58,27 @@ class ZoneState(NamedTuple):
     high: int
 
 
-@dataclass(frozen=True, slots=True)
-class AllocResult:
+class AllocResult(NamedTuple):
     """Pages taken from one node."""
 
     pfns: bytes
     #: PATH_* work counters.
     path: tuple[int, ...]
-    #: Of every zone managed, free, min, low and high pages: see `zones`.
-    zone_pages: tuple[int, ...] = ()
+    #: Of every zone managed, free, min, low and high pages, as int64: see `zones`.
+    zone_words: bytes = b""
     #: For an op that asked to explain.
     account: NodeAccount | None = None
     #: Zones that could not serve any more; told only by kernels with a zonelist cache.
     full: tuple[int, ...] = ()
     #: What an access to this node's memory waits now, in virtual ns.
     wait_ns: int = 0
+    #: What a request that is over has cost, if that has been spent.
+    spent: Cost | None = None
 
     @property
     def zones(self) -> tuple[ZoneState, ...]:
         """The populated zones, after it. Made when looked at: most results are never shown."""
-        pages = self.zone_pages
+        pages = memoryview(self.zone_words).cast("q").tolist()
         return tuple(
             ZoneState(at // 5, pages[at + 1], pages[at], *pages[at + 2 : at + 5])
             for at in range(0, len(pages), 5)
@@ -77,7 +86,7 @@ class AllocResult:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Alloc(Op[AllocResult]):
     """Take blocks from this node's zones for an owner, here or elsewhere."""
 
@@ -100,11 +109,13 @@ class Alloc(Op[AllocResult]):
     explain: bool = False
     #: Of the node that asks.
     report: Report | None = None
-    #: Of the request, for tracepoints.
+    #: Of the request.
     gfp: int = 0
+    #: With all its blocks the request is over, and its CPU spends what it cost: see Spend.
+    spends: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Free(Op[int]):
     """Free blocks held by hand, all or none; pages freed."""
 
@@ -112,6 +123,8 @@ class Free(Op[int]):
     cpu: int | None
     order: int
     pfns: bytes
+    #: The request is over then, and its CPU spends what it cost.
+    spends: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -485,7 +498,7 @@ class CountEvents(Op[None]):
     stalls: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Spend(Op[None]):
     """A CPU has spent virtual time: on a request, or idle between two.
 

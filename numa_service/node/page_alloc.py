@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
-from numa_service.mm.gfp import Gfp, gfp_migratetype, gfp_zone
+from numa_service.mm.gfp import Gfp
 from numa_service.mm.mmzone import DEF_PRIORITY, NR_ORDERS, PAGE_ALLOC_COSTLY_ORDER, SWAP_CLUSTER_MAX
 from numa_service.mm.page_alloc import (
     ALLOC_CPUSET,
@@ -25,19 +25,16 @@ from numa_service.mm.page_alloc import (
     ALLOC_NO_WATERMARKS,
     ALLOC_NOFRAGMENT,
     ALLOC_NON_BLOCK,
-    ALLOC_WMARK_LOW,
     ALLOC_WMARK_MIN,
     LRU_KIND_NONE,
     NUMA_HOW_HIT,
     NUMA_HOW_INTERLEAVE,
     NUMA_HOW_LOCAL,
 )
-from numa_service.mm.pgdata import TUNE_MOBILITY_DISABLED
 from numa_service.mm.profile import WMARK_FREE_RESERVE, Profile
 from numa_service.mm.zonelist import Zoneref
 from numa_service.mm.zonelist_cache import ZonelistScan
 from numa_service.node import ops
-from numa_service.node.books import unpack_pfns
 from numa_service.node.cost import Cost
 from numa_service.node.errors import AllocFailed, InvalidRequest, LimitExceeded, PeerUnavailable
 from numa_service.node.explain import (
@@ -49,6 +46,7 @@ from numa_service.node.explain import (
 from numa_service.node.mempolicy import Policy, PolicyMode, Walk, policy_walk
 from numa_service.node.node import Node
 from numa_service.node.ops import Ask, Op, Owner
+from numa_service.node.prepare import Prepared
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -85,6 +83,8 @@ class AllocContext:
     direct_reclaimed: int = 0
     #: Takes down what happens, for a request that asked why.
     recorder: Recorder | None = None
+    #: What the first node of the walk, this one, has given already.
+    first: ops.AllocResult | None = None
 
     @property
     def missing(self) -> int:
@@ -112,7 +112,7 @@ class Allocation:
         self.direct_reclaimed += ac.direct_reclaimed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AllocRequest:
     """AllocPages, checked by :func:`check_request`."""
 
@@ -126,31 +126,24 @@ class AllocRequest:
     explain: bool = False
 
 
-def check_request(node: Node, request: AllocRequest) -> None:
-    """InvalidRequest naming the field, NotFound for the session; nothing changes."""
-    if not 0 <= request.order < NR_ORDERS:
-        raise InvalidRequest("order", f"{request.order} is not in 0…{NR_ORDERS - 1}")
-    if not 1 <= request.count <= MAX_COUNT:
-        raise InvalidRequest("count", f"{request.count} is not in 1…{MAX_COUNT}")
-    if request.count << request.order > MAX_REQUEST_PAGES:
-        raise InvalidRequest("count", f"{request.count << request.order} pages: at most {MAX_REQUEST_PAGES}")
-    check_cpu(node, request.cpu)
-    gfp_zone_checked(request.gfp, node)
-    node.session(request.session)
+def check_request(node: Node, request: AllocRequest) -> Prepared:
+    """InvalidRequest naming the field; nothing changes."""
+    order, count = request.order, request.count
+    if not 0 <= order < NR_ORDERS:
+        raise InvalidRequest("order", f"{order} is not in 0…{NR_ORDERS - 1}")
+    if not 1 <= count <= MAX_COUNT:
+        raise InvalidRequest("count", f"{count} is not in 1…{MAX_COUNT}")
+    if count << order > MAX_REQUEST_PAGES:
+        raise InvalidRequest("count", f"{count << order} pages: at most {MAX_REQUEST_PAGES}")
+    if request.cpu not in node.pgdat.cpus:
+        check_cpu(node, request.cpu)
+    return node.prepared(request.gfp, request.policy)
 
 
 def check_cpu(node: Node, cpu: int) -> None:
     """A CPU asks its own node."""
     if cpu not in node.pgdat.cpus:
         raise InvalidRequest("cpu", f"{cpu} is not a CPU of node {node.nid} (it has {list(node.pgdat.cpus)})")
-
-
-def gfp_zone_checked(gfp: int, node: Node) -> int:
-    """gfp_zone() with a request's error."""
-    try:
-        return gfp_zone(gfp, node.pgdat.arch)
-    except ValueError as e:
-        raise InvalidRequest("gfp_flags", str(e)) from None
 
 
 def on(node: Node, nid: int, op: Op[R]) -> Steps[R]:
@@ -173,22 +166,42 @@ def alloc_pages(node: Node, request: AllocRequest) -> Steps[Allocation]:
     AllocFailed when they are not to be had: what was got goes back, unless `partial` was asked for and
     something was got.
     """
-    check_request(node, request)
-    owner = node.owner(request.session)
+    begun = begin_alloc(node, request)
+    return begun if isinstance(begun, Allocation) else (yield from begun)
+
+
+def begin_alloc(node: Node, request: AllocRequest) -> Allocation | Steps[Allocation]:
+    """:func:`alloc_pages` up to the end of the fast path: all that was wanted, or the steps for the rest."""
+    prepared = check_request(node, request)
+    count, owner = request.count, node.session(request.session).owner
+    first = None
+    if prepared.here and not request.explain:
+        first = fast_path(node, prepared, owner, request.gfp, request.order, count, request.cpu, spends=True)
+        if first and first.spent:
+            return Allocation([(node.nid, first.pfns)], count, first.spent)
+    return _alloc_rest(node, request, prepared, owner, first)
+
+
+def _alloc_rest(
+    node: Node, request: AllocRequest, prepared: Prepared, owner: Owner, first: ops.AllocResult | None
+) -> Steps[Allocation]:
+    gfp, order, count, cpu = request.gfp, request.order, request.count, request.cpu
     cost = Cost()
     recorder = Recorder(node.pgdat.arch, cost) if request.explain else None
-    result = yield from alloc_for_owner(
-        node,
+    result = Allocation(cost=cost)
+    ac = AllocContext(
         owner,
-        request.session,
-        request.gfp,
-        request.order,
-        request.count,
-        request.cpu,
-        request.policy,
-        cost=cost,
+        gfp,
+        order,
+        count,
+        cpu,
+        prepared.migratetype,
+        prepared.walk,
+        cost,
         recorder=recorder,
+        first=first,
     )
+    yield from _walk_zonelists(node, request.session, request.policy, ac, result)
     spend(node, request.cpu, cost)
     if result.got < request.count and not (request.partial and result.got):
         yield from _undo(node, owner, request, result.pages)
@@ -207,6 +220,7 @@ def _explanation(
     node: Node, request: AllocRequest, result: Allocation, recorder: Recorder, failure: str = ""
 ) -> Explanation:
     pgdat, blocks = node.pgdat, dict.fromkeys((nid for nid, _ in result.pages), 0)
+    prepared = node.prepared(request.gfp, request.policy)
     for nid, pfns in result.pages:
         blocks[nid] += len(pfns) // 8
     return Explanation(
@@ -215,8 +229,8 @@ def _explanation(
         gfp=gfp_names(request.gfp),
         order=request.order,
         count=request.count,
-        migratetype=migratetype_name(pgdat.profile, _migratetype(node, request.gfp)),
-        classzone=pgdat.zone_names[gfp_zone_checked(request.gfp, node)],
+        migratetype=migratetype_name(pgdat.profile, prepared.migratetype),
+        classzone=pgdat.zone_names[prepared.highest_zoneidx],
         policy=request.policy,
         profile=pgdat.profile.name,
         steps=tuple(recorder.steps),
@@ -246,69 +260,126 @@ def alloc_for_owner(
     dirty: bool = False,
     *,
     cost: Cost | None = None,
-    recorder: Recorder | None = None,
 ) -> Steps[Allocation]:
     """As many of `count` blocks as can be had, by policy; for any owner of this node."""
-    highest = gfp_zone_checked(gfp, node)
-    migratetype = _migratetype(node, gfp)
+    prepared = node.prepared(gfp, policy)
     result = Allocation(cost=cost or Cost())
-    lists = node.machine.zonelists
-
-    def context(walk: Walk, wanted: int, first: int, flags: int = gfp) -> AllocContext:
-        if recorder:
-            recorder.walk(lists[walk.list_nid], walk, wanted)
-        part = indexes[4 * first : 4 * (first + wanted)] if indexes else indexes
-        return AllocContext(
-            owner,
-            flags,
-            order,
-            wanted,
-            cpu,
-            migratetype,
-            walk,
-            result.cost,
-            lru_kind,
-            part,
-            dirty,
-            recorder=recorder,
-        )
-
-    if policy.mode is PolicyMode.INTERLEAVE:
-        before = node.apply(ops.Interleave(session, count))
-        shares = np.bincount((before + np.arange(count)) % len(policy.nodes), minlength=len(policy.nodes))
-        for nid, share in zip(policy.nodes, shares.tolist(), strict=True):
-            if share:
-                target = Policy(PolicyMode.PREFERRED, (nid,))
-                ac = context(policy_walk(lists, node.nid, target, gfp, highest), share, result.got)
-                ac.interleave = True
-                yield from __alloc_pages(node, ac)
-                result.absorb(ac)
-    elif policy.mode is PolicyMode.PREFERRED_MANY:
-        # first the mask, without direct reclaim; then everybody (alloc_pages_preferred_many)
-        walk = policy_walk(lists, node.nid, policy, gfp, highest, nodemask=policy.nodes)
-        ac = context(walk, count, 0, gfp & ~(Gfp.DIRECT_RECLAIM | Gfp.NOFAIL))
-        yield from __alloc_pages(node, ac)
-        result.absorb(ac)
-        if ac.missing:
-            ac = context(policy_walk(lists, node.nid, policy, gfp, highest), ac.missing, ac.got)
-            yield from __alloc_pages(node, ac)
-            result.absorb(ac)
-    else:
-        ac = context(policy_walk(lists, node.nid, policy, gfp, highest), count, 0)
-        yield from __alloc_pages(node, ac)
-        result.absorb(ac)
-    if gfp & Gfp.ZERO:
-        for nid, pfns in result.pages:
-            result.cost.add_zeroing(node.machine.spec.latency, nid, len(pfns) // 8 << order)
-    if result.got < count:
-        node.alloc_failures[order] = node.alloc_failures.get(order, 0) + count - result.got
-    if result.remote_lookups or session not in node.sessions:
-        yield from _note_holdings(node, session, result)
+    first = None
+    if prepared.here:
+        first = fast_path(node, prepared, owner, gfp, order, count, cpu, lru_kind, indexes, dirty)
+    if first and len(first.pfns) == 8 * count:
+        result.pages.append((node.nid, first.pfns))
+        result.got = count
+        result.cost.add_path(node.machine.spec.latency, first.path)
+        result.cost.add_access(node.load, node.nid, count << order, first.wait_ns)
+        if gfp & Gfp.ZERO:
+            result.cost.add_zeroing(node.machine.spec.latency, node.nid, count << order)
+        return result
+    ac = AllocContext(
+        owner,
+        gfp,
+        order,
+        count,
+        cpu,
+        prepared.migratetype,
+        prepared.walk,
+        result.cost,
+        lru_kind,
+        indexes,
+        dirty,
+        first=first,
+    )
+    yield from _walk_zonelists(node, session, policy, ac, result)
     return result
 
 
-def _migratetype(node: Node, gfp: int) -> int:
-    return gfp_migratetype(gfp, bool(node.pgdat.pg.tune[TUNE_MOBILITY_DISABLED]))
+def fast_path(
+    node: Node,
+    prepared: Prepared,
+    owner: Owner,
+    gfp: int,
+    order: int,
+    count: int,
+    cpu: int,
+    lru_kind: int = LRU_KIND_NONE,
+    indexes: bytes = b"",
+    dirty: bool = False,
+    spends: bool = False,
+) -> ops.AllocResult | None:
+    """Take from this node's zones, when the walk begins with them: one op, and most often all there is to do.
+
+    What is still missing is looked for by a walk, which is to know what there was. None when nothing was
+    asked for, as this node knows too many owners. `spends`: see ops.Alloc.
+    """
+    op = ops.Alloc(
+        owner,
+        prepared.here,
+        cpu,
+        order,
+        count,
+        prepared.migratetype,
+        prepared.highest_zoneidx,
+        prepared.alloc_flags,
+        NUMA_HOW_HIT | NUMA_HOW_LOCAL,
+        lru_kind,
+        indexes,
+        dirty,
+        gfp=gfp,
+        spends=spends,
+    )
+    try:
+        return node.apply(op)
+    except LimitExceeded:
+        return None
+
+
+def _walk_zonelists(
+    node: Node, session: int, policy: Policy, ac: AllocContext, result: Allocation
+) -> Steps[None]:
+    """All of a request, but for what the fast path has got."""
+    yield from _alloc_by_policy(node, session, policy, ac, result)
+    if ac.gfp & Gfp.ZERO:
+        for nid, pfns in result.pages:
+            result.cost.add_zeroing(node.machine.spec.latency, nid, len(pfns) // 8 << ac.order)
+    if result.got < ac.count:
+        node.alloc_failures[ac.order] = node.alloc_failures.get(ac.order, 0) + ac.count - result.got
+    if result.remote_lookups or session not in node.sessions:
+        yield from _note_holdings(node, session, result)
+
+
+def _alloc_by_policy(
+    node: Node, session: int, policy: Policy, whole: AllocContext, result: Allocation
+) -> Steps[None]:
+    """The walks of a request, one after the other."""
+    lists, gfp, highest = node.machine.zonelists, whole.gfp, whole.walk.highest_zoneidx
+    if policy.mode is PolicyMode.INTERLEAVE:
+        before = node.apply(ops.Interleave(session, whole.count))
+        turns = (before + np.arange(whole.count)) % len(policy.nodes)
+        shares = np.bincount(turns, minlength=len(policy.nodes)).tolist()
+        for nid, share in zip(policy.nodes, shares, strict=True):
+            if share:
+                target = Policy(PolicyMode.PREFERRED, (nid,))
+                walk = policy_walk(lists, node.nid, target, gfp, highest)
+                yield from _alloc_part(node, replace(whole, walk=walk, count=share, interleave=True), result)
+    elif policy.mode is PolicyMode.PREFERRED_MANY:
+        # first the mask, without direct reclaim; then everybody (alloc_pages_preferred_many)
+        walk = policy_walk(lists, node.nid, policy, gfp, highest, nodemask=policy.nodes)
+        flags = gfp & ~(Gfp.DIRECT_RECLAIM | Gfp.NOFAIL)
+        yield from _alloc_part(node, replace(whole, walk=walk, gfp=flags), result)
+        if result.got < whole.count:
+            yield from _alloc_part(node, replace(whole, count=whole.count - result.got), result)
+    else:
+        yield from _alloc_part(node, whole, result)
+
+
+def _alloc_part(node: Node, ac: AllocContext, result: Allocation) -> Steps[None]:
+    """One walk, for the blocks that come after those got."""
+    ac.indexes = ac.indexes[4 * result.got : 4 * (result.got + ac.count)]
+    ac.pages = []
+    if ac.recorder:
+        ac.recorder.walk(node.machine.zonelists[ac.walk.list_nid], ac.walk, ac.count)
+    yield from __alloc_pages(node, ac)
+    result.absorb(ac)
 
 
 def _note_holdings(node: Node, session: int, result: Allocation) -> Steps[None]:
@@ -325,23 +396,12 @@ def _note_holdings(node: Node, session: int, result: Allocation) -> Steps[None]:
 
 def __alloc_pages(node: Node, ac: AllocContext) -> Steps[None]:
     """The fast path at LOW, then the slow path."""
-    yield from get_page_from_freelist(node, ac, ALLOC_WMARK_LOW | ALLOC_CPUSET | _nofragment(node, ac))
+    yield from get_page_from_freelist(node, ac, node.prepared.alloc_flags(ac.gfp, ac.walk))
     if ac.missing:
         yield from __alloc_pages_slowpath(node, ac)
     tracer = node.tracepoints.tracer
     if tracer and ac.missing:
         tracer.failed(ac.owner, ac.cpu, ac.gfp, ac.order, ac.migratetype)
-
-
-def _nofragment(node: Node, ac: AllocContext) -> int:
-    """Keep migratetypes apart while there is a lower zone to go to (alloc_flags_nofragment)."""
-    flags = ALLOC_KSWAPD if ac.gfp & Gfp.KSWAPD_RECLAIM else 0
-    nid, zone = ac.walk.preferred
-    if zone != node.zone_above_dma32:
-        return flags
-    if len(node.machine.spec.nodes) > 1 and not node.machine.managed[nid, "DMA32"]:
-        return flags
-    return flags | ALLOC_NOFRAGMENT
 
 
 def get_page_from_freelist(
@@ -395,7 +455,10 @@ def _scan_zonelist(
             gfp=ac.gfp,
         )
         try:
-            result = node.apply(op) if here else (yield from on(node, nid, op))
+            if ac.first:
+                result, ac.first = ac.first, None
+            else:
+                result = node.apply(op) if here else (yield from on(node, nid, op))
         except (PeerUnavailable, LimitExceeded) as e:
             if recorder:
                 recorder.visit(nid, not here, None, str(e), cached_full)
@@ -574,54 +637,3 @@ def __alloc_pages_direct_reclaim(node: Node, ac: AllocContext) -> Steps[int]:
     if reclaimed and node.zonelist_scan(ac.walk, 0):
         node.apply(ops.ZlcClear(ac.walk.list_nid))
     return reclaimed
-
-
-def free_pages(
-    node: Node,
-    session: int,
-    order: int,
-    pages: list[tuple[int, bytes]],
-    cpu: int,
-    request_id: str = "",
-) -> Steps[tuple[int, Cost]]:
-    """FreePages: blocks that the session holds by hand; pages freed, and the cost.
-
-    All or nothing, as long as at most one other node is concerned: this node's blocks are looked at first and
-    freed last. Over several other nodes it is all or nothing on each; when one of them does not answer
-    (PeerUnavailable), asking again under the same `request_id` of the client goes on where it stopped.
-    """
-    node.session(session)
-    check_cpu(node, cpu)
-    if not 0 <= order < NR_ORDERS:
-        raise InvalidRequest("order", f"{order} is not in 0…{NR_ORDERS - 1}")
-    by_nid: dict[int, bytes] = {}
-    blocks = 0
-    for nid, pfns in pages:
-        if nid not in node.machine.spec.nids:
-            raise InvalidRequest("pages.node", f"there is no node {nid}")
-        if (named := len(unpack_pfns(pfns))) > MAX_COUNT:
-            raise InvalidRequest("pages.pfns", f"{named} blocks: at most {MAX_COUNT} a node")
-        blocks += named
-        by_nid[nid] = by_nid[nid] + pfns if nid in by_nid else pfns
-    if not blocks:
-        raise InvalidRequest("pages", "no page is named")
-    owner = node.owner(session)
-    here = by_nid.pop(node.nid, b"")
-    if here and by_nid and not node.may_free(owner, order, here):
-        node.apply(ops.Free(owner, cpu, order, here))  # says what is wrong, before anybody is asked
-    cost = Cost()
-    freed = 0
-    for nid, pfns in sorted(by_nid.items()):
-        if pfns:
-            op = ops.Free(owner, cpu, order, pfns)
-            if request_id:
-                # a question of its own name: a node that has freed already gives its first answer
-                freed += yield Ask(nid, op, f"{node.nid}.{node.incarnation}.free.{session}.{request_id}")
-            else:
-                freed += yield from on(node, nid, op)
-            cost.add_lookup(node.machine.spec.latency)
-    if here:
-        freed += node.apply(ops.Free(owner, cpu, order, here))
-    cost.pageset_ns += blocks * node.machine.spec.latency.pageset_hit_ns
-    spend(node, cpu, cost)
-    return freed, cost

@@ -112,6 +112,7 @@ class Tracer:
             self._cost[kind] = model.buddy_block_ns
         self._cost[tp.MM_VMSCAN_WRITE_FOLIO] = model.swap_page_ns
         self._scan_ns = model.reclaim_page_ns
+        self._free_ns = model.pageset_hit_ns
         self._cpus = np.array(pgdat.all_cpus, dtype=np.int64)
         self._set_ring(ring_events)
         pgdat.pg.trace_ctl[TRACE_ON] = 1
@@ -149,6 +150,10 @@ class Tracer:
         first = max(self._op_at, written - len(ring))
         if first < written:
             self.clock_ns += int(self._costs(ring[np.arange(first, written) & self._mask]).sum())
+        if isinstance(op, ops.Alloc) and result.spent:
+            self._spent(op.cpu, result.spent.latency_ns)
+        elif isinstance(op, ops.Free) and op.spends and op.cpu is not None:
+            self._spent(op.cpu, len(op.pfns) // 8 * self._free_ns)
         if isinstance(op, ops.KswapdBegin):
             self._emit(tp.MM_VMSCAN_KSWAPD_WAKE, result.highest_zoneidx, order=result.order)
         elif isinstance(op, ops.KswapdSleep) and not result:
@@ -204,8 +209,11 @@ class Tracer:
 
     def spend(self, op: ops.Spend) -> None:
         """A request is over, and has taken so long in all; other CPUs may have been at work meanwhile."""
-        began = self._started.pop(op.cpu, self.clock_ns)
-        self.clock_ns = max(self.clock_ns, began + op.ns)
+        self._spent(op.cpu, op.ns)
+
+    def _spent(self, cpu: int, ns: int) -> None:
+        began = self._started.pop(cpu, self.clock_ns)
+        self.clock_ns = max(self.clock_ns, began + ns)
 
     def _begin(self, task: int, pid: int, cpu: int | None, gfp: int) -> None:
         ctl = self._pgdat.pg.trace_ctl

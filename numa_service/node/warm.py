@@ -16,12 +16,13 @@ from numa_service.mm.replay import compile_replay
 from numa_service.node import ops
 from numa_service.node.cma import cma_alloc
 from numa_service.node.errors import AllocFailed, Busy, InvalidRequest
+from numa_service.node.free_pages import free_pages
 from numa_service.node.kswapd import balance_pgdat
 from numa_service.node.memory_hotplug import change_memory_block, memory_blocks
 from numa_service.node.mempolicy import Policy
 from numa_service.node.node import Node
 from numa_service.node.ops import Ask
-from numa_service.node.page_alloc import AllocRequest, alloc_pages, free_pages
+from numa_service.node.page_alloc import AllocRequest, alloc_pages
 from numa_service.node.region import close_session, map_region, touch_region, unmap_region
 
 T = TypeVar("T")

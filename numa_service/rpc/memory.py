@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc.aio
@@ -14,8 +15,9 @@ from numa_client._gen.numa.v1 import memory_service_pb2_grpc as pb2_grpc
 
 from numa_service.node import ops
 from numa_service.node.errors import AllocFailed, InvalidRequest, LimitExceeded, NodeError, Precondition
+from numa_service.node.free_pages import Freed, begin_free
 from numa_service.node.node import Node
-from numa_service.node.page_alloc import Steps, alloc_pages, free_pages
+from numa_service.node.page_alloc import Allocation, Steps, begin_alloc
 from numa_service.node.region import close_session, map_region, touch_region, unmap_region
 from numa_service.rpc import convert
 from numa_service.rpc.instruments import Instruments
@@ -34,6 +36,41 @@ _log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 R = TypeVar("R", pb2.AllocPagesResponse, pb2.FreePagesResponse, pb2.TouchRegionResponse)
+
+
+class _Unread:
+    """Since when the answer of a stream waits to be taken, by the loop's clock; None: it does not."""
+
+    __slots__ = ("clock", "since")
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.since: float | None = None
+
+
+@contextlib.asynccontextmanager
+async def _patience() -> AsyncIterator[_Unread]:
+    """TimeoutError in the body once an answer has waited for UNREAD_SECONDS.
+
+    Looked at now and then: a timer for every answer took a fifth of the answer's time.
+    """
+    loop = asyncio.get_running_loop()
+    unread = _Unread(loop.time)
+    async with asyncio.timeout(None) as timeout:
+        timer: asyncio.TimerHandle
+
+        def look() -> None:
+            nonlocal timer
+            if unread.since is not None and loop.time() - unread.since >= UNREAD_SECONDS:
+                timeout.reschedule(loop.time())
+            else:
+                timer = loop.call_later(UNREAD_SECONDS / 4, look)
+
+        timer = loop.call_later(UNREAD_SECONDS / 4, look)
+        try:
+            yield unread
+        finally:
+            timer.cancel()
 
 
 class MemoryServicer(pb2_grpc.MemoryServiceServicer):
@@ -105,45 +142,55 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
 
     async def AllocPages(self, request: pb2.AllocPagesRequest, context: Context) -> pb2.AllocPagesResponse:
         """Blocks held by hand."""
-
-        reply = await self._requests.once_in_steps(request, self._alloc(request), context)
+        reply = self._requests.once_in_steps(request, self._alloc, context)
+        if not isinstance(reply, pb2.AllocPagesResponse):
+            reply = await reply
         return await self._injected(reply) if self._dilation else reply
 
-    def _alloc(self, request: pb2.AllocPagesRequest) -> Steps[pb2.AllocPagesResponse]:
-        wanted = convert.alloc_request(request, self._node)
+    def _alloc(
+        self, request: pb2.AllocPagesRequest
+    ) -> pb2.AllocPagesResponse | Steps[pb2.AllocPagesResponse]:
+        begun = begin_alloc(self._node, convert.alloc_request(request, self._node))
+        return self._allocated(begun) if isinstance(begun, Allocation) else self._alloc_rest(begun)
+
+    def _alloc_rest(self, begun: Steps[Allocation]) -> Steps[pb2.AllocPagesResponse]:
         try:
-            got = yield from alloc_pages(self._node, wanted)
+            return self._allocated((yield from begun))
         except AllocFailed as failed:
             if failed.explanation is None:
                 raise
             return convert.unserved(failed.explanation)
+
+    def _allocated(self, got: Allocation) -> pb2.AllocPagesResponse:
         self._instruments.allocated(self._node.nid, got)
         return convert.allocation(got)
 
     async def FreePages(self, request: pb2.FreePagesRequest, context: Context) -> pb2.FreePagesResponse:
         """Give blocks back, all or none."""
-        reply = await self._requests.once_in_steps(request, self._free(request), context)
+        reply = self._requests.once_in_steps(request, self._free, context)
+        if not isinstance(reply, pb2.FreePagesResponse):
+            reply = await reply
         return await self._injected(reply) if self._dilation else reply
 
-    def _free(self, request: pb2.FreePagesRequest) -> Steps[pb2.FreePagesResponse]:
+    def _free(self, request: pb2.FreePagesRequest) -> pb2.FreePagesResponse | Steps[pb2.FreePagesResponse]:
         pages = [(p.node, p.pfns) for p in request.pages]
-        freed, cost = yield from free_pages(
-            self._node, request.session, request.order, pages, request.cpu, request.request_id
-        )
-        return pb2.FreePagesResponse(freed_pages=freed, cost=convert.cost(cost))
+        begun = begin_free(self._node, request.session, request.order, pages, request.cpu, request.request_id)
+        return convert.freed(begun) if isinstance(begun, Freed) else self._free_rest(begun)
+
+    def _free_rest(self, begun: Steps[Freed]) -> Steps[pb2.FreePagesResponse]:
+        return convert.freed((yield from begun))
 
     async def StreamPages(  # type: ignore[override]  # grpc.aio takes a coroutine that reads and writes, too
         self, requests: Any, context: Context
     ) -> None:
         """Requests one by one, answers in order."""
-        clock = asyncio.get_running_loop().time
         try:
-            async with asyncio.timeout(None) as patience:
+            async with _patience() as unread:
                 while (request := await context.read()) is not grpc.aio.EOF:
                     answer = await self._stream_step(request, context)
-                    patience.reschedule(clock() + UNREAD_SECONDS)
+                    unread.since = unread.clock()
                     await context.write(answer)
-                    patience.reschedule(None)
+                    unread.since = None
         except TimeoutError:
             # the status reaches the client behind the answers that it has not read
             _log.warning("%s: cut off, its answers are unread", context.peer())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from types import GeneratorType
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import grpc.aio
@@ -16,11 +17,12 @@ from numa_service.node.page_alloc import Steps
 from numa_service.rpc.peers import Peers, drive
 
 M = TypeVar("M", bound=Message)
+Q = TypeVar("Q", bound=Message)
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 #: What tells a repeated request from another one under the same id: its kind, and a hash of its bytes.
-Digest: TypeAlias = tuple[str, int]
+Digest: TypeAlias = tuple[type[Message], int]
 
 #: Longest request id, in characters.
 MAX_REQUEST_ID = 256
@@ -64,25 +66,31 @@ class Requests:
             self.check_session(session)
         return await self._start(key, session, digest, work())
 
-    async def once_in_steps(self, request: Message, work: Steps[M], context: Context) -> M:
-        """:meth:`once` for work in steps: a task of its own only from the first question to another node on.
+    def once_in_steps(
+        self, request: Q, begin: Callable[[Q], M | Steps[M]], context: Context
+    ) -> M | Awaitable[M]:
+        """:meth:`once` for work that may take steps: done at once, unless they ask another node.
 
-        What asks nobody is over before anybody could repeat it, or go away. Of work that was done before, no
-        step is taken.
+        What asks nobody is over before anybody could repeat it, or go away; the rest is done in a task.
         """
         session = session_of(request)
         key, digest = _key(session, request), digest_of(request)
-        if key in self._node.replies or key in self._running:
-            return await cast("Awaitable[M]", self._known(key, digest))
+        replies = self._node.replies
+        if key in replies or key in self._running:
+            return cast("Awaitable[M]", self._known(key, digest))
         self.check_session(session)
-        try:
-            ask = next(work)
-        except StopIteration as end:
-            reply: M = end.value
-            self._node.remember(key, FirstReply(digest, reply), reply.ByteSize())
-            return reply
-        rest = drive(work, self._peers, context.time_remaining(), ask)
-        return await self._start(key, session, digest, rest)
+        begun = begin(request)
+        if isinstance(begun, GeneratorType):
+            try:
+                ask = next(begun)
+            except StopIteration as end:
+                begun = cast("M", end.value)
+            else:
+                rest = drive(begun, self._peers, context.time_remaining(), ask)
+                return self._start(key, session, digest, rest)
+        reply = cast("M", begun)
+        replies.remember(key, FirstReply(digest, reply), reply.ByteSize())
+        return reply
 
     def _known(self, key: str, digest: Digest) -> Awaitable[Message] | None:
         """What an earlier request of that id leads, or led, to."""
@@ -120,11 +128,12 @@ class Requests:
 
     def remember(self, key: str, first: FirstReply) -> None:
         """Keep a first reply, as long as there is room."""
-        self._node.remember(key, first, first.reply.ByteSize())
+        self._node.replies.remember(key, first, first.reply.ByteSize())
 
     def check_session(self, session: int) -> None:
         """NotFound for a session that does not live, or is about to end."""
-        self._node.session(session)
+        if session not in self._node.sessions:
+            self._node.session(session)
         if session in self._ending:
             raise NotFound("session", str(session), "is being closed")
 
@@ -196,7 +205,7 @@ def _key(session: int | str, request: Any) -> str:
 
 def digest_of(request: Message) -> Digest:
     """Equal requests, equal digests, in one process. As quick as may be: a FreePages has hundreds of KiB."""
-    return request.DESCRIPTOR.full_name, hash(request.SerializeToString(deterministic=True))
+    return request.__class__, hash(request.SerializeToString())
 
 
 async def _done(reply: Message) -> Message:

@@ -71,9 +71,11 @@ def freeze_heap() -> None:
     """What is there now stays, and garbage collections need not walk it; for a process that only serves.
 
     The kernels' compiler is a million objects: walking them held up every request for a sixth of a second.
+    What requests leave behind, the log and first replies, has no cycles: it is looked through now and then.
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(2_000, 10, 100)
 
 
 class NodeServer:

@@ -231,7 +231,7 @@ class Simulation:
             result = node.apply(ask.op)
         except NodeError as e:
             return None, e
-        node.remember(ask.request_id, result)
+        node.replies.remember(ask.request_id, result)
         self.wake(ask.nid)
         return result, None
 

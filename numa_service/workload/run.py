@@ -29,9 +29,10 @@ from numa_service.node.errors import (
     PeerUnavailable,
     Precondition,
 )
+from numa_service.node.free_pages import free_pages
 from numa_service.node.node import Node
 from numa_service.node.ops import Ask
-from numa_service.node.page_alloc import Steps, alloc_for_owner, check_cpu, free_pages, spend
+from numa_service.node.page_alloc import Steps, alloc_for_owner, check_cpu, spend
 from numa_service.node.region import Touched, map_region, touch_pages, unmap_region
 from numa_service.workload.distributions import sample
 from numa_service.workload.due import MAX_TICKS, Due

@@ -23,12 +23,12 @@ from numa_service.mm.profile import LINUX_6_1, LINUX_6_12, Profile
 from numa_service.node import ops
 from numa_service.node.books import unpack_pfns
 from numa_service.node.errors import AllocFailed, InvalidRequest, NodeError, NotFound, Precondition
+from numa_service.node.free_pages import free_pages
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.page_alloc import (
     Allocation,
     AllocRequest,
     alloc_pages,
-    free_pages,
     gfp_to_alloc_flags,
 )
 

@@ -20,9 +20,10 @@ from numa_service.node.books import unpack_pfns
 from numa_service.node.cma import cma_alloc
 from numa_service.node.errors import Busy, InvalidRequest, NotFound
 from numa_service.node.explain import PassStep
+from numa_service.node.free_pages import free_pages
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
-from numa_service.node.page_alloc import Allocation, AllocRequest, alloc_pages, free_pages
+from numa_service.node.page_alloc import Allocation, AllocRequest, alloc_pages
 from numa_service.node.region import close_session, map_region, touch_region
 from numa_service.procfs.show import SHOW
 from numa_service.sim.simulation import Simulation

@@ -11,8 +11,9 @@ from numa_service.mm.gfp import GFP_KERNEL
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.node import ops
 from numa_service.node.errors import AllocFailed, PeerUnavailable
+from numa_service.node.free_pages import free_pages
 from numa_service.node.mempolicy import Policy, PolicyMode
-from numa_service.node.page_alloc import AllocRequest, alloc_pages, free_pages
+from numa_service.node.page_alloc import AllocRequest, alloc_pages
 from numa_service.node.region import close_session, map_region, touch_region
 from numa_service.sim.simulation import Faults, Simulation, Task
 

@@ -19,6 +19,7 @@ from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.node import ops
 from numa_service.node.books import unpack_pfns
 from numa_service.node.errors import AllocFailed, Busy, InvalidRequest, NotFound
+from numa_service.node.free_pages import free_pages
 from numa_service.node.inspect import pgdat_view
 from numa_service.node.memory_hotplug import (
     change_memory_block,
@@ -28,7 +29,7 @@ from numa_service.node.memory_hotplug import (
 )
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
-from numa_service.node.page_alloc import AllocRequest, alloc_pages, free_pages
+from numa_service.node.page_alloc import AllocRequest, alloc_pages
 from numa_service.node.region import map_region, touch_region
 from numa_service.sim.simulation import Faults, Simulation
 

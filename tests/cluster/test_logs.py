@@ -12,9 +12,9 @@ import pytest
 from loopback import Loopback
 from numa_client import NumaError, Policy, PolicyMode
 
+from numa_service.cluster.logs import LEVEL, configure_logs
 from numa_service.node import ops
 from numa_service.node.node import Node
-from numa_service.rpc.logs import LEVEL, configure_logs
 
 
 @pytest.fixture

@@ -1,0 +1,95 @@
+"""Freeing blocks that a session holds by hand, on any nodes (``__free_pages``)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from numa_service.mm.mmzone import NR_ORDERS
+from numa_service.node import ops
+from numa_service.node.books import check_pfns
+from numa_service.node.cost import Cost
+from numa_service.node.errors import InvalidRequest
+from numa_service.node.node import Node
+from numa_service.node.ops import Ask, Owner
+from numa_service.node.page_alloc import MAX_COUNT, Steps, check_cpu, on, spend
+
+
+class Freed(NamedTuple):
+    """What FreePages did."""
+
+    pages: int
+    cost: Cost
+
+
+def free_pages(
+    node: Node,
+    session: int,
+    order: int,
+    pages: list[tuple[int, bytes]],
+    cpu: int,
+    request_id: str = "",
+) -> Steps[Freed]:
+    """FreePages: blocks that the session holds by hand; pages freed, and the cost.
+
+    All or nothing, as long as at most one other node is concerned: this node's blocks are looked at first and
+    freed last. Over several other nodes it is all or nothing on each; when one of them does not answer
+    (PeerUnavailable), asking again under the same `request_id` of the client goes on where it stopped.
+    """
+    begun = begin_free(node, session, order, pages, cpu, request_id)
+    return begun if isinstance(begun, Freed) else (yield from begun)
+
+
+def begin_free(
+    node: Node, session: int, order: int, pages: list[tuple[int, bytes]], cpu: int, request_id: str = ""
+) -> Freed | Steps[Freed]:
+    """:func:`free_pages` on this node alone, or the steps that it takes."""
+    owner = node.session(session).owner
+    if cpu not in node.pgdat.cpus:
+        check_cpu(node, cpu)
+    if not 0 <= order < NR_ORDERS:
+        raise InvalidRequest("order", f"{order} is not in 0…{NR_ORDERS - 1}")
+    for nid, pfns in pages:
+        if nid not in node.machine.spec.nids:
+            raise InvalidRequest("pages.node", f"there is no node {nid}")
+        check_pfns(pfns)
+        if len(pfns) > 8 * MAX_COUNT:
+            raise InvalidRequest("pages.pfns", f"{len(pfns) // 8} blocks: at most {MAX_COUNT} a node")
+    blocks = sum([len(pfns) for _, pfns in pages]) // 8
+    if not blocks:
+        raise InvalidRequest("pages", "no page is named")
+    cost = Cost(pageset_ns=blocks * node.machine.spec.latency.pageset_hit_ns)
+    if len(pages) == 1 and pages[0][0] == node.nid:
+        return Freed(node.apply(ops.Free(owner, cpu, order, pages[0][1], spends=True)), cost)
+    return _free_by_node(node, owner, order, pages, cpu, request_id, cost)
+
+
+def _free_by_node(
+    node: Node,
+    owner: Owner,
+    order: int,
+    pages: list[tuple[int, bytes]],
+    cpu: int,
+    request_id: str,
+    cost: Cost,
+) -> Steps[Freed]:
+    """Free blocks of several nodes."""
+    by_nid: dict[int, bytes] = {}
+    for nid, pfns in pages:
+        by_nid[nid] = by_nid[nid] + pfns if nid in by_nid else pfns
+    here = by_nid.pop(node.nid, b"")
+    if here and by_nid and not node.may_free(owner, order, here):
+        node.apply(ops.Free(owner, cpu, order, here))  # says what is wrong, before anybody is asked
+    freed = 0
+    for nid, pfns in sorted(by_nid.items()):
+        if pfns:
+            op = ops.Free(owner, cpu, order, pfns)
+            if request_id:
+                # a question of its own name: a node that has freed already gives its first answer
+                freed += yield Ask(nid, op, f"{node.nid}.{node.incarnation}.free.{owner.id}.{request_id}")
+            else:
+                freed += yield from on(node, nid, op)
+            cost.add_lookup(node.machine.spec.latency)
+    if here:
+        freed += node.apply(ops.Free(owner, cpu, order, here))
+    spend(node, cpu, cost)
+    return Freed(freed, cost)
