@@ -81,27 +81,6 @@ class Echoed:
         await self._echo((32).to_bytes(SIZE_BYTES, "little") + bytes(max(up - SIZE_BYTES, 0)))
 
 
-class EchoedMessages(Echoed):
-    """Beside the bytes, the client makes and reads the messages that a node's client does.
-
-    What still differs then is the server.
-    """
-
-    def __init__(self, channel: Any, got: pb2.AllocPagesResponse) -> None:
-        super().__init__(channel)
-        self._got = got.SerializeToString()
-        self._freed = pb2.FreePagesResponse(freed_pages=1, cost=got.cost).SerializeToString()
-
-    async def pair(self, up: int, down: int) -> None:
-        """The same two calls."""
-        pb2.AllocPagesRequest(session=1, request_id="1", count=1).SerializeToString()
-        await self._echo(down.to_bytes(SIZE_BYTES, "little") + bytes(32))
-        pages = pb2.AllocPagesResponse.FromString(self._got).pages
-        pb2.FreePagesRequest(session=1, request_id="1f", pages=pages).SerializeToString()
-        await self._echo((32).to_bytes(SIZE_BYTES, "little") + bytes(max(up - SIZE_BYTES, 0)))
-        pb2.FreePagesResponse.FromString(self._freed)
-
-
 class Streamed:
     """Pairs of calls through one stream, `window` of them ahead of their answers."""
 
@@ -202,9 +181,6 @@ async def _measure(node: str, echo: str) -> list[Row]:
                         at_least=False,
                     )
                 )
-            alike = EchoedMessages(to_echo, (await served.pair(1))[1])
-            ours, theirs, _, _ = await _compare(served, alike, 1, 400, in_flight)
-            rows.append(Row(f"{name}_alike", 2 * ours, "calls/s", "bare echo, messages made too", 2 * theirs))
         rows.append(await _streams(served, to_node, to_echo))
     return rows
 

@@ -65,10 +65,12 @@ from numa_service.node.zone_account import Account
 
 R = TypeVar("R")
 
-#: Ops kept in the log in memory, and bytes of page numbers that they may hold; older ones are dropped (and
-#: the log can then no longer be replayed).
-LOG_LIMIT = 1 << 16
+#: Ops kept in the log in memory, and bytes of page numbers that they may hold.
+LOG_LIMIT = 1 << 14
 LOG_BYTES_LIMIT = 64 << 20
+#: Ops kept of a log that was longer: it can be replayed no more, and memory that is always new makes every
+#: request slower.
+LOG_TAIL = 1 << 10
 MAX_SESSIONS = 1 << 14
 MAX_REGION_PAGES = 1 << 24
 #: Page-table entries of all regions together: 10 bytes each.
@@ -98,6 +100,7 @@ class Node:
         self.log: deque[Op[Any]] = deque()
         self.log_length = 0
         self._log_bytes = 0
+        self._log_room = LOG_LIMIT
         self.replies = FirstReplies()
         self.kswapd = KswapdStats()
         self.load = Load(machine.spec, nid)
@@ -145,7 +148,8 @@ class Node:
         log.append(op)
         self.log_length += 1
         self._log_bytes += op.payload
-        while len(log) > LOG_LIMIT or self._log_bytes > LOG_BYTES_LIMIT:
+        while len(log) > self._log_room or self._log_bytes > LOG_BYTES_LIMIT:
+            self._log_room = LOG_TAIL
             self._log_bytes -= log.popleft().payload
         if self.observer:
             self.observer(self.nid, op, result)

@@ -21,9 +21,6 @@ Q = TypeVar("Q", bound=Message)
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
-#: What tells a repeated request from another one under the same id: its kind, and a hash of its bytes.
-Digest: TypeAlias = tuple[type[Message], int]
-
 #: Longest request id, in characters.
 MAX_REQUEST_ID = 256
 
@@ -31,14 +28,26 @@ MAX_REQUEST_ID = 256
 class FirstReply(NamedTuple):
     """What ``node.replies`` holds: the reply, and which request it answered."""
 
-    digest: Digest
-    reply: Message
+    digest: int
+    kind: type[Message]
+    #: Serialised: a tenth of what the message takes.
+    reply: bytes
+
+    @classmethod
+    def of(cls, digest: int, reply: Message) -> FirstReply:
+        """A reply to keep."""
+        return cls(digest, reply.__class__, reply.SerializeToString())
+
+    @property
+    def message(self) -> Message:
+        """The reply to give again."""
+        return self.kind.FromString(self.reply)
 
 
 @dataclass(frozen=True, slots=True)
 class _Running:
     session: int
-    digest: Digest
+    digest: int
     task: asyncio.Task[Any]
 
 
@@ -89,18 +98,18 @@ class Requests:
                 rest = drive(begun, self._peers, context.time_remaining(), ask)
                 return self._start(key, session, digest, rest)
         reply = cast("M", begun)
-        replies.remember(key, FirstReply(digest, reply), reply.ByteSize())
+        self._remember(key, digest, reply)
         return reply
 
-    def _known(self, key: str, digest: Digest) -> Awaitable[Message] | None:
+    def _known(self, key: str, digest: int) -> Awaitable[Message] | None:
         """What an earlier request of that id leads, or led, to."""
         first = self._node.replies.get(key)
         if first is not None:
-            return _done(_same(first, digest).reply)
+            return _done(_same(first, digest).message)
         running = self._running.get(key)
         return asyncio.shield(_same(running, digest).task) if running else None
 
-    async def _start(self, key: str, session: int, digest: Digest, work: Awaitable[M]) -> M:
+    async def _start(self, key: str, session: int, digest: int, work: Awaitable[M]) -> M:
         task = asyncio.create_task(self._carry_out(key, digest, work), name=f"request-{key}")
         task.add_done_callback(lambda done: self._ended(key, done))
         self._running[key] = _Running(session, digest, task)
@@ -111,9 +120,9 @@ class Requests:
         if not task.cancelled():
             task.exception()  # looked at: the client may be gone, and then nobody else does
 
-    async def _carry_out(self, key: str, digest: Digest, work: Awaitable[M]) -> M:
+    async def _carry_out(self, key: str, digest: int, work: Awaitable[M]) -> M:
         reply = await work
-        self.remember(key, FirstReply(digest, reply))
+        self._remember(key, digest, reply)
         return reply
 
     def once_now(self, request: Message, work: Callable[[], Message]) -> Message:
@@ -121,14 +130,14 @@ class Requests:
         key, digest = _key("node", request), digest_of(request)
         first = self._node.replies.get(key)
         if first is not None:
-            return cast("FirstReply", _same(first, digest)).reply
+            return cast("FirstReply", _same(first, digest)).message
         reply = work()
-        self.remember(key, FirstReply(digest, reply))
+        self._remember(key, digest, reply)
         return reply
 
-    def remember(self, key: str, first: FirstReply) -> None:
-        """Keep a first reply, as long as there is room."""
-        self._node.replies.remember(key, first, first.reply.ByteSize())
+    def _remember(self, key: str, digest: int, reply: Message) -> None:
+        first = FirstReply.of(digest, reply)
+        self._node.replies.remember(key, first, len(first.reply))
 
     def check_session(self, session: int) -> None:
         """NotFound for a session that does not live, or is about to end."""
@@ -203,9 +212,12 @@ def _key(session: int | str, request: Any) -> str:
     return f"{session}:{request_id}"
 
 
-def digest_of(request: Message) -> Digest:
-    """Equal requests, equal digests, in one process. As quick as may be: a FreePages has hundreds of KiB."""
-    return request.__class__, hash(request.SerializeToString())
+def digest_of(request: Message) -> int:
+    """What tells a repeated request from another one under the same id: a hash of its kind and bytes.
+
+    As quick as may be: a FreePages has hundreds of KiB.
+    """
+    return hash((request.__class__, request.SerializeToString()))
 
 
 async def _done(reply: Message) -> Message:
@@ -215,7 +227,7 @@ async def _done(reply: Message) -> Message:
 D = TypeVar("D", FirstReply, _Running)
 
 
-def _same(first: D, digest: Digest) -> D:
+def _same(first: D, digest: int) -> D:
     if first.digest != digest:
         raise InvalidRequest("request_id", "was used for a different request")
     return first
