@@ -44,8 +44,7 @@ def begin_free(
 ) -> Freed | Steps[Freed]:
     """:func:`free_pages` on this node alone, or the steps that it takes."""
     owner = node.session(session).owner
-    if cpu not in node.pgdat.cpus:
-        check_cpu(node, cpu)
+    check_cpu(node, cpu)
     if not 0 <= order < NR_ORDERS:
         raise InvalidRequest("order", f"{order} is not in 0…{NR_ORDERS - 1}")
     for nid, pfns in pages:

@@ -135,8 +135,7 @@ def check_request(node: Node, request: AllocRequest) -> Prepared:
         raise InvalidRequest("count", f"{count} is not in 1…{MAX_COUNT}")
     if count << order > MAX_REQUEST_PAGES:
         raise InvalidRequest("count", f"{count << order} pages: at most {MAX_REQUEST_PAGES}")
-    if request.cpu not in node.pgdat.cpus:
-        check_cpu(node, request.cpu)
+    check_cpu(node, request.cpu)
     return node.prepared(request.gfp, request.policy)
 
 

@@ -141,8 +141,7 @@ class Requests:
 
     def check_session(self, session: int) -> None:
         """NotFound for a session that does not live, or is about to end."""
-        if session not in self._node.sessions:
-            self._node.session(session)
+        self._node.session(session)
         if session in self._ending:
             raise NotFound("session", str(session), "is being closed")
 

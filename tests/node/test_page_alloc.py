@@ -25,6 +25,7 @@ from numa_service.node.books import unpack_pfns
 from numa_service.node.errors import AllocFailed, InvalidRequest, NodeError, NotFound, Precondition
 from numa_service.node.free_pages import free_pages
 from numa_service.node.mempolicy import Policy, PolicyMode
+from numa_service.node.node import Node
 from numa_service.node.page_alloc import (
     Allocation,
     AllocRequest,
@@ -265,3 +266,17 @@ def test_the_log_is_bounded_in_bytes(shell: ByHand, session: int, monkeypatch: p
         node.apply(ops.Free(node.owner(session), 0, 0, pfns))
     assert sum(isinstance(op, ops.Free) for op in node.log) == 2
     assert node.log_dropped
+
+
+def test_a_log_that_was_too_long_keeps_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numa_service.node.node.LOG_LIMIT", 10)
+    monkeypatch.setattr("numa_service.node.node.LOG_TAIL", 3)
+    node = Node.boot(SPEC, 0)
+    for ns in range(10):
+        node.apply(ops.Spend(0, ns))
+    assert len(node.log) == 10
+    assert node.log_dropped == 0
+    for ns in (10, 11):
+        node.apply(ops.Spend(0, ns))
+        assert list(node.log) == [ops.Spend(0, n) for n in range(ns - 2, ns + 1)]
+    assert node.log_dropped == 9
