@@ -14,6 +14,7 @@ from table import Row
 from numa_service.machine.presets import load_preset
 from numa_service.mm.gfp import GFP_KERNEL
 from numa_service.node import ops, page_alloc
+from numa_service.node.free_pages import free_pages
 from numa_service.node.mempolicy import Policy
 from numa_service.node.node import Node
 
@@ -54,7 +55,7 @@ def _requests(node: Node, session: int, module: Any, explain: bool) -> Callable[
             try:
                 next(module.alloc_pages(node, request))
             except StopIteration as done:
-                next(module.free_pages(node, session, 0, done.value.pages, 0), None)
+                next(free_pages(node, session, 0, done.value.pages, 0), None)
         return (time.thread_time() - start) / _REQUESTS * 1e6
 
     return run
