@@ -30,7 +30,7 @@ class FirstReply(NamedTuple):
 
     digest: int
     kind: type[Message]
-    #: Serialised: a tenth of what the message takes.
+    #: Serialised: a message takes more.
     reply: bytes
 
     @classmethod
