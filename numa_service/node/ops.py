@@ -41,6 +41,7 @@ class Op(Generic[R]):
             ("pfns", "indexes"): lambda op: len(op.pfns) + len(op.indexes),
         }[tuple(name for name in ("pfns", "indexes") if name in cls.__annotations__)]
         if payload:
+            # what is a number for every other op follows from the arrays here: no type says both
             cls.payload = property(payload)  # type: ignore[assignment]
 
     #: Bytes of page numbers and indexes that it carries.
