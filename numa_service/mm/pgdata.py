@@ -170,6 +170,7 @@ class PgData(NamedTuple):
     #: The blocks that it names or gets, as pfns, and the region indexes that it gives them.
     call_pfns: I64
     call_indexes: U32
+    looks: I64  # [Z, LOOK_WORDS]: what zone_look.py has put down
 
 
 HEAD_FREE = 0
@@ -201,8 +202,13 @@ CALL_WORDS = 64
 #: Blocks that there is room for before a call has more.
 CALL_BLOCKS = 1024
 
+#: Of one zone; see ``zone_look.py``.
+LOOK_WORDS = 10 + NR_ORDERS + MIGRATE_TYPES
+
 #: Fields that are not state: left out of the digest.
-SCRATCH_FIELDS = frozenset({"path", "bad_pages", "trace", "trace_ctl", "call", "call_pfns", "call_indexes"})
+SCRATCH_FIELDS = frozenset(
+    {"path", "bad_pages", "trace", "trace_ctl", "call", "call_pfns", "call_indexes", "looks"}
+)
 
 
 def alloc_pgdata(base_pfn: int, end_pfn: int, nr_zones: int, nr_cpus: int) -> PgData:
@@ -279,6 +285,7 @@ def alloc_pgdata(base_pfn: int, end_pfn: int, nr_zones: int, nr_cpus: int) -> Pg
         call=z(CALL_WORDS),
         call_pfns=z(CALL_BLOCKS),
         call_indexes=z(CALL_BLOCKS, dtype=np.uint32),
+        looks=z(nr_zones, LOOK_WORDS),
     )
     for array, first in ((pg.next, pages), (pg.prev, pages), (pg.pb_next, blocks), (pg.pb_prev, blocks)):
         array[first:] = np.arange(first, len(array), dtype=np.uint32)

@@ -25,6 +25,7 @@ from numa_service.mm.page_alloc import (
 )
 from numa_service.mm.pgdata import CALL_WORDS, I64, KSWAPD_WOKEN, ZONE_BOOSTED_WATERMARK, PgData
 from numa_service.mm.vmstat import NR_FREE_PAGES, NR_PATH
+from numa_service.mm.zone_look import ASK, look_at_zones
 
 (
     CALL_BASE_PFN,
@@ -166,6 +167,7 @@ class PgdatCalls:
         self._address, self._unpacked = address_of(pg)
         self._call = pg.call.data.cast("B")
         self._kswapd = pg.kswapd.data
+        self._looks = pg.looks.data
         self._pfns = pg.call_pfns.data.cast("B")
         self._indexes = pg.call_indexes.data.cast("B")
 
@@ -241,6 +243,17 @@ class PgdatCalls:
         """The zones after the last allocation: of each managed, free, min, low and high pages, as int64."""
         numbers = REPORT_ZONE_NUMBERS * len(self.zone_names)
         return self._call[_WORD * REPORT_ZONES : _WORD * (REPORT_ZONES + numbers)].tobytes()
+
+    def look(self, cpu: int, mark: int, highest_zoneidx: int, migratetypes: int, blocks: int = 0) -> bytes:
+        """Every zone now, for ``ZoneLook.of``.
+
+        `migratetypes` are bits; `blocks` is how many the last allocation got, 0 before it.
+        """
+        ASK.pack_into(
+            self._call, 0, self.base_pfn, blocks, self.cpu_index[cpu], mark, highest_zoneidx, migratetypes
+        )
+        look_at_zones(self._address)
+        return self._looks.tobytes()
 
     def alloc(
         self,

@@ -60,7 +60,7 @@ class LeftBecause(IntEnum):
     RESERVED = 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WatermarkCheck:
     """``__zone_watermark_ok`` in numbers. Pages."""
 
@@ -110,7 +110,7 @@ class WatermarkCheck:
         return self.above_mark and (self.order == 0 or self.largest_free_order >= self.order)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ZoneVisit:
     """One zone, looked at for one pass. Pages unless said otherwise."""
 
@@ -131,7 +131,7 @@ class ZoneVisit:
     foreign_blocks: tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NodeAccount:
     """What a node did for one pass."""
 
@@ -143,7 +143,7 @@ class NodeAccount:
     order: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NodeVisit:
     """A node in a pass; `away` says why it gave no account."""
 
@@ -155,7 +155,7 @@ class NodeVisit:
     cached_full: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WalkStep:
     """A zonelist is chosen."""
 
@@ -170,7 +170,7 @@ class WalkStep:
     latency_ns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PassStep:
     """``get_page_from_freelist`` once."""
 
@@ -180,7 +180,7 @@ class PassStep:
     latency_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WakeupStep:
     """``wakeup_kswapd`` on one node."""
 
@@ -190,7 +190,7 @@ class WakeupStep:
     latency_ns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ReclaimStep:
     """One pass of direct reclaim on one node. Pages."""
 
@@ -202,7 +202,7 @@ class ReclaimStep:
     latency_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DrainStep:
     """``drain_all_pages`` on one node. Pages."""
 
@@ -215,7 +215,7 @@ class DrainStep:
 Step: TypeAlias = WalkStep | PassStep | WakeupStep | ReclaimStep | DrainStep
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Explanation:
     """The answer to *why here*."""
 
@@ -265,6 +265,25 @@ def migratetype_name(profile: Profile, migratetype: int) -> str:
     return profile.migratetype_names[migratetype] or f"type {migratetype}"
 
 
+def walk_step(arch: str, lists: Zonelists, walk: Walk, count: int) -> WalkStep:
+    """A walk over some of the zones of `lists`, for `count` blocks."""
+    names = ZONE_NAMES[arch]
+    zones = [(nid, zone) for nid, zones in walk.segments for zone in zones]
+    listed = lists.thisnode if walk.this_node else lists.fallback
+    left_out = [ref for ref in listed if ref not in zones] if len(zones) < len(listed) else []
+
+    def reason(ref: Zoneref) -> LeftOut:
+        return LeftOut.CLASS if ref.zone > walk.highest_zoneidx else LeftOut.NODEMASK
+
+    return WalkStep(
+        lists.nid,
+        walk.this_node,
+        count,
+        tuple([(nid, names[zone]) for nid, zone in zones]),
+        tuple([(ref.nid, names[ref.zone], reason(ref)) for ref in left_out]),
+    )
+
+
 @dataclass(slots=True)
 class Recorder:
     """Takes down what a request does while it does it."""
@@ -279,25 +298,7 @@ class Recorder:
 
     def walk(self, lists: Zonelists, walk: Walk, count: int) -> None:
         """A walk over some of the zones of `lists` begins."""
-        names = ZONE_NAMES[self.arch]
-        walked = {(nid, zone) for nid, zones in walk.segments for zone in zones}
-
-        def reason(ref: Zoneref) -> LeftOut:
-            return LeftOut.CLASS if ref.zone > walk.highest_zoneidx else LeftOut.NODEMASK
-
-        self.steps.append(
-            WalkStep(
-                lists.nid,
-                walk.this_node,
-                count,
-                tuple((nid, names[zone]) for nid, zones in walk.segments for zone in zones),
-                tuple(
-                    (ref.nid, names[ref.zone], reason(ref))
-                    for ref in (lists.thisnode if walk.this_node else lists.fallback)
-                    if ref not in walked
-                ),
-            )
-        )
+        self.steps.append(walk_step(self.arch, lists, walk, count))
 
     def begin_pass(self, name: str, alloc_flags: int) -> None:
         """A pass over the zonelist begins."""

@@ -36,6 +36,7 @@ from numa_service.mm.vmscan import kswapd_target
 from numa_service.mm.vmstat import (
     ALLOCSTALL,
     PAGEOUTRUN,
+    PATH_STEALS,
     PATH_SWAPPED,
     PGFAULT,
     PGMAJFAULT,
@@ -324,7 +325,7 @@ class Node:
         if not pfns:
             self._forget_if_empty(op.owner)
         path = pgdat.path()
-        account = before.since(op.count, unpack_pfns(pfns), path) if before else None
+        account = before.since(op.count, len(pfns) // 8, path[PATH_STEALS]) if before else None
         if pgdat.boosted and take_boosted(pgdat.pg):
             # rmqueue(): an allocation that mixed migratetypes wakes kswapd to defragment
             pgdat.wakeup_kswapd(0, op.highest_zoneidx)

@@ -39,9 +39,14 @@ from numa_service.node.cost import Cost
 from numa_service.node.errors import AllocFailed, InvalidRequest, LimitExceeded, PeerUnavailable
 from numa_service.node.explain import (
     Explanation,
+    NodeVisit,
+    PassStep,
     Recorder,
+    Step,
+    alloc_flag_names,
     gfp_names,
     migratetype_name,
+    walk_step,
 )
 from numa_service.node.mempolicy import Policy, PolicyMode, Walk, policy_walk
 from numa_service.node.node import Node
@@ -58,6 +63,9 @@ MAX_COUNT = 1 << 16
 MAX_REQUEST_PAGES = 1 << 22
 #: MAX_RECLAIM_RETRIES: rounds without progress before giving up.
 MAX_NO_PROGRESS = 16
+
+#: The first pass over the zonelist, as explanations call it.
+FAST_PATH = "fast path"
 
 
 @dataclass(slots=True)
@@ -174,11 +182,28 @@ def begin_alloc(node: Node, request: AllocRequest) -> Allocation | Steps[Allocat
     prepared = check_request(node, request)
     count, owner = request.count, node.session(request.session).owner
     first = None
-    if prepared.here and not request.explain:
-        first = fast_path(node, prepared, owner, request.gfp, request.order, count, request.cpu, spends=True)
+    if prepared.here:
+        gfp, order, explain = request.gfp, request.order, request.explain
+        first = fast_path(node, prepared, owner, gfp, order, count, request.cpu, spends=True, explain=explain)
         if first and first.spent:
-            return Allocation([(node.nid, first.pfns)], count, first.spent)
+            allocation = Allocation([(node.nid, first.pfns)], count, first.spent)
+            if explain:
+                steps = _steps_here(node, prepared, count, first)
+                allocation.explanation = _explanation(node, request, prepared, allocation, steps)
+            return allocation
     return _alloc_rest(node, request, prepared, owner, first)
+
+
+def _steps_here(node: Node, prepared: Prepared, count: int, first: ops.AllocResult) -> tuple[Step, ...]:
+    """What a walk would have taken down that ended with the fast path."""
+    pgdat, cost = node.pgdat, first.spent
+    assert cost
+    lists = node.machine.zonelists[prepared.walk.list_nid]
+    visit = NodeVisit(node.nid, False, first.account)
+    # clearing is a second pass over the pages, and waits as long as the first
+    passed_ns = cost.latency_ns - (cost.zeroing_ns + cost.queueing_ns // 2 if cost.zeroing_ns else 0)
+    flags = alloc_flag_names(prepared.alloc_flags)
+    return walk_step(pgdat.arch, lists, prepared.walk, count), PassStep(FAST_PATH, flags, (visit,), passed_ns)
 
 
 def _alloc_rest(
@@ -208,20 +233,26 @@ def _alloc_rest(
             request.order, request.count, result.got, node.machine.zonelists[node.nid].node_order
         )
         if recorder:
-            failed.explanation = _explanation(node, request, result, recorder, str(failed))
+            failed.explanation = _explanation(
+                node, request, prepared, result, tuple(recorder.steps), str(failed)
+            )
         raise failed
     if recorder:
-        result.explanation = _explanation(node, request, result, recorder)
+        result.explanation = _explanation(node, request, prepared, result, tuple(recorder.steps))
     return result
 
 
 def _explanation(
-    node: Node, request: AllocRequest, result: Allocation, recorder: Recorder, failure: str = ""
+    node: Node,
+    request: AllocRequest,
+    prepared: Prepared,
+    result: Allocation,
+    steps: tuple[Step, ...],
+    failure: str = "",
 ) -> Explanation:
-    pgdat, blocks = node.pgdat, dict.fromkeys((nid for nid, _ in result.pages), 0)
-    prepared = node.prepared(request.gfp, request.policy)
+    pgdat, blocks = node.pgdat, dict[int, int]()
     for nid, pfns in result.pages:
-        blocks[nid] += len(pfns) // 8
+        blocks[nid] = blocks.get(nid, 0) + len(pfns) // 8
     return Explanation(
         nid=node.nid,
         cpu=request.cpu,
@@ -232,7 +263,7 @@ def _explanation(
         classzone=pgdat.zone_names[prepared.highest_zoneidx],
         policy=request.policy,
         profile=pgdat.profile.name,
-        steps=tuple(recorder.steps),
+        steps=steps,
         placement=tuple(blocks.items()),
         cost=result.cost,
         failure=failure,
@@ -304,11 +335,12 @@ def fast_path(
     indexes: bytes = b"",
     dirty: bool = False,
     spends: bool = False,
+    explain: bool = False,
 ) -> ops.AllocResult | None:
     """Take from this node's zones, when the walk begins with them: one op, and most often all there is to do.
 
     What is still missing is looked for by a walk, which is to know what there was. None when nothing was
-    asked for, as this node knows too many owners. `spends`: see ops.Alloc.
+    asked for, as this node knows too many owners. `spends` and `explain`: see ops.Alloc.
     """
     op = ops.Alloc(
         owner,
@@ -323,6 +355,7 @@ def fast_path(
         lru_kind,
         indexes,
         dirty,
+        explain,
         gfp=gfp,
         spends=spends,
     )
@@ -404,7 +437,7 @@ def __alloc_pages(node: Node, ac: AllocContext) -> Steps[None]:
 
 
 def get_page_from_freelist(
-    node: Node, ac: AllocContext, alloc_flags: int, name: str = "fast path"
+    node: Node, ac: AllocContext, alloc_flags: int, name: str = FAST_PATH
 ) -> Steps[None]:
     """Walk the zonelist, taking what each zone can give and stay above its mark.
 

@@ -97,7 +97,7 @@ def _exercise() -> None:
     session = node.apply(ops.OpenSession("warm", 1, 0))
 
     for order in range(NR_ORDERS):
-        request = AllocRequest(session, GFP_KERNEL, order, 8, cpu, Policy())
+        request = AllocRequest(session, GFP_KERNEL, order, 8, cpu, Policy(), explain=order == 0)
         _run(nodes, free_pages(node, session, order, _run(nodes, alloc_pages(node, request)).pages, cpu))
 
     # more than there is: falls back, reclaims, swaps; then reads back what is gone

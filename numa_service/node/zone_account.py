@@ -1,8 +1,7 @@
 """The zones of one node before and after an Alloc op, in the numbers that the allocator compared.
 
-Reads the arrays, changes nothing. Before the op it only puts aside what the op may change, as cheaply as
-that can be had; what is made of it afterwards, is made for the zones that the walk came to. What happened in
-between follows from the difference: an op of one order takes whole blocks of that order from a zone's buddy
+Changes nothing. A kernel puts down what the op may change (``mm/zone_look.py``); what is made of it, is made
+for the zones that the walk came to. What happened in between follows from the difference: an op of one order takes whole blocks of that order from a zone's buddy
 lists, and each split moves counts between orders.
 """
 
@@ -11,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from functools import lru_cache
+from operator import lshift
 
 import numpy as np
 
@@ -19,9 +19,7 @@ from numa_service.mm.mmzone import (
     MIGRATE_HIGHATOMIC,
     MIGRATE_MOVABLE,
     MIGRATE_PCPTYPES,
-    MIGRATE_TYPES,
     NR_ORDERS,
-    PAGEBLOCK_ORDER,
     WMARK_MIN,
 )
 from numa_service.mm.page_alloc import (
@@ -35,20 +33,10 @@ from numa_service.mm.page_alloc import (
     ALLOC_RESERVES,
     ALLOC_WMARK_MASK,
 )
-from numa_service.mm.pgdat import Pfns, Pgdat
-from numa_service.mm.pgdata import (
-    FREE_CMA,
-    FREE_HIGHATOMIC,
-    HEAD_FREE,
-    HEAD_PB,
-    HEAD_PCP,
-    RESERVED_HIGHATOMIC,
-    TUNE_WATERMARK,
-    in_zone,
-    zone_pageblocks,
-)
+from numa_service.mm.pgdat import Pgdat
+from numa_service.mm.pgdata import TUNE_WATERMARK, zone_pageblocks
 from numa_service.mm.profile import WMARK_FREE_RESERVE, WMARK_PER_ORDER
-from numa_service.mm.vmstat import NR_FREE_PAGES, PATH_STEALS, PGALLOC
+from numa_service.mm.zone_look import ZoneLook
 from numa_service.node.explain import (
     MARK_NAMES,
     LeftBecause,
@@ -59,91 +47,46 @@ from numa_service.node.explain import (
 )
 
 _NO_SPLITS = (0,) * NR_ORDERS
-
-
-class _Look:
-    """What an Alloc op may change of the zones of a node, by zone index."""
-
-    __slots__ = ("_heads", "_pb_heads", "allocated", "boost", "free", "migratetypes", "nr_free", "reserves")
-
-    def __init__(self, pgdat: Pgdat) -> None:
-        pg = pgdat.pg
-        self.free: list[int] = pg.vm_stat[:, NR_FREE_PAGES].tolist()
-        self.nr_free: list[list[int]] = pg.nr_free.tolist()
-        self.boost: list[int] = pg.watermark_boost.tolist()
-        self.reserves: list[list[int]] = pg.reserves.tolist()
-        self.allocated: list[int] = pg.vm_event[PGALLOC : PGALLOC + len(self.free)].tolist()
-        self.migratetypes = pg.pb_migratetype.copy()
-        #: First block of every free list, or the list's head where it is empty.
-        first, end = pg.heads[HEAD_FREE], pg.heads[HEAD_PCP]
-        self._heads = int(first), pg.next[first:end].copy()
-        first = pg.heads[HEAD_PB]
-        self._pb_heads = int(first), pg.pb_next[first:].copy()
-
-    def has_block(self, zone: int, order: int, mt: int) -> bool:
-        """Whether a free list had a block (first_free)."""
-        if order >= PAGEBLOCK_ORDER:
-            (head, first), nr_orders, order = (
-                self._pb_heads,
-                NR_ORDERS - PAGEBLOCK_ORDER,
-                order - PAGEBLOCK_ORDER,
-            )
-        else:
-            (head, first), nr_orders = self._heads, PAGEBLOCK_ORDER
-        at = (zone * nr_orders + order) * MIGRATE_TYPES + mt
-        return int(first.item(at)) != head + at
-
-    def largest_free_order(self, zone: int, types: tuple[int, ...]) -> int:
-        """Largest order with a block of one of these types; -1 without any."""
-        nr_free = self.nr_free[zone]
-        for order in range(NR_ORDERS - 1, -1, -1):
-            if nr_free[order] and any(self.has_block(zone, order, mt) for mt in types):
-                return order
-        return -1
+_ORDERS = range(NR_ORDERS)
 
 
 def watermark_check(
     pgdat: Pgdat, zone: int, order: int, highest_zoneidx: int, alloc_flags: int
 ) -> WatermarkCheck:
     """What ``zone_watermark_fast`` compares for a request of this node's zone now, by the profile's rules."""
-    return _check(pgdat, _Look(pgdat), zone, order, highest_zoneidx, alloc_flags)
+    rules = int(pgdat.pg.tune[TUNE_WATERMARK])
+    types = _usable_types(rules, alloc_flags)
+    looks = pgdat.look(pgdat.cpus[0], alloc_flags & ALLOC_WMARK_MASK, highest_zoneidx, types)
+    return _check(ZoneLook.of(looks, zone), rules, order, alloc_flags)
 
 
-def _check(
-    pgdat: Pgdat, look: _Look, zone: int, order: int, highest_zoneidx: int, alloc_flags: int
-) -> WatermarkCheck:
-    """The same at the time of a look. Marks and lowmem_reserve are not an op's to change."""
-    pg = pgdat.pg
-    rules = int(pg.tune[TUNE_WATERMARK])
+def _check(look: ZoneLook, rules: int, order: int, alloc_flags: int) -> WatermarkCheck:
+    """The same at the time of a look."""
     wmark = alloc_flags & ALLOC_WMARK_MASK
     none = bool(alloc_flags & ALLOC_NO_WATERMARKS)
     per_order = rules == WMARK_PER_ORDER
-
-    def check(boost: int) -> WatermarkCheck:
-        mark = 0 if none else int(pg.watermark[zone, wmark])
-        high_part, harder_part = _reductions(rules, mark + boost, alloc_flags)
-        return WatermarkCheck(
-            mark_name="" if none else MARK_NAMES[wmark],
-            free=look.free[zone],
-            unusable=_highatomic(look.reserves[zone], rules, alloc_flags),
-            order_cost=(1 << order) + 1 if per_order else (1 << order) - 1,
-            mark=mark,
-            boost=boost,
-            high_part=high_part,
-            harder_part=harder_part,
-            lowmem_reserve=int(pg.lowmem_reserve[zone, highest_zoneidx]),
-            largest_free_order=look.largest_free_order(zone, _usable_types(rules, alloc_flags)),
-            order=order,
-            cma=0 if per_order or alloc_flags & ALLOC_CMA else look.reserves[zone][FREE_CMA],
-        )
-
-    boost = 0 if none else look.boost[zone]
-    found = check(boost)
+    mark, boost = (0, 0) if none else (look.mark, look.boost)
+    high_part, harder_part = _reductions(rules, mark + boost, alloc_flags)
+    check = WatermarkCheck(
+        "" if none else MARK_NAMES[wmark],
+        look.free,
+        _highatomic(look, rules, alloc_flags),
+        (1 << order) + 1 if per_order else (1 << order) - 1,
+        mark,
+        boost,
+        high_part,
+        harder_part,
+        look.lowmem_reserve,
+        look.largest_free_order,
+        order,
+        0 if per_order or alloc_flags & ALLOC_CMA else look.free_cma,
+    )
     # the most urgent requests of one page do not wait for defragmentation
     urgent = ALLOC_HIGH if rules == WMARK_FREE_RESERVE else ALLOC_HARDER
-    if boost and order == 0 and alloc_flags & urgent and wmark == WMARK_MIN and not found.ok:
-        found = check(0)
-    return _order_by_order(look.nr_free[zone], found) if per_order else found
+    if boost and order == 0 and alloc_flags & urgent and wmark == WMARK_MIN and not check.ok:
+        high_part, harder_part = _reductions(rules, mark, alloc_flags)
+        check = replace(check, boost=0, high_part=high_part, harder_part=harder_part)
+    return _order_by_order(look.nr_free, check) if per_order else check
 
 
 def _reductions(rules: int, mark: int, alloc_flags: int) -> tuple[int, int]:
@@ -162,27 +105,27 @@ def _reductions(rules: int, mark: int, alloc_flags: int) -> tuple[int, int]:
     return high, harder
 
 
-def _highatomic(reserves: list[int], rules: int, alloc_flags: int) -> int:
+def _highatomic(look: ZoneLook, rules: int, alloc_flags: int) -> int:
     if rules == WMARK_FREE_RESERVE:
-        return 0 if alloc_flags & ALLOC_RESERVES else reserves[FREE_HIGHATOMIC]
+        return 0 if alloc_flags & ALLOC_RESERVES else look.free_highatomic
     if rules == WMARK_PER_ORDER or alloc_flags & (ALLOC_HARDER | ALLOC_OOM):
         return 0
-    return reserves[RESERVED_HIGHATOMIC]
+    return look.reserved_highatomic
 
 
 @lru_cache(maxsize=256)
-def _usable_types(rules: int, alloc_flags: int) -> tuple[int, ...]:
-    """Types whose free lists a request may use (has_free_block)."""
-    types = list(range(MIGRATE_PCPTYPES))
+def _usable_types(rules: int, alloc_flags: int) -> int:
+    """Types whose free lists a request may use, as bits (has_free_block)."""
+    types = (1 << MIGRATE_PCPTYPES) - 1
     entitled = ALLOC_OOM | (ALLOC_HIGHATOMIC if rules == WMARK_FREE_RESERVE else ALLOC_HARDER)
     if alloc_flags & ALLOC_CMA:
-        types.append(MIGRATE_CMA)
+        types |= 1 << MIGRATE_CMA
     if alloc_flags & entitled or rules == WMARK_PER_ORDER:
-        types.append(MIGRATE_HIGHATOMIC)
-    return tuple(types)
+        types |= 1 << MIGRATE_HIGHATOMIC
+    return types
 
 
-def _order_by_order(nr_free: list[int], check: WatermarkCheck) -> WatermarkCheck:
+def _order_by_order(nr_free: tuple[int, ...], check: WatermarkCheck) -> WatermarkCheck:
     """3.0: blocks below the asked order do not count, and the mark halves with each."""
     too_small = 0
     for lower in range(check.order):
@@ -207,34 +150,51 @@ class Account:
         alloc_flags: int,
     ) -> None:
         self._pgdat = pgdat
-        self._cpu = pgdat.cpu_index[cpu]
         self._order = order
         self._migratetype = migratetype
         if migratetype == MIGRATE_MOVABLE:
             alloc_flags |= ALLOC_CMA  # gfp_to_alloc_flags_cma
-        self._rights = highest_zoneidx, alloc_flags
+        self._alloc_flags = alloc_flags
         self._zones = zones
-        self._pagesets: list[int] = pgdat.pg.pcp_count[self._cpu].tolist()
-        self._before = _Look(pgdat)
+        self._rules = rules = int(pgdat.pg.tune[TUNE_WATERMARK])
+        types = _usable_types(rules, alloc_flags)
+        self._ask = cpu, alloc_flags & ALLOC_WMARK_MASK, highest_zoneidx, types
+        self._migratetypes = pgdat.pg.pb_migratetype.tobytes()
+        self._before = pgdat.look(*self._ask)
 
-    def since(self, count: int, pfns: Pfns, path: tuple[int, ...]) -> NodeAccount:
-        """What the op did that was to get `count` blocks and got `pfns`; `path` are its work counters."""
+    def since(self, wanted: int, got: int, steals: int) -> NodeAccount:
+        """What the op did that was to get so many blocks and got these; `steals` is one of its counters."""
         visits: list[ZoneVisit] = []
-        before, after = self._before, _Look(self._pgdat)
-        served = {
-            zone: (after.allocated[zone] - before.allocated[zone]) >> self._order for zone in self._zones
-        }
-        complete = len(pfns) == count
-        last = max((i for i, zone in enumerate(self._zones) if served[zone]), default=-1)
-        for i, zone in enumerate(self._zones):
-            if complete and i > last:
+        looks = self._pgdat.look(*self._ask, got)
+        migratetypes = self._pgdat.pg.pb_migratetype.tobytes()
+        left = got
+        for zone in self._zones:
+            if got == wanted and not left:
                 break  # the walk did not come here
-            check = _check(self._pgdat, after, zone, self._order, *self._rights)
+            before, after = ZoneLook.of(self._before, zone), ZoneLook.of(looks, zone)
+            served = (after.allocated - before.allocated) >> self._order
+            left -= served
+            check = _check(after, self._rules, self._order, self._alloc_flags)
             because = LeftBecause.COMPLETE
-            if not (complete and i == last):
-                because = self._why_left(check, went_on=i < last)
-            visits.append(self._visit(zone, after, check, served[zone], pfns, because))
-        return NodeAccount(tuple(visits), path[PATH_STEALS], self._order)
+            if left or got < wanted:
+                because = self._why_left(check, went_on=left > 0)
+            visits.append(
+                ZoneVisit(
+                    self._pgdat.zone_names[zone],
+                    _check(before, self._rules, self._order, self._alloc_flags),
+                    check,
+                    served,
+                    because,
+                    before.on_pageset,
+                    after.on_pageset,
+                    # from the lists: the counter of free pages may lag behind them
+                    (_listed(before) - _listed(after)) >> self._order,
+                    self._splits(before.nr_free, after.nr_free),
+                    () if migratetypes == self._migratetypes else self._claims(zone, migratetypes),
+                    self._foreign(after.served) if served else (),
+                )
+            )
+        return NodeAccount(tuple(visits), steals, self._order)
 
     def _why_left(self, check: WatermarkCheck, went_on: bool) -> LeftBecause:
         """`went_on`: a later zone of the node served."""
@@ -242,29 +202,10 @@ class Account:
             return LeftBecause.BELOW_MARK
         if check.largest_free_order < self._order:
             return LeftBecause.NO_BLOCK
-        mixing_is_last = went_on and self._rights[1] & ALLOC_NOFRAGMENT
+        mixing_is_last = went_on and self._alloc_flags & ALLOC_NOFRAGMENT
         return LeftBecause.WOULD_MIX if mixing_is_last else LeftBecause.RESERVED
 
-    def _visit(
-        self, zone: int, now: _Look, check: WatermarkCheck, served: int, pfns: Pfns, because: LeftBecause
-    ) -> ZoneVisit:
-        was, is_ = self._before.nr_free[zone], now.nr_free[zone]
-        return ZoneVisit(
-            zone=self._pgdat.zone_names[zone],
-            before=_check(self._pgdat, self._before, zone, self._order, *self._rights),
-            after=check,
-            served_blocks=served,
-            left_because=because,
-            pageset_before=self._pagesets[zone],
-            pageset_after=int(self._pgdat.pg.pcp_count[self._cpu, zone]),
-            # from the lists: the counter of free pages may lag behind them
-            buddy_blocks=(_listed(was) - _listed(is_)) >> self._order,
-            splits=self._splits(was, is_),
-            claims=self._claims(zone, now),
-            foreign_blocks=self._foreign(zone, pfns) if served else (),
-        )
-
-    def _splits(self, was: list[int], now: list[int]) -> tuple[int, ...]:
+    def _splits(self, was: tuple[int, ...], now: tuple[int, ...]) -> tuple[int, ...]:
         """Blocks taken off each list above the request's order, to be split (expand).
 
         A halving puts one block on the list below, and its other half is halved on, or is what was wanted.
@@ -278,29 +219,21 @@ class Account:
             halved += taken[order]
         return tuple(taken)
 
-    def _claims(self, zone: int, now: _Look) -> tuple[tuple[str, str, int], ...]:
-        was = self._before.migratetypes
-        changed = (was != now.migratetypes).nonzero()[0]
-        if not len(changed):
-            return ()
+    def _claims(self, zone: int, migratetypes: bytes) -> tuple[tuple[str, str, int], ...]:
+        was, now = (np.frombuffer(types, np.uint8) for types in (self._migratetypes, migratetypes))
+        changed = (was != now).nonzero()[0]
         changed = changed[np.isin(changed, zone_pageblocks(self._pgdat.pg, zone))]
-        pairs = Counter(zip(was[changed].tolist(), now.migratetypes[changed].tolist(), strict=True))
+        pairs = Counter(zip(was[changed].tolist(), now[changed].tolist(), strict=True))
         return tuple((self._type(a), self._type(b), n) for (a, b), n in sorted(pairs.items()))
 
-    def _foreign(self, zone: int, pfns: Pfns) -> tuple[tuple[str, int], ...]:
-        pg = self._pgdat.pg
-        pages = pfns.view(np.int64) - self._pgdat.base_pfn
-        migratetypes = pg.pb_migratetype[pages >> PAGEBLOCK_ORDER]
-        foreign = migratetypes != self._migratetype
-        if not foreign.any():
-            return ()
-        types = Counter(migratetypes[foreign & in_zone(pg, zone, pages)].tolist())
-        return tuple((self._type(mt), n) for mt, n in sorted(types.items()))
+    def _foreign(self, served: tuple[int, ...]) -> tuple[tuple[str, int], ...]:
+        """`served` is by migratetype."""
+        return tuple((self._type(mt), n) for mt, n in enumerate(served) if n and mt != self._migratetype)
 
     def _type(self, migratetype: int) -> str:
         return migratetype_name(self._pgdat.profile, migratetype)
 
 
-def _listed(nr_free: list[int]) -> int:
+def _listed(look: ZoneLook) -> int:
     """Pages on the free lists."""
-    return sum(blocks << order for order, blocks in enumerate(nr_free))
+    return sum(map(lshift, look.nr_free, _ORDERS))

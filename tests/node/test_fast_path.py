@@ -46,11 +46,12 @@ def run(seed: int, requests: int = 150) -> tuple[list[object], dict[int, Node]]:
         order = rng.choice((0, 0, 0, 1, 3, 9))
         count = rng.randrange(1, 4000 >> order) if order < 9 else rng.randrange(1, 40)
         policy, gfp = rng.choice(POLICIES), int(rng.choice(FLAGS))
-        request = AllocRequest(session, gfp, order, count, cpu, policy, partial=rng.random() < 0.5)
+        partial, explain = rng.random() < 0.5, rng.random() < 0.3
+        request = AllocRequest(session, gfp, order, count, cpu, policy, partial, explain)
         try:
             got = shell.call(0, alloc_pages(node, request))
         except AllocFailed as failed:
-            told.append(str(failed))
+            told.append((str(failed), failed.explanation))
         else:
             told.append(got)
             held.append((order, got))
