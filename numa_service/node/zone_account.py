@@ -1,8 +1,8 @@
 """The zones of one node before and after an Alloc op, in the numbers that the allocator compared.
 
 Changes nothing. A kernel puts down what the op may change (``mm/zone_look.py``); what is made of it, is made
-for the zones that the walk came to. What happened in between follows from the difference: an op of one order takes whole blocks of that order from a zone's buddy
-lists, and each split moves counts between orders.
+for the zones that the walk came to. What happened in between follows from the difference: an op of one order
+takes whole blocks of that order from a zone's buddy lists, and each split moves counts between orders.
 """
 
 from __future__ import annotations

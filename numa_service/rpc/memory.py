@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc.aio
@@ -14,7 +12,7 @@ from numa_client._gen.numa.v1 import memory_service_pb2 as pb2
 from numa_client._gen.numa.v1 import memory_service_pb2_grpc as pb2_grpc
 
 from numa_service.node import ops
-from numa_service.node.errors import AllocFailed, InvalidRequest, LimitExceeded, NodeError, Precondition
+from numa_service.node.errors import AllocFailed, InvalidRequest, NodeError, Precondition
 from numa_service.node.free_pages import Freed, begin_free
 from numa_service.node.node import Node
 from numa_service.node.page_alloc import Allocation, Steps, begin_alloc
@@ -24,53 +22,15 @@ from numa_service.rpc.instruments import Instruments
 from numa_service.rpc.peers import Peers, T, drive
 from numa_service.rpc.requests import M, Requests, session_of
 from numa_service.rpc.status import to_status
+from numa_service.rpc.stream import answer_in_order
 
-#: How long a stream waits for its client to read.
-UNREAD_SECONDS = 30.0
 #: Longest client_name, in characters.
 MAX_CLIENT_NAME = 256
 #: Longest that one reply is held back.
 INJECT_SECONDS_MAX = 10.0
 
-_log = logging.getLogger(__name__)
-
 Context = grpc.aio.ServicerContext[Any, Any]
 R = TypeVar("R", pb2.AllocPagesResponse, pb2.FreePagesResponse, pb2.TouchRegionResponse)
-
-
-class _Unread:
-    """Since when the answer of a stream waits to be taken, by the loop's clock; None: it does not."""
-
-    __slots__ = ("clock", "since")
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self.clock = clock
-        self.since: float | None = None
-
-
-@contextlib.asynccontextmanager
-async def _patience() -> AsyncIterator[_Unread]:
-    """TimeoutError in the body once an answer has waited for UNREAD_SECONDS.
-
-    Looked at now and then: a timer for every answer took a fifth of the answer's time.
-    """
-    loop = asyncio.get_running_loop()
-    unread = _Unread(loop.time)
-    async with asyncio.timeout(None) as timeout:
-        timer: asyncio.TimerHandle
-
-        def look() -> None:
-            nonlocal timer
-            if unread.since is not None and loop.time() - unread.since >= UNREAD_SECONDS:
-                timeout.reschedule(loop.time())
-            else:
-                timer = loop.call_later(UNREAD_SECONDS / 4, look)
-
-        timer = loop.call_later(UNREAD_SECONDS / 4, look)
-        try:
-            yield unread
-        finally:
-            timer.cancel()
 
 
 class MemoryServicer(pb2_grpc.MemoryServiceServicer):
@@ -184,17 +144,7 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
         self, requests: Any, context: Context
     ) -> None:
         """Requests one by one, answers in order."""
-        try:
-            async with _patience() as unread:
-                while (request := await context.read()) is not grpc.aio.EOF:
-                    answer = await self._stream_step(request, context)
-                    unread.since = unread.clock()
-                    await context.write(answer)
-                    unread.since = None
-        except TimeoutError:
-            # the status reaches the client behind the answers that it has not read
-            _log.warning("%s: cut off, its answers are unread", context.peer())
-            raise LimitExceeded(f"answers were left unread for {UNREAD_SECONDS:g} s") from None
+        await answer_in_order(context, lambda request: self._stream_step(request, context))
 
     async def _stream_step(
         self, request: pb2.StreamPagesRequest, context: Context

@@ -12,7 +12,9 @@ from numa_client import Aborted, AsyncMachine, InvalidRequest, Machine, NotFound
 from numa_client._gen.numa.v1 import memory_service_pb2 as pb2
 from numa_client._gen.numa.v1 import memory_service_pb2_grpc
 
-from numa_service.rpc import memory
+from numa_service.node.node import Node
+from numa_service.node.page_alloc import AllocRequest
+from numa_service.rpc import convert, stream
 
 
 async def test_calls_overlap_and_keep_their_order(demo: Loopback, client: AsyncMachine) -> None:
@@ -75,7 +77,7 @@ async def test_who_does_not_read_is_cut_off_and_others_go_on(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(memory, "UNREAD_SECONDS", 0.2)
+    monkeypatch.setattr(stream, "UNREAD_SECONDS", 0.2)
     async with grpc.aio.insecure_channel(demo.addresses[0].grpc) as channel:
         stub: Any = memory_service_pb2_grpc.MemoryServiceStub(channel)
         opened = await stub.OpenSession(pb2.OpenSessionRequest(request_id="open", lease_seconds=60))
@@ -93,6 +95,41 @@ async def test_who_does_not_read_is_cut_off_and_others_go_on(
         assert cut.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         async with client.session(cpu=1) as session:
             assert (await session.alloc(0, 1)).count == 1
+        await stub.CloseSession(pb2.CloseSessionRequest(session=opened.session, request_id="close"))
+    demo.check()
+
+
+async def test_a_client_may_think_between_its_requests(
+    demo: Loopback, client: AsyncMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "UNREAD_SECONDS", 0.05)
+    async with client.session(cpu=0) as session, session.stream() as pages:
+        got = await pages.alloc(0, 3)
+        await asyncio.sleep(0.5)  # ten times as long as an answer may wait to be read: this one was
+        await pages.free(got)
+
+
+async def test_what_was_answered_before_a_failure_arrives(
+    demo: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def alloc_request(message: pb2.AllocPagesRequest, node: Node) -> AllocRequest:
+        if message.count == 3:
+            raise RuntimeError("of no kind that a client is told")
+        return original(message, node)
+
+    original = convert.alloc_request
+    monkeypatch.setattr(convert, "alloc_request", alloc_request)
+    async with grpc.aio.insecure_channel(demo.addresses[0].grpc) as channel:
+        stub: Any = memory_service_pb2_grpc.MemoryServiceStub(channel)
+        opened = await stub.OpenSession(pb2.OpenSessionRequest(request_id="open", lease_seconds=60))
+        call = stub.StreamPages()
+        for count in (1, 2, 3, 4):
+            request = pb2.AllocPagesRequest(session=opened.session, request_id=str(count), count=count)
+            await call.write(pb2.StreamPagesRequest(alloc=request))
+        for count in (1, 2):
+            assert len((await call.read()).alloc.pages[0].pfns) == 8 * count
+        with pytest.raises(grpc.aio.AioRpcError, match="internal error"):
+            await call.read()
         await stub.CloseSession(pb2.CloseSessionRequest(session=opened.session, request_id="close"))
     demo.check()
 
