@@ -62,14 +62,15 @@ class Cost:
         cls, model: LatencyModel, load: Load, path: Sequence[int], pages: int, wait_ns: int, zero: bool
     ) -> Cost:
         """Of getting pages of the CPU's own node, and with `zero` of clearing them."""
-        cost = cls(access_ns=pages * load.idle_ns(load.nid))
+        nid = load.nid
+        passes = 2 * pages if zero else pages
+        cost = cls(
+            pages * load.idle_ns(nid),
+            zeroing_ns=pages * model.zero_page_ns if zero else 0,
+            queueing_ns=passes * wait_ns,
+            traffic={nid: bytes_of(passes)},
+        )
         cost.add_path(model, path)
-        passes = pages
-        if zero:
-            cost.zeroing_ns = pages * model.zero_page_ns
-            passes += pages
-        cost.queueing_ns = passes * wait_ns
-        cost.traffic[load.nid] = bytes_of(passes)
         return cost
 
     def add_lookup(self, model: LatencyModel) -> None:

@@ -47,13 +47,14 @@ def begin_free(
     check_cpu(node, cpu)
     if not 0 <= order < NR_ORDERS:
         raise InvalidRequest("order", f"{order} is not in 0…{NR_ORDERS - 1}")
+    blocks = 0
     for nid, pfns in pages:
         if nid not in node.machine.spec.nids:
             raise InvalidRequest("pages.node", f"there is no node {nid}")
         check_pfns(pfns)
         if len(pfns) > 8 * MAX_COUNT:
             raise InvalidRequest("pages.pfns", f"{len(pfns) // 8} blocks: at most {MAX_COUNT} a node")
-    blocks = sum([len(pfns) for _, pfns in pages]) // 8
+        blocks += len(pfns) // 8
     if not blocks:
         raise InvalidRequest("pages", "no page is named")
     cost = Cost(pageset_ns=blocks * node.machine.spec.latency.pageset_hit_ns)

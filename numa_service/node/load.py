@@ -164,7 +164,7 @@ class Load:
         """The links that have been used, by nid."""
         return self._links
 
-    def spend(self, cpu: int, ns: int, traffic: tuple[tuple[int, int], ...]) -> None:
+    def spend(self, cpu: int, ns: int, traffic: Iterable[tuple[int, int]]) -> None:
         """A CPU of this node has spent virtual time, and moved (nid, bytes)."""
         over = self._cpus.add(cpu, ns, traffic)
         if over:

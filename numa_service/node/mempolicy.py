@@ -6,6 +6,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 from numa_service.mm.gfp import Gfp
 from numa_service.mm.zonelist import Zonelists, Zoneref
@@ -22,8 +23,7 @@ class PolicyMode(IntEnum):
     PREFERRED_MANY = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):
     """A mode and the nodes it speaks of, ascending."""
 
     mode: PolicyMode = PolicyMode.DEFAULT

@@ -69,9 +69,9 @@ R = TypeVar("R")
 #: Ops kept in the log in memory, and bytes of page numbers that they may hold.
 LOG_LIMIT = 1 << 14
 LOG_BYTES_LIMIT = 64 << 20
-#: Ops kept of a log that was longer: it can be replayed no more, and memory that is always new makes every
-#: request slower.
-LOG_TAIL = 1 << 10
+#: Ops kept of a log that was longer, up to twice as many: it can be replayed no more, and memory that is
+#: always new makes every request slower.
+LOG_TAIL = 1 << 9
 MAX_SESSIONS = 1 << 14
 MAX_REGION_PAGES = 1 << 24
 #: Page-table entries of all regions together: 10 bytes each.
@@ -149,14 +149,20 @@ class Node:
         log.append(op)
         self.log_length += 1
         self._log_bytes += op.payload
-        while len(log) > self._log_room or self._log_bytes > LOG_BYTES_LIMIT:
-            self._log_room = LOG_TAIL
-            self._log_bytes -= log.popleft().payload
+        if len(log) > self._log_room or self._log_bytes > LOG_BYTES_LIMIT:
+            self._cut_log()
         if self.observer:
             self.observer(self.nid, op, result)
         if self.wake_kswapd and self.pgdat.kswapd_woken:
             self.wake_kswapd()
         return result
+
+    def _cut_log(self) -> None:
+        """Keep the end. Many ops at once: code that ran for every request would be cold each time."""
+        self._log_room = 2 * LOG_TAIL
+        log = self.log
+        while len(log) > LOG_TAIL or self._log_bytes > LOG_BYTES_LIMIT // 2:
+            self._log_bytes -= log.popleft().payload
 
     @property
     def kswapd_wanted(self) -> bool:
@@ -338,7 +344,7 @@ class Node:
         if op.spends and len(pfns) == 8 * op.count:
             model, zero = self.machine.spec.latency, bool(op.gfp & Gfp.ZERO)
             spent = Cost.of_pages_here(model, load, path, op.count << op.order, wait_ns, zero)
-            load.spend(op.cpu, spent.latency_ns, tuple(spent.traffic.items()))
+            load.spend(op.cpu, spent.latency_ns, spent.traffic.items())
         return ops.AllocResult(pfns, path, pgdat.zones_report(), account, full, wait_ns, spent)
 
     def _full_zones(self, op: ops.Alloc, pfns: bytes) -> tuple[int, ...]:

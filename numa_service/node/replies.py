@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from typing import Any
 
 #: Replies kept for repeated requests, and bytes that they may take.
@@ -10,21 +10,28 @@ REPLIES_LIMIT = 1 << 14
 REPLIES_BYTES_LIMIT = 128 << 20
 
 
-class FirstReplies(OrderedDict[str, Any]):
+class FirstReplies(dict[str, Any]):
     """By request id; the oldest are forgotten when there are too many. Filled by the shell of a node."""
 
     def __init__(self) -> None:
         super().__init__()
-        #: Size of each, in the same order, and of all.
-        self._sizes: deque[int] = deque()
+        #: Request ids and sizes, oldest first.
+        self._order: deque[tuple[str, int]] = deque()
         self._bytes = 0
 
     def remember(self, request_id: str, reply: Any, size: int = 0) -> None:
         """Keep a first reply; `size` is what it takes, in bytes."""
         assert request_id not in self, request_id
         self[request_id] = reply
-        self._sizes.append(size)
+        self._order.append((request_id, size))
         self._bytes += size
-        while len(self) > REPLIES_LIMIT or self._bytes > REPLIES_BYTES_LIMIT:
-            self.popitem(last=False)
-            self._bytes -= self._sizes.popleft()
+        if len(self) > REPLIES_LIMIT or self._bytes > REPLIES_BYTES_LIMIT:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        """A sixty-fourth at once: code that ran for every request would be cold each time."""
+        most, most_bytes = (limit - limit // 64 for limit in (REPLIES_LIMIT, REPLIES_BYTES_LIMIT))
+        while len(self) > most or self._bytes > most_bytes:
+            request_id, size = self._order.popleft()
+            del self[request_id]
+            self._bytes -= size

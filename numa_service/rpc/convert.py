@@ -92,15 +92,24 @@ def cost(cost: Cost) -> types_pb2.Cost:
 
 
 def put_cost(message: types_pb2.Cost, cost: Cost) -> None:
-    """The same, into a part of a reply: quicker than a message made of arguments, by more than the page."""
+    """The same, into a part of a reply: quicker than a message made of arguments, by more than the page.
+
+    What is zero is not put: most of it is, for most requests.
+    """
     message.latency_ns = cost.latency_ns
-    message.access_ns = cost.access_ns
     message.pageset_ns = cost.pageset_ns
-    message.buddy_ns = cost.buddy_ns
-    message.fallback_ns = cost.fallback_ns
-    message.reclaim_ns = cost.reclaim_ns
-    message.zeroing_ns = cost.zeroing_ns
-    message.queueing_ns = cost.queueing_ns
+    if cost.access_ns:
+        message.access_ns = cost.access_ns
+    if cost.buddy_ns:
+        message.buddy_ns = cost.buddy_ns
+    if cost.fallback_ns:
+        message.fallback_ns = cost.fallback_ns
+    if cost.reclaim_ns:
+        message.reclaim_ns = cost.reclaim_ns
+    if cost.zeroing_ns:
+        message.zeroing_ns = cost.zeroing_ns
+    if cost.queueing_ns:
+        message.queueing_ns = cost.queueing_ns
 
 
 def allocation(allocation: Allocation) -> memory_pb2.AllocPagesResponse:
@@ -109,8 +118,10 @@ def allocation(allocation: Allocation) -> memory_pb2.AllocPagesResponse:
     for nid, pfns in allocation.pages:
         reply.pages.add(node=nid, pfns=pfns)
     put_cost(reply.cost, allocation.cost)
-    reply.remote_lookups = allocation.remote_lookups
-    reply.direct_reclaimed_pages = allocation.direct_reclaimed
+    if allocation.remote_lookups:
+        reply.remote_lookups = allocation.remote_lookups
+    if allocation.direct_reclaimed:
+        reply.direct_reclaimed_pages = allocation.direct_reclaimed
     if allocation.explanation:
         reply.explanation.CopyFrom(explain.explanation(allocation.explanation, reply.cost))
     return reply

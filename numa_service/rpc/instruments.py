@@ -37,27 +37,39 @@ _HANDLING_BUCKETS = (
     5.0,
     10.0,
 )
+#: Values that a tally puts aside and counts together: code that runs once between two calls is slow.
+_UNCOUNTED = 256
 _CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
 class Tally:
     """The numbers of one histogram."""
 
-    __slots__ = ("_bounds", "_counts", "_sum")
+    __slots__ = ("_bounds", "_counts", "_new", "_sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         """`bounds` are upper, ascending; what is above the last goes into +Inf."""
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
+        #: Observed, and not yet counted.
+        self._new: list[float] = []
 
     def observe(self, value: float) -> None:
         """Add one."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+        self._new.append(value)
+        if len(self._new) >= _UNCOUNTED:
+            self._count()
+
+    def _count(self) -> None:
+        for value in self._new:
+            self._counts[bisect_left(self._bounds, value)] += 1
+            self._sum += value
+        self._new.clear()
 
     def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
         """As a metric of that family."""
+        self._count()
         buckets, total = [], 0
         for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
             total += count

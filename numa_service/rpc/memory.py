@@ -100,12 +100,12 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
 
         return await self._once(request, lambda: self._requests.end_session(request.session, close))
 
-    async def AllocPages(self, request: pb2.AllocPagesRequest, context: Context) -> pb2.AllocPagesResponse:
+    def AllocPages(
+        self, request: pb2.AllocPagesRequest, context: Context
+    ) -> pb2.AllocPagesResponse | Awaitable[pb2.AllocPagesResponse]:
         """Blocks held by hand."""
         reply = self._requests.once_in_steps(request, self._alloc, context)
-        if not isinstance(reply, pb2.AllocPagesResponse):
-            reply = await reply
-        return await self._injected(reply) if self._dilation else reply
+        return self._injected(reply) if self._dilation else reply
 
     def _alloc(
         self, request: pb2.AllocPagesRequest
@@ -125,12 +125,12 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
         self._instruments.allocated(self._node.nid, got)
         return convert.allocation(got)
 
-    async def FreePages(self, request: pb2.FreePagesRequest, context: Context) -> pb2.FreePagesResponse:
+    def FreePages(
+        self, request: pb2.FreePagesRequest, context: Context
+    ) -> pb2.FreePagesResponse | Awaitable[pb2.FreePagesResponse]:
         """Give blocks back, all or none."""
         reply = self._requests.once_in_steps(request, self._free, context)
-        if not isinstance(reply, pb2.FreePagesResponse):
-            reply = await reply
-        return await self._injected(reply) if self._dilation else reply
+        return self._injected(reply) if self._dilation else reply
 
     def _free(self, request: pb2.FreePagesRequest) -> pb2.FreePagesResponse | Steps[pb2.FreePagesResponse]:
         pages = [(p.node, p.pfns) for p in request.pages]
@@ -152,9 +152,15 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
         try:
             match request.WhichOneof("call"):
                 case "alloc":
-                    return pb2.StreamPagesResponse(alloc=await self.AllocPages(request.alloc, context))
+                    got = self.AllocPages(request.alloc, context)
+                    if not isinstance(got, pb2.AllocPagesResponse):
+                        got = await got
+                    return pb2.StreamPagesResponse(alloc=got)
                 case "free":
-                    return pb2.StreamPagesResponse(free=await self.FreePages(request.free, context))
+                    freed = self.FreePages(request.free, context)
+                    if not isinstance(freed, pb2.FreePagesResponse):
+                        freed = await freed
+                    return pb2.StreamPagesResponse(free=freed)
                 case _:
                     raise InvalidRequest("call", "neither alloc nor free is set")
         except NodeError as error:
@@ -203,8 +209,10 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
 
         return await self._once(request, work)
 
-    async def _injected(self, reply: R) -> R:
+    async def _injected(self, reply: R | Awaitable[R]) -> R:
         """The reply, as late as its modelled time says: it is to be felt. Errors are not held back."""
+        if isinstance(reply, Awaitable):
+            reply = await reply
         await self._sleep(min(reply.cost.latency_ns * self._dilation, INJECT_SECONDS_MAX))
         return reply
 

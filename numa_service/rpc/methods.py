@@ -6,12 +6,13 @@ every call.
 
 from __future__ import annotations
 
-import asyncio
+import inspect
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf.message import Message
 
 from numa_service.rpc.instruments import CallMetrics, CallTally, code_name
 from numa_service.rpc.status import Behavior, abort
@@ -47,8 +48,8 @@ class Methods(grpc.GenericRpcHandler):
             make, behavior, kind = grpc.unary_stream_rpc_method_handler, handler.unary_stream, "server_stream"
         elif handler.stream_stream is not None:
             make, behavior, kind = grpc.stream_stream_rpc_method_handler, handler.stream_stream, "bidi_stream"
-        if not asyncio.iscoroutinefunction(behavior):
-            return handler  # a generator, or of a thread: gRPC's own health and reflection have such
+        if inspect.isasyncgenfunction(behavior):
+            return handler  # gRPC's own health has one
         path = f"/{service}/{method}"
         wrapped: Any = _served(behavior, path, self._calls.method(service, method, kind))
         if self._tracing:
@@ -64,7 +65,9 @@ def _served(behavior: Behavior, path: str, tally: CallTally) -> Behavior:
         tally.started += 1
         begin = clock()
         try:
-            reply = await behavior(request, context)
+            reply = behavior(request, context)
+            if not isinstance(reply, Message):
+                reply = await reply
         except BaseException as raised:
             code = "CANCELLED"
             try:

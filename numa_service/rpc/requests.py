@@ -33,11 +33,6 @@ class FirstReply(NamedTuple):
     #: Serialised: a message takes more.
     reply: bytes
 
-    @classmethod
-    def of(cls, digest: int, reply: Message) -> FirstReply:
-        """A reply to keep."""
-        return cls(digest, reply.__class__, reply.SerializeToString())
-
     @property
     def message(self) -> Message:
         """The reply to give again."""
@@ -84,8 +79,7 @@ class Requests:
         """
         session = session_of(request)
         key, digest = _key(session, request), digest_of(request)
-        replies = self._node.replies
-        if key in replies or key in self._running:
+        if key in self._node.replies or key in self._running:
             return cast("Awaitable[M]", self._known(key, digest))
         self.check_session(session)
         begun = begin(request)
@@ -136,8 +130,8 @@ class Requests:
         return reply
 
     def _remember(self, key: str, digest: int, reply: Message) -> None:
-        first = FirstReply.of(digest, reply)
-        self._node.replies.remember(key, first, len(first.reply))
+        packed = reply.SerializeToString()
+        self._node.replies.remember(key, FirstReply(digest, reply.__class__, packed), len(packed))
 
     def check_session(self, session: int) -> None:
         """NotFound for a session that does not live, or is about to end."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -121,7 +121,8 @@ def _details(error: grpc.aio.AioRpcError) -> dict[str, Any]:
     return found
 
 
-Behavior: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
+#: What a servicer does for a call: it replies at once, or later. To gRPC it is always later.
+Behavior: TypeAlias = Callable[[Any, Any], Any]
 
 
 async def abort(
