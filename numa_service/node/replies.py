@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-#: Replies kept for repeated requests, and bytes that they may take.
+#: Replies kept for repeated requests, and bytes that they may take: 64 of the largest, and 128 of 32 k pages.
 REPLIES_LIMIT = 1 << 14
-REPLIES_BYTES_LIMIT = 128 << 20
+REPLIES_BYTES_LIMIT = 32 << 20
 
 
 class FirstReplies(dict[str, Any]):
