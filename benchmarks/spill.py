@@ -19,8 +19,8 @@ _OPTIONS = (("grpc.max_receive_message_length", 64 << 20),)
 _COUNT = 32768
 _PAIRS = 20
 _ROUNDS = 7
-#: Until the nodes keep as much of their log and of first replies as they ever do: memory that a process has never
-#: had is slow, on a virtual machine above all.
+#: Until the nodes keep as much of their log and of first replies as they ever do: memory that a process has
+#: never had is slow, on a virtual machine above all.
 _WARM_UP = 300
 
 

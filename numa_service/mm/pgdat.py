@@ -315,7 +315,8 @@ class Pgdat(PgdatMemory, PgdatCalls):
     def release(self, owner: int, pfns: Pfns, indexes: Indexes, cpu: int | None) -> int:
         """Free region pages that are still the region's; pages freed."""
         pages = pfns.view(np.int64) - self.base_pfn
-        return int(page_alloc.release_region_pages(self.pg, owner, pages, _writable(indexes), self._cpu(cpu)))
+        at = -1 if cpu is None else self.cpu_index[cpu]
+        return int(page_alloc.release_region_pages(self.pg, owner, pages, _writable(indexes), at))
 
     def count_foreign(self, zone: int, count: int) -> None:
         """numa_foreign: `count` allocations that preferred this zone were served elsewhere."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from struct import Struct
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from numa_service.mm.page_alloc import (
     alloc_pages_bulk,
     free_hot_cold_pages,
 )
-from numa_service.mm.pgdata import CALL_WORDS, I64, KSWAPD_WOKEN, ZONE_BOOSTED_WATERMARK, PgData
+from numa_service.mm.pgdata import CALL_WORDS, I64, ZONE_BOOSTED_WATERMARK, PgData
 from numa_service.mm.vmstat import NR_FREE_PAGES, NR_PATH
 from numa_service.mm.zone_look import ASK, look_at_zones
 
@@ -58,6 +59,10 @@ assert REPORT_ZONES + REPORT_ZONE_NUMBERS * MAX_ZONES <= CALL_WORDS
 _CALL = tuple(Struct(f"{CALL_ZONES + zones}q") for zones in range(MAX_ZONES + 1))
 _PATH = Struct(f"{NR_PATH}q")
 _WORD = 8
+
+#: Blocks got, in order; PATH_* counters; whether :func:`take_boosted` will find a zone; and of each zone then
+#: managed, free, min, low and high pages, as int64.
+Served: TypeAlias = tuple[bytes, tuple[int, ...], bool, bytes]
 
 Pfns = npt.NDArray[np.uint64]
 Indexes = npt.NDArray[np.uint32]
@@ -166,7 +171,9 @@ class PgdatCalls:
         self.pg = pg
         self._address, self._unpacked = address_of(pg)
         self._call = pg.call.data.cast("B")
-        self._kswapd = pg.kswapd.data
+        self._report_end = _WORD * (REPORT_ZONES + REPORT_ZONE_NUMBERS * len(pg.managed))
+        #: KSWAPD_* by number: quicker to look at than an array.
+        self.kswapd = pg.kswapd.data
         self._looks = pg.looks.data
         self._pfns = pg.call_pfns.data.cast("B")
         self._indexes = pg.call_indexes.data.cast("B")
@@ -179,11 +186,6 @@ class PgdatCalls:
                 call_pfns=np.zeros(room, dtype=np.int64), call_indexes=np.zeros(room, dtype=np.uint32)
             )
         )
-
-    @property
-    def kswapd_woken(self) -> bool:
-        """Whether kswapd was woken, and has not gone to sleep since."""
-        return self._kswapd[KSWAPD_WOKEN] != 0
 
     def trace_into(self, ring: I64, ctl: I64) -> None:
         """Put the events of kernels into this ring, [N, TRACE_WORDS], by these words, [NR_TRACE_CTL]."""
@@ -203,8 +205,8 @@ class PgdatCalls:
         lru_kind: int = LRU_KIND_NONE,
         indexes: bytes = b"",
         dirty: bool = False,
-    ) -> bytes:
-        """Up to `count` blocks from `zones` in that order; those got, in order. See :meth:`report`."""
+    ) -> Served:
+        """Up to `count` blocks from `zones` in that order."""
         if count > len(self.pg.call_pfns):
             self._make_room(count)
         if indexes:
@@ -228,21 +230,10 @@ class PgdatCalls:
             nr_zones,
             *zones,
         )
-        return self._pfns[: 8 * serve_alloc(self._address)].tobytes()
-
-    def path(self) -> tuple[int, ...]:
-        """What the last allocation took: PATH_* counters."""
-        return _PATH.unpack_from(self._call, _WORD * REPORT_PATH)
-
-    @property
-    def boosted(self) -> bool:
-        """Whether :func:`take_boosted` will find a zone, after the last allocation."""
-        return self._call[_WORD * REPORT_BOOSTED] != 0
-
-    def zones_report(self) -> bytes:
-        """The zones after the last allocation: of each managed, free, min, low and high pages, as int64."""
-        numbers = REPORT_ZONE_NUMBERS * len(self.zone_names)
-        return self._call[_WORD * REPORT_ZONES : _WORD * (REPORT_ZONES + numbers)].tobytes()
+        got, call = serve_alloc(self._address), self._call
+        path = _PATH.unpack_from(call, _WORD * REPORT_PATH)
+        boosted, zones = call[_WORD * REPORT_BOOSTED], call[_WORD * REPORT_ZONES : self._report_end]
+        return self._pfns[: _WORD * got].tobytes(), path, boosted != 0, zones.tobytes()
 
     def look(self, cpu: int, mark: int, highest_zoneidx: int, migratetypes: int, blocks: int = 0) -> bytes:
         """Every zone now, for ``ZoneLook.of``.
@@ -278,18 +269,19 @@ class PgdatCalls:
         flags = alloc_flags | ALLOC_COLD if cold else alloc_flags
         packed = b"" if indexes is None else indexes.astype("<u4").tobytes()
         how = migratetype, highest_zoneidx, flags, numa_how, owner, lru_kind, packed, dirty
-        return np.frombuffer(self.alloc_packed(zones, cpu, order, count, *how), dtype="<u8")
+        pfns, _, _, _ = self.alloc_packed(zones, cpu, order, count, *how)
+        return np.frombuffer(pfns, dtype="<u8")
 
     def free_packed(self, cpu: int | None, order: int, owner: int, pfns: bytes, cold: bool = False) -> int:
         """Free blocks held by hand, all or none; pages freed. BadPageError names the first that may not.
 
         `cold` pages go behind those that the CPU has in its cache. A refusal is counted, by reason.
         """
-        count = len(pfns) >> 3
+        count = len(pfns) // _WORD
         if count > len(self.pg.call_pfns):
             self._make_room(count)
         self._pfns[: len(pfns)] = pfns
-        how = self._cpu(cpu), order, 0, 0, 0, 0, 0, False, cold, 0
+        how = -1 if cpu is None else self.cpu_index[cpu], order, 0, 0, 0, 0, 0, False, cold, 0
         _CALL[0].pack_into(self._call, 0, self.base_pfn, count, owner, *how)
         error = serve_free(self._address)
         if error:
@@ -303,6 +295,3 @@ class PgdatCalls:
     def free(self, cpu: int | None, order: int, owner: int, pfns: Pfns, cold: bool = False) -> int:
         """:meth:`free_packed` with an array."""
         return self.free_packed(cpu, order, owner, pfns.astype("<u8", copy=False).tobytes(), cold)
-
-    def _cpu(self, cpu: int | None) -> int:
-        return -1 if cpu is None else self.cpu_index[cpu]

@@ -153,7 +153,7 @@ class Node:
             self._cut_log()
         if self.observer:
             self.observer(self.nid, op, result)
-        if self.wake_kswapd and self.pgdat.kswapd_woken:
+        if self.wake_kswapd and self.pgdat.kswapd[KSWAPD_WOKEN]:
             self.wake_kswapd()
         return result
 
@@ -167,7 +167,7 @@ class Node:
     @property
     def kswapd_wanted(self) -> bool:
         """Whether kswapd was woken, and has not gone to sleep since."""
-        return self.pgdat.kswapd_woken
+        return self.pgdat.kswapd[KSWAPD_WOKEN] != 0
 
     # lookups that change nothing
 
@@ -314,7 +314,7 @@ class Node:
         if op.explain:
             walk = op.zones, op.cpu, op.order, op.migratetype, op.highest_zoneidx, op.alloc_flags
             before = Account(pgdat, *walk)
-        pfns = pgdat.alloc_packed(
+        pfns, path, boosted, zones = pgdat.alloc_packed(
             op.zones,
             op.cpu,
             op.order,
@@ -330,9 +330,8 @@ class Node:
         )
         if not pfns:
             self._forget_if_empty(op.owner)
-        path = pgdat.path()
         account = before.since(op.count, len(pfns) // 8, path[PATH_STEALS]) if before else None
-        if pgdat.boosted and take_boosted(pgdat.pg):
+        if boosted and take_boosted(pgdat.pg):
             # rmqueue(): an allocation that mixed migratetypes wakes kswapd to defragment
             pgdat.wakeup_kswapd(0, op.highest_zoneidx)
         full = self._full_zones(op, pfns) if self.machine.profile.zonelist_cache else ()
@@ -345,7 +344,7 @@ class Node:
             model, zero = self.machine.spec.latency, bool(op.gfp & Gfp.ZERO)
             spent = Cost.of_pages_here(model, load, path, op.count << op.order, wait_ns, zero)
             load.spend(op.cpu, spent.latency_ns, spent.traffic.items())
-        return ops.AllocResult(pfns, path, pgdat.zones_report(), account, full, wait_ns, spent)
+        return ops.AllocResult(pfns, path, zones, account, full, wait_ns, spent)
 
     def _full_zones(self, op: ops.Alloc, pfns: bytes) -> tuple[int, ...]:
         """Zones that the walk left because they could not serve: all before the one that served last."""

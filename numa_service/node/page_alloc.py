@@ -179,8 +179,8 @@ def alloc_pages(node: Node, request: AllocRequest) -> Steps[Allocation]:
 
 def begin_alloc(node: Node, request: AllocRequest) -> Allocation | Steps[Allocation]:
     """:func:`alloc_pages` up to the end of the fast path: all that was wanted, or the steps for the rest."""
+    owner, count = node.session(request.session).owner, request.count
     prepared = check_request(node, request)
-    count, owner = request.count, node.session(request.session).owner
     first = None
     if prepared.here:
         gfp, order, explain = request.gfp, request.order, request.explain

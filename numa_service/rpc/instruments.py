@@ -6,6 +6,7 @@ On the way of a request only plain numbers are added to; they become metrics whe
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,38 +39,33 @@ _HANDLING_BUCKETS = (
     10.0,
 )
 #: Values that a tally puts aside and counts together: code that runs once between two calls is slow.
-_UNCOUNTED = 256
+UNCOUNTED = 256
 _CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
 class Tally:
     """The numbers of one histogram."""
 
-    __slots__ = ("_bounds", "_counts", "_new", "_sum")
+    __slots__ = ("_bounds", "_counts", "_sum", "new")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         """`bounds` are upper, ascending; what is above the last goes into +Inf."""
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
-        #: Observed, and not yet counted.
-        self._new: list[float] = []
+        #: Observed, and not yet counted: who adds one calls :meth:`count` when there are UNCOUNTED of them.
+        self.new: list[float] = []
 
-    def observe(self, value: float) -> None:
-        """Add one."""
-        self._new.append(value)
-        if len(self._new) >= _UNCOUNTED:
-            self._count()
-
-    def _count(self) -> None:
-        for value in self._new:
+    def count(self) -> None:
+        """Count what is new."""
+        for value in self.new:
             self._counts[bisect_left(self._bounds, value)] += 1
             self._sum += value
-        self._new.clear()
+        self.new.clear()
 
     def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
         """As a metric of that family."""
-        self._count()
+        self.count()
         buckets, total = [], 0
         for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
             total += count
@@ -116,12 +112,15 @@ class Instruments(Collector):
         """Another node gave pages."""
         self.fallback_pages[nid] = self.fallback_pages.get(nid, 0) + pages
 
-    def allocated(self, nid: int, allocation: Allocation) -> None:
-        """An AllocPages request was served by node `nid`."""
+    def allocated(self, nid: int, allocation: Allocation, latency_ns: int) -> None:
+        """An AllocPages request was served by node `nid`, and took so long."""
         if allocation.got:
             pages = allocation.pages
             local = pages[0][0] == nid and (len(pages) == 1 or all(n == nid for n, _ in pages))
-            self._alloc[local].observe(allocation.cost.latency_ns / 1e9 / allocation.got)
+            tally = self._alloc[local]
+            tally.new.append(latency_ns / 1e9 / allocation.got)
+            if len(tally.new) >= UNCOUNTED:
+                tally.count()
 
     def lease_expired(self) -> None:
         """A session ended with its lease."""
@@ -136,14 +135,9 @@ class CallTally:
     def __init__(self, labels: tuple[str, str, str]) -> None:
         self.labels = labels
         self.started = 0
-        #: By status.
-        self.handled: dict[str, int] = {}
+        #: By status, of calls that are over.
+        self.handled: defaultdict[str, int] = defaultdict(int)
         self.seconds = Tally(_HANDLING_BUCKETS)
-
-    def ended(self, code: str, seconds: float) -> None:
-        """A call is over."""
-        self.handled[code] = self.handled.get(code, 0) + 1
-        self.seconds.observe(seconds)
 
 
 class CallMetrics(Collector):

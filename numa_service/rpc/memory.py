@@ -122,8 +122,9 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
             return convert.unserved(failed.explanation)
 
     def _allocated(self, got: Allocation) -> pb2.AllocPagesResponse:
-        self._instruments.allocated(self._node.nid, got)
-        return convert.allocation(got)
+        reply = convert.allocation(got)
+        self._instruments.allocated(self._node.nid, got, reply.cost.latency_ns)
+        return reply
 
     def FreePages(
         self, request: pb2.FreePagesRequest, context: Context

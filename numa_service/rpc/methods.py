@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import grpc
 from google.protobuf.message import Message
 
-from numa_service.rpc.instruments import CallMetrics, CallTally, code_name
+from numa_service.rpc.instruments import UNCOUNTED, CallMetrics, CallTally, code_name
 from numa_service.rpc.status import Behavior, abort
 from numa_service.rpc.tracing import Tracing
 
@@ -59,28 +59,30 @@ class Methods(grpc.GenericRpcHandler):
 
 
 def _served(behavior: Behavior, path: str, tally: CallTally) -> Behavior:
-    clock = time.perf_counter
+    clock, handled, seconds = time.perf_counter, tally.handled, tally.seconds
 
     async def serve(request: Any, context: Any) -> Any:
         tally.started += 1
         begin = clock()
+        code = "OK"
         try:
             reply = behavior(request, context)
             if not isinstance(reply, Message):
                 reply = await reply
+            return reply
         except BaseException as raised:
             code = "CANCELLED"
+            if not isinstance(raised, Exception):
+                raise
             try:
-                if not isinstance(raised, Exception):
-                    raise
-                try:
-                    await abort(raised, request, context, path)
-                except grpc.aio.AbortError:
-                    code = code_name(context.code())
-                    raise
-            finally:
-                tally.ended(code, clock() - begin)
-        tally.ended("OK", clock() - begin)
-        return reply
+                await abort(raised, request, context, path)
+            except grpc.aio.AbortError:
+                code = code_name(context.code())
+                raise
+        finally:
+            handled[code] += 1
+            seconds.new.append(clock() - begin)
+            if len(seconds.new) >= UNCOUNTED:
+                seconds.count()
 
     return serve

@@ -62,7 +62,7 @@ class Requests:
         A failed attempt is not remembered: the same id may try again. InvalidRequest for an id that is
         missing, or was used for something else. Session 0: a request that opens one.
         """
-        key, digest = _key(session, request), digest_of(request)
+        key, digest = _key_and_digest(session, request)
         known = self._known(key, digest)
         if known is not None:
             return cast("M", await known)
@@ -78,10 +78,11 @@ class Requests:
         What asks nobody is over before anybody could repeat it, or go away; the rest is done in a task.
         """
         session = session_of(request)
-        key, digest = _key(session, request), digest_of(request)
+        key, digest = _key_and_digest(session, request)
         if key in self._node.replies or key in self._running:
             return cast("Awaitable[M]", self._known(key, digest))
-        self.check_session(session)
+        if session in self._ending:
+            self.check_session(session)
         begun = begin(request)
         if isinstance(begun, GeneratorType):
             try:
@@ -121,7 +122,7 @@ class Requests:
 
     def once_now(self, request: Message, work: Callable[[], Message]) -> Message:
         """The reply to another node's question, which is carried out in one step."""
-        key, digest = _key("node", request), digest_of(request)
+        key, digest = _key_and_digest("node", request)
         first = self._node.replies.get(key)
         if first is not None:
             return cast("FirstReply", _same(first, digest)).message
@@ -197,20 +198,16 @@ def session_of(request: Any) -> int:
     return session
 
 
-def _key(session: int | str, request: Any) -> str:
-    """Under which a request's first reply is kept; InvalidRequest for a request id that is none."""
+def _key_and_digest(session: int | str, request: Any) -> tuple[str, int]:
+    """Under which a request's first reply is kept; and what tells it from another one under the same id.
+
+    The second is a hash of its kind and bytes, as quick as may be: a FreePages has hundreds of KiB.
+    InvalidRequest for a request id that is none.
+    """
     request_id: str = request.request_id
     if not 0 < len(request_id) <= MAX_REQUEST_ID:
         check_request_id(request_id)
-    return f"{session}:{request_id}"
-
-
-def digest_of(request: Message) -> int:
-    """What tells a repeated request from another one under the same id: a hash of its kind and bytes.
-
-    As quick as may be: a FreePages has hundreds of KiB.
-    """
-    return hash((request.__class__, request.SerializeToString()))
+    return f"{session}:{request_id}", hash((request.__class__, request.SerializeToString()))
 
 
 async def _done(reply: Message) -> Message:

@@ -131,8 +131,8 @@ class MemoryServiceServicer:
 
     def StreamPages(self, request_iterator, context):
         """AllocPages and FreePages without waiting for each answer: answers come in the order of the requests. One
-        request is carried out at a time, and the next is read when its answer is on its way; a client that leaves
-        its answers unread for 30 s is cut off with RESOURCE_EXHAUSTED. What was asked before stays done.
+        request is carried out at a time, and one more is read meanwhile; a client that leaves its answers unread for
+        30 s is cut off with RESOURCE_EXHAUSTED. What was asked before stays done.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,8 +50,8 @@ class MemoryServiceStub:
     """Frees blocks. All or nothing: one bad block and none is freed."""
     StreamPages: _grpc.StreamStreamMultiCallable[_memory_service_pb2.StreamPagesRequest, _memory_service_pb2.StreamPagesResponse]
     """AllocPages and FreePages without waiting for each answer: answers come in the order of the requests. One
-    request is carried out at a time, and the next is read when its answer is on its way; a client that leaves
-    its answers unread for 30 s is cut off with RESOURCE_EXHAUSTED. What was asked before stays done.
+    request is carried out at a time, and one more is read meanwhile; a client that leaves its answers unread for
+    30 s is cut off with RESOURCE_EXHAUSTED. What was asked before stays done.
     """
     MapRegion: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.MapRegionRequest, _memory_service_pb2.MapRegionResponse]
     """Makes a region of pageable memory: anonymous, or backed by a file. No page is taken yet."""
@@ -82,8 +82,8 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     """Frees blocks. All or nothing: one bad block and none is freed."""
     StreamPages: _aio.StreamStreamMultiCallable[_memory_service_pb2.StreamPagesRequest, _memory_service_pb2.StreamPagesResponse]  # type: ignore[assignment]
     """AllocPages and FreePages without waiting for each answer: answers come in the order of the requests. One
-    request is carried out at a time, and the next is read when its answer is on its way; a client that leaves
-    its answers unread for 30 s is cut off with RESOURCE_EXHAUSTED. What was asked before stays done.
+    request is carried out at a time, and one more is read meanwhile; a client that leaves its answers unread for
+    30 s is cut off with RESOURCE_EXHAUSTED. What was asked before stays done.
     """
     MapRegion: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.MapRegionRequest, _memory_service_pb2.MapRegionResponse]  # type: ignore[assignment]
     """Makes a region of pageable memory: anonymous, or backed by a file. No page is taken yet."""
@@ -147,8 +147,8 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_memory_service_pb2.StreamPagesResponse], _abc.AsyncIterator[_memory_service_pb2.StreamPagesResponse]]:
         """AllocPages and FreePages without waiting for each answer: answers come in the order of the requests. One
-        request is carried out at a time, and the next is read when its answer is on its way; a client that leaves
-        its answers unread for 30 s is cut off with RESOURCE_EXHAUSTED. What was asked before stays done.
+        request is carried out at a time, and one more is read meanwhile; a client that leaves its answers unread for
+        30 s is cut off with RESOURCE_EXHAUSTED. What was asked before stays done.
         """
 
     @_abc_1.abstractmethod
