@@ -1,8 +1,8 @@
 """Why an allocation went where it went: the kernel path of one request, with the numbers it compared.
 
 A request that asks for it carries a :class:`Recorder` along its walks, unless the fast path was all; a node
-that is asked looks at its zones before and after the op (``node/zone_account.py``). Nobody else pays for it, and
-the state that a request leads to is the same with and without.
+that is asked looks at its zones before and after the op (``node/zone_account.py``). Nobody else pays for it,
+and the state that a request leads to is the same with and without.
 """
 
 from __future__ import annotations
