@@ -17,6 +17,7 @@ from numa_service.node import ops, page_alloc
 from numa_service.node.free_pages import free_pages
 from numa_service.node.mempolicy import Policy
 from numa_service.node.node import Node
+from numa_service.node.prepare import AllocRequest
 
 _BLOCKS = 32
 _REQUESTS = 300
@@ -47,7 +48,7 @@ def never_built_in() -> ModuleType:
 
 
 def _requests(node: Node, session: int, module: Any, explain: bool) -> Callable[[], float]:
-    request = module.AllocRequest(session, GFP_KERNEL, 0, _BLOCKS, 0, Policy(), explain=explain)
+    request = AllocRequest(session, GFP_KERNEL, 0, _BLOCKS, 0, Policy(), explain=explain)
 
     def run() -> float:
         start = time.thread_time()  # of a CPU: what else runs on the host is not in it

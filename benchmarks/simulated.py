@@ -16,7 +16,8 @@ from numa_service.mm.gfp import GFP_KERNEL
 from numa_service.node import ops
 from numa_service.node.mempolicy import Policy
 from numa_service.node.free_pages import free_pages
-from numa_service.node.page_alloc import AllocRequest, alloc_pages
+from numa_service.node.page_alloc import alloc_pages
+from numa_service.node.prepare import AllocRequest
 from numa_service.sim.simulation import Simulation
 text = "name='big'\\n" + "".join(f"[[node]]\\ncpus=[{nid}]\\nmemory='64MiB'\\n" for nid in range(NODES))
 start = time.perf_counter()

@@ -20,7 +20,8 @@ from numa_service.machine.spec import MachineSpec
 from numa_service.node import ops
 from numa_service.node.errors import AllocFailed, NodeError
 from numa_service.node.mempolicy import Policy, PolicyMode
-from numa_service.node.page_alloc import AllocRequest, alloc_pages
+from numa_service.node.page_alloc import alloc_pages
+from numa_service.node.prepare import AllocRequest
 from numa_service.rpc import convert
 from numa_service.sim.simulation import Simulation
 

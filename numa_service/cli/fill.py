@@ -14,7 +14,8 @@ from numa_service.node import ops
 from numa_service.node.errors import AllocFailed
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import MAX_REGION_PAGES, Node
-from numa_service.node.page_alloc import MAX_COUNT, AllocRequest, alloc_pages
+from numa_service.node.page_alloc import alloc_pages
+from numa_service.node.prepare import MAX_COUNT, AllocRequest
 from numa_service.node.region import map_region, touch_region
 from numa_service.sim.simulation import Simulation
 

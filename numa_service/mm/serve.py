@@ -34,13 +34,13 @@ from numa_service.mm.zone_look import ASK, look_at_zones
     CALL_OWNER,
     CALL_CPU,
     CALL_ORDER,
+    CALL_COLD,
     CALL_MIGRATETYPE,
     CALL_HIGHEST_ZONEIDX,
     CALL_ALLOC_FLAGS,
     CALL_NUMA_HOW,
     CALL_LRU_KIND,
     CALL_DIRTY,
-    CALL_COLD,
     CALL_NR_ZONES,
     CALL_ZONES,
 ) = range(14)
@@ -56,9 +56,11 @@ REPORT_ZONE_NUMBERS = 5
 assert REPORT_ZONES + REPORT_ZONE_NUMBERS * MAX_ZONES <= CALL_WORDS
 
 #: The words of a call and of a report, by the number of zones.
+_FREE_CALL = Struct(f"{CALL_COLD + 1}q")
 _CALL = tuple(Struct(f"{CALL_ZONES + zones}q") for zones in range(MAX_ZONES + 1))
 _PATH = Struct(f"{NR_PATH}q")
 _WORD = 8
+_PATH_AT, _BOOSTED_AT, _ZONES_AT = (_WORD * at for at in (REPORT_PATH, REPORT_BOOSTED, REPORT_ZONES))
 
 #: Blocks got, in order; PATH_* counters; whether :func:`take_boosted` will find a zone; and of each zone then
 #: managed, free, min, low and high pages, as int64.
@@ -176,11 +178,12 @@ class PgdatCalls:
         self.kswapd = pg.kswapd.data
         self._looks = pg.looks.data
         self._pfns = pg.call_pfns.data.cast("B")
+        self._room = len(pg.call_pfns)
         self._indexes = pg.call_indexes.data.cast("B")
 
     def _make_room(self, blocks: int) -> None:
         """For that many in one call."""
-        room = max(blocks, 2 * len(self.pg.call_pfns))
+        room = max(blocks, 2 * self._room)
         self._bind(
             self.pg._replace(
                 call_pfns=np.zeros(room, dtype=np.int64), call_indexes=np.zeros(room, dtype=np.uint32)
@@ -207,7 +210,7 @@ class PgdatCalls:
         dirty: bool = False,
     ) -> Served:
         """Up to `count` blocks from `zones` in that order."""
-        if count > len(self.pg.call_pfns):
+        if count > self._room:
             self._make_room(count)
         if indexes:
             self._indexes[: len(indexes)] = indexes
@@ -220,20 +223,24 @@ class PgdatCalls:
             owner,
             -1 if cpu is None else self.cpu_index[cpu],
             order,
+            False,
             migratetype,
             highest_zoneidx,
             alloc_flags,
             numa_how,
             lru_kind,
             dirty,
-            False,
             nr_zones,
             *zones,
         )
         got, call = serve_alloc(self._address), self._call
-        path = _PATH.unpack_from(call, _WORD * REPORT_PATH)
-        boosted, zones = call[_WORD * REPORT_BOOSTED], call[_WORD * REPORT_ZONES : self._report_end]
-        return self._pfns[: _WORD * got].tobytes(), path, boosted != 0, zones.tobytes()
+        zones = call[_ZONES_AT : self._report_end].tobytes()
+        return (
+            self._pfns[: _WORD * got].tobytes(),
+            _PATH.unpack_from(call, _PATH_AT),
+            call[_BOOSTED_AT] != 0,
+            zones,
+        )
 
     def look(self, cpu: int, mark: int, highest_zoneidx: int, migratetypes: int, blocks: int = 0) -> bytes:
         """Every zone now, for ``ZoneLook.of``.
@@ -278,11 +285,11 @@ class PgdatCalls:
         `cold` pages go behind those that the CPU has in its cache. A refusal is counted, by reason.
         """
         count = len(pfns) // _WORD
-        if count > len(self.pg.call_pfns):
+        if count > self._room:
             self._make_room(count)
         self._pfns[: len(pfns)] = pfns
-        how = -1 if cpu is None else self.cpu_index[cpu], order, 0, 0, 0, 0, 0, False, cold, 0
-        _CALL[0].pack_into(self._call, 0, self.base_pfn, count, owner, *how)
+        at = -1 if cpu is None else self.cpu_index[cpu]
+        _FREE_CALL.pack_into(self._call, 0, self.base_pfn, count, owner, at, order, cold)
         error = serve_free(self._address)
         if error:
             code = error & 0xFF

@@ -11,7 +11,8 @@ from numa_service.node.books import pageblocks_around
 from numa_service.node.errors import Busy, InvalidRequest, NodeError
 from numa_service.node.migrate import empty_range
 from numa_service.node.node import Node
-from numa_service.node.page_alloc import MAX_COUNT, Steps
+from numa_service.node.page_alloc import Steps
+from numa_service.node.prepare import MAX_COUNT
 from numa_service.trace.tracepoints import MR_CONTIG_RANGE
 
 

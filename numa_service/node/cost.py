@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from numa_service.machine.latency import LatencyModel
+from numa_service.mm.gfp import Gfp
 from numa_service.mm.vmstat import (
     PATH_BUDDY_BLOCKS,
     PATH_FILE_IO,
@@ -59,10 +60,11 @@ class Cost:
 
     @classmethod
     def of_pages_here(
-        cls, model: LatencyModel, load: Load, path: Sequence[int], pages: int, wait_ns: int, zero: bool
+        cls, model: LatencyModel, load: Load, path: tuple[int, ...], pages: int, wait_ns: int, gfp: int
     ) -> Cost:
-        """Of getting pages of the CPU's own node, and with `zero` of clearing them."""
+        """Of getting pages of the CPU's own node, and with __GFP_ZERO of clearing them."""
         nid = load.nid
+        zero = gfp & Gfp.ZERO
         passes = 2 * pages if zero else pages
         cost = cls(
             pages * load.idle_ns(nid),
@@ -72,6 +74,11 @@ class Cost:
         )
         cost.add_path(model, path)
         return cost
+
+    @classmethod
+    def of_free(cls, model: LatencyModel, blocks: int) -> Cost:
+        """Of giving blocks back."""
+        return cls(pageset_ns=blocks * model.pageset_hit_ns)
 
     def add_lookup(self, model: LatencyModel) -> None:
         """One question to another node."""

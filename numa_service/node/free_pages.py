@@ -11,7 +11,8 @@ from numa_service.node.cost import Cost
 from numa_service.node.errors import InvalidRequest
 from numa_service.node.node import Node
 from numa_service.node.ops import Ask, Owner
-from numa_service.node.page_alloc import MAX_COUNT, Steps, check_cpu, on, spend
+from numa_service.node.page_alloc import Steps, on, spend
+from numa_service.node.prepare import MAX_COUNT, check_cpu
 
 
 class Freed(NamedTuple):
@@ -44,12 +45,12 @@ def begin_free(
 ) -> Freed | Steps[Freed]:
     """:func:`free_pages` on this node alone, or the steps that it takes."""
     owner = node.session(session).owner
-    check_cpu(node, cpu)
+    check_cpu(node.pgdat, cpu)
     if not 0 <= order < NR_ORDERS:
         raise InvalidRequest("order", f"{order} is not in 0…{NR_ORDERS - 1}")
     blocks = 0
     for nid, pfns in pages:
-        if nid not in node.machine.spec.nids:
+        if nid != node.nid and nid not in node.machine.spec.nids:
             raise InvalidRequest("pages.node", f"there is no node {nid}")
         check_pfns(pfns)
         if len(pfns) > 8 * MAX_COUNT:
@@ -57,10 +58,12 @@ def begin_free(
         blocks += len(pfns) // 8
     if not blocks:
         raise InvalidRequest("pages", "no page is named")
-    cost = Cost(pageset_ns=blocks * node.machine.spec.latency.pageset_hit_ns)
     if len(pages) == 1 and pages[0][0] == node.nid:
-        return Freed(node.apply(ops.Free(owner, cpu, order, pages[0][1], spends=True)), cost)
-    return _free_by_node(node, owner, order, pages, cpu, request_id, cost)
+        freed = node.apply(ops.Free(owner, cpu, order, pages[0][1], spends=True))
+        return Freed(freed, node.cost_of_free(blocks))
+    return _free_by_node(
+        node, owner, order, pages, cpu, request_id, Cost.of_free(node.machine.spec.latency, blocks)
+    )
 
 
 def _free_by_node(

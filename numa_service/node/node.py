@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable
-from functools import singledispatchmethod
+from functools import lru_cache, partial, singledispatchmethod
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,7 +13,6 @@ import numpy as np
 from numa_service.machine.boot import Machine, start_kernel
 from numa_service.machine.hotplug import MemoryState, memory_notify, memory_state
 from numa_service.machine.spec import MachineSpec, SpecError
-from numa_service.mm.gfp import Gfp
 from numa_service.mm.invariants import check_pgdat
 from numa_service.mm.memory_hotplug import BusyError
 from numa_service.mm.mmzone import MIGRATE_CMA
@@ -99,12 +98,17 @@ class Node:
         self._slots_used = 1
         #: Every op in order, with nothing else; see `log_dropped`.
         self.log: deque[Op[Any]] = deque()
-        self.log_length = 0
+        #: Ops that are no longer in the log; it is replayable while this is 0.
+        self.log_dropped = 0
         self._log_bytes = 0
         self._log_room = LOG_LIMIT
         self.replies = FirstReplies()
         self.kswapd = KswapdStats()
         self.load = Load(machine.spec, nid)
+        #: What it costs to get pages here, and to free blocks. Kept: most requests cost what others did.
+        model, kept = machine.spec.latency, lru_cache(maxsize=1 << 10)
+        self.cost_of_pages = kept(partial(Cost.of_pages_here, model, self.load))
+        self.cost_of_free = kept(partial(Cost.of_free, model))
         self.alloc_failures: dict[int, int] = {}  #: order → blocks wanted and not got; not state
         self.tracepoints = Tracepoints(self.pgdat, machine.spec.latency)
         #: Questions asked of other nodes: numbers their request ids.
@@ -132,9 +136,9 @@ class Node:
         return node
 
     @property
-    def log_dropped(self) -> int:
-        """Ops that are no longer in the log; a log is replayable while this is 0."""
-        return self.log_length - len(self.log)
+    def log_length(self) -> int:
+        """Ops applied since it booted."""
+        return self.log_dropped + len(self.log)
 
     def apply(self, op: Op[R]) -> R:
         """Carry out one op. An op that raises has changed nothing and is not logged."""
@@ -147,7 +151,6 @@ class Node:
             tracer.op_ends(op, result)
         log = self.log
         log.append(op)
-        self.log_length += 1
         self._log_bytes += op.payload
         if len(log) > self._log_room or self._log_bytes > LOG_BYTES_LIMIT:
             self._cut_log()
@@ -163,6 +166,7 @@ class Node:
         log = self.log
         while len(log) > LOG_TAIL or self._log_bytes > LOG_BYTES_LIMIT // 2:
             self._log_bytes -= log.popleft().payload
+            self.log_dropped += 1
 
     @property
     def kswapd_wanted(self) -> bool:
@@ -341,8 +345,7 @@ class Node:
         wait_ns = load.memory.wait_ns
         spent = None
         if op.spends and len(pfns) == 8 * op.count:
-            model, zero = self.machine.spec.latency, bool(op.gfp & Gfp.ZERO)
-            spent = Cost.of_pages_here(model, load, path, op.count << op.order, wait_ns, zero)
+            spent = self.cost_of_pages(path, op.count << op.order, wait_ns, op.gfp)
             load.spend(op.cpu, spent.latency_ns, spent.traffic.items())
         return ops.AllocResult(pfns, path, zones, account, full, wait_ns, spent)
 
@@ -363,8 +366,7 @@ class Node:
                 raise NotFound("page", f"{e.pfn:#x} on node {self.nid}", e.reason) from None
             raise Precondition(f"page {e.pfn:#x} on node {self.nid}: {e.reason}") from None
         if op.spends and op.cpu is not None:
-            ns = len(op.pfns) // 8 * self.machine.spec.latency.pageset_hit_ns
-            self.load.spend(op.cpu, ns, ())
+            self.load.spend(op.cpu, self.cost_of_free(len(op.pfns) // 8).latency_ns, ())
         return freed
 
     @_apply.register

@@ -73,7 +73,7 @@ class AllocResult(NamedTuple):
     full: tuple[int, ...] = ()
     #: What an access to this node's memory waits now, in virtual ns.
     wait_ns: int = 0
-    #: What a request that is over has cost, if that has been spent.
+    #: What a request that is over has cost, if that has been spent. Not to be changed: others cost the same.
     spent: Cost | None = None
 
     @property

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from numa_service.mm.gfp import Gfp
-from numa_service.mm.mmzone import DEF_PRIORITY, NR_ORDERS, PAGE_ALLOC_COSTLY_ORDER, SWAP_CLUSTER_MAX
+from numa_service.mm.mmzone import DEF_PRIORITY, PAGE_ALLOC_COSTLY_ORDER, SWAP_CLUSTER_MAX
 from numa_service.mm.page_alloc import (
     ALLOC_CPUSET,
     ALLOC_HARDER,
@@ -36,7 +36,7 @@ from numa_service.mm.zonelist import Zoneref
 from numa_service.mm.zonelist_cache import ZonelistScan
 from numa_service.node import ops
 from numa_service.node.cost import Cost
-from numa_service.node.errors import AllocFailed, InvalidRequest, LimitExceeded, PeerUnavailable
+from numa_service.node.errors import AllocFailed, LimitExceeded, PeerUnavailable
 from numa_service.node.explain import (
     Explanation,
     NodeVisit,
@@ -51,7 +51,7 @@ from numa_service.node.explain import (
 from numa_service.node.mempolicy import Policy, PolicyMode, Walk, policy_walk
 from numa_service.node.node import Node
 from numa_service.node.ops import Ask, Op, Owner
-from numa_service.node.prepare import Prepared
+from numa_service.node.prepare import MAX_REQUEST_PAGES, AllocRequest, Prepared
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -59,8 +59,6 @@ T = TypeVar("T")
 #: A step across nodes: yields questions, returns its result.
 Steps = Generator[Ask[Any], Any, T]
 
-MAX_COUNT = 1 << 16
-MAX_REQUEST_PAGES = 1 << 22
 #: MAX_RECLAIM_RETRIES: rounds without progress before giving up.
 MAX_NO_PROGRESS = 16
 
@@ -120,39 +118,6 @@ class Allocation:
         self.direct_reclaimed += ac.direct_reclaimed
 
 
-@dataclass(slots=True)
-class AllocRequest:
-    """AllocPages, checked by :func:`check_request`."""
-
-    session: int
-    gfp: int
-    order: int
-    count: int
-    cpu: int
-    policy: Policy
-    partial: bool = False
-    explain: bool = False
-
-
-def check_request(node: Node, request: AllocRequest) -> Prepared:
-    """InvalidRequest naming the field; nothing changes."""
-    order, count = request.order, request.count
-    if not 0 <= order < NR_ORDERS:
-        raise InvalidRequest("order", f"{order} is not in 0…{NR_ORDERS - 1}")
-    if not 1 <= count <= MAX_COUNT:
-        raise InvalidRequest("count", f"{count} is not in 1…{MAX_COUNT}")
-    if count << order > MAX_REQUEST_PAGES:
-        raise InvalidRequest("count", f"{count << order} pages: at most {MAX_REQUEST_PAGES}")
-    check_cpu(node, request.cpu)
-    return node.prepared(request.gfp, request.policy)
-
-
-def check_cpu(node: Node, cpu: int) -> None:
-    """A CPU asks its own node."""
-    if cpu not in node.pgdat.cpus:
-        raise InvalidRequest("cpu", f"{cpu} is not a CPU of node {node.nid} (it has {list(node.pgdat.cpus)})")
-
-
 def on(node: Node, nid: int, op: Op[R]) -> Steps[R]:
     """An op where it belongs: here at once, elsewhere by asking."""
     if nid == node.nid:
@@ -180,17 +145,14 @@ def alloc_pages(node: Node, request: AllocRequest) -> Steps[Allocation]:
 def begin_alloc(node: Node, request: AllocRequest) -> Allocation | Steps[Allocation]:
     """:func:`alloc_pages` up to the end of the fast path: all that was wanted, or the steps for the rest."""
     owner, count = node.session(request.session).owner, request.count
-    prepared = check_request(node, request)
-    first = None
-    if prepared.here:
-        gfp, order, explain = request.gfp, request.order, request.explain
-        first = fast_path(node, prepared, owner, gfp, order, count, request.cpu, spends=True, explain=explain)
-        if first and first.spent:
-            allocation = Allocation([(node.nid, first.pfns)], count, first.spent)
-            if explain:
-                steps = _steps_here(node, prepared, count, first)
-                allocation.explanation = _explanation(node, request, prepared, allocation, steps)
-            return allocation
+    prepared, op = node.prepared.alloc(request, owner)
+    first = fast_path(node, op) if op else None
+    if first and first.spent:
+        allocation = Allocation([(node.nid, first.pfns)], count, first.spent)
+        if request.explain:
+            steps = _steps_here(node, prepared, count, first)
+            allocation.explanation = _explanation(node, request, prepared, allocation, steps)
+        return allocation
     return _alloc_rest(node, request, prepared, owner, first)
 
 
@@ -296,7 +258,8 @@ def alloc_for_owner(
     result = Allocation(cost=cost or Cost())
     first = None
     if prepared.here:
-        first = fast_path(node, prepared, owner, gfp, order, count, cpu, lru_kind, indexes, dirty)
+        op = prepared.op(owner, gfp, order, count, cpu, lru_kind, indexes, dirty)
+        first = fast_path(node, op)
     if first and len(first.pfns) == 8 * count:
         result.pages.append((node.nid, first.pfns))
         result.got = count
@@ -323,42 +286,12 @@ def alloc_for_owner(
     return result
 
 
-def fast_path(
-    node: Node,
-    prepared: Prepared,
-    owner: Owner,
-    gfp: int,
-    order: int,
-    count: int,
-    cpu: int,
-    lru_kind: int = LRU_KIND_NONE,
-    indexes: bytes = b"",
-    dirty: bool = False,
-    spends: bool = False,
-    explain: bool = False,
-) -> ops.AllocResult | None:
+def fast_path(node: Node, op: ops.Alloc) -> ops.AllocResult | None:
     """Take from this node's zones, when the walk begins with them: one op, and most often all there is to do.
 
     What is still missing is looked for by a walk, which is to know what there was. None when nothing was
-    asked for, as this node knows too many owners. `spends` and `explain`: see ops.Alloc.
+    asked for, as this node knows too many owners.
     """
-    op = ops.Alloc(
-        owner,
-        prepared.here,
-        cpu,
-        order,
-        count,
-        prepared.migratetype,
-        prepared.highest_zoneidx,
-        prepared.alloc_flags,
-        NUMA_HOW_HIT | NUMA_HOW_LOCAL,
-        lru_kind,
-        indexes,
-        dirty,
-        explain,
-        gfp=gfp,
-        spends=spends,
-    )
     try:
         return node.apply(op)
     except LimitExceeded:

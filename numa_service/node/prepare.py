@@ -9,18 +9,47 @@ from typing import NamedTuple
 
 from numa_service.machine.boot import Machine
 from numa_service.mm.gfp import Gfp, gfp_migratetype, gfp_zone
+from numa_service.mm.mmzone import NR_ORDERS
 from numa_service.mm.page_alloc import (
     ALLOC_CPUSET,
     ALLOC_KSWAPD,
     ALLOC_NOFRAGMENT,
     ALLOC_WMARK_LOW,
+    LRU_KIND_NONE,
+    NUMA_HOW_HIT,
+    NUMA_HOW_LOCAL,
 )
+from numa_service.mm.pgdat import Pgdat
 from numa_service.mm.pgdata import TUNE_MOBILITY_DISABLED
+from numa_service.node import ops
 from numa_service.node.errors import InvalidRequest
 from numa_service.node.mempolicy import Policy, PolicyMode, Walk, policy_walk
+from numa_service.node.ops import Owner
 
-#: Kinds of requests that are kept.
+MAX_COUNT = 1 << 16
+MAX_REQUEST_PAGES = 1 << 22
+#: Kinds of requests that are kept: flags and policies, and all of a request.
 MAX_KINDS = 256
+MAX_REQUESTS = 1 << 12
+
+
+class AllocRequest(NamedTuple):
+    """AllocPages, not checked yet."""
+
+    session: int
+    gfp: int
+    order: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
+    cpu: int
+    policy: Policy
+    partial: bool = False
+    explain: bool = False
+
+
+def check_cpu(pgdat: Pgdat, cpu: int) -> None:
+    """A CPU asks its own node."""
+    if cpu not in pgdat.cpus:
+        raise InvalidRequest("cpu", f"{cpu} is not a CPU of node {pgdat.nid} (it has {list(pgdat.cpus)})")
 
 
 class Prepared(NamedTuple):
@@ -35,6 +64,46 @@ class Prepared(NamedTuple):
     #: Zones that the fast path begins with, where they are this node's and it has but to take from them.
     here: tuple[int, ...]
 
+    def op(
+        self,
+        owner: Owner,
+        gfp: int,
+        order: int,
+        count: int,
+        cpu: int,
+        lru_kind: int = LRU_KIND_NONE,
+        indexes: bytes = b"",
+        dirty: bool = False,
+        spends: bool = False,
+        explain: bool = False,
+    ) -> ops.Alloc:
+        """The fast path. `spends` and `explain`: see ops.Alloc."""
+        return ops.Alloc(
+            owner,
+            self.here,
+            cpu,
+            order,
+            count,
+            self.migratetype,
+            self.highest_zoneidx,
+            self.alloc_flags,
+            NUMA_HOW_HIT | NUMA_HOW_LOCAL,
+            lru_kind,
+            indexes,
+            dirty,
+            explain,
+            gfp=gfp,
+            spends=spends,
+        )
+
+
+class PreparedAlloc(NamedTuple):
+    """An AllocRequest that was checked."""
+
+    prepared: Prepared
+    #: Its fast path; None when that does not begin on this node.
+    op: ops.Alloc | None
+
 
 class PreparedRequests:
     """Those of one node."""
@@ -46,16 +115,13 @@ class PreparedRequests:
         #: Index of Normal, if the zone below it is DMA32; else -1.
         self._zone_above_dma32 = names.index("Normal") if "DMA32" in names else -1
         self._known: dict[tuple[int, Policy], Prepared] = {}
+        self._requests: dict[AllocRequest, PreparedAlloc] = {}
         #: What they follow from: both are new objects when memory came or went.
         self._of = machine.zonelists, machine.managed
 
     def __call__(self, gfp: int, policy: Policy) -> Prepared:
         """For a request; InvalidRequest for flags or a policy that contradict themselves or each other."""
-        zonelists, managed = self._of
-        machine = self._machine
-        if machine.zonelists is not zonelists or machine.managed is not managed:
-            self._known.clear()
-            self._of = machine.zonelists, machine.managed
+        self._forget_old()
         key = gfp, policy
         known = self._known.get(key)
         if known is None:
@@ -63,6 +129,40 @@ class PreparedRequests:
                 self._known.clear()
             known = self._known[key] = self._prepare(gfp, policy)
         return known
+
+    def alloc(self, request: AllocRequest, owner: Owner) -> PreparedAlloc:
+        """For a whole request of a session, which is that `owner`; InvalidRequest naming the field."""
+        self._forget_old()
+        known = self._requests.get(request)
+        if known is None:
+            if len(self._requests) >= MAX_REQUESTS:
+                self._requests.clear()
+            known = self._requests[request] = self._prepare_alloc(request, owner)
+        return known
+
+    def _forget_old(self) -> None:
+        machine, (zonelists, managed) = self._machine, self._of
+        if machine.zonelists is not zonelists or machine.managed is not managed:
+            self._known.clear()
+            self._requests.clear()
+            self._of = machine.zonelists, machine.managed
+
+    def _prepare_alloc(self, request: AllocRequest, owner: Owner) -> PreparedAlloc:
+        _, gfp, order, count, cpu, policy, _, explain = request
+        if not 0 <= order < NR_ORDERS:
+            raise InvalidRequest("order", f"{order} is not in 0…{NR_ORDERS - 1}")
+        if not 1 <= count <= MAX_COUNT:
+            raise InvalidRequest("count", f"{count} is not in 1…{MAX_COUNT}")
+        if count << order > MAX_REQUEST_PAGES:
+            raise InvalidRequest("count", f"{count << order} pages: at most {MAX_REQUEST_PAGES}")
+        check_cpu(self._machine.pgdats[self._nid], cpu)
+        prepared = self(gfp, policy)
+        op = (
+            prepared.op(owner, gfp, order, count, cpu, spends=True, explain=explain)
+            if prepared.here
+            else None
+        )
+        return PreparedAlloc(prepared, op)
 
     def _prepare(self, gfp: int, policy: Policy) -> Prepared:
         machine = self._machine

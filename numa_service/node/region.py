@@ -19,7 +19,8 @@ from numa_service.node.cost import Cost
 from numa_service.node.errors import AllocFailed, InvalidRequest, LimitExceeded, PeerUnavailable
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import MAX_MAPPED_PAGES, MAX_REGION_PAGES, Node
-from numa_service.node.page_alloc import MAX_COUNT, Steps, alloc_for_owner, check_cpu, on, spend
+from numa_service.node.page_alloc import Steps, alloc_for_owner, on, spend
+from numa_service.node.prepare import MAX_COUNT, check_cpu
 
 MAX_REGIONS_PER_SESSION = 1024
 #: Pages that one question about a region's page table names: 12 MiB.
@@ -62,7 +63,7 @@ def touch_region(
     AllocFailed when not all of them can be had; those that could stay.
     """
     region = node.region(session, region_id)
-    check_cpu(node, cpu)
+    check_cpu(node.pgdat, cpu)
     if not 1 <= count <= MAX_COUNT:
         raise InvalidRequest("count", f"{count} is not in 1…{MAX_COUNT}")
     if not 0 <= first <= len(region.pfns) - count:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Hashable
 from typing import Any
 
 #: Replies kept for repeated requests, and bytes that they may take: 64 of the largest, and 128 of 32 k pages.
@@ -10,16 +11,19 @@ REPLIES_LIMIT = 1 << 14
 REPLIES_BYTES_LIMIT = 32 << 20
 
 
-class FirstReplies(dict[str, Any]):
-    """By request id; the oldest are forgotten when there are too many. Filled by the shell of a node."""
+class FirstReplies(dict[Hashable, Any]):
+    """By what tells requests apart; the oldest are forgotten when there are too many.
+
+    Filled by the shell of a node.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         #: Request ids and sizes, oldest first.
-        self._order: deque[tuple[str, int]] = deque()
+        self._order: deque[tuple[Hashable, int]] = deque()
         self._bytes = 0
 
-    def remember(self, request_id: str, reply: Any, size: int = 0) -> None:
+    def remember(self, request_id: Hashable, reply: Any, size: int = 0) -> None:
         """Keep a first reply; `size` is what it takes, in bytes."""
         assert request_id not in self, request_id
         self[request_id] = reply

@@ -29,7 +29,8 @@ from numa_service.node.load import Report
 from numa_service.node.mempolicy import Policy
 from numa_service.node.node import Node
 from numa_service.node.ops import Op, Owner
-from numa_service.node.page_alloc import Allocation, AllocRequest
+from numa_service.node.page_alloc import Allocation
+from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import Touched
 from numa_service.rpc import explain
 
@@ -69,16 +70,9 @@ def lease_ns(seconds: float) -> int:
 
 def alloc_request(message: memory_pb2.AllocPagesRequest, node: Node) -> AllocRequest:
     """AllocPages as the node takes it; InvalidRequest for flags and policy."""
-    return AllocRequest(
-        session=message.session,
-        gfp=gfp(message.gfp_flags),
-        order=message.order,
-        count=message.count,
-        cpu=message.cpu,
-        policy=policy(message.policy, node) if message.HasField("policy") else DEFAULT_POLICY,
-        partial=message.partial,
-        explain=message.explain,
-    )
+    wanted = policy(message.policy, node) if message.HasField("policy") else DEFAULT_POLICY
+    flags, order, count, cpu = gfp(message.gfp_flags), message.order, message.count, message.cpu
+    return AllocRequest(message.session, flags, order, count, cpu, wanted, message.partial, message.explain)
 
 
 # replies to clients
@@ -116,7 +110,8 @@ def allocation(allocation: Allocation) -> memory_pb2.AllocPagesResponse:
     """Blocks in the order of the walk."""
     reply = memory_pb2.AllocPagesResponse()
     for nid, pfns in allocation.pages:
-        reply.pages.add(node=nid, pfns=pfns)
+        pages = reply.pages.add()
+        pages.node, pages.pfns = nid, pfns
     put_cost(reply.cost, allocation.cost)
     if allocation.remote_lookups:
         reply.remote_lookups = allocation.remote_lookups
@@ -129,7 +124,8 @@ def allocation(allocation: Allocation) -> memory_pb2.AllocPagesResponse:
 
 def freed(freed: Freed) -> memory_pb2.FreePagesResponse:
     """What FreePages did."""
-    reply = memory_pb2.FreePagesResponse(freed_pages=freed.pages)
+    reply = memory_pb2.FreePagesResponse()
+    reply.freed_pages = freed.pages
     put_cost(reply.cost, freed.cost)
     return reply
 

@@ -112,13 +112,13 @@ class Instruments(Collector):
         """Another node gave pages."""
         self.fallback_pages[nid] = self.fallback_pages.get(nid, 0) + pages
 
-    def allocated(self, nid: int, allocation: Allocation, latency_ns: int) -> None:
-        """An AllocPages request was served by node `nid`, and took so long."""
+    def allocated(self, nid: int, allocation: Allocation) -> None:
+        """An AllocPages request was served by node `nid`."""
         if allocation.got:
             pages = allocation.pages
             local = pages[0][0] == nid and (len(pages) == 1 or all(n == nid for n, _ in pages))
             tally = self._alloc[local]
-            tally.new.append(latency_ns / 1e9 / allocation.got)
+            tally.new.append(allocation.cost.latency_ns / 1e9 / allocation.got)
             if len(tally.new) >= UNCOUNTED:
                 tally.count()
 

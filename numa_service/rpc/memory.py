@@ -123,7 +123,7 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
 
     def _allocated(self, got: Allocation) -> pb2.AllocPagesResponse:
         reply = convert.allocation(got)
-        self._instruments.allocated(self._node.nid, got, reply.cost.latency_ns)
+        self._instruments.allocated(self._node.nid, got)
         return reply
 
     def FreePages(

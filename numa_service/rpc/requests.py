@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import grpc.aio
 from google.protobuf.message import Message
+from numa_client._gen.numa.v1 import memory_service_pb2 as pb2
 
 from numa_service.node.errors import InvalidRequest, NotFound
 from numa_service.node.node import Node
@@ -17,7 +18,9 @@ from numa_service.node.page_alloc import Steps
 from numa_service.rpc.peers import Peers, drive
 
 M = TypeVar("M", bound=Message)
-Q = TypeVar("Q", bound=Message)
+Q = TypeVar("Q", pb2.AllocPagesRequest, pb2.FreePagesRequest)
+#: The session that asks, or another node, and its request id.
+Key: TypeAlias = tuple[int | str, str]
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -51,8 +54,9 @@ class Requests:
 
     def __init__(self, node: Node, peers: Peers) -> None:
         self._node = node
+        self._replies = node.replies
         self._peers = peers
-        self._running: dict[str, _Running] = {}
+        self._running: dict[Key, _Running] = {}
         self._ending: set[int] = set()
         self._regions: dict[int, asyncio.Lock] = {}
 
@@ -77,9 +81,9 @@ class Requests:
 
         What asks nobody is over before anybody could repeat it, or go away; the rest is done in a task.
         """
-        session = session_of(request)
+        session = request.session or session_of(request)
         key, digest = _key_and_digest(session, request)
-        if key in self._node.replies or key in self._running:
+        if key in self._replies or key in self._running:
             return cast("Awaitable[M]", self._known(key, digest))
         if session in self._ending:
             self.check_session(session)
@@ -96,26 +100,26 @@ class Requests:
         self._remember(key, digest, reply)
         return reply
 
-    def _known(self, key: str, digest: int) -> Awaitable[Message] | None:
+    def _known(self, key: Key, digest: int) -> Awaitable[Message] | None:
         """What an earlier request of that id leads, or led, to."""
-        first = self._node.replies.get(key)
+        first = self._replies.get(key)
         if first is not None:
             return _done(_same(first, digest).message)
         running = self._running.get(key)
         return asyncio.shield(_same(running, digest).task) if running else None
 
-    async def _start(self, key: str, session: int, digest: int, work: Awaitable[M]) -> M:
-        task = asyncio.create_task(self._carry_out(key, digest, work), name=f"request-{key}")
+    async def _start(self, key: Key, session: int, digest: int, work: Awaitable[M]) -> M:
+        task = asyncio.create_task(self._carry_out(key, digest, work), name=f"request-{key[0]}:{key[1]}")
         task.add_done_callback(lambda done: self._ended(key, done))
         self._running[key] = _Running(session, digest, task)
         return await asyncio.shield(task)
 
-    def _ended(self, key: str, task: asyncio.Task[Any]) -> None:
+    def _ended(self, key: Key, task: asyncio.Task[Any]) -> None:
         del self._running[key]
         if not task.cancelled():
             task.exception()  # looked at: the client may be gone, and then nobody else does
 
-    async def _carry_out(self, key: str, digest: int, work: Awaitable[M]) -> M:
+    async def _carry_out(self, key: Key, digest: int, work: Awaitable[M]) -> M:
         reply = await work
         self._remember(key, digest, reply)
         return reply
@@ -123,16 +127,16 @@ class Requests:
     def once_now(self, request: Message, work: Callable[[], Message]) -> Message:
         """The reply to another node's question, which is carried out in one step."""
         key, digest = _key_and_digest("node", request)
-        first = self._node.replies.get(key)
+        first = self._replies.get(key)
         if first is not None:
             return cast("FirstReply", _same(first, digest)).message
         reply = work()
         self._remember(key, digest, reply)
         return reply
 
-    def _remember(self, key: str, digest: int, reply: Message) -> None:
+    def _remember(self, key: Key, digest: int, reply: Message) -> None:
         packed = reply.SerializeToString()
-        self._node.replies.remember(key, FirstReply(digest, reply.__class__, packed), len(packed))
+        self._replies.remember(key, FirstReply(digest, reply.__class__, packed), len(packed))
 
     def check_session(self, session: int) -> None:
         """NotFound for a session that does not live, or is about to end."""
@@ -198,7 +202,7 @@ def session_of(request: Any) -> int:
     return session
 
 
-def _key_and_digest(session: int | str, request: Any) -> tuple[str, int]:
+def _key_and_digest(session: int | str, request: Any) -> tuple[Key, int]:
     """Under which a request's first reply is kept; and what tells it from another one under the same id.
 
     The second is a hash of its kind and bytes, as quick as may be: a FreePages has hundreds of KiB.
@@ -207,7 +211,7 @@ def _key_and_digest(session: int | str, request: Any) -> tuple[str, int]:
     request_id: str = request.request_id
     if not 0 < len(request_id) <= MAX_REQUEST_ID:
         check_request_id(request_id)
-    return f"{session}:{request_id}", hash((request.__class__, request.SerializeToString()))
+    return (session, request_id), hash((request.__class__, request.SerializeToString()))
 
 
 async def _done(reply: Message) -> Message:

@@ -17,7 +17,7 @@ from numa_service.node.errors import InvalidRequest
 from numa_service.node.load import Report
 from numa_service.node.node import Node
 from numa_service.node.ops import Op
-from numa_service.node.page_alloc import MAX_COUNT, MAX_REQUEST_PAGES
+from numa_service.node.prepare import MAX_COUNT, MAX_REQUEST_PAGES
 from numa_service.rpc.convert import WIRE, op_of
 from numa_service.rpc.requests import Requests
 

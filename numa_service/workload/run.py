@@ -32,7 +32,8 @@ from numa_service.node.errors import (
 from numa_service.node.free_pages import free_pages
 from numa_service.node.node import Node
 from numa_service.node.ops import Ask
-from numa_service.node.page_alloc import Steps, alloc_for_owner, check_cpu, spend
+from numa_service.node.page_alloc import Steps, alloc_for_owner, spend
+from numa_service.node.prepare import check_cpu
 from numa_service.node.region import Touched, map_region, touch_pages, unmap_region
 from numa_service.workload.distributions import sample
 from numa_service.workload.due import MAX_TICKS, Due
@@ -113,7 +114,7 @@ class _Kind:
 
 class _Run:
     def __init__(self, node: Node, session: int, cpu: int, plan: Plan, clock: Callable[[], int]) -> None:
-        check_cpu(node, cpu)
+        check_cpu(node.pgdat, cpu)
         node.session(session)
         self._node = node
         self._session = session

@@ -15,7 +15,8 @@ from numa_service.node.errors import AllocFailed
 from numa_service.node.explain import Explanation
 from numa_service.node.free_pages import free_pages
 from numa_service.node.mempolicy import Policy, PolicyMode
-from numa_service.node.page_alloc import Allocation, AllocRequest, alloc_pages
+from numa_service.node.page_alloc import Allocation, alloc_pages
+from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import map_region, touch_region
 from numa_service.rpc import explain as wire
 from numa_service.rpc.convert import cost

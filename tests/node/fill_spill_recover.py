@@ -12,7 +12,8 @@ from numa_service.node import ops
 from numa_service.node.free_pages import free_pages
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
-from numa_service.node.page_alloc import AllocRequest, Steps, alloc_pages
+from numa_service.node.page_alloc import Steps, alloc_pages
+from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import close_session, map_region, touch_region
 from numa_service.node.transcript import Transcript
 

@@ -8,7 +8,8 @@ from numa_service.machine.source import load
 from numa_service.mm.gfp import GFP_KERNEL
 from numa_service.node import ops
 from numa_service.node.mempolicy import Policy
-from numa_service.node.page_alloc import AllocRequest, alloc_pages
+from numa_service.node.page_alloc import alloc_pages
+from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import close_session
 
 

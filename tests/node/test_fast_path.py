@@ -15,8 +15,8 @@ from numa_service.node.errors import AllocFailed
 from numa_service.node.free_pages import free_pages
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
-from numa_service.node.page_alloc import Allocation, AllocRequest, alloc_pages
-from numa_service.node.prepare import MAX_KINDS, PreparedRequests
+from numa_service.node.page_alloc import Allocation, alloc_pages
+from numa_service.node.prepare import MAX_KINDS, AllocRequest, PreparedRequests
 
 SPEC = load("demo")
 POLICIES = (

@@ -16,7 +16,8 @@ from numa_service.node.errors import AllocFailed
 from numa_service.node.load import Load, Report, Window
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
-from numa_service.node.page_alloc import Allocation, AllocRequest, alloc_pages
+from numa_service.node.page_alloc import Allocation, alloc_pages
+from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import Touched, map_region, touch_region
 
 SPEC = load("demo")

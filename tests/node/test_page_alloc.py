@@ -26,12 +26,8 @@ from numa_service.node.errors import AllocFailed, InvalidRequest, NodeError, Not
 from numa_service.node.free_pages import free_pages
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
-from numa_service.node.page_alloc import (
-    Allocation,
-    AllocRequest,
-    alloc_pages,
-    gfp_to_alloc_flags,
-)
+from numa_service.node.page_alloc import Allocation, alloc_pages, gfp_to_alloc_flags
+from numa_service.node.prepare import AllocRequest
 
 SPEC = load("demo")
 

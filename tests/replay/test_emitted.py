@@ -12,7 +12,8 @@ from numa_service.mm.gfp import GFP_KERNEL, parse_gfp
 from numa_service.node import ops
 from numa_service.node.free_pages import free_pages
 from numa_service.node.mempolicy import Policy
-from numa_service.node.page_alloc import AllocRequest, alloc_pages
+from numa_service.node.page_alloc import alloc_pages
+from numa_service.node.prepare import AllocRequest
 from numa_service.sim.replay import Replay
 from numa_service.sim.replay_tally import ReplayReport
 from numa_service.sim.simulation import Simulation

@@ -13,7 +13,7 @@ from numa_client._gen.numa.v1 import memory_service_pb2 as pb2
 from numa_client._gen.numa.v1 import memory_service_pb2_grpc
 
 from numa_service.node.node import Node
-from numa_service.node.page_alloc import AllocRequest
+from numa_service.node.prepare import AllocRequest
 from numa_service.rpc import convert, stream
 
 

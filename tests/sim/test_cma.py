@@ -23,7 +23,8 @@ from numa_service.node.explain import PassStep
 from numa_service.node.free_pages import free_pages
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
-from numa_service.node.page_alloc import Allocation, AllocRequest, alloc_pages
+from numa_service.node.page_alloc import Allocation, alloc_pages
+from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import close_session, map_region, touch_region
 from numa_service.procfs.show import SHOW
 from numa_service.sim.simulation import Simulation

@@ -29,7 +29,8 @@ from numa_service.node.memory_hotplug import (
 )
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
-from numa_service.node.page_alloc import AllocRequest, alloc_pages
+from numa_service.node.page_alloc import alloc_pages
+from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import map_region, touch_region
 from numa_service.sim.simulation import Faults, Simulation
 
@@ -353,7 +354,7 @@ def test_a_node_without_cpus_goes_with_its_memory_and_comes_back() -> None:
     # CPUs are on-line now, unlike at boot: a node without any comes before one with, at the same distance
     assert set(home.machine.zonelists[0].node_order) == {0, 1, 2, 3}
     assert home.machine.managed[2, "Normal"] == MEMORY_BLOCK_PAGES
-    got = sim.call(0, alloc_pages(home, dataclasses.replace(request, policy=bind(2))))
+    got = sim.call(0, alloc_pages(home, request._replace(policy=bind(2))))
     assert [nid for nid, _ in got.pages] == [2]
     assert sim.check() == []
     assert replays(sim)

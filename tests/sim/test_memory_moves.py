@@ -18,7 +18,8 @@ from numa_service.node.errors import AllocFailed, Busy, InvalidRequest, NotFound
 from numa_service.node.memory_hotplug import change_memory_block, memory_blocks
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
-from numa_service.node.page_alloc import AllocRequest, alloc_pages
+from numa_service.node.page_alloc import alloc_pages
+from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import close_session, map_region, touch_region, unmap_region
 from numa_service.sim.simulation import Faults, Simulation, Task
 

@@ -14,7 +14,8 @@ from numa_service.mm.vmstat import NR_FREE_PAGES
 from numa_service.node import ops
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
-from numa_service.node.page_alloc import AllocRequest, alloc_pages
+from numa_service.node.page_alloc import alloc_pages
+from numa_service.node.prepare import AllocRequest
 from numa_service.sim.simulation import Simulation
 
 DEMO = load("demo")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 from node.asking import Asking, as_client, bind
 
@@ -19,7 +17,7 @@ SECOND = 1_000_000_000
 def fill(asking: Asking, *nids: int) -> None:
     """Take pages of nodes until not even MIN gives one."""
     for nid in nids:
-        request = dataclasses.replace(asking.request(1 << 16, policy=bind(nid)), partial=True)
+        request = asking.request(1 << 16, policy=bind(nid))._replace(partial=True)
         failed = False
         while not failed:
             task = asking.sim.spawn(0, alloc_pages(asking.home, request))
