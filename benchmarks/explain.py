@@ -25,13 +25,13 @@ _ROUNDS = 21
 
 
 class _WithoutRecorder(ast.NodeTransformer):
-    """Drops what is done for a recorder, and the looks whether there is one."""
+    """Drops what is done for a recorder or an explanation, and the looks whether there is one."""
 
     def visit_If(self, node: ast.If) -> Any:
         self.generic_visit(node)
         test = node.test
         name = test.id if isinstance(test, ast.Name) else getattr(test, "attr", "")
-        return node.orelse if name == "recorder" else node
+        return node.orelse if name in ("recorder", "walk_step") else node
 
     def visit_IfExp(self, node: ast.IfExp) -> Any:
         made = node.body

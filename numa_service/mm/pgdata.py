@@ -203,7 +203,7 @@ CALL_WORDS = 64
 CALL_BLOCKS = 1024
 
 #: Of one zone; see ``zone_look.py``.
-LOOK_WORDS = 10 + NR_ORDERS + MIGRATE_TYPES
+LOOK_WORDS = 11 + NR_ORDERS + MIGRATE_TYPES
 
 #: Fields that are not state: left out of the digest.
 SCRATCH_FIELDS = frozenset(

@@ -38,8 +38,9 @@ ASK = Struct("6q")
     LOOK_FREE_CMA,
     LOOK_ON_PAGESET,
     LOOK_LARGEST_FREE_ORDER,
+    LOOK_LISTED,
     LOOK_NR_FREE,
-) = range(11)
+) = range(12)
 LOOK_SERVED = LOOK_NR_FREE + NR_ORDERS
 assert LOOK_WORDS == LOOK_SERVED + MIGRATE_TYPES
 
@@ -62,6 +63,8 @@ class ZoneLook(NamedTuple):
     on_pageset: int
     #: With a block of one of the migratetypes that were asked for; -1 without any.
     largest_free_order: int
+    #: On the free lists: what `free` says, but for what CPUs keep to themselves.
+    listed: int
     #: Blocks, by order.
     nr_free: tuple[int, ...]
     #: Blocks of the last allocation, by the migratetype of their pageblocks.
@@ -91,9 +94,11 @@ def look_at_zones(address: int) -> None:
         looks[zone, LOOK_FREE_CMA] = pg.reserves[zone, FREE_CMA]
         looks[zone, LOOK_ON_PAGESET] = pg.pcp_count[cpu, zone]
         looks[zone, LOOK_LARGEST_FREE_ORDER] = -1
+        looks[zone, LOOK_LISTED] = 0
         for order in range(NR_ORDERS):
             blocks = pg.nr_free[zone, order]
             looks[zone, LOOK_NR_FREE + order] = blocks
+            looks[zone, LOOK_LISTED] += blocks << order
             if not blocks:
                 continue
             for mt in range(MIGRATE_TYPES):

@@ -46,7 +46,6 @@ from numa_service.node.explain import (
     alloc_flag_names,
     gfp_names,
     migratetype_name,
-    walk_step,
 )
 from numa_service.node.mempolicy import Policy, PolicyMode, Walk, policy_walk
 from numa_service.node.node import Node
@@ -145,27 +144,25 @@ def alloc_pages(node: Node, request: AllocRequest) -> Steps[Allocation]:
 def begin_alloc(node: Node, request: AllocRequest) -> Allocation | Steps[Allocation]:
     """:func:`alloc_pages` up to the end of the fast path: all that was wanted, or the steps for the rest."""
     owner, count = node.session(request.session).owner, request.count
-    prepared, op = node.prepared.alloc(request, owner)
+    prepared, op, walk_step = node.prepared.alloc(request, owner)
     first = fast_path(node, op) if op else None
     if first and first.spent:
         allocation = Allocation([(node.nid, first.pfns)], count, first.spent)
-        if request.explain:
-            steps = _steps_here(node, prepared, count, first)
+        if walk_step:
+            steps = walk_step, _pass_here(node, prepared, first)
             allocation.explanation = _explanation(node, request, prepared, allocation, steps)
         return allocation
     return _alloc_rest(node, request, prepared, owner, first)
 
 
-def _steps_here(node: Node, prepared: Prepared, count: int, first: ops.AllocResult) -> tuple[Step, ...]:
+def _pass_here(node: Node, prepared: Prepared, first: ops.AllocResult) -> PassStep:
     """What a walk would have taken down that ended with the fast path."""
-    pgdat, cost = node.pgdat, first.spent
+    cost = first.spent
     assert cost
-    lists = node.machine.zonelists[prepared.walk.list_nid]
-    visit = NodeVisit(node.nid, False, first.account)
     # clearing is a second pass over the pages, and waits as long as the first
     passed_ns = cost.latency_ns - (cost.zeroing_ns + cost.queueing_ns // 2 if cost.zeroing_ns else 0)
-    flags = alloc_flag_names(prepared.alloc_flags)
-    return walk_step(pgdat.arch, lists, prepared.walk, count), PassStep(FAST_PATH, flags, (visit,), passed_ns)
+    visit = NodeVisit(node.nid, False, first.account)
+    return PassStep(FAST_PATH, alloc_flag_names(prepared.alloc_flags), (visit,), passed_ns)
 
 
 def _alloc_rest(

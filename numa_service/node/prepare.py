@@ -23,6 +23,7 @@ from numa_service.mm.pgdat import Pgdat
 from numa_service.mm.pgdata import TUNE_MOBILITY_DISABLED
 from numa_service.node import ops
 from numa_service.node.errors import InvalidRequest
+from numa_service.node.explain import WalkStep, walk_step
 from numa_service.node.mempolicy import Policy, PolicyMode, Walk, policy_walk
 from numa_service.node.ops import Owner
 
@@ -103,6 +104,8 @@ class PreparedAlloc(NamedTuple):
     prepared: Prepared
     #: Its fast path; None when that does not begin on this node.
     op: ops.Alloc | None
+    #: What an explanation begins with.
+    walk_step: WalkStep | None = None
 
 
 class PreparedRequests:
@@ -155,14 +158,16 @@ class PreparedRequests:
             raise InvalidRequest("count", f"{count} is not in 1…{MAX_COUNT}")
         if count << order > MAX_REQUEST_PAGES:
             raise InvalidRequest("count", f"{count << order} pages: at most {MAX_REQUEST_PAGES}")
-        check_cpu(self._machine.pgdats[self._nid], cpu)
+        pgdat = self._machine.pgdats[self._nid]
+        check_cpu(pgdat, cpu)
         prepared = self(gfp, policy)
-        op = (
-            prepared.op(owner, gfp, order, count, cpu, spends=True, explain=explain)
-            if prepared.here
-            else None
-        )
-        return PreparedAlloc(prepared, op)
+        if not prepared.here:
+            return PreparedAlloc(prepared, None)
+        op = prepared.op(owner, gfp, order, count, cpu, spends=True, explain=explain)
+        if not explain:
+            return PreparedAlloc(prepared, op)
+        lists = self._machine.zonelists[prepared.walk.list_nid]
+        return PreparedAlloc(prepared, op, walk_step(pgdat.arch, lists, prepared.walk, count))
 
     def _prepare(self, gfp: int, policy: Policy) -> Prepared:
         machine = self._machine

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from functools import lru_cache
-from operator import lshift
 
 import numpy as np
 
@@ -47,7 +46,6 @@ from numa_service.node.explain import (
 )
 
 _NO_SPLITS = (0,) * NR_ORDERS
-_ORDERS = range(NR_ORDERS)
 
 
 def watermark_check(
@@ -188,7 +186,7 @@ class Account:
                     before.on_pageset,
                     after.on_pageset,
                     # from the lists: the counter of free pages may lag behind them
-                    (_listed(before) - _listed(after)) >> self._order,
+                    (before.listed - after.listed) >> self._order,
                     self._splits(before.nr_free, after.nr_free),
                     () if migratetypes == self._migratetypes else self._claims(zone, migratetypes),
                     self._foreign(after.served) if served else (),
@@ -232,8 +230,3 @@ class Account:
 
     def _type(self, migratetype: int) -> str:
         return migratetype_name(self._pgdat.profile, migratetype)
-
-
-def _listed(look: ZoneLook) -> int:
-    """Pages on the free lists."""
-    return sum(map(lshift, look.nr_free, _ORDERS))
