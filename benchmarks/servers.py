@@ -30,9 +30,8 @@ async def _node() -> None:
     from numa_service.machine.machinefile import parse_machine
     from numa_service.metrics.collector import NodeCollector
     from numa_service.node.node import Node
-    from numa_service.rpc.server import NodeServer, freeze_heap, let_threads_finish
+    from numa_service.rpc.server import NodeServer, freeze_heap
 
-    let_threads_finish()
     server = NodeServer(Node.boot(parse_machine(MACHINE, "bench", "bench"), 0))
     server.registry.register(NodeCollector(server))
     addresses = await server.start()
@@ -47,11 +46,10 @@ async def _of_64() -> None:
     from numa_service.machine.machinefile import parse_machine
     from numa_service.metrics.collector import NodeCollector
     from numa_service.node.node import Node
-    from numa_service.rpc.server import NodeServer, freeze_heap, let_threads_finish
+    from numa_service.rpc.server import NodeServer, freeze_heap
 
     nodes = "".join(f'[[node]]\ncpus = "{2 * n}-{2 * n + 1}"\nmemory = "1GiB"\n' for n in range(64))
     node = Node.boot(parse_machine(f'name = "of-64"\n{nodes}', "of-64", "of-64"), 0)
-    let_threads_finish()
     server = NodeServer(node)
     server.registry.register(NodeCollector(server))
     window_ns = node.machine.spec.latency.window_ns
@@ -78,9 +76,8 @@ memory = "8GiB"
 async def _of_pair(nid: int) -> None:
     from numa_service.machine.machinefile import parse_machine
     from numa_service.node.node import Node
-    from numa_service.rpc.server import NodeServer, freeze_heap, let_threads_finish
+    from numa_service.rpc.server import NodeServer, freeze_heap
 
-    let_threads_finish()
     server = NodeServer(Node.boot(parse_machine(PAIR, "pair", "pair"), nid))
     addresses = await server.start()
     freeze_heap()

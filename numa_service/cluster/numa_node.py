@@ -39,10 +39,9 @@ class NumaNode:
         from numa_service.metrics.collector import NodeCollector
         from numa_service.node.node import Node
         from numa_service.rpc.machine import NodeInfo
-        from numa_service.rpc.server import NodeServer, freeze_heap, let_threads_finish
+        from numa_service.rpc.server import NodeServer, freeze_heap
         from numa_service.rpc.tracing import tracing_from_environment
 
-        let_threads_finish()
         node = Node.boot(spec, nid, registry.next_incarnation(machine, nid))
         server = NodeServer(node, tracing=tracing_from_environment(f"{machine}/node-{nid}"))
         server.registry.register(NodeCollector(server))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import os
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -67,18 +65,6 @@ class Addresses:
     grpc: str
     #: URL of the Prometheus metrics.
     metrics_url: str
-
-
-def let_threads_finish() -> None:
-    """This thread, and those that it starts, take a CPU from nobody when they wake up (SCHED_BATCH).
-
-    For a process that only serves, before its server is made: gRPC's threads wake each other and the event
-    loop's several times a call, and each time the one that works would be put off the CPU. One that sleeps
-    is run as soon as a CPU has nothing else to do, as ever.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # a sandbox may forbid it
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def freeze_heap() -> None:
