@@ -11,12 +11,12 @@ from node.by_hand import ByHand
 from numa_service.machine.source import load
 from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL, Gfp
 from numa_service.node import ops, prepare
-from numa_service.node.errors import AllocFailed
+from numa_service.node.errors import AllocFailed, InvalidRequest
 from numa_service.node.free_pages import free_pages
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
 from numa_service.node.page_alloc import Allocation, alloc_pages
-from numa_service.node.prepare import MAX_KINDS, AllocRequest, PreparedRequests
+from numa_service.node.prepare import MAX_KINDS, MAX_REQUESTS, AllocRequest, PreparedRequests
 
 SPEC = load("demo")
 POLICIES = (
@@ -93,8 +93,23 @@ def test_what_is_prepared_is_kept_until_memory_comes_or_goes() -> None:
     first = node.prepared(GFP_KERNEL, Policy())
     assert first.here
     assert node.prepared(GFP_KERNEL, Policy()) is first
+    request = AllocRequest(1, GFP_KERNEL, 0, 7, 0, Policy())
+    alloc = node.prepared.alloc(request, node.owner(1))
+    assert alloc.op
+    assert node.prepared.alloc(request._replace(), node.owner(1)) is alloc
+    assert node.prepared.alloc(request._replace(session=2), node.owner(2)).op != alloc.op
     node.machine.managed = dict(node.machine.managed)  # as memory_notify() leaves it
+    assert node.prepared.alloc(request, node.owner(1)) is not alloc
     assert node.prepared(GFP_KERNEL, Policy()) is not first
+
+
+@pytest.mark.parametrize("wrong", [{"count": 0}, {"order": 99}, {"cpu": 99}])
+def test_what_was_refused_is_refused_again(wrong: dict[str, int]) -> None:
+    node = Node.boot(SPEC, 0)
+    request = AllocRequest(1, GFP_KERNEL, 0, 7, 0, Policy())._replace(**wrong)
+    for _ in range(2):
+        with pytest.raises(InvalidRequest, match=next(iter(wrong))):
+            node.prepared.alloc(request, node.owner(1))
 
 
 def test_what_is_prepared_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,5 +121,8 @@ def test_what_is_prepared_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     for gfp in kinds:
         node.prepared(gfp, Policy())
         assert len(node.prepared._known) <= MAX_KINDS
-    assert len(made) == len(set(kinds))
+    for count in range(1, MAX_REQUESTS + 10):
+        node.prepared.alloc(AllocRequest(1, GFP_KERNEL, 0, count, 0, Policy()), node.owner(1))
+        assert len(node.prepared._requests) <= MAX_REQUESTS
+    assert len(made) == len({*kinds, GFP_KERNEL})
     assert len(set(kinds)) > prepare.MAX_KINDS
