@@ -48,11 +48,10 @@ class GrpcServer:
 
     async def start(self, host: str, port: int) -> str:
         """Serve; the address as host:port. RuntimeError when the port is taken."""
-        methods = Methods(self._calls, self._tracing)
+        server = grpc.aio.server(options=_OPTIONS)
+        methods = Methods(server, self._calls, self._tracing)
         self._add(methods)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
-        server = grpc.aio.server(options=_OPTIONS)
-        server.add_generic_rpc_handlers((methods,))
         names = (*self._services, health.SERVICE_NAME)
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
         bound = server.add_insecure_port(join_address(host, port))

@@ -134,7 +134,7 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
         return self._injected(reply) if self._dilation else reply
 
     def _free(self, request: pb2.FreePagesRequest) -> pb2.FreePagesResponse | Steps[pb2.FreePagesResponse]:
-        pages = [(p.node, p.pfns) for p in request.pages]
+        pages = [(p.node, p.pfns) for p in request.pages[:]]  # a slice: their iterator ends by an exception
         begun = begin_free(self._node, request.session, request.order, pages, request.cpu, request.request_id)
         return convert.freed(begun) if isinstance(begun, Freed) else self._free_rest(begun)
 

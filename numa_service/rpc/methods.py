@@ -1,7 +1,6 @@
 """The methods that a server has: every servicer's, counted, and with errors told as statuses.
 
-Wrapped once, when they are added, and found by one look into one table: interceptors would be awaited for
-every call.
+Wrapped once, when they are added: interceptors would be awaited for every call.
 """
 
 from __future__ import annotations
@@ -21,25 +20,21 @@ from numa_service.rpc.tracing import Tracing
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
-class Methods(grpc.GenericRpcHandler):
-    """Stands in for the server where generated code adds a servicer; then is the server's one handler."""
+class Methods:
+    """Stands in for the server where generated code adds a servicer."""
 
-    def __init__(self, calls: CallMetrics, tracing: Tracing | None) -> None:
+    def __init__(self, server: grpc.aio.Server, calls: CallMetrics, tracing: Tracing | None) -> None:
+        self._server = server
         self._calls = calls
         self._tracing = tracing
-        self._handlers: dict[str, Handler] = {}
 
     def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
         """What :meth:`add_registered_method_handlers` is told too."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
-        """Take a servicer's methods."""
-        for method, handler in handlers.items():
-            self._handlers[f"/{service}/{method}"] = self._wrapped(service, method, handler)
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
-        """The handler of a call; None is UNIMPLEMENTED."""
-        return self._handlers.get(handler_call_details.method)
+        """Give the server a servicer's methods."""
+        wrapped = {method: self._wrapped(service, method, handler) for method, handler in handlers.items()}
+        self._server.add_registered_method_handlers(service, wrapped)
 
     def _wrapped(self, service: str, method: str, handler: Handler) -> Handler:
         if handler.unary_unary is not None:
