@@ -169,10 +169,25 @@ async def test_what_cannot_be_read(
             await call(path)
 
 
-async def test_a_node_that_is_away_and_comes_back(demo: Loopback, client: AsyncMachine) -> None:
-    await client.read_file("/proc/zoneinfo")
+@pytest.mark.parametrize("look", ["read_file", "list_dir", "read_tree"])
+async def test_a_node_that_is_away_is_waited_for(demo: Loopback, client: AsyncMachine, look: str) -> None:
+    path = "/sys/devices/system/node" if look == "list_dir" else "/proc/zoneinfo"
+    before = await getattr(client, look)(path)
     await demo.kill(1)
-    with pytest.raises(Unavailable, match="node 1"):
-        await client.read_file("/proc/zoneinfo")
+    looking = asyncio.create_task(getattr(client, look)(path))
+    await asyncio.sleep(0.1)
+    assert not looking.done()
     await demo.revive(1)
+    assert len(await looking) == len(before)
     assert await client.read_file("/proc/zoneinfo") == tree.read(now(demo), "/proc/zoneinfo")
+
+
+async def test_and_not_for_ever(demo: Loopback) -> None:
+    def read() -> None:
+        with Machine.connect(demo.address, timeout=0.5) as machine:
+            for look in machine.read_file, machine.read_tree:
+                with pytest.raises(Unavailable, match="node 1"):
+                    look("/proc/zoneinfo")
+
+    await demo.kill(1)
+    await asyncio.to_thread(read)

@@ -42,7 +42,6 @@ from numa_client._gen.numa.v1 import (
     memory_service_pb2_grpc,
     node_service_pb2,
     node_service_pb2_grpc,
-    workload_service_pb2,
     workload_service_pb2_grpc,
 )
 from numa_client._policy import Policy
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
+_Read = TypeVar("_Read")
 
 
 async def _call(method: Method[_Request, _Response], request: _Request, timeout: float) -> _Response:
@@ -64,18 +64,29 @@ async def _call(method: Method[_Request, _Response], request: _Request, timeout:
         raise from_rpc_error(error) from error
 
 
-async def _reports(
-    call: grpc.aio.UnaryStreamCall[
-        workload_service_pb2.RunProgramRequest, workload_service_pb2.RunProgramResponse
-    ],
-) -> AsyncGenerator[ProgramProgress | ProgramResult, None]:
-    try:
-        async for message in call:
-            yield program_codec.report(message)
-    except grpc.aio.AioRpcError as error:
-        raise from_rpc_error(error) from error
-    finally:
-        call.cancel()
+async def _messages(
+    begin: Callable[[], grpc.aio.UnaryStreamCall[Any, _Response]],
+    read: Callable[[_Response], _Read],
+    patience: float,
+) -> AsyncGenerator[_Read, None]:
+    """What a call streams; begun again if it is refused until a time that comes within `patience` seconds."""
+    deadline = time.monotonic() + patience
+    while True:
+        call, begun = begin(), False
+        try:
+            async for message in call:
+                begun = True
+                yield read(message)
+        except grpc.aio.AioRpcError as error:
+            refused = from_rpc_error(error)
+            if begun:
+                raise refused from error
+            wait = wait_for_room(refused, deadline)
+        else:
+            return
+        finally:
+            call.cancel()
+        await asyncio.sleep(wait)
 
 
 class AsyncMachine:
@@ -172,26 +183,23 @@ class AsyncMachine:
         """Text of a file of the machine's /proc or /sys (``/proc/zoneinfo``), as its kernel prints it.
 
         NotFound (ENOENT), FailedPrecondition (EISDIR, ENOTDIR), InvalidRequest (a path too long),
-        Unavailable while a node restarts.
+        Unavailable if a node restarts, and for longer than `timeout`.
         """
         request = files_service_pb2.ReadFileRequest(path=path)
-        return (await _call(self._files.ReadFile, request, self._timeout)).data.decode()
+        return (await self._look(self._files.ReadFile, request)).data.decode()
 
     async def list_dir(self, path: str = "/") -> tuple[files.DirEntry, ...]:
         """What is in a directory of the machine's /proc or /sys, by name. Errors as of :meth:`read_file`."""
         request = files_service_pb2.ListDirRequest(path=path)
-        return files.entries(await _call(self._files.ListDir, request, self._timeout))
+        return files.entries(await self._look(self._files.ListDir, request))
 
     async def read_tree(self, path: str = "/") -> tuple[files.TreeFile, ...]:
         """Every file and link at or below a path, all of one moment of each node."""
         request = files_service_pb2.ReadTreeRequest(path=path)
-        found: list[files.TreeFile] = []
-        try:
-            async for response in self._files.ReadTree(request, timeout=self._timeout):
-                found += files.tree_files(response)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
-        return tuple(found)
+        parts = _messages(
+            lambda: self._files.ReadTree(request, timeout=self._timeout), files.tree_files, self._timeout
+        )
+        return tuple([file async for part in parts for file in part])
 
     async def write_file(self, path: str, text: str) -> None:
         """Writes to a file, with a kernel's effects: ``/proc/sys/vm/*``, and ``state`` of a memory block.
@@ -215,6 +223,16 @@ class AsyncMachine:
         for channel in self._nodes.values():
             await channel.close(None)
         await self._channel.close(None)
+
+    async def _look(self, method: Method[_Request, _Response], request: _Request) -> _Response:
+        """A call that changes nothing; again, in time, after as long as the service says."""
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                return await _call(method, request, deadline - time.monotonic())
+            except NumaError as error:
+                wait = wait_for_room(error, deadline)
+            await asyncio.sleep(wait)
 
     async def _ask(
         self,
@@ -388,12 +406,16 @@ class AsyncSession:
 
         `program`: one of the library by name, a TOML file by its path, or a Program. Its limits end it, or
         `timeout` seconds; so does to stop reading, or to close this iterator. What it held is then free.
-        OutOfMemory: it came to a limit, or stopped at a failure.
+        A node that runs too many is asked again. OutOfMemory: it still does, or the program came to a limit,
+        or stopped at a failure.
         """
         request = program_codec.run_request(
             self.info.session, next(self._ids), program, self.cpu if cpu is None else cpu
         )
-        return _reports(self._workload.RunProgram(request, timeout=timeout))
+        patience = self._machine._timeout if timeout is None else min(timeout, self._machine._timeout)
+        return _messages(
+            lambda: self._workload.RunProgram(request, timeout=timeout), program_codec.report, patience
+        )
 
     async def close(self) -> int:
         """Ends the session; returns the pages this freed on all nodes. 0 if it had ended already."""

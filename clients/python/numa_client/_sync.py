@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
+_Read = TypeVar("_Read")
 
 
 def _call(method: Method[_Request, _Response], request: _Request, timeout: float) -> _Response:
@@ -64,14 +65,27 @@ def _call(method: Method[_Request, _Response], request: _Request, timeout: float
         raise from_rpc_error(error) from error
 
 
-def _reports(call: Any) -> Generator[ProgramProgress | ProgramResult, None, None]:
-    try:
-        for message in call:
-            yield program_codec.report(message)
-    except grpc.RpcError as error:
-        raise from_rpc_error(error) from error
-    finally:
-        call.cancel()
+def _messages(
+    begin: Callable[[], Any], read: Callable[[Any], _Read], patience: float
+) -> Generator[_Read, None, None]:
+    """What a call streams; begun again if it is refused until a time that comes within `patience` seconds."""
+    deadline = time.monotonic() + patience
+    while True:
+        call, begun = begin(), False
+        try:
+            for message in call:
+                begun = True
+                yield read(message)
+        except grpc.RpcError as error:
+            refused = from_rpc_error(error)
+            if begun:
+                raise refused from error
+            wait = wait_for_room(refused, deadline)
+        else:
+            return
+        finally:
+            call.cancel()
+        time.sleep(wait)
 
 
 class Machine:
@@ -167,26 +181,23 @@ class Machine:
         """Text of a file of the machine's /proc or /sys (``/proc/zoneinfo``), as its kernel prints it.
 
         NotFound (ENOENT), FailedPrecondition (EISDIR, ENOTDIR), InvalidRequest (a path too long),
-        Unavailable while a node restarts.
+        Unavailable if a node restarts, and for longer than `timeout`.
         """
         request = files_service_pb2.ReadFileRequest(path=path)
-        return (_call(self._files.ReadFile, request, self._timeout)).data.decode()
+        return (self._look(self._files.ReadFile, request)).data.decode()
 
     def list_dir(self, path: str = "/") -> tuple[files.DirEntry, ...]:
         """What is in a directory of the machine's /proc or /sys, by name. Errors as of :meth:`read_file`."""
         request = files_service_pb2.ListDirRequest(path=path)
-        return files.entries(_call(self._files.ListDir, request, self._timeout))
+        return files.entries(self._look(self._files.ListDir, request))
 
     def read_tree(self, path: str = "/") -> tuple[files.TreeFile, ...]:
         """Every file and link at or below a path, all of one moment of each node."""
         request = files_service_pb2.ReadTreeRequest(path=path)
-        found: list[files.TreeFile] = []
-        try:
-            for response in self._files.ReadTree(request, timeout=self._timeout):
-                found += files.tree_files(response)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
-        return tuple(found)
+        parts = _messages(
+            lambda: self._files.ReadTree(request, timeout=self._timeout), files.tree_files, self._timeout
+        )
+        return tuple([file for part in parts for file in part])
 
     def write_file(self, path: str, text: str) -> None:
         """Writes to a file, with a kernel's effects: ``/proc/sys/vm/*``, and ``state`` of a memory block.
@@ -210,6 +221,16 @@ class Machine:
         for channel in self._nodes.values():
             channel.close()
         self._channel.close()
+
+    def _look(self, method: Method[_Request, _Response], request: _Request) -> _Response:
+        """A call that changes nothing; again, in time, after as long as the service says."""
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                return _call(method, request, deadline - time.monotonic())
+            except NumaError as error:
+                wait = wait_for_room(error, deadline)
+            time.sleep(wait)
 
     def _ask(
         self,
@@ -384,12 +405,16 @@ class Session:
 
         `program`: one of the library by name, a TOML file by its path, or a Program. Its limits end it, or
         `timeout` seconds; so does to stop reading, or to close this iterator. What it held is then free.
-        OutOfMemory: it came to a limit, or stopped at a failure.
+        A node that runs too many is asked again. OutOfMemory: it still does, or the program came to a limit,
+        or stopped at a failure.
         """
         request = program_codec.run_request(
             self.info.session, next(self._ids), program, self.cpu if cpu is None else cpu
         )
-        return _reports(self._workload.RunProgram(request, timeout=timeout))
+        patience = self._machine._timeout if timeout is None else min(timeout, self._machine._timeout)
+        return _messages(
+            lambda: self._workload.RunProgram(request, timeout=timeout), program_codec.report, patience
+        )
 
     def close(self) -> int:
         """Ends the session; returns the pages this freed on all nodes. 0 if it had ended already."""
