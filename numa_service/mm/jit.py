@@ -10,7 +10,9 @@ named after the text of the whole package.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsInt, TypeVar, cast
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 else:
     i64 = np.int64
     flag = np.bool_
+
+#: Caches of versions and checkouts that stay on a host; each takes 20 to 40 MB.
+CACHES_KEPT = 8
+_MARK = "complete"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -67,11 +73,24 @@ def kernels() -> tuple[Any, ...]:
 
 
 def is_compiled() -> bool:
-    """Whether the disk cache of this version of the kernels has been filled."""
-    return (CACHE_DIR / "complete").exists()
+    """Whether the disk cache of this version of the kernels has been filled. Notes that it is used."""
+    mark = CACHE_DIR / _MARK
+    if not mark.exists():
+        return False
+    with contextlib.suppress(OSError):  # it may be somebody else's, in an image
+        mark.touch()
+    return True
 
 
 def mark_compiled() -> None:
-    """Note that every kernel has been compiled into the cache."""
+    """Note that every kernel has been compiled into the cache; those not used for longest go."""
     CACHE_DIR.mkdir(parents=True, exist_ok=True)
-    (CACHE_DIR / "complete").touch()
+    (CACHE_DIR / _MARK).touch()
+    with contextlib.suppress(FileNotFoundError):  # another process does the same
+        for folder in sorted(CACHE_DIR.parent.glob("kernels-*"), key=_last_used)[:-CACHES_KEPT]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _last_used(folder: Path) -> int:
+    mark = folder / _MARK
+    return (mark if mark.exists() else folder).stat().st_mtime_ns

@@ -100,3 +100,19 @@ def test_kernels_are_registered_and_cached_by_source_text() -> None:
     names = {kernel.py_func.__name__ for kernel in jit.kernels()}
     assert {"alloc_pages_bulk", "free_pages_bulk", "shrink_node", "list_add"} <= names
     assert jit.CACHE_DIR.name.startswith("kernels-")
+
+
+def test_caches_that_are_not_used_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    caches = [tmp_path / f"kernels-{n}" for n in range(jit.CACHES_KEPT + 2)]
+    (tmp_path / "benchmarks").mkdir()
+    for age, cache in enumerate(caches):
+        monkeypatch.setattr(jit, "CACHE_DIR", cache)
+        assert not jit.is_compiled()
+        cache.mkdir()
+        (cache / "complete").touch()
+        os.utime(cache / "complete", (age, age))
+    monkeypatch.setattr(jit, "CACHE_DIR", caches[0])
+    assert jit.is_compiled()  # it is the one used last now
+    monkeypatch.setattr(jit, "CACHE_DIR", caches[-1])
+    jit.mark_compiled()
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "benchmarks", caches[0], *caches[3:]])
