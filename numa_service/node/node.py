@@ -105,7 +105,8 @@ class Node:
         self.replies = FirstReplies()
         self.kswapd = KswapdStats()
         self.load = Load(machine.spec, nid)
-        #: What it costs to get pages here, and to free blocks. Kept: most requests cost what others did.
+        #: What it costs to get pages here, and to free blocks. Kept, and not to be changed:
+        #: most requests cost what others did.
         model, kept = machine.spec.latency, lru_cache(maxsize=1 << 10)
         self.cost_of_pages = kept(partial(Cost.of_pages_here, model, self.load))
         self.cost_of_free = kept(partial(Cost.of_free, model))

@@ -1,6 +1,6 @@
-"""``prepare_alloc_pages()``: what requests with the same flags and policy have in common.
+"""``prepare_alloc_pages()``: a request is checked, and what it has in common with others of its kind is kept.
 
-Kept until memory comes or goes anywhere in the machine, as requests of one kind come in thousands.
+That is until memory comes or goes anywhere in the machine: requests of one kind come in thousands.
 """
 
 from __future__ import annotations

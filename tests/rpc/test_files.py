@@ -20,6 +20,7 @@ from numa_client import (
 from numa_service.machine.snapshot import assemble, node_part
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.node import ops
+from numa_service.node.errors import PeerUnavailable
 from numa_service.procfs import tree
 
 #: Of node 2, wholly RAM.
@@ -184,7 +185,8 @@ async def test_a_node_that_is_away_is_waited_for(demo: Loopback, client: AsyncMa
 
 async def test_and_not_for_ever(demo: Loopback) -> None:
     def read() -> None:
-        with Machine.connect(demo.address, timeout=0.5) as machine:
+        # no time is left to wait for as long as the service says
+        with Machine.connect(demo.address, timeout=PeerUnavailable.retry_seconds) as machine:
             for look in machine.read_file, machine.read_tree:
                 with pytest.raises(Unavailable, match="node 1"):
                     look("/proc/zoneinfo")

@@ -248,7 +248,7 @@ async def test_a_node_runs_so_many_programs_at_a_time(demo: Loopback, client: As
     async with client.session(cpu=0) as session:
         running = [await started(session) for _ in range(MAX_PROGRAMS)]
         with pytest.raises(OutOfMemory, match=f"runs {MAX_PROGRAMS} programs") as raised:
-            async for _ in session.run_program(pages(), timeout=0.5):
+            async for _ in session.run_program(pages(), timeout=TooMany.retry_seconds):
                 pass
         assert (raised.value.reason, raised.value.retry_seconds) == ("LIMIT_EXCEEDED", TooMany.retry_seconds)
         waits = asyncio.create_task(finished(session, pages()))

@@ -403,6 +403,7 @@ class Session:
     ) -> Generator[ProgramProgress | ProgramResult, None, None]:
         """Runs a workload program next to the node: progress a few times a second, then its ProgramResult.
 
+        It starts when it is asked for the first of them.
         `program`: one of the library by name, a TOML file by its path, or a Program. Its limits end it, or
         `timeout` seconds; so does to stop reading, or to close this iterator. What it held is then free.
         A node that runs too many is asked again. OutOfMemory: it still does, or the program came to a limit,
