@@ -3,9 +3,11 @@
 Kernels never allocate arrays and run without Numba's runtime (``_nrt=False``): with it, every call
 between kernels counts references and an order-0 allocation costs a hundred times more. They are inlined
 into each other (``forceinline``): a node's arrays are some three hundred scalars, and passing those at a
-call costs more than most kernels' work (184 ns an allocation without, 28 ns with). Numba checks
-only the file of a cached function, not those of the functions it calls; the cache folder is therefore
-named after the text of the whole package.
+call costs more than most kernels' work (184 ns an allocation without, 28 ns with).
+
+Numba checks only the file of a cached function, not those of the functions it calls, and files a cache under
+the path of the source. Here a cache folder is named after all that decides what is compiled: the text of the
+whole package, Python, Numba and the CPU. Every checkout, wheel and image of the same text shares it.
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsInt, TypeVar, cast
 
 import numba
 import numpy as np
+from llvmlite import binding as llvm
 from numba.core import config
+from numba.core.caching import UserProvidedCacheLocator
 
 if TYPE_CHECKING:
 
@@ -41,13 +46,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _cache_dir() -> Path:
+    """The folder of this text of the kernels, for this Python, Numba and CPU."""
     base = Path(config.CACHE_DIR) if config.CACHE_DIR else Path.home() / ".cache" / "numa-service"
-    text = hashlib.blake2b(digest_size=8)
+    key = hashlib.blake2b(digest_size=8)
+    cpu = config.CPU_NAME or llvm.get_host_cpu_name()
+    features = config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()
+    for part in (sys.implementation.cache_tag, numba.__version__, cpu, features):
+        key.update(f"{part}\0".encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
-        # Numba also asks where a source lies and when it was written: a cache is one checkout's
-        text.update(f"{source}\0{source.stat().st_mtime_ns}\0".encode())
-        text.update(source.read_bytes())
-    return base / f"kernels-{text.hexdigest()}"
+        key.update(f"{source.name}\0".encode())
+        key.update(source.read_bytes())
+    return base / f"kernels-{key.hexdigest()}"
 
 
 CACHE_DIR = _cache_dir()
@@ -55,14 +64,26 @@ CACHE_DIR = _cache_dir()
 _KERNELS: list[Any] = []
 
 
+class CacheLocator(UserProvidedCacheLocator):  # type: ignore[misc]
+    """Tells Numba to keep a kernel's code in :data:`CACHE_DIR`, wherever the source lies.
+
+    Numba's own locator adds a folder named after the path of the source.
+    """
+
+    def get_cache_path(self) -> str:
+        """The folder for index and code files."""
+        return str(CACHE_DIR)
+
+
 def kernel(function: F) -> F:
     """Compile a function of the hot loop: arrays in, integers out, no allocation, no exceptions."""
-    previous = config.CACHE_DIR
+    previous = config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES
     config.CACHE_DIR = str(CACHE_DIR)
+    config.CACHE_LOCATOR_CLASSES = f"{__name__}.{CacheLocator.__name__}"
     try:
         compiled = numba.njit(_nrt=False, forceinline=True, error_model="numpy", cache=True)(function)
     finally:
-        config.CACHE_DIR = previous
+        config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = previous
     _KERNELS.append(compiled)
     return cast("F", compiled)
 
