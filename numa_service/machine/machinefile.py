@@ -119,12 +119,17 @@ def _parse_curve(points: list[tuple[float, float]]) -> Curve:
             raise SpecError(f"percentages ascend: {right:g} comes after {left:g}")
         if high < low:
             raise SpecError(f"load makes nothing faster: {high:g} ns comes after {low:g} ns")
+        if high > MAX_STEP_NS:
+            raise SpecError(f"{high:g} ns is more than {MAX_STEP_NS}")
     return tuple(points)
 
 
-_Ns = Annotated[int, Field(ge=0)]
-_MbPerS = Annotated[int, Field(ge=0)]
-_Matrix = list[list[Annotated[int, Field(ge=1)]]]
+#: Longest time of one step, in ns: a second. So long as a request may be, what it costs fits 64 bits.
+MAX_STEP_NS = 10**9
+_Ns = Annotated[int, Field(ge=0, le=MAX_STEP_NS)]
+#: Up to a petabyte a second.
+_MbPerS = Annotated[int, Field(ge=0, le=10**9)]
+_Matrix = list[list[Annotated[int, Field(ge=1, le=MAX_STEP_NS)]]]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 _Point = Annotated[tuple[_Finite, _Finite], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
 _Curve = Annotated[list[_Point], AfterValidator(_parse_curve)]
@@ -137,7 +142,7 @@ _LATENCY_TYPES: dict[str, Any] = {
     "memory_curve": list[str],
     "link_curve": list[list[str]],
     "curves": dict[str, _Curve],
-    "window_ns": Annotated[int, Field(ge=1000)],
+    "window_ns": Annotated[int, Field(ge=1000, le=10**12)],
     "mode": Annotated[str, _one_of("mode", list(MODES))],
     "time_dilation": Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)],
 }

@@ -5,7 +5,9 @@ without a pause, unless it says so. Traffic is summed up over windows of that ti
 a node tells how busy the links from here are. What it has for each memory is reported to that memory's node,
 with the next question that goes there anyway; all reports together tell how busy the memory is.
 
-Nothing here is measured, drawn or waited for: the same ops lead to the same numbers.
+Nothing here is measured, drawn or waited for: the same ops lead to the same numbers. All of them are bounded,
+so that every cost fits the wire: a report by what the CPUs of its node can move in its time, a wait by every
+CPU of the machine standing in the queue.
 """
 
 from __future__ import annotations
@@ -17,12 +19,15 @@ from typing import NamedTuple
 from numa_service.machine.latency import Curve, queueing_ns
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.mmzone import PAGE_SIZE
+from numa_service.node.errors import InvalidRequest
 
 #: Weight of the last window in the utilisation. Alone it would never come to rest: where the curve is steep,
 #: a little more load is answered by a wait that leaves much less, and the other way round.
 STEP = 1 / 8
 #: A utilisation up to which every curve is flat. There a step may be as large as the time is long.
 QUIET = 0.1
+#: Totals of a report begin anew before they exceed this, in ns and in bytes.
+TOTAL_LIMIT = 1 << 62
 
 
 def mb_per_s(nr_bytes: int, ns: int) -> float:
@@ -93,6 +98,8 @@ class Queue:
     curve: Curve
     #: Idle latency of the accesses that queue, ns.
     idle_ns: int
+    #: The longest wait: everybody is in the queue.
+    most_ns: float
     #: Of the last windows, smoothed.
     utilisation: float = 0.0
     waiting: float = 0.0
@@ -110,7 +117,7 @@ class Queue:
         step = STEP if used > QUIET else ns / (ns + window_ns / STEP - window_ns)
         self.utilisation += step * (used - self.utilisation)
         stretched = (self.idle_ns + self.waiting) * (1 + step * (used - 1)) - self.idle_ns
-        self.waiting = max(queueing_ns(self.curve, self.utilisation), stretched)
+        self.waiting = min(max(queueing_ns(self.curve, self.utilisation), stretched), self.most_ns)
         self.wait_ns = round(self.waiting)
 
 
@@ -124,7 +131,8 @@ class Load:
         self._idle: dict[int, tuple[int, int]] = {}
         self._links: dict[int, Queue] = {}
         model = spec.latency
-        self.memory = Queue(
+        self._nr_cpus = sum(len(node.cpus) for node in spec.nodes)
+        self.memory = self._queue(
             model.memory_bandwidth(nid), model.curve(model.memory_curve_name(nid)), self.idle_ns(nid)
         )
         self._window_ns = model.window_ns
@@ -132,9 +140,16 @@ class Load:
         #: Totals last heard, by node, and what each has added in this round: ns and bytes.
         self._heard: dict[int, tuple[int, int]] = {}
         self._round: dict[int, tuple[int, int]] = {}
+        #: ns of the quickest access from each node's CPUs to this memory.
+        self._page_ns: dict[int, int] = {}
         #: Totals of the closed windows of this node's CPUs.
         self._ns = 0
         self._bytes: dict[int, int] = {}
+
+    def _queue(self, mb_per_s: int, curve: Curve, idle_ns: int) -> Queue:
+        """An empty one. Its longest wait is a page of every CPU, or the curve's end if that is more."""
+        everybody = self._nr_cpus * PAGE_SIZE * 1000 / mb_per_s if mb_per_s else 0.0
+        return Queue(mb_per_s, curve, idle_ns, max(everybody, curve[-1][1]))
 
     def idle_ns(self, to_nid: int, write: bool = False) -> int:
         """Latency of an access from here to a memory when nobody else is there."""
@@ -152,7 +167,7 @@ class Load:
         link = self._links.get(to_nid)
         if link is None:
             model = self._spec.latency
-            link = self._links[to_nid] = Queue(
+            link = self._links[to_nid] = self._queue(
                 model.link_bandwidth(self.nid, to_nid),
                 model.curve(model.link_curve_name(self.nid, to_nid)),
                 self.idle_ns(to_nid),
@@ -173,6 +188,8 @@ class Load:
                 self._bytes[to] = self._bytes.get(to, 0) + nr_bytes
                 if to != self.nid:
                     self.link(to)
+            if self._ns > TOTAL_LIMIT or max(self._bytes.values(), default=0) > TOTAL_LIMIT:
+                self._ns, self._bytes = over.ns, dict(over.bytes)  # as after a restart
             for to, link in self._links.items():
                 link.update(mb_per_s(over.bytes.get(to, 0), over.ns), over.ns, self._window_ns)
             self.hear(self.report(self.nid))
@@ -180,6 +197,31 @@ class Load:
     def report(self, to_nid: int) -> Report:
         """What a memory's node should know of this node's traffic to it."""
         return Report(self.nid, self._ns, self._bytes.get(to_nid, 0))
+
+    def check_report(self, report: Report) -> None:
+        """InvalidRequest for totals that no node can have: its CPUs cannot move so much in its time."""
+        if report.nid == self.nid:
+            raise InvalidRequest("report.node", f"{report.nid} is this node: reports are of others")
+        for name, total in (("window_ns", report.ns), ("moved_bytes", report.bytes)):
+            if not 0 <= total <= TOTAL_LIMIT:
+                raise InvalidRequest(f"report.{name}", f"{total} is not in 0…{TOTAL_LIMIT}")
+        most = self.most_bytes(report.nid, report.ns)
+        if report.bytes > most:
+            raise InvalidRequest("report.moved_bytes", f"{report.bytes} in {report.ns} ns: {most} at most")
+
+    def most_bytes(self, nid: int, ns: int) -> int:
+        """What the CPUs of a node can move to or from this memory in closed windows of `ns` together.
+
+        A page that is accessed moves at most twice, to be read and to be cleared, and takes the idle latency
+        at least once. A CPU begins a window at most a window's length behind, so it has twice the time.
+        """
+        page_ns = self._page_ns.get(nid)
+        if page_ns is None:
+            model, distance = self._spec.latency, self._spec.distance(nid, self.nid)
+            read = model.read_latency_ns(nid, self.nid, distance)
+            page_ns = self._page_ns[nid] = min(read, model.write_latency_ns(nid, self.nid, distance))
+        cpus = len(self._spec.node(nid).cpus)
+        return 4 * cpus * PAGE_SIZE * ns // page_ns if page_ns else TOTAL_LIMIT
 
     def hear(self, report: Report) -> None:
         """Traffic that a node caused to this node's memory, as it says.
@@ -192,14 +234,17 @@ class Load:
             ns = nr_bytes = 0  # it has been restarted
         if report.ns == ns:
             return
+        during, moved = report.ns - ns, report.bytes - nr_bytes
         self._heard[report.nid] = report.ns, report.bytes
         if self._round.get(report.nid, (0, 0))[0] >= self._window_ns:
-            rates = [mb_per_s(moved, during) for during, moved in self._round.values()]
-            longest = max(during for during, _ in self._round.values())
+            rates = [
+                mb_per_s(min(moved, self.most_bytes(nid, ns)), ns) for nid, (ns, moved) in self._round.items()
+            ]
+            longest = max(ns for ns, _ in self._round.values())
             self.memory.update(sum(rates), longest, self._window_ns)
             self._round = {}
         before_ns, before_bytes = self._round.get(report.nid, (0, 0))
-        self._round[report.nid] = before_ns + report.ns - ns, before_bytes + report.bytes - nr_bytes
+        self._round[report.nid] = before_ns + during, before_bytes + moved
 
     def rest(self) -> None:
         """Nothing happens here, nor to this memory, for so long that all load is gone."""

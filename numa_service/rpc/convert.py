@@ -460,7 +460,7 @@ def _(m: zonelist_pb2.LookupRequest) -> Op[Any]:
 
 @op_of.register
 def _(m: zonelist_pb2.ReleaseRequest) -> Op[Any]:
-    if m.indexes:
+    if m.HasField("indexes"):
         return ops.Release(_owner_of(m.owner), None, m.pfns, m.indexes)
     return ops.Free(_owner_of(m.owner), m.cpu, m.order, m.pfns)
 

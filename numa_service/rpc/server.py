@@ -8,7 +8,7 @@ import gc
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from numa_client._gen.numa.v1 import (
     memory_service_pb2,
@@ -29,6 +29,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from numa_service.node import ops
 from numa_service.node.memory_hotplug import node_restarted
 from numa_service.node.node import Node
+from numa_service.node.op_checks import check_kswapd_step
 from numa_service.node.ops import Op
 from numa_service.rpc.exposition import HttpServer, metrics_app
 from numa_service.rpc.grpc_server import GrpcServer
@@ -204,7 +205,6 @@ class NodeServer:
         return True
 
     async def kswapd_step(self, op: Op[Any]) -> Any:
-        """Apply one op of balance_pgdat on this node; its result. TypeError for any other op."""
-        if not isinstance(op, ops.KswapdBegin | ops.Balance | ops.KswapdSleep):
-            raise TypeError(f"not a step of kswapd: {type(op).__name__}")
-        return self.node.apply(cast("Op[Any]", op))
+        """Apply one op of balance_pgdat on this node; its result. InvalidRequest; TypeError for other ops."""
+        check_kswapd_step(self.node, op)
+        return self.node.apply(op)

@@ -21,6 +21,7 @@ from numa_service.node.errors import NodeError, NotFound, PeerUnavailable
 from numa_service.node.kswapd import balance_pgdat
 from numa_service.node.memory_hotplug import change_memory_block, memory_blocks, offline_node
 from numa_service.node.node import Node
+from numa_service.node.op_checks import check_asked
 from numa_service.node.ops import Ask, Op
 from numa_service.node.page_alloc import Steps
 
@@ -228,6 +229,7 @@ class Simulation:
         if ask.request_id in node.replies:
             return node.replies[ask.request_id], None
         try:
+            check_asked(node, ask.op)
             result = node.apply(ask.op)
         except NodeError as e:
             return None, e

@@ -9,6 +9,7 @@ from numa_service.machine.spec import MachineSpec
 from numa_service.mm.pgdata import KSWAPD_WOKEN
 from numa_service.node.kswapd import balance_pgdat
 from numa_service.node.node import Node
+from numa_service.node.op_checks import check_asked
 from numa_service.node.page_alloc import Steps
 
 T = TypeVar("T")
@@ -29,6 +30,7 @@ class ByHand:
             while True:
                 ask = steps.send(answer)
                 self.asked.append((ask.nid, type(ask.op).__name__))
+                check_asked(self.nodes[ask.nid], ask.op)
                 answer = self.nodes[ask.nid].apply(ask.op)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]

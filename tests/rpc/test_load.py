@@ -13,9 +13,9 @@ from numa_client._gen.numa.v1 import zonelist_service_pb2 as pb2
 from numa_service.machine.presets import load_preset
 from numa_service.node import errors, ops
 from numa_service.node.load import Report
+from numa_service.node.op_checks import check_asked
 from numa_service.rpc.convert import WIRE, op_of
 from numa_service.rpc.memory import INJECT_SECONDS_MAX
-from numa_service.rpc.zonelist import check_op
 
 CARD = Policy(PolicyMode.BIND, (2,))
 
@@ -66,7 +66,7 @@ def test_a_report_on_the_wire(report: Report | None) -> None:
 def test_a_report_is_of_another_node(demo: Loopback, nid: int, reason: str) -> None:
     op = ops.Touch(ops.Owner(0, 1, 2), b"", b"", False, Report(nid, 1, 1))
     with pytest.raises(errors.InvalidRequest, match=reason):
-        check_op(demo.node(2), op)
+        check_asked(demo.node(2), op)
 
 
 class Slept:

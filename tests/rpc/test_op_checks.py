@@ -1,0 +1,236 @@
+"""Every op that arrives is checked: extreme fields are refused by name, or served, and the reply encodes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numa_client._gen.numa.v1 import zonelist_service_pb2 as pb2
+
+from numa_service.machine.presets import load_preset
+from numa_service.mm.mmzone import DEF_PRIORITY
+from numa_service.node import ops
+from numa_service.node.errors import InvalidRequest, NodeError
+from numa_service.node.load import Report
+from numa_service.node.node import Node
+from numa_service.node.op_checks import ASKED, KSWAPD_STEPS, check_asked
+from numa_service.node.page_alloc import ALLOC_WMARK_MIN
+from numa_service.rpc.convert import WIRE, op_of
+from numa_service.rpc.server import NodeServer
+
+SPEC = load_preset("demo")
+OWNER = {"node": 0, "incarnation": 1, "id": 7}
+SERVICE = pb2.DESCRIPTOR.services_by_name["ZonelistService"]
+
+#: A plain request of every method, for node 1 of the demo machine.
+PLAIN: dict[str, Message] = {
+    "Lookup": pb2.LookupRequest(
+        owner=OWNER, count=4, zones=[1], highest_zoneidx=1, alloc_flags=ALLOC_WMARK_MIN, numa_how=1
+    ),
+    "Release": pb2.ReleaseRequest(owner=OWNER, pfns=bytes(8)),
+    "ReleaseOwner": pb2.ReleaseOwnerRequest(owner=OWNER),
+    "Touch": pb2.TouchRequest(owner=OWNER, pfns=bytes(8), indexes=bytes(4)),
+    "WakeKswapd": pb2.WakeKswapdRequest(highest_zoneidx=2),
+    "Reclaim": pb2.ReclaimRequest(highest_zoneidx=2, priority=DEF_PRIORITY, nr_to_reclaim_pages=32),
+    "Drain": pb2.DrainRequest(zones=[2]),
+    "Remap": pb2.RemapRequest(
+        owner=OWNER, indexes=bytes(4), from_node=0, from_pfns=bytes(8), to_node=2, to_pfns=bytes(8)
+    ),
+    "MemoryNotify": pb2.MemoryNotifyRequest(
+        node=2, online=True, zones=[pb2.PresentZone(zone=2, present_pages=4096, managed_pages=4096)]
+    ),
+    "CountForeign": pb2.CountForeignRequest(zone=2, count=3),
+}
+
+
+def serve(node: Node, question: Message) -> bytes:
+    """What the service does with a question; the reply as bytes."""
+    op = op_of(question)
+    check_asked(node, op)
+    return WIRE[type(op)].response(node.apply(op)).SerializeToString()
+
+
+def test_every_method_has_an_op_with_a_check() -> None:
+    methods = {method.name for method in SERVICE.methods}
+    assert methods == {wire.method for wire in WIRE.values()} == set(PLAIN)
+    assert set(WIRE) == set(ASKED)
+    for method in SERVICE.methods:
+        assert method.input_type.name == type(PLAIN[method.name]).DESCRIPTOR.name
+
+
+@pytest.mark.parametrize("method", sorted(PLAIN))
+def test_a_plain_request_passes_its_check(method: str) -> None:
+    op = op_of(PLAIN[method])
+    check_asked(Node.boot(SPEC, 1), op)
+
+
+def extremes(field: FieldDescriptor) -> list[Any]:
+    kinds = {
+        FieldDescriptor.CPPTYPE_UINT32: [0, 1, 3, 6, 255, 2**31, 2**32 - 1],
+        FieldDescriptor.CPPTYPE_UINT64: [0, 1, 2**31, 2**32, 2**62, 2**63, 2**64 - 1],
+        FieldDescriptor.CPPTYPE_BOOL: [True],
+        FieldDescriptor.CPPTYPE_STRING: [b"", bytes(3), bytes(4), bytes(8), b"\xff" * 4, b"\xff" * 8],
+    }
+    return kinds[field.cpp_type]
+
+
+def variants(message: Message) -> list[tuple[str, Message]]:
+    """The message with each field in turn at each of its extremes, parts of parts included."""
+    found: list[tuple[str, Message]] = []
+    for field in message.DESCRIPTOR.fields:
+        if field.name == "request_id":
+            continue
+
+        def changed(field: FieldDescriptor = field) -> Message:
+            copy = type(message)()
+            copy.CopyFrom(message)
+            copy.ClearField(field.name)
+            return copy
+
+        if field.message_type:
+            parts = (
+                [getattr(message, field.name)]
+                if not field.is_repeated
+                else list(getattr(message, field.name))
+            )
+            for name, part in [v for p in parts[:1] for v in variants(p)]:
+                copy = changed()
+                target = getattr(copy, field.name)
+                (target.add() if field.is_repeated else target).CopyFrom(part)
+                found.append((f"{field.name}.{name}", copy))
+        elif field.is_repeated:
+            for values in ([], [6], [2**32 - 1], [2, 2], [0, 1, 2, 3, 4], [2] * 100_000):
+                copy = changed()
+                getattr(copy, field.name).extend(values)
+                found.append((f"{field.name}={values[:5]}", copy))
+        else:
+            for value in extremes(field):
+                copy = changed()
+                setattr(copy, field.name, value)
+                found.append((f"{field.name}={value}", copy))
+    return found
+
+
+@pytest.mark.parametrize("method", sorted(PLAIN))
+def test_extreme_fields_are_refused_or_served(method: str) -> None:
+    node = Node.boot(SPEC, 1)
+    refused = set()
+    for name, question in variants(PLAIN[method]):
+        before = node.digest()
+        try:
+            serve(node, question)
+        except InvalidRequest as error:
+            refused.add(error.field.split(".")[0])
+            assert node.digest() == before, name
+        except NodeError:
+            assert node.digest() == before, name
+    assert not node.check()
+    assert refused, "nothing was refused: is there a check at all?"
+
+
+def test_a_drain_of_a_zone_that_is_not_there_names_the_field() -> None:
+    node = Node.boot(SPEC, 1)
+    with pytest.raises(InvalidRequest, match="zones: 6 is not in"):
+        serve(node, pb2.DrainRequest(zones=[6]))
+
+
+def test_unknown_bits_of_alloc_flags_are_refused() -> None:
+    question = pb2.LookupRequest()
+    question.CopyFrom(PLAIN["Lookup"])
+    question.alloc_flags |= 1 << 20
+    with pytest.raises(InvalidRequest, match="alloc_flags: 0x10000"):
+        serve(Node.boot(SPEC, 1), question)
+
+
+IMPOSSIBLE = [Report(0, 2**63, 1), Report(0, 10**9, 2**63), Report(0, 1 << 40, 1 << 58)]
+
+
+@pytest.mark.parametrize("report", IMPOSSIBLE)
+def test_a_report_that_no_node_can_make_is_refused(report: Report) -> None:
+    op = ops.Touch(ops.Owner(0, 1, 7), b"", b"", False, report)
+    with pytest.raises(InvalidRequest, match=r"report\.(window_ns|moved_bytes)"):
+        check_asked(Node.boot(SPEC, 1), op)
+
+
+def report(node: Node, nid: int, ns: int, percent: int) -> None:
+    """Node `nid` says that in all its time it has moved so many percent of what it can have moved."""
+    moved = min(1 << 62, node.load.most_bytes(nid, ns) * percent // 100)
+    told = pb2.TrafficReport(node=nid, window_ns=ns, moved_bytes=moved)
+    serve(node, pb2.TouchRequest(owner=OWNER, report=told))
+
+
+REPORTS = st.lists(
+    st.tuples(st.sampled_from([0, 2]), st.integers(0, 1 << 62), st.integers(90, 100)),
+    min_size=20,
+    max_size=40,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(REPORTS, st.booleans())
+def test_whatever_is_reported_replies_encode(reports: list[tuple[int, int, int]], rising: bool) -> None:
+    node = Node.boot(SPEC, 1)
+    for nid, ns, percent in sorted(reports, key=lambda r: r[1]) if rising else reports:
+        report(node, nid, ns, percent)
+    reply = pb2.LookupResponse.FromString(serve(node, PLAIN["Lookup"]))
+    assert len(reply.pfns) == 4 * 8
+    # 2^24 pages are the most of one request, and each moves twice: what they wait fits int64
+    assert reply.wait_ns << 25 < 1 << 63
+
+
+def test_much_in_no_time_is_as_much_as_the_time_can_hold() -> None:
+    """The totals are possible, and what they grow by is not."""
+    node = Node.boot(SPEC, 1)
+    report(node, 0, 1 << 50, 0)
+    for n in range(1, 60):
+        report(node, 0, (1 << 50) + n * 200_001, 100)
+    assert node.load.memory.wait_ns <= node.load.memory.most_ns
+
+
+def test_an_empty_release_is_of_region_pages() -> None:
+    owner = ops.Owner(0, 1, 7)
+    for op in (ops.Release(owner, None, b"", b""), ops.Free(owner, 1, 3, b"")):
+        question = WIRE[type(op)].request(op, "r")
+        assert op_of(type(question).FromString(question.SerializeToString())) == op
+
+
+@pytest.mark.parametrize(
+    ("op", "field"),
+    [
+        (ops.Balance(11, 2, 12, 32), "order"),
+        (ops.Balance(0, 9, 12, 32), "highest_zoneidx"),
+        (ops.Balance(0, 2, 13, 32), "priority"),
+        (ops.Balance(0, 2, 12, -1), "nr_to_reclaim"),
+        (ops.KswapdSleep(0, True, (1,) * 9), "boosts"),
+        (ops.KswapdSleep(0, True, (-1,)), "boosts"),
+        (ops.KswapdSleep(-1, True), "reclaimed"),
+    ],
+)
+async def test_a_step_of_kswapd_is_checked(op: ops.Op[Any], field: str) -> None:
+    server = NodeServer(Node.boot(SPEC, 1))
+    with pytest.raises(InvalidRequest) as refusal:
+        await server.kswapd_step(op)
+    assert refusal.value.field == field
+
+
+def test_an_op_without_a_check_is_refused() -> None:
+    node = Node.boot(SPEC, 1)
+    unchecked = {op for op in vars(ops).values() if isinstance(op, type) and issubclass(op, ops.Op)} - set(
+        ASKED
+    )
+    assert len(unchecked) > 20
+    for kind in unchecked:
+        with pytest.raises(TypeError, match="not a question between nodes"):
+            check_asked(node, object.__new__(kind))
+
+
+def test_kswapd_takes_no_other_steps() -> None:
+    assert set(KSWAPD_STEPS) == {ops.KswapdBegin, ops.Balance, ops.KswapdSleep}
+    server = NodeServer(Node.boot(SPEC, 1))
+    with pytest.raises(TypeError, match="not a step of kswapd: Drain"):
+        asyncio.run(server.kswapd_step(ops.DrainPagesets()))
