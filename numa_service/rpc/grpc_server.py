@@ -23,6 +23,9 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     # A port that is taken is an error, not a second server to share calls with.
     ("grpc.so_reuseport", 0),
+    # A client whose call takes long asks every 2 s whether this lives (numa_client._channel.CONNECTION). By
+    # default one that asks more than once in 5 min is cut off.
+    ("grpc.http2.min_ping_interval_without_data_ms", 1000),
 )
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
+from numa_client._channel import CONNECTION
 from numa_client._gen.numa.v1 import zonelist_service_pb2_grpc
 
 from numa_service.node import ops
@@ -34,9 +35,7 @@ SETTLE_SECONDS = (0.1, 1.0)
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # A node that comes back is to be found soon; the defaults are 1 s and 120 s.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    *CONNECTION,
     # Which retries are safe is known here, not by the channel.
     ("grpc.enable_retries", 0),
 )

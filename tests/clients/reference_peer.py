@@ -44,13 +44,13 @@ class ReferenceMachine(ReferenceMemory, grpc.aio.ServerInterceptor):
             self.addresses.append("")
             self._servers.append(await self._serve(nid))
 
-    async def _serve(self, nid: int) -> grpc.aio.Server:
+    async def _serve(self, nid: int, address: str = "127.0.0.1:0") -> grpc.aio.Server:
         server = grpc.aio.server(interceptors=[self])
         node = ReferenceNode(self, nid)
         machine_service_pb2_grpc.add_MachineServiceServicer_to_server(node, server)
         memory_service_pb2_grpc.add_MemoryServiceServicer_to_server(node, server)
         node_service_pb2_grpc.add_NodeServiceServicer_to_server(node, server)
-        address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        address = f"127.0.0.1:{server.add_insecure_port(address)}"
         await server.start()
         self.addresses[nid] = address
         return server
@@ -60,8 +60,14 @@ class ReferenceMachine(ReferenceMemory, grpc.aio.ServerInterceptor):
         await self._servers[nid].stop(None)
         self.addresses[nid] = ""
 
-    async def bring_back(self, nid: int) -> None:
-        """At another address, as the same incarnation unless told otherwise."""
+    async def bring_back(self, nid: int, address: str = "127.0.0.1:0") -> None:
+        """At another address unless told otherwise, and as the same incarnation."""
+        self._servers[nid] = await self._serve(nid, address)
+
+    async def succeed(self, nid: int) -> None:
+        """Another incarnation beside the one that is there, which hears nothing of it."""
+        self.incarnations[nid] += 1
+        self._servers.append(self._servers[nid])
         self._servers[nid] = await self._serve(nid)
 
     async def stop(self) -> None:

@@ -6,7 +6,10 @@ The blocking client runs in a thread beside the servers' event loop.
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from numa_client import (
     InvalidRequest,
     Machine,
     NotFound,
+    NumaError,
     OutOfMemory,
     Policy,
     Unavailable,
@@ -205,8 +209,52 @@ async def test_no_answer_is_deadline_exceeded(peer: ReferenceMachine) -> None:
 
 async def test_nobody_there_is_unavailable(peer: ReferenceMachine) -> None:
     await peer.stop()
-    with pytest.raises(Unavailable):
-        await AsyncMachine.connect(peer.addresses[0])
+    told = rf"no machine answers at {peer.addresses[0]}: waited \d\.\d s; .*refused"
+    with pytest.raises(Unavailable, match=told):
+        await AsyncMachine.connect(peer.addresses[0], timeout=0.5)
+
+    def use() -> None:
+        with pytest.raises(Unavailable, match=told):
+            Machine.connect(peer.addresses[0], timeout=0.5)
+
+    await asyncio.to_thread(use)
+
+
+def test_every_class_of_error_has_the_code_that_the_docs_say() -> None:
+    docs = (Path(__file__).parents[2] / "docs/client.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([A-Z_]+) \|", docs, re.M))
+    assert rows == {kind.__name__: kind("it").code.name for kind in NumaError.__subclasses__()}
+    assert len(rows) == 7
+
+
+async def test_a_closed_machine_refuses_calls_and_its_heartbeats_end(peer: ReferenceMachine) -> None:
+    peer.lease_seconds = 0.15
+    async with await AsyncMachine.connect(peer.addresses[0]) as machine:
+        session = machine.session()
+        await session.open()
+    (beating,) = [task for task in asyncio.all_tasks() if task.get_name() == "numa-heartbeat"]
+    await asyncio.wait([beating], timeout=30)
+    assert beating.cancelled() or beating.exception() is None
+    with pytest.raises(FailedPrecondition, match="is closed: connect another one"):
+        await session.alloc()
+    with pytest.raises(FailedPrecondition, match="is closed: connect another one"):
+        await machine.refresh()
+
+    def use() -> None:
+        with Machine.connect(peer.addresses[0]) as machine:
+            session = machine.session(name="left-open")
+            session.open()
+        for call in (session.alloc, machine.refresh):
+            with pytest.raises(FailedPrecondition, match="is closed: connect another one"):
+                call()
+        for thread in threading.enumerate():
+            if "left-open" in thread.name:
+                thread.join(30)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pytest.PytestUnhandledThreadExceptionWarning)
+        await asyncio.to_thread(use)
+    assert [thread for thread in threading.enumerate() if "left-open" in thread.name] == []
 
 
 async def test_errors_carry_code_reason_and_field(peer: ReferenceMachine) -> None:

@@ -12,9 +12,9 @@ from numa_loadgen.report import Recorder
 from reference_peer import ReferenceMachine
 
 
-def plan(peer: ReferenceMachine, **settings: object) -> LoadPlan:
+def plan(peer: ReferenceMachine, target: int = 0, **settings: object) -> LoadPlan:
     defaults = {"workload": "alloc-free", "clients": 1, "count": 16, "duration_seconds": 600.0}
-    return LoadPlan(peer.addresses[0], **(defaults | settings))
+    return LoadPlan(peer.addresses[target], **(defaults | settings))
 
 
 @pytest.mark.parametrize("workload", list(WORKLOADS))
@@ -104,6 +104,20 @@ async def test_a_session_that_ends_is_opened_again(peer: ReferenceMachine) -> No
     assert not peer.owner.any()
 
 
+async def test_a_load_says_what_happened_to_its_node(peer: ReferenceMachine) -> None:
+    stop = asyncio.Event()
+    load = asyncio.create_task(run_load(plan(peer, target=1, workload="fill", count=1), stop=stop))
+    await peer.wait_for_calls("AllocPages", 5)
+    await peer.take_away(0)
+    peer.incarnations[0] = 2
+    await peer.bring_back(0)
+    await peer.wait_for_calls("OpenSession", 2)
+    stop.set()
+    report = await load
+    assert report.errors == {"NOT_FOUND": 1}
+    assert "the session was lost in the restart of node 0" in report.first_errors["NOT_FOUND"]
+
+
 async def test_stop_ends_a_load_that_waits(peer: ReferenceMachine) -> None:
     stop = asyncio.Event()
     load = asyncio.create_task(run_load(plan(peer, rate=0.001, clients=2), stop=stop))
@@ -168,7 +182,7 @@ def test_recorder_separates_wall_and_virtual_time() -> None:
     recorder.step(Step("alloc", pages={0: 3, 1: 1}, latency_ns=800), wall_seconds=0.002, home=0)
     recorder.step(Step("touch", pages={1: 4}, latency_ns=4000, fault_pages=4), wall_seconds=0.004, home=1)
     recorder.step(Step("free", freed_pages=4), wall_seconds=0.001, home=0)
-    recorder.error("UNAVAILABLE")
+    recorder.error("UNAVAILABLE", "node 0 restarts")
     look = recorder.progress(2.0, 10.0)
     assert (look.operations_per_second, look.pages_per_second, look.held_pages) == (1.5, 6.0, 0)
     assert recorder.progress(3.0, 10.0).operations_per_second == 0
@@ -180,4 +194,5 @@ def test_recorder_separates_wall_and_virtual_time() -> None:
     assert report.wall.p50_ms == pytest.approx(2, rel=1e-2)
     assert list(report.wall_by_kind) == ["alloc", "free", "touch"]
     assert report.errors == {"UNAVAILABLE": 1}
+    assert report.first_errors == {"UNAVAILABLE": "node 0 restarts"}
     assert report.to_dict() == asdict(report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -95,10 +96,11 @@ async def test_nothing_done_is_1(peer: ReferenceMachine) -> None:
 def test_plain_line_and_summary_say_the_numbers() -> None:
     recorder = Recorder()
     recorder.step(Step("alloc", pages={0: 3000, 1: 1000}, latency_ns=800), wall_seconds=0.002, home=0)
-    recorder.error("RESOURCE_EXHAUSTED")
+    recorder.error("RESOURCE_EXHAUSTED", "out of memory")
+    recorder.error("RESOURCE_EXHAUSTED", "no more")
     line = progress_line(recorder.progress(2.0, 10.0))
     assert "2,000 pages/s  held 4,000  local 75.0%" in line
-    assert line.endswith("errors RESOURCE_EXHAUSTED 1")
+    assert line.endswith("errors RESOURCE_EXHAUSTED 2")
     console = Console(width=100)
     with console.capture() as captured:
         console.print(
@@ -112,3 +114,4 @@ def test_plain_line_and_summary_say_the_numbers() -> None:
     assert "fill: 2 clients, 2.0 s, interrupted" in text
     assert "wall ms since each request was due" in text
     assert "on node 1" in text
+    assert re.search(r"first RESOURCE_EXHAUSTED .* out of memory", text)

@@ -69,8 +69,10 @@ async def test_a_session_ends_with_the_incarnation_of_its_node(peer: ReferenceMa
         await peer.bring_back(MOVES)
         asked = len(peer.calls["AllocPages"])
         for _ in range(2):
-            with pytest.raises(NotFound, match="node 0 restarted, now incarnation 2"):
+            with pytest.raises(NotFound, match="the session was lost in the restart of node 0") as lost:
                 await session.alloc()
+            assert lost.value.code is grpc.StatusCode.NOT_FOUND
+            assert lost.value.metadata == {"node": "0", "incarnation": "2"}
         assert len(peer.calls["AllocPages"]) == asked  # it was not asked of the wrong incarnation
         assert await session.close() == 0
         async with machine.session() as another:
@@ -158,15 +160,21 @@ def test_the_service_says_how_long_to_wait() -> None:
     assert [search.wait(HERE), search.wait(HERE)] == [1.5, None]  # then it is asked again where it is
 
 
-@pytest.mark.parametrize("node", [HERE, None])
-def test_a_node_that_stays_where_it_was_is_given_up(node: NodeInfo | None) -> None:
+def test_a_node_that_stays_where_it_was_is_given_up() -> None:
     error = unavailable()
     search = Search(error, "here", time.monotonic() + 60)
     for _ in range(SAME_PLACE_LOOKS):
-        assert search.wait(node) == LOOK_AGAIN_SECONDS
+        assert search.wait(HERE) == LOOK_AGAIN_SECONDS
     with pytest.raises(Unavailable) as raised:
-        search.wait(node)
+        search.wait(HERE)
     assert raised.value is error
+
+
+def test_a_machine_that_does_not_answer_is_asked_as_long_as_there_is_time() -> None:
+    search = Search(unavailable(), "here", time.monotonic() + 60)
+    for _ in range(3 * SAME_PLACE_LOOKS):
+        assert search.wait(None) == LOOK_AGAIN_SECONDS
+    assert search.wait(THERE) is None
 
 
 def test_nothing_is_waited_for_beyond_the_deadline() -> None:

@@ -115,6 +115,7 @@ def summary(report: LoadReport) -> Group:
         ("pages reclaimed directly", f"{report.direct_reclaimed_pages:,}"),
         ("remote lookups", f"{report.remote_lookups:,}"),
         ("errors", _errors(report.errors)),
+        *((f"  first {status}", message) for status, message in report.first_errors.items()),
         ("sessions opened again", f"{report.reopened_sessions:,}"),
     ]
     for row in rows:

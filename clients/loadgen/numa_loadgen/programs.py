@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from numa_client import (
+    Aborted,
     EventResult,
     InvalidRequest,
     Machine,
@@ -111,7 +112,7 @@ def _follow(reports: Any, console: Console | None) -> ProgramResult:
                 printed = time.monotonic()
                 line = f"{name} {report.fraction:4.0%}  {progress_line(report)}"
                 console.print(line, highlight=False, soft_wrap=True)
-    raise InvalidRequest("the service ended the program without a result")
+    raise Aborted("the service ended the program without a result")
 
 
 def progress_line(report: ProgramProgress) -> str:

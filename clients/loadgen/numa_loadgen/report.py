@@ -99,6 +99,8 @@ class LoadReport:
     virtual_ns_per_page_mean: float
     virtual_ns_per_page_p99: int
     errors: Mapping[str, int]
+    #: What the first failure of each status said.
+    first_errors: Mapping[str, str]
     #: Sessions opened again because a node went away or a lease ran out.
     reopened_sessions: int
 
@@ -117,6 +119,7 @@ class Recorder:
         self._last = (0.0, 0, 0)
         self.pages_by_node: dict[int, int] = {}
         self.errors: dict[str, int] = {}
+        self.first_errors: dict[str, str] = {}
         self.operations = 0
         self.local_pages = 0
         self.remote_pages = 0
@@ -158,9 +161,10 @@ class Recorder:
             self._virtual_ns += step.latency_ns
             self._virtual.record_value(max(1, step.latency_ns // pages), pages)
 
-    def error(self, status: str) -> None:
+    def error(self, status: str, message: str) -> None:
         """One operation failed."""
         self.errors[status] = self.errors.get(status, 0) + 1
+        self.first_errors.setdefault(status, message)
 
     def progress(self, elapsed_seconds: float, duration_seconds: float) -> LoadProgress:
         """A look now; the next one's rates start here."""
@@ -216,6 +220,7 @@ class Recorder:
             virtual_ns_per_page_mean=self._virtual_ns / seen if seen else 0.0,
             virtual_ns_per_page_p99=int(self._virtual.get_value_at_percentile(99)),
             errors=dict(sorted(self.errors.items())),
+            first_errors=dict(sorted(self.first_errors.items())),
             reopened_sessions=self.reopened_sessions,
         )
 

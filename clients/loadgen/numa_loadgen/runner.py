@@ -203,10 +203,10 @@ class _Client:
             except InvalidRequest:
                 raise
             except OutOfMemory as error:
-                run.recorder.error(error.code.name)
+                run.recorder.error(error.code.name, error.message)
                 self._workload.refused()
             except NumaError as error:
-                run.recorder.error(error.code.name)
+                run.recorder.error(error.code.name, error.message)
                 await self._reopen()
             else:
                 held = run.recorder.held_pages
@@ -229,7 +229,7 @@ class _Client:
                 await self._run.machine.refresh()
                 await self.open()
             except NumaError as error:
-                self._run.recorder.error(error.code.name)
+                self._run.recorder.error(error.code.name, error.message)
                 await self._run.pause(backoff)
                 backoff = min(2 * backoff, _LAST_BACKOFF_SECONDS)
             else:

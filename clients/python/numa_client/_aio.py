@@ -25,6 +25,7 @@ from numa_client._channel import BEATS_PER_LEASE, DEFAULT_TIMEOUT, OPTIONS
 from numa_client._errors import (
     Aborted,
     DeadlineExceeded,
+    FailedPrecondition,
     InvalidRequest,
     NotFound,
     NumaError,
@@ -42,19 +43,19 @@ from numa_client._gen.numa.v1 import (
     memory_service_pb2_grpc,
     node_service_pb2,
     node_service_pb2_grpc,
+    workload_service_pb2,
     workload_service_pb2_grpc,
 )
 from numa_client._policy import Policy
 from numa_client._program import Program
 from numa_client._program_codec import ProgramProgress, ProgramResult
-from numa_client._search import Search, check_incarnation, wait_for_room
+from numa_client._search import Search, Visit, check_incarnation, no_answer, wait_for_room
 
 if TYPE_CHECKING:
     Method = grpc.aio.UnaryUnaryMultiCallable
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
-_Read = TypeVar("_Read")
 
 
 async def _call(method: Method[_Request, _Response], request: _Request, timeout: float) -> _Response:
@@ -64,63 +65,54 @@ async def _call(method: Method[_Request, _Response], request: _Request, timeout:
         raise from_rpc_error(error) from error
 
 
-async def _messages(
-    begin: Callable[[], grpc.aio.UnaryStreamCall[Any, _Response]],
-    read: Callable[[_Response], _Read],
-    patience: float,
-) -> AsyncGenerator[_Read, None]:
-    """What a call streams; begun again if it is refused until a time that comes within `patience` seconds."""
-    deadline = time.monotonic() + patience
-    while True:
-        call, begun = begin(), False
-        try:
-            async for message in call:
-                begun = True
-                yield read(message)
-        except grpc.aio.AioRpcError as error:
-            refused = from_rpc_error(error)
-            if begun:
-                raise refused from error
-            wait = wait_for_room(refused, deadline)
-        else:
-            return
-        finally:
-            call.cancel()
-        await asyncio.sleep(wait)
+async def _all(call: grpc.aio.UnaryStreamCall[Any, _Response]) -> list[_Response]:
+    try:
+        return [message async for message in call]
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc_error(error) from error
 
 
 class AsyncMachine:
     """A machine and the channels to its nodes. ``timeout`` is the deadline of every call, in seconds."""
 
-    def __init__(self, channel: grpc.aio.Channel, info: t.MachineInfo, timeout: float) -> None:
+    #: Topology as of the last :meth:`refresh`.
+    info: t.MachineInfo
+
+    def __init__(self, channel: grpc.aio.Channel, target: str, timeout: float) -> None:
+        self._machine = machine_service_pb2_grpc.MachineServiceStub(channel)
         self._files = files_service_pb2_grpc.FilesServiceStub(channel)
         self._channel = channel
+        self._target = target
         self._timeout = timeout
         self._nodes: dict[str, grpc.aio.Channel] = {}
-        #: Topology as of the last :meth:`refresh`.
-        self.info = info
+        #: Nodes of which a call got no answer: the machine is asked where they are before the next one.
+        self._doubted: set[int] = set()
+        self._closed = False
 
     @classmethod
     async def connect(cls, target: str, timeout: float = DEFAULT_TIMEOUT) -> Self:
-        """Connects to the MachineService at ``host:port`` and reads the topology. Unavailable: no answer."""
+        """Connects to the MachineService at ``host:port`` and reads the topology.
+
+        Unavailable: nobody has answered there for `timeout` seconds.
+        """
         channel = grpc.aio.insecure_channel(target, options=OPTIONS)
+        machine = cls(channel, target, timeout)
         try:
-            return cls(channel, await cls._read(channel, timeout), timeout)
+            await machine.refresh()
         except BaseException:
             await channel.close(None)
             raise
-
-    @staticmethod
-    async def _read(channel: grpc.aio.Channel, timeout: float) -> t.MachineInfo:
-        stub = machine_service_pb2_grpc.MachineServiceStub(channel)
-        return codec.machine_info(
-            await _call(stub.GetMachine, machine_service_pb2.GetMachineRequest(), timeout)
-        )
+        return machine
 
     async def refresh(self) -> t.MachineInfo:
         """Reads the topology again: a node that restarted has a new address."""
-        self.info = await self._read(self._channel, self._timeout)
+        self.info = await self._look(self._read)
         return self.info
+
+    async def _read(self, timeout: float) -> t.MachineInfo:
+        return codec.machine_info(
+            await _call(self._machine.GetMachine, machine_service_pb2.GetMachineRequest(), timeout)
+        )
 
     def session(
         self,
@@ -186,20 +178,19 @@ class AsyncMachine:
         Unavailable if a node restarts, and for longer than `timeout`.
         """
         request = files_service_pb2.ReadFileRequest(path=path)
-        return (await self._look(self._files.ReadFile, request)).data.decode()
+        response = await self._look(lambda left: _call(self._files.ReadFile, request, left))
+        return response.data.decode()
 
     async def list_dir(self, path: str = "/") -> tuple[files.DirEntry, ...]:
         """What is in a directory of the machine's /proc or /sys, by name. Errors as of :meth:`read_file`."""
         request = files_service_pb2.ListDirRequest(path=path)
-        return files.entries(await self._look(self._files.ListDir, request))
+        return files.entries(await self._look(lambda left: _call(self._files.ListDir, request, left)))
 
     async def read_tree(self, path: str = "/") -> tuple[files.TreeFile, ...]:
         """Every file and link at or below a path, all of one moment of each node."""
         request = files_service_pb2.ReadTreeRequest(path=path)
-        parts = _messages(
-            lambda: self._files.ReadTree(request, timeout=self._timeout), files.tree_files, self._timeout
-        )
-        return tuple([file async for part in parts for file in part])
+        parts = await self._look(lambda left: _all(self._files.ReadTree(request, timeout=left)))
+        return tuple(file for part in parts for file in files.tree_files(part))
 
     async def write_file(self, path: str, text: str) -> None:
         """Writes to a file, with a kernel's effects: ``/proc/sys/vm/*``, and ``state`` of a memory block.
@@ -219,19 +210,21 @@ class AsyncMachine:
         return found
 
     async def close(self) -> None:
-        """Closes the channels. Sessions left open end with their leases."""
+        """Closes the channels. Sessions left open end with their leases; calls raise FailedPrecondition."""
+        self._closed = True
         for channel in self._nodes.values():
             await channel.close(None)
         await self._channel.close(None)
 
-    async def _look(self, method: Method[_Request, _Response], request: _Request) -> _Response:
-        """A call that changes nothing; again, in time, after as long as the service says."""
-        deadline = time.monotonic() + self._timeout
+    async def _look(self, call: Callable[[float], Awaitable[_Response]]) -> _Response:
+        """Asks the machine's own server what changes nothing: again until it answers, or says to wait."""
+        visit = Visit(self._target, self._timeout)
+        self._check_open()
         while True:
             try:
-                return await _call(method, request, deadline - time.monotonic())
+                return await call(visit.left())
             except NumaError as error:
-                wait = wait_for_room(error, deadline)
+                wait = visit.wait(error)
             await asyncio.sleep(wait)
 
     async def _ask(
@@ -255,28 +248,39 @@ class AsyncMachine:
         timeout: float | None = None,
         session_of: int = 0,
     ) -> _Response:
-        """Calls a node where it is; again where it is then, if it does not answer and has moved.
+        """Calls a node where it is; again where it is then, if it cannot be reached and has moved.
 
         `call` is given the channel and the seconds that are left. The request keeps its id: it is carried
         out once. NotFound if `session_of` is an incarnation of the node that has ended.
         """
-        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
-        node = self.info.node(nid)
+        timeout = self._timeout if timeout is None else timeout
+        deadline = time.monotonic() + timeout
+        node = await self._look_for(nid, timeout / 2) if nid in self._doubted else self.info.node(nid)
         while True:
             check_incarnation(node, session_of)
             try:
                 return await call(self._node_channel(node), deadline - time.monotonic())
             except Unavailable as error:
                 node = await self._find(nid, Search(error, node.address, deadline))
+            except DeadlineExceeded as error:
+                self._doubted.add(nid)
+                raise no_answer(error, node, timeout) from error
             except NumaError as error:
                 wait = wait_for_room(error, deadline)
                 await asyncio.sleep(wait)
+
+    async def _look_for(self, nid: int, timeout: float) -> t.NodeInfo:
+        """A node as the machine knows it now; if it does not say in `timeout` seconds, as it was known."""
+        self._doubted.discard(nid)
+        with suppress(Unavailable, DeadlineExceeded):
+            self.info = await self._read(timeout)
+        return self.info.node(nid)
 
     async def _find(self, nid: int, search: Search) -> t.NodeInfo:
         node: t.NodeInfo | None = None
         while True:
             try:
-                self.info = await self._read(self._channel, search.left())
+                self.info = await self._read(search.left())
                 node = self.info.node(nid)
             except (Unavailable, DeadlineExceeded):
                 node = None
@@ -286,9 +290,14 @@ class AsyncMachine:
                 return node
             await asyncio.sleep(wait)
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise FailedPrecondition(f"this client of {self._target} is closed: connect another one")
+
     def _node_channel(self, node: t.NodeInfo) -> grpc.aio.Channel:
+        self._check_open()
         if not node.address:
-            raise Unavailable(f"node {node.node} restarts: no address yet", code=grpc.StatusCode.UNAVAILABLE)
+            raise Unavailable(f"node {node.node} restarts: no address yet")
         if node.address not in self._nodes:
             self._nodes[node.address] = grpc.aio.insecure_channel(node.address, options=OPTIONS)
         return self._nodes[node.address]
@@ -413,10 +422,29 @@ class AsyncSession:
         request = program_codec.run_request(
             self.info.session, next(self._ids), program, self.cpu if cpu is None else cpu
         )
+        return self._run(request, timeout)
+
+    async def _run(
+        self, request: workload_service_pb2.RunProgramRequest, timeout: float | None
+    ) -> AsyncGenerator[ProgramProgress | ProgramResult, None]:
+        """What a program streams; begun again if it is refused until a time that comes soon enough."""
         patience = self._machine._timeout if timeout is None else min(timeout, self._machine._timeout)
-        return _messages(
-            lambda: self._workload.RunProgram(request, timeout=timeout), program_codec.report, patience
-        )
+        deadline = time.monotonic() + patience
+        while True:
+            await self._go_home()
+            call, begun = self._workload.RunProgram(request, timeout=timeout), False
+            try:
+                async for message in call:
+                    begun = True
+                    yield program_codec.report(message)
+            except grpc.aio.AioRpcError as error:
+                self._machine._doubted.add(self._nid)
+                wait = wait_for_room(from_rpc_error(error), -math.inf if begun else deadline)
+            else:
+                return
+            finally:
+                call.cancel()
+            await asyncio.sleep(wait)
 
     async def close(self) -> int:
         """Ends the session; returns the pages this freed on all nodes. 0 if it had ended already."""
@@ -447,8 +475,16 @@ class AsyncSession:
             self._incarnation,
         )
 
+    async def _go_home(self) -> None:
+        """Makes sure of the home node's services, for what is sent only once: a stream, a program."""
+
+        async def arrive(channel: grpc.aio.Channel, _: float) -> None:
+            self._at(channel)
+
+        await self._machine._reach(self._nid, arrive, session_of=self._incarnation)
+
     def _at(self, channel: grpc.aio.Channel) -> memory_service_pb2_grpc.MemoryServiceAsyncStub:
-        """The home node's service; streams and programs go the same way from now on."""
+        """The home node's services over a channel."""
         if self._channel is not channel:
             self._memory = memory_service_pb2_grpc.MemoryServiceStub(channel)
             self._workload = workload_service_pb2_grpc.WorkloadServiceStub(channel)
@@ -501,8 +537,8 @@ class AsyncSession:
             try:
                 response = await self._ask(lambda memory: memory.RenewSession, request, interval)
                 interval = response.lease_seconds / BEATS_PER_LEASE
-            except NotFound:
-                return
+            except (NotFound, FailedPrecondition):
+                return  # the session is gone, or the machine closed
             except NumaError:
                 continue  # the lease lasts for more beats: the next one may get through
 
@@ -575,7 +611,7 @@ class AsyncPageStream:
         return answer
 
     async def _read(self) -> None:
-        broken: NumaError = Aborted("the stream is closed", code=grpc.StatusCode.ABORTED)
+        broken: NumaError = Aborted("the stream is closed")
         try:
             while (answer := await self._call.read()) is not grpc.aio.EOF:
                 assert isinstance(answer, memory_service_pb2.StreamPagesResponse)
@@ -583,6 +619,7 @@ class AsyncPageStream:
                 if not answered.done():  # its caller may have been cancelled
                     answered.set_result(answer)
         except grpc.aio.AioRpcError as error:
+            self._session._machine._doubted.add(self._session._nid)
             broken = from_rpc_error(error)
         finally:
             self._broken = broken
@@ -597,6 +634,7 @@ class AsyncPageStream:
         await self._reader
 
     async def __aenter__(self) -> Self:
+        await self._session._go_home()
         self._call = self._session._memory.StreamPages()
         self._reader = asyncio.create_task(self._read(), name="numa-stream")
         return self

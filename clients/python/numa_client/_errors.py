@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -13,18 +13,26 @@ from grpc_status import rpc_status
 class NumaError(Exception):
     """Root of every error of this package. Raised itself for codes that have no class of their own."""
 
+    #: What every error of a class is, on the wire and when this package raises it itself.
+    CODE: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
+
     def __init__(
         self,
         message: str,
         *,
-        code: grpc.StatusCode = grpc.StatusCode.UNKNOWN,
+        field: str = "",
         reason: str = "",
         metadata: Mapping[str, str] | None = None,
+        code: grpc.StatusCode | None = None,
     ) -> None:
+        """`code` is for codes that have no class: the others have their own."""
         super().__init__(message)
         #: One line: what was refused and why.
         self.message = message
-        self.code = code
+        #: Of gRPC.
+        self.code = code or self.CODE
+        #: Field of the request that is wrong, e.g. "order"; empty when unknown, or when it is something else.
+        self.field = field
         #: google.rpc.ErrorInfo.reason, e.g. "SESSION_EXPIRED"; empty when the service sent none.
         self.reason = reason
         #: google.rpc.ErrorInfo.metadata.
@@ -34,54 +42,48 @@ class NumaError(Exception):
 
 
 class InvalidRequest(NumaError):
-    """INVALID_ARGUMENT, or an argument that this package refused before it was sent."""
+    """INVALID_ARGUMENT, or an argument that this package refused before it was sent; see `field`."""
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        field: str = "",
-        code: grpc.StatusCode = grpc.StatusCode.INVALID_ARGUMENT,
-        reason: str = "",
-        metadata: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(message, code=code, reason=reason, metadata=metadata)
-        #: Field of the request that is wrong, e.g. "order"; empty when unknown.
-        self.field = field
+    CODE = grpc.StatusCode.INVALID_ARGUMENT
 
 
 class NotFound(NumaError):
     """NOT_FOUND: no such session, region, block, node or CPU. A session whose lease ran out is not found."""
 
+    CODE = grpc.StatusCode.NOT_FOUND
+
 
 class FailedPrecondition(NumaError):
     """FAILED_PRECONDITION: right request, wrong state; e.g. a session on a node without CPUs."""
+
+    CODE = grpc.StatusCode.FAILED_PRECONDITION
 
 
 class OutOfMemory(NumaError):
     """RESOURCE_EXHAUSTED: no zone that the request may use could give the pages. Nothing was taken."""
 
+    CODE = grpc.StatusCode.RESOURCE_EXHAUSTED
+
 
 class Unavailable(NumaError):
-    """UNAVAILABLE after retries: the node cannot be reached, or restarts."""
+    """UNAVAILABLE after retries: the machine or the node cannot be reached, or restarts."""
+
+    CODE = grpc.StatusCode.UNAVAILABLE
 
 
 class DeadlineExceeded(NumaError):
     """DEADLINE_EXCEEDED: no answer in time. Whether the request was carried out is not known."""
 
+    CODE = grpc.StatusCode.DEADLINE_EXCEEDED
+
 
 class Aborted(NumaError):
     """ABORTED: overtaken by something else, e.g. a restart in the middle of an allocation."""
 
+    CODE = grpc.StatusCode.ABORTED
 
-_BY_CODE: dict[grpc.StatusCode, type[NumaError]] = {
-    grpc.StatusCode.NOT_FOUND: NotFound,
-    grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: OutOfMemory,
-    grpc.StatusCode.UNAVAILABLE: Unavailable,
-    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
-    grpc.StatusCode.ABORTED: Aborted,
-}
+
+_BY_CODE: dict[grpc.StatusCode, type[NumaError]] = {kind.CODE: kind for kind in NumaError.__subclasses__()}
 
 
 def from_rpc_error(error: grpc.RpcError) -> NumaError:
@@ -109,10 +111,8 @@ def _error(code: grpc.StatusCode, message: str, status: status_pb2.Status | None
             field = bad_request.field_violations[0].field
         detail.Unpack(info)
         detail.Unpack(retry)
-    metadata = dict(info.metadata)
-    if code is grpc.StatusCode.INVALID_ARGUMENT:
-        return InvalidRequest(message, field=field, reason=info.reason, metadata=metadata)
-    error = _BY_CODE.get(code, NumaError)(message, code=code, reason=info.reason, metadata=metadata)
+    kind = _BY_CODE.get(code, NumaError)
+    error = kind(message, field=field, reason=info.reason, metadata=dict(info.metadata), code=code)
     if retry.HasField("retry_delay"):
         error.retry_seconds = retry.retry_delay.ToTimedelta().total_seconds()
     return error

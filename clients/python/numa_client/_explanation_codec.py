@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import grpc
+
 from numa_client import _explanation as e
 from numa_client import _types as t
+from numa_client._errors import NumaError
 from numa_client._gen.numa.v1 import explanation_pb2 as pb2
 from numa_client._policy import Policy, PolicyMode
 
@@ -52,7 +55,10 @@ def _step(message: pb2.Step) -> e.Step:
         case "pageset_drain":
             drain = message.pageset_drain
             return e.PagesetDrain(drain.node, drain.drained_pages, drain.away, latency_ns)
-    raise ValueError("a step that this client does not know: the service is newer")
+    raise NumaError(
+        "the explanation has a step that this client does not know: the service is newer, use its client",
+        code=grpc.StatusCode.UNIMPLEMENTED,
+    )
 
 
 def _walk(walk: pb2.Walk, latency_ns: int) -> e.WalkStep:

@@ -1,16 +1,49 @@
-"""A node that does not answer where it was: when to look for it again, and when to give up."""
+"""Who does not answer where it was, machine or node: when to ask again, and when to give up."""
 
 from __future__ import annotations
 
 import time
 
-from numa_client._errors import NotFound, NumaError, Unavailable
+from numa_client._errors import DeadlineExceeded, NotFound, NumaError, Unavailable
 from numa_client._types import NodeInfo
 
 #: Between two looks at the machine, where the service does not say how long to wait.
 LOOK_AGAIN_SECONDS = 0.2
 #: Looks that find the node where it did not answer: the machine may not know yet that it is gone.
 SAME_PLACE_LOOKS = 5
+
+
+class Visit:
+    """For one call of the machine's own server, at `target`, that changes nothing: made until it is answered.
+
+    A supervisor that is restarted is back at its address after a few seconds.
+    """
+
+    def __init__(self, target: str, timeout: float) -> None:
+        self._target = target
+        self._began = time.monotonic()
+        self._deadline = self._began + timeout
+        #: What the last attempt said that did not just run out of time.
+        self._why = ""
+
+    def left(self) -> float:
+        """Seconds until the deadline."""
+        return self._deadline - time.monotonic()
+
+    def wait(self, error: NumaError) -> float:
+        """Seconds until the next attempt, after one that ended with `error`.
+
+        Raises Unavailable when nobody has answered until the deadline, and `error` itself when it is what
+        the machine said.
+        """
+        if error.retry_seconds is not None or not isinstance(error, Unavailable | DeadlineExceeded):
+            return wait_for_room(error, self._deadline)
+        if isinstance(error, Unavailable) or not self._why:
+            self._why = error.message
+        if self.left() <= LOOK_AGAIN_SECONDS:
+            waited = time.monotonic() - self._began
+            raise Unavailable(f"no machine answers at {self._target}: waited {waited:.1f} s; {self._why}")
+        return LOOK_AGAIN_SECONDS
 
 
 class Search:
@@ -40,7 +73,7 @@ class Search:
         """
         if node is not None and node.address and (node.address != self._used or self._waited):
             return None
-        if node is None or node.address:
+        if node is not None and node.address:
             self._same_place += 1
             if self._same_place > SAME_PLACE_LOOKS:
                 raise self._error
@@ -58,10 +91,21 @@ def wait_for_room(error: NumaError, deadline: float) -> float:
     return error.retry_seconds
 
 
+def no_answer(error: DeadlineExceeded, node: NodeInfo, timeout: float) -> DeadlineExceeded:
+    """What a call raises that got no answer from `node` within `timeout` seconds."""
+    return DeadlineExceeded(
+        f"node {node.node} at {node.address} did not answer within {timeout:.3g} s: {error.message}",
+        reason=error.reason,
+        metadata=error.metadata,
+    )
+
+
 def check_incarnation(node: NodeInfo, session_of: int) -> None:
     """NotFound if the node of a session has restarted since: the session ended with that incarnation."""
     if session_of and node.incarnation > session_of:
         raise NotFound(
-            f"node {node.node} restarted, now incarnation {node.incarnation}: the session ended with "
-            f"incarnation {session_of}; open another one"
+            f"the session was lost in the restart of node {node.node}: it was of incarnation {session_of}, "
+            f"now it is {node.incarnation}; open another one",
+            reason="SESSION_NOT_FOUND",
+            metadata={"node": str(node.node), "incarnation": str(node.incarnation)},
         )

@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +26,7 @@ from numa_client._channel import BEATS_PER_LEASE, DEFAULT_TIMEOUT, OPTIONS
 from numa_client._errors import (
     Aborted,
     DeadlineExceeded,
+    FailedPrecondition,
     InvalidRequest,
     NotFound,
     NumaError,
@@ -43,19 +44,19 @@ from numa_client._gen.numa.v1 import (
     memory_service_pb2_grpc,
     node_service_pb2,
     node_service_pb2_grpc,
+    workload_service_pb2,
     workload_service_pb2_grpc,
 )
 from numa_client._policy import Policy
 from numa_client._program import Program
 from numa_client._program_codec import ProgramProgress, ProgramResult
-from numa_client._search import Search, check_incarnation, wait_for_room
+from numa_client._search import Search, Visit, check_incarnation, no_answer, wait_for_room
 
 if TYPE_CHECKING:
     Method = grpc.UnaryUnaryMultiCallable
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
-_Read = TypeVar("_Read")
 
 
 def _call(method: Method[_Request, _Response], request: _Request, timeout: float) -> _Response:
@@ -65,54 +66,48 @@ def _call(method: Method[_Request, _Response], request: _Request, timeout: float
         raise from_rpc_error(error) from error
 
 
-def _messages(
-    begin: Callable[[], Any], read: Callable[[Any], _Read], patience: float
-) -> Generator[_Read, None, None]:
-    """What a call streams; begun again if it is refused until a time that comes within `patience` seconds."""
-    deadline = time.monotonic() + patience
-    while True:
-        call, begun = begin(), False
-        try:
-            for message in call:
-                begun = True
-                yield read(message)
-        except grpc.RpcError as error:
-            refused = from_rpc_error(error)
-            if begun:
-                raise refused from error
-            wait = wait_for_room(refused, deadline)
-        else:
-            return
-        finally:
-            call.cancel()
-        time.sleep(wait)
+def _all(call: Iterable[_Response]) -> list[_Response]:
+    try:
+        return list(call)
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from error
 
 
 class Machine:
     """A machine and the channels to its nodes. ``timeout`` is the deadline of every call, in seconds."""
 
-    def __init__(self, channel: grpc.Channel, timeout: float) -> None:
+    #: Topology as of the last :meth:`refresh`.
+    info: t.MachineInfo
+
+    def __init__(self, channel: grpc.Channel, target: str, timeout: float) -> None:
         self._machine = machine_service_pb2_grpc.MachineServiceStub(channel)
         self._files = files_service_pb2_grpc.FilesServiceStub(channel)
         self._channel = channel
+        self._target = target
         self._timeout = timeout
         self._nodes: dict[str, grpc.Channel] = {}
-        #: Topology as of the last :meth:`refresh`.
-        self.info: t.MachineInfo = self.refresh()
+        #: Nodes of which a call got no answer: the machine is asked where they are before the next one.
+        self._doubted: set[int] = set()
+        self._closed = False
 
     @classmethod
     def connect(cls, target: str, timeout: float = DEFAULT_TIMEOUT) -> Self:
-        """Connects to the MachineService at ``host:port`` and reads the topology. Unavailable: no answer."""
+        """Connects to the MachineService at ``host:port`` and reads the topology.
+
+        Unavailable: nobody has answered there for `timeout` seconds.
+        """
         channel = grpc.insecure_channel(target, options=OPTIONS)
+        machine = cls(channel, target, timeout)
         try:
-            return cls(channel, timeout)
+            machine.refresh()
         except BaseException:
             channel.close()
             raise
+        return machine
 
     def refresh(self) -> t.MachineInfo:
         """Reads the topology again: a node that restarted has a new address."""
-        self.info = self._read(self._timeout)
+        self.info = self._look(self._read)
         return self.info
 
     def _read(self, timeout: float) -> t.MachineInfo:
@@ -184,20 +179,19 @@ class Machine:
         Unavailable if a node restarts, and for longer than `timeout`.
         """
         request = files_service_pb2.ReadFileRequest(path=path)
-        return (self._look(self._files.ReadFile, request)).data.decode()
+        response = self._look(lambda left: _call(self._files.ReadFile, request, left))
+        return response.data.decode()
 
     def list_dir(self, path: str = "/") -> tuple[files.DirEntry, ...]:
         """What is in a directory of the machine's /proc or /sys, by name. Errors as of :meth:`read_file`."""
         request = files_service_pb2.ListDirRequest(path=path)
-        return files.entries(self._look(self._files.ListDir, request))
+        return files.entries(self._look(lambda left: _call(self._files.ListDir, request, left)))
 
     def read_tree(self, path: str = "/") -> tuple[files.TreeFile, ...]:
         """Every file and link at or below a path, all of one moment of each node."""
         request = files_service_pb2.ReadTreeRequest(path=path)
-        parts = _messages(
-            lambda: self._files.ReadTree(request, timeout=self._timeout), files.tree_files, self._timeout
-        )
-        return tuple([file for part in parts for file in part])
+        parts = self._look(lambda left: _all(self._files.ReadTree(request, timeout=left)))
+        return tuple(file for part in parts for file in files.tree_files(part))
 
     def write_file(self, path: str, text: str) -> None:
         """Writes to a file, with a kernel's effects: ``/proc/sys/vm/*``, and ``state`` of a memory block.
@@ -217,19 +211,21 @@ class Machine:
         return found
 
     def close(self) -> None:
-        """Closes the channels. Sessions left open end with their leases."""
+        """Closes the channels. Sessions left open end with their leases; calls raise FailedPrecondition."""
+        self._closed = True
         for channel in self._nodes.values():
             channel.close()
         self._channel.close()
 
-    def _look(self, method: Method[_Request, _Response], request: _Request) -> _Response:
-        """A call that changes nothing; again, in time, after as long as the service says."""
-        deadline = time.monotonic() + self._timeout
+    def _look(self, call: Callable[[float], _Response]) -> _Response:
+        """Asks the machine's own server what changes nothing: again until it answers, or says to wait."""
+        visit = Visit(self._target, self._timeout)
+        self._check_open()
         while True:
             try:
-                return _call(method, request, deadline - time.monotonic())
+                return call(visit.left())
             except NumaError as error:
-                wait = wait_for_room(error, deadline)
+                wait = visit.wait(error)
             time.sleep(wait)
 
     def _ask(
@@ -253,22 +249,33 @@ class Machine:
         timeout: float | None = None,
         session_of: int = 0,
     ) -> _Response:
-        """Calls a node where it is; again where it is then, if it does not answer and has moved.
+        """Calls a node where it is; again where it is then, if it cannot be reached and has moved.
 
         `call` is given the channel and the seconds that are left. The request keeps its id: it is carried
         out once. NotFound if `session_of` is an incarnation of the node that has ended.
         """
-        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
-        node = self.info.node(nid)
+        timeout = self._timeout if timeout is None else timeout
+        deadline = time.monotonic() + timeout
+        node = self._look_for(nid, timeout / 2) if nid in self._doubted else self.info.node(nid)
         while True:
             check_incarnation(node, session_of)
             try:
                 return call(self._node_channel(node), deadline - time.monotonic())
             except Unavailable as error:
                 node = self._find(nid, Search(error, node.address, deadline))
+            except DeadlineExceeded as error:
+                self._doubted.add(nid)
+                raise no_answer(error, node, timeout) from error
             except NumaError as error:
                 wait = wait_for_room(error, deadline)
                 time.sleep(wait)
+
+    def _look_for(self, nid: int, timeout: float) -> t.NodeInfo:
+        """A node as the machine knows it now; if it does not say in `timeout` seconds, as it was known."""
+        self._doubted.discard(nid)
+        with suppress(Unavailable, DeadlineExceeded):
+            self.info = self._read(timeout)
+        return self.info.node(nid)
 
     def _find(self, nid: int, search: Search) -> t.NodeInfo:
         node: t.NodeInfo | None = None
@@ -284,9 +291,14 @@ class Machine:
                 return node
             time.sleep(wait)
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise FailedPrecondition(f"this client of {self._target} is closed: connect another one")
+
     def _node_channel(self, node: t.NodeInfo) -> grpc.Channel:
+        self._check_open()
         if not node.address:
-            raise Unavailable(f"node {node.node} restarts: no address yet", code=grpc.StatusCode.UNAVAILABLE)
+            raise Unavailable(f"node {node.node} restarts: no address yet")
         if node.address not in self._nodes:
             self._nodes[node.address] = grpc.insecure_channel(node.address, options=OPTIONS)
         return self._nodes[node.address]
@@ -412,10 +424,29 @@ class Session:
         request = program_codec.run_request(
             self.info.session, next(self._ids), program, self.cpu if cpu is None else cpu
         )
+        return self._run(request, timeout)
+
+    def _run(
+        self, request: workload_service_pb2.RunProgramRequest, timeout: float | None
+    ) -> Generator[ProgramProgress | ProgramResult, None, None]:
+        """What a program streams; begun again if it is refused until a time that comes soon enough."""
         patience = self._machine._timeout if timeout is None else min(timeout, self._machine._timeout)
-        return _messages(
-            lambda: self._workload.RunProgram(request, timeout=timeout), program_codec.report, patience
-        )
+        deadline = time.monotonic() + patience
+        while True:
+            self._go_home()
+            call, begun = self._workload.RunProgram(request, timeout=timeout), False
+            try:
+                for message in call:
+                    begun = True
+                    yield program_codec.report(message)
+            except grpc.RpcError as error:
+                self._machine._doubted.add(self._nid)
+                wait = wait_for_room(from_rpc_error(error), -math.inf if begun else deadline)
+            else:
+                return
+            finally:
+                call.cancel()
+            time.sleep(wait)
 
     def close(self) -> int:
         """Ends the session; returns the pages this freed on all nodes. 0 if it had ended already."""
@@ -445,8 +476,12 @@ class Session:
             self._incarnation,
         )
 
+    def _go_home(self) -> None:
+        """Makes sure of the home node's services, for what is sent only once: a stream, a program."""
+        self._machine._reach(self._nid, lambda channel, _: self._at(channel), session_of=self._incarnation)
+
     def _at(self, channel: grpc.Channel) -> memory_service_pb2_grpc.MemoryServiceStub:
-        """The home node's service; streams and programs go the same way from now on."""
+        """The home node's services over a channel."""
         if self._channel is not channel:
             self._memory = memory_service_pb2_grpc.MemoryServiceStub(channel)
             self._workload = workload_service_pb2_grpc.WorkloadServiceStub(channel)
@@ -498,8 +533,8 @@ class Session:
             try:
                 response = self._ask(lambda memory: memory.RenewSession, request, interval)
                 interval = response.lease_seconds / BEATS_PER_LEASE
-            except NotFound:
-                return
+            except (NotFound, FailedPrecondition):
+                return  # the session is gone, or the machine closed
             except NumaError:
                 continue  # the lease lasts for more beats: the next one may get through
 
@@ -568,7 +603,7 @@ class PageStream:
         return answered
 
     def _read(self) -> None:
-        broken: NumaError = Aborted("the stream is closed", code=grpc.StatusCode.ABORTED)
+        broken: NumaError = Aborted("the stream is closed")
         try:
             for answer in self._call:
                 answered, decode = self._unanswered.popleft()
@@ -578,6 +613,7 @@ class PageStream:
                 else:
                     answered.set_result(decode(answer))
         except grpc.RpcError as error:
+            self._session._machine._doubted.add(self._session._nid)
             broken = from_rpc_error(error)
         with self._writing:
             self._broken = broken
@@ -591,6 +627,7 @@ class PageStream:
         self._reader.join()
 
     def __enter__(self) -> Self:
+        self._session._go_home()
         self._call = self._session._memory.StreamPages(iter(self._requests.get, None))
         self._reader = threading.Thread(target=self._read, name="numa-stream", daemon=True)
         self._reader.start()
