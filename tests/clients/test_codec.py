@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numa_client import Blocks, InvalidRequest, MachineInfo, NodeInfo, Policy, PolicyMode
+from numa_client import Blocks, InvalidRequest, MachineInfo, NodeInfo, NumaError, Policy, PolicyMode
 from numa_client import _codec as codec
-from numa_client._gen.numa.v1 import memory_service_pb2, types_pb2
+from numa_client._gen.numa.v1 import explanation_pb2, memory_service_pb2, types_pb2
 
 
 def packed(*pfns: int) -> bytes:
@@ -149,3 +149,10 @@ def test_request_ids_never_repeat() -> None:
     one, other = codec.RequestIds(), codec.RequestIds()
     ids = [next(one), next(one), next(other), next(other)]
     assert len(set(ids)) == 4
+
+
+def test_a_step_of_a_newer_service_is_an_error_with_a_code() -> None:
+    explanation = explanation_pb2.Explanation(steps=[explanation_pb2.Step()])
+    with pytest.raises(NumaError, match="the service is newer") as unknown:
+        codec.explained(memory_service_pb2.AllocPagesResponse(explanation=explanation), order=0)
+    assert unknown.value.code.name == "UNIMPLEMENTED"

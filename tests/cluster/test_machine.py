@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import grpc
 import pytest
 import ray
-from numa_client import Machine, NotFound, Policy, Unavailable
+from numa_client import DeadlineExceeded, Machine, NotFound, Policy, Session, Unavailable
 from numa_client._gen.numa.v1 import memory_service_pb2, memory_service_pb2_grpc
 from processes import ray_session, until
 from ray.exceptions import RayError
@@ -205,6 +206,48 @@ def test_a_killed_supervisor_finds_its_nodes_again(running: RunningMachine, mach
         assert machines.status("one") == [running_with(running, machine)]
         assert machine.refresh() == before
         assert session.free(got).freed_pages == 100
+
+
+def test_clients_wait_for_a_supervisor_that_restarts(running: RunningMachine, machine: Machine) -> None:
+    before = until(lambda: pid_of("one/machine"))
+    os.kill(before, signal.SIGKILL)
+    with Machine.connect(running.address, timeout=60) as another:  # it is away for more than a second
+        assert another.info == machine.refresh()
+    assert "MemTotal" in machine.read_file("/proc/meminfo")
+    assert until(lambda: pid_of("one/machine")) != before
+
+
+def test_everything_of_a_session_says_that_it_was_lost_with_its_node(machine: Machine) -> None:
+    def stream(session: Session) -> None:
+        with session.stream() as pages:
+            pages.alloc().result()
+
+    def program(session: Session) -> None:
+        for _ in session.run_program("stream"):
+            pass
+
+    before = machine.refresh().node(0).incarnation
+    sessions = [machine.session(cpu=0, lease_seconds=600) for _ in range(3)]
+    for session in sessions:
+        session.open()
+    kill("one/node-0")
+    for session, use in zip(sessions, (stream, program, Session.alloc), strict=True):
+        # what is sent only once fails where the node was, and then goes where it is
+        lost = until(lambda session=session, use=use: error_of(use, session))
+        assert "the session was lost in the restart of node 0" in lost.message
+        assert lost.metadata == {"node": "0", "incarnation": str(before + 1)}
+        assert lost.code is grpc.StatusCode.NOT_FOUND
+
+
+def error_of(use: Callable[[Session], object], session: Session) -> NotFound | None:
+    """None: the node does not answer."""
+    try:
+        use(session)
+    except NotFound as error:
+        return error
+    except (Unavailable, DeadlineExceeded):
+        return None
+    raise AssertionError("the session lives")
 
 
 def running_with(running: RunningMachine, machine: Machine) -> RunningMachine:

@@ -1,14 +1,20 @@
-"""What gRPC and Ray are told so that a call costs less (docs/decisions/0006)."""
+"""What gRPC and Ray are told: so that a call costs less (docs/decisions/0006), and may last."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from numa_client._channel import OPTIONS
+from prometheus_client import CollectorRegistry
 from ray._private.async_compat import get_new_event_loop
 
 from numa_service.rpc import SETTING
+from numa_service.rpc.grpc_server import GrpcServer
 
 IMPORTS = """
 import os, sys
@@ -55,3 +61,19 @@ def test_ray_runs_actors_on_uvloop() -> None:
     loop = get_new_event_loop()
     loop.close()
     assert type(loop).__module__ == "uvloop"
+
+
+async def test_a_client_that_asks_whether_the_server_lives_is_not_cut_off() -> None:
+    server = GrpcServer((), CollectorRegistry(), lambda _: None)
+    address = await server.start("127.0.0.1", 0)
+    impatient = [option for option in OPTIONS if option[0] != "grpc.keepalive_time_ms"]
+    async with grpc.aio.insecure_channel(address, [*impatient, ("grpc.keepalive_time_ms", 1100)]) as channel:
+        # a call that says something once, and then nothing for five pings
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        said = health_pb2.HealthCheckResponse
+        assert (await watch.read()).status == said.SERVING
+        await asyncio.sleep(6)
+        stopping = asyncio.create_task(server.stop(1))
+        assert (await watch.read()).status == said.NOT_SERVING
+        watch.cancel()
+        await stopping
