@@ -129,6 +129,15 @@ async def test_by_the_blocking_client_too(peer: ReferenceMachine) -> None:
     assert len(peer.calls["AllocPages"]) == 2
 
 
+async def test_a_node_that_is_given_up_has_a_name(peer: ReferenceMachine) -> None:
+    async with await AsyncMachine.connect(peer.addresses[MACHINE]) as machine:
+        address = peer.addresses[MOVES]
+        await peer.take_away(MOVES)
+        peer.addresses[MOVES] = address
+        with pytest.raises(Unavailable, match=f"node 0 at {address} cannot be reached: .*refused"):
+            await machine.node(MOVES)
+
+
 # when to look again, and when to give up
 
 HERE, THERE, AWAY = (NodeInfo(0, (0,), 1, address, "", 1, ()) for address in ("here", "there", ""))

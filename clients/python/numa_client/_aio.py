@@ -49,7 +49,7 @@ from numa_client._gen.numa.v1 import (
 from numa_client._policy import Policy
 from numa_client._program import Program
 from numa_client._program_codec import ProgramProgress, ProgramResult
-from numa_client._search import Search, Visit, check_incarnation, no_answer, wait_for_room
+from numa_client._search import Search, Visit, check_incarnation, no_answer, unreachable, wait_for_room
 
 if TYPE_CHECKING:
     Method = grpc.aio.UnaryUnaryMultiCallable
@@ -261,7 +261,7 @@ class AsyncMachine:
             try:
                 return await call(self._node_channel(node), deadline - time.monotonic())
             except Unavailable as error:
-                node = await self._find(nid, Search(error, node.address, deadline))
+                node = await self._find(nid, Search(unreachable(error, node), node.address, deadline))
             except DeadlineExceeded as error:
                 self._doubted.add(nid)
                 raise no_answer(error, node, timeout) from error

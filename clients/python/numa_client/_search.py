@@ -91,6 +91,13 @@ def wait_for_room(error: NumaError, deadline: float) -> float:
     return error.retry_seconds
 
 
+def unreachable(error: Unavailable, node: NodeInfo) -> Unavailable:
+    """What a call raises that did not get through to `node`; what the service itself said stays as it is."""
+    if error.reason or not node.address:
+        return error
+    return Unavailable(f"node {node.node} at {node.address} cannot be reached: {error.message}")
+
+
 def no_answer(error: DeadlineExceeded, node: NodeInfo, timeout: float) -> DeadlineExceeded:
     """What a call raises that got no answer from `node` within `timeout` seconds."""
     return DeadlineExceeded(

@@ -50,7 +50,7 @@ from numa_client._gen.numa.v1 import (
 from numa_client._policy import Policy
 from numa_client._program import Program
 from numa_client._program_codec import ProgramProgress, ProgramResult
-from numa_client._search import Search, Visit, check_incarnation, no_answer, wait_for_room
+from numa_client._search import Search, Visit, check_incarnation, no_answer, unreachable, wait_for_room
 
 if TYPE_CHECKING:
     Method = grpc.UnaryUnaryMultiCallable
@@ -262,7 +262,7 @@ class Machine:
             try:
                 return call(self._node_channel(node), deadline - time.monotonic())
             except Unavailable as error:
-                node = self._find(nid, Search(error, node.address, deadline))
+                node = self._find(nid, Search(unreachable(error, node), node.address, deadline))
             except DeadlineExceeded as error:
                 self._doubted.add(nid)
                 raise no_answer(error, node, timeout) from error
