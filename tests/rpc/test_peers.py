@@ -6,6 +6,7 @@ import asyncio
 
 import grpc
 import pytest
+from cable import Cable
 from loopback import Loopback
 from numa_client import AsyncMachine, Policy, PolicyMode, Unavailable
 from numa_client._errors import from_rpc_error
@@ -103,6 +104,20 @@ async def test_a_hung_node_costs_a_request_its_patience_once(demo: Loopback) -> 
     assert all("earlier questions" in reason for reason in reasons[1:])
     await peers.close()
     server.close()
+
+
+async def test_a_connection_between_nodes_that_died_in_silence_is_made_anew(
+    demo: Loopback, client: AsyncMachine
+) -> None:
+    async with Cable(demo.addresses[2].grpc) as cable:
+        demo.servers[0].connect({1: demo.addresses[1].grpc, 2: cable.address})
+        async with client.session(cpu=0) as session:
+            far = await session.alloc(count=30, policy=Policy.bind(2))
+            cable.cut()
+            cable.mend()
+            assert (await session.free(far)).freed_pages == 30
+            assert cable.connections > 1
+        demo.connect()
 
 
 async def test_a_peers_refusal_is_the_same_error_here(demo: Loopback) -> None:

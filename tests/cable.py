@@ -7,7 +7,10 @@ from typing import Self
 
 
 class Cable:
-    """Forwards TCP to `address`. After :meth:`cut` connections stay open, and nothing comes out of them."""
+    """Forwards TCP to `address`. After :meth:`cut` connections stay open, and nothing comes out of them.
+
+    After :meth:`mend` new connections are as they should be, and those of before are still silent.
+    """
 
     def __init__(self, address: str) -> None:
         self._host, _, self._port = address.rpartition(":")
@@ -23,18 +26,25 @@ class Cable:
         """From now on nothing gets through."""
         self._whole.clear()
 
+    def mend(self) -> None:
+        """From now on new connections do."""
+        self._whole = asyncio.Event()
+        self._whole.set()
+
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         far_reader, far_writer = await asyncio.open_connection(self._host, int(self._port))
-        for pump in (self._pump(reader, far_writer), self._pump(far_reader, writer)):
-            task = asyncio.create_task(pump)
+        for ends in ((reader, far_writer), (far_reader, writer)):
+            task = asyncio.create_task(self._pump(*ends, self._whole))
             self._pumps.add(task)
             task.add_done_callback(self._pumps.discard)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, whole: asyncio.Event
+    ) -> None:
         try:
             while data := await reader.read(65536):
-                await self._whole.wait()
+                await whole.wait()
                 writer.write(data)
         except ConnectionError:
             pass
