@@ -2,8 +2,8 @@
 
 None is ever changed. Those of every request are not frozen: it makes them five times as slow to make.
 
-The log is a sequence of these; replaying it into a fresh node gives the same state, as long as it is whole
-(``LOG_LIMIT`` in ``node.py``). Pages travel as packed little-endian bytes: uint64 pfns, uint32 region indexes.
+The log is a sequence of these; replaying it into a fresh node gives the same state, as long as the log is
+whole (``LOG_LIMIT`` in ``node.py``). Pages travel as packed little-endian bytes: uint64 pfns, uint32 indexes.
 """
 
 from __future__ import annotations
