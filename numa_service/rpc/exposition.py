@@ -1,20 +1,38 @@
-"""HTTP beside gRPC: one small server a registry, for Prometheus."""
+"""HTTP beside gRPC: small servers, each on a socket of its own, that answer to that socket's names only."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+#: A Host header: a name, or an IPv6 address in brackets, and perhaps a port.
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+))(?::\d+)?", re.ASCII)
+#: Names of this host to itself, and to a browser whose port is forwarded to here.
+_LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 
 class HttpServer:
-    """An aiohttp application on a socket of its own."""
+    """An aiohttp application on a socket of its own.
+
+    Requests must name that socket: the host that it was told to listen on, the address that they came to, or
+    localhost. Else a page elsewhere could rebind its own name to this host, and have a browser here read us.
+    """
 
     def __init__(self, app: web.Application) -> None:
+        app.middlewares.insert(0, self._guard)
         self._runner = web.AppRunner(app, access_log=None)
+        self._host = ""
 
     async def start(self, host: str, port: int = 0) -> str:
         """Serve; the address as host:port."""
+        self._host = host
         await self._runner.setup()
         await web.TCPSite(self._runner, host, port).start()
         return join_address(host, self._runner.addresses[0][1])
@@ -22,6 +40,17 @@ class HttpServer:
     async def stop(self) -> None:
         """Close the socket."""
         await self._runner.cleanup()
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        asked = request.headers.getall("Host", [])
+        found = _HOST.fullmatch(asked[0]) if len(asked) == 1 else None
+        came_to = request.transport.get_extra_info("sockname") if request.transport else None
+        own = {_plain(name) for name in (self._host, came_to[0] if came_to else "")} | _LOCAL
+        if not found or _plain(found[1] or found[2]) not in own:
+            known = ", ".join(sorted(own - {""}))
+            raise web.HTTPForbidden(text=f"this host does not answer under that name: use one of {known}\n")
+        return await handler(request)
 
 
 def metrics_app(registry: CollectorRegistry) -> web.Application:
@@ -42,3 +71,11 @@ def metrics_app(registry: CollectorRegistry) -> web.Application:
 def join_address(host: str, port: int) -> str:
     """host:port, an IPv6 host in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _plain(name: str) -> str:
+    """A name or an address in one spelling."""
+    try:
+        return str(ip_address(name))
+    except ValueError:
+        return name.lower()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 
 from numa_client import Allocation, AsyncMachine, AsyncSession, NotFound, Policy
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StringConstraints
 
 from numa_service.mm.gfp import Gfp, parse_gfp
 from numa_service.mm.mmzone import NR_ORDERS
@@ -16,12 +17,69 @@ ANSWER_SECONDS = 5.0
 #: Blocks of one allocation, and allocations held at one time.
 MAX_BLOCKS = 16_384
 MAX_HELD = 256
+#: Of a policy, of gfp flags, of a sysctl.
+MAX_TEXT = 200
 #: Explanations at one time.
 MAX_AT_ONCE = 2
 
 
-class ActionError(ValueError):
+class Refused(Exception):
     """What was asked for is not possible; the text is for the browser."""
+
+
+def _gfp(value: object) -> int:
+    return parse_gfp(_text(value))
+
+
+def _policy(value: object) -> Policy:
+    return Policy.parse(_text(value))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        raise ValueError(f"at most {MAX_TEXT} characters are expected")
+    return value
+
+
+class Asked(BaseModel):
+    """What a browser asks for: these fields and no others, of these types and no others."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class AskedZone(Asked):
+    """A zone of a node."""
+
+    node: int = Field(ge=0, lt=1 << 20)
+    zone: str = Field(pattern=r"^[0-9A-Za-z]{1,16}$")
+
+
+class Placing(Asked):
+    """Who asks for memory, of which kind, and from where."""
+
+    cpu: int = Field(0, ge=0, le=1 << 20)
+    order: int = Field(0, ge=0, lt=NR_ORDERS)
+    gfp: Annotated[int, PlainValidator(_gfp)] = parse_gfp("")
+    policy: Annotated[Policy, PlainValidator(_policy)] = Policy.default()
+
+
+class Alloc(Placing):
+    """Blocks to take and hold."""
+
+    count: int = Field(1, ge=1, le=MAX_BLOCKS)
+
+
+class Free(Asked):
+    """Everything that is held."""
+
+    all: bool = True
+
+
+class Sysctl(Asked):
+    """A sysctl and what to write there."""
+
+    key: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_TEXT)]
+    value: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_TEXT)]
 
 
 class Actions:
@@ -46,29 +104,24 @@ class Actions:
             await self._machine.close()
             self._machine = None
 
-    async def zone(self, nid: int, zone: str) -> dict[str, Any]:
+    async def zone(self, asked: AskedZone) -> dict[str, Any]:
         """struct zone of a node's zone; its free lists are walked for it."""
         async with self._busy:
-            return await (await self._connected()).inspect(nid, zone=zone)
+            return await (await self._connected()).inspect(asked.node, zone=asked.zone)
 
-    async def explain(self, asked: Mapping[str, Any], writable: bool) -> dict[str, Any]:
+    async def explain(self, asked: Placing, writable: bool) -> dict[str, Any]:
         """Why one block would come from where it would: it is taken, and given back at once.
 
         A console that is not writable asks without the flags that let a request reclaim or wake kswapd.
         """
-        order, cpu, policy = (
-            _number(asked, "order", NR_ORDERS - 1),
-            _number(asked, "cpu", 1 << 20),
-            _policy(asked),
-        )
-        flags = _gfp(asked)
+        flags = asked.gfp
         if not writable:
             flags &= ~(Gfp.DIRECT_RECLAIM | Gfp.KSWAPD_RECLAIM)
         async with (
             self._busy,
-            (await self._connected()).session(cpu=cpu, name="console: explain") as session,
+            (await self._connected()).session(cpu=asked.cpu, name="console: explain") as session,
         ):
-            found = (await session.explain(order, 1, f"{flags:#x}", policy=policy)).explanation
+            found = (await session.explain(asked.order, 1, f"{flags:#x}", policy=asked.policy)).explanation
         return {
             "text": str(found),
             "placement": sorted(found.placement.items()),
@@ -76,25 +129,17 @@ class Actions:
             "without_reclaim": not writable,
         }
 
-    async def alloc(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+    async def alloc(self, asked: Alloc) -> dict[str, Any]:
         """Take blocks and hold them."""
-        order, cpu, policy = (
-            _number(asked, "order", NR_ORDERS - 1),
-            _number(asked, "cpu", 1 << 20),
-            _policy(asked),
-        )
-        count = max(1, _number(asked, "count", MAX_BLOCKS))
         async with self._writing:
             if len(self._held) >= MAX_HELD:
-                raise ActionError(f"{MAX_HELD} allocations are held: free them first")
-            session = await self._session(cpu)
+                raise Refused(f"{MAX_HELD} allocations are held: free them first")
+            session = await self._session(asked.cpu)
             try:
-                got = await session.alloc(order, count, f"{_gfp(asked):#x}", policy=policy)
+                got = await session.alloc(asked.order, asked.count, f"{asked.gfp:#x}", policy=asked.policy)
             except NotFound:
-                await self._forget(cpu)
-                raise ActionError(
-                    "its node has booted anew, what was held there is gone: try again"
-                ) from None
+                await self._forget(asked.cpu)
+                raise Refused("its node has booted anew, what was held there is gone: try again") from None
             self._held.append((session, got))
             return {"pages_by_node": sorted(got.pages_by_node.items()), "held": self._held_pages()}
 
@@ -108,11 +153,10 @@ class Actions:
                     await session.free(blocks)
             return {"freed": freed, "held": 0}
 
-    async def sysctl(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+    async def sysctl(self, asked: Sysctl) -> dict[str, Any]:
         """Write a sysctl on every node."""
-        key, value = (_text(asked, name) for name in ("key", "value"))
         async with self._writing:
-            await (await self._connected()).write_sysctl(key, value)
+            await (await self._connected()).write_sysctl(asked.key, asked.value)
         return {}
 
     async def _forget(self, cpu: int) -> None:
@@ -137,28 +181,3 @@ class Actions:
         else:
             await self._machine.refresh()  # nodes move when they are restarted
         return self._machine
-
-
-def _number(asked: Mapping[str, Any], key: str, most: int) -> int:
-    value = asked.get(key, 0)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-        raise ActionError(f"{key}: a whole number from 0 to {most} is expected")
-    return value
-
-
-def _text(asked: Mapping[str, Any], key: str) -> str:
-    value = asked.get(key, "")
-    if not isinstance(value, str) or not 0 < len(value) <= 200:
-        raise ActionError(f"{key}: 1 to 200 characters are expected")
-    return value.strip()
-
-
-def _gfp(asked: Mapping[str, Any]) -> int:
-    try:
-        return parse_gfp(str(asked.get("gfp", ""))[:200])
-    except ValueError as error:
-        raise ActionError(f"gfp: {error}") from None
-
-
-def _policy(asked: Mapping[str, Any]) -> Policy:
-    return Policy.parse(str(asked.get("policy") or "default")[:200])

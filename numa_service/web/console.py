@@ -1,26 +1,25 @@
 """The console's server: static files, the machine as JSON, one push stream a browser, and a few actions.
 
-It trusts nobody's page: requests must name this host (else a page elsewhere could rebind its own name to the
-loopback interface), what changes something must come from this origin, and the page runs no script but ours.
+It trusts nobody's page: requests must name this host (``rpc/exposition.py``), what is posted must come from
+this origin, and the page runs no script but ours. Nor anybody's body: whatever one makes go wrong is a 422.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+import logging
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from importlib import resources
-from ipaddress import ip_address
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
 
 from aiohttp import web
 from numa_client import NumaError
+from pydantic import ValidationError
 
-from numa_service.rpc.exposition import HttpServer
+from numa_service.rpc.exposition import Handler, HttpServer
 from numa_service.rpc.machine import MachineInfo
-from numa_service.web.actions import ActionError, Actions
+from numa_service.web.actions import Actions, Alloc, Asked, AskedZone, Free, Placing, Refused, Sysctl
 from numa_service.web.boot import boot_steps, boot_view
 from numa_service.web.feed import MachineFeed
 from numa_service.web.options import ConsoleOptions
@@ -54,8 +53,13 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 _FEED = web.AppKey("feed", MachineFeed)
+#: Of an unforeseen error, in an answer and in the log.
+_MAX_REASON = 200
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+A = TypeVar("A", bound=Asked)
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 
 class ConsoleServer:
@@ -88,11 +92,13 @@ class ConsoleServer:
         app.router.add_get("/api/boot", self._get_boot)
         app.router.add_get("/api/feed", self._push)
         app.router.add_get("/api/zone", self._get_zone)
-        app.router.add_post("/api/explain", self._explain)
+        actions = self._actions
+        self._add_post(app, "explain", Placing, lambda asked: actions.explain(asked, options.writable))
         if options.writable:
-            app.router.add_post("/api/alloc", self._alloc)
-            app.router.add_post("/api/free", self._free)
-            app.router.add_post("/api/sysctl", self._sysctl)
+            self._add_post(app, "alloc", Alloc, actions.alloc)
+            self._add_post(app, "free", Free, lambda _: actions.free())
+            self._add_post(app, "sysctl", Sysctl, actions.sysctl)
+        app.on_response_prepare.append(_protect)
         app.on_shutdown.append(self._end_streams)
         self._http = HttpServer(app)
 
@@ -114,22 +120,31 @@ class ConsoleServer:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not is_own_name(request.host, self._options.host):
-            raise web.HTTPForbidden(text="this console does not answer under that name", headers=_HEADERS)
-        if request.method == "POST":
-            origin = urlsplit(request.headers.get("Origin", ""))
-            if origin.netloc != request.host or request.content_type != "application/json":
-                raise web.HTTPForbidden(text="only the console's own page may ask that", headers=_HEADERS)
+        posted = request.method == "POST"
+        own = f"{request.scheme}://{request.host}"
+        if posted and (request.headers.get("Origin") != own or request.content_type != "application/json"):
+            raise web.HTTPForbidden(text="only the console's own page may ask that")
         try:
-            response = await handler(request)
-        except web.HTTPException as error:
-            error.headers.update(_HEADERS)
+            return await handler(request)
+        except web.HTTPException:
             raise
-        except (ActionError, NumaError, TimeoutError) as error:
+        except (Refused, NumaError, TimeoutError) as error:
             return _json({"error": str(error) or "no answer in time"}, status=422)
-        if not response.prepared:
-            response.headers.update(_HEADERS)
-        return response
+        except Exception as error:
+            # whatever it was, of a post it was the body
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:_MAX_REASON]
+            _log.warning("%s of %s failed: %s", request.method, request.path, reason)
+            return _json({"error": f"that cannot be answered: {reason}"}, status=422 if posted else 500)
+
+    def _add_post(
+        self, app: web.Application, name: str, model: type[A], act: Callable[[A], Awaitable[dict[str, Any]]]
+    ) -> None:
+        """Serve /api/`name`: a body that is a `model`, and nothing else, is acted upon."""
+
+        async def post(request: web.Request) -> web.Response:
+            return _json(await act(_valid(model.model_validate_json, await request.read())))
+
+        app.router.add_post(f"/api/{name}", post)
 
     # what there is
 
@@ -145,10 +160,7 @@ class ConsoleServer:
         return _json(boot_view(boot_steps(await asyncio.to_thread(self._dmesg))))
 
     async def _get_zone(self, request: web.Request) -> web.Response:
-        node, zone = request.query.get("node", ""), request.query.get("zone", "")
-        if not node.isdecimal() or not 0 < len(zone) <= 16:
-            raise web.HTTPBadRequest(text="node and zone are needed")
-        return _json(await self._actions.zone(int(node[:6]), zone))
+        return _json(await self._actions.zone(_valid(AskedZone.model_validate_strings, dict(request.query))))
 
     # the push
 
@@ -159,7 +171,7 @@ class ConsoleServer:
         assert task is not None
         self._viewers.add(task)
         try:
-            stream = web.StreamResponse(headers={**_HEADERS, "Content-Type": "text/event-stream"})
+            stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
             await stream.prepare(request)
             async with self.feed.watched():
                 # a browser that goes away, or stops reading
@@ -182,42 +194,21 @@ class ConsoleServer:
             await asyncio.wait_for(stream.write(f"data: {text}\n\n".encode()), STUCK_SECONDS)
             await asyncio.sleep(PUSH_SECONDS)
 
-    # what can be done
 
-    async def _explain(self, request: web.Request) -> web.Response:
-        return _json(await self._actions.explain(await _body(request), self._options.writable))
-
-    async def _alloc(self, request: web.Request) -> web.Response:
-        return _json(await self._actions.alloc(await _body(request)))
-
-    async def _free(self, request: web.Request) -> web.Response:
-        return _json(await self._actions.free())
-
-    async def _sysctl(self, request: web.Request) -> web.Response:
-        return _json(await self._actions.sysctl(await _body(request)))
+async def _protect(_: web.Request, response: web.StreamResponse) -> None:
+    """Every answer, those that aiohttp makes included, has the headers."""
+    response.headers.update(_HEADERS)
 
 
-async def _body(request: web.Request) -> Mapping[str, Any]:
+def _valid(validate: Callable[[T], A], asked: T) -> A:
+    """What is asked for; Refused names the first thing that is wrong with it."""
     try:
-        body = await request.json()
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise ActionError("the request is no JSON") from None
-    if not isinstance(body, dict):
-        raise ActionError("the request is no JSON object")
-    return body
+        return validate(asked)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "request"
+        raise Refused(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def _json(value: object, status: int = 200) -> web.Response:
-    return web.Response(text=compact(value), status=status, content_type="application/json", headers=_HEADERS)
-
-
-def is_own_name(host: str, bound: str) -> bool:
-    """Whether a Host header names the console: an IP address, localhost, or the name that it was given."""
-    name = urlsplit(f"//{host}").hostname or ""
-    if name in ("localhost", bound.lower()):
-        return True
-    try:
-        ip_address(name)
-    except ValueError:
-        return False
-    return True
+    return web.Response(text=compact(value), status=status, content_type="application/json")

@@ -225,6 +225,25 @@ async def test_targets_for_http_sd(demo: Loopback, http: aiohttp.ClientSession) 
         assert f'numa_node_info{{incarnation="1",machine="demo",node="{group["labels"]["node"]}"' in text
 
 
+async def test_metrics_and_targets_answer_to_their_own_names_only(
+    demo: Loopback, http: aiohttp.ClientSession
+) -> None:
+    """A page elsewhere whose name now leads to this host must not read them through a browser here."""
+    server = TargetServer(demo.info, demo.machine_server.registry)
+    url = await server.start()
+    for served in (url, url.replace("/targets", "/metrics"), demo.addresses[0].metrics_url):
+        for host, status in {"rebound.example": 403, "10.0.0.1:9100": 403, "localhost:9100": 200}.items():
+            assert (await http.get(served, headers={"Host": host})).status == status, (served, host)
+    await server.stop()
+    # as on a cluster: another address of this host
+    server = TargetServer(demo.info, demo.machine_server.registry)
+    url = await server.start("127.0.0.2")
+    groups = await (await http.get(url)).json()
+    assert groups[-1]["targets"] == [url.removeprefix("http://").removesuffix("/targets")]
+    assert (await http.get(f"http://{groups[-1]['targets'][0]}/metrics")).status == 200
+    await server.stop()
+
+
 async def test_what_was_not_to_be_had_is_counted(
     demo: Loopback, client: AsyncMachine, http: aiohttp.ClientSession
 ) -> None:

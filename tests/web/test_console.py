@@ -13,7 +13,8 @@ import pytest
 from consoled import Consoled
 
 from numa_service.web import console
-from numa_service.web.console import MAX_VIEWERS
+from numa_service.web.console import MAX_VIEWERS, ConsoleServer
+from numa_service.web.options import ConsoleOptions
 
 
 @pytest.fixture
@@ -68,8 +69,24 @@ async def test_no_script_but_ours_may_run(consoled: Consoled, http: aiohttp.Clie
 async def test_names_of_others_are_refused(consoled: Consoled, http: aiohttp.ClientSession) -> None:
     """A page of rebound.example whose name now leads to the loopback interface sends its own name."""
     for path in ("", "api/machine", "api/feed"):
-        response = await http.get(f"{consoled.url}{path}", headers={"Host": "rebound.example"})
-        assert response.status == 403
+        for host in ("rebound.example", "1.2.3.4", "[::2]", "127.0.0.1.rebound.example", "[", "a@localhost"):
+            response = await http.get(f"{consoled.url}{path}", headers={"Host": host})
+            assert response.status == 403, host
+            assert "127.0.0.1" in await response.text()
+            assert "Content-Security-Policy" in response.headers
+    for host in ("localhost", "LOCALHOST:80", "127.0.0.1:1", "[::1]", "[0:0::1]:9"):
+        assert (await http.get(f"{consoled.url}api/machine", headers={"Host": host})).status == 200, host
+
+
+async def test_the_address_that_a_request_came_to_is_a_name(
+    consoled: Consoled, http: aiohttp.ClientSession
+) -> None:
+    """Of a console that listens on every interface."""
+    other = ConsoleServer(consoled.info, lambda: "", list, ConsoleOptions(host="0.0.0.0"))
+    url = (await other.start()).replace("0.0.0.0", "127.0.0.2")
+    assert (await http.get(url)).status == 200
+    assert (await http.get(url, headers={"Host": "127.0.0.3"})).status == 403
+    await other.stop()
 
 
 async def test_the_machine_and_its_boot(consoled: Consoled, http: aiohttp.ClientSession) -> None:
@@ -82,7 +99,11 @@ async def test_the_machine_and_its_boot(consoled: Consoled, http: aiohttp.Client
     zone = await (await http.get(f"{consoled.url}api/zone?node=0&zone=DMA32")).json()
     assert sum(sum(orders) for orders in zone["free_area"].values())
     assert (await http.get(f"{consoled.url}api/zone?node=0&zone=Nowhere")).status == 422
-    assert (await http.get(f"{consoled.url}api/zone?node=x")).status == 400
+    endless = "node=" + "9" * 5000
+    for query in (endless, "node=x", "node=0", "zone=DMA", "node=-1&zone=DMA", "node=0&zone=%ff"):
+        response = await http.get(f"{consoled.url}api/zone?{query}")
+        assert response.status == 422, query
+        assert (await response.json())["error"]
 
 
 async def test_a_push_has_what_changed_and_only_that(consoled: Consoled, http: aiohttp.ClientSession) -> None:
@@ -142,10 +163,111 @@ async def test_explain_gives_back_and_reclaims_nothing(
         assert (await response.json())["error"]
 
 
+#: Bodies that no page of ours sends.
+HOSTILE = {
+    "deep": "[" * 15_000,
+    "deep in a field": '{"order":' + '{"a":' * 3_000,
+    "digits": '{"order":' + "9" * 5_000 + "}",
+    "huge range": '{"policy":"bind:0-99999999999"}',
+    "surrogate": '{"gfp":"\\ud800"}',
+    "not UTF-8": b'{"gfp":"\xff\xfe"}',
+    "NUL": "\0",
+    "nothing": "",
+    "list": "[]",
+    "string": '"order"',
+    "null": "null",
+    "bool": '{"order":true}',
+    "float": '{"order":1.0}',
+    "negative": '{"cpu":-1}',
+    "other field": '{"__proto__":{}}',
+    "wrong types": '{"gfp":[],"policy":{},"key":1,"value":null,"all":7}',
+    "long": '{"policy":"bind:' + "0," * 5_000 + '0"}',
+}
+
+
+@pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE.keys())
+async def test_any_body_is_answered_with_what_is_wrong_with_it(
+    writable: Consoled,
+    http: aiohttp.ClientSession,
+    caplog: pytest.LogCaptureFixture,
+    body: str | bytes,
+) -> None:
+    headers = {**origin(writable.url), "Content-Type": "application/json"}
+    for path in ("explain", "alloc", "free", "sysctl"):
+        response = await http.post(f"{writable.url}api/{path}", data=body, headers=headers)
+        assert response.status == 422, path
+        error = (await response.json())["error"]
+        assert error
+        assert len(error.splitlines()) == 1
+        assert "Content-Security-Policy" in response.headers
+    # a line at most each, no traceback
+    assert not any(record.exc_info for record in caplog.records)
+    assert max((len(record.getMessage()) for record in caplog.records), default=0) < 300
+    assert not writable.node(0).held_pages()
+
+
+async def test_what_is_wrong_with_a_body_is_named(writable: Consoled, http: aiohttp.ClientSession) -> None:
+    async def error(path: str, **body: Any) -> str:
+        response = await http.post(f"{writable.url}api/{path}", json=body, headers=origin(writable.url))
+        assert response.status == 422
+        return str((await response.json())["error"])
+
+    assert await error("explain", order=11) == "order: Input should be less than 11"
+    assert await error("explain", orders=1) == "orders: Extra inputs are not permitted"
+    assert await error("explain", gfp="GFP_WHAT") == "gfp: unknown gfp flag 'GFP_WHAT'"
+    assert (await error("explain", policy="bind:x")).startswith("policy 'bind:x'")
+    assert await error("alloc", count=0) == "count: Input should be greater than or equal to 1"
+    assert await error("sysctl", key="vm.swappiness") == "value: Field required"
+
+
+async def test_an_error_of_ours_is_answered_and_one_line_in_the_log(
+    writable: Consoled,
+    http: aiohttp.ClientSession,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever an action raises: nothing that a body leads to is a 500."""
+
+    async def explain(*_: object) -> dict[str, Any]:
+        raise KeyError("on purpose")
+
+    monkeypatch.setattr(writable.console._actions, "explain", explain)
+    response = await http.post(f"{writable.url}api/explain", json={}, headers=origin(writable.url))
+    assert (response.status, await response.json()) == (
+        422,
+        {"error": "that cannot be answered: KeyError: 'on purpose'"},
+    )
+    monkeypatch.setattr(writable.console, "_machine", lambda: 1 // 0)
+    response = await http.get(f"{writable.url}api/machine")
+    assert response.status == 500
+    assert "Content-Security-Policy" in response.headers
+    assert [(record.levelname, record.exc_info) for record in caplog.records] == [("WARNING", None)] * 2
+
+
+async def test_every_answer_has_the_headers(writable: Consoled, http: aiohttp.ClientSession) -> None:
+    answers = [
+        await http.get(f"{writable.url}nothing"),
+        await http.put(f"{writable.url}api/alloc"),
+        await http.post(f"{writable.url}api/alloc"),
+        await http.get(writable.url, headers={"Expect": "much"}),
+        await http.post(
+            f"{writable.url}api/alloc",
+            data=b" " * 100_000,
+            headers={**origin(writable.url), "Content-Type": "application/json"},
+        ),
+    ]
+    assert [answer.status for answer in answers] == [404, 405, 403, 417, 413]
+    for answer in answers:
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+
+
 async def test_who_may_post(writable: Consoled, http: aiohttp.ClientSession) -> None:
     url, asked = f"{writable.url}api/alloc", {"cpu": 0, "order": 0, "count": 5}
-    for headers in ({}, {"Origin": "http://elsewhere.example"}, {"Origin": "null"}):
-        assert (await http.post(url, json=asked, headers=headers)).status == 403
+    mine = origin(writable.url)["Origin"]
+    for theirs in (None, "http://elsewhere.example", "null", mine.replace("http:", "https:"), f"{mine}0"):
+        headers = {"Origin": theirs} if theirs else {}
+        assert (await http.post(url, json=asked, headers=headers)).status == 403, theirs
     plain = await http.post(
         url, data=json.dumps(asked), headers={**origin(writable.url), "Content-Type": "text/plain"}
     )

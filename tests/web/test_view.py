@@ -12,7 +12,6 @@ from numa_service.machine.presets import list_presets, load_preset
 from numa_service.machine.spec import MachineSpec
 from numa_service.rpc.machine import MachineInfo, NodeInfo
 from numa_service.web.boot import boot_steps
-from numa_service.web.console import is_own_name
 from numa_service.web.events import EVENTS_KEPT, TOLD_EVERY_NS, Events
 from numa_service.web.view import message, node_view, sockets
 
@@ -106,21 +105,3 @@ def test_a_new_incarnation_is_one_event_and_no_arithmetic() -> None:
     after.incarnation = 2
     events.compare(frame(sessions=5, held_pages=9), after, ())
     assert [event.text for event in events.since(0)] == ["booted anew: incarnation 2, its memory is empty"]
-
-
-@pytest.mark.parametrize(
-    ("host", "bound", "own"),
-    [
-        ("localhost:8080", "127.0.0.1", True),
-        ("127.0.0.1:1", "127.0.0.1", True),
-        ("[::1]:80", "::1", True),
-        ("10.0.0.7:80", "0.0.0.0", True),
-        ("numa.example:80", "numa.example", True),
-        ("rebound.example:80", "127.0.0.1", False),
-        ("localhost.rebound.example", "127.0.0.1", False),
-        ("127.0.0.1.rebound.example", "127.0.0.1", False),
-        ("", "127.0.0.1", False),
-    ],
-)
-def test_only_names_of_this_host_are_answered(host: str, bound: str, own: bool) -> None:
-    assert is_own_name(host, bound) is own
