@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
@@ -18,6 +20,22 @@ _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+def _brief(record: logging.LogRecord) -> bool:
+    """What is no HTTP is one line: aiohttp makes it an error of the server, with its parser's traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, web.RequestPayloadError):
+        error = error.__cause__
+    if isinstance(error, HttpProcessingError):
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.msg, record.args = "no HTTP: %s", (error.message.splitlines()[0][:200],)
+        record.exc_info = None
+    return True
+
+
+_log = logging.getLogger(__name__)
+_log.addFilter(_brief)
+
+
 class HttpServer:
     """An aiohttp application on a socket of its own.
 
@@ -27,7 +45,7 @@ class HttpServer:
 
     def __init__(self, app: web.Application) -> None:
         app.middlewares.insert(0, self._guard)
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, logger=_log)
         self._host = ""
 
     async def start(self, host: str, port: int = 0) -> str:

@@ -244,6 +244,30 @@ async def test_an_error_of_ours_is_answered_and_one_line_in_the_log(
     assert [(record.levelname, record.exc_info) for record in caplog.records] == [("WARNING", None)] * 2
 
 
+async def test_what_is_no_http_is_one_line_in_the_log(
+    consoled: Consoled, caplog: pytest.LogCaptureFixture
+) -> None:
+    host, port = consoled.url.removeprefix("http://").rstrip("/").split(":")
+    for request in (
+        b"GET /" + b"x" * 20_000 + b" HTTP/1.1",
+        b"GET / HTTP/1.1",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: rebound.example",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
+    ):
+        caplog.clear()
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(request + b"\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.")
+        writer.close()
+        async with asyncio.timeout(30):
+            while not caplog.records:
+                await asyncio.sleep(0.01)
+        [record] = caplog.records
+        assert record.getMessage().startswith("no HTTP: ")
+        assert len(record.getMessage()) < 300
+        assert not record.exc_info
+
+
 async def test_every_answer_has_the_headers(writable: Consoled, http: aiohttp.ClientSession) -> None:
     answers = [
         await http.get(f"{writable.url}nothing"),
