@@ -18,9 +18,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TextIO
 
 import psutil
 
@@ -32,6 +33,10 @@ STOP_TIMEOUT = 10.0
 MAX_TEMP_DIR = 107 - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
 #: Actors talk through gRPC; Ray's object store carries nothing, and this is the least it accepts.
 OBJECT_STORE_BYTES = 80 << 20
+
+#: A log file that is larger goes on in a new one; so many older ones are kept.
+LOG_BYTES = 8 << 20
+LOG_BACKUPS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +88,38 @@ def _in_session(process: psutil.Process, sid: int, since: float) -> bool:
 
 
 def state_dir() -> Path:
-    """NUMA_SERVICE_STATE_DIR, or numa-service in XDG_STATE_HOME; made if absent, for this user only."""
+    """NUMA_SERVICE_STATE_DIR, or numa-service in XDG_STATE_HOME; made if absent, for this user only.
+
+    What is in it is as private as it is itself: Ray gives its own directories to everybody (0777). One that
+    belongs to another user, or that others may enter, is refused with a ClusterError; an empty one is closed.
+    """
     named = os.environ.get("NUMA_SERVICE_STATE_DIR")
     base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    path = Path(named) if named else base / "numa-service"
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return path.absolute()
+    path = (Path(named) if named else base / "numa-service").absolute()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.stat()
+        if found.st_uid != os.geteuid():
+            raise ClusterError(
+                f"state directory {path} belongs to user {found.st_uid}: name one of your own in "
+                "NUMA_SERVICE_STATE_DIR"
+            )
+        if found.st_mode & 0o077:
+            if any(path.iterdir()):
+                raise ClusterError(
+                    f"state directory {path} is open to other users (mode {found.st_mode & 0o7777:04o}): "
+                    f"chmod 700 {path}, or name another in NUMA_SERVICE_STATE_DIR"
+                )
+            path.chmod(0o700)
+    except OSError as error:
+        raise ClusterError(f"state directory {path}: {error.strerror}") from None
+    return path
+
+
+def open_private(path: Path) -> TextIO:
+    """A new file for this user only, in place of what is there; a link is replaced, not followed."""
+    path.unlink(missing_ok=True)
+    return open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY, 0o600), "w")
 
 
 def find() -> LocalRay | None:
@@ -135,25 +166,34 @@ def _read() -> LocalRay | None:
 
 def _write(ray: LocalRay) -> None:
     new = _state_file().with_suffix(".new")
-    new.write_text(json.dumps(asdict(ray), indent=1) + "\n")
+    with open_private(new) as file:
+        file.write(json.dumps(asdict(ray), indent=1) + "\n")
     new.replace(_state_file())
 
 
 @contextmanager
 def _locked() -> Iterator[None]:
     """One command at a time starts or stops the local Ray."""
-    with (state_dir() / "lock").open("w") as lock:
+    path = state_dir() / "lock"
+    try:
+        lock = os.open(path, os.O_CREAT | os.O_NOFOLLOW | os.O_RDWR, 0o600)
+    except OSError as error:
+        raise ClusterError(f"{path}: {error.strerror}") from None
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)
 
 
 def _start() -> LocalRay:
+    # what is above Ray's directory keeps others out: Ray gives the directory itself to everybody
     temp_dir = state_dir() / "ray"
     if len(os.fsencode(temp_dir)) > MAX_TEMP_DIR:
-        temp_dir = Path(tempfile.mkdtemp(prefix="numa-ray-", dir="/tmp"))
+        temp_dir = Path(tempfile.mkdtemp(prefix="numa-ray-", dir="/tmp")) / "ray"
     temp_dir.mkdir(mode=0o700, exist_ok=True)
     token_path = state_dir() / "token"
-    with open(os.open(token_path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w") as token:
+    with open_private(token_path) as token:
         token.write(secrets.token_hex(32))
     dashboard_metrics, ray_client = _free_ports(2)
     ray = LocalRay(0, 0.0, "", str(temp_dir), str(token_path))
@@ -161,6 +201,9 @@ def _start() -> LocalRay:
         **_without_ray(os.environ),
         **ray.env,
         "DASHBOARD_METRIC_PORT": str(dashboard_metrics),
+        # a log of any process, Ray's or ours; there are so many older ones of each
+        "RAY_ROTATION_MAX_BYTES": str(LOG_BYTES),
+        "RAY_ROTATION_BACKUP_COUNT": str(LOG_BACKUPS),
         # nothing here has to be drained first: machines are taken down before
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     }
@@ -185,6 +228,7 @@ def _start() -> LocalRay:
     except BaseException:
         _clean_up(ray)
         raise
+    temp_dir.chmod(0o700)
     _write(ray)
     return ray
 
@@ -234,6 +278,8 @@ def _clean_up(ray: LocalRay) -> None:
                 _kill(process)
         psutil.wait_procs(left, timeout=0.2)
     shutil.rmtree(ray.temp_dir, ignore_errors=True)
+    with suppress(OSError):  # the state directory, which is not empty, or one that was made for a short path
+        Path(ray.temp_dir).parent.rmdir()
     Path(ray.token_path).unlink(missing_ok=True)
     _state_file().unlink(missing_ok=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -80,3 +81,12 @@ class PeerUnavailable(NodeError):
         super().__init__(f"node {nid} does not answer: {reason}")
         self.nid = nid
         self.reason = reason
+
+
+def fault(error: BaseException) -> str:
+    """Number of a fault, 12 hexadecimal digits: the same for every error of its type raised at its place."""
+    kind, place, at = type(error), "", error.__traceback__
+    while at:
+        place = f"{at.tb_frame.f_code.co_filename}:{at.tb_lineno}"
+        at = at.tb_next
+    return hashlib.sha256(f"{kind.__module__}.{kind.__qualname__} {place}".encode()).hexdigest()[:12]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeAlias
 
@@ -22,6 +21,7 @@ from numa_service.node.errors import (
     NotFound,
     PeerUnavailable,
     Precondition,
+    fault,
 )
 
 #: ErrorInfo.domain of every error.
@@ -130,7 +130,8 @@ async def abort(
 ) -> NoReturn:
     """End a call with the status of what its method raised.
 
-    What is no NodeError is INTERNAL, and logged under the name `method`.
+    What is no NodeError is INTERNAL, and logged under the name `method`. The client is told the number of the
+    fault, not of this call: a log that leaves out repeats has it too.
     """
     if isinstance(error, grpc.aio.AbortError):
         raise error
@@ -139,7 +140,7 @@ async def abort(
             await context.abort_with_status(rpc_status.to_status(to_status(error)))
         except grpc.aio.InternalError:
             raise asyncio.CancelledError from None  # nobody is there to be told
-    incident = uuid.uuid4().hex[:12]
+    incident = fault(error)
     about = {"request_id": getattr(request, "request_id", ""), "incident": incident}
     _log.error("%s failed (incident %s)", method, incident, exc_info=error, extra=about)
     await context.abort(grpc.StatusCode.INTERNAL, f"internal error, incident {incident}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import urllib.request
@@ -63,6 +64,12 @@ def test_every_node_serves_pages_and_metrics(running: RunningMachine, machine: M
     for group in groups:
         url = f"http://{group['targets'][0]}{group['labels']['__metrics_path__']}"
         assert (b"numa_zone_pages" if "node" in group["labels"] else b"numa_machine_node_up") in get(url)
+
+
+def test_what_ray_writes_is_private(state: Path, machine: Machine) -> None:
+    """Nodes, drivers and restarts included: Ray makes its directories anybody's (0777)."""
+    for path in (state, state / "ray"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
 
 
 def test_actors_log_json_lines(state: Path, machine: Machine) -> None:

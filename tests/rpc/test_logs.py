@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,19 +14,21 @@ import pytest
 from loopback import Loopback
 from numa_client import NumaError, Policy, PolicyMode
 
-from numa_service.cluster.logs import LEVEL, configure_logs
+from numa_service.cluster import logs
+from numa_service.cluster.logs import FEW, LEVEL, configure_logs
 from numa_service.node import ops
 from numa_service.node.node import Node
 
 
 @pytest.fixture
 def written() -> Iterator[io.StringIO]:
-    logger = logging.getLogger("numa_service")
-    before = logger.handlers[:], logger.propagate, logger.level
+    loggers = [logging.getLogger(name) for name in ("numa_service", "aiohttp", "asyncio", "grpc")]
+    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
     stream = io.StringIO()
     configure_logs(stream, machine="demo", node=0)
     yield stream
-    logger.handlers[:], logger.propagate, logger.level = before
+    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.propagate, logger.level = handlers, propagate, level
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
@@ -83,6 +87,63 @@ async def test_an_internal_error_names_its_request(
     *_, inside = [line for line in lines(written) if line["event"] == "about to break"]
     assert inside["request_id"] == errors[1]["request_id"]
     assert int(inside["session"]) > 0
+
+
+async def test_errors_that_repeat_are_counted(written: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that makes us fail all day fills no disk, and what it was told stands in the log."""
+    monkeypatch.setattr(logs, "REPEAT_SECONDS", 2.0)
+    apply = Node.apply
+
+    def broken(node: Node, op: Any) -> Any:
+        if isinstance(op, ops.Alloc):
+            raise ZeroDivisionError("on purpose")
+        return apply(node, op)
+
+    machine = Loopback("demo")
+    await machine.start()
+    told: set[str] = set()
+    async with await machine.client() as client, client.session(cpu=0) as session:
+        monkeypatch.setattr(Node, "apply", broken)
+        for _ in range(100):
+            with pytest.raises(NumaError, match="incident") as refused:
+                await session.alloc(count=1)
+            told.add(str(refused.value).rpartition("incident ")[2].rstrip(")"))
+        monkeypatch.undo()
+    await machine.stop()
+
+    def count() -> int:
+        found = [re.search(r" … repeated (\d+) times$", line["event"]) for line in errors()]
+        return sum(int(times[1]) if times else 1 for times in found)
+
+    def errors() -> list[dict[str, Any]]:
+        return [line for line in lines(written) if line["level"] == "error"]
+
+    async with asyncio.timeout(30):
+        while count() < 100:
+            await asyncio.sleep(0.05)
+    assert count() == 100
+    tracebacks = [line for line in errors() if "exception" in line]
+    assert FEW <= len(tracebacks) < 50
+    assert {line["incident"] for line in errors()} == told
+    assert len(told) == 1
+
+
+def test_what_is_not_alike_is_written(written: io.StringIO) -> None:
+    logger = logging.getLogger("numa_service.x")
+    for what in ("one", "other", "third"):
+        for number in range(10):
+            logger.warning(f"{what} of %d", number)  # a text of its own each
+            logger.info("all of them: %d", number)
+        try:
+            raise ValueError(what)
+        except ValueError:
+            logger.exception("a text with no end: %s", object())
+    written_lines = lines(written)
+    assert [line["event"] for line in written_lines if line["level"] == "warning"] == [
+        f"{what} of {number}" for what in ("one", "other", "third") for number in range(FEW)
+    ]
+    assert sum(line["level"] == "info" for line in written_lines) == 30
+    assert sum(line["level"] == "error" for line in written_lines) == 3
 
 
 def test_for_people_on_a_terminal(written: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
