@@ -8,17 +8,20 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 from numa_client import Machine, NodeState, NumaError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from numa_service.cli.source import load
 from numa_service.cluster import machine as machines
 from numa_service.cluster.errors import ClusterError
+from numa_service.cluster.records import Record
 from numa_service.cluster.running import RunningMachine
 from numa_service.machine.notation import format_cpulist
 from numa_service.mm.mmzone import PAGE_SIZE
@@ -106,16 +109,29 @@ def up(
 
 
 def status(name: MaybeName = None, address: Address = None, as_json: AsJson = False) -> None:
-    """Show the machines that are up: nodes, zones, kswapd, sessions."""
-    found = [(running, _states(running)) for running in machines.status(name, address)]
+    """Show the machines that are up: nodes, zones, kswapd, sessions.
+
+    Exit code 1 when one has ended without `down`, or has a node that keeps failing.
+    """
+    ended = [record for record in machines.ended(address) if name in (None, record.name)]
+    up = [] if name and ended else machines.status(name, address)
+    found = [(running, _states(running)) for running in up]
     if as_json:
-        typer.echo(json.dumps({"machines": [_plain(running, states) for running, states in found]}, indent=1))
-        return
-    if not found:
-        typer.echo("no machine is up")
-    for running, states in found:
-        rows = [row for node in running.info.nodes for row in _status_rows(node, states[node.nid])]
-        _print_machine(running, _STATUS_COLUMNS, rows)
+        plain = {
+            "machines": [_plain(running, states) for running, states in found],
+            "ended": [_plain_record(record) for record in ended],
+        }
+        typer.echo(json.dumps(plain, indent=1))
+    else:
+        if not found and not ended:
+            typer.echo("no machine is up")
+        for running, states in found:
+            rows = [row for node in running.info.nodes for row in _status_rows(node, states[node.nid])]
+            _print_machine(running, _STATUS_COLUMNS, rows)
+        for record in ended:
+            _print_record(record)
+    if ended or any(running.failing for running in up):
+        raise typer.Exit(1)
 
 
 def down(
@@ -225,6 +241,33 @@ def _print_machine(running: RunningMachine, columns: Sequence[str], rows: Sequen
     console.print(f"targets  {running.targets_url}", highlight=False)
     if running.console_url:
         console.print(f"console  {running.console_url}", highlight=False)
+    for node in running.failing:
+        why = "its worker-*.err in Ray's logs say why"
+        console.print(f"failing  node {node.nid}: {escape(node.reason)} ({why})", highlight=False)
+
+
+def _print_record(record: Record) -> None:
+    name = record.name
+    typer.echo(f"{name} ({record.profile}) has ended, about {_when(record.ended or 0)}: {record.cause}")
+    typer.echo(f"up       since {_when(record.up_since)}, nodes: {record.nodes}; what they held is lost")
+    if record.logs:
+        typer.echo(f"logs     {record.logs}")
+    typer.echo(f"to do    numa-service up SOURCE --name {name}  to start it again")
+    typer.echo(f"         numa-service down {name}  to forget it")
+
+
+def _when(seconds: float) -> str:
+    """A moment, as people here write it."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def _plain_record(record: Record) -> dict[str, Any]:
+    """For --json: times as ISO 8601 in UTC."""
+    plain = dataclasses.asdict(record)
+    del plain["ray"]
+    for key in ("up_since", "ended"):
+        plain[key] = datetime.fromtimestamp(plain[key], UTC).isoformat(timespec="milliseconds")
+    return plain
 
 
 def _states(running: RunningMachine) -> dict[int, NodeState | None]:
@@ -268,5 +311,6 @@ def _plain(running: RunningMachine, states: dict[int, NodeState | None] | None =
         "targets_url": running.targets_url,
         "console_url": running.console_url,
         "distances": running.info.distances,
+        "failing": [dataclasses.asdict(node) for node in running.failing],
         "nodes": nodes,
     }

@@ -73,7 +73,31 @@ class LocalRay:
 
     def processes(self) -> list[psutil.Process]:
         """Every living process of its session."""
+        if psutil.pid_exists(self.pid) and not self.alive:
+            # a zombie ended just now; but the number of a session is given to nobody while one of it lives
+            with suppress(psutil.NoSuchProcess):
+                if psutil.Process(self.pid).create_time() != self.started:
+                    return []
         return [p for p in psutil.process_iter() if _in_session(p, self.pid, self.started)]
+
+    @property
+    def logs(self) -> Path:
+        """Where its processes log."""
+        return Path(self.temp_dir) / "session_latest" / "logs"
+
+    def end(self) -> tuple[float, str]:
+        """Of one that has ended: when, in seconds since the epoch, and what ended first."""
+        exits = self.logs / "ray_process_exit.log"
+        with suppress(OSError):
+            if text := exits.read_text(errors="replace").strip():
+                # a heading, then a line for each: "raylet [exit code=-9 (signal 9)]"
+                first = [line.strip() for line in text.splitlines()[1:] if line.startswith(" ")]
+                return exits.stat().st_mtime, f"its Ray lost {', '.join(first) or 'a process'}"
+        times = [path.stat().st_mtime for path in self.logs.glob("*") if path.is_file()]
+        cause = f"its Ray ({self.pid}) was killed, or the host went down"
+        if left := self.processes():
+            cause = f"its Ray ({self.pid}) was killed, {len(left)} processes of it are left"
+        return max(times, default=time.time()), cause
 
 
 def _in_session(process: psutil.Process, sid: int, since: float) -> bool:
@@ -124,14 +148,14 @@ def open_private(path: Path) -> TextIO:
 
 def find() -> LocalRay | None:
     """The local Ray of this state directory, if it runs."""
-    ray = _read()
+    ray = last()
     return ray if ray and ray.alive else None
 
 
 def start() -> LocalRay:
     """The local Ray, started if it does not run yet. ClusterError when it does not come up."""
     with _locked():
-        ray = _read()
+        ray = last()
         if ray and ray.alive:
             return ray
         if ray:
@@ -142,7 +166,7 @@ def start() -> LocalRay:
 def stop() -> bool:
     """End every process of the local Ray; False when there was none. ClusterError if one survives."""
     with _locked():
-        ray = _read()
+        ray = last()
         if ray is None:
             return False
         _clean_up(ray)
@@ -153,7 +177,8 @@ def _state_file() -> Path:
     return state_dir() / "ray.json"
 
 
-def _read() -> LocalRay | None:
+def last() -> LocalRay | None:
+    """The Ray that was last started here and not stopped, whether it runs or has died."""
     try:
         return LocalRay(**json.loads(_state_file().read_text()))
     except FileNotFoundError:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
-from numa_service.cluster import local
+from numa_service.cluster import local, records
 from numa_service.cluster.connect import attach, detach
 from numa_service.cluster.errors import ClusterError, reason
 from numa_service.cluster.names import (
@@ -18,7 +19,8 @@ from numa_service.cluster.names import (
     machines_among,
     supervisor_name,
 )
-from numa_service.cluster.running import RunningMachine
+from numa_service.cluster.records import Record
+from numa_service.cluster.running import FailingNode, RunningMachine
 from numa_service.machine.spec import MachineSpec
 from numa_service.web.options import ConsoleOptions
 
@@ -29,6 +31,9 @@ BOOT_SECONDS = 60.0
 BOOT_SECONDS_PER_NODE = 10.0
 ANSWER_SECONDS = 10.0
 GONE_SECONDS = 20.0
+#: A node that has been started more often than so within so many seconds keeps failing.
+MAX_STARTS = 3
+STARTS_SECONDS = 300.0
 
 #: Told what `up` is doing, in a few words.
 Progress = Callable[[str], None]
@@ -52,13 +57,15 @@ def up(
     placing = False
     try:
         if address is None:
+            records.ended()  # what became of machines of a Ray that died is seen from its files, and they go
             if not jit.is_compiled():
                 progress("compiling the kernels: once, a minute or two")
                 began = time.monotonic()
                 _compile_here()
                 progress(f"kernels compiled in {time.monotonic() - began:.0f} s: later starts load them")
             progress("starting Ray on this host" if started else "joining the Ray of this host")
-            attach(local.start().address)
+            here = local.start()
+            attach(here.address)
         else:
             progress(f"joining Ray at {address}")
             attach(address)
@@ -68,7 +75,10 @@ def up(
             _compile_on_hosts(progress)
         progress(f"starting {len(spec.nodes)} nodes")
         placing = True
-        return _place(spec, name, progress, console)
+        running = _place(spec, name, progress, console)
+        if address is None:
+            records.write(running, here)
+        return running
     except BaseException:
         if started:
             detach()
@@ -78,11 +88,16 @@ def up(
         raise
 
 
+def ended(address: str | None = None) -> list[Record]:
+    """The machines that were brought up here and never taken down, and whose Ray has died."""
+    return records.ended() if address is None else []
+
+
 def status(name: str | None = None, address: str | None = None) -> list[RunningMachine]:
     """The machines that are up, or the one of that name; ClusterError if it is not."""
     names = _machines() if _attach_if_there(address) else []
     if name is not None:
-        _check_known(name, names)
+        _check_known(name, names, ended(address))
         names = [name]
     return [_describe(known) for known in names]
 
@@ -90,7 +105,8 @@ def status(name: str | None = None, address: str | None = None) -> list[RunningM
 def down(name: str | None = None, address: str | None = None) -> list[str]:
     """Take a machine down, or all of them; their names. ClusterError if there is none of that name.
 
-    The local Ray ends with its last machine, and if all are to go it ends even if it does not answer.
+    One that has died counts: what is left of it goes. The local Ray ends with its last machine, and if all
+    are to go it ends even if it does not answer.
     """
     names: list[str] = []
     try:
@@ -99,12 +115,16 @@ def down(name: str | None = None, address: str | None = None) -> list[str]:
     except ClusterError:
         if name is not None or address is not None:
             raise
+    dead = [record.name for record in ended(address) if record.name not in names]
     if name is not None:
-        _check_known(name, names)
-    gone = names if name is None else [name]
-    last = address is None and gone == names
+        _check_known(name, names + dead, [])
+    gone = sorted(names + dead) if name is None else [name]
+    last = address is None and all(known in gone for known in names)
     for machine in gone:
-        _remove(machine)
+        if address is None:
+            records.forget(machine)
+        if machine in names:
+            _remove(machine)
     if last:
         detach()
         local.stop()
@@ -121,9 +141,15 @@ def _attach_if_there(address: str | None) -> bool:
     return True
 
 
-def _check_known(name: str, known: list[str]) -> None:
-    if name not in known:
-        raise ClusterError(f"no machine {name!r} is up (up: {', '.join(known) or 'none'})")
+def _check_known(name: str, known: list[str], dead: list[Record]) -> None:
+    if name in known:
+        return
+    for record in dead:
+        if record.name == name:
+            raise ClusterError(
+                f"machine {name!r} has ended ({record.cause}): up again, or numa-service down {name}"
+            )
+    raise ClusterError(f"no machine {name!r} is up (up: {', '.join(known) or 'none'})")
 
 
 def _actors() -> list[str]:
@@ -233,7 +259,20 @@ def _describe(name: str) -> RunningMachine:
         running: RunningMachine = ray.get(supervisor.describe.remote(), timeout=ANSWER_SECONDS)
     except (ray.exceptions.RayError, ValueError) as error:
         raise ClusterError(f"the supervisor of machine {name!r} does not answer: {reason(error)}") from None
-    return running
+    return replace(running, failing=(*running.failing, *_restarted(running)))
+
+
+def _restarted(running: RunningMachine) -> Iterator[FailingNode]:
+    """Nodes that were started too often of late."""
+    from numa_service.cluster import registry
+
+    since = time.time() - STARTS_SECONDS
+    for node in running.info.nodes:
+        starts = [when for when in registry.starts(running.info.name, node.nid) if when > since]
+        if len(starts) > MAX_STARTS:
+            yield FailingNode(
+                node.nid, f"started {len(starts)} times in the last {STARTS_SECONDS / 60:.0f} minutes"
+            )
 
 
 def _remove(name: str) -> None:

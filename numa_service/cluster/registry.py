@@ -6,16 +6,28 @@ is, and where clients expect the machine to answer, it finds here.
 
 from __future__ import annotations
 
+import json
+import time
+
 from ray.experimental import internal_kv
 
 _NAMESPACE = b"numa-service"
+#: Of a node, the newest.
+_STARTS_KEPT = 16
 
 
 def next_incarnation(machine: str, nid: int) -> int:
-    """Number of this start of a node: 1 at first, then one more each time."""
+    """Number of this start of a node: 1 at first, then one more each time. When it was is noted."""
     incarnation = _get(machine, f"incarnation/{nid}") + 1
     _put(machine, f"incarnation/{nid}", incarnation)
+    _put(machine, f"starts/{nid}", json.dumps([*starts(machine, nid), time.time()][-_STARTS_KEPT:]))
     return incarnation
+
+
+def starts(machine: str, nid: int) -> list[float]:
+    """When a node was started, the newest last, in seconds since the epoch of its host."""
+    known = internal_kv._internal_kv_get(f"{machine}/starts/{nid}", namespace=_NAMESPACE)
+    return [float(when) for when in json.loads(known)] if known else []
 
 
 def port(machine: str, service: str) -> int:
@@ -38,5 +50,5 @@ def _get(machine: str, key: str) -> int:
     return int(internal_kv._internal_kv_get(f"{machine}/{key}", namespace=_NAMESPACE) or 0)
 
 
-def _put(machine: str, key: str, value: int) -> None:
+def _put(machine: str, key: str, value: int | str) -> None:
     internal_kv._internal_kv_put(f"{machine}/{key}", str(value), overwrite=True, namespace=_NAMESPACE)

@@ -8,6 +8,14 @@ from numa_service.rpc.machine import MachineInfo
 
 
 @dataclass(frozen=True, slots=True)
+class FailingNode:
+    """A node that does not boot any more, or is restarted again and again."""
+
+    nid: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunningMachine:
     """A machine on Ray, as its supervisor sees it now."""
 
@@ -18,6 +26,8 @@ class RunningMachine:
     targets_url: str
     #: Of the web console, on the host of the machine's supervisor; empty if there is none.
     console_url: str = ""
+    #: Nodes that are more than away for a moment.
+    failing: tuple[FailingNode, ...] = ()
 
     @property
     def nodes_up(self) -> int:

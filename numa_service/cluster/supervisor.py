@@ -24,7 +24,7 @@ from numa_service.cluster.kswapd import Kswapd
 from numa_service.cluster.logs import configure_logs
 from numa_service.cluster.names import NAMESPACE, kswapd_name, node_name
 from numa_service.cluster.numa_node import NumaNode
-from numa_service.cluster.running import RunningMachine
+from numa_service.cluster.running import FailingNode, RunningMachine
 from numa_service.machine.spec import MachineSpec
 from numa_service.rpc.machine import MachineInfo, NodeInfo
 
@@ -111,6 +111,8 @@ class Machine:
         #: In nid order; no address while a node is away.
         self._nodes = {n.nid: NodeInfo(n.nid, n.cpus, 0, "", "", 0, ()) for n in spec.nodes}
         self._actors: dict[int, ActorHandle] = {}
+        #: Nodes that are not followed any more.
+        self._failing: list[FailingNode] = []
         #: Set when the nodes have to be told where the others are.
         self._moved = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -136,7 +138,7 @@ class Machine:
         address, targets_url = await self._serving
         # a new machine has none before every node is up: whoever asks earlier need not wait for it
         console_url = await self._serving_console if self._console_before or self._is_up() else ""
-        return RunningMachine(self._info(), address, targets_url, console_url)
+        return RunningMachine(self._info(), address, targets_url, console_url, tuple(self._failing))
 
     def _info(self) -> MachineInfo:
         return MachineInfo(self._name, self._spec.profile, tuple(self._nodes.values()), self._spec.distances)
@@ -241,6 +243,8 @@ class Machine:
                 # raised by the node's own boot: it will not be different next time
                 if not self._up.done():
                     self._up.set_exception(ClusterError(f"node {nid} did not boot: {reason(error)}"))
+                _log.error("node %d did not boot: %s", nid, reason(error))
+                self._failing.append(FailingNode(nid, f"did not boot: {reason(error)}"))
                 return
 
     def _now(self, info: NodeInfo) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -13,31 +12,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from command_line import COMMAND, ok, refused, run
 from numa_client import Machine
 from processes import members, ray_session, until
 
 from numa_service.cluster import local
-
-COMMAND = [sys.executable, "-c", "from numa_service.cli.main import main; main()"]
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=240)
-
-
-def ok(*arguments: str) -> str:
-    result = run(*arguments)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
-def refused(*arguments: str) -> str:
-    """The one line of a command that fails."""
-    result = run(*arguments)
-    assert result.returncode == 1, result.stderr
-    assert result.stdout == ""
-    assert result.stderr.count("numa-service: ") == 1
-    return result.stderr.splitlines()[-1].removeprefix("numa-service: ")
 
 
 @pytest.fixture(scope="module")
@@ -218,5 +197,5 @@ def test_a_cluster_that_is_named_is_joined_and_left_running(
 
 def test_nothing_up_is_no_error(empty_state: Path) -> None:
     assert ok("status") == "no machine is up\n"
-    assert json.loads(ok("status", "--json")) == {"machines": []}
+    assert json.loads(ok("status", "--json")) == {"machines": [], "ended": []}
     assert json.loads(ok("down", "--all", "--json")) == {"down": []}

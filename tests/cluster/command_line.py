@@ -1,0 +1,27 @@
+"""The command line as a user types it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+COMMAND = [sys.executable, "-c", "from numa_service.cli.main import main; main()"]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=240)
+
+
+def ok(*arguments: str) -> str:
+    result = run(*arguments)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def refused(*arguments: str) -> str:
+    """The one line of a command that fails."""
+    result = run(*arguments)
+    assert result.returncode == 1, result.stderr
+    assert result.stdout == ""
+    assert result.stderr.count("numa-service: ") == 1
+    return result.stderr.splitlines()[-1].removeprefix("numa-service: ")
