@@ -212,7 +212,7 @@ def _locked() -> Iterator[None]:
 
 
 def _start() -> LocalRay:
-    # what is above Ray's directory keeps others out: Ray gives the directory itself to everybody
+    # what is above Ray's directory keeps others out: Ray opens the directory itself to everybody, again and again
     temp_dir = state_dir() / "ray"
     if len(os.fsencode(temp_dir)) > MAX_TEMP_DIR:
         temp_dir = Path(tempfile.mkdtemp(prefix="numa-ray-", dir="/tmp")) / "ray"
@@ -253,7 +253,6 @@ def _start() -> LocalRay:
     except BaseException:
         _clean_up(ray)
         raise
-    temp_dir.chmod(0o700)
     _write(ray)
     return ray
 

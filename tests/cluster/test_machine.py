@@ -67,9 +67,13 @@ def test_every_node_serves_pages_and_metrics(running: RunningMachine, machine: M
 
 
 def test_what_ray_writes_is_private(state: Path, machine: Machine) -> None:
-    """Nodes, drivers and restarts included: Ray makes its directories anybody's (0777)."""
-    for path in (state, state / "ray"):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    """Ray makes its directories anybody's (0777): what is above them lets nobody through."""
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+    logs = state / "ray" / "session_latest" / "logs"
+    assert list(logs.iterdir())
+    if os.geteuid() == 0:
+        nobody = subprocess.run(["ls", logs], user=65534, group=65534, capture_output=True, text=True)
+        assert "Permission denied" in nobody.stderr
 
 
 def test_actors_log_json_lines(state: Path, machine: Machine) -> None:
