@@ -212,7 +212,7 @@ def _locked() -> Iterator[None]:
 
 
 def _start() -> LocalRay:
-    # what is above Ray's directory keeps others out: Ray opens the directory itself to everybody, again and again
+    # what is above Ray's directory keeps others out: Ray opens the directory itself, again and again
     temp_dir = state_dir() / "ray"
     if len(os.fsencode(temp_dir)) > MAX_TEMP_DIR:
         temp_dir = Path(tempfile.mkdtemp(prefix="numa-ray-", dir="/tmp")) / "ray"
