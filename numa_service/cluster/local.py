@@ -45,8 +45,9 @@ class LocalRay:
 
     #: Of ``ray start --block``, which leads a session of its own: all the cluster's processes are in it.
     pid: int
-    #: When that process started, so that another one with the same pid is not taken for it.
-    started: float
+    #: When that process started, so that another one with the same pid is not taken for it: in clock ticks
+    #: since the host's boot, which no clock that is set moves.
+    start_ticks: int
     #: host:port of the GCS.
     address: str
     temp_dir: str
@@ -65,20 +66,14 @@ class LocalRay:
     @property
     def alive(self) -> bool:
         """Whether it still runs."""
-        try:
-            head = psutil.Process(self.pid)
-            return head.create_time() == self.started and head.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
+        return _stat(self.pid) == (self.start_ticks, True)
 
     def processes(self) -> list[psutil.Process]:
         """Every living process of its session."""
-        if psutil.pid_exists(self.pid) and not self.alive:
-            # a zombie ended just now; but the number of a session is given to nobody while one of it lives
-            with suppress(psutil.NoSuchProcess):
-                if psutil.Process(self.pid).create_time() != self.started:
-                    return []
-        return [p for p in psutil.process_iter() if _in_session(p, self.pid, self.started)]
+        head = _stat(self.pid)
+        if head and head[0] != self.start_ticks:
+            return []  # the number of a session is given to nobody while one of it lives
+        return [p for p in psutil.process_iter() if _in_session(p.pid, self.pid, self.start_ticks)]
 
     @property
     def logs(self) -> Path:
@@ -100,15 +95,24 @@ class LocalRay:
         return max(times, default=time.time()), cause
 
 
-def _in_session(process: psutil.Process, sid: int, since: float) -> bool:
+def _stat(pid: int) -> tuple[int, bool] | None:
+    """When a process was started, in clock ticks since the host's boot, and whether it runs: is no zombie.
+
+    None when there is none; see proc_pid_stat(5).
+    """
     try:
-        return (
-            os.getsid(process.pid) == sid
-            and process.create_time() >= since
-            and process.status() != psutil.STATUS_ZOMBIE
-        )
-    except (ProcessLookupError, psutil.NoSuchProcess):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(fields[19]), fields[0] not in "ZX"
+
+
+def _in_session(pid: int, sid: int, since: int) -> bool:
+    try:
+        found = _stat(pid) if os.getsid(pid) == sid else None
+    except ProcessLookupError:
         return False
+    return found is not None and found[0] >= since and found[1]
 
 
 def state_dir() -> Path:
@@ -221,7 +225,7 @@ def _start() -> LocalRay:
     with open_private(token_path) as token:
         token.write(secrets.token_hex(32))
     dashboard_metrics, ray_client = _free_ports(2)
-    ray = LocalRay(0, 0.0, "", str(temp_dir), str(token_path))
+    ray = LocalRay(0, 0, "", str(temp_dir), str(token_path))
     env = {
         **_without_ray(os.environ),
         **ray.env,
@@ -246,10 +250,11 @@ def _start() -> LocalRay:
         head = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env, start_new_session=True
         )
-        ray = LocalRay(head.pid, psutil.Process(head.pid).create_time(), "", str(temp_dir), str(token_path))
+        start_ticks, _ = _stat(head.pid) or (0, False)
+        ray = LocalRay(head.pid, start_ticks, "", str(temp_dir), str(token_path))
         _write(ray)
     try:
-        ray = LocalRay(ray.pid, ray.started, _address(head, temp_dir, log), ray.temp_dir, ray.token_path)
+        ray = LocalRay(ray.pid, ray.start_ticks, _address(head, temp_dir, log), ray.temp_dir, ray.token_path)
     except BaseException:
         _clean_up(ray)
         raise

@@ -26,8 +26,8 @@ class Record:
     #: host:port of MachineService.
     address: str
     up_since: float
-    #: Pid of the Ray that it is on, and when that was started.
-    ray: tuple[int, float]
+    #: Which Ray it is on: LocalRay.pid and start_ticks.
+    ray: tuple[int, int]
     #: When that Ray was last seen to do something; None while it runs.
     ended: float | None = None
     #: What of it ended first.
@@ -38,10 +38,8 @@ class Record:
 
 def write(running: RunningMachine, ray: local.LocalRay) -> None:
     """Note a machine that has come up."""
-    info = running.info
-    _write(
-        Record(info.name, info.profile, len(info.nodes), running.address, time.time(), (ray.pid, ray.started))
-    )
+    info, of_ray = running.info, (ray.pid, ray.start_ticks)
+    _write(Record(info.name, info.profile, len(info.nodes), running.address, time.time(), of_ray))
 
 
 def forget(name: str) -> None:
@@ -58,7 +56,7 @@ def ended() -> list[Record]:
             record = _read(path)
         except FileNotFoundError:  # taken down this moment
             continue
-        of_last = last if last and (last.pid, last.started) == record.ray else None
+        of_last = last if last and (last.pid, last.start_ticks) == record.ray else None
         if record.ended is None:
             if of_last and of_last.alive:
                 continue

@@ -6,6 +6,7 @@ import ipaddress
 import os
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -33,6 +34,9 @@ def test_starts_once_on_the_loopback_interface_and_ends_whole(empty_state: Path)
         assert mode(empty_state) == 0o700
         processes = ray.processes()
         assert {p.pid for p in processes} == set(members(ray.pid))
+        # another process that got its pid, and the session of that one, are not taken for it
+        other = replace(ray, start_ticks=ray.start_ticks - 1)
+        assert (ray.alive, other.alive, other.processes()) == (True, False, [])
         listening = {
             connection.laddr.ip
             for process in processes
