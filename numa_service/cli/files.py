@@ -21,9 +21,10 @@ from numa_service.cli.mirror import File, Mirror
 from numa_service.cluster import machine as machines
 from numa_service.cluster.connect import detach
 from numa_service.cluster.errors import ClusterError
-from numa_service.machine.snapshot import assemble, node_part
+from numa_service.machine.snapshot import IdleClock, assemble, node_part
 from numa_service.machine.source import load
 from numa_service.mm.snapshot import MachineSnapshot
+from numa_service.node.inspect import cpu_time
 from numa_service.procfs import tree
 from numa_service.sim.simulation import Simulation
 
@@ -206,12 +207,14 @@ def looking(
             raise ClusterError(str(error)) from None
         return
     assert source is not None
+    booted = time.time()
     spec = load(source)
     wanted = [Fill.parse(text, spec) for text in fills or []]
     simulation = Simulation(spec)
     for one in wanted:
         fill(simulation, one)
-    yield assemble(spec, [node_part(node.machine, nid) for nid, node in simulation.nodes.items()])
+    parts = [node_part(node.machine, nid, cpu_time(node), booted) for nid, node in simulation.nodes.items()]
+    yield assemble(spec, parts, IdleClock().read(spec, parts, time.time()))
 
 
 def _files(seen: MachineSnapshot | Machine) -> list[File]:

@@ -1,12 +1,14 @@
 """Become a command in a mount namespace where files of /proc and /sys are other ones.
 
 A program of its own, with the standard library alone: ``python -m numa_service.cli.namespace FD CMD...``; the
-files are a JSON list of [path, mode, target, text] in the open file FD. No process is left behind by it: it
-*is* the command in the end. The files live in a tmpfs that ends with the namespace.
+files are a JSON list of [path, mode, target, text] in the open file FD. It *is* the command in the end. The
+files live in a tmpfs that ends with the namespace. A few stay the host's but for CPUs and nodes: what is
+counted there goes on, to which a process beside the command sees, that ends with it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -14,7 +16,9 @@ import os
 import signal
 import sys
 import tempfile
-from typing import NoReturn
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, NoReturn
 
 # linux/sched.h, sys/mount.h
 CLONE_NEWNS = 0x00020000
@@ -22,6 +26,7 @@ CLONE_NEWUSER = 0x10000000
 MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
+MS_NOEXEC = 8
 MS_REMOUNT = 32
 MS_BIND = 4096
 MS_REC = 16384
@@ -33,14 +38,19 @@ DIRECTORIES = (
     "sys/devices/system/node",
     "sys/devices/system/cpu",
     "sys/devices/system/memory",
-    "sys/kernel/mm",
     "proc/sys/vm",
 )
-#: Files that the model cannot fill: the host's are hidden behind empty ones.
-HIDDEN = ("proc/slabinfo", "proc/vmallocinfo", "proc/pressure/memory")
+#: The host's, to be read only: what is written there would change the host.
+READ_ONLY = ("/sys/kernel/mm", "/proc/irq")
+#: What a kernel says where nobody ever had to wait (``psi_show``).
+NO_PRESSURE = "".join(f"{who} avg10=0.00 avg60=0.00 avg300=0.00 total=0\n" for who in ("some", "full"))
+#: A file that the model has not and the host has: gone, behind a link that leads nowhere.
+ABSENT = ("proc/vmallocinfo",)
+#: The host's is left: the processes of /proc started by that clock.
+HOSTS = ("proc/uptime",)
 
 #: Where all of the machine's files are, those too that the host has no name for.
-COMPLETE = "/sys/kernel/mm/numa-service"
+COMPLETE = "/sys/devices/system/cpu/numa-service"
 #: hwloc asks the CPUs it runs on, its affinity and its cgroup beside the files, unless it is told not to.
 HWLOC = {"HWLOC_FSROOT": COMPLETE, "HWLOC_COMPONENTS": "linux,stop", "HWLOC_THISSYSTEM": "0"}
 
@@ -52,6 +62,18 @@ Run it as root (in a container: with CAP_SYS_ADMIN, and no seccomp or AppArmor p
 allow user namespaces (sysctl user.max_user_namespaces and user.max_mnt_namespaces; where there is one,
 kernel.unprivileged_userns_clone=1 or kernel.apparmor_restrict_unprivileged_userns=0), or do without:
 numa-service mirror DIR, and a tool that can be told where to look."""
+
+#: Columns of a CPU in /proc/stat.
+IDLE, IOWAIT = 3, 4
+#: How often what the host counts is looked at, in seconds.
+TICK = 0.1
+
+# asm-generic/unistd.h, linux/mount.h, fcntl.h
+SYS_OPEN_TREE, SYS_MOVE_MOUNT = 428, 429
+OPEN_TREE_CLONE = 1
+MOVE_MOUNT_F_EMPTY_PATH = 4
+AT_FDCWD = -100
+AT_SYMLINK_NOFOLLOW = 0x100
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -74,9 +96,21 @@ def _mount(source: str, target: str, kind: str | None, flags: int, data: str = "
 
 
 def _bind(source: str, target: str) -> None:
-    """Mount a file or directory, read-only, on another one."""
-    _mount(source, target, None, MS_BIND)
-    _mount("none", target, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
+    """Mount a file or directory, with what is mounted below it, on another one: read-only."""
+    _mount(source, target, None, MS_BIND | MS_REC)
+    # in a user namespace no restriction of the host's mount may be dropped; the ST_ flags are the MS_ flags
+    kept = os.statvfs(target).f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    _mount("none", target, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | kept)
+
+
+def _hide(target: str, link: str) -> None:
+    """Mount a link that leads nowhere on a file: there is none then. A kernel before 5.2 shows its own."""
+    tree = _libc.syscall(
+        SYS_OPEN_TREE, AT_FDCWD, os.fsencode(link), OPEN_TREE_CLONE | AT_SYMLINK_NOFOLLOW | os.O_CLOEXEC
+    )
+    if tree >= 0:
+        _libc.syscall(SYS_MOVE_MOUNT, tree, b"", AT_FDCWD, os.fsencode(target), MOVE_MOUNT_F_EMPTY_PATH)
+        os.close(tree)
 
 
 def enter() -> None:
@@ -102,32 +136,77 @@ def _write(path: str, text: str) -> None:
         file.write(text)
 
 
-def cover(files: list[list[str]]) -> None:
-    """Mount the files over the host's, read-only. Forbidden.
+class Live(NamedTuple):
+    """A file that is the host's but for what is the machine's in it."""
+
+    path: str
+    #: The host's, opened before it was covered; what covers it, open to be written.
+    source: int
+    cover: int
+    render: Callable[[str], str]
+
+    def refresh(self) -> str:
+        """Write it anew; the host's text. ProcessLookupError when it was about a process that is no more."""
+        text = b"".join(iter(_reader(self.source), b"")).decode()
+        made = self.render(text).encode()
+        os.pwrite(self.cover, made, 0)
+        os.ftruncate(self.cover, len(made))
+        return text
+
+
+def _reader(source: int) -> Callable[[], bytes]:
+    os.lseek(source, 0, os.SEEK_SET)
+    return lambda: os.read(source, 1 << 16)
+
+
+def cover(files: list[list[str]]) -> list[Live]:
+    """Mount the files over the host's, read-only; those that are to be kept up to date. Forbidden.
 
     What the host has no file for cannot be there: a kernel's /proc and /sys take no new names.
     """
     stage = os.path.realpath(tempfile.gettempdir())
     try:
+        lives = [(path, _open(f"/{path}"), render) for path, render in _live(files)]
         _mount("none", "/", None, MS_REC | MS_PRIVATE)
+        for path in filter(os.path.exists, READ_ONLY):
+            _bind(path, path)
         _mount("numa-service", stage, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
-        for path in _fill(stage, files):
+        paths = _fill(stage, files)
+        covers = [Live(path, source, _create(f"{stage}/{path}"), render) for path, source, render in lives]
+        for live in covers:
+            live.refresh()
+        for path in dict.fromkeys([*paths, *(live.path for live in covers)]):
             if os.path.lexists(f"/{path}"):
                 _bind(f"{stage}/{path}", f"/{path}")
+        os.symlink("nowhere", f"{stage}/absent")
+        for path in ABSENT:
+            if os.path.exists(f"/{path}"):
+                _hide(f"/{path}", f"{stage}/absent")
+        os.unlink(f"{stage}/absent")
         if os.path.isdir(COMPLETE):
             _bind(stage, COMPLETE)
         if _libc.umount2(os.fsencode(stage), MNT_DETACH):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), stage)
     except OSError as error:
         raise Forbidden(f"cannot mount on {error.filename}: {error.strerror}") from None
+    return covers
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _create(path: str) -> int:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o444)
 
 
 def _fill(stage: str, files: list[list[str]]) -> list[str]:
     """Write everything below the stage; what of it to mount: directories as a whole, other files singly."""
     for path in (*DIRECTORIES, COMPLETE.lstrip("/")):
         os.makedirs(f"{stage}/{path}", exist_ok=True)
-    singles = list(HIDDEN)
-    for path, _, target, text in [*([path, "", "", ""] for path in HIDDEN), *files]:
+    singles = []
+    for path, _, target, text in [["proc/pressure/memory", "", "", NO_PRESSURE], *files]:
         place = f"{stage}/{path}"
         os.makedirs(os.path.dirname(place), exist_ok=True)
         if target:
@@ -135,9 +214,146 @@ def _fill(stage: str, files: list[list[str]]) -> list[str]:
         else:
             with open(place, "w", encoding="utf-8") as out:
                 out.write(text)
-            if path not in singles and not path.startswith(tuple(f"{folder}/" for folder in DIRECTORIES)):
+            if path not in HOSTS and not path.startswith(tuple(f"{folder}/" for folder in DIRECTORIES)):
                 singles.append(path)
     return [*DIRECTORIES, *singles]
+
+
+# what goes on while the command runs
+
+
+def _live(files: list[list[str]]) -> list[tuple[str, Callable[[str], str]]]:
+    """Files of the host that are shown with the machine's CPUs and nodes. None without a machine."""
+    texts = {path: text for path, _, _, text in files}
+    cpus, nodes = _cpulist(files), texts.get("sys/devices/system/node/has_memory", "0").strip()
+    if not cpus or "proc/stat" not in texts:
+        return []
+    times, numbers = _times(texts["proc/stat"]), _numbers(cpus)
+    found: list[tuple[str, Callable[[str], str]]] = [
+        (f"proc/{os.getpid()}/status", lambda text: _status(text, cpus, nodes)),
+        ("proc/stat", lambda text: _stat(text, times)),
+        ("proc/interrupts", lambda text: _counts(text, numbers)),
+        ("proc/softirqs", lambda text: _counts(text, numbers)),
+    ]
+    return [(path, render) for path, render in found if os.access(f"/{path}", os.R_OK)]
+
+
+def _cpulist(files: list[list[str]]) -> str:
+    return next((text.strip() for path, _, _, text in files if path == "sys/devices/system/cpu/online"), "")
+
+
+def _numbers(text: str) -> list[int]:
+    """Of a list as the kernel prints it: 0-3,8."""
+    ends = [part.partition("-") for part in text.split(",")]
+    return [number for first, _, last in ends for number in range(int(first), int(last or first) + 1)]
+
+
+def _mask(numbers: list[int], digits: int) -> str:
+    """As the kernel prints it: a comma between words of 32 bits."""
+    text = f"{sum(1 << number for number in numbers):0{digits}x}"
+    first = len(text) % 8 or 8
+    return ",".join([text[:first], *(text[at : at + 8] for at in range(first, len(text), 8))])
+
+
+def _status(text: str, cpus: str, nodes: str) -> str:
+    """/proc/PID/status: it may run on every CPU, and allocate on every node, of the machine."""
+    lines = dict(line.partition(":\t")[::2] for line in text.splitlines())
+    # as wide as the host's: so many bits do its system calls take
+    mems_digits = sum(digit != "," for digit in lines.get("Mems_allowed", ""))
+    shown = {
+        "Cpus_allowed": _mask(_numbers(cpus), -(-(_numbers(cpus)[-1] + 1) // 4)),
+        "Cpus_allowed_list": cpus,
+        "Mems_allowed": _mask(_numbers(nodes), mems_digits),
+        "Mems_allowed_list": nodes,
+    }
+    return "".join(f"{name}:\t{shown.get(name, value)}\n" for name, value in lines.items())
+
+
+def _times(text: str) -> dict[int, list[int]]:
+    """Columns of every ``cpuN`` line of /proc/stat, in its order."""
+    rows = (line.split() for line in text.splitlines())
+    return {int(row[0][3:]): [int(word) for word in row[1:]] for row in rows if row and row[0][3:].isdigit()}
+
+
+def _stat(text: str, machine: dict[int, list[int]]) -> str:
+    """/proc/stat with the machine's CPUs: their work until now, and the time of the host's CPUs.
+
+    The processes of /proc are the host's, and work there. Each CPU of the machine has the time of the host's
+    CPU of that number; the mean of several, if the host has more; or is idle, if the host has fewer.
+    """
+    host = list(_times(text).values())
+    rows: dict[int, list[int]] = {}
+    for at, (cpu, own) in enumerate(machine.items()):
+        same = host[at :: len(machine)]
+        if same:
+            times = [sum(column) // len(same) for column in zip(*same, strict=True)]
+        else:
+            times = [0] * len(host[0])
+            times[IDLE] = max(map(sum, host))
+        work = [0 if column in (IDLE, IOWAIT) else ticks for column, ticks in enumerate(own)]
+        times = [ticks + more for ticks, more in zip(times, work, strict=False)]
+        times[IDLE] = max(0, times[IDLE] - sum(work))
+        rows[cpu] = times
+    lines = [f"cpu  {_words(map(sum, zip(*rows.values(), strict=True)))}"]
+    lines += [f"cpu{cpu} {_words(times)}" for cpu, times in rows.items()]
+    lines += [line for line in text.splitlines() if not line.startswith("cpu")]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _words(numbers: Iterable[int]) -> str:
+    return " ".join(map(str, numbers))
+
+
+def _counts(text: str, cpus: list[int]) -> str:
+    """/proc/interrupts, /proc/softirqs: a column for each of the machine's CPUs, filled as in _stat."""
+    head, *rows = text.splitlines()
+    width = len(head.split())
+    lines = [head[: head.find("CPU")] + "".join(f"CPU{cpu:<8}" for cpu in cpus)]
+    for row in rows:
+        label, _, rest = row.partition(":")
+        words = rest.split(maxsplit=width)
+        counts = [int(word) for word in words[:width] if word.isdigit()]
+        if len(counts) < width:  # one count for all CPUs: ERR, MIS
+            lines.append(row)
+            continue
+        sums = (sum(counts[at :: len(cpus)]) for at in range(len(cpus)))
+        lines.append(
+            f"{label}:{''.join(f' {count:>10}' for count in sums)} {''.join(words[width:])}".rstrip()
+        )
+    return "".join(f"{line}\n" for line in lines)
+
+
+def accompany(lives: list[Live]) -> None:
+    """Leave a process beside this one that keeps the files up to date, for as long as this one is there."""
+    try:
+        child = os.fork()
+    except OSError:
+        return  # no process to be had: what is counted stands still
+    if child:
+        os.waitpid(child, 0)
+        return
+    try:
+        os.setsid()
+        if os.fork():
+            return
+        null = os.open(os.devnull, os.O_RDWR)
+        kept = {fd for live in lives for fd in (live.source, live.cover)}
+        for fd in [int(name) for name in os.listdir("/proc/self/fd")]:
+            if fd not in kept and fd != null:
+                with contextlib.suppress(OSError):  # the listing's own
+                    os.close(fd)
+        for fd in range(3):
+            os.dup2(null, fd)
+        os.chdir("/")
+        while True:
+            began = time.monotonic()
+            status, *_ = [live.refresh() for live in lives]
+            if "\nState:\tZ" in status:
+                return
+            # a host with many CPUs has much to count
+            time.sleep(max(TICK, 20 * (time.monotonic() - began)))
+    finally:
+        os._exit(0)
 
 
 def main() -> NoReturn:
@@ -147,13 +363,18 @@ def main() -> NoReturn:
         files = json.load(given)
     try:
         enter()
-        cover(files)
+        lives = cover(files)
     except Forbidden as error:
         print(f"numa-service: {error}\n{REMEDY}", file=sys.stderr)
         sys.exit(1)
     if os.path.isdir(f"{COMPLETE}/sys"):
         for key, value in HWLOC.items():
             os.environ.setdefault(key, value)
+    if _cpulist(files):
+        # what nproc prints: it asks the host's kernel for the rest
+        os.environ.setdefault("OMP_NUM_THREADS", str(len(_numbers(_cpulist(files)))))
+    if lives:
+        accompany(lives)
     # what Python ignores, commands expect
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES, is_offline, zone_
 from numa_service.mm.mmzone import PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER, ZONE_NAMES
 from numa_service.mm.page_alloc import NO_PAGEBLOCK
 from numa_service.mm.pgdat import Pgdat
-from numa_service.mm.snapshot import MachineSnapshot, MemoryBlockSnapshot, NodeSnapshot
+from numa_service.mm.snapshot import MachineSnapshot, MemoryBlockSnapshot, NodeSnapshot, Uptime
 
 if TYPE_CHECKING:
     from numa_service.machine.boot import Machine
@@ -28,6 +28,8 @@ class NodePart:
 
     node: NodeSnapshot
     sysctls: dict[str, str]
+    #: When it booted, in seconds since 1970: its process tells.
+    booted: float = 0.0
 
     def to_json(self) -> bytes:
         """For another process of the same version."""
@@ -45,12 +47,47 @@ def _part() -> TypeAdapter[NodePart]:
     return TypeAdapter(NodePart)
 
 
-def node_part(machine: Machine, nid: int) -> NodePart:
-    """A node of this process."""
-    return NodePart(_node(machine, machine.pgdats[nid]), machine.sysctls.as_dict())
+def node_part(
+    machine: Machine, nid: int, cpu_ns: Mapping[int, int] | None = None, booted: float = 0.0
+) -> NodePart:
+    """A node of this process; what its work has kept CPUs busy with, and since when."""
+    node = replace(_node(machine, machine.pgdats[nid]), cpu_ns=dict(cpu_ns or {}))
+    return NodePart(node, machine.sysctls.as_dict(), booted)
 
 
-def assemble(spec: MachineSpec, parts: Iterable[NodePart]) -> MachineSnapshot:
+@dataclass(slots=True)
+class IdleClock:
+    """How long the CPUs of a machine had nothing to do, from one reading to the next.
+
+    Work is virtual time, and may run ahead of the clock on the wall. A CPU that did more since the last
+    reading than there was time for was not idle meanwhile. What it was idle before stays: no counter falls.
+    """
+
+    _ns: int = 0
+    _busy: dict[int, int] = field(default_factory=dict)
+    _idle: dict[int, int] = field(default_factory=dict)
+
+    def read(self, spec: MachineSpec, parts: Iterable[NodePart], now: float) -> Uptime:
+        """A machine whose nodes have worked so much until `now`, in seconds since 1970."""
+        parts = list(parts)
+        booted = min(part.booted for part in parts)
+        ns = max(0, round((now - booted) * 1e9))
+        busy = dict.fromkeys(spec.cpus, 0)
+        for part in parts:
+            for cpu, worked in part.node.cpu_ns.items():
+                busy[cpu] = busy.get(cpu, 0) + worked
+        if ns < self._ns:  # every node was restarted
+            self._ns, self._busy, self._idle = 0, {}, {}
+        for cpu, worked in busy.items():
+            before = self._busy.get(cpu, 0)
+            # a node that was restarted counts from 0
+            since = worked - before if worked >= before else worked
+            self._idle[cpu] = self._idle.get(cpu, 0) + max(0, ns - self._ns - since)
+        self._ns, self._busy = ns, busy
+        return Uptime(int(booted), ns, dict(self._idle))
+
+
+def assemble(spec: MachineSpec, parts: Iterable[NodePart], uptime: Uptime | None = None) -> MachineSnapshot:
     """The machine of nodes in several processes; sysctls as the first of them has them.
 
     Without boot log and zonelists, which no file shows.
@@ -66,6 +103,7 @@ def assemble(spec: MachineSpec, parts: Iterable[NodePart]) -> MachineSnapshot:
         fallback_order={},
         zonelists={},
         access=access_of(spec),
+        uptime=uptime or Uptime(),
     )
 
 
@@ -159,4 +197,4 @@ def _memory_block(pgdat: Pgdat, number: int, shared: bool) -> MemoryBlockSnapsho
     return MemoryBlockSnapshot(number, True, tuple(zones) if len(zones) == 1 and not shared else ())
 
 
-__all__ = ["NodePart", "assemble", "machine_snapshot", "node_part"]
+__all__ = ["IdleClock", "NodePart", "assemble", "machine_snapshot", "node_part"]

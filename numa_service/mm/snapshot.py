@@ -102,6 +102,20 @@ class NodeSnapshot:
     ram: tuple[tuple[int, int], ...] = ()
     #: Ascending; empty where the kernel has no memory hot-plug.
     memory_blocks: tuple[MemoryBlockSnapshot, ...] = ()
+    #: Virtual ns that CPUs were busy with requests from this node, and with its kswapd.
+    cpu_ns: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Uptime:
+    """The time of who looks, as the shell around the machine tells it: the model has no clock."""
+
+    #: When the machine booted, in seconds since 1970; 0 is not known.
+    btime: int = 0
+    #: Since then, ns.
+    ns: int = 0
+    #: What of it each CPU had nothing to do, ns.
+    idle_ns: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,3 +137,4 @@ class MachineSnapshot:
     dmesg: tuple[tuple[float, str], ...] = field(default=())
     #: Memory's nid → how CPUs reach it; empty on a machine without an HMAT.
     access: dict[int, AccessSnapshot] = field(default_factory=dict)
+    uptime: Uptime = field(default_factory=Uptime)

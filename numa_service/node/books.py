@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from numa_service.mm.mmzone import PAGEBLOCK_NR_PAGES
 from numa_service.mm.pgdat import Indexes, Pfns
+from numa_service.node.cost import Cost
 from numa_service.node.errors import InvalidRequest
 from numa_service.node.ops import Owner
 
@@ -86,3 +87,5 @@ class KswapdStats:
     wakeups: int = 0
     reclaimed: int = 0
     running: bool = False
+    #: What its work took; nobody waits for it.
+    cost: Cost = field(default_factory=Cost)

@@ -5,6 +5,8 @@ Looking changes nothing. A view costs what it shows: a zone's free lists are wal
 
 from __future__ import annotations
 
+from functools import partial
+
 from numa_service.mm.mmzone import (
     NR_LRU_LISTS,
     NR_ORDERS,
@@ -268,3 +270,15 @@ def _neighbour(node: Node, entry: int) -> str:
 
 
 __all__ = ["page_view", "pgdat_view", "zone_extent", "zone_view"]
+
+
+def cpu_time(node: Node) -> dict[int, int]:
+    """Virtual ns of work by CPU: requests on theirs, kswapd on the node's first, or the nearest node's."""
+    busy = node.load.cpu_ns
+    kswapd_ns = node.kswapd.cost.latency_ns
+    if kswapd_ns:
+        spec = node.machine.spec
+        of = min((of for of, cpus in spec.own_cpus.items() if cpus), key=partial(spec.distance, node.nid))
+        cpu = spec.own_cpus[of][0]
+        busy[cpu] = busy.get(cpu, 0) + kswapd_ns
+    return busy

@@ -67,6 +67,9 @@ class Window:
     clocks: dict[int, int] = field(default_factory=dict)
     #: By destination.
     bytes: dict[int, int] = field(default_factory=dict)
+    #: Ns that each CPU spent in the windows before, and where it stood when this one began.
+    _spent: dict[int, int] = field(default_factory=dict)
+    _began: dict[int, int] = field(default_factory=dict)
 
     def add(self, cpu: int, ns: int, traffic: Iterable[tuple[int, int]]) -> Closed | None:
         """A CPU has spent time, and moved (destination, bytes); the window that this put an end to."""
@@ -84,9 +87,22 @@ class Window:
         """Start the next one. Who lags has up to a window to catch up; who does not even begin, is idle."""
         over = Closed(max(self.clocks.values()), self.bytes)
         lag = -self.length_ns
-        self.clocks = {cpu: max(clock - over.ns, lag) for cpu, clock in self.clocks.items() if clock > lag}
-        self.bytes = {}
+        self._begin({cpu: max(clock - over.ns, lag) for cpu, clock in self.clocks.items() if clock > lag})
         return over
+
+    def _begin(self, clocks: dict[int, int]) -> None:
+        self._spent, self._began = self.spent, clocks
+        self.clocks, self.bytes = dict(clocks), {}
+
+    def clear(self) -> None:
+        """Start anew: every CPU at 0, and nothing moved."""
+        self._begin({})
+
+    @property
+    def spent(self) -> dict[int, int]:
+        """Ns that each CPU has spent in all windows, this one included."""
+        now = {cpu: clock - self._began.get(cpu, 0) for cpu, clock in self.clocks.items()}
+        return self._spent | {cpu: self._spent.get(cpu, 0) + ns for cpu, ns in now.items()}
 
 
 @dataclass(slots=True)
@@ -251,7 +267,8 @@ class Load:
         for queue in (self.memory, *self._links.values()):
             queue.utilisation = queue.waiting = 0.0
             queue.wait_ns = 0
-        self._cpus.clocks, self._cpus.bytes, self._round = {}, {}, {}
+        self._cpus.clear()
+        self._round = {}
 
     @property
     def state(self) -> tuple[object, ...]:
@@ -270,6 +287,11 @@ class Load:
                 if q.waiting or q.utilisation
             ],
         )
+
+    @property
+    def cpu_ns(self) -> dict[int, int]:
+        """Virtual ns that CPUs of this node have worked since it booted."""
+        return self._cpus.spent
 
     @property
     def traffic(self) -> dict[int, int]:

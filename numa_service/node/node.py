@@ -459,7 +459,7 @@ class Node:
         scanned, reclaimed = self.pgdat.shrink(
             op.highest_zoneidx, op.priority, op.nr_to_reclaim, True, may_write=not op.boosted
         )
-        self._path()
+        self.kswapd.cost.add_path(self.machine.spec.latency, self._path())
         self.kswapd.reclaimed += reclaimed
         return ops.BalanceResult(balanced, scanned, reclaimed)
 

@@ -1,4 +1,4 @@
-"""CPUs: ``/sys/devices/system/cpu`` (drivers/base/cpu.c, topology.c), ``/proc/cpuinfo`` and ``/proc/stat``.
+"""CPUs: ``/sys/devices/system/cpu`` (drivers/base/cpu.c, topology.c), ``/proc/{cpuinfo,stat,uptime}``.
 
 The model's CPUs have a number and a node. A node's CPUs are taken to be one package of as many cores, one
 thread each; numa=fake cuts nodes, not packages.
@@ -17,6 +17,11 @@ MODEL_NAME = "Emulated CPU"
 
 #: Kinds of soft interrupts: HI to RCU.
 _NR_SOFTIRQS = 10
+
+#: Of a ``cpu`` line in /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal, guest, guest_nice.
+_NR_TIMES, _SYSTEM, _IDLE = 10, 2, 3
+#: ``USER_HZ``: times there are in hundredths of a second.
+_TICK_NS = 10**7
 
 
 def cpus(snapshot: MachineSnapshot) -> list[int]:
@@ -167,10 +172,30 @@ def cpuinfo(snapshot: MachineSnapshot) -> str:
     return text
 
 
+def _times(snapshot: MachineSnapshot, cpu: int) -> list[int]:
+    """A ``cpu`` line: work of the kernel is what is modelled. Not all 0: a CPU has at least been idle."""
+    times = [0] * _NR_TIMES
+    times[_SYSTEM] = sum(node.cpu_ns.get(cpu, 0) for node in snapshot.nodes) // _TICK_NS
+    times[_IDLE] = snapshot.uptime.idle_ns.get(cpu, 0) // _TICK_NS
+    times[_IDLE] += not any(times)
+    return times
+
+
 def stat(snapshot: MachineSnapshot) -> str:
-    """Which CPUs there are; time, interrupts, context switches and processes are not modelled: 0."""
-    times = " 0" * 10
-    rows = [f"cpu {times}", *(f"cpu{cpu}{times}" for cpu in cpus(snapshot))]
-    rows += [f"{name} 0" for name in ("intr", "ctxt", "btime", "processes", "procs_running", "procs_blocked")]
-    rows.append(f"softirq{' 0' * (1 + _NR_SOFTIRQS)}")
+    """CPU time (``fs/proc/stat.c``); interrupts, context switches and forks are not modelled: 0.
+
+    One process runs: the reader.
+    """
+    times = {cpu: _times(snapshot, cpu) for cpu in cpus(snapshot)}
+    rows = [f"cpu  {' '.join(map(str, map(sum, zip(*times.values(), strict=True))))}"]
+    rows += [f"cpu{cpu} {' '.join(map(str, columns))}" for cpu, columns in times.items()]
+    rows += ["intr 0", "ctxt 0", f"btime {snapshot.uptime.btime}", "processes 0"]
+    rows += ["procs_running 1", "procs_blocked 0", f"softirq{' 0' * (1 + _NR_SOFTIRQS)}"]
     return "".join(f"{row}\n" for row in rows)
+
+
+def uptime(snapshot: MachineSnapshot) -> str:
+    """Seconds since boot, and idle seconds of all CPUs (``fs/proc/uptime.c``)."""
+    idle = sum(snapshot.uptime.idle_ns.values()) // _TICK_NS
+    ticks = snapshot.uptime.ns // _TICK_NS
+    return f"{ticks // 100}.{ticks % 100:02} {idle // 100}.{idle % 100:02}\n"

@@ -1,4 +1,4 @@
-"""``/sys/kernel/mm``, and the huge page pools of each node: what of it the model has an answer to."""
+"""``/sys/kernel/mm``, the huge page pools of each node, slabinfo: what of it the model has an answer to."""
 
 from __future__ import annotations
 
@@ -40,3 +40,13 @@ def hpage_pmd_size(snapshot: MachineSnapshot) -> str:
 def demotion_enabled(snapshot: MachineSnapshot) -> str:
     """Pages are reclaimed, not demoted."""
     return "false\n"
+
+
+def slabinfo(snapshot: MachineSnapshot) -> str:
+    """The two lines of the header (``print_slabinfo_header``): there is no slab cache."""
+    return (
+        "slabinfo - version: 2.1\n"
+        "# name            <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab>"
+        " : tunables <limit> <batchcount> <sharedfactor>"
+        " : slabdata <active_slabs> <num_slabs> <sharedavail>\n"
+    )

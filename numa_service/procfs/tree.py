@@ -1,6 +1,6 @@
 """Every file of the emulated machine's /proc and /sys: one table, path pattern → renderer.
 
-What the model has nothing to say about has no file: slabinfo, vmallocinfo, pressure/memory, compact_memory,
+What the model has nothing to say about has no file: vmallocinfo, pressure/memory, compact_memory,
 drop_caches. Paths are without the leading slash, or with it. Errors are OSErrors, as open(2) gives them.
 """
 
@@ -148,6 +148,8 @@ TABLE: tuple[Pattern, ...] = (
     Pattern("proc/meminfo", meminfo),
     Pattern("proc/cpuinfo", cpu.cpuinfo),
     Pattern("proc/stat", cpu.stat),
+    Pattern("proc/uptime", cpu.uptime),
+    Pattern("proc/slabinfo", mm.slabinfo, mode=_ROOT),
     Pattern("proc/swaps", memory.swaps),
     Pattern("proc/iomem", memory.iomem, mode=_ROOT),
     Pattern("proc/sys/*/*", sysctl.show, sysctl.writable, mode=_WRITE),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -18,7 +19,7 @@ from numa_client._gen.numa.v1 import files_service_pb2 as pb2
 from numa_client._gen.numa.v1 import files_service_pb2_grpc as pb2_grpc
 from numa_client._gen.numa.v1 import node_service_pb2, node_service_pb2_grpc
 
-from numa_service.machine.snapshot import NodePart, assemble
+from numa_service.machine.snapshot import IdleClock, NodePart, assemble
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.node.errors import InvalidRequest, NodeError, NotFound, PeerUnavailable, Precondition
@@ -58,6 +59,7 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
     def __init__(self, machine: Callable[[], MachineInfo], spec: MachineSpec) -> None:
         self._machine = machine
         self._spec = spec
+        self._idle = IdleClock()
         #: By nid, with the address that it leads to.
         self._channels: dict[int, tuple[str, grpc.aio.Channel]] = {}
 
@@ -117,7 +119,8 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
         request = node_service_pb2.GetSnapshotRequest()
         nodes = self._machine().nodes
         answers = await asyncio.gather(*(self._ask(node, "GetSnapshot", request) for node in nodes))
-        return assemble(self._spec, [NodePart.from_json(answer.json) for answer in answers])
+        parts = [NodePart.from_json(answer.json) for answer in answers]
+        return assemble(self._spec, parts, self._idle.read(self._spec, parts, time.time()))
 
     async def _ask(self, node: NodeInfo, method: str, request: Any, timeout: float = ASK_SECONDS) -> Any:
         """One call to a node; NodeError is what it said, PeerUnavailable that it says nothing."""

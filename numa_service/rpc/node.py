@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from typing import Any
 
 import grpc.aio
@@ -12,7 +13,7 @@ from numa_client._gen.numa.v1 import node_service_pb2_grpc as pb2_grpc
 
 from numa_service.machine.snapshot import node_part
 from numa_service.node import ops
-from numa_service.node.inspect import page_view, pgdat_view, zone_view
+from numa_service.node.inspect import cpu_time, page_view, pgdat_view, zone_view
 from numa_service.node.memory_hotplug import change_memory_block
 from numa_service.node.node import Node
 from numa_service.rpc import convert
@@ -29,6 +30,7 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
         self._node = node
         self._requests = requests
         self._peers = peers
+        self._booted = time.time()
 
     async def GetNode(self, request: pb2.GetNodeRequest, context: Context) -> pb2.GetNodeResponse:
         """Zones, counters, kswapd, sessions; the digest if asked for."""
@@ -41,7 +43,8 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
 
     async def GetSnapshot(self, request: pb2.GetSnapshotRequest, context: Context) -> pb2.GetSnapshotResponse:
         """The node as the files of /proc and /sys show it."""
-        return pb2.GetSnapshotResponse(json=node_part(self._node.machine, self._node.nid).to_json())
+        part = node_part(self._node.machine, self._node.nid, cpu_time(self._node), self._booted)
+        return pb2.GetSnapshotResponse(json=part.to_json())
 
     async def Inspect(self, request: pb2.InspectRequest, context: Context) -> pb2.InspectResponse:
         """One structure, field by field."""
