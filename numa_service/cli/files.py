@@ -30,6 +30,11 @@ from numa_service.sim.simulation import Simulation
 
 T = TypeVar("T")
 
+#: Said when `exec` starts: programs go on with what they believe to see.
+NOT_SEEN = (
+    "numa-service: files show the machine, system calls the host: CPU affinity, memory policies, numa_maps "
+    "and the /proc/self/status of child processes are the host's"
+)
 #: Exit status when the machine does not answer.
 UNREACHABLE = 3
 
@@ -161,7 +166,8 @@ def exec_(
     """Run a command that sees the emulated machine in /proc and /sys, as it is at that moment.
 
     In a mount namespace of its own: nothing changes for anybody else, nothing is left behind, and without
-    root a user namespace allows it. Exit status and signals are the command's.
+    root a user namespace allows it. Exit status and signals are the command's. What it asks by system calls,
+    the host answers: sched_getaffinity, mbind and the like.
     """
     source, command = (None, words) if name else (words[0], words[1:])
     if not command:
@@ -170,6 +176,7 @@ def exec_(
         files = _files(seen)
     if name:
         detach()
+    typer.echo(NOT_SEEN, err=True)
     _run(files, command)
 
 

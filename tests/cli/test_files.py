@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import stat
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -65,7 +68,7 @@ def test_ls_shows_kinds_and_targets() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (["cat", "/proc/slabinfo", "demo"], 1, "/proc/slabinfo: No such file or directory"),
+        (["cat", "/proc/kcore", "demo"], 1, "/proc/kcore: No such file or directory"),
         (["cat", "/proc", "demo"], 1, "/proc: Is a directory"),
         (["ls", "/proc/zoneinfo", "demo"], 1, "/proc/zoneinfo: Not a directory"),
         (["cat", "/proc/zoneinfo"], 2, "either SOURCE or --name"),
@@ -100,8 +103,13 @@ def test_a_mirror_has_every_file_and_goes_from_machine_to_machine(tmp_path: Path
     for preset in ("four-ring", "demo"):
         assert run(app, ["mirror", str(tmp_path / "m"), preset]).exit_code == 0
         snapshot = start_kernel(load_preset(preset)).snapshot()
-        assert written(tmp_path / "m") == {
-            path: f"-> {entry.target}" if entry.target else text for path, entry, text in tree.walk(snapshot)
+        found = written(tmp_path / "m")
+        clocks = [found.pop(path) for path in ("proc/stat", "proc/uptime")]
+        assert "btime 0" not in clocks[0]
+        assert found == {
+            path: f"-> {entry.target}" if entry.target else text
+            for path, entry, text in tree.walk(snapshot)
+            if path not in ("proc/stat", "proc/uptime")
         }
     # of the four nodes that were there, no directory is left
     assert not (tmp_path / "m/sys/devices/system/node/node3").exists()
@@ -175,7 +183,7 @@ def test_exec_lends_the_machine_to_a_command(allowed: None, tmp_path: Path) -> N
         "ls /sys/devices/system/memory | tail -1; exit 7"
     )
     done = whole("demo", "--", "sh", "-c", script)
-    assert (done.returncode, done.stderr) == (7, "")
+    assert (done.returncode, done.stderr) == (7, f"{command.NOT_SEEN}\n")
     blocks = sorted(
         os.path.basename(entry.name)
         for entry in tree.listdir(start_kernel(load_preset("demo")).snapshot(), "/sys/devices/system/memory")
@@ -197,13 +205,123 @@ def test_the_lent_files_cannot_be_written_and_what_is_not_modelled_is_hidden(all
         [
             "sh",
             "-c",
-            "cat /proc/sys/vm/swappiness; ls /proc/sys/vm | wc -l; wc -c < /proc/vmallocinfo;"
-            "echo 3 > /proc/sys/vm/swappiness",
+            "cat /proc/sys/vm/swappiness; ls /proc/sys/vm | wc -l; cat /proc/pressure/memory;"
+            "for file in /sys/kernel/mm/*/* /proc/irq/*/*; do test ! -w $file || echo $file; done;"
+            "cat /proc/vmallocinfo; echo 3 > /proc/sys/vm/swappiness",
         ],
     )
-    assert done.stdout.split() == ["61", "1", "0"]
+    some_full = [f"{who} avg10=0.00 avg60=0.00 avg300=0.00 total=0" for who in ("some", "full")]
+    pressure = some_full if Path("/proc/pressure/memory").exists() else []
+    assert done.stdout.splitlines() == ["61", "1", *pressure]
     assert done.returncode != 0
-    assert "Read-only file system" in done.stderr
+    gone, refused = done.stderr.splitlines()
+    assert gone == "cat: /proc/vmallocinfo: No such file or directory"
+    assert refused.endswith("Read-only file system")
+
+
+def test_time_goes_on_beside_a_command_and_ends_with_it(allowed: None) -> None:
+    script = (
+        "readlink /proc/self/ns/mnt; first=$(cat /proc/stat);"
+        'while now=$(cat /proc/stat); [ "$now" = "$first" ]; do sleep 0.02; done;'
+        'echo "$first"; echo; echo "$now"'
+    )
+    done = whole("four-ring", "--", "sh", "-c", script)
+    mounts, rest = done.stdout.split("\n", 1)
+    first, last = map(cpu_rows, rest.split("\n\n"))
+    assert first.keys() == last.keys() == {f"cpu{n}" for n in load_preset("four-ring").cpus}
+    assert all(0 < sum(first[cpu]) <= sum(last[cpu]) for cpu in first)
+    boot = re.search(r"^btime \d+$", Path("/proc/stat").read_text(), re.M)
+    assert boot  # the host's, as are the processes of /proc
+    assert boot[0] in rest.splitlines()
+    while mounts in mount_namespaces():
+        time.sleep(0.05)
+
+
+def cpu_rows(text: str) -> dict[str, list[int]]:
+    rows = [line.split() for line in text.splitlines() if re.match(r"cpu\d", line)]
+    return {name: [int(ticks) for ticks in times] for name, *times in rows}
+
+
+def mount_namespaces() -> set[str]:
+    found = set()
+    for process in Path("/proc").glob("[0-9]*/ns/mnt"):
+        with contextlib.suppress(OSError):
+            found.add(str(process.readlink()))
+    return found
+
+
+def test_status_has_the_machines_cpus_and_nodes(allowed: None) -> None:
+    """Of the command itself: the memory and threads are those that it has."""
+    shown = whole("two-socket", "--", "grep", "_allowed_list", "/proc/self/status").stdout
+    assert shown == "Cpus_allowed_list:\t0-7\nMems_allowed_list:\t0-1\n"
+    program = (
+        "import threading\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "while 'Threads:\\t2' not in (text := open('/proc/self/status').read()): pass\n"
+        "print(text, end='')\n"
+    )
+    text = whole("two-socket", "--", sys.executable, "-c", program).stdout
+    here = Path("/proc/self/status").read_text()
+    assert [line.split(":")[0] for line in text.splitlines()] == [
+        line.split(":")[0] for line in here.splitlines()
+    ]
+    assert "\nCpus_allowed:\tff\n" in text
+    assert re.search(r"^Mems_allowed:\t[0,]*3$", text, re.M)
+
+
+def test_threads_are_as_many_as_the_machine_has_cpus_unless_told(
+    allowed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert whole("two-socket", "--", "nproc").stdout == "8\n"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert whole("two-socket", "--", "nproc").stdout == "3\n"
+
+
+HOST_STAT = """\
+cpu  31 0 0 700 0 0 0 0 0 0
+cpu0 10 0 1 300 0 0 0 0 0 0
+cpu1 20 0 1 400 0 0 0 0 0 0
+intr 5 0 5
+btime 1700000000
+"""
+
+
+def test_cpus_of_the_machine_have_the_time_of_the_hosts() -> None:
+    idle = [0] * 10
+    # fewer on the host: the rest is idle, for as long
+    four = namespace._stat(HOST_STAT, {0: idle, 1: [0, 0, 50, 9, 0, 0, 0, 0, 0, 0], 2: idle, 5: idle})
+    assert four.splitlines() == [
+        "cpu  30 0 52 1492 0 0 0 0 0 0",
+        "cpu0 10 0 1 300 0 0 0 0 0 0",
+        "cpu1 20 0 51 350 0 0 0 0 0 0",  # the machine's own work is not idle
+        "cpu2 0 0 0 421 0 0 0 0 0 0",
+        "cpu5 0 0 0 421 0 0 0 0 0 0",
+        "intr 5 0 5",
+        "btime 1700000000",
+    ]
+    # more on the host: the mean
+    assert namespace._stat(HOST_STAT, {0: idle}).splitlines()[:2] == [
+        "cpu  15 0 1 350 0 0 0 0 0 0",
+        "cpu0 15 0 1 350 0 0 0 0 0 0",
+    ]
+
+
+def test_interrupts_have_a_column_for_every_cpu() -> None:
+    host = (
+        "           CPU0       CPU1       \n"
+        " 24:          1         20  IO-APIC   5-edge      ttyS0\n"
+        "ERR:          7\n"
+    )
+    assert namespace._counts(host, [0, 1, 2]).splitlines() == [
+        "           CPU0       CPU1       CPU2       ",
+        " 24:          1         20          0 IO-APIC   5-edge      ttyS0",
+        "ERR:          7",
+    ]
+    assert namespace._counts(host, [4]).splitlines()[:2] == [
+        "           CPU4       ",
+        " 24:         21 IO-APIC   5-edge      ttyS0",
+    ]
 
 
 def test_what_becomes_of_a_command_is_told(allowed: None) -> None:

@@ -93,7 +93,7 @@ def test_a_machine_that_is_up_explains_and_is_looked_at(up: str) -> None:
 
 def test_files_of_a_machine_that_is_up(up: str, tmp_path: Path) -> None:
     """cat, exec and mirror of the machine as it is: tests/docs/test_tour.py, with docs/tools.md."""
-    assert refused("cat", "/proc/slabinfo", "--name", "demo").startswith("file /proc/slabinfo: ENOENT")
+    assert refused("cat", "/proc/kcore", "--name", "demo").startswith("file /proc/kcore: ENOENT")
     # a mirror that is kept fresh
     of_demo = ["--name", "demo", "--every", "0.1"]
     mirrored = [tmp_path / name / "proc/sys/vm/swappiness" for name in ("m", "n")]

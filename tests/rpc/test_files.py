@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import time
 
 import pytest
 from loopback import Loopback
@@ -21,7 +22,11 @@ from numa_service.machine.snapshot import assemble, node_part
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.node import ops
 from numa_service.node.errors import PeerUnavailable
+from numa_service.node.inspect import cpu_time
 from numa_service.procfs import tree
+
+#: What they say is of the moment.
+CLOCKS = ("proc/stat", "proc/uptime")
 
 #: Of node 2, wholly RAM.
 BLOCK = "/sys/devices/system/memory/memory5"
@@ -29,7 +34,8 @@ BLOCK = "/sys/devices/system/memory/memory5"
 
 def now(demo: Loopback) -> MachineSnapshot:
     """The machine as its nodes are, without a network."""
-    return assemble(demo.spec, [node_part(demo.node(nid).machine, nid) for nid in demo.servers])
+    nodes = [demo.node(nid) for nid in demo.servers]
+    return assemble(demo.spec, [node_part(node.machine, node.nid, cpu_time(node)) for node in nodes])
 
 
 async def test_what_clients_read_is_what_the_nodes_are(demo: Loopback, client: AsyncMachine) -> None:
@@ -37,9 +43,10 @@ async def test_what_clients_read_is_what_the_nodes_are(demo: Loopback, client: A
         await session.alloc(0, 3000, policy=Policy.interleave(0, 1, 2))
         here = now(demo)
         found = {file.path: file for file in await client.read_tree()}
-        assert {path: (file.mode, file.target, file.text) for path, file in found.items()} == {
-            path: (entry.mode, entry.target, text) for path, entry, text in tree.walk(here)
-        }
+        theirs = {path: (file.mode, file.target, file.text) for path, file in found.items()}
+        ours = {path: (entry.mode, entry.target, text) for path, entry, text in tree.walk(here)}
+        assert {path for path in theirs if theirs[path] != ours.get(path)} == set(CLOCKS)
+        assert theirs.keys() == ours.keys()
         for path in ("/proc/zoneinfo", "proc/vmstat", "/sys/devices/system/node/node2/meminfo"):
             assert await client.read_file(path) == found[path.lstrip("/")].text
         assert "numa_interleave 1000\n" in await client.read_file("/sys/devices/system/node/node2/vmstat")
@@ -49,6 +56,34 @@ async def test_what_clients_read_is_what_the_nodes_are(demo: Loopback, client: A
         assert entries[1].is_dir
         only = await client.read_tree("/sys/devices/system/node/node1/distance")
         assert [file.text for file in only] == [found["sys/devices/system/node/node1/distance"].text]
+
+
+def cpu_times(text: str) -> dict[str, list[int]]:
+    return {name: [int(n) for n in times] for name, *times in map(str.split, text.splitlines())}
+
+
+async def test_cpu_time_goes_on(demo: Loopback, client: AsyncMachine) -> None:
+    """Idle while nothing is asked; busy with what requests took; since the boot."""
+    before = time.time()
+    first = cpu_times(await client.read_file("/proc/stat"))
+    assert before - 600 < first["btime"][0] <= before
+    async with client.session(cpu=0) as session:
+        for _ in range(10):
+            pages = await session.alloc(0, 30_000)
+            await session.free(pages)
+        await asyncio.sleep(0.05)
+        then = cpu_times(await client.read_file("/proc/stat"))
+        busy = {cpu: ns // 10**7 for node in now(demo).nodes for cpu, ns in node.cpu_ns.items()}
+    assert busy[0] > 0
+    assert then["cpu0"][2] - first["cpu0"][2] == busy[0]
+    assert then["cpu2"][3] > first["cpu2"][3]
+    cpus = [f"cpu{cpu}" for cpu in demo.spec.cpus]
+    for name in ("cpu", *cpus):
+        assert all(a <= b for a, b in zip(first[name], then[name], strict=True))
+    assert then["cpu"] == [sum(column) for column in zip(*(then[cpu] for cpu in cpus), strict=True)]
+    up, idle = map(float, (await client.read_file("/proc/uptime")).split())
+    assert 0 < idle <= len(cpus) * up
+    assert up - 2 < time.time() - then["btime"][0] < up + 2
 
 
 async def test_the_blocking_client_reads_the_same(demo: Loopback) -> None:
@@ -154,7 +189,7 @@ async def test_a_block_in_use_is_busy(demo: Loopback, client: AsyncMachine) -> N
 @pytest.mark.parametrize(
     ("path", "error", "reason"),
     [
-        ("/proc/slabinfo", NotFound, "ENOENT"),
+        ("/proc/vmallocinfo", NotFound, "ENOENT"),
         ("/proc", FailedPrecondition, "EISDIR"),
         ("/proc/zoneinfo/x", FailedPrecondition, "ENOTDIR"),
         ("/" + "x" * 5000, InvalidRequest, "ENAMETOOLONG"),

@@ -42,21 +42,35 @@ class Emulated:
         """A command that sees the machine, by the program that `exec` becomes."""
         return run_on(self.files, *command)
 
+    def started(self, *command: str) -> subprocess.Popen[str]:
+        """The same, still running."""
+        return started_on(self.files, *command)
+
 
 def run_on(files: tuple[File, ...], *command: str) -> subprocess.CompletedProcess[str]:
     """A command that sees these files in /proc and /sys."""
+    with started_on(files, *command) as process:
+        try:
+            out, err = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def started_on(files: tuple[File, ...], *command: str) -> subprocess.Popen[str]:
+    """The same, still running."""
     with tempfile.TemporaryFile("w+") as handed:
         json.dump(files, handed)
         handed.flush()
         os.lseek(handed.fileno(), 0, os.SEEK_SET)
-        return subprocess.run(
+        return subprocess.Popen(
             [sys.executable, "-m", "numa_service.cli.namespace", str(handed.fileno()), *command],
             pass_fds=[handed.fileno()],
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
             env=os.environ | {"LC_ALL": "C"},
-            check=False,
         )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -197,20 +199,31 @@ def scraped(machine: Emulated, tmp_path: Path) -> Iterator[dict[str, float]]:
     """Samples of node_exporter, reading a mirror of the machine."""
     Mirror(tmp_path).write(machine.files)
     command = documented("prometheus-node-exporter", tmp_path)
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as exporter:
+    exporter = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    errors: list[str] = []
+    with listening(exporter, errors) as url:
+        yield samples(url)
+    assert errors == []
+
+
+@contextmanager
+def listening(exporter: subprocess.Popen[str], errors: list[str]) -> Iterator[str]:
+    """Where a node_exporter answers; ends it, and adds to the errors that it logged."""
+    with exporter:
+        lines: list[str] = []
         try:
             assert exporter.stderr
-            lines = []
             for line in exporter.stderr:
                 lines.append(line)
                 if found := re.search(r"address=(127\.0\.0\.1:\d+)", line):
                     break
             assert found, lines
-            yield samples(f"http://{found[1]}/metrics")
+            yield f"http://{found[1]}/metrics"
+            assert exporter.poll() is None
         finally:
             exporter.terminate()
-            rest = exporter.stderr.read() if exporter.stderr else ""
-            assert "level=error" not in "".join(lines) + rest
+            lines += exporter.stderr.readlines() if exporter.stderr else []
+            errors += [line for line in lines if "level=error" in line]
 
 
 def samples(url: str) -> dict[str, float]:
@@ -261,3 +274,70 @@ def test_node_exporter(machine: Emulated, scraped: dict[str, float]) -> None:
             for order, count in enumerate(zone.nr_free):
                 label = f'{{node="{node.nid}",size="{order}",zone="{zone.name}"}}'
                 assert scraped[f"node_buddyinfo_blocks{label}"] == count
+
+
+def collectors(exporter: subprocess.Popen[str]) -> tuple[set[str], dict[str, float]]:
+    """Collectors that work, at a second scrape, which may need the first; and its samples."""
+    with listening(exporter, []) as url:
+        samples(url)
+        found = samples(url)
+    name = re.compile(r'node_scrape_collector_success\{collector="(\w+)"\}')
+    return {match[1] for key in found if (match := name.fullmatch(key)) and found[key]}, found
+
+
+@needs("prometheus-node-exporter")
+def test_node_exporter_with_its_defaults(machine: Emulated) -> None:
+    """It lives, and no collector fails that works on the host; ksmd reads of what is the host's."""
+    command = ["prometheus-node-exporter", "--web.listen-address=127.0.0.1:0", "--collector.ksmd"]
+    here, host = collectors(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+    there, found = collectors(machine.started(*command))
+    assert here <= there
+    assert {"cpu", "stat", "meminfo"} <= there
+    assert found["node_boot_time_seconds"] == host["node_boot_time_seconds"]
+    idle = [found[f'node_cpu_seconds_total{{cpu="{cpu}",mode="idle"}}'] for cpu in machine.spec.cpus]
+    assert all(idle)
+
+
+@needs("ps")
+def test_ps(machine: Emulated) -> None:
+    """Processes are the host's, and began when they did there."""
+    command = ("ps", "-o", "lstart=", "-p", "1")
+    there = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=os.environ | {"LC_ALL": "C"}
+    )
+    assert printed(machine, *command) == there.stdout
+
+
+@needs("mpstat")
+def test_mpstat(machine: Emulated) -> None:
+    """Every CPU is there, and its shares are of a whole."""
+    text = printed(machine, "mpstat", "-P", "ALL", "1", "1")
+    rows = re.findall(r"^Average: +(\d+) +(.*)$", text, re.M)
+    assert [int(cpu) for cpu, _ in rows] == list(machine.spec.cpus)
+    for cpu, shares in rows:
+        assert sum(map(float, shares.split())) == pytest.approx(100, abs=0.1), cpu
+
+
+@needs("slabtop")
+def test_slabtop_and_vmstat_m(machine: Emulated) -> None:
+    assert "Active / Total Objects" in printed(machine, "slabtop", "-o")
+    printed(machine, "vmstat", "-m")
+
+
+@needs("nproc")
+def test_nproc(machine: Emulated, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert int(printed(machine, "nproc")) == len(machine.spec.cpus)
+
+
+@needs("numactl")
+def test_numactl_takes_every_node_and_cpu(machine: Emulated) -> None:
+    """libnuma reads in /proc/self/status what there is; whether it can be had, the host's kernel says."""
+    for option in (f"--membind={machine.spec.nodes[-1].nid}", f"--physcpubind={machine.spec.cpus[-1]}"):
+        assert "out of range" not in machine.run("numactl", option, "true").stderr
+
+
+@needs("irqbalance")
+def test_irqbalance_ends(machine: Emulated) -> None:
+    """It looks for as many columns in /proc/interrupts as there are CPUs, until it finds them."""
+    assert machine.run("irqbalance", "--oneshot", "--interval=1").returncode == 0
