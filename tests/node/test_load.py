@@ -261,3 +261,18 @@ def test_the_log_leads_to_the_same_load() -> None:
     before = loaded.digest()
     loaded.apply(ops.Rest())
     assert loaded.digest() != before, "load is state"
+
+
+# how long CPUs have worked
+
+
+def test_cpus_have_worked_what_they_spent() -> None:
+    """Whatever becomes of their clocks: windows end, who lags is forgotten, load goes."""
+    load, spent = Load(SPEC, 0), {0: 0, 1: 0}
+    for step in range(1000):
+        cpu, ns = (1, 700) if step % 300 == 0 else (0, 1000 + step)
+        load.spend(cpu, ns, ((step % 2, 4096),))
+        spent[cpu] += ns
+        if step == 500:
+            load.rest()
+        assert load.cpu_ns == {cpu: ns for cpu, ns in spent.items() if ns}
