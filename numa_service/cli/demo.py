@@ -250,7 +250,7 @@ async def _killed_client(story: _Story, end: float, address: str) -> None:
     await story.look()
     before = sum(node.held_pages for node in story.nodes.values())
     client = subprocess.Popen(
-        [sys.executable, "-m", "numa_service.cli.lost_client", address], stdout=subprocess.PIPE
+        [sys.executable, "-P", "-m", "numa_service.cli.lost_client", address], stdout=subprocess.PIPE
     )
     try:
         assert client.stdout is not None

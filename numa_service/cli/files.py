@@ -189,7 +189,8 @@ def _run(files: Sequence[File], command: list[str]) -> NoReturn:
     os.lseek(handed, 0, os.SEEK_SET)
     sys.stdout.flush()
     sys.stderr.flush()
-    arguments = [sys.executable, "-m", "numa_service.cli.namespace", str(handed), *command]
+    # -P: not what lies in the directory where the user happens to be
+    arguments = [sys.executable, "-P", "-m", "numa_service.cli.namespace", str(handed), *command]
     os.execv(sys.executable, arguments)
 
 

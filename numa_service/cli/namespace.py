@@ -14,6 +14,7 @@ import errno
 import json
 import os
 import signal
+import stat
 import sys
 import tempfile
 import time
@@ -44,7 +45,8 @@ DIRECTORIES = (
 READ_ONLY = ("/sys/kernel/mm", "/proc/irq")
 #: What a kernel says where nobody ever had to wait (``psi_show``).
 NO_PRESSURE = "".join(f"{who} avg10=0.00 avg60=0.00 avg300=0.00 total=0\n" for who in ("some", "full"))
-#: A file that the model has not and the host has: gone, behind a link that leads nowhere.
+#: What the model has not and the host has, without a form that says so. No file can be taken away from /proc;
+#: it can be a socket, which nobody can open (ENXIO), and of which ``df`` and the like do not complain.
 ABSENT = ("proc/vmallocinfo",)
 #: The host's is left: the processes of /proc started by that clock.
 HOSTS = ("proc/uptime",)
@@ -67,13 +69,6 @@ numa-service mirror DIR, and a tool that can be told where to look."""
 IDLE, IOWAIT = 3, 4
 #: How often what the host counts is looked at, in seconds.
 TICK = 0.1
-
-# asm-generic/unistd.h, linux/mount.h, fcntl.h
-SYS_OPEN_TREE, SYS_MOVE_MOUNT = 428, 429
-OPEN_TREE_CLONE = 1
-MOVE_MOUNT_F_EMPTY_PATH = 4
-AT_FDCWD = -100
-AT_SYMLINK_NOFOLLOW = 0x100
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -101,16 +96,6 @@ def _bind(source: str, target: str) -> None:
     # in a user namespace no restriction of the host's mount may be dropped; the ST_ flags are the MS_ flags
     kept = os.statvfs(target).f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC)
     _mount("none", target, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | kept)
-
-
-def _hide(target: str, link: str) -> None:
-    """Mount a link that leads nowhere on a file: there is none then. A kernel before 5.2 shows its own."""
-    tree = _libc.syscall(
-        SYS_OPEN_TREE, AT_FDCWD, os.fsencode(link), OPEN_TREE_CLONE | AT_SYMLINK_NOFOLLOW | os.O_CLOEXEC
-    )
-    if tree >= 0:
-        _libc.syscall(SYS_MOVE_MOUNT, tree, b"", AT_FDCWD, os.fsencode(target), MOVE_MOUNT_F_EMPTY_PATH)
-        os.close(tree)
 
 
 def enter() -> None:
@@ -178,11 +163,6 @@ def cover(files: list[list[str]]) -> list[Live]:
         for path in dict.fromkeys([*paths, *(live.path for live in covers)]):
             if os.path.lexists(f"/{path}"):
                 _bind(f"{stage}/{path}", f"/{path}")
-        os.symlink("nowhere", f"{stage}/absent")
-        for path in ABSENT:
-            if os.path.exists(f"/{path}"):
-                _hide(f"/{path}", f"{stage}/absent")
-        os.unlink(f"{stage}/absent")
         if os.path.isdir(COMPLETE):
             _bind(stage, COMPLETE)
         if _libc.umount2(os.fsencode(stage), MNT_DETACH):
@@ -205,7 +185,10 @@ def _fill(stage: str, files: list[list[str]]) -> list[str]:
     """Write everything below the stage; what of it to mount: directories as a whole, other files singly."""
     for path in (*DIRECTORIES, COMPLETE.lstrip("/")):
         os.makedirs(f"{stage}/{path}", exist_ok=True)
-    singles = []
+    singles = list(ABSENT)
+    os.makedirs(f"{stage}/proc", exist_ok=True)
+    for path in ABSENT:
+        os.mknod(f"{stage}/{path}", stat.S_IFSOCK)
     for path, _, target, text in [["proc/pressure/memory", "", "", NO_PRESSURE], *files]:
         place = f"{stage}/{path}"
         os.makedirs(os.path.dirname(place), exist_ok=True)

@@ -165,7 +165,7 @@ def _machines() -> list[str]:
 def _compile_here() -> None:
     """In a process of its own: Numba does not survive a Ctrl-C in good order."""
     compiler = subprocess.Popen(
-        [sys.executable, "-c", "from numa_service.node.warm import warm_kernels; warm_kernels()"],
+        [sys.executable, "-P", "-c", "from numa_service.node.warm import warm_kernels; warm_kernels()"],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         start_new_session=True,

@@ -215,8 +215,16 @@ def test_the_lent_files_cannot_be_written_and_what_is_not_modelled_is_hidden(all
     assert done.stdout.splitlines() == ["61", "1", *pressure]
     assert done.returncode != 0
     gone, refused = done.stderr.splitlines()
-    assert gone == "cat: /proc/vmallocinfo: No such file or directory"
+    assert gone == "cat: /proc/vmallocinfo: No such device or address"
     assert refused.endswith("Read-only file system")
+
+
+def test_exec_is_not_what_lies_in_the_directory(allowed: None, tmp_path: Path) -> None:
+    for name in ("json.py", "numa_service.py"):
+        (tmp_path / name).write_text("raise SystemExit('not this one')")
+    words = [str(Path(sys.executable).with_name("numa-service")), "exec", "demo", "--", "pwd"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path}\n")
 
 
 def test_time_goes_on_beside_a_command_and_ends_with_it(allowed: None) -> None:
