@@ -114,7 +114,7 @@ def main() -> int:
     whole = any((root / part).is_dir() for part in parts)
     topologies = _captures(root / "topologies" if whole else root, "*")
     workloads = _captures(root / "workloads", "*/*") if whole else []
-    traces = sorted({p.parent for p in (root / "traces").glob("*/*/t.trace*")}) if whole else []
+    traces = sorted({p.parent for p in (root / "traces").glob("*/*/t.*trace*")}) if whole else []
     total = len(topologies) + len(workloads) + len(traces)
     if not total:
         print(f"no captures in {root}: set NUMA_GROUNDTRUTH or name a folder of them", file=sys.stderr)

@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import pytest
 from fidelity.workloads import compare_workload
-from groundtruth import GROUNDTRUTH, requires_groundtruth
+from groundtruth import GROUNDTRUTH
 
 
-@requires_groundtruth
 @pytest.mark.parametrize(
     ("workload", "kinds"),
     [

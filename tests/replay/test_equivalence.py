@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from groundtruth import GROUNDTRUTH, requires_groundtruth
+from groundtruth import GROUNDTRUTH
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from replay.traced import MOVABLE, Alloc, Event, Free, OneByOne, digests, replay
@@ -98,7 +98,6 @@ def first(events: int, chunks: Iterator[TraceEvents]) -> Iterator[TraceEvents]:
             return
 
 
-@requires_groundtruth
 @pytest.mark.parametrize(
     ("topology", "name", "node_agreement"),
     [("numa-2n-big", "forkmix", 1.0), ("numa-4n-ring", "swap", 0.95), ("numa-4n-ring", "pressure", 0.98)],

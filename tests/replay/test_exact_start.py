@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from groundtruth import GROUNDTRUTH, requires_groundtruth
+from groundtruth import GROUNDTRUTH
 from replay.traced import PFNS, SPEC, Alloc, Event, Free, OneByOne, Other, digests, render, replay
 
 from numa_service.machine.source import load
@@ -336,7 +336,6 @@ def test_a_capture_that_contradicts_the_machine_is_an_error(tmp_path: Path) -> N
         Replay(SPEC, TracedZones.read(before, SPEC.arch), start)
 
 
-@requires_groundtruth
 def test_a_real_trace_ends_near_its_capture() -> None:
     directory = GROUNDTRUTH / "traces/numa-2n-big/forkmix"
     spec = load(str(GROUNDTRUTH / "topologies/numa-2n-big"))

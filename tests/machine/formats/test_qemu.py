@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import qtest
-from groundtruth import requires_groundtruth, topologies
+from groundtruth import topologies
 from hypothesis import assume, given, settings
 from machines import specs, times
 
@@ -79,7 +79,6 @@ def test_nodes_and_cpus_are_numbered_anew_and_said() -> None:
     assert sum("without gaps" in note for note in notes) == 2
 
 
-@requires_groundtruth
 def test_arguments_that_booted_a_kernel_give_the_machine_that_it_saw() -> None:
     compared = 0
     for folder in topologies():
