@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from dataclasses import fields
@@ -13,6 +12,7 @@ import pytest
 from doc_blocks import PAGES, ROOT, blocks, code, page, rows
 from doc_shell import DocShell
 from numa_client import Access, Mix, Phase, Program, ProgramLimits, ProgramRegion
+from skips import needs
 
 from numa_service.cli.trace import KEPT_EVENTS
 from numa_service.machine.formats.detect import IMPORTS
@@ -166,10 +166,7 @@ def test_machine_file_runs(tmp_path: Path) -> None:
 # other tools' formats
 
 
-@pytest.mark.skipif(
-    not all(map(shutil.which, ("lstopo-no-graphics", "numactl", "dot"))),
-    reason="no hwloc, numactl or graphviz",
-)
+@needs("lstopo-no-graphics", "numactl", "dot")
 def test_import_export_runs(tmp_path: Path) -> None:
     DocShell(tmp_path).play(blocks("docs/import-export.md"))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import qtest
 from groundtruth import topologies
 from hypothesis import assume, given, settings
 from machines import specs, times
+from skips import needs
 
 from numa_service.machine.formats.acpi import read_acpi
 from numa_service.machine.formats.detect import read_source
@@ -24,7 +24,7 @@ from numa_service.machine.presets import list_presets, load_preset
 from numa_service.machine.source import load
 from numa_service.machine.spec import MachineSpec, SpecError
 
-needs_qemu = pytest.mark.skipif(shutil.which(qtest.QEMU) is None, reason=f"no {qtest.QEMU}")
+needs_qemu = needs(qtest.QEMU)
 
 
 def _from_tables(tables: dict[str, bytes], folder: Path) -> MachineSpec:

@@ -1,7 +1,7 @@
 """Packs a directory of captures into the archives beside this file: ``python pack.py DIR``.
 
 Boots and workloads are packed as they are. Traces go in their columnar form, not compressed by itself, as xz
-finds more in it than zlib does (2 MB for 29 MB of gzipped text). The first lines of one trace go as text, too.
+finds more in it than zlib does (2 MB for 29 MB of gzipped text). One trace has its first lines as text, too.
 The same input and the same liblzma give the same bytes.
 """
 
