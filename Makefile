@@ -46,8 +46,8 @@ test-slow: setup ## The long runs.
 fidelity: setup ## Compare with captured kernels (NUMA_GROUNDTRUTH=DIR: those); writes docs/fidelity.md.
 	$(BIN)/python tests/fidelity/table.py $(if $(NUMA_GROUNDTRUTH),,--write docs/fidelity.md)
 
-bench: setup ## Everything that is measured, in one table, each row beside something else.
-	$(BIN)/python benchmarks/bench.py
+bench: setup ## Measure everything (PARTS="serve mm": those), each row beside something else.
+	$(BIN)/python benchmarks/bench.py $(PARTS)
 
 plots: setup ## Measure how cost grows and draw it: docs/scaling.json and .svg.
 	$(BIN)/python benchmarks/scaling.py
