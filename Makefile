@@ -43,11 +43,11 @@ test: setup ## Every test but the slow ones.
 test-slow: setup ## The long runs.
 	$(BIN)/python -m pytest -m slow
 
-fidelity: setup ## Compare with captured kernels (GROUNDTRUTH=DIR: those); writes docs/fidelity.md.
-	$(BIN)/python tests/fidelity/table.py $(if $(GROUNDTRUTH),"$(GROUNDTRUTH)",--write docs/fidelity.md)
+fidelity: setup ## Compare with captured kernels (NUMA_GROUNDTRUTH=DIR: those); writes docs/fidelity.md.
+	$(BIN)/python tests/fidelity/table.py $(if $(NUMA_GROUNDTRUTH),,--write docs/fidelity.md)
 
-bench: setup ## Everything that is measured, in one table, each row beside something else.
-	$(BIN)/python benchmarks/bench.py
+bench: setup ## Measure everything (PARTS="serve mm": those), each row beside something else.
+	$(BIN)/python benchmarks/bench.py $(PARTS)
 
 plots: setup ## Measure how cost grows and draw it: docs/scaling.json and .svg.
 	$(BIN)/python benchmarks/scaling.py
@@ -67,5 +67,5 @@ pictures: setup ## Load a machine under a real Prometheus and draw docs/dashboar
 stubs: setup ## Generate the protobuf stubs from proto/.
 	$(BIN)/python clients/python/generate.py
 
-clean: ## Remove what make setup made.
-	rm -rf $(VENV)
+clean: ## Remove what make made: .venv and the unpacked captures.
+	rm -rf $(VENV) build

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import multiprocessing
 import statistics
-import time
 from typing import Any
 
 import grpc.aio
+from host import busy_loops
 from numa_client import Distribution, Mix, Phase, Program, ProgramResult, list_programs
 from numa_client._gen.numa.v1 import memory_service_pb2, memory_service_pb2_grpc, workload_service_pb2_grpc
 from numa_client._program_codec import report, run_request
 from servers import serving
 from table import Row
 
+#: Two nodes in two processes.
+CPUS = 2
 _ROUNDS = 5
 #: Single pages of random lifetimes, some 100,000 held at a time; about a second.
 _PAGES = Program(
@@ -30,22 +31,9 @@ _PAGES = Program(
 )
 
 
-def _spin(seconds: float) -> float:
-    """Rounds of a busy loop a second."""
-    start, rounds = time.perf_counter(), 0
-    while time.perf_counter() - start < seconds:
-        rounds += 1
-    return rounds / seconds
-
-
 def two_cores() -> Row:
     """What this host gives to two processes that need nothing but a core each: no node can have more."""
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        one: list[float] = []
-        two: list[float] = []
-        for _ in range(_ROUNDS):
-            one += pool.map(_spin, [0.3], chunksize=1)
-            two.append(sum(pool.map(_spin, [0.3, 0.3], chunksize=1)))
+    one, two = busy_loops(_ROUNDS)
     return Row("busy_loops_two", statistics.median(two), "rounds/s", "one busy loop", statistics.median(one))
 
 

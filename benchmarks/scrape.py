@@ -17,6 +17,8 @@ from serve import Served, rate
 from servers import serving
 from table import Row
 
+#: A client and a server.
+CPUS = 2
 #: What Prometheus 2 and 3 ask for: OpenMetrics first.
 ACCEPT = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 SCRAPES = 50

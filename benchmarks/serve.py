@@ -18,6 +18,8 @@ from numa_client._gen.numa.v1 import memory_service_pb2_grpc as pb2_grpc
 from servers import SIZE_BYTES, serving
 from table import Row
 
+#: A client and a server.
+CPUS = 2
 _OPTIONS = (("grpc.max_receive_message_length", 64 << 20),)
 #: Many and short ones, in turns: the host is shared, and what it gives changes from second to second.
 _ROUNDS = 15

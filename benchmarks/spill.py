@@ -15,6 +15,8 @@ from numa_client._gen.numa.v1 import types_pb2
 from servers import serving
 from table import Row
 
+#: A client and a server.
+CPUS = 2
 _OPTIONS = (("grpc.max_receive_message_length", 64 << 20),)
 _COUNT = 32768
 _PAIRS = 20

@@ -26,6 +26,8 @@ from numa_service.machine.machinefile import parse_machine
 
 T = TypeVar("T")
 
+#: As many processes as there are CPUs for start at once.
+CPUS = 2
 _NODES = 8
 _ROUNDS = 3
 _MACHINE = 'name = "eight"\n' + "".join(

@@ -31,6 +31,8 @@ class Row:
     goal: float | None = None
     goal_of_ratio: bool = True
     at_least: bool = True
+    #: Why the host was too busy for this row (host.py); empty if it was not.
+    doubt: str = ""
 
     @property
     def ratio(self) -> float | None:
@@ -39,9 +41,9 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is; None without one, or with nothing to compare with."""
+        """Whether the goal is; None without one, with nothing to compare with, or with a number in doubt."""
         found = self.ratio if self.goal_of_ratio else self.value
-        if self.goal is None or found is None:
+        if self.goal is None or found is None or self.doubt:
             return None
         return found >= self.goal if self.at_least else found <= self.goal
 
@@ -91,21 +93,28 @@ def number(value: float | None) -> str:
 
 
 def show(rows: Sequence[Row]) -> None:
-    """Print a table."""
+    """Print a table, and what of it is not to be trusted."""
     print(f"{'':<34}{'value':>10} {'unit':<10}{'against':>10}  {'ratio':>7} {'goal':>9}  met  against what")
     for row in rows:
         json_row = row.as_json()
-        met = "–" if row.met is None else "yes" if row.met else "NO"
+        met = "?" if row.doubt else "–" if row.met is None else "yes" if row.met else "NO"
         print(
             f"{row.name:<34}{number(row.value):>10} {row.unit:<10}{number(row.against_value):>10}  "
             f"{number(row.ratio):>7} {json_row['goal'] or '–':>9}  {met:<4} {row.against}"
         )
+    for reason in dict.fromkeys(row.doubt for row in rows if row.doubt):
+        names = ", ".join(row.name for row in rows if row.doubt == reason)
+        print(f"? not to be trusted, as {reason}: {names}")
+
+
+def result(rows: Sequence[Row]) -> dict[str, object]:
+    """What results files have: the host, and every row."""
+    return {"machine": machine(), "rows": [row.as_json() for row in rows]}
 
 
 def save(name: str, rows: Sequence[Row]) -> Path:
     """Write benchmarks/results/NAME.json; its path."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    result = {"machine": machine(), "rows": [row.as_json() for row in rows]}
-    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(result(rows), indent=1, ensure_ascii=False) + "\n")
     return path

@@ -21,6 +21,8 @@ from numa_service.trace.source import open_trace
 from numa_service.trace.synthetic import SyntheticTrace, trace_text
 
 _EVENTS = 2_000_000
+#: A thread reads ahead, and `gzip | wc` are two programs.
+CPUS = 2
 _ROUNDS = 3
 _MACHINE = """
 name = "traced"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import subprocess
 import urllib.error
@@ -14,14 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
+from skips import needs
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy" / "prometheus"
 
-requires_prometheus = pytest.mark.skipif(
-    shutil.which("prometheus") is None, reason="prometheus is not installed (Debian package prometheus)"
-)
+requires_prometheus = needs("prometheus")
 
 
 @contextmanager

@@ -176,6 +176,14 @@ def _print(report: ReplayReport, seconds: float, compared: list[ZoneDivergence],
         + f" of {seen.compared:,} allocations"
         + (f"; {seen.unknown_pfn:,} pfns lie in no known zone" if seen.unknown_pfn else "")
     )
+    computed = seen.compared - seen.by_policy
+    if exact:
+        console.print(
+            f"of these {seen.by_policy:,} followed a policy that the trace shows; the nodes of the other "
+            f"{computed:,} were computed: {_percent(seen.same_node - seen.by_policy_same_node, computed)} "
+            f"are the same, of {seen.spilled:,} that the traced kernel took elsewhere, their own node being "
+            f"short, {_percent(seen.spilled_same_node, seen.spilled)}"
+        )
     console.print(
         f"local {report.local:,}, remote {report.remote:,} ({report.by_policy:,} by a policy that the trace "
         f"shows); migratetype fallbacks {report.steals:,} (traced {report.traced_steals:,})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +71,14 @@ class Agreement:
     same_pfn: int
     #: Allocated here, the real pfn in no known zone: not compared.
     unknown_pfn: int
+    #: Of those compared, the ones whose node was read off the trace, which shows that a policy or the caller
+    #: named it: that they went there is not computed.
+    by_policy: int
+    by_policy_same_node: int
+    #: Of the others, those that the traced kernel took to another node than their CPU's: after an exact start
+    #: because that was short, else for whatever reason.
+    spilled: int
+    spilled_same_node: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +201,7 @@ class ReplayTally:
         self._kinds = np.zeros(len(EventKind), dtype=np.int64)
         self._outcomes = np.zeros(1 - min(UNMATCHED), dtype=np.int64)
         self._placed = np.zeros((nids, zones, NR_ORDERS, MIGRATE_PCPTYPES, 2), dtype=np.int64)
-        self._compared = np.zeros(5, dtype=np.int64)
+        self._compared = np.zeros(len(fields(Agreement)), dtype=np.int64)
         self._base_pfns = np.zeros(nids, dtype=np.int64)
         for pgdat in pgdats:
             self._base_pfns[pgdat.nid] = pgdat.base_pfn
@@ -244,12 +252,18 @@ class ReplayTally:
         known = (real_nid != NOWHERE) & ~guess[got]
         same_node = known & (nid == real_nid)
         pfn = self._base_pfns[nid] + (outcome[got] & _BLOCK_INDEX_MASK)
+        by_policy = known & (events.preferred[got] != events.home[got])
+        spilled = known & ~by_policy & (real_nid != events.home[got])
         self._compared += [
             np.count_nonzero(known),
             np.count_nonzero(same_node),
             np.count_nonzero(same_node & (zone == real_zone)),
             np.count_nonzero(known & (pfn == pfns[got].astype(np.int64))),
             np.count_nonzero((real_nid == NOWHERE) & ~guess[got]),
+            np.count_nonzero(by_policy),
+            np.count_nonzero(by_policy & same_node),
+            np.count_nonzero(spilled),
+            np.count_nonzero(spilled & same_node),
         ]
         freed = np.flatnonzero((kind == REPLAY_FREE) & (outcome > 0))
         self._frees += len(freed)

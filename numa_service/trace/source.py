@@ -25,7 +25,7 @@ from numa_service.trace.ftrace import BLOCK_BYTES, TextParser, kswapd_changes
 Progress = Callable[[int, int], None]
 
 #: The trace in a capture directory.
-TRACE_FILES = ("t.trace.gz", "t.trace")
+TRACE_FILES = ("t.trace.gz", "t.trace", "t.ntrace")
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _NOT_OURS = {
@@ -172,4 +172,5 @@ def _resolve(path: Path) -> Path:
     for name in TRACE_FILES:
         if (path / name).is_file():
             return path / name
-    raise TraceError(f"{path}: no {' or '.join(TRACE_FILES)} in this directory")
+    *others, last = TRACE_FILES
+    raise TraceError(f"{path}: no {', '.join(others)} or {last} in this directory")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from skips import NO_ZONEINFO
 from typer.testing import CliRunner
 
 from numa_service.cli import boot, exchange
@@ -112,7 +113,7 @@ def test_a_format_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
     assert run(app, ["import", str(path), "--format", "zip"]).exit_code == 2
 
 
-@pytest.mark.skipif(not Path("/proc/zoneinfo").exists(), reason="no /proc/zoneinfo")
+@pytest.mark.skipif(not Path("/proc/zoneinfo").exists(), reason=NO_ZONEINFO)
 def test_a_host_is_gathered_and_imported(tmp_path: Path) -> None:
     shell = shutil.which("dash") or "sh"
     script = ROOT / "deploy" / "gather-numa.sh"

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from skips import NO_LIMITS_TO_SET, NO_MOUNT_NAMESPACE, NO_PYTHON_FOR_OTHERS, NO_USER_NAMESPACE, needs
 from typer.testing import CliRunner
 
 from numa_service.cli import files as command
@@ -143,7 +144,7 @@ def test_a_mirror_leaves_other_directories_alone(tmp_path: Path) -> None:
 def allowed() -> None:
     """A host where a mount namespace can be had."""
     if lent([], ["true"]).returncode:
-        pytest.skip("no mount namespace here: neither root nor user namespaces")
+        pytest.skip(NO_MOUNT_NAMESPACE)
 
 
 def lent(
@@ -351,15 +352,16 @@ def test_what_becomes_of_a_command_is_told(allowed: None) -> None:
     process.stdout.close()
 
 
+@needs("setpriv")
 def test_exec_without_root(allowed: None) -> None:
     """In a user namespace, as the same user, who has no rights there once the command runs."""
     before: tuple[str, ...] = ()
     if os.getuid() == 0:
-        if not (shutil.which("setpriv") and Path("/usr/bin/python3").exists()):
-            pytest.skip("needs setpriv and a python3 that others may run")
+        if not Path("/usr/bin/python3").exists():
+            pytest.skip(NO_PYTHON_FOR_OTHERS)
         before = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
         if subprocess.run([*before, "unshare", "-U", "true"], capture_output=True).returncode:
-            pytest.skip("no user namespaces here")
+            pytest.skip(NO_USER_NAMESPACE)
     uid = 65534 if before else os.getuid()
     done = lent(
         [File("proc/meminfo", 0o444, "", "MemTotal: 1 kB\n")],
@@ -376,7 +378,7 @@ def test_where_namespaces_are_forbidden_the_remedy_is_named(allowed: None) -> No
     forbid = 'echo 0 > /proc/sys/user/max_mnt_namespaces && exec "$@"'
     nested = ("unshare", "-Ur", "sh", "-c", forbid, "sh")
     if subprocess.run([*nested, "true"], capture_output=True).returncode:
-        pytest.skip("needs a user namespace whose limits can be set")
+        pytest.skip(NO_LIMITS_TO_SET)
     done = lent([], ["touch", "/tmp/never"], *nested)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("numa-service: no mount namespace: ")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import subprocess
 
-import pytest
 import yaml
 from doc_blocks import ROOT
+from skips import needs
 
 DOCKERFILE = (ROOT / "deploy/docker/Dockerfile").read_text()
 COMPOSE = yaml.safe_load((ROOT / "deploy/docker/compose.yaml").read_text())
@@ -79,7 +78,7 @@ def test_compose_fits_the_image() -> None:
     assert machine["network_mode"] == prometheus["network_mode"] == "host"
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (package prometheus)")
+@needs("promtool")
 def test_promtool_accepts_the_configuration() -> None:
     done = subprocess.run(
         ["promtool", "check", "config", PROMETHEUS], capture_output=True, text=True, timeout=60

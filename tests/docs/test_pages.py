@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from dataclasses import fields
@@ -13,6 +12,7 @@ import pytest
 from doc_blocks import PAGES, ROOT, blocks, code, page, rows
 from doc_shell import DocShell
 from numa_client import Access, Mix, Phase, Program, ProgramLimits, ProgramRegion
+from skips import needs
 
 from numa_service.cli.trace import KEPT_EVENTS
 from numa_service.machine.formats.detect import IMPORTS
@@ -91,16 +91,20 @@ def test_make_targets_that_are_named_exist() -> None:
 
 
 def test_readme_agrees_with_the_measured_fidelity() -> None:
-    measured = re.search(
-        r"^\| \*\*all\*\* \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", page("docs/fidelity.md"), re.M
+    found = re.findall(
+        r"^\| ([\w *-]+) \| \d+ \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", page("docs/fidelity.md"), re.M
     )
-    assert measured
-    fields, equal, explained, different = (f"{int(number):,}" for number in measured.groups())
+    measured = {what: list(map(int, numbers)) for what, *numbers in found}
     said = " ".join(page("README.md").split())
-    assert f"of {fields} fields" in said
-    assert f" {equal} are computed exactly" in said
-    assert f" {explained} differ by no more than" in said
+    numbers, exact, explained, different = measured["**all**"]
+    assert f"of {numbers:,} distinct numbers" in said
+    assert f" {exact:,} are exact, {explained:,} differ by no more than" in said
     assert f" and {different} are outside one" in said
+    strict = measured["boots and changed sysctls"][0] + measured["memory hot-plug"][0]
+    assert measured["boots and changed sysctls"][1] + measured["memory hot-plug"][1] == strict
+    assert f"All {strict:,} of boots, changed sysctls and memory hot-plug are exact" in said
+    loose = [a + b for a, b in zip(measured["steps of workloads"], measured["traces"], strict=True)]
+    assert f"of {loose[0]:,} of workload steps and traces {loose[1]:,} are" in said
 
 
 def test_the_picture_shows_the_demo() -> None:
@@ -166,10 +170,7 @@ def test_machine_file_runs(tmp_path: Path) -> None:
 # other tools' formats
 
 
-@pytest.mark.skipif(
-    not all(map(shutil.which, ("lstopo-no-graphics", "numactl", "dot"))),
-    reason="no hwloc, numactl or graphviz",
-)
+@needs("lstopo-no-graphics", "numactl", "dot")
 def test_import_export_runs(tmp_path: Path) -> None:
     DocShell(tmp_path).play(blocks("docs/import-export.md"))
 

@@ -6,10 +6,7 @@ import importlib.util
 import json
 import xml.etree.ElementTree as ElementTree
 
-import pytest
 from doc_blocks import ROOT, page
-
-pytest.importorskip("matplotlib", reason="draws the picture; make setup installs it")
 
 # by its path: other folders have files of the same names as benchmarks/
 _SPEC = importlib.util.spec_from_file_location("draw_scaling", ROOT / "benchmarks" / "draw_scaling.py")

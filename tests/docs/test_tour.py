@@ -24,6 +24,7 @@ from doc_blocks import ROOT, Block, blocks, code, page, rows
 from doc_shell import DocShell
 from prometheus_client.parser import text_string_to_metric_families
 from real_prometheus import ask, prometheus, requires_prometheus
+from skips import NO_MOUNT_NAMESPACE
 
 pytestmark = pytest.mark.ray
 
@@ -45,7 +46,7 @@ FLEETING = {"numa_programs"}
 requires_namespaces = pytest.mark.skipif(
     subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0
     and subprocess.run(["unshare", "-Um", "true"], capture_output=True).returncode != 0,
-    reason="no mount namespaces: neither root nor user namespaces",
+    reason=NO_MOUNT_NAMESPACE,
 )
 
 

@@ -50,11 +50,26 @@ class Field:
     slack: int = 0
     #: Why it may be off.
     cause: str = ""
+    #: The CPU that it was printed for: the same number for every CPU is one.
+    cpu: int | None = None
+    #: Whether it is computed here, not taken over; what is not is compared all the same, and not counted.
+    computed_here: bool = True
 
     @property
     def equal(self) -> bool:
         """Exactly."""
         return self.captured == self.computed
+
+    @property
+    def number(self) -> tuple[str, str, str, str] | None:
+        """What tells one number from another; None for what is not computed, and for 0 beside 0.
+
+        A number that a file repeats for every CPU, or that stands as it stood in an earlier file of the same
+        capture, is one number.
+        """
+        if self.explained and (not self.computed_here or self.captured == self.computed == 0):
+            return None
+        return self.capture, self.kind, self.where, str(self.captured)
 
     @property
     def explained(self) -> bool:
@@ -127,15 +142,16 @@ def zone_fields(
     ours: ZoneSnapshot,
     *,
     tuned: bool,
-    managed: str = "managed (taken over)",
+    managed_computed: bool = False,
 ) -> Iterator[Field]:
-    """The numbers of one zone, captured and computed; `managed` is the kind of that one."""
+    """The numbers of one zone, captured and computed; what it manages is computed or taken over."""
     where = f"{zone.nid}:{zone.name}"
 
-    def row(kind: str, theirs: object, mine: object, where: str = where) -> Field:
-        return Field(capture, file, kind, where, theirs, mine)
+    def row(kind: str, theirs: object, mine: object, where: str = where, cpu: int | None = None) -> Field:
+        return Field(capture, file, kind, where, theirs, mine, cpu=cpu)
 
-    yield row(managed, zone.managed, ours.managed)
+    managed = row("managed" if managed_computed else "managed (taken over)", zone.managed, ours.managed)
+    yield replace(managed, computed_here=managed_computed)
     for kind in ("min", "low", "high"):
         yield row(kind, getattr(zone, f"wmark_{kind}"), getattr(ours, f"wmark_{kind}"))
     if tuned:
@@ -143,11 +159,11 @@ def zone_fields(
     for upper, (theirs, mine) in enumerate(zip(zone.protection, ours.protection, strict=True)):
         yield row("protection", theirs, mine, f"{where}[{upper}]")
     for theirs_pcp, our_pcp in zip(zone.pagesets, ours.pagesets, strict=True):
-        place = f"{where} cpu{our_pcp.cpu}"
-        yield row("pageset batch", theirs_pcp.batch, our_pcp.batch, place)
-        yield row("vm stats threshold", theirs_pcp.stat_threshold, our_pcp.stat_threshold, place)
+        cpu = our_pcp.cpu
+        yield row("pageset batch", theirs_pcp.batch, our_pcp.batch, cpu=cpu)
+        yield row("vm stats threshold", theirs_pcp.stat_threshold, our_pcp.stat_threshold, cpu=cpu)
         if not tuned:
-            yield row("pageset high", theirs_pcp.high, our_pcp.high, place)
+            yield row("pageset high", theirs_pcp.high, our_pcp.high, cpu=cpu)
 
 
 def _min_free_kbytes(capture: Path, machine: Machine) -> Iterator[Field]:

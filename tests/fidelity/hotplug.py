@@ -108,7 +108,7 @@ def _snapshot_fields(
         if zone.populated:
             ours = _computed(zone, managed, profile, sysctls, spec)
             yield from zone_fields(
-                name, snapshot.name, zone, ours, tuned=profile.has_promo, managed="managed"
+                name, snapshot.name, zone, ours, tuned=profile.has_promo, managed_computed=True
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -12,45 +13,76 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fidelity.compare import Field, compare
 from fidelity.hotplug import compare_hotplug
 from fidelity.hugepages import compare_hugepages
-from fidelity.traces import replay_trace, trace_fields, trace_rows
+from fidelity.traces import TraceResult, event_row, placement_row, replay_trace, trace_fields, trace_rows
 from fidelity.workloads import compare_workload, machine_of_workload
 from groundtruth import GROUNDTRUTH
 
 _HEADER = """# Fidelity: computed against captured
 
-Made by `make fidelity`; for other captures, `make fidelity GROUNDTRUTH=DIR`. Each captured kernel's machine
-is booted here from its zone spans, present and managed pages, CPUs, distances, sysctls, command line and
-boot log; the numbers below are then **computed** and compared with what the kernel printed, at boot and
-after each change of sysctls. `managed` is taken over, not computed. Steps of captured workloads start from
-the captured free blocks, pagesets and marks, and run under the same CPU and policy. Zones after memory
-hot-plug are computed from the list of blocks that changed. Traces are replayed from the captured occupancy.
+Made by `make fidelity` from the captures in `tests/testdata/groundtruth`; with `NUMA_GROUNDTRUTH=DIR` it
+compares with those in DIR, and writes no document. Each captured kernel's machine is booted here from its
+zone spans, present and managed pages, CPUs, distances, sysctls, command line and boot log; the numbers
+below are then **computed** and compared with what the kernel printed, at boot and after each change of
+sysctls. Steps of captured workloads start from the captured free blocks, pagesets and marks, and run under
+the same CPU and policy. Zones after memory hot-plug are computed from the list of blocks that changed.
+Traces are replayed from the captured occupancy.
 
-No field of a boot, of a changed sysctl or of a hot-plug has a tolerance. A boot computes its numbers before
-it frees initrd and init memory: which pages those are is read from the boot log and iomem, and left out.
+"compared" is everything that was. "numbers" are distinct numbers that are computed here: what is taken over
+(`managed` of a boot) is none, what a file repeats for every CPU is one, and so is what stands in a later
+file of the same capture as it stood in an earlier one; 0 beside 0 is none. A number is "exact" if it is
+wherever it stands.
 
-"explained" are fields of steps and traces within a tolerance, each listed with its cause; "different" are
-outside one, and there must be none. A step's tolerance is computed from the snapshots around it: the pages
-allocated meanwhile by others (`pgalloc_*` less the step's and page tables), what pagesets of the zones left
-may have kept (a capture counts their pages, not their types), and for each zone left, two batches, the
-vmstat thresholds and, where they apply, two huge pages or a pageblock (`tests/fidelity/workloads.py` says
-why). Only the orders after a trace have a guard that no mechanism gives. Pageset `high` of 6.12 is tuned at
-run time and is not compared. Steps in which the kernel reclaimed, compacted or killed are not compared:
-they are listed at the end.
+No number of a boot, of a changed sysctl or of a hot-plug has a tolerance. A boot computes its numbers
+before it frees initrd and init memory: which pages those are is read from the boot log and iomem, and left
+out.
 
-| capture | fields | equal | explained | different |
-|---|---|---|---|---|
+"explained" are numbers of steps and traces within a tolerance, each listed with its cause; "different" are
+outside one, and there must be none. Tolerances are computed from the captures alone: what was done here
+does not widen them. A step's is computed from the snapshots around it: the pages allocated meanwhile by
+others (`pgalloc_*` less the step's and page tables), what pagesets of the zones left may have kept (a
+capture counts their pages, not their types), and for each zone left, two batches, the vmstat thresholds
+and, where they apply, two huge pages or a pageblock (`tests/fidelity/workloads.py` says why). A trace's is
+what was allocated between the captures around it and is not in the trace. Only the orders after a trace
+have a guard that no mechanism gives: the goal, or for the two zones that miss it what was measured.
+
+What is compared is where pages go and the marks, reserves, pagesets and lists that decide it. **Not
+compared** is what a kernel does when memory is short: reclaim, swap, page cache, compaction and the OOM
+killer. Steps in which the captured kernel did any of that are listed at the end. Pageset `high` of 6.12 is
+tuned at run time and is not compared.
+
 """
 
+_COLUMNS = "compared | numbers | exact | explained | different |\n|---|---|---|---|---|---|\n"
 
-def _row(name: str, fields: list[Field]) -> str:
-    equal = sum(field.equal for field in fields)
-    explained = sum(field.explained and not field.equal for field in fields)
-    return f"| {name} | {len(fields)} | {equal} | {explained} | {len(fields) - equal - explained} |\n"
+
+def row(name: str, fields: list[Field]) -> str:
+    """One row of a table: how much was compared, how many numbers that is, and how they agree."""
+    numbers: dict[tuple[str, str, str, str], list[Field]] = {}
+    for field in fields:
+        if field.number:
+            numbers.setdefault(field.number, []).append(field)
+    exact = sum(all(field.equal for field in same) for same in numbers.values())
+    different = sum(not all(field.explained for field in same) for same in numbers.values())
+    explained = len(numbers) - exact - different
+    return f"| {name} | {len(fields)} | {len(numbers)} | {exact} | {explained} | {different} |\n"
+
+
+def _part(field: Field) -> str:
+    if field.file == "boot" or field.file.startswith("after-"):
+        return "boots and changed sysctls"
+    return {"step": "steps of workloads", "trace": "traces"}.get(field.file, "memory hot-plug")
+
+
+def _rows(what: str, everything: list[Field], key: Callable[[Field], str]) -> str:
+    text = f"\n| {what} | {_COLUMNS}"
+    for name in dict.fromkeys(map(key, everything)):
+        text += row(name, [field for field in everything if key(field) == name])
+    return text
 
 
 def _causes(everything: list[Field]) -> str:
     text = (
-        "\n| cause of what is explained | kind | fields | largest difference | of | allowed there |\n"
+        "\n| cause of what is explained | kind | numbers | largest difference | of | allowed there |\n"
         "|---|---|---|---|---|---|\n"
     )
     explained = [field for field in everything if field.explained and not field.equal]
@@ -75,7 +107,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="make fidelity",
         description="Compare with captured kernels, field by field; exit code 1 if one differs.",
-        epilog="make fidelity GROUNDTRUTH=DIR compares with the captures in DIR, and writes no document.",
+        epilog="make fidelity NUMA_GROUNDTRUTH=DIR compares with those in DIR, and writes no document.",
     )
     parser.add_argument(
         "captures",
@@ -84,7 +116,7 @@ def _arguments() -> argparse.Namespace:
         default=GROUNDTRUTH,
         metavar="DIR",
         help="a folder with topologies/, workloads/ and traces/, any of which may be missing, or a folder of "
-        "topologies; default: $NUMA_GROUNDTRUTH (here %(default)s)",
+        "topologies; default: $NUMA_GROUNDTRUTH, else those of the repository (here %(default)s)",
     )
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there too")
     return parser.parse_args()
@@ -114,7 +146,7 @@ def main() -> int:
     whole = any((root / part).is_dir() for part in parts)
     topologies = _captures(root / "topologies" if whole else root, "*")
     workloads = _captures(root / "workloads", "*/*") if whole else []
-    traces = sorted({p.parent for p in (root / "traces").glob("*/*/t.trace*")}) if whole else []
+    traces = sorted({p.parent for p in (root / "traces").glob("*/*/t.*trace*")}) if whole else []
     total = len(topologies) + len(workloads) + len(traces)
     if not total:
         print(f"no captures in {root}: set NUMA_GROUNDTRUTH or name a folder of them", file=sys.stderr)
@@ -122,8 +154,7 @@ def main() -> int:
     skipped: list[str] = []
     unreadable: list[str] = []
     everything: list[Field] = []
-    text = _HEADER
-    traced = ""
+    replayed: list[TraceResult] = []
     for number, capture in enumerate([*topologies, *workloads, *traces], 1):
         name = capture.name if capture in topologies else f"{capture.parent.name}/{capture.name}"
         print(f"\r{number}/{total} {name:<50}", end="", file=sys.stderr)
@@ -131,25 +162,25 @@ def main() -> int:
             if capture in traces:
                 result = replay_trace(capture)
                 fields = list(trace_fields(result)) if result else []
-                traced += trace_rows(result) if result else ""
-                if result is None:
+                if result:
+                    replayed.append(result)
+                else:
                     skipped.append(f"{name}: all of it: its topology, or the captures around it, are missing")
             else:
                 fields = _fields(capture, skipped)
         except Exception as error:  # whatever is wrong with one capture, the others are compared
             unreadable.append(f"{name}: {type(error).__name__}: {error}")
             continue
-        if not fields:
-            continue
         everything += fields
-        text += _row(name, fields)
     print(file=sys.stderr)
-    text += _row("**all**", everything)
-    text += "\n| kind | fields | equal | explained | different |\n|---|---|---|---|---|\n"
-    for kind in Counter(field.kind for field in everything):
-        text += _row(kind, [field for field in everything if field.kind == kind])
+    text = _HEADER + f"| | {_COLUMNS}"
+    for part in dict.fromkeys(map(_part, everything)):
+        text += row(part, [field for field in everything if _part(field) == part])
+    text += row("**all**", everything)
+    text += _rows("capture", everything, lambda field: field.capture)
+    text += _rows("kind", everything, lambda field: field.kind)
     text += _causes(everything)
-    if traced:
+    if replayed:
         text += (
             "\nReplayed traces. Pages; off: in percent of managed, the orders as sum of |difference in free "
             "pages|; goals 1 % and 2 %. At the last event: free here and, by its own events, in the traced "
@@ -157,7 +188,17 @@ def main() -> int:
             "are drained to the captured counts before the two are compared.\n\n"
             "| trace | zone | managed | free here | free traced | off % | settled here | captured | off % | "
             "orders off % | goals met |\n"
-            f"|---|---|---|---|---|---|---|---|---|---|---|\n{traced}"
+            f"|---|---|---|---|---|---|---|---|---|---|---|\n{''.join(map(trace_rows, replayed))}"
+            "\nWhere their allocations went. A node that a policy or the caller named is read off the trace "
+            "and followed: that it is the same says nothing, and one that is not was short here. All others "
+            'are computed; of those, "elsewhere" are what the traced kernel took from another node because '
+            "the CPU's own was short.\n\n"
+            "| trace | same node: policies followed | same node: computed | of these, elsewhere | same "
+            "zone | same page |\n"
+            f"|---|---|---|---|---|---|\n{''.join(map(placement_row, replayed))}"
+            "\nWhat was done, here / in the trace, and what was inferred: the trace has no event for it.\n\n"
+            "| trace | pageblock steals | blocks drained | blocks refilled | inferred allocations | inferred "
+            f"pages drained |\n|---|---|---|---|---|---|\n{''.join(map(event_row, replayed))}"
         )
     if skipped:
         text += "\nNot compared:\n\n" + "".join(f"- {line}\n" for line in skipped)

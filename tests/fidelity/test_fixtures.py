@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from fidelity.compare import Field, compare
 from fidelity.hotplug import compare_hotplug
+from fidelity.table import row
 from fidelity.workloads import compare_workload, machine_of_workload
 
 HERE = Path(__file__).resolve().parent
@@ -81,6 +82,27 @@ def test_a_step_that_is_left_out_is_named(tmp_path: Path) -> None:
     skipped: list[str] = []
     assert list(compare_workload(workload, skipped)) == []
     assert skipped == ["numa-4n-ring/weighted step 1 alloc W 8: its policy is not modelled"]
+
+
+def test_a_number_counts_once() -> None:
+    first = Field("capture", "boot", "pageset batch", "0:DMA", captured=63, computed=63, cpu=0)
+    later = dataclasses.replace(first, file="after-watermark_scale_factor-50", cpu=1)
+    other = dataclasses.replace(first, where="0:Normal")
+    assert first.number == later.number != other.number
+    assert first.number != dataclasses.replace(later, captured=31, computed=31).number
+    assert dataclasses.replace(first, computed_here=False).number is None
+    assert dataclasses.replace(first, captured=0, computed=0).number is None
+    # what differs is never left out
+    assert dataclasses.replace(first, captured=0).number
+    assert dataclasses.replace(first, captured=62, computed_here=False).number
+
+
+def test_repeated_numbers_are_as_good_as_the_worst_of_them() -> None:
+    field = Field("capture", "boot", "low", "0:DMA", captured=57, computed=57)
+    assert row("x", [field, field]) == "| x | 2 | 1 | 1 | 0 | 0 |\n"
+    off = dataclasses.replace(field, computed=58)
+    assert row("x", [field, off]) == "| x | 2 | 1 | 0 | 0 | 1 |\n"
+    assert row("x", [field, dataclasses.replace(off, slack=1)]) == "| x | 2 | 1 | 0 | 1 | 0 |\n"
 
 
 def test_a_field_without_slack_is_explained_only_when_it_is_equal() -> None:

@@ -331,8 +331,8 @@ class _Edge:
         full = {
             name for name, zone in self._after.items() if zone.free <= zone.wmark_high + max(zone.protection)
         }
-        #: Zones left for another, here or in the capture.
-        self.left = sorted(full | set(run.left))
+        #: Zones left for another in the capture: what was left here must not widen what is allowed.
+        self.left = sorted(full)
 
     def pages(self, zone: str) -> int:
         """How far from its mark a zone may be left, by what the capture does not tell.

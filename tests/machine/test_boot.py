@@ -6,7 +6,7 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from groundtruth import GROUNDTRUTH, requires_groundtruth
+from groundtruth import GROUNDTRUTH
 
 from numa_service.machine.boot import Machine, rebuild_zonelists, start_kernel
 from numa_service.machine.machinefile import parse_machine
@@ -91,7 +91,6 @@ def test_reservations_are_in_the_boot_log(profile: str, start: str) -> None:
     assert len(lines) == len(purposes)
 
 
-@requires_groundtruth
 @every_profile
 @pytest.mark.parametrize("name", ["numa-2n-big", "i386-highmem", "fake-4", "memoryless-cpuless"])
 def test_a_captured_machine_lacks_what_the_real_one_lacked(name: str, profile: str) -> None:
@@ -259,7 +258,6 @@ def test_online_nodes_are_walked_in_order(preset: str) -> None:
     assert [p.nid for p in for_each_online_pgdat(machine.pgdats)] == [node.nid for node in spec.nodes]
 
 
-@requires_groundtruth
 @pytest.mark.parametrize(
     ("name", "kbytes"), [("i386-lowmem-512m", 2826), ("random-24", 2706), ("uma-1n-6g", 67584)]
 )

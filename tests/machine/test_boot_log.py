@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from groundtruth import requires_groundtruth, topologies
+from groundtruth import topologies
 
 from numa_service.machine.boot import Machine, start_kernel
 from numa_service.machine.machinefile import parse_machine
@@ -35,7 +35,6 @@ def log(machine: Machine) -> list[str]:
     return [text for _, text in machine.dmesg]
 
 
-@requires_groundtruth
 @pytest.mark.parametrize("root", topologies(), ids=lambda root: root.name)
 def test_computed_lines_are_the_captured_ones(root: Path) -> None:
     text = (root / "dmesg.txt").read_text()

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from groundtruth import GROUNDTRUTH, requires_groundtruth, topologies
+from groundtruth import GROUNDTRUTH, topologies
 
 from numa_service.machine.cmdline import Amount, BootParameters, parse_cmdline, thp_enabled
 from numa_service.machine.machinefile import parse_machine
@@ -87,7 +87,6 @@ def computed_zones(captured: MachineSpec) -> dict[int, list[tuple[str, int, int,
     }
 
 
-@requires_groundtruth
 @pytest.mark.parametrize("root", topologies(), ids=lambda root: root.name)
 def test_zones_of_captures_are_computed_from_their_command_line(root: Path) -> None:
     captured = load(str(root))
@@ -98,7 +97,6 @@ def test_zones_of_captures_are_computed_from_their_command_line(root: Path) -> N
     }
 
 
-@requires_groundtruth
 def test_eight_captures_have_a_movable_zone() -> None:
     """So that the comparison above is one."""
     movable = [
@@ -147,7 +145,6 @@ def machine(text: str) -> MachineSpec:
 BIG = '[[node]]\ncpus = "0-1"\nmemory = "3GiB"\n[[node]]\ncpus = "2-3"\nmemory = "3GiB"\n'
 
 
-@requires_groundtruth
 @pytest.mark.parametrize(
     ("capture", "cmdline"),
     [("movable-movablecore-2g", "movablecore=2G"), ("movable-kernelcore-1g", "quiet kernelcore=1G")],
@@ -162,7 +159,6 @@ def test_a_machine_file_says_it_like_the_kernel(capture: str, cmdline: str) -> N
         ]
 
 
-@requires_groundtruth
 def test_numa_fake_is_what_the_kernel_made() -> None:
     spec = machine('cmdline = "numa=fake=4"\n[[node]]\ncpus = "0-3"\nmemory = "2GiB"\n')
     captured = load(str(GROUNDTRUTH / "topologies" / "fake-4"))

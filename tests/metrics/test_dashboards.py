@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 import subprocess
 import tempfile
 import threading
@@ -21,6 +20,7 @@ import yaml
 from loaded import LoadedMachine, loaded_machine
 from prometheus_client.parser import text_string_to_metric_families
 from real_prometheus import ask, ask_range, free_port, prometheus, requires_prometheus, settings
+from skips import needs
 
 from numa_service.machine.snapshot import assemble, node_part
 from numa_service.metrics.dashboards import DASHBOARDS, Dashboard
@@ -35,9 +35,7 @@ LOAD_SECONDS = 7.0
 PATIENCE_SECONDS = 60.0
 READ_TWICE = "count_over_time(numa_log_ops_total[1m]) > 1"
 
-requires_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="promtool is not installed (Debian package prometheus)"
-)
+requires_promtool = needs("promtool")
 
 
 def promtool(*arguments: str | Path) -> str:
@@ -249,10 +247,7 @@ def test_every_rule_has_an_answer(watched: Watched) -> None:
 
 
 @requires_prometheus
-@pytest.mark.skipif(
-    shutil.which("prometheus-node-exporter") is None,
-    reason="node_exporter is not installed (Debian package prometheus-node-exporter)",
-)
+@needs("prometheus-node-exporter")
 def test_the_rules_say_what_node_exporter_says(watched: Watched) -> None:
     """node_exporter reads the machine's own /proc and /sys; every series that both have is equal."""
     nodes = [server.node for server in watched.machine.servers.values()]

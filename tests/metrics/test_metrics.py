@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import subprocess
 from collections.abc import AsyncIterator
 
@@ -24,6 +23,7 @@ from numa_client import (
 )
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
+from skips import needs
 
 from numa_service.metrics.discovery import MachineCollector, TargetServer
 
@@ -191,7 +191,7 @@ async def test_openmetrics_when_the_scraper_asks_for_it(demo: Loopback, http: ai
     )
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (package prometheus)")
+@needs("promtool")
 async def test_promtool_has_nothing_to_say(
     demo: Loopback, client: AsyncMachine, http: aiohttp.ClientSession
 ) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from groundtruth import GROUNDTRUTH, requires_groundtruth, topologies
+from groundtruth import FOLDERS, GROUNDTRUTH, topologies
 from procfs.parse import (
     key_values,
     machine_of_zoneinfo,
@@ -25,8 +25,6 @@ from numa_service.procfs import SHOW
 from numa_service.procfs.meminfo import meminfo
 from numa_service.procfs.tree import read
 
-pytestmark = requires_groundtruth
-
 #: Lines of meminfo that the model has no number for: rendered as 0.
 NOT_MODELLED = {"Committed_AS", "VmallocUsed", "Percpu"}
 #: The direct map is split further after boot; only the sum of these lines is the same.
@@ -35,7 +33,7 @@ DIRECT_MAP = {"DirectMap4k", "DirectMap2M"}
 
 def captured(name: str) -> list[Path]:
     """Files of that name pattern anywhere in the captures: boots, tuned boots and workload steps."""
-    return sorted(GROUNDTRUTH.rglob(name)) if GROUNDTRUTH.is_dir() else []
+    return sorted(path for folder in FOLDERS for path in (GROUNDTRUTH / folder).rglob(name))
 
 
 def ids(path: Path) -> str:

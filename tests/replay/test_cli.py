@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from groundtruth import GROUNDTRUTH, requires_groundtruth
+from groundtruth import GROUNDTRUTH
 from replay.traced import PFNS, SPEC, Alloc, Free, render
 from rich.console import Console
 from typer.testing import CliRunner, Result
@@ -247,7 +247,6 @@ def test_where_nothing_can_be_written(trace: str, tmp_path: Path, convert: Calla
     assert "name a file in a directory" in str(result.exception)
 
 
-@requires_groundtruth
 def test_a_captured_trace_on_its_topology() -> None:
     trace = GROUNDTRUTH / "traces/numa-2n-big/forkmix"
     machine = GROUNDTRUTH / "topologies/numa-2n-big"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from groundtruth import GROUNDTRUTH, requires_groundtruth
+from groundtruth import GROUNDTRUTH
 from replay.traced import PFNS, SPEC, Alloc, Event, Free, OneByOne, Other, digests, render, replay
 
 from numa_service.machine.source import load
@@ -96,7 +96,9 @@ def test_a_node_named_by_a_policy_is_followed_and_a_spill_is_not(tmp_path: Path)
         with open_trace(tmp_path / "trace") as reader:
             assert machine.run(reader)
             report = machine.tally.report(reader.counts)
-        assert report.by_policy == report.agreement.same_node == 20
+        seen = report.agreement
+        assert report.by_policy == seen.same_node == seen.by_policy == seen.by_policy_same_node == 20
+        assert seen.spilled == 0
         assert report.numastat["1"]["numa_hit"] == report.numastat["1"]["other_node"] == 20
         assert report.problems == []
         states.append((digests(machine), dataclasses.asdict(report)))
@@ -336,7 +338,6 @@ def test_a_capture_that_contradicts_the_machine_is_an_error(tmp_path: Path) -> N
         Replay(SPEC, TracedZones.read(before, SPEC.arch), start)
 
 
-@requires_groundtruth
 def test_a_real_trace_ends_near_its_capture() -> None:
     directory = GROUNDTRUTH / "traces/numa-2n-big/forkmix"
     spec = load(str(GROUNDTRUTH / "topologies/numa-2n-big"))
@@ -348,19 +349,22 @@ def test_a_real_trace_ends_near_its_capture() -> None:
     for captured in read_occupancy(directory / "before"):
         zone = zones[captured.nid, captured.zone]
         off = np.abs(np.array(zone.nr_free_by_type) - np.array(captured.nr_free)).sum(axis=0)
-        # the trace begins a little after the capture, and shows what changed in between
-        assert int((off << np.arange(len(off))).sum()) < zone.managed // 1000
+        # the trace begins a little after the capture, and shows what changed in between: 63 pages, measured
+        assert int((off << np.arange(len(off))).sum()) <= (63 if captured.nid == 1 else 0)
         assert zone.pageblocks == captured.pageblocks
     with open_trace(directory) as reader:
         assert machine.run(reader)
         report = machine.tally.report(reader.counts)
     assert report.problems == []
-    assert report.agreement.same_zone == report.agreement.compared
-    assert report.agreement.same_pfn > report.agreement.compared // 2
-    assert abs(report.refilled - report.traced_refilled) < report.traced_refilled // 50
-    assert abs(report.drained - report.traced_drained) < report.traced_drained // 50
-    assert report.steals == report.traced_steals
+    # as measured, a little rounded: a replay is the same each time
+    seen = report.agreement
+    assert seen.same_zone == seen.compared == 93_145
+    assert seen.by_policy == 0
+    assert seen.same_pfn >= 53_000
+    assert abs(report.refilled - report.traced_refilled) <= 250
+    assert abs(report.drained - report.traced_drained) <= 290
+    assert report.steals == report.traced_steals == 2
     for compared in compare_after(machine.sim, directory / "after", machine.tally.traced_free()):
         assert compared.then_percent is not None
-        assert max(compared.then_percent, compared.free_percent) < 0.1
-        assert compared.order_percent < 2
+        assert max(compared.then_percent, compared.free_percent) < 0.05
+        assert compared.order_percent < (1.7 if (compared.nid, compared.zone) == (0, "Normal") else 0.02)

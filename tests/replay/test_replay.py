@@ -49,6 +49,7 @@ def test_each_event_goes_to_the_node_of_its_cpu(tmp_path: Path) -> None:
     assert report.by_migratetype == {"Unmovable": 1, "Movable": 3, "Reclaimable": 0}
     seen = report.agreement
     assert (seen.compared, seen.same_node, seen.same_zone, seen.unknown_pfn) == (4, 3, 3, 0)
+    assert (seen.by_policy, seen.spilled, seen.spilled_same_node) == (0, 1, 0)
     assert (report.live_blocks, report.live_pages) == (2, 9)
     assert report.numastat["0"] | report.numastat["1"] == {
         "numa_hit": 2,

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 import pytest
-from groundtruth import GROUNDTRUTH, requires_groundtruth
+from groundtruth import GROUNDTRUTH
 
 from numa_service.machine.source import load
 from numa_service.machine.spec import MachineSpec
@@ -157,7 +157,6 @@ def write_blocks(sim: Simulation, kind: str) -> list[dict[str, Any]]:
     return results
 
 
-@requires_groundtruth
 def test_a_captured_kernel_took_the_same_blocks_off_line_and_computed_the_same_numbers() -> None:
     sim = Simulation(captured_machine())
     session = session_of(sim)

@@ -10,10 +10,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from emulated import PRESETS, Emulated, emulated, namespaces_are_allowed
+from skips import NO_MOUNT_NAMESPACE
 
 
 @pytest.fixture(params=PRESETS)
 def machine(request: pytest.FixtureRequest) -> Emulated:
     if not namespaces_are_allowed():
-        pytest.skip("no mount namespace here: neither root nor user namespaces")
+        pytest.skip(NO_MOUNT_NAMESPACE)
     return emulated(request.param)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from functools import cache
-
-import pytest
 
 from numa_service.cli.fill import Fill, fill
 from numa_service.cli.mirror import File
@@ -23,11 +20,6 @@ from numa_service.procfs import tree
 from numa_service.sim.simulation import Simulation
 
 PRESETS = ("two-socket", "cxl-tier", "eight-node", "uma")
-
-
-def needs(tool: str) -> pytest.MarkDecorator:
-    """Skips without the program."""
-    return pytest.mark.skipif(shutil.which(tool) is None, reason=f"{tool} is not installed")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from emulated import Emulated, needs
+from emulated import Emulated
+from skips import needs
 
 from numa_service.cli.mirror import Mirror
 from numa_service.mm.snapshot import NodeSnapshot

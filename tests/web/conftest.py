@@ -13,6 +13,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "rpc
 
 from consoled import Consoled  # noqa: E402
 from playwright.async_api import Browser, async_playwright  # noqa: E402
+from skips import missing  # noqa: E402
 
 CHROMIUM = shutil.which("chromium-headless-shell")
 
@@ -36,7 +37,7 @@ async def writable() -> AsyncIterator[Consoled]:
 @pytest.fixture
 async def browser() -> AsyncIterator[Browser]:
     if CHROMIUM is None:
-        pytest.skip("chromium-headless-shell is not installed (Debian package of that name)")
+        pytest.skip(missing("chromium-headless-shell"))
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser

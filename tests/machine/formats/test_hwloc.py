@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from machines import shape, times
+from skips import needs
 
 from numa_service.machine.formats.detect import read_source
 from numa_service.machine.formats.export import export
@@ -15,7 +15,7 @@ from numa_service.machine.formats.machine_toml import to_spec
 from numa_service.machine.presets import load_preset
 from numa_service.machine.source import load
 
-pytestmark = pytest.mark.skipif(shutil.which("lstopo-no-graphics") is None, reason="no lstopo-no-graphics")
+pytestmark = needs("lstopo-no-graphics")
 
 SYNTHETIC = [
     "3",
@@ -87,9 +87,8 @@ def test_lstopo_takes_the_synthetic_string_that_is_written() -> None:
     assert again == text
 
 
+@needs("hwloc-annotate")
 def test_distances_and_attributes_that_hwloc_annotates_are_read(tmp_path: Path) -> None:
-    if shutil.which("hwloc-annotate") is None:
-        pytest.skip("no hwloc-annotate")
     first, second, third = (tmp_path / f"{i}.xml" for i in range(3))
     first.write_text(_lstopo("--input", "numa:2 core:2 pu:2", "--of", "xml"))
     matrix = tmp_path / "matrix"
@@ -112,9 +111,8 @@ def test_distances_and_attributes_that_hwloc_annotates_are_read(tmp_path: Path) 
 
 
 @pytest.mark.slow
+@needs("hwloc-gather-topology")
 def test_the_tree_that_hwloc_gathers_here_is_read_as_hwloc_reads_it(tmp_path: Path) -> None:
-    if shutil.which("hwloc-gather-topology") is None:
-        pytest.skip("no hwloc-gather-topology")
     subprocess.run(
         ["hwloc-gather-topology", "here"], cwd=tmp_path, capture_output=True, timeout=120, check=True
     )

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 
 import pytest
 from hypothesis import given, settings
 from lxml import etree
 from machines import drafts
+from skips import needs
 
 from numa_service.machine.formats.draft import Draft, draft_of
 from numa_service.machine.formats.picture import sockets, to_dot, to_svg
 from numa_service.machine.presets import load_preset
 
 
-@pytest.mark.skipif(shutil.which("dot") is None, reason="no dot of graphviz")
+@needs("dot")
 @pytest.mark.parametrize("name", ["nps4", "cxl-tier", "uma"])
 def test_graphviz_draws_the_graph(name: str) -> None:
     draft = draft_of(load_preset(name))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import qtest
-from groundtruth import requires_groundtruth, topologies
+from groundtruth import topologies
 from hypothesis import assume, given, settings
 from machines import specs, times
+from skips import needs
 
 from numa_service.machine.formats.acpi import read_acpi
 from numa_service.machine.formats.detect import read_source
@@ -24,7 +24,7 @@ from numa_service.machine.presets import list_presets, load_preset
 from numa_service.machine.source import load
 from numa_service.machine.spec import MachineSpec, SpecError
 
-needs_qemu = pytest.mark.skipif(shutil.which(qtest.QEMU) is None, reason=f"no {qtest.QEMU}")
+needs_qemu = needs(qtest.QEMU)
 
 
 def _from_tables(tables: dict[str, bytes], folder: Path) -> MachineSpec:
@@ -79,7 +79,6 @@ def test_nodes_and_cpus_are_numbered_anew_and_said() -> None:
     assert sum("without gaps" in note for note in notes) == 2
 
 
-@requires_groundtruth
 def test_arguments_that_booted_a_kernel_give_the_machine_that_it_saw() -> None:
     compared = 0
     for folder in topologies():
