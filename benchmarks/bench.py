@@ -21,10 +21,9 @@ import spill
 import startup
 import tracepoints
 import traces
-from table import Row, compiling, save, show
+from table import Row, save, show
 
-from numa_service.mm import jit
-from numa_service.node.warm import warm_kernels
+from numa_service.cli.compile import compile_first
 
 _PARTS = (mm, memory, explain, tracepoints, serve, scrape, spill, programs, simulated, traces, startup)
 
@@ -33,8 +32,7 @@ def main() -> int:
     """Measure one part after the other, so that none disturbs another."""
     rows: list[Row] = []
     began = time.monotonic()
-    with compiling("the kernels", jit.is_compiled()):
-        warm_kernels()
+    compile_first()
     for number, part in enumerate(_PARTS, 1):
         print(f"[{number}/{len(_PARTS)}] {part.__name__}", file=sys.stderr, flush=True)
         gc.collect()
