@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CLIENTS := clients/python clients/loadgen
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock kernels demo lint format test test-slow fidelity bench bench-mm plots stubs dashboards picture pictures clean
+.PHONY: help setup lock kernels demo lint format test test-slow fidelity bench bench-mm plots stubs dashboards picture pictures dist clean
 
 help: ## Say what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -70,5 +70,9 @@ pictures: setup ## Load a machine under a real Prometheus and draw docs/dashboar
 stubs: setup ## Generate the protobuf stubs from proto/.
 	$(BIN)/python clients/python/generate.py
 
+dist: setup ## Wheels and source archives of the three packages, into dist/.
+	@rm -rf dist
+	@for package in $(CLIENTS) .; do (cd $$package && $(CURDIR)/$(BIN)/python -m hatchling build -d $(CURDIR)/dist) || exit 1; done
+
 clean: ## Remove what make setup made.
-	rm -rf $(VENV)
+	rm -rf $(VENV) dist

@@ -20,8 +20,8 @@ from numa_service.cluster.errors import ClusterError, reason
 from numa_service.cluster.progress import Progress, silent
 from numa_service.mm import jit
 
-#: For all kernels on a busy host: it takes some 95 s of CPU.
-COMPILE_SECONDS = 300.0
+#: For all kernels, which take some 95 s of CPU, on a host with much else to do.
+COMPILE_SECONDS = 600.0
 _LOOK_SECONDS = 0.25
 _CALLS = ("warm_kernels", "warm_beside")
 
