@@ -33,23 +33,25 @@ def compile_here(progress: Progress = silent) -> bool:
 
 
 @contextmanager
-def compiling_here(progress: Progress) -> Iterator[Callable[[], bool]]:
-    """Fill this host's cache while the body does something else; it gets what waits for the end.
+def compiling_here(
+    progress: Progress, enough: Callable[[], bool] = jit.is_compiled
+) -> Iterator[Callable[[], bool]]:
+    """Fill this host's cache while the body does something else; it gets what waits until there is enough.
 
-    That returns whether there was anything to do, or raises ClusterError. What still compiles when the body
-    has ended is ended, too.
+    That returns whether there was anything to do, or raises ClusterError. What is left is then compiled
+    without anybody waiting for it. A body that ends before there is enough ends the compilers, too.
     """
-    if jit.is_compiled():
+    if enough():
         yield lambda: False
         return
     calls = _CALLS[: len(os.sched_getaffinity(0))]
     with tempfile.TemporaryFile("w+") as errors, ThreadPoolExecutor(1) as watcher:
         compilers = [_start(call, errors) for call in calls]
         try:
-            done = watcher.submit(_watch, compilers, errors, progress)
+            done = watcher.submit(_watch, compilers, errors, progress, enough)
             yield done.result
         finally:
-            for compiler in compilers:
+            for compiler in [] if enough() else compilers:
                 compiler.kill()
                 compiler.wait()
 
@@ -89,20 +91,23 @@ def _start(call: str, errors: IO[str]) -> subprocess.Popen[bytes]:
     )
 
 
-def _watch(compilers: list[subprocess.Popen[bytes]], errors: IO[str], progress: Progress) -> bool:
+def _watch(
+    compilers: list[subprocess.Popen[bytes]],
+    errors: IO[str],
+    progress: Progress,
+    enough: Callable[[], bool],
+) -> bool:
     from numa_service.node import warm  # every kernel, so that their number is known
 
     assert warm
     text = "compiling the kernels: once, a minute or two"
     deadline = time.monotonic() + COMPILE_SECONDS
-    running = compilers
-    while running:
+    while not enough():
         progress(text, 0.99 * jit.compiled_share())
         if time.monotonic() > deadline:
             raise ClusterError(f"compiling the kernels took more than {COMPILE_SECONDS:.0f} s")
         time.sleep(_LOOK_SECONDS)
-        running = [compiler for compiler in running if compiler.poll() is None]
-        if any(compiler.returncode for compiler in compilers):
+        if any(compiler.poll() for compiler in compilers):
             errors.seek(0)
             said = errors.read().strip() or "killed"
             raise ClusterError(f"the kernels do not compile: {said.splitlines()[-1]}")

@@ -45,6 +45,7 @@ def up(
     When it fails or is interrupted, everything that it started is ended again.
     """
     from numa_service.cluster import kernels  # with Numba, which nobody else here needs
+    from numa_service.mm import jit
 
     check_machine_name(name)
     started = address is None and local.find() is None
@@ -52,7 +53,7 @@ def up(
     try:
         if address is None:
             records.ended()  # what became of machines of a Ray that died is seen from its files, and they go
-            with kernels.compiling_here(progress) as finish_compiling:
+            with kernels.compiling_here(progress, jit.is_compiled_for_nodes) as finish_compiling:
                 progress("starting Ray on this host" if started else "joining the Ray of this host")
                 here = local.start()
                 attach(here.address)

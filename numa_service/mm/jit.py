@@ -40,7 +40,8 @@ else:
 
 #: Caches of versions and checkouts that stay on a host; each takes 20 to 40 MB.
 CACHES_KEPT = 8
-_MARK = "complete"
+#: Marks in a cache's folder: every kernel is there; all that a node runs is.
+_MARK, _MARK_OF_NODES = "complete", "nodes"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -121,6 +122,16 @@ def is_compiled() -> bool:
     with contextlib.suppress(OSError):  # it may be somebody else's, in an image
         mark.touch()
     return True
+
+
+def is_compiled_for_nodes() -> bool:
+    """Whether all that a node runs is in the disk cache; what replays traces may still be compiled."""
+    return is_compiled() or (CACHE_DIR / _MARK_OF_NODES).exists()
+
+
+def mark_compiled_for_nodes() -> None:
+    """Note that all that a node runs has been compiled into the cache."""
+    (CACHE_DIR / _MARK_OF_NODES).touch()
 
 
 def mark_compiled() -> None:

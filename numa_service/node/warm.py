@@ -15,7 +15,7 @@ from numa_service.mm.gfp import GFP_KERNEL
 from numa_service.mm.mmzone import NR_ORDERS, PAGEBLOCK_NR_PAGES
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.mm.pgdat import BadPageError
-from numa_service.mm.pgdata import alloc_pgdata
+from numa_service.mm.pgdata import PgData, alloc_pgdata
 from numa_service.mm.replay import compile_replay
 from numa_service.mm.vmscan import kswapd_target, pgdat_balanced
 from numa_service.node import ops
@@ -43,7 +43,9 @@ def warm_kernels() -> bool:
     """
     if jit.is_compiled():
         return False
-    _exercise()
+    pg = _exercise()
+    jit.mark_compiled_for_nodes()
+    compile_replay(pg)
     left_out = sorted(
         {name for name in (kernel.__name__ for kernel in jit.kernels()) if not _is_cached(name)}
     )
@@ -115,8 +117,8 @@ def _is_cached(name: str) -> bool:
     return next(jit.CACHE_DIR.rglob(f"*.{name}-*.nbc"), None) is not None
 
 
-def _exercise() -> None:
-    """What clients, other nodes and kswapd do to a node, through the calls that they use."""
+def _exercise() -> PgData:
+    """What clients, other nodes and kswapd do to a node, through the calls that they use; its arrays."""
     spec = load_preset(_MACHINE)
     nodes = {node.nid: Node.boot(spec, node.nid) for node in spec.nodes}
     node = nodes[0]
@@ -126,8 +128,6 @@ def _exercise() -> None:
     for order in range(NR_ORDERS):
         request = AllocRequest(session, GFP_KERNEL, order, 8, cpu, Policy(), explain=order == 0)
         _run(nodes, free_pages(node, session, order, _run(nodes, alloc_pages(node, request)).pages, cpu))
-
-    compile_replay(node.pgdat.pg)  # nothing but allocations is needed for it: the other process has the rest
 
     # more than there is: falls back, reclaims, swaps; then reads back what is gone
     everything = sum(int(n.pgdat.pg.managed.sum()) for n in nodes.values()) * 9 // 8
@@ -156,3 +156,4 @@ def _exercise() -> None:
         other.apply(ops.VmstatTick())
     _hotplug()
     _run(nodes, close_session(node, session))
+    return node.pgdat.pg
