@@ -21,6 +21,7 @@ from numa_service.node.warm import warm_kernels
 assert not jit.is_compiled()
 assert warm_kernels()
 assert jit.is_compiled()
+assert jit.is_compiled_for_nodes()
 assert not warm_kernels()
 """
 
@@ -48,6 +49,22 @@ def test_who_gives_up_waiting_leaves_no_compiler(monkeypatch: pytest.MonkeyPatch
         assert len([process for process in compilers if "warm_beside" in " ".join(process.cmdline())]) == 1
         raise KeyboardInterrupt
     assert [process for process in compilers if process.is_running()] == []
+
+
+def test_a_machine_does_not_wait_for_what_no_node_runs(empty_cache: Path) -> None:
+    with kernels.compiling_here(silent, jit.is_compiled_for_nodes) as finish:
+        compilers = [p for p in psutil.Process().children() if "warm_" in " ".join(p.cmdline())]
+        empty_cache.mkdir(exist_ok=True)
+        jit.mark_compiled_for_nodes()
+        assert finish()
+    assert not jit.is_compiled()
+    try:
+        assert all(compiler.is_running() for compiler in compilers)
+        assert compilers
+    finally:
+        for compiler in compilers:
+            compiler.kill()
+            compiler.wait()
 
 
 @pytest.mark.usefixtures("empty_cache")
