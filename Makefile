@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CLIENTS := clients/python clients/loadgen
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo lint format test test-slow fidelity bench bench-mm plots stubs dashboards picture pictures clean
+.PHONY: help setup lock kernels demo lint format test test-slow fidelity bench bench-mm plots stubs dashboards picture pictures dist clean
 
 help: ## Say what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,9 @@ lock: setup ## Resolve the dependencies anew into requirements.lock.
 	$(BIN)/python -m pip install -q uv
 	$(BIN)/python deploy/lock.py
 
+kernels: setup
+	@$(BIN)/python -m numa_service.cli.compile
+
 demo: setup ## Boot a machine on Ray, load it for 20 seconds, watch, tidy up.
 	@$(BIN)/numa-service demo
 
@@ -37,13 +40,13 @@ format: setup ## Let ruff format everything.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: setup ## Every test but the slow ones.
+test: kernels ## Every test but the slow ones.
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: setup ## The long runs.
+test-slow: kernels ## The long runs.
 	$(BIN)/python -m pytest -m slow
 
-fidelity: setup ## Compare with captured kernels (NUMA_GROUNDTRUTH=DIR: those); writes docs/fidelity.md.
+fidelity: kernels ## Compare with captured kernels (NUMA_GROUNDTRUTH=DIR: those); writes docs/fidelity.md.
 	$(BIN)/python tests/fidelity/table.py $(if $(NUMA_GROUNDTRUTH),,--write docs/fidelity.md)
 
 bench: setup ## Measure everything (PARTS="serve mm": those), each row beside something else.
@@ -67,5 +70,9 @@ pictures: setup ## Load a machine under a real Prometheus and draw docs/dashboar
 stubs: setup ## Generate the protobuf stubs from proto/.
 	$(BIN)/python clients/python/generate.py
 
-clean: ## Remove what make made: .venv and the unpacked captures.
-	rm -rf $(VENV) build
+dist: setup ## Wheels and source archives of the three packages, into dist/.
+	@rm -rf dist
+	@for package in $(CLIENTS) .; do (cd $$package && $(CURDIR)/$(BIN)/python -m hatchling build -d $(CURDIR)/dist) || exit 1; done
+
+clean: ## Remove what make made: .venv, archives and the unpacked captures.
+	rm -rf $(VENV) dist build

@@ -27,10 +27,9 @@ import spill
 import startup
 import tracepoints
 import traces
-from table import Row, compiling, result, save, show
+from table import Row, result, save, show
 
-from numa_service.mm import jit
-from numa_service.node.warm import warm_kernels
+from numa_service.cli.compile import compile_first
 
 _PARTS = (mm, memory, explain, tracepoints, serve, scrape, spill, programs, simulated, traces, startup)
 
@@ -53,8 +52,7 @@ def main() -> int:
     parts = [part for part in _PARTS if part.__name__ in (arguments.parts or [part.__name__])]
     rows: list[Row] = []
     began = time.monotonic()
-    with compiling("the kernels", jit.is_compiled()):
-        warm_kernels()
+    compile_first()
     before = host.measure()
     for number, part in enumerate(parts, 1):
         print(f"[{number}/{len(parts)}] {part.__name__}", file=sys.stderr, flush=True)

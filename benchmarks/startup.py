@@ -38,9 +38,9 @@ import json, sys, time
 began = time.perf_counter()
 from numa_service.machine.presets import load_preset
 from numa_service.node.node import Node
-from numa_service.node.warm import warm_kernels
+from numa_service.cluster.kernels import compile_here
 imported = time.perf_counter()
-compiled = warm_kernels()
+compiled = compile_here()
 warm = time.perf_counter()
 spec = load_preset("demo")
 Node.boot(spec, 0)

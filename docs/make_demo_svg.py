@@ -45,7 +45,7 @@ def main() -> None:
     """Boot the demo's machine, play, save, take the machine down."""
     with tempfile.TemporaryDirectory(prefix="numa-demo-") as folder:
         os.environ["NUMA_SERVICE_STATE_DIR"] = folder
-        running = cluster.up(load("demo"), "demo", progress=print)
+        running = cluster.up(load("demo"), "demo", progress=lambda text, _=None: print(text))
         try:
             moment = asyncio.run(play(running.address))
         finally:

@@ -7,7 +7,6 @@ import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any, ParamSpec, TypeVar
 
@@ -15,9 +14,9 @@ import typer
 from numa_client import Machine, NodeState, NumaError
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from numa_service.cli.progress import steps
 from numa_service.cli.source import load
 from numa_service.cluster import machine as machines
 from numa_service.cluster.errors import ClusterError
@@ -96,7 +95,7 @@ def up(
     """Boot a machine on Ray and leave it running, each NUMA node in a process of its own."""
     spec = load(source)
     served = ConsoleOptions(console_host, console_port, console_write) if console else None
-    with _progress() as progress:
+    with steps(Console(stderr=True)) as progress:
         running = machines.up(spec, name or _name_from(spec.name), address, progress, served)
     if as_json:
         typer.echo(json.dumps(_plain(running), indent=1))
@@ -185,29 +184,6 @@ def targets(name: MaybeName = None, address: Address = None) -> None:
             [group for running in found for group in groups(running.info, running.targets_url)], indent=1
         )
     )
-
-
-@contextmanager
-def _progress() -> Iterator[machines.Progress]:
-    """What `up` is doing, on stderr: live on a terminal, a line each elsewhere."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda text: console.print(text, highlight=False)
-        return
-    with Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console
-    ) as bars:
-        task: TaskID | None = None
-
-        def show(text: str) -> None:
-            nonlocal task
-            if task is not None:
-                bars.update(task, total=1, completed=1)
-            task = bars.add_task(text, total=None)
-
-        yield show
-        if task is not None:
-            bars.update(task, total=1, completed=1)
 
 
 # what is printed

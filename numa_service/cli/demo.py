@@ -22,6 +22,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from numa_service.cli.progress import steps
 from numa_service.cli.source import load
 from numa_service.cluster import machine as cluster
 from numa_service.web.options import ConsoleOptions
@@ -48,9 +49,8 @@ def demo(
         console.print(
             "Booting preset [b]demo[/b]: two CPU nodes and a CXL node without CPUs, each a Ray actor."
         )
-        running = cluster.up(
-            load("demo"), "demo", None, lambda text: console.print(f"  {text}"), ConsoleOptions()
-        )
+        with steps(console) as progress:
+            running = cluster.up(load("demo"), "demo", None, progress, ConsoleOptions())
         console.print(f"Watch it at [b]{running.console_url}[/b]", highlight=False)
         try:
             story = asyncio.run(_play(running.address, seconds, console))

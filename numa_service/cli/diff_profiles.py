@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from numa_service.cli.compile import compile_first
 from numa_service.cli.replay import machine_of
 from numa_service.cli.source import load
 from numa_service.machine.boot import Machine, start_kernel
@@ -152,6 +153,7 @@ def _replayed(spec: MachineSpec, trace: Path, home: Path) -> Facts:
         spec, same_machine = traced.fit(spec)
         if same_machine and (before / "pagetypeinfo.txt").is_file():
             start = CapturedStart.read(before, trace)
+    compile_first()
     replay = Replay(spec, traced, start)
     with open_trace(trace) as reader:
         replay.run(reader)

@@ -12,6 +12,7 @@ from numa_client import Policy as ClientPolicy
 from numa_client._codec import explained
 from numa_client._explanation import Explanation
 
+from numa_service.cli.compile import compile_first
 from numa_service.cli.fill import Fill, fill
 from numa_service.cli.source import load
 from numa_service.cluster import machine as machines
@@ -81,6 +82,7 @@ def explain(
         if source is not None:
             spec = load(source)
             wanted = [Fill.parse(text, spec) for text in fills or []]
+            compile_first()
             answer = explain_here(spec, cpu, order, count, gfp, asked, wanted, sysctl or [])
         else:
             assert name is not None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import typer
 
+from numa_service.cli.compile import compile_first
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.gfp import GFP_KERNEL, Gfp
 from numa_service.mm.mmzone import NR_ORDERS
@@ -56,6 +57,7 @@ def fill(sim: Simulation, wanted: Fill) -> int:
 
     Long before anything else happens: no memory is loaded by it.
     """
+    compile_first()
     home = next(node for node in sim.nodes.values() if node.pgdat.cpus)
     session = home.apply(ops.OpenSession(f"fill node {wanted.nid}", _LEASE_NS, 0))
     policy = Policy(PolicyMode.BIND, (wanted.nid,))

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from numa_service.cli.compile import compile_first
 from numa_service.cli.source import load
 from numa_service.machine.latency import LatencyModel, queueing_ns
 from numa_service.machine.spec import MachineSpec
@@ -40,6 +41,8 @@ def latency(
         raise typer.BadParameter("--all says what to --sweep", param_hint="--all")
     spec = load(source)
     chosen = [idle for idle in (paths(spec) if every else kinds(spec)) if measure and idle.mb_per_s]
+    if chosen:
+        compile_first()
     if as_json:
         typer.echo(
             json.dumps(

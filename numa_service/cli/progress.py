@@ -1,4 +1,4 @@
-"""What long commands on files say on stderr while they run, and how Ctrl-C ends them."""
+"""What long commands say on stderr while they run, and how Ctrl-C ends them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,22 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    SpinnerColumn,
+    Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress_bar import ProgressBar
+from rich.text import Text
 
+from numa_service.cluster.progress import Progress as Steps
 from numa_service.trace.source import Progress as Report
 
 INTERRUPTED = 130
 
-#: Of a file, between two lines where there is no terminal to draw a bar on.
+#: Between two lines where there is no terminal to draw a bar on.
 _STEP_PERCENT = 10
 
 WithProgress = Annotated[
@@ -88,3 +94,56 @@ class _Lines:
         if percent >= self._said + _STEP_PERCENT:
             self._said = percent // _STEP_PERCENT * _STEP_PERCENT
             self._console.print(f"{self._what}: {percent} % of {total:,} bytes", highlight=False)
+
+
+@contextmanager
+def steps(console: Console) -> Iterator[Steps]:
+    """Steps of a command: live on a terminal, a line each elsewhere, and for each tenth of one that tells."""
+    if not console.is_terminal:
+        yield _StepLines(console)
+        return
+    columns = SpinnerColumn(), TextColumn("{task.description}"), _BarOfShare(), TimeElapsedColumn()
+    with Progress(*columns, console=console) as bars:
+        shown = _StepBars(bars)
+        yield shown
+        shown.end_step()
+
+
+class _StepLines:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._said: dict[str, int] = {}
+
+    def __call__(self, text: str, share: float | None = None) -> None:
+        percent = int(100 * (share or 0.0)) // _STEP_PERCENT * _STEP_PERCENT
+        if share is None or percent > self._said.get(text, -1):
+            self._said[text] = percent
+            self._console.print(f"{text}: {percent} %" if percent else text, highlight=False)
+
+
+class _StepBars:
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._step: TaskID | None = None
+        self._with_share: dict[str, TaskID] = {}
+
+    def __call__(self, text: str, share: float | None = None) -> None:
+        if share is None:
+            self.end_step()
+            self._step = self._bars.add_task(text, total=None)
+            return
+        if text not in self._with_share:
+            self._with_share[text] = self._bars.add_task(text, total=1.0, share=True)
+        self._bars.update(self._with_share[text], completed=share)
+
+    def end_step(self) -> None:
+        """The step without a share, if there is one, is done."""
+        if self._step is not None:
+            self._bars.update(self._step, total=1, completed=1)
+
+
+class _BarOfShare(BarColumn):
+    """A bar for steps that tell how far they are."""
+
+    def render(self, task: Task) -> ProgressBar | Text:  # type: ignore[override]
+        return super().render(task) if task.fields.get("share") else Text()

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from numa_service.cli.compile import compile_first
 from numa_service.cli.progress import INTERRUPTED, Interrupt, WithProgress, file_progress
 from numa_service.cli.source import load
 from numa_service.machine.spec import MachineSpec, SpecError
@@ -100,8 +101,9 @@ def replay(
             start = CapturedStart.read(occupancy, trace)
     console = Console(stderr=True)
     interrupt = Interrupt()
+    compile_first()
     with interrupt.caught():
-        booting = console.status("booting; compiling kernels on the first run")
+        booting = console.status("booting")
         with nullcontext() if progress is False else booting:
             machine_replay = Replay(spec, traced, start)
         with (

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -19,13 +17,12 @@ from numa_service.cluster.names import (
     machines_among,
     supervisor_name,
 )
+from numa_service.cluster.progress import Progress, silent
 from numa_service.cluster.records import Record
 from numa_service.cluster.running import FailingNode, RunningMachine
 from numa_service.machine.spec import MachineSpec
 from numa_service.web.options import ConsoleOptions
 
-#: Compiling all kernels takes more than a minute of one CPU.
-COMPILE_SECONDS = 300.0
 #: For an actor to start and to answer: a process that imports the service takes some 3 s of one CPU.
 BOOT_SECONDS = 60.0
 BOOT_SECONDS_PER_NODE = 10.0
@@ -35,22 +32,20 @@ GONE_SECONDS = 20.0
 MAX_STARTS = 3
 STARTS_SECONDS = 300.0
 
-#: Told what `up` is doing, in a few words.
-Progress = Callable[[str], None]
-
 
 def up(
     spec: MachineSpec,
     name: str,
     address: str | None = None,
-    progress: Progress = lambda _: None,
+    progress: Progress = silent,
     console: ConsoleOptions | None = None,
 ) -> RunningMachine:
     """Boot a machine, with or without a console, on the Ray cluster at `address` or here; ClusterError.
 
     When it fails or is interrupted, everything that it started is ended again.
     """
-    from numa_service.mm import jit  # with Numba, which nobody else here needs
+    from numa_service.cluster import kernels  # with Numba, which nobody else here needs
+    from numa_service.mm import jit
 
     check_machine_name(name)
     started = address is None and local.find() is None
@@ -58,21 +53,17 @@ def up(
     try:
         if address is None:
             records.ended()  # what became of machines of a Ray that died is seen from its files, and they go
-            if not jit.is_compiled():
-                progress("compiling the kernels: once, a minute or two")
-                began = time.monotonic()
-                _compile_here()
-                progress(f"kernels compiled in {time.monotonic() - began:.0f} s: later starts load them")
-            progress("starting Ray on this host" if started else "joining the Ray of this host")
-            here = local.start()
-            attach(here.address)
+            with kernels.compiling_here(progress, jit.is_compiled_for_nodes) as finish_compiling:
+                progress("starting Ray on this host" if started else "joining the Ray of this host")
+                here = local.start()
+                attach(here.address)
+                _check_not_up(name)
+                finish_compiling()
         else:
             progress(f"joining Ray at {address}")
             attach(address)
-        if name in _machines():
-            raise ClusterError(f"machine {name!r} is already up: numa-service down {name}")
-        if address is not None:
-            _compile_on_hosts(progress)
+            _check_not_up(name)
+            kernels.compile_on_hosts(progress)
         progress(f"starting {len(spec.nodes)} nodes")
         placing = True
         running = _place(spec, name, progress, console)
@@ -141,6 +132,11 @@ def _attach_if_there(address: str | None) -> bool:
     return True
 
 
+def _check_not_up(name: str) -> None:
+    if name in _machines():
+        raise ClusterError(f"machine {name!r} is already up: numa-service down {name}")
+
+
 def _check_known(name: str, known: list[str], dead: list[Record]) -> None:
     if name in known:
         return
@@ -160,52 +156,6 @@ def _actors() -> list[str]:
 
 def _machines() -> list[str]:
     return machines_among(_actors())
-
-
-def _compile_here() -> None:
-    """In a process of its own: Numba does not survive a Ctrl-C in good order."""
-    compiler = subprocess.Popen(
-        [sys.executable, "-P", "-c", "from numa_service.node.warm import warm_kernels; warm_kernels()"],
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        text=True,
-    )
-    try:
-        _, errors = compiler.communicate(timeout=COMPILE_SECONDS)
-    except BaseException:
-        compiler.kill()
-        compiler.communicate()
-        raise
-    if compiler.returncode:
-        raise ClusterError(f"the kernels do not compile: {(errors.strip() or 'killed').splitlines()[-1]}")
-
-
-def _compile_on_hosts(progress: Progress) -> None:
-    """Compile the kernels once on every host, so that no node has to."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    from numa_service.node.warm import warm_kernels
-
-    hosts = [host for host in ray.nodes() if host["Alive"] and host["Resources"].get("CPU")]
-    compile_kernels = ray.remote(num_cpus=0, max_retries=0)(warm_kernels)
-    progress(f"compiling the kernels on {len(hosts)} hosts: once, a minute or two")
-    waiting = [
-        compile_kernels.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(host["NodeID"], soft=False)
-        ).remote()
-        for host in hosts
-    ]
-    deadline = time.monotonic() + COMPILE_SECONDS
-    while waiting:
-        done, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
-        if not done:
-            raise ClusterError(f"compiling the kernels took more than {COMPILE_SECONDS:.0f} s")
-        try:
-            ray.get(done)
-        except Exception as error:
-            raise ClusterError(f"the kernels do not compile: {reason(error)}") from None
 
 
 def _place(

@@ -40,57 +40,78 @@ else:
 
 #: Caches of versions and checkouts that stay on a host; each takes 20 to 40 MB.
 CACHES_KEPT = 8
-_MARK = "complete"
+#: Marks in a cache's folder: every kernel is there; all that a node runs is.
+_MARK, _MARK_OF_NODES = "complete", "nodes"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _cache_dir() -> Path:
-    """The folder of this text of the kernels, for this Python, Numba and CPU."""
+def cache_dir(kind: str, *packages: Path) -> Path:
+    """The folder of this text of these packages, compiled by this Python and Numba for this CPU."""
     base = Path(config.CACHE_DIR) if config.CACHE_DIR else Path.home() / ".cache" / "numa-service"
     key = hashlib.blake2b(digest_size=8)
     cpu = config.CPU_NAME or llvm.get_host_cpu_name()
     features = config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()
     for part in (sys.implementation.cache_tag, numba.__version__, cpu, features):
         key.update(f"{part}\0".encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        key.update(f"{source.name}\0".encode())
-        key.update(source.read_bytes())
-    return base / f"kernels-{key.hexdigest()}"
+    for package in packages:
+        for source in sorted(package.glob("*.py")):
+            key.update(f"{source.name}\0".encode())
+            key.update(source.read_bytes())
+    return base / f"{kind}-{key.hexdigest()}"
 
 
-CACHE_DIR = _cache_dir()
+PACKAGE = Path(__file__).parent
+CACHE_DIR = cache_dir("kernels", PACKAGE)
 
 _KERNELS: list[Any] = []
 
 
 class CacheLocator(UserProvidedCacheLocator):  # type: ignore[misc]
-    """Tells Numba to keep a kernel's code in :data:`CACHE_DIR`, wherever the source lies.
+    """Tells Numba to keep a function's code right in its cache folder, wherever the source lies.
 
     Numba's own locator adds a folder named after the path of the source.
     """
 
-    def get_cache_path(self) -> str:
-        """The folder for index and code files."""
-        return str(CACHE_DIR)
+    def __init__(self, function: Callable[..., Any], file: str) -> None:
+        super().__init__(function, file)
+        self._cache_path = config.CACHE_DIR
+
+    def ensure_cache_path(self) -> None:
+        """Make the folder, unless nothing is to be written there any more: it may be another user's."""
+        if not (Path(self._cache_path) / _MARK).exists():
+            super().ensure_cache_path()
+
+
+def compiled_into(folder: Path, function: F, **options: bool) -> F:
+    """A function that Numba compiles when it is first called, without its runtime; its code is kept."""
+    previous = config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES
+    config.CACHE_DIR = str(folder)
+    config.CACHE_LOCATOR_CLASSES = f"{__name__}.{CacheLocator.__name__}"
+    try:
+        return cast("F", numba.njit(_nrt=False, error_model="numpy", cache=True, **options)(function))
+    finally:
+        config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = previous
 
 
 def kernel(function: F) -> F:
-    """Compile a function of the hot loop: arrays in, integers out, no allocation, no exceptions."""
-    previous = config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES
-    config.CACHE_DIR = str(CACHE_DIR)
-    config.CACHE_LOCATOR_CLASSES = f"{__name__}.{CacheLocator.__name__}"
-    try:
-        compiled = numba.njit(_nrt=False, forceinline=True, error_model="numpy", cache=True)(function)
-    finally:
-        config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = previous
+    """Compile a function of the hot loop: arrays in, integers out, no allocation, no exceptions.
+
+    Nothing takes a kernel's address, and code for C to call it by is a fifteenth of what there is to compile.
+    """
+    compiled = compiled_into(CACHE_DIR, function, forceinline=True, no_cfunc_wrapper=True)
     _KERNELS.append(compiled)
-    return cast("F", compiled)
+    return compiled
 
 
 def kernels() -> tuple[Any, ...]:
     """Every kernel imported so far."""
     return tuple(_KERNELS)
+
+
+def compiled_share() -> float:
+    """How many of the kernels imported so far are in the disk cache: 0 to 1. Each has one index file."""
+    return min(1.0, sum(1 for _ in CACHE_DIR.glob("*.nbi")) / max(1, len(_KERNELS)))
 
 
 def is_compiled() -> bool:
@@ -103,13 +124,24 @@ def is_compiled() -> bool:
     return True
 
 
+def is_compiled_for_nodes() -> bool:
+    """Whether all that a node runs is in the disk cache; what replays traces may still be compiled."""
+    return is_compiled() or (CACHE_DIR / _MARK_OF_NODES).exists()
+
+
+def mark_compiled_for_nodes() -> None:
+    """Note that all that a node runs has been compiled into the cache."""
+    (CACHE_DIR / _MARK_OF_NODES).touch()
+
+
 def mark_compiled() -> None:
     """Note that every kernel has been compiled into the cache; those not used for longest go."""
     CACHE_DIR.mkdir(parents=True, exist_ok=True)
     (CACHE_DIR / _MARK).touch()
     with contextlib.suppress(FileNotFoundError):  # another process does the same
-        for folder in sorted(CACHE_DIR.parent.glob("kernels-*"), key=_last_used)[:-CACHES_KEPT]:
-            shutil.rmtree(folder, ignore_errors=True)
+        for kind in ("kernels", "traces"):
+            for folder in sorted(CACHE_DIR.parent.glob(f"{kind}-*"), key=_last_used)[:-CACHES_KEPT]:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _last_used(folder: Path) -> int:

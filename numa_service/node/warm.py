@@ -7,12 +7,17 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import numpy as np
+
 from numa_service.machine.presets import load_preset
 from numa_service.mm import jit
 from numa_service.mm.gfp import GFP_KERNEL
-from numa_service.mm.mmzone import NR_ORDERS
+from numa_service.mm.mmzone import NR_ORDERS, PAGEBLOCK_NR_PAGES
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
+from numa_service.mm.pgdat import BadPageError
+from numa_service.mm.pgdata import PgData, alloc_pgdata
 from numa_service.mm.replay import compile_replay
+from numa_service.mm.vmscan import kswapd_target, pgdat_balanced
 from numa_service.node import ops
 from numa_service.node.cma import cma_alloc
 from numa_service.node.errors import AllocFailed, Busy, InvalidRequest
@@ -32,13 +37,15 @@ _MACHINE = "demo"
 
 
 def warm_kernels() -> bool:
-    """Fill the disk cache of this host, a minute or two; False when it was filled already.
+    """Fill the disk cache of this host, a minute or two of one CPU; False when it was filled already.
 
     RuntimeError names kernels that were left out: the exercise below has to reach them.
     """
     if jit.is_compiled():
         return False
-    _exercise()
+    pg = _exercise()
+    jit.mark_compiled_for_nodes()
+    compile_replay(pg)
     left_out = sorted(
         {name for name in (kernel.__name__ for kernel in jit.kernels()) if not _is_cached(name)}
     )
@@ -46,6 +53,27 @@ def warm_kernels() -> bool:
         raise RuntimeError(f"kernels that were not compiled: {', '.join(left_out)}")
     jit.mark_compiled()
     return True
+
+
+def warm_beside() -> None:
+    """Compile what :func:`warm_kernels` comes to last, while another process is busy with what it does first.
+
+    Frees and reclaim have little in common with allocations, which take half of all time. What one process
+    has compiled the other one loads, and :func:`warm_kernels` alone still reaches every kernel.
+    """
+    blank = alloc_pgdata(0, PAGEBLOCK_NR_PAGES, 1, 1)  # booting now would compile what the other one does
+    pgdat_balanced(blank, 0, 0)
+    kswapd_target(blank, 0)
+    pgdat = Node.boot(load_preset(_MACHINE), 0).pgdat
+    pgdat.shrink(0, 1, 0, True)
+    cpu = next(iter(pgdat.cpu_index))
+    with contextlib.suppress(BadPageError):  # nobody holds the first page
+        pgdat.free_packed(cpu, 0, 1, bytes(8))
+    pfns, indexes = np.zeros(0, np.uint64), np.zeros(0, np.uint32)
+    pgdat.release(1, pfns, indexes, cpu)
+    pgdat.touch(1, pfns, indexes, False)
+    pgdat.free_owner(1)
+    pgdat.look(cpu, 0, 0, 0)
 
 
 def _run(nodes: dict[int, Node], steps: Generator[Ask[Any], Any, T]) -> T:
@@ -89,8 +117,8 @@ def _is_cached(name: str) -> bool:
     return next(jit.CACHE_DIR.rglob(f"*.{name}-*.nbc"), None) is not None
 
 
-def _exercise() -> None:
-    """What clients, other nodes and kswapd do to a node, through the calls that they use."""
+def _exercise() -> PgData:
+    """What clients, other nodes and kswapd do to a node, through the calls that they use; its arrays."""
     spec = load_preset(_MACHINE)
     nodes = {node.nid: Node.boot(spec, node.nid) for node in spec.nodes}
     node = nodes[0]
@@ -127,5 +155,5 @@ def _exercise() -> None:
             raise RuntimeError(f"the kernels are not right: {problems[0]}")
         other.apply(ops.VmstatTick())
     _hotplug()
-    compile_replay(node.pgdat.pg)
     _run(nodes, close_session(node, session))
+    return node.pgdat.pg

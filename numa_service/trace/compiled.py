@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from pathlib import Path
+from typing import Any, TypeVar
 
-import numba
+from numa_service.mm import jit
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+#: Of the kernels' text too: they take over its constants.
+CACHE_DIR = jit.cache_dir("traces", jit.PACKAGE, Path(__file__).parent)
+
 
 def compiled(function: F) -> F:
-    """Without Numba's runtime, as the kernels of mm/: no array is allocated, so none needs counting.
+    """As the kernels of mm/, but called rather than inlined, and not part of the warm-up.
 
     Without the interpreter's lock, too: a trace is read while another part of it is replayed.
     """
-    return cast("F", numba.njit(cache=True, nogil=True, _nrt=False, error_model="numpy")(function))
+    return jit.compiled_into(CACHE_DIR, function, nogil=True)

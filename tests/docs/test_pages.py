@@ -40,10 +40,17 @@ RUN = {
     "docs/import-export.md": "test_import_export_runs",
     "docs/replay.md": "test_replay_runs",
     "docs/tracepoints.md": "test_tracepoints_run",
+    "CONTRIBUTING.md": "test_contributing_runs",
 }
 RUNNABLE = ("sh", "console", "python")
-#: Not run by us as they stand: `make test` runs this test, and tests/cluster runs the command of `make demo`.
-MADE = {"demo", "test"}
+#: Not run by us as they stand, but elsewhere: by CI, which runs this test, too, or their commands by a test.
+MADE = {
+    "setup": ".ci/run",
+    "lint": ".ci/run",
+    "test": ".ci/run",
+    "demo": "tests/cluster/test_demo.py",
+    "dist": "tests/dist/test_dist.py",
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -58,7 +65,7 @@ def test_every_block_that_can_run_is_run(name: str) -> None:
         for line in block.text.splitlines()
         if block.language == "sh" and line.startswith("make ")
     }
-    assert made <= MADE
+    assert made <= set(MADE)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -88,6 +95,27 @@ def test_make_targets_that_are_named_exist() -> None:
         for target in re.findall(r"^make ([a-z-]+)", text)
     }
     assert {"help", *MADE} | named <= targets
+
+
+def test_what_is_made_is_run_somewhere() -> None:
+    for target, where in MADE.items():
+        runs = (
+            "make " + target
+            if where == ".ci/run"
+            else {"demo": '"demo"', "dist": '"hatchling", "build"'}[target]
+        )
+        assert runs in page(where)
+        done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+
+
+def test_contributing_runs(tmp_path: Path) -> None:
+    shell = DocShell(tmp_path)
+    for name in ("tests", "pyproject.toml"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    shell.play(blocks("CONTRIBUTING.md"))
+    (printed,) = [text for text in shell.printed.values() if text]
+    assert "kswapd1: ready" in printed
 
 
 def test_readme_agrees_with_the_measured_fidelity() -> None:

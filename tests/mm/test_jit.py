@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -83,10 +84,11 @@ def test_reference_counting_would_be_seen(tmp_path: Path) -> None:
 def test_every_kernel_is_compiled_once(tmp_path: Path) -> None:
     """Each costs compile time. Constants go in through i64() and flag(), or Numba specializes on them.
 
-    In a cache of its own: a benchmark that calls kernels from kernels leaves others in the usual one.
+    In a cache of its own: a benchmark that calls kernels from kernels leaves others in the usual one. Both
+    processes that compile have to call each kernel with the same types.
     """
     subprocess.run(
-        [sys.executable, "-c", "from numa_service.node.warm import warm_kernels; warm_kernels()"],
+        [sys.executable, "-m", "numa_service.cli.compile"],
         check=True,
         timeout=280,
         env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
@@ -94,6 +96,78 @@ def test_every_kernel_is_compiled_once(tmp_path: Path) -> None:
     signatures = Counter(path.name.rsplit(".", 2)[0] for path in tmp_path.rglob("*.nbc"))
     assert len(signatures) >= 50
     assert {name: count for name, count in signatures.items() if count > 1} == {}
+
+
+_USE = """
+import sys, numba
+numba.__version__ = sys.argv[1] or numba.__version__
+from numa_service.mm import jit, vmscan
+from numa_service.trace.compiled import CACHE_DIR
+assert vmscan._isqrt(81) == 9
+print(jit.CACHE_DIR, CACHE_DIR, sum(vmscan._isqrt.stats.cache_hits.values()))
+"""
+
+
+def _use(package: Path, cache: Path, numba: str = "", cpu: str = "") -> tuple[str, str, int]:
+    """Folders of kernels and of what reads traces; how much of a small kernel came from the cache."""
+    env = os.environ | {
+        "NUMBA_CACHE_DIR": str(cache),
+        "NUMBA_CPU_NAME": cpu,
+        "PYTHONPATH": str(package.parent),
+    }
+    command = [sys.executable, "-P", "-c", _USE, numba]
+    done = subprocess.run(command, cwd="/", env=env, capture_output=True, text=True, check=True, timeout=120)
+    kernels, traces, hits = done.stdout.split()
+    return kernels, traces, int(hits)
+
+
+def test_who_has_the_same_text_shares_a_cache_and_nobody_else(tmp_path: Path) -> None:
+    here = Path(jit.__file__).parents[1]
+    cache, there = tmp_path / "cache", tmp_path / "elsewhere" / "numa_service"
+    shutil.copytree(here, there, ignore=shutil.ignore_patterns("__pycache__"))  # with times of now
+    kernels, traces, hits = _use(here, cache)
+    assert hits == 0
+    files = sorted(path.relative_to(cache) for path in cache.rglob("*.nb?"))
+    assert len(files) == 2
+    assert _use(there, cache) == (kernels, traces, 1)
+    assert sorted(path.relative_to(cache) for path in cache.rglob("*.nb?")) == files
+    assert _use(there, cache, cpu="generic")[:2] != (kernels, traces)
+    others = [_use(there, cache, cpu="generic"), _use(there, cache, numba="0.0.1")]
+    with (there / "trace" / "retrace.py").open("a") as text:
+        text.write("#\n")
+    retraced = _use(there, cache)
+    assert (retraced[0], retraced[2]) == (kernels, 1)
+    assert retraced[1] != traces
+    with (there / "mm" / "lists.py").open("a") as text:  # what a kernel calls, not the kernel
+        text.write("#\n")
+    others.append(_use(there, cache))
+    assert len({kernels, *(other[0] for other in others)}) == 4
+    assert len({traces, retraced[1], *(other[1] for other in others)}) == 5
+    assert [other[2] for other in others[1:]] == [0, 0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+def test_a_full_cache_of_somebody_elses_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an image that runs under any user id: nothing has to be written."""
+    cache, source = tmp_path / "kernels-0", tmp_path / "source.py"
+    cache.mkdir()
+    source.touch()
+    for folder in (cache, tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    monkeypatch.setattr(jit.config, "CACHE_DIR", str(cache))
+
+    def locator_of_nobody() -> object:
+        os.seteuid(65534)
+        try:
+            return jit.CacheLocator.from_function(locator_of_nobody, str(source))
+        finally:
+            os.seteuid(0)
+
+    assert locator_of_nobody() is None
+    (cache / "complete").touch()
+    found = locator_of_nobody()
+    assert isinstance(found, jit.CacheLocator)
+    assert found.get_cache_path() == str(cache)
 
 
 def test_kernels_are_registered_and_cached_by_source_text() -> None:
