@@ -17,6 +17,7 @@ from numa_service.node.inspect import cpu_time, page_view, pgdat_view, zone_view
 from numa_service.node.memory_hotplug import change_memory_block
 from numa_service.node.node import Node
 from numa_service.rpc import convert
+from numa_service.rpc.owners import check_homes
 from numa_service.rpc.peers import Peers, drive
 from numa_service.rpc.requests import Requests
 
@@ -72,5 +73,6 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
     async def CheckInvariants(
         self, request: pb2.CheckInvariantsRequest, context: Context
     ) -> pb2.CheckInvariantsResponse:
-        """Recount everything that must hold."""
-        return pb2.CheckInvariantsResponse(violations=self._node.check())
+        """Recount everything that must hold; whether owners live, their homes are asked."""
+        violations = self._node.check() + await check_homes(self._node, self._peers)
+        return pb2.CheckInvariantsResponse(violations=violations)

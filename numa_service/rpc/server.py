@@ -131,7 +131,7 @@ class NodeServer:
         trace_service_pb2_grpc.add_TraceServiceServicer_to_server(TraceServicer(self.node), server)
         observe_service_pb2_grpc.add_ObserveServiceServicer_to_server(self._observe, server)
         workload_service_pb2_grpc.add_WorkloadServiceServicer_to_server(self._workload, server)
-        zonelist = ZonelistServicer(self.node, self._requests)
+        zonelist = ZonelistServicer(self.node, self._requests, self._peers)
         zonelist_service_pb2_grpc.add_ZonelistServiceServicer_to_server(zonelist, server)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0, metrics_port: int = 0) -> Addresses:
