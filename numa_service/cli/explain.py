@@ -19,7 +19,7 @@ from numa_service.cluster import machine as machines
 from numa_service.cluster.errors import ClusterError
 from numa_service.machine.spec import MachineSpec
 from numa_service.node import ops
-from numa_service.node.errors import AllocFailed, NodeError
+from numa_service.node.errors import NodeError, Unserved
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.page_alloc import alloc_pages
 from numa_service.node.prepare import AllocRequest
@@ -132,7 +132,7 @@ def explain_here(
     )
     try:
         response = convert.allocation(sim.call(home.nid, alloc_pages(home, request)))
-    except AllocFailed as failed:
+    except Unserved as failed:
         if failed.explanation is None:
             raise
         response = convert.unserved(failed.explanation)

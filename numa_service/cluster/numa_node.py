@@ -26,7 +26,11 @@ _log = logging.getLogger(__name__)
 
 
 class NumaNode:
-    """Boots its node and serves it. Restarted by Ray, it boots again, empty, as the next incarnation."""
+    """Boots its node and serves it. Restarted by Ray, it boots again, empty, as the next incarnation.
+
+    Sysctls are the machine's: what was written into them before, or while it was away, it has from the
+    registry.
+    """
 
     def __init__(self, spec: MachineSpec, machine: str, nid: int) -> None:
         configure_logs(machine=machine, node=nid)
@@ -34,6 +38,9 @@ class NumaNode:
         self._boot = asyncio.get_running_loop().create_task(self._start(spec, machine, nid))
         #: Incarnations of the other nodes, as last told.
         self._incarnations: dict[int, int] = {}
+        self._machine = machine
+        #: What was written into sysctls, as far as this node has it.
+        self._sysctls: dict[str, str] = {}
 
     async def _start(self, spec: MachineSpec, machine: str, nid: int) -> tuple[NodeServer, NodeInfo]:
         from numa_service.metrics.collector import NodeCollector
@@ -43,7 +50,9 @@ class NumaNode:
         from numa_service.rpc.tracing import tracing_from_environment
 
         node = Node.boot(spec, nid, registry.next_incarnation(machine, nid))
-        server = NodeServer(node, tracing=tracing_from_environment(f"{machine}/node-{nid}"))
+        tracing = tracing_from_environment(f"{machine}/node-{nid}")
+        server = NodeServer(node, tracing=tracing, sysctl_written=self._sysctl_written)
+        await self._read_sysctls(server)
         server.registry.register(NodeCollector(server))
         addresses = await server.start(host=ray.util.get_node_ip_address())
         freeze_heap()
@@ -57,6 +66,19 @@ class NumaNode:
             incarnation=node.incarnation,
             fallback_order=node.machine.zonelists[nid].node_order,
         )
+
+    async def _sysctl_written(self, key: str, value: str) -> None:
+        self._sysctls[key] = value
+        await asyncio.to_thread(registry.remember_sysctl, self._machine, key, value)
+
+    async def _read_sysctls(self, server: NodeServer) -> None:
+        """Write what was written on other nodes."""
+        from numa_service.node.ops import WriteSysctl
+
+        for key, value in (await asyncio.to_thread(registry.sysctls, self._machine)).items():
+            if self._sysctls.get(key) != value:
+                server.node.apply(WriteSysctl(key, value))
+                self._sysctls[key] = value
 
     async def describe(self) -> NodeInfo:
         """Who and where it is, once it serves; raises what boot raised."""
@@ -81,6 +103,7 @@ class NumaNode:
             if info.incarnation > self._incarnations.get(info.nid, 1):
                 await server.restarted(info.nid, info.incarnation)
             self._incarnations[info.nid] = info.incarnation
+        await self._read_sysctls(server)
 
     async def kswapd_wait(self, timeout: float) -> bool:
         """Wait until this node wants its kswapd; False after `timeout` seconds."""

@@ -1,7 +1,7 @@
-"""What outlives an actor: small values in the GCS's key-value store, one writer each.
+"""What outlives an actor: small values in the GCS's key-value store, one writer each, or all alike.
 
 An actor that Ray restarts runs its constructor again and remembers nothing; which incarnation of its node it
-is, and where clients expect the machine to answer, it finds here.
+is, which sysctls have been written, and where clients expect the machine to answer, it finds here.
 """
 
 from __future__ import annotations
@@ -38,6 +38,22 @@ def port(machine: str, service: str) -> int:
 def remember_port(machine: str, service: str, port: int) -> None:
     """Note where a service of the machine answers, so that it comes back there."""
     _put(machine, f"port/{service}", port)
+
+
+def sysctls(machine: str) -> dict[str, str]:
+    """What was written into sysctls while the machine ran, by key."""
+    prefix = f"{machine}/sysctl/"
+    found = internal_kv._internal_kv_list(prefix, namespace=_NAMESPACE)
+    keys = sorted(key.decode().removeprefix(prefix) for key in found)
+    values = {key: internal_kv._internal_kv_get(prefix + key, namespace=_NAMESPACE) for key in keys}
+    return {key: value.decode() for key, value in values.items() if value is not None}
+
+
+def remember_sysctl(machine: str, key: str, value: str) -> None:
+    """Note what every node is to have, those too that are away; each that is written to notes it."""
+    internal_kv._internal_kv_put(
+        f"{machine}/sysctl/{key}", value.encode(), overwrite=True, namespace=_NAMESPACE
+    )
 
 
 def forget(machine: str) -> None:

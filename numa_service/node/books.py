@@ -54,6 +54,8 @@ class Session:
     owner: Owner
     #: Nodes, beside this one, where it has pages.
     holdings: set[int] = field(default_factory=set)
+    #: Nodes that have booted anew since: what it had there then is lost.
+    lost: set[int] = field(default_factory=set)
     regions: set[int] = field(default_factory=set)
     #: il_prev: how many interleaved pages it has asked for.
     interleaved: int = 0
@@ -62,7 +64,8 @@ class Session:
     def state(self) -> tuple[object, ...]:
         """What a digest sees of it."""
         times = self.lease_ns, self.expires_ns
-        return self.id, self.name, *times, sorted(self.holdings), sorted(self.regions), self.interleaved
+        where = sorted(self.holdings), sorted(self.lost), sorted(self.regions)
+        return self.id, self.name, *times, *where, self.interleaved
 
 
 @dataclass(slots=True)

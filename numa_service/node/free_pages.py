@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import NamedTuple
 
 from numa_service.mm.mmzone import NR_ORDERS
 from numa_service.node import ops
 from numa_service.node.books import check_pfns
 from numa_service.node.cost import Cost
-from numa_service.node.errors import InvalidRequest
+from numa_service.node.errors import InvalidRequest, NotFound, Precondition
 from numa_service.node.node import Node
 from numa_service.node.ops import Ask, Owner
+from numa_service.node.owners import lost_page
 from numa_service.node.page_alloc import Steps, on, spend
 from numa_service.node.prepare import MAX_COUNT, check_cpu
 
@@ -86,13 +88,22 @@ def _free_by_node(
     for nid, pfns in sorted(by_nid.items()):
         if pfns:
             op = ops.Free(owner, cpu, order, pfns)
-            if request_id:
-                # a question of its own name: a node that has freed already gives its first answer
-                freed += yield Ask(nid, op, f"{node.nid}.{node.incarnation}.free.{owner.id}.{request_id}")
-            else:
-                freed += yield from on(node, nid, op)
+            try:
+                if request_id:
+                    # a question of its own name: a node that has freed already gives its first answer
+                    freed += yield Ask(nid, op, _question_id(node, owner, request_id))
+                else:
+                    freed += yield from on(node, nid, op)
+            except (NotFound, Precondition) as error:
+                raise lost_page(node, owner.id, nid, error) from None
             cost.add_lookup(node.machine.spec.latency)
     if here:
         freed += node.apply(ops.Free(owner, cpu, order, here))
     spend(node, cpu, cost)
     return Freed(freed, cost)
+
+
+def _question_id(node: Node, owner: Owner, request_id: str) -> str:
+    """The name of a question that follows from a client's: as long for the longest as for any."""
+    digest = hashlib.blake2b(request_id.encode(), digest_size=16).hexdigest()
+    return f"{node.nid}.{node.incarnation}.free.{owner.id}.{digest}"

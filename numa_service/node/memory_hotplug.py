@@ -50,8 +50,8 @@ def change_memory_block(node: Node, block: int, state: str) -> Steps[MemoryState
     """Write a block's state; what there is of the node's memory now.
 
     NotFound when the node has no such block. InvalidRequest (EINVAL) when it cannot go or come: of several
-    zones, with a hole, or so already. Busy (EBUSY) when it has a page that does not move: then it is as it
-    was, but for the pages that did.
+    zones, with a hole, or so already. Busy (EBUSY) when it has a page that does not move, PeerUnavailable
+    when one had nowhere to go because a node is away: then it is as it was, but for the pages that did.
     """
     if state not in STATES:
         raise InvalidRequest("state", f"{state!r} is not {', '.join(STATES)}")
@@ -73,8 +73,13 @@ def _offline_pages(node: Node, start: int, end: int) -> Steps[MemoryState]:
     try:
         # to other nodes if there are any with memory (do_migrate_range)
         others = tuple(nid for nid, zones in node.machine.populated.items() if zones and nid != node.nid)
-        yield from empty_range(node, start, end, others or (node.nid,), MR_MEMORY_HOTPLUG)
-        return node.apply(ops.OfflinePages(start, end))
+        unasked = yield from empty_range(node, start, end, others or (node.nid,), MR_MEMORY_HOTPLUG)
+        try:
+            return node.apply(ops.OfflinePages(start, end))
+        except Busy:
+            if not unasked:
+                raise
+        raise unasked[min(unasked)]
     except NodeError:
         node.apply(ops.UndoIsolation(start, end, MIGRATE_MOVABLE))
         raise
@@ -115,7 +120,7 @@ def offline_node(node: Node) -> Steps[dict[int, str]]:
         if is_online(node, block):
             try:
                 yield from change_memory_block(node, block, "offline")
-            except (Busy, InvalidRequest) as error:
+            except (Busy, InvalidRequest, PeerUnavailable) as error:
                 stay[block] = str(error)
     if not stay and not node.pgdat.cpus:
         yield from _notify(node, node.apply(ops.OfflineNode()))

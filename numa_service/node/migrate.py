@@ -18,7 +18,7 @@ from numa_service.mm.pgdata import PG_DIRTY, PG_SWAPBACKED
 from numa_service.node import ops
 from numa_service.node.books import pack_pfns, unpack_indexes, unpack_pfns
 from numa_service.node.cost import Cost
-from numa_service.node.errors import InvalidRequest, PeerUnavailable
+from numa_service.node.errors import InvalidRequest, NodeError, PeerUnavailable
 from numa_service.node.mempolicy import Policy, policy_walk
 from numa_service.node.node import Node
 from numa_service.node.page_alloc import (
@@ -37,21 +37,24 @@ MAX_PASSES = 5
 
 def empty_range(
     node: Node, start_pfn: int, end_pfn: int, nodemask: tuple[int, ...], reason: int
-) -> Steps[None]:
+) -> Steps[dict[int, NodeError]]:
     """Move every page of a region out of an isolated range, to nodes of the mask; what cannot go, stays.
 
     A moved page is new to reclaim: on the inactive list, and dirty if it was. `reason` is an MR_* number.
+    Returns why nodes that have a part in it were not asked: with them, more might have gone.
     """
+    unasked = dict[int, NodeError]()
     for _ in range(MAX_PASSES):
         moving = _movable(node, start_pfn, end_pfn)
         moved = 0
         for pages in moving:
-            moved += yield from _migrate(node, pages, nodemask)
+            moved += yield from _migrate(node, pages, nodemask, unasked)
         tracer = node.tracepoints.tracer
         if tracer and moving:
             tracer.migrated(moved, sum(len(pages.pfns) // 8 for pages in moving) - moved, reason)
         if not moved:
-            return
+            break
+    return unasked
 
 
 def _movable(node: Node, start_pfn: int, end_pfn: int) -> tuple[ops.Movable, ...]:
@@ -76,8 +79,10 @@ def _movable(node: Node, start_pfn: int, end_pfn: int) -> tuple[ops.Movable, ...
     return tuple(moving)
 
 
-def _migrate(node: Node, moving: ops.Movable, nodemask: tuple[int, ...]) -> Steps[int]:
-    """Pages of one region and kind; how many have left."""
+def _migrate(
+    node: Node, moving: ops.Movable, nodemask: tuple[int, ...], unasked: dict[int, NodeError]
+) -> Steps[int]:
+    """Pages of one region and kind; how many have left. Enters in `unasked` who could not be asked."""
     highest = gfp_zone_checked(_GFP, node.pgdat.arch)
     try:
         walk = policy_walk(node.machine.zonelists, node.nid, Policy(), _GFP, highest, nodemask)
@@ -97,6 +102,7 @@ def _migrate(node: Node, moving: ops.Movable, nodemask: tuple[int, ...]) -> Step
         moving.lru_kind,
         moving.indexes,
         moving.dirty,
+        unasked=unasked,
     )
     yield from __alloc_pages(node, ac)
     left = at = 0
@@ -104,18 +110,25 @@ def _migrate(node: Node, moving: ops.Movable, nodemask: tuple[int, ...]) -> Step
         new = unpack_pfns(got)
         part = slice(at, at + len(new))
         at += len(new)
-        left += yield from _replace(node, moving, pfns[part], indexes[part], nid, new)
+        left += yield from _replace(node, moving, pfns[part], indexes[part], nid, new, unasked)
     return left
 
 
 def _replace(
-    node: Node, moving: ops.Movable, old: np.ndarray, indexes: np.ndarray, nid: int, new: np.ndarray
+    node: Node,
+    moving: ops.Movable,
+    old: np.ndarray,
+    indexes: np.ndarray,
+    nid: int,
+    new: np.ndarray,
+    unasked: dict[int, NodeError],
 ) -> Steps[int]:
     """Enter new pages in the home's page table instead of the old ones; how many were."""
     remap = ops.Remap(moving.owner, indexes.tobytes(), node.nid, pack_pfns(old), nid, pack_pfns(new))
     try:
         answer = yield from on(node, moving.owner.nid, remap)
-    except PeerUnavailable:
+    except PeerUnavailable as away:
+        unasked[moving.owner.nid] = away
         answer = bytes(len(old))  # its home is away: the page stays where that will look for it
     entered = np.frombuffer(answer, dtype=np.uint8) != 0
     if not entered.all():

@@ -54,10 +54,11 @@ from numa_service.node.books import (
     unpack_pfns,
 )
 from numa_service.node.cost import Cost
-from numa_service.node.errors import Busy, InvalidRequest, LimitExceeded, NotFound, Precondition, TooMany
+from numa_service.node.errors import Busy, InvalidRequest, NotFound, Precondition, TooMany
 from numa_service.node.load import Load
 from numa_service.node.mempolicy import Walk
 from numa_service.node.ops import Op, Owner
+from numa_service.node.owners import ID_BITS, OwnerSlots, check_owners, unknown_session
 from numa_service.node.prepare import PreparedRequests
 from numa_service.node.replies import FirstReplies
 from numa_service.node.tracepoints import Tracepoints
@@ -92,17 +93,15 @@ class Node:
         self.sessions: dict[int, Session] = {}
         self.regions: dict[int, Region] = {}
         #: A number is not used again by a later incarnation: who holds on to a session that died finds none.
-        self._next_id = ((incarnation - 1) << 32) + 1
-        self._slots: dict[Owner, int] = {}
-        self._free_slots: list[int] = []
-        self._slots_used = 1
+        self._next_id = ((incarnation - 1) << ID_BITS) + 1
+        self._slots = OwnerSlots(nid, incarnation)
         #: Every op in order, with nothing else; see `log_dropped`.
         self.log: deque[Op[Any]] = deque()
         #: Ops that are no longer in the log; it is replayable while this is 0.
         self.log_dropped = 0
         self._log_bytes = 0
         self._log_room = LOG_LIMIT
-        self.replies = FirstReplies()
+        self.replies = FirstReplies(lambda: self.clock())
         self.kswapd = KswapdStats()
         self.load = Load(machine.spec, nid)
         #: What it costs to get pages here, and to free blocks. Kept, and not to be changed:
@@ -110,7 +109,7 @@ class Node:
         model, kept = machine.spec.latency, lru_cache(maxsize=1 << 10)
         self.cost_of_pages = kept(partial(Cost.of_pages_here, model, self.load))
         self.cost_of_free = kept(partial(Cost.of_free, model))
-        self.alloc_failures: dict[int, int] = {}  #: order → blocks wanted and not got; not state
+        self.alloc_failures: dict[int, int] = {}  #: order → blocks that nobody had; not state
         self.tracepoints = Tracepoints(self.pgdat, machine.spec.latency)
         #: Questions asked of other nodes: numbers their request ids.
         self.asked = 0
@@ -179,7 +178,7 @@ class Node:
     def session(self, session: int) -> Session:
         """A living session; NotFound."""
         if session not in self.sessions:
-            raise NotFound("session", str(session), "unknown, closed, or its lease ran out")
+            raise unknown_session(self, session)
         return self.sessions[session]
 
     def region(self, session: int, region: int) -> Region:
@@ -202,6 +201,10 @@ class Node:
     def slots(self) -> tuple[tuple[Owner, int], ...]:
         """The small number under which each owner's pages are marked here."""
         return tuple(self._slots.items())
+
+    def is_dead(self, owner: Owner) -> bool:
+        """Whether the home of an owner has booted anew since, as far as this node has been told."""
+        return self._slots.is_dead(owner)
 
     def expired(self, now_ns: int) -> list[int]:
         """Sessions whose lease has run out, oldest number first."""
@@ -241,19 +244,12 @@ class Node:
 
     def check(self) -> list[str]:
         """Violated invariants, those of owners included."""
-        problems = check_pgdat(self.pgdat)
-        slots = set(self._slots.values())
-        problems += [
-            f"node {self.nid}: owner slot {slot} has pages and no owner"
-            for slot in np.flatnonzero(self.pgdat.pg.owner_pages).tolist()
-            if slot not in slots
-        ]
-        return problems
+        return check_pgdat(self.pgdat) + check_owners(self)
 
     def digest(self) -> str:
         """blake2b over pages, zones, owners, sessions and regions."""
         digest = hashlib.blake2b(self.pgdat.digest().encode(), digest_size=16)
-        digest.update(repr((self._next_id, self._slots, self._free_slots, self._slots_used)).encode())
+        digest.update(repr((self._next_id, *self._slots.state)).encode())
         digest.update(repr(self.machine.sysctls.as_dict()).encode())
         machine = self.machine
         for known in (machine.managed, machine.populated, machine.memory_news):
@@ -274,24 +270,9 @@ class Node:
 
     # owners
 
-    def _slot(self, owner: Owner) -> int:
-        """The small number under which an owner's pages are marked here; made at first use."""
-        slot = self._slots.get(owner)
-        if slot is None:
-            if not self._free_slots and self._slots_used >= MAX_OWNERS:
-                raise LimitExceeded(f"node {self.nid} knows {MAX_OWNERS - 1} owners already")
-            slot = self._free_slots.pop() if self._free_slots else self._slots_used
-            self._slots_used = max(self._slots_used, slot + 1)
-            self._slots[owner] = slot
-        return slot
-
     def _drop_owner(self, owner: Owner) -> int:
-        slot = self._slots.pop(owner, None)
-        if slot is None:
-            return 0
-        freed = self.pgdat.free_owner(slot)
-        self._free_slots.append(slot)
-        return freed
+        slot = self._slots.free(owner)
+        return 0 if slot is None else self.pgdat.free_owner(slot)
 
     def _forget_if_empty(self, owner: Owner) -> None:
         """Free the number of an owner that has nothing here: nobody will come to free it."""
@@ -328,7 +309,7 @@ class Node:
             op.highest_zoneidx,
             op.alloc_flags,
             op.numa_how,
-            self._slots.get(op.owner) or self._slot(op.owner),
+            self._slots.get(op.owner) or self._slots.make(op.owner),
             op.lru_kind,
             op.indexes,
             op.dirty,
@@ -378,8 +359,10 @@ class Node:
 
     @_apply.register
     def _(self, op: ops.FreeDeadOwners) -> int:
-        dead = [o for o in self._slots if o.nid == op.nid and o.incarnation != op.incarnation]
-        return sum(self._drop_owner(owner) for owner in dead)
+        for session in self.sessions.values():
+            if op.nid in session.holdings:
+                session.lost.add(op.nid)
+        return sum(self._drop_owner(owner) for owner in self._slots.restarted(op.nid, op.incarnation))
 
     @_apply.register
     def _(self, op: ops.Touch) -> ops.TouchResult:
@@ -581,7 +564,7 @@ class Node:
 
     @_apply.register
     def _(self, op: ops.CmaTake) -> None:
-        slot = self._slot(op.owner)
+        slot = self._slots.make(op.owner)
         try:
             self.pgdat.take_contiguous(op.start_pfn, op.end_pfn, slot)
         except BusyError as e:

@@ -150,7 +150,10 @@ class FreeOwner(Op[int]):
 
 @dataclass(frozen=True, slots=True)
 class FreeDeadOwners(Op[int]):
-    """Free what owners of a node have here whose incarnation is not the living one; pages freed."""
+    """A node has booted anew: free what its owners of other incarnations have here; pages freed.
+
+    What sessions of this node had there is lost.
+    """
 
     nid: int
     incarnation: int

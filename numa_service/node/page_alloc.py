@@ -36,7 +36,7 @@ from numa_service.mm.zonelist import Zoneref
 from numa_service.mm.zonelist_cache import ZonelistScan
 from numa_service.node import ops
 from numa_service.node.cost import Cost
-from numa_service.node.errors import AllocFailed, LimitExceeded, PeerUnavailable
+from numa_service.node.errors import LimitExceeded, NodeError, PeerUnavailable, Unserved, unserved
 from numa_service.node.explain import (
     Explanation,
     NodeVisit,
@@ -86,6 +86,8 @@ class AllocContext:
     got: int = 0
     remote_lookups: int = 0
     direct_reclaimed: int = 0
+    #: Nodes of the walk that were not asked for all that they could give, and why.
+    unasked: dict[int, NodeError] = field(default_factory=dict)
     #: Takes down what happens, for a request that asked why.
     recorder: Recorder | None = None
     #: What the first node of the walk, this one, has given already.
@@ -106,6 +108,8 @@ class Allocation:
     cost: Cost = field(default_factory=Cost)
     remote_lookups: int = 0
     direct_reclaimed: int = 0
+    #: As in AllocContext.
+    unasked: dict[int, NodeError] = field(default_factory=dict)
     #: For a request that asked why.
     explanation: Explanation | None = None
 
@@ -115,6 +119,7 @@ class Allocation:
         self.got += ac.got
         self.remote_lookups += ac.remote_lookups
         self.direct_reclaimed += ac.direct_reclaimed
+        self.unasked.update(ac.unasked)
 
 
 def on(node: Node, nid: int, op: Op[R]) -> Steps[R]:
@@ -134,8 +139,8 @@ def spend(node: Node, cpu: int, cost: Cost) -> None:
 def alloc_pages(node: Node, request: AllocRequest) -> Steps[Allocation]:
     """AllocPages: blocks that the session holds by hand.
 
-    AllocFailed when they are not to be had: what was got goes back, unless `partial` was asked for and
-    something was got.
+    When they are not to be had, what was got goes back, unless `partial` was asked for and something was got:
+    NodesAway when nodes of the walk did not answer, else AllocFailed, or the LimitExceeded of a node.
     """
     begun = begin_alloc(node, request)
     return begun if isinstance(begun, Allocation) else (yield from begun)
@@ -188,10 +193,9 @@ def _alloc_rest(
     spend(node, request.cpu, cost)
     if result.got < request.count and not (request.partial and result.got):
         yield from _undo(node, owner, request, result.pages)
-        failed = AllocFailed(
-            request.order, request.count, result.got, node.machine.zonelists[node.nid].node_order
-        )
-        if recorder:
+        nodes = node.machine.zonelists[node.nid].node_order
+        failed = unserved(request.order, request.count, result.got, nodes, result.unasked)
+        if recorder and isinstance(failed, Unserved):
             failed.explanation = _explanation(
                 node, request, prepared, result, tuple(recorder.steps), str(failed)
             )
@@ -232,7 +236,7 @@ def _explanation(
 def _undo(node: Node, owner: Owner, request: AllocRequest, pages: list[tuple[int, bytes]]) -> Steps[None]:
     for nid, pfns in pages:
         # what a node that went away still has of it, the session's end frees
-        yield from _tell(node, nid, ops.Free(owner, request.cpu, request.order, pfns))
+        yield from tell(node, nid, ops.Free(owner, request.cpu, request.order, pfns))
 
 
 def alloc_for_owner(
@@ -303,7 +307,7 @@ def _walk_zonelists(
     if ac.gfp & Gfp.ZERO:
         for nid, pfns in result.pages:
             result.cost.add_zeroing(node.machine.spec.latency, nid, len(pfns) // 8 << ac.order)
-    if result.got < ac.count:
+    if result.got < ac.count and not result.unasked:
         node.alloc_failures[ac.order] = node.alloc_failures.get(ac.order, 0) + ac.count - result.got
     if result.remote_lookups or session not in node.sessions:
         yield from _note_holdings(node, session, result)
@@ -345,13 +349,14 @@ def _alloc_part(node: Node, ac: AllocContext, result: Allocation) -> Steps[None]
 
 
 def _note_holdings(node: Node, session: int, result: Allocation) -> Steps[None]:
-    """Remember where a session's pages are, so that its end can free them."""
+    """Remember where a session's pages are, or may be, so that its end can free them."""
     if session not in node.sessions:
         # its lease ran out while a peer was asked: nobody would ever free these pages
         for nid in dict.fromkeys(nid for nid, _ in result.pages):
-            yield from on(node, nid, ops.FreeOwner(node.owner(session)))
+            # one that is away is told later (rpc/peers.py), and the others are told now
+            yield from tell(node, nid, ops.FreeOwner(node.owner(session)))
         node.session(session)
-    for nid in dict.fromkeys(nid for nid, _ in result.pages):
+    for nid in (*dict.fromkeys(nid for nid, _ in result.pages), *result.unasked):
         if nid != node.nid and nid not in node.sessions[session].holdings:
             node.apply(ops.NoteHolding(session, nid))
 
@@ -422,9 +427,10 @@ def _scan_zonelist(
             else:
                 result = node.apply(op) if here else (yield from on(node, nid, op))
         except (PeerUnavailable, LimitExceeded) as e:
+            ac.unasked[nid] = e
             if recorder:
                 recorder.visit(nid, not here, None, str(e), cached_full)
-            continue  # a node that is away, or knows too many owners, has no free pages for us
+            continue  # a node that is away, or knows too many owners, gives us no pages now
         finally:
             if not here:
                 ac.remote_lookups += 1
@@ -451,7 +457,7 @@ def _scan_zonelist(
     if recorder:
         recorder.end_pass()
     if foreign:
-        yield from _tell(node, preferred.nid, ops.CountForeign(preferred.zone, foreign))
+        yield from tell(node, preferred.nid, ops.CountForeign(preferred.zone, foreign))
 
 
 def _worth_trying(
@@ -478,7 +484,7 @@ def _numa_how(node: Node, ac: AllocContext, nid: int) -> int:
     return how
 
 
-def _tell(node: Node, nid: int, op: Op[R]) -> Steps[R | None]:
+def tell(node: Node, nid: int, op: Op[R]) -> Steps[R | None]:
     """Ask, and do without the answer if there is none."""
     with contextlib.suppress(PeerUnavailable):
         return (yield from on(node, nid, op))
@@ -553,7 +559,7 @@ def __alloc_pages_slowpath(node: Node, ac: AllocContext) -> Steps[None]:
 def _drain(node: Node, ac: AllocContext, force: bool) -> Steps[None]:
     """Release high-atomic blocks and empty the pagesets of every node of the zonelist."""
     for nid, zones in ac.walk.segments:
-        pages = yield from _tell(node, nid, ops.DrainPagesets(zones, ac.migratetype, force))
+        pages = yield from tell(node, nid, ops.DrainPagesets(zones, ac.migratetype, force))
         if ac.recorder:
             ac.recorder.drain(nid, pages)
 
@@ -561,7 +567,7 @@ def _drain(node: Node, ac: AllocContext, force: bool) -> Steps[None]:
 def wake_all_kswapds(node: Node, ac: AllocContext) -> Steps[None]:
     """Wake the kswapd of every node in the zonelist."""
     for nid in ac.walk.nodes:
-        woken = yield from _tell(node, nid, ops.WakeKswapd(ac.order, ac.walk.highest_zoneidx, ac.gfp))
+        woken = yield from tell(node, nid, ops.WakeKswapd(ac.order, ac.walk.highest_zoneidx, ac.gfp))
         if ac.recorder:
             ac.recorder.wakeup(nid, woken)
 
@@ -579,7 +585,8 @@ def __alloc_pages_direct_reclaim(node: Node, ac: AllocContext) -> Steps[int]:
             op = ops.Reclaim(ac.walk.highest_zoneidx, priority, wanted - reclaimed)
             try:
                 result = yield from on(node, nid, op)
-            except PeerUnavailable:
+            except PeerUnavailable as e:
+                ac.unasked[nid] = e
                 if ac.recorder:
                     ac.recorder.reclaim_away(nid, priority)
                 continue

@@ -16,10 +16,10 @@ from numa_service.mm.pgdat import Pfns
 from numa_service.node import ops
 from numa_service.node.books import Region, pack_pfns
 from numa_service.node.cost import Cost
-from numa_service.node.errors import AllocFailed, InvalidRequest, LimitExceeded, PeerUnavailable
+from numa_service.node.errors import InvalidRequest, LimitExceeded, NodeError, PeerUnavailable, unserved
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import MAX_MAPPED_PAGES, MAX_REGION_PAGES, Node
-from numa_service.node.page_alloc import Steps, alloc_for_owner, on, spend
+from numa_service.node.page_alloc import Steps, alloc_for_owner, on, spend, tell
 from numa_service.node.prepare import MAX_COUNT, check_cpu
 
 MAX_REGIONS_PER_SESSION = 1024
@@ -39,6 +39,8 @@ class Touched:
     cost: Cost = field(default_factory=Cost)
     remote_lookups: int = 0
     direct_reclaimed: int = 0
+    #: Nodes that were not asked for pages of faults, and why.
+    unasked: dict[int, NodeError] = field(default_factory=dict)
 
 
 def map_region(node: Node, session: int, lru_kind: int, nr_pages: int, policy: Policy) -> int:
@@ -60,7 +62,7 @@ def touch_region(
 ) -> Steps[Touched]:
     """TouchRegion: access pages [first, first + count); the missing ones fault in.
 
-    AllocFailed when not all of them can be had; those that could stay.
+    NodesAway or AllocFailed when not all of them can be had, as for held pages; those that could stay.
     """
     region = node.region(session, region_id)
     check_cpu(node.pgdat, cpu)
@@ -74,7 +76,8 @@ def touch_region(
     spend(node, cpu, result.cost)
     if refused:
         faults = result.faults
-        raise AllocFailed(0, faults + refused, faults, node.machine.zonelists[node.nid].node_order)
+        nodes = node.machine.zonelists[node.nid].node_order
+        raise unserved(0, faults + refused, faults, nodes, result.unasked)
     return result
 
 
@@ -156,9 +159,14 @@ def _fault(
         if alive:
             node.apply(ops.FillRegion(region.id, nid, pfns, filled))
         else:
-            yield from on(node, nid, ops.Release(owner, None, pfns, filled))
+            # one that is away is told later (rpc/peers.py)
+            yield from tell(node, nid, ops.Release(owner, None, pfns, filled))
         result.placement[nid] = result.placement.get(nid, 0) + blocks
         at += blocks
+    for nid in allocation.unasked:
+        if alive and nid != node.nid:
+            # it may have given pages without being heard: the region's end is to free them
+            node.apply(ops.FillRegion(region.id, nid, b"", b""))
     node.region(region.session, region.id)  # unmapped while a peer was asked: NotFound
     major = min(at, reread)
     if region.lru_kind == LRU_KIND_FILE and not write:
@@ -170,6 +178,7 @@ def _fault(
     result.cost.add(allocation.cost)
     result.remote_lookups += allocation.remote_lookups
     result.direct_reclaimed += allocation.direct_reclaimed
+    result.unasked.update(allocation.unasked)
     return len(missing) - at
 
 

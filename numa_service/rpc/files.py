@@ -98,8 +98,11 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
         wanted = _refusing(lambda: parse_write(snapshot, request.path, request.data))
         if isinstance(wanted, WriteSysctl):
             sysctl = node_service_pb2.WriteSysctlRequest(key=wanted.key, value=wanted.value)
-            for node in self._machine().nodes:
-                await self._ask(node, "WriteSysctl", sysctl)
+            asked = [self._ask(node, "WriteSysctl", sysctl) for node in self._machine().nodes]
+            # one that does not answer does not keep it from the others, and gets it when it has restarted
+            for answer in await asyncio.gather(*asked, return_exceptions=True):
+                if isinstance(answer, BaseException):
+                    raise answer
         elif wanted is not None:
             # with pages on several nodes, each has a part of it
             owners = [

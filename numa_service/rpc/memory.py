@@ -12,7 +12,7 @@ from numa_client._gen.numa.v1 import memory_service_pb2 as pb2
 from numa_client._gen.numa.v1 import memory_service_pb2_grpc as pb2_grpc
 
 from numa_service.node import ops
-from numa_service.node.errors import AllocFailed, InvalidRequest, NodeError, Precondition
+from numa_service.node.errors import InvalidRequest, NodeError, Precondition, Unserved
 from numa_service.node.free_pages import Freed, begin_free
 from numa_service.node.node import Node
 from numa_service.node.page_alloc import Allocation, Steps, begin_alloc
@@ -116,7 +116,7 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
     def _alloc_rest(self, begun: Steps[Allocation]) -> Steps[pb2.AllocPagesResponse]:
         try:
             return self._allocated((yield from begun))
-        except AllocFailed as failed:
+        except Unserved as failed:
             if failed.explanation is None:
                 raise
             return convert.unserved(failed.explanation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc.aio
@@ -12,11 +13,13 @@ from numa_client._gen.numa.v1 import node_service_pb2 as pb2
 from numa_client._gen.numa.v1 import node_service_pb2_grpc as pb2_grpc
 
 from numa_service.machine.snapshot import node_part
+from numa_service.machine.sysctl import sysctl_name
 from numa_service.node import ops
 from numa_service.node.inspect import cpu_time, page_view, pgdat_view, zone_view
 from numa_service.node.memory_hotplug import change_memory_block
 from numa_service.node.node import Node
 from numa_service.rpc import convert
+from numa_service.rpc.owners import check_homes
 from numa_service.rpc.peers import Peers, drive
 from numa_service.rpc.requests import Requests
 
@@ -26,11 +29,19 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class NodeServicer(pb2_grpc.NodeServiceServicer):
     """State of the node now, sysctls and self-checks."""
 
-    def __init__(self, node: Node, requests: Requests, peers: Peers) -> None:
+    def __init__(
+        self,
+        node: Node,
+        requests: Requests,
+        peers: Peers,
+        sysctl_written: Callable[[str, str], Awaitable[None]] | None = None,
+    ) -> None:
+        """`sysctl_written` is told of every sysctl that was written, before the reply."""
         self._node = node
         self._requests = requests
         self._peers = peers
         self._booted = time.time()
+        self._sysctl_written = sysctl_written
 
     async def GetNode(self, request: pb2.GetNodeRequest, context: Context) -> pb2.GetNodeResponse:
         """Zones, counters, kswapd, sessions; the digest if asked for."""
@@ -39,6 +50,8 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
     async def WriteSysctl(self, request: pb2.WriteSysctlRequest, context: Context) -> pb2.WriteSysctlResponse:
         """Write a sysctl on this node."""
         self._node.apply(ops.WriteSysctl(request.key, request.value))
+        if self._sysctl_written:
+            await self._sysctl_written(sysctl_name(request.key), request.value)
         return pb2.WriteSysctlResponse()
 
     async def GetSnapshot(self, request: pb2.GetSnapshotRequest, context: Context) -> pb2.GetSnapshotResponse:
@@ -72,5 +85,6 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
     async def CheckInvariants(
         self, request: pb2.CheckInvariantsRequest, context: Context
     ) -> pb2.CheckInvariantsResponse:
-        """Recount everything that must hold."""
-        return pb2.CheckInvariantsResponse(violations=self._node.check())
+        """Recount everything that must hold; whether owners live, their homes are asked."""
+        violations = self._node.check() + await check_homes(self._node, self._peers)
+        return pb2.CheckInvariantsResponse(violations=violations)

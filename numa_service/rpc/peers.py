@@ -16,7 +16,7 @@ from numa_client._gen.numa.v1 import zonelist_service_pb2_grpc
 
 from numa_service.node import ops
 from numa_service.node.errors import NodeError, PeerUnavailable
-from numa_service.node.ops import Ask, Op
+from numa_service.node.ops import Ask, Op, Owner
 from numa_service.node.page_alloc import Steps
 from numa_service.rpc.convert import WIRE
 from numa_service.rpc.grpc_server import MAX_MESSAGE_BYTES
@@ -62,6 +62,8 @@ class Peers:
         self._interceptors = [tracing.client_spans()] if tracing else None
         self._channels: dict[int, tuple[str, grpc.aio.Channel]] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        #: Questions under way.
+        self._asking: dict[int, Ask[Any]] = {}
         self._debts: dict[int, deque[Ask[Any]]] = {}
         self._settling: dict[int, asyncio.Task[None]] = {}
         self._moved = asyncio.Event()
@@ -100,13 +102,20 @@ class Peers:
 
     async def ask(self, ask: Ask[Any], timeout: float) -> Any:
         """One question; once more, under its own id, when the connection broke. NodeError: what it said."""
+        self._asking[id(ask)] = ask
+        try:
+            return await self._ask(ask, timeout)
+        finally:
+            self._asking.pop(id(ask), None)
+
+    async def _ask(self, ask: Ask[Any], timeout: float) -> Any:
         wire = WIRE[type(ask.op)]
         request = wire.request(ask.op, ask.request_id)
         for attempt in (1, 2):
             if ask.nid not in self._channels:
                 raise (NeverSent if attempt == 1 else PeerUnavailable)(ask.nid, "no address")
             channel = self._channels[ask.nid][1]
-            stub = zonelist_service_pb2_grpc.ZonelistServiceStub(channel)
+            stub = self.stub(ask.nid)
             try:
                 lost = channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
                 return wire.result(await getattr(stub, wire.method)(request, timeout=timeout))
@@ -121,6 +130,14 @@ class Peers:
                 if attempt == 2:
                     raise PeerUnavailable(ask.nid, str(error)) from None
         raise AssertionError("unreachable")
+
+    def stub(self, nid: int) -> zonelist_service_pb2_grpc.ZonelistServiceAsyncStub:
+        """Of a node's ZonelistService; NeverSent when it has no address."""
+        if nid not in self._channels:
+            raise NeverSent(nid, "no address")
+        # the stub of synchronous channels serves both; only the types differ
+        stub: Any = zonelist_service_pb2_grpc.ZonelistServiceStub(self._channels[nid][1])
+        return stub  # type: ignore[no-any-return]
 
     def count_pages(self, ask: Ask[Any], answer: Any) -> None:
         """Note what a lookup brought."""
@@ -159,6 +176,12 @@ class Peers:
             debts.popleft()
             if isinstance(ask.op, ops.Alloc) and isinstance(answer, ops.AllocResult) and answer.pfns:
                 debts.appendleft(Ask(nid, _give_back(ask.op, answer.pfns), f"{ask.request_id}.back"))
+
+    def unsettled(self, nid: int) -> set[Owner]:
+        """Owners of whom a node is asked something now, or owes an answer."""
+        asks = (*self._asking.values(), *self._debts.get(nid, ()))
+        owners = (getattr(ask.op, "owner", None) for ask in asks if ask.nid == nid)
+        return {owner for owner in owners if owner is not None}
 
     def owed(self) -> dict[int, int]:
         """nid → questions that it has not answered, of the nodes that owe any."""

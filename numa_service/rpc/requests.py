@@ -11,21 +11,25 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 import grpc.aio
 from google.protobuf.message import Message
 from numa_client._gen.numa.v1 import memory_service_pb2 as pb2
+from numa_client._gen.numa.v1 import zonelist_service_pb2
 
 from numa_service.node.errors import InvalidRequest, NotFound
 from numa_service.node.node import Node
 from numa_service.node.page_alloc import Steps
+from numa_service.node.replies import Key
+from numa_service.rpc.folded import FOLD_BYTES, FOLD_FROM_BYTES, Folded, fold
 from numa_service.rpc.peers import Peers, drive
 
 M = TypeVar("M", bound=Message)
 Q = TypeVar("Q", pb2.AllocPagesRequest, pb2.FreePagesRequest)
-#: The session that asks, or another node, and its request id.
-Key: TypeAlias = tuple[int | str, str]
-
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 #: Longest request id, in characters.
 MAX_REQUEST_ID = 256
+#: Requests to which room for a first reply is never refused: they give back, and what they get is small.
+_GIVING_BACK = (pb2.FreePagesRequest, pb2.UnmapRegionRequest, pb2.CloseSessionRequest)
+#: Other nodes' questions to which it may be.
+_GETTING = (zonelist_service_pb2.LookupRequest, zonelist_service_pb2.TouchRequest)
 
 
 class FirstReply(NamedTuple):
@@ -34,12 +38,12 @@ class FirstReply(NamedTuple):
     digest: int
     kind: type[Message]
     #: Serialised: a message takes more.
-    reply: bytes
+    reply: bytes | Folded
 
     @property
     def message(self) -> Message:
         """The reply to give again."""
-        return self.kind.FromString(self.reply)
+        return self.kind.FromString(bytes(self.reply))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,8 @@ class Requests:
     def __init__(self, node: Node, peers: Peers) -> None:
         self._node = node
         self._replies = node.replies
+        #: How question ids of other nodes begin → who asks.
+        self._nodes = {str(nid): f"node {nid}" for nid in node.machine.spec.nids}
         self._peers = peers
         self._running: dict[Key, _Running] = {}
         self._ending: set[int] = set()
@@ -64,7 +70,8 @@ class Requests:
         """The reply to a client's request, carried out now, before, or by a duplicate still in flight.
 
         A failed attempt is not remembered: the same id may try again. InvalidRequest for an id that is
-        missing, or was used for something else. Session 0: a request that opens one.
+        missing, or was used for something else; TooMany when its reply could not be kept. Session 0: a
+        request that opens one.
         """
         key, digest = _key_and_digest(session, request)
         known = self._known(key, digest)
@@ -72,6 +79,7 @@ class Requests:
             return cast("M", await known)
         if session:
             self.check_session(session)
+        self._check_room(key, request)
         return await self._start(key, session, digest, work())
 
     def once_in_steps(
@@ -87,6 +95,8 @@ class Requests:
             return cast("Awaitable[M]", self._known(key, digest))
         if session in self._ending:
             self.check_session(session)
+        if self._replies.crowded:
+            self._check_room(key, request)
         begun = begin(request)
         if isinstance(begun, GeneratorType):
             try:
@@ -99,6 +109,10 @@ class Requests:
         reply = cast("M", begun)
         self._remember(key, digest, reply)
         return reply
+
+    def _check_room(self, key: Key, request: Message) -> None:
+        if self._replies.crowded and not isinstance(request, _GIVING_BACK):
+            self._replies.check_room(key[0])
 
     def _known(self, key: Key, digest: int) -> Awaitable[Message] | None:
         """What an earlier request of that id leads, or led, to."""
@@ -126,16 +140,21 @@ class Requests:
 
     def once_now(self, request: Message, work: Callable[[], Message]) -> Message:
         """The reply to another node's question, which is carried out in one step."""
-        key, digest = _key_and_digest("node", request)
+        asker = self._nodes.get(request.request_id.partition(".")[0], "node")  # type: ignore[attr-defined]
+        key, digest = _key_and_digest(asker, request)
         first = self._replies.get(key)
         if first is not None:
             return cast("FirstReply", _same(first, digest)).message
+        if self._replies.crowded and isinstance(request, _GETTING):
+            self._replies.check_room(asker)
         reply = work()
         self._remember(key, digest, reply)
         return reply
 
     def _remember(self, key: Key, digest: int, reply: Message) -> None:
-        packed = reply.SerializeToString()
+        packed: bytes | Folded = reply.SerializeToString()
+        if len(packed) >= FOLD_BYTES and self._replies.bytes_of(key[0]) >= FOLD_FROM_BYTES:
+            packed = fold(reply, bytes(packed))
         self._replies.remember(key, FirstReply(digest, reply.__class__, packed), len(packed))
 
     def check_session(self, session: int) -> None:
@@ -202,7 +221,7 @@ def session_of(request: Any) -> int:
     return session
 
 
-def _key_and_digest(session: int | str, request: Any) -> tuple[Key, int]:
+def _key_and_digest(asker: int | str, request: Any) -> tuple[Key, int]:
     """Under which a request's first reply is kept; and what tells it from another one under the same id.
 
     The second is a hash of its kind and bytes, as quick as may be: a FreePages has hundreds of KiB.
@@ -211,7 +230,7 @@ def _key_and_digest(session: int | str, request: Any) -> tuple[Key, int]:
     request_id: str = request.request_id
     if not 0 < len(request_id) <= MAX_REQUEST_ID:
         check_request_id(request_id)
-    return (session, request_id), hash((request.__class__, request.SerializeToString()))
+    return (asker, request_id), hash((request.__class__, request.SerializeToString()))
 
 
 async def _done(reply: Message) -> Message:

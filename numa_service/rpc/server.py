@@ -93,10 +93,12 @@ class NodeServer:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         pace: Pace | None = None,
         tracing: Tracing | None = None,
+        sysctl_written: Callable[[str, str], Awaitable[None]] | None = None,
     ) -> None:
         """`clock` gives ns for leases; `sleep` injects latency, in seconds, if the machine says so.
 
         `pace` is that of programs. With `tracing`, calls and the questions that they lead to are spans.
+        `sysctl_written` is told of every sysctl that was written, before the reply.
         """
         self.node = node
         self.registry = CollectorRegistry()
@@ -112,6 +114,7 @@ class NodeServer:
         self._grpc = GrpcServer(NODE_SERVICES, self.registry, self._add_servicers, tracing)
         self._http = HttpServer(metrics_app(self.registry))
         self._kswapd_wait = asyncio.Event()
+        self._sysctl_written = sysctl_written
         self._workload = WorkloadServicer(node, self._requests, self._peers, pace)
 
     def _add_servicers(self, server: Any) -> None:
@@ -126,12 +129,12 @@ class NodeServer:
         )
         memory_service_pb2_grpc.add_MemoryServiceServicer_to_server(memory, server)
         node_service_pb2_grpc.add_NodeServiceServicer_to_server(
-            NodeServicer(self.node, self._requests, self._peers), server
+            NodeServicer(self.node, self._requests, self._peers, self._sysctl_written), server
         )
         trace_service_pb2_grpc.add_TraceServiceServicer_to_server(TraceServicer(self.node), server)
         observe_service_pb2_grpc.add_ObserveServiceServicer_to_server(self._observe, server)
         workload_service_pb2_grpc.add_WorkloadServiceServicer_to_server(self._workload, server)
-        zonelist = ZonelistServicer(self.node, self._requests)
+        zonelist = ZonelistServicer(self.node, self._requests, self._peers)
         zonelist_service_pb2_grpc.add_ZonelistServiceServicer_to_server(zonelist, server)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0, metrics_port: int = 0) -> Addresses:

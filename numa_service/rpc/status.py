@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
@@ -18,6 +18,7 @@ from numa_service.node.errors import (
     InvalidRequest,
     LimitExceeded,
     NodeError,
+    NodesAway,
     NotFound,
     PeerUnavailable,
     Precondition,
@@ -57,6 +58,14 @@ def to_status(error: NodeError) -> status_pb2.Status:
             return _status(code_pb2.RESOURCE_EXHAUSTED, error, "OUT_OF_MEMORY", metadata)
         case LimitExceeded():
             return _status(code_pb2.RESOURCE_EXHAUSTED, error, "LIMIT_EXCEEDED", {})
+        case NodesAway():
+            metadata = {
+                "order": str(error.order),
+                "wanted": str(error.wanted),
+                "got": str(error.got),
+                "node": ",".join(map(str, error.nids)),
+            }
+            return _status(code_pb2.UNAVAILABLE, error, "NODE_UNAVAILABLE", metadata)
         case PeerUnavailable():
             return _status(code_pb2.UNAVAILABLE, error, "NODE_UNAVAILABLE", {"node": str(error.nid)})
     raise TypeError(f"no gRPC status for {type(error).__name__}")
@@ -101,7 +110,10 @@ def from_rpc_error(nid: int, error: grpc.aio.AioRpcError) -> NodeError:
         case grpc.StatusCode.FAILED_PRECONDITION:
             return Precondition(message)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return LimitExceeded(message)
+            limit = LimitExceeded(message)
+            if retry := found.get("RetryInfo"):
+                limit.retry_seconds = retry.retry_delay.ToMilliseconds() / 1000
+            return limit
         case code:
             return PeerUnavailable(nid, f"{code.name} {message}".rstrip())
 
@@ -114,11 +126,37 @@ def _details(error: grpc.aio.AioRpcError) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {}
     for packed in status.details if status else ():
-        for kind in (error_details_pb2.BadRequest, error_details_pb2.ResourceInfo):
+        for kind in (
+            error_details_pb2.BadRequest,
+            error_details_pb2.ResourceInfo,
+            error_details_pb2.RetryInfo,
+        ):
             if packed.Is(kind.DESCRIPTOR):
                 found[kind.DESCRIPTOR.name] = detail = kind()
                 packed.Unpack(detail)
     return found
+
+
+class _PushedBack(NamedTuple):
+    """A grpc.Status."""
+
+    code: grpc.StatusCode
+    details: str
+    trailing_metadata: tuple[tuple[str, str | bytes], ...]
+
+
+def _with_push_back(error: NodeError) -> grpc.Status:
+    """The status of an error.
+
+    Where it names a time to wait, gRPC's own retries, which come sooner, stop: whoever called is told of it,
+    before the deadline.
+    """
+    status: Any = rpc_status.to_status(to_status(error))
+    if error.retry_seconds is None:
+        return status  # type: ignore[no-any-return]
+    metadata = (*status.trailing_metadata, ("grpc-retry-pushback-ms", "-1"))
+    pushed_back: Any = _PushedBack(status.code, status.details, metadata)
+    return pushed_back  # type: ignore[no-any-return]
 
 
 #: What a servicer does for a call: it replies at once, or later. To gRPC it is always later.
@@ -137,7 +175,7 @@ async def abort(
         raise error
     if isinstance(error, NodeError):
         try:
-            await context.abort_with_status(rpc_status.to_status(to_status(error)))
+            await context.abort_with_status(_with_push_back(error))
         except grpc.aio.InternalError:
             raise asyncio.CancelledError from None  # nobody is there to be told
     incident = fault(error)

@@ -12,6 +12,8 @@ from numa_client._gen.numa.v1 import zonelist_service_pb2_grpc as pb2_grpc
 from numa_service.node.node import Node
 from numa_service.node.op_checks import check_asked
 from numa_service.rpc.convert import WIRE, op_of
+from numa_service.rpc.owners import unknown
+from numa_service.rpc.peers import Peers
 from numa_service.rpc.requests import Requests
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -20,9 +22,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class ZonelistServicer(pb2_grpc.ZonelistServiceServicer):
     """Every question is one op, carried out at once: a lookup is never forwarded."""
 
-    def __init__(self, node: Node, requests: Requests) -> None:
+    def __init__(self, node: Node, requests: Requests, peers: Peers) -> None:
         self._node = node
         self._requests = requests
+        self._peers = peers
 
     def _answer(self, request: Message) -> Any:
         def apply() -> Message:
@@ -77,3 +80,7 @@ class ZonelistServicer(pb2_grpc.ZonelistServiceServicer):
     ) -> pb2.CountForeignResponse:
         """numa_foreign."""
         return self._answer(request)  # type: ignore[no-any-return]
+
+    async def CheckOwners(self, request: pb2.CheckOwnersRequest, context: Context) -> pb2.CheckOwnersResponse:
+        """Which owners of this node are no more; no op, as nothing changes."""
+        return unknown(self._node, self._peers, request)

@@ -97,6 +97,7 @@ class Simulation:
         self._next_tick_ns = self._stat_interval_ns
         for node in self.nodes.values():
             node.clock = lambda: self.now_ns
+            node.replies.keep_ns = 0  # what comes twice comes within moments
             node.tracepoints.now = self._traced_ns
             node.machine.neighbours = pgdats
 
@@ -226,14 +227,15 @@ class Simulation:
     def _deliver(self, ask: Ask[Any]) -> tuple[Any, NodeError | None]:
         """Apply a question on its node, once: asked again, it gets the first answer."""
         node = self.nodes[ask.nid]
-        if ask.request_id in node.replies:
-            return node.replies[ask.request_id], None
+        key = "node", ask.request_id
+        if key in node.replies:
+            return node.replies[key], None
         try:
             check_asked(node, ask.op)
             result = node.apply(ask.op)
         except NodeError as e:
             return None, e
-        node.replies.remember(ask.request_id, result)
+        node.replies.remember(key, result)
         self.wake(ask.nid)
         return result, None
 

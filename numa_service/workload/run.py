@@ -22,12 +22,12 @@ from numa_service.node import ops
 from numa_service.node.books import pack_pfns, unpack_pfns
 from numa_service.node.cost import Cost
 from numa_service.node.errors import (
-    AllocFailed,
     LimitExceeded,
     NodeError,
     NotFound,
     PeerUnavailable,
     Precondition,
+    unserved,
 )
 from numa_service.node.free_pages import free_pages
 from numa_service.node.node import Node
@@ -56,8 +56,9 @@ def run_program(
 ) -> ProgramSteps:
     """Run a program for a session. InvalidRequest names the field of it that is wrong.
 
-    LimitExceeded when it comes to one of its limits, AllocFailed if it is to stop at a failure: what it held
-    is free again. `clock` gives real ns, for throughput and the limit on real time; it changes nothing else.
+    LimitExceeded when it comes to one of its limits; AllocFailed, or NodesAway when nodes did not answer, if
+    it is to stop at a failure: what it held is free again. `clock` gives real ns, for throughput and the
+    limit on real time; it changes nothing else.
     """
     run = _Run(node, session, cpu, make_plan(program, node), clock)
     try:
@@ -266,7 +267,7 @@ class _Run:
             self._hold(kind, mix, nid, pfns)
         if got.got < count and self._plan.program.stop_on_failure:
             order = self._node.machine.zonelists[self._node.nid].node_order
-            raise AllocFailed(mix.order, count, got.got, order)
+            raise unserved(mix.order, count, got.got, order, got.unasked)
 
     def _hold(self, kind: _Kind, mix: MixPlan, nid: int, pfns: Pfns) -> None:
         """Until their lifetimes are over."""
@@ -306,7 +307,7 @@ class _Run:
         tally.major_faults += touched.major_faults
         if refused and self._plan.program.stop_on_failure:
             order = self._node.machine.zonelists[self._node.nid].node_order
-            raise AllocFailed(0, count, count - refused, order)
+            raise unserved(0, count, count - refused, order, touched.unasked)
 
     def _touch(self, number: int, wanted: npt.NDArray[np.int64], write: bool, touched: Touched) -> Steps[int]:
         """Access pages, some of them more than once; how many accesses found no memory.

@@ -199,13 +199,64 @@ def test_a_killed_node_comes_back_empty_and_its_owners_are_forgotten(machine: Ma
                 with pytest.raises(grpc.RpcError) as refused:
                     stub.RenewSession(renew, timeout=10)
                 assert refused.value.code() is grpc.StatusCode.NOT_FOUND
-        with pytest.raises(NotFound):
-            other.free(lost)  # they went with the node
+                assert "lost in the restart of node 0" in (refused.value.details() or "")
+        with pytest.raises(NotFound, match="lost in the restart of node 0"):
+            other.free(lost)
         other.free(kept)
         # the other nodes have its new address
         assert other.alloc(count=10, policy=Policy.bind(0)).pages_by_node == {0: 10}
         with suppress(Unavailable, NotFound):
             session.close()
+
+
+def test_sysctls_that_were_written_outlive_their_nodes(machine: Machine) -> None:
+    """Written before a node is killed, and while it is away, by either way of writing."""
+
+    def marks(nid: int) -> list[int]:
+        return [zone.high_pages - zone.low_pages for zone in machine.node(nid).zones if zone.managed_pages]
+
+    booted = marks(1)
+    machine.write_sysctl("vm/watermark_scale_factor", "300")
+    wider = marks(1)
+    assert all(now > before for now, before in zip(wider, booted, strict=True))
+    kill("one/node-1")
+    before = machine.info.node(1).incarnation
+    until(lambda: machine.refresh().node(1).incarnation > before)
+    assert marks(1) == wider
+
+    until(lambda: machine.refresh().node(1).address)
+    crashed = until(lambda: pid_of("one/node-1"))
+    os.kill(crashed, signal.SIGKILL)
+    until(lambda: _written(machine, "/proc/sys/vm/watermark_scale_factor", "10"))
+    until(lambda: machine.refresh().node(1).incarnation > before + 1)
+    until(lambda: marks(1) == booted)
+    assert machine.read_file("/proc/sys/vm/watermark_scale_factor") == "10\n"
+
+
+def _written(machine: Machine, path: str, value: str) -> bool:
+    with suppress(Unavailable):
+        machine.write_file(path, value)
+        return True
+    return False
+
+
+def test_a_node_that_is_away_is_no_shortage_of_memory(running: RunningMachine, machine: Machine) -> None:
+    """Bound to it while its process is killed: unavailable, and when to ask again. What was there is lost."""
+    with Machine.connect(running.address, timeout=2) as impatient, impatient.session(cpu=2) as session:
+        lost = session.alloc(count=100, policy=Policy.bind(0))
+        before = machine.info.node(0)
+        os.kill(until(lambda: pid_of("one/node-0")), signal.SIGKILL)
+        refusals = []
+        while True:
+            try:
+                session.alloc(count=64, policy=Policy.bind(0))
+                break
+            except Unavailable as away:
+                refusals.append((away.reason, away.metadata.get("node"), away.retry_seconds))
+        assert set(refusals) == {("NODE_UNAVAILABLE", "0", 1.0)}
+        until(lambda: machine.refresh().node(0).incarnation > before.incarnation)
+        with pytest.raises(NotFound, match=r"page 0x\w+ on node 0: lost in the restart of node 0"):
+            session.free(lost)
 
 
 def test_a_killed_supervisor_finds_its_nodes_again(running: RunningMachine, machine: Machine) -> None:

@@ -1,38 +1,142 @@
-"""First replies are kept until there are too many."""
+"""First replies are kept for their time, and who wants more of them than there is room for is refused."""
 
 from __future__ import annotations
 
 import pytest
 
 from numa_service.node import replies
-from numa_service.node.replies import FirstReplies
+from numa_service.node.errors import TooMany
+from numa_service.node.replies import CHUNK, ENTRY_BYTES, KEEP_SECONDS, FirstReplies
+
+SECOND = 1_000_000_000
 
 
-def remembered(monkeypatch: pytest.MonkeyPatch, limit: int, limit_bytes: int, sizes: list[int]) -> list[int]:
-    monkeypatch.setattr(replies, "REPLIES_LIMIT", limit)
-    monkeypatch.setattr(replies, "REPLIES_BYTES_LIMIT", limit_bytes)
-    kept = FirstReplies()
-    for number, size in enumerate(sizes):
-        kept.remember(str(number), number, size)
-        assert len(kept) <= limit
-        assert sum(sizes[n] for n in kept.values()) <= limit_bytes
-    return list(kept.values())
+class Clock:
+    now_ns = 100 * SECOND
+
+    def __call__(self) -> int:
+        return self.now_ns
 
 
-def test_the_oldest_are_forgotten_some_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert remembered(monkeypatch, 128, 1000, [1] * 128) == list(range(128))
-    assert remembered(monkeypatch, 128, 1000, [1] * 129) == list(range(3, 129))
-    assert remembered(monkeypatch, 128, 1000, [1] * 131) == list(range(3, 131))
+class Asked:
+    """Replies, and the numbers of the requests of each asker."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.kept = FirstReplies(self.clock)
+        self.asked: dict[int | str, int] = {}
+
+    def ask(self, asker: int | str, times: int = 1, size: int = 0) -> None:
+        for number in range(start := self.asked.get(asker, 0), start + times):
+            self.kept.remember((asker, str(number)), number, size)
+        self.asked[asker] = start + times
+
+    def refused(self, asker: int | str) -> str:
+        """Why; empty when it is not."""
+        if not self.kept.crowded:
+            return ""
+        try:
+            self.kept.check_room(asker)
+        except TooMany as error:
+            return f"{error}: again after {error.retry_seconds} s"
+        return ""
 
 
-def test_so_are_those_that_take_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert remembered(monkeypatch, 128, 640, [640]) == [0]
-    assert remembered(monkeypatch, 128, 640, [300, 300, 40, 1]) == [1, 2, 3]
-    assert remembered(monkeypatch, 128, 640, [640, 630]) == [1]
+@pytest.fixture
+def asked() -> Asked:
+    return Asked()
 
 
-def test_a_reply_is_the_first_of_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = FirstReplies()
-    kept.remember("a", 1)
+def limits(
+    monkeypatch: pytest.MonkeyPatch, count: int = 0, size: int = 0, asker: int = 1 << 40, total: int = 1 << 40
+) -> None:
+    monkeypatch.setattr(replies, "REPLIES_LIMIT", count)
+    monkeypatch.setattr(replies, "REPLIES_BYTES_LIMIT", size or 1 << 40)
+    monkeypatch.setattr(replies, "ASKER_BYTES_LIMIT", asker)
+    monkeypatch.setattr(replies, "TOTAL_BYTES_LIMIT", total)
+
+
+def test_a_neighbour_puts_nothing_out(asked: Asked) -> None:
+    asked.ask(1)
+    asked.ask(2, 17_400)
+    asked.clock.now_ns += KEEP_SECONDS * SECOND - 1
+    asked.ask(2, 17_400)
+    assert asked.kept[1, "0"] == 0
+    assert not asked.refused(1)
+    assert not asked.refused(2)
+
+
+def test_a_busy_session_is_not_refused(asked: Asked) -> None:
+    """4,000 small requests a second, for a minute: what is old enough makes room."""
+    for _ in range(60):
+        asked.ask(1, 4000, 100)
+        asked.clock.now_ns += SECOND
+        assert not asked.refused(1)
+        assert len(asked.kept) <= (KEEP_SECONDS + 1) * 4000 + CHUNK
+        assert (1, str(max(0, asked.asked[1] - KEEP_SECONDS * 4000))) in asked.kept
+    assert len(asked.kept) < asked.asked[1]
+
+
+def test_a_quiet_node_keeps_them_longer(asked: Asked) -> None:
+    """A peer that was cut off repeats its questions when it is back."""
+    asked.ask("node 1", 1000, 1000)
+    asked.clock.now_ns += 3600 * SECOND
+    asked.ask("node 1", 1000, 1000)
+    assert len(asked.kept) == 2000
+
+
+def test_so_many_or_so_much_is_forgotten_when_it_is_old(
+    monkeypatch: pytest.MonkeyPatch, asked: Asked
+) -> None:
+    limits(monkeypatch, count=2 * CHUNK)
+    asked.ask(1, 2 * CHUNK)
+    asked.clock.now_ns += KEEP_SECONDS * SECOND
+    asked.ask(1, CHUNK)
+    assert list(asked.kept.values()) == list(range(CHUNK, 3 * CHUNK))
+    limits(monkeypatch, count=1 << 20, size=4 * CHUNK * ENTRY_BYTES)
+    asked.ask(1, CHUNK)
+    asked.clock.now_ns += KEEP_SECONDS * SECOND
+    assert len(asked.kept) == 3 * CHUNK
+    asked.ask(1, CHUNK, 2 * ENTRY_BYTES)
+    assert list(asked.kept.values()) == list(range(3 * CHUNK, 5 * CHUNK))
+
+
+def test_who_has_more_than_it_may_is_refused_and_nobody_else(
+    monkeypatch: pytest.MonkeyPatch, asked: Asked
+) -> None:
+    limits(monkeypatch, asker=1 << 20)
+    asked.ask(1, 3, 1 << 19)
+    asked.ask(2, CHUNK)
+    assert asked.refused(1).startswith("session 1: first replies")
+    assert asked.refused(1).endswith("again after 1.0 s")
+    assert not asked.refused(2)
+    assert not asked.refused(3)
+    assert len(asked.kept) == 3 + CHUNK
+    asked.clock.now_ns += KEEP_SECONDS * SECOND
+    assert not asked.refused(1)
+    assert (1, "0") not in asked.kept
+    asked.ask("node 0", 3, 1 << 19)
+    assert asked.refused("node 0").startswith("node 0: first replies")
+
+
+def test_of_too_many_together_those_with_more_than_their_part_are_refused(
+    monkeypatch: pytest.MonkeyPatch, asked: Asked
+) -> None:
+    limits(monkeypatch, total=1 << 22)
+    for asker in range(1, 8):
+        asked.ask(asker, 1, 100)
+    asked.ask(8, 3, (1 << 22) // 3 + 1)
+    asked.ask(9, CHUNK)
+    assert asked.refused(8)
+    assert not any(asked.refused(asker) for asker in (1, 7, 9, 10))
+    asked.ask(8, 4, 1 << 20)
+    asked.ask(9, CHUNK)
+    assert all(asked.refused(asker) for asker in (1, 7, 8, 9, 10))
+    asked.clock.now_ns += KEEP_SECONDS * SECOND
+    assert not any(asked.refused(asker) for asker in (1, 7, 8, 9, 10))
+
+
+def test_a_reply_is_the_first_of_its_request(asked: Asked) -> None:
+    asked.kept.remember((1, "a"), 1)
     with pytest.raises(AssertionError):
-        kept.remember("a", 2)
+        asked.kept.remember((1, "a"), 2)

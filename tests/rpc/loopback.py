@@ -98,6 +98,18 @@ class Loopback:
         self.addresses[nid] = await server.start()
         self.connect()
 
+    async def restart(self, nid: int) -> None:
+        """The node is killed and boots anew, empty, and the others are told."""
+        await self.kill(nid)
+        node = Node.boot(self.spec, nid, self.node(nid).incarnation + 1)
+        node.observer = self._observe
+        self.servers[nid] = NodeServer(node, self.clock)
+        self.addresses[nid] = await self.servers[nid].start()
+        self.connect()
+        for other in self.servers.values():
+            if other.node is not node:
+                await other.restarted(nid, node.incarnation)
+
     async def client(self, timeout: float = 30) -> AsyncMachine:
         return await AsyncMachine.connect(self.address, timeout=timeout)
 
@@ -152,7 +164,7 @@ class Loopback:
             node = server.node
             assert node.check() == []
             assert node.log_dropped == 0
-            assert Node.replay(self.spec, nid, list(node.log)).digest() == node.digest()
+            assert Node.replay(self.spec, nid, list(node.log), node.incarnation).digest() == node.digest()
 
 
 def pack(pfns: list[int]) -> bytes:

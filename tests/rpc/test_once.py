@@ -7,15 +7,19 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from loopback import Loopback
-from numa_client import AsyncMachine, NotFound, Policy, PolicyMode
+from numa_client import AsyncMachine, NotFound, OutOfMemory, Policy, PolicyMode
+from numa_client._errors import from_rpc_error
 from numa_client._gen.numa.v1 import memory_service_pb2 as pb2
 from numa_client._gen.numa.v1 import memory_service_pb2_grpc, types_pb2
 
 from numa_service.machine.presets import load_preset
-from numa_service.node import ops
+from numa_service.node import ops, replies
 from numa_service.node.node import Node
+from numa_service.node.replies import KEEP_SECONDS
+from numa_service.rpc import requests
 from numa_service.rpc.server import NodeServer
 
 SECOND = 1_000_000_000
@@ -70,8 +74,8 @@ async def test_an_id_belongs_to_one_request(demo: Loopback, stub: Any) -> None:
 async def test_duplicates_in_flight_share_one_attempt(demo: Loopback, stub: Any) -> None:
     session = await open_session(stub)
     alloc = pb2.AllocPagesRequest(session=session, request_id="a", count=demo.free_pages()[0] + 50)
-    replies = await asyncio.gather(*(stub.AllocPages(alloc) for _ in range(5)))
-    assert all(reply == replies[0] for reply in replies)
+    got = await asyncio.gather(*(stub.AllocPages(alloc) for _ in range(5)))
+    assert all(reply == got[0] for reply in got)
     assert len(demo.of(2, ops.Alloc)) == 1
 
 
@@ -86,6 +90,99 @@ async def test_a_failed_attempt_may_be_made_again(demo: Loopback, stub: Any) -> 
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     await stub.FreePages(pb2.FreePagesRequest(session=session, request_id="free", pages=hog.pages))
     assert len((await stub.AllocPages(again)).pages[0].pfns) == 5000 * 8
+
+
+async def test_a_busy_neighbour_does_not_make_a_repeat_a_second_request(
+    demo: Loopback, client: AsyncMachine, stub: Any
+) -> None:
+    session = await open_session(stub)
+    alloc = pb2.AllocPagesRequest(session=session, request_id="a", count=100)
+    first = await stub.AllocPages(alloc)
+    demo.clock.now_ns += (KEEP_SECONDS - 1) * SECOND
+    async with client.session(cpu=0) as neighbour, neighbour.stream(window=64) as pages:
+        got = await asyncio.gather(*(pages.alloc(count=1) for _ in range(8_700)))
+        await asyncio.gather(*(pages.free(page) for page in got))
+    assert await stub.AllocPages(alloc) == first
+    assert demo.node(0).held_pages() == 100
+
+
+async def test_who_asks_for_more_than_can_be_kept_is_refused_and_may_give_back(
+    demo: Loopback, client: AsyncMachine, stub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replies that are not to be forgotten yet take all the room that a session has."""
+    monkeypatch.setattr(replies, "ASKER_BYTES_LIMIT", 1 << 15)
+    monkeypatch.setattr(replies, "CHUNK", 8)
+    session = await open_session(stub)
+    served: list[Any] = []
+    request = pb2.AllocPagesRequest(session=session, count=1)
+
+    async def ask_for_more() -> None:
+        for number in range(1000):
+            request.request_id = f"a{number}"
+            served.append(await stub.AllocPages(request))
+
+    with pytest.raises(grpc.aio.AioRpcError, match=f"session {session}: first replies") as refused:
+        await ask_for_more()
+    assert 8 < len(served) < 100
+    error = from_rpc_error(refused.value)
+    assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_EXCEEDED")
+    assert error.retry_seconds == 1.0
+    assert demo.node(0).held_pages() == len(served)
+    # what it has been told it is told again, it may give back, and nobody else is concerned
+    assert (
+        await stub.AllocPages(pb2.AllocPagesRequest(session=session, request_id="a0", count=1)) == served[0]
+    )
+    free = pb2.FreePagesRequest(session=session, request_id="f", pages=served[0].pages)
+    assert (await stub.FreePages(free)).freed_pages == 1
+    async with client.session(cpu=0) as neighbour:
+        await neighbour.alloc(count=1)
+    demo.clock.now_ns += KEEP_SECONDS * SECOND
+    monkeypatch.setattr(replies, "REPLIES_BYTES_LIMIT", 0)
+    await stub.AllocPages(request)
+    await stub.CloseSession(pb2.CloseSessionRequest(session=session, request_id="c"))
+    demo.check()
+
+
+async def test_so_are_other_nodes(demo: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Node 0 has asked node 2 for too much: its client is told to wait, and not that memory is short."""
+    monkeypatch.setattr(replies, "ASKER_BYTES_LIMIT", 1 << 15)
+    monkeypatch.setattr(replies, "CHUNK", 8)
+    async with await demo.client(timeout=0.9) as client, client.session(cpu=0) as session:
+        # the replies of node 0 itself are kept elsewhere
+        monkeypatch.setattr(demo.node(0).replies, "_look", lambda: None)
+
+        async def ask_for_more() -> None:
+            for _ in range(1000):
+                await session.alloc(count=1, policy=Policy.bind(2))
+
+        with pytest.raises(OutOfMemory, match="node 0: first replies") as refused:
+            await ask_for_more()
+        assert (refused.value.reason, refused.value.retry_seconds) == ("LIMIT_EXCEEDED", 1.0)
+        async with client.session(cpu=2) as other:
+            await other.alloc(count=1, policy=Policy.bind(2))
+    assert demo.node(2).held_pages() == 0
+
+
+async def test_long_replies_are_kept_short(
+    demo: Loopback, client: AsyncMachine, stub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a session that has many: their pages, in rows or not, are the same when they are told again."""
+    monkeypatch.setattr(requests, "FOLD_FROM_BYTES", 0)
+    session = await open_session(stub)
+    for number, (count, policy) in enumerate(((20_000, _bind(2)), (30_000, _bind(0)), (40_000, None))):
+        alloc = pb2.AllocPagesRequest(session=session, request_id=f"a{number}", count=count, policy=policy)
+        first = await stub.AllocPages(alloc)
+        assert await stub.AllocPages(alloc) == first
+        kept = demo.node(0).replies[session, f"a{number}"].reply
+        assert len(kept) < len(bytes(kept)) / 10
+        assert bytes(kept) == first.SerializeToString()
+        every_third = [types_pb2.NodePages(node=p.node, pfns=_thirds(p.pfns)) for p in first.pages]
+        free = pb2.FreePagesRequest(session=session, request_id=f"f{number}", pages=every_third)
+        await stub.FreePages(free)
+
+
+def _thirds(pfns: bytes) -> bytes:
+    return np.frombuffer(pfns, "<u8")[::3].tobytes()
 
 
 def _bind(nid: int) -> Any:

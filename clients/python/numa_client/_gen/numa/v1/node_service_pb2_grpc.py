@@ -101,7 +101,8 @@ class NodeServiceServicer:
 
     def ChangeMemoryBlock(self, request, context):
         """Takes a memory block off-line or on-line, as a write to its state in sysfs would; pages of regions move to
-        other nodes. NOT_FOUND: another node has it. INVALID_ARGUMENT (EINVAL), FAILED_PRECONDITION (EBUSY).
+        other nodes. NOT_FOUND: another node has it. INVALID_ARGUMENT (EINVAL), FAILED_PRECONDITION (EBUSY). UNAVAILABLE:
+        a node is away that would take pages from it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

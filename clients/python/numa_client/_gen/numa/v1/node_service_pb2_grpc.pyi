@@ -43,7 +43,8 @@ class NodeServiceStub:
     """pg_data_t of the node, or a struct zone or a struct page of it, field by field."""
     ChangeMemoryBlock: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.ChangeMemoryBlockRequest, _node_service_pb2.ChangeMemoryBlockResponse]
     """Takes a memory block off-line or on-line, as a write to its state in sysfs would; pages of regions move to
-    other nodes. NOT_FOUND: another node has it. INVALID_ARGUMENT (EINVAL), FAILED_PRECONDITION (EBUSY).
+    other nodes. NOT_FOUND: another node has it. INVALID_ARGUMENT (EINVAL), FAILED_PRECONDITION (EBUSY). UNAVAILABLE:
+    a node is away that would take pages from it.
     """
     CheckInvariants: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.CheckInvariantsRequest, _node_service_pb2.CheckInvariantsResponse]
     """Recounts everything that must hold (page conservation, list disjointness, counters); an empty list is health."""
@@ -63,7 +64,8 @@ class NodeServiceAsyncStub(NodeServiceStub):
     """pg_data_t of the node, or a struct zone or a struct page of it, field by field."""
     ChangeMemoryBlock: _aio.UnaryUnaryMultiCallable[_node_service_pb2.ChangeMemoryBlockRequest, _node_service_pb2.ChangeMemoryBlockResponse]  # type: ignore[assignment]
     """Takes a memory block off-line or on-line, as a write to its state in sysfs would; pages of regions move to
-    other nodes. NOT_FOUND: another node has it. INVALID_ARGUMENT (EINVAL), FAILED_PRECONDITION (EBUSY).
+    other nodes. NOT_FOUND: another node has it. INVALID_ARGUMENT (EINVAL), FAILED_PRECONDITION (EBUSY). UNAVAILABLE:
+    a node is away that would take pages from it.
     """
     CheckInvariants: _aio.UnaryUnaryMultiCallable[_node_service_pb2.CheckInvariantsRequest, _node_service_pb2.CheckInvariantsResponse]  # type: ignore[assignment]
     """Recounts everything that must hold (page conservation, list disjointness, counters); an empty list is health."""
@@ -110,7 +112,8 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.ChangeMemoryBlockResponse, _abc.Awaitable[_node_service_pb2.ChangeMemoryBlockResponse]]:
         """Takes a memory block off-line or on-line, as a write to its state in sysfs would; pages of regions move to
-        other nodes. NOT_FOUND: another node has it. INVALID_ARGUMENT (EINVAL), FAILED_PRECONDITION (EBUSY).
+        other nodes. NOT_FOUND: another node has it. INVALID_ARGUMENT (EINVAL), FAILED_PRECONDITION (EBUSY). UNAVAILABLE:
+        a node is away that would take pages from it.
         """
 
     @_abc_1.abstractmethod

@@ -286,3 +286,17 @@ class MemoryNotifyRequest(_message.Message):
 class MemoryNotifyResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class CheckOwnersRequest(_message.Message):
+    __slots__ = ("node", "owners")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    OWNERS_FIELD_NUMBER: _ClassVar[int]
+    node: int
+    owners: _containers.RepeatedCompositeFieldContainer[Owner]
+    def __init__(self, node: _Optional[int] = ..., owners: _Optional[_Iterable[_Union[Owner, _Mapping]]] = ...) -> None: ...
+
+class CheckOwnersResponse(_message.Message):
+    __slots__ = ("unknown",)
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    unknown: _containers.RepeatedCompositeFieldContainer[Owner]
+    def __init__(self, unknown: _Optional[_Iterable[_Union[Owner, _Mapping]]] = ...) -> None: ...

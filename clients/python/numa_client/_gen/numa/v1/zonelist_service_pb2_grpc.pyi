@@ -55,6 +55,8 @@ class ZonelistServiceStub:
     """Memory of the caller came or went."""
     CountForeign: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.CountForeignRequest, _zonelist_service_pb2.CountForeignResponse]
     """numa_foreign on the preferred zone, when the pages came from elsewhere."""
+    CheckOwners: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.CheckOwnersRequest, _zonelist_service_pb2.CheckOwnersResponse]
+    """Which owners that have pages on the calling node are no more, here at their home. Changes nothing."""
 
 @_typing.type_check_only
 class ZonelistServiceAsyncStub(ZonelistServiceStub):
@@ -83,6 +85,8 @@ class ZonelistServiceAsyncStub(ZonelistServiceStub):
     """Memory of the caller came or went."""
     CountForeign: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.CountForeignRequest, _zonelist_service_pb2.CountForeignResponse]  # type: ignore[assignment]
     """numa_foreign on the preferred zone, when the pages came from elsewhere."""
+    CheckOwners: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.CheckOwnersRequest, _zonelist_service_pb2.CheckOwnersResponse]  # type: ignore[assignment]
+    """Which owners that have pages on the calling node are no more, here at their home. Changes nothing."""
 
 class ZonelistServiceServicer(metaclass=_abc_1.ABCMeta):
     """Between nodes: what a node asks of a peer when it walks its zonelist. Not for clients. A lookup is
@@ -168,5 +172,13 @@ class ZonelistServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_zonelist_service_pb2.CountForeignResponse, _abc.Awaitable[_zonelist_service_pb2.CountForeignResponse]]:
         """numa_foreign on the preferred zone, when the pages came from elsewhere."""
+
+    @_abc_1.abstractmethod
+    def CheckOwners(
+        self,
+        request: _zonelist_service_pb2.CheckOwnersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_zonelist_service_pb2.CheckOwnersResponse, _abc.Awaitable[_zonelist_service_pb2.CheckOwnersResponse]]:
+        """Which owners that have pages on the calling node are no more, here at their home. Changes nothing."""
 
 def add_ZonelistServiceServicer_to_server(servicer: ZonelistServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
