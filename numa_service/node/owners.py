@@ -64,7 +64,7 @@ class OwnerSlots(dict[Owner, int]):
     @property
     def state(self) -> tuple[object, ...]:
         """What a digest sees of it."""
-        return dict(self), self._free, self._used
+        return dict(self), self._free, self._used, sorted(self._incarnations.items())
 
 
 def unknown_session(node: Node, session: int) -> NotFound:
