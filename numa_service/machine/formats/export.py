@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numa_service.machine.formats.draft import Draft, draft_of
 from numa_service.machine.formats.hwloc_xml_write import to_hwloc_xml
-from numa_service.machine.formats.machine_toml import to_toml
+from numa_service.machine.formats.machine_toml import to_spec, to_toml
 from numa_service.machine.formats.picture import to_dot, to_svg
 from numa_service.machine.formats.qemu_write import to_qemu
 from numa_service.machine.formats.synthetic import to_synthetic
@@ -26,7 +26,7 @@ def write(draft: Draft, form: str, origin: str = "") -> tuple[str, list[str]]:
         case "toml":
             text = to_toml(draft, origin)
         case "hwloc-xml":
-            document, left = to_hwloc_xml(draft)
+            document, left = to_hwloc_xml(draft, to_spec(draft, "the machine to export"))
             text = document.decode("utf-8")
         case "synthetic":
             line, left = to_synthetic(draft)

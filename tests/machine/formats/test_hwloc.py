@@ -51,7 +51,7 @@ def test_a_synthetic_string_means_what_hwloc_makes_of_it(text: str, version: str
     path = tmp_path / "hwloc.xml"
     path.write_text(_lstopo("--input", text, "--of", "xml", *flags))
     ours, theirs = read_source(text, "synthetic"), read_source(str(path))
-    want = {node.nid: (node.cpus, node.memory) for node in theirs.nodes}
+    want = {node.nid: (node.cpus, node.managed or 0) for node in theirs.nodes}
     assert {node.nid: (node.cpus, node.memory) for node in ours.nodes} == want
 
 
@@ -124,7 +124,7 @@ def test_the_tree_that_hwloc_gathers_here_is_read_as_hwloc_reads_it(tmp_path: Pa
     subprocess.run(["tar", "xjf", str(tmp_path / "here.tar.bz2"), "-C", str(tree)], timeout=60, check=True)
     unpacked = read_source(str(tree))
     theirs = read_source(str(tmp_path / "here.xml"))
-    want = [(node.nid, node.cpus, node.memory) for node in theirs.nodes]
-    assert [(node.nid, node.cpus, node.memory) for node in archive.nodes] == want
-    assert [(node.nid, node.cpus, node.memory) for node in unpacked.nodes] == want
+    want = [(node.nid, node.cpus, node.managed) for node in theirs.nodes]
+    assert [(node.nid, node.cpus, node.managed) for node in archive.nodes] == want
+    assert [(node.nid, node.cpus, node.managed) for node in unpacked.nodes] == want
     assert to_spec(archive, "x").name == "here"

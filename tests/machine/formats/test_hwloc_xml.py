@@ -14,12 +14,16 @@ from numa_service.machine.spec import SpecError
 def _read(body: str, top: str = "topology") -> Draft:
     draft = read_hwloc_xml(f"<{top}>{body}</{top}>".encode(), "x.xml", "x")
     draft.check()
-    start_kernel(to_spec(draft, "x.xml"))
+    managed = start_kernel(to_spec(draft, "x.xml")).managed
+    for node in draft.nodes:
+        if node.managed is not None:
+            assert sum(pages for (nid, _), pages in managed.items() if nid == node.nid) << 12 == node.managed
     return draft
 
 
 def _nodes(draft: Draft) -> dict[int, tuple[tuple[int, ...], int]]:
-    return {node.nid: (node.cpus, node.memory) for node in draft.nodes}
+    """CPUs, and what is managed: local_memory, or the RAM where nothing says how much that is."""
+    return {n.nid: (n.cpus, n.memory if n.managed is None else n.managed) for n in draft.nodes}
 
 
 def _pu(*numbers: int) -> str:
@@ -181,8 +185,10 @@ def test_memory_attributes_are_latencies_and_bandwidths() -> None:
     )
     assert draft.latency.read_ns == {(0, 0): 80, (0, 1): 140, (1, 0): 150}
     assert draft.latency.write_ns == {(0, 0): 80, (0, 1): 170, (1, 1): 170, (1, 0): 150}
-    assert draft.latency.memory_mb_per_s == {0: 90000}
-    assert draft.latency.link_mb_per_s == {(1, 0): 30000}
+    # MiB/s in XML, MB/s here
+    assert draft.latency.read_mb_per_s == {(0, 0): 94372, (1, 0): 31458}
+    assert draft.latency.memory_bandwidth(0) == 94372
+    assert draft.latency.link_bandwidth(1, 0) == 31458
     assert "memory attribute Sparkle is left out" in draft.notes
 
 
