@@ -16,17 +16,19 @@ EXPORTS = ("toml", "hwloc-xml", "synthetic", "qemu", "dot", "svg")
 
 def export(spec: MachineSpec, form: str, origin: str = "") -> tuple[str, list[str]]:
     """(text, what it cannot say) of a machine in a format of EXPORTS; SpecError if it cannot be said so."""
-    return write(draft_of(spec), form, origin)
+    return write(draft_of(spec), form, origin, spec)
 
 
-def write(draft: Draft, form: str, origin: str = "") -> tuple[str, list[str]]:
-    """The same of a checked draft."""
+def write(
+    draft: Draft, form: str, origin: str = "", spec: MachineSpec | None = None
+) -> tuple[str, list[str]]:
+    """The same of a checked draft; `spec` is its machine, if that is there already."""
     text, left = "", list[str]()
     match form:
         case "toml":
             text = to_toml(draft, origin)
         case "hwloc-xml":
-            document, left = to_hwloc_xml(draft, to_spec(draft, "the machine to export"))
+            document, left = to_hwloc_xml(draft, spec or to_spec(draft, draft.name))
             text = document.decode("utf-8")
         case "synthetic":
             line, left = to_synthetic(draft)
