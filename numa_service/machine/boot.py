@@ -225,6 +225,14 @@ def start_kernel(spec: MachineSpec, nids: Collection[int] | None = None) -> Mach
     return machine
 
 
+def managed_pages(spec: MachineSpec) -> dict[int, int]:
+    """Pages that boot leaves the buddy system of each node: the boot allocator's part of it only."""
+    boot = _Boot(spec, PROFILES[spec.profile], Sysctls(spec.arch, spec.profile))
+    setup_arch(boot)
+    setup_per_cpu_areas(boot)
+    return {node.nid: count_pages(_retire(boot, node)) for node in spec.nodes}
+
+
 # setup_arch: the memory map, nodes and zones; the boot allocator serves the first allocations
 
 
@@ -261,17 +269,20 @@ def _reserve_low_memory(boot: _Boot) -> None:
 
 
 def _reserve_kernel_image(boot: _Boot) -> None:
-    """Where the kernel itself lies. In a captured machine that is part of what the capture lacks."""
+    """Where the kernel lies: 16 MiB, or where RAM begins. In what is told to lack less, part of the rest."""
     if boot.captured:
         return
-    image = (_KERNEL_IMAGE_PFN, _KERNEL_IMAGE_PFN + _KERNEL_IMAGE_PAGES)
-    for node in boot.spec.nodes:
-        if boot.allocator.free_ranges(node.nid, *image) == [image]:
-            boot.allocator.reserve(*image, node.nid, "kernel image")
-            return
-    raise BootMemoryError(
-        f"no room for the kernel image: {_KERNEL_IMAGE_PAGES * PAGE_SIZE >> 20} MiB of RAM at 16 MiB needed"
-    )
+    limit = _MAX_LOW_PFN.get(boot.spec.arch, _NO_LIMIT)
+    for node in sorted((node for node in boot.spec.nodes if node.ram), key=lambda node: node.ram):
+        for low, high in boot.allocator.free_ranges(node.nid, _KERNEL_IMAGE_PFN, limit):
+            start = -(-low // PAGEBLOCK_NR_PAGES) * PAGEBLOCK_NR_PAGES
+            if start + _KERNEL_IMAGE_PAGES <= high:
+                if _spare(boot, node) >= _KERNEL_IMAGE_PAGES:
+                    boot.allocator.reserve(start, start + _KERNEL_IMAGE_PAGES, node.nid, "kernel image")
+                return
+    if not any(node.is_told for node in boot.spec.nodes):
+        size = f"{_KERNEL_IMAGE_PAGES * PAGE_SIZE >> 20} MiB"
+        raise BootMemoryError(f"no room for the kernel image: {size} of RAM at 16 MiB or above needed")
 
 
 def initmem_init(boot: _Boot) -> None:
@@ -324,18 +335,27 @@ def _room(boot: _Boot, node: NodeSpec, zone: ZoneSpec) -> int:
     start, end = zone.start_pfn, zone.start_pfn + zone.spanned
     free = boot.allocator.free_pages(node.nid, start, end)
     if zone.managed is None:
-        return free
+        return min(free, _spare(boot, node))
     own = count_pages(intersect(boot.allocator.own_ranges(node.nid), (start, end)))
     return max(0, free + own - zone.managed)
 
 
-def _boot_alloc(boot: _Boot, node: NodeSpec, pages: int, purpose: str) -> int:
-    """Take low memory of a node from the boot allocator; pages taken.
+def _spare(boot: _Boot, node: NodeSpec) -> int:
+    """Free pages of a node that boot may take: all, unless it is told what the node manages in the end."""
+    free = boot.allocator.free_pages(node.nid, 0, _NO_LIMIT)
+    if node.managed is None:
+        return free
+    # both go to the buddy system later
+    back = (*boot.allocator.own_ranges(node.nid), *boot.cma.get(node.nid, ()))
+    return max(0, free + count_pages(back) - node.managed)
 
-    In a captured machine no more of each zone than it is known to lack.
-    """
+
+def _boot_alloc(boot: _Boot, node: NodeSpec, pages: int, purpose: str) -> int:
+    """Take low memory of a node: no more than it, or each captured zone, is known to lack; pages taken."""
     limit = _MAX_LOW_PFN.get(boot.spec.arch, _NO_LIMIT)
     if not boot.captured:
+        if node.managed is not None:
+            pages = min(pages, _spare(boot, node))
         return boot.allocator.alloc_node(node.nid, 0, limit, pages, purpose)
     taken = 0
     for zone in reversed(node.zones):
@@ -373,7 +393,10 @@ def dma_contiguous_reserve(boot: _Boot) -> None:
 def _cma_area(boot: _Boot, nids: Iterable[int], pages: int) -> tuple[int, PfnRange] | None:
     found: list[tuple[int, PfnRange]] = []
     for nid in nids:
-        for zone in boot.spec.node(nid).zones:
+        node = boot.spec.node(nid)
+        if node.managed is not None and node.managed < pages + count_pages(boot.cma.get(nid, ())):
+            continue
+        for zone in node.zones:
             end = zone.start_pfn + zone.spanned
             for low, high in boot.allocator.free_ranges(nid, zone.start_pfn, end):
                 first = -(-low // PAGEBLOCK_NR_PAGES) * PAGEBLOCK_NR_PAGES
@@ -409,7 +432,7 @@ def _alloc_node_mem_map(boot: _Boot, node: NodeSpec) -> None:
         return
     memmap = boot.memory_model.memmap_pages(node.nid, node.ram[0][0], node.ram[-1][1])
     taken = _boot_alloc(boot, node, memmap, "memmap")
-    if taken < memmap and not boot.captured:
+    if taken < memmap and not node.is_told:
         raise BootMemoryError(
             f"node {node.nid}: its memory map needs {memmap} pages, {taken} are left: give it more memory"
         )
@@ -498,11 +521,7 @@ def mem_init(boot: _Boot, nids: set[int]) -> None:
     for line in boot.allocator.debug_lines():
         boot.printk(line, 2)
     for node in boot.spec.nodes:
-        _reserve_captured_rest(boot, node)
-        free_ranges: Sequence[PfnRange] = boot.allocator.retire(node.nid)
-        if node.nid in boot.cma:
-            # cma_init_reserved_areas: the areas reach the buddy system too
-            free_ranges = merge([*free_ranges, *boot.cma[node.nid]])
+        free_ranges = _retire(boot, node)
         extents = []
         by_name = {zone.name: zone for zone in node.zones}
         for index, name in enumerate(names):
@@ -543,20 +562,30 @@ def mem_init(boot: _Boot, nids: set[int]) -> None:
     )
 
 
-def _reserve_captured_rest(boot: _Boot, node: NodeSpec) -> None:
-    """Captured zones give the buddy system what the real ones did; the rest is image, initrd, firmware."""
+def _retire(boot: _Boot, node: NodeSpec) -> Sequence[PfnRange]:
+    """What the buddy system of a node gets; areas of CMA too (cma_init_reserved_areas)."""
+    _reserve_rest(boot, node)
+    free_ranges = boot.allocator.retire(node.nid)
+    return merge([*free_ranges, *boot.cma[node.nid]]) if node.nid in boot.cma else free_ranges
+
+
+def _reserve_rest(boot: _Boot, node: NodeSpec) -> None:
+    """What is told gives the buddy system what it did; the rest is image, initrd, firmware, from the top."""
+    if node.managed is not None:
+        _reserve_top(boot, node, (0, _NO_LIMIT), _spare(boot, node))
     for zone in node.zones:
-        if zone.managed is None:
-            continue
-        left = _room(boot, node, zone)
-        for start, end in reversed(
-            boot.allocator.free_ranges(node.nid, zone.start_pfn, zone.start_pfn + zone.spanned)
-        ):
-            if left <= 0:
-                break
-            take = min(left, end - start)
-            boot.allocator.reserve(end - take, end, node.nid, "captured: kernel image, initrd, firmware")
-            left -= take
+        if zone.managed is not None:
+            span = (zone.start_pfn, zone.start_pfn + zone.spanned)
+            _reserve_top(boot, node, span, _room(boot, node, zone))
+
+
+def _reserve_top(boot: _Boot, node: NodeSpec, span: PfnRange, pages: int) -> None:
+    for start, end in reversed(boot.allocator.free_ranges(node.nid, *span)):
+        if pages <= 0:
+            break
+        take = min(pages, end - start)
+        boot.allocator.reserve(end - take, end, node.nid, "told: kernel image, initrd, firmware")
+        pages -= take
 
 
 def _pages_within(ranges: Iterable[PfnRange], zone: ZoneSpec) -> int:

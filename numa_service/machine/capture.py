@@ -16,7 +16,7 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
-from numa_service.machine.hmat import latency_from_sysfs
+from numa_service.machine.hmat import generic_initiators_from_sysfs, latency_from_sysfs
 from numa_service.machine.late_free import LateFree, late_frees
 from numa_service.machine.notation import MAX_NUMNODES, MAX_PHYSMEM_BYTES, parse_cpulist
 from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError, ZoneSpec
@@ -44,8 +44,10 @@ def load_capture(root: Path) -> MachineSpec:
     arch = _arch(zones, root)
     profile = capture.profile()
     nids, cpus, distances = capture.topology(zones)
+    tree = capture.find(*_NODE_TREE)
+    generic = generic_initiators_from_sysfs(tree, nids, {nid for nid in nids if cpus[nid]})
     nodes = tuple(
-        NodeSpec(nid, cpus[nid], specs, ram)
+        NodeSpec(nid, cpus[nid], specs, ram, generic_initiator=nid in generic)
         for nid, (specs, ram) in capture.memory(zones, arch, nids).items()
     )
     if not any(node.cpus for node in nodes):
@@ -63,7 +65,7 @@ def load_capture(root: Path) -> MachineSpec:
         sysctls=capture.sysctls(zones, arch, profile),
         cmdline=capture.cmdline(),
         memory_model=default_memory_model(arch),
-        latency=latency_from_sysfs(capture.find(*_NODE_TREE), nids),
+        latency=latency_from_sysfs(tree, nids),
     )
 
 

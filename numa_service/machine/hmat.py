@@ -1,59 +1,107 @@
-"""The latency model as an ACPI HMAT has it, and as ``access0`` of a node's directory shows it.
+"""The latency model as an ACPI HMAT has it, and as ``access0`` and ``access1`` of a node show it.
 
-An HMAT has a latency and a bandwidth for every pair; the kernel shows, of each memory, the nodes with CPUs
-that are best at it, and their numbers (``drivers/acpi/numa/hmat.c``, ``drivers/base/node.c``).
+An HMAT has latencies and bandwidths of pairs of nodes; the kernel shows, of each memory, the nodes that are
+best at it, and their numbers (``drivers/acpi/numa/hmat.c``, ``drivers/base/node.c``). access0 is about every
+initiator, access1 about CPUs only. The HMAT of a machine here is what its description says of pairs:
+``read_ns``, ``write_ns``, ``read_mb_per_s``, ``write_mb_per_s``. Nothing is made up for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from numa_service.machine.latency import LatencyModel
-from numa_service.machine.spec import MachineSpec
+from numa_service.machine.latency import MAX_MB_PER_S, LatencyModel
+from numa_service.machine.notation import parse_cpulist
+from numa_service.machine.spec import MachineSpec, SpecError
 from numa_service.machine.zoneinfo import read_text
 from numa_service.mm.snapshot import AccessSnapshot
 
 _MB = 10**6
 _MIB = 1 << 20
+_CLASSES = (0, 1)
+
+Pairs = dict[tuple[int, int], int]
+
+
+def mb_per_s(mib_per_s: int) -> int:
+    """MB/s (10^6 B/s) of the MiB/s of an HMAT, sysfs and hwloc, rounded up: `mib_per_s` gives them back."""
+    return -(-mib_per_s * _MIB // _MB)
+
+
+def mib_per_s(mb_per_s: int) -> int:
+    """The other way, rounded down."""
+    return mb_per_s * _MB // _MIB
+
+
+def with_mib_per_s(pairs: Mapping[tuple[int, int], int]) -> Pairs:
+    """The same pairs in MB/s, as far as a machine file can say them."""
+    return {pair: min(mb_per_s(mib), MAX_MB_PER_S) for pair, mib in pairs.items()}
 
 
 def has_hmat(spec: MachineSpec) -> bool:
-    """Whether the machine has one: every one that is described here, and captured ones that showed theirs."""
-    captured = any(zone.managed is not None for node in spec.nodes for zone in node.zones)
+    """Whether the machine has one: its description says something that an HMAT says."""
     # The kernel reads it since 5.2.
-    return spec.profile != "linux-3.0" and (not captured or bool(spec.latency.read_ns))
+    return spec.profile != "linux-3.0" and bool(told_pairs(spec.latency))
 
 
-def access_of(spec: MachineSpec) -> dict[int, AccessSnapshot]:
-    """Each memory's best initiators and their numbers; empty without an HMAT."""
+def told_pairs(model: LatencyModel) -> set[tuple[int, int]]:
+    """(from nid, to nid) of which an HMAT would say something."""
+    return {*model.read_ns, *model.write_ns, *model.read_mb_per_s, *model.write_mb_per_s}
+
+
+def access_of(spec: MachineSpec) -> dict[tuple[int, int], AccessSnapshot]:
+    """Each memory's best initiators and their numbers, by (nid, access class); empty without an HMAT."""
     if not has_hmat(spec):
         return {}
-    return {node.nid: _access(spec, node.nid) for node in spec.nodes if node.zones}
+    model = spec.latency
+    with_cpus = {nid for nid, cpus in spec.own_cpus.items() if cpus}
+    initiators = (with_cpus | set(generic_initiators(spec)), with_cpus)
+    told: dict[int, set[int]] = {}
+    for of, to in told_pairs(model):
+        told.setdefault(to, set()).add(of)
+    found: dict[tuple[int, int], AccessSnapshot] = {}
+    for nid in (node.nid for node in spec.nodes if node.zones):
+        for access in _CLASSES:
+            nids = sorted(told.get(nid, set()) & initiators[access])
+            if nid in with_cpus and nid in nids:
+                # nearest to its own memory, whatever the numbers say (processor proximity domain)
+                nids = [nid]
+            if nids:
+                found[nid, access] = best_initiators(model, nids, nid)
+    return found
 
 
-def _access(spec: MachineSpec, nid: int) -> AccessSnapshot:
-    # A node with CPUs is nearest to its own memory, whatever the numbers say (processor proximity domain).
-    cpus = spec.own_cpus
-    nids = [nid] if cpus[nid] else [node.nid for node in spec.nodes if cpus[node.nid]]
-    seen = {of: _numbers(spec, of, nid) for of in nids}
-    best = min(seen.values(), key=lambda numbers: (numbers[0], numbers[1], -(numbers[2] or 1 << 62)))
-    return AccessSnapshot(tuple(of for of in nids if seen[of] == best), *best)
+def generic_initiators(spec: MachineSpec) -> tuple[int, ...]:
+    """Nodes with an initiator that is no CPU."""
+    return tuple(node.nid for node in spec.nodes if node.generic_initiator)
 
 
-def _numbers(spec: MachineSpec, of: int, to: int) -> tuple[int, int, int | None]:
-    latency, distance = spec.latency, spec.distance(of, to)
-    limits = [mb for mb in (latency.memory_bandwidth(to), latency.link_bandwidth(of, to)) if mb]
-    return (
-        latency.read_latency_ns(of, to, distance),
-        latency.write_latency_ns(of, to, distance),
-        min(limits) * _MB // _MIB if limits else None,
-    )
+def best_initiators(model: LatencyModel, nids: Iterable[int], to: int) -> AccessSnapshot:
+    """Those of `nids` that are best at a memory: by latency, then by bandwidth; and their numbers."""
+    seen = {of: numbers(model, of, to) for of in nids}
+    best = min(seen.values(), key=_goodness)
+    return AccessSnapshot(tuple(of for of, found in seen.items() if found == best), *best)
+
+
+def _goodness(found: tuple[int, int, int, int]) -> tuple[float, float, int, int]:
+    read_ns, write_ns, read, write = found
+    return read_ns or float("inf"), write_ns or float("inf"), -read, -write
+
+
+def numbers(model: LatencyModel, of: int, to: int) -> tuple[int, int, int, int]:
+    """Read and write latency in ns, read and write bandwidth in MiB/s, as far as somebody said; else 0."""
+    pair = of, to
+    read_ns = model.read_ns.get(pair, 0)
+    limits = [mb for mb in (model.memory_mb_per_s.get(to), model.link_mb_per_s.get(pair)) if mb]
+    read = model.read_mb_per_s.get(pair, 0) or min(limits, default=0)
+    write = model.write_mb_per_s.get(pair, 0) or read
+    return read_ns, model.write_ns.get(pair, read_ns), mib_per_s(read), mib_per_s(write)
 
 
 def latency_from_sysfs(tree: Path | None, nids: Iterable[int]) -> LatencyModel:
-    """What ``access0`` below /sys/devices/system/node says; the defaults where it says nothing.
+    """What ``access0`` and ``access1`` of a directory of nodes say; the defaults where they say nothing.
 
     Only of each memory's best initiators: the kernel does not show the rest of the HMAT.
     """
@@ -61,26 +109,45 @@ def latency_from_sysfs(tree: Path | None, nids: Iterable[int]) -> LatencyModel:
     if tree is None:
         return model
     nids = tuple(nids)
+    read_ns: Pairs = {}
+    write_ns: Pairs = {}
+    read: Pairs = {}
+    write: Pairs = {}
+    names = {
+        "read_latency": read_ns,
+        "write_latency": write_ns,
+        "read_bandwidth": read,
+        "write_bandwidth": write,
+    }
     for nid in nids:
-        folder = tree / f"node{nid}" / "access0" / "initiators"
-        read, write = _number(folder / "read_latency"), _number(folder / "write_latency")
-        bandwidth = _number(folder / "read_bandwidth")
-        for of in _initiators(tree, nid, nids) if read else ():
-            model = replace(
-                model,
-                read_ns=model.read_ns | {(of, nid): read},
-                write_ns=model.write_ns | ({(of, nid): write} if write else {}),
-            )
-            if bandwidth:
-                # upwards: MiB/s from it are what they were
-                limit = -(-bandwidth * _MIB // _MB)
-                links = {(of, nid): limit} if of != nid else {}
-                model = replace(
-                    model,
-                    memory_mb_per_s=model.memory_mb_per_s | {nid: limit},
-                    link_mb_per_s=model.link_mb_per_s | links,
-                )
-    return model
+        for access in _CLASSES:
+            folder = tree / f"node{nid}" / f"access{access}" / "initiators"
+            for name, pairs in names.items():
+                value = _number(folder / name)
+                for of in _initiators(tree, nid, access, nids) if value else ():
+                    pairs.setdefault((of, nid), value)
+    return replace(
+        model,
+        read_ns=read_ns,
+        write_ns=write_ns,
+        read_mb_per_s=with_mib_per_s(read),
+        write_mb_per_s=with_mib_per_s(write),
+    )
+
+
+def generic_initiators_from_sysfs(
+    tree: Path | None, nids: Collection[int], with_cpus: Collection[int]
+) -> set[int]:
+    """Nodes that ``has_generic_initiator`` names, and initiators of ``access0`` without CPUs."""
+    if tree is None:
+        return set()
+    path = tree / "has_generic_initiator"
+    try:
+        named = set(parse_cpulist(read_text(path))) if path.is_file() else set()
+    except SpecError:
+        named = set()
+    linked = {of for nid in nids for of in _initiators(tree, nid, 0, tuple(nids))}
+    return (named & set(nids)) | (linked - set(with_cpus))
 
 
 def _number(path: Path) -> int:
@@ -88,14 +155,12 @@ def _number(path: Path) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
-def _initiators(tree: Path, nid: int, nids: tuple[int, ...]) -> list[int]:
-    """Nodes linked in ``access0/initiators``; captures of files only list links in ``symlinks.txt``."""
-    folder = f"node{nid}/access0/initiators"
+def _initiators(tree: Path, nid: int, access: int, nids: tuple[int, ...]) -> list[int]:
+    """Nodes linked in ``initiators``; captures of files only list links in ``symlinks.txt``."""
+    folder = f"node{nid}/access{access}/initiators"
     listed = tree / "symlinks.txt"
     links = read_text(listed).splitlines() if listed.is_file() else []
-    return [
-        of
-        for of in nids
-        if (tree / folder / f"node{of}").exists()
-        or any(link.startswith(f"{folder}/node{of} ->") for link in links)
-    ]
+    known = {link.split(" ->")[0] for link in links}
+    if (tree / folder).is_dir():
+        known |= {f"{folder}/{path.name}" for path in (tree / folder).iterdir()}
+    return [of for of in nids if f"{folder}/node{of}" in known]

@@ -31,6 +31,8 @@ CURVES: dict[str, Curve] = {
 #: `mlc --bandwidth_matrix` of the same calibration data.
 SOCKET_MB_PER_S = 108_000
 SOCKET_LINK_MB_PER_S = 51_000
+#: A petabyte a second.
+MAX_MB_PER_S = 10**9
 
 MODES = ("account", "inject")
 
@@ -61,10 +63,16 @@ class LatencyModel:
     read_ns: dict[tuple[int, int], int] = field(default_factory=dict)
     #: Write latency likewise, as in an HMAT; the read latency where it is not given.
     write_ns: dict[tuple[int, int], int] = field(default_factory=dict)
-    #: Bandwidth of each memory by nid, MB/s (10^6 B/s); 0 is without limit. Default: a Skylake socket.
+    #: Bandwidth of each memory by nid, MB/s (10^6 B/s); 0 is without limit. Default: the most that
+    #: `read_mb_per_s` has of it, else a Skylake socket.
     memory_mb_per_s: dict[int, int] = field(default_factory=dict)
-    #: Bandwidth from one node to the memory of another, MB/s; 0 is without limit. Default: two such sockets.
+    #: Bandwidth from one node to the memory of another, MB/s; 0 is without limit. Default: `read_mb_per_s`,
+    #: as who measured so much had a link that gives it; else two such sockets.
     link_mb_per_s: dict[tuple[int, int], int] = field(default_factory=dict)
+    #: What a node gets from a memory, reading and writing, as an HMAT has it, MB/s. Shown, and what the two
+    #: above are taken from; the load of writes is that of reads.
+    read_mb_per_s: dict[tuple[int, int], int] = field(default_factory=dict)
+    write_mb_per_s: dict[tuple[int, int], int] = field(default_factory=dict)
     #: Name of each memory's curve by nid. Default: ddr4.
     memory_curve: dict[int, str] = field(default_factory=dict)
     #: Name of each link's curve. Default: socket.
@@ -109,11 +117,16 @@ class LatencyModel:
 
     def memory_bandwidth(self, nid: int) -> int:
         """Of a node's memory, MB/s; 0 is without limit."""
-        return self.memory_mb_per_s.get(nid, SOCKET_MB_PER_S)
+        stated = self.memory_mb_per_s.get(nid)
+        if stated is not None:
+            return stated
+        return max((mb for (_, to), mb in self.read_mb_per_s.items() if to == nid), default=SOCKET_MB_PER_S)
 
     def link_bandwidth(self, from_nid: int, to_nid: int) -> int:
         """From CPUs of a node to memory of another, MB/s; 0 is without limit, as to its own."""
-        return 0 if from_nid == to_nid else self.link_mb_per_s.get((from_nid, to_nid), SOCKET_LINK_MB_PER_S)
+        pair = from_nid, to_nid
+        stated = 0 if from_nid == to_nid else self.link_mb_per_s.get(pair)
+        return self.read_mb_per_s.get(pair, SOCKET_LINK_MB_PER_S) if stated is None else stated
 
     def memory_curve_name(self, nid: int) -> str:
         """Of what load adds at a node's memory."""

@@ -11,7 +11,7 @@ import difflib
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +29,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from numa_service.machine.cmdline import BootParameters, parse_cmdline
-from numa_service.machine.latency import CURVES, MODES, Curve, LatencyModel
+from numa_service.machine.latency import CURVES, MAX_MB_PER_S, MODES, Curve, LatencyModel
 from numa_service.machine.notation import (
     MAX_NUMNODES,
     MAX_PHYSMEM_BYTES,
@@ -109,6 +109,8 @@ class NodeTable(BaseModel):
     memory: _Pages | None = None
     ranges: list[_Range] | None = None
     movable: _Pages = 0
+    managed: _Pages | None = None
+    generic_initiator: bool = False
 
 
 def _parse_curve(points: list[tuple[float, float]]) -> Curve:
@@ -127,18 +129,23 @@ def _parse_curve(points: list[tuple[float, float]]) -> Curve:
 #: Longest time of one step, in ns: a second. So long as a request may be, what it costs fits 64 bits.
 MAX_STEP_NS = 10**9
 _Ns = Annotated[int, Field(ge=0, le=MAX_STEP_NS)]
-#: Up to a petabyte a second.
-_MbPerS = Annotated[int, Field(ge=0, le=10**9)]
-_Matrix = list[list[Annotated[int, Field(ge=1, le=MAX_STEP_NS)]]]
+_MbPerS = Annotated[int, Field(ge=0, le=MAX_MB_PER_S)]
+#: Of pairs of nodes; 0: not said.
+_NsMatrix = list[list[_Ns]]
+_MbPerSMatrix = list[list[_MbPerS]]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 _Point = Annotated[tuple[_Finite, _Finite], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
 _Curve = Annotated[list[_Point], AfterValidator(_parse_curve)]
+#: What an HMAT says of pairs of nodes: 0 is nothing.
+_HMAT = ("read_ns", "write_ns", "read_mb_per_s", "write_mb_per_s")
 #: What is not an integer of ns.
 _LATENCY_TYPES: dict[str, Any] = {
-    "read_ns": _Matrix,
-    "write_ns": _Matrix,
+    "read_ns": _NsMatrix,
+    "write_ns": _NsMatrix,
     "memory_mb_per_s": list[_MbPerS],
-    "link_mb_per_s": list[list[_MbPerS]],
+    "link_mb_per_s": _MbPerSMatrix,
+    "read_mb_per_s": _MbPerSMatrix,
+    "write_mb_per_s": _MbPerSMatrix,
     "memory_curve": list[str],
     "link_curve": list[list[str]],
     "curves": dict[str, _Curve],
@@ -302,6 +309,9 @@ class _Builder:
             self.fail(("cmdline",), str(error))
         if parameters.zonelist_order == "zone" and self.table.profile != "linux-3.0":
             self.fail(("cmdline",), f"numa_zonelist_order: {self.table.profile} has node order only")
+        told = next((i for i, node in enumerate(self.table.node) if node.managed is not None), None)
+        if told is not None and parameters.fake_nodes:
+            self.fail(("node", told, "managed"), "the cmdline cuts nodes: what they manage is computed")
         moved = next((i for i, node in enumerate(self.table.node) if node.movable), None)
         if moved is not None and (parameters.moves or parameters.fake_nodes):
             self.fail(
@@ -322,10 +332,16 @@ class _Builder:
         shares = Counter(fake.phys_nid for fake in fakes)
         model = spec.latency
         pairs = [(a, b, (a.phys_nid, b.phys_nid)) for a in fakes for b in fakes]
+
+        def cut(values: Mapping[tuple[int, int], int]) -> dict[tuple[int, int], int]:
+            return {(a.nid, b.nid): values[at] for a, b, at in pairs if at in values}
+
         latency = replace(
             model,
-            read_ns={(a.nid, b.nid): model.read_ns[at] for a, b, at in pairs if at in model.read_ns},
-            write_ns={(a.nid, b.nid): model.write_ns[at] for a, b, at in pairs if at in model.write_ns},
+            read_ns=cut(model.read_ns),
+            write_ns=cut(model.write_ns),
+            read_mb_per_s=cut(model.read_mb_per_s),
+            write_mb_per_s=cut(model.write_mb_per_s),
             # fakes of one node share its memory, and have no link between them
             memory_mb_per_s={
                 fake.nid: model.memory_bandwidth(fake.phys_nid) // shares[fake.phys_nid] for fake in fakes
@@ -465,14 +481,14 @@ class _Builder:
         said = self.table.latency
         values: dict[str, Any] = {key: getattr(said, key) for key in said.model_fields_set}
         known = {**CURVES, **values.get("curves", {})}
-        for key in ("read_ns", "write_ns", "link_mb_per_s", "link_curve"):
+        for key in (*_HMAT, "link_mb_per_s", "link_curve"):
             if (rows := values.get(key)) is not None:
                 self._check_square(("latency", key), rows)
                 values[key] = {
                     (self.nids[i], self.nids[j]): value
                     for i, row in enumerate(rows)
                     for j, value in enumerate(row)
-                    if value != "" and (i != j or key.endswith("_ns"))
+                    if (value if key in _HMAT else value != "" and i != j)
                 }
         for key in ("memory_mb_per_s", "memory_curve"):
             if (row := values.get(key)) is not None:
@@ -517,8 +533,14 @@ class _Builder:
                     first = movable_start(ram[i], node.movable, lowest)
                 except SpecError as error:
                     self.fail(("node", i, "movable"), str(error))
+            present = count_pages(ram[i])
+            if node.managed is not None and node.managed > present:
+                sizes = (format_size(pages * PAGE_SIZE) for pages in (node.managed, present))
+                self.fail(("node", i, "managed"), "{}, and the node has {} of RAM".format(*sizes))
             zones = layout_zones(arch, ram[i], first, lowest)
-            nodes.append(NodeSpec(self.nids[i], node.cpus, zones, ram[i]))
+            nodes.append(
+                NodeSpec(self.nids[i], node.cpus, zones, ram[i], node.managed, node.generic_initiator)
+            )
         return tuple(nodes)
 
 

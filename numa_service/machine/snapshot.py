@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import TypeAdapter
 
-from numa_service.machine.hmat import access_of
+from numa_service.machine.hmat import access_of, generic_initiators
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES, is_offline, zone_for_pfn_range
 from numa_service.mm.mmzone import PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER, ZONE_NAMES
@@ -103,6 +103,7 @@ def assemble(spec: MachineSpec, parts: Iterable[NodePart], uptime: Uptime | None
         fallback_order={},
         zonelists={},
         access=access_of(spec),
+        generic_initiators=generic_initiators(spec),
         uptime=uptime or Uptime(),
     )
 
@@ -130,6 +131,7 @@ def machine_snapshot(
         zonelists=lists,
         dmesg=tuple(machine.dmesg),
         access=access_of(machine.spec),
+        generic_initiators=generic_initiators(machine.spec),
     )
 
 

@@ -39,6 +39,15 @@ class NodeSpec:
     zones: tuple[ZoneSpec, ...]
     #: RAM of the node as [start_pfn, end_pfn) ranges, ascending, disjoint: the present pages of its zones.
     ram: tuple[tuple[int, int], ...]
+    #: Pages that the buddy system gets of the whole node, where only that is known; None as in a zone.
+    managed: int | None = None
+    #: Whether something else than a CPU reads and writes from here (a GPU, a network card).
+    generic_initiator: bool = False
+
+    @property
+    def is_told(self) -> bool:
+        """Whether it was said what the node or its zones manage: then boot takes what those lack, no more."""
+        return self.managed is not None or any(zone.managed is not None for zone in self.zones)
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,9 +73,9 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_text(path: Path) -> str:
-    """A captured file; SpecError if it cannot be read as text."""
+    """A captured file, without the NUL bytes that old kernels end one with; SpecError if it is not text."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8").rstrip("\0")
     except OSError as error:
         raise SpecError(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:

@@ -69,13 +69,14 @@ class MemoryBlockSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class AccessSnapshot:
-    """What an HMAT says of a memory, seen from the nodes with CPUs that are best at it (``access0``)."""
+    """What an HMAT says of a memory, seen from the nodes that are best at it; 0 where it says nothing."""
 
     initiators: tuple[int, ...]
     read_latency_ns: int
     write_latency_ns: int
-    #: MiB/s; None is without limit.
-    bandwidth: int | None
+    #: MiB/s.
+    read_bandwidth: int
+    write_bandwidth: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,8 @@ class MachineSnapshot:
     zonelists: dict[tuple[str, int, str], tuple[tuple[int, str], ...]]
     #: Boot log: (virtual seconds, text).
     dmesg: tuple[tuple[float, str], ...] = field(default=())
-    #: Memory's nid → how CPUs reach it; empty on a machine without an HMAT.
-    access: dict[int, AccessSnapshot] = field(default_factory=dict)
+    #: (memory's nid, access class) → how it is reached; empty on a machine without an HMAT.
+    access: dict[tuple[int, int], AccessSnapshot] = field(default_factory=dict)
+    #: Nodes with an initiator that is no CPU.
+    generic_initiators: tuple[int, ...] = ()
     uptime: Uptime = field(default_factory=Uptime)

@@ -69,8 +69,8 @@ def has_normal_memory(snapshot: MachineSnapshot) -> str:
 
 
 def has_generic_initiator(snapshot: MachineSnapshot) -> str:
-    """Nodes with an initiator that is no CPU: the model has none."""
-    return "\n"
+    """Nodes with an initiator that is no CPU."""
+    return _nodes(snapshot, lambda node: node.nid in snapshot.generic_initiators)
 
 
 def cpulist(snapshot: MachineSnapshot, node: NodeSnapshot) -> str:

@@ -83,7 +83,7 @@ def test_export_says_what_is_lost_on_stderr_and_in_json() -> None:
 def test_stdin_is_a_source_of_import() -> None:
     text = "available: 1 nodes (0)\nnode 0 cpus: 0 1\nnode 0 size: 2048 MB\n"
     done = run(app, ["import", "-"], input=text)
-    assert 'memory = "2GiB"' in done.stdout
+    assert 'managed = "2GiB"' in done.stdout
 
 
 @pytest.mark.parametrize("form", ["hwloc-xml", "qemu", "toml"])

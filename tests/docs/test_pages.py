@@ -171,7 +171,7 @@ def test_the_defaults_that_are_documented_are_the_defaults() -> None:
         "link_curve": model.link_curve_name(0, 1),
     }
     for field in fields(LatencyModel):
-        if field.name not in ("read_ns", "write_ns", "curves"):
+        if field.name not in ("read_ns", "write_ns", "read_mb_per_s", "write_mb_per_s", "curves"):
             assert latency[field.name] == str(by_node.get(field.name, getattr(model, field.name)))
     machine = {code(row[0])[0]: row[2] for row in rows("docs/machine-file.md", "## The machine")}
     for key in ("arch", "profile"):

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 from groundtruth import GROUNDTRUTH
 
-from numa_service.machine.boot import Machine, rebuild_zonelists, start_kernel
+from numa_service.machine.boot import Machine, managed_pages, rebuild_zonelists, start_kernel
 from numa_service.machine.machinefile import parse_machine
+from numa_service.machine.notation import parse_pages
 from numa_service.machine.presets import load_preset
 from numa_service.machine.source import load
 from numa_service.machine.spec import MachineSpec, SpecError
@@ -122,6 +123,49 @@ def test_a_node_too_small_for_its_memory_map_is_refused(profile: str) -> None:
 
 
 # Memory models
+
+
+@every_profile
+@pytest.mark.parametrize("arch", ["x86_64", "i386"])
+@pytest.mark.parametrize("lacks", ["0", "4KiB", "3MiB", "100MiB", "1000MiB"])
+@pytest.mark.parametrize("size", ["1GiB", "6GiB"])
+def test_a_node_manages_what_it_is_told_to(profile: str, arch: str, lacks: str, size: str) -> None:
+    nodes = [f'[[node]]\ncpus = "{i}"\nmemory = "{size}"\n' for i in range(1 if arch == "i386" else 3)]
+    head = f'arch = "{arch}"\n' + ("" if profile == "linux-3.0" else 'cmdline = "cma=16M"\n')
+    plain = machine_file(head + "".join(nodes), profile)
+    present = [sum(zone.present for zone in node.zones) for node in plain.nodes]
+    told = [pages - parse_pages(lacks) for pages in present]
+    lines = (f'{node}managed = "{pages * 4}KiB"\n' for node, pages in zip(nodes, told, strict=True))
+    spec = machine_file(head + "".join(lines), profile)
+    machine = start_kernel(spec)
+    assert [sum(n for (nid, _), n in machine.managed.items() if nid == i) for i in range(len(told))] == told
+    assert list(managed_pages(spec).values()) == told
+    for pgdat in for_each_online_pgdat(machine.pgdats):
+        assert check_pgdat(pgdat) == []
+
+
+def test_cma_is_part_of_what_a_node_manages() -> None:
+    text = 'cmdline = "cma=64M"\n[[node]]\ncpus = "0"\nmemory = "1GiB"\nmanaged = "63MiB"\n'
+    with pytest.raises(SpecError, match="cma: no 16384 free pages in a row"):
+        start_kernel(machine_file(text))
+
+
+def test_what_boot_leaves_is_known_without_booting() -> None:
+    for preset in ("uma", "cxl-tier", "i386-highmem", "nps4"):
+        machine = start_kernel(load_preset(preset))
+        pages = managed_pages(machine.spec)
+        for nid in machine.spec.nids:
+            assert pages[nid] == sum(n for (of, _), n in machine.managed.items() if of == nid)
+
+
+def test_the_kernel_lies_at_16_mib_or_where_ram_begins() -> None:
+    low = machine_file('[[node]]\ncpus = "0"\nmemory = "1GiB"\n')
+    high = machine_file('[[node]]\ncpus = "0"\nranges = [["0x80201000", "0xc0000000"]]\n')
+    for spec, start in ((low, 0x0100_0000), (high, 0x8040_0000)):
+        (image,) = (r for r in start_kernel(spec).boot_allocator.reserved if r.purpose == "kernel image")
+        assert image.start_pfn << 12 == start
+    with pytest.raises(BootMemoryError, match="44 MiB of RAM at 16 MiB or above"):
+        start_kernel(machine_file('[[node]]\ncpus = "0"\nmemory = "60MiB"\n'))
 
 
 def test_the_memory_map_of_a_machine_with_a_large_hole() -> None:

@@ -267,7 +267,20 @@ TWO = ONE + '[[node]]\ncpus = "1"\nmemory = "1GiB"\n'
         ),
         (ONE + "[latency]\n\nzone_skip_ns = -1\n", "m.toml:6: latency.zone_skip_ns: Input should be greater"),
         (ONE + "[latency]\nread_ns = [[1, 2]]\n", "m.toml:5: latency.read_ns[0]: 2 columns for 1 nodes"),
-        (ONE + "[latency]\nread_ns = [\n[0]]\n", "m.toml:6: latency.read_ns[0][0]: Input should be greater"),
+        (ONE + "[latency]\nread_ns = [\n[-1]]\n", "m.toml:6: latency.read_ns[0][0]: Input should be greater"),
+        (
+            TWO + "[latency]\nwrite_mb_per_s = [[0, 1]]\n",
+            "m.toml:8: latency.write_mb_per_s: 1 rows for 2 nodes",
+        ),
+        (ONE + 'managed = "5000"\n', "m.toml:4: node[0].managed: '5000' is not page-aligned"),
+        (
+            ONE + 'managed = "1GiB"\n',
+            "m.toml:4: node[0].managed: 1GiB, and the node has 1048056KiB of RAM",
+        ),
+        (
+            'cmdline = "numa=fake=2"\n' + ONE + 'managed = "512MiB"\n',
+            "m.toml:5: node[0].managed: the cmdline cuts nodes: what they manage is computed",
+        ),
         (
             TWO + "[latency]\nmemory_mb_per_s = [1]\n",
             "m.toml:8: latency.memory_mb_per_s: 1 values for 2 nodes",
@@ -371,3 +384,15 @@ def test_the_largest_machines_are_legal() -> None:
         '[[node]]\ncpus = "0-8191"\nmemory = "64TiB"\n' + "[[node]]\nmemory = 0\n" * 1023, "m", "m"
     )
     assert (len(spec.nodes), len(spec.cpus)) == (1024, 8192)
+
+
+def test_pairs_that_an_hmat_says_nothing_of_are_zero() -> None:
+    spec = parse_machine(
+        TWO + "[latency]\nread_ns = [[80, 0], [140, 0]]\nread_mb_per_s = [[0, 9000], [0, 0]]\n", "m", "m"
+    )
+    assert spec.latency.read_ns == {(0, 0): 80, (1, 0): 140}
+    assert spec.latency.read_latency_ns(1, 1, 10) == 90
+    assert spec.latency.read_mb_per_s == {(0, 1): 9000}
+    # who got so much had a memory and a link that give it
+    assert (spec.latency.memory_bandwidth(1), spec.latency.link_bandwidth(0, 1)) == (9000, 9000)
+    assert (spec.latency.memory_bandwidth(0), spec.latency.link_bandwidth(1, 0)) == (108_000, 51_000)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from numa_service.machine.formats.draft import Draft, DraftNode, machine_name
 from numa_service.machine.formats.files import read_bytes
-from numa_service.machine.formats.hwloc_xml import split_bandwidth
+from numa_service.machine.hmat import with_mib_per_s
 from numa_service.machine.notation import MAX_NUMNODES
 from numa_service.machine.spec import SpecError
 from numa_service.machine.zones import PfnRange, merge, without_bios_holes
@@ -220,7 +220,10 @@ def _slit(draft: Draft, nid_of: dict[int, int], content: bytes, source: str) -> 
 
 
 def _hmat(draft: Draft, nid_of: dict[int, int], content: bytes, source: str) -> None:
-    """Access latencies (ns) and bandwidths (MB/s) of memory itself; side caches are not modelled."""
+    """Access latencies (ns) and bandwidths of memory itself; side caches are not modelled.
+
+    The kernel shows the table's "MB/s" as MiB/s, and QEMU writes MiB/s there.
+    """
     revision = content[8]
     tables: dict[int, dict[tuple[int, int], int]] = {}
     for kind, offset, length in _structures(content, 40, f"{source}: HMAT", wide=True):
@@ -256,12 +259,11 @@ def _hmat(draft: Draft, nid_of: dict[int, int], content: bytes, source: str) -> 
                     value = -(-value // 1000)  # ps since revision 2
                 tables.setdefault(data_type, {})[nid_of[from_pxm], nid_of[to_pxm]] = min(value, 10**9)
     reads = {**tables.get(0, {}), **tables.get(1, {})}
-    writes = {**tables.get(0, {}), **tables.get(2, {})}
-    memory, links = split_bandwidth({**tables.get(3, {}), **tables.get(4, {})})
+    read_bandwidth = {**tables.get(3, {}), **tables.get(4, {})}
     draft.latency = replace(
         draft.latency,
         read_ns=reads,
-        write_ns={} if writes == reads else writes,
-        memory_mb_per_s=memory,
-        link_mb_per_s=links,
+        write_ns={**tables.get(0, {}), **tables[2]} if 2 in tables else {},
+        read_mb_per_s=with_mib_per_s(read_bandwidth),
+        write_mb_per_s=with_mib_per_s({**tables.get(3, {}), **tables[5]} if 5 in tables else {}),
     )

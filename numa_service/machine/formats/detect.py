@@ -216,6 +216,6 @@ def _unpack(archive: tarfile.TarFile, folder: Path, source: str) -> None:
             content = archive.extractfile(member)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content.read() if content else b"")
-        elif member.isdir() or parts[-1].startswith(("node", "cpu")):
-            # links to CPUs and nodes are directories: their names are what is read
+        elif member.isdir() or parts[-1].startswith(("node", "cpu", "memory")):
+            # links to CPUs, nodes and memory blocks are directories: their names are what is read
             target.mkdir(parents=True, exist_ok=True)

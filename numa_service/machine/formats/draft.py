@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from numa_service.machine.cmdline import parse_cmdline
+from numa_service.machine.hmat import told_pairs
 from numa_service.machine.latency import LatencyModel
 from numa_service.machine.machinefile import LOCAL_DISTANCE, MAX_DISTANCE, REMOTE_DISTANCE
 from numa_service.machine.notation import MAX_NUMNODES, NR_CPUS, format_cpulist, format_size
@@ -14,11 +15,14 @@ from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError
 from numa_service.machine.sysctl import SYSCTLS
 from numa_service.machine.zones import PfnRange, count_pages, intersect, q35_ram
 from numa_service.mm.mmzone import PAGE_SHIFT, PAGE_SIZE
+from numa_service.mm.sparse import SECTION_SIZE_BITS, STRUCT_PAGE_BYTES
 
 #: Of a node whose memory nothing tells: as hwloc's synthetic topologies have it.
 DEFAULT_NODE_BYTES = 1 << 30
 #: NODE_MIN_SIZE of x86: memory of a node with less is not used.
 NODE_MIN_BYTES = 4 << 20
+_SECTION_BYTES = 1 << SECTION_SIZE_BITS["x86_64"]
+_SECTION_MAP_BYTES = (_SECTION_BYTES >> PAGE_SHIFT) * STRUCT_PAGE_BYTES["x86_64"]
 _VERSION = re.compile(r"(\d+)\.(\d+)", re.ASCII)
 _DMA32_END = 4 << 30 >> PAGE_SHIFT
 _Q35_ACPI_PAGES = 32
@@ -29,7 +33,10 @@ Pair = tuple[int, int]
 
 @dataclass(slots=True)
 class DraftNode:
-    """One node. Memory is a size in bytes, or ranges of pages where its place is known."""
+    """One node. RAM is a size in bytes, or ranges of pages where its place is known.
+
+    Of a node that only shows what its kernel manages the RAM is found by `Draft.check`.
+    """
 
     nid: int
     cpus: tuple[int, ...] = ()
@@ -37,10 +44,13 @@ class DraftNode:
     ranges: tuple[PfnRange, ...] | None = None
     #: Pages of ZONE_MOVABLE.
     movable: int = 0
+    #: Bytes that its kernel manages: MemTotal, hwloc's local_memory, numactl's size. None: not told.
+    managed: int | None = None
+    generic_initiator: bool = False
 
     @property
     def bytes(self) -> int:
-        """Of its memory."""
+        """Of its RAM."""
         return self.memory if self.ranges is None else count_pages(self.ranges) * PAGE_SIZE
 
 
@@ -106,6 +116,7 @@ class Draft:
         if self.nodes[-1].nid >= MAX_NUMNODES:
             self._renumber_nodes()
         self._renumber_cpus()
+        self._ram_behind_managed()
         for node in self.nodes:
             if node.memory % PAGE_SIZE:
                 self.note(
@@ -114,6 +125,10 @@ class Draft:
                 node.memory -= node.memory % PAGE_SIZE
         if not self.exact:
             self._ignore_small_nodes()
+            if self.profile == "linux-3.0" and told_pairs(self.latency):
+                self.note(
+                    "linux-3.0 reads no HMAT: latencies and bandwidths count, and no access0 shows them"
+                )
         if not any(node.bytes for node in self.nodes):
             self.note(f"no node's memory is told: {format_size(DEFAULT_NODE_BYTES)} each was taken")
             for node in self.nodes:
@@ -124,12 +139,31 @@ class Draft:
         if any(node.ranges for node in self.nodes):
             self._sizes_behind_ranges()
 
+    def _ram_behind_managed(self) -> None:
+        """RAM of nodes of which only the managed part is told. Boot takes what is over, so that is exact."""
+        for node in self.nodes:
+            if node.managed is None or self.exact:
+                continue
+            if node.managed % PAGE_SIZE:
+                self.note(
+                    f"node {node.nid}: {node.managed} managed bytes were rounded down to pages of 4 KiB"
+                )
+                node.managed -= node.managed % PAGE_SIZE
+            if node.managed == 0:
+                node.memory, node.ranges, node.managed = 0, None, None
+            elif not node.ranges and not node.memory:
+                node.memory = ram_of(node.managed)
+                self.note(
+                    "memory is what the kernel manages (MemTotal), and is kept exactly; the RAM behind it is "
+                    "taken to be that, its memory map, and what is missing to blocks of 128 MiB"
+                )
+
     def _ignore_small_nodes(self) -> None:
         """As numa_register_memblks does: the node stays, without memory. A node alone is kept as it is."""
         for node in self.nodes:
             if 0 < node.bytes < NODE_MIN_BYTES and len(self.nodes) > 1:
                 self.note(f"node {node.nid}: {node.bytes} bytes are left out: a kernel takes 4 MiB or more")
-                node.memory, node.ranges = 0, None
+                node.memory, node.ranges, node.managed = 0, None, None
 
     def _check_cmdline(self) -> None:
         kept = []
@@ -163,6 +197,8 @@ class Draft:
             read_ns=pairs(self.latency.read_ns),
             write_ns=pairs(self.latency.write_ns),
             link_mb_per_s=pairs(self.latency.link_mb_per_s),
+            read_mb_per_s=pairs(self.latency.read_mb_per_s),
+            write_mb_per_s=pairs(self.latency.write_mb_per_s),
             memory_mb_per_s={new[nid]: mb for nid, mb in self.latency.memory_mb_per_s.items()},
         )
 
@@ -185,6 +221,16 @@ class Draft:
             return
         for node, pages in zip(self.nodes, sizes, strict=True):
             node.memory, node.ranges = pages * PAGE_SIZE, None
+
+
+def ram_of(managed: int) -> int:
+    """Bytes of RAM for a node that manages so many: with the memory map and a MiB or more, in whole blocks.
+
+    A memory block is 128 MiB; less than one is rounded to 4 MiB.
+    """
+    least = max(-(-managed * _SECTION_BYTES // (_SECTION_BYTES - _SECTION_MAP_BYTES)), managed + (1 << 20))
+    unit = _SECTION_BYTES if least > _SECTION_BYTES else NODE_MIN_BYTES
+    return -(-least // unit) * unit
 
 
 def linux_numbers(nodes: Sequence[DraftNode]) -> dict[int, int]:
@@ -226,7 +272,14 @@ def draft_of(spec: MachineSpec) -> Draft:
     draft = Draft(
         name=machine_name(spec.name),
         nodes=[
-            DraftNode(node.nid, own[node.nid], ranges=node.ram or None, movable=_movable(node))
+            DraftNode(
+                node.nid,
+                own[node.nid],
+                ranges=node.ram or None,
+                movable=_movable(node),
+                managed=_managed(node),
+                generic_initiator=node.generic_initiator,
+            )
             for node in spec.nodes
         ],
         distances={(a.nid, b.nid): spec.distance(a.nid, b.nid) for a in spec.nodes for b in spec.nodes},
@@ -249,9 +302,16 @@ def draft_of(spec: MachineSpec) -> Draft:
         names = ", ".join(sorted(spec.sysctls.keys() - known.keys()))
         draft.note(f"sysctls not modelled: {names}")
     if any(zone.managed is not None for node in spec.nodes for zone in node.zones):
-        draft.note("managed pages of the captured zones: computed at boot instead")
+        draft.note("managed pages of captured zones are kept by node; of its zones they are computed at boot")
     draft.check()
     return draft
+
+
+def _managed(node: NodeSpec) -> int | None:
+    """Bytes; of a captured node those of its zones."""
+    zones = [zone.managed for zone in node.zones if zone.managed is not None]
+    pages = sum(zones) if zones else node.managed
+    return None if pages is None else pages * PAGE_SIZE
 
 
 def _movable(node: NodeSpec) -> int:

@@ -15,12 +15,16 @@ from typing import Any
 from lxml import etree
 
 from numa_service.machine.formats.draft import DEFAULT_NODE_BYTES, Draft, DraftNode, machine_name, profile_of
+from numa_service.machine.hmat import Pairs, with_mib_per_s
 from numa_service.machine.notation import MAX_NUMNODES, NR_CPUS, format_cpulist
 from numa_service.machine.spec import SpecError
 from numa_service.machine.zones import PfnRange
 
-#: Info of a NUMANode, ours: where its memory is, ``0x1000-0x9f000,0x100000-0x80000000`` in bytes.
+#: Infos of a NUMANode, ours: where its RAM is, ``0x1000-0x9f000,0x100000-0x80000000`` in bytes; that its
+#: machine was told to manage just local_memory of it; that its initiators are no CPUs.
 RANGES_INFO = "PhysicalRanges"
+MANAGED_INFO = "ManagedMemory"
+GENERIC_INFO = "GenericInitiator"
 _NODE_TYPES = {"NUMANode", "NUMA", "Node", "NUMA Node", "NUMAnode"}
 _MEMORY_TYPES = _NODE_TYPES | {"MemCache"}
 _MAX_OBJECTS = 1_000_000
@@ -29,6 +33,8 @@ _MAX_LEGACY_MATRICES = 1000
 #: Characters; a word of 32 bits takes 11.
 _MAX_BITMAP = 1 << 16
 _MEANS_BANDWIDTH = 8
+#: As HBM and CXL cards have it in the SLITs of servers: nearer than another socket, not local.
+_NEAR_DISTANCE = 15
 _MASK = re.compile(r"(?:0xf\.\.\.f,?)?(?:(?:0x)?[0-9a-f]{0,8}(?:,|$))*", re.ASCII | re.IGNORECASE)
 _RANGE = re.compile(r"0x([0-9a-f]{1,16})-0x([0-9a-f]{1,16})", re.ASCII)
 
@@ -113,7 +119,7 @@ class _Topology:
         numas = [self._numa(element, pus) for element in elements]
         if not numas:
             self.note("no NUMANode object: one node with everything (UMA)")
-            self.result.nodes = [DraftNode(0, tuple(sorted(self.cpu_of.values())), self._all_memory(top))]
+            self.result.nodes = [self._uma()]
             return self.result
         self._number_nodes(numas)
         self.result.nodes = self._nodes(numas)
@@ -222,15 +228,16 @@ class _Topology:
             if pu in self.cpu_of and (not cpuset or self.cpu_of[pu] in cpuset)
         )
 
-    def _all_memory(self, top: Element) -> int:
-        """Of a machine without NUMANode objects."""
+    def _uma(self) -> DraftNode:
+        """The node of a machine without NUMANode objects."""
         total = 0
         for element in self.root.iter("object"):
             total += self.number(element, "local_memory", 0) or self.number(element, "memory_kB", 0) << 10
+        cpus = tuple(sorted(self.cpu_of.values()))
         if not total:
-            total = DEFAULT_NODE_BYTES
             self.note("no object has local_memory: 1GiB was taken")
-        return total
+            return DraftNode(0, cpus, DEFAULT_NODE_BYTES)
+        return DraftNode(0, cpus, managed=total)
 
     def _number_nodes(self, numas: list[_Numa]) -> None:
         nids = [numa.nid for numa in numas]
@@ -252,7 +259,7 @@ class _Topology:
             cpus = format_cpulist(self.cpu_of[pu] for pu in strays)
             self.note(f"CPUs {cpus} are on no node: put on node {first.nid}")
             owner.update(dict.fromkeys(strays, first.nid))
-        nodes = {numa.nid: DraftNode(numa.nid, (), numa.memory, self._ranges(numa)) for numa in numas}
+        nodes = {numa.nid: self._node(numa) for numa in numas}
         cpus_of: dict[int, list[int]] = {}
         for pu, nid in owner.items():
             cpus_of.setdefault(nid, []).append(self.cpu_of[pu])
@@ -262,9 +269,21 @@ class _Topology:
         if shared:
             self.note(f"nodes {format_cpulist(shared)} share the CPUs of a node nearby: they have none here")
         if any(node.ranges for node in nodes.values()):
+            self.result.exact = True
             for node in nodes.values():
-                node.memory = 0
+                node.managed = node.managed if node.ranges else None
         return [nodes[nid] for nid in sorted(nodes)]
+
+    def _node(self, numa: _Numa) -> DraftNode:
+        """local_memory is what is managed; beside ranges of ours that is new only if it was told."""
+        infos, ranges = self._infos(numa.element), self._ranges(numa)
+        told = not ranges or MANAGED_INFO in infos
+        return DraftNode(
+            numa.nid,
+            ranges=ranges,
+            managed=numa.memory if told else None,
+            generic_initiator=GENERIC_INFO in infos,
+        )
 
     def _ranges(self, numa: _Numa) -> tuple[PfnRange, ...] | None:
         text = self._infos(numa.element).get(RANGES_INFO)
@@ -293,7 +312,7 @@ class _Topology:
         share = extra // len(numas)
         self.note(f"memory on objects other than NUMANode is shared out: {share} bytes to each node")
         for node in self.result.nodes:
-            node.memory = share
+            node.managed = share
 
     def _distances(self, numas: list[_Numa]) -> None:
         nids = {numa.nid for numa in numas}
@@ -325,6 +344,19 @@ class _Topology:
             self.note("distances between objects of several types are left out")
         if not found and len(nids) > 1:
             self.note("no distances between nodes: 20 between all was taken")
+            self._near(numas)
+
+    def _near(self, numas: list[_Numa]) -> None:
+        """Without distances: memory by some CPUs (HBM, MCDRAM) is nearer to those than to others."""
+        owner = {cpu: node.nid for node in self.result.nodes for cpu in node.cpus}
+        with_cpus = set(owner.values())
+        for numa in numas:
+            by = {owner[self.cpu_of[pu]] for pu in numa.pus if pu in self.cpu_of}
+            if numa.nid in with_cpus or not by or by == with_cpus:
+                continue
+            self.note(f"memory-only nodes: {_NEAR_DISTANCE} to the nodes whose CPUs they lie by was taken")
+            for nid in by:
+                self.result.distances |= dict.fromkeys(((nid, numa.nid), (numa.nid, nid)), _NEAR_DISTANCE)
 
     def _split(self, matrix: Element, tag: str) -> list[str]:
         return " ".join(element.text or "" for element in matrix.findall(tag)).split()
@@ -377,7 +409,7 @@ class _Topology:
         by_gp = {numa.element.get("gp_index"): numa.nid for numa in numas}
         elements = {element.get("gp_index"): element for element in self.root.iter("object")}
         pus_of = {numa.element: numa.pus for numa in numas}
-        found: dict[str, dict[tuple[int, int], int]] = {}
+        found: dict[str, Pairs] = {}
         initiators: dict[tuple[str | None, str | None], list[int]] = {}
         for attr in self.root.findall("memattr"):
             name = attr.get("name", "")
@@ -403,32 +435,25 @@ class _Topology:
                 self.note(f"memory attribute {name} is left out")
         self._take_memattrs(found)
 
-    def _take_memattrs(self, found: dict[str, dict[tuple[int, int], int]]) -> None:
+    def _take_memattrs(self, found: dict[str, Pairs]) -> None:
+        """Reads and writes alike where only both together are told."""
         reads = {**found.get("Latency", {}), **found.get("ReadLatency", {})}
-        writes = {**found.get("Latency", {}), **found.get("WriteLatency", {})}
-        bandwidth = {**found.get("Bandwidth", {}), **found.get("ReadBandwidth", {})}
-        memory, links = split_bandwidth(bandwidth)
+        read_bandwidth = {**found.get("Bandwidth", {}), **found.get("ReadBandwidth", {})}
+        writes, write_bandwidth = Pairs(), Pairs()
+        if "WriteLatency" in found:
+            writes = {**found.get("Latency", {}), **found["WriteLatency"]}
+        if "WriteBandwidth" in found:
+            write_bandwidth = {**found.get("Bandwidth", {}), **found["WriteBandwidth"]}
         self.result.latency = replace(
             self.result.latency,
             read_ns=reads,
-            write_ns={} if writes == reads else writes,
-            memory_mb_per_s=memory,
-            link_mb_per_s=links,
+            write_ns=writes,
+            read_mb_per_s=with_mib_per_s(read_bandwidth),
+            write_mb_per_s=with_mib_per_s(write_bandwidth),
         )
 
 
 _MEMATTRS = ("Latency", "ReadLatency", "WriteLatency", "Bandwidth", "ReadBandwidth", "WriteBandwidth")
-
-
-def split_bandwidth(
-    pairs: dict[tuple[int, int], int],
-) -> tuple[dict[int, int], dict[tuple[int, int], int]]:
-    """Of an access from node to node → of each memory, the most that anyone gets, and of each link."""
-    memory: dict[int, int] = {}
-    for (_, target), value in pairs.items():
-        memory[target] = max(memory.get(target, 0), value)
-    links = {pair: value for pair, value in pairs.items() if pair[0] != pair[1]}
-    return memory, links
 
 
 def _one_line(text: str) -> str:

@@ -1,8 +1,9 @@
 """A machine as hwloc's XML, version 2.0: what lstopo reads back.
 
-Nodes are memory children of groups with their CPUs; nodes without CPUs are children of the machine. There is
-one PU and no core for each CPU: a machine here knows no cores. Where memory is not where sizes alone would
-place it, an info of the node says where (``PhysicalRanges``).
+Nodes are memory children of groups with their CPUs; nodes without CPUs of the group that is nearest, as hwloc
+finds it in ``/sys``: by the initiators that an HMAT names, else by distance. There is one PU and no core for
+each CPU: a machine here knows no cores. ``local_memory`` is what the machine's kernel manages (MemTotal);
+where the RAM is says an info of the node (``PhysicalRanges``).
 """
 
 from __future__ import annotations
@@ -11,8 +12,13 @@ from collections.abc import Iterable, Sequence
 
 from lxml import etree
 
+from numa_service.machine.boot import managed_pages
 from numa_service.machine.formats.draft import Draft, DraftNode
-from numa_service.machine.formats.hwloc_xml import RANGES_INFO, Element
+from numa_service.machine.formats.hwloc_xml import GENERIC_INFO, MANAGED_INFO, RANGES_INFO, Element
+from numa_service.machine.hmat import Pairs, best_initiators, numbers, told_pairs
+from numa_service.machine.spec import MachineSpec
+from numa_service.machine.zones import count_pages
+from numa_service.mm.memblock import BootMemoryError
 from numa_service.mm.mmzone import PAGE_SIZE
 
 _RELEASES = {"linux-3.0": "3.0.0", "linux-6.1": "6.1.0", "linux-6.12": "6.12.0"}
@@ -22,10 +28,10 @@ _NUMA_LATENCY = 1 | 4
 _HIGHER_IS_BETTER, _LOWER_IS_BETTER, _NEEDS_INITIATOR = 1, 2, 4
 
 
-def to_hwloc_xml(draft: Draft) -> tuple[bytes, list[str]]:
-    """(the document, what it cannot say) of a checked draft."""
+def to_hwloc_xml(draft: Draft, spec: MachineSpec) -> tuple[bytes, list[str]]:
+    """(the document, what it cannot say) of a checked draft and its machine."""
     root = etree.Element("topology", version="2.0")
-    writer = _Writer(draft)
+    writer = _Writer(draft, spec)
     root.append(writer.machine())
     if len(draft.nodes) > 1:
         root.append(_distances(draft))
@@ -52,10 +58,26 @@ def bitmap(members: Iterable[int]) -> str:
 
 
 class _Writer:
-    def __init__(self, draft: Draft) -> None:
+    def __init__(self, draft: Draft, spec: MachineSpec) -> None:
         self.draft = draft
+        self.spec = spec
+        self.managed = _managed_pages(spec)
+        self.told = told_pairs(draft.latency)
         self._gp_index = 0
         self.gp_of: dict[int, int] = {}
+        self.owners = [node for node in draft.nodes if node.cpus]
+        everywhere = frozenset(node.nid for node in self.owners)
+        #: Nids of the nodes with CPUs → nodes with just those near. Any two sets are apart, or one within
+        #: the other, as objects are in a tree.
+        self.near: dict[frozenset[int], list[DraftNode]] = {everywhere: []}
+        for node in self.owners:
+            self.near.setdefault(frozenset({node.nid}), []).append(node)
+        for node in draft.nodes:
+            if not node.cpus:
+                near = self._near(node)
+                if any(near & other and not (near <= other or other <= near) for other in self.near):
+                    near = everywhere
+                self.near.setdefault(near, []).append(node)
 
     def _object(self, type_: str, cpus: Sequence[int], nids: Sequence[int], **attributes: str) -> Element:
         self._gp_index += 1
@@ -79,20 +101,26 @@ class _Writer:
         }
         for name, value in infos.items():
             etree.SubElement(top, "info", name=name, value=value)
-        owners = [node for node in draft.nodes if node.cpus]
-        for node in draft.nodes:
-            if not node.cpus:
-                top.append(self._numa(node, cpus))
-        if len(owners) == 1:
-            top.append(self._numa(owners[0], cpus))
-            self._pus(top, owners[0])
-        else:
-            for node in sorted(owners, key=lambda node: node.cpus):
-                group = self._object("Group", node.cpus, [node.nid], kind="1001", subkind="0")
-                group.append(self._numa(node, node.cpus))
-                self._pus(group, node)
-                top.append(group)
+        self._fill(top, frozenset(node.nid for node in self.owners))
         return top
+
+    def _fill(self, parent: Element, inside: frozenset[int]) -> None:
+        """What is by the CPUs of just those nodes, and below it what is by some of them."""
+        cpus = self._cpus(inside)
+        for node in self.near[inside]:
+            parent.append(self._numa(node, cpus))
+        smaller = sorted((other for other in self.near if other < inside), key=len, reverse=True)
+        children = [s for i, s in enumerate(smaller) if not any(s < other for other in smaller[:i])]
+        for child in sorted(children, key=lambda child: self._cpus(child)[0]):
+            nids = [node.nid for other, nodes in self.near.items() if other <= child for node in nodes]
+            group = self._object("Group", self._cpus(child), nids, kind="1001", subkind="0")
+            self._fill(group, child)
+            parent.append(group)
+        if len(inside) == 1:
+            self._pus(parent, self.near[inside][0])
+
+    def _cpus(self, nids: frozenset[int]) -> list[int]:
+        return sorted(cpu for node in self.owners if node.nid in nids for cpu in node.cpus)
 
     def _pus(self, parent: Element, node: DraftNode) -> None:
         for cpu in node.cpus:
@@ -101,59 +129,80 @@ class _Writer:
     def _numa(self, node: DraftNode, cpus: Sequence[int]) -> Element:
         element = self._object("NUMANode", cpus, [node.nid], os_index=str(node.nid))
         self.gp_of[node.nid] = self._gp_index
-        if node.bytes:
-            element.set("local_memory", str(node.bytes))
-            etree.SubElement(element, "page_type", size=str(PAGE_SIZE), count=str(node.bytes // PAGE_SIZE))
+        pages = self.managed[node.nid]
+        if pages:
+            element.set("local_memory", str(pages * PAGE_SIZE))
+            etree.SubElement(element, "page_type", size=str(PAGE_SIZE), count=str(pages))
         if not node.cpus:
             element.set("subtype", "MemoryOnly")
-        if node.ranges:
-            places = (f"{start * PAGE_SIZE:#x}-{end * PAGE_SIZE:#x}" for start, end in node.ranges)
+        ram = self.spec.node(node.nid).ram
+        if ram:
+            places = (f"{start * PAGE_SIZE:#x}-{end * PAGE_SIZE:#x}" for start, end in ram)
             etree.SubElement(element, "info", name=RANGES_INFO, value=",".join(places))
+        if node.managed is not None:
+            etree.SubElement(element, "info", name=MANAGED_INFO, value="told")
+        if node.generic_initiator:
+            etree.SubElement(element, "info", name=GENERIC_INFO, value="1")
         return element
 
     def memattrs(self) -> Iterable[Element]:
-        """Latencies (ns) and bandwidths (MB/s) from the CPUs of each node, where the machine has its own."""
-        draft, model = self.draft, self.draft.latency
-        owners = [node for node in draft.nodes if node.cpus]
-        latencies = [(f"{'Read' if model.write_ns else ''}Latency", model.read_latency_ns)]
-        if model.write_ns:
-            latencies.append(("WriteLatency", model.write_latency_ns))
-        if model.read_ns or model.write_ns:
-            for name, latency in latencies:
-                values = {
-                    (a.nid, b.nid): latency(a.nid, b.nid, draft.distance(a.nid, b.nid))
-                    for a in owners
-                    for b in draft.nodes
-                }
-                yield self._memattr(name, _LOWER_IS_BETTER, owners, values)
-        if model.memory_mb_per_s or model.link_mb_per_s:
-            values = {
-                (a.nid, b.nid): path_bandwidth(draft, a.nid, b.nid) for a in owners for b in draft.nodes
-            }
-            yield self._memattr("Bandwidth", _HIGHER_IS_BETTER, owners, values)
+        """Latencies (ns) and bandwidths (MiB/s) from the CPUs of each node, where the machine has its own."""
+        latency: list[Pairs] = [{}, {}]
+        bandwidth: list[Pairs] = [{}, {}]
+        for pair in sorted(self.told):
+            read_ns, write_ns, read, write = numbers(self.draft.latency, *pair)
+            for pairs, value in zip((*latency, *bandwidth), (read_ns, write_ns, read, write), strict=True):
+                pairs[pair] = value
+        model = self.draft.latency
+        yield from self._memattr("Latency", _LOWER_IS_BETTER, latency, bool(model.write_ns))
+        yield from self._memattr("Bandwidth", _HIGHER_IS_BETTER, bandwidth, bool(model.write_mb_per_s))
 
-    def _memattr(
-        self, name: str, flags: int, owners: list[DraftNode], values: dict[tuple[int, int], int]
-    ) -> Element:
-        attr = etree.Element("memattr", name=name, flags=str(flags | _NEEDS_INITIATOR))
-        for target in self.draft.nodes:
-            for owner in owners:
-                if values[owner.nid, target.nid]:
-                    etree.SubElement(
-                        attr,
-                        "memattr_value",
-                        target_obj_gp_index=str(self.gp_of[target.nid]),
-                        target_obj_type="NUMANode",
-                        value=str(values[owner.nid, target.nid]),
-                        initiator_cpuset=bitmap(owner.cpus),
-                    )
-        return attr
+    def _memattr(self, name: str, flags: int, both: list[Pairs], apart: bool) -> Iterable[Element]:
+        """One attribute for both, or also one of reads and one of writes, as hwloc makes them of ``/sys``."""
+        reads, writes = both
+        kinds = [(name, reads)]
+        if apart:
+            mean = {pair: (reads[pair] + writes[pair]) // 2 for pair in reads if reads[pair] and writes[pair]}
+            kinds = [(name, mean), (f"Read{name}", reads), (f"Write{name}", writes)]
+        for kind, pairs in kinds:
+            attr = etree.Element("memattr", name=kind, flags=str(flags | _NEEDS_INITIATOR))
+            for target in self.draft.nodes:
+                for nids in self._together(target.nid):
+                    if value := pairs.get((min(nids), target.nid)):
+                        etree.SubElement(
+                            attr,
+                            "memattr_value",
+                            target_obj_gp_index=str(self.gp_of[target.nid]),
+                            target_obj_type="NUMANode",
+                            value=str(value),
+                            initiator_cpuset=bitmap(self._cpus(nids)),
+                        )
+            if len(attr):
+                yield attr
+
+    def _near(self, node: DraftNode) -> frozenset[int]:
+        """Nids of the nodes whose CPUs are near a node without."""
+        nids = [owner.nid for owner in self.owners]
+        by = [nid for nid in nids if (nid, node.nid) in self.told]
+        if by:
+            return frozenset(best_initiators(self.draft.latency, by, node.nid).initiators)
+        away = {nid: self.draft.distance(node.nid, nid) for nid in nids}
+        return frozenset(nid for nid in nids if away[nid] == min(away.values()))
+
+    def _together(self, to: int) -> Iterable[frozenset[int]]:
+        """Nodes with CPUs, by nid: those that are best at a memory are one initiator, the others alone."""
+        owners = {node.nid for node in self.owners}
+        told = [of for of in sorted(owners) if (of, to) in self.told]
+        best = frozenset(best_initiators(self.draft.latency, told, to).initiators) if told else frozenset()
+        return [best, *(frozenset({of}) for of in told if of not in best)] if told else []
 
 
-def path_bandwidth(draft: Draft, from_nid: int, to_nid: int) -> int:
-    """What a node gets from a memory, MB/s: the less of link and memory; 0 is without limit."""
-    limits = (draft.latency.memory_bandwidth(to_nid), draft.latency.link_bandwidth(from_nid, to_nid))
-    return min((limit for limit in limits if limit), default=0)
+def _managed_pages(spec: MachineSpec) -> dict[int, int]:
+    """By nid; of a machine that is too small to boot all of its RAM."""
+    try:
+        return managed_pages(spec)
+    except BootMemoryError:
+        return {node.nid: count_pages(node.ram) for node in spec.nodes}
 
 
 def _distances(draft: Draft) -> Element:
@@ -167,9 +216,9 @@ def _distances(draft: Draft) -> Element:
         indexing="os",
     )
     values = [draft.distance(a, b) for a in nids for b in nids]
-    for tag, numbers in (("indexes", nids), ("u64values", values)):
-        for i in range(0, len(numbers), _VALUES_A_LINE):
-            text = "".join(f"{number} " for number in numbers[i : i + _VALUES_A_LINE])
+    for tag, row in (("indexes", nids), ("u64values", values)):
+        for i in range(0, len(row), _VALUES_A_LINE):
+            text = "".join(f"{number} " for number in row[i : i + _VALUES_A_LINE])
             etree.SubElement(matrix, tag, length=str(len(text))).text = text
     return matrix
 

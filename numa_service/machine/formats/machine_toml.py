@@ -14,7 +14,9 @@ from numa_service.machine.zones import PfnRange
 from numa_service.mm.mmzone import PAGE_SIZE
 from numa_service.mm.sparse import default_memory_model
 
-_BY_NODE = {"read_ns", "write_ns", "memory_mb_per_s", "link_mb_per_s", "memory_curve", "link_curve", "curves"}
+#: What an HMAT says of pairs of nodes: 0 is nothing.
+_HMAT = ("read_ns", "write_ns", "read_mb_per_s", "write_mb_per_s")
+_BY_NODE = {*_HMAT, "memory_mb_per_s", "link_mb_per_s", "memory_curve", "link_curve", "curves"}
 
 
 def to_toml(draft: Draft, origin: str = "") -> str:
@@ -73,6 +75,10 @@ def _node(node: DraftNode, sized: bool) -> Iterable[str]:
         yield f"memory = {_string(format_size(node.memory if sized else 0))}"
     if node.movable:
         yield f"movable = {_string(format_size(node.movable * PAGE_SIZE))}"
+    if node.managed is not None:
+        yield f"managed = {_string(format_size(node.managed))}"
+    if node.generic_initiator:
+        yield "generic_initiator = true"
 
 
 def _latency(draft: Draft, nids: list[int]) -> Iterable[str]:
@@ -81,12 +87,9 @@ def _latency(draft: Draft, nids: list[int]) -> Iterable[str]:
         value = getattr(model, item.name)
         if item.name not in _BY_NODE and value != getattr(plain, item.name):
             yield f"{item.name} = {_string(value) if isinstance(value, str) else value}"
-    if model.read_ns:
-        rows = [[max(1, model.read_latency_ns(a, b, draft.distance(a, b))) for b in nids] for a in nids]
-        yield from _matrix("read_ns", rows)
-    if model.write_ns:
-        rows = [[max(1, model.write_latency_ns(a, b, draft.distance(a, b))) for b in nids] for a in nids]
-        yield from _matrix("write_ns", rows)
+    for name in _HMAT:
+        if pairs := getattr(model, name):
+            yield from _matrix(name, [[pairs.get((a, b), 0) for b in nids] for a in nids])
     if model.memory_mb_per_s:
         yield f"memory_mb_per_s = {[model.memory_bandwidth(nid) for nid in nids]}"
     if model.link_mb_per_s:

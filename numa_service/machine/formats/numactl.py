@@ -43,7 +43,7 @@ def read_numactl(text: str, source: str, name: str) -> Draft:
         if match := _CPUS.fullmatch(line):
             node(match[1], number).cpus = tuple(sorted({int(cpu) for cpu in match[2].split()}))
         elif match := _SIZE.fullmatch(line):
-            node(match[1], number).memory = int(match[2]) << 20
+            node(match[1], number).managed = int(match[2]) << 20
         elif match := _NO_SIZE.fullmatch(line):
             node(match[1], number)
         elif (match := _COLUMNS.fullmatch(line)) and "free" not in line:
@@ -64,7 +64,6 @@ def read_numactl(text: str, source: str, name: str) -> Draft:
     if available is not None and int(available[1]) != len(nodes):
         raise fail(number, f"{available[1]} nodes are available, {len(nodes)} are listed: it is cut off")
     draft.nodes = [nodes[nid] for nid in sorted(nodes)]
-    draft.note("memory is numactl's size: whole MiB of what the kernel had left after its own reserves")
     if columns is not None and (set(columns) != set(nodes) or set(rows) != set(nodes)):
         raise fail(number, "distances are not between the nodes listed: it is cut off")
     if columns is not None:

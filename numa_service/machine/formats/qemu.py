@@ -9,7 +9,7 @@ import shlex
 from dataclasses import dataclass, field, replace
 
 from numa_service.machine.formats.draft import Draft, DraftNode, linux_numbers, machine_name
-from numa_service.machine.formats.hwloc_xml import split_bandwidth
+from numa_service.machine.hmat import with_mib_per_s
 from numa_service.machine.notation import MAX_NUMNODES, NR_CPUS, format_cpulist
 from numa_service.machine.spec import SpecError
 
@@ -331,17 +331,14 @@ class _Reader:
                 tables.setdefault(kind, {})[pair] = min(number, 10**9)
         if not tables:
             return
-        reads = {**tables.get("access-latency", {}), **tables.get("read-latency", {})}
-        writes = {**tables.get("access-latency", {}), **tables.get("write-latency", {})}
-        memory, links = split_bandwidth(
-            {**tables.get("access-bandwidth", {}), **tables.get("read-bandwidth", {})}
-        )
+        latency, bandwidth = tables.get("access-latency", {}), tables.get("access-bandwidth", {})
+        writes, write_bandwidth = tables.get("write-latency"), tables.get("write-bandwidth")
         self.result.latency = replace(
             self.result.latency,
-            read_ns=reads,
-            write_ns={} if writes == reads else writes,
-            memory_mb_per_s=memory,
-            link_mb_per_s=links,
+            read_ns={**latency, **tables.get("read-latency", {})},
+            write_ns={**latency, **writes} if writes else {},
+            read_mb_per_s=with_mib_per_s({**bandwidth, **tables.get("read-bandwidth", {})}),
+            write_mb_per_s=with_mib_per_s({**bandwidth, **write_bandwidth} if write_bandwidth else {}),
         )
 
 

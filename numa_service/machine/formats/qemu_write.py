@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 
 from numa_service.machine.formats.draft import Draft, linux_numbers
-from numa_service.machine.formats.hwloc_xml_write import path_bandwidth
 from numa_service.machine.formats.qemu import MAX_QEMU_NODES, RAM_UNIT
+from numa_service.machine.hmat import numbers, told_pairs
 from numa_service.machine.spec import SpecError
 
 
@@ -64,22 +64,21 @@ def _hmat(draft: Draft, number: dict[int, int], notes: list[str]) -> list[str]:
     model, lines = draft.latency, []
     targets = [node for node in draft.nodes if node.bytes]
     owners = [node for node in draft.nodes if node.cpus]
-    if not (model.read_ns or model.write_ns or model.memory_mb_per_s or model.link_mb_per_s):
-        return []
-    kinds = {"read": model.read_latency_ns, "write": model.write_latency_ns}
-    if not model.write_ns:
-        kinds = {"access": model.read_latency_ns}
+    told = told_pairs(model)
     for a in owners:
         for b in targets:
+            if (a.nid, b.nid) not in told:
+                continue
+            read_ns, write_ns, read, write = numbers(model, a.nid, b.nid)
             head = f"-numa hmat-lb,initiator={number[a.nid]},target={number[b.nid]},hierarchy=memory"
-            for kind, latency in kinds.items():
-                ns = latency(a.nid, b.nid, draft.distance(a.nid, b.nid))
-                lines.append(f"{head},data-type={kind}-latency,latency={max(ns, 1)}")
-            bandwidth = path_bandwidth(draft, a.nid, b.nid)
-            if bandwidth:
-                lines.append(f"{head},data-type=access-bandwidth,bandwidth={bandwidth}M")
-            else:
-                notes.append(f"no limit of the bandwidth from node {a.nid} to {b.nid} is not said")
+            for name, unit, values, apart in (
+                ("latency", "", (read_ns, write_ns), model.write_ns),
+                ("bandwidth", "M", (read, write), model.write_mb_per_s),
+            ):
+                kinds = zip(("read", "write"), values, strict=True) if apart else [("access", values[0])]
+                lines += [
+                    f"{head},data-type={kind}-{name},{name}={value}{unit}" for kind, value in kinds if value
+                ]
     if model.curves or model.memory_curve or model.link_curve:
         notes.append("HMAT has no latency curves: left out")
     return lines

@@ -1,24 +1,31 @@
 """A gathered ``/sys`` (and ``/proc``) tree, as ``hwloc-gather-topology`` makes it: no zoneinfo needed.
 
 Anything may be missing. Without a node directory there is one node; without CPU directories ``/proc/cpuinfo``
-counts; without a node's meminfo ``/proc/meminfo`` is shared out. What is taken then is said in notes.
+counts; without a node's meminfo ``/proc/meminfo`` is shared out; without all of these, memory blocks alone
+are one node. What is taken then is said in notes. MemTotal is what the kernel manages; where RAM is say the
+memory blocks (``memory/memoryN``), if they are there.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from numa_service.machine.formats.draft import DEFAULT_NODE_BYTES, Draft, DraftNode, machine_name, profile_of
 from numa_service.machine.formats.files import read_bytes
-from numa_service.machine.notation import format_cpulist, parse_cpulist
+from numa_service.machine.hmat import generic_initiators_from_sysfs, latency_from_sysfs
+from numa_service.machine.latency import LatencyModel
+from numa_service.machine.notation import MAX_PHYSMEM_BYTES, format_cpulist, parse_cpulist
 from numa_service.machine.spec import SpecError
+from numa_service.machine.zones import PfnRange, count_pages, merge, subtract, without_bios_holes
 from numa_service.mm.mmzone import PAGE_SHIFT
 
 _NODES, _CPUS = "sys/devices/system/node", "sys/devices/system/cpu"
+_BLOCKS = "sys/devices/system/memory"
 #: One of these is in every tree.
-_MARKS = (_NODES, _CPUS, "proc/cpuinfo")
+_MARKS = (_NODES, _CPUS, _BLOCKS, "proc/cpuinfo")
 #: Of the command line, what matters to memory and is not in the tree already.
 _PARAMETERS = ("cma=", "numa_cma=", "numa_zonelist_order=", "transparent_hugepage=")
 _MAX_FILE = 4 << 20
@@ -52,11 +59,15 @@ class _Tree:
 
     def draft(self) -> Draft:
         self._identity()
-        online = self._online_cpus()
         nids = self._online_nodes()
+        if not nids and not any((self.root / mark).exists() for mark in (_CPUS, "proc/cpuinfo")):
+            self.note(f"neither CPUs nor nodes are told, only {_BLOCKS}: one node with one CPU")
+            self._uma({0})
+            return self.result
+        online = self._online_cpus()
         if not nids:
             self.note(f"no {_NODES}/node*: one node with everything (UMA)")
-            self.result.nodes = [DraftNode(0, tuple(sorted(online)), self._total() or DEFAULT_NODE_BYTES)]
+            self._uma(online)
         else:
             self.result.nodes = [DraftNode(nid, self._node_cpus(nid, online)) for nid in nids]
             self._single_owners()
@@ -66,13 +77,25 @@ class _Tree:
             self._initiators(nids)
         return self.result
 
+    def _uma(self, cpus: set[int]) -> None:
+        blocks, total = self._blocks().all(), self._total()
+        node = DraftNode(0, tuple(sorted(cpus)), managed=total)
+        self.result.nodes = [node]
+        if total:
+            self._place([node], {0: blocks})
+        elif blocks:
+            node.ranges = blocks
+        else:
+            node.memory = DEFAULT_NODE_BYTES
+
     def text(self, name: str) -> str | None:
         """A file of the tree; None if it is not there."""
         path = self.root / name
         if not path.is_file():
             return None
         try:
-            return read_bytes(path, _MAX_FILE).decode("utf-8", "replace")
+            # kernels of some years ended their files with a NUL byte
+            return read_bytes(path, _MAX_FILE).decode("utf-8", "replace").rstrip("\0")
         except SpecError:
             if path.stat().st_size > _MAX_FILE:
                 raise
@@ -207,18 +230,56 @@ class _Tree:
                 self.note(f"node {node.nid}: no MemTotal in its meminfo")
                 continue
             told = True
-            node.memory = int(found[1]) << 10
+            node.managed = int(found[1]) << 10
             if (self.root / f"{_NODES}/node{node.nid}/memory_side_cache").exists():
                 self.note(f"node {node.nid}: a memory-side cache is not modelled")
         if told:
-            self.note("memory is MemTotal: what the captured kernel had left after its own reserves")
+            blocks = self._blocks()
+            self._place(
+                self.result.nodes, {n.nid: blocks.of(self._node_blocks(n.nid)) for n in self.result.nodes}
+            )
             return
         total = self._total()
         if total is not None:
             share = total // len(self.result.nodes)
             self.note(f"proc/meminfo's MemTotal is shared out: {share >> 20} MiB to each node")
             for node in self.result.nodes:
-                node.memory = share
+                node.managed = share
+
+    def _node_blocks(self, nid: int) -> list[int]:
+        return self._directories(f"{_NODES}/node{nid}", "memory")
+
+    def _blocks(self) -> _Blocks:
+        """Memory blocks that are on-line; none without their size."""
+        text = (self.text(f"{_BLOCKS}/block_size_bytes") or "").strip()
+        size = int(text, 16) if re.fullmatch(r"[0-9a-fA-F]{4,12}", text, re.ASCII) else 0
+        if size < 1 << PAGE_SHIFT or size & size - 1:
+            return _Blocks(0, frozenset())
+        found = self._directories(_BLOCKS, "memory")
+        states = {number: (self.text(f"{_BLOCKS}/memory{number}/state") or "").strip() for number in found}
+        offline = {number for number, state in states.items() if state == "offline"}
+        if offline:
+            self.note(f"{len(offline)} memory blocks of {size >> 20} MiB are off-line: left out")
+        return _Blocks(size >> PAGE_SHIFT, frozenset(found) - offline)
+
+    def _place(self, nodes: list[DraftNode], ranges: dict[int, tuple[PfnRange, ...]]) -> None:
+        """Where the nodes' RAM is, by memory blocks; sizes stay where those do not hold what is managed."""
+        taken: tuple[PfnRange, ...] = ()
+        for node in nodes:
+            if not node.managed:
+                continue
+            own = subtract(ranges[node.nid], taken)
+            if count_pages(without_bios_holes(own)) << PAGE_SHIFT < node.managed:
+                if own:
+                    self.note(f"node {node.nid}: its memory blocks hold less than its MemTotal: not used")
+                return
+            if own[-1][1] > MAX_PHYSMEM_BYTES >> PAGE_SHIFT:
+                self.note(f"node {node.nid}: memory blocks above {MAX_PHYSMEM_BYTES >> 40} TiB: not used")
+                return
+            ranges[node.nid] = own
+            taken = merge((*taken, *own))
+        for node in nodes:
+            node.ranges = ranges[node.nid] if node.managed else None
 
     def _distances(self, nids: list[int]) -> None:
         rows: list[list[float]] = []
@@ -241,30 +302,31 @@ class _Tree:
         self.result.set_distances(nids, rows)
 
     def _initiators(self, nids: list[int]) -> None:
-        """HMAT numbers that a kernel gives of each node's best initiators."""
-        reads: dict[tuple[int, int], int] = {}
-        writes: dict[tuple[int, int], int] = {}
-        bandwidth: dict[int, int] = {}
-        for target in nids:
-            where = f"{_NODES}/node{target}/access0/initiators"
-            near = [nid for nid in self._directories(where, "node") if nid in nids]
-            numbers = {
-                key: int(text)
-                for key in ("read_latency", "write_latency", "read_bandwidth")
-                if _NUMBER.fullmatch(text := (self.text(f"{where}/{key}") or "").strip()) and int(text)
-            }
-            for nid in near:
-                if "read_latency" in numbers:
-                    reads[nid, target] = numbers["read_latency"]
-                if "write_latency" in numbers:
-                    writes[nid, target] = numbers["write_latency"]
-            if near and "read_bandwidth" in numbers:
-                bandwidth[target] = numbers["read_bandwidth"]
-        if reads or writes or bandwidth:
-            self.result.latency = replace(
-                self.result.latency, read_ns=reads, write_ns=writes, memory_mb_per_s=bandwidth
-            )
-            self.note("latencies are told of the nearest CPUs only: others are computed by distance")
+        """HMAT numbers that a kernel gives of each node's best initiators, of any kind and with CPUs."""
+        tree = self.root / _NODES
+        self.result.latency = latency_from_sysfs(tree, nids)
+        with_cpus = {node.nid for node in self.result.nodes if node.cpus}
+        generic = generic_initiators_from_sysfs(tree, nids, with_cpus)
+        for node in self.result.nodes:
+            node.generic_initiator = node.nid in generic
+        if self.result.latency != LatencyModel():
+            self.note("latencies and bandwidths are told of the nearest initiators only: others are computed")
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """Memory blocks: how many pages each has, and which are on-line."""
+
+    pages: int
+    online: frozenset[int]
+
+    def of(self, numbers: Iterable[int]) -> tuple[PfnRange, ...]:
+        """Ranges of those of them that are on-line."""
+        return merge((n * self.pages, (n + 1) * self.pages) for n in numbers if n in self.online)
+
+    def all(self) -> tuple[PfnRange, ...]:
+        """Of all that are on-line."""
+        return self.of(self.online)
 
 
 def parse_cpumap(text: str, path: Path) -> set[int]:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import pytest
+from lxml import etree
 
 from numa_service.machine.boot import start_kernel
-from numa_service.machine.formats.draft import Draft
+from numa_service.machine.formats.draft import Draft, DraftNode
+from numa_service.machine.formats.export import export, write
 from numa_service.machine.formats.hwloc_xml import read_hwloc_xml
 from numa_service.machine.formats.machine_toml import to_spec
+from numa_service.machine.machinefile import parse_machine
 from numa_service.machine.spec import SpecError
 
 
 def _read(body: str, top: str = "topology") -> Draft:
     draft = read_hwloc_xml(f"<{top}>{body}</{top}>".encode(), "x.xml", "x")
     draft.check()
-    start_kernel(to_spec(draft, "x.xml"))
+    managed = start_kernel(to_spec(draft, "x.xml")).managed
+    for node in draft.nodes:
+        if node.managed is not None:
+            assert sum(pages for (nid, _), pages in managed.items() if nid == node.nid) << 12 == node.managed
     return draft
 
 
 def _nodes(draft: Draft) -> dict[int, tuple[tuple[int, ...], int]]:
-    return {node.nid: (node.cpus, node.memory) for node in draft.nodes}
+    """CPUs, and what is managed: local_memory, or the RAM where nothing says how much that is."""
+    return {n.nid: (n.cpus, n.memory if n.managed is None else n.managed) for n in draft.nodes}
 
 
 def _pu(*numbers: int) -> str:
@@ -181,9 +188,112 @@ def test_memory_attributes_are_latencies_and_bandwidths() -> None:
     )
     assert draft.latency.read_ns == {(0, 0): 80, (0, 1): 140, (1, 0): 150}
     assert draft.latency.write_ns == {(0, 0): 80, (0, 1): 170, (1, 1): 170, (1, 0): 150}
-    assert draft.latency.memory_mb_per_s == {0: 90000}
-    assert draft.latency.link_mb_per_s == {(1, 0): 30000}
+    # MiB/s in XML, MB/s here
+    assert draft.latency.read_mb_per_s == {(0, 0): 94372, (1, 0): 31458}
+    assert draft.latency.memory_bandwidth(0) == 94372
+    assert draft.latency.link_bandwidth(1, 0) == 31458
     assert "memory attribute Sparkle is left out" in draft.notes
+
+
+#: Two packages with HBM each, without distances: plain memory has nodes 0 and 1.
+_HBM = f"""<object type="Machine" cpuset="0xf">
+    <object type="Package" cpuset="0x3" gp_index="2">
+      <object type="NUMANode" os_index="0" gp_index="3" local_memory="{GIB}" cpuset="0x3"/>
+      <object type="NUMANode" os_index="3" gp_index="4" subtype="HBM" local_memory="{GIB}" cpuset="0x3"/>
+      {_pu(0, 1)}</object>
+    <object type="Package" cpuset="0xc" gp_index="5">
+      <object type="NUMANode" os_index="1" gp_index="6" local_memory="{GIB}" cpuset="0xc"/>
+      <object type="NUMANode" os_index="2" gp_index="7" subtype="HBM" local_memory="{GIB}" cpuset="0xc"/>
+      {_pu(2, 3)}</object></object>"""
+
+
+def _export(draft: Draft) -> tuple[dict[int, str], dict[str, dict[tuple[int, str], int]]]:
+    """Cpusets of the nodes in what is written, and attributes by (nid, cpuset of the initiator)."""
+    root = etree.fromstring(write(draft, "hwloc-xml")[0].encode())
+    nodes = {int(e.get("os_index")): e for e in root.iter("object") if e.get("type") == "NUMANode"}
+    nid_of = {element.get("gp_index"): nid for nid, element in nodes.items()}
+    for nid, element in nodes.items():
+        parent = element.getparent()
+        assert parent is not None
+        assert parent.get("cpuset") == element.get("cpuset"), f"node {nid}"
+    attributes = {
+        attr.get("name", ""): {
+            (nid_of[value.get("target_obj_gp_index")], value.get("initiator_cpuset", "")): int(
+                value.get("value", "")
+            )
+            for value in attr
+        }
+        for attr in root.findall("memattr")
+    }
+    return {nid: element.get("cpuset", "") for nid, element in nodes.items()}, attributes
+
+
+def test_hbm_stays_by_its_cpus_without_distances() -> None:
+    draft = _read(_HBM)
+    assert _nodes(draft) == {0: ((0, 1), GIB), 1: ((2, 3), GIB), 2: ((), GIB), 3: ((), GIB)}
+    assert [draft.distance(0, to) for to in range(4)] == [10, 20, 20, 15]
+    assert [draft.distance(3, to) for to in range(4)] == [15, 20, 20, 10]
+    assert any("memory-only nodes: 15 to the nodes whose CPUs" in note for note in draft.notes)
+    cpusets, attributes = _export(draft)
+    assert cpusets == {0: "0x00000003", 1: "0x0000000c", 2: "0x0000000c", 3: "0x00000003"}
+    assert attributes == {}
+
+
+def test_what_is_told_of_pairs_is_written_and_no_more() -> None:
+    values = """<memattr name="Bandwidth" flags="5">
+      <memattr_value target_obj_gp_index="4" value="90000" initiator_cpuset="0x3"/>
+      <memattr_value target_obj_gp_index="4" value="7" initiator_cpuset="0xc"/>
+      <memattr_value target_obj_gp_index="7" value="22500" initiator_cpuset="0xf"/></memattr>"""
+    cpusets, attributes = _export(_read(_HBM + values))
+    assert attributes == {
+        "Bandwidth": {(3, "0x00000003"): 90000, (3, "0x0000000c"): 7, (2, "0x0000000f"): 22500}
+    }
+    # node 2 is equally near to both packages now: an HMAT says more than the place in the tree
+    assert cpusets == {0: "0x00000003", 1: "0x0000000c", 2: "0x0000000f", 3: "0x00000003"}
+
+
+def test_reads_and_writes_have_numbers_of_their_own() -> None:
+    def attr(name: str, value: int) -> str:
+        return (
+            f'<memattr name="{name}" flags="5"><memattr_value target_obj_gp_index="3" value="{value}" '
+            'initiator_cpuset="0x3"/></memattr>'
+        )
+
+    told = {"Latency": 90, "ReadLatency": 80, "WriteLatency": 100}
+    told |= {"Bandwidth": 950, "ReadBandwidth": 1000, "WriteBandwidth": 900}
+    draft = _read(_HBM + "".join(attr(name, value) for name, value in told.items()))
+    _, attributes = _export(draft)
+    assert attributes == {name: {(0, "0x00000003"): value} for name, value in told.items()}
+
+
+def test_memory_near_some_of_the_cpus_gets_a_group_and_what_crosses_it_is_the_machines() -> None:
+    rows = [[10, 20, 20], [20, 10, 20], [20, 20, 10]]
+    near = {3: (0, 1), 4: (1, 2), 5: (2,), 6: (0, 1, 2)}
+    draft = Draft("x", [DraftNode(nid, (nid,), GIB) for nid in range(3)])
+    draft.distances = {(a, b): rows[a][b] for a in range(3) for b in range(3)}
+    for nid, by in near.items():
+        draft.nodes.append(DraftNode(nid, (), GIB))
+        draft.distances |= {(nid, of): 15 if of in by else 25 for of in range(3)}
+    draft.check()
+    cpusets, _ = _export(draft)
+    assert [cpusets[nid] for nid in (3, 4, 5, 6)] == ["0x00000003", "0x00000007", "0x00000004", "0x00000007"]
+
+
+def test_local_memory_is_what_the_machine_manages() -> None:
+    """Told of a machine, as its kernel shows it; and kept through another export."""
+    for text in ('memory = "1GiB"', 'memory = "1GiB"\nmanaged = "900MiB"'):
+        spec = parse_machine(f'[[node]]\ncpus = "0"\n{text}\n', "x", "x")
+        document = export(spec, "hwloc-xml")[0]
+        managed = sum(start_kernel(spec).managed.values())
+        assert f'local_memory="{managed << 12}"' in document
+        draft = read_hwloc_xml(document.encode(), "x.xml", "x")
+        draft.check()
+        assert to_spec(draft, "x").nodes == spec.nodes
+
+
+def test_a_machine_too_small_to_boot_is_written() -> None:
+    spec = parse_machine('[[node]]\ncpus = "0"\nmemory = "16MiB"\n', "x", "x")
+    assert 'local_memory="16244736"' in export(spec, "hwloc-xml")[0]
 
 
 def test_a_system_of_several_machines_gets_new_numbers() -> None:

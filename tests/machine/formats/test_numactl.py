@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from numa_service.machine.boot import start_kernel
 from numa_service.machine.formats.detect import read_source
 from numa_service.machine.formats.numactl import read_numactl
 from numa_service.machine.source import load
 from numa_service.machine.spec import SpecError
+from numa_service.procfs.numactl import numactl
 
 TEXT = """available: 3 nodes (0,2-3)
 node 0 cpus: 0 1 4 5
@@ -32,7 +34,7 @@ node   0   2   3
 
 def test_nodes_sizes_and_distances() -> None:
     draft = read_numactl(TEXT, "x", "x")
-    assert [(n.nid, n.cpus, n.memory >> 20) for n in draft.nodes] == [
+    assert [(n.nid, n.cpus, (n.managed or 0) >> 20) for n in draft.nodes] == [
         (0, (0, 1, 4, 5), 15952),
         (2, (2, 3), 0),
         (3, (), 16120),
@@ -46,7 +48,8 @@ def test_a_file_of_it_is_a_source(tmp_path: Path) -> None:
     spec = load(str(path))
     assert spec.name == "box"
     assert [node.nid for node in spec.nodes] == [0, 2, 3]
-    assert any("numactl's size" in note for note in spec.notes)
+    assert any("kept exactly" in note for note in spec.notes)
+    assert "node 0 size: 15952 MB\n" in numactl(start_kernel(spec).snapshot())
 
 
 def test_old_kernels_have_no_distances() -> None:

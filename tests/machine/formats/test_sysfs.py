@@ -15,8 +15,10 @@ from numa_service.machine.formats.export import EXPORTS, export
 from numa_service.machine.formats.machine_toml import to_spec
 from numa_service.machine.source import load
 from numa_service.machine.spec import SpecError
+from numa_service.procfs import tree
 
 NODE, CPU = "sys/devices/system/node", "sys/devices/system/cpu"
+BLOCK = "sys/devices/system/memory"
 GIB = 1 << 30
 
 
@@ -40,7 +42,10 @@ def _read(root: Path) -> Draft:
     """What a tree is read as. Whatever is missing in it, it boots and is written in every format."""
     draft = read_source(str(root))
     spec = load(str(root))
-    start_kernel(spec)
+    managed = start_kernel(spec).managed
+    for node in draft.nodes:
+        if node.managed is not None:
+            assert sum(pages for (nid, _), pages in managed.items() if nid == node.nid) << 12 == node.managed
     for form in EXPORTS:
         owners = [node for node in draft_of(spec).nodes if node.cpus]
         if form == "synthetic" and len({(len(node.cpus), node.bytes) for node in owners}) > 1:
@@ -54,7 +59,8 @@ def _read(root: Path) -> Draft:
 
 
 def _nodes(draft: Draft) -> dict[int, tuple[tuple[int, ...], int]]:
-    return {node.nid: (node.cpus, node.memory) for node in draft.nodes}
+    """CPUs, and what is managed: MemTotal, or the RAM where nothing says how much that is."""
+    return {n.nid: (n.cpus, n.memory if n.managed is None else n.managed) for n in draft.nodes}
 
 
 def test_sparse_nodes_and_cpus_by_map_only(tmp_path: Path) -> None:
@@ -132,7 +138,7 @@ def test_no_meminfo_of_the_nodes_shares_out_that_of_all(tmp_path: Path) -> None:
     files = {**_cpus(0, 1), f"{NODE}/node0/cpulist": "0\n", f"{NODE}/node1/cpulist": "1\n"}
     files["proc/meminfo"] = f"MemTotal: {GIB >> 9} kB\n"
     draft = _read(_tree(tmp_path, files))
-    assert [node.memory for node in draft.nodes] == [GIB, GIB]
+    assert [node.managed for node in draft.nodes] == [GIB, GIB]
 
 
 def test_a_node_without_meminfo_is_empty_if_others_have_one(tmp_path: Path) -> None:
@@ -176,7 +182,143 @@ def test_latencies_of_the_nearest_cpus(tmp_path: Path) -> None:
     draft = _read(_tree(tmp_path, files))
     assert draft.latency.read_ns == {(0, 0): 80, (0, 1): 250}
     assert draft.latency.write_ns == {(0, 0): 85, (0, 1): 255}
-    assert draft.latency.memory_mb_per_s == {0: 90000, 1: 20000}
+    # MiB/s in sysfs, MB/s here
+    assert draft.latency.read_mb_per_s == {(0, 0): 94372, (0, 1): 20972}
+
+
+def _initiators(
+    nid: int, access: int, of: str, read: tuple[int, int], write: tuple[int, int]
+) -> dict[str, str]:
+    """Numbers are (ns, MiB/s)."""
+    where = f"{NODE}/node{nid}/access{access}/initiators"
+    values = {"read_latency": read[0], "write_latency": write[0]}
+    values |= {"read_bandwidth": read[1], "write_bandwidth": write[1]}
+    links = {f"{where}/{name}/uevent": "" for name in of.split()}
+    return links | {f"{where}/{name}": f"{value}\n" for name, value in values.items()}
+
+
+def test_access_comes_back_as_it_was(tmp_path: Path) -> None:
+    """Bandwidths of reads and writes, faster than links are by default, and a GPU as the best initiator."""
+    files = {**_cpus(0, 1), **_meminfo(0, GIB >> 10), **_meminfo(1, 0), **_meminfo(2, GIB >> 9)}
+    files |= {f"{NODE}/node{nid}/cpulist": text for nid, text in enumerate(("0-1\n", "\n", "\n"))}
+    rows = ("10 20 20\n", "20 10 11\n", "20 11 10\n")
+    files |= {f"{NODE}/node{nid}/distance": row for nid, row in enumerate(rows)}
+    files |= {f"{NODE}/has_generic_initiator": "1\n", f"{NODE}/online": "0-2\n"}
+    files |= {f"{NODE}/node2/memory_side_cache/uevent": ""}
+    numbers = _initiators(0, 0, "node0", (90, 100_000), (95, 90_000))
+    numbers |= _initiators(0, 1, "node0", (90, 100_000), (95, 90_000))
+    numbers |= _initiators(2, 0, "node1", (8, 400_000), (9, 300_000))
+    numbers |= _initiators(2, 1, "node0", (180, 40_000), (190, 30_000))
+    root = _tree(tmp_path, files | numbers)
+    draft = _read(root)
+    assert draft.latency.read_ns == {(0, 0): 90, (1, 2): 8, (0, 2): 180}
+    snapshot = start_kernel(load(str(root))).snapshot()
+    for name, text in numbers.items():
+        if name.endswith("uevent"):
+            assert tree.resolve(snapshot, "/" + name.removesuffix("/uevent"))[-1] == name.split("/")[-2]
+        else:
+            assert tree.read(snapshot, "/" + name) == text
+    assert tree.read(snapshot, f"/{NODE}/has_generic_initiator") == "1\n"
+    links = {entry.name for entry in tree.listdir(snapshot, f"/{NODE}/node2/access0/initiators")}
+    assert {name for name in links if name.startswith("node")} == {"node1"}
+    assert any("memory-side cache" in note for note in draft.notes)
+
+
+def test_no_numbers_in_the_tree_none_in_the_machine(tmp_path: Path) -> None:
+    files = {**_cpus(0), **_meminfo(0, GIB >> 10), f"{NODE}/node0/cpulist": "0\n"}
+    root = _tree(tmp_path, files)
+    snapshot = start_kernel(load(str(root))).snapshot()
+    assert not [e.name for e in tree.listdir(snapshot, f"/{NODE}/node0") if e.name.startswith("access")]
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (8208776, 8257056),  # a server of 2 x 8 GiB
+        (524288, 4, 4096, 100_000_004),
+        (3_000, 5_000_000),  # the kernel is on another node, or not told
+        (1 << 30, 1 << 30, (1 << 30) + 4),
+        (16_384, 0),  # a small machine, and a node without memory
+    ],
+)
+def test_memtotal_comes_back_to_the_kilobyte(sizes: tuple[int, ...], tmp_path: Path) -> None:
+    files = {**_cpus(0), f"{NODE}/node0/cpulist": "0\n"}
+    for nid, kb in enumerate(sizes):
+        files |= _meminfo(nid, kb)
+    root = _tree(tmp_path, files)
+    _read(root)
+    snapshot = start_kernel(load(str(root))).snapshot()
+    for nid, kb in enumerate(sizes):
+        text = tree.read(snapshot, f"/{NODE}/node{nid}/meminfo")
+        assert text.split("\n")[0].split() == ["Node", str(nid), "MemTotal:", str(kb), "kB"]
+    assert tree.read(snapshot, "/proc/meminfo").split("\n")[0].split() == ["MemTotal:", str(sum(sizes)), "kB"]
+
+
+def test_files_that_end_with_a_nul_byte(tmp_path: Path) -> None:
+    files = {**_cpus(0, 1, 2, 3), f"{CPU}/online": "0-3\n", f"{NODE}/online": "0-1\n"}
+    for nid, (cpus, row) in enumerate((("0-1", "10 21"), ("2-3", "21 10"))):
+        files |= _meminfo(nid, GIB >> 9)
+        files |= {f"{NODE}/node{nid}/cpulist": f"{cpus}\n", f"{NODE}/node{nid}/distance": f"{row}\n"}
+    plain = _read(_tree(tmp_path / "box", files))
+    ended = _read(_tree(tmp_path / "nul/box", {name: text + "\0" for name, text in files.items()}))
+    assert ended == plain
+    assert _nodes(plain) == {0: ((0, 1), 2 * GIB), 1: ((2, 3), 2 * GIB)}
+
+
+def _blocks(*numbers: int, offline: int | None = None) -> dict[str, str]:
+    """Blocks of 128 MiB."""
+    files = {f"{BLOCK}/memory{n}/state": "offline\n" if n == offline else "online\n" for n in numbers}
+    return files | {f"{BLOCK}/block_size_bytes": "8000000\n"}
+
+
+def test_memory_blocks_alone_are_one_node(tmp_path: Path) -> None:
+    draft = _read(_tree(tmp_path, _blocks(0, 1, 3, 32, offline=3)))
+    (node,) = draft.nodes
+    assert node.ranges == ((0, 0x10000), (0x100000, 0x108000))
+    assert node.cpus == (0,)
+    assert any("neither CPUs nor nodes are told" in note for note in draft.notes)
+    assert any("1 memory blocks of 128 MiB are off-line" in note for note in draft.notes)
+
+
+def test_memory_blocks_say_where_ram_is_and_memtotal_how_much_is_managed(tmp_path: Path) -> None:
+    files = {**_cpus(0, 1), **_blocks(0, 1, 2, 3, 32, 33), **_meminfo(0, 500_000), **_meminfo(1, 255_000)}
+    files |= {f"{NODE}/node{nid}/cpulist": f"{nid}\n" for nid in (0, 1)}
+    files |= {f"{NODE}/node0/memory{n}/uevent": "" for n in (0, 1, 2, 3)}
+    files |= {f"{NODE}/node1/memory{n}/uevent": "" for n in (32, 33)}
+    tree_of = _tree(tmp_path / "box", files)
+    draft = _read(tree_of)
+    assert [node.ranges for node in draft.nodes] == [((0, 0x20000),), ((0x100000, 0x110000),)]
+    assert [node.managed for node in draft.nodes] == [500_000 << 10, 255_000 << 10]
+    path = tmp_path / "box.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(tree_of / "sys", "sys")
+    assert read_source(str(path)) == draft
+
+
+def test_memory_blocks_that_hold_too_little_are_not_used(tmp_path: Path) -> None:
+    files = {**_cpus(0), **_blocks(0, 1), **_meminfo(0, GIB >> 10), f"{NODE}/node0/cpulist": "0\n"}
+    files |= {f"{NODE}/node0/memory{n}/uevent": "" for n in (0, 1)}
+    draft = _read(_tree(tmp_path, files))
+    assert draft.nodes[0].ranges is None
+    assert any("hold less than its MemTotal" in note for note in draft.notes)
+
+
+def test_memory_blocks_of_a_machine_of_one_node(tmp_path: Path) -> None:
+    files = {**_cpus(0), **_blocks(16, 17, 18, 19), "proc/meminfo": "MemTotal: 500000 kB\n"}
+    (node,) = _read(_tree(tmp_path / "a", files)).nodes
+    assert (node.ranges, node.managed) == (((0x80000, 0xA0000),), 500_000 << 10)
+    del files["proc/meminfo"]
+    (node,) = _read(_tree(tmp_path / "b", files)).nodes
+    assert (node.ranges, node.managed) == (((0x80000, 0xA0000),), None)
+
+
+def test_an_own_distance_of_0_is_what_a_kernel_calls_local(tmp_path: Path) -> None:
+    files = {**_cpus(0, 1), **_meminfo(0, GIB >> 10), **_meminfo(1, GIB >> 10)}
+    files |= {f"{NODE}/node{nid}/cpulist": f"{nid}\n" for nid in (0, 1)}
+    files |= {f"{NODE}/node0/distance": "0 20\n", f"{NODE}/node1/distance": "20 0\n"}
+    draft = _read(_tree(tmp_path, files))
+    assert [draft.distance(0, to) for to in (0, 1)] == [10, 20]
+    assert any("0 from node 0 to node 0 was made 10" in note for note in draft.notes)
 
 
 def test_hwlocs_own_notes_are_read(tmp_path: Path) -> None:
