@@ -138,7 +138,7 @@ def _exercise() -> PgData:
                 _run(nodes, touch_region(node, session, region, first, 4096, write, cpu))
                 for other in nodes.values():
                     _kswapd(other)
-    nodes[1].apply(ops.FreeDeadOwners(0, 2))  # as if node 0 had been restarted
+    nodes[1].apply(ops.FreeOwner(node.owner(region)))  # without its page table: every list is searched
     _run(nodes, unmap_region(node, session, region))
 
     request = AllocRequest(session, GFP_KERNEL, 0, 4096, cpu, Policy(), partial=True)
