@@ -13,10 +13,10 @@ from typing import Annotated
 import typer
 
 from numa_service.cli.source import tell
+from numa_service.machine.files import MAX_BYTES
 from numa_service.machine.formats.detect import read_source
 from numa_service.machine.formats.draft import machine_name
 from numa_service.machine.formats.export import export as export_machine
-from numa_service.machine.formats.files import MAX_BYTES
 from numa_service.machine.formats.machine_toml import to_spec, to_toml
 from numa_service.machine.source import load
 from numa_service.machine.spec import SpecError

@@ -13,25 +13,27 @@ here: watermarks, protection, pagesets, zonelists.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from itertools import pairwise
 from pathlib import Path
 
+from numa_service.machine.files import UnreadableError, read_lines, read_text
 from numa_service.machine.hmat import generic_initiators_from_sysfs, latency_from_sysfs
 from numa_service.machine.late_free import LateFree, late_frees
-from numa_service.machine.notation import MAX_NUMNODES, MAX_PHYSMEM_BYTES, parse_cpulist
+from numa_service.machine.notation import MAX_NUMNODES, MAX_PHYSMEM_BYTES, parse_cpulist, shown
 from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError, ZoneSpec
 from numa_service.machine.sysctl import SYSCTLS, default_lowmem_reserve_ratio, parse_sysctl
-from numa_service.machine.zoneinfo import CapturedZone, parse_zoneinfo, read_lines, read_text
+from numa_service.machine.zoneinfo import CapturedZone, parse_zoneinfo
 from numa_service.machine.zones import PfnRange, count_pages, intersect, merge
 from numa_service.mm.mmzone import PAGE_SHIFT, PAGE_SIZE, ZONE_NAMES, zone_index
 from numa_service.mm.sparse import default_memory_model
 
 _NODE_TREE = ("node", "sys/devices/system/node")
-_VERSION = re.compile(r"Linux version (\d+)\.(\d+)")
-_IOMEM = re.compile(r" *([0-9a-f]+)-([0-9a-f]+) : (.*)", re.ASCII)
+_VERSION = re.compile(r"Linux version (\d{1,4})\.(\d{1,4})", re.ASCII)
+_IOMEM = re.compile(r" *([0-9a-f]{1,16})-([0-9a-f]{1,16}) : (.*)", re.ASCII)
 _SYSCTL = re.compile(r"([\w./-]+) *= ?(.*)", re.ASCII)
 _RATIO = "vm.lowmem_reserve_ratio"
-_SWAP = re.compile(r"\S+\s+\S+\s+(\d+)\s+\d+\s+-?\d+", re.ASCII)
+_SWAP = re.compile(r"\S+\s+\S+\s+(\d{1,12})\s+\d+\s+-?\d+", re.ASCII)
 
 
 def load_capture(root: Path) -> MachineSpec:
@@ -40,7 +42,7 @@ def load_capture(root: Path) -> MachineSpec:
     SpecError names file and line, and what is missing or wrong there.
     """
     capture = _Capture(root)
-    zones = parse_zoneinfo(capture.require("zoneinfo.txt", "proc/zoneinfo"))
+    zones = parse_zoneinfo(capture.require("zoneinfo.txt", "proc/zoneinfo"), root)
     arch = _arch(zones, root)
     profile = capture.profile()
     nids, cpus, distances = capture.topology(zones)
@@ -93,6 +95,14 @@ class _Capture:
             raise SpecError(f"{self.root}: not a capture: no {' or '.join(names)}")
         return path
 
+    def text(self, path: Path) -> str:
+        """A file of it."""
+        return read_text(path, root=self.root)
+
+    def lines(self, path: Path | None) -> list[str]:
+        """Lines of a file of it; none if it is not there."""
+        return read_lines(path, self.root) if path else []
+
     def profile(self) -> str:
         """Profile that behaves most like the captured kernel; 6.1 if its version was not captured.
 
@@ -102,7 +112,7 @@ class _Capture:
         path = self.find("version.txt", "proc/version")
         if path is None:
             return "linux-6.1"
-        match = _VERSION.match(read_text(path))
+        match = _VERSION.match(self.text(path))
         if match is None:
             raise SpecError(f"{path}:1: no 'Linux version X.Y'")
         version = (int(match[1]), int(match[2]))
@@ -131,10 +141,9 @@ class _Capture:
             if nid not in in_zoneinfo:
                 raise SpecError(f"{tree}/node{nid}: zoneinfo has no zones of node {nid}: it is truncated")
         cpus = self._cpus(tree, nids)
-        return nids, cpus, tuple(_distances(tree / f"node{nid}" / "distance", nids) for nid in nids)
+        return nids, cpus, tuple(self._distances(tree / f"node{nid}" / "distance", nids) for nid in nids)
 
-    @staticmethod
-    def _online_nodes(tree: Path) -> list[int]:
+    def _online_nodes(self, tree: Path) -> list[int]:
         found = sorted(
             int(path.name.removeprefix("node"))
             for path in tree.iterdir()
@@ -144,7 +153,7 @@ class _Capture:
         if not online.exists():
             nids = found
         else:
-            nids = list(_cpulist(online))
+            nids = list(self._cpulist(online))
             for nid in nids:
                 if nid not in found:
                     raise SpecError(f"{tree}: node {nid} is online, and node{nid} is missing here")
@@ -154,14 +163,31 @@ class _Capture:
             raise SpecError(f"{tree}: node {nids[-1]}: there are at most {MAX_NUMNODES} nodes")
         return nids
 
-    @staticmethod
-    def _cpus(tree: Path, nids: list[int]) -> dict[int, tuple[int, ...]]:
+    def _cpus(self, tree: Path, nids: list[int]) -> dict[int, tuple[int, ...]]:
         """CPUs by nid. With numa=fake, the nodes made of one real node all have its CPUs."""
-        cpus: dict[int, tuple[int, ...]] = {}
-        for nid in nids:
-            path = tree / f"node{nid}" / "cpulist"
-            cpus[nid] = _cpulist(path)
-        return cpus
+        return {nid: self._cpulist(tree / f"node{nid}" / "cpulist") for nid in nids}
+
+    def _cpulist(self, path: Path) -> tuple[int, ...]:
+        text = self.text(path)
+        try:
+            return parse_cpulist(text)
+        except SpecError as error:
+            raise SpecError(f"{path}:1: {error}") from None
+
+    def _distances(self, path: Path, nids: list[int]) -> tuple[int, ...]:
+        """One node's row of the SLIT: ``10 20 20``, in the order of the online nodes."""
+        words = self.text(path).split()
+        nid = int(path.parent.name.removeprefix("node"))
+        if len(words) != len(nids):
+            raise SpecError(f"{path}:1: {len(words)} distances for {len(nids)} nodes")
+        for other, word in zip(nids, words, strict=True):
+            if not re.fullmatch(r"\d{1,3}", word, re.ASCII) or int(word) < 10:
+                raise SpecError(
+                    f"{path}:1: distance {shown(word)} to node {other} is not a number of at least 10"
+                )
+            if other == nid and word != "10":
+                raise SpecError(f"{path}:1: the distance of node {nid} to itself is {word}, not 10")
+        return tuple(int(word) for word in words)
 
     def memory(
         self, zones: list[CapturedZone], arch: str, nids: list[int]
@@ -182,7 +208,10 @@ class _Capture:
             span = (zone.start_pfn, zone.start_pfn + zone.spanned)
             if span[1] > MAX_PHYSMEM_BYTES >> PAGE_SHIFT:
                 raise SpecError(f"{zone.where}: the zone ends above {MAX_PHYSMEM_BYTES >> 40} TiB")
-            ram = intersect(system_ram, span)
+            # only those that reach into the zone: there may be many of either
+            first = bisect_right(system_ram, span[0], key=lambda ram: ram[1])
+            past = bisect_left(system_ram, span[1], key=lambda ram: ram[0])
+            ram = intersect(system_ram[first:past], span)
             if count_pages(ram) != zone.present:
                 ram = ((zone.start_pfn, zone.start_pfn + zone.present),)
             taken += [(piece, zone) for piece in ram]
@@ -201,10 +230,13 @@ class _Capture:
         for (low, below), (high, above) in pairwise(taken):
             if high[0] < low[1]:
                 raise SpecError(f"{above.where}: overlaps node {below.nid}, zone {below.name}")
+        pieces: dict[int, list[PfnRange]] = {nid: [] for nid in nids}
+        for piece, zone in taken:
+            pieces[zone.nid].append(piece)
         return {
             nid: (
                 tuple(sorted(specs[nid], key=lambda spec: zone_index(arch, spec.name))),
-                merge(piece for piece, zone in taken if zone.nid == nid),
+                merge(pieces[nid]),
             )
             for nid in nids
         }
@@ -214,12 +246,12 @@ class _Capture:
         dmesg, iomem = self.find("dmesg.txt", "dmesg-end.txt"), self.find("iomem.txt", "proc/iomem")
         if dmesg is None:
             return ()
-        return late_frees(read_text(dmesg), read_lines(iomem) if iomem else ())
+        return late_frees(self.text(dmesg), self.lines(iomem))
 
     def _system_ram(self) -> tuple[PfnRange, ...]:
         path = self.find("iomem.txt", "proc/iomem")
         ranges: list[PfnRange] = []
-        for number, line in enumerate(read_lines(path) if path else (), start=1):
+        for number, line in enumerate(self.lines(path), start=1):
             match = _IOMEM.fullmatch(line)
             if match is None:
                 raise SpecError(f"{path}:{number}: not an iomem line: {line[:60]!r}")
@@ -244,10 +276,9 @@ class _Capture:
             values[_RATIO] = "\t".join(map(captured.get, names, defaults))
         return values
 
-    @staticmethod
-    def _sysctl_lines(path: Path, profile: str) -> dict[str, str]:
+    def _sysctl_lines(self, path: Path, profile: str) -> dict[str, str]:
         values: dict[str, str] = {}
-        for number, line in enumerate(read_lines(path), start=1):
+        for number, line in enumerate(self.lines(path), start=1):
             match = _SYSCTL.fullmatch(line)
             if match is None:
                 raise SpecError(f"{path}:{number}: not 'key = value': {line[:60]!r}")
@@ -260,8 +291,8 @@ class _Capture:
         tree = self.root / "proc/sys"
         for path in (*sorted(tree.glob("vm/*")), tree / "kernel/numa_balancing"):
             try:
-                text = path.read_text(encoding="utf-8")
-            except OSError:
+                text = self.text(path)
+            except UnreadableError:
                 continue  # write-only (compact_memory), root's, or not there
             name = f"{path.parent.name}.{path.name}"
             values[name] = _checked(name, text.strip(), profile, f"{path}:1")
@@ -270,13 +301,13 @@ class _Capture:
     def cmdline(self) -> str:
         """The kernel command line, for showing: what it did to zones is read from the zoneinfo."""
         path = self.find("cmdline.txt", "proc/cmdline")
-        return read_text(path).strip() if path else ""
+        return self.text(path).strip() if path else ""
 
     def swap_pages(self) -> int:
         """Pages of all swap devices."""
         path = self.find("swaps.txt", "proc/swaps")
         pages = 0
-        for number, line in enumerate(read_lines(path) if path else (), start=1):
+        for number, line in enumerate(self.lines(path), start=1):
             if number == 1 and line.startswith("Filename"):
                 continue
             match = _SWAP.fullmatch(line.strip())
@@ -296,25 +327,3 @@ def _checked(name: str, value: str, profile: str, where: str) -> str:
         return parse_sysctl(name, value, profile)
     except SpecError as error:
         raise SpecError(f"{where}: {error}") from None
-
-
-def _cpulist(path: Path) -> tuple[int, ...]:
-    text = read_text(path)
-    try:
-        return parse_cpulist(text)
-    except SpecError as error:
-        raise SpecError(f"{path}:1: {error}") from None
-
-
-def _distances(path: Path, nids: list[int]) -> tuple[int, ...]:
-    """One node's row of the SLIT: ``10 20 20``, in the order of the online nodes."""
-    words = read_text(path).split()
-    nid = int(path.parent.name.removeprefix("node"))
-    if len(words) != len(nids):
-        raise SpecError(f"{path}:1: {len(words)} distances for {len(nids)} nodes")
-    for other, word in zip(nids, words, strict=True):
-        if not re.fullmatch(r"\d{1,3}", word, re.ASCII) or int(word) < 10:
-            raise SpecError(f"{path}:1: distance {word!r} to node {other} is not a number of at least 10")
-        if other == nid and word != "10":
-            raise SpecError(f"{path}:1: the distance of node {nid} to itself is {word}, not 10")
-    return tuple(int(word) for word in words)

@@ -12,10 +12,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from numa_service.machine.files import read_text
 from numa_service.machine.latency import MAX_MB_PER_S, LatencyModel
 from numa_service.machine.notation import parse_cpulist
 from numa_service.machine.spec import MachineSpec, SpecError
-from numa_service.machine.zoneinfo import read_text
 from numa_service.mm.snapshot import AccessSnapshot
 
 _MB = 10**6
@@ -123,7 +123,7 @@ def latency_from_sysfs(tree: Path | None, nids: Iterable[int]) -> LatencyModel:
         for access in _CLASSES:
             folder = tree / f"node{nid}" / f"access{access}" / "initiators"
             for name, pairs in names.items():
-                value = _number(folder / name)
+                value = _number(folder / name, tree)
                 for of in _initiators(tree, nid, access, nids) if value else ():
                     pairs.setdefault((of, nid), value)
     return replace(
@@ -143,15 +143,15 @@ def generic_initiators_from_sysfs(
         return set()
     path = tree / "has_generic_initiator"
     try:
-        named = set(parse_cpulist(read_text(path))) if path.is_file() else set()
+        named = set(parse_cpulist(read_text(path, root=tree))) if path.is_file() else set()
     except SpecError:
         named = set()
     linked = {of for nid in nids for of in _initiators(tree, nid, 0, tuple(nids))}
     return (named & set(nids)) | (linked - set(with_cpus))
 
 
-def _number(path: Path) -> int:
-    text = read_text(path).strip() if path.is_file() else ""
+def _number(path: Path, tree: Path) -> int:
+    text = read_text(path, root=tree).strip() if path.is_file() else ""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
@@ -159,7 +159,7 @@ def _initiators(tree: Path, nid: int, access: int, nids: tuple[int, ...]) -> lis
     """Nodes linked in ``initiators``; captures of files only list links in ``symlinks.txt``."""
     folder = f"node{nid}/access{access}/initiators"
     listed = tree / "symlinks.txt"
-    links = read_text(listed).splitlines() if listed.is_file() else []
+    links = read_text(listed, root=tree).splitlines() if listed.is_file() else []
     known = {link.split(" ->")[0] for link in links}
     if (tree / folder).is_dir():
         known |= {f"{folder}/{path.name}" for path in (tree / folder).iterdir()}

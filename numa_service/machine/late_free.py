@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from numa_service.machine.zones import PfnRange
 from numa_service.mm.mmzone import PAGE_SHIFT, PAGE_SIZE
 
-_FREEING = re.compile(r"Freeing (.+?) memory: (\d+)K", re.ASCII)
-_RAMDISK = re.compile(r"(?:Allocated new )?RAMDISK: \[mem 0x([0-9a-f]+)-0x([0-9a-f]+)\]", re.ASCII)
-_IMAGE = re.compile(r" +([0-9a-f]+)-([0-9a-f]+) : Kernel (code|rodata|data|bss)", re.ASCII)
+_FREEING = re.compile(r"Freeing (.{1,64}?) memory: (\d{1,12})K", re.ASCII)
+_RAMDISK = re.compile(r"(?:Allocated new )?RAMDISK: \[mem 0x([0-9a-f]{1,16})-0x([0-9a-f]{1,16})\]", re.ASCII)
+_IMAGE = re.compile(r" +([0-9a-f]{1,16})-([0-9a-f]{1,16}) : Kernel (code|rodata|data|bss)", re.ASCII)
 _EARLY = "SMP alternatives"
 #: .data_nosave, between .smp_locks and .bss.
 _NOSAVE_PAGES = 1

@@ -13,9 +13,10 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -29,11 +30,13 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from numa_service.machine.cmdline import BootParameters, parse_cmdline
+from numa_service.machine.files import read_text
 from numa_service.machine.latency import CURVES, MAX_MB_PER_S, MODES, Curve, LatencyModel
 from numa_service.machine.notation import (
     MAX_NUMNODES,
     MAX_PHYSMEM_BYTES,
     format_size,
+    one_line,
     parse_address,
     parse_cpulist,
     parse_pages,
@@ -41,7 +44,7 @@ from numa_service.machine.notation import (
 from numa_service.machine.numa_emulation import Fake, numa_emulation
 from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError
 from numa_service.machine.sysctl import parse_sysctl, sysctl_name
-from numa_service.machine.toml_lines import KeyPath, key_lines
+from numa_service.machine.toml_lines import KeyPath, TomlLimitError, check_limits, key_lines
 from numa_service.machine.zones import (
     PfnRange,
     count_pages,
@@ -97,6 +100,9 @@ _Range = Annotated[tuple[int, int], BeforeValidator(_parse_range)]
 _Cpus = Annotated[tuple[int, ...], BeforeValidator(parse_cpulist)]
 _Nid = Annotated[int, Field(ge=0, lt=MAX_NUMNODES)]
 _TABLE = ConfigDict(extra="forbid", strict=True, frozen=True)
+_T = TypeVar("_T")
+#: A list whose first bad element is enough: a matrix may have a million of them.
+_Some = Annotated[list[_T], Field(fail_fast=True)]
 
 
 class NodeTable(BaseModel):
@@ -107,7 +113,7 @@ class NodeTable(BaseModel):
     id: _Nid | None = None
     cpus: _Cpus = ()
     memory: _Pages | None = None
-    ranges: list[_Range] | None = None
+    ranges: _Some[_Range] | None = None
     movable: _Pages = 0
     managed: _Pages | None = None
     generic_initiator: bool = False
@@ -131,23 +137,23 @@ MAX_STEP_NS = 10**9
 _Ns = Annotated[int, Field(ge=0, le=MAX_STEP_NS)]
 _MbPerS = Annotated[int, Field(ge=0, le=MAX_MB_PER_S)]
 #: Of pairs of nodes; 0: not said.
-_NsMatrix = list[list[_Ns]]
-_MbPerSMatrix = list[list[_MbPerS]]
+_NsMatrix = _Some[_Some[_Ns]]
+_MbPerSMatrix = _Some[_Some[_MbPerS]]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 _Point = Annotated[tuple[_Finite, _Finite], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
-_Curve = Annotated[list[_Point], AfterValidator(_parse_curve)]
+_Curve = Annotated[_Some[_Point], AfterValidator(_parse_curve)]
 #: What an HMAT says of pairs of nodes: 0 is nothing.
 _HMAT = ("read_ns", "write_ns", "read_mb_per_s", "write_mb_per_s")
 #: What is not an integer of ns.
 _LATENCY_TYPES: dict[str, Any] = {
     "read_ns": _NsMatrix,
     "write_ns": _NsMatrix,
-    "memory_mb_per_s": list[_MbPerS],
+    "memory_mb_per_s": _Some[_MbPerS],
     "link_mb_per_s": _MbPerSMatrix,
     "read_mb_per_s": _MbPerSMatrix,
     "write_mb_per_s": _MbPerSMatrix,
-    "memory_curve": list[str],
-    "link_curve": list[list[str]],
+    "memory_curve": _Some[str],
+    "link_curve": _Some[_Some[str]],
     "curves": dict[str, _Curve],
     "window_ns": Annotated[int, Field(ge=1000, le=10**12)],
     "mode": Annotated[str, _one_of("mode", list(MODES))],
@@ -178,28 +184,24 @@ class MachineTable(BaseModel):
     cmdline: str = ""
     memory_model: Annotated[str, _one_of("memory model", list(MEMORY_MODELS))] | None = None
     counter_drift: bool = False
-    node: Annotated[list[NodeTable], Field(min_length=1)]
-    distances: list[list[int]] | None = None
+    node: Annotated[_Some[NodeTable], Field(min_length=1)]
+    distances: _Some[_Some[int]] | None = None
     sysctl: dict[str, Any] = Field(default_factory=dict)
     latency: LatencyTable | None = None  # type: ignore[valid-type]
 
 
 def load_machine_file(path: Path) -> MachineSpec:
     """The machine that a TOML file describes; its name defaults to the file's. SpecError if it is wrong."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SpecError(f"{path}: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise SpecError(f"{path}: not UTF-8 text at byte {error.start}") from None
-    return parse_machine(text, source=str(path), default_name=path.stem)
+    return parse_machine(read_text(path), source=str(path), default_name=path.stem)
 
 
 def parse_machine(text: str, source: str, default_name: str) -> MachineSpec:
     """The machine that a TOML text describes; `source` is what errors call it. SpecError if it is wrong."""
     try:
+        check_limits(text, MAX_NUMNODES)
         data = tomllib.loads(text)
-        document = _Document(source, key_lines(text))
+    except TomlLimitError as error:
+        raise SpecError(f"{source}:{error.line}: TOML: {error.reason}") from None
     except tomllib.TOMLDecodeError as error:
         message = str(error)
         where = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", message)
@@ -207,6 +209,7 @@ def parse_machine(text: str, source: str, default_name: str) -> MachineSpec:
         raise SpecError(f"{source}:{line}: TOML: {message[: where.start()] if where else message}") from None
     except RecursionError:
         raise SpecError(f"{source}: TOML: nested too deeply") from None
+    document = _Document(source, text)
     try:
         table = MachineTable.model_validate(data)
     except ValidationError as error:
@@ -217,9 +220,14 @@ def parse_machine(text: str, source: str, default_name: str) -> MachineSpec:
 class _Document:
     """A machine file, for errors: which line a key stands on."""
 
-    def __init__(self, source: str, lines: dict[KeyPath, int]) -> None:
+    def __init__(self, source: str, text: str) -> None:
         self.source = source
-        self.lines = lines
+        self._text = text
+
+    @cached_property
+    def lines(self) -> dict[KeyPath, int]:
+        """Found out when there is an error: a matrix of 1024 nodes has a million elements."""
+        return key_lines(self._text)
 
     def line(self, path: KeyPath) -> int:
         """Line of a key, or of what it is missing from."""
@@ -228,13 +236,15 @@ class _Document:
         return self.lines.get(path, 1)
 
     def fail(self, path: KeyPath, reason: str) -> NoReturn:
-        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
-        raise SpecError(f"{self.source}:{self.line(path)}: {key}: {reason}") from None
+        parts = (f"[{part}]" if isinstance(part, int) else f".{one_line(part, 60)}" for part in path)
+        raise SpecError(
+            f"{self.source}:{self.line(path)}: {''.join(parts).lstrip('.')}: {one_line(reason, 300)}"
+        ) from None
 
     def fail_validation(self, error: ValidationError) -> NoReturn:
         """Reports the first error in the order of the file."""
-        details = error.errors(include_url=False, include_context=False)
-        first = min(details, key=lambda detail: (self.line(detail["loc"]), details.index(detail)))
+        details = error.errors(include_url=False, include_context=False, include_input=False)
+        first = min(details, key=lambda detail: self.line(detail["loc"]))  # of equals the first
         self.fail(first["loc"], _reason(first))
 
 

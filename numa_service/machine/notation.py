@@ -31,7 +31,7 @@ def parse_size(value: object) -> int:
         raise SpecError(f'a size is a string as "3GiB" or a number of bytes, not {_toml_type(value)}')
     match = _SIZE.fullmatch(value.strip())
     if match is None or len(value) > 40:
-        raise SpecError(f'{value!r} is not a size: write "512MiB", "3GiB" or a number of bytes')
+        raise SpecError(f'{shown(value)} is not a size: write "512MiB", "3GiB" or a number of bytes')
     whole, fraction, unit = match[1], match[2] or "", match[3]
     if unit not in _UNITS:
         raise SpecError(f"unknown unit {unit!r} in {value!r}: B, KiB, MiB, GiB or TiB")
@@ -76,26 +76,38 @@ def parse_cpulist(value: object) -> tuple[int, ...]:
 
     SpecError names the part that is not a CPU, a CPU listed twice, or one above NR_CPUS.
     """
-    cpus: list[int] = []
     if isinstance(value, str):
-        for part in value.strip().split(",") if value.strip() else ():
-            first, dash, last = part.strip().partition("-")
-            bounds = (first, last if dash else first)
-            if not all(_NUMBER.fullmatch(bound) for bound in bounds):
-                raise SpecError(f"{part.strip()!r} in cpulist {_shown(value)} is not a CPU or a range as 0-3")
-            low, high = (_checked_cpu(int(bound)) for bound in bounds)
-            if low > high:
-                raise SpecError(f"range {part.strip()} in cpulist {_shown(value)} runs backwards")
-            cpus.extend(range(low, high + 1))
+        ranges = _cpu_ranges(value)
     elif isinstance(value, list) and all(isinstance(cpu, int) and not isinstance(cpu, bool) for cpu in value):
-        cpus.extend(_checked_cpu(cpu) for cpu in value)
+        ranges = [range(_checked_cpu(cpu), cpu + 1) for cpu in value]
     else:
         raise SpecError(f'CPUs are a string as "0-3,8" or a list of numbers, not {_toml_type(value)}')
-    cpus.sort()
-    for low, high in pairwise(cpus):
-        if low == high:
-            raise SpecError(f"CPU {low} is listed twice")
-    return tuple(cpus)
+    ranges.sort(key=lambda part: part.start)
+    # before they become numbers: many large ranges fit into a short text
+    for low, high in pairwise(ranges):
+        if high.start < low.stop:
+            raise SpecError(f"CPU {high.start} is listed twice")
+    return tuple(cpu for part in ranges for cpu in part)
+
+
+def _cpu_ranges(text: str) -> list[range]:
+    """Ranges of a cpulist, each within NR_CPUS; nothing is expanded."""
+    ranges = []
+    for part in text.strip().split(",") if text.strip() else ():
+        first, dash, last = part.strip().partition("-")
+        bounds = (first, last if dash else first)
+        if not all(_NUMBER.fullmatch(bound) for bound in bounds):
+            raise SpecError(f"{shown(part.strip())} in cpulist {shown(text)} is not a CPU or a range as 0-3")
+        low, high = (_checked_cpu(int(bound)) for bound in bounds)
+        if low > high:
+            raise SpecError(f"range {part.strip()} in cpulist {shown(text)} runs backwards")
+        ranges.append(range(low, high + 1))
+    return ranges
+
+
+def mask_bits(mask: int) -> set[int]:
+    """Numbers of the bits that are set, in time linear in the length of the mask."""
+    return {bit for bit, digit in enumerate(reversed(f"{mask:b}")) if digit == "1"}
 
 
 def format_cpulist(cpus: Iterable[int]) -> str:
@@ -115,8 +127,15 @@ def _checked_cpu(cpu: int) -> int:
     return cpu
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """A piece of somebody's input as an error quotes it: on one line, and not all of a long one."""
     return repr(text if len(text) <= 40 else text[:37] + "...")
+
+
+def one_line(text: str, most: int) -> str:
+    """At most that many characters of it, those that are not printable as "?": for errors and notes."""
+    line = "".join(char if char.isprintable() else "?" for char in text[: most + 1])
+    return line if len(text) <= most else line[: most - 3] + "..."
 
 
 def _toml_type(value: object) -> str:

@@ -1,4 +1,8 @@
-"""Where the keys of a TOML text are: tomllib gives values without lines, and an error should name a line."""
+"""What a TOML text may be before it is parsed, and where its keys are.
+
+tomllib takes time that is quadratic in the parts of a key, fails in its own way at a number of thousands of
+digits, and gives values without lines, where an error should name a line.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,60 @@ _STRING = re.compile(
     re.DOTALL,
 )
 _SCALAR = re.compile(r"[^,\]}\n#]+")
+#: An array of numbers on one line: all its elements stand on the line of the array.
+_ROW = re.compile(r"\[[0-9 \t,.+-]*\]")
+_KEY_PART = r"""(?:[A-Za-z0-9_+-]+|"(?:\\.|[^"\\\n])*"|'[^'\n]*')"""
+_WORD = re.compile(
+    r'"""(?:\\.|[^\\])*?"""'
+    r"|'''.*?'''"
+    r"|#[^\n]*"
+    rf"|(?P<key>{_KEY_PART}(?:[ \t]*\.[ \t]*{_KEY_PART})+)"
+    r"|(?P<word>[A-Za-z0-9_+-]+)"
+    rf"|{_KEY_PART}",
+    re.DOTALL,
+)
+_ARRAY_TABLE = re.compile(r"""^[ \t]*\[\[[ \t]*[A-Za-z_"']""", re.MULTILINE)
+
+#: No key of a machine file or a workload program has more parts, no number or bare key more characters.
+MAX_PARTS = 16
+MAX_WORD = 256
+#: Characters of a text, and of its matrices for each pair of nodes: distances, latencies, bandwidths, curves.
+MAX_CHARACTERS = 512 << 10
+_PER_PAIR = 48
+
+
+class TomlLimitError(ValueError):
+    """A text that is not to be parsed: the line, and why."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        """`line` counts from 1."""
+        super().__init__(reason)
+        self.line = line
+        self.reason = reason
+
+
+def check_limits(text: str, most_tables: int) -> None:
+    """TomlLimitError for what would take long to parse: too much text, keys of many parts, endless numbers.
+
+    A text may be as long as the matrices that its array tables (``[[node]]``) need, if there are no more
+    than `most_tables`.
+    """
+    tables = sum(1 for _ in _ARRAY_TABLE.finditer(text))
+    most = MAX_CHARACTERS + (_PER_PAIR * tables**2 if tables <= most_tables else 0)
+    if len(text) > most:
+        raise TomlLimitError(1, f"{len(text)} characters, at most {most} for {tables} tables in [[ ]]")
+    for match in _WORD.finditer(text):
+        word, key = match["word"], match["key"]
+        if word is not None and len(word) > MAX_WORD:
+            raise TomlLimitError(_line_of(text, match.start()), f"a word of {len(word)} characters")
+        if key is not None and key.count(".") >= MAX_PARTS:
+            raise TomlLimitError(
+                _line_of(text, match.start()), f"a key of more than {MAX_PARTS} parts: {key[:20]}…"
+            )
+
+
+def _line_of(text: str, position: int) -> int:
+    return text.count("\n", 0, position) + 1
 
 
 def key_lines(text: str) -> dict[KeyPath, int]:
@@ -95,7 +153,11 @@ class _Scanner:
         self.lines.setdefault(path, self._line())
         start = self.text[self.pos]
         if start == "[":
-            self._array(path)
+            row = _ROW.match(self.text, self.pos)
+            if row is not None:
+                self.pos = row.end()
+            else:
+                self._array(path)
         elif start == "{":
             self._inline_table(path)
         else:

@@ -6,10 +6,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from numa_service.machine.notation import MAX_NUMNODES, NR_CPUS
+from numa_service.machine.files import read_lines
+from numa_service.machine.notation import MAX_NUMNODES, NR_CPUS, shown
 from numa_service.machine.spec import SpecError
 
-_HEADER = re.compile(r"Node (\d{1,9}), zone +([A-Za-z0-9]+)", re.ASCII)
+_HEADER = re.compile(r"Node (\d{1,9}), zone +([A-Za-z0-9]{1,16})", re.ASCII)
 _FIELD = re.compile(r" +(spanned|present|managed|start_pfn:|cpu:) *(.*)")
 _PROTECTION = re.compile(r" +protection: \((\d+(?:, \d+)*)\)", re.ASCII)
 _NUMBER = re.compile(r"\d{1,18}", re.ASCII)
@@ -31,13 +32,17 @@ class CapturedZone:
     cpus: tuple[int, ...]
 
 
-def parse_zoneinfo(path: Path) -> list[CapturedZone]:
-    """Zones in the order printed; SpecError names the line where the text is cut off or garbled."""
+def parse_zoneinfo(path: Path, root: Path | None = None) -> list[CapturedZone]:
+    """Zones in the order printed; SpecError names the line where the text is cut off or garbled.
+
+    `root`: the capture that the file has to lie in.
+    """
     zones: list[CapturedZone] = []
+    seen: set[tuple[int, str]] = set()
     draft: _Draft | None = None
     nr_zones: dict[int, int] = {}
     number = 0
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in enumerate(read_lines(path, root), start=1):
         header = _HEADER.fullmatch(line)
         if header:
             if draft is not None:
@@ -45,8 +50,9 @@ def parse_zoneinfo(path: Path) -> list[CapturedZone]:
             draft = _Draft(path, number, int(header[1]), header[2])
             if draft.nid >= MAX_NUMNODES:
                 raise SpecError(f"{draft.where}: there are at most {MAX_NUMNODES} nodes")
-            if any((zone.nid, zone.name) == (draft.nid, draft.name) for zone in zones):
+            if (draft.nid, draft.name) in seen:
                 raise SpecError(f"{draft.where}: a second time")
+            seen.add((draft.nid, draft.name))
         elif draft is None:
             raise SpecError(f"{path}:{number}: not a zoneinfo: {line[:60]!r}, expected 'Node 0, zone …'")
         else:
@@ -61,25 +67,6 @@ def parse_zoneinfo(path: Path) -> list[CapturedZone]:
         if count != nr_types:
             raise SpecError(f"{path}:{number}: node {nid} has {count} zones of {nr_types}: truncated")
     return zones
-
-
-def read_lines(path: Path) -> list[str]:
-    """Lines of a captured file; SpecError if it cannot be read, or its last line is cut off."""
-    text = read_text(path)
-    lines = text.split("\n")
-    if lines.pop():
-        raise SpecError(f"{path}:{len(lines) + 1}: truncated: the last line has no end")
-    return lines
-
-
-def read_text(path: Path) -> str:
-    """A captured file, without the NUL bytes that old kernels end one with; SpecError if it is not text."""
-    try:
-        return path.read_text(encoding="utf-8").rstrip("\0")
-    except OSError as error:
-        raise SpecError(f"{path}: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise SpecError(f"{path}: not UTF-8 text at byte {error.start}") from None
 
 
 class _Draft:
@@ -101,7 +88,7 @@ class _Draft:
         if field:
             key = field[1].rstrip(":")
             if not _NUMBER.fullmatch(field[2]):
-                raise SpecError(f"{self._at(number)}: {key}: {field[2]!r} is not a number")
+                raise SpecError(f"{self._at(number)}: {key}: {shown(field[2])} is not a number")
             value = int(field[2])
             if key == "cpu":
                 if value >= NR_CPUS:
@@ -114,7 +101,9 @@ class _Draft:
         elif line.lstrip().startswith("protection:"):
             protection = _PROTECTION.fullmatch(line)
             if protection is None:
-                raise SpecError(f"{self._at(number)}: protection: {line.strip()!r} is cut off or garbled")
+                raise SpecError(
+                    f"{self._at(number)}: protection: {shown(line.strip())} is cut off or garbled"
+                )
             self.nr_zone_types = protection[1].count(",") + 1
 
     def finish(self, number: int) -> CapturedZone:

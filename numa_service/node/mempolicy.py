@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from numa_service.mm.gfp import Gfp
-from numa_service.mm.zonelist import Zonelists, Zoneref
+from numa_service.mm.zonelist import MAX_NUMNODES, Zonelists, Zoneref
 from numa_service.node.errors import InvalidRequest
 
 
@@ -32,6 +32,8 @@ class Policy(NamedTuple):
     @classmethod
     def checked(cls, mode: int, nodes: list[int], known: Container[int]) -> Policy:
         """InvalidRequest when the mode is unknown, or its nodes are missing, unexpected or not there."""
+        if len(nodes) > MAX_NUMNODES:
+            raise InvalidRequest("policy.nodes", f"{len(nodes)} nodes: at most {MAX_NUMNODES}")
         if mode not in PolicyMode.__members__.values():
             raise InvalidRequest("policy.mode", f"{mode} is no policy mode")
         policy = cls(PolicyMode(mode), tuple(sorted(set(nodes))))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from numa_client import Blocks, InvalidRequest, MachineInfo, NodeInfo, NumaError, Policy, PolicyMode
@@ -92,6 +94,35 @@ def test_policy_spelling_round_trip(policy: Policy) -> None:
 
 def test_policy_ranges() -> None:
     assert Policy.parse("interleave:0-2,5") == Policy.interleave(0, 1, 2, 5)
+    assert Policy.parse("bind:3,0-4,3") == Policy.bind(3, 0, 1, 2, 4)
+    assert len(Policy.parse("bind:0-1023").nodes) == 1024
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("bind:0-1024", "0-1024: there is no node above 1023"),
+        ("bind:1024", "there is no node above 1023"),
+        ("preferred:9000-0", "there is no node above 1023"),
+        ("interleave:0-9999999", "there is no node above 1023"),
+        ("bind:0-" + "9" * 5000, "is not a node or a range"),
+        ("bind:" + "0-1023," * 4000 + "0", "28006 characters, at most 8192"),
+        ("bind:٣", "is not a node or a range"),
+        ("bind:3-1", "3-1 runs backwards"),
+        ("x" * 9000, "9000 characters"),
+    ],
+)
+def test_ranges_are_checked_before_they_are_expanded(text: str, message: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidRequest, match=message) as caught:
+            Policy.parse(text)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert caught.value.field == "policy"
+    assert len(caught.value.message) < 200
+    assert peak < 1 << 20  # a list of what was asked for takes 400 MB
 
 
 @pytest.mark.parametrize(

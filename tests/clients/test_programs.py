@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -104,6 +105,10 @@ PHASE = "[[phases]]\nevents = 1\n[[phases.mixes]]\n"
     [
         ("", "phases"),
         ("name = ", "program"),
+        ("a" + ".a" * 50_000 + " = 1", "program"),
+        ("phases = []\nb = { a" + ".a" * 50_000 + " = 1 }", "program"),
+        ("seed = " + "9" * 100_000, "program"),
+        ("seed = " + "[" * 100_000, "program"),
         ("phases = 3", "phases"),
         ("phases = [3]", "phases[0]"),
         ("[[phases]]\nlength = 3", "phases[0].length"),
@@ -134,9 +139,23 @@ def test_a_program_is_a_name_a_file_or_itself(tmp_path: Path) -> None:
     file.write_text(program_text("stream"))
     messages = [run_request(1, "id", source, 0) for source in ("stream", file, str(file), program)]
     assert all(message == messages[0] for message in messages)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())  # as some editors save UTF-8
+    assert Program.load(file) == Program.load("stream")
     with pytest.raises(InvalidRequest, match="no program of the library") as refused:
         run_request(1, "id", "nonsense", 0)
     assert refused.value.field == "program"
+
+
+def test_a_program_is_a_regular_file_of_some_size(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").write_text("#" * (257 << 10))
+    for name, reason in (
+        ("pipe", "not a regular file"),
+        ("large", "more than 256 KiB"),
+        ("gone", "No such file"),
+    ):
+        with pytest.raises(InvalidRequest, match=reason):
+            Program.load(tmp_path / name)
 
 
 def test_the_library() -> None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
 from numa_client._errors import InvalidRequest
+
+#: 1 << CONFIG_NODES_SHIFT of distributions' kernels: nodes are numbered from 0 to one below it.
+MAX_NUMNODES = 1024
+#: Characters: more than a list of every single node has.
+_MAX_TEXT = 8192
+_RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 
 
 class PolicyMode(StrEnum):
@@ -56,24 +63,42 @@ class Policy:
 
         InvalidRequest (field ``policy``) says which part is wrong.
         """
+        if len(text) > _MAX_TEXT:
+            raise _wrong(text, f"{len(text)} characters, at most {_MAX_TEXT}")
         name, _, mask = text.partition(":")
         try:
             mode = PolicyMode(name)
         except ValueError:
             known = ", ".join(PolicyMode)
-            raise InvalidRequest(f"unknown policy {name!r}: choose from {known}", field="policy") from None
-        nodes: list[int] = []
-        for part in mask.split(",") if mask else []:
-            first, dash, last = part.partition("-")
-            if not first.isdecimal() or (dash and not last.isdecimal()):
-                raise InvalidRequest(f"policy {text!r}: {part!r} is not a node or a range", field="policy")
-            nodes.extend(range(int(first), int(last if dash else first) + 1))
+            raise InvalidRequest(
+                f"unknown policy {name[:40]!r}: choose from {known}", field="policy"
+            ) from None
         if mode is PolicyMode.DEFAULT and mask:
-            raise InvalidRequest(f"policy {text!r}: default takes no nodes", field="policy")
-        if mode is not PolicyMode.DEFAULT and not nodes:
-            raise InvalidRequest(f"policy {text!r}: give nodes, as in {name}:0,1", field="policy")
-        return cls(mode, tuple(nodes))
+            raise _wrong(text, "default takes no nodes")
+        if mode is not PolicyMode.DEFAULT and not mask:
+            raise _wrong(text, f"give nodes, as in {name}:0,1")
+        return cls(mode, _nodes(text, mask))
 
     def __str__(self) -> str:
         """The spelling that :meth:`parse` takes."""
         return f"{self.mode}:{','.join(map(str, self.nodes))}" if self.nodes else str(self.mode)
+
+
+def _nodes(text: str, mask: str) -> tuple[int, ...]:
+    """Nodes of a list as ``0-3,8``, each once, in the order given; bounds are checked before it expands."""
+    nodes: dict[int, None] = {}
+    for part in mask.split(",") if mask else ():
+        match = _RANGE.fullmatch(part)
+        if match is None:
+            raise _wrong(text, f"{part[:40]!r} is not a node or a range")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last >= MAX_NUMNODES or first >= MAX_NUMNODES:
+            raise _wrong(text, f"{part}: there is no node above {MAX_NUMNODES - 1}")
+        if last < first:
+            raise _wrong(text, f"{part} runs backwards")
+        nodes.update(dict.fromkeys(range(first, last + 1)))
+    return tuple(nodes)
+
+
+def _wrong(text: str, reason: str) -> InvalidRequest:
+    return InvalidRequest(f"policy {text[:60]!r}: {reason}", field="policy")

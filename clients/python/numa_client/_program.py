@@ -5,6 +5,7 @@ A library of them is in ``programs/``.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="DataclassInstance")
 
 _LIBRARY = resources.files("numa_client") / "programs"
+#: Of a program's text; the largest of the library has 3 KiB.
+MAX_PROGRAM_BYTES = 256 << 10
+#: tomllib takes time and memory that are quadratic in the parts of a key; those of a program have three.
+_LONG_KEY = re.compile(
+    r"""(?:^|[{,])[ \t]*(?:\[{1,2}[ \t]*)?(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){16}""",
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +148,13 @@ class Program:
     @classmethod
     def from_toml(cls, text: str) -> Self:
         """Read a program; InvalidRequest names the key that is wrong. Values are for the service to judge."""
+        if _LONG_KEY.search(text):
+            raise InvalidRequest("not a program: a key of more than 16 parts", field="program")
         try:
-            return _table(cls, tomllib.loads(text), "")
-        except tomllib.TOMLDecodeError as error:
+            table = tomllib.loads(text)
+        except (ValueError, RecursionError) as error:  # also a number of more digits than int() takes
             raise InvalidRequest(f"not TOML: {error}", field="program") from None
+        return _table(cls, table, "")
 
     @classmethod
     def load(cls, source: str | Path) -> Self:
@@ -151,12 +162,25 @@ class Program:
         if source in list_programs():
             return cls.from_toml(program_text(str(source)))
         try:
-            return cls.from_toml(Path(source).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
+            text = _read(Path(source))
+        except (OSError, ValueError) as error:
             message = (
                 f"{source} is no program of the library ({', '.join(list_programs())}), nor a file: {error}"
             )
             raise InvalidRequest(message, field="program") from None
+        return cls.from_toml(text)
+
+
+def _read(path: Path) -> str:
+    """A program's text; OSError, or ValueError for what is no regular file, too large or not UTF-8."""
+    if not path.is_file():
+        path.stat()
+        raise ValueError("not a regular file")
+    with path.open("rb") as file:
+        content = file.read(MAX_PROGRAM_BYTES + 1)
+    if len(content) > MAX_PROGRAM_BYTES:
+        raise ValueError(f"more than {MAX_PROGRAM_BYTES >> 10} KiB")
+    return content.decode("utf-8-sig")
 
 
 def list_programs() -> tuple[str, ...]:

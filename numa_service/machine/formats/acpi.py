@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from numa_service.machine.files import read_bytes
 from numa_service.machine.formats.draft import Draft, DraftNode, machine_name
-from numa_service.machine.formats.files import read_bytes
 from numa_service.machine.hmat import with_mib_per_s
 from numa_service.machine.notation import MAX_NUMNODES
 from numa_service.machine.spec import SpecError
@@ -49,11 +49,14 @@ def find_tables(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file() and path.name[:4].upper() in SIGNATURES)
 
 
-def read_acpi(paths: list[Path], name: str) -> Draft:
-    """The machine of a set of tables, an SRAT among them; SpecError names table, file and offset."""
+def read_acpi(paths: list[Path], name: str, root: Path | None = None) -> Draft:
+    """The machine of a set of tables, an SRAT among them; SpecError names table, file and offset.
+
+    `root`: the directory that they have to lie in.
+    """
     tables: dict[str, tuple[bytes, str]] = {}
     for path in paths:
-        content = read_bytes(path, _MAX_TABLE)
+        content = read_bytes(path, _MAX_TABLE, root)
         signature = _checked(content, str(path))
         if signature in tables:
             raise SpecError(f"{path}: a second {signature}, beside {tables[signature][1]}")
@@ -114,7 +117,9 @@ def _srat(content: bytes, source: str) -> _Srat:
     revision = content[8]
     for kind, offset, length in _structures(content, 48, f"{source}: SRAT", wide=False):
         if kind not in _SRAT_SIZES:
-            result.notes.append(f"SRAT structures of type {kind} are not modelled")
+            note = f"SRAT structures of type {kind} are not modelled"
+            if note not in result.notes:
+                result.notes.append(note)
             continue
         if length < _SRAT_SIZES[kind]:
             raise SpecError(
@@ -195,8 +200,11 @@ def _nodes(draft: Draft, srat: _Srat, madt: list[int] | None) -> dict[int, int]:
     if number and nid_of:
         draft.note(f"{len(number)} CPUs are in no proximity domain: put on node 0")
         cpus.setdefault(0, []).extend(number.values())
+    spans: dict[int, list[PfnRange]] = {}
+    for pxm, span in srat.memory:
+        spans.setdefault(nid_of[pxm], []).append(span)
     for nid in nid_of.values():
-        own = merge(span for pxm, span in srat.memory if nid_of[pxm] == nid)
+        own = merge(spans.get(nid, []))
         draft.nodes.append(
             DraftNode(nid, tuple(sorted(cpus.get(nid, []))), ranges=without_bios_holes(own) or None)
         )

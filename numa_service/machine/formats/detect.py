@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import bz2
+import codecs
 import io
+import lzma
 import re
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from numa_service.machine.capture import load_capture
+from numa_service.machine.files import decode, read_bytes
 from numa_service.machine.formats.acpi import find_tables, is_acpi_table, read_acpi
 from numa_service.machine.formats.draft import Draft, draft_of
-from numa_service.machine.formats.files import MAX_BYTES, decode, read_bytes
 from numa_service.machine.formats.hwloc_xml import is_hwloc_xml, read_hwloc_xml
 from numa_service.machine.formats.numactl import is_numactl, read_numactl
 from numa_service.machine.formats.qemu import is_qemu, read_qemu
 from numa_service.machine.formats.synthetic import is_synthetic, read_synthetic
 from numa_service.machine.formats.sysfs import find_tree, read_sysfs
+from numa_service.machine.formats.unknown import looks_like
 from numa_service.machine.machinefile import parse_machine
 from numa_service.machine.spec import SpecError
 
@@ -28,8 +34,20 @@ _ZONEINFO = ("zoneinfo.txt", "proc/zoneinfo")
 #: A first line as ``name = "x"`` or ``[[node]]``; not an option, nor a node in brackets and levels.
 _TOML_LINE = re.compile(r"""(?!-)[\w."'-]+\s*=|\[\[?[\w.\s"'-]+\]\]?\s*(?:#.*)?$""")
 _TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-_MAX_TAR_FILES = 200_000
+#: hwloc-gather-topology of 256 CPUs has 16,000 files, 1 MB packed.
+_MAX_TAR_FILES = 50_000
+_MAX_TAR_BYTES = 64 << 20
+_MAX_PACKED_BYTES = 8 << 20
+#: Of a text, what is looked at to find out what it is.
+_START = 64 << 10
 _STDIN_NAME = "stdin"
+_XZ_MEMORY = 72 << 20
+#: What unpacks a file that begins so.
+_PACKERS: dict[bytes, Callable[[], Any]] = {
+    b"\x1f\x8b": lambda: zlib.decompressobj(wbits=31),
+    b"BZh": bz2.BZ2Decompressor,
+    b"\xfd7zXZ": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY),
+}
 
 _TEXTS: dict[str, Callable[[str, str, str], Draft]] = {
     "numactl": read_numactl,
@@ -73,8 +91,7 @@ def is_foreign(path: Path) -> bool:
     if path.name.endswith(_TAR_ENDINGS):
         return True
     with path.open("rb") as file:
-        start = file.read(65536)
-    return _form_of(start) not in ("toml", None)
+        return _form_of(file.read(_START + 1), path.name) != "toml"
 
 
 def _exists(path: Path) -> bool:
@@ -99,7 +116,7 @@ def _directory(path: Path, form: str | None) -> Draft:
         return read_sysfs(tree or path)
     tables = find_tables(path)
     if form == "acpi" or tables:
-        return read_acpi(tables, path.resolve().name)
+        return read_acpi(tables, path.resolve().name, path)
     raise SpecError(
         f"{path}: neither a capture (no {' or '.join(_ZONEINFO)}), nor a tree of /sys "
         "(no sys/devices/system), nor ACPI tables (no SRAT)"
@@ -112,32 +129,36 @@ def _file(path: Path, form: str | None) -> Draft:
     return _content(read_bytes(path), str(path), path.stem, form)
 
 
-def _form_of(content: bytes) -> str | None:
-    """Format of a file by what it starts with; None if it is not text."""
+def _form_of(content: bytes, name: str) -> str | None:
+    """Format of a file by what it starts with, and by its name if that says TOML; None if it is in none."""
     if is_acpi_table(content):
         return "acpi"
     if is_hwloc_xml(content):
         return "hwloc-xml"
-    text = content.decode("utf-8", "replace")
+    text = content[:_START].removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace")
     if "\0" in text:
         return None
     if is_numactl(text):
         return "numactl"
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    if lines and not _TOML_LINE.match(lines[0]):
-        if is_qemu(text):
-            return "qemu"
-        if is_synthetic(" ".join(lines)):
-            return "synthetic"
-    return "toml"
+    if not lines or _TOML_LINE.match(lines[0]):
+        return "toml"
+    if is_qemu(text):
+        return "qemu"
+    if len(content) <= _START and is_synthetic(" ".join(lines)):
+        return "synthetic"
+    return "toml" if name.endswith(".toml") else None
 
 
 def _content(content: bytes, source: str, name: str, form: str | None) -> Draft:
     if not content.strip():
         raise SpecError(f"{source}: it is empty")
-    form = form or _form_of(content)
+    form = form or _form_of(content, source)
     if form is None:
-        raise SpecError(f"{source}: binary, and not an ACPI table ({IMPORTS[-1]})")
+        raise SpecError(
+            f"{source}: in none of the formats known here ({', '.join(IMPORTS)}): "
+            f"it looks like {looks_like(content[:_START])}"
+        )
     if form == "hwloc-xml":
         return read_hwloc_xml(content, source, name)
     if form == "acpi":
@@ -179,9 +200,9 @@ def _archive(path: Path, form: str | None) -> Draft:
     """A tar of a gathered tree: what matters is unpacked to a temporary directory, and read there."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with tarfile.open(fileobj=io.BytesIO(read_bytes(path))) as archive:
+            with tarfile.open(fileobj=io.BytesIO(_inflated(path)), mode="r:") as archive:
                 _unpack(archive, Path(folder), str(path))
-        except (tarfile.TarError, EOFError, ValueError, OSError) as error:
+        except (tarfile.TarError, EOFError, ValueError, OSError, zlib.error, lzma.LZMAError) as error:
             if isinstance(error, SpecError):
                 raise
             raise SpecError(f"{path}: not a tar archive that can be read: {error}") from None
@@ -194,9 +215,24 @@ def _archive(path: Path, form: str | None) -> Draft:
     return draft
 
 
+def _inflated(path: Path) -> bytes:
+    """The archive's own bytes; SpecError before there are too many of them."""
+    packed = read_bytes(path, _MAX_TAR_BYTES)
+    inflate = next((make() for magic, make in _PACKERS.items() if packed.startswith(magic)), None)
+    if inflate is None:
+        return packed
+    if len(packed) > _MAX_PACKED_BYTES:
+        raise SpecError(f"{path}: more than {_MAX_PACKED_BYTES >> 20} MiB, packed: not what it is taken for")
+    content: bytes = inflate.decompress(packed, _MAX_TAR_BYTES + 1)
+    if len(content) > _MAX_TAR_BYTES:
+        raise SpecError(f"{path}: more than {_MAX_TAR_BYTES >> 20} MiB, unpacked: not what it is taken for")
+    if not inflate.eof:
+        raise EOFError("it is cut off")
+    return content
+
+
 def _unpack(archive: tarfile.TarFile, folder: Path, source: str) -> None:
     """Regular files and directories below ``proc`` and ``sys``. Links become empty directories."""
-    left = MAX_BYTES
     for count, member in enumerate(archive):
         if count > _MAX_TAR_FILES:
             raise SpecError(f"{source}: more than {_MAX_TAR_FILES} files")
@@ -206,16 +242,18 @@ def _unpack(archive: tarfile.TarFile, folder: Path, source: str) -> None:
         wanted = [i for i, part in enumerate(parts) if part in ("proc", "sys")]
         if parts and not wanted and member.isfile() and "/" not in member.name.strip("./"):
             wanted = [0]
-        if not wanted or wanted[0] > 2 or parts[wanted[0] :][:2] == ["sys", "bus"]:
+        if not wanted or wanted[0] > 2 or _is_ballast(parts[wanted[0] :]):
             continue
         target = folder.joinpath(*parts)
         if member.isfile():
-            left -= member.size
-            if left < 0:
-                raise SpecError(f"{source}: more than {MAX_BYTES >> 20} MiB")
             content = archive.extractfile(member)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content.read() if content else b"")
         elif member.isdir() or parts[-1].startswith(("node", "cpu", "memory")):
             # links to CPUs, nodes and memory blocks are directories: their names are what is read
             target.mkdir(parents=True, exist_ok=True)
+
+
+def _is_ballast(parts: list[str]) -> bool:
+    """Most of an archive: what describes devices and caches, which no machine here has."""
+    return parts[:2] in (["sys", "bus"], ["proc", "device-tree"]) or "cache" in parts[4:6]

@@ -10,7 +10,7 @@ from numa_service.machine.cmdline import parse_cmdline
 from numa_service.machine.hmat import told_pairs
 from numa_service.machine.latency import LatencyModel
 from numa_service.machine.machinefile import LOCAL_DISTANCE, MAX_DISTANCE, REMOTE_DISTANCE
-from numa_service.machine.notation import MAX_NUMNODES, NR_CPUS, format_cpulist, format_size
+from numa_service.machine.notation import MAX_NUMNODES, NR_CPUS, format_cpulist, format_size, one_line
 from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError
 from numa_service.machine.sysctl import SYSCTLS
 from numa_service.machine.zones import PfnRange, count_pages, intersect, q35_ram
@@ -26,6 +26,8 @@ _SECTION_MAP_BYTES = (_SECTION_BYTES >> PAGE_SHIFT) * STRUCT_PAGE_BYTES["x86_64"
 _VERSION = re.compile(r"(\d+)\.(\d+)", re.ASCII)
 _DMA32_END = 4 << 30 >> PAGE_SHIFT
 _Q35_ACPI_PAGES = 32
+#: A matrix alone may have a million numbers that are noted.
+MAX_NOTES = 256
 _MOVES = ("kernelcore=", "movablecore=", "numa=")
 
 Pair = tuple[int, int]
@@ -76,15 +78,21 @@ class Draft:
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
-        """Says it once."""
-        line = printable(text)
+        """Says it once; after MAX_NOTES only that there is more."""
+        if len(self.notes) > MAX_NOTES:
+            return
+        line = printable(text) if len(self.notes) < MAX_NOTES else "there is more, which is not listed"
         if line not in self.notes:
             self.notes.append(line)
 
     def distance(self, from_nid: int, to_nid: int) -> int:
         """SLIT distance."""
-        default = LOCAL_DISTANCE if from_nid == to_nid else REMOTE_DISTANCE
-        return self.distances.get((from_nid, to_nid), default)
+        return self.distances.get((from_nid, to_nid), _default_distance(from_nid, to_nid))
+
+    @property
+    def has_distances(self) -> bool:
+        """Whether any differs from what is taken without a matrix."""
+        return any(distance != _default_distance(*pair) for pair, distance in self.distances.items())
 
     def set_distances(self, nids: Sequence[int], rows: Sequence[Sequence[float]]) -> None:
         """Takes a matrix over, as a SLIT: 10 is local, 254 the most; says what had to change for it."""
@@ -282,7 +290,12 @@ def draft_of(spec: MachineSpec) -> Draft:
             )
             for node in spec.nodes
         ],
-        distances={(a.nid, b.nid): spec.distance(a.nid, b.nid) for a in spec.nodes for b in spec.nodes},
+        distances={
+            (a.nid, b.nid): distance
+            for a, row in zip(spec.nodes, spec.distances, strict=True)
+            for b, distance in zip(spec.nodes, row, strict=True)
+            if distance != _default_distance(a.nid, b.nid)
+        },
         latency=spec.latency,
         arch=spec.arch,
         profile=spec.profile,
@@ -334,6 +347,10 @@ def profile_of(version: str) -> str | None:
     return "linux-6.1" if number >= (4, 8) else "linux-3.0"
 
 
+def _default_distance(from_nid: int, to_nid: int) -> int:
+    return LOCAL_DISTANCE if from_nid == to_nid else REMOTE_DISTANCE
+
+
 def machine_name(text: str) -> str:
     """A legal name as near to this as can be."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")
@@ -342,5 +359,4 @@ def machine_name(text: str) -> str:
 
 def printable(text: str) -> str:
     """One line of it without control characters, for notes and comments."""
-    line = "".join(char if char.isprintable() else "?" for char in text)
-    return line if len(line) <= 300 else line[:297] + "..."
+    return one_line(text, 300)

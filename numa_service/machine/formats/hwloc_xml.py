@@ -15,8 +15,9 @@ from typing import Any
 from lxml import etree
 
 from numa_service.machine.formats.draft import DEFAULT_NODE_BYTES, Draft, DraftNode, machine_name, profile_of
+from numa_service.machine.formats.unknown import xml_looks_like
 from numa_service.machine.hmat import Pairs, with_mib_per_s
-from numa_service.machine.notation import MAX_NUMNODES, NR_CPUS, format_cpulist
+from numa_service.machine.notation import MAX_NUMNODES, NR_CPUS, format_cpulist, mask_bits, one_line
 from numa_service.machine.spec import SpecError
 from numa_service.machine.zones import PfnRange
 
@@ -27,9 +28,14 @@ MANAGED_INFO = "ManagedMemory"
 GENERIC_INFO = "GenericInitiator"
 _NODE_TYPES = {"NUMANode", "NUMA", "Node", "NUMA Node", "NUMAnode"}
 _MEMORY_TYPES = _NODE_TYPES | {"MemCache"}
-_MAX_OBJECTS = 1_000_000
+#: Elements, and their attributes, which take more memory. 8192 CPUs with caches have 40,000 and 400,000.
+_MAX_OBJECTS = 200_000
+_MAX_ATTRIBUTES = 500_000
 _MAX_DEPTH = 200
 _MAX_LEGACY_MATRICES = 1000
+#: Initiators of memory attributes: no more than there are nodes to be near to.
+_MAX_INITIATORS = 4 * MAX_NUMNODES
+_CHUNK = 1 << 16
 #: Characters; a word of 32 bits takes 11.
 _MAX_BITMAP = 1 << 16
 _MEANS_BANDWIDTH = 8
@@ -64,7 +70,8 @@ def read_hwloc_xml(content: bytes, source: str, name: str) -> Draft:
 
 def _parse(content: bytes, source: str) -> Element:
     """The element tree. Nothing is fetched or expanded: entities are refused, depth and size are limited."""
-    parser = etree.XMLParser(
+    parser = etree.XMLPullParser(
+        ("start",),
         resolve_entities=False,
         no_network=True,
         load_dtd=False,
@@ -73,19 +80,35 @@ def _parse(content: bytes, source: str) -> Element:
         remove_comments=True,
         remove_pis=True,
     )
+    elements = attributes = 0
     try:
-        root = etree.fromstring(content, parser)
+        # piece by piece, so that what is too large is known before it is in memory
+        for start in range(0, len(content), _CHUNK):
+            parser.feed(content[start : start + _CHUNK])
+            event: Any
+            for event in parser.read_events():
+                elements += 1
+                attributes += len(event[1].attrib)
+            if elements > _MAX_OBJECTS or attributes > _MAX_ATTRIBUTES:
+                raise SpecError(
+                    f"{source}: more than {_MAX_OBJECTS} elements or {_MAX_ATTRIBUTES} attributes"
+                )
+        root = parser.close()
     except (etree.XMLSyntaxError, ValueError) as error:
+        if isinstance(error, SpecError):
+            raise
         line = getattr(error, "lineno", None) or 1
         raise SpecError(f"{source}:{line}: XML: {_one_line(str(error))}") from None
     dtd: Any = root.getroottree().docinfo.internalDTD
     if dtd is not None and next(dtd.iterentities(), None) is not None:
         raise SpecError(f"{source}: XML: entities are declared, which no topology has: refused")
     if root.tag not in ("topology", "root"):
-        raise SpecError(f"{source}:{root.sourceline}: <{root.tag}> is not a topology of hwloc")
-    for count, element in enumerate(root.iter()):
-        if count > _MAX_OBJECTS:
-            raise SpecError(f"{source}: more than {_MAX_OBJECTS} elements")
+        what = xml_looks_like(root.tag.rpartition("}")[2])
+        raise SpecError(
+            f"{source}:{root.sourceline}: <{one_line(root.tag, 60)}> is not a topology of hwloc, the only "
+            f"XML that is read: it looks like {what}"
+        )
+    for element in root.iter():
         if not isinstance(element.tag, str):
             raise SpecError(f"{source}:{element.sourceline}: XML: entities are not expanded: refused")
     return root
@@ -101,6 +124,8 @@ class _Topology:
         self.cpu_of: dict[Element, int] = {}
         #: Whether cpusets have the numbers of `cpu_of`.
         self.bitmaps_hold = True
+        #: Objects looked at for hwloc 1's matrices.
+        self.steps = 0
 
     def draft(self) -> Draft:
         top = self.root.find("object")
@@ -154,8 +179,7 @@ class _Topology:
         if len(text) > _MAX_BITMAP or not _MASK.fullmatch(text):
             raise self.fail(element, attribute, f"{text[:40]!r} is not a bitmap as 0x00000001,0x0000ffff")
         words = text.lower().removeprefix("0xf...f").strip(",").split(",") if text else []
-        value = int("".join(word.removeprefix("0x").zfill(8) for word in words) or "0", 16)
-        return {bit for bit in range(value.bit_length()) if value >> bit & 1}
+        return mask_bits(int("".join(word.removeprefix("0x").zfill(8) for word in words) or "0", 16))
 
     def _objects(self, types: set[str]) -> Iterator[Element]:
         return (element for element in self.root.iter("object") if element.get("type") in types)
@@ -377,12 +401,15 @@ class _Topology:
         level = [parent]
         for _ in range(depth):
             level = [child for element in level for child in element.findall("object")]
+            self.steps += len(level)
+            if self.steps > 4 * _MAX_OBJECTS:
+                raise self.fail(matrix, "relative_depth", "too many <distances> over too many objects")
         nid_of = {numa.element: numa.nid for numa in numas}
         order = [nid_of[element] for element in level if element in nid_of]
         count = self.number(matrix, "nbobjs")
         if len(order) != count:
             # hwloc 2 counts levels that it does not write
-            order = [nid_of[element] for element in parent.iter("object") if element in nid_of]
+            order = [n.nid for n in numas if n.element is parent or parent in n.element.iterancestors()]
         if len(order) != count:
             self.note("distances between other objects than nodes are left out")
             return [], []
@@ -420,6 +447,8 @@ class _Topology:
                     continue
                 who = (value.get("initiator_cpuset"), value.get("initiator_obj_gp_index"))
                 if who not in initiators:
+                    if len(initiators) == _MAX_INITIATORS:
+                        raise self.fail(value, "initiator", f"more than {_MAX_INITIATORS} different ones")
                     if who[0] is not None:
                         cpus = self.mask(value, "initiator_cpuset")
                     else:

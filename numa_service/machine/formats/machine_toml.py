@@ -14,6 +14,8 @@ from numa_service.machine.zones import PfnRange
 from numa_service.mm.mmzone import PAGE_SIZE
 from numa_service.mm.sparse import default_memory_model
 
+#: A matrix of defaults is written for people to change, if it is not too large for that.
+_MATRIX_TO_READ = 64
 #: What an HMAT says of pairs of nodes: 0 is nothing.
 _HMAT = ("read_ns", "write_ns", "read_mb_per_s", "write_mb_per_s")
 _BY_NODE = {*_HMAT, "memory_mb_per_s", "link_mb_per_s", "memory_curve", "link_curve", "curves"}
@@ -26,7 +28,7 @@ def to_toml(draft: Draft, origin: str = "") -> str:
     lines.append(f"name = {_string(machine_name(draft.name))}")
     lines += _settings(draft)
     nids = [node.nid for node in draft.nodes]
-    if len(nids) > 1:
+    if len(nids) > 1 and (draft.has_distances or len(nids) <= _MATRIX_TO_READ):
         lines.append("distances = [")
         lines += [f"    [{', '.join(str(draft.distance(a, b)) for b in nids)}]," for a in nids]
         lines.append("]")

@@ -13,7 +13,9 @@ _CPUS = re.compile(r"node (\d{1,6}) cpus:((?: +\d{1,6})*) *", re.ASCII)
 _SIZE = re.compile(r"node (\d{1,6}) size: (\d{1,12}) MB", re.ASCII)
 _NO_SIZE = re.compile(r"node (\d{1,6}) size: <not available>", re.ASCII)
 _COLUMNS = re.compile(r"node((?: +\d{1,6})+) *", re.ASCII)
-_ROW = re.compile(r" *(\d{1,6}): ((?: *\d{1,6})+) *", re.ASCII)
+_ROW = re.compile(r" *(\d{1,6}):((?: +\d{1,6})+) *", re.ASCII)
+#: Four for each node, and what somebody copied around them.
+_MAX_LINES = 8 * MAX_NUMNODES
 _NO_DISTANCES = "No distance information available."
 
 
@@ -38,6 +40,8 @@ def read_numactl(text: str, source: str, name: str) -> Draft:
             raise fail(line, f"node {nid}: there are at most {MAX_NUMNODES} nodes")
         return nodes.setdefault(nid, DraftNode(nid))
 
+    if text.count("\n") > _MAX_LINES:
+        raise SpecError(f"{source}: more than {_MAX_LINES} lines: not the text of numactl -H alone")
     number = 0
     for number, line in enumerate(text.splitlines(), start=1):
         if match := _CPUS.fullmatch(line):
@@ -56,7 +60,7 @@ def read_numactl(text: str, source: str, name: str) -> Draft:
                 )
         elif line.startswith("node ") and "cpus:" in line:
             raise fail(number, f"not a list of CPUs: {line[:60]!r}")
-        elif re.match(r"node \d+ size:", line):
+        elif line.startswith("node ") and "size:" in line:
             raise fail(number, f"not a size in MB: {line[:60]!r}")
     if not nodes:
         raise fail(1, "no 'node 0 cpus:': not the text of numactl -H")

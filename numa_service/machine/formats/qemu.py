@@ -12,6 +12,7 @@ from numa_service.machine.formats.draft import Draft, DraftNode, linux_numbers, 
 from numa_service.machine.hmat import with_mib_per_s
 from numa_service.machine.notation import MAX_NUMNODES, NR_CPUS, format_cpulist
 from numa_service.machine.spec import SpecError
+from numa_service.machine.zones import merge
 
 DEFAULT_MEMORY = 128 << 20
 _LEVELS = ("drawers", "books", "sockets", "dies", "clusters", "cores", "threads")
@@ -26,7 +27,8 @@ _IDS = {
 _SIZE = re.compile(r"(\d{1,19})(?:\.(\d{1,9}))?([bBkKmMgGtTpPeE]?)(?:i?[bB])?", re.ASCII)
 _NS = re.compile(r"(\d{1,18})(ns|us|ms|s)?", re.ASCII)
 _NS_SCALE = {None: 1, "ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
-_MAX_TEXT = 4 << 20
+#: A matrix of 128 nodes has half of it.
+_MAX_TEXT = 2 << 20
 #: Of QEMU (MAX_NODES); what a size of -m is rounded up to.
 MAX_QEMU_NODES = 128
 RAM_UNIT = 8 << 10
@@ -209,9 +211,8 @@ class _Reader:
                 node.memory, sized = self.arguments.backends[values["memdev"]], True
             elif "mem" in values:
                 node.memory, sized = _size(values["mem"], "-numa node mem", self.source, plain=1 << 20), True
-            node.cpus = tuple(
-                sorted({cpu for key, value in options if key == "cpus" for cpu in self._range(value)})
-            )
+            spans = merge(self._range(value) for key, value in options if key == "cpus")
+            node.cpus = tuple(cpu for start, end in spans for cpu in range(start, end))
         if not nodes:
             return nodes
         total = sum(node.memory for node in nodes.values())
@@ -224,11 +225,12 @@ class _Reader:
             self.result.note(f"-m is {self.arguments.memory} bytes, the nodes have {total}: theirs count")
         return nodes
 
-    def _range(self, text: str) -> range:
+    def _range(self, text: str) -> tuple[int, int]:
+        """First CPU, and the one past the last."""
         match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", text, re.ASCII)
         if match is None or int(match[2] or match[1]) >= NR_CPUS:
             raise self.fail("-numa node cpus", f"{text[:30]!r} is not a CPU or a range as 0-3")
-        return range(int(match[1]), int(match[2] or match[1]) + 1)
+        return int(match[1]), int(match[2] or match[1]) + 1
 
     def _cpus(self, nodes: dict[int, DraftNode], levels: dict[str, int], count: int) -> None:
         owner: dict[int, int] = {}
@@ -238,7 +240,7 @@ class _Reader:
                     raise self.fail(f"-numa node nodeid={nid}", f"CPU {cpu} is on node {owner[cpu]} already")
         if len(self.arguments.cpus) > NR_CPUS:
             raise self.fail("-numa cpu", f"{len(self.arguments.cpus)} of them, at most {NR_CPUS}")
-        places = self._places(levels) if self.arguments.cpus else []
+        places = self._places(levels) if self.arguments.cpus else {}
         for options in self.arguments.cpus:
             values = dict(options)
             nid = self._number(values, "node-id", "-numa cpu", MAX_NUMNODES)
@@ -263,26 +265,27 @@ class _Reader:
             node.cpus = tuple(sorted(cpu for cpu, at in owner.items() if at == nid and cpu < count))
 
     def _matching(
-        self, values: dict[str, str], levels: dict[str, int], places: list[dict[str, int]]
+        self, values: dict[str, str], levels: dict[str, int], places: dict[tuple[str, int], set[int]]
     ) -> list[int]:
         """CPUs with these ids; ids not given are any."""
-        wanted = {
-            level: self._number(values, key, "-numa cpu", levels[level])
+        wanted = [
+            (level, self._number(values, key, "-numa cpu", levels[level]))
             for key, level in _IDS.items()
             if key in values
-        }
-        return [cpu for cpu, ids in enumerate(places) if all(ids[k] == wanted[k] for k in wanted)]
+        ]
+        few_first = sorted((places[place] for place in wanted), key=len)
+        return sorted(set.intersection(*few_first)) if few_first else list(range(math.prod(levels.values())))
 
-    def _places(self, levels: dict[str, int]) -> list[dict[str, int]]:
-        """Socket, core, … of every CPU that may be."""
+    def _places(self, levels: dict[str, int]) -> dict[tuple[str, int], set[int]]:
+        """CPUs that may be, by each level and its id: of socket 0, of core 3, …"""
         if math.prod(levels.values()) > NR_CPUS:
             raise self.fail("-smp", f"more than {NR_CPUS} CPUs")
-        places = []
+        places: dict[tuple[str, int], set[int]] = {}
         for cpu in range(math.prod(levels.values())):
-            rest, ids = cpu, {}
+            rest = cpu
             for level in reversed(_LEVELS):
-                rest, ids[level] = divmod(rest, levels[level])
-            places.append(ids)
+                rest, number = divmod(rest, levels[level])
+                places.setdefault((level, number), set()).add(cpu)
         return places
 
     def _pair(

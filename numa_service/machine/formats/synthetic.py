@@ -65,7 +65,11 @@ def is_synthetic(text: str) -> bool:
     """Whether the text may be one: it starts as one does, and is short."""
     start = text.strip()
     return (
-        len(start) <= _MAX_LENGTH and re.match(r"(?:[A-Za-z]\w*:)?\d+(?:\s|\(|$)|\[|\w*\(", start) is not None
+        len(start) <= _MAX_LENGTH
+        and re.match(
+            r"(?:[A-Za-z]\w*:)?\d+(?:\s|\(|$)|\[\s*[A-Za-z]|(?:machine|root)?\(", start, re.IGNORECASE
+        )
+        is not None
     )
 
 
@@ -115,7 +119,8 @@ def read_synthetic(text: str, source: str, name: str) -> Draft:
 def _scan(text: str, source: str, draft: Draft) -> tuple[list[_Level], list[_Numa]]:
     if len(text) > _MAX_LENGTH:
         raise SpecError(f"{source}: {len(text)} characters, at most {_MAX_LENGTH}")
-    levels, numas = [_Level("machine", 1, 1)], []
+    levels = [_Level("machine", 1, 1)]
+    numas: list[_Numa] = []
     typed: list[bool] = []
     left = text
     root = _ROOT.match(left)
@@ -126,7 +131,12 @@ def _scan(text: str, source: str, draft: Draft) -> tuple[list[_Level], list[_Num
         if match := _ATTACHED.match(left):
             kind = _kind(match[1], source)
             if kind == "numa":
-                numas += [_numa(len(levels) - 1, match[3], source, draft) for _ in range(int(match[2] or 1))]
+                count = int(match[2] or 1)
+                if len(numas) + count > MAX_NUMNODES:
+                    raise SpecError(
+                        f"{source}: {match[0]!r}: {len(numas) + count} nodes, at most {MAX_NUMNODES}"
+                    )
+                numas += [_numa(len(levels) - 1, match[3], source, draft)] * count
             elif match[1].lower() != "memcache":
                 raise SpecError(f"{source}: [{match[1]}]: only nodes are attached in brackets")
         elif match := _LEVEL.match(left):

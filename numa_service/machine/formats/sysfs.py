@@ -13,11 +13,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from numa_service.machine.files import UnreadableError, read_bytes
 from numa_service.machine.formats.draft import DEFAULT_NODE_BYTES, Draft, DraftNode, machine_name, profile_of
-from numa_service.machine.formats.files import read_bytes
 from numa_service.machine.hmat import generic_initiators_from_sysfs, latency_from_sysfs
 from numa_service.machine.latency import LatencyModel
-from numa_service.machine.notation import MAX_PHYSMEM_BYTES, format_cpulist, parse_cpulist
+from numa_service.machine.notation import (
+    MAX_PHYSMEM_BYTES,
+    NR_CPUS,
+    format_cpulist,
+    mask_bits,
+    parse_cpulist,
+)
 from numa_service.machine.spec import SpecError
 from numa_service.machine.zones import PfnRange, count_pages, merge, subtract, without_bios_holes
 from numa_service.mm.mmzone import PAGE_SHIFT
@@ -95,10 +101,8 @@ class _Tree:
             return None
         try:
             # kernels of some years ended their files with a NUL byte
-            return read_bytes(path, _MAX_FILE).decode("utf-8", "replace").rstrip("\0")
-        except SpecError:
-            if path.stat().st_size > _MAX_FILE:
-                raise
+            return read_bytes(path, _MAX_FILE, self.root).decode("utf-8", "replace").rstrip("\0")
+        except UnreadableError:
             return None  # root's, or a sysfs file that its driver cannot answer
 
     def _identity(self) -> None:
@@ -149,6 +153,8 @@ class _Tree:
             listed = {int(number) for number in _PROCESSOR.findall(self.text("proc/cpuinfo") or "")}
             fallback = re.search(r"^FallbackNbProcessors: (\d{1,6})$", self._nofile(), re.MULTILINE)
             if not listed and fallback:
+                if int(fallback[1]) > NR_CPUS:
+                    raise SpecError(f"{self.root}: FallbackNbProcessors: {fallback[1]}, at most {NR_CPUS}")
                 listed = set(range(int(fallback[1])))
             if not listed:
                 raise SpecError(f"{self.root}: no CPU: no {_CPUS}/cpu*, and no processor in proc/cpuinfo")
@@ -336,7 +342,7 @@ def parse_cpumap(text: str, path: Path) -> set[int]:
         raise SpecError(f"{path}:1: {compact[:40]!r} is not a CPU mask as 00000000,0000000f")
     first, *groups = compact.split(",")
     value = int(first + "".join(group.zfill(8) for group in groups), 16)
-    return {cpu for cpu in range(value.bit_length()) if value >> cpu & 1}
+    return mask_bits(value)
 
 
 def _arch_of(cpuinfo: str) -> str:

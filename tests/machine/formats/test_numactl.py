@@ -82,9 +82,10 @@ def test_garbled_text_is_named_by_line(text: str, reason: str) -> None:
     ("content", "reason"),
     [
         (b"", "it is empty"),
-        (b"\x7fELF\x02\0\0\0", "binary"),
-        (b"hello world\n", "TOML"),
-        (b"\xff\xfe = 1\n", "not UTF-8"),
+        (b"\x7fELF\x02\0\0\0", "looks like a program"),
+        (b"hello world\n", r"formats known here \(toml, .*, acpi\): it looks like text that begins 'hello"),
+        (b"\xff\xfe = 1\n", "looks like UTF-16 text"),
+        (b"a = 1 # \xff\n", "not UTF-8 text at byte 8"),
         (b"SRAT1234", "8 bytes: an ACPI table has a header of 36"),
     ],
 )

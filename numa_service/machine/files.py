@@ -1,0 +1,81 @@
+"""Reading what others wrote: regular files, inside their directory, and not without end.
+
+Every file of a capture, of a gathered tree and of a machine description is read here. The limits are several
+times what the largest machines print (64 nodes and 2048 CPUs: 3 MB of XML, 5 MB of zoneinfo), and low enough
+that a file which is none of these is refused within a second.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import stat
+from pathlib import Path
+
+from numa_service.machine.spec import SpecError
+
+#: Of any file.
+MAX_BYTES = 16 << 20
+#: Of a text that is taken apart line by line.
+MAX_LINES = 300_000
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+class UnreadableError(SpecError):
+    """The system does not give the file: permissions, or a driver that cannot answer."""
+
+
+def read_bytes(path: Path, limit: int = MAX_BYTES, root: Path | None = None) -> bytes:
+    """A file's content; SpecError names the file if it is not a regular one, or has more than `limit` bytes.
+
+    With `root`, links that lead out of that directory are refused: a capture is somebody else's, and what it
+    points at is not part of it. UnreadableError for what the system refuses.
+    """
+    try:
+        if root is not None and not path.resolve().is_relative_to(root.resolve()):
+            raise SpecError(f"{path}: a link that leaves {root}: not followed")
+        # Opening a device may do something by itself, and a FIFO waits for a writer.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise SpecError(f"{path}: not a regular file{'' if root else ': give - for standard input'}")
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise SpecError(f"{path}: not a regular file")
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise UnreadableError(f"{path}: {error.strerror or error}") from None
+    if len(content) > limit:
+        raise SpecError(f"{path}: more than {limit >> 20} MiB: not what it is taken for")
+    return content
+
+
+def decode(content: bytes, source: str) -> str:
+    """UTF-8 text, without the byte order mark that some editors put before it; SpecError."""
+    if content.startswith(_UTF16):
+        raise SpecError(f"{source}: not UTF-8 text, but UTF-16: save it as UTF-8")
+    try:
+        return content.removeprefix(codecs.BOM_UTF8).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{source}: not UTF-8 text at byte {error.start}") from None
+
+
+def read_text(path: Path, limit: int = MAX_BYTES, root: Path | None = None) -> str:
+    """A text file; SpecError as of :func:`read_bytes` and :func:`decode`.
+
+    Kernels of some years ended their files with a NUL byte: it is left out.
+    """
+    return decode(read_bytes(path, limit, root), str(path)).rstrip("\0")
+
+
+def read_lines(path: Path, root: Path | None = None) -> list[str]:
+    """Lines of a captured file; SpecError if it cannot be read, or its last line is cut off."""
+    lines = split_lines(read_text(path, root=root), str(path))
+    if lines.pop():
+        raise SpecError(f"{path}:{len(lines) + 1}: truncated: the last line has no end")
+    return lines
+
+
+def split_lines(text: str, source: str) -> list[str]:
+    """Lines, the last being what follows the last newline; SpecError if there are more than MAX_LINES."""
+    if text.count("\n") >= MAX_LINES:
+        raise SpecError(f"{source}: more than {MAX_LINES} lines: not what it is taken for")
+    return text.split("\n")
