@@ -11,10 +11,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from numa_service.cli.source import load
+from numa_service.cli.source import load, tell
 from numa_service.machine.boot import start_kernel
 from numa_service.machine.presets import list_presets
 from numa_service.machine.spec import SpecError
+from numa_service.machine.sysctl import without_effect
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.procfs import SHOW
 
@@ -58,6 +59,7 @@ def boot(
         if not equals:
             raise typer.BadParameter(f"{assignment!r} is not KEY=VALUE", param_hint="--sysctl")
         machine.write_sysctl(key.strip(), value.strip())
+        tell([without_effect(key, value, machine.spec.profile)])
     snapshot = machine.snapshot()
     typer.echo(json.dumps(_plain(snapshot), indent=1) if as_json else SHOW[show](snapshot), nl=as_json)
 

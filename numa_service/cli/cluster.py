@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from numa_service.cli.progress import steps
-from numa_service.cli.source import load
+from numa_service.cli.source import load, tell
 from numa_service.cluster import machine as machines
 from numa_service.cluster.errors import ClusterError
 from numa_service.cluster.records import Record
@@ -159,7 +159,7 @@ def sysctl(
     [running] = machines.status(name, address)
     with Machine.connect(running.address, ANSWER_SECONDS) as machine:
         for key, _, value in pairs:
-            machine.write_sysctl(key.strip(), value.strip())
+            tell([machine.write_sysctl(key.strip(), value.strip())])
 
 
 def memory_block(

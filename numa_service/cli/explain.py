@@ -14,10 +14,11 @@ from numa_client._explanation import Explanation
 
 from numa_service.cli.compile import compile_first
 from numa_service.cli.fill import Fill, fill
-from numa_service.cli.source import load
+from numa_service.cli.source import load, tell
 from numa_service.cluster import machine as machines
 from numa_service.cluster.errors import ClusterError
 from numa_service.machine.spec import MachineSpec
+from numa_service.machine.sysctl import without_effect
 from numa_service.node import ops
 from numa_service.node.errors import NodeError, Unserved
 from numa_service.node.mempolicy import Policy, PolicyMode
@@ -111,6 +112,7 @@ def explain_here(
             raise typer.BadParameter(f"{assignment!r} is not KEY=VALUE", param_hint="--sysctl")
         for node in sim.nodes.values():
             node.apply(ops.WriteSysctl(key.strip(), value.strip()))
+        tell([without_effect(key, value, spec.profile)])
     for one in fills:
         got = fill(sim, one)
         if got < one.pages:

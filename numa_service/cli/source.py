@@ -17,6 +17,6 @@ def load(source: str) -> MachineSpec:
 
 
 def tell(notes: list[str] | tuple[str, ...]) -> None:
-    """Notes, one a line, on stderr: stdout is the result's."""
-    for note in notes:
+    """Notes, one a line and empty ones not at all, on stderr: stdout is the result's."""
+    for note in filter(None, notes):
         typer.echo(f"note: {note}", err=True)

@@ -43,7 +43,7 @@ from numa_service.machine.notation import (
 )
 from numa_service.machine.numa_emulation import Fake, numa_emulation
 from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError
-from numa_service.machine.sysctl import parse_sysctl, sysctl_name
+from numa_service.machine.sysctl import parse_sysctl, sysctl_name, without_effect
 from numa_service.machine.toml_lines import KeyPath, TomlLimitError, check_limits, key_lines
 from numa_service.machine.zones import (
     PfnRange,
@@ -288,6 +288,8 @@ class _Builder:
         distances = self._distances()
         latency = self._latency()
         sysctls = self._sysctls()
+        said = (without_effect(name, value, table.profile) for name, value in sysctls.items())
+        notes = tuple(note for note in said if note)
         if parameters.zonelist_order is not None:
             sysctls.setdefault("vm.numa_zonelist_order", parameters.zonelist_order)
         spec = MachineSpec(
@@ -303,6 +305,7 @@ class _Builder:
             cmdline=table.cmdline,
             memory_model=table.memory_model or default_memory_model(table.arch),
             counter_drift=table.counter_drift,
+            notes=notes,
         )
         if parameters.fake_nodes:
             spec = self._emulated(spec, parameters.fake_nodes)

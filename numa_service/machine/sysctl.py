@@ -30,8 +30,8 @@ class Sysctl:
     summary: str
     #: Default by profile; None = computed at boot. A profile that is not here has no such sysctl.
     defaults: Mapping[str, str | None]
-    #: False: the value is kept and shown, and changes nothing in the model.
-    effective: bool = True
+    #: What would act on it and is not modelled: the value is kept and shown. Empty: it has its effects.
+    unmodelled: str = ""
     minimum: int = 0
     maximum: int = _INT_MAX
     #: Where a profile's maximum differs.
@@ -48,6 +48,7 @@ def _same(default: str | None, profiles: tuple[str, ...] = _ALL) -> dict[str, st
 
 def _kept(
     name: str,
+    unmodelled: str,
     summary: str,
     default: str | None,
     maximum: int = _INT_MAX,
@@ -55,7 +56,8 @@ def _kept(
     minimum: int = 0,
     profiles: tuple[str, ...] = _ALL,
 ) -> Sysctl:
-    return Sysctl(name, summary, _same(default, profiles), effective=False, minimum=minimum, maximum=maximum)
+    defaults = _same(default, profiles)
+    return Sysctl(name, summary, defaults, unmodelled, minimum=minimum, maximum=maximum)
 
 
 #: Every sysctl that can be written, by dotted name.
@@ -93,33 +95,70 @@ SYSCTLS: dict[str, Sysctl] = {
             maximum=200,
             maximum_by_profile={"linux-3.0": 100},
         ),
-        Sysctl(
+        _kept(
             "vm.zone_reclaim_mode",
+            "node reclaim",
             "Reclaim locally before going to another node: 1 on, 2 write dirty pages, 4 unmap.",
-            _same("0"),
-            effective=False,
+            "0",
         ),
         Sysctl(
             "vm.numa_zonelist_order",
             "Order of zonelists: by node, or (linux-3.0) by zone.",
             _same("Node", _SIX) | {"linux-3.0": "default"},
-            effective=False,
         ),
         Sysctl("vm.stat_interval", "Seconds between vmstat ticks of a CPU; 0 is every jiffy.", _same("1")),
-        _kept("kernel.numa_balancing", "Automatic NUMA balancing.", None, 4, profiles=_SIX),
-        _kept("vm.numa_stat", "Count NUMA events.", "1", 1, profiles=_SIX),
-        _kept("vm.min_unmapped_ratio", "Zone reclaim starts above this % of unmapped pages.", "1", 100),
-        _kept("vm.min_slab_ratio", "Zone reclaim shrinks slab above this %.", "5", 100),
-        _kept("vm.extfrag_threshold", "Compact when the fragmentation index is above.", "500", 1000),
-        _kept("vm.compaction_proactiveness", "Background compaction, %.", "20", 100, profiles=_SIX),
-        _kept("vm.compact_unevictable_allowed", "Compact unevictable pages.", "1", 1, profiles=_SIX),
-        _kept("vm.dirty_ratio", "Writers write back above this % of dirty pages.", "20", 100),
-        _kept("vm.dirty_background_ratio", "Flushers write back above this %.", "10", 100),
-        _kept("vm.overcommit_memory", "Overcommit policy.", "0", 2),
-        _kept("vm.overcommit_ratio", "Share of RAM that may be committed, %.", "50"),
-        _kept("vm.page-cluster", "Swap read-ahead, log2 of pages.", "3", 31),
-        _kept("vm.panic_on_oom", "Panic instead of killing.", "0", 2),
-        _kept("vm.vfs_cache_pressure", "Weight of reclaiming dentries and inodes.", "100"),
+        _kept("kernel.numa_balancing", "NUMA balancing", "Automatic NUMA balancing.", None, 4, profiles=_SIX),
+        _kept("vm.numa_stat", "switching NUMA counters off", "Count NUMA events.", "1", 1, profiles=_SIX),
+        _kept(
+            "vm.min_unmapped_ratio",
+            "node reclaim",
+            "Zone reclaim starts above this % of unmapped pages.",
+            "1",
+            100,
+        ),
+        _kept("vm.min_slab_ratio", "node reclaim", "Zone reclaim shrinks slab above this %.", "5", 100),
+        _kept(
+            "vm.extfrag_threshold",
+            "compaction",
+            "Compact when the fragmentation index is above.",
+            "500",
+            1000,
+        ),
+        _kept(
+            "vm.compaction_proactiveness", "compaction", "Background compaction, %.", "20", 100, profiles=_SIX
+        ),
+        _kept(
+            "vm.compact_unevictable_allowed",
+            "compaction",
+            "Compact unevictable pages.",
+            "1",
+            1,
+            profiles=_SIX,
+        ),
+        _kept(
+            "vm.dirty_ratio",
+            "write-back of dirty pages",
+            "Writers write back above this % of dirty pages.",
+            "20",
+            100,
+        ),
+        _kept(
+            "vm.dirty_background_ratio",
+            "write-back of dirty pages",
+            "Flushers write back above this %.",
+            "10",
+            100,
+        ),
+        _kept("vm.overcommit_memory", "overcommit", "Overcommit policy.", "0", 2),
+        _kept("vm.overcommit_ratio", "overcommit", "Share of RAM that may be committed, %.", "50"),
+        _kept("vm.page-cluster", "swap read-ahead", "Swap read-ahead, log2 of pages.", "3", 31),
+        _kept("vm.panic_on_oom", "the OOM killer", "Panic instead of killing.", "0", 2),
+        _kept(
+            "vm.vfs_cache_pressure",
+            "a cache of dentries and inodes",
+            "Weight of reclaiming dentries and inodes.",
+            "100",
+        ),
     )
 }
 
@@ -127,6 +166,21 @@ SYSCTLS: dict[str, Sysctl] = {
 def sysctl_name(key: str) -> str:
     """Dotted name of a key written ``vm.x`` or ``vm/x``."""
     return key.strip().replace("/", ".")
+
+
+def without_effect(key: str, value: str, profile: str) -> str:
+    """One line that says so if writing this changes nothing but what files show; else nothing.
+
+    A value that is the kernel's default, which is what the model does anyway, is not spoken of.
+    """
+    name = sysctl_name(key)
+    sysctl = SYSCTLS.get(name)
+    if sysctl is None or not sysctl.unmodelled or value.strip() == (sysctl.defaults.get(profile) or "0"):
+        return ""
+    return (
+        f"{name} = {' '.join(value.split())} is kept and shown, and changes nothing else here: "
+        f"{sysctl.unmodelled} is not modelled"
+    )
 
 
 def default_lowmem_reserve_ratio(arch: str, profile: str) -> str:

@@ -99,11 +99,14 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
         if isinstance(wanted, WriteSysctl):
             sysctl = node_service_pb2.WriteSysctlRequest(key=wanted.key, value=wanted.value)
             asked = [self._ask(node, "WriteSysctl", sysctl) for node in self._machine().nodes]
+            note = ""
             # one that does not answer does not keep it from the others, and gets it when it has restarted
             for answer in await asyncio.gather(*asked, return_exceptions=True):
                 if isinstance(answer, BaseException):
                     raise answer
-        elif wanted is not None:
+                note = answer.note
+            return pb2.WriteFileResponse(note=note)
+        if wanted is not None:
             # with pages on several nodes, each has a part of it
             owners = [
                 node.nid

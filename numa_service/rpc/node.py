@@ -13,7 +13,7 @@ from numa_client._gen.numa.v1 import node_service_pb2 as pb2
 from numa_client._gen.numa.v1 import node_service_pb2_grpc as pb2_grpc
 
 from numa_service.machine.snapshot import node_part
-from numa_service.machine.sysctl import sysctl_name
+from numa_service.machine.sysctl import sysctl_name, without_effect
 from numa_service.node import ops
 from numa_service.node.inspect import cpu_time, page_view, pgdat_view, zone_view
 from numa_service.node.memory_hotplug import change_memory_block
@@ -52,7 +52,8 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
         self._node.apply(ops.WriteSysctl(request.key, request.value))
         if self._sysctl_written:
             await self._sysctl_written(sysctl_name(request.key), request.value)
-        return pb2.WriteSysctlResponse()
+        note = without_effect(request.key, request.value, self._node.machine.spec.profile)
+        return pb2.WriteSysctlResponse(note=note)
 
     async def GetSnapshot(self, request: pb2.GetSnapshotRequest, context: Context) -> pb2.GetSnapshotResponse:
         """The node as the files of /proc and /sys show it."""

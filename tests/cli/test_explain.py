@@ -63,6 +63,15 @@ def test_a_sysctl_moves_the_mark() -> None:
     assert marks[0] < marks[1]
 
 
+def test_a_sysctl_without_effect_says_so() -> None:
+    result = run(app, ["demo", "--sysctl", "vm.zone_reclaim_mode=7", "--sysctl", "vm.swappiness=9"])
+    assert result.exit_code == 0
+    assert result.stderr.splitlines() == [
+        "note: vm.zone_reclaim_mode = 7 is kept and shown, and changes nothing else here: "
+        "node reclaim is not modelled"
+    ]
+
+
 def test_what_is_wrong_is_said() -> None:
     for arguments, code, text in (
         ([], 2, "SOURCE"),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from numa_service.machine.boot import start_kernel
+from numa_service.machine.machinefile import parse_machine
+from numa_service.machine.presets import load_preset
 from numa_service.machine.spec import SpecError
-from numa_service.machine.sysctl import SYSCTLS, Sysctls, parse_sysctl
+from numa_service.machine.sysctl import SYSCTLS, Sysctls, parse_sysctl, without_effect
 from numa_service.mm.profile import PROFILES
 
 
@@ -110,3 +114,50 @@ def test_every_default_is_a_value_that_could_be_written(profile: str) -> None:
         default = sysctl.defaults.get(profile)
         if default is not None:
             assert parse_sysctl(name, default, profile) == default
+
+
+#: That a kernel would act on, whatever the machine.
+VALUES = {
+    "vm.lowmem_reserve_ratio": "16 16 16",
+    "vm.min_free_kbytes": "99999",
+    "vm.watermark_scale_factor": "1000",
+}
+
+
+def _state(profile: str, key: str, value: str | None) -> dict[str, bytes]:
+    """What a booted machine of two nodes computes with, by array; after a write of a sysctl."""
+    machine = start_kernel(load_preset("two-socket").with_profile(profile))
+    if value is not None:
+        machine.write_sysctl(key, value)
+    state = {f"lists {nid}": repr(lists).encode() for nid, lists in machine.zonelists.items()}
+    for nid, pgdat in machine.pgdats.items():
+        for name, column in pgdat.pg._asdict().items():
+            if isinstance(column, np.ndarray):
+                state[f"{nid}: {name}"] = column.tobytes()
+    return state
+
+
+@pytest.mark.parametrize("profile", list(PROFILES))
+def test_a_sysctl_says_that_it_changes_nothing_if_it_changes_nothing(profile: str) -> None:
+    before = _state(profile, "", None)
+    for name, sysctl in SYSCTLS.items():
+        if profile not in sysctl.defaults or name in ("vm.stat_interval", "vm.numa_zonelist_order"):
+            continue  # the interval is looked up by whoever ticks; the order: tests/machine/test_boot.py
+        value = VALUES.get(name)
+        if value is None:
+            default = int(sysctl.defaults[profile] or 0)
+            value = str(default + 8 if default + 8 <= sysctl.limit(profile) else sysctl.minimum)
+            value = value if value != str(default) else str(default + 1)
+        changed = _state(profile, name, value) != before
+        assert changed == (without_effect(name, value, profile) == ""), name
+
+
+def test_the_note_names_value_and_what_is_missing() -> None:
+    note = "vm.zone_reclaim_mode = 7 is kept and shown, and changes nothing else here: "
+    note += "node reclaim is not modelled"
+    assert without_effect("vm/zone_reclaim_mode", " 7", "linux-6.1") == note
+    assert without_effect("vm.zone_reclaim_mode", "0", "linux-6.1") == ""
+    assert without_effect("vm.min_free_kbytes", "7", "linux-6.1") == ""
+    assert without_effect("vm.nonsense", "7", "linux-6.1") == ""
+    text = '[[node]]\ncpus = "0"\nmemory = "1GiB"\n[sysctl]\nvm.zone_reclaim_mode = 7\nvm.swappiness = 5\n'
+    assert parse_machine(text, "m", "m").notes == (note,)

@@ -120,8 +120,19 @@ async def test_a_sysctl_is_written_on_every_node(demo: Loopback, client: AsyncMa
     for nid, server in demo.servers.items():
         assert server.node.machine.sysctls.min_free_kbytes == 90000
         assert len(demo.of(nid, ops.WriteSysctl)) == 1
-    await client.write_file("proc/sys/vm/lowmem_reserve_ratio", "128 64")
+    assert await client.write_file("proc/sys/vm/lowmem_reserve_ratio", "128 64") == ""
     assert await client.read_file("proc/sys/vm/lowmem_reserve_ratio") == "128\t64\t32\t0\t0\n"
+
+
+async def test_a_write_without_effect_says_so(demo: Loopback, client: AsyncMachine) -> None:
+    notes = [
+        await client.write_file("/proc/sys/vm/zone_reclaim_mode", "7\n"),
+        await client.write_sysctl("vm.zone_reclaim_mode", "7"),
+    ]
+    assert notes[0] == notes[1] != ""
+    assert "node reclaim is not modelled" in notes[0]
+    assert await client.read_file("/proc/sys/vm/zone_reclaim_mode") == "7\n"
+    assert await client.write_sysctl("vm.zone_reclaim_mode", "0") == ""
 
 
 async def test_a_memory_block_goes_and_comes(demo: Loopback, client: AsyncMachine) -> None:

@@ -136,11 +136,18 @@ class Machine:
         request = node_service_pb2.GetNodeRequest(with_digest=digest)
         return codec.node_state(self._ask(home.node, lambda node: node.GetNode, request))
 
-    def write_sysctl(self, key: str, value: str) -> None:
-        """Writes a sysctl (``vm.min_free_kbytes``) on every node, in node order; raises the first refusal."""
+    def write_sysctl(self, key: str, value: str) -> str:
+        """Writes a sysctl (``vm.min_free_kbytes``) on every node, in node order; raises the first refusal.
+
+        Returns one line if what would act on it is not modelled: it is kept and shown then, and that is all.
+        Empty otherwise.
+        """
         request = node_service_pb2.WriteSysctlRequest(key=key, value=value)
+        note = ""
         for node in self.info.nodes:
-            self._ask(node.node, lambda stub: stub.WriteSysctl, request)
+            response = self._ask(node.node, lambda stub: stub.WriteSysctl, request)
+            note = response.note
+        return note
 
     def inspect(self, nid: int, *, zone: str | None = None, pfn: int | None = None) -> dict[str, Any]:
         """A structure of a node by the kernel's field names: its pg_data_t, or a zone or a page of it.
@@ -193,12 +200,14 @@ class Machine:
         parts = self._look(lambda left: _all(self._files.ReadTree(request, timeout=left)))
         return tuple(file for part in parts for file in files.tree_files(part))
 
-    def write_file(self, path: str, text: str) -> None:
+    def write_file(self, path: str, text: str) -> str:
         """Writes to a file, with a kernel's effects: ``/proc/sys/vm/*``, and ``state`` of a memory block.
 
         InvalidRequest (EINVAL, or more than 4096 bytes), FailedPrecondition (EACCES, EBUSY), NotFound.
+        Returns what write_sysctl returns.
         """
-        _call(self._files.WriteFile, files.write_request(path, text), self._timeout)
+        response = _call(self._files.WriteFile, files.write_request(path, text), self._timeout)
+        return response.note
 
     def check(self) -> dict[int, tuple[str, ...]]:
         """Recounts what must hold on every node; violations by node, empty when all is well."""
