@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from numa_service.cli.compile import compile_first
-from numa_service.cli.replay import machine_of
+from numa_service.cli.replay import beside, machine_of
 from numa_service.cli.source import load
 from numa_service.machine.boot import Machine, start_kernel
 from numa_service.machine.spec import MachineSpec
@@ -147,8 +147,8 @@ def booted(machine: Machine) -> Facts:
 def _replayed(spec: MachineSpec, trace: Path, home: Path) -> Facts:
     """What a kernel does with a trace: where pages went, and what it took to get them."""
     traced, start = None, None
-    before = home / "before"
-    if (before / "buddyinfo.txt").is_file():
+    before = beside(home, "before")
+    if before is not None:
         traced = TracedZones.read(before, spec.arch)
         spec, same_machine = traced.fit(spec)
         if same_machine and (before / "pagetypeinfo.txt").is_file():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import typer
 
 from numa_service.cli.compile import compile_first
+from numa_service.machine.notation import shown
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.gfp import GFP_KERNEL, Gfp
 from numa_service.mm.mmzone import NR_ORDERS
@@ -21,6 +23,7 @@ from numa_service.node.region import map_region, touch_region
 from numa_service.sim.simulation import Simulation
 
 _KINDS = {"held": 0, "anon": LRU_KIND_ANON, "file": LRU_KIND_FILE}
+_FILL = re.compile(rf"(\d{{1,4}})=(\d{{1,12}})(%?)(?::({'|'.join(_KINDS)}))?", re.ASCII)
 _LEASE_NS = 1 << 62
 
 
@@ -35,18 +38,17 @@ class Fill:
     @classmethod
     def parse(cls, text: str, spec: MachineSpec) -> Fill:
         """BadParameter says what is wrong."""
-        node, equals, amount = text.partition("=")
-        amount, _, kind = amount.partition(":")
-        digits = amount.removesuffix("%")
-        if not equals or not node.isdecimal() or not digits.isdecimal() or kind not in ("", *_KINDS):
+        match = _FILL.fullmatch(text)
+        if match is None:
             raise typer.BadParameter(
-                f"{text!r} is not NODE=PAGES or NODE=N%, with :held, :anon or :file", param_hint="--fill"
+                f"{shown(text)} is not NODE=PAGES or NODE=N%, with :held, :anon or :file", param_hint="--fill"
             )
+        node, amount, percent, kind = match.groups()
         found = next((n for n in spec.nodes if n.nid == int(node)), None)
         if found is None:
             raise typer.BadParameter(f"{text!r}: there is no node {node}", param_hint="--fill")
         present = sum(zone.present for zone in found.zones)
-        pages = present * int(digits) // 100 if amount.endswith("%") else int(digits)
+        pages = present * int(amount) // 100 if percent else int(amount)
         if pages > present:
             raise typer.BadParameter(f"{text!r}: node {node} has {present} pages", param_hint="--fill")
         return cls(found.nid, pages, kind or "held")

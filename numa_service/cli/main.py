@@ -85,8 +85,15 @@ def main() -> None:
     except Exception as error:
         if not _is_the_users(error):
             raise
-        typer.echo(f"numa-service: {error}", err=True)
+        typer.echo(f"numa-service: {_printable(str(error))}", err=True)
         sys.exit(1)
+
+
+def _printable(text: str) -> str:
+    """What errors quote may be of anybody's file: no control characters reach the terminal, and no reams."""
+    from numa_service.machine.notation import one_line
+
+    return "\n".join(one_line(line, 1000) for line in text.splitlines()[:50])
 
 
 def _is_the_users(error: Exception) -> bool:

@@ -91,8 +91,8 @@ def replay(
     home = trace if trace.is_dir() else trace.parent
     spec = machine_of(machine, home)
     traced, start = None, None
-    if occupancy is None and not no_occupancy and (home / "before" / "buddyinfo.txt").is_file():
-        occupancy = home / "before"
+    if occupancy is None and not no_occupancy:
+        occupancy = beside(home, "before")
     if occupancy is not None:
         traced = TracedZones.read(occupancy, spec.arch)
         spec, same_machine = traced.fit(spec)
@@ -115,9 +115,9 @@ def replay(
             machine_replay.run(chunks, lambda: interrupt.raised)
             seconds = time.perf_counter() - began
         report = machine_replay.tally.report(reader.counts)
-    after = home / "after"
+    after = beside(home, "after")
     compared: list[ZoneDivergence] = []
-    if traced and not interrupt.raised and (after / "buddyinfo.txt").is_file():
+    if traced and after and not interrupt.raised:
         compared = compare_after(machine_replay.sim, after, machine_replay.tally.traced_free())
     if as_json:
         plain = _plain(trace, report, seconds, interrupt.raised)
@@ -130,6 +130,16 @@ def replay(
         raise typer.Exit(INTERRUPTED)
     if report.problems:
         raise typer.Exit(1)
+
+
+def beside(home: Path, name: str) -> Path | None:
+    """A capture of free memory beside a trace, if it is there; SpecError for a link elsewhere."""
+    folder = home / name
+    if not (folder / "buddyinfo.txt").is_file():
+        return None
+    if not folder.resolve().is_relative_to(home.resolve()):
+        raise SpecError(f"{folder}: a link that leaves {home}: not followed")
+    return folder
 
 
 def machine_of(source: str | None, home: Path) -> MachineSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -98,7 +99,7 @@ def _uninterrupted() -> Iterator[None]:
 def _probe(address: str) -> None:
     """Ray itself waits for minutes before it gives up."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
         raise ClusterError(f"address {address!r}: host:port of a Ray head, or auto, is expected")
     try:
         socket.create_connection((host.strip("[]"), int(port)), PROBE_SECONDS).close()

@@ -15,6 +15,8 @@ _SIZE = re.compile(r"(0[xX][0-9a-fA-F]{1,16}|\d{1,20})([KMGTPE]?)", re.ASCII | r
 _PERCENT = re.compile(r"(\d{1,3})%", re.ASCII)
 _FAKE = re.compile(r"fake=(\d{1,5}|\d{1,20}[MG])", re.ASCII | re.IGNORECASE)
 _CMA = re.compile(r"(?P<size>[^@]+)(?:@(?P<nid>\d{1,4}))?", re.ASCII)
+#: Of x86, in characters.
+COMMAND_LINE_SIZE = 2048
 _KNOWN = ("kernelcore", "movablecore", "numa", "numa_zonelist_order", "cma", "numa_cma")
 _ORDERS = {"d": "default", "n": "node", "z": "zone"}
 
@@ -67,6 +69,8 @@ def parse_cmdline(text: str) -> BootParameters:
     """
     kernelcore, movablecore, fake_nodes, order = Amount(), Amount(), None, None
     cma: dict[str, tuple[CmaArea, ...]] = {}
+    if len(text) > COMMAND_LINE_SIZE:
+        raise SpecError(f"{len(text)} characters: a kernel takes {COMMAND_LINE_SIZE}")
     for word in text.split():
         key, equals, value = word.partition("=")
         if key not in _KNOWN:

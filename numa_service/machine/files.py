@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
 
 from numa_service.machine.spec import SpecError
@@ -25,6 +26,20 @@ class UnreadableError(SpecError):
     """The system does not give the file: permissions, or a driver that cannot answer."""
 
 
+def open_regular(path: Path, root: Path | None = None) -> BufferedReader:
+    """A regular file, open; SpecError if it is none, or a link that leads out of `root`. OSError."""
+    if root is not None and not path.resolve().is_relative_to(root.resolve()):
+        raise SpecError(f"{path}: a link that leaves {root}: not followed")
+    # Opening a device may do something by itself, and a FIFO waits for a writer.
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise SpecError(f"{path}: not a regular file{'' if root else ': give - for standard input'}")
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise SpecError(f"{path}: not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
 def read_bytes(path: Path, limit: int = MAX_BYTES, root: Path | None = None) -> bytes:
     """A file's content; SpecError names the file if it is not a regular one, or has more than `limit` bytes.
 
@@ -32,14 +47,7 @@ def read_bytes(path: Path, limit: int = MAX_BYTES, root: Path | None = None) -> 
     points at is not part of it. UnreadableError for what the system refuses.
     """
     try:
-        if root is not None and not path.resolve().is_relative_to(root.resolve()):
-            raise SpecError(f"{path}: a link that leaves {root}: not followed")
-        # Opening a device may do something by itself, and a FIFO waits for a writer.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise SpecError(f"{path}: not a regular file{'' if root else ': give - for standard input'}")
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise SpecError(f"{path}: not a regular file")
+        with open_regular(path, root) as file:
             content = file.read(limit + 1)
     except OSError as error:
         raise UnreadableError(f"{path}: {error.strerror or error}") from None

@@ -139,7 +139,7 @@ _MbPerS = Annotated[int, Field(ge=0, le=MAX_MB_PER_S)]
 #: Of pairs of nodes; 0: not said.
 _NsMatrix = _Some[_Some[_Ns]]
 _MbPerSMatrix = _Some[_Some[_MbPerS]]
-_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Finite = Annotated[float, Field(ge=0, le=MAX_STEP_NS, allow_inf_nan=False)]
 _Point = Annotated[tuple[_Finite, _Finite], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
 _Curve = Annotated[_Some[_Point], AfterValidator(_parse_curve)]
 #: What an HMAT says of pairs of nodes: 0 is nothing.
@@ -180,7 +180,7 @@ class MachineTable(BaseModel):
     name: Annotated[str, AfterValidator(_check_name)] | None = None
     arch: Annotated[str, _one_of("arch", list(ZONE_NAMES))] = "x86_64"
     profile: Annotated[str, _one_of("profile", list(PROFILES))] = DEFAULT_PROFILE
-    swap: _Pages = 0
+    swap: Annotated[_Pages, Field(le=MAX_PHYSMEM_BYTES // PAGE_SIZE)] = 0
     cmdline: str = ""
     memory_model: Annotated[str, _one_of("memory model", list(MEMORY_MODELS))] | None = None
     counter_drift: bool = False

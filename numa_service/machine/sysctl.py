@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from numa_service.machine.notation import one_line, shown
 from numa_service.machine.spec import SpecError
 from numa_service.mm.mmzone import ZONE_NAMES
 from numa_service.mm.profile import PROFILES
@@ -201,7 +202,7 @@ def parse_sysctl(key: str, value: str, profile: str = "linux-6.1") -> str:
     name = sysctl_name(key)
     sysctl = SYSCTLS.get(name)
     if sysctl is None:
-        raise SpecError(f"{name}: unknown sysctl")
+        raise SpecError(f"{one_line(name, 80)}: unknown sysctl")
     if profile not in sysctl.defaults:
         raise SpecError(f"{name}: {profile} has no such sysctl")
     if name == "vm.numa_zonelist_order":
@@ -219,7 +220,7 @@ def parse_sysctl(key: str, value: str, profile: str = "linux-6.1") -> str:
 
 def _integer(name: str, text: str) -> int:
     if not _INTEGER.fullmatch(text) or len(text) > 20:
-        raise SpecError(f"{name}: {text!r} is not an integer")
+        raise SpecError(f"{name}: {shown(text)} is not an integer")
     return int(text, 0)
 
 
@@ -227,7 +228,7 @@ def _zonelist_order(value: str, profile: str) -> str:
     # The kernel looks at the first letter only (__parse_numa_zonelist_order).
     order = _ZONELIST_ORDERS.get(value.strip()[:1].lower())
     if order is None:
-        raise SpecError(f"vm.numa_zonelist_order: {value.strip()!r} is not default, node or zone")
+        raise SpecError(f"vm.numa_zonelist_order: {shown(value.strip())} is not default, node or zone")
     if profile == "linux-3.0":
         return order
     if order == "zone":

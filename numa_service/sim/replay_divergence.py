@@ -14,8 +14,7 @@ from numa_service.mm.pcp import free_pcppages_bulk
 from numa_service.mm.pgdat import Pgdat
 from numa_service.sim.replay_start import read_pagesets
 from numa_service.sim.simulation import Simulation
-from numa_service.trace.events import TraceError
-from numa_service.trace.occupancy import parse_buddyinfo
+from numa_service.trace.occupancy import parse_buddyinfo, read_captured
 
 #: Samples that are kept; with more, every other one goes.
 MAX_SAMPLES = 64
@@ -132,10 +131,7 @@ def compare_after(
     Zones that only one of the two has are left out. `then`: free pages of the traced zones at the last event,
     by nid and zone index.
     """
-    try:
-        traced = parse_buddyinfo((after / "buddyinfo.txt").read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise TraceError(f"{after / 'buddyinfo.txt'}: {error}") from None
+    traced = parse_buddyinfo(read_captured(after, "buddyinfo.txt"))
     pagesets = read_pagesets(after)
     pgdats = [node.pgdat for node in sim.nodes.values()]
     unsettled = {(z.nid, z.zone): z for z in zone_samples(pgdats, None)}

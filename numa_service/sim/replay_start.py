@@ -24,16 +24,16 @@ from numa_service.sim.replay_layout import ZoneLayout, ZonePlan
 from numa_service.sim.traced import HeldInUse
 from numa_service.trace.events import KswapdChange, TraceError, TraceEvents
 from numa_service.trace.evidence import Evidence, KswapdRuns, ZoneStart, gather
-from numa_service.trace.occupancy import ZoneOccupancy, read_occupancy
+from numa_service.trace.occupancy import ZoneOccupancy, read_captured, read_occupancy
 from numa_service.trace.source import open_trace, read_kswapd
 
-_ZONE = re.compile(r"Node (\d+), zone +(\w+)")
-_CPU = re.compile(r" +cpu: (\d+)")
-_COUNT = re.compile(r" +count: +(\d+)")
+_ZONE = re.compile(r"Node (\d{1,4}), zone +(\w+)", re.ASCII)
+_CPU = re.compile(r" +cpu: (\d{1,4})", re.ASCII)
+_COUNT = re.compile(r" +count: +(\d{1,12})", re.ASCII)
 _MARKS = ("min", "low", "high", "boost")
-_PROTECTION = re.compile(r"^ +protection: \((\d+(?:, \d+)*)\)", re.MULTILINE)
-_PAGESET_HIGH = re.compile(r"^ +cpu: (\d+)\n +count: +\d+\n +high: +(\d+)$", re.MULTILINE)
-_PAGESET_BATCH = re.compile(r"^ +batch: +(\d+)$", re.MULTILINE)
+_PROTECTION = re.compile(r"^ +protection: \((\d{1,12}(?:, \d{1,12})*)\)", re.MULTILINE)
+_PAGESET_HIGH = re.compile(r"^ +cpu: (\d{1,4})\n +count: +\d+\n +high: +(\d{1,12})$", re.MULTILINE)
+_PAGESET_BATCH = re.compile(r"^ +batch: +(\d{1,12})$", re.MULTILINE)
 _PROMO = re.compile(r"^ +promo +\d+$", re.MULTILINE)
 
 #: (nid, zone name, CPU): pages.
@@ -42,10 +42,7 @@ PagesetCounts = dict[tuple[int, str, int], int]
 
 def read_pagesets(directory: Path) -> PagesetCounts:
     """Pages on every pageset, from a capture's zoneinfo.txt. TraceError if it cannot be read."""
-    try:
-        text = (directory / "zoneinfo.txt").read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TraceError(f"{directory / 'zoneinfo.txt'}: {error}") from None
+    text = read_captured(directory, "zoneinfo.txt")
     counts: PagesetCounts = {}
     nid, name, cpu = -1, "", -1
     for line in text.splitlines():
@@ -90,15 +87,12 @@ class ZoneMarks:
 
 def read_marks(directory: Path) -> tuple[ZoneMarks, ...]:
     """Marks of every zone with pages, from a capture's zoneinfo.txt, as far as it prints them."""
-    try:
-        text = (directory / "zoneinfo.txt").read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TraceError(f"{directory / 'zoneinfo.txt'}: {error}") from None
+    text = read_captured(directory, "zoneinfo.txt")
     result = []
     parts = re.split(r"^(?=Node)", text, flags=re.MULTILINE)
     for part in parts:
         head = _ZONE.match(part)
-        mark = {name: re.search(rf"^ +{name} +(\d+)$", part, re.MULTILINE) for name in _MARKS}
+        mark = {name: re.search(rf"^ +{name} +(\d{{1,12}})$", part, re.MULTILINE) for name in _MARKS}
         protection = _PROTECTION.search(part)
         batch = _PAGESET_BATCH.search(part)
         if not head or not protection or not all(mark.values()):
@@ -135,7 +129,9 @@ class CapturedStart:
         """From a capture made right before tracing, and from the trace. TraceError, one line."""
         occupancy, pagesets = read_occupancy(directory), read_pagesets(directory)
         try:
-            captured = [zone for zone in parse_zoneinfo(directory / "zoneinfo.txt") if zone.present]
+            captured = [
+                zone for zone in parse_zoneinfo(directory / "zoneinfo.txt", directory) if zone.present
+            ]
         except SpecError as error:
             raise TraceError(str(error)) from None
         known = {(zone.nid, zone.zone): zone for zone in occupancy}

@@ -16,7 +16,7 @@ from numa_service.mm.page_alloc import ALLOC_NO_WATERMARKS, NUMA_HOW_HIT, NUMA_H
 from numa_service.node import ops
 from numa_service.node.node import Node
 from numa_service.trace.events import TraceError
-from numa_service.trace.occupancy import parse_buddyinfo
+from numa_service.trace.occupancy import parse_buddyinfo, read_captured
 
 #: nid or zone index of a pfn that lies in no zone.
 NOWHERE = -1
@@ -84,7 +84,8 @@ class TracedZones:
         SpecError or TraceError, one line, if one of them cannot be read.
         """
         free = _free_pages(directory)
-        captured: list[CapturedZone] = [z for z in parse_zoneinfo(directory / "zoneinfo.txt") if z.present]
+        zoneinfo = parse_zoneinfo(directory / "zoneinfo.txt", directory)
+        captured: list[CapturedZone] = [zone for zone in zoneinfo if zone.present]
         for zone in captured:
             if (zone.nid, zone.name) not in free:
                 raise TraceError(f"{directory}: node {zone.nid} zone {zone.name} is not in buddyinfo.txt")
@@ -175,13 +176,7 @@ def _hold(node: Node, owner: ops.Owner, zone: int, pages: int) -> int:
 
 
 def _free_pages(directory: Path) -> dict[tuple[int, str], int]:
-    path = directory / "buddyinfo.txt"
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise TraceError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise TraceError(f"{path}: not text at byte {error.start}") from None
+    text = read_captured(directory, "buddyinfo.txt")
     try:
         counts = parse_buddyinfo(text)
     except TraceError as error:

@@ -38,8 +38,10 @@ _SKIPPED_PER_SCAN = 1 << 16
 
 _ENTRIES = re.compile(rb"# entries-in-buffer/entries-written: (\d{1,18})/(\d{1,18})(?:\s+#P:(\d{1,9}))?")
 _TRACER = re.compile(rb"# tracer: (\S+)")
-_KSWAPD = re.compile(rb" (\d+)\.(\d{6,9}): +(?:vmscan:)?mm_vmscan_kswapd_(wake|sleep): nid=(\d+)")
-_TASK = re.compile(rb"(?:-| )(\d+) +(?:\(.*?\) +)?\[\d+\]")
+_KSWAPD = re.compile(rb" (\d{1,9})\.(\d{6,9}): +(?:vmscan:)?mm_vmscan_kswapd_(wake|sleep): nid=(\d{1,4})\b")
+#: Bytes before the time in which the task is looked for.
+_TASK_BYTES = 256
+_TASK = re.compile(rb"(?:-| )(\d{1,10}) +(?:\(.*?\) +)?\[\d+\]")
 _LAST_LINE = "the last line has no end"
 
 
@@ -81,7 +83,8 @@ def kswapd_changes(text: bytes | bytearray, end: int) -> Iterator[KswapdChange]:
     """Wakes and sleeps of kswapds in the whole lines of ``text[:end]``."""
     for found in _KSWAPD.finditer(text, 0, end):
         seconds, fraction, what, nid = found.groups()
-        line = text[text.rfind(b"\n", 0, found.start()) + 1 : found.start()]
+        begin = max(0, found.start() - _TASK_BYTES)
+        line = text[text.rfind(b"\n", begin, found.start()) + 1 or begin : found.start()]
         task = _TASK.search(line)
         time_ns = int(seconds) * 10**9 + int(fraction.ljust(9, b"0"))
         yield KswapdChange(time_ns, int(nid), what == b"wake", int(task[1]) if task else 0)

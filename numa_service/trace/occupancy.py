@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from numa_service.machine.files import read_text, split_lines
+from numa_service.machine.spec import SpecError
 from numa_service.mm.mmzone import (
     MIGRATE_CMA,
     MIGRATE_HIGHATOMIC,
@@ -30,8 +32,8 @@ _MIGRATETYPES = {
     "CMA": MIGRATE_CMA,
     "Isolate": MIGRATE_ISOLATE,
 }
-_BUDDYINFO = re.compile(r"Node (\d+), zone +(\w+)((?: +\d+)+) *")
-_FREE = re.compile(r"Node +(\d+), zone +(\w+), type +(\w+)((?: +>?\d+)+) *")
+_BUDDYINFO = re.compile(r"Node (\d{1,4}), zone +(\w+)((?: +\d{1,12})+) *", re.ASCII)
+_FREE = re.compile(r"Node +(\d{1,4}), zone +(\w+), type +(\w+)((?: +>?\d{1,12})+) *", re.ASCII)
 _BLOCKS_HEAD = re.compile(r"Number of blocks type((?: +\w+)+) *")
 
 _Zone = tuple[int, str]
@@ -122,8 +124,8 @@ def read_occupancy(directory: Path) -> tuple[ZoneOccupancy, ...]:
     understood, or if the two name different zones; their counts may differ, as they are not read at one
     moment.
     """
-    zones = parse_pagetypeinfo(_text(directory / "pagetypeinfo.txt"))
-    buddyinfo = parse_buddyinfo(_text(directory / "buddyinfo.txt"))
+    zones = parse_pagetypeinfo(read_captured(directory, "pagetypeinfo.txt"))
+    buddyinfo = parse_buddyinfo(read_captured(directory, "buddyinfo.txt"))
     by_type, by_zone = [(z.nid, z.zone) for z in zones], list(buddyinfo)
     if by_type != by_zone:
         raise TraceError(f"{directory}: pagetypeinfo has zones {by_type}, buddyinfo {by_zone}")
@@ -170,10 +172,12 @@ def _counts(text: str, where: str) -> tuple[int, ...]:
     return counts
 
 
-def _text(path: Path) -> str:
+def read_captured(directory: Path, name: str) -> str:
+    """A file of a capture, which lies within its directory; TraceError."""
+    path = directory / name
     try:
-        return path.read_text()
-    except OSError as error:
-        raise TraceError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise TraceError(f"{path}: byte {error.start}: not text") from None
+        text = read_text(path, root=directory)
+        split_lines(text, str(path))
+    except SpecError as error:
+        raise TraceError(str(error)) from None
+    return text

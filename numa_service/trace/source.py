@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from numa_service.machine.files import open_regular
+from numa_service.machine.spec import SpecError
 from numa_service.trace.columnar import MAGIC, NtraceParser
 from numa_service.trace.events import (
     EventCounts,
@@ -46,7 +48,10 @@ class TraceReader:
         self.path = _resolve(path)
         self._progress = progress
         try:
-            self._file = self.path.open("rb")
+            # what is named may be a pipe; what lies in a capture is a file of it
+            self._file = open_regular(self.path, path) if path.is_dir() else self.path.open("rb")
+        except SpecError as error:
+            raise TraceError(str(error)) from None
         except OSError as error:
             raise TraceError(f"{path}: {error.strerror}") from None
         try:
@@ -99,6 +104,8 @@ class TraceReader:
                 block = rest + block
                 end = block.rfind(b"\n") + 1
                 rest = block[end:]
+                if len(rest) > BLOCK_BYTES:
+                    raise TraceError(f"{self.path}: a line of more than {BLOCK_BYTES} bytes")
                 yield from kswapd_changes(block, end)
         except (OSError, EOFError, zlib.error) as error:
             raise TraceError(f"{self.path}: {error}") from None

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from numa_loadgen import programs
 from numa_loadgen.display import ProgressDisplay, summary
-from numa_loadgen.plan import LoadPlan, PlanError
+from numa_loadgen.plan import MAX_CLIENTS, LoadPlan, PlanError
 from numa_loadgen.report import LoadReport
 from numa_loadgen.runner import run_load
 from numa_loadgen.workloads import WORKLOADS
@@ -52,7 +52,7 @@ def _policy(text: str) -> Policy:
 def run(
     target: Annotated[str, typer.Option(metavar="HOST:PORT", help="The machine's gRPC address.")],
     workload: Annotated[str, typer.Option(callback=_workload, help=_WORKLOAD_HELP)] = "mixed",
-    clients: Annotated[int, typer.Option(min=1, help="Concurrent sessions.")] = 4,
+    clients: Annotated[int, typer.Option(min=1, max=MAX_CLIENTS, help="Concurrent sessions.")] = 4,
     duration: Annotated[float, typer.Option(metavar="SECONDS", help="How long.")] = 10.0,
     operations: Annotated[
         int | None, typer.Option(min=1, help="Stop after so many operations, if that is earlier.")

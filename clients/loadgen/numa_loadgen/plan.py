@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from numa_client import Policy
 
+#: Each is a session, and a task.
+MAX_CLIENTS = 65536
+
 
 class PlanError(ValueError):
     """A plan makes no sense. One line: which field, and why."""
@@ -51,6 +54,8 @@ class LoadPlan:
                 _check_positive(field, getattr(self, field))
         if not 0 <= self.order <= 10:
             raise PlanError(f"order must be 0 to 10, not {self.order}")
+        if self.clients > MAX_CLIENTS:
+            raise PlanError(f"clients must be at most {MAX_CLIENTS}, not {self.clients}")
         if self.count > 65536:
             raise PlanError(f"count must be at most 65536, not {self.count}")
 

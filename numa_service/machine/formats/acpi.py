@@ -22,6 +22,8 @@ from numa_service.mm.mmzone import PAGE_SHIFT, PAGE_SIZE
 SIGNATURES = ("SRAT", "SLIT", "HMAT", "APIC")
 _HEADER_BYTES = 36
 _MAX_TABLE = 4 << 20
+#: Of a table that lists CPUs and ranges of memory: 8192 CPUs take 200 KB.
+_MAX_LIST = 1 << 20
 _MAX_LOCALITIES = 1024
 _UNREACHABLE = 255
 
@@ -58,6 +60,8 @@ def read_acpi(paths: list[Path], name: str, root: Path | None = None) -> Draft:
     for path in paths:
         content = read_bytes(path, _MAX_TABLE, root)
         signature = _checked(content, str(path))
+        if signature in ("SRAT", "APIC") and len(content) > _MAX_LIST:
+            raise SpecError(f"{path}: {len(content)} bytes of {signature}, at most {_MAX_LIST}")
         if signature in tables:
             raise SpecError(f"{path}: a second {signature}, beside {tables[signature][1]}")
         tables[signature] = (content, str(path))

@@ -36,6 +36,9 @@ _MAX_LEGACY_MATRICES = 1000
 #: Initiators of memory attributes: no more than there are nodes to be near to.
 _MAX_INITIATORS = 4 * MAX_NUMNODES
 _CHUNK = 1 << 16
+#: Bytes of one tag and the text behind it; the parser counts only whole tags.
+_MAX_TAG = 1 << 20
+_LONG_TAG = re.compile(rb"<[^<]{%d}" % _MAX_TAG)
 #: Characters; a word of 32 bits takes 11.
 _MAX_BITMAP = 1 << 16
 _MEANS_BANDWIDTH = 8
@@ -81,6 +84,8 @@ def _parse(content: bytes, source: str) -> Element:
         remove_pis=True,
     )
     elements = attributes = 0
+    if _LONG_TAG.search(content):
+        raise SpecError(f"{source}: XML: more than {_MAX_TAG} bytes between two '<': no topology")
     try:
         # piece by piece, so that what is too large is known before it is in memory
         for start in range(0, len(content), _CHUNK):

@@ -14,8 +14,10 @@ _SIZE = re.compile(r"node (\d{1,6}) size: (\d{1,12}) MB", re.ASCII)
 _NO_SIZE = re.compile(r"node (\d{1,6}) size: <not available>", re.ASCII)
 _COLUMNS = re.compile(r"node((?: +\d{1,6})+) *", re.ASCII)
 _ROW = re.compile(r" *(\d{1,6}):((?: +\d{1,6})+) *", re.ASCII)
-#: Four for each node, and what somebody copied around them.
+#: Four for each node, and what somebody copied around them; the longest has 8192 CPUs.
 _MAX_LINES = 8 * MAX_NUMNODES
+_MAX_LINE = 1 << 16
+_MAX_TEXT = 6 << 20
 _NO_DISTANCES = "No distance information available."
 
 
@@ -40,10 +42,14 @@ def read_numactl(text: str, source: str, name: str) -> Draft:
             raise fail(line, f"node {nid}: there are at most {MAX_NUMNODES} nodes")
         return nodes.setdefault(nid, DraftNode(nid))
 
-    if text.count("\n") > _MAX_LINES:
-        raise SpecError(f"{source}: more than {_MAX_LINES} lines: not the text of numactl -H alone")
+    if len(text) > _MAX_TEXT or text.count("\n") > _MAX_LINES:
+        raise SpecError(
+            f"{source}: more than {_MAX_LINES} lines, or {_MAX_TEXT >> 20} MiB: not of numactl -H alone"
+        )
     number = 0
     for number, line in enumerate(text.splitlines(), start=1):
+        if len(line) > _MAX_LINE:
+            raise fail(number, f"a line of {len(line)} characters")
         if match := _CPUS.fullmatch(line):
             node(match[1], number).cpus = tuple(sorted({int(cpu) for cpu in match[2].split()}))
         elif match := _SIZE.fullmatch(line):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shlex
 from dataclasses import dataclass, field, replace
 
 from numa_service.machine.formats.draft import Draft, DraftNode, linux_numbers, machine_name
@@ -25,6 +24,10 @@ _IDS = {
     "thread-id": "threads",
 }
 _SIZE = re.compile(r"(\d{1,19})(?:\.(\d{1,9}))?([bBkKmMgGtTpPeE]?)(?:i?[bB])?", re.ASCII)
+_WORD = re.compile(
+    r"""\s+|\#[^\n]*|(?P<word>(?:[^\s"'\\]++|\\.|"(?:[^"\\]++|\\.)*+"|'[^']*+')++)""", re.DOTALL
+)
+_QUOTED = re.compile(r"""\\(.)|"((?:[^"\\]++|\\.)*+)"|'([^']*+)'""", re.DOTALL)
 _NS = re.compile(r"(\d{1,18})(ns|us|ms|s)?", re.ASCII)
 _NS_SCALE = {None: 1, "ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
 #: A matrix of 128 nodes has half of it.
@@ -60,11 +63,29 @@ def read_qemu(text: str, source: str, name: str) -> Draft:
     """The machine of a command line; SpecError names the argument."""
     if len(text) > _MAX_TEXT:
         raise SpecError(f"{source}: {len(text)} characters, at most {_MAX_TEXT}")
-    try:
-        words = shlex.split(re.sub(r"\\\r?\n", " ", text), comments=True)
-    except ValueError as error:
-        raise SpecError(f"{source}: {error}") from None
-    return _Reader(source, _collect(words, source), name).draft()
+    return _Reader(source, _collect(_words(text, source), source), name).draft()
+
+
+def _words(text: str, source: str) -> list[str]:
+    """Words as a POSIX shell makes them; shlex takes time that is quadratic in the length of a word."""
+    words, done = [], 0
+    text = re.sub(r"\\\r?\n", " ", text)
+    for match in _WORD.finditer(text):
+        if match.start() != done:
+            break
+        done = match.end()
+        if match["word"]:
+            words.append(_QUOTED.sub(_unquoted, match["word"]))
+    if done != len(text):
+        raise SpecError(f"{source}: No closing quotation")
+    return words
+
+
+def _unquoted(match: re.Match[str]) -> str:
+    escaped, double, single = match.groups()
+    if escaped is not None:
+        return escaped
+    return single if double is None else re.sub(r'\\(["\\])', r"\1", double)
 
 
 def _collect(words: list[str], source: str) -> _Arguments:
@@ -196,7 +217,7 @@ class _Reader:
 
     def _nodes(self, count: int) -> dict[int, DraftNode]:
         nodes: dict[int, DraftNode] = {}
-        sized = False
+        sized, placed = False, 0
         for options in self.arguments.nodes:
             values = dict(options)
             nid = len(nodes)
@@ -204,6 +225,8 @@ class _Reader:
                 nid = self._number(values, "nodeid", "-numa node", MAX_NUMNODES)
             if nid in nodes:
                 raise self.fail(f"-numa node nodeid={nid}", "a second one")
+            if nid >= MAX_NUMNODES:
+                raise self.fail("-numa node", f"more than {MAX_NUMNODES} nodes")
             node = nodes[nid] = DraftNode(nid)
             if "memdev" in values:
                 if values["memdev"] not in self.arguments.backends:
@@ -212,6 +235,9 @@ class _Reader:
             elif "mem" in values:
                 node.memory, sized = _size(values["mem"], "-numa node mem", self.source, plain=1 << 20), True
             spans = merge(self._range(value) for key, value in options if key == "cpus")
+            placed += sum(end - start for start, end in spans)
+            if placed > NR_CPUS:
+                raise self.fail("-numa node cpus", f"{placed} CPUs on nodes, at most {NR_CPUS}")
             node.cpus = tuple(cpu for start, end in spans for cpu in range(start, end))
         if not nodes:
             return nodes
