@@ -78,6 +78,7 @@ def test_what_is_wrong_is_said() -> None:
         (["demo", "--name", "demo"], 2, "SOURCE"),
         (["--name", "demo", "--fill", "0=1"], 2, "only with SOURCE"),
         (["demo", "--fill", "0"], 2, "NODE=PAGES"),
+        (["demo", "--fill", "0=" + "9" * 5000], 2, "NODE=PAGES"),
         (["demo", "--fill", "9=10%"], 2, "no node 9"),
         (["demo", "--fill", "0=101%"], 2, "has 65438 pages"),
         (["demo", "--cpu", "99"], 1, "no CPU 99"),

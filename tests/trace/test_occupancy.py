@@ -98,3 +98,18 @@ def test_what_is_not_understood_is_named(
 def test_an_absent_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match=r"pagetypeinfo\.txt: No such file or directory"):
         read_occupancy(tmp_path)
+
+
+def test_files_of_a_capture_lie_in_it(tmp_path: Path) -> None:
+    capture = tmp_path / "before"
+    capture.mkdir()
+    write(capture)
+    (capture / "buddyinfo.txt").unlink()
+    (capture / "buddyinfo.txt").symlink_to("/etc/passwd")
+    with pytest.raises(TraceError, match=r"buddyinfo.txt: a link that leaves") as caught:
+        read_occupancy(capture)
+    assert "root" not in str(caught.value).replace(str(tmp_path), "")
+    (capture / "buddyinfo.txt").unlink()
+    (capture / "buddyinfo.txt").write_text(f"Node 0, zone Normal {'9' * 5000}{' 0' * 10}\n")
+    with pytest.raises(TraceError, match="buddyinfo line 1: not"):
+        read_occupancy(capture)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 from collections import Counter
 from itertools import islice
@@ -15,8 +16,8 @@ from groundtruth import GROUNDTRUTH
 
 from numa_service.mm.gfp import parse_gfp
 from numa_service.trace.columnar import write_ntrace
-from numa_service.trace.events import EventKind, TraceError, TraceEvents
-from numa_service.trace.source import open_trace
+from numa_service.trace.events import EventKind, KswapdChange, TraceError, TraceEvents
+from numa_service.trace.source import open_trace, read_kswapd
 
 TEXT = b"".join(
     b"            init-1       [%03d] .....     9.%06d: mm_page_free: page=f7d379c1 pfn=%#x order=%d\n"
@@ -166,3 +167,29 @@ def test_columns_are_what_a_regular_expression_finds(text: Path) -> None:
             chunk = next(iter(trace))
         got = list(zip(*(c[: len(wanted)].tolist() for c in chunk.columns().values()), strict=True))
         assert got == wanted
+
+
+def test_the_trace_of_a_directory_is_a_file_of_it(plain: Path, tmp_path: Path) -> None:
+    capture = tmp_path / "capture"
+    capture.mkdir()
+    (capture / "t.trace").symlink_to(plain)
+    with pytest.raises(TraceError, match="a link that leaves"):
+        open_trace(capture)
+    (capture / "t.trace").unlink()
+    plain.rename(capture / "real")
+    (capture / "t.trace").symlink_to("real")
+    assert len(read(capture)) == 500
+    (capture / "t.trace").unlink()
+    os.mkfifo(capture / "t.trace")
+    with pytest.raises(TraceError, match=r"no t\.trace\.gz"):
+        open_trace(capture)
+
+
+def test_times_of_kswapd_are_numbers_of_a_kernel(tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+    line = b"     kswapd0-84 [000] ..... %s.123456: mm_vmscan_kswapd_wake: nid=%s order=0\n"
+    path.write_bytes(line % (b"9" * 5000, b"0") + line % (b"7", b"9" * 5000) + line % (b"8", b"1") + TEXT)
+    assert read_kswapd(path) == (KswapdChange(8_123_456_000, 1, True, 84),)
+    # a task is looked for right before the time: the line may have megabytes
+    path.write_bytes(b"-1 (" * 1_000_000 + b" 8.123456: mm_vmscan_kswapd_wake: nid=1 order=0\n" + TEXT)
+    assert read_kswapd(path) == (KswapdChange(8_123_456_000, 1, True, 0),)

@@ -128,3 +128,47 @@ def test_wrong_descriptions_are_named(text: str, reason: str) -> None:
     with pytest.raises(SpecError) as caught:
         read_source(text)
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "looks"),
+    [
+        (
+            "[  12.3] kworker invoked oom-killer: gfp_mask=0xcc0\n[  12.4] Mem-Info:\n",
+            "an OOM report of a kernel",
+        ),
+        ("[    0.000000] Linux version 6.1.0\n", "a boot log (dmesg)"),
+        ("ACPI: SRAT: Node 0 PXM 0 [mem 0x0-0x7fff]\n", "a boot log (dmesg)"),
+        ("<domain type='kvm'/>", "a domain of libvirt"),
+        ("<capabilities/>", "the capabilities of a host by libvirt"),
+        ('{"policyName": "Static"}\n', "JSON"),
+        ("[1, 2]\n", "JSON"),
+        ("From: a@b\nSubject: numa\n\nhello\n", "an email"),
+        ("--cpus boot=3 --memory size=0 --numa guest_numa_id=0,cpus=0\n", "arguments of cloud-hypervisor"),
+        ("Node 0, zone      DMA\n  per-node stats\n", "the text of /proc/zoneinfo alone"),
+        ("# tracer: nop\n#\n  init-1 [000] ..... 9.1: mm_page_free: pfn=0x1\n", "a kernel trace"),
+        ("Architecture:   x86_64\nCPU(s):   4\n", "the text of lscpu"),
+        ("kind: Pod\n", "YAML"),
+        (b"\x1f\x8b\x08" + bytes(20), "gzip data"),
+        (b"PK\x03\x04" + bytes(20), "a zip archive"),
+        (bytes(100), "binary data"),
+        ("nodes: 2\n", "text that begins 'nodes: 2'"),
+    ],
+)
+def test_what_is_in_no_format_is_called_what_it_looks_like(
+    content: str | bytes, looks: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "given"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    for read in (read_source, load):
+        with pytest.raises(SpecError) as caught:
+            read(str(path))
+        assert f"it looks like {looks}" in str(caught.value)
+        assert "TOML" not in str(caught.value)
+
+
+def test_what_is_called_toml_is_toml(tmp_path: Path) -> None:
+    path = tmp_path / "machine.toml"
+    path.write_text("nodes: 2\n")
+    with pytest.raises(SpecError, match=r"machine\.toml:1: TOML: "):
+        load(str(path))
