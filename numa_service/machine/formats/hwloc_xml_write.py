@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 
 from lxml import etree
 
-from numa_service.machine.boot import managed_pages
 from numa_service.machine.formats.draft import Draft, DraftNode
 from numa_service.machine.formats.hwloc_xml import GENERIC_INFO, MANAGED_INFO, RANGES_INFO, Element
 from numa_service.machine.hmat import Pairs, best_initiators, numbers, told_pairs
@@ -199,6 +198,8 @@ class _Writer:
 
 def _managed_pages(spec: MachineSpec) -> dict[int, int]:
     """By nid; of a machine that is too small to boot all of its RAM."""
+    from numa_service.machine.boot import managed_pages  # with Numba, which nothing else here needs
+
     try:
         return managed_pages(spec)
     except BootMemoryError:
