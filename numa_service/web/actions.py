@@ -154,10 +154,9 @@ class Actions:
             return {"freed": freed, "held": 0}
 
     async def sysctl(self, asked: Sysctl) -> dict[str, Any]:
-        """Write a sysctl on every node."""
+        """Write a sysctl on every node; `note` says so if nothing here acts on it."""
         async with self._writing:
-            await (await self._connected()).write_sysctl(asked.key, asked.value)
-        return {}
+            return {"note": await (await self._connected()).write_sysctl(asked.key, asked.value)}
 
     async def _forget(self, cpu: int) -> None:
         """A session that its node does not know any more."""

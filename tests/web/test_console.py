@@ -325,7 +325,9 @@ async def test_a_writable_one_allocates_frees_and_tunes(
     assert writable.node(1).held_pages() == 16
     assert await post("free", all=True) == {"freed": 16, "held": 0}
     assert writable.node(1).held_pages() == 0
-    assert await post("sysctl", key="vm.swappiness", value="7") == {}
+    assert await post("sysctl", key="vm.swappiness", value="7") == {"note": ""}
+    unmodelled = await post("sysctl", key="vm.zone_reclaim_mode", value="7")
+    assert "vm.zone_reclaim_mode = 7 is kept and shown, and changes nothing else here" in unmodelled["note"]
     assert writable.node(2).machine.sysctls.get("vm.swappiness") == "7"
     assert "error" in await post("sysctl", key="vm.nothing", value="7")
     await post("alloc", cpu=0, order=0, count=4)

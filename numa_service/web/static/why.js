@@ -56,8 +56,8 @@ export class Why {
     $("write-free").addEventListener("click", does(async () => `${count((await ask("api/free", { all: true })).freed)} pages freed`));
     $("sysctl-form").addEventListener("submit", does(async (form) => {
       const { key, value } = form.elements;
-      await ask("api/sysctl", { key: key.value, value: value.value });
-      return `${key.value} = ${value.value}`;
+      const { note: unmodelled } = await ask("api/sysctl", { key: key.value, value: value.value });
+      return unmodelled || `${key.value} = ${value.value}`;
     }));
   }
 }
