@@ -13,7 +13,7 @@ help: ## Say what there is to make.
 setup: $(VENV)/.ready ## Make .venv with everything in it.
 
 $(VENV)/.ready: requirements.lock pyproject.toml $(CLIENTS:%=%/pyproject.toml)
-	@echo "setting up $(VENV) (about half a minute)"
+	@echo "setting up $(VENV) (about a minute)"
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
