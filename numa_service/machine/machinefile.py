@@ -44,7 +44,7 @@ from numa_service.machine.notation import (
 from numa_service.machine.numa_emulation import Fake, numa_emulation
 from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError
 from numa_service.machine.sysctl import parse_sysctl, sysctl_name, without_effect
-from numa_service.machine.toml_lines import KeyPath, TomlLimitError, check_limits, key_lines
+from numa_service.machine.toml_lines import KeyPath, TomlLimitError, check_limits, key_lines, loads
 from numa_service.machine.zones import (
     PfnRange,
     count_pages,
@@ -199,7 +199,7 @@ def parse_machine(text: str, source: str, default_name: str) -> MachineSpec:
     """The machine that a TOML text describes; `source` is what errors call it. SpecError if it is wrong."""
     try:
         check_limits(text, MAX_NUMNODES)
-        data = tomllib.loads(text)
+        data = loads(text)
     except TomlLimitError as error:
         raise SpecError(f"{source}:{error.line}: TOML: {error.reason}") from None
     except tomllib.TOMLDecodeError as error:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numa_service.machine.toml_lines import KeyPath, key_lines
+from numa_service.machine.toml_lines import KeyPath, key_lines, loads
 
 DOCUMENT = '''# comment = 1
 name = "line 2"
@@ -93,3 +93,24 @@ def test_every_key_of_any_document_is_found_on_its_line(items: list[tuple[str, s
         assert path in lines
     for key, _ in items:
         assert text.split("\n")[lines[key,] - 1].startswith(f"{key} = ")
+
+
+ROWS = st.lists(st.lists(st.integers(0, 10**6), min_size=1, max_size=60), min_size=1, max_size=4)
+
+
+@given(ROWS, st.sampled_from(["", " ", "\t"]), st.sampled_from(["", ","]), st.booleans())
+def test_long_rows_are_what_tomllib_reads(rows: list[list[int]], space: str, end: str, quoted: bool) -> None:
+    """Beside keys that look like our mark, on a line with other things, and within text."""
+    lines = [f"{space}[{f',{space}'.join(map(str, row))}{end}]" for row in rows]
+    text = "row = 1\nrow_ = {row = 0}\nm = [\n" + ",\n".join(lines) + f",\n]\nn = [{lines[0]}]\n"
+    if quoted:
+        text += 't = """\n' + "\n".join(lines) + '\n"""\n'
+    assert loads(text) == tomllib.loads(text)
+
+
+@pytest.mark.parametrize(
+    "row", ["[01" + ", 1" * 40 + "]", "[1,, " + "1, " * 40 + "]", "[" + ", 1" * 40 + "]"]
+)
+def test_a_long_row_that_is_wrong_is_named_by_its_line(row: str) -> None:
+    with pytest.raises(tomllib.TOMLDecodeError, match="line 2"):
+        loads(f"m = [\n{row},\n]\n")
