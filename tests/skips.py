@@ -46,7 +46,8 @@ NO_USER_NAMESPACE = "no user namespaces here for who is not root"
 NO_LIMITS_TO_SET = "no user namespace here whose limits can be set"
 NO_PYTHON_FOR_OTHERS = "no /usr/bin/python3 that other users may run"
 NO_ZONEINFO = "no /proc/zoneinfo here to gather"
-HOST = {NO_MOUNT_NAMESPACE, NO_USER_NAMESPACE, NO_LIMITS_TO_SET, NO_PYTHON_FOR_OTHERS, NO_ZONEINFO}
+NOT_ROOT = "only root may become somebody else"
+HOST = {NO_MOUNT_NAMESPACE, NO_USER_NAMESPACE, NO_LIMITS_TO_SET, NO_PYTHON_FOR_OTHERS, NO_ZONEINFO, NOT_ROOT}
 
 
 def missing(*tools: str) -> str:

@@ -143,7 +143,8 @@ class _StepBars:
 
 
 class _BarOfShare(BarColumn):
-    """A bar for steps that tell how far they are."""
+    """A bar for steps that tell how far they are, and nothing for the others."""
 
+    # rich prints whatever a column renders; its type says only what BarColumn itself does
     def render(self, task: Task) -> ProgressBar | Text:  # type: ignore[override]
         return super().render(task) if task.fields.get("share") else Text()

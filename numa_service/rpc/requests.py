@@ -140,6 +140,7 @@ class Requests:
 
     def once_now(self, request: Message, work: Callable[[], Message]) -> Message:
         """The reply to another node's question, which is carried out in one step."""
+        # every question has a request_id; Message, which they have in common, does not say so
         asker = self._nodes.get(request.request_id.partition(".")[0], "node")  # type: ignore[attr-defined]
         key, digest = _key_and_digest(asker, request)
         first = self._replies.get(key)

@@ -151,6 +151,7 @@ def _with_push_back(error: NodeError) -> grpc.Status:
     Where it names a time to wait, gRPC's own retries, which come sooner, stop: whoever called is told of it,
     before the deadline.
     """
+    # grpc_status has no types, and grpc.Status cannot be made: both are Any here
     status: Any = rpc_status.to_status(to_status(error))
     if error.retry_seconds is None:
         return status  # type: ignore[no-any-return]

@@ -56,6 +56,7 @@ def _capture(name: str, content: str | None, zoneinfo: str = "") -> Callable[[Pa
 
 def _tar(mode: str, *members: tuple[str, int]) -> Callable[[Path], None]:
     def make(path: Path) -> None:
+        # its overloads take only literal modes
         with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
             for name, size in members:
                 info = tarfile.TarInfo(name)

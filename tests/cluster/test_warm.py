@@ -43,6 +43,7 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("empty_cache")
 def test_who_gives_up_waiting_leaves_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1, 2, 3})
+    # the compilers have to be seen between their start and the interrupt
     with pytest.raises(KeyboardInterrupt), kernels.compiling_here(silent):  # noqa: PT012
         compilers = psutil.Process().children()
         assert len([process for process in compilers if "warm_kernels" in " ".join(process.cmdline())]) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 import yaml
@@ -15,9 +16,9 @@ FIELDS = {"markdown", "textarea", "input", "dropdown", "checkboxes"}
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
-def test_an_issue_form_is_one(template: object) -> None:
+def test_an_issue_form_is_one(template: Path) -> None:
     """By GitHub's rules: name, description and body; each field has a type, a name of its own and a label."""
-    form = yaml.safe_load(template.read_text())  # type: ignore[attr-defined]
+    form = yaml.safe_load(template.read_text())
     assert {"name", "description", "body"} <= set(form) <= {"name", "description", "body", "labels", "title"}
     assert {field["type"] for field in form["body"]} <= FIELDS
     asked = [field for field in form["body"] if field["type"] != "markdown"]

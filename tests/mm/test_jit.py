@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mm.nodes import NORMAL, one_zone
+from skips import NOT_ROOT
 
 from numa_service.mm import jit
 from numa_service.mm.mmzone import MIGRATE_PCPTYPES, NR_ORDERS, WMARK_LOW
@@ -146,7 +147,7 @@ def test_who_has_the_same_text_shares_a_cache_and_nobody_else(tmp_path: Path) ->
     assert [other[2] for other in others[1:]] == [0, 0]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason=NOT_ROOT)
 def test_a_full_cache_of_somebody_elses_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in an image that runs under any user id: nothing has to be written."""
     cache, source = tmp_path / "kernels-0", tmp_path / "source.py"

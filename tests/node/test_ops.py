@@ -19,6 +19,7 @@ KINDS = [
 def test_the_payload_is_all_that_is_packed(kind: type[ops.Op[object]]) -> None:
     """The log is bounded by it: what an op carries and does not count is a log without a bound."""
     op = object.__new__(kind)
+    # every op is a dataclass; Op, which they have in common, is not
     packed = [field.name for field in fields(kind) if field.type == "bytes"]  # type: ignore[arg-type]
     for place, name in enumerate(packed):
         object.__setattr__(op, name, bytes(10**place))
