@@ -20,10 +20,11 @@ from numa_service.cluster.errors import ClusterError
 from numa_service.machine.spec import MachineSpec
 from numa_service.machine.sysctl import without_effect
 from numa_service.node import ops
-from numa_service.node.errors import NodeError, Unserved
+from numa_service.node.errors import NodeError
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.page_alloc import alloc_pages
 from numa_service.node.prepare import AllocRequest
+from numa_service.node.unserved import Unserved
 from numa_service.rpc import convert
 from numa_service.sim.simulation import Simulation
 

@@ -14,12 +14,14 @@ from numa_service.mm.gfp import GFP_KERNEL, Gfp
 from numa_service.mm.mmzone import NR_ORDERS
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.node import ops
-from numa_service.node.errors import AllocFailed
 from numa_service.node.mempolicy import Policy, PolicyMode
-from numa_service.node.node import MAX_REGION_PAGES, Node
+from numa_service.node.node import Node
+from numa_service.node.ops.alloc import MAX_COUNT
+from numa_service.node.ops.region import MAX_REGION_PAGES
 from numa_service.node.page_alloc import alloc_pages
-from numa_service.node.prepare import MAX_COUNT, AllocRequest
+from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import map_region, touch_region
+from numa_service.node.unserved import AllocFailed
 from numa_service.sim.simulation import Simulation
 
 _KINDS = {"held": 0, "anon": LRU_KIND_ANON, "file": LRU_KIND_FILE}

@@ -25,6 +25,7 @@ from numa_service.machine.source import load
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.mmzone import NR_ORDERS
 from numa_service.node.errors import NodeError
+from numa_service.node.node import Node
 from numa_service.node.region import close_session
 from numa_service.node.tracepoints import EventFilter, Listener
 from numa_service.rpc.tracepoints import events_of
@@ -251,11 +252,11 @@ class _Collector:
         self._left = most
         self.parts: dict[int, list[EmittedEvents]] = {nid: [] for nid in listeners}
 
-    def after_op(self, nid: int, op: Any, result: Any) -> None:
+    def after_op(self, node: Node, op: Any, result: Any) -> None:
         """An op has been applied."""
-        listener = self._listeners.get(nid)
+        listener = self._listeners.get(node.nid)
         if listener and listener.waiting > _RING_EVENTS // 4:
-            self.take(nid)
+            self.take(node.nid)
 
     def take(self, nid: int) -> None:
         """Everything that a node has."""

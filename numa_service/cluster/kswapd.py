@@ -11,7 +11,6 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from numa_service.cluster.logs import configure_logs
-from numa_service.node.kswapd import balance_pgdat
 
 #: Longest single wait for the node: a call does not stay open for ever.
 WAIT_SECONDS = 30.0
@@ -22,9 +21,9 @@ _log = logging.getLogger(__name__)
 
 
 class Kswapd:
-    """Waits until its node wants it, then drives balance_pgdat step by step.
+    """Waits until its node wants it, then lets it go on step by step.
 
-    All state is the node's: a kswapd that is restarted finds the node still wanting it, and starts over.
+    All state is the node's: a kswapd that is restarted goes on where its predecessor stopped.
     """
 
     def __init__(self, node: ActorHandle) -> None:
@@ -40,16 +39,8 @@ class Kswapd:
         while True:
             try:
                 if await self._node.kswapd_wait.remote(WAIT_SECONDS):
-                    await self._balance()
+                    while await self._node.kswapd_step.remote():
+                        pass
             except RayError as error:
                 _log.warning("the node does not answer: %s", error)
                 await asyncio.sleep(RETRY_SECONDS)
-
-    async def _balance(self) -> None:
-        steps = balance_pgdat()
-        try:
-            op = next(steps)
-            while True:
-                op = steps.send(await self._node.kswapd_step.remote(op))
-        except StopIteration:
-            return

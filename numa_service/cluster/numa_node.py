@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ray
 
@@ -18,7 +18,6 @@ from numa_service.cluster.logs import configure_logs
 
 if TYPE_CHECKING:
     from numa_service.machine.spec import MachineSpec
-    from numa_service.node.ops import Op
     from numa_service.rpc.machine import NodeInfo
     from numa_service.rpc.server import NodeServer
 
@@ -56,14 +55,14 @@ class NumaNode:
         server.registry.register(NodeCollector(server))
         addresses = await server.start(host=ray.util.get_node_ip_address())
         freeze_heap()
-        _log.info("node %d serves: incarnation %d at %s", nid, node.incarnation, addresses.grpc)
+        _log.info("node %d serves: incarnation %d at %s", nid, node.lineage, addresses.grpc)
         return server, NodeInfo(
             nid=nid,
             cpus=spec.node(nid).cpus,
             managed_pages=sum(extent.managed for extent in node.pgdat.extents),
             address=addresses.grpc,
             metrics_url=addresses.metrics_url,
-            incarnation=node.incarnation,
+            incarnation=node.lineage,
             fallback_order=node.machine.zonelists[nid].node_order,
         )
 
@@ -110,7 +109,7 @@ class NumaNode:
         server, _ = await self._boot
         return await server.kswapd_wait(timeout)
 
-    async def kswapd_step(self, op: Op[Any]) -> object:
-        """One step of balance_pgdat; its result."""
+    async def kswapd_step(self) -> bool:
+        """Let kswapd go on by one step; whether another one is to follow."""
         server, _ = await self._boot
-        return await server.kswapd_step(op)
+        return await server.kswapd_step()

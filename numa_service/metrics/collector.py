@@ -164,7 +164,7 @@ class NodeCollector(Collector):
             labels=["node", "machine", "profile", "incarnation"],
         )
         spec = node.machine.spec
-        info.add_metric((self._id, spec.name, spec.profile, str(node.incarnation)), 1)
+        info.add_metric((self._id, spec.name, spec.profile, str(node.lineage)), 1)
         yield from (sessions, held, pages, swap, info)
 
     def _load(self) -> Iterator[Metric]:
@@ -215,7 +215,7 @@ class NodeCollector(Collector):
         incarnation = GaugeMetricFamily(
             "numa_node_incarnation", "Times that the node has booted.", labels=["node"]
         )
-        incarnation.add_metric((self._id,), node.incarnation)
+        incarnation.add_metric((self._id,), node.lineage)
         ops = CounterMetricFamily("numa_log_ops", "Ops in the node's log.", labels=["node"])
         ops.add_metric((self._id,), node.log_length)
         dropped = CounterMetricFamily(

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from numa_service.mm.mmzone import MIGRATE_CMA, NR_ORDERS
 from numa_service.node import ops
-from numa_service.node.books import pageblocks_around
+from numa_service.node.ask import Steps
 from numa_service.node.errors import Busy, InvalidRequest, NodeError
 from numa_service.node.migrate import empty_range
 from numa_service.node.node import Node
-from numa_service.node.page_alloc import Steps
-from numa_service.node.prepare import MAX_COUNT
+from numa_service.node.ops.alloc import MAX_COUNT
+from numa_service.node.pfns import pageblocks_around
 from numa_service.trace.tracepoints import MR_CONTIG_RANGE
 
 

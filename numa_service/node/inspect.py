@@ -248,9 +248,9 @@ def _head_of(node: Node, idx: int) -> int | None:
 
 
 def _owner(node: Node, slot: int) -> str | None:
-    for owner, number in node.slots():
+    for owner, number in node.slots.items():
         if number == slot:
-            return f"{owner.nid}.{owner.incarnation}.{owner.id}"
+            return f"{owner.nid}.{owner.lineage}.{owner.id}"
     return None
 
 

@@ -7,6 +7,7 @@ page table has the last word. An entry that changed meanwhile is left alone, and
 from __future__ import annotations
 
 import contextlib
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,23 +17,31 @@ from numa_service.mm.mmzone import MIGRATE_MOVABLE
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.mm.pgdata import PG_DIRTY, PG_SWAPBACKED
 from numa_service.node import ops
-from numa_service.node.books import pack_pfns, unpack_indexes, unpack_pfns
+from numa_service.node.ask import Steps
 from numa_service.node.cost import Cost
 from numa_service.node.errors import InvalidRequest, NodeError, PeerUnavailable
 from numa_service.node.mempolicy import Policy, policy_walk
 from numa_service.node.node import Node
-from numa_service.node.page_alloc import (
-    AllocContext,
-    Steps,
-    __alloc_pages,
-    on,
-)
+from numa_service.node.owners import Owner
+from numa_service.node.page_alloc import AllocContext, __alloc_pages, on
+from numa_service.node.pfns import pack_pfns, unpack_indexes, unpack_pfns
 from numa_service.node.prepare import gfp_zone_checked
 
 #: alloc_migration_target: hard work, and no OOM killer.
 _GFP = int(GFP_HIGHUSER_MOVABLE | Gfp.RETRY_MAYFAIL)
 #: Times that a range is gone through before it is given up: new pages of a fault under way may turn up.
 MAX_PASSES = 5
+
+
+class Movable(NamedTuple):
+    """Pages of one region in an isolated range, of one kind."""
+
+    owner: Owner
+    #: LRU_KIND_*
+    lru_kind: int
+    dirty: bool
+    pfns: bytes
+    indexes: bytes
 
 
 def empty_range(
@@ -57,18 +66,18 @@ def empty_range(
     return unasked
 
 
-def _movable(node: Node, start_pfn: int, end_pfn: int) -> tuple[ops.Movable, ...]:
+def _movable(node: Node, start_pfn: int, end_pfn: int) -> tuple[Movable, ...]:
     """Pages of regions in a range, by region and kind."""
     pg, base = node.pgdat.pg, node.pgdat.base_pfn
     pages = movable_pages(pg, start_pfn - base, end_pfn - base)
-    owners = {slot: owner for owner, slot in node.slots()}
+    owners = {slot: owner for owner, slot in node.slots.items()}
     anon, dirty = (pg.flags[pages] & PG_SWAPBACKED) != 0, (pg.flags[pages] & PG_DIRTY) != 0
     groups = np.stack([pg.owner[pages].astype(np.int64), anon.astype(np.int64), dirty.astype(np.int64)])
     moving = []
     for slot, is_anon, is_dirty in sorted(set(zip(*groups.tolist(), strict=True))):
         some = pages[(groups == np.array([[slot], [is_anon], [is_dirty]])).all(axis=0)]
         moving.append(
-            ops.Movable(
+            Movable(
                 owners[slot],
                 LRU_KIND_ANON if is_anon else LRU_KIND_FILE,
                 bool(is_dirty) and not is_anon,
@@ -80,7 +89,7 @@ def _movable(node: Node, start_pfn: int, end_pfn: int) -> tuple[ops.Movable, ...
 
 
 def _migrate(
-    node: Node, moving: ops.Movable, nodemask: tuple[int, ...], unasked: dict[int, NodeError]
+    node: Node, moving: Movable, nodemask: tuple[int, ...], unasked: dict[int, NodeError]
 ) -> Steps[int]:
     """Pages of one region and kind; how many have left. Enters in `unasked` who could not be asked."""
     highest = gfp_zone_checked(_GFP, node.pgdat.arch)
@@ -116,7 +125,7 @@ def _migrate(
 
 def _replace(
     node: Node,
-    moving: ops.Movable,
+    moving: Movable,
     old: np.ndarray,
     indexes: np.ndarray,
     nid: int,

@@ -35,8 +35,9 @@ from numa_service.mm.profile import WMARK_FREE_RESERVE, Profile
 from numa_service.mm.zonelist import Zoneref
 from numa_service.mm.zonelist_cache import ZonelistScan
 from numa_service.node import ops
+from numa_service.node.ask import Ask
 from numa_service.node.cost import Cost
-from numa_service.node.errors import LimitExceeded, NodeError, PeerUnavailable, Unserved, unserved
+from numa_service.node.errors import LimitExceeded, NodeError, PeerUnavailable
 from numa_service.node.explain import (
     Explanation,
     NodeVisit,
@@ -49,8 +50,11 @@ from numa_service.node.explain import (
 )
 from numa_service.node.mempolicy import Policy, PolicyMode, Walk, policy_walk
 from numa_service.node.node import Node
-from numa_service.node.ops import Ask, Op, Owner
-from numa_service.node.prepare import MAX_REQUEST_PAGES, AllocRequest, Prepared
+from numa_service.node.ops.alloc import MAX_REQUEST_PAGES
+from numa_service.node.ops.op import Op
+from numa_service.node.owners import Owner
+from numa_service.node.prepare import AllocRequest, Prepared
+from numa_service.node.unserved import Unserved, unserved
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -127,7 +131,7 @@ def on(node: Node, nid: int, op: Op[R]) -> Steps[R]:
     if nid == node.nid:
         return node.apply(op)
     node.asked += 1
-    answer: R = yield Ask(nid, op, f"{node.nid}.{node.incarnation}.{node.asked}")
+    answer: R = yield Ask(nid, op, f"{node.nid}.{node.epoch}.{node.asked}")
     return answer
 
 

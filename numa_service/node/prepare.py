@@ -25,7 +25,7 @@ from numa_service.node import ops
 from numa_service.node.errors import InvalidRequest
 from numa_service.node.explain import WalkStep, walk_step
 from numa_service.node.mempolicy import Policy, PolicyMode, Walk, policy_walk
-from numa_service.node.ops import Owner
+from numa_service.node.owners import Owner
 
 MAX_COUNT = 1 << 16
 MAX_REQUEST_PAGES = 1 << 22

@@ -14,15 +14,22 @@ from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.mm.pgdat import Pfns
 from numa_service.node import ops
-from numa_service.node.books import Region, pack_pfns
+from numa_service.node.ask import Steps
 from numa_service.node.cost import Cost
-from numa_service.node.errors import InvalidRequest, LimitExceeded, NodeError, PeerUnavailable, unserved
+from numa_service.node.errors import InvalidRequest, LimitExceeded, NodeError, PeerUnavailable
 from numa_service.node.mempolicy import Policy, PolicyMode
-from numa_service.node.node import MAX_MAPPED_PAGES, MAX_REGION_PAGES, Node
-from numa_service.node.page_alloc import Steps, alloc_for_owner, on, spend, tell
-from numa_service.node.prepare import MAX_COUNT, check_cpu
+from numa_service.node.node import Node
+from numa_service.node.ops.alloc import MAX_COUNT
+from numa_service.node.ops.region import MAX_REGION_PAGES
+from numa_service.node.page_alloc import alloc_for_owner, on, spend, tell
+from numa_service.node.pfns import pack_pfns
+from numa_service.node.prepare import check_cpu
+from numa_service.node.session import Region
+from numa_service.node.unserved import unserved
 
 MAX_REGIONS_PER_SESSION = 1024
+#: Page-table entries of all regions of a node together: 10 bytes each.
+MAX_MAPPED_PAGES = 1 << 26
 #: Pages that one question about a region's page table names: 12 MiB.
 MAX_TABLE_PAGES = 1 << 20
 

@@ -31,7 +31,8 @@ from numa_service.mm.pgdata import (
     TUNE_PCP_MAX_ORDER,
 )
 from numa_service.node import ops
-from numa_service.node.ops import Op, Owner
+from numa_service.node.ops.op import Op
+from numa_service.node.owners import Owner
 from numa_service.trace.tracepoints import (
     MIGRATE_SYNC,
     NR_FIELDS,
@@ -154,16 +155,22 @@ class Tracer:
             self._spent(op.cpu, result.spent.latency_ns)
         elif isinstance(op, ops.Free) and op.spends and op.cpu is not None:
             self._spent(op.cpu, len(op.pfns) // 8 * self._free_ns)
-        if isinstance(op, ops.KswapdBegin):
-            self._emit(tp.MM_VMSCAN_KSWAPD_WAKE, result.highest_zoneidx, order=result.order)
-        elif isinstance(op, ops.KswapdSleep) and not result:
-            self._emit(tp.MM_VMSCAN_KSWAPD_SLEEP)
+        if isinstance(op, ops.KswapdStep):
+            self._kswapd_stepped(result)
         if self._pgdat.pg.kswapd[KSWAPD_WOKEN] and not self._was_woken:
             if isinstance(op, ops.WakeKswapd):
                 self._contexts[self._context & self._mask, _GFP] = op.gfp
             state = self._pgdat.pg.kswapd
             zone, order = int(state[KSWAPD_HIGHEST_ZONEIDX]), int(state[KSWAPD_ORDER])
             self._emit(tp.MM_VMSCAN_WAKEUP_KSWAPD, zone, order=order)
+
+    def _kswapd_stepped(self, result: ops.KswapdStepResult) -> None:
+        if result.did is ops.KswapdDid.BEGAN:
+            state = self._pgdat.pg.kswapd
+            zone, order = int(state[KSWAPD_HIGHEST_ZONEIDX]), int(state[KSWAPD_ORDER])
+            self._emit(tp.MM_VMSCAN_KSWAPD_WAKE, zone, order=order)
+        elif not result.runs_on:
+            self._emit(tp.MM_VMSCAN_KSWAPD_SLEEP)
 
     def failed(self, owner: Owner, cpu: int, gfp: int, order: int, migratetype: int) -> None:
         """An allocation that gets nothing: without a zone, the page is NULL."""
@@ -378,9 +385,7 @@ _BEGINS: dict[type[Op[Any]], Callable[[Tracer, Any], None]] = {
     ops.FreeOwner: Tracer._owner,
     ops.Release: Tracer._owner,
     ops.ReleaseMigrated: Tracer._owner,
-    ops.KswapdBegin: Tracer._kswapd,
-    ops.Balance: Tracer._kswapd,
-    ops.KswapdSleep: Tracer._kswapd,
+    ops.KswapdStep: Tracer._kswapd,
     ops.DrainPagesets: Tracer._worker,
     ops.VmstatTick: Tracer._worker,
     ops.OfflinePages: Tracer._worker,

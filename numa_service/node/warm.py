@@ -19,17 +19,18 @@ from numa_service.mm.pgdata import PgData, alloc_pgdata
 from numa_service.mm.replay import compile_replay
 from numa_service.mm.vmscan import kswapd_target, pgdat_balanced
 from numa_service.node import ops
+from numa_service.node.ask import Ask
 from numa_service.node.cma import cma_alloc
-from numa_service.node.errors import AllocFailed, Busy, InvalidRequest
+from numa_service.node.daemons import run_kswapd
+from numa_service.node.errors import Busy, InvalidRequest
 from numa_service.node.free_pages import free_pages
-from numa_service.node.kswapd import balance_pgdat
 from numa_service.node.memory_hotplug import change_memory_block, memory_blocks
 from numa_service.node.mempolicy import Policy
 from numa_service.node.node import Node
-from numa_service.node.ops import Ask
 from numa_service.node.page_alloc import alloc_pages
 from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import close_session, map_region, touch_region, unmap_region
+from numa_service.node.unserved import AllocFailed
 
 T = TypeVar("T")
 
@@ -87,16 +88,6 @@ def _run(nodes: dict[int, Node], steps: Generator[Ask[Any], Any, T]) -> T:
         return result
 
 
-def _kswapd(node: Node) -> None:
-    steps = balance_pgdat()
-    try:
-        op = next(steps)
-        while True:
-            op = steps.send(node.apply(op))
-    except StopIteration:
-        return
-
-
 def _hotplug() -> None:
     """A memory block goes and comes back; a place for contiguous pages is taken."""
     spec = replace(load_preset(_MACHINE), cmdline="cma=4M@1")
@@ -137,7 +128,7 @@ def _exercise() -> PgData:
             for first in range(0, everything - 4096, 4096):
                 _run(nodes, touch_region(node, session, region, first, 4096, write, cpu))
                 for other in nodes.values():
-                    _kswapd(other)
+                    run_kswapd(other)
     nodes[1].apply(ops.FreeOwner(node.owner(region)))  # without its page table: every list is searched
     _run(nodes, unmap_region(node, session, region))
 

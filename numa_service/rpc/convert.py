@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import singledispatch
@@ -28,7 +27,8 @@ from numa_service.node.free_pages import Freed
 from numa_service.node.load import Report
 from numa_service.node.mempolicy import Policy
 from numa_service.node.node import Node
-from numa_service.node.ops import Op, Owner
+from numa_service.node.ops.op import Op
+from numa_service.node.owners import Owner
 from numa_service.node.page_alloc import Allocation
 from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import Touched
@@ -159,7 +159,7 @@ def node_state(node: Node, digest: str) -> node_pb2.GetNodeResponse:
     events = zip(vm_event_names(node.pgdat.zone_names), pg.vm_event.tolist(), strict=True)
     return node_pb2.GetNodeResponse(
         node=node.nid,
-        incarnation=node.incarnation,
+        incarnation=node.lineage,
         zones=zone_summaries(node),
         numa_stat=types_pb2.NumaStat(
             **dict(zip(NUMASTAT_NAMES, pg.numa_event.sum(axis=0).tolist(), strict=True))
@@ -229,7 +229,7 @@ class Wire:
 
 
 def _owner(owner: Owner) -> zonelist_pb2.Owner:
-    return zonelist_pb2.Owner(node=owner.nid, incarnation=owner.incarnation, id=owner.id)
+    return zonelist_pb2.Owner(node=owner.nid, incarnation=owner.lineage, id=owner.id)
 
 
 def _owner_of(message: zonelist_pb2.Owner) -> Owner:
@@ -269,35 +269,14 @@ def _lookup(op: ops.Alloc, request_id: str) -> Question:
 
 
 def _alloc_result(m: zonelist_pb2.LookupResponse) -> ops.AllocResult:
-    zones = [0] * (5 * (1 + max((z.zone for z in m.zones), default=-1)))
-    for z in m.zones:
-        zones[5 * z.zone : 5 * z.zone + 5] = (
-            z.managed_pages,
-            z.free_pages,
-            z.min_pages,
-            z.low_pages,
-            z.high_pages,
-        )
     account = explain.account_of(m.account) if m.HasField("account") else None
-    words = struct.pack(f"{len(zones)}q", *zones)
-    return ops.AllocResult(m.pfns, tuple(m.path), words, account, tuple(m.full_zones), m.wait_ns)
+    return ops.AllocResult(m.pfns, tuple(m.path), account, tuple(m.full_zones), m.wait_ns)
 
 
 def _lookup_response(result: ops.AllocResult) -> Message:
     return zonelist_pb2.LookupResponse(
         pfns=result.pfns,
         path=result.path,
-        zones=[
-            zonelist_pb2.ZoneState(
-                zone=z.zone,
-                free_pages=z.free,
-                managed_pages=z.managed,
-                min_pages=z.min,
-                low_pages=z.low,
-                high_pages=z.high,
-            )
-            for z in result.zones
-        ],
         account=explain.account(result.account) if result.account else None,
         full_zones=result.full,
         wait_ns=result.wait_ns,

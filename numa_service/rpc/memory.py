@@ -12,11 +12,13 @@ from numa_client._gen.numa.v1 import memory_service_pb2 as pb2
 from numa_client._gen.numa.v1 import memory_service_pb2_grpc as pb2_grpc
 
 from numa_service.node import ops
-from numa_service.node.errors import InvalidRequest, NodeError, Precondition, Unserved
+from numa_service.node.ask import Steps
+from numa_service.node.errors import InvalidRequest, NodeError, Precondition
 from numa_service.node.free_pages import Freed, begin_free
 from numa_service.node.node import Node
-from numa_service.node.page_alloc import Allocation, Steps, begin_alloc
+from numa_service.node.page_alloc import Allocation, begin_alloc
 from numa_service.node.region import close_session, map_region, touch_region, unmap_region
+from numa_service.node.unserved import Unserved
 from numa_service.rpc import convert
 from numa_service.rpc.instruments import Instruments
 from numa_service.rpc.peers import Peers, T, drive
@@ -76,7 +78,7 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
                 session=session,
                 lease_seconds=lease_ns / 1e9,
                 node=self._node.nid,
-                incarnation=self._node.incarnation,
+                incarnation=self._node.lineage,
             )
 
         return await self._requests.once(0, request, work)

@@ -91,7 +91,7 @@ def frame(node: Node, fallback_pages: Mapping[int, int], sequence: int) -> pb2.O
     names = vm_event_names(zone_names)
     return pb2.ObserveResponse(
         node=node.nid,
-        incarnation=node.incarnation,
+        incarnation=node.lineage,
         sequence=sequence,
         time_ns=time.monotonic_ns(),
         zones=[_zone(node, extent) for extent in node.pgdat.extents if extent.present],

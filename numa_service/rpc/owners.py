@@ -9,8 +9,8 @@ from numa_client._gen.numa.v1 import zonelist_service_pb2 as pb2
 
 from numa_service.node.errors import InvalidRequest, PeerUnavailable
 from numa_service.node.node import Node
-from numa_service.node.ops import Owner
-from numa_service.node.owners import has_pages, lives
+from numa_service.node.owner_checks import has_pages, lives
+from numa_service.node.owners import Owner
 from numa_service.rpc.peers import Peers
 
 #: Longest wait for an answer: a node that checks itself answers nobody meanwhile.
@@ -21,7 +21,7 @@ def unknown(node: Node, peers: Peers, request: pb2.CheckOwnersRequest) -> pb2.Ch
     """Owners of this node, with pages on another one, that neither live nor are being settled there.
 
     That is being settled of which the other one is asked something now, or owes an answer; and what is of an
-    earlier incarnation of this node: every node is told to free that.
+    earlier lineage of this node: every node is told to free that.
     """
     being_settled = peers.unsettled(request.node)
     response = pb2.CheckOwnersResponse()
@@ -29,7 +29,7 @@ def unknown(node: Node, peers: Peers, request: pb2.CheckOwnersRequest) -> pb2.Ch
         owner = Owner(message.node, message.incarnation, message.id)
         if owner.nid != node.nid:
             raise InvalidRequest("owners.node", f"{owner.nid} is not this node, {node.nid}")
-        settled = owner.incarnation >= node.incarnation and owner not in being_settled
+        settled = owner.lineage >= node.lineage and owner not in being_settled
         if settled and not lives(node, owner):
             response.unknown.append(message)
     return response
@@ -42,11 +42,11 @@ async def check_homes(node: Node, peers: Peers) -> list[str]:
     has no pages here then.
     """
     by_home: dict[int, list[Owner]] = {}
-    for owner in node.owners():
-        if owner.nid != node.nid and not node.is_dead(owner):
+    for owner in node.slots:
+        if owner.nid != node.nid and not node.slots.is_dead(owner):
             by_home.setdefault(owner.nid, []).append(owner)
     answers = await asyncio.gather(*(_ask(node, peers, *asked) for asked in sorted(by_home.items())))
-    slots = dict(node.slots())
+    slots = node.slots
     return [
         has_pages(node, owner, slots[owner], "is unknown at its home")
         for answer in answers
@@ -56,7 +56,7 @@ async def check_homes(node: Node, peers: Peers) -> list[str]:
 
 
 async def _ask(node: Node, peers: Peers, home: int, owners: list[Owner]) -> list[Owner]:
-    messages = [pb2.Owner(node=o.nid, incarnation=o.incarnation, id=o.id) for o in owners]
+    messages = [pb2.Owner(node=o.nid, incarnation=o.lineage, id=o.id) for o in owners]
     try:
         stub = peers.stub(home)
         request = pb2.CheckOwnersRequest(node=node.nid, owners=messages)

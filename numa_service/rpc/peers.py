@@ -15,9 +15,10 @@ from numa_client._channel import CONNECTION
 from numa_client._gen.numa.v1 import zonelist_service_pb2_grpc
 
 from numa_service.node import ops
+from numa_service.node.ask import Ask, Steps
 from numa_service.node.errors import NodeError, PeerUnavailable
-from numa_service.node.ops import Ask, Op, Owner
-from numa_service.node.page_alloc import Steps
+from numa_service.node.ops.op import Op
+from numa_service.node.owners import Owner
 from numa_service.rpc.convert import WIRE
 from numa_service.rpc.grpc_server import MAX_MESSAGE_BYTES
 from numa_service.rpc.status import from_rpc_error

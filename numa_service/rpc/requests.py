@@ -13,10 +13,10 @@ from google.protobuf.message import Message
 from numa_client._gen.numa.v1 import memory_service_pb2 as pb2
 from numa_client._gen.numa.v1 import zonelist_service_pb2
 
+from numa_service.node.ask import Steps
 from numa_service.node.errors import InvalidRequest, NotFound
+from numa_service.node.first_replies import Key
 from numa_service.node.node import Node
-from numa_service.node.page_alloc import Steps
-from numa_service.node.replies import Key
 from numa_service.rpc.folded import FOLD_BYTES, FOLD_FROM_BYTES, Folded, fold
 from numa_service.rpc.peers import Peers, drive
 

@@ -29,8 +29,6 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from numa_service.node import ops
 from numa_service.node.memory_hotplug import node_restarted
 from numa_service.node.node import Node
-from numa_service.node.op_checks import check_kswapd_step
-from numa_service.node.ops import Op
 from numa_service.rpc.exposition import HttpServer, metrics_app
 from numa_service.rpc.grpc_server import GrpcServer
 from numa_service.rpc.instruments import Instruments
@@ -207,7 +205,6 @@ class NodeServer:
             return False
         return True
 
-    async def kswapd_step(self, op: Op[Any]) -> Any:
-        """Apply one op of balance_pgdat on this node; its result. InvalidRequest; TypeError for other ops."""
-        check_kswapd_step(self.node, op)
-        return self.node.apply(op)
+    async def kswapd_step(self) -> bool:
+        """Let kswapd go on by one bounded step; whether another one is to follow."""
+        return self.node.apply(ops.KswapdStep()).runs_on

@@ -14,16 +14,15 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from numa_service.node.errors import (
-    AllocFailed,
     InvalidRequest,
     LimitExceeded,
     NodeError,
-    NodesAway,
     NotFound,
     PeerUnavailable,
     Precondition,
     fault,
 )
+from numa_service.node.unserved import AllocFailed, NodesAway
 
 #: ErrorInfo.domain of every error.
 DOMAIN = "numa.v1"

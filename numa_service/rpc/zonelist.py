@@ -9,8 +9,8 @@ from google.protobuf.message import Message
 from numa_client._gen.numa.v1 import zonelist_service_pb2 as pb2
 from numa_client._gen.numa.v1 import zonelist_service_pb2_grpc as pb2_grpc
 
+from numa_service.node.ask import check_asked
 from numa_service.node.node import Node
-from numa_service.node.op_checks import check_asked
 from numa_service.rpc.convert import WIRE, op_of
 from numa_service.rpc.owners import unknown
 from numa_service.rpc.peers import Peers

@@ -15,7 +15,7 @@ from numa_service.mm.page_alloc import LRU_KIND_ANON
 from numa_service.node import ops
 from numa_service.node.cost import Cost
 from numa_service.node.mempolicy import Policy, PolicyMode
-from numa_service.node.prepare import MAX_COUNT
+from numa_service.node.ops.alloc import MAX_COUNT
 from numa_service.node.region import map_region, touch_region
 from numa_service.sim.simulation import Simulation
 

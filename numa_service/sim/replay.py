@@ -59,11 +59,14 @@ from numa_service.mm.replay import (
     unmatched_free,
 )
 from numa_service.node import ops
-from numa_service.node.books import pack_pfns, unpack_pfns
+from numa_service.node.ask import Steps
 from numa_service.node.errors import InvalidRequest
 from numa_service.node.mempolicy import Policy, PolicyMode
-from numa_service.node.ops import Op, Owner
-from numa_service.node.page_alloc import Steps, alloc_for_owner, on
+from numa_service.node.node import Node
+from numa_service.node.ops.op import Op
+from numa_service.node.owners import Owner
+from numa_service.node.page_alloc import alloc_for_owner, on
+from numa_service.node.pfns import pack_pfns, unpack_pfns
 from numa_service.sim.direct import compiled_code
 from numa_service.sim.replay_start import CapturedStart
 from numa_service.sim.replay_tally import ReplayTally
@@ -584,8 +587,9 @@ class Replay:
 
     # what the kernel has to be told
 
-    def _observe(self, nid: int, op: Op[Any], result: Any) -> None:
+    def _observe(self, node: Node, op: Op[Any], result: Any) -> None:
         """Sees every op of the generators."""
+        nid = node.nid
         if isinstance(op, ops.Alloc):
             self.tally.add_path(result.path)
             self.sim.nodes[nid].pgdat.take_path()  # the same numbers may still be there
@@ -596,7 +600,7 @@ class Replay:
             self._at_low = False
         elif isinstance(op, ops.Reclaim):
             self.tally.add_path(result.path)
-        elif isinstance(op, ops.KswapdBegin):
+        elif isinstance(op, ops.KswapdStep) and result.did is ops.KswapdDid.BEGAN:
             self.kswapd_wakeups += 1
         elif isinstance(op, ops.CountEvents):
             self.direct_reclaims += op.stalls

@@ -18,8 +18,9 @@ from numa_service.mm.pgdat import Pgdat
 from numa_service.mm.pgdata import PCP_HIGH_NOW, PG_HELD
 from numa_service.mm.profile import PAGESET_AUTO_TUNED
 from numa_service.node import ops
-from numa_service.node.books import unpack_pfns
 from numa_service.node.node import Node
+from numa_service.node.owners import Owner
+from numa_service.node.pfns import unpack_pfns
 from numa_service.sim.replay_layout import ZoneLayout, ZonePlan
 from numa_service.sim.traced import HeldInUse
 from numa_service.trace.events import KswapdChange, TraceError, TraceEvents
@@ -161,7 +162,7 @@ class CapturedStart:
 
     def occupy(
         self, spec: MachineSpec, nodes: Mapping[int, Node], keeper: Node
-    ) -> tuple[ops.Owner, tuple[HeldInUse, ...]]:
+    ) -> tuple[Owner, tuple[HeldInUse, ...]]:
         """Put freshly booted nodes of the traced machine into the captured state.
 
         What was in use belongs to a session of its own on `keeper`. TraceError if a zone has not the RAM for
@@ -219,7 +220,7 @@ def _watched(chunks: Iterable[TraceEvents], runs: KswapdRuns) -> Iterator[TraceE
         yield chunk
 
 
-def _slot(node: Node, owner: ops.Owner) -> int:
+def _slot(node: Node, owner: Owner) -> int:
     """The owner's number on a node, which it gets with its first page there."""
     zones = tuple(extent.index for extent in node.pgdat.extents if extent.managed)
     result = node.apply(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -17,13 +17,10 @@ from numa_service.machine.hotplug import MemoryState
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.pgdata import KSWAPD_WOKEN
 from numa_service.node import ops
+from numa_service.node.ask import Ask, Steps, check_asked
 from numa_service.node.errors import NodeError, NotFound, PeerUnavailable
-from numa_service.node.kswapd import balance_pgdat
 from numa_service.node.memory_hotplug import change_memory_block, memory_blocks, offline_node
 from numa_service.node.node import Node
-from numa_service.node.op_checks import check_asked
-from numa_service.node.ops import Ask, Op
-from numa_service.node.page_alloc import Steps
 
 T = TypeVar("T")
 
@@ -92,7 +89,8 @@ class Simulation:
         self._faults = faults or Faults()
         self._events: list[_Event] = []
         self._sequence = 0
-        self._kswapd: dict[int, Generator[Op[Any], Any, int]] = {}
+        #: Nodes whose kswapd has a step coming.
+        self._kswapd: set[int] = set()
         self._vmstat = vmstat
         self._next_tick_ns = self._stat_interval_ns
         for node in self.nodes.values():
@@ -151,9 +149,9 @@ class Simulation:
         """
         problems = [problem for node in self.nodes.values() for problem in node.check()]
         for node in self.nodes.values():
-            for owner in node.owners():
+            for owner in node.slots:
                 home = self.nodes[owner.nid]
-                if owner.incarnation == home.incarnation and not (
+                if owner.lineage == home.lineage and not (
                     owner.id in home.sessions or owner.id in home.regions
                 ):
                     problems.append(f"node {node.nid}: {owner} holds pages and is unknown at home")
@@ -244,16 +242,13 @@ class Simulation:
     def wake(self, nid: int) -> None:
         """Start the node's kswapd when it is wanted and asleep."""
         if nid not in self._kswapd and self.nodes[nid].pgdat.pg.kswapd[KSWAPD_WOKEN]:
-            self._kswapd[nid] = balance_pgdat()
-            self._at(KSWAPD_WAKE_NS, lambda: self._kswapd_step(nid, None))
+            self._kswapd.add(nid)
+            self._at(KSWAPD_WAKE_NS, lambda: self._kswapd_step(nid))
 
-    def _kswapd_step(self, nid: int, value: Any) -> None:
-        try:
-            op = self._kswapd[nid].send(value)
-        except StopIteration:
-            del self._kswapd[nid]
+    def _kswapd_step(self, nid: int) -> None:
+        step = self.nodes[nid].apply(ops.KswapdStep())
+        if step.runs_on:
+            self._at(step.scanned * self.spec.latency.reclaim_page_ns, lambda: self._kswapd_step(nid))
+        else:
+            self._kswapd.discard(nid)
             self.wake(nid)
-            return
-        result = self.nodes[nid].apply(op)
-        scanned = result.scanned if isinstance(result, ops.BalanceResult) else 0
-        self._at(scanned * self.spec.latency.reclaim_page_ns, lambda: self._kswapd_step(nid, result))

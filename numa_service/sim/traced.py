@@ -15,6 +15,7 @@ from numa_service.mm.mmzone import MIGRATE_MOVABLE, NR_ORDERS, ZONE_NAMES
 from numa_service.mm.page_alloc import ALLOC_NO_WATERMARKS, NUMA_HOW_HIT, NUMA_HOW_LOCAL
 from numa_service.node import ops
 from numa_service.node.node import Node
+from numa_service.node.owners import Owner
 from numa_service.trace.events import TraceError
 from numa_service.trace.occupancy import parse_buddyinfo, read_captured
 
@@ -151,7 +152,7 @@ class TracedZones:
         return tuple(sorted(result, key=lambda h: (h.nid, self.zone_index(h.zone))))
 
 
-def _hold(node: Node, owner: ops.Owner, zone: int, pages: int) -> int:
+def _hold(node: Node, owner: Owner, zone: int, pages: int) -> int:
     held = 0
     for order in range(NR_ORDERS - 1, -1, -1):
         count = (pages - held) >> order

@@ -19,22 +19,16 @@ import numpy.typing as npt
 
 from numa_service.mm.pgdat import Pfns
 from numa_service.node import ops
-from numa_service.node.books import pack_pfns, unpack_pfns
+from numa_service.node.ask import Ask, Steps
 from numa_service.node.cost import Cost
-from numa_service.node.errors import (
-    LimitExceeded,
-    NodeError,
-    NotFound,
-    PeerUnavailable,
-    Precondition,
-    unserved,
-)
+from numa_service.node.errors import LimitExceeded, NodeError, NotFound, PeerUnavailable, Precondition
 from numa_service.node.free_pages import free_pages
 from numa_service.node.node import Node
-from numa_service.node.ops import Ask
-from numa_service.node.page_alloc import Steps, alloc_for_owner, spend
+from numa_service.node.page_alloc import alloc_for_owner, spend
+from numa_service.node.pfns import pack_pfns, unpack_pfns
 from numa_service.node.prepare import check_cpu
 from numa_service.node.region import Touched, map_region, touch_pages, unmap_region
+from numa_service.node.unserved import unserved
 from numa_service.workload.distributions import sample
 from numa_service.workload.due import MAX_TICKS, Due
 from numa_service.workload.patterns import Indexes

@@ -29,10 +29,10 @@ from numa_service.mm.snapshot import ZoneSnapshot
 from numa_service.mm.vmstat import NUMASTAT_NAMES
 from numa_service.mm.watermark import Watermarks
 from numa_service.node import ops
-from numa_service.node.books import unpack_pfns
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
 from numa_service.node.page_alloc import alloc_for_owner
+from numa_service.node.pfns import unpack_pfns
 from numa_service.sim.replay_start import CapturedStart, read_pagesets
 from numa_service.sim.simulation import Simulation
 from numa_service.sim.traced import TracedZones

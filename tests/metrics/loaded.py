@@ -79,7 +79,7 @@ class LoadedMachine(Loopback):
         self._away.add(nid)
         await self.kill(nid)
         await asyncio.sleep(seconds)
-        node = Node.boot(self.spec, nid, self.node(nid).incarnation + 1)
+        node = Node.boot(self.spec, nid, self.node(nid).lineage + 1)
         server = self.servers[nid] = NodeServer(node, self.clock)
         server.registry.register(NodeCollector(server))
         self.addresses[nid] = await server.start()
@@ -87,7 +87,7 @@ class LoadedMachine(Loopback):
         self.connect()
         for other in self.servers.values():
             if other is not server:
-                await other.restarted(nid, node.incarnation)
+                await other.restarted(nid, node.lineage)
 
     # load
 

@@ -11,13 +11,13 @@ from numa_client._explanation import Explanation as ClientExplanation
 from numa_service.machine.source import load
 from numa_service.mm.gfp import parse_gfp
 from numa_service.node import ops
-from numa_service.node.errors import AllocFailed
 from numa_service.node.explain import Explanation
 from numa_service.node.free_pages import free_pages
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.page_alloc import Allocation, alloc_pages
 from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import map_region, touch_region
+from numa_service.node.unserved import AllocFailed
 from numa_service.rpc import explain as wire
 from numa_service.rpc.convert import cost
 from numa_service.sim.simulation import Simulation

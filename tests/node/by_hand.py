@@ -6,11 +6,9 @@ from typing import Any, TypeVar
 
 from numa_service.machine.boot import start_kernel
 from numa_service.machine.spec import MachineSpec
-from numa_service.mm.pgdata import KSWAPD_WOKEN
-from numa_service.node.kswapd import balance_pgdat
+from numa_service.node.ask import Steps, check_asked
+from numa_service.node.daemons import run_kswapd
 from numa_service.node.node import Node
-from numa_service.node.op_checks import check_asked
-from numa_service.node.page_alloc import Steps
 
 T = TypeVar("T")
 
@@ -40,11 +38,4 @@ class ByHand:
     def run(self) -> None:
         """Let every kswapd that is wanted do its work."""
         for node in self.nodes.values():
-            if node.pgdat.pg.kswapd[KSWAPD_WOKEN]:
-                kswapd = balance_pgdat()
-                result: Any = None
-                try:
-                    while True:
-                        result = node.apply(kswapd.send(result))
-                except StopIteration:
-                    pass
+            run_kswapd(node)

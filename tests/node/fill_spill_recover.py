@@ -9,10 +9,11 @@ from numa_service.machine.spec import MachineSpec
 from numa_service.mm.gfp import GFP_KERNEL
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.node import ops
+from numa_service.node.ask import Steps
 from numa_service.node.free_pages import free_pages
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
-from numa_service.node.page_alloc import Steps, alloc_pages
+from numa_service.node.page_alloc import alloc_pages
 from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import close_session, map_region, touch_region
 from numa_service.node.transcript import Transcript
@@ -39,7 +40,7 @@ def machine() -> MachineSpec:
 def play(shell: Shell) -> str:
     """Run the scenario; its transcript."""
     home = shell.nodes[0]
-    transcript = Transcript(home.pgdat.arch)
+    transcript = Transcript()
     for node in shell.nodes.values():
         node.observer = transcript.observe
     session = home.apply(ops.OpenSession("golden", 10**12, 0))

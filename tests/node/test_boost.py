@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from node.by_hand import ByHand
@@ -12,7 +10,7 @@ from numa_service.machine.source import load
 from numa_service.mm.mmzone import DEF_PRIORITY
 from numa_service.mm.page_alloc import ALLOC_WMARK_MIN, LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.node import ops
-from numa_service.node.kswapd import BOOST_PRIORITY, balance_pgdat
+from numa_service.node.kswapd import BOOST_PRIORITY
 from numa_service.node.mempolicy import Policy
 from numa_service.node.node import Node
 from numa_service.node.region import map_region
@@ -35,19 +33,15 @@ def node_with(kind: int, pages: int = PAGES, dirty: bool = False) -> Node:
     return node
 
 
-def run(node: Node) -> tuple[int, list[tuple[ops.Balance, ops.BalanceResult]]]:
-    """kswapd once; pages reclaimed, and its steps."""
-    steps = []
-    kswapd = balance_pgdat()
-    op: Any = next(kswapd)
-    try:
-        while True:
-            result = node.apply(op)
-            if isinstance(op, ops.Balance):
-                steps.append((op, result))
-            op = kswapd.send(result)
-    except StopIteration as end:
-        return end.value, steps
+def run(node: Node) -> tuple[int, list[ops.KswapdStepResult]]:
+    """kswapd once; pages reclaimed, and its steps between the begin and the sleep of a run."""
+    steps, runs_on = [], True
+    while runs_on:
+        step = node.apply(ops.KswapdStep())
+        steps.append(step)
+        runs_on = step.runs_on
+    scans = [s for s in steps if s.did in (ops.KswapdDid.LOOKED, ops.KswapdDid.SCANNED)]
+    return sum(step.reclaimed for step in scans), scans
 
 
 def boost(node: Node, pages: int) -> None:
@@ -63,8 +57,8 @@ def test_as_many_clean_pages_go_as_the_boost_and_then_the_boost() -> None:
     assert reclaimed >= 512
     assert node.pgdat.free_pages(DMA32) == free + reclaimed
     assert reclaimed < 512 + 5000
-    assert all(op.boosted and op.priority >= BOOST_PRIORITY for op, _ in steps[:-1])
-    assert not steps[-1][0].boosted
+    assert all(step.boosted and step.priority >= BOOST_PRIORITY for step in steps[:-1])
+    assert not steps[-1].boosted
     assert node.pgdat.pg.watermark_boost[DMA32] == 0
     assert not node.kswapd_wanted
     assert node.check() == []
@@ -79,7 +73,7 @@ def test_nothing_is_written_for_a_boost(kind: int, dirty: bool) -> None:
     assert node.swap_used == 0
     assert node.pgdat.snapshot().node_stat["nr_vmscan_write"] == 0
     # without progress it stops at once: it could go on for ever
-    assert [op.priority for op, _ in steps] == [DEF_PRIORITY]
+    assert [step.priority for step in steps] == [DEF_PRIORITY]
     # what was asked for is seen to all the same
     assert node.pgdat.pg.watermark_boost[DMA32] == 0
     assert node.check() == []
@@ -91,9 +85,9 @@ def test_a_node_below_its_marks_is_balanced_first() -> None:
     boost(node, 512)
     pg.watermark[:, 2] = node.pgdat.free_pages(DMA32) + 1000
     reclaimed, steps = run(node)
-    assert steps[0][0].boosted
-    assert steps[0][1] == ops.BalanceResult(False, 0, 0)
-    assert not any(op.boosted for op, _ in steps[1:])
+    first = steps[0]
+    assert (first.did, first.boosted, first.balanced) == (ops.KswapdDid.LOOKED, True, False)
+    assert not any(step.boosted for step in steps[1:])
     # dirty pages are written now
     assert reclaimed > 0
     assert node.pgdat.snapshot().node_stat["nr_vmscan_write"] > 0
@@ -103,9 +97,12 @@ def test_a_node_below_its_marks_is_balanced_first() -> None:
 def test_a_boost_that_comes_while_kswapd_runs_is_left_for_its_next_run() -> None:
     node = node_with(LRU_KIND_FILE)
     boost(node, 512)
-    work = node.apply(ops.KswapdBegin())
-    assert work.boosts[DMA32] == 512
+    node.apply(ops.KswapdStep())
+    assert node.kswapd.run
+    assert node.kswapd.run.boosts[DMA32] == 512
     node.pgdat.pg.watermark_boost[DMA32] += 300
-    again = node.apply(ops.KswapdSleep(512, True, work.boosts))
-    assert again
+    step = node.apply(ops.KswapdStep())
+    while step.did is not ops.KswapdDid.SLEPT:
+        step = node.apply(ops.KswapdStep())
+    assert step.wanted_again
     assert node.pgdat.pg.watermark_boost[DMA32] == 300

@@ -26,7 +26,6 @@ from numa_service.mm.page_alloc import (
     ALLOC_WMARK_MIN,
 )
 from numa_service.node import ops
-from numa_service.node.errors import AllocFailed
 from numa_service.node.explain import (
     Explanation,
     LeftBecause,
@@ -39,6 +38,7 @@ from numa_service.node.explain import (
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
 from numa_service.node.page_alloc import alloc_pages
+from numa_service.node.unserved import AllocFailed
 from numa_service.node.zone_account import watermark_check
 from numa_service.procfs import SHOW
 
@@ -379,7 +379,7 @@ def test_nobody_pays_who_does_not_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     def looked(*_: object) -> None:
         raise AssertionError("an account was made")
 
-    monkeypatch.setattr("numa_service.node.node.Account", looked)
+    monkeypatch.setattr("numa_service.node.ops.alloc.Account", looked)
     monkeypatch.setattr("numa_service.node.page_alloc.Recorder", looked)
     asking = Asking()
     assert asking.take(50_000).explanation is None

@@ -11,12 +11,13 @@ from node.by_hand import ByHand
 from numa_service.machine.source import load
 from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL, Gfp
 from numa_service.node import ops, prepare
-from numa_service.node.errors import AllocFailed, InvalidRequest
+from numa_service.node.errors import InvalidRequest
 from numa_service.node.free_pages import free_pages
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
 from numa_service.node.page_alloc import Allocation, alloc_pages
 from numa_service.node.prepare import MAX_KINDS, MAX_REQUESTS, AllocRequest, PreparedRequests
+from numa_service.node.unserved import AllocFailed
 
 SPEC = load("demo")
 POLICIES = (

@@ -10,6 +10,7 @@ import pytest
 from node.asking import Asking, bind
 
 from numa_service.mm.page_alloc import ALLOC_WMARK_MIN, LRU_KIND_FILE
+from numa_service.mm.pgdata import KSWAPD_FAILURES
 from numa_service.mm.structs import (
     PAGE_OFFSET,
     Page,
@@ -21,9 +22,9 @@ from numa_service.mm.structs import (
     wait_table_hash_nr_entries,
 )
 from numa_service.node import ops
+from numa_service.node.daemons import run_kswapd
 from numa_service.node.errors import NotFound
 from numa_service.node.inspect import page_view, pgdat_view, zone_view
-from numa_service.node.kswapd import balance_pgdat
 from numa_service.node.region import map_region
 
 MAP = Path(__file__).resolve().parents[2] / "docs" / "kernel-map.md"
@@ -94,13 +95,7 @@ def test_pgdat_kswapd() -> None:
     assert home.apply(ops.WakeKswapd(3, 2))
     view = pgdat_view(home)
     assert (view.kswapd_wait, view.kswapd_max_order, view.classzone_idx) == ("awake", 3, 2)
-    steps = balance_pgdat()
-    op = next(steps)
-    try:
-        while True:
-            op = steps.send(home.apply(op))
-    except StopIteration as end:
-        reclaimed = end.value
+    reclaimed = run_kswapd(home)
     view = pgdat_view(home)
     assert view.kswapd_wait == "asleep"
     assert view.kswapd["runs"] >= 1
@@ -156,10 +151,9 @@ def test_zone_reclaim_state() -> None:
     assert view.pages_scanned is None
     assert (view.compact_considered, view.compact_defer_shift) == (0, 0)
     assert view.flags == ()
-    asking.home.apply(ops.KswapdBegin())
+    asking.home.apply(ops.KswapdStep())
     assert "reclaim_active" in zone_view(asking.home, "DMA32").flags
-    for _ in range(16):
-        asking.home.apply(ops.KswapdSleep(0, False))
+    asking.home.pgdat.kswapd[KSWAPD_FAILURES] = 16
     assert zone_view(asking.home, "DMA32").all_unreclaimable
 
 

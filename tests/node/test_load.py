@@ -12,13 +12,13 @@ from numa_service.machine.source import load
 from numa_service.mm.gfp import parse_gfp
 from numa_service.mm.page_alloc import LRU_KIND_ANON
 from numa_service.node import ops
-from numa_service.node.errors import AllocFailed
 from numa_service.node.load import Load, Report, Window
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
 from numa_service.node.page_alloc import Allocation, alloc_pages
 from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import Touched, map_region, touch_region
+from numa_service.node.unserved import AllocFailed
 
 SPEC = load("demo")
 WINDOW_NS = SPEC.latency.window_ns

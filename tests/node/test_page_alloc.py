@@ -21,13 +21,14 @@ from numa_service.mm.page_alloc import (
 )
 from numa_service.mm.profile import LINUX_6_1, LINUX_6_12, Profile
 from numa_service.node import ops
-from numa_service.node.books import unpack_pfns
-from numa_service.node.errors import AllocFailed, InvalidRequest, NodeError, NotFound, Precondition
+from numa_service.node.errors import InvalidRequest, NodeError, NotFound, Precondition
 from numa_service.node.free_pages import free_pages
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
 from numa_service.node.page_alloc import Allocation, alloc_pages, gfp_to_alloc_flags
+from numa_service.node.pfns import unpack_pfns
 from numa_service.node.prepare import AllocRequest
+from numa_service.node.unserved import AllocFailed
 
 SPEC = load("demo")
 

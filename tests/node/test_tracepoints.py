@@ -15,12 +15,13 @@ from numa_service.mm import tracepoints as tp
 from numa_service.mm.gfp import parse_gfp
 from numa_service.mm.page_alloc import LRU_KIND_ANON
 from numa_service.node import ops
-from numa_service.node.errors import AllocFailed, Busy, InvalidRequest
+from numa_service.node.errors import Busy, InvalidRequest
 from numa_service.node.free_pages import free_pages
 from numa_service.node.memory_hotplug import memory_blocks
 from numa_service.node.node import Node
 from numa_service.node.region import map_region, touch_region, unmap_region
 from numa_service.node.tracepoints import MAX_TAKE, EventFilter, Listener
+from numa_service.node.unserved import AllocFailed
 from numa_service.trace.tracepoints import EmittedEvents, Event, Printer
 
 RING = 1 << 19

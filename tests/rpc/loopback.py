@@ -13,9 +13,8 @@ from numa_client import AsyncMachine
 from numa_service.machine.presets import load_preset
 from numa_service.machine.spec import MachineSpec
 from numa_service.metrics.collector import NodeCollector
-from numa_service.node.kswapd import balance_pgdat
 from numa_service.node.node import Node
-from numa_service.node.ops import Op
+from numa_service.node.ops.op import Op
 from numa_service.rpc.machine import MachineInfo, NodeInfo
 from numa_service.rpc.machine_server import MachineServer
 from numa_service.rpc.server import Addresses, NodeServer
@@ -59,8 +58,8 @@ class Loopback:
         self.machine_server = MachineServer(self.info, self.spec)
         self.address = ""
 
-    def _observe(self, nid: int, op: Op[Any], result: Any) -> None:
-        self.applied.append((nid, op))
+    def _observe(self, node: Node, op: Op[Any], result: Any) -> None:
+        self.applied.append((node.nid, op))
         asyncio.get_running_loop().call_soon(lambda: asyncio.ensure_future(self._notify()))
 
     async def _notify(self) -> None:
@@ -101,14 +100,14 @@ class Loopback:
     async def restart(self, nid: int) -> None:
         """The node is killed and boots anew, empty, and the others are told."""
         await self.kill(nid)
-        node = Node.boot(self.spec, nid, self.node(nid).incarnation + 1)
+        node = Node.boot(self.spec, nid, self.node(nid).lineage + 1)
         node.observer = self._observe
         self.servers[nid] = NodeServer(node, self.clock)
         self.addresses[nid] = await self.servers[nid].start()
         self.connect()
         for other in self.servers.values():
             if other.node is not node:
-                await other.restarted(nid, node.incarnation)
+                await other.restarted(nid, node.lineage)
 
     async def client(self, timeout: float = 30) -> AsyncMachine:
         return await AsyncMachine.connect(self.address, timeout=timeout)
@@ -134,14 +133,12 @@ class Loopback:
         return [op for at, op in self.applied if at == nid and isinstance(op, kind)]
 
     async def kswapd(self, nid: int) -> int:
-        """What the Kswapd actor does: balance_pgdat, step by step; pages reclaimed."""
-        steps = balance_pgdat()
-        try:
-            op = next(steps)
-            while True:
-                op = steps.send(await self.servers[nid].kswapd_step(op))
-        except StopIteration as end:
-            return int(end.value)
+        """What the Kswapd actor does: steps until it sleeps; pages reclaimed."""
+        server = self.servers[nid]
+        before = server.node.kswapd.reclaimed
+        while await server.kswapd_step():
+            pass
+        return server.node.kswapd.reclaimed - before
 
     def info(self) -> MachineInfo:
         nodes = tuple(
@@ -151,7 +148,7 @@ class Loopback:
                 managed_pages=sum(e.managed for e in server.node.pgdat.extents),
                 address=self.addresses[nid].grpc,
                 metrics_url=self.addresses[nid].metrics_url,
-                incarnation=server.node.incarnation,
+                incarnation=server.node.lineage,
                 fallback_order=server.node.machine.zonelists[nid].node_order,
             )
             for nid, server in self.servers.items()
@@ -164,7 +161,7 @@ class Loopback:
             node = server.node
             assert node.check() == []
             assert node.log_dropped == 0
-            assert Node.replay(self.spec, nid, list(node.log), node.incarnation).digest() == node.digest()
+            assert Node.replay(self.spec, nid, list(node.log), node.lineage).digest() == node.digest()
 
 
 def pack(pfns: list[int]) -> bytes:

@@ -16,9 +16,10 @@ from numa_client._gen.numa.v1 import memory_service_pb2 as pb2
 from numa_client._gen.numa.v1 import memory_service_pb2_grpc, types_pb2
 
 from numa_service.machine.presets import load_preset
-from numa_service.node import ops, replies
+from numa_service.node import first_replies as replies
+from numa_service.node import ops
+from numa_service.node.first_replies import KEEP_SECONDS
 from numa_service.node.node import Node
-from numa_service.node.replies import KEEP_SECONDS
 from numa_service.rpc import requests
 from numa_service.rpc.server import NodeServer
 
@@ -242,7 +243,7 @@ async def test_a_lease_ends_by_itself_in_real_time() -> None:
     """No clock is moved here: the server wakes on its own."""
     node = Node.boot(load_preset("uma"), 0)
     ended = asyncio.Event()
-    node.observer = lambda nid, op, result: ended.set() if isinstance(op, ops.EndSession) else None
+    node.observer = lambda _, op, __: ended.set() if isinstance(op, ops.EndSession) else None
     server = NodeServer(node)
     addresses = await server.start()
     async with grpc.aio.insecure_channel(addresses.grpc) as channel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -16,13 +15,13 @@ from numa_service.machine.presets import load_preset
 from numa_service.mm.invariants import check_pgdat
 from numa_service.mm.mmzone import DEF_PRIORITY
 from numa_service.node import ops
+from numa_service.node.ask import check_asked
 from numa_service.node.errors import InvalidRequest, NodeError
 from numa_service.node.load import Report
 from numa_service.node.node import Node
-from numa_service.node.op_checks import ASKED, KSWAPD_STEPS, check_asked
+from numa_service.node.owners import Owner
 from numa_service.node.page_alloc import ALLOC_WMARK_MIN
 from numa_service.rpc.convert import WIRE, op_of
-from numa_service.rpc.server import NodeServer
 
 SPEC = load_preset("demo")
 OWNER = {"node": 0, "incarnation": 1, "id": 7}
@@ -61,7 +60,7 @@ def serve(node: Node, question: Message) -> bytes:
 def test_every_method_has_an_op_with_a_check() -> None:
     methods = {method.name for method in SERVICE.methods} - READS
     assert methods == {wire.method for wire in WIRE.values()} == set(PLAIN)
-    assert set(WIRE) == set(ASKED)
+    assert set(WIRE) == {op for op in ops.OPS.values() if op.asked}
     for method in methods:
         assert SERVICE.methods_by_name[method].input_type.name == type(PLAIN[method]).DESCRIPTOR.name
 
@@ -155,7 +154,7 @@ IMPOSSIBLE = [Report(0, 2**63, 1), Report(0, 10**9, 2**63), Report(0, 1 << 40, 1
 
 @pytest.mark.parametrize("report", IMPOSSIBLE)
 def test_a_report_that_no_node_can_make_is_refused(report: Report) -> None:
-    op = ops.Touch(ops.Owner(0, 1, 7), b"", b"", False, report)
+    op = ops.Touch(Owner(0, 1, 7), b"", b"", False, report)
     with pytest.raises(InvalidRequest, match=r"report\.(window_ns|moved_bytes)"):
         check_asked(Node.boot(SPEC, 1), op)
 
@@ -196,44 +195,16 @@ def test_much_in_no_time_is_as_much_as_the_time_can_hold() -> None:
 
 
 def test_an_empty_release_is_of_region_pages() -> None:
-    owner = ops.Owner(0, 1, 7)
+    owner = Owner(0, 1, 7)
     for op in (ops.Release(owner, None, b"", b""), ops.Free(owner, 1, 3, b"")):
         question = WIRE[type(op)].request(op, "r")
         assert op_of(type(question).FromString(question.SerializeToString())) == op
 
 
-@pytest.mark.parametrize(
-    ("op", "field"),
-    [
-        (ops.Balance(11, 2, 12, 32), "order"),
-        (ops.Balance(0, 9, 12, 32), "highest_zoneidx"),
-        (ops.Balance(0, 2, 13, 32), "priority"),
-        (ops.Balance(0, 2, 12, -1), "nr_to_reclaim"),
-        (ops.KswapdSleep(0, True, (1,) * 9), "boosts"),
-        (ops.KswapdSleep(0, True, (-1,)), "boosts"),
-        (ops.KswapdSleep(-1, True), "reclaimed"),
-    ],
-)
-async def test_a_step_of_kswapd_is_checked(op: ops.Op[Any], field: str) -> None:
-    server = NodeServer(Node.boot(SPEC, 1))
-    with pytest.raises(InvalidRequest) as refusal:
-        await server.kswapd_step(op)
-    assert refusal.value.field == field
-
-
-def test_an_op_without_a_check_is_refused() -> None:
+def test_an_op_that_none_may_ask_for_is_refused() -> None:
     node = Node.boot(SPEC, 1)
-    unchecked = {op for op in vars(ops).values() if isinstance(op, type) and issubclass(op, ops.Op)} - set(
-        ASKED
-    )
-    assert len(unchecked) > 20
-    for kind in unchecked:
+    own = [op for op in ops.OPS.values() if not op.asked]
+    assert len(own) > 20
+    for kind in own:
         with pytest.raises(TypeError, match="not a question between nodes"):
             check_asked(node, object.__new__(kind))
-
-
-def test_kswapd_takes_no_other_steps() -> None:
-    assert set(KSWAPD_STEPS) == {ops.KswapdBegin, ops.Balance, ops.KswapdSleep}
-    server = NodeServer(Node.boot(SPEC, 1))
-    with pytest.raises(TypeError, match="not a step of kswapd: Drain"):
-        asyncio.run(server.kswapd_step(ops.DrainPagesets()))

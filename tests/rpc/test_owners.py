@@ -13,7 +13,7 @@ from numa_client._gen.numa.v1 import zonelist_service_pb2 as pb2
 from numa_client._gen.numa.v1.zonelist_service_pb2_grpc import ZonelistServiceStub
 
 from numa_service.node import ops
-from numa_service.node.ops import Owner
+from numa_service.node.owners import Owner
 
 
 async def take(demo: Loopback, nid: int, owner: Owner, count: int = 1000) -> Any:
@@ -21,7 +21,7 @@ async def take(demo: Loopback, nid: int, owner: Owner, count: int = 1000) -> Any
     async with grpc.aio.insecure_channel(demo.addresses[nid].grpc) as channel:
         request = pb2.LookupRequest(
             request_id=f"ghost-{owner}",
-            owner=pb2.Owner(node=owner.nid, incarnation=owner.incarnation, id=owner.id),
+            owner=pb2.Owner(node=owner.nid, incarnation=owner.lineage, id=owner.id),
             count=count,
             zones=range(len(demo.node(nid).pgdat.zone_names)),
             highest_zoneidx=2,
@@ -47,7 +47,7 @@ async def test_pages_of_an_owner_that_nobody_knows(
         await session.alloc(count=100, policy=Policy.interleave(0, 1, 2))
         assert await client.check() == {}
         assert len((await take(demo, nid, owner)).pfns) == 8000
-        said = f"owner {owner.id} of node 0, incarnation {owner.incarnation}, has 1000 pages and {why}"
+        said = f"owner {owner.id} of node 0, lineage {owner.lineage}, has 1000 pages and {why}"
         assert await client.check() == {nid: (f"node {nid}: {said}",)}
     assert list(await client.check()) == [nid]
 
@@ -92,9 +92,9 @@ async def test_checks_while_sessions_come_and_go(demo: Loopback, client: AsyncMa
 
 
 async def test_a_question_from_before_a_restart_is_too_late(demo: Loopback, client: AsyncMachine) -> None:
-    """Of an incarnation that is no more, where that is known: nobody would ever free its pages."""
+    """Of a lineage that is no more, where that is known: nobody would ever free its pages."""
     await demo.restart(0)
-    with pytest.raises(grpc.aio.AioRpcError, match="incarnation 1 of node 0 is no more") as refused:
+    with pytest.raises(grpc.aio.AioRpcError, match="lineage 1 of node 0 is no more") as refused:
         await take(demo, 2, Owner(0, 1, 1))
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert demo.node(2).held_pages() == 0

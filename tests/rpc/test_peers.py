@@ -15,9 +15,9 @@ from numa_client._gen.numa.v1.memory_service_pb2_grpc import MemoryServiceStub
 from numa_client._gen.numa.v1.types_pb2 import NodePages
 
 from numa_service.node import ops
+from numa_service.node.ask import Ask, Steps
 from numa_service.node.errors import InvalidRequest, NodeError, NotFound, PeerUnavailable, Precondition
-from numa_service.node.ops import Ask, Owner
-from numa_service.node.page_alloc import Steps
+from numa_service.node.owners import Owner
 from numa_service.rpc.peers import Peers, drive
 
 

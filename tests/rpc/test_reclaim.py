@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
 from loopback import Loopback
 from numa_client import AsyncMachine, Policy, PolicyMode
 
@@ -62,10 +61,3 @@ async def test_a_peer_is_woken_over_the_network(demo: Loopback, client: AsyncMac
         assert await waiting
         assert demo.of(2, ops.WakeKswapd)
     demo.check()
-
-
-async def test_only_kswapds_ops_are_steps_of_kswapd(demo: Loopback) -> None:
-    before = demo.digests()
-    with pytest.raises(TypeError, match="DrainPagesets"):
-        await demo.servers[0].kswapd_step(ops.DrainPagesets())
-    assert demo.digests() == before

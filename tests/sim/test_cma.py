@@ -16,7 +16,6 @@ from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES
 from numa_service.mm.mmzone import MIGRATE_CMA
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.node import ops
-from numa_service.node.books import unpack_pfns
 from numa_service.node.cma import cma_alloc
 from numa_service.node.errors import Busy, InvalidRequest, NotFound
 from numa_service.node.explain import PassStep
@@ -24,6 +23,7 @@ from numa_service.node.free_pages import free_pages
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
 from numa_service.node.page_alloc import Allocation, alloc_pages
+from numa_service.node.pfns import unpack_pfns
 from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import close_session, map_region, touch_region
 from numa_service.procfs.show import SHOW

@@ -10,12 +10,13 @@ from numa_service.machine.source import load
 from numa_service.mm.gfp import GFP_KERNEL
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.node import ops
-from numa_service.node.errors import AllocFailed, PeerUnavailable
+from numa_service.node.errors import PeerUnavailable
 from numa_service.node.free_pages import free_pages
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.page_alloc import alloc_pages
 from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import close_session, map_region, touch_region
+from numa_service.node.unserved import AllocFailed
 from numa_service.sim.simulation import Faults, Simulation, Task
 
 SPEC = load("demo")

@@ -17,8 +17,7 @@ from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL
 from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.node import ops
-from numa_service.node.books import unpack_pfns
-from numa_service.node.errors import AllocFailed, Busy, InvalidRequest, NotFound
+from numa_service.node.errors import Busy, InvalidRequest, NotFound
 from numa_service.node.free_pages import free_pages
 from numa_service.node.inspect import pgdat_view
 from numa_service.node.memory_hotplug import (
@@ -30,8 +29,10 @@ from numa_service.node.memory_hotplug import (
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
 from numa_service.node.page_alloc import alloc_pages
+from numa_service.node.pfns import unpack_pfns
 from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import map_region, touch_region
+from numa_service.node.unserved import AllocFailed
 from numa_service.sim.simulation import Faults, Simulation
 
 DEMO = load("demo")
@@ -364,14 +365,14 @@ def test_a_node_that_boots_anew_has_all_of_its_memory_and_hears_of_the_others() 
     block = node2_blocks(sim)[1]
     sim.change_memory_block(block, "offline")
     # node 2 is restarted: it has its memory again, and the others count on it
-    sim.nodes[2] = Node.boot(DEMO, 2, incarnation=2)
+    sim.nodes[2] = Node.boot(DEMO, 2, lineage=2)
     for nid in (0, 1):
         sim.call(nid, node_restarted(sim.nodes[nid], 2, 2))
         assert sim.nodes[nid].machine.managed == Simulation(DEMO).nodes[nid].machine.managed
         assert sim.nodes[nid].machine.watermarks == sim.nodes[2].machine.watermarks
     sim.change_memory_block(block, "offline")
     # node 0 is: node 2 tells it what is missing
-    sim.nodes[0] = Node.boot(DEMO, 0, incarnation=2)
+    sim.nodes[0] = Node.boot(DEMO, 0, lineage=2)
     for nid in (1, 2):
         sim.call(nid, node_restarted(sim.nodes[nid], 0, 2))
     assert sim.nodes[0].machine.managed == sim.nodes[2].machine.managed

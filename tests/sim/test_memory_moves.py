@@ -14,13 +14,14 @@ from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.node import ops
 from numa_service.node.cma import cma_alloc
-from numa_service.node.errors import AllocFailed, Busy, InvalidRequest, NotFound
+from numa_service.node.errors import Busy, InvalidRequest, NotFound
 from numa_service.node.memory_hotplug import change_memory_block, memory_blocks
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
 from numa_service.node.page_alloc import alloc_pages
 from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import close_session, map_region, touch_region, unmap_region
+from numa_service.node.unserved import AllocFailed
 from numa_service.sim.simulation import Faults, Simulation, Task
 
 POLICIES = (Policy(), *(Policy(PolicyMode.BIND, (nid,)) for nid in (0, 1, 2)))

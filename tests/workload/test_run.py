@@ -8,8 +8,9 @@ import pytest
 from driven import EXPONENTIAL, Driven, churn
 
 from numa_service.node import ops
-from numa_service.node.errors import AllocFailed, LimitExceeded, NotFound, Precondition
+from numa_service.node.errors import LimitExceeded, NotFound, Precondition
 from numa_service.node.mempolicy import Policy, PolicyMode
+from numa_service.node.unserved import AllocFailed
 from numa_service.workload.program import (
     Access,
     Distribution,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from numa_service.node import replies
+from numa_service.node import first_replies as replies
 from numa_service.node.errors import TooMany
-from numa_service.node.replies import CHUNK, ENTRY_BYTES, KEEP_SECONDS, FirstReplies
+from numa_service.node.first_replies import CHUNK, ENTRY_BYTES, KEEP_SECONDS, FirstReplies
 
 SECOND = 1_000_000_000
 

@@ -1,0 +1,50 @@
+"""Sessions and regions: who holds pages, as the node keeps it where a client's session is at home."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from numa_service.node.owners import Owner
+
+
+@dataclass(slots=True)
+class Session:
+    """A client that may hold pages."""
+
+    id: int
+    name: str
+    lease_ns: int
+    expires_ns: int
+    owner: Owner
+    #: Nodes, beside this one, where it has pages.
+    holdings: set[int] = field(default_factory=set)
+    #: Nodes that have booted anew since: what it had there then is lost.
+    lost: set[int] = field(default_factory=set)
+    regions: set[int] = field(default_factory=set)
+    #: il_prev: how many interleaved pages it has asked for.
+    interleaved: int = 0
+
+    @property
+    def state(self) -> tuple[object, ...]:
+        """The fields that a digest covers, in an order that does not depend on how the sets were filled."""
+        times = self.lease_ns, self.expires_ns
+        where = sorted(self.holdings), sorted(self.lost), sorted(self.regions)
+        return self.id, self.name, *times, *where, self.interleaved
+
+
+@dataclass(slots=True)
+class Region:
+    """Pageable memory of a session: its page table."""
+
+    id: int
+    session: int
+    lru_kind: int
+    policy: tuple[int, tuple[int, ...]]
+    #: nid + 1 of the node where each page was put; 0 = never faulted in. The page may be gone since.
+    nids: npt.NDArray[np.uint16]
+    pfns: npt.NDArray[np.uint64]
+    #: Nodes, beside this one, that were ever given pages of it: what is in swap there is in no table.
+    holdings: set[int] = field(default_factory=set)
