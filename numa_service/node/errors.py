@@ -60,6 +60,10 @@ class PeerUnavailable(NodeError):
         self.reason = reason
 
 
+class NeverSent(PeerUnavailable):
+    """The node cannot have heard the question."""
+
+
 def fault(error: BaseException) -> str:
     """Number of a fault, 12 hexadecimal digits: the same for every error of its type raised at its place."""
     kind, place, at = type(error), "", error.__traceback__

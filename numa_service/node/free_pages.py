@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 from numa_service.mm.mmzone import NR_ORDERS
 from numa_service.node import ops
-from numa_service.node.ask import Ask, Steps
+from numa_service.node.ask import Ask, Steps, on
 from numa_service.node.cost import Cost
 from numa_service.node.errors import InvalidRequest, NotFound, Precondition
 from numa_service.node.node import Node
 from numa_service.node.ops.alloc import MAX_COUNT
 from numa_service.node.owner_checks import lost_page
 from numa_service.node.owners import Owner
-from numa_service.node.page_alloc import on, spend
+from numa_service.node.page_alloc import spend
 from numa_service.node.pfns import check_pfns
 from numa_service.node.prepare import check_cpu
 
@@ -108,4 +108,4 @@ def _free_by_node(
 def _question_id(node: Node, owner: Owner, request_id: str) -> str:
     """The name of a question that follows from a client's: as long for the longest as for any."""
     digest = hashlib.blake2b(request_id.encode(), digest_size=16).hexdigest()
-    return f"{node.nid}.{node.epoch}.free.{owner.id}.{digest}"
+    return f"{node.nid}.{node.lineage}.free.{owner.id}.{digest}"

@@ -17,11 +17,10 @@ from numa_service.machine.hotplug import (
 from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES, is_offline
 from numa_service.mm.mmzone import MIGRATE_MOVABLE
 from numa_service.node import ops
-from numa_service.node.ask import Steps
+from numa_service.node.ask import Steps, on
 from numa_service.node.errors import Busy, InvalidRequest, NodeError, NotFound, PeerUnavailable
 from numa_service.node.migrate import empty_range
 from numa_service.node.node import Node
-from numa_service.node.page_alloc import on
 from numa_service.trace.tracepoints import MR_MEMORY_HOTPLUG
 
 #: What may be written into a block's state.

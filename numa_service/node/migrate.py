@@ -17,13 +17,13 @@ from numa_service.mm.mmzone import MIGRATE_MOVABLE
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.mm.pgdata import PG_DIRTY, PG_SWAPBACKED
 from numa_service.node import ops
-from numa_service.node.ask import Steps
+from numa_service.node.ask import Steps, on
 from numa_service.node.cost import Cost
 from numa_service.node.errors import InvalidRequest, NodeError, PeerUnavailable
 from numa_service.node.mempolicy import Policy, policy_walk
 from numa_service.node.node import Node
 from numa_service.node.owners import Owner
-from numa_service.node.page_alloc import AllocContext, __alloc_pages, on
+from numa_service.node.page_alloc import AllocContext, __alloc_pages
 from numa_service.node.pfns import pack_pfns, unpack_indexes, unpack_pfns
 from numa_service.node.prepare import gfp_zone_checked
 

@@ -11,7 +11,6 @@ from numa_service.machine.spec import MachineSpec
 from numa_service.mm.page_alloc import ALLOC_NO_WATERMARKS
 from numa_service.mm.pgdata import KSWAPD_WOKEN
 from numa_service.mm.zonelist_cache import ZonelistScan
-from numa_service.node.first_replies import FirstReplies
 from numa_service.node.mempolicy import Walk
 from numa_service.node.ops.op import Op
 from numa_service.node.owner_checks import check_owners
@@ -45,15 +44,14 @@ class Node(NodeState):
         self.log_dropped = 0
         self._log_bytes = 0
         self._log_room = LOG_LIMIT
-        self.replies = FirstReplies(lambda: self.clock())
         self.alloc_failures: dict[int, int] = {}  #: order → blocks that nobody had; not state
         self.tracepoints = Tracepoints(self.pgdat, machine.spec.latency)
         #: Now, in ns, as the shell around this node tells it; for what wears off with time.
         self.clock: Callable[[], int] = lambda: 0
         #: Transcripts, tests.
         self.observer: Observer | None = None
-        #: Called after every op that leaves kswapd wanted.
-        self.wake_kswapd: Callable[[], None] | None = None
+        #: Told the name of daemons (``daemons.py``) that may have something to do.
+        self.wake: Callable[[str], None] | None = None
 
     @classmethod
     def boot(cls, spec: MachineSpec, nid: int, lineage: int = 1) -> Node:
@@ -83,8 +81,11 @@ class Node(NodeState):
             self._cut_log()
         if self.observer:
             self.observer(self, op, result)
-        if self.wake_kswapd and self.pgdat.kswapd[KSWAPD_WOKEN]:
-            self.wake_kswapd()
+        if self.wake:
+            if op.wakes:
+                self.wake(op.wakes)
+            if self.pgdat.kswapd[KSWAPD_WOKEN]:
+                self.wake("kswapd")
         return result
 
     @property

@@ -7,9 +7,8 @@ its result. A batch is what so many single allocations in a row would be, with o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -35,7 +34,7 @@ from numa_service.mm.profile import WMARK_FREE_RESERVE, Profile
 from numa_service.mm.zonelist import Zoneref
 from numa_service.mm.zonelist_cache import ZonelistScan
 from numa_service.node import ops
-from numa_service.node.ask import Ask
+from numa_service.node.ask import Steps, on
 from numa_service.node.cost import Cost
 from numa_service.node.errors import LimitExceeded, NodeError, PeerUnavailable
 from numa_service.node.explain import (
@@ -58,9 +57,6 @@ from numa_service.node.unserved import Unserved, unserved
 
 R = TypeVar("R")
 T = TypeVar("T")
-
-#: A step across nodes: yields questions, returns its result.
-Steps = Generator[Ask[Any], Any, T]
 
 #: MAX_RECLAIM_RETRIES: rounds without progress before giving up.
 MAX_NO_PROGRESS = 16
@@ -124,15 +120,6 @@ class Allocation:
         self.remote_lookups += ac.remote_lookups
         self.direct_reclaimed += ac.direct_reclaimed
         self.unasked.update(ac.unasked)
-
-
-def on(node: Node, nid: int, op: Op[R]) -> Steps[R]:
-    """An op where it belongs: here at once, elsewhere by asking."""
-    if nid == node.nid:
-        return node.apply(op)
-    node.asked += 1
-    answer: R = yield Ask(nid, op, f"{node.nid}.{node.epoch}.{node.asked}")
-    return answer
 
 
 def spend(node: Node, cpu: int, cost: Cost) -> None:

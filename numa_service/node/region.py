@@ -14,14 +14,14 @@ from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.mm.pgdat import Pfns
 from numa_service.node import ops
-from numa_service.node.ask import Steps
+from numa_service.node.ask import Steps, on
 from numa_service.node.cost import Cost
 from numa_service.node.errors import InvalidRequest, LimitExceeded, NodeError, PeerUnavailable
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
 from numa_service.node.ops.alloc import MAX_COUNT
 from numa_service.node.ops.region import MAX_REGION_PAGES
-from numa_service.node.page_alloc import alloc_for_owner, on, spend, tell
+from numa_service.node.page_alloc import alloc_for_owner, spend, tell
 from numa_service.node.pfns import pack_pfns
 from numa_service.node.prepare import check_cpu
 from numa_service.node.session import Region

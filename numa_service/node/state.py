@@ -18,8 +18,10 @@ from numa_service.mm.pgdata import KSWAPD_WOKEN, PG_HELD, PG_LRU, SWAP_USED
 from numa_service.mm.zonelist_cache import ZonelistCache
 from numa_service.node.cost import Cost
 from numa_service.node.errors import NotFound, Precondition
+from numa_service.node.first_replies import FirstReplies
 from numa_service.node.kswapd import Kswapd
 from numa_service.node.load import Load
+from numa_service.node.outbox import Outbox
 from numa_service.node.owners import ID_BITS, Owner, OwnerSlots, unknown_session
 from numa_service.node.pfns import unpack_pfns
 from numa_service.node.session import Region, Session
@@ -44,8 +46,8 @@ class NodeState:
         #: A number is not used again by a later lineage: who holds on to a session that died finds none.
         self._next_id = ((lineage - 1) << ID_BITS) + 1
         self.slots = OwnerSlots(nid, lineage)
-        #: Questions asked of other nodes: numbers their request ids.
-        self.asked = 0
+        self.replies = FirstReplies()
+        self.outbox = Outbox()
         self.kswapd = Kswapd()
         self.load = Load(machine.spec, nid)
         #: Zonelist caches (3.0) of the fallback lists that requests of this node walk, by the lists' nodes.
@@ -163,6 +165,8 @@ class NodeState:
                 digest.update(repr((nid, cache.fullzones, cache.last_full_zap_ns)).encode())
         digest.update(repr(self.load.state).encode())
         digest.update(repr(self.kswapd.run).encode())
+        digest.update(self.replies.digest().encode())
+        digest.update(repr(self.outbox.dump()).encode())
         for session in self.sessions.values():
             digest.update(repr(session.state).encode())
         for region in self.regions.values():

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from numa_service.mm.pgdata import PgData, alloc_pgdata
 from numa_service.mm.replay import compile_replay
 from numa_service.mm.vmscan import kswapd_target, pgdat_balanced
 from numa_service.node import ops
-from numa_service.node.ask import Ask
+from numa_service.node.ask import Ask, Steps
 from numa_service.node.cma import cma_alloc
 from numa_service.node.daemons import run_kswapd
 from numa_service.node.errors import Busy, InvalidRequest
@@ -27,6 +26,7 @@ from numa_service.node.free_pages import free_pages
 from numa_service.node.memory_hotplug import change_memory_block, memory_blocks
 from numa_service.node.mempolicy import Policy
 from numa_service.node.node import Node
+from numa_service.node.ops.op import Op
 from numa_service.node.page_alloc import alloc_pages
 from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import close_session, map_region, touch_region, unmap_region
@@ -77,12 +77,14 @@ def warm_beside() -> None:
     pgdat.look(cpu, 0, 0, 0)
 
 
-def _run(nodes: dict[int, Node], steps: Generator[Ask[Any], Any, T]) -> T:
+def _run(nodes: dict[int, Node], steps: Steps[T]) -> T:
     """Drive a request; other nodes of this process answer."""
     try:
-        ask = next(steps)
+        effect = next(steps)
         while True:
-            ask = steps.send(nodes[ask.nid].apply(ask.op))
+            assert isinstance(effect, Ask)
+            assert isinstance(effect.op, Op)
+            effect = steps.send(nodes[effect.nid].apply(effect.op))
     except StopIteration as end:
         result: T = end.value
         return result

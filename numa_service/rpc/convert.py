@@ -27,11 +27,12 @@ from numa_service.node.free_pages import Freed
 from numa_service.node.load import Report
 from numa_service.node.mempolicy import Policy
 from numa_service.node.node import Node
-from numa_service.node.ops.op import Op
+from numa_service.node.ops.op import Op, Tagged, decode, encode
 from numa_service.node.owners import Owner
 from numa_service.node.page_alloc import Allocation
 from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import Touched
+from numa_service.node.requests import CloseSession, Request
 from numa_service.rpc import explain
 
 LEASE_SECONDS_DEFAULT = 30.0
@@ -323,7 +324,7 @@ def _freed_pages(m: Any) -> int:
 _RELEASED = (_freed_pages, lambda pages: zonelist_pb2.ReleaseResponse(freed_pages=pages))
 
 #: Every op that may be asked of another node.
-WIRE: dict[type[Op[Any]], Wire] = {
+WIRE: dict[type[Tagged[Any]], Wire] = {
     ops.Alloc: Wire("Lookup", _lookup, _alloc_result, _lookup_response),
     ops.Free: Wire("Release", _free, *_RELEASED),
     ops.Release: Wire("Release", _release, *_RELEASED),
@@ -399,6 +400,12 @@ WIRE: dict[type[Op[Any]], Wire] = {
         lambda m: None,
         lambda _: zonelist_pb2.MemoryNotifyResponse(),
     ),
+    CloseSession: Wire(
+        "Run",
+        lambda request, request_id: zonelist_pb2.RunRequest(request_id=request_id, request=encode(request)),
+        lambda m: m.pages,
+        lambda pages: zonelist_pb2.RunResponse(pages=pages),
+    ),
     ops.CountForeign: Wire(
         "CountForeign",
         lambda op, request_id: zonelist_pb2.CountForeignRequest(
@@ -411,8 +418,8 @@ WIRE: dict[type[Op[Any]], Wire] = {
 
 
 @singledispatch
-def op_of(question: Any) -> Op[Any]:
-    """The op that a request of ZonelistService stands for."""
+def op_of(question: Any) -> Tagged[Any]:
+    """The op, or the request of this node, that a request of ZonelistService stands for."""
     raise TypeError(f"not a question between nodes: {type(question).__name__}")
 
 
@@ -483,3 +490,14 @@ def _(m: zonelist_pb2.RemapRequest) -> Op[Any]:
 def _(m: zonelist_pb2.MemoryNotifyRequest) -> Op[Any]:
     zones = tuple((z.zone, z.present_pages, z.managed_pages) for z in m.zones)
     return ops.MemoryNotify(MemoryState(m.node, zones, m.online, m.sequence))
+
+
+@op_of.register
+def _(m: zonelist_pb2.RunRequest) -> Tagged[Any]:
+    try:
+        request = decode(m.request)
+    except ValueError as error:
+        raise InvalidRequest("request", str(error)) from None
+    if not isinstance(request, Request):
+        raise InvalidRequest("request", f"{request.tag} is a method of its own")
+    return request

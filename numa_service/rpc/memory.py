@@ -21,13 +21,10 @@ from numa_service.node.region import close_session, map_region, touch_region, un
 from numa_service.node.unserved import Unserved
 from numa_service.rpc import convert
 from numa_service.rpc.instruments import Instruments
-from numa_service.rpc.peers import Peers, T, drive
 from numa_service.rpc.requests import M, Requests, session_of
 from numa_service.rpc.status import to_status
 from numa_service.rpc.stream import answer_in_order
 
-#: Longest client_name, in characters.
-MAX_CLIENT_NAME = 256
 #: Longest that one reply is held back.
 INJECT_SECONDS_MAX = 10.0
 
@@ -42,71 +39,65 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
         self,
         node: Node,
         requests: Requests,
-        peers: Peers,
         instruments: Instruments,
-        opened: Callable[[], None],
         clock: Callable[[], int] = time.monotonic_ns,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`opened` is told of a new lease; `clock` gives ns for leases; `sleep` injects latency (seconds)."""
+        """`clock` gives ns for leases; `sleep` injects latency (seconds)."""
         self._node = node
         self._requests = requests
-        self._peers = peers
         self._instruments = instruments
-        self._opened = opened
         self._clock = clock
         self._sleep = sleep
         model = node.machine.spec.latency
         #: Real seconds per virtual ns; 0: nobody sleeps.
         self._dilation = model.time_dilation / 1e9 if model.mode == "inject" else 0.0
 
-    async def _drive(self, steps: Steps[T], context: Context) -> T:
-        return await drive(steps, self._peers, context.time_remaining())
-
-    async def OpenSession(self, request: pb2.OpenSessionRequest, context: Context) -> pb2.OpenSessionResponse:
+    def OpenSession(
+        self, request: pb2.OpenSessionRequest, context: Context
+    ) -> pb2.OpenSessionResponse | Awaitable[pb2.OpenSessionResponse]:
         """Start a session and its lease."""
+        return self._requests.once(0, request, self._open, None)
 
-        async def work() -> pb2.OpenSessionResponse:
-            if not self._node.pgdat.cpus:
-                raise Precondition(f"node {self._node.nid} has no CPUs: open the session on one that has")
-            if len(request.client_name) > MAX_CLIENT_NAME:
-                raise InvalidRequest("client_name", f"more than {MAX_CLIENT_NAME} characters")
-            lease_ns = convert.lease_ns(request.lease_seconds)
-            session = self._node.apply(ops.OpenSession(request.client_name, lease_ns, self._clock()))
-            self._opened()
-            return pb2.OpenSessionResponse(
-                session=session,
-                lease_seconds=lease_ns / 1e9,
-                node=self._node.nid,
-                incarnation=self._node.lineage,
-            )
-
-        return await self._requests.once(0, request, work)
+    def _open(self, request: pb2.OpenSessionRequest) -> pb2.OpenSessionResponse:
+        if not self._node.pgdat.cpus:
+            raise Precondition(f"node {self._node.nid} has no CPUs: open the session on one that has")
+        lease_ns = convert.lease_ns(request.lease_seconds)
+        op = ops.OpenSession(request.client_name, lease_ns, self._clock())
+        op.check(self._node)
+        return pb2.OpenSessionResponse(
+            session=self._node.apply(op),
+            lease_seconds=lease_ns / 1e9,
+            node=self._node.nid,
+            incarnation=self._node.lineage,
+        )
 
     async def RenewSession(
         self, request: pb2.RenewSessionRequest, context: Context
     ) -> pb2.RenewSessionResponse:
         """Heartbeat."""
-        self._requests.check_session(request.session)
+        self._requests.inbox.check_session(request.session)
         lease_ns = self._node.apply(ops.RenewSession(request.session, self._clock()))
         return pb2.RenewSessionResponse(lease_seconds=lease_ns / 1e9)
 
-    async def CloseSession(
+    def CloseSession(
         self, request: pb2.CloseSessionRequest, context: Context
-    ) -> pb2.CloseSessionResponse:
+    ) -> pb2.CloseSessionResponse | Awaitable[pb2.CloseSessionResponse]:
         """End a session; everything it holds goes back, on every node."""
+        return self._once(request, self._close, context)
 
-        async def close() -> pb2.CloseSessionResponse:
-            freed = await self._drive(close_session(self._node, request.session), context)
-            return pb2.CloseSessionResponse(freed_pages=freed)
-
-        return await self._once(request, lambda: self._requests.end_session(request.session, close))
+    def _close(self, request: pb2.CloseSessionRequest) -> Steps[pb2.CloseSessionResponse]:
+        session, mine = request.session, (request.session, request.request_id)
+        self._requests.inbox.check_session(session)
+        close = close_session(self._node, session)
+        freed = yield from self._requests.inbox.end_session(session, close, mine)
+        return pb2.CloseSessionResponse(freed_pages=freed)
 
     def AllocPages(
         self, request: pb2.AllocPagesRequest, context: Context
     ) -> pb2.AllocPagesResponse | Awaitable[pb2.AllocPagesResponse]:
         """Blocks held by hand."""
-        reply = self._requests.once_in_steps(request, self._alloc, context)
+        reply = self._once(request, self._alloc, context)
         return self._injected(reply) if self._dilation else reply
 
     def _alloc(
@@ -132,7 +123,7 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
         self, request: pb2.FreePagesRequest, context: Context
     ) -> pb2.FreePagesResponse | Awaitable[pb2.FreePagesResponse]:
         """Give blocks back, all or none."""
-        reply = self._requests.once_in_steps(request, self._free, context)
+        reply = self._once(request, self._free, context)
         return self._injected(reply) if self._dilation else reply
 
     def _free(self, request: pb2.FreePagesRequest) -> pb2.FreePagesResponse | Steps[pb2.FreePagesResponse]:
@@ -169,48 +160,49 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
         except NodeError as error:
             return pb2.StreamPagesResponse(error=to_status(error).SerializeToString())
 
-    async def MapRegion(self, request: pb2.MapRegionRequest, context: Context) -> pb2.MapRegionResponse:
+    def MapRegion(
+        self, request: pb2.MapRegionRequest, context: Context
+    ) -> pb2.MapRegionResponse | Awaitable[pb2.MapRegionResponse]:
         """Make a region."""
+        return self._once(request, self._map, context)
 
-        async def work() -> pb2.MapRegionResponse:
-            policy = convert.policy(request.policy, self._node)
-            region = map_region(self._node, request.session, request.kind, request.nr_pages, policy)
-            return pb2.MapRegionResponse(region=region)
+    def _map(self, request: pb2.MapRegionRequest) -> pb2.MapRegionResponse:
+        self._node.session(request.session)
+        policy = convert.policy(request.policy, self._node)
+        region = map_region(self._node, request.session, request.kind, request.nr_pages, policy)
+        return pb2.MapRegionResponse(region=region)
 
-        return await self._once(request, work)
-
-    async def TouchRegion(self, request: pb2.TouchRegionRequest, context: Context) -> pb2.TouchRegionResponse:
+    def TouchRegion(
+        self, request: pb2.TouchRegionRequest, context: Context
+    ) -> pb2.TouchRegionResponse | Awaitable[pb2.TouchRegionResponse]:
         """Access pages of a region."""
+        reply = self._once(request, self._touch, context)
+        return self._injected(reply) if self._dilation else reply
 
-        async def work() -> pb2.TouchRegionResponse:
-            self._node.region(request.session, request.region)
-            async with self._requests.region_lock(request.region):
-                steps = touch_region(
-                    self._node,
-                    request.session,
-                    request.region,
-                    request.first_page,
-                    request.count,
-                    request.write,
-                    request.cpu,
-                )
-                return convert.touched(await self._drive(steps, context))
+    def _touch(self, request: pb2.TouchRegionRequest) -> Steps[pb2.TouchRegionResponse]:
+        self._node.region(request.session, request.region)
+        steps = touch_region(
+            self._node,
+            request.session,
+            request.region,
+            request.first_page,
+            request.count,
+            request.write,
+            request.cpu,
+        )
+        return convert.touched((yield from self._requests.inbox.locked(request.region, steps)))
 
-        reply = await self._once(request, work)
-        return await self._injected(reply) if self._dilation else reply
-
-    async def UnmapRegion(self, request: pb2.UnmapRegionRequest, context: Context) -> pb2.UnmapRegionResponse:
+    def UnmapRegion(
+        self, request: pb2.UnmapRegionRequest, context: Context
+    ) -> pb2.UnmapRegionResponse | Awaitable[pb2.UnmapRegionResponse]:
         """End a region."""
+        return self._once(request, self._unmap, context)
 
-        async def work() -> pb2.UnmapRegionResponse:
-            self._node.region(request.session, request.region)
-            async with self._requests.region_lock(request.region):
-                steps = unmap_region(self._node, request.session, request.region)
-                freed = await self._drive(steps, context)
-            self._requests.forget_region(request.region)
-            return pb2.UnmapRegionResponse(freed_pages=freed)
-
-        return await self._once(request, work)
+    def _unmap(self, request: pb2.UnmapRegionRequest) -> Steps[pb2.UnmapRegionResponse]:
+        self._node.region(request.session, request.region)
+        steps = unmap_region(self._node, request.session, request.region)
+        freed = yield from self._requests.inbox.locked(request.region, steps)
+        return pb2.UnmapRegionResponse(freed_pages=freed)
 
     async def _injected(self, reply: R | Awaitable[R]) -> R:
         """The reply, as late as its modelled time says: it is to be felt. Errors are not held back."""
@@ -219,5 +211,6 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
         await self._sleep(min(reply.cost.latency_ns * self._dilation, INJECT_SECONDS_MAX))
         return reply
 
-    async def _once(self, request: Any, work: Callable[[], Awaitable[M]]) -> M:
-        return await self._requests.once(session_of(request), request, work)
+    def _once(self, request: Any, begin: Callable[[Any], M | Steps[M]], context: Context) -> M | Awaitable[M]:
+        session = request.session or session_of(request)
+        return self._requests.once(session, request, begin, context.time_remaining())

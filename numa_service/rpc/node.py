@@ -15,12 +15,13 @@ from numa_client._gen.numa.v1 import node_service_pb2_grpc as pb2_grpc
 from numa_service.machine.snapshot import node_part
 from numa_service.machine.sysctl import sysctl_name, without_effect
 from numa_service.node import ops
+from numa_service.node.ask import Steps
 from numa_service.node.inspect import cpu_time, page_view, pgdat_view, zone_view
 from numa_service.node.memory_hotplug import change_memory_block
 from numa_service.node.node import Node
 from numa_service.rpc import convert
 from numa_service.rpc.owners import check_homes
-from numa_service.rpc.peers import Peers, drive
+from numa_service.rpc.peers import Peers
 from numa_service.rpc.requests import Requests
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -76,12 +77,14 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
     ) -> pb2.ChangeMemoryBlockResponse:
         """Take a memory block of this node off-line or on-line."""
 
-        async def work() -> pb2.ChangeMemoryBlockResponse:
-            steps = change_memory_block(self._node, request.block, request.state)
-            await drive(steps, self._peers, context.time_remaining())
-            return pb2.ChangeMemoryBlockResponse(zones=convert.zone_summaries(self._node))
+        reply = self._requests.once(0, request, self._change_memory_block, context.time_remaining())
+        return await reply if isinstance(reply, Awaitable) else reply
 
-        return await self._requests.once(0, request, work)
+    def _change_memory_block(
+        self, request: pb2.ChangeMemoryBlockRequest
+    ) -> Steps[pb2.ChangeMemoryBlockResponse]:
+        yield from change_memory_block(self._node, request.block, request.state)
+        return pb2.ChangeMemoryBlockResponse(zones=convert.zone_summaries(self._node))
 
     async def CheckInvariants(
         self, request: pb2.CheckInvariantsRequest, context: Context

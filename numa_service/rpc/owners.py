@@ -17,13 +17,13 @@ from numa_service.rpc.peers import Peers
 CHECK_SECONDS = 10.0
 
 
-def unknown(node: Node, peers: Peers, request: pb2.CheckOwnersRequest) -> pb2.CheckOwnersResponse:
+def unknown(node: Node, request: pb2.CheckOwnersRequest) -> pb2.CheckOwnersResponse:
     """Owners of this node, with pages on another one, that neither live nor are being settled there.
 
     That is being settled of which the other one is asked something now, or owes an answer; and what is of an
     earlier lineage of this node: every node is told to free that.
     """
-    being_settled = peers.unsettled(request.node)
+    being_settled = node.outbox.unsettled(request.node)
     response = pb2.CheckOwnersResponse()
     for message in request.owners:
         owner = Owner(message.node, message.incarnation, message.id)

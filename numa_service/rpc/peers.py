@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
@@ -15,10 +14,9 @@ from numa_client._channel import CONNECTION
 from numa_client._gen.numa.v1 import zonelist_service_pb2_grpc
 
 from numa_service.node import ops
-from numa_service.node.ask import Ask, Steps
-from numa_service.node.errors import NodeError, PeerUnavailable
-from numa_service.node.ops.op import Op
-from numa_service.node.owners import Owner
+from numa_service.node.ask import Ask, Park, Steps
+from numa_service.node.errors import NeverSent, NodeError, PeerUnavailable
+from numa_service.node.node import Node
 from numa_service.rpc.convert import WIRE
 from numa_service.rpc.grpc_server import MAX_MESSAGE_BYTES
 from numa_service.rpc.status import from_rpc_error
@@ -30,8 +28,6 @@ T = TypeVar("T")
 DEFAULT_TIMEOUT_SECONDS = 10.0
 #: Longest wait for one answer. A node answers in a millisecond; one that takes longer is away.
 ASK_SECONDS = 2.0
-#: How long to wait before a node that is away is asked again; doubles up to the second.
-SETTLE_SECONDS = (0.1, 1.0)
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -44,30 +40,20 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
 _log = logging.getLogger(__name__)
 
 
-class NeverSent(PeerUnavailable):
-    """The node cannot have heard the question."""
-
-
 class Peers:
-    """Channels to the other nodes, and what is still owed to or by nodes that did not answer.
-
-    A lookup without an answer may have been carried out: it is asked again, under its own id, until the node
-    answers, and what it gave is given back. An owner's end that a node has not heard of is repeated likewise.
-    While a node owes answers it counts as away, and nobody waits for it.
-    """
+    """Channels to the other nodes, and how questions travel on them."""
 
     def __init__(
-        self, got_pages: Callable[[int, int], None] | None = None, tracing: Tracing | None = None
+        self,
+        node: Node,
+        got_pages: Callable[[int, int], None] | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._node = node
         #: Of every channel; none at all without tracing.
         self._interceptors = [tracing.client_spans()] if tracing else None
         self._channels: dict[int, tuple[str, grpc.aio.Channel]] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        #: Questions under way.
-        self._asking: dict[int, Ask[Any]] = {}
-        self._debts: dict[int, deque[Ask[Any]]] = {}
-        self._settling: dict[int, asyncio.Task[None]] = {}
-        self._moved = asyncio.Event()
         #: Told how many pages each lookup's answer brought: (nid, pages).
         self._got_pages = got_pages
 
@@ -84,7 +70,8 @@ class Peers:
                 address,
                 grpc.aio.insecure_channel(address, _OPTIONS, interceptors=self._interceptors),
             )
-        self._moved.set()
+            if self._node.outbox.is_away(nid):
+                self._node.apply(ops.PeerBack(nid, self._node.clock()))
 
     def _drop(self, nid: int) -> None:
         _, channel = self._channels.pop(nid)
@@ -93,21 +80,19 @@ class Peers:
         task.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
-        """Close the channels and forget the debts."""
-        for task in self._settling.values():
-            task.cancel()
-        await asyncio.gather(*self._settling.values(), return_exceptions=True)
+        """Close the channels."""
         for nid in sorted(self._channels):
             self._drop(nid)
         await asyncio.gather(*self._closing, return_exceptions=True)
 
     async def ask(self, ask: Ask[Any], timeout: float) -> Any:
         """One question; once more, under its own id, when the connection broke. NodeError: what it said."""
-        self._asking[id(ask)] = ask
+        asking = self._node.outbox.asking
+        asking[id(ask)] = ask.nid, getattr(ask.op, "owner", None)
         try:
             return await self._ask(ask, timeout)
         finally:
-            self._asking.pop(id(ask), None)
+            asking.pop(id(ask), None)
 
     async def _ask(self, ask: Ask[Any], timeout: float) -> Any:
         wire = WIRE[type(ask.op)]
@@ -140,99 +125,47 @@ class Peers:
         stub: Any = zonelist_service_pb2_grpc.ZonelistServiceStub(self._channels[nid][1])
         return stub  # type: ignore[no-any-return]
 
-    def count_pages(self, ask: Ask[Any], answer: Any) -> None:
+    def _count_pages(self, ask: Ask[Any], answer: Any) -> None:
         """Note what a lookup brought."""
         if self._got_pages and isinstance(ask.op, ops.Alloc) and isinstance(answer, ops.AllocResult):
             self._got_pages(ask.nid, len(answer.pfns) // 8 << ask.op.order)
 
-    # debts
+    def carrier(self, timeout: float | None = None) -> Callable[[Ask[Any] | Park], Awaitable[Any]]:
+        """What carries out the effects of one request, which has `timeout` seconds for its questions.
 
-    def owe(self, ask: Ask[Any], sent: bool) -> None:
-        """A question went unanswered; keep what must not be lost. `sent`: the node may have heard it."""
-        if isinstance(ask.op, ops.FreeOwner | ops.Release | ops.MemoryNotify) or (
-            sent and isinstance(ask.op, ops.Alloc)
-        ):
-            self._debts.setdefault(ask.nid, deque()).append(ask)
-            if ask.nid not in self._settling:
-                task = asyncio.create_task(self._settle(ask.nid), name=f"settle-node-{ask.nid}")
-                self._settling[ask.nid] = task
-                task.add_done_callback(lambda _: self._settling.pop(ask.nid, None))
+        A question gets half of the time that is left, at most ASK_SECONDS.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (DEFAULT_TIMEOUT_SECONDS if timeout is None else timeout)
 
-    async def _settle(self, nid: int) -> None:
-        debts = self._debts[nid]
-        delay, longest = SETTLE_SECONDS
-        while debts:
-            ask = debts[0]
+        async def carry(effect: Ask[Any] | Park) -> Any:
+            if isinstance(effect, Park):
+                woken = asyncio.Event()
+                effect.when_woken(woken.set)
+                return await woken.wait()
+            answer = await self.ask(effect, min(ASK_SECONDS, max(0.0, deadline - loop.time()) / 2))
+            self._count_pages(effect, answer)
+            return answer
+
+        return carry
+
+    async def run(self, steps: Steps[T], timeout: float | None = None) -> T:
+        """Run steps to their end, each question being one call to the node that it names.
+
+        They may not ask a node that owes answers, unless they are those that settle with it: see
+        ``node/ask.py``.
+        """
+        carry = self.carrier(timeout)
+        with contextlib.closing(steps):
             try:
-                answer = await self.ask(ask, ASK_SECONDS)
-            except PeerUnavailable:
-                self._moved.clear()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._moved.wait(), delay)
-                delay = min(2 * delay, longest)
-                continue
-            except NodeError as error:
-                _log.info("node %d refused %s: %s", nid, type(ask.op).__name__, error)
-                answer = None
-            debts.popleft()
-            if isinstance(ask.op, ops.Alloc) and isinstance(answer, ops.AllocResult) and answer.pfns:
-                debts.appendleft(Ask(nid, _give_back(ask.op, answer.pfns), f"{ask.request_id}.back"))
-
-    def unsettled(self, nid: int) -> set[Owner]:
-        """Owners of whom a node is asked something now, or owes an answer."""
-        asks = (*self._asking.values(), *self._debts.get(nid, ()))
-        owners = (getattr(ask.op, "owner", None) for ask in asks if ask.nid == nid)
-        return {owner for owner in owners if owner is not None}
-
-    def owed(self) -> dict[int, int]:
-        """nid → questions that it has not answered, of the nodes that owe any."""
-        return {nid: len(self._debts[nid]) for nid in sorted(self._settling)}
-
-    def is_away(self, nid: int) -> bool:
-        """Whether a node owes answers."""
-        return nid in self._settling
-
-    async def settled(self) -> None:
-        """Until no node owes an answer."""
-        while self._settling:
-            await asyncio.wait(self._settling.values())
-
-
-def _give_back(op: ops.Alloc, pfns: bytes) -> Op[int]:
-    if op.lru_kind:
-        return ops.Release(op.owner, None, pfns, op.indexes[: len(pfns) // 2])
-    return ops.Free(op.owner, op.cpu, op.order, pfns)
-
-
-async def drive(
-    steps: Steps[T], peers: Peers, timeout: float | None = None, ask: Ask[Any] | None = None
-) -> T:
-    """Run a generator to its end, each Ask being one call to the node it names.
-
-    `ask` is the question at which it stands; None when it has not begun.
-    A question gets half of the time that is left, at most ASK_SECONDS. A node that has not answered once is
-    not asked again for this request: its generator is told so at once.
-    """
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + (DEFAULT_TIMEOUT_SECONDS if timeout is None else timeout)
-    away: set[int] = set()
-    with contextlib.closing(steps):
-        try:
-            ask = ask or next(steps)
-            while True:
-                try:
-                    if ask.nid in away or peers.is_away(ask.nid):
-                        raise NeverSent(ask.nid, "it owes answers to earlier questions")
-                    budget = min(ASK_SECONDS, max(0.0, deadline - loop.time()) / 2)
-                    answer = await peers.ask(ask, budget)
-                except NodeError as error:
-                    if isinstance(error, PeerUnavailable):
-                        away.add(ask.nid)
-                        peers.owe(ask, sent=not isinstance(error, NeverSent))
-                    ask = steps.throw(error)
-                else:
-                    peers.count_pages(ask, answer)
-                    ask = steps.send(answer)
-        except StopIteration as end:
-            result: T = end.value
-            return result
+                effect = next(steps)
+                while True:
+                    try:
+                        answer = await carry(effect)
+                    except NodeError as error:
+                        effect = steps.throw(error)
+                    else:
+                        effect = steps.send(answer)
+            except StopIteration as end:
+                result: T = end.value
+                return result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import time
 from collections.abc import Awaitable, Callable
@@ -27,16 +26,17 @@ from numa_client._gen.numa.v1 import (
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from numa_service.node import ops
+from numa_service.node.ask import through_outbox
 from numa_service.node.memory_hotplug import node_restarted
 from numa_service.node.node import Node
+from numa_service.rpc.daemons import Daemons
 from numa_service.rpc.exposition import HttpServer, metrics_app
 from numa_service.rpc.grpc_server import GrpcServer
 from numa_service.rpc.instruments import Instruments
-from numa_service.rpc.leases import Leases
 from numa_service.rpc.memory import MemoryServicer
 from numa_service.rpc.node import NodeServicer
 from numa_service.rpc.observe import ObserveServicer
-from numa_service.rpc.peers import Peers, drive
+from numa_service.rpc.peers import Peers
 from numa_service.rpc.requests import Requests
 from numa_service.rpc.tracepoints import TraceServicer
 from numa_service.rpc.tracing import Tracing
@@ -51,9 +51,6 @@ NODE_SERVICES: tuple[str, ...] = (
     workload_service_pb2.DESCRIPTOR.services_by_name["WorkloadService"].full_name,
     zonelist_service_pb2.DESCRIPTOR.services_by_name["ZonelistService"].full_name,
 )
-
-#: HZ=250.
-JIFFY_SECONDS = 0.004
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +102,9 @@ class NodeServer:
         self._sleep = sleep
         self._instruments = Instruments(self.registry, node.nid)
         self._observe = ObserveServicer(node, self._instruments.fallback_pages)
-        self._peers = Peers(self._instruments.fallback, tracing)
+        self._peers = Peers(node, self._instruments.fallback, tracing)
         self._requests = Requests(node, self._peers)
-        self._leases = Leases(node, self._requests, self._peers, self._instruments.lease_expired, clock)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._daemons = Daemons(node, self._requests.inbox, self._peers, self._instruments.lease_expired)
         self._grpc = GrpcServer(NODE_SERVICES, self.registry, self._add_servicers, tracing)
         self._http = HttpServer(metrics_app(self.registry))
         self._kswapd_wait = asyncio.Event()
@@ -119,9 +115,7 @@ class NodeServer:
         memory = MemoryServicer(
             self.node,
             self._requests,
-            self._peers,
             self._instruments,
-            self._leases.changed,
             self._clock,
             self._sleep,
         )
@@ -132,22 +126,19 @@ class NodeServer:
         trace_service_pb2_grpc.add_TraceServiceServicer_to_server(TraceServicer(self.node), server)
         observe_service_pb2_grpc.add_ObserveServiceServicer_to_server(self._observe, server)
         workload_service_pb2_grpc.add_WorkloadServiceServicer_to_server(self._workload, server)
-        zonelist = ZonelistServicer(self.node, self._requests, self._peers)
+        zonelist = ZonelistServicer(self.node, self._requests)
         zonelist_service_pb2_grpc.add_ZonelistServiceServicer_to_server(zonelist, server)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0, metrics_port: int = 0) -> Addresses:
         """Serve on `host`; port 0 finds a free one. RuntimeError or OSError when a port is taken."""
-        self.node.wake_kswapd = self._kswapd_wait.set
+        self.node.wake = self._wake
         address = await self._grpc.start(host, port)
         try:
             metrics = await self._http.start(host, metrics_port)
         except OSError:
             await self._grpc.stop(0)
             raise
-        self._tasks = [
-            asyncio.create_task(self._leases.run(), name=f"leases-node-{self.node.nid}"),
-            asyncio.create_task(self._vmstat(), name=f"vmstat-node-{self.node.nid}"),
-        ]
+        self._daemons.start()
         return Addresses(address, f"http://{metrics}/metrics")
 
     def connect(self, peers: dict[int, str]) -> None:
@@ -156,28 +147,23 @@ class NodeServer:
 
     async def restarted(self, nid: int, incarnation: int) -> None:
         """Another node has booted anew: its dead owners hold nothing here, and it is told what changed."""
-        await drive(node_restarted(self.node, nid, incarnation), self._peers)
+        await self._peers.run(through_outbox(self.node, node_restarted(self.node, nid, incarnation)))
 
     async def stop(self, grace: float = 1.0) -> None:
         """No new calls; `grace` seconds for those under way, and what they were doing. Sessions stay."""
         self._observe.close()
         await self._grpc.stop(grace)
         await self._requests.finish(grace)
-        for task in self._tasks:
-            task.cancel()
-        for task in self._tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await self._daemons.stop()
         await self._peers.close()
         await self._http.stop()
-        self.node.wake_kswapd = None
+        self.node.wake = None
 
-    async def _vmstat(self) -> None:
-        """vmstat_update() every vm.stat_interval seconds of the wall clock, if there is anything to do."""
-        while True:
-            await asyncio.sleep(self.node.machine.sysctls.stat_interval or JIFFY_SECONDS)
-            if self.node.pgdat.vmstat_wanted:
-                self.node.apply(ops.VmstatTick())
+    def _wake(self, daemons: str) -> None:
+        if daemons == "kswapd":
+            self._kswapd_wait.set()
+        else:
+            self._daemons.wake(daemons)
 
     def programs(self) -> list[tuple[str, str]]:
         """Name and phase of each program that runs now."""
@@ -185,11 +171,11 @@ class NodeServer:
 
     def owed(self) -> dict[int, int]:
         """nid → questions that it has not answered, of the nodes that are away and owe any."""
-        return self._peers.owed()
+        return self.node.outbox.owed()
 
     def check_leases(self) -> None:
         """Look at the clock again: it was set, or the node was replayed with sessions."""
-        self._leases.changed()
+        self._daemons.wake("leases")
 
     async def kswapd_wait(self, timeout: float) -> bool:
         """Wait until the node wants its kswapd; False after `timeout` seconds.

@@ -11,10 +11,11 @@ import grpc.aio
 from numa_client._gen.numa.v1 import workload_service_pb2 as pb2
 from numa_client._gen.numa.v1 import workload_service_pb2_grpc as pb2_grpc
 
+from numa_service.node.ask import through_outbox
 from numa_service.node.errors import InvalidRequest, LimitExceeded, NodeError, NotFound, Precondition, TooMany
 from numa_service.node.node import Node
 from numa_service.rpc import program_messages
-from numa_service.rpc.peers import Peers, drive
+from numa_service.rpc.peers import Peers
 from numa_service.rpc.requests import Requests
 from numa_service.workload.program import Program
 from numa_service.workload.run import run_program, to_next_progress
@@ -82,9 +83,7 @@ class WorkloadServicer(pb2_grpc.WorkloadServiceServicer):
             raise InvalidRequest("session", "is not set")
         program = program_messages.program(request.program, self._node)
         reports = _Reports()
-        running = asyncio.ensure_future(
-            self._requests.once(request.session, request, lambda: self._run(request, program, reports))
-        )
+        running = asyncio.ensure_future(self._once(request, program, reports))
         try:
             while not (await asyncio.wait([running], timeout=self._pace.progress))[0]:
                 if progress := reports.take():
@@ -119,6 +118,15 @@ class WorkloadServicer(pb2_grpc.WorkloadServiceServicer):
         finally:
             write.cancel()
 
+    async def _once(
+        self, request: pb2.RunProgramRequest, program: Program, reports: _Reports
+    ) -> pb2.RunProgramResponse:
+        """The result of a program that is run now, was run before, or runs for an earlier call."""
+        result: pb2.RunProgramResponse = await self._requests.once_in_task(
+            request.session, request, lambda: self._run(request, program, reports)
+        )
+        return result
+
     async def _run(
         self, request: pb2.RunProgramRequest, program: Program, reports: _Reports
     ) -> pb2.RunProgramResponse:
@@ -138,7 +146,7 @@ class WorkloadServicer(pb2_grpc.WorkloadServiceServicer):
             thrown = None
             if cut is None:  # else what follows is the program cleaning up
                 cut = thrown = self._reason_to_stop(request.session, reports)
-            found = await drive(to_next_progress(steps, thrown), self._peers)
+            found = await self._peers.run(through_outbox(self._node, to_next_progress(steps, thrown)))
             if isinstance(found, Result):
                 return found
             reports.newest = reports.latest = found
@@ -150,7 +158,7 @@ class WorkloadServicer(pb2_grpc.WorkloadServiceServicer):
     def _reason_to_stop(self, session: int, reports: _Reports) -> NodeError | None:
         """Nobody listens any more, or the session comes to its end."""
         try:
-            self._requests.check_session(session)
+            self._requests.inbox.check_session(session)
         except NotFound as error:
             return error
         return reports.cut

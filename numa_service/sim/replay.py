@@ -59,13 +59,13 @@ from numa_service.mm.replay import (
     unmatched_free,
 )
 from numa_service.node import ops
-from numa_service.node.ask import Steps
+from numa_service.node.ask import Steps, on
 from numa_service.node.errors import InvalidRequest
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
 from numa_service.node.ops.op import Op
 from numa_service.node.owners import Owner
-from numa_service.node.page_alloc import alloc_for_owner, on
+from numa_service.node.page_alloc import alloc_for_owner
 from numa_service.node.pfns import pack_pfns, unpack_pfns
 from numa_service.sim.direct import compiled_code
 from numa_service.sim.replay_start import CapturedStart

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from numa_service.mm.pgdat import Pfns
 from numa_service.node import ops
-from numa_service.node.ask import Ask, Steps
+from numa_service.node.ask import Ask, Park, Steps
 from numa_service.node.cost import Cost
 from numa_service.node.errors import LimitExceeded, NodeError, NotFound, PeerUnavailable, Precondition
 from numa_service.node.free_pages import free_pages
@@ -37,7 +37,7 @@ from numa_service.workload.program import DistributionKind, Program, Unit
 from numa_service.workload.tally import PhaseTally, Progress, Result, Tally
 
 #: A program under way.
-ProgramSteps: TypeAlias = Generator[Ask[Any] | Progress, Any, Result]
+ProgramSteps: TypeAlias = Generator[Ask[Any] | Park | Progress, Any, Result]
 
 #: Events of the first batch of a phase: what an event takes is not known yet.
 FIRST_BATCH = 256
@@ -72,7 +72,7 @@ def to_next_progress(steps: ProgramSteps, cut: NodeError | None = None) -> Steps
     """
     try:
         effect = steps.throw(cut) if cut else next(steps)
-        while isinstance(effect, Ask):
+        while not isinstance(effect, Progress):
             try:
                 answer = yield effect
             except NodeError as error:
@@ -137,7 +137,7 @@ class _Run:
 
     # phases
 
-    def phases(self) -> Generator[Ask[Any] | Progress, Any, None]:
+    def phases(self) -> Generator[Ask[Any] | Park | Progress, Any, None]:
         """One after the other."""
         for number, phase in enumerate(self._plan.phases):
             tally = PhaseTally(phase.name, [Tally(k.name, isinstance(k, MixPlan)) for k in phase.kinds])
@@ -352,7 +352,7 @@ class _Run:
         self._freed += freed
         self._unfreed += pages - freed
 
-    def _free_all(self) -> Generator[Ask[Any] | Progress, Any, None]:
+    def _free_all(self) -> Generator[Ask[Any] | Park | Progress, Any, None]:
         """Everything that mixes hold, in pieces."""
         held = [(order, nid, waiting.drain()) for (order, nid, _), waiting in self._due.items()]
         held += [(order, nid, np.concatenate(blocks)) for (order, nid), blocks in self._forever.items()]
@@ -362,7 +362,7 @@ class _Run:
                 yield from self._free(order, nid, pfns)
                 yield self._progress(len(self._tallies) - 1)
 
-    def release(self) -> Generator[Ask[Any] | Progress, Any, None]:
+    def release(self) -> Generator[Ask[Any] | Park | Progress, Any, None]:
         """Free everything, regions too. A session that has ended has seen to it."""
         if self._session not in self._node.sessions:
             return

@@ -6,9 +6,10 @@ from typing import Any, TypeVar
 
 from numa_service.machine.boot import start_kernel
 from numa_service.machine.spec import MachineSpec
-from numa_service.node.ask import Steps, check_asked
+from numa_service.node.ask import Ask, Steps, check_asked
 from numa_service.node.daemons import run_kswapd
 from numa_service.node.node import Node
+from numa_service.node.ops.op import Op
 
 T = TypeVar("T")
 
@@ -27,6 +28,8 @@ class ByHand:
         try:
             while True:
                 ask = steps.send(answer)
+                assert isinstance(ask, Ask)
+                assert isinstance(ask.op, Op)
                 self.asked.append((ask.nid, type(ask.op).__name__))
                 check_asked(self.nodes[ask.nid], ask.op)
                 answer = self.nodes[ask.nid].apply(ask.op)

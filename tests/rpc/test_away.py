@@ -27,7 +27,7 @@ from numa_client._gen.numa.v1.node_service_pb2_grpc import NodeServiceStub
 from numa_client._gen.numa.v1.types_pb2 import NodePages
 
 from numa_service.node import ops
-from numa_service.rpc.requests import MAX_REQUEST_ID
+from numa_service.node.ops.protocol import MAX_REQUEST_ID
 
 
 @pytest.fixture

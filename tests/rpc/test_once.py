@@ -150,7 +150,7 @@ async def test_so_are_other_nodes(demo: Loopback, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(replies, "CHUNK", 8)
     async with await demo.client(timeout=0.9) as client, client.session(cpu=0) as session:
         # the replies of node 0 itself are kept elsewhere
-        monkeypatch.setattr(demo.node(0).replies, "_look", lambda: None)
+        monkeypatch.setattr(demo.node(0).replies, "_look", lambda now_ns: None)
 
         async def ask_for_more() -> None:
             for _ in range(1000):

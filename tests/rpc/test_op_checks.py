@@ -19,8 +19,10 @@ from numa_service.node.ask import check_asked
 from numa_service.node.errors import InvalidRequest, NodeError
 from numa_service.node.load import Report
 from numa_service.node.node import Node
+from numa_service.node.ops.op import TAGGED, encode
 from numa_service.node.owners import Owner
 from numa_service.node.page_alloc import ALLOC_WMARK_MIN
+from numa_service.node.requests import CloseSession
 from numa_service.rpc.convert import WIRE, op_of
 
 SPEC = load_preset("demo")
@@ -47,6 +49,7 @@ PLAIN: dict[str, Message] = {
         node=2, online=True, zones=[pb2.PresentZone(zone=2, present_pages=4096, managed_pages=4096)]
     ),
     "CountForeign": pb2.CountForeignRequest(zone=2, count=3),
+    "Run": pb2.RunRequest(request=encode(CloseSession(1))),
 }
 
 
@@ -60,7 +63,7 @@ def serve(node: Node, question: Message) -> bytes:
 def test_every_method_has_an_op_with_a_check() -> None:
     methods = {method.name for method in SERVICE.methods} - READS
     assert methods == {wire.method for wire in WIRE.values()} == set(PLAIN)
-    assert set(WIRE) == {op for op in ops.OPS.values() if op.asked}
+    assert set(WIRE) == {kind for kind in TAGGED.values() if kind.asked}
     for method in methods:
         assert SERVICE.methods_by_name[method].input_type.name == type(PLAIN[method]).DESCRIPTOR.name
 

@@ -20,7 +20,7 @@ async def take(demo: Loopback, nid: int, owner: Owner, count: int = 1000) -> Any
     """Pages for an owner, as anybody may ask a node for."""
     async with grpc.aio.insecure_channel(demo.addresses[nid].grpc) as channel:
         request = pb2.LookupRequest(
-            request_id=f"ghost-{owner}",
+            request_id=f"1.1.ghost-{owner}",
             owner=pb2.Owner(node=owner.nid, incarnation=owner.lineage, id=owner.id),
             count=count,
             zones=range(len(demo.node(nid).pgdat.zone_names)),

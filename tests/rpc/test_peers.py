@@ -15,10 +15,10 @@ from numa_client._gen.numa.v1.memory_service_pb2_grpc import MemoryServiceStub
 from numa_client._gen.numa.v1.types_pb2 import NodePages
 
 from numa_service.node import ops
-from numa_service.node.ask import Ask, Steps
+from numa_service.node.ask import Ask, Steps, owe, through_outbox
 from numa_service.node.errors import InvalidRequest, NodeError, NotFound, PeerUnavailable, Precondition
 from numa_service.node.owners import Owner
-from numa_service.rpc.peers import Peers, drive
+from numa_service.rpc.peers import Peers
 
 
 async def test_fallback_goes_on_past_a_dead_node(demo: Loopback, client: AsyncMachine) -> None:
@@ -68,13 +68,14 @@ async def test_a_session_that_ends_while_a_node_is_away_is_freed_there_later(
 
 async def test_a_lookup_whose_answer_was_lost_is_given_back(demo: Loopback) -> None:
     """The peer did it, nobody heard: the pages must not stay with an owner who knows nothing of them."""
-    peers = Peers()
+    peers = Peers(demo.node(0))
     ask = Ask(2, ops.Alloc(Owner(0, 1, 7), (1,), 0, 3, 4, 0, 1, 0x41, 2), "0.1.1")
     peers.connect({2: demo.addresses[2].grpc})
     await peers.ask(ask, 5)
     assert demo.node(2).held_pages() == 4 << 3
-    peers.owe(ask, sent=True)
-    await peers.settled()
+    owe(demo.node(0), ask)
+    assert demo.servers[0].owed() == {2: 1}
+    await demo.until(lambda: not demo.servers[0].owed())
     assert len(demo.of(2, ops.Alloc)) == 1
     assert demo.node(2).held_pages() == 0
     await peers.close()
@@ -87,7 +88,7 @@ async def test_a_hung_node_costs_a_request_its_patience_once(demo: Loopback) -> 
         writer.close()
 
     server = await asyncio.start_server(hang, "127.0.0.1", 0)
-    peers = Peers()
+    peers = Peers(demo.node(0))
     peers.connect({1: f"127.0.0.1:{server.sockets[0].getsockname()[1]}"})
     reasons: list[str] = []
 
@@ -98,7 +99,7 @@ async def test_a_hung_node_costs_a_request_its_patience_once(demo: Loopback) -> 
             except PeerUnavailable as away:
                 reasons.append(str(away))
 
-    await drive(steps(), peers, timeout=0.5)
+    await peers.run(through_outbox(demo.node(0), steps()), timeout=0.5)
     assert len(reasons) == 50
     assert "DEADLINE_EXCEEDED" in reasons[0]
     assert all("earlier questions" in reason for reason in reasons[1:])
@@ -121,7 +122,7 @@ async def test_a_connection_between_nodes_that_died_in_silence_is_made_anew(
 
 
 async def test_a_peers_refusal_is_the_same_error_here(demo: Loopback) -> None:
-    peers = Peers()
+    peers = Peers(demo.node(0))
     peers.connect({2: demo.addresses[2].grpc})
     node = demo.node(2)
     mine, other = Owner(0, 1, 1), Owner(1, 1, 1)

@@ -202,7 +202,7 @@ async def test_questions_between_nodes_are_checked_before_any_array_is(scene: Sc
         stub = zonelist_service_pb2_grpc.ZonelistServiceStub(channel)
 
         def lookup(**fields: Any) -> Any:
-            request = {"request_id": scene.id(), "owner": owner, "count": 1, "zones": [1]} | fields
+            request = {"request_id": f"1.{scene.id()}", "owner": owner, "count": 1, "zones": [1]} | fields
             return stub.Lookup(zonelist_service_pb2.LookupRequest(**request))
 
         await scene.refused(lookup(order=11), INVALID, "order")
@@ -213,12 +213,15 @@ async def test_questions_between_nodes_are_checked_before_any_array_is(scene: Sc
         await scene.refused(lookup(migratetype=5), INVALID, "migratetype")
         await scene.refused(lookup(lru_kind=1), INVALID, "indexes")
         await scene.refused(lookup(owner=zonelist_service_pb2.Owner(node=9)), INVALID, "owner.node")
-        await scene.refused(lookup(request_id=""), INVALID, "request_id")
-        touch = zonelist_service_pb2.TouchRequest(request_id=scene.id(), owner=owner, pfns=pack([1, 2]))
+        for nameless in ("", "test-1", "9.1.1"):
+            await scene.refused(lookup(request_id=nameless), INVALID, "request_id")
+        touch = zonelist_service_pb2.TouchRequest(
+            request_id=f"1.{scene.id()}", owner=owner, pfns=pack([1, 2])
+        )
         await scene.refused(stub.Touch(touch), INVALID, "indexes")
-        release = zonelist_service_pb2.ReleaseRequest(request_id=scene.id(), owner=owner, pfns=b"123")
+        release = zonelist_service_pb2.ReleaseRequest(request_id=f"1.{scene.id()}", owner=owner, pfns=b"123")
         await scene.refused(stub.Release(release), INVALID, "pfns")
-        reclaim = zonelist_service_pb2.ReclaimRequest(request_id=scene.id(), priority=13)
+        reclaim = zonelist_service_pb2.ReclaimRequest(request_id=f"1.{scene.id()}", priority=13)
         await scene.refused(stub.Reclaim(reclaim), INVALID, "priority")
-        foreign = zonelist_service_pb2.CountForeignRequest(request_id=scene.id(), zone=9, count=1)
+        foreign = zonelist_service_pb2.CountForeignRequest(request_id=f"1.{scene.id()}", zone=9, count=1)
         await scene.refused(stub.CountForeign(foreign), INVALID, "zone")

@@ -71,7 +71,7 @@ async def started(session: AsyncSession, program: Program = ENDLESS) -> Any:
 
 async def ended(demo: Loopback) -> None:
     """No program is left, and what they held is free."""
-    await demo.until(lambda: not demo.servers[0]._requests._running)  # looked at after every op
+    await demo.until(lambda: not demo.servers[0]._requests.inbox.running)  # looked at after every op
     assert demo.node(0).held_pages() == 0
 
 
@@ -137,7 +137,7 @@ async def test_a_client_that_does_not_read_is_cut(demo: Loopback, client: AsyncM
         async with grpc.aio.insecure_channel(demo.addresses[0].grpc, options=options) as channel:
             stub = pb2_grpc.WorkloadServiceStub(channel)
             call = stub.RunProgram(run_request(session.info.session, "unread", ENDLESS, 0))
-            await demo.until(lambda: demo.servers[0]._requests._running)
+            await demo.until(lambda: demo.servers[0]._requests.inbox.running)
             await ended(demo)
             await other.free(await other.alloc(count=100))
             with pytest.raises(grpc.aio.AioRpcError) as cut:

@@ -13,7 +13,8 @@ from node.by_hand import ByHand
 from node.fill_spill_recover import GOLDEN, Shell, machine, play
 
 from numa_service.node.node import Node
-from numa_service.sim.simulation import Faults, Simulation
+from numa_service.sim.network import Faults
+from numa_service.sim.simulation import Simulation
 
 TESTDATA = Path(__file__).resolve().parents[1] / "testdata"
 

@@ -33,7 +33,8 @@ from numa_service.node.pfns import unpack_pfns
 from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import map_region, touch_region
 from numa_service.node.unserved import AllocFailed
-from numa_service.sim.simulation import Faults, Simulation
+from numa_service.sim.network import Faults
+from numa_service.sim.simulation import Simulation
 
 DEMO = load("demo")
 
@@ -365,14 +366,14 @@ def test_a_node_that_boots_anew_has_all_of_its_memory_and_hears_of_the_others() 
     block = node2_blocks(sim)[1]
     sim.change_memory_block(block, "offline")
     # node 2 is restarted: it has its memory again, and the others count on it
-    sim.nodes[2] = Node.boot(DEMO, 2, lineage=2)
+    sim.host(Node.boot(DEMO, 2, lineage=2))
     for nid in (0, 1):
         sim.call(nid, node_restarted(sim.nodes[nid], 2, 2))
         assert sim.nodes[nid].machine.managed == Simulation(DEMO).nodes[nid].machine.managed
         assert sim.nodes[nid].machine.watermarks == sim.nodes[2].machine.watermarks
     sim.change_memory_block(block, "offline")
     # node 0 is: node 2 tells it what is missing
-    sim.nodes[0] = Node.boot(DEMO, 0, lineage=2)
+    sim.host(Node.boot(DEMO, 0, lineage=2))
     for nid in (1, 2):
         sim.call(nid, node_restarted(sim.nodes[nid], 0, 2))
     assert sim.nodes[0].machine.managed == sim.nodes[2].machine.managed

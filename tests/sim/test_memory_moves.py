@@ -22,7 +22,8 @@ from numa_service.node.page_alloc import alloc_pages
 from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import close_session, map_region, touch_region, unmap_region
 from numa_service.node.unserved import AllocFailed
-from numa_service.sim.simulation import Faults, Simulation, Task
+from numa_service.sim.network import Faults
+from numa_service.sim.simulation import Simulation, Task
 
 POLICIES = (Policy(), *(Policy(PolicyMode.BIND, (nid,)) for nid in (0, 1, 2)))
 PAGES = 20_000

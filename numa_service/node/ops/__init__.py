@@ -8,6 +8,15 @@ from numa_service.node.ops.machine import MemoryNotify, WriteSysctl
 from numa_service.node.ops.memory import IsolateMemory, OfflineNode, OfflinePages, OnlinePages, UndoIsolation
 from numa_service.node.ops.migrate import ReleaseMigrated, Remap
 from numa_service.node.ops.op import OPS, Op, decode, encode
+from numa_service.node.ops.protocol import (
+    ForgetReplies,
+    NumberQuestion,
+    Owe,
+    PeerBack,
+    Postpone,
+    Remember,
+    Settle,
+)
 from numa_service.node.ops.reclaim import (
     DrainPagesets,
     KswapdDid,
@@ -32,6 +41,7 @@ __all__ = [
     "EndRegion",
     "EndSession",
     "FillRegion",
+    "ForgetReplies",
     "Free",
     "FreeDeadOwners",
     "FreeOwner",
@@ -43,18 +53,24 @@ __all__ = [
     "MapRegion",
     "MemoryNotify",
     "NoteHolding",
+    "NumberQuestion",
     "OfflineNode",
     "OfflinePages",
     "OnlinePages",
     "Op",
     "OpenSession",
+    "Owe",
+    "PeerBack",
+    "Postpone",
     "Reclaim",
     "ReclaimResult",
     "Release",
     "ReleaseMigrated",
     "Remap",
+    "Remember",
     "RenewSession",
     "Rest",
+    "Settle",
     "Spend",
     "Touch",
     "TouchResult",

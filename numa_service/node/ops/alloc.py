@@ -38,7 +38,9 @@ from numa_service.node.ops.fields import (
     check_zones,
     owner_text,
 )
+from numa_service.node.ops.free import Free
 from numa_service.node.ops.op import Op
+from numa_service.node.ops.region import Release
 from numa_service.node.owners import Owner
 from numa_service.node.pfns import unpack_pfns
 from numa_service.node.state import NodeState
@@ -193,6 +195,18 @@ class Alloc(Op[AllocResult]):
             f"alloc {owner_text(self.owner)} order={self.order} zones={zones} above={mark} "
             f"want={self.count} got={len(result.pfns) // 8} free: {left}"
         )
+
+    def owed(self, heard: bool) -> bool:
+        """It may have given pages to nobody."""
+        return heard
+
+    def undo(self, result: AllocResult) -> Op[int] | None:
+        """Give them back."""
+        if not result.pfns:
+            return None
+        if self.lru_kind:
+            return Release(self.owner, None, result.pfns, self.indexes[: len(result.pfns) // 2])
+        return Free(self.owner, self.cpu, self.order, result.pfns)
 
     @property
     def payload(self) -> int:

@@ -87,6 +87,10 @@ class FreeOwner(Op[int]):
         freed = node.pgdat.release(slot, unpack_pfns(self.pfns), unpack_indexes(self.indexes), None)
         return freed + node.drop_owner(self.owner)
 
+    def owed(self, heard: bool) -> bool:
+        """Nobody else would free it."""
+        return True
+
     def check(self, node: NodeState) -> None:
         """Of an owner, and pages of a region."""
         check_owner(node, self.owner)

@@ -31,6 +31,10 @@ class MemoryNotify(Op[None]):
         """Recompute watermarks, pagesets and zonelists of this node."""
         memory_notify(node.machine, self.state)
 
+    def owed(self, heard: bool) -> bool:
+        """Every node has to know."""
+        return True
+
     def check(self, node: NodeState) -> None:
         """Of another node's zones."""
         check_nid(node, "node", self.state.nid)

@@ -21,11 +21,46 @@ from numa_service.node.state import NodeState
 
 R = TypeVar("R")
 
+#: Everything that has a tag.
+TAGGED: dict[str, type[Tagged[Any]]] = {}
 #: Every op by its tag.
 OPS: dict[str, type[Op[Any]]] = {}
 
 
-class Op(ABC, Generic[R]):
+class Tagged(ABC, Generic[R]):
+    """What can be logged, and asked of another node: plain data with a tag; `R` is what it leads to."""
+
+    __slots__ = ()
+
+    #: Its name in logs, on the wire and in transcripts; never given to another one.
+    tag: ClassVar[str]
+    #: Whether another node may ask for it.
+    asked: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        if "tag" in cls.__dict__:
+            # a dataclass with slots is made twice: the second class is the one that stays
+            other = TAGGED.get(cls.tag)
+            assert other is None or other.__qualname__ == cls.__qualname__, f"two are {cls.tag}"
+            TAGGED[cls.tag] = cls
+
+    @abstractmethod
+    def check(self, node: NodeState) -> None:
+        """Raise InvalidRequest, with the field, for values that must not be carried out.
+
+        Kernels check no bounds. Whether what it names exists, and who owns it, is found out later.
+        """
+
+    def owed(self, heard: bool) -> bool:
+        """Whether it is asked again until it is answered; `heard`: the other node may have carried it out."""
+        return False
+
+    def undo(self, result: R) -> Op[Any] | None:
+        """What takes back an answer that came too late to be used; None: nothing has to be."""
+        return None
+
+
+class Op(Tagged[R]):
     """One step; `R` is what applying it returns.
 
     Ops are immutable by convention. Alloc, Free and Spend, of which every request makes some, skip
@@ -34,27 +69,16 @@ class Op(ABC, Generic[R]):
 
     __slots__ = ()
 
-    #: Name of the op in logs and transcripts; never given to another one.
-    tag: ClassVar[str]
-    #: Whether another node may ask for it.
-    asked: ClassVar[bool] = False
+    #: Name of the daemons that may have something to do when it has been applied.
+    wakes: ClassVar[str] = ""
 
     def __init_subclass__(cls) -> None:
-        # a dataclass with slots is made twice: the second class is the one that stays
-        other = OPS.get(cls.tag)
-        assert other is None or other.__qualname__ == cls.__qualname__, f"two ops are {cls.tag}"
+        super().__init_subclass__()
         OPS[cls.tag] = cls
 
     @abstractmethod
     def apply(self, node: NodeState) -> R:
         """Carry it out. An op that raises NodeError has changed nothing."""
-
-    @abstractmethod
-    def check(self, node: NodeState) -> None:
-        """Raise InvalidRequest, with the field, for values that must not be applied.
-
-        Kernels check no bounds. Whether what the op names exists, and who owns it, is for :meth:`apply`.
-        """
 
     @abstractmethod
     def text(self, node: NodeState, result: R) -> str:
@@ -69,17 +93,17 @@ class Op(ABC, Generic[R]):
         return 0
 
 
-def encode(op: Op[Any]) -> bytes:
-    """An op as msgpack: its tag, and its fields in order."""
+def encode(op: Tagged[Any]) -> bytes:
+    """An op, or a request of another node, as msgpack: its tag, and its fields in order."""
     packed: bytes = msgpack.packb((op.tag, *(getattr(op, name) for name, _ in _codec(type(op)))))
     return packed
 
 
-def decode(data: bytes) -> Op[Any]:
+def decode(data: bytes) -> Tagged[Any]:
     """Inverse of :func:`encode`; ValueError for what is no op."""
     try:
         tag, *values = msgpack.unpackb(data)
-        kind = OPS[tag]
+        kind = TAGGED[tag]
         codec = _codec(kind)
         if len(values) != len(codec):
             raise ValueError(f"{tag} has {len(codec)} fields, not {len(values)}")
@@ -89,7 +113,7 @@ def decode(data: bytes) -> Op[Any]:
 
 
 @lru_cache(maxsize=256)
-def _codec(kind: type[Op[Any]]) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+def _codec(kind: type[Tagged[Any]]) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
     """Names of an op's fields, and what makes a field of what msgpack has read."""
     hints = typing.get_type_hints(kind)
     return tuple((field.name, _reader(hints[field.name])) for field in fields(kind))  # type: ignore[arg-type]

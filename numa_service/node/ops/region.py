@@ -110,6 +110,10 @@ class Release(Op[int]):
             node.forget_if_empty(self.owner)
         return freed
 
+    def owed(self, heard: bool) -> bool:
+        """Nobody else would free them."""
+        return True
+
     def check(self, node: NodeState) -> None:
         """Of pages of a region."""
         check_owner(node, self.owner)

@@ -22,6 +22,7 @@ class OpenSession(Op[int]):
     """Start a session; its number. TooMany."""
 
     tag = "open_session"
+    wakes = "leases"
 
     name: str
     lease_ns: int

@@ -300,3 +300,17 @@ class CheckOwnersResponse(_message.Message):
     UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     unknown: _containers.RepeatedCompositeFieldContainer[Owner]
     def __init__(self, unknown: _Optional[_Iterable[_Union[Owner, _Mapping]]] = ...) -> None: ...
+
+class RunRequest(_message.Message):
+    __slots__ = ("request_id", "request")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    request: bytes
+    def __init__(self, request_id: _Optional[str] = ..., request: _Optional[bytes] = ...) -> None: ...
+
+class RunResponse(_message.Message):
+    __slots__ = ("pages",)
+    PAGES_FIELD_NUMBER: _ClassVar[int]
+    pages: int
+    def __init__(self, pages: _Optional[int] = ...) -> None: ...

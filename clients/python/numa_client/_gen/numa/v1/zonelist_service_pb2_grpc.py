@@ -86,6 +86,11 @@ class ZonelistServiceStub:
                 request_serializer=numa_dot_v1_dot_zonelist__service__pb2.CountForeignRequest.SerializeToString,
                 response_deserializer=numa_dot_v1_dot_zonelist__service__pb2.CountForeignResponse.FromString,
                 _registered_method=True)
+        self.Run = channel.unary_unary(
+                '/numa.v1.ZonelistService/Run',
+                request_serializer=numa_dot_v1_dot_zonelist__service__pb2.RunRequest.SerializeToString,
+                response_deserializer=numa_dot_v1_dot_zonelist__service__pb2.RunResponse.FromString,
+                _registered_method=True)
         self.CheckOwners = channel.unary_unary(
                 '/numa.v1.ZonelistService/CheckOwners',
                 request_serializer=numa_dot_v1_dot_zonelist__service__pb2.CheckOwnersRequest.SerializeToString,
@@ -168,6 +173,13 @@ class ZonelistServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Run(self, request, context):
+        """Has the peer run a request, by steps and with questions of its own: closing one of its sessions.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CheckOwners(self, request, context):
         """Which owners that have pages on the calling node are no more, here at their home. Changes nothing.
         """
@@ -227,6 +239,11 @@ def add_ZonelistServiceServicer_to_server(servicer, server):
                     servicer.CountForeign,
                     request_deserializer=numa_dot_v1_dot_zonelist__service__pb2.CountForeignRequest.FromString,
                     response_serializer=numa_dot_v1_dot_zonelist__service__pb2.CountForeignResponse.SerializeToString,
+            ),
+            'Run': grpc.unary_unary_rpc_method_handler(
+                    servicer.Run,
+                    request_deserializer=numa_dot_v1_dot_zonelist__service__pb2.RunRequest.FromString,
+                    response_serializer=numa_dot_v1_dot_zonelist__service__pb2.RunResponse.SerializeToString,
             ),
             'CheckOwners': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckOwners,
@@ -506,6 +523,33 @@ class ZonelistService:
             '/numa.v1.ZonelistService/CountForeign',
             numa_dot_v1_dot_zonelist__service__pb2.CountForeignRequest.SerializeToString,
             numa_dot_v1_dot_zonelist__service__pb2.CountForeignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Run(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/numa.v1.ZonelistService/Run',
+            numa_dot_v1_dot_zonelist__service__pb2.RunRequest.SerializeToString,
+            numa_dot_v1_dot_zonelist__service__pb2.RunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,8 @@ class ZonelistServiceStub:
     """Memory of the caller came or went."""
     CountForeign: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.CountForeignRequest, _zonelist_service_pb2.CountForeignResponse]
     """numa_foreign on the preferred zone, when the pages came from elsewhere."""
+    Run: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.RunRequest, _zonelist_service_pb2.RunResponse]
+    """Has the peer run a request, by steps and with questions of its own: closing one of its sessions."""
     CheckOwners: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.CheckOwnersRequest, _zonelist_service_pb2.CheckOwnersResponse]
     """Which owners that have pages on the calling node are no more, here at their home. Changes nothing."""
 
@@ -85,6 +87,8 @@ class ZonelistServiceAsyncStub(ZonelistServiceStub):
     """Memory of the caller came or went."""
     CountForeign: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.CountForeignRequest, _zonelist_service_pb2.CountForeignResponse]  # type: ignore[assignment]
     """numa_foreign on the preferred zone, when the pages came from elsewhere."""
+    Run: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.RunRequest, _zonelist_service_pb2.RunResponse]  # type: ignore[assignment]
+    """Has the peer run a request, by steps and with questions of its own: closing one of its sessions."""
     CheckOwners: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.CheckOwnersRequest, _zonelist_service_pb2.CheckOwnersResponse]  # type: ignore[assignment]
     """Which owners that have pages on the calling node are no more, here at their home. Changes nothing."""
 
@@ -172,6 +176,14 @@ class ZonelistServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_zonelist_service_pb2.CountForeignResponse, _abc.Awaitable[_zonelist_service_pb2.CountForeignResponse]]:
         """numa_foreign on the preferred zone, when the pages came from elsewhere."""
+
+    @_abc_1.abstractmethod
+    def Run(
+        self,
+        request: _zonelist_service_pb2.RunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_zonelist_service_pb2.RunResponse, _abc.Awaitable[_zonelist_service_pb2.RunResponse]]:
+        """Has the peer run a request, by steps and with questions of its own: closing one of its sessions."""
 
     @_abc_1.abstractmethod
     def CheckOwners(

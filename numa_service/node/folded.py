@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
-from google.protobuf.message import Message
-from numa_client._gen.numa.v1 import memory_service_pb2, zonelist_service_pb2
 
 #: Serialised replies from so many bytes on are worth it, for askers whose replies take so many already:
 #: it takes as long as a tenth of the request.
 FOLD_BYTES = 2048
 FOLD_FROM_BYTES = 32 << 20
-#: Of a list, to find it by: to look for all of it takes longer than to make it.
-PREFIX_BYTES = 64
-
-#: Lists of page numbers in a reply, in the order in which they are serialised.
-_LISTS: dict[type[Message], Callable[[Any], list[bytes]]] = {
-    memory_service_pb2.AllocPagesResponse: lambda reply: [pages.pfns for pages in reply.pages],
-    zonelist_service_pb2.LookupResponse: lambda reply: [reply.pfns],
-}
 
 
 class _Runs:
@@ -63,19 +52,16 @@ class Folded:
         return b"".join(map(bytes, self._parts))
 
 
-def fold(reply: Message, packed: bytes) -> bytes | Folded:
-    """`packed`, a serialised reply, or the same with its page numbers in less than half of their bytes."""
-    if reply.__class__ not in _LISTS:
-        return packed
+def fold(packed: bytes, lists: Iterable[tuple[int, int]]) -> bytes | Folded:
+    """`packed`, a serialised reply, or the same with its page numbers in less than half of their bytes.
+
+    `lists` are [start, end) of the lists of 64-bit page numbers in it, ascending.
+    """
     parts: list[bytes | _Runs] = []
     at = 0
-    for pfns in _LISTS[reply.__class__](reply):
-        runs = _runs(pfns)
+    for start, end in lists:
+        runs = _runs(packed[start:end])
         if runs is not None:
-            start = packed.index(pfns[:PREFIX_BYTES], at)
-            end = start + len(pfns)
-            if packed[start:end] != pfns:
-                return packed  # it begins as something before it does
             parts += packed[at:start], runs
             at = end
     return Folded([*parts, packed[at:]]) if parts else packed
