@@ -211,7 +211,7 @@ class Replay:
         self.traced = traced or TracedZones.of(spec)
         nodes = self.sim.nodes
         self._sessions = {
-            nid: node.apply(ops.OpenSession("replay", 0, 0))
+            nid: node.apply(ops.OpenSession("replay", ops.FOREVER_NS, 0))
             for nid, node in nodes.items()
             if spec.node(nid).cpus
         }

@@ -168,7 +168,7 @@ class CapturedStart:
         What was in use belongs to a session of its own on `keeper`. TraceError if a zone has not the RAM for
         what the capture says of it.
         """
-        owner = keeper.owner(keeper.apply(ops.OpenSession("in use before the trace", 0, 0)))
+        owner = keeper.owner(keeper.apply(ops.OpenSession("in use before the trace", ops.FOREVER_NS, 0)))
         held = []
         for nid, node in nodes.items():
             zones = [zone for zone in self.zones if zone.nid == nid]

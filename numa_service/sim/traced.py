@@ -140,7 +140,7 @@ class TracedZones:
         wanted = [(zone, zone.in_use) for zone in self.zones]
         if all(pages is None for _, pages in wanted):
             return ()
-        owner = keeper.owner(keeper.apply(ops.OpenSession("in use before the trace", 0, 0)))
+        owner = keeper.owner(keeper.apply(ops.OpenSession("in use before the trace", ops.FOREVER_NS, 0)))
         result = []
         for zone, pages in wanted:
             if pages is None:

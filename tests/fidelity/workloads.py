@@ -203,10 +203,14 @@ class StepRun:
         self.sim = Simulation(spec)
         nodes = self.sim.nodes
         self._sessions = {
-            nid: node.apply(ops.OpenSession("step", 0, 0)) for nid, node in nodes.items() if node.pgdat.cpus
+            nid: node.apply(ops.OpenSession("step", ops.FOREVER_NS, 0))
+            for nid, node in nodes.items()
+            if node.pgdat.cpus
         }
         # user pages interleave by their offset, page tables by the task's own turn
-        self._tables = {nid: nodes[nid].apply(ops.OpenSession("tables", 0, 0)) for nid in self._sessions}
+        self._tables = {
+            nid: nodes[nid].apply(ops.OpenSession("tables", ops.FOREVER_NS, 0)) for nid in self._sessions
+        }
         keeper = nodes[next(iter(self._sessions))]
         start = CapturedStart(read_occupancy(before), read_pagesets(before), Evidence.nothing())
         start.occupy(spec, nodes, keeper)

@@ -40,7 +40,7 @@ PROGRAM = Program(
 def test_a_node_that_is_away_is_done_without_and_nothing_is_lost() -> None:
     sim = Simulation(load_preset("demo"))
     home = sim.nodes[0]
-    session = home.apply(ops.OpenSession("test", 10**9, 0))
+    session = home.apply(ops.OpenSession("test", ops.FOREVER_NS, 0))
     steps = run_program(home, session, 0, PROGRAM)
     batches, found = 0, None
     while not isinstance(found, Result):
@@ -66,7 +66,7 @@ def test_a_node_that_is_away_is_done_without_and_nothing_is_lost() -> None:
 def test_the_simulation_gives_the_same_twice() -> None:
     def run() -> tuple[list[str], int]:
         sim = Simulation(load_preset("demo"), seed=5)
-        session = sim.nodes[0].apply(ops.OpenSession("test", 10**9, 0))
+        session = sim.nodes[0].apply(ops.OpenSession("test", ops.FOREVER_NS, 0))
         steps = run_program(sim.nodes[0], session, 0, PROGRAM)
         found = None
         while not isinstance(found, Result):

@@ -27,9 +27,17 @@ from numa_service.node.ops.reclaim import (
     WakeKswapd,
 )
 from numa_service.node.ops.region import EndRegion, FillRegion, MapRegion, Release, Touch, TouchResult
-from numa_service.node.ops.session import EndSession, Interleave, NoteHolding, OpenSession, RenewSession
+from numa_service.node.ops.session import (
+    FOREVER_NS,
+    EndSession,
+    Interleave,
+    NoteHolding,
+    OpenSession,
+    RenewSession,
+)
 
 __all__ = [
+    "FOREVER_NS",
     "OPS",
     "Alloc",
     "AllocResult",

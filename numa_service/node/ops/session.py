@@ -13,6 +13,8 @@ from numa_service.node.session import Session
 from numa_service.node.state import NodeState
 
 MAX_SESSIONS = 1 << 14
+#: A lease in ns that does not end: 73 years.
+FOREVER_NS = 1 << 61
 #: Longest name of a client, in characters.
 MAX_CLIENT_NAME = 256
 
