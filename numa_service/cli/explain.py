@@ -29,8 +29,6 @@ from numa_service.rpc import convert
 from numa_service.sim.simulation import Simulation
 
 ANSWER_SECONDS = 10.0
-#: Longer than any virtual clock runs here.
-_LEASE_NS = 1 << 62
 
 
 def register(app: typer.Typer) -> None:
@@ -121,7 +119,7 @@ def explain_here(
     home = next((node for node in sim.nodes.values() if cpu in node.pgdat.cpus), None)
     if home is None:
         raise InvalidRequest(f"no CPU {cpu} in machine {spec.name!r}", field="cpu")
-    session = home.apply(ops.OpenSession("explain", _LEASE_NS, 0))
+    session = home.apply(ops.OpenSession("explain", ops.FOREVER_NS, 0))
     known = tuple(node.nid for node in spec.nodes)
     mode = PolicyMode[policy.mode.name]
     request = AllocRequest(

@@ -26,7 +26,6 @@ from numa_service.sim.simulation import Simulation
 
 _KINDS = {"held": 0, "anon": LRU_KIND_ANON, "file": LRU_KIND_FILE}
 _FILL = re.compile(rf"(\d{{1,4}})=(\d{{1,12}})(%?)(?::({'|'.join(_KINDS)}))?", re.ASCII)
-_LEASE_NS = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ def fill(sim: Simulation, wanted: Fill) -> int:
     """
     compile_first()
     home = next(node for node in sim.nodes.values() if node.pgdat.cpus)
-    session = home.apply(ops.OpenSession(f"fill node {wanted.nid}", _LEASE_NS, 0))
+    session = home.apply(ops.OpenSession(f"fill node {wanted.nid}", ops.FOREVER_NS, 0))
     policy = Policy(PolicyMode.BIND, (wanted.nid,))
     taken = _hold if wanted.kind == "held" else _map
     got = taken(sim, home, session, wanted, policy)

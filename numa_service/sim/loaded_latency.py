@@ -25,7 +25,6 @@ RATES = (5, 20, 40, 60, 75, 90, 100)
 SETTLE_WINDOWS, MEASURED_WINDOWS = 40, 8
 #: Requests in a window, all generators together: one more or less makes no difference to speak of.
 REQUESTS_A_WINDOW = 32
-_LEASE_NS = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +131,7 @@ class _Traffic:
         self._window_ns = spec.latency.window_ns
         self._sim = Simulation(spec)
         self._home = self._sim.nodes[path.from_nid]
-        self._session = self._home.apply(ops.OpenSession("loaded latency", _LEASE_NS, 0))
+        self._session = self._home.apply(ops.OpenSession("loaded latency", ops.FOREVER_NS, 0))
         self._generators = [
             _Generator(cpu, self._region(cpu, max(map(self._pages, rates))))
             for cpu in spec.own_cpus[path.from_nid]
