@@ -60,10 +60,13 @@ Steps = Generator[Ask[Any] | Park, Any, T]
 
 def on(node: Node, nid: int, op: Op[R]) -> Steps[R]:
     """An op where it belongs: here at once, elsewhere by asking."""
-    if nid == node.nid:
-        return node.apply(op)
+    return node.apply(op) if nid == node.nid else (yield from ask(node, nid, op))
+
+
+def ask(node: Node, nid: int, asked: Tagged[R]) -> Steps[R]:
+    """What another node is asked to do, under a request id of its own."""
     number = node.apply(NumberQuestion())
-    answer: R = yield Ask(nid, op, f"{node.nid}.{node.epoch}.{number}")
+    answer: R = yield Ask(nid, asked, f"{node.nid}.{node.epoch}.{number}")
     return answer
 
 

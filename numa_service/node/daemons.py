@@ -17,7 +17,7 @@ from numa_service.node.errors import NodeError, NotFound, PeerUnavailable
 from numa_service.node.inbox import Inbox
 from numa_service.node.node import Node
 from numa_service.node.ops.op import decode, encode
-from numa_service.node.region import close_session
+from numa_service.node.requests import close
 
 #: HZ=250, in ns.
 JIFFY_NS = 4_000_000
@@ -83,7 +83,7 @@ def leases(
     def steps() -> Steps[int]:
         _, session = min(living())
         try:
-            freed = yield from through_outbox(node, inbox.end_session(session, close_session(node, session)))
+            freed = yield from through_outbox(node, close(inbox, session))
         except NotFound:
             return 0  # its client closed it meanwhile
         ended(session, freed)

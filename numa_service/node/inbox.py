@@ -234,6 +234,10 @@ class Inbox:
         finally:
             self._unlock(region)
 
+    def locked_regions(self) -> list[int]:
+        """Regions that somebody has to itself, ascending."""
+        return sorted(self._regions)
+
     def _unlock(self, region: int) -> None:
         waiting = self._regions[region]
         if waiting:

@@ -1,4 +1,4 @@
-"""Requests that a node may ask another one to run: not one step, but as many as a client's may take."""
+"""Requests that take steps and need the inbox: those of clients, and those that another node may ask for."""
 
 from __future__ import annotations
 
@@ -8,12 +8,33 @@ from typing import TypeVar
 
 from numa_service.node.ask import Steps
 from numa_service.node.errors import NotFound
+from numa_service.node.first_replies import Key
 from numa_service.node.inbox import Inbox
 from numa_service.node.ops.op import Tagged
-from numa_service.node.region import close_session
+from numa_service.node.region import Touched, close_session, touch_region, unmap_region
 from numa_service.node.state import NodeState
 
 R = TypeVar("R")
+
+
+def touch(
+    inbox: Inbox, session: int, region: int, first: int, count: int, write: bool, cpu: int
+) -> Steps[Touched]:
+    """TouchRegion: one fault at a time, as each waits for other nodes."""
+    inbox.node.region(session, region)
+    steps = touch_region(inbox.node, session, region, first, count, write, cpu)
+    return (yield from inbox.locked(region, steps))
+
+
+def unmap(inbox: Inbox, session: int, region: int) -> Steps[int]:
+    """UnmapRegion, when nobody is at the region any more; pages freed."""
+    inbox.node.region(session, region)
+    return (yield from inbox.locked(region, unmap_region(inbox.node, session, region)))
+
+
+def close(inbox: Inbox, session: int, mine: Key | None = None) -> Steps[int]:
+    """CloseSession, when its other requests are over; pages freed. `mine` is the request itself."""
+    return (yield from inbox.end_session(session, close_session(inbox.node, session), mine))
 
 
 class Request(Tagged[R]):
@@ -38,9 +59,8 @@ class CloseSession(Request[int]):
 
     def run(self, inbox: Inbox) -> Steps[int]:
         """As the end of its lease would."""
-        node = inbox.node
         try:
-            return (yield from inbox.end_session(self.session, close_session(node, self.session)))
+            return (yield from close(inbox, self.session))
         except NotFound:
             return 0
 

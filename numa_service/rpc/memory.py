@@ -17,7 +17,8 @@ from numa_service.node.errors import InvalidRequest, NodeError, Precondition
 from numa_service.node.free_pages import Freed, begin_free
 from numa_service.node.node import Node
 from numa_service.node.page_alloc import Allocation, begin_alloc
-from numa_service.node.region import close_session, map_region, touch_region, unmap_region
+from numa_service.node.region import map_region
+from numa_service.node.requests import close, touch, unmap
 from numa_service.node.unserved import Unserved
 from numa_service.rpc import convert
 from numa_service.rpc.instruments import Instruments
@@ -87,10 +88,8 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
         return self._once(request, self._close, context)
 
     def _close(self, request: pb2.CloseSessionRequest) -> Steps[pb2.CloseSessionResponse]:
-        session, mine = request.session, (request.session, request.request_id)
-        self._requests.inbox.check_session(session)
-        close = close_session(self._node, session)
-        freed = yield from self._requests.inbox.end_session(session, close, mine)
+        mine = request.session, request.request_id
+        freed = yield from close(self._requests.inbox, request.session, mine)
         return pb2.CloseSessionResponse(freed_pages=freed)
 
     def AllocPages(
@@ -180,9 +179,8 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
         return self._injected(reply) if self._dilation else reply
 
     def _touch(self, request: pb2.TouchRegionRequest) -> Steps[pb2.TouchRegionResponse]:
-        self._node.region(request.session, request.region)
-        steps = touch_region(
-            self._node,
+        steps = touch(
+            self._requests.inbox,
             request.session,
             request.region,
             request.first_page,
@@ -190,7 +188,7 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
             request.write,
             request.cpu,
         )
-        return convert.touched((yield from self._requests.inbox.locked(request.region, steps)))
+        return convert.touched((yield from steps))
 
     def UnmapRegion(
         self, request: pb2.UnmapRegionRequest, context: Context
@@ -199,9 +197,7 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
         return self._once(request, self._unmap, context)
 
     def _unmap(self, request: pb2.UnmapRegionRequest) -> Steps[pb2.UnmapRegionResponse]:
-        self._node.region(request.session, request.region)
-        steps = unmap_region(self._node, request.session, request.region)
-        freed = yield from self._requests.inbox.locked(request.region, steps)
+        freed = yield from unmap(self._requests.inbox, request.session, request.region)
         return pb2.UnmapRegionResponse(freed_pages=freed)
 
     async def _injected(self, reply: R | Awaitable[R]) -> R:
