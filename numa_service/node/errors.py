@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 
 class NodeError(Exception):
@@ -10,6 +11,16 @@ class NodeError(Exception):
 
     #: After so long it may well be granted: the client is told. None: to wait does not help.
     retry_seconds: float | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by what it has, not by the arguments that it was made of."""
+        return _unpickled, (type(self), self.args, self.__dict__)
+
+
+def _unpickled(kind: type[NodeError], args: tuple[Any, ...], fields: dict[str, Any]) -> NodeError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(fields)
+    return error
 
 
 class InvalidRequest(NodeError):

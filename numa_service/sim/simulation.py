@@ -86,6 +86,8 @@ class Host:
             self.daemons.setdefault(daemon.name, []).append(daemon)
         #: The next look of each daemon, by identity.
         self.looks: dict[int, Event] = {}
+        #: Daemons in the middle of a round, by identity: each runs one at a time, unless it overlaps.
+        self.busy: set[int] = set()
         self.alive = True
 
 
@@ -361,7 +363,7 @@ class Simulation:
     def _wake(self, host: Host, name: str) -> None:
         for daemon in host.daemons[name]:
             look = host.looks.get(id(daemon))
-            if look is None or look.background:
+            if id(daemon) not in host.busy and (look is None or look.background):
                 self._look_in(host, daemon, KSWAPD_WAKE_NS if name == "kswapd" else 0)
 
     def _look_in(self, host: Host, daemon: Daemon, delay_ns: int, background: bool = False) -> None:
@@ -381,9 +383,11 @@ class Simulation:
             if delay_ns is not None:
                 self._look_in(host, daemon, delay_ns, background=True)
             return
-        self._round(host, daemon, daemon.steps(), None, None)
         if daemon.overlaps:
             self._look_in(host, daemon, 0)
+        else:
+            host.busy.add(id(daemon))
+        self._round(host, daemon, daemon.steps(), None, None)
 
     def _round(
         self, host: Host, daemon: Daemon, steps: Steps[int], value: Any, error: NodeError | None
@@ -394,6 +398,7 @@ class Simulation:
             effect = steps.throw(error) if error else steps.send(value)
         except StopIteration as end:
             if not daemon.overlaps:
+                host.busy.discard(id(daemon))
                 self._look_in(host, daemon, end.value)
         else:
             self.carry_out(host, effect, lambda v, e: self._round(host, daemon, steps, v, e))

@@ -206,7 +206,7 @@ def _life(dice: random.Random, client: int) -> list[Action]:
     now = _between(dice, 0, 500)
     actions: list[Action] = [Open(now, client, dice.randrange(NODES), _between(dice, 2000, 15_000))]
     for _ in range(dice.randrange(4, 16)):
-        now += dice.choice((1, 1, 20, 300)) * MS
+        now += dice.choice((0, 0, 1, 1, 20, 300)) * MS
         match dice.randrange(10):
             case 0 | 1 | 2 | 3:
                 order = dice.choice((0, 0, 0, 1, 3, 9))
@@ -223,11 +223,11 @@ def _life(dice: random.Random, client: int) -> list[Action]:
             case _:
                 actions.append(Unmap(now, client))
     now += _between(dice, 1, 500)
-    match dice.randrange(6):
+    match dice.randrange(8):
         case 0:
             actions.append(Vanish(now, client))
         case 1:
             actions.append(Evict(now, client, dice.randrange(NODES)))
-        case _:
+        case 2 | 3:
             actions.append(Close(now, client))
     return actions

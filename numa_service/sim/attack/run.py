@@ -198,7 +198,21 @@ class Run:
         return getattr(self, "_ill_ns", 0)
 
     def _check_living(self) -> None:
-        """What a client that lives was given, and has not given back, is what its owner holds."""
+        """What a client that lives was given, and has not given back, is what its owner holds.
+
+        And no page of a region is there twice.
+        """
+        for nid, host in self.sim.hosts.items():
+            for region in host.node.regions.values():
+                owner = host.node.owner(region.id)
+                there = sum(
+                    int(other.node.pgdat.pg.owner_pages[other.node.slots[owner]])
+                    for other in self.sim.hosts.values()
+                    if owner in other.node.slots
+                )
+                entered = int((region.nids > 0).sum())
+                if there > entered:
+                    self._problems.append(f"region {region.id} of node {nid}: {there} pages for {entered}")
         for client in self._clients.values():
             if not client.lives or client.unsure or client.waiting:
                 continue
