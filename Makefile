@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CLIENTS := clients/python clients/loadgen
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock kernels demo lint format test test-slow fidelity bench bench-mm plots stubs dashboards picture pictures dist clean
+.PHONY: help setup lock kernels demo lint format test test-slow fidelity sim bench bench-mm plots stubs dashboards picture pictures dist clean
 
 help: ## Say what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -57,6 +57,12 @@ plots: setup ## Measure how cost grows and draw it: docs/scaling.json and .svg.
 
 bench-mm: setup ## Nanoseconds per allocation in the model, beside C.
 	$(BIN)/python benchmarks/mm.py
+
+SEEDS ?= 200
+FIRST ?= 0
+KEEP ?=
+sim: setup ## Attack simulated machines: SEEDS=200 of them, FIRST=0; KEEP=3,7 are the actions of one.
+	@$(BIN)/python -m numa_service.cli.attack --seeds $(SEEDS) --first $(FIRST) $(if $(KEEP),--keep $(KEEP))
 
 picture: setup ## Play a short demo and save its screen as docs/demo.svg.
 	$(BIN)/python docs/make_demo_svg.py

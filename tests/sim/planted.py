@@ -10,13 +10,11 @@ from typing import Any
 
 import pytest
 
-from numa_service.node import ask, daemons, inbox, outbox
+from numa_service.node import ask, daemons
 from numa_service.node import ops as node_ops
-from numa_service.node.errors import PeerUnavailable
 from numa_service.node.first_replies import FirstReplies
 from numa_service.node.inbox import Inbox
 from numa_service.node.node import Node
-from numa_service.node.ops import protocol
 from numa_service.node.outbox import Outbox
 from numa_service.node.owners import OwnerSlots
 from numa_service.node.state import NodeState
@@ -101,16 +99,6 @@ def never_unlock_a_region(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Inbox, "_unlock", silent)
 
 
-def end_a_session_at_once(patch: pytest.MonkeyPatch) -> None:
-    """The end of a session does not wait for what it asked for."""
-
-    def at_once(self: Inbox, session: int, close: Any, mine: Any = None) -> Any:
-        self.check_session(session)
-        return (yield from close)
-
-    patch.setattr(Inbox, "end_session", at_once)
-
-
 def forget_holdings(patch: pytest.MonkeyPatch) -> None:
     """Where a session has pages is not noted: its end frees none there."""
     patch.setattr(node_ops.NoteHolding, "apply", lambda self, node: None)
@@ -188,7 +176,6 @@ PLANTED: tuple[Plant, ...] = (
     settle_the_wrong_question,
     unlock_a_region_early,
     never_unlock_a_region,
-    end_a_session_at_once,
     forget_holdings,
     keep_dead_owners,
     leases_never_end,

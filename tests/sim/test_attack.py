@@ -1,0 +1,69 @@
+"""The simulator that attacks: seeds hold, a planted bug does not, and what fails is replayed and made short."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from sim.planted import PLANTED, Plant, skip_a_debt
+from typer.testing import CliRunner
+
+from numa_service.cli.attack import app, outcome
+from numa_service.sim.attack.plan import Crash, Cut, draw
+from numa_service.sim.attack.run import Run, attack
+from numa_service.sim.attack.shrink import only, shrink
+
+#: Seeds within which each planted bug is caught.
+PLANTED_SEEDS = 2000
+
+
+def test_seeds_hold() -> None:
+    done = CliRunner().invoke(app, ["--seeds", "200"])
+    assert (done.exit_code, done.stdout) == (0, "200 seeds, from 0 on: everything held\n")
+
+
+def test_the_plans_attack() -> None:
+    """What a seed may do is done by some: losses, repeats, crashes, cuts, clocks that differ."""
+    plans = [draw(seed) for seed in range(200)]
+    assert {bool(plan.faults.lose) for plan in plans} == {True, False}
+    assert {bool(plan.faults.duplicate) for plan in plans} == {True, False}
+    assert any(len(set(plan.clocks)) > 1 for plan in plans)
+    for kind in (Crash, Cut):
+        assert sum(isinstance(action, kind) for plan in plans for action in plan.actions) > 50
+    assert draw(7) == draw(7)
+
+
+@pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
+def test_a_planted_bug_is_caught(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    assert any(outcome(draw(seed)) for seed in range(PLANTED_SEEDS))
+
+
+def test_one_seed_is_one_run() -> None:
+    def digests(seed: int) -> list[str]:
+        run = Run(draw(seed))
+        run.play()
+        return [node.digest() for node in run.sim.nodes.values()]
+
+    assert digests(3) == digests(3)
+
+
+def test_what_fails_is_made_short_and_fails_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    skip_a_debt(monkeypatch)
+    seed = next(seed for seed in range(PLANTED_SEEDS) if attack(draw(seed)))
+    plan = draw(seed)
+    kept = shrink(plan, lambda smaller: bool(outcome(smaller)))
+    assert len(kept) < len(plan.actions) / 2
+    assert outcome(only(plan, kept)) == outcome(only(plan, kept)) != ""
+    keep = ",".join(map(str, kept))
+    done = CliRunner().invoke(app, ["--seeds", "1", "--first", str(seed), "--keep", keep, "--json"])
+    assert done.exit_code == 1
+    told = json.loads(done.stdout)
+    assert told["failed"] == seed
+    assert told["again"] == f"make sim SEEDS=1 FIRST={seed} KEEP={keep}"
+    assert len(told["actions"]) == len(kept)
+
+
+@pytest.mark.parametrize("keep", ["x", "9999"])
+def test_a_list_of_actions_that_is_none(keep: str) -> None:
+    assert CliRunner().invoke(app, ["--seeds", "1", "--keep", keep]).exit_code == 2
