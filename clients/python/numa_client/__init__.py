@@ -5,7 +5,8 @@
 ...     session.free(allocation)
 """
 
-from numa_client._aio import AsyncMachine, AsyncPageStream, AsyncRegion, AsyncSession
+from numa_client._aio import AsyncMachine, AsyncRegion, AsyncSession
+from numa_client._background import AsyncPageStream, PageStream
 from numa_client._codec import RegionKind
 from numa_client._errors import (
     Aborted,
@@ -49,7 +50,7 @@ from numa_client._program_codec import (
     ProgramProgress,
     ProgramResult,
 )
-from numa_client._sync import Machine, PageStream, Region, Session
+from numa_client._sync import Machine, Region, Session
 from numa_client._types import (
     Allocation,
     Blocks,
