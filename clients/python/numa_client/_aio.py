@@ -17,7 +17,6 @@ import grpc
 import grpc.aio
 
 from numa_client import _codec as codec
-from numa_client import _files as files
 from numa_client import _program_codec as program_codec
 from numa_client import _types as t
 from numa_client._background import AsyncHeartbeat, AsyncPageStream
@@ -28,9 +27,9 @@ from numa_client._errors import (
     NotFound,
     NumaError,
     Unavailable,
-    from_rpc_error,
 )
 from numa_client._explanation import Explained
+from numa_client._files import DirEntry, TreeFile
 from numa_client._gen.numa.v1 import (
     files_service_pb2,
     files_service_pb2_grpc,
@@ -45,8 +44,9 @@ from numa_client._gen.numa.v1 import (
 )
 from numa_client._policy import Policy
 from numa_client._program import Program
-from numa_client._program_codec import ProgramProgress, ProgramResult
+from numa_client._program_result import ProgramProgress, ProgramResult
 from numa_client._search import Search, Visit, check_incarnation, no_answer, unreachable, wait_for_room
+from numa_client._status import from_rpc_error
 
 if TYPE_CHECKING:
     Method = grpc.aio.UnaryUnaryMultiCallable
@@ -62,9 +62,9 @@ async def _call(method: Method[_Request, _Response], request: _Request, timeout:
         raise from_rpc_error(error) from error
 
 
-async def _tree(call: AsyncIterable[files_service_pb2.ReadTreeResponse]) -> tuple[files.TreeFile, ...]:
+async def _tree(call: AsyncIterable[files_service_pb2.ReadTreeResponse]) -> tuple[TreeFile, ...]:
     try:
-        return tuple([file async for part in call for file in files.tree_files(part)])
+        return tuple([file async for part in call for file in codec.tree_files(part)])
     except grpc.aio.AioRpcError as error:
         raise from_rpc_error(error) from error
 
@@ -185,12 +185,12 @@ class AsyncMachine:
         response = await self._look(lambda left: _call(self._files.ReadFile, request, left))
         return response.data.decode()
 
-    async def list_dir(self, path: str = "/") -> tuple[files.DirEntry, ...]:
+    async def list_dir(self, path: str = "/") -> tuple[DirEntry, ...]:
         """What is in a directory of the machine's /proc or /sys, by name. Errors as of :meth:`read_file`."""
         request = files_service_pb2.ListDirRequest(path=path)
-        return files.entries(await self._look(lambda left: _call(self._files.ListDir, request, left)))
+        return codec.dir_entries(await self._look(lambda left: _call(self._files.ListDir, request, left)))
 
-    async def read_tree(self, path: str = "/") -> tuple[files.TreeFile, ...]:
+    async def read_tree(self, path: str = "/") -> tuple[TreeFile, ...]:
         """Every file and link at or below a path, all of one moment of each node."""
         request = files_service_pb2.ReadTreeRequest(path=path)
         return await self._look(lambda left: _tree(self._files.ReadTree(request, timeout=left)))
@@ -201,7 +201,7 @@ class AsyncMachine:
         InvalidRequest (EINVAL, or more than 4096 bytes), FailedPrecondition (EACCES, EBUSY), NotFound.
         Returns what write_sysctl returns.
         """
-        response = await _call(self._files.WriteFile, files.write_request(path, text), self._timeout)
+        response = await _call(self._files.WriteFile, codec.write_request(path, text), self._timeout)
         return response.note
 
     async def check(self) -> dict[int, tuple[str, ...]]:
@@ -404,7 +404,7 @@ class AsyncSession:
         return AsyncPageStream(self, window)
 
     async def map_region(
-        self, kind: codec.RegionKind = "anon", nr_pages: int = 1, policy: Policy | None = None
+        self, kind: t.RegionKind = "anon", nr_pages: int = 1, policy: Policy | None = None
     ) -> AsyncRegion:
         """Makes a region of `nr_pages` pageable pages, anonymous or of a file. Takes no page yet."""
         request = codec.map_request(

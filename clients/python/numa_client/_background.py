@@ -19,9 +19,10 @@ import grpc.aio
 
 from numa_client import _codec as codec
 from numa_client import _types as t
-from numa_client._errors import Aborted, InvalidRequest, NumaError, from_rpc_error, from_status
+from numa_client._errors import Aborted, InvalidRequest, NumaError
 from numa_client._gen.numa.v1 import memory_service_pb2
 from numa_client._policy import Policy
+from numa_client._status import from_rpc_error, from_status
 
 if TYPE_CHECKING:
     from numa_client._gen.numa.v1 import memory_service_pb2_grpc

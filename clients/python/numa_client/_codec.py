@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -13,16 +12,16 @@ from numa_client import _explanation_codec
 from numa_client import _types as t
 from numa_client._errors import InvalidRequest
 from numa_client._explanation import Explained, Explanation
+from numa_client._files import DirEntry, TreeFile
 from numa_client._gen.numa.v1 import (
     explanation_pb2,
+    files_service_pb2,
     machine_service_pb2,
     memory_service_pb2,
     node_service_pb2,
     types_pb2,
 )
 from numa_client._policy import Policy, PolicyMode
-
-RegionKind = Literal["anon", "file"]
 
 _MODES: dict[PolicyMode, types_pb2.PolicyMode] = {
     PolicyMode.DEFAULT: types_pb2.POLICY_MODE_UNSPECIFIED,
@@ -141,7 +140,7 @@ def free_request(
 
 
 def map_request(
-    session: int, request_id: str, *, kind: RegionKind, nr_pages: int, policy: Policy | None
+    session: int, request_id: str, *, kind: t.RegionKind, nr_pages: int, policy: Policy | None
 ) -> memory_service_pb2.MapRegionRequest:
     """MapRegion of `nr_pages` pages. InvalidRequest for a kind that is neither anon nor file."""
     if kind not in _KINDS:
@@ -311,3 +310,19 @@ def node_state(response: node_service_pb2.GetNodeResponse) -> t.NodeState:
         digest=response.digest,
         log_length=response.log_length,
     )
+
+
+def write_request(path: str, text: str) -> files_service_pb2.WriteFileRequest:
+    """What ``echo text > path`` sends."""
+    return files_service_pb2.WriteFileRequest(path=path, data=text.encode())
+
+
+def dir_entries(response: files_service_pb2.ListDirResponse) -> tuple[DirEntry, ...]:
+    """A directory, by name."""
+    return tuple(DirEntry(entry.name, entry.mode, entry.target) for entry in response.entries)
+
+
+def tree_files(response: files_service_pb2.ReadTreeResponse) -> Iterator[TreeFile]:
+    """One message of a tree."""
+    for file in response.files:
+        yield TreeFile(file.path, file.mode, file.target, file.data.decode())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import grpc
 
-from numa_client import _explanation as e
+from numa_client import _explanation_steps as e
 from numa_client import _types as t
 from numa_client._errors import NumaError
+from numa_client._explanation import Explanation
 from numa_client._gen.numa.v1 import explanation_pb2 as pb2
 from numa_client._policy import Policy, PolicyMode
 
@@ -18,9 +19,9 @@ _LEFT: dict[int, e.LeftBecause] = {
 }
 
 
-def explanation(message: pb2.Explanation, cost: t.Cost, modes: dict[int, PolicyMode]) -> e.Explanation:
+def explanation(message: pb2.Explanation, cost: t.Cost, modes: dict[int, PolicyMode]) -> Explanation:
     """An explanation; `modes` are policy modes by their number on the wire."""
-    return e.Explanation(
+    return Explanation(
         node=message.node,
         cpu=message.cpu,
         gfp=message.gfp_flags,

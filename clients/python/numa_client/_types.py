@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 #: First page frame numbers of blocks: read-only views of the reply, nothing copied.
 Pfns = NDArray[np.uint64]
+
+#: What a region is backed by: swap, or a file.
+RegionKind = Literal["anon", "file"]
 
 
 @dataclass(frozen=True, slots=True)
