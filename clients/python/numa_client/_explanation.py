@@ -11,7 +11,7 @@ from numa_client._policy import Policy
 from numa_client._types import Blocks, Cost
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Explanation:
     """The kernel path of one request, with the numbers it compared. ``str()`` is the readable form."""
 

@@ -1,4 +1,7 @@
-"""What a request did on its way through the allocator, step by step. Pages unless the name says otherwise."""
+"""What a request did on its way through the allocator, step by step. Pages unless the name says otherwise.
+
+A node makes these with the request. They are not frozen: those take several times as long to make.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ Zone = tuple[int, str]
 LeftBecause: TypeAlias = Literal["complete", "below_mark", "no_block", "would_mix", "reserved"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WatermarkCheck:
     """``__zone_watermark_ok`` in numbers: usable > needed, and a block that is large enough."""
 
@@ -52,8 +55,13 @@ class WatermarkCheck:
         mark = self.mark_pages + self.boost_pages - self.high_part_pages - self.harder_part_pages
         return mark >> self.halvings if self.halvings else mark + self.lowmem_reserve_pages
 
+    @property
+    def above_mark(self) -> bool:
+        """Whether the comparison holds; a block that is large enough is another question."""
+        return not self.mark_name or self.usable_pages > self.needed_pages
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class ZoneVisit:
     """One zone, looked at for one pass."""
 
@@ -77,7 +85,7 @@ class ZoneVisit:
     foreign_blocks: Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NodeVisit:
     """A node in a pass."""
 
@@ -93,7 +101,7 @@ class NodeVisit:
     cached_full: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WalkStep:
     """A zonelist is chosen."""
 
@@ -111,7 +119,7 @@ class WalkStep:
     step: Literal["walk"] = "walk"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FreelistPass:
     """``get_page_from_freelist`` once."""
 
@@ -124,7 +132,7 @@ class FreelistPass:
     step: Literal["freelist_pass"] = "freelist_pass"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class KswapdWakeup:
     """``wakeup_kswapd`` on one node."""
 
@@ -136,7 +144,7 @@ class KswapdWakeup:
     step: Literal["kswapd_wakeup"] = "kswapd_wakeup"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DirectReclaim:
     """One pass over the LRU lists of one node."""
 
@@ -150,7 +158,7 @@ class DirectReclaim:
     step: Literal["direct_reclaim"] = "direct_reclaim"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PagesetDrain:
     """``drain_all_pages`` on one node."""
 

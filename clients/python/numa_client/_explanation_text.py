@@ -111,7 +111,7 @@ def comparison(check: e.WatermarkCheck) -> str:
         left += f" - {check.too_small_pages} too small"
     if not check.mark_name:
         return f"{left}, no watermark"
-    sign = ">" if check.usable_pages > check.needed_pages else "<="
+    sign = ">" if check.above_mark else "<="
     right = f"{check.mark_name} {check.mark_pages}"
     if check.boost_pages:
         right += f" + {check.boost_pages} boost"

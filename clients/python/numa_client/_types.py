@@ -1,4 +1,4 @@
-"""What the service answers, as frozen dataclasses. Numbers of pages unless the name says otherwise."""
+"""What the service answers, as dataclasses. Numbers of pages unless the name says otherwise."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class MachineInfo:
         return self.distances[index[from_nid]][index[to_nid]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # a node makes it with each explanation: not frozen, as these are not
 class Cost:
     """Modelled time of one request in virtual ns, by what it was spent on. Nobody slept."""
 
