@@ -13,6 +13,28 @@ from numa_client._gen.numa.v1 import workload_service_pb2 as pb2
 from numa_client._program_result import EventLatency, EventResult, PhaseResult, ProgramProgress, ProgramResult
 
 M = TypeVar("M")
+N = TypeVar("N")
+W = TypeVar("W", bound=str)
+
+#: Words of a program and their numbers on the wire.
+PATTERNS: dict[p.AccessPattern, pb2.AccessPattern] = {
+    "sequential": pb2.ACCESS_PATTERN_SEQUENTIAL,
+    "uniform": pb2.ACCESS_PATTERN_UNIFORM,
+    "zipf": pb2.ACCESS_PATTERN_ZIPF,
+    "hot-set": pb2.ACCESS_PATTERN_HOT_SET,
+}
+DISTRIBUTIONS: dict[p.DistributionKind, pb2.DistributionKind] = {
+    "fixed": pb2.DISTRIBUTION_KIND_FIXED,
+    "uniform": pb2.DISTRIBUTION_KIND_UNIFORM,
+    "exponential": pb2.DISTRIBUTION_KIND_EXPONENTIAL,
+    "lognormal": pb2.DISTRIBUTION_KIND_LOGNORMAL,
+    "pareto": pb2.DISTRIBUTION_KIND_PARETO,
+    "forever": pb2.DISTRIBUTION_KIND_FOREVER,
+}
+UNITS: dict[p.LifetimeUnit, pb2.LifetimeUnit] = {
+    "seconds": pb2.LIFETIME_UNIT_UNSPECIFIED,
+    "memory": pb2.LIFETIME_UNIT_MEMORY,
+}
 
 
 def run_request(
@@ -37,7 +59,7 @@ def _program(program: p.Program) -> pb2.Program:
                 pb2.ProgramRegion,
                 f"regions[{i}]",
                 name=region.name,
-                kind=_enum(codec._KINDS, region.kind, f"regions[{i}].kind"),
+                kind=_enum(codec.REGION_KINDS, region.kind, f"regions[{i}].kind"),
                 pages=region.pages,
                 memory=region.memory,
                 policy=codec.policy_message(region.policy),
@@ -94,7 +116,7 @@ def _access(access: p.Access, path: str) -> pb2.Access:
         path,
         name=access.name,
         region=access.region,
-        pattern=_enum(_PATTERNS, access.pattern, f"{path}.pattern"),
+        pattern=_enum(PATTERNS, access.pattern, f"{path}.pattern"),
         weight=access.weight,
         write=access.write,
         theta=access.theta,
@@ -110,34 +132,17 @@ def _distribution(d: p.Distribution | None, path: str) -> pb2.Distribution | Non
     return _made(
         pb2.Distribution,
         path,
-        kind=_enum(_DISTRIBUTIONS, d.kind, f"{path}.kind"),
+        kind=_enum(DISTRIBUTIONS, d.kind, f"{path}.kind"),
         mean=d.mean,
         low=d.low,
         high=d.high,
         sigma=d.sigma,
         alpha=d.alpha,
-        unit=_enum(_UNITS, d.unit, f"{path}.unit"),
+        unit=_enum(UNITS, d.unit, f"{path}.unit"),
     )
 
 
-_PATTERNS = {
-    "sequential": pb2.ACCESS_PATTERN_SEQUENTIAL,
-    "uniform": pb2.ACCESS_PATTERN_UNIFORM,
-    "zipf": pb2.ACCESS_PATTERN_ZIPF,
-    "hot-set": pb2.ACCESS_PATTERN_HOT_SET,
-}
-_DISTRIBUTIONS = {
-    "fixed": pb2.DISTRIBUTION_KIND_FIXED,
-    "uniform": pb2.DISTRIBUTION_KIND_UNIFORM,
-    "exponential": pb2.DISTRIBUTION_KIND_EXPONENTIAL,
-    "lognormal": pb2.DISTRIBUTION_KIND_LOGNORMAL,
-    "pareto": pb2.DISTRIBUTION_KIND_PARETO,
-    "forever": pb2.DISTRIBUTION_KIND_FOREVER,
-}
-_UNITS = {"seconds": pb2.LIFETIME_UNIT_UNSPECIFIED, "memory": pb2.LIFETIME_UNIT_MEMORY}
-
-
-def _enum(names: Mapping[str, Any], name: str, path: str) -> Any:
+def _enum(names: Mapping[W, N], name: W, path: str) -> N:
     if name not in names:
         raise InvalidRequest(f"{path}: {name!r} is none of {', '.join(names)}", field=path)
     return names[name]
