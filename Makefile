@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CLIENTS := clients/python clients/loadgen
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock kernels demo lint format test test-slow fidelity sim bench bench-mm plots stubs dashboards picture pictures dist clean
+.PHONY: help setup lock kernels demo lint format test test-slow fidelity sim bench bench-mm plots stubs sync dashboards picture pictures dist clean
 
 help: ## Say what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -75,6 +75,9 @@ pictures: setup ## Load a machine under a real Prometheus and draw docs/dashboar
 
 stubs: setup ## Generate the protobuf stubs from proto/.
 	$(BIN)/python clients/python/generate.py
+
+sync: setup ## Make the blocking Python client from the asyncio one.
+	$(BIN)/python clients/python/make_sync.py
 
 dist: setup ## Wheels and source archives of the three packages, into dist/.
 	@rm -rf dist

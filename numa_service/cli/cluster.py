@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
-from numa_client import Machine, NodeState, NumaError
+from numa_client import Machine, NodeInfo, NodeState, NumaError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -24,7 +24,6 @@ from numa_service.cluster.records import Record
 from numa_service.cluster.running import RunningMachine
 from numa_service.machine.notation import format_cpulist
 from numa_service.mm.mmzone import PAGE_SIZE
-from numa_service.rpc.machine import NodeInfo
 from numa_service.web.options import ConsoleOptions
 
 P = ParamSpec("P")
@@ -125,7 +124,7 @@ def status(name: MaybeName = None, address: Address = None, as_json: AsJson = Fa
         if not found and not ended:
             typer.echo("no machine is up")
         for running, states in found:
-            rows = [row for node in running.info.nodes for row in _status_rows(node, states[node.nid])]
+            rows = [row for node in running.info.nodes for row in _status_rows(node, states[node.node])]
             _print_machine(running, _STATUS_COLUMNS, rows)
         for record in ended:
             _print_record(record)
@@ -195,7 +194,7 @@ def _name_from(name: str) -> str:
 
 
 def _node_cells(node: NodeInfo) -> tuple[str, str]:
-    return str(node.nid), format_cpulist(node.cpus) or "–"
+    return str(node.node), format_cpulist(node.cpus) or "–"
 
 
 def _mib(pages: int) -> str:
@@ -276,8 +275,9 @@ def _plain(running: RunningMachine, states: dict[int, NodeState | None] | None =
     nodes = []
     for node in running.info.nodes:
         plain = dataclasses.asdict(node)
+        plain = {"nid": plain.pop("node"), **plain}  # as commands call it, and `failing` below
         if states is not None:
-            state = states[node.nid]
+            state = states[node.node]
             plain["state"] = dataclasses.asdict(state) if state else None
         nodes.append(plain)
     return {

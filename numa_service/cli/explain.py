@@ -7,10 +7,8 @@ import json
 from typing import Annotated
 
 import typer
-from numa_client import InvalidRequest, Machine, NumaError
+from numa_client import Explanation, InvalidRequest, Machine, NumaError
 from numa_client import Policy as ClientPolicy
-from numa_client._codec import explained
-from numa_client._explanation import Explanation
 
 from numa_service.cli.compile import compile_first
 from numa_service.cli.fill import Fill, fill
@@ -132,13 +130,13 @@ def explain_here(
         explain=True,
     )
     try:
-        response = convert.allocation(sim.call(home.nid, alloc_pages(home, request)))
+        explanation = sim.call(home.nid, alloc_pages(home, request)).explanation
     except Unserved as failed:
         if failed.explanation is None:
             raise
-        response = convert.unserved(failed.explanation)
-    # by way of the wire: what is printed is what a client gets
-    return explained(response, order).explanation
+        explanation = failed.explanation
+    assert explanation  # the request asked for it
+    return explanation
 
 
 def _explain_there(

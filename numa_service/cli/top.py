@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import typer
-from numa_client import Machine, NumaError, Unavailable
+from numa_client import Machine, MachineInfo, NumaError, Unavailable
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
@@ -22,7 +22,6 @@ from numa_service.cli.files import UNREACHABLE
 from numa_service.cluster import machine as machines
 from numa_service.cluster.connect import detach
 from numa_service.mm.mmzone import PAGE_SIZE
-from numa_service.rpc.machine import MachineInfo, NodeInfo
 from numa_service.web.events import level
 from numa_service.web.feed import MachineFeed
 
@@ -104,19 +103,7 @@ class _Places:
             self._read = time.monotonic()
             with suppress(NumaError):  # the supervisor restarts, too
                 self._client.refresh()
-        return machine_info(self._client)
-
-
-def machine_info(client: Machine) -> MachineInfo:
-    """The machine as a client knows it."""
-    info = client.info
-    nodes = tuple(
-        NodeInfo(
-            n.node, n.cpus, n.managed_pages, n.address, n.metrics_url, n.incarnation, tuple(n.fallback_order)
-        )
-        for n in info.nodes
-    )
-    return MachineInfo(info.name, info.profile, nodes, info.distances)
+        return self._client.info
 
 
 @dataclass(frozen=True, slots=True)

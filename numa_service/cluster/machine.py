@@ -218,10 +218,10 @@ def _restarted(running: RunningMachine) -> Iterator[FailingNode]:
 
     since = time.time() - STARTS_SECONDS
     for node in running.info.nodes:
-        starts = [when for when in registry.starts(running.info.name, node.nid) if when > since]
+        starts = [when for when in registry.starts(running.info.name, node.node) if when > since]
         if len(starts) > MAX_STARTS:
             yield FailingNode(
-                node.nid, f"started {len(starts)} times in the last {STARTS_SECONDS / 60:.0f} minutes"
+                node.node, f"started {len(starts)} times in the last {STARTS_SECONDS / 60:.0f} minutes"
             )
 
 

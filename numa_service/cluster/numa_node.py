@@ -17,8 +17,9 @@ from numa_service.cluster import registry
 from numa_service.cluster.logs import configure_logs
 
 if TYPE_CHECKING:
+    from numa_client import NodeInfo
+
     from numa_service.machine.spec import MachineSpec
-    from numa_service.rpc.machine import NodeInfo
     from numa_service.rpc.server import NodeServer
 
 _log = logging.getLogger(__name__)
@@ -42,9 +43,10 @@ class NumaNode:
         self._sysctls: dict[str, str] = {}
 
     async def _start(self, spec: MachineSpec, machine: str, nid: int) -> tuple[NodeServer, NodeInfo]:
+        from numa_client import NodeInfo
+
         from numa_service.metrics.collector import NodeCollector
         from numa_service.node.node import Node
-        from numa_service.rpc.machine import NodeInfo
         from numa_service.rpc.server import NodeServer, freeze_heap
         from numa_service.rpc.tracing import tracing_from_environment
 
@@ -57,7 +59,7 @@ class NumaNode:
         freeze_heap()
         _log.info("node %d serves: incarnation %d at %s", nid, node.lineage, addresses.grpc)
         return server, NodeInfo(
-            nid=nid,
+            node=nid,
             cpus=spec.node(nid).cpus,
             managed_pages=sum(extent.managed for extent in node.pgdat.extents),
             address=addresses.grpc,
@@ -95,13 +97,13 @@ class NumaNode:
     async def connect(self, nodes: list[NodeInfo]) -> None:
         """The nodes that are up now. What owners of their earlier incarnations hold here is freed."""
         server, me = await self._boot
-        others = [info for info in nodes if info.nid != me.nid]
-        server.connect({info.nid: info.address for info in others})
+        others = [info for info in nodes if info.node != me.node]
+        server.connect({info.node: info.address for info in others})
         for info in others:
             # nobody can be left over from before a first incarnation
-            if info.incarnation > self._incarnations.get(info.nid, 1):
-                await server.restarted(info.nid, info.incarnation)
-            self._incarnations[info.nid] = info.incarnation
+            if info.incarnation > self._incarnations.get(info.node, 1):
+                await server.restarted(info.node, info.incarnation)
+            self._incarnations[info.node] = info.incarnation
         await self._read_sysctls(server)
 
     async def kswapd_wait(self, timeout: float) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from numa_service.rpc.machine import MachineInfo
+from numa_client import MachineInfo
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import ray
+from numa_client import MachineInfo, NodeInfo
 from prometheus_client import ProcessCollector
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
@@ -26,7 +27,6 @@ from numa_service.cluster.names import NAMESPACE, kswapd_name, node_name
 from numa_service.cluster.numa_node import NumaNode
 from numa_service.cluster.running import FailingNode, RunningMachine
 from numa_service.machine.spec import MachineSpec
-from numa_service.rpc.machine import MachineInfo, NodeInfo
 
 if TYPE_CHECKING:
     from numa_service.metrics.discovery import MachineCollector, TargetServer
@@ -248,7 +248,7 @@ class Machine:
                 return
 
     def _now(self, info: NodeInfo) -> None:
-        self._nodes[info.nid] = info
+        self._nodes[info.node] = info
         self._moved.set()
 
     async def _tell(self) -> None:
@@ -259,7 +259,7 @@ class Machine:
             up = [info for info in self._nodes.values() if info.address]
             if not up:
                 continue
-            told = [asyncio.ensure_future(self._actors[info.nid].connect.remote(up)) for info in up]
+            told = [asyncio.ensure_future(self._actors[info.node].connect.remote(up)) for info in up]
             done, _ = await asyncio.wait(told, timeout=TELL_SECONDS)
             for call in done:
                 if error := call.exception():

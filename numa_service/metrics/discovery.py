@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from numa_client import MachineInfo
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from numa_service.rpc.exposition import HttpServer, metrics_app
-from numa_service.rpc.machine import MachineInfo
 
 
 def targets(machine: MachineInfo, targets_url: str = "") -> list[dict[str, object]]:
     """One target group a node that has metrics now, and one for the machine if it is told its URL."""
-    urls = {str(node.nid): node.metrics_url for node in machine.nodes if node.metrics_url}
+    urls = {str(node.node): node.metrics_url for node in machine.nodes if node.metrics_url}
     groups = [_group(url, {"machine": machine.name, "node": nid}) for nid, url in urls.items()]
     if targets_url:
         groups.append(_group(targets_url.removesuffix("/targets") + "/metrics", {"machine": machine.name}))
@@ -45,8 +45,8 @@ class MachineCollector(Collector):
             "numa_machine_node_restarts", "Times that a node was booted again.", labels=["node"]
         )
         for node in self._machine().nodes:
-            up.add_metric((str(node.nid),), float(bool(node.address)))
-            restarts.add_metric((str(node.nid),), max(0, node.incarnation - 1))
+            up.add_metric((str(node.node),), float(bool(node.address)))
+            restarts.add_metric((str(node.node),), max(0, node.incarnation - 1))
         yield from (up, restarts)
 
 

@@ -8,9 +8,19 @@ and the state that a request leads to is the same with and without.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import IntEnum
 from functools import lru_cache
-from typing import TypeAlias
+
+import numa_client
+from numa_client import (
+    DirectReclaim,
+    FreelistPass,
+    KswapdWakeup,
+    NodeVisit,
+    PagesetDrain,
+    WalkStep,
+    ZoneVisit,
+)
+from numa_client._explanation_steps import Step
 
 from numa_service.mm.gfp import GFP_MASKS, Gfp
 from numa_service.mm.mmzone import MIGRATE_CMA, ZONE_NAMES
@@ -25,7 +35,7 @@ from numa_service.mm.page_alloc import (
     ALLOC_WMARK_MASK,
 )
 from numa_service.mm.profile import Profile
-from numa_service.mm.zonelist import Zonelists, Zoneref
+from numa_service.mm.zonelist import Zonelists
 from numa_service.node.cost import Cost
 from numa_service.node.mempolicy import Policy, Walk
 
@@ -43,94 +53,6 @@ _FLAG_NAMES = (
 )
 
 
-class LeftOut(IntEnum):
-    """Why a zone of the zonelist is not walked; the values are those of the wire."""
-
-    CLASS = 1
-    NODEMASK = 2
-
-
-class LeftBecause(IntEnum):
-    """Why the walk went on to the next zone; the values are those of the wire."""
-
-    COMPLETE = 0
-    BELOW_MARK = 1
-    NO_BLOCK = 2
-    WOULD_MIX = 3
-    RESERVED = 4
-
-
-@dataclass(slots=True)
-class WatermarkCheck:
-    """``__zone_watermark_ok`` in numbers. Pages."""
-
-    #: min, low or high; empty when the request ignores watermarks.
-    mark_name: str
-    free: int
-    #: Free pages of the high-atomic reserve that the request may not use.
-    unusable: int
-    #: 2^order - 1; 2^order + 1 in 3.0.
-    order_cost: int
-    mark: int
-    boost: int
-    #: Taken off the mark for ALLOC_HIGH, and for ALLOC_HARDER or ALLOC_OOM.
-    high_part: int
-    harder_part: int
-    lowmem_reserve: int
-    #: Largest order with a free block that the request may use; -1 without any.
-    largest_free_order: int
-    order: int
-    #: Free CMA pages, for a request that is not movable.
-    cma: int = 0
-    #: 3.0, for higher orders: pages in free blocks of lower ones, and how often the mark is halved for that.
-    too_small: int = 0
-    halvings: int = 0
-
-    @property
-    def usable(self) -> int:
-        """The left side of the comparison."""
-        return self.free - self.unusable - self.cma - self.order_cost - self.too_small
-
-    @property
-    def needed(self) -> int:
-        """The right side."""
-        mark = self.mark + self.boost - self.high_part - self.harder_part
-        return mark >> self.halvings if self.halvings else mark + self.lowmem_reserve
-
-    @property
-    def above_mark(self) -> bool:
-        """Whether the comparison holds."""
-        return not self.mark_name or self.usable > self.needed
-
-    @property
-    def ok(self) -> bool:
-        """Whether the zone passes: above the mark, and with a block that is large enough."""
-        if not self.mark_name:
-            return True
-        return self.above_mark and (self.order == 0 or self.largest_free_order >= self.order)
-
-
-@dataclass(slots=True)
-class ZoneVisit:
-    """One zone, looked at for one pass. Pages unless said otherwise."""
-
-    zone: str
-    before: WatermarkCheck
-    after: WatermarkCheck
-    served_blocks: int
-    left_because: LeftBecause
-    pageset_before: int
-    pageset_after: int
-    #: Blocks taken from the buddy lists, those that refilled the pageset included.
-    buddy_blocks: int
-    #: Blocks split, by order.
-    splits: tuple[int, ...]
-    #: (from type, to type, pageblocks) that changed hands.
-    claims: tuple[tuple[str, str, int], ...]
-    #: (type, blocks): served blocks that lie in pageblocks of another type.
-    foreign_blocks: tuple[tuple[str, int], ...]
-
-
 @dataclass(slots=True)
 class NodeAccount:
     """What a node did for one pass."""
@@ -139,101 +61,26 @@ class NodeAccount:
     zones: tuple[ZoneVisit, ...]
     #: Fallbacks to free lists of another migratetype.
     steals: int
-    #: Of the request.
-    order: int
 
 
-@dataclass(slots=True)
-class NodeVisit:
-    """A node in a pass; `away` says why it gave no account."""
-
-    nid: int
-    remote: bool
-    account: NodeAccount | None = None
-    away: str = ""
-    #: Zones passed over unseen: the zonelist cache (3.0) says that they are full.
-    cached_full: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class WalkStep:
-    """A zonelist is chosen."""
-
-    #: Node whose zonelist it is.
-    nid: int
-    this_node_only: bool
-    #: Blocks that it is to get.
-    count: int
-    #: (nid, zone name), in order.
-    zones: tuple[tuple[int, str], ...]
-    left_out: tuple[tuple[int, str, LeftOut], ...]
-    latency_ns: int = 0
+def told_cost(cost: Cost) -> numa_client.Cost:
+    """A request's account as its explanation has it."""
+    return numa_client.Cost(
+        cost.latency_ns,
+        cost.access_ns,
+        cost.pageset_ns,
+        cost.buddy_ns,
+        cost.fallback_ns,
+        cost.reclaim_ns,
+        cost.zeroing_ns,
+        cost.queueing_ns,
+    )
 
 
-@dataclass(slots=True)
-class PassStep:
-    """``get_page_from_freelist`` once."""
-
-    name: str
-    alloc_flags: tuple[str, ...]
-    nodes: tuple[NodeVisit, ...]
-    latency_ns: int
-
-
-@dataclass(slots=True)
-class WakeupStep:
-    """``wakeup_kswapd`` on one node."""
-
-    nid: int
-    woken: bool
-    away: str = ""
-    latency_ns: int = 0
-
-
-@dataclass(slots=True)
-class ReclaimStep:
-    """One pass of direct reclaim on one node. Pages."""
-
-    nid: int
-    priority: int
-    scanned: int
-    reclaimed: int
-    away: str
-    latency_ns: int
-
-
-@dataclass(slots=True)
-class DrainStep:
-    """``drain_all_pages`` on one node. Pages."""
-
-    nid: int
-    drained: int
-    away: str = ""
-    latency_ns: int = 0
-
-
-Step: TypeAlias = WalkStep | PassStep | WakeupStep | ReclaimStep | DrainStep
-
-
-@dataclass(slots=True)
-class Explanation:
-    """The answer to *why here*."""
-
-    nid: int
-    cpu: int
-    gfp: str
-    order: int
-    count: int
-    migratetype: str
-    classzone: str
-    policy: Policy
-    profile: str
-    steps: tuple[Step, ...]
-    #: (nid, blocks), each node once, in the order of the walks; what was got in vain is here too.
-    placement: tuple[tuple[int, int], ...]
-    cost: Cost
-    #: Why it failed; empty when it did not.
-    failure: str = ""
+@lru_cache(maxsize=64)
+def told_policy(policy: Policy) -> numa_client.Policy:
+    """A request's policy as its explanation has it."""
+    return numa_client.Policy(numa_client.PolicyMode[policy.mode.name], policy.nodes)
 
 
 @lru_cache(maxsize=1024)
@@ -267,21 +114,31 @@ def migratetype_name(profile: Profile, migratetype: int) -> str:
 
 def walk_step(arch: str, lists: Zonelists, walk: Walk, count: int) -> WalkStep:
     """A walk over some of the zones of `lists`, for `count` blocks."""
-    names = ZONE_NAMES[arch]
+    names, highest = ZONE_NAMES[arch], walk.highest_zoneidx
     zones = [(nid, zone) for nid, zones in walk.segments for zone in zones]
     listed = lists.thisnode if walk.this_node else lists.fallback
     left_out = [ref for ref in listed if ref not in zones] if len(zones) < len(listed) else []
-
-    def reason(ref: Zoneref) -> LeftOut:
-        return LeftOut.CLASS if ref.zone > walk.highest_zoneidx else LeftOut.NODEMASK
-
     return WalkStep(
-        lists.nid,
-        walk.this_node,
-        count,
-        tuple([(nid, names[zone]) for nid, zone in zones]),
-        tuple([(ref.nid, names[ref.zone], reason(ref)) for ref in left_out]),
+        node=lists.nid,
+        this_node_only=walk.this_node,
+        count=count,
+        zones=tuple([(nid, names[zone]) for nid, zone in zones]),
+        above_class=tuple([(nid, names[zone]) for nid, zone in left_out if zone > highest]),
+        outside_nodemask=tuple([(nid, names[zone]) for nid, zone in left_out if zone <= highest]),
+        latency_ns=0,
     )
+
+
+def node_visit(
+    nid: int,
+    remote: bool,
+    account: NodeAccount | None,
+    away: str = "",
+    cached_full: tuple[str, ...] = (),
+) -> NodeVisit:
+    """A node in a pass. Without an account, `away` says why, or all its zones were passed over."""
+    zones, steals = (account.zones, account.steals) if account else ((), 0)
+    return NodeVisit(nid, remote, away, zones, steals, cached_full)
 
 
 @dataclass(slots=True)
@@ -317,26 +174,26 @@ class Recorder:
         """A node answered, or did not, or was not asked: `cached_full` are zones passed over unseen."""
         names = ZONE_NAMES[self.arch]
         full = tuple(names[zone] for zone in cached_full)
-        self._visits.append(NodeVisit(nid, remote, account, away, full))
+        self._visits.append(node_visit(nid, remote, account, away, full))
 
     def end_pass(self) -> None:
         """The pass is over."""
         name, flags = self._pass
         took = self.cost.latency_ns - self._before_ns
-        self.steps.append(PassStep(name, alloc_flag_names(flags), tuple(self._visits), took))
+        self.steps.append(FreelistPass(name, alloc_flag_names(flags), tuple(self._visits), took))
 
     def wakeup(self, nid: int, woken: bool | None) -> None:
         """A kswapd was woken, or not; None: its node did not answer."""
-        self.steps.append(WakeupStep(nid, bool(woken), "" if woken is not None else "no answer"))
+        self.steps.append(KswapdWakeup(nid, bool(woken), "" if woken is not None else "no answer", 0))
 
     def drain(self, nid: int, drained: int | None) -> None:
         """Pagesets of a node were emptied; None: it did not answer."""
-        self.steps.append(DrainStep(nid, drained or 0, "" if drained is not None else "no answer"))
+        self.steps.append(PagesetDrain(nid, drained or 0, "" if drained is not None else "no answer", 0))
 
     def reclaim(self, nid: int, priority: int, scanned: int, reclaimed: int, took_ns: int) -> None:
         """One pass of direct reclaim, done."""
-        self.steps.append(ReclaimStep(nid, priority, scanned, reclaimed, "", took_ns))
+        self.steps.append(DirectReclaim(nid, priority, scanned, reclaimed, "", took_ns))
 
     def reclaim_away(self, nid: int, priority: int) -> None:
         """A node that was to reclaim did not answer."""
-        self.steps.append(ReclaimStep(nid, priority, 0, 0, "no answer", 0))
+        self.steps.append(DirectReclaim(nid, priority, 0, 0, "no answer", 0))

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
+from numa_client import Explanation, FreelistPass
+from numa_client._explanation_steps import Step
 
 from numa_service.mm.gfp import Gfp
 from numa_service.mm.mmzone import DEF_PRIORITY, PAGE_ALLOC_COSTLY_ORDER, SWAP_CLUSTER_MAX
@@ -38,14 +40,13 @@ from numa_service.node.ask import Steps, on
 from numa_service.node.cost import Cost
 from numa_service.node.errors import LimitExceeded, NodeError, PeerUnavailable
 from numa_service.node.explain import (
-    Explanation,
-    NodeVisit,
-    PassStep,
     Recorder,
-    Step,
     alloc_flag_names,
     gfp_names,
     migratetype_name,
+    node_visit,
+    told_cost,
+    told_policy,
 )
 from numa_service.node.mempolicy import Policy, PolicyMode, Walk, policy_walk
 from numa_service.node.node import Node
@@ -151,14 +152,14 @@ def begin_alloc(node: Node, request: AllocRequest) -> Allocation | Steps[Allocat
     return _alloc_rest(node, request, prepared, owner, first)
 
 
-def _pass_here(node: Node, prepared: Prepared, first: ops.AllocResult) -> PassStep:
+def _pass_here(node: Node, prepared: Prepared, first: ops.AllocResult) -> FreelistPass:
     """What a walk would have taken down that ended with the fast path."""
     cost = first.spent
     assert cost
     # clearing is a second pass over the pages, and waits as long as the first
     passed_ns = cost.latency_ns - (cost.zeroing_ns + cost.queueing_ns // 2 if cost.zeroing_ns else 0)
-    visit = NodeVisit(node.nid, False, first.account)
-    return PassStep(FAST_PATH, alloc_flag_names(prepared.alloc_flags), (visit,), passed_ns)
+    visit = node_visit(node.nid, False, first.account)
+    return FreelistPass(FAST_PATH, alloc_flag_names(prepared.alloc_flags), (visit,), passed_ns)
 
 
 def _alloc_rest(
@@ -208,18 +209,18 @@ def _explanation(
     for nid, pfns in result.pages:
         blocks[nid] = blocks.get(nid, 0) + len(pfns) // 8
     return Explanation(
-        nid=node.nid,
+        node=node.nid,
         cpu=request.cpu,
         gfp=gfp_names(request.gfp),
         order=request.order,
         count=request.count,
         migratetype=migratetype_name(pgdat.profile, prepared.migratetype),
         classzone=pgdat.zone_names[prepared.highest_zoneidx],
-        policy=request.policy,
+        policy=told_policy(request.policy),
         profile=pgdat.profile.name,
         steps=steps,
-        placement=tuple(blocks.items()),
-        cost=result.cost,
+        placement=blocks,
+        cost=told_cost(result.cost),
         failure=failure,
     )
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from numa_client import WalkStep
+
 from numa_service.machine.boot import Machine
 from numa_service.mm.gfp import Gfp, gfp_migratetype, gfp_zone
 from numa_service.mm.mmzone import NR_ORDERS
@@ -23,7 +25,7 @@ from numa_service.mm.pgdat import Pgdat
 from numa_service.mm.pgdata import TUNE_MOBILITY_DISABLED
 from numa_service.node import ops
 from numa_service.node.errors import InvalidRequest
-from numa_service.node.explain import WalkStep, walk_step
+from numa_service.node.explain import walk_step
 from numa_service.node.mempolicy import Policy, PolicyMode, Walk, policy_walk
 from numa_service.node.owners import Owner
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from numa_client import Explanation
+
 from numa_service.node.errors import NodeError, PeerUnavailable
-from numa_service.node.explain import Explanation
 
 
 class Unserved(NodeError):

@@ -12,6 +12,8 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
+from numa_client import WatermarkCheck, ZoneVisit
+from numa_client._explanation_steps import LeftBecause
 
 from numa_service.mm.mmzone import (
     MIGRATE_CMA,
@@ -36,16 +38,7 @@ from numa_service.mm.pgdat import Pgdat
 from numa_service.mm.pgdata import TUNE_WATERMARK, zone_pageblocks
 from numa_service.mm.profile import WMARK_FREE_RESERVE, WMARK_PER_ORDER
 from numa_service.mm.zone_look import ZoneLook
-from numa_service.node.explain import (
-    MARK_NAMES,
-    LeftBecause,
-    NodeAccount,
-    WatermarkCheck,
-    ZoneVisit,
-    migratetype_name,
-)
-
-_NO_SPLITS = (0,) * NR_ORDERS
+from numa_service.node.explain import MARK_NAMES, NodeAccount, migratetype_name
 
 
 def watermark_check(
@@ -76,15 +69,18 @@ def _check(look: ZoneLook, rules: int, order: int, alloc_flags: int) -> Watermar
         harder_part,
         look.lowmem_reserve,
         look.largest_free_order,
-        order,
+        True,  # ok, so far
         0 if per_order or alloc_flags & ALLOC_CMA else look.free_cma,
     )
     # the most urgent requests of one page do not wait for defragmentation
     urgent = ALLOC_HIGH if rules == WMARK_FREE_RESERVE else ALLOC_HARDER
-    if boost and order == 0 and alloc_flags & urgent and wmark == WMARK_MIN and not check.ok:
+    if boost and order == 0 and alloc_flags & urgent and wmark == WMARK_MIN and not check.above_mark:
         high_part, harder_part = _reductions(rules, mark, alloc_flags)
-        check = replace(check, boost=0, high_part=high_part, harder_part=harder_part)
-    return _order_by_order(look.nr_free, check) if per_order else check
+        check = replace(check, boost_pages=0, high_part_pages=high_part, harder_part_pages=harder_part)
+    if per_order:
+        check = _order_by_order(look.nr_free, check, order)
+    ok = none or (check.above_mark and (order == 0 or check.largest_free_order >= order))
+    return check if ok else replace(check, ok=False)
 
 
 def _reductions(rules: int, mark: int, alloc_flags: int) -> tuple[int, int]:
@@ -123,14 +119,14 @@ def _usable_types(rules: int, alloc_flags: int) -> int:
     return types
 
 
-def _order_by_order(nr_free: tuple[int, ...], check: WatermarkCheck) -> WatermarkCheck:
+def _order_by_order(nr_free: tuple[int, ...], check: WatermarkCheck, order: int) -> WatermarkCheck:
     """3.0: blocks below the asked order do not count, and the mark halves with each."""
     too_small = 0
-    for lower in range(check.order):
+    for lower in range(order):
         if not check.above_mark or not check.mark_name:
             break
         too_small += nr_free[lower] << lower
-        check = replace(check, too_small=too_small, halvings=lower + 1)
+        check = replace(check, too_small_pages=too_small, halvings=lower + 1)
     return check
 
 
@@ -173,7 +169,7 @@ class Account:
             served = (after.allocated - before.allocated) >> self._order
             left -= served
             check = _check(after, self._rules, self._order, self._alloc_flags)
-            because = LeftBecause.COMPLETE
+            because: LeftBecause = "complete"
             if left or got < wanted:
                 because = self._why_left(check, went_on=left > 0)
             visits.append(
@@ -188,45 +184,46 @@ class Account:
                     # from the lists: the counter of free pages may lag behind them
                     (before.listed - after.listed) >> self._order,
                     self._splits(before.nr_free, after.nr_free),
-                    () if migratetypes == self._migratetypes else self._claims(zone, migratetypes),
-                    self._foreign(after.served) if served else (),
+                    {} if migratetypes == self._migratetypes else self._claims(zone, migratetypes),
+                    self._foreign(after.served) if served else {},
                 )
             )
-        return NodeAccount(tuple(visits), steals, self._order)
+        return NodeAccount(tuple(visits), steals)
 
     def _why_left(self, check: WatermarkCheck, went_on: bool) -> LeftBecause:
         """`went_on`: a later zone of the node served."""
         if not check.above_mark:
-            return LeftBecause.BELOW_MARK
+            return "below_mark"
         if check.largest_free_order < self._order:
-            return LeftBecause.NO_BLOCK
+            return "no_block"
         mixing_is_last = went_on and self._alloc_flags & ALLOC_NOFRAGMENT
-        return LeftBecause.WOULD_MIX if mixing_is_last else LeftBecause.RESERVED
+        return "would_mix" if mixing_is_last else "reserved"
 
-    def _splits(self, was: tuple[int, ...], now: tuple[int, ...]) -> tuple[int, ...]:
-        """Blocks taken off each list above the request's order, to be split (expand).
+    def _splits(self, was: tuple[int, ...], now: tuple[int, ...]) -> dict[int, int]:
+        """Blocks taken off lists above the request's order, to be split (expand), by order.
 
         A halving puts one block on the list below, and its other half is halved on, or is what was wanted.
         """
+        splits: dict[int, int] = {}
         if was == now:
-            return _NO_SPLITS
-        taken = [0] * NR_ORDERS
+            return splits
         halved = 0
         for order in range(NR_ORDERS - 1, self._order, -1):
-            taken[order] = halved - now[order] + was[order]
-            halved += taken[order]
-        return tuple(taken)
+            if taken := halved - now[order] + was[order]:
+                splits[order] = taken
+                halved += taken
+        return splits
 
-    def _claims(self, zone: int, migratetypes: bytes) -> tuple[tuple[str, str, int], ...]:
+    def _claims(self, zone: int, migratetypes: bytes) -> dict[str, int]:
         was, now = (np.frombuffer(types, np.uint8) for types in (self._migratetypes, migratetypes))
         changed = (was != now).nonzero()[0]
         changed = changed[np.isin(changed, zone_pageblocks(self._pgdat.pg, zone))]
         pairs = Counter(zip(was[changed].tolist(), now[changed].tolist(), strict=True))
-        return tuple((self._type(a), self._type(b), n) for (a, b), n in sorted(pairs.items()))
+        return {f"{self._type(a)} -> {self._type(b)}": n for (a, b), n in sorted(pairs.items())}
 
-    def _foreign(self, served: tuple[int, ...]) -> tuple[tuple[str, int], ...]:
+    def _foreign(self, served: tuple[int, ...]) -> dict[str, int]:
         """`served` is by migratetype."""
-        return tuple((self._type(mt), n) for mt, n in enumerate(served) if n and mt != self._migratetype)
+        return {self._type(mt): n for mt, n in enumerate(served) if n and mt != self._migratetype}
 
     def _type(self, migratetype: int) -> str:
         return migratetype_name(self._pgdat.profile, migratetype)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any, TypeAlias
 
+import numa_client
 from google.protobuf.message import Message
 from numa_client._gen.numa.v1 import memory_service_pb2 as memory_pb2
 from numa_client._gen.numa.v1 import node_service_pb2 as node_pb2
@@ -22,7 +23,6 @@ from numa_service.mm.vmstat import NR_ZONE_LRU_BASE, NUMASTAT_NAMES, vm_event_na
 from numa_service.node import ops
 from numa_service.node.cost import Cost
 from numa_service.node.errors import InvalidRequest
-from numa_service.node.explain import Explanation
 from numa_service.node.free_pages import Freed
 from numa_service.node.load import Report
 from numa_service.node.mempolicy import Policy
@@ -79,14 +79,14 @@ def alloc_request(message: memory_pb2.AllocPagesRequest, node: Node) -> AllocReq
 # replies to clients
 
 
-def cost(cost: Cost) -> types_pb2.Cost:
+def cost(cost: Cost | numa_client.Cost) -> types_pb2.Cost:
     """The cost account of a request."""
     message = types_pb2.Cost()
     put_cost(message, cost)
     return message
 
 
-def put_cost(message: types_pb2.Cost, cost: Cost) -> None:
+def put_cost(message: types_pb2.Cost, cost: Cost | numa_client.Cost) -> None:
     """The same, into a part of a reply: quicker than a message made of arguments, by more than the page.
 
     What is zero is not put: most of it is, for most requests.
@@ -131,7 +131,7 @@ def freed(freed: Freed) -> memory_pb2.FreePagesResponse:
     return reply
 
 
-def unserved(explained: Explanation) -> memory_pb2.AllocPagesResponse:
+def unserved(explained: numa_client.Explanation) -> memory_pb2.AllocPagesResponse:
     """The answer to a request that could not be served, and asked why."""
     spent = cost(explained.cost)
     return memory_pb2.AllocPagesResponse(cost=spent, explanation=explain.explanation(explained, spent))

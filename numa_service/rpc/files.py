@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import grpc.aio
+from numa_client import MachineInfo, NodeInfo
 from numa_client._gen.numa.v1 import files_service_pb2 as pb2
 from numa_client._gen.numa.v1 import files_service_pb2_grpc as pb2_grpc
 from numa_client._gen.numa.v1 import node_service_pb2, node_service_pb2_grpc
@@ -26,7 +27,6 @@ from numa_service.node.errors import InvalidRequest, NodeError, NotFound, PeerUn
 from numa_service.procfs import tree
 from numa_service.procfs.write import WriteSysctl, parse_write
 from numa_service.rpc.grpc_server import MAX_MESSAGE_BYTES
-from numa_service.rpc.machine import MachineInfo, NodeInfo
 from numa_service.rpc.peers import ASK_SECONDS
 from numa_service.rpc.status import from_rpc_error
 
@@ -117,7 +117,7 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
                 request_id=uuid4().hex, block=wanted.block, state=wanted.state
             )
             for node in self._machine().nodes:
-                if node.nid in owners:
+                if node.node in owners:
                     await self._ask(node, "ChangeMemoryBlock", change, BLOCK_SECONDS)
         return pb2.WriteFileResponse()
 
@@ -131,19 +131,19 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
     async def _ask(self, node: NodeInfo, method: str, request: Any, timeout: float = ASK_SECONDS) -> Any:
         """One call to a node; NodeError is what it said, PeerUnavailable that it says nothing."""
         if not node.address:
-            raise PeerUnavailable(node.nid, "it restarts")
-        known = self._channels.get(node.nid)
+            raise PeerUnavailable(node.node, "it restarts")
+        known = self._channels.get(node.node)
         if known is None or known[0] != node.address:
             moved = known
             known = node.address, grpc.aio.insecure_channel(node.address, options=_OPTIONS)
-            self._channels[node.nid] = known
+            self._channels[node.node] = known
             if moved is not None:
                 await moved[1].close(None)
         stub = node_service_pb2_grpc.NodeServiceStub(known[1])
         try:
             return await getattr(stub, method)(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(node.nid, error) from None
+            raise from_rpc_error(node.node, error) from None
 
 
 def _refusing(work: Callable[[], T]) -> T:

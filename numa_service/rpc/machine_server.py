@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
+from numa_client import MachineInfo
 from numa_client._gen.numa.v1 import files_service_pb2 as files_pb2
 from numa_client._gen.numa.v1 import files_service_pb2_grpc as files_pb2_grpc
 from numa_client._gen.numa.v1 import machine_service_pb2 as pb2
@@ -15,7 +16,6 @@ from prometheus_client import CollectorRegistry
 
 from numa_service.machine.spec import MachineSpec
 from numa_service.rpc.grpc_server import GrpcServer
-from numa_service.rpc.machine import MachineInfo
 
 if TYPE_CHECKING:
     from numa_service.rpc.files import FilesServicer
@@ -42,7 +42,7 @@ class MachineServicer(pb2_grpc.MachineServiceServicer):
             profile=machine.profile,
             nodes=[
                 pb2.NodeInfo(
-                    node=node.nid,
+                    node=node.node,
                     cpus=node.cpus,
                     managed_pages=node.managed_pages,
                     address=node.address,

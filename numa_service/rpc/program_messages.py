@@ -1,48 +1,45 @@
-"""Protobuf messages of WorkloadService and the types of ``workload/``: the one mapping between them."""
+"""Protobuf messages of WorkloadService, as the service reads and writes them."""
 
 from __future__ import annotations
 
-from enum import IntEnum
+from collections.abc import Mapping
 from typing import TypeVar
 
-from numa_client._gen.numa.v1 import memory_service_pb2, types_pb2
-from numa_client._gen.numa.v1 import workload_service_pb2 as pb2
-
-from numa_service.node.errors import InvalidRequest
-from numa_service.node.mempolicy import Policy
-from numa_service.node.node import Node
-from numa_service.rpc import convert
-from numa_service.workload.program import (
-    FOREVER,
+from numa_client import (
     Access,
     Distribution,
-    DistributionKind,
-    Limits,
     Mix,
-    Pattern,
     Phase,
+    Policy,
     Program,
-    Region,
-    Unit,
+    ProgramLimits,
+    ProgramProgress,
+    ProgramRegion,
 )
-from numa_service.workload.tally import LatencyHistogram, PhaseTally, Progress, Result, Tally
+from numa_client._codec import POLICY_MODES, REGION_KINDS
+from numa_client._gen.numa.v1 import memory_service_pb2, types_pb2
+from numa_client._gen.numa.v1 import workload_service_pb2 as pb2
+from numa_client._program_codec import DISTRIBUTIONS, PATTERNS, UNITS
 
-K = TypeVar("K", bound=IntEnum)
+from numa_service.node.errors import InvalidRequest
+from numa_service.workload.tally import LatencyHistogram, PhaseTally, Result, Tally
+
+W = TypeVar("W")
 
 #: Bytes of a whole program.
 MAX_PROGRAM_BYTES = 64 << 10
 
 
-def program(message: pb2.Program, node: Node) -> Program:
-    """A program as the node takes it; InvalidRequest for its size, policies and numbers that name nothing."""
+def program(message: pb2.Program) -> Program:
+    """A program; InvalidRequest for its size, and for numbers that name nothing."""
     if message.ByteSize() > MAX_PROGRAM_BYTES:
         raise InvalidRequest("program", f"{message.ByteSize()} bytes: at most {MAX_PROGRAM_BYTES}")
     return Program(
         name=message.name,
         seed=message.seed,
-        phases=tuple(_phase(m, f"phases[{i}]", node) for i, m in enumerate(message.phases)),
-        regions=tuple(_region(m, f"regions[{i}]", node) for i, m in enumerate(message.regions)),
-        limits=Limits(
+        phases=tuple(_phase(m, f"phases[{i}]") for i, m in enumerate(message.phases)),
+        regions=tuple(_region(m, f"regions[{i}]") for i, m in enumerate(message.regions)),
+        limits=ProgramLimits(
             message.limits.max_live_pages,
             message.limits.max_events,
             message.limits.max_virtual_seconds,
@@ -53,7 +50,7 @@ def program(message: pb2.Program, node: Node) -> Program:
     )
 
 
-def _phase(m: pb2.Phase, field: str, node: Node) -> Phase:
+def _phase(m: pb2.Phase, field: str) -> Phase:
     return Phase(
         name=m.name,
         seconds=m.seconds,
@@ -61,21 +58,21 @@ def _phase(m: pb2.Phase, field: str, node: Node) -> Phase:
         memory=m.memory,
         rate=m.rate,
         batch=m.batch,
-        mixes=tuple(_mix(mix, f"{field}.mixes[{i}]", node) for i, mix in enumerate(m.mixes)),
+        mixes=tuple(_mix(mix, f"{field}.mixes[{i}]") for i, mix in enumerate(m.mixes)),
         accesses=tuple(_access(access, f"{field}.accesses[{i}]") for i, access in enumerate(m.accesses)),
         each_node=m.each_node,
         release=m.release,
     )
 
 
-def _mix(m: pb2.Mix, field: str, node: Node) -> Mix:
+def _mix(m: pb2.Mix, field: str) -> Mix:
     return Mix(
         name=m.name,
         order=m.order,
         gfp=m.gfp,
-        policy=_policy(m.policy, field, node),
+        policy=_policy(m.policy, f"{field}.policy") if m.HasField("policy") else None,
         weight=m.weight,
-        lifetime=_distribution(m.lifetime, f"{field}.lifetime") if m.HasField("lifetime") else FOREVER,
+        lifetime=_distribution(m.lifetime, f"{field}.lifetime") if m.HasField("lifetime") else None,
         think=_distribution(m.think, f"{field}.think") if m.HasField("think") else None,
     )
 
@@ -84,7 +81,7 @@ def _access(m: pb2.Access, field: str) -> Access:
     return Access(
         region=m.region,
         name=m.name,
-        pattern=_known(Pattern, m.pattern, f"{field}.pattern"),
+        pattern=_word(PATTERNS, m.pattern, f"{field}.pattern"),
         weight=m.weight,
         write=m.write,
         theta=m.theta,
@@ -94,37 +91,41 @@ def _access(m: pb2.Access, field: str) -> Access:
     )
 
 
-def _region(m: pb2.ProgramRegion, field: str, node: Node) -> Region:
-    return Region(m.name, m.kind, m.pages, m.memory, _policy(m.policy, field, node))
+def _region(m: pb2.ProgramRegion, field: str) -> ProgramRegion:
+    return ProgramRegion(
+        name=m.name,
+        kind=_word(REGION_KINDS, m.kind, f"{field}.kind"),
+        pages=m.pages,
+        memory=m.memory,
+        policy=_policy(m.policy, f"{field}.policy") if m.HasField("policy") else None,
+    )
 
 
 def _distribution(m: pb2.Distribution, field: str) -> Distribution:
     return Distribution(
-        kind=_known(DistributionKind, m.kind, f"{field}.kind"),
+        kind=_word(DISTRIBUTIONS, m.kind, f"{field}.kind"),
         mean=m.mean,
         low=m.low,
         high=m.high,
         sigma=m.sigma,
         alpha=m.alpha,
-        unit=_known(Unit, m.unit, f"{field}.unit"),
+        unit=_word(UNITS, m.unit, f"{field}.unit"),
     )
 
 
-def _policy(m: types_pb2.Policy, field: str, node: Node) -> Policy:
-    try:
-        return convert.policy(m, node)
-    except InvalidRequest as e:
-        raise InvalidRequest(f"{field}.{e.field}", e.reason) from None
+def _policy(m: types_pb2.Policy, field: str) -> Policy:
+    return Policy(_word(POLICY_MODES, m.mode, f"{field}.mode"), tuple(m.nodes))
 
 
-def _known(kind: type[K], number: int, field: str) -> K:
-    try:
-        return kind(number)
-    except ValueError:
-        raise InvalidRequest(field, f"{number} is none") from None
+def _word(words: Mapping[W, int], number: int, field: str) -> W:
+    """The word that a number on the wire stands for."""
+    for word, known in words.items():
+        if known == number:
+            return word
+    raise InvalidRequest(field, f"{number} is none" if number else "is not set")
 
 
-def progress(p: Progress) -> pb2.RunProgramResponse:
+def progress(p: ProgramProgress) -> pb2.RunProgramResponse:
     """Where a program stands."""
     return pb2.RunProgramResponse(
         progress=pb2.ProgramProgress(

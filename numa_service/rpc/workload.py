@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc.aio
+from numa_client import Program, ProgramProgress
 from numa_client._gen.numa.v1 import workload_service_pb2 as pb2
 from numa_client._gen.numa.v1 import workload_service_pb2_grpc as pb2_grpc
 
@@ -17,9 +18,8 @@ from numa_service.node.node import Node
 from numa_service.rpc import program_messages
 from numa_service.rpc.peers import Peers
 from numa_service.rpc.requests import Requests
-from numa_service.workload.program import Program
 from numa_service.workload.run import run_program, to_next_progress
-from numa_service.workload.tally import Progress, Result
+from numa_service.workload.tally import Result
 
 #: Programs that a node runs at a time.
 MAX_PROGRAMS = 8
@@ -47,12 +47,12 @@ class Pace:
 class _Reports:
     """What passes between a program and the call that runs it: the newest progress, the wish to stop."""
 
-    newest: Progress | None = None
+    newest: ProgramProgress | None = None
     cut: NodeError | None = None
     #: What `newest` was last, taken or not.
-    latest: Progress | None = None
+    latest: ProgramProgress | None = None
 
-    def take(self) -> Progress | None:
+    def take(self) -> ProgramProgress | None:
         newest, self.newest = self.newest, None
         return newest
 
@@ -81,7 +81,7 @@ class WorkloadServicer(pb2_grpc.WorkloadServiceServicer):
         """Progress, then the result."""
         if not request.session:
             raise InvalidRequest("session", "is not set")
-        program = program_messages.program(request.program, self._node)
+        program = program_messages.program(request.program)
         reports = _Reports()
         running = asyncio.ensure_future(self._once(request, program, reports))
         try:
@@ -97,7 +97,7 @@ class WorkloadServicer(pb2_grpc.WorkloadServiceServicer):
     async def _tell(
         self,
         context: Context,
-        progress: Progress,
+        progress: ProgramProgress,
         running: asyncio.Future[pb2.RunProgramResponse],
         reports: _Reports,
     ) -> None:

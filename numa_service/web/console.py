@@ -14,11 +14,10 @@ from importlib import resources
 from typing import Any, TypeVar
 
 from aiohttp import web
-from numa_client import NumaError
+from numa_client import MachineInfo, NumaError
 from pydantic import ValidationError
 
 from numa_service.rpc.exposition import Handler, HttpServer
-from numa_service.rpc.machine import MachineInfo
 from numa_service.web.actions import Actions, Alloc, Asked, AskedZone, Free, Placing, Refused, Sysctl
 from numa_service.web.boot import boot_steps, boot_view
 from numa_service.web.feed import MachineFeed

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import grpc.aio
+from numa_client import MachineInfo
 from numa_client._gen.numa.v1 import observe_service_pb2 as pb2
 
-from numa_service.rpc.machine import MachineInfo
 from numa_service.rpc.observe import observe
 from numa_service.web.events import Events
 
@@ -77,7 +77,7 @@ class MachineFeed:
         return [nid for nid, seen in self.nodes.items() if seen.version > version]
 
     def _start(self) -> None:
-        nids = [node.nid for node in self.machine().nodes]
+        nids = [node.node for node in self.machine().nodes]
         self.nodes = {nid: self.nodes.get(nid, Seen()) for nid in nids}
         for seen in self.nodes.values():
             # counters went on while nobody looked: that is no event
@@ -92,7 +92,7 @@ class MachineFeed:
 
     async def _follow(self, nid: int) -> None:
         while True:
-            address = next((n.address for n in self.machine().nodes if n.nid == nid), "")
+            address = next((n.address for n in self.machine().nodes if n.node == nid), "")
             if address:
                 with suppress(grpc.aio.AioRpcError):
                     async for frame in observe(address, self.interval_ms):

@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from numa_client import MachineInfo, NodeInfo
 from numa_client._gen.numa.v1 import observe_service_pb2 as pb2
 
 from numa_service.mm.mmzone import PAGE_SIZE
-from numa_service.rpc.machine import MachineInfo, NodeInfo
 from numa_service.web.events import Event
 
 #: Nodes with CPUs that are nearer than this to each other are drawn in one socket: dies and sub-NUMA clusters
@@ -27,7 +27,7 @@ def machine_view(machine: MachineInfo, writable: bool) -> dict[str, Any]:
         "distances": machine.distances,
         "sockets": sockets(machine),
         "nodes": [
-            {"nid": n.nid, "cpus": n.cpus, "managed": n.managed_pages, "fallback": n.fallback_order}
+            {"nid": n.node, "cpus": n.cpus, "managed": n.managed_pages, "fallback": n.fallback_order}
             for n in machine.nodes
         ],
     }
@@ -35,10 +35,10 @@ def machine_view(machine: MachineInfo, writable: bool) -> dict[str, Any]:
 
 def sockets(machine: MachineInfo) -> list[list[int]]:
     """Nodes as they are drawn together: dies of a socket, and memory without CPUs with the nearest."""
-    row = {node.nid: index for index, node in enumerate(machine.nodes)}
+    row = {node.node: index for index, node in enumerate(machine.nodes)}
 
     def distance(a: NodeInfo, b: NodeInfo) -> int:
-        return machine.distances[row[a.nid]][row[b.nid]]
+        return machine.distances[row[a.node]][row[b.node]]
 
     with_cpus = [node for node in machine.nodes if node.cpus]
     groups: list[list[NodeInfo]] = []
@@ -46,15 +46,15 @@ def sockets(machine: MachineInfo) -> list[list[int]]:
         near = [group for group in groups if any(distance(node, other) < SOCKET_DISTANCE for other in group)]
         groups = [group for group in groups if group not in near]
         groups.append([*(other for group in near for other in group), node])
-    groups.sort(key=lambda group: group[0].nid)
+    groups.sort(key=lambda group: group[0].node)
     for node in machine.nodes:
         if not node.cpus:
-            home = min(with_cpus, key=lambda other: (distance(other, node), other.nid), default=None)
+            home = min(with_cpus, key=lambda other: (distance(other, node), other.node), default=None)
             if home is None:
                 groups.append([node])
             else:
                 next(group for group in groups if home in group).append(node)
-    return [[node.nid for node in group] for group in groups]
+    return [[node.node for node in group] for group in groups]
 
 
 def node_view(frame: pb2.ObserveResponse | None) -> str:

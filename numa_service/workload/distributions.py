@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+from numa_client import Distribution
 
 from numa_service.node.errors import InvalidRequest
-from numa_service.workload.program import Distribution, DistributionKind
 
 #: Longest mean, low or high: 10 days of virtual seconds, or as many times a node's memory.
 MAX_VALUE = 1e6
@@ -19,22 +19,20 @@ MAX_SIGMA = 5.0
 def check_distribution(d: Distribution, field: str, *, forever: bool = True) -> None:
     """InvalidRequest naming what of the field is wrong. `forever`: that kind is allowed."""
     kind = d.kind
-    if kind not in DistributionKind.__members__.values() or kind is DistributionKind.UNSPECIFIED:
-        raise InvalidRequest(f"{field}.kind", "is not set, or unknown")
-    if kind is DistributionKind.FOREVER:
+    if kind == "forever":
         if not forever:
             raise InvalidRequest(f"{field}.kind", "forever is no time to think")
         return
-    if kind is DistributionKind.UNIFORM:
+    if kind == "uniform":
         _check(f"{field}.low", d.low, 0, MAX_VALUE)
         _check(f"{field}.high", d.high, d.low, MAX_VALUE)
         return
     _check(f"{field}.mean", d.mean, 0, MAX_VALUE)
-    if kind is not DistributionKind.FIXED and not d.mean:
-        raise InvalidRequest(f"{field}.mean", f"{kind.name.lower()} needs a mean above 0")
-    if kind is DistributionKind.LOGNORMAL:
+    if kind != "fixed" and not d.mean:
+        raise InvalidRequest(f"{field}.mean", f"{kind} needs a mean above 0")
+    if kind == "lognormal":
         _check(f"{field}.sigma", d.sigma, 0, MAX_SIGMA)
-    if kind is DistributionKind.PARETO and not 1 < d.alpha < math.inf:
+    if kind == "pareto" and not 1 < d.alpha < math.inf:
         raise InvalidRequest(f"{field}.alpha", f"{d.alpha:g}: must be above 1, or there is no mean")
 
 
@@ -46,15 +44,15 @@ def _check(field: str, value: float, low: float, high: float) -> None:
 def sample(d: Distribution, random: np.random.Generator, count: int) -> npt.NDArray[np.float64]:
     """`count` values, in the distribution's unit. Not for forever."""
     match d.kind:
-        case DistributionKind.FIXED:
+        case "fixed":
             return np.full(count, d.mean)
-        case DistributionKind.UNIFORM:
+        case "uniform":
             return random.uniform(d.low, d.high, count)
-        case DistributionKind.EXPONENTIAL:
+        case "exponential":
             return random.exponential(d.mean, count)
-        case DistributionKind.LOGNORMAL:
+        case "lognormal":
             return random.lognormal(math.log(d.mean) - d.sigma**2 / 2, d.sigma, count)
-        case DistributionKind.PARETO:
+        case "pareto":
             # NumPy's is the Lomax form: shifted by one it is Pareto's, with a minimum of 1
             return (random.pareto(d.alpha, count) + 1) * (d.mean * (d.alpha - 1) / d.alpha)
-    raise ValueError(f"no values of {d.kind.name}")
+    raise ValueError(f"no values of {d.kind}")

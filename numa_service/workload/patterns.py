@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+from numa_client import Access
 
 from numa_service.node.errors import InvalidRequest
-from numa_service.workload.program import Access, Pattern
 
 MAX_THETA = 4.0
 
@@ -18,13 +18,11 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 def check_pattern(access: Access, field: str) -> None:
     """InvalidRequest naming what of the field is wrong."""
     pattern = access.pattern
-    if pattern not in Pattern.__members__.values() or pattern is Pattern.UNSPECIFIED:
-        raise InvalidRequest(f"{field}.pattern", "is not set, or unknown")
     if not 0 <= access.write <= 1:
         raise InvalidRequest(f"{field}.write", f"{access.write:g} is not in 0…1")
-    if pattern is Pattern.ZIPF and not 0 < access.theta <= MAX_THETA:
+    if pattern == "zipf" and not 0 < access.theta <= MAX_THETA:
         raise InvalidRequest(f"{field}.theta", f"{access.theta:g} is not above 0 and at most {MAX_THETA:g}")
-    if pattern is Pattern.HOT_SET:
+    if pattern == "hot-set":
         if not 0 < access.hot_pages <= 1:
             raise InvalidRequest(f"{field}.hot_pages", f"{access.hot_pages:g} is not above 0 and at most 1")
         if not 0 <= access.hot_accesses <= 1:
@@ -44,13 +42,13 @@ class Indexes:
         """The next `count`, from 0 to the region's size - 1."""
         pages, random = self._pages, self._random
         match self._access.pattern:
-            case Pattern.SEQUENTIAL:
+            case "sequential":
                 first = self._next
                 self._next = (first + count) % pages
                 return (first + np.arange(count)) % pages
-            case Pattern.UNIFORM:
+            case "uniform":
                 return random.integers(0, pages, count)
-            case Pattern.ZIPF:
+            case "zipf":
                 return scatter(ranks(random.random(count), self._access.theta, pages), pages)
         hot = max(1, round(self._access.hot_pages * pages))
         where = random.random(count)

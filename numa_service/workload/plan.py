@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+import numa_client
+from numa_client import Access, Distribution, Mix, Phase, Program, ProgramLimits, ProgramRegion
+
 from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE, gfp_zone, parse_gfp
 from numa_service.mm.mmzone import NR_ORDERS
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
@@ -15,7 +18,6 @@ from numa_service.node.node import Node
 from numa_service.node.ops.region import MAX_REGION_PAGES
 from numa_service.workload.distributions import check_distribution
 from numa_service.workload.patterns import check_pattern
-from numa_service.workload.program import Access, Distribution, Limits, Mix, Phase, Program, Region
 
 MAX_PHASES = 64
 #: Mixes and accesses of a phase.
@@ -35,12 +37,13 @@ DEFAULT_BATCH = 4096
 BATCH_SHARE = 1 / 64
 #: What a node does in one go, with nobody else served: some milliseconds.
 MAX_BATCH = 16384
+_LRU_KINDS = {"anon": LRU_KIND_ANON, "file": LRU_KIND_FILE}
 
 #: What a program gets that asks for nothing, and the most it may ask for. 2^26 live pages are 1 GiB of books.
-DEFAULT_LIMITS = Limits(
+DEFAULT_LIMITS = ProgramLimits(
     max_live_pages=1 << 26, max_events=1 << 32, max_virtual_seconds=3600.0, max_real_seconds=60.0
 )
-MAX_LIMITS = Limits(
+MAX_LIMITS = ProgramLimits(
     max_live_pages=1 << 26, max_events=1 << 40, max_virtual_seconds=1e6, max_real_seconds=3600.0
 )
 
@@ -54,7 +57,8 @@ class MixPlan:
     gfp: int
     policy: Policy
     weight: float
-    lifetime: Distribution
+    #: None: until the program ends.
+    lifetime: Distribution | None
     think: Distribution | None
 
     @property
@@ -116,7 +120,7 @@ class Plan:
     program: Program
     phases: tuple[PhasePlan, ...]
     regions: tuple[RegionPlan, ...]
-    limits: Limits
+    limits: ProgramLimits
     #: Managed pages of the home node: what `memory` is a multiple of.
     memory_pages: int
 
@@ -153,7 +157,7 @@ class _Planner:
         self._regions = regions
         self.phases: list[PhasePlan] = []
         self.used: list[RegionPlan] = []
-        #: Region name and the node it is bound to (None: as its policy says) → index in `used`.
+        #: ProgramRegion name and the node it is bound to (None: as its policy says) → index in `used`.
         self._index: dict[tuple[str, int | None], int] = {}
 
     def add(self, phase: Phase, field: str) -> None:
@@ -194,17 +198,22 @@ class _Planner:
         _check_name(f"{field}.name", mix.name)
         if not 0 <= mix.order < NR_ORDERS:
             raise InvalidRequest(f"{field}.order", f"{mix.order} is not in 0…{NR_ORDERS - 1}")
-        policy = mix.policy if nid is None else Policy(PolicyMode.BIND, (nid,))
+        policy = _policy(mix.policy, field, self._node)
+        if nid is not None:
+            policy = Policy(PolicyMode.BIND, (nid,))
         try:
             gfp = parse_gfp(mix.gfp)
             gfp_zone(gfp, self._node.pgdat.arch)
         except ValueError as e:
             raise InvalidRequest(f"{field}.gfp", str(e)) from None
         _check_policy(policy, gfp, self._node, field)
-        check_distribution(mix.lifetime, f"{field}.lifetime")
+        lifetime = mix.lifetime
+        if lifetime is not None:
+            check_distribution(lifetime, f"{field}.lifetime")
+            lifetime = lifetime if lifetime.kind != "forever" else None
         _check_think(mix.think, field)
         name = mix.name or f"order {mix.order}"
-        return MixPlan(name, mix.order, gfp, policy, _weight(mix.weight, field), mix.lifetime, mix.think)
+        return MixPlan(name, mix.order, gfp, policy, _weight(mix.weight, field), lifetime, mix.think)
 
     def _access(self, access: Access, field: str, nid: int | None) -> AccessPlan:
         _check_name(f"{field}.name", access.name)
@@ -242,44 +251,50 @@ def _check_phase(phase: Phase, field: str) -> None:
         raise InvalidRequest(f"{field}.seconds", "the phase has no end: give seconds, events or memory")
 
 
-def _region(region: Region, field: str, memory_pages: int, node: Node) -> RegionPlan:
+def _region(region: ProgramRegion, field: str, memory_pages: int, node: Node) -> RegionPlan:
     if not region.name:
         raise InvalidRequest(f"{field}.name", "is not set")
     _check_name(f"{field}.name", region.name)
-    if region.kind not in (LRU_KIND_ANON, LRU_KIND_FILE):
-        raise InvalidRequest(f"{field}.kind", "a region is anon or file")
     _check_range(f"{field}.memory", region.memory, MAX_MEMORY)
     if bool(region.pages) == bool(region.memory):
         raise InvalidRequest(f"{field}.pages", "give either pages or memory")
     pages = region.pages or min(MAX_REGION_PAGES, max(1, round(region.memory * memory_pages)))
     if not 1 <= pages <= MAX_REGION_PAGES:
         raise InvalidRequest(f"{field}.pages", f"{pages} is not in 1…{MAX_REGION_PAGES}")
-    _check_policy(region.policy, GFP_HIGHUSER_MOVABLE, node, field)
-    return RegionPlan(region.name, region.kind, pages, region.policy)
+    policy = _policy(region.policy, field, node)
+    _check_policy(policy, GFP_HIGHUSER_MOVABLE, node, field)
+    return RegionPlan(region.name, _LRU_KINDS[region.kind], pages, policy)
+
+
+def _policy(asked: numa_client.Policy | None, field: str, node: Node) -> Policy:
+    """As the node has policies; None is the default."""
+    if asked is None:
+        return Policy()
+    try:
+        return Policy.checked(PolicyMode[asked.mode.name], list(asked.nodes), node.machine.spec.nids)
+    except InvalidRequest as e:
+        raise InvalidRequest(f"{field}.{e.field}", e.reason) from None
 
 
 def _check_policy(policy: Policy, gfp: int, node: Node, field: str) -> None:
     """There is a zonelist to walk."""
-    known = node.machine.spec.nids
-    if unknown := [nid for nid in policy.nodes if nid not in known]:
-        raise InvalidRequest(f"{field}.policy", f"there is no node {unknown[0]}")
     try:
         policy_walk(node.machine.zonelists, node.nid, policy, gfp, gfp_zone(gfp, node.pgdat.arch))
     except InvalidRequest as e:
         raise InvalidRequest(f"{field}.policy", e.reason) from None
 
 
-def _limits(asked: Limits) -> Limits:
+def _limits(asked: ProgramLimits) -> ProgramLimits:
     """Defaults where nothing is asked for; InvalidRequest above what the server allows."""
     numbers = {}
-    for name in Limits.__slots__:
+    for name in ProgramLimits.__slots__:
         value, most = getattr(asked, name), getattr(MAX_LIMITS, name)
         _check_range(f"limits.{name}", value, most)
         numbers[name] = value or getattr(DEFAULT_LIMITS, name)
-    return Limits(**numbers)
+    return ProgramLimits(**numbers)
 
 
-def _check_sums(program: Program, limits: Limits) -> None:
+def _check_sums(program: Program, limits: ProgramLimits) -> None:
     """What the phases ask for is within the limits, as far as that can be told beforehand."""
     seconds, events = 0.0, 0
     for i, phase in enumerate(program.phases):
@@ -299,7 +314,7 @@ def _check_sums(program: Program, limits: Limits) -> None:
 def _check_think(think: Distribution | None, field: str) -> None:
     if think is not None:
         check_distribution(think, f"{field}.think", forever=False)
-        if think.unit:
+        if think.unit != "seconds":
             raise InvalidRequest(f"{field}.think.unit", "think times are in seconds")
 
 

@@ -1,7 +1,8 @@
 """Running a program next to a node: a generator that works batch by batch, through ordinary ops.
 
-It yields questions to other nodes like every request, and a Progress after each batch: whoever drives it then
-serves others, tells the client, or cuts it by throwing a NodeError in, after which it frees what it holds.
+It yields questions to other nodes like every request, and its progress after each batch: whoever drives it
+then serves others, tells the client, or cuts it by throwing a NodeError in, after which it frees what it
+holds.
 
 A batch is: free what is due, then every mix and every access of the phase with its share of the events. The
 program is one thread: each request's modelled latency and the think times move its virtual clock; a rate is
@@ -16,6 +17,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from numa_client import Program, ProgramProgress
+from numa_client._program import LifetimeUnit
 
 from numa_service.mm.pgdat import Pfns
 from numa_service.node import ops
@@ -33,11 +36,10 @@ from numa_service.workload.distributions import sample
 from numa_service.workload.due import MAX_TICKS, Due
 from numa_service.workload.patterns import Indexes
 from numa_service.workload.plan import AccessPlan, Kind, MixPlan, PhasePlan, Plan, make_plan
-from numa_service.workload.program import DistributionKind, Program, Unit
-from numa_service.workload.tally import PhaseTally, Progress, Result, Tally
+from numa_service.workload.tally import PhaseTally, Result, Tally
 
 #: A program under way.
-ProgramSteps: TypeAlias = Generator[Ask[Any] | Park | Progress, Any, Result]
+ProgramSteps: TypeAlias = Generator[Ask[Any] | Park | ProgramProgress, Any, Result]
 
 #: Events of the first batch of a phase: what an event takes is not known yet.
 FIRST_BATCH = 256
@@ -65,14 +67,14 @@ def run_program(
     return run.result()
 
 
-def to_next_progress(steps: ProgramSteps, cut: NodeError | None = None) -> Steps[Progress | Result]:
+def to_next_progress(steps: ProgramSteps, cut: NodeError | None = None) -> Steps[ProgramProgress | Result]:
     """On to the end of the batch, as steps that any shell can drive; the Result when the program is over.
 
     With `cut`, that error is thrown into the program first; it comes back when the program has cleaned up.
     """
     try:
         effect = steps.throw(cut) if cut else next(steps)
-        while not isinstance(effect, Progress):
+        while not isinstance(effect, ProgramProgress):
             try:
                 answer = yield effect
             except NodeError as error:
@@ -127,7 +129,7 @@ class _Run:
         self._events = 0
         self._failures = 0
         #: (order, nid, unit of the lifetime) → blocks that will be freed.
-        self._due: dict[tuple[int, int, Unit], Due] = {}
+        self._due: dict[tuple[int, int, LifetimeUnit], Due] = {}
         #: (order, nid) → blocks that will not.
         self._forever: dict[tuple[int, int], list[Pfns]] = {}
         #: Index of a planned region → its number while it is mapped.
@@ -137,7 +139,7 @@ class _Run:
 
     # phases
 
-    def phases(self) -> Generator[Ask[Any] | Park | Progress, Any, None]:
+    def phases(self) -> Generator[Ask[Any] | Park | ProgramProgress, Any, None]:
         """One after the other."""
         for number, phase in enumerate(self._plan.phases):
             tally = PhaseTally(phase.name, [Tally(k.name, isinstance(k, MixPlan)) for k in phase.kinds])
@@ -266,10 +268,10 @@ class _Run:
     def _hold(self, kind: _Kind, mix: MixPlan, nid: int, pfns: Pfns) -> None:
         """Until their lifetimes are over."""
         lifetime = mix.lifetime
-        if lifetime.kind is DistributionKind.FOREVER:
+        if lifetime is None:
             self._forever.setdefault((mix.order, nid), []).append(pfns)
             return
-        ticks_per_unit = 1e9 if lifetime.unit is Unit.SECONDS else self._plan.memory_pages
+        ticks_per_unit = 1e9 if lifetime.unit == "seconds" else self._plan.memory_pages
         ticks = sample(lifetime, kind.random, len(pfns)) * ticks_per_unit
         due = np.minimum(ticks, MAX_TICKS).astype(np.int64) + self._ticks(lifetime.unit)
         key = mix.order, nid, lifetime.unit
@@ -277,8 +279,8 @@ class _Run:
             self._due[key] = Due()
         self._due[key].add(due, pfns)
 
-    def _ticks(self, unit: Unit) -> int:
-        return self._now_ns if unit is Unit.SECONDS else self._allocated
+    def _ticks(self, unit: LifetimeUnit) -> int:
+        return self._now_ns if unit == "seconds" else self._allocated
 
     def _access(self, kind: _Kind, plan: AccessPlan, count: int) -> Steps[None]:
         assert kind.indexes
@@ -352,7 +354,7 @@ class _Run:
         self._freed += freed
         self._unfreed += pages - freed
 
-    def _free_all(self) -> Generator[Ask[Any] | Park | Progress, Any, None]:
+    def _free_all(self) -> Generator[Ask[Any] | Park | ProgramProgress, Any, None]:
         """Everything that mixes hold, in pieces."""
         held = [(order, nid, waiting.drain()) for (order, nid, _), waiting in self._due.items()]
         held += [(order, nid, np.concatenate(blocks)) for (order, nid), blocks in self._forever.items()]
@@ -362,7 +364,7 @@ class _Run:
                 yield from self._free(order, nid, pfns)
                 yield self._progress(len(self._tallies) - 1)
 
-    def release(self) -> Generator[Ask[Any] | Park | Progress, Any, None]:
+    def release(self) -> Generator[Ask[Any] | Park | ProgramProgress, Any, None]:
         """Free everything, regions too. A session that has ended has seen to it."""
         if self._session not in self._node.sessions:
             return
@@ -373,8 +375,8 @@ class _Run:
 
     # telling
 
-    def _progress(self, number: int) -> Progress:
-        return Progress(
+    def _progress(self, number: int) -> ProgramProgress:
+        return ProgramProgress(
             phase=number,
             phases=len(self._plan.phases),
             phase_name=self._plan.phases[number].name,

@@ -107,25 +107,6 @@ class PhaseTally:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a program stands. Totals since its start."""
-
-    phase: int
-    phases: int
-    phase_name: str
-    #: Of the phase, 0 to 1.
-    fraction: float
-    virtual_ns: int
-    real_ns: int
-    events: int
-    failures: int
-    allocated_pages: int
-    accessed_pages: int
-    freed_pages: int
-    live_pages: int
-
-
-@dataclass(frozen=True, slots=True)
 class Result:
     """What a program has done, phase by phase."""
 

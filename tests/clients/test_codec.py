@@ -75,7 +75,7 @@ def test_policy_messages() -> None:
     assert codec.policy_message(None) is None
     message = codec.policy_message(Policy.preferred_many(3, 1))
     assert message == types_pb2.Policy(mode=types_pb2.POLICY_MODE_PREFERRED_MANY, nodes=[3, 1])
-    assert {codec._MODES[mode] for mode in PolicyMode} == set(types_pb2.PolicyMode.values())
+    assert {codec.POLICY_MODES[mode] for mode in PolicyMode} == set(types_pb2.PolicyMode.values())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numa_client
 import numa_loadgen
 
@@ -68,6 +71,15 @@ def test_numa_client() -> None:
         "program_text",
     ]
     assert all(hasattr(numa_client, name) for name in numa_client.__all__)
+
+
+def test_data_and_errors_do_without_grpc() -> None:
+    script = (
+        "import sys, numa_client as n; n.Program.load('stream'); n.Policy.parse('bind:0'); n.NotFound('it');"
+        "print({'grpc', 'google'} & set(sys.modules)); n.Machine; print('grpc' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["set()", "True"]
 
 
 def test_numa_loadgen() -> None:

@@ -1,12 +1,15 @@
-"""The checked-in stubs are what proto/ gives today."""
+"""The checked-in stubs are what proto/ gives today; the blocking client is what the asyncio one gives."""
 
 from __future__ import annotations
 
 import runpy
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 GENERATED = ROOT / "clients" / "python" / "numa_client" / "_gen"
+MAKE_SYNC = runpy.run_path(str(ROOT / "clients" / "python" / "make_sync.py"))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -23,4 +26,17 @@ def test_regenerating_gives_the_same_bytes(tmp_path: Path) -> None:
     generate(output=tmp_path)
     fresh = contents(tmp_path)
     assert "numa/v1/memory_service_pb2_grpc.pyi" in fresh
-    assert fresh == contents(GENERATED), "run: python clients/python/generate.py"
+    assert fresh == contents(GENERATED), "run: make stubs"
+
+
+def test_the_blocking_client_is_the_asyncio_one() -> None:
+    made = MAKE_SYNC["blocking"](MAKE_SYNC["ASYNC"].read_text())
+    assert made == MAKE_SYNC["SYNC"].read_text(), "run: make sync"
+
+
+def test_what_no_rule_makes_blocking_is_not_let_through() -> None:
+    text = MAKE_SYNC["ASYNC"].read_text()
+    with pytest.raises(SystemExit, match="no rule makes this blocking: import asyncio"):
+        MAKE_SYNC["blocking"](f"{text}\n\nnow = asyncio.get_running_loop().time()\n")
+    with pytest.raises(SystemExit, match="any more"):
+        MAKE_SYNC["blocking"](text.replace("asyncio.sleep", "anyio.sleep"))

@@ -10,8 +10,8 @@ import pytest
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from numa_client import AsyncMachine, Machine, NotFound, OutOfMemory, Unavailable
-from numa_client._errors import from_status
 from numa_client._search import LOOK_AGAIN_SECONDS, SAME_PLACE_LOOKS, Search
+from numa_client._status import from_status
 from numa_client._types import NodeInfo
 from reference_node import Refused
 from reference_peer import ReferenceMachine

@@ -33,7 +33,7 @@ def up(state: Path) -> Iterator[str]:
 def test_up_prints_what_clients_need(up: str) -> None:
     machine = json.loads(up)
     assert machine["name"] == "demo"
-    assert [node["incarnation"] for node in machine["nodes"]] == [1, 1, 1]
+    assert [(node["nid"], node["incarnation"]) for node in machine["nodes"]] == [(0, 1), (1, 1), (2, 1)]
     with Machine.connect(machine["address"]) as client:
         assert [node.address for node in client.info.nodes] == [node["address"] for node in machine["nodes"]]
 

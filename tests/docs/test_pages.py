@@ -7,11 +7,13 @@ import subprocess
 import xml.etree.ElementTree as ElementTree
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from doc_blocks import PAGES, ROOT, blocks, code, page, rows
 from doc_shell import DocShell
 from numa_client import Access, Mix, Phase, Program, ProgramLimits, ProgramRegion
+from numa_client._program import DistributionKind
 from skips import needs
 
 from numa_service.cli.trace import KEPT_EVENTS
@@ -24,7 +26,6 @@ from numa_service.machine.sysctl import SYSCTLS
 from numa_service.node.tracepoints import RING_EVENTS
 from numa_service.trace.tracepoints import TRACEPOINTS
 from numa_service.workload.plan import DEFAULT_LIMITS, MAX_LIMITS
-from numa_service.workload.program import DistributionKind
 
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
 
@@ -221,7 +222,7 @@ def test_every_key_of_a_program_is_documented() -> None:
         missing = [f.name for f in fields(cls) if not re.search(rf"\b{f.name}\b", example.text)]
         assert missing == [], cls
     kinds = [code(row[0])[0] for row in rows("docs/workloads.md", "## Distributions")]
-    assert kinds == [kind.name.lower() for kind in DistributionKind if kind]
+    assert kinds == list(get_args(DistributionKind))
 
 
 def test_the_limits_of_programs_that_are_documented_are_the_limits() -> None:

@@ -12,6 +12,7 @@ from loopback import Loopback
 from numa_client import (
     AsyncMachine,
     AsyncSession,
+    MachineInfo,
     NumaError,
     OutOfMemory,
     Policy,
@@ -23,7 +24,6 @@ from prometheus_client import ProcessCollector
 from numa_service.metrics.collector import NodeCollector
 from numa_service.metrics.discovery import MachineCollector, TargetServer
 from numa_service.node.node import Node
-from numa_service.rpc.machine import MachineInfo
 from numa_service.rpc.server import NodeServer
 
 #: Longer than the sessions of clients that go away without a word.

@@ -5,21 +5,17 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from numa_client._codec import explained
-from numa_client._explanation import Explanation as ClientExplanation
+from numa_client import Explanation
 
 from numa_service.machine.source import load
 from numa_service.mm.gfp import parse_gfp
 from numa_service.node import ops
-from numa_service.node.explain import Explanation
 from numa_service.node.free_pages import free_pages
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.page_alloc import Allocation, alloc_pages
 from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import map_region, touch_region
 from numa_service.node.unserved import AllocFailed
-from numa_service.rpc import explain as wire
-from numa_service.rpc.convert import cost
 from numa_service.sim.simulation import Simulation
 
 LEASE_NS = 10**12
@@ -86,14 +82,3 @@ class Asking:
     def run(self) -> None:
         """Let kswapd have its way."""
         self.sim.run()
-
-
-def as_client(explanation: Explanation) -> ClientExplanation:
-    """What a client makes of it, by way of the wire."""
-    from numa_client._gen.numa.v1 import memory_service_pb2
-
-    spent = cost(explanation.cost)
-    response = memory_service_pb2.AllocPagesResponse(
-        cost=spent, explanation=wire.explanation(explanation, spent)
-    )
-    return explained(response, explanation.order).explanation

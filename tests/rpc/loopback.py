@@ -8,14 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numa_client import AsyncMachine
+from numa_client import AsyncMachine, MachineInfo, NodeInfo
 
 from numa_service.machine.presets import load_preset
 from numa_service.machine.spec import MachineSpec
 from numa_service.metrics.collector import NodeCollector
 from numa_service.node.node import Node
 from numa_service.node.ops.op import Op
-from numa_service.rpc.machine import MachineInfo, NodeInfo
 from numa_service.rpc.machine_server import MachineServer
 from numa_service.rpc.server import Addresses, NodeServer
 from numa_service.rpc.workload import Pace
@@ -143,7 +142,7 @@ class Loopback:
     def info(self) -> MachineInfo:
         nodes = tuple(
             NodeInfo(
-                nid=nid,
+                node=nid,
                 cpus=server.node.pgdat.cpus,
                 managed_pages=sum(e.managed for e in server.node.pgdat.extents),
                 address=self.addresses[nid].grpc,

@@ -19,12 +19,12 @@ from numa_client import (
     Program,
     Unavailable,
 )
-from numa_client._errors import from_rpc_error
 from numa_client._gen.numa.v1 import memory_service_pb2 as pb2
 from numa_client._gen.numa.v1 import node_service_pb2
 from numa_client._gen.numa.v1.memory_service_pb2_grpc import MemoryServiceStub
 from numa_client._gen.numa.v1.node_service_pb2_grpc import NodeServiceStub
 from numa_client._gen.numa.v1.types_pb2 import NodePages
+from numa_client._status import from_rpc_error
 
 from numa_service.node import ops
 from numa_service.node.ops.protocol import MAX_REQUEST_ID

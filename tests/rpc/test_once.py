@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from loopback import Loopback
 from numa_client import AsyncMachine, NotFound, OutOfMemory, Policy, PolicyMode
-from numa_client._errors import from_rpc_error
 from numa_client._gen.numa.v1 import memory_service_pb2 as pb2
 from numa_client._gen.numa.v1 import memory_service_pb2_grpc, types_pb2
+from numa_client._status import from_rpc_error
 
 from numa_service.machine.presets import load_preset
 from numa_service.node import first_replies as replies

@@ -9,10 +9,10 @@ import pytest
 from cable import Cable
 from loopback import Loopback
 from numa_client import AsyncMachine, Policy, PolicyMode, Unavailable
-from numa_client._errors import from_rpc_error
 from numa_client._gen.numa.v1.memory_service_pb2 import FreePagesRequest
 from numa_client._gen.numa.v1.memory_service_pb2_grpc import MemoryServiceStub
 from numa_client._gen.numa.v1.types_pb2 import NodePages
+from numa_client._status import from_rpc_error
 
 from numa_service.node import ops
 from numa_service.node.ask import Ask, Steps, owe, through_outbox

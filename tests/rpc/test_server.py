@@ -9,12 +9,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from loopback import Loopback
-from numa_client import AsyncMachine
+from numa_client import AsyncMachine, MachineInfo
 from numa_client._gen.numa.v1 import machine_service_pb2, machine_service_pb2_grpc
 
 from numa_service.machine.presets import load_preset
 from numa_service.node.node import Node
-from numa_service.rpc.machine import MachineInfo
 from numa_service.rpc.machine_server import MachineServer
 from numa_service.rpc.server import NODE_SERVICES, NodeServer
 

@@ -31,8 +31,9 @@ from numa_client._gen.numa.v1 import workload_service_pb2_grpc as pb2_grpc
 from numa_client._program_codec import run_request
 
 from numa_service.node import ops
+from numa_service.node.errors import InvalidRequest as Refused
 from numa_service.node.errors import TooMany
-from numa_service.rpc.program_messages import MAX_PROGRAM_BYTES
+from numa_service.rpc.program_messages import MAX_PROGRAM_BYTES, program
 from numa_service.rpc.workload import MAX_PROGRAMS, Pace
 
 SHORT = Distribution("exponential", mean=1e-4)
@@ -208,6 +209,37 @@ async def test_numbers_that_name_nothing_are_refused(demo: Loopback, client: Asy
                 with pytest.raises(grpc.aio.AioRpcError, match=text) as refused:
                     await stub.RunProgram(request).read()
                 assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "value"),
+    [
+        ("lifetime", "kind", 0),
+        ("lifetime", "kind", 77),
+        ("lifetime", "unit", 7),
+        ("access", "pattern", 0),
+        ("access", "pattern", 5),
+        ("region", "kind", 0),
+        ("region", "kind", 3),
+        ("policy", "mode", 99),
+    ],
+)
+def test_words_that_are_unset_or_unknown_are_refused(path: str, field: str, value: int) -> None:
+    sent = pb2.Program()
+    phase = sent.phases.add()
+    lifetime, access, region = phase.mixes.add().lifetime, phase.accesses.add(), sent.regions.add()
+    lifetime.kind, access.pattern, region.kind = 1, 1, 1  # type: ignore[assignment]  # as a stranger sends them
+    program(sent)
+    parts = {
+        "lifetime": (lifetime, "phases[0].mixes[0].lifetime"),
+        "access": (access, "phases[0].accesses[0]"),
+        "region": (region, "regions[0]"),
+        "policy": (region.policy, "regions[0].policy"),
+    }
+    setattr(parts[path][0], field, value)
+    with pytest.raises(Refused) as refused:
+        program(sent)
+    assert refused.value.field == f"{parts[path][1]}.{field}"
 
 
 async def test_a_repeated_request_gets_the_first_result(demo: Loopback, client: AsyncMachine) -> None:

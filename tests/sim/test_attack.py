@@ -1,4 +1,4 @@
-"""The simulator that attacks: seeds hold, a planted bug does not, and what fails is replayed and made short."""
+"""The simulator that attacks: seeds hold, planted bugs do not, and what fails is replayed and made short."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from numa_client import FreelistPass
 
 from numa_service.machine.boot import start_kernel
 from numa_service.machine.cmdline import CmaArea, parse_cmdline
@@ -18,7 +19,6 @@ from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.node import ops
 from numa_service.node.cma import cma_alloc
 from numa_service.node.errors import Busy, InvalidRequest, NotFound
-from numa_service.node.explain import PassStep
 from numa_service.node.free_pages import free_pages
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
@@ -156,10 +156,9 @@ def test_only_movable_requests_get_into_an_area(driver: Driver) -> None:
 def test_explain_says_that_free_cma_pages_do_not_count(driver: Driver) -> None:
     explanation = driver.alloc(GFP_KERNEL, 1, explain=True).explanation
     assert explanation is not None
-    [step] = [step for step in explanation.steps if isinstance(step, PassStep)]
+    [step] = [step for step in explanation.steps if isinstance(step, FreelistPass)]
     [visit] = step.nodes
-    assert visit.account is not None
-    assert visit.account.zones[0].before.cma == AREA
+    assert visit.zones[0].before.cma_pages == AREA
 
 
 # contiguous allocation

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from node.asking import Asking, as_client, bind
+from node.asking import Asking, bind
+from numa_client import FreelistPass, NodeVisit
 
 from numa_service.node import ops
-from numa_service.node.explain import NodeVisit, PassStep
 from numa_service.node.mempolicy import Policy, Walk, policy_walk
 from numa_service.node.node import Node
 from numa_service.node.page_alloc import alloc_pages
@@ -39,7 +39,7 @@ def marks(asking: Asking) -> list[int]:
 
 
 def skipped(visits: tuple[NodeVisit, ...]) -> list[tuple[int, tuple[str, ...]]]:
-    return [(visit.nid, visit.cached_full) for visit in visits if visit.cached_full]
+    return [(visit.node, visit.cached_full) for visit in visits if visit.cached_full]
 
 
 @pytest.fixture
@@ -100,19 +100,19 @@ def test_a_scan_that_finds_nothing_is_repeated_without_the_cache(asking: Asking)
     # the marks of node 2 are of this second
     asking.home.apply(ops.ZlcMarkFull(0, (2,), asking.home.clock()))
     explanation = asking.ask(10)
-    first, again = (step for step in explanation.steps if isinstance(step, PassStep))
+    first, again = (step for step in explanation.steps if isinstance(step, FreelistPass))
     assert skipped(first.nodes) == [(0, ("DMA",)), (2, ("DMA32",)), (1, ("DMA32",))]
     assert again.name == "fast path, without the zonelist cache"
     assert skipped(again.nodes) == []
-    assert explanation.placement == ((2, 10),)
+    assert explanation.placement == {2: 10}
 
 
 def test_why_a_zone_was_not_looked_at(asking: Asking) -> None:
     asking.take(10)
     explanation = asking.ask(10)
-    [only] = [step for step in explanation.steps if isinstance(step, PassStep)]
+    [only] = [step for step in explanation.steps if isinstance(step, FreelistPass)]
     assert skipped(only.nodes) == [(0, ("DMA",)), (2, ("DMA32",))]
-    text = str(as_client(explanation))
+    text = str(explanation)
     assert "2:DMA32    skipped: zonelist cache says full" in text
     assert "0:DMA      skipped: zonelist cache says full" in text
     # the first zone is always looked at

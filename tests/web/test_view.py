@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from numa_client import MachineInfo, NodeInfo
 from numa_client._gen.numa.v1 import observe_service_pb2 as pb2
 
 from numa_service.machine.boot import start_kernel
 from numa_service.machine.presets import list_presets, load_preset
 from numa_service.machine.spec import MachineSpec
-from numa_service.rpc.machine import MachineInfo, NodeInfo
 from numa_service.web.boot import boot_steps
 from numa_service.web.events import EVENTS_KEPT, TOLD_EVERY_NS, Events
 from numa_service.web.view import message, node_view, sockets

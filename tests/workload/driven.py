@@ -6,25 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 from by_hand import ByHand
+from numa_client import Access, Distribution, Mix, Phase, Program, ProgramProgress, ProgramRegion
 
 from numa_service.machine.presets import load_preset
 from numa_service.node import ops
 from numa_service.node.errors import NodeError
 from numa_service.node.node import Node
-from numa_service.workload.program import (
-    Access,
-    Distribution,
-    DistributionKind,
-    Mix,
-    Pattern,
-    Phase,
-    Program,
-    Region,
-)
 from numa_service.workload.run import run_program, to_next_progress
-from numa_service.workload.tally import Progress, Result
+from numa_service.workload.tally import Result
 
-EXPONENTIAL = Distribution(DistributionKind.EXPONENTIAL, mean=1e-3)
+EXPONENTIAL = Distribution("exponential", mean=1e-3)
 
 
 class Driven:
@@ -45,7 +36,7 @@ class Driven:
         self.machine = ByHand(self.spec)
         self.node: Node = self.machine.nodes[0]
         self.session = self.node.apply(ops.OpenSession("test", 10**9, 0))
-        self.progress: list[Progress] = []
+        self.progress: list[ProgramProgress] = []
 
     def run(self, program: Program, cut: NodeError | None = None, after: int = 0, **options: Any) -> Result:
         """Run a program; with `cut`, throw that in after so many batches."""
@@ -80,12 +71,15 @@ def churn(**fields: Any) -> Program:
         batch=1024,
         mixes=(
             Mix("pages", weight=3, lifetime=EXPONENTIAL),
-            Mix("slabs", order=3, lifetime=Distribution(DistributionKind.PARETO, mean=1e-3, alpha=1.5)),
+            Mix("slabs", order=3, lifetime=Distribution("pareto", mean=1e-3, alpha=1.5)),
         ),
         accesses=(
-            Access("heap", pattern=Pattern.ZIPF, theta=0.9, write=0.5),
-            Access("file", pattern=Pattern.SEQUENTIAL),
+            Access("heap", pattern="zipf", theta=0.9, write=0.5),
+            Access("file", pattern="sequential"),
         ),
     )
-    regions = (Region("heap", kind=1, pages=10_000), Region("file", kind=2, memory=0.5))
+    regions = (
+        ProgramRegion("heap", kind="anon", pages=10_000),
+        ProgramRegion("file", kind="file", memory=0.5),
+    )
     return Program(**{"name": "churn", "seed": 7, "phases": (phase,), "regions": regions} | fields)

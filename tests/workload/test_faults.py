@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
+from numa_client import Access, Distribution, Mix, Phase, Policy, Program, ProgramRegion
+
 from numa_service.machine.presets import load_preset
 from numa_service.node import ops
-from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.region import close_session
 from numa_service.sim.simulation import Simulation
-from numa_service.workload.program import (
-    Access,
-    Distribution,
-    DistributionKind,
-    Mix,
-    Pattern,
-    Phase,
-    Program,
-    Region,
-)
 from numa_service.workload.run import run_program, to_next_progress
 from numa_service.workload.tally import Result
 
-EVERYWHERE = Policy(PolicyMode.INTERLEAVE, (0, 1, 2))
+EVERYWHERE = Policy.interleave(0, 1, 2)
 PROGRAM = Program(
     phases=(
         Phase(
             events=20_000,
             batch=500,
             mixes=(
-                Mix(policy=EVERYWHERE, lifetime=Distribution(DistributionKind.EXPONENTIAL, mean=2e-4)),
+                Mix(policy=EVERYWHERE, lifetime=Distribution("exponential", mean=2e-4)),
                 Mix(policy=EVERYWHERE, order=2),
             ),
-            accesses=(Access("r", pattern=Pattern.UNIFORM, write=0.3),),
+            accesses=(Access("r", pattern="uniform", write=0.3),),
         ),
     ),
-    regions=(Region("r", kind=1, pages=3000, policy=EVERYWHERE),),
+    regions=(ProgramRegion("r", kind="anon", pages=3000, policy=EVERYWHERE),),
 )
 
 

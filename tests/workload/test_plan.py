@@ -7,26 +7,14 @@ from typing import Any
 
 import pytest
 from driven import Driven, churn
+from numa_client import Access, Distribution, Mix, Phase, Policy, Program, ProgramLimits, ProgramRegion
 
 from numa_service.node.errors import InvalidRequest
-from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.workload import plan
-from numa_service.workload.program import (
-    Access,
-    Distribution,
-    DistributionKind,
-    Limits,
-    Mix,
-    Pattern,
-    Phase,
-    Program,
-    Region,
-    Unit,
-)
 
 BASE = churn()
 PHASE = BASE.phases[0]
-SPENT = Distribution(DistributionKind.FIXED, mean=1.0)
+SPENT = Distribution("fixed", mean=1.0)
 
 
 def phase(**fields: Any) -> Program:
@@ -38,15 +26,17 @@ def mix(**fields: Any) -> Program:
 
 
 def access(**fields: Any) -> Program:
-    return phase(accesses=(Access(**{"region": "heap", "pattern": Pattern.UNIFORM} | fields),))
+    return phase(accesses=(Access(**{"region": "heap", "pattern": "uniform"} | fields),))
 
 
 def region(**fields: Any) -> Program:
-    return replace(BASE, regions=(*BASE.regions, Region(**{"name": "r", "kind": 1, "pages": 1} | fields)))
+    return replace(
+        BASE, regions=(*BASE.regions, ProgramRegion(**{"name": "r", "kind": "anon", "pages": 1} | fields))
+    )
 
 
 def limits(**fields: Any) -> Program:
-    return replace(BASE, limits=Limits(**fields))
+    return replace(BASE, limits=ProgramLimits(**fields))
 
 
 CASES: list[tuple[Program, str]] = [
@@ -68,25 +58,23 @@ CASES: list[tuple[Program, str]] = [
     (mix(order=11), "phases[1].mixes[1].order"),
     (mix(gfp="GFP_NONSENSE"), "phases[1].mixes[1].gfp"),
     (mix(gfp="__GFP_DMA|__GFP_HIGHMEM"), "phases[1].mixes[1].gfp"),
-    (mix(policy=Policy(PolicyMode.BIND, (9,))), "phases[1].mixes[1].policy"),
-    (mix(policy=Policy(PolicyMode.BIND, (2,)), gfp="GFP_DMA"), "phases[1].mixes[1].policy"),
+    (mix(policy=Policy.bind(9)), "phases[1].mixes[1].policy.nodes"),
+    (mix(policy=Policy.bind(2), gfp="GFP_DMA"), "phases[1].mixes[1].policy"),
     (mix(weight=-1.0), "phases[1].mixes[1].weight"),
-    (mix(lifetime=Distribution(DistributionKind.EXPONENTIAL)), "phases[1].mixes[1].lifetime.mean"),
-    (mix(think=Distribution(DistributionKind.FOREVER)), "phases[1].mixes[1].think.kind"),
-    (mix(think=replace(SPENT, unit=Unit.MEMORY)), "phases[1].mixes[1].think.unit"),
+    (mix(lifetime=Distribution("exponential")), "phases[1].mixes[1].lifetime.mean"),
+    (mix(think=Distribution("forever")), "phases[1].mixes[1].think.kind"),
+    (mix(think=replace(SPENT, unit="memory")), "phases[1].mixes[1].think.unit"),
     (access(region="nowhere"), "phases[1].accesses[0].region"),
-    (access(pattern=Pattern.UNSPECIFIED), "phases[1].accesses[0].pattern"),
     (access(write=1.5), "phases[1].accesses[0].write"),
-    (access(pattern=Pattern.ZIPF), "phases[1].accesses[0].theta"),
-    (access(pattern=Pattern.HOT_SET), "phases[1].accesses[0].hot_pages"),
-    (access(pattern=Pattern.HOT_SET, hot_pages=0.1, hot_accesses=2), "phases[1].accesses[0].hot_accesses"),
+    (access(pattern="zipf"), "phases[1].accesses[0].theta"),
+    (access(pattern="hot-set"), "phases[1].accesses[0].hot_pages"),
+    (access(pattern="hot-set", hot_pages=0.1, hot_accesses=2), "phases[1].accesses[0].hot_accesses"),
     (region(name=""), "regions[2].name"),
     (region(name="heap"), "regions"),
-    (region(kind=0), "regions[2].kind"),
     (region(pages=0), "regions[2].pages"),
     (region(memory=1.0), "regions[2].pages"),
     (region(pages=1 << 30), "regions[2].pages"),
-    (region(policy=Policy(PolicyMode.BIND, (9,))), "regions[2].policy"),
+    (region(policy=Policy.bind(9)), "regions[2].policy.nodes"),
     (limits(max_live_pages=1 << 40), "limits.max_live_pages"),
     (limits(max_events=1 << 60), "limits.max_events"),
     (limits(max_virtual_seconds=1e9), "limits.max_virtual_seconds"),
@@ -94,7 +82,7 @@ CASES: list[tuple[Program, str]] = [
     (limits(max_real_seconds=-1.0), "limits.max_real_seconds"),
     (limits(max_events=1000), "phases[0].events"),
     (
-        replace(phase(seconds=10.0, events=0), limits=Limits(max_virtual_seconds=5)),
+        replace(phase(seconds=10.0, events=0), limits=ProgramLimits(max_virtual_seconds=5)),
         "phases[1].seconds",
     ),
     (

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 from driven import EXPONENTIAL, Driven, churn
+from numa_client import (
+    Access,
+    Distribution,
+    Mix,
+    Phase,
+    Policy,
+    Program,
+    ProgramLimits,
+    ProgramProgress,
+    ProgramRegion,
+)
+from numa_client._program import LifetimeUnit
 
 from numa_service.node import ops
 from numa_service.node.errors import LimitExceeded, NotFound, Precondition
-from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.unserved import AllocFailed
-from numa_service.workload.program import (
-    Access,
-    Distribution,
-    DistributionKind,
-    Limits,
-    Mix,
-    Pattern,
-    Phase,
-    Program,
-    Region,
-    Unit,
-)
 from numa_service.workload.run import run_program, to_next_progress
-from numa_service.workload.tally import LatencyHistogram, Progress
+from numa_service.workload.tally import LatencyHistogram
 
-FIXED = Distribution(DistributionKind.FIXED, mean=1e-4)
+FIXED = Distribution("fixed", mean=1e-4)
 
 
 def pages(**fields: object) -> Program:
@@ -96,7 +96,7 @@ def test_blocks_live_as_long_as_they_are_told() -> None:
 def test_lifetimes_in_memory_hold_a_share_of_it() -> None:
     driven = Driven()
     managed = sum(extent.managed for extent in driven.node.pgdat.extents)
-    lifetime = Distribution(DistributionKind.FIXED, mean=0.25, unit=Unit.MEMORY)
+    lifetime = Distribution("fixed", mean=0.25, unit="memory")
     driven.run(pages(events=0, memory=1.0, batch=256, lifetime=lifetime))
     held = [p.live_pages for p in driven.progress if p.allocated_pages > managed / 2 and p.fraction < 1]
     assert all(abs(pages - managed / 4) <= 512 for pages in held)
@@ -115,19 +115,19 @@ def test_a_phase_ends_where_it_says(batch: int) -> None:
 
 def test_think_time_passes() -> None:
     quick = Driven(unloaded=True).run(pages())
-    slow = Driven(unloaded=True).run(pages(think=Distribution(DistributionKind.FIXED, mean=1e-6)))
+    slow = Driven(unloaded=True).run(pages(think=Distribution("fixed", mean=1e-6)))
     assert slow.virtual_ns - quick.virtual_ns == 10_000 * 1000
 
 
 def test_who_thinks_queues_less() -> None:
     """What a program asks for in a row is load, and loaded memory is slower."""
     quick = Driven().run(pages())
-    slow = Driven().run(pages(think=Distribution(DistributionKind.FIXED, mean=1e-6)))
+    slow = Driven().run(pages(think=Distribution("fixed", mean=1e-6)))
     assert slow.virtual_ns - quick.virtual_ns < 10_000 * 1000
 
 
 def test_policies_say_where() -> None:
-    program = pages(policy=Policy(PolicyMode.INTERLEAVE, (0, 1, 2)), events=3000)
+    program = pages(policy=Policy.interleave(0, 1, 2), events=3000)
     (tally,) = Driven().run(program).phases[0].kinds
     assert tally.pages_by_node == {0: 1000, 1: 1000, 2: 1000}
     assert tally.remote_lookups
@@ -139,10 +139,10 @@ def test_each_node_in_turn() -> None:
         events=2000,
         each_node=True,
         mixes=(Mix(lifetime=FIXED),),
-        accesses=(Access("a", pattern=Pattern.SEQUENTIAL),),
+        accesses=(Access("a", pattern="sequential"),),
     )
     driven = Driven()
-    result = driven.run(Program(phases=(phase,), regions=(Region("a", kind=1, pages=500),)))
+    result = driven.run(Program(phases=(phase,), regions=(ProgramRegion("a", kind="anon", pages=500),)))
     assert [phase.name for phase in result.phases] == ["stream, node 0", "stream, node 1", "stream, node 2"]
     for nid, phase_tally in enumerate(result.phases):
         assert [kind.pages_by_node for kind in phase_tally.kinds] == [{nid: 1000}, {nid: 1000}]
@@ -153,7 +153,7 @@ def test_each_node_in_turn() -> None:
 
 def test_failures_are_counted() -> None:
     driven = Driven()
-    program = pages(order=10, events=500, policy=Policy(PolicyMode.BIND, (1,)))
+    program = pages(order=10, events=500, policy=Policy.bind(1))
     (tally,) = driven.run(program).phases[0].kinds
     assert tally.failures + (tally.pages >> 10) == 500
     assert 400 < tally.failures < 500
@@ -162,7 +162,7 @@ def test_failures_are_counted() -> None:
 
 def test_or_end_the_program() -> None:
     driven = Driven()
-    program = pages(order=10, events=500, policy=Policy(PolicyMode.BIND, (1,)), stop_on_failure=True)
+    program = pages(order=10, events=500, policy=Policy.bind(1), stop_on_failure=True)
     with pytest.raises(AllocFailed):
         driven.run(program)
     assert driven.held() == 0
@@ -172,8 +172,8 @@ def test_or_end_the_program() -> None:
 def test_an_access_that_finds_no_memory_is_a_failure() -> None:
     driven = Driven("uma")  # no swap
     size = 2 * sum(extent.managed for extent in driven.node.pgdat.extents)
-    phase = Phase(events=size, batch=16384, accesses=(Access("a", pattern=Pattern.SEQUENTIAL, write=1.0),))
-    program = Program(phases=(phase,), regions=(Region("a", kind=1, pages=size),))
+    phase = Phase(events=size, batch=16384, accesses=(Access("a", pattern="sequential", write=1.0),))
+    program = Program(phases=(phase,), regions=(ProgramRegion("a", kind="anon", pages=size),))
     result = driven.run(program)
     (tally,) = result.phases[0].kinds
     assert tally.events == size
@@ -201,20 +201,26 @@ def test_a_phase_may_release_what_was_held() -> None:
 
 
 def limited(**limits: float) -> Program:
-    return churn(limits=Limits(**limits))  # type: ignore[arg-type]
+    return churn(limits=ProgramLimits(**limits))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("program", "limit"),
     [
-        (pages(events=10**6, limits=Limits(max_live_pages=50_000)), "max_live_pages"),
-        (pages(events=0, seconds=1.0, lifetime=FIXED, limits=Limits(max_events=50_000)), "max_events"),
+        (pages(events=10**6, limits=ProgramLimits(max_live_pages=50_000)), "max_live_pages"),
+        (pages(events=0, seconds=1.0, lifetime=FIXED, limits=ProgramLimits(max_events=50_000)), "max_events"),
         (
-            pages(events=10**6, lifetime=FIXED, limits=Limits(max_virtual_seconds=0.01)),
+            pages(events=10**6, lifetime=FIXED, limits=ProgramLimits(max_virtual_seconds=0.01)),
             "max_virtual_seconds",
         ),
         (
-            pages(events=10**6, lifetime=FIXED, rate=1e-6, batch=1, limits=Limits(max_virtual_seconds=1e6)),
+            pages(
+                events=10**6,
+                lifetime=FIXED,
+                rate=1e-6,
+                batch=1,
+                limits=ProgramLimits(max_virtual_seconds=1e6),
+            ),
             "max_virtual_seconds",
         ),
     ],
@@ -230,7 +236,7 @@ def test_a_program_is_cut_at_its_limits(program: Program, limit: str) -> None:
 
 def test_a_think_time_beyond_all_limits_is_cut_at_once() -> None:
     driven = Driven()
-    forever = Distribution(DistributionKind.FIXED, mean=1e6)
+    forever = Distribution("fixed", mean=1e6)
     with pytest.raises(LimitExceeded, match="max_virtual_seconds"):
         driven.run(pages(think=forever, lifetime=forever, batch=16384))
     assert driven.held() == 0
@@ -239,8 +245,8 @@ def test_a_think_time_beyond_all_limits_is_cut_at_once() -> None:
 @pytest.mark.parametrize("alpha", [1 + 1e-12, 1e6])
 def test_lifetimes_beyond_all_measure_are_lifetimes(alpha: float) -> None:
     driven = Driven()
-    for unit in Unit:
-        longest = Distribution(DistributionKind.PARETO, mean=1e6, alpha=alpha, unit=unit)
+    for unit in get_args(LifetimeUnit):
+        longest = Distribution("pareto", mean=1e6, alpha=alpha, unit=unit)
         result = driven.run(pages(lifetime=longest))
         assert result.freed_pages == 10_000
     assert driven.held() == 0
@@ -251,19 +257,20 @@ def test_real_time_is_limited() -> None:
     driven = Driven()
     with pytest.raises(LimitExceeded, match="max_real_seconds: more than 5 s"):
         driven.run(
-            pages(events=10**7, lifetime=FIXED, limits=Limits(max_real_seconds=5)), clock=lambda: next(ticks)
+            pages(events=10**7, lifetime=FIXED, limits=ProgramLimits(max_real_seconds=5)),
+            clock=lambda: next(ticks),
         )
     assert driven.held() == 0
 
 
 def test_a_program_that_never_gets_anything_ends() -> None:
     driven = Driven()
-    driven.run(pages(order=10, events=500, policy=Policy(PolicyMode.BIND, (1,)), keep=True))
+    driven.run(pages(order=10, events=500, policy=Policy.bind(1), keep=True))
     hopeless = pages(
         order=10,
         events=0,
         seconds=1e-3,
-        policy=Policy(PolicyMode.BIND, (1,)),
+        policy=Policy.bind(1),
         gfp="GFP_NOWAIT",
     )
     (tally,) = driven.run(hopeless).phases[0].kinds
@@ -284,7 +291,7 @@ def test_a_session_that_ends_takes_its_program_along() -> None:
     driven = Driven()
     steps = run_program(driven.node, driven.session, 0, churn())
     for _ in range(5):
-        assert isinstance(driven.machine.call(0, to_next_progress(steps)), Progress)
+        assert isinstance(driven.machine.call(0, to_next_progress(steps)), ProgramProgress)
     driven.node.apply(ops.EndSession(driven.session))
     with pytest.raises(NotFound):
         driven.machine.call(0, to_next_progress(steps))

@@ -5,8 +5,9 @@
 ...     session.free(allocation)
 """
 
-from numa_client._aio import AsyncMachine, AsyncPageStream, AsyncRegion, AsyncSession
-from numa_client._codec import RegionKind
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from numa_client._errors import (
     Aborted,
     DeadlineExceeded,
@@ -17,10 +18,9 @@ from numa_client._errors import (
     OutOfMemory,
     Unavailable,
 )
-from numa_client._explanation import (
+from numa_client._explanation import Explained, Explanation
+from numa_client._explanation_steps import (
     DirectReclaim,
-    Explained,
-    Explanation,
     FreelistPass,
     KswapdWakeup,
     NodeVisit,
@@ -42,14 +42,13 @@ from numa_client._program import (
     list_programs,
     program_text,
 )
-from numa_client._program_codec import (
+from numa_client._program_result import (
     EventLatency,
     EventResult,
     PhaseResult,
     ProgramProgress,
     ProgramResult,
 )
-from numa_client._sync import Machine, PageStream, Region, Session
 from numa_client._types import (
     Allocation,
     Blocks,
@@ -61,10 +60,16 @@ from numa_client._types import (
     NodeState,
     NumaStat,
     Pfns,
+    RegionKind,
     SessionInfo,
     Touch,
     ZoneState,
 )
+
+if TYPE_CHECKING:
+    from numa_client._aio import AsyncMachine, AsyncRegion, AsyncSession
+    from numa_client._background import AsyncPageStream, PageStream
+    from numa_client._sync import Machine, Region, Session
 
 __all__ = [
     "Aborted",
@@ -126,3 +131,27 @@ __all__ = [
     "list_programs",
     "program_text",
 ]
+
+#: Imported with the first use: they need gRPC, which data and errors do without.
+_CLIENTS = {
+    "AsyncMachine": "_aio",
+    "AsyncPageStream": "_background",
+    "AsyncRegion": "_aio",
+    "AsyncSession": "_aio",
+    "Machine": "_sync",
+    "PageStream": "_background",
+    "Region": "_sync",
+    "Session": "_sync",
+}
+
+
+def __getattr__(name: str) -> object:
+    """One of the clients' classes (PEP 562)."""
+    if name not in _CLIENTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"numa_client.{_CLIENTS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Those as well."""
+    return sorted({*globals(), *__all__})

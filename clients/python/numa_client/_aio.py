@@ -1,4 +1,4 @@
-"""The asyncio client: the names of the blocking one, awaited; heartbeats run in a task per session."""
+"""The asyncio client: the names of the blocking one, which is made from this, awaited."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import asyncio
 import json
 import math
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -18,22 +17,19 @@ import grpc
 import grpc.aio
 
 from numa_client import _codec as codec
-from numa_client import _files as files
 from numa_client import _program_codec as program_codec
 from numa_client import _types as t
+from numa_client._background import AsyncHeartbeat, AsyncPageStream
 from numa_client._channel import BEATS_PER_LEASE, DEFAULT_TIMEOUT, OPTIONS
 from numa_client._errors import (
-    Aborted,
     DeadlineExceeded,
     FailedPrecondition,
-    InvalidRequest,
     NotFound,
     NumaError,
     Unavailable,
-    from_rpc_error,
-    from_status,
 )
 from numa_client._explanation import Explained
+from numa_client._files import DirEntry, TreeFile
 from numa_client._gen.numa.v1 import (
     files_service_pb2,
     files_service_pb2_grpc,
@@ -48,8 +44,9 @@ from numa_client._gen.numa.v1 import (
 )
 from numa_client._policy import Policy
 from numa_client._program import Program
-from numa_client._program_codec import ProgramProgress, ProgramResult
+from numa_client._program_result import ProgramProgress, ProgramResult
 from numa_client._search import Search, Visit, check_incarnation, no_answer, unreachable, wait_for_room
+from numa_client._status import from_rpc_error
 
 if TYPE_CHECKING:
     Method = grpc.aio.UnaryUnaryMultiCallable
@@ -65,9 +62,9 @@ async def _call(method: Method[_Request, _Response], request: _Request, timeout:
         raise from_rpc_error(error) from error
 
 
-async def _all(call: grpc.aio.UnaryStreamCall[Any, _Response]) -> list[_Response]:
+async def _tree(call: AsyncIterable[files_service_pb2.ReadTreeResponse]) -> tuple[TreeFile, ...]:
     try:
-        return [message async for message in call]
+        return tuple([file async for part in call for file in codec.tree_files(part)])
     except grpc.aio.AioRpcError as error:
         raise from_rpc_error(error) from error
 
@@ -188,16 +185,15 @@ class AsyncMachine:
         response = await self._look(lambda left: _call(self._files.ReadFile, request, left))
         return response.data.decode()
 
-    async def list_dir(self, path: str = "/") -> tuple[files.DirEntry, ...]:
+    async def list_dir(self, path: str = "/") -> tuple[DirEntry, ...]:
         """What is in a directory of the machine's /proc or /sys, by name. Errors as of :meth:`read_file`."""
         request = files_service_pb2.ListDirRequest(path=path)
-        return files.entries(await self._look(lambda left: _call(self._files.ListDir, request, left)))
+        return codec.dir_entries(await self._look(lambda left: _call(self._files.ListDir, request, left)))
 
-    async def read_tree(self, path: str = "/") -> tuple[files.TreeFile, ...]:
+    async def read_tree(self, path: str = "/") -> tuple[TreeFile, ...]:
         """Every file and link at or below a path, all of one moment of each node."""
         request = files_service_pb2.ReadTreeRequest(path=path)
-        parts = await self._look(lambda left: _all(self._files.ReadTree(request, timeout=left)))
-        return tuple(file for part in parts for file in files.tree_files(part))
+        return await self._look(lambda left: _tree(self._files.ReadTree(request, timeout=left)))
 
     async def write_file(self, path: str, text: str) -> str:
         """Writes to a file, with a kernel's effects: ``/proc/sys/vm/*``, and ``state`` of a memory block.
@@ -205,7 +201,7 @@ class AsyncMachine:
         InvalidRequest (EINVAL, or more than 4096 bytes), FailedPrecondition (EACCES, EBUSY), NotFound.
         Returns what write_sysctl returns.
         """
-        response = await _call(self._files.WriteFile, files.write_request(path, text), self._timeout)
+        response = await _call(self._files.WriteFile, codec.write_request(path, text), self._timeout)
         return response.note
 
     async def check(self) -> dict[int, tuple[str, ...]]:
@@ -336,7 +332,7 @@ class AsyncSession:
             client_name=name, lease_seconds=lease_seconds, request_id=next(self._ids)
         )
         self._info: t.SessionInfo | None = None
-        self._heartbeat: asyncio.Task[None] | None = None
+        self._heartbeat: AsyncHeartbeat | None = None
         #: CPU that this session plays unless a call says otherwise.
         self.cpu = cpu
 
@@ -354,7 +350,7 @@ class AsyncSession:
         response = await self._ask(lambda memory: memory.OpenSession, self._request)
         self._info = codec.session_info(response)
         self._incarnation = response.incarnation
-        self._heartbeat = asyncio.create_task(self._beat(), name="numa-heartbeat")
+        self._heartbeat = AsyncHeartbeat(self._beat, self._info.lease_seconds / BEATS_PER_LEASE)
         return self._info
 
     async def alloc(
@@ -408,7 +404,7 @@ class AsyncSession:
         return AsyncPageStream(self, window)
 
     async def map_region(
-        self, kind: codec.RegionKind = "anon", nr_pages: int = 1, policy: Policy | None = None
+        self, kind: t.RegionKind = "anon", nr_pages: int = 1, policy: Policy | None = None
     ) -> AsyncRegion:
         """Makes a region of `nr_pages` pageable pages, anonymous or of a file. Takes no page yet."""
         request = codec.map_request(
@@ -447,7 +443,7 @@ class AsyncSession:
                     begun = True
                     yield program_codec.report(message)
             except grpc.aio.AioRpcError as error:
-                self._machine._doubted.add(self._nid)
+                self._doubt_home()
                 wait = wait_for_room(from_rpc_error(error), -math.inf if begun else deadline)
             else:
                 return
@@ -460,15 +456,15 @@ class AsyncSession:
         if self._info is None or self._heartbeat is None:
             return 0
         heartbeat, self._heartbeat = self._heartbeat, None
-        heartbeat.cancel()
-        await asyncio.wait([heartbeat])
+        await heartbeat.stop()
         request = memory_service_pb2.CloseSessionRequest(
             session=self._info.session, request_id=next(self._ids)
         )
         try:
-            return (await self._ask(lambda memory: memory.CloseSession, request)).freed_pages
+            response = await self._ask(lambda memory: memory.CloseSession, request)
         except NotFound:  # the lease ran out first: what close() is for is done
             return 0
+        return response.freed_pages
 
     async def _ask(
         self,
@@ -484,13 +480,19 @@ class AsyncSession:
             self._incarnation,
         )
 
-    async def _go_home(self) -> None:
-        """Makes sure of the home node's services, for what is sent only once: a stream, a program."""
+    async def _go_home(self) -> memory_service_pb2_grpc.MemoryServiceAsyncStub:
+        """The home node's services where it is now, for what is sent only once: a stream, a program."""
 
-        async def arrive(channel: grpc.aio.Channel, _: float) -> None:
-            self._at(channel)
+        async def arrive(
+            channel: grpc.aio.Channel, _: float
+        ) -> memory_service_pb2_grpc.MemoryServiceAsyncStub:
+            return self._at(channel)
 
-        await self._machine._reach(self._nid, arrive, session_of=self._incarnation)
+        return await self._machine._reach(self._nid, arrive, session_of=self._incarnation)
+
+    def _doubt_home(self) -> None:
+        """A call of the home node broke off: the machine is asked where it is before the next one."""
+        self._machine._doubted.add(self._nid)
 
     def _at(self, channel: grpc.aio.Channel) -> memory_service_pb2_grpc.MemoryServiceAsyncStub:
         """The home node's services over a channel."""
@@ -536,20 +538,19 @@ class AsyncSession:
         request = memory_service_pb2.UnmapRegionRequest(
             session=self.info.session, request_id=next(self._ids), region=region
         )
-        return (await self._ask(lambda memory: memory.UnmapRegion, request)).freed_pages
+        response = await self._ask(lambda memory: memory.UnmapRegion, request)
+        return response.freed_pages
 
-    async def _beat(self) -> None:
+    async def _beat(self, seconds: float) -> float:
+        """Renews the lease within `seconds`; returns those until it is to be renewed again, 0 for never."""
         request = memory_service_pb2.RenewSessionRequest(session=self.info.session)
-        interval = self.info.lease_seconds / BEATS_PER_LEASE
-        while True:
-            await asyncio.sleep(interval)
-            try:
-                response = await self._ask(lambda memory: memory.RenewSession, request, interval)
-                interval = response.lease_seconds / BEATS_PER_LEASE
-            except (NotFound, FailedPrecondition):
-                return  # the session is gone, or the machine closed
-            except NumaError:
-                continue  # the lease lasts for more beats: the next one may get through
+        try:
+            response = await self._ask(lambda memory: memory.RenewSession, request, seconds)
+        except (NotFound, FailedPrecondition):
+            return 0  # the session is gone, or the machine closed
+        except NumaError:
+            return seconds  # the lease lasts for more beats: the next one may get through
+        return response.lease_seconds / BEATS_PER_LEASE
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -563,93 +564,6 @@ class AsyncSession:
         else:
             with suppress(NumaError):  # must not hide the error that ends the block
                 await self.close()
-
-
-class AsyncPageStream:
-    """alloc and free of a session without waiting for each answer: run several at one time.
-
-    Made by :meth:`AsyncSession.stream`; an async context manager. They are carried out in the order of the
-    calls. When the stream itself breaks, calls under way fail with what broke it.
-    """
-
-    def __init__(self, session: AsyncSession, window: int) -> None:
-        if window < 1:
-            raise InvalidRequest(f"a window of {window}: at least 1", field="window")
-        self._session = session
-        self._room = asyncio.Semaphore(window)
-        self._writing = asyncio.Lock()
-        self._unanswered: deque[asyncio.Future[memory_service_pb2.StreamPagesResponse]] = deque()
-        self._broken: NumaError | None = None
-
-    async def alloc(
-        self,
-        order: int = 0,
-        count: int = 1,
-        gfp: str = "GFP_KERNEL",
-        *,
-        cpu: int | None = None,
-        policy: Policy | None = None,
-        partial: bool = False,
-    ) -> t.Allocation:
-        """As :meth:`AsyncSession.alloc`."""
-        request = self._session._alloc_request(order, count, gfp, cpu, policy, partial)
-        answer = await self._ask(memory_service_pb2.StreamPagesRequest(alloc=request))
-        return codec.allocation(answer.alloc, order)
-
-    async def free(self, blocks: t.Blocks, *, cpu: int | None = None) -> t.Freed:
-        """As :meth:`AsyncSession.free`."""
-        request = self._session._free_request(blocks, cpu)
-        return codec.freed((await self._ask(memory_service_pb2.StreamPagesRequest(free=request))).free)
-
-    async def _ask(
-        self, request: memory_service_pb2.StreamPagesRequest
-    ) -> memory_service_pb2.StreamPagesResponse:
-        async with self._room:
-            answered = asyncio.get_running_loop().create_future()
-            async with self._writing:
-                if self._broken:
-                    raise self._broken
-                self._unanswered.append(answered)
-                try:
-                    await self._call.write(request)
-                except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                    await self._reader  # it has the reason, and fails every call under way
-            answer: memory_service_pb2.StreamPagesResponse = await answered
-        if answer.WhichOneof("answer") == "error":
-            raise from_status(answer.error)
-        return answer
-
-    async def _read(self) -> None:
-        broken: NumaError = Aborted("the stream is closed")
-        try:
-            while (answer := await self._call.read()) is not grpc.aio.EOF:
-                assert isinstance(answer, memory_service_pb2.StreamPagesResponse)
-                answered = self._unanswered.popleft()
-                if not answered.done():  # its caller may have been cancelled
-                    answered.set_result(answer)
-        except grpc.aio.AioRpcError as error:
-            self._session._machine._doubted.add(self._session._nid)
-            broken = from_rpc_error(error)
-        finally:
-            self._broken = broken
-            for answered in self._unanswered:
-                if not answered.done():
-                    answered.set_exception(broken)
-
-    async def close(self) -> None:
-        """Waits for the answers to come, and ends the stream. The session lives on."""
-        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            await self._call.done_writing()
-        await self._reader
-
-    async def __aenter__(self) -> Self:
-        await self._session._go_home()
-        self._call = self._session._memory.StreamPages()
-        self._reader = asyncio.create_task(self._read(), name="numa-stream")
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
 
 
 class AsyncRegion:

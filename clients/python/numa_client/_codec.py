@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -13,8 +12,10 @@ from numa_client import _explanation_codec
 from numa_client import _types as t
 from numa_client._errors import InvalidRequest
 from numa_client._explanation import Explained, Explanation
+from numa_client._files import DirEntry, TreeFile
 from numa_client._gen.numa.v1 import (
     explanation_pb2,
+    files_service_pb2,
     machine_service_pb2,
     memory_service_pb2,
     node_service_pb2,
@@ -22,16 +23,15 @@ from numa_client._gen.numa.v1 import (
 )
 from numa_client._policy import Policy, PolicyMode
 
-RegionKind = Literal["anon", "file"]
-
-_MODES: dict[PolicyMode, types_pb2.PolicyMode] = {
+#: Words and their numbers on the wire.
+POLICY_MODES: dict[PolicyMode, types_pb2.PolicyMode] = {
     PolicyMode.DEFAULT: types_pb2.POLICY_MODE_UNSPECIFIED,
     PolicyMode.BIND: types_pb2.POLICY_MODE_BIND,
     PolicyMode.PREFERRED: types_pb2.POLICY_MODE_PREFERRED,
     PolicyMode.INTERLEAVE: types_pb2.POLICY_MODE_INTERLEAVE,
     PolicyMode.PREFERRED_MANY: types_pb2.POLICY_MODE_PREFERRED_MANY,
 }
-_KINDS: dict[str, memory_service_pb2.RegionKind] = {
+REGION_KINDS: dict[t.RegionKind, memory_service_pb2.RegionKind] = {
     "anon": memory_service_pb2.REGION_KIND_ANON,
     "file": memory_service_pb2.REGION_KIND_FILE,
 }
@@ -95,7 +95,9 @@ def policy_message(policy: Policy | None) -> types_pb2.Policy | None:
     """None stays unset: MPOL_DEFAULT."""
     if policy is None:
         return None
-    return types_pb2.Policy(mode=_MODES[policy.mode], nodes=[_number("policy", nid) for nid in policy.nodes])
+    return types_pb2.Policy(
+        mode=POLICY_MODES[policy.mode], nodes=[_number("policy", nid) for nid in policy.nodes]
+    )
 
 
 def alloc_request(
@@ -141,15 +143,15 @@ def free_request(
 
 
 def map_request(
-    session: int, request_id: str, *, kind: RegionKind, nr_pages: int, policy: Policy | None
+    session: int, request_id: str, *, kind: t.RegionKind, nr_pages: int, policy: Policy | None
 ) -> memory_service_pb2.MapRegionRequest:
     """MapRegion of `nr_pages` pages. InvalidRequest for a kind that is neither anon nor file."""
-    if kind not in _KINDS:
+    if kind not in REGION_KINDS:
         raise InvalidRequest(f"unknown region kind {kind!r}: choose from anon, file", field="kind")
     return memory_service_pb2.MapRegionRequest(
         session=session,
         request_id=request_id,
-        kind=_KINDS[kind],
+        kind=REGION_KINDS[kind],
         nr_pages=_number("nr_pages", nr_pages),
         policy=policy_message(policy),
     )
@@ -233,7 +235,7 @@ def allocation(response: memory_service_pb2.AllocPagesResponse, order: int) -> t
 
 def explanation(message: explanation_pb2.Explanation) -> Explanation:
     """The kernel path of one request."""
-    modes = {int(number): mode for mode, number in _MODES.items()}
+    modes = {int(number): mode for mode, number in POLICY_MODES.items()}
     return _explanation_codec.explanation(message, cost(message.cost), modes)
 
 
@@ -311,3 +313,19 @@ def node_state(response: node_service_pb2.GetNodeResponse) -> t.NodeState:
         digest=response.digest,
         log_length=response.log_length,
     )
+
+
+def write_request(path: str, text: str) -> files_service_pb2.WriteFileRequest:
+    """What ``echo text > path`` sends."""
+    return files_service_pb2.WriteFileRequest(path=path, data=text.encode())
+
+
+def dir_entries(response: files_service_pb2.ListDirResponse) -> tuple[DirEntry, ...]:
+    """A directory, by name."""
+    return tuple(DirEntry(entry.name, entry.mode, entry.target) for entry in response.entries)
+
+
+def tree_files(response: files_service_pb2.ReadTreeResponse) -> Iterator[TreeFile]:
+    """One message of a tree."""
+    for file in response.files:
+        yield TreeFile(file.path, file.mode, file.target, file.data.decode())

@@ -4,170 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
+from numa_client import _explanation_text as text
+from numa_client._explanation_steps import Step
 from numa_client._policy import Policy
 from numa_client._types import Blocks, Cost
 
-#: (nid, zone name).
-Zone = tuple[int, str]
 
-
-#: Why a zone was left.
-LeftBecause: TypeAlias = Literal["complete", "below_mark", "no_block", "would_mix", "reserved"]
-
-
-@dataclass(frozen=True, slots=True)
-class WatermarkCheck:
-    """``__zone_watermark_ok`` in numbers: usable > needed, and a block that is large enough."""
-
-    #: min, low or high; empty when the request ignores watermarks.
-    mark_name: str
-    free_pages: int
-    #: Free pages of the high-atomic reserve that the request may not use.
-    unusable_pages: int
-    #: 2^order - 1; 2^order + 1 in linux-3.0.
-    order_cost_pages: int
-    mark_pages: int
-    boost_pages: int
-    #: Taken off the mark for ALLOC_HIGH, and for ALLOC_HARDER.
-    high_part_pages: int
-    harder_part_pages: int
-    lowmem_reserve_pages: int
-    #: Largest order with a free block that the request may use; -1 without any.
-    largest_free_order: int
-    ok: bool
-    #: Free CMA pages, for a request that is not movable.
-    cma_pages: int = 0
-    #: linux-3.0, for higher orders: pages in free blocks of lower ones, and how often the mark is halved.
-    too_small_pages: int = 0
-    halvings: int = 0
-
-    @property
-    def usable_pages(self) -> int:
-        """The left side of the comparison."""
-        unusable = self.unusable_pages + self.cma_pages + self.too_small_pages
-        return self.free_pages - unusable - self.order_cost_pages
-
-    @property
-    def needed_pages(self) -> int:
-        """The right side."""
-        mark = self.mark_pages + self.boost_pages - self.high_part_pages - self.harder_part_pages
-        return mark >> self.halvings if self.halvings else mark + self.lowmem_reserve_pages
-
-
-@dataclass(frozen=True, slots=True)
-class ZoneVisit:
-    """One zone, looked at for one pass."""
-
-    zone: str
-    #: The test when the walk came to the zone, and when it left it.
-    before: WatermarkCheck
-    after: WatermarkCheck
-    served_blocks: int
-    #: Why the walk went on; `complete` when it did not.
-    left_because: LeftBecause
-    #: The CPU's pageset.
-    pageset_before_pages: int
-    pageset_after_pages: int
-    #: Blocks taken from the buddy lists, those that refilled the pageset included.
-    buddy_blocks: int
-    #: Blocks split, by order.
-    splits: Mapping[int, int]
-    #: Pageblocks that changed hands, by "from -> to".
-    claims: Mapping[str, int]
-    #: Served blocks that lie in pageblocks of another type, by that type.
-    foreign_blocks: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class NodeVisit:
-    """A node in a pass."""
-
-    node: int
-    #: It was asked over the network: one lookup for all its zones.
-    remote: bool
-    #: Why it gave no answer; empty when it did.
-    away: str
-    zones: tuple[ZoneVisit, ...]
-    #: Fallbacks to free lists of another migratetype.
-    steals: int
-    #: Zones passed over unseen: the zonelist cache (linux-3.0) says that they are full.
-    cached_full: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class WalkStep:
-    """A zonelist is chosen."""
-
-    #: Node whose zonelist it is.
-    node: int
-    #: It is the list of this node only (__GFP_THISNODE).
-    this_node_only: bool
-    #: Blocks that it is to get.
-    count: int
-    zones: tuple[Zone, ...]
-    #: Zones that the request may not use: above its class, and outside its nodemask.
-    above_class: tuple[Zone, ...]
-    outside_nodemask: tuple[Zone, ...]
-    latency_ns: int
-    step: Literal["walk"] = "walk"
-
-
-@dataclass(frozen=True, slots=True)
-class FreelistPass:
-    """``get_page_from_freelist`` once."""
-
-    #: Where in the allocator this is, e.g. "fast path", "after direct reclaim".
-    name: str
-    #: ALLOC_* without the prefix, the watermark first.
-    alloc_flags: tuple[str, ...]
-    nodes: tuple[NodeVisit, ...]
-    latency_ns: int
-    step: Literal["freelist_pass"] = "freelist_pass"
-
-
-@dataclass(frozen=True, slots=True)
-class KswapdWakeup:
-    """``wakeup_kswapd`` on one node."""
-
-    node: int
-    #: False: it was awake already, its node is balanced, or it has given up.
-    woken: bool
-    away: str
-    latency_ns: int
-    step: Literal["kswapd_wakeup"] = "kswapd_wakeup"
-
-
-@dataclass(frozen=True, slots=True)
-class DirectReclaim:
-    """One pass over the LRU lists of one node."""
-
-    node: int
-    #: 12 is gentle, 0 scans everything.
-    priority: int
-    scanned_pages: int
-    reclaimed_pages: int
-    away: str
-    latency_ns: int
-    step: Literal["direct_reclaim"] = "direct_reclaim"
-
-
-@dataclass(frozen=True, slots=True)
-class PagesetDrain:
-    """``drain_all_pages`` on one node."""
-
-    node: int
-    drained_pages: int
-    away: str
-    latency_ns: int
-    step: Literal["pageset_drain"] = "pageset_drain"
-
-
-Step = WalkStep | FreelistPass | KswapdWakeup | DirectReclaim | PagesetDrain
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Explanation:
     """The kernel path of one request, with the numbers it compared. ``str()`` is the readable form."""
 
@@ -192,9 +36,18 @@ class Explanation:
 
     def __str__(self) -> str:
         """Reads like the kernel path; several lines."""
-        from numa_client._explanation_text import text
-
-        return text(self)
+        policy = f", policy {self.policy}" if self.policy.nodes else ""
+        asked = f"{self.gfp}, {text.blocks(self.count, self.order)}"
+        where = ", ".join(f"{n} on node {nid}" for nid, n in self.placement.items()) or "none"
+        return "\n".join(
+            [
+                f"{asked}, CPU {self.cpu} on node {self.node}{policy}",
+                f"class {self.classzone}, {self.migratetype}, {self.profile}",
+                *text.lines(self.steps, self.order),
+                f"{self.failure}; given back: {where}" if self.failure else f"got {where}",
+                text.spent(self.cost),
+            ]
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import grpc
 
-from numa_client import _explanation as e
+from numa_client import _explanation_steps as e
 from numa_client import _types as t
 from numa_client._errors import NumaError
+from numa_client._explanation import Explanation
 from numa_client._gen.numa.v1 import explanation_pb2 as pb2
 from numa_client._policy import Policy, PolicyMode
 
-_LEFT: dict[int, e.LeftBecause] = {
+#: By their numbers on the wire.
+LEFT_BECAUSE: dict[pb2.LeftBecause, e.LeftBecause] = {
+    pb2.LEFT_BECAUSE_UNSPECIFIED: "complete",
     pb2.LEFT_BECAUSE_BELOW_MARK: "below_mark",
     pb2.LEFT_BECAUSE_NO_BLOCK: "no_block",
     pb2.LEFT_BECAUSE_WOULD_MIX: "would_mix",
@@ -18,9 +21,9 @@ _LEFT: dict[int, e.LeftBecause] = {
 }
 
 
-def explanation(message: pb2.Explanation, cost: t.Cost, modes: dict[int, PolicyMode]) -> e.Explanation:
+def explanation(message: pb2.Explanation, cost: t.Cost, modes: dict[int, PolicyMode]) -> Explanation:
     """An explanation; `modes` are policy modes by their number on the wire."""
-    return e.Explanation(
+    return Explanation(
         node=message.node,
         cpu=message.cpu,
         gfp=message.gfp_flags,
@@ -81,19 +84,20 @@ def _node(visit: pb2.NodeVisit) -> e.NodeVisit:
         node=visit.node,
         remote=visit.remote,
         away=visit.away,
-        zones=tuple(_zone(zone) for zone in visit.account.zones),
+        zones=tuple(zone_visit(zone) for zone in visit.account.zones),
         steals=visit.account.steals,
         cached_full=tuple(visit.cached_full),
     )
 
 
-def _zone(zone: pb2.ZoneVisit) -> e.ZoneVisit:
+def zone_visit(zone: pb2.ZoneVisit) -> e.ZoneVisit:
+    """One zone of a node's account: to peers it goes alone."""
     return e.ZoneVisit(
         zone=zone.zone,
         before=_check(zone.before),
         after=_check(zone.after),
         served_blocks=zone.served_blocks,
-        left_because=_LEFT.get(zone.left_because, "complete"),
+        left_because=LEFT_BECAUSE.get(zone.left_because, "complete"),
         pageset_before_pages=zone.pageset_before_pages,
         pageset_after_pages=zone.pageset_after_pages,
         buddy_blocks=zone.buddy_blocks,

@@ -5,34 +5,39 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from numa_client import _explanation as e
+from numa_client import _explanation_steps as e
+from numa_client._types import Cost
 
 _PARTS = ("access", "pageset", "buddy", "fallback", "reclaim", "zeroing", "queueing")
 
 
-def text(explained: e.Explanation) -> str:
-    """Several lines, without a newline at the end."""
-    blocks = _blocks(explained.count, explained.order)
-    policy = f", policy {explained.policy}" if explained.policy.nodes else ""
-    lines = [
-        f"{explained.gfp}, {blocks}, CPU {explained.cpu} on node {explained.node}{policy}",
-        f"class {explained.classzone}, {explained.migratetype}, {explained.profile}",
-    ]
-    for reclaim, steps in groupby(explained.steps, lambda step: isinstance(step, e.DirectReclaim)):
+def lines(steps: Sequence[e.Step], order: int) -> Iterator[str]:
+    """The steps of a request for blocks of that order."""
+    for reclaim, some in groupby(steps, lambda step: isinstance(step, e.DirectReclaim)):
         if reclaim:
-            lines += _reclaim([step for step in steps if isinstance(step, e.DirectReclaim)])
+            yield from _reclaim([step for step in some if isinstance(step, e.DirectReclaim)])
         else:
-            lines += [line for step in steps for line in _step(step, explained.order)]
-    lines.append(_outcome(explained))
-    lines.append(_cost(explained))
-    return "\n".join(lines)
+            for step in some:
+                yield from _step(step, order)
+
+
+def blocks(count: int, order: int) -> str:
+    """So many blocks of 2^order pages."""
+    return f"{_plural(count, 'block')} of order {order}" if order else _plural(count, "page")
+
+
+def spent(cost: Cost) -> str:
+    """A cost account, without the parts that are zero."""
+    parts = [(part, getattr(cost, f"{part}_ns")) for part in _PARTS]
+    listed = ", ".join(f"{part} {ns:,}" for part, ns in parts if ns)
+    return f"{cost.latency_ns:,} virtual ns" + (f": {listed}" if listed else "")
 
 
 def _step(step: e.Step, order: int) -> Iterator[str]:
     match step:
         case e.WalkStep():
             which = "this-node list" if step.this_node_only else "zonelist"
-            yield f"{which} of node {step.node}, {_blocks(step.count, order)}: {_zones(step.zones)}"
+            yield f"{which} of node {step.node}, {blocks(step.count, order)}: {_zones(step.zones)}"
             if step.above_class:
                 yield f"  left out, above the class: {_zones(step.above_class)}"
             if step.outside_nodemask:
@@ -106,7 +111,7 @@ def comparison(check: e.WatermarkCheck) -> str:
         left += f" - {check.too_small_pages} too small"
     if not check.mark_name:
         return f"{left}, no watermark"
-    sign = ">" if check.usable_pages > check.needed_pages else "<="
+    sign = ">" if check.above_mark else "<="
     right = f"{check.mark_name} {check.mark_pages}"
     if check.boost_pages:
         right += f" + {check.boost_pages} boost"
@@ -149,19 +154,6 @@ def _source(zone: e.ZoneVisit) -> str:
     return ", ".join(parts)
 
 
-def _outcome(explained: e.Explanation) -> str:
-    where = ", ".join(f"{n} on node {nid}" for nid, n in explained.placement.items()) or "none"
-    if explained.failure:
-        return f"{explained.failure}; given back: {where}"
-    return f"got {where}"
-
-
-def _cost(explained: e.Explanation) -> str:
-    parts = [(part, getattr(explained.cost, f"{part}_ns")) for part in _PARTS]
-    spent = ", ".join(f"{part} {ns:,}" for part, ns in parts if ns)
-    return f"{explained.cost.latency_ns:,} virtual ns" + (f": {spent}" if spent else "")
-
-
 def _took(latency_ns: int) -> str:
     return f" ({latency_ns:,} ns)" if latency_ns else ""
 
@@ -172,7 +164,3 @@ def _zones(zones: Sequence[e.Zone]) -> str:
 
 def _plural(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
-def _blocks(count: int, order: int) -> str:
-    return f"{_plural(count, 'block')} of order {order}" if order else _plural(count, "page")

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar
 
 from numa_client._errors import InvalidRequest
 from numa_client._policy import Policy
+from numa_client._types import RegionKind
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -31,11 +32,16 @@ _LONG_KEY = re.compile(
 )
 
 
+DistributionKind: TypeAlias = Literal["fixed", "uniform", "exponential", "lognormal", "pareto", "forever"]
+LifetimeUnit: TypeAlias = Literal["seconds", "memory"]
+AccessPattern: TypeAlias = Literal["sequential", "uniform", "zipf", "hot-set"]
+
+
 @dataclass(frozen=True, slots=True)
 class Distribution:
     """Lifetimes and think times. Which numbers count depends on the kind."""
 
-    kind: Literal["fixed", "uniform", "exponential", "lognormal", "pareto", "forever"]
+    kind: DistributionKind
     #: fixed (the value), exponential, lognormal, pareto.
     mean: float = 0.0
     #: uniform.
@@ -46,7 +52,7 @@ class Distribution:
     #: pareto: exponent of the tail, above 1.
     alpha: float = 0.0
     #: Virtual seconds, or multiples of the session's node's memory, counted as the program allocates it.
-    unit: Literal["seconds", "memory"] = "seconds"
+    unit: LifetimeUnit = "seconds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,7 @@ class ProgramRegion:
     """Pageable memory, mapped while phases use it."""
 
     name: str
-    kind: Literal["anon", "file"]
+    kind: RegionKind
     #: Size in pages, or as a multiple of the memory of the session's node: one of the two.
     pages: int = 0
     memory: float = 0.0
@@ -82,7 +88,7 @@ class Access:
     """Accesses to single pages of a region."""
 
     region: str
-    pattern: Literal["sequential", "uniform", "zipf", "hot-set"]
+    pattern: AccessPattern
     name: str = ""
     weight: float = 1.0
     #: Share of accesses that write, 0 to 1.
@@ -202,6 +208,8 @@ _LISTS: dict[type, dict[str, type]] = {
     Program: {"phases": Phase, "regions": ProgramRegion},
     Phase: {"mixes": Mix, "accesses": Access},
 }
+#: Which there are is the service's business to judge.
+_WORDS = ("DistributionKind", "LifetimeUnit", "RegionKind", "AccessPattern")
 _SCALARS: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
 
 
@@ -238,7 +246,7 @@ def _is_required(f: Any) -> bool:
 def _scalar(kind: str, value: object, path: str) -> Any:
     if kind == "Policy | None":
         return Policy.parse(_scalar("str", value, path))
-    if kind.startswith("Literal"):
+    if kind in _WORDS:
         return _scalar("str", value, path)
     if not isinstance(value, _SCALARS[kind]) or (isinstance(value, bool) and kind != "bool"):
         raise InvalidRequest(f"{path}: {value!r} is no {kind}", field=path)

@@ -1,9 +1,8 @@
-"""Programs as messages, and what the service tells of them as dataclasses."""
+"""Programs as messages, and what the service tells of them read from its own."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,100 +10,31 @@ from numa_client import _codec as codec
 from numa_client import _program as p
 from numa_client._errors import InvalidRequest
 from numa_client._gen.numa.v1 import workload_service_pb2 as pb2
+from numa_client._program_result import EventLatency, EventResult, PhaseResult, ProgramProgress, ProgramResult
 
 M = TypeVar("M")
+N = TypeVar("N")
+W = TypeVar("W", bound=str)
 
-
-@dataclass(frozen=True, slots=True)
-class ProgramProgress:
-    """Where a program stands. Totals since its start."""
-
-    #: From 0; phases of each node are counted one by one.
-    phase: int
-    phases: int
-    phase_name: str
-    #: Of the phase, 0 to 1.
-    fraction: float
-    virtual_ns: int
-    real_ns: int
-    events: int
-    failures: int
-    allocated_pages: int
-    accessed_pages: int
-    freed_pages: int
-    live_pages: int
-
-
-@dataclass(frozen=True, slots=True)
-class EventLatency:
-    """Virtual ns of an event. An event counts with its batch's mean; percentiles are at most 1/16 too low."""
-
-    mean_ns: float
-    p50_ns: int
-    p90_ns: int
-    p99_ns: int
-    max_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class EventResult:
-    """What came of a mix or an access."""
-
-    name: str
-    #: Blocks asked for, or pages accessed.
-    events: int
-    #: Pages got, or accessed.
-    pages: int
-    #: Blocks or pages that were not to be had.
-    failures: int
-    #: Pages by node.
-    placement: Mapping[int, int]
-    latency: EventLatency
-    remote_lookups: int
-    direct_reclaimed_pages: int
-    #: Accesses only.
-    hit_pages: int
-    fault_pages: int
-    major_fault_pages: int
-
-
-@dataclass(frozen=True, slots=True)
-class PhaseResult:
-    """One phase."""
-
-    name: str
-    virtual_ns: int
-    real_ns: int
-    freed_pages: int
-    mixes: tuple[EventResult, ...]
-    accesses: tuple[EventResult, ...]
-
-    @property
-    def pages_per_second(self) -> float:
-        """Pages got and accessed in a real second."""
-        pages = sum(kind.pages for kind in (*self.mixes, *self.accesses))
-        return pages * 1e9 / self.real_ns if self.real_ns else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class ProgramResult:
-    """What a program did."""
-
-    phases: tuple[PhaseResult, ...]
-    virtual_ns: int
-    real_ns: int
-    allocated_pages: int
-    accessed_pages: int
-    freed_pages: int
-    #: Left to the session.
-    kept_pages: int
-    #: On nodes that did not answer when they were to be freed: they go with the session.
-    unfreed_pages: int
-
-    @property
-    def pages_per_second(self) -> float:
-        """Pages got and accessed in a real second."""
-        return (self.allocated_pages + self.accessed_pages) * 1e9 / self.real_ns if self.real_ns else 0.0
+#: Words of a program and their numbers on the wire.
+PATTERNS: dict[p.AccessPattern, pb2.AccessPattern] = {
+    "sequential": pb2.ACCESS_PATTERN_SEQUENTIAL,
+    "uniform": pb2.ACCESS_PATTERN_UNIFORM,
+    "zipf": pb2.ACCESS_PATTERN_ZIPF,
+    "hot-set": pb2.ACCESS_PATTERN_HOT_SET,
+}
+DISTRIBUTIONS: dict[p.DistributionKind, pb2.DistributionKind] = {
+    "fixed": pb2.DISTRIBUTION_KIND_FIXED,
+    "uniform": pb2.DISTRIBUTION_KIND_UNIFORM,
+    "exponential": pb2.DISTRIBUTION_KIND_EXPONENTIAL,
+    "lognormal": pb2.DISTRIBUTION_KIND_LOGNORMAL,
+    "pareto": pb2.DISTRIBUTION_KIND_PARETO,
+    "forever": pb2.DISTRIBUTION_KIND_FOREVER,
+}
+UNITS: dict[p.LifetimeUnit, pb2.LifetimeUnit] = {
+    "seconds": pb2.LIFETIME_UNIT_UNSPECIFIED,
+    "memory": pb2.LIFETIME_UNIT_MEMORY,
+}
 
 
 def run_request(
@@ -129,7 +59,7 @@ def _program(program: p.Program) -> pb2.Program:
                 pb2.ProgramRegion,
                 f"regions[{i}]",
                 name=region.name,
-                kind=_enum(codec._KINDS, region.kind, f"regions[{i}].kind"),
+                kind=_enum(codec.REGION_KINDS, region.kind, f"regions[{i}].kind"),
                 pages=region.pages,
                 memory=region.memory,
                 policy=codec.policy_message(region.policy),
@@ -186,7 +116,7 @@ def _access(access: p.Access, path: str) -> pb2.Access:
         path,
         name=access.name,
         region=access.region,
-        pattern=_enum(_PATTERNS, access.pattern, f"{path}.pattern"),
+        pattern=_enum(PATTERNS, access.pattern, f"{path}.pattern"),
         weight=access.weight,
         write=access.write,
         theta=access.theta,
@@ -202,34 +132,17 @@ def _distribution(d: p.Distribution | None, path: str) -> pb2.Distribution | Non
     return _made(
         pb2.Distribution,
         path,
-        kind=_enum(_DISTRIBUTIONS, d.kind, f"{path}.kind"),
+        kind=_enum(DISTRIBUTIONS, d.kind, f"{path}.kind"),
         mean=d.mean,
         low=d.low,
         high=d.high,
         sigma=d.sigma,
         alpha=d.alpha,
-        unit=_enum(_UNITS, d.unit, f"{path}.unit"),
+        unit=_enum(UNITS, d.unit, f"{path}.unit"),
     )
 
 
-_PATTERNS = {
-    "sequential": pb2.ACCESS_PATTERN_SEQUENTIAL,
-    "uniform": pb2.ACCESS_PATTERN_UNIFORM,
-    "zipf": pb2.ACCESS_PATTERN_ZIPF,
-    "hot-set": pb2.ACCESS_PATTERN_HOT_SET,
-}
-_DISTRIBUTIONS = {
-    "fixed": pb2.DISTRIBUTION_KIND_FIXED,
-    "uniform": pb2.DISTRIBUTION_KIND_UNIFORM,
-    "exponential": pb2.DISTRIBUTION_KIND_EXPONENTIAL,
-    "lognormal": pb2.DISTRIBUTION_KIND_LOGNORMAL,
-    "pareto": pb2.DISTRIBUTION_KIND_PARETO,
-    "forever": pb2.DISTRIBUTION_KIND_FOREVER,
-}
-_UNITS = {"seconds": pb2.LIFETIME_UNIT_UNSPECIFIED, "memory": pb2.LIFETIME_UNIT_MEMORY}
-
-
-def _enum(names: Mapping[str, Any], name: str, path: str) -> Any:
+def _enum(names: Mapping[W, N], name: W, path: str) -> N:
     if name not in names:
         raise InvalidRequest(f"{path}: {name!r} is none of {', '.join(names)}", field=path)
     return names[name]

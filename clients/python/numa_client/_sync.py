@@ -1,17 +1,16 @@
-"""The blocking client. Safe to use from several threads; heartbeats run in a thread per session."""
+"""The blocking client. Safe to use from several threads.
+
+Made from ``_aio.py`` by ``make sync``: change that one.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from uuid import uuid4
@@ -19,22 +18,19 @@ from uuid import uuid4
 import grpc
 
 from numa_client import _codec as codec
-from numa_client import _files as files
 from numa_client import _program_codec as program_codec
 from numa_client import _types as t
+from numa_client._background import Heartbeat, PageStream
 from numa_client._channel import BEATS_PER_LEASE, DEFAULT_TIMEOUT, OPTIONS
 from numa_client._errors import (
-    Aborted,
     DeadlineExceeded,
     FailedPrecondition,
-    InvalidRequest,
     NotFound,
     NumaError,
     Unavailable,
-    from_rpc_error,
-    from_status,
 )
 from numa_client._explanation import Explained
+from numa_client._files import DirEntry, TreeFile
 from numa_client._gen.numa.v1 import (
     files_service_pb2,
     files_service_pb2_grpc,
@@ -49,8 +45,9 @@ from numa_client._gen.numa.v1 import (
 )
 from numa_client._policy import Policy
 from numa_client._program import Program
-from numa_client._program_codec import ProgramProgress, ProgramResult
+from numa_client._program_result import ProgramProgress, ProgramResult
 from numa_client._search import Search, Visit, check_incarnation, no_answer, unreachable, wait_for_room
+from numa_client._status import from_rpc_error
 
 if TYPE_CHECKING:
     Method = grpc.UnaryUnaryMultiCallable
@@ -66,9 +63,9 @@ def _call(method: Method[_Request, _Response], request: _Request, timeout: float
         raise from_rpc_error(error) from error
 
 
-def _all(call: Iterable[_Response]) -> list[_Response]:
+def _tree(call: Iterable[files_service_pb2.ReadTreeResponse]) -> tuple[TreeFile, ...]:
     try:
-        return list(call)
+        return tuple([file for part in call for file in codec.tree_files(part)])
     except grpc.RpcError as error:
         raise from_rpc_error(error) from error
 
@@ -189,16 +186,15 @@ class Machine:
         response = self._look(lambda left: _call(self._files.ReadFile, request, left))
         return response.data.decode()
 
-    def list_dir(self, path: str = "/") -> tuple[files.DirEntry, ...]:
+    def list_dir(self, path: str = "/") -> tuple[DirEntry, ...]:
         """What is in a directory of the machine's /proc or /sys, by name. Errors as of :meth:`read_file`."""
         request = files_service_pb2.ListDirRequest(path=path)
-        return files.entries(self._look(lambda left: _call(self._files.ListDir, request, left)))
+        return codec.dir_entries(self._look(lambda left: _call(self._files.ListDir, request, left)))
 
-    def read_tree(self, path: str = "/") -> tuple[files.TreeFile, ...]:
+    def read_tree(self, path: str = "/") -> tuple[TreeFile, ...]:
         """Every file and link at or below a path, all of one moment of each node."""
         request = files_service_pb2.ReadTreeRequest(path=path)
-        parts = self._look(lambda left: _all(self._files.ReadTree(request, timeout=left)))
-        return tuple(file for part in parts for file in files.tree_files(part))
+        return self._look(lambda left: _tree(self._files.ReadTree(request, timeout=left)))
 
     def write_file(self, path: str, text: str) -> str:
         """Writes to a file, with a kernel's effects: ``/proc/sys/vm/*``, and ``state`` of a memory block.
@@ -206,7 +202,7 @@ class Machine:
         InvalidRequest (EINVAL, or more than 4096 bytes), FailedPrecondition (EACCES, EBUSY), NotFound.
         Returns what write_sysctl returns.
         """
-        response = _call(self._files.WriteFile, files.write_request(path, text), self._timeout)
+        response = _call(self._files.WriteFile, codec.write_request(path, text), self._timeout)
         return response.note
 
     def check(self) -> dict[int, tuple[str, ...]]:
@@ -337,8 +333,7 @@ class Session:
             client_name=name, lease_seconds=lease_seconds, request_id=next(self._ids)
         )
         self._info: t.SessionInfo | None = None
-        self._stop = threading.Event()
-        self._heartbeat = threading.Thread(target=self._beat, name=f"numa-heartbeat-{name}", daemon=True)
+        self._heartbeat: Heartbeat | None = None
         #: CPU that this session plays unless a call says otherwise.
         self.cpu = cpu
 
@@ -356,7 +351,7 @@ class Session:
         response = self._ask(lambda memory: memory.OpenSession, self._request)
         self._info = codec.session_info(response)
         self._incarnation = response.incarnation
-        self._heartbeat.start()
+        self._heartbeat = Heartbeat(self._beat, self._info.lease_seconds / BEATS_PER_LEASE)
         return self._info
 
     def alloc(
@@ -410,7 +405,7 @@ class Session:
         return PageStream(self, window)
 
     def map_region(
-        self, kind: codec.RegionKind = "anon", nr_pages: int = 1, policy: Policy | None = None
+        self, kind: t.RegionKind = "anon", nr_pages: int = 1, policy: Policy | None = None
     ) -> Region:
         """Makes a region of `nr_pages` pageable pages, anonymous or of a file. Takes no page yet."""
         request = codec.map_request(
@@ -449,7 +444,7 @@ class Session:
                     begun = True
                     yield program_codec.report(message)
             except grpc.RpcError as error:
-                self._machine._doubted.add(self._nid)
+                self._doubt_home()
                 wait = wait_for_room(from_rpc_error(error), -math.inf if begun else deadline)
             else:
                 return
@@ -459,17 +454,18 @@ class Session:
 
     def close(self) -> int:
         """Ends the session; returns the pages this freed on all nodes. 0 if it had ended already."""
-        if self._info is None or self._stop.is_set():
+        if self._info is None or self._heartbeat is None:
             return 0
-        self._stop.set()
-        self._heartbeat.join()
+        heartbeat, self._heartbeat = self._heartbeat, None
+        heartbeat.stop()
         request = memory_service_pb2.CloseSessionRequest(
             session=self._info.session, request_id=next(self._ids)
         )
         try:
-            return self._ask(lambda memory: memory.CloseSession, request).freed_pages
+            response = self._ask(lambda memory: memory.CloseSession, request)
         except NotFound:  # the lease ran out first: what close() is for is done
             return 0
+        return response.freed_pages
 
     def _ask(
         self,
@@ -485,9 +481,17 @@ class Session:
             self._incarnation,
         )
 
-    def _go_home(self) -> None:
-        """Makes sure of the home node's services, for what is sent only once: a stream, a program."""
-        self._machine._reach(self._nid, lambda channel, _: self._at(channel), session_of=self._incarnation)
+    def _go_home(self) -> memory_service_pb2_grpc.MemoryServiceStub:
+        """The home node's services where it is now, for what is sent only once: a stream, a program."""
+
+        def arrive(channel: grpc.Channel, _: float) -> memory_service_pb2_grpc.MemoryServiceStub:
+            return self._at(channel)
+
+        return self._machine._reach(self._nid, arrive, session_of=self._incarnation)
+
+    def _doubt_home(self) -> None:
+        """A call of the home node broke off: the machine is asked where it is before the next one."""
+        self._machine._doubted.add(self._nid)
 
     def _at(self, channel: grpc.Channel) -> memory_service_pb2_grpc.MemoryServiceStub:
         """The home node's services over a channel."""
@@ -533,19 +537,19 @@ class Session:
         request = memory_service_pb2.UnmapRegionRequest(
             session=self.info.session, request_id=next(self._ids), region=region
         )
-        return self._ask(lambda memory: memory.UnmapRegion, request).freed_pages
+        response = self._ask(lambda memory: memory.UnmapRegion, request)
+        return response.freed_pages
 
-    def _beat(self) -> None:
+    def _beat(self, seconds: float) -> float:
+        """Renews the lease within `seconds`; returns those until it is to be renewed again, 0 for never."""
         request = memory_service_pb2.RenewSessionRequest(session=self.info.session)
-        interval = self.info.lease_seconds / BEATS_PER_LEASE
-        while not self._stop.wait(interval):
-            try:
-                response = self._ask(lambda memory: memory.RenewSession, request, interval)
-                interval = response.lease_seconds / BEATS_PER_LEASE
-            except (NotFound, FailedPrecondition):
-                return  # the session is gone, or the machine closed
-            except NumaError:
-                continue  # the lease lasts for more beats: the next one may get through
+        try:
+            response = self._ask(lambda memory: memory.RenewSession, request, seconds)
+        except (NotFound, FailedPrecondition):
+            return 0  # the session is gone, or the machine closed
+        except NumaError:
+            return seconds  # the lease lasts for more beats: the next one may get through
+        return response.lease_seconds / BEATS_PER_LEASE
 
     def __enter__(self) -> Self:
         self.open()
@@ -559,91 +563,6 @@ class Session:
         else:
             with suppress(NumaError):  # must not hide the error that ends the block
                 self.close()
-
-
-class PageStream:
-    """alloc and free of a session without waiting for each answer: each call returns a future.
-
-    Made by :meth:`Session.stream`; a context manager. They are carried out in the order of the calls. A call
-    waits while the window is full; when the stream itself breaks, what is under way fails with the reason.
-    """
-
-    def __init__(self, session: Session, window: int) -> None:
-        if window < 1:
-            raise InvalidRequest(f"a window of {window}: at least 1", field="window")
-        self._session = session
-        self._room = threading.BoundedSemaphore(window)
-        self._writing = threading.Lock()
-        self._requests: SimpleQueue[memory_service_pb2.StreamPagesRequest | None] = SimpleQueue()
-        self._unanswered: deque[tuple[Future[Any], Callable[[Any], Any]]] = deque()
-        self._broken: NumaError | None = None
-
-    def alloc(
-        self,
-        order: int = 0,
-        count: int = 1,
-        gfp: str = "GFP_KERNEL",
-        *,
-        cpu: int | None = None,
-        policy: Policy | None = None,
-        partial: bool = False,
-    ) -> Future[t.Allocation]:
-        """As :meth:`Session.alloc`."""
-        request = self._session._alloc_request(order, count, gfp, cpu, policy, partial)
-        message = memory_service_pb2.StreamPagesRequest(alloc=request)
-        return self._ask(message, lambda answer: codec.allocation(answer.alloc, order))
-
-    def free(self, blocks: t.Blocks, *, cpu: int | None = None) -> Future[t.Freed]:
-        """As :meth:`Session.free`."""
-        request = memory_service_pb2.StreamPagesRequest(free=self._session._free_request(blocks, cpu))
-        return self._ask(request, lambda answer: codec.freed(answer.free))
-
-    def _ask(
-        self, request: memory_service_pb2.StreamPagesRequest, decode: Callable[[Any], Any]
-    ) -> Future[Any]:
-        self._room.acquire()
-        answered: Future[Any] = Future()
-        with self._writing:
-            if self._broken:
-                self._room.release()
-                raise self._broken
-            self._unanswered.append((answered, decode))
-            self._requests.put(request)
-        return answered
-
-    def _read(self) -> None:
-        broken: NumaError = Aborted("the stream is closed")
-        try:
-            for answer in self._call:
-                answered, decode = self._unanswered.popleft()
-                self._room.release()
-                if answer.WhichOneof("answer") == "error":
-                    answered.set_exception(from_status(answer.error))
-                else:
-                    answered.set_result(decode(answer))
-        except grpc.RpcError as error:
-            self._session._machine._doubted.add(self._session._nid)
-            broken = from_rpc_error(error)
-        with self._writing:
-            self._broken = broken
-            for answered, _ in self._unanswered:
-                self._room.release()
-                answered.set_exception(broken)
-
-    def close(self) -> None:
-        """Waits for the answers to come, and ends the stream. The session lives on."""
-        self._requests.put(None)
-        self._reader.join()
-
-    def __enter__(self) -> Self:
-        self._session._go_home()
-        self._call = self._session._memory.StreamPages(iter(self._requests.get, None))
-        self._reader = threading.Thread(target=self._read, name="numa-stream", daemon=True)
-        self._reader.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class Region:

@@ -1,15 +1,19 @@
-"""What the service answers, as frozen dataclasses. Numbers of pages unless the name says otherwise."""
+"""What the service answers, as dataclasses. Numbers of pages unless the name says otherwise."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 #: First page frame numbers of blocks: read-only views of the reply, nothing copied.
 Pfns = NDArray[np.uint64]
+
+#: What a region is backed by: swap, or a file.
+RegionKind = Literal["anon", "file"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ class MachineInfo:
         return self.distances[index[from_nid]][index[to_nid]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # a node makes it with each explanation: not frozen, as these are not
 class Cost:
     """Modelled time of one request in virtual ns, by what it was spent on. Nobody slept."""
 

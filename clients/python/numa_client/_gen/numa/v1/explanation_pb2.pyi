@@ -139,14 +139,12 @@ class NodeVisit(_message.Message):
     def __init__(self, node: _Optional[int] = ..., remote: _Optional[bool] = ..., away: _Optional[str] = ..., account: _Optional[_Union[NodeAccount, _Mapping]] = ..., cached_full: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class NodeAccount(_message.Message):
-    __slots__ = ("zones", "steals", "order")
+    __slots__ = ("zones", "steals")
     ZONES_FIELD_NUMBER: _ClassVar[int]
     STEALS_FIELD_NUMBER: _ClassVar[int]
-    ORDER_FIELD_NUMBER: _ClassVar[int]
     zones: _containers.RepeatedCompositeFieldContainer[ZoneVisit]
     steals: int
-    order: int
-    def __init__(self, zones: _Optional[_Iterable[_Union[ZoneVisit, _Mapping]]] = ..., steals: _Optional[int] = ..., order: _Optional[int] = ...) -> None: ...
+    def __init__(self, zones: _Optional[_Iterable[_Union[ZoneVisit, _Mapping]]] = ..., steals: _Optional[int] = ...) -> None: ...
 
 class ZoneVisit(_message.Message):
     __slots__ = ("zone", "before", "after", "served_blocks", "left_because", "pageset_before_pages", "pageset_after_pages", "buddy_blocks", "splits", "claims", "foreign_blocks")

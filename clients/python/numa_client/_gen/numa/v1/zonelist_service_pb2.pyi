@@ -63,37 +63,19 @@ class TrafficReport(_message.Message):
     moved_bytes: int
     def __init__(self, node: _Optional[int] = ..., window_ns: _Optional[int] = ..., moved_bytes: _Optional[int] = ...) -> None: ...
 
-class ZoneState(_message.Message):
-    __slots__ = ("zone", "free_pages", "managed_pages", "min_pages", "low_pages", "high_pages")
-    ZONE_FIELD_NUMBER: _ClassVar[int]
-    FREE_PAGES_FIELD_NUMBER: _ClassVar[int]
-    MANAGED_PAGES_FIELD_NUMBER: _ClassVar[int]
-    MIN_PAGES_FIELD_NUMBER: _ClassVar[int]
-    LOW_PAGES_FIELD_NUMBER: _ClassVar[int]
-    HIGH_PAGES_FIELD_NUMBER: _ClassVar[int]
-    zone: int
-    free_pages: int
-    managed_pages: int
-    min_pages: int
-    low_pages: int
-    high_pages: int
-    def __init__(self, zone: _Optional[int] = ..., free_pages: _Optional[int] = ..., managed_pages: _Optional[int] = ..., min_pages: _Optional[int] = ..., low_pages: _Optional[int] = ..., high_pages: _Optional[int] = ...) -> None: ...
-
 class LookupResponse(_message.Message):
-    __slots__ = ("pfns", "path", "zones", "account", "full_zones", "wait_ns")
+    __slots__ = ("pfns", "path", "account", "full_zones", "wait_ns")
     PFNS_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
-    ZONES_FIELD_NUMBER: _ClassVar[int]
     ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     FULL_ZONES_FIELD_NUMBER: _ClassVar[int]
     WAIT_NS_FIELD_NUMBER: _ClassVar[int]
     pfns: bytes
     path: _containers.RepeatedScalarFieldContainer[int]
-    zones: _containers.RepeatedCompositeFieldContainer[ZoneState]
     account: _explanation_pb2.NodeAccount
     full_zones: _containers.RepeatedScalarFieldContainer[int]
     wait_ns: int
-    def __init__(self, pfns: _Optional[bytes] = ..., path: _Optional[_Iterable[int]] = ..., zones: _Optional[_Iterable[_Union[ZoneState, _Mapping]]] = ..., account: _Optional[_Union[_explanation_pb2.NodeAccount, _Mapping]] = ..., full_zones: _Optional[_Iterable[int]] = ..., wait_ns: _Optional[int] = ...) -> None: ...
+    def __init__(self, pfns: _Optional[bytes] = ..., path: _Optional[_Iterable[int]] = ..., account: _Optional[_Union[_explanation_pb2.NodeAccount, _Mapping]] = ..., full_zones: _Optional[_Iterable[int]] = ..., wait_ns: _Optional[int] = ...) -> None: ...
 
 class ReleaseRequest(_message.Message):
     __slots__ = ("request_id", "owner", "order", "pfns", "cpu", "indexes")
