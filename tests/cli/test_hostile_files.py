@@ -103,6 +103,12 @@ PAX = header(b"x", 10_000, b"x") + padded(b"10 path=a\n" * 1000)
 LONG = header(b"x", 4096, b"L") + (b"sys/" + b"a/" * 14 + b"a" * 4064)
 
 
+def _cpusets(nodes: int, bitmap: str, pus: int = 64) -> bytes:
+    numas = "".join(f'<object type="NUMANode" os_index="{nid}" cpuset="{bitmap}"/>' for nid in range(nodes))
+    elements = "".join(f'<object type="PU" os_index="{cpu}"/>' for cpu in range(pus))
+    return XML + f'{elements}{numas}<object type="NUMANode" os_index="x"/></object></topology>'.encode()
+
+
 GOOD = (
     "Node 0, zone DMA32\n  pages free 1\n        spanned 9000\n        present 9000\n        managed 8000\n"
 )
@@ -271,6 +277,18 @@ CASES: dict[str, tuple[str, Callable[[Path], None], str]] = {
         "m",
         _tree(lambda: {f"{CPU}/cpu{cpu}/online": "1" + " " * 50_000 for cpu in range(700)}),
         "more than 32 MiB, with what was read before",
+    ),
+    "xml cpusets": ("x.xml", _file(lambda: _cpusets(1000, "0xffffffff," * 1480 + "0x1")), "os_index: 'x'"),
+    "xml shared cpusets": (
+        "x.xml",
+        _file(lambda: _cpusets(1000, "0xffffffff," * 15 + "0xffffffff", 512)),
+        "more than 131072 CPUs",
+    ),
+    "xml words": ("x.xml", _file(lambda: _cpusets(1020, "1," * 2040 + "1")), "more than 1572864 words"),
+    "xml bitmap": (
+        "x.xml",
+        _file(lambda: _cpusets(1, "0x1," * 3000)),
+        "a bitmap of 3000 words, at most 2048",
     ),
     "text": ("u.txt", _file("hello\n" * 2_000_000), "it looks like text that begins 'hello'"),
     "binary": ("u.bin", _file(bytes(10 << 20)), "it looks like binary data"),
