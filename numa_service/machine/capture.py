@@ -17,12 +17,19 @@ from bisect import bisect_left, bisect_right
 from itertools import pairwise
 from pathlib import Path
 
-from numa_service.machine.files import UnreadableError, read_lines, read_text
-from numa_service.machine.hmat import generic_initiators_from_sysfs, latency_from_sysfs
+from numa_service.machine.files import UnreadableError
+from numa_service.machine.hmat import hmat_from_sysfs
 from numa_service.machine.late_free import LateFree, late_frees
-from numa_service.machine.notation import MAX_NUMNODES, MAX_PHYSMEM_BYTES, parse_cpulist, shown
+from numa_service.machine.notation import (
+    MAX_LISTED_CPUS,
+    MAX_NUMNODES,
+    MAX_PHYSMEM_BYTES,
+    parse_cpulist,
+    shown,
+)
 from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError, ZoneSpec
 from numa_service.machine.sysctl import SYSCTLS, default_lowmem_reserve_ratio, parse_sysctl
+from numa_service.machine.tree import Directory, Tree
 from numa_service.machine.zoneinfo import CapturedZone, parse_zoneinfo
 from numa_service.machine.zones import PfnRange, count_pages, intersect, merge
 from numa_service.mm.mmzone import PAGE_SHIFT, PAGE_SIZE, ZONE_NAMES, zone_index
@@ -32,33 +39,36 @@ _NODE_TREE = ("node", "sys/devices/system/node")
 _VERSION = re.compile(r"Linux version (\d{1,4})\.(\d{1,4})", re.ASCII)
 _IOMEM = re.compile(r" *([0-9a-f]{1,16})-([0-9a-f]{1,16}) : (.*)", re.ASCII)
 _SYSCTL = re.compile(r"([\w./-]+) *= ?(.*)", re.ASCII)
+#: What is quick to check at once: a word of it that is wrong is looked for afterwards.
+_ROW = re.compile(r"\d{1,3}(?: \d{1,3})*", re.ASCII)
 _RATIO = "vm.lowmem_reserve_ratio"
 _SWAP = re.compile(r"\S+\s+\S+\s+(\d{1,12})\s+\d+\s+-?\d+", re.ASCII)
 
 
 def load_capture(root: Path) -> MachineSpec:
-    """The machine that a capture directory shows; its name is the directory's.
+    """The machine that a capture directory shows; its name is the directory's. SpecError."""
+    return read_capture(Directory(root))
 
-    SpecError names file and line, and what is missing or wrong there.
-    """
-    capture = _Capture(root)
-    zones = parse_zoneinfo(capture.require("zoneinfo.txt", "proc/zoneinfo"), root)
-    arch = _arch(zones, root)
+
+def read_capture(tree: Tree) -> MachineSpec:
+    """The machine that a capture shows; SpecError names file and line, and what is missing or wrong there."""
+    capture = _Capture(tree)
+    zones = parse_zoneinfo(tree, capture.require("zoneinfo.txt", "proc/zoneinfo"))
+    arch = _arch(zones, tree.place)
     profile = capture.profile()
     nids, cpus, distances = capture.topology(zones)
-    tree = capture.find(*_NODE_TREE)
-    generic = generic_initiators_from_sysfs(tree, nids, {nid for nid in nids if cpus[nid]})
+    latency, generic = hmat_from_sysfs(capture.nodes(), nids, {nid for nid in nids if cpus[nid]})
     nodes = tuple(
         NodeSpec(nid, cpus[nid], specs, ram, generic_initiator=nid in generic)
         for nid, (specs, ram) in capture.memory(zones, arch, nids).items()
     )
     if not any(node.cpus for node in nodes):
-        raise SpecError(f"{root}: no node has a CPU")
+        raise SpecError(f"{tree.place}: no node has a CPU")
     if not any(node.zones for node in nodes):
-        raise SpecError(f"{root}: no node has memory")
+        raise SpecError(f"{tree.place}: no node has memory")
     return MachineSpec(
-        name=root.resolve().name or "host",
-        source=str(root),
+        name=tree.name or "host",
+        source=tree.place,
         arch=arch,
         profile=profile,
         nodes=nodes,
@@ -67,41 +77,42 @@ def load_capture(root: Path) -> MachineSpec:
         sysctls=capture.sysctls(zones, arch, profile),
         cmdline=capture.cmdline(),
         memory_model=default_memory_model(arch),
-        latency=latency_from_sysfs(tree, nids),
+        latency=latency,
     )
 
 
-def _arch(zones: list[CapturedZone], root: Path) -> str:
+def _arch(zones: list[CapturedZone], place: str) -> str:
     names = {zone.name for zone in zones}
     for arch, known in ZONE_NAMES.items():
         if names <= set(known):
             return arch
-    raise SpecError(f"{root}: zones {', '.join(sorted(names))} are those of no architecture known here")
+    raise SpecError(f"{place}: zones {', '.join(sorted(names))} are those of no architecture known here")
 
 
 class _Capture:
     """One directory; each method reads one kind of file."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
 
-    def find(self, *names: str) -> Path | None:
-        """The first of these paths that exists."""
-        return next((path for name in names if (path := self.root / name).exists()), None)
+    def find(self, *names: str) -> str | None:
+        """The first of these that exists."""
+        return next((name for name in names if self.tree.exists(name)), None)
 
-    def require(self, *names: str) -> Path:
-        path = self.find(*names)
-        if path is None:
-            raise SpecError(f"{self.root}: not a capture: no {' or '.join(names)}")
-        return path
+    def require(self, *names: str) -> str:
+        name = self.find(*names)
+        if name is None:
+            raise SpecError(f"{self.tree.place}: not a capture: no {' or '.join(names)}")
+        return name
 
-    def text(self, path: Path) -> str:
-        """A file of it."""
-        return read_text(path, root=self.root)
-
-    def lines(self, path: Path | None) -> list[str]:
+    def lines(self, name: str | None) -> list[str]:
         """Lines of a file of it; none if it is not there."""
-        return read_lines(path, self.root) if path else []
+        return self.tree.lines(name) if name else []
+
+    def nodes(self) -> Tree | None:
+        """The directory of nodes."""
+        name = self.find(*_NODE_TREE)
+        return None if name is None else self.tree.below(name)
 
     def profile(self) -> str:
         """Profile that behaves most like the captured kernel; 6.1 if its version was not captured.
@@ -109,12 +120,12 @@ class _Capture:
         From 6.12 on it is linux-6.12; from 4.8 on (per-node LRU lists, watermark_scale_factor) linux-6.1;
         before that linux-3.0.
         """
-        path = self.find("version.txt", "proc/version")
-        if path is None:
+        name = self.find("version.txt", "proc/version")
+        if name is None:
             return "linux-6.1"
-        match = _VERSION.match(self.text(path))
+        match = _VERSION.match(self.tree.text(name))
         if match is None:
-            raise SpecError(f"{path}:1: no 'Linux version X.Y'")
+            raise SpecError(f"{self.tree.where(name)}:1: no 'Linux version X.Y'")
         version = (int(match[1]), int(match[2]))
         if version >= (6, 12):
             return "linux-6.12"
@@ -125,69 +136,74 @@ class _Capture:
     ) -> tuple[list[int], dict[int, tuple[int, ...]], tuple[tuple[int, ...], ...]]:
         """Nids in order, CPUs by nid, and distances. Without a node tree there is one node with all CPUs."""
         in_zoneinfo = sorted({zone.nid for zone in zones})
-        tree = self.find(*_NODE_TREE)
+        tree = self.nodes()
         if tree is None:
             if len(in_zoneinfo) > 1:
                 raise SpecError(
-                    f"{self.root}: {len(in_zoneinfo)} nodes in zoneinfo, and no {' or '.join(_NODE_TREE)}"
+                    f"{self.tree.place}: {len(in_zoneinfo)} nodes in zoneinfo, "
+                    f"and no {' or '.join(_NODE_TREE)}"
                 )
             online = sorted({cpu for zone in zones for cpu in zone.cpus})
             return in_zoneinfo, {in_zoneinfo[0]: tuple(online)}, ((10,),)
         nids = self._online_nodes(tree)
         for nid in in_zoneinfo:
             if nid not in nids:
-                raise SpecError(f"{tree}: node {nid} is in zoneinfo, and node{nid} is missing here")
+                raise SpecError(f"{tree.place}: node {nid} is in zoneinfo, and node{nid} is missing here")
         for nid in nids:
             if nid not in in_zoneinfo:
-                raise SpecError(f"{tree}/node{nid}: zoneinfo has no zones of node {nid}: it is truncated")
+                raise SpecError(
+                    f"{tree.where(f'node{nid}')}: zoneinfo has no zones of node {nid}: it is truncated"
+                )
         cpus = self._cpus(tree, nids)
-        return nids, cpus, tuple(self._distances(tree / f"node{nid}" / "distance", nids) for nid in nids)
+        return nids, cpus, tuple(self._distances(tree, nid, nids) for nid in nids)
 
-    def _online_nodes(self, tree: Path) -> list[int]:
+    def _online_nodes(self, tree: Tree) -> list[int]:
         found = sorted(
-            int(path.name.removeprefix("node"))
-            for path in tree.iterdir()
-            if re.fullmatch(r"node\d{1,9}", path.name, re.ASCII)
+            int(name.removeprefix("node"))
+            for name in tree.names()
+            if re.fullmatch(r"node\d{1,9}", name, re.ASCII)
         )
-        online = tree / "online"
-        if not online.exists():
+        if not tree.exists("online"):
             nids = found
         else:
-            nids = list(self._cpulist(online))
+            nids = list(_cpulist(tree, "online"))
             for nid in nids:
                 if nid not in found:
-                    raise SpecError(f"{tree}: node {nid} is online, and node{nid} is missing here")
+                    raise SpecError(f"{tree.place}: node {nid} is online, and node{nid} is missing here")
         if not nids:
-            raise SpecError(f"{tree}: no node0")
+            raise SpecError(f"{tree.place}: no node0")
         if nids[-1] >= MAX_NUMNODES:
-            raise SpecError(f"{tree}: node {nids[-1]}: there are at most {MAX_NUMNODES} nodes")
+            raise SpecError(f"{tree.place}: node {nids[-1]}: there are at most {MAX_NUMNODES} nodes")
         return nids
 
-    def _cpus(self, tree: Path, nids: list[int]) -> dict[int, tuple[int, ...]]:
+    def _cpus(self, tree: Tree, nids: list[int]) -> dict[int, tuple[int, ...]]:
         """CPUs by nid. With numa=fake, the nodes made of one real node all have its CPUs."""
-        return {nid: self._cpulist(tree / f"node{nid}" / "cpulist") for nid in nids}
+        cpus: dict[int, tuple[int, ...]] = {}
+        listed = 0
+        for nid in nids:
+            cpus[nid] = _cpulist(tree, f"node{nid}/cpulist")
+            listed += len(cpus[nid])
+            if listed > MAX_LISTED_CPUS:
+                raise SpecError(f"{tree.place}: nodes list more than {MAX_LISTED_CPUS} CPUs in all")
+        return cpus
 
-    def _cpulist(self, path: Path) -> tuple[int, ...]:
-        text = self.text(path)
-        try:
-            return parse_cpulist(text)
-        except SpecError as error:
-            raise SpecError(f"{path}:1: {error}") from None
-
-    def _distances(self, path: Path, nids: list[int]) -> tuple[int, ...]:
+    def _distances(self, tree: Tree, nid: int, nids: list[int]) -> tuple[int, ...]:
         """One node's row of the SLIT: ``10 20 20``, in the order of the online nodes."""
-        words = self.text(path).split()
-        nid = int(path.parent.name.removeprefix("node"))
+        name = f"node{nid}/distance"
+        words = tree.text(name).split()
+        where = f"{tree.where(name)}:1"
         if len(words) != len(nids):
-            raise SpecError(f"{path}:1: {len(words)} distances for {len(nids)} nodes")
-        for other, word in zip(nids, words, strict=True):
-            if not re.fullmatch(r"\d{1,3}", word, re.ASCII) or int(word) < 10:
-                raise SpecError(
-                    f"{path}:1: distance {shown(word)} to node {other} is not a number of at least 10"
-                )
-            if other == nid and word != "10":
-                raise SpecError(f"{path}:1: the distance of node {nid} to itself is {word}, not 10")
-        return tuple(int(word) for word in words)
+            raise SpecError(f"{where}: {len(words)} distances for {len(nids)} nodes")
+        if not _ROW.fullmatch(" ".join(words)) or min(map(int, words)) < 10:
+            for other, word in zip(nids, words, strict=True):
+                if not re.fullmatch(r"\d{1,3}", word, re.ASCII) or int(word) < 10:
+                    raise SpecError(
+                        f"{where}: distance {shown(word)} to node {other} is not a number of at least 10"
+                    )
+        own = words[nids.index(nid)]
+        if own != "10":
+            raise SpecError(f"{where}: the distance of node {nid} to itself is {own}, not 10")
+        return tuple(map(int, words))
 
     def memory(
         self, zones: list[CapturedZone], arch: str, nids: list[int]
@@ -246,15 +262,15 @@ class _Capture:
         dmesg, iomem = self.find("dmesg.txt", "dmesg-end.txt"), self.find("iomem.txt", "proc/iomem")
         if dmesg is None:
             return ()
-        return late_frees(self.text(dmesg), self.lines(iomem))
+        return late_frees(self.tree.text(dmesg), self.lines(iomem))
 
     def _system_ram(self) -> tuple[PfnRange, ...]:
-        path = self.find("iomem.txt", "proc/iomem")
+        name = self.find("iomem.txt", "proc/iomem")
         ranges: list[PfnRange] = []
-        for number, line in enumerate(self.lines(path), start=1):
+        for number, line in enumerate(self.lines(name), start=1):
             match = _IOMEM.fullmatch(line)
             if match is None:
-                raise SpecError(f"{path}:{number}: not an iomem line: {line[:60]!r}")
+                raise SpecError(f"{self.tree.where(name or '')}:{number}: not an iomem line: {line[:60]!r}")
             if match[3].startswith("System RAM"):
                 start, end = int(match[1], 16), int(match[2], 16) + 1
                 # PFN_UP and PFN_DOWN: a page that is only partly RAM is not RAM.
@@ -263,8 +279,8 @@ class _Capture:
 
     def sysctls(self, zones: list[CapturedZone], arch: str, profile: str) -> dict[str, str]:
         """Every vm sysctl (and kernel.numa_balancing) as captured; those known here are checked."""
-        path = self.find("sysctl.txt")
-        values = self._sysctl_tree(profile) if path is None else self._sysctl_lines(path, profile)
+        name = self.find("sysctl.txt")
+        values = self._sysctl_tree(profile) if name is None else self._sysctl_lines(name, profile)
         if _RATIO in values:
             # One number a zone type of *that* kernel, which may have others than this architecture's row.
             nid = zones[0].nid
@@ -276,45 +292,55 @@ class _Capture:
             values[_RATIO] = "\t".join(map(captured.get, names, defaults))
         return values
 
-    def _sysctl_lines(self, path: Path, profile: str) -> dict[str, str]:
+    def _sysctl_lines(self, name: str, profile: str) -> dict[str, str]:
         values: dict[str, str] = {}
-        for number, line in enumerate(self.lines(path), start=1):
+        where = self.tree.where(name)
+        for number, line in enumerate(self.lines(name), start=1):
             match = _SYSCTL.fullmatch(line)
             if match is None:
-                raise SpecError(f"{path}:{number}: not 'key = value': {line[:60]!r}")
+                raise SpecError(f"{where}:{number}: not 'key = value': {line[:60]!r}")
             if match[1].startswith("vm.") or match[1] in SYSCTLS:
-                values[match[1]] = _checked(match[1], match[2], profile, f"{path}:{number}")
+                values[match[1]] = _checked(match[1], match[2], profile, f"{where}:{number}")
         return values
 
     def _sysctl_tree(self, profile: str) -> dict[str, str]:
         values: dict[str, str] = {}
-        tree = self.root / "proc/sys"
-        for path in (*sorted(tree.glob("vm/*")), tree / "kernel/numa_balancing"):
+        tree = self.tree.below("proc/sys")
+        for file in (*(f"vm/{name}" for name in tree.names("vm")), "kernel/numa_balancing"):
             try:
-                text = self.text(path)
+                text = tree.text(file)
             except UnreadableError:
                 continue  # write-only (compact_memory), root's, or not there
-            name = f"{path.parent.name}.{path.name}"
-            values[name] = _checked(name, text.strip(), profile, f"{path}:1")
+            name = file.replace("/", ".")
+            values[name] = _checked(name, text.strip(), profile, f"{tree.where(file)}:1")
         return values
 
     def cmdline(self) -> str:
         """The kernel command line, for showing: what it did to zones is read from the zoneinfo."""
-        path = self.find("cmdline.txt", "proc/cmdline")
-        return self.text(path).strip() if path else ""
+        name = self.find("cmdline.txt", "proc/cmdline")
+        return self.tree.text(name).strip() if name else ""
 
     def swap_pages(self) -> int:
         """Pages of all swap devices."""
-        path = self.find("swaps.txt", "proc/swaps")
+        name = self.find("swaps.txt", "proc/swaps")
         pages = 0
-        for number, line in enumerate(self.lines(path), start=1):
+        for number, line in enumerate(self.lines(name), start=1):
             if number == 1 and line.startswith("Filename"):
                 continue
             match = _SWAP.fullmatch(line.strip())
             if match is None:
-                raise SpecError(f"{path}:{number}: not a line of /proc/swaps: {line[:60]!r}")
+                where = self.tree.where(name or "")
+                raise SpecError(f"{where}:{number}: not a line of /proc/swaps: {line[:60]!r}")
             pages += int(match[1]) >> PAGE_SHIFT - 10
         return pages
+
+
+def _cpulist(tree: Tree, name: str) -> tuple[int, ...]:
+    text = tree.text(name)
+    try:
+        return parse_cpulist(text)
+    except SpecError as error:
+        raise SpecError(f"{tree.where(name)}:1: {error}") from None
 
 
 def _checked(name: str, value: str, profile: str, where: str) -> str:

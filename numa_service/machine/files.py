@@ -1,8 +1,8 @@
 """Reading what others wrote: regular files, inside their directory, and not without end.
 
-Every file of a capture, of a gathered tree and of a machine description is read here. The limits are several
-times what the largest machines print (64 nodes and 2048 CPUs: 3 MB of XML, 5 MB of zoneinfo), and low enough
-that a file which is none of these is refused within a second.
+Every file of a capture, of a gathered tree (`tree.py`) and of a machine description is read here. The limits
+are several times what the largest machines print (64 nodes and 2048 CPUs: 3 MB of XML, 5 MB of zoneinfo), and
+low enough that a file which is none of these is refused within a second.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from numa_service.machine.spec import SpecError
 MAX_BYTES = 16 << 20
 #: Of a text that is taken apart line by line.
 MAX_LINES = 300_000
+#: Read at once.
+_PIECE = 1 << 18
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -28,16 +30,20 @@ class UnreadableError(SpecError):
 
 def open_regular(path: Path, root: Path | None = None) -> BufferedReader:
     """A regular file, open; SpecError if it is none, or a link that leads out of `root`. OSError."""
+    return os.fdopen(_descriptor(path, root), "rb")
+
+
+def _descriptor(path: Path, root: Path | None) -> int:
     if root is not None and not path.resolve().is_relative_to(root.resolve()):
         raise SpecError(f"{path}: a link that leaves {root}: not followed")
     # Opening a device may do something by itself, and a FIFO waits for a writer.
-    if not stat.S_ISREG(path.stat().st_mode):
+    if not stat.S_ISREG(os.stat(path).st_mode):
         raise SpecError(f"{path}: not a regular file{'' if root else ': give - for standard input'}")
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise SpecError(f"{path}: not a regular file")
-    return os.fdopen(descriptor, "rb")
+    return descriptor
 
 
 def read_bytes(path: Path, limit: int = MAX_BYTES, root: Path | None = None) -> bytes:
@@ -46,14 +52,22 @@ def read_bytes(path: Path, limit: int = MAX_BYTES, root: Path | None = None) -> 
     With `root`, links that lead out of that directory are refused: a capture is somebody else's, and what it
     points at is not part of it. UnreadableError for what the system refuses.
     """
+    pieces: list[bytes] = []
+    length = 0
     try:
-        with open_regular(path, root) as file:
-            content = file.read(limit + 1)
+        descriptor = _descriptor(path, root)
+        try:
+            # without a file object: a tree has thousands of small ones
+            while length <= limit and (piece := os.read(descriptor, _PIECE)):
+                pieces.append(piece)
+                length += len(piece)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise UnreadableError(f"{path}: {error.strerror or error}") from None
-    if len(content) > limit:
+    if length > limit:
         raise SpecError(f"{path}: more than {limit >> 20} MiB: not what it is taken for")
-    return content
+    return b"".join(pieces)
 
 
 def decode(content: bytes, source: str) -> str:
@@ -74,11 +88,11 @@ def read_text(path: Path, limit: int = MAX_BYTES, root: Path | None = None) -> s
     return decode(read_bytes(path, limit, root), str(path)).rstrip("\0")
 
 
-def read_lines(path: Path, root: Path | None = None) -> list[str]:
-    """Lines of a captured file; SpecError if it cannot be read, or its last line is cut off."""
-    lines = split_lines(read_text(path, root=root), str(path))
+def whole_lines(text: str, source: str) -> list[str]:
+    """Lines of a text that ends with a newline; SpecError if its last line is cut off."""
+    lines = split_lines(text, source)
     if lines.pop():
-        raise SpecError(f"{path}:{len(lines) + 1}: truncated: the last line has no end")
+        raise SpecError(f"{source}:{len(lines) + 1}: truncated: the last line has no end")
     return lines
 
 

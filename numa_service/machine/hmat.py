@@ -8,19 +8,24 @@ initiator, access1 about CPUs only. The HMAT of a machine here is what its descr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 
-from numa_service.machine.files import read_text
+from numa_service.machine.files import split_lines
 from numa_service.machine.latency import MAX_MB_PER_S, LatencyModel
 from numa_service.machine.notation import parse_cpulist
 from numa_service.machine.spec import MachineSpec, SpecError
+from numa_service.machine.tree import Tree
 from numa_service.mm.snapshot import AccessSnapshot
 
 _MB = 10**6
 _MIB = 1 << 20
 _CLASSES = (0, 1)
+_NODE = re.compile(r"node(0|[1-9]\d{0,8})", re.ASCII)
+_INITIATOR = re.compile(
+    r"node(0|[1-9]\d{0,8})/access([01])/initiators/node(0|[1-9]\d{0,8})(?: ->|$)", re.ASCII
+)
 
 Pairs = dict[tuple[int, int], int]
 
@@ -100,15 +105,19 @@ def numbers(model: LatencyModel, of: int, to: int) -> tuple[int, int, int, int]:
     return read_ns, model.write_ns.get(pair, read_ns), mib_per_s(read), mib_per_s(write)
 
 
-def latency_from_sysfs(tree: Path | None, nids: Iterable[int]) -> LatencyModel:
-    """What ``access0`` and ``access1`` of a directory of nodes say; the defaults where they say nothing.
+def hmat_from_sysfs(
+    tree: Tree | None, nids: Collection[int], with_cpus: Collection[int]
+) -> tuple[LatencyModel, set[int]]:
+    """What a directory of nodes says in ``access0`` and ``access1``, and nodes with initiators but CPUs.
 
-    Only of each memory's best initiators: the kernel does not show the rest of the HMAT.
+    The latencies are those of each memory's best initiators: the kernel does not show the rest of the HMAT.
+    Generic initiators are those that ``has_generic_initiator`` names, and those of ``access0`` without CPUs.
     """
     model = LatencyModel()
     if tree is None:
-        return model
-    nids = tuple(nids)
+        return model, set()
+    known = set(nids)
+    listed = _listed_initiators(tree)
     read_ns: Pairs = {}
     write_ns: Pairs = {}
     read: Pairs = {}
@@ -119,48 +128,50 @@ def latency_from_sysfs(tree: Path | None, nids: Iterable[int]) -> LatencyModel:
         "read_bandwidth": read,
         "write_bandwidth": write,
     }
+    linked: set[int] = set()
     for nid in nids:
         for access in _CLASSES:
-            folder = tree / f"node{nid}" / f"access{access}" / "initiators"
+            folder = f"node{nid}/access{access}/initiators"
+            links = (_NODE.fullmatch(name) for name in tree.names(folder))
+            initiators = {int(link[1]) for link in links if link} | listed.get((nid, access), set())
+            initiators &= known
+            if access == 0:
+                linked |= initiators
             for name, pairs in names.items():
-                value = _number(folder / name, tree)
-                for of in _initiators(tree, nid, access, nids) if value else ():
-                    pairs.setdefault((of, nid), value)
-    return replace(
+                value = _number(tree, f"{folder}/{name}") if initiators else 0
+                if value:
+                    for of in sorted(initiators):
+                        pairs.setdefault((of, nid), value)
+    model = replace(
         model,
         read_ns=read_ns,
         write_ns=write_ns,
         read_mb_per_s=with_mib_per_s(read),
         write_mb_per_s=with_mib_per_s(write),
     )
+    return model, (_named_generic(tree) & known) | (linked - set(with_cpus))
 
 
-def generic_initiators_from_sysfs(
-    tree: Path | None, nids: Collection[int], with_cpus: Collection[int]
-) -> set[int]:
-    """Nodes that ``has_generic_initiator`` names, and initiators of ``access0`` without CPUs."""
-    if tree is None:
+def _named_generic(tree: Tree) -> set[int]:
+    if not tree.is_file("has_generic_initiator"):
         return set()
-    path = tree / "has_generic_initiator"
     try:
-        named = set(parse_cpulist(read_text(path, root=tree))) if path.is_file() else set()
+        return set(parse_cpulist(tree.text("has_generic_initiator")))
     except SpecError:
-        named = set()
-    linked = {of for nid in nids for of in _initiators(tree, nid, 0, tuple(nids))}
-    return (named & set(nids)) | (linked - set(with_cpus))
+        return set()
 
 
-def _number(path: Path, tree: Path) -> int:
-    text = read_text(path, root=tree).strip() if path.is_file() else ""
+def _number(tree: Tree, name: str) -> int:
+    text = tree.text(name).strip() if tree.is_file(name) else ""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
-def _initiators(tree: Path, nid: int, access: int, nids: tuple[int, ...]) -> list[int]:
-    """Nodes linked in ``initiators``; captures of files only list links in ``symlinks.txt``."""
-    folder = f"node{nid}/access{access}/initiators"
-    listed = tree / "symlinks.txt"
-    links = read_text(listed, root=tree).splitlines() if listed.is_file() else []
-    known = {link.split(" ->")[0] for link in links}
-    if (tree / folder).is_dir():
-        known |= {f"{folder}/{path.name}" for path in (tree / folder).iterdir()}
-    return [of for of in nids if f"{folder}/node{of}" in known]
+def _listed_initiators(tree: Tree) -> dict[tuple[int, int], set[int]]:
+    """Nodes linked in ``initiators`` by (nid, access class): a capture of files only lists its links."""
+    found: dict[tuple[int, int], set[int]] = {}
+    if tree.is_file("symlinks.txt"):
+        for line in split_lines(tree.text("symlinks.txt"), tree.where("symlinks.txt")):
+            link = _INITIATOR.match(line)
+            if link:
+                found.setdefault((int(link[1]), int(link[2])), set()).add(int(link[3]))
+    return found

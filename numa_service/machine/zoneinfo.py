@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
-from numa_service.machine.files import read_lines
 from numa_service.machine.notation import MAX_NUMNODES, NR_CPUS, shown
 from numa_service.machine.spec import SpecError
+from numa_service.machine.tree import Tree
 
 _HEADER = re.compile(r"Node (\d{1,9}), zone +([A-Za-z0-9]{1,16})", re.ASCII)
 _FIELD = re.compile(r" +(spanned|present|managed|start_pfn:|cpu:) *(.*)")
@@ -32,51 +31,49 @@ class CapturedZone:
     cpus: tuple[int, ...]
 
 
-def parse_zoneinfo(path: Path, root: Path | None = None) -> list[CapturedZone]:
-    """Zones in the order printed; SpecError names the line where the text is cut off or garbled.
-
-    `root`: the capture that the file has to lie in.
-    """
+def parse_zoneinfo(tree: Tree, name: str) -> list[CapturedZone]:
+    """Zones in the order printed; SpecError names the line where the text is cut off or garbled."""
+    source = tree.where(name)
     zones: list[CapturedZone] = []
     seen: set[tuple[int, str]] = set()
     draft: _Draft | None = None
     nr_zones: dict[int, int] = {}
     number = 0
-    for number, line in enumerate(read_lines(path, root), start=1):
+    for number, line in enumerate(tree.lines(name), start=1):
         header = _HEADER.fullmatch(line)
         if header:
             if draft is not None:
                 zones.append(draft.finish(number))
-            draft = _Draft(path, number, int(header[1]), header[2])
+            draft = _Draft(source, number, int(header[1]), header[2])
             if draft.nid >= MAX_NUMNODES:
                 raise SpecError(f"{draft.where}: there are at most {MAX_NUMNODES} nodes")
             if (draft.nid, draft.name) in seen:
                 raise SpecError(f"{draft.where}: a second time")
             seen.add((draft.nid, draft.name))
         elif draft is None:
-            raise SpecError(f"{path}:{number}: not a zoneinfo: {line[:60]!r}, expected 'Node 0, zone …'")
+            raise SpecError(f"{source}:{number}: not a zoneinfo: {line[:60]!r}, expected 'Node 0, zone …'")
         else:
             draft.take(number, line)
     if draft is None:
-        raise SpecError(f"{path}:1: no zones: the file is empty")
+        raise SpecError(f"{source}:1: no zones: the file is empty")
     zones.append(draft.finish(number))
     nr_types = draft.nr_zone_types
     for zone in zones:
         nr_zones[zone.nid] = nr_zones.get(zone.nid, 0) + 1
     for nid, count in nr_zones.items():
         if count != nr_types:
-            raise SpecError(f"{path}:{number}: node {nid} has {count} zones of {nr_types}: truncated")
+            raise SpecError(f"{source}:{number}: node {nid} has {count} zones of {nr_types}: truncated")
     return zones
 
 
 class _Draft:
     """A zone while its lines are read."""
 
-    def __init__(self, path: Path, line: int, nid: int, name: str) -> None:
-        self.path = path
+    def __init__(self, source: str, line: int, nid: int, name: str) -> None:
+        self.source = source
         self.nid = nid
         self.name = name
-        self.where = f"{path}:{line}: Node {nid}, zone {name}"
+        self.where = f"{source}:{line}: Node {nid}, zone {name}"
         #: Zone types of this kernel: protection has one number for each.
         self.nr_zone_types = 0
         self._values: dict[str, int] = {}
@@ -131,4 +128,4 @@ class _Draft:
         )
 
     def _at(self, number: int) -> str:
-        return f"{self.path}:{number}: Node {self.nid}, zone {self.name}"
+        return f"{self.source}:{number}: Node {self.nid}, zone {self.name}"

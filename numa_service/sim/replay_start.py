@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from numa_service.machine.spec import MachineSpec, SpecError
+from numa_service.machine.tree import Directory
 from numa_service.machine.zoneinfo import parse_zoneinfo
 from numa_service.mm.mmzone import MIGRATE_MOVABLE, WMARK_HIGH, WMARK_LOW, WMARK_MIN, zone_index
 from numa_service.mm.occupancy import ZoneState, write_occupancy
@@ -130,9 +131,7 @@ class CapturedStart:
         """From a capture made right before tracing, and from the trace. TraceError, one line."""
         occupancy, pagesets = read_occupancy(directory), read_pagesets(directory)
         try:
-            captured = [
-                zone for zone in parse_zoneinfo(directory / "zoneinfo.txt", directory) if zone.present
-            ]
+            captured = [zone for zone in parse_zoneinfo(Directory(directory), "zoneinfo.txt") if zone.present]
         except SpecError as error:
             raise TraceError(str(error)) from None
         known = {(zone.nid, zone.zone): zone for zone in occupancy}

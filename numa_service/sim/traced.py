@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from numa_service.machine.spec import MachineSpec, NodeSpec, ZoneSpec
+from numa_service.machine.tree import Directory
 from numa_service.machine.zoneinfo import CapturedZone, parse_zoneinfo
 from numa_service.mm.mmzone import MIGRATE_MOVABLE, NR_ORDERS, ZONE_NAMES
 from numa_service.mm.page_alloc import ALLOC_NO_WATERMARKS, NUMA_HOW_HIT, NUMA_HOW_LOCAL
@@ -85,7 +86,7 @@ class TracedZones:
         SpecError or TraceError, one line, if one of them cannot be read.
         """
         free = _free_pages(directory)
-        zoneinfo = parse_zoneinfo(directory / "zoneinfo.txt", directory)
+        zoneinfo = parse_zoneinfo(Directory(directory), "zoneinfo.txt")
         captured: list[CapturedZone] = [zone for zone in zoneinfo if zone.present]
         for zone in captured:
             if (zone.nid, zone.name) not in free:

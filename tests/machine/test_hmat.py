@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from numa_service.machine.boot import start_kernel
 from numa_service.machine.hmat import (
     access_of,
-    generic_initiators_from_sysfs,
     has_hmat,
-    latency_from_sysfs,
+    hmat_from_sysfs,
     mb_per_s,
     mib_per_s,
 )
 from numa_service.machine.latency import LatencyModel
 from numa_service.machine.presets import load_preset
+from numa_service.machine.tree import Directory
 from numa_service.mm.snapshot import AccessSnapshot
 from numa_service.procfs import tree
 
@@ -86,22 +86,36 @@ def test_sysfs_is_read_back(tmp_path: Path) -> None:
         ):
             # with the NUL that kernels of some years put last
             (folder / name).write_bytes(b"%d\n\0" % value)
-    model = latency_from_sysfs(tmp_path, (0, 1))
+    model, _ = hmat_from_sysfs(Directory(tmp_path), (0, 1), {0})
     assert model.read_ns == {(0, 0): 80, (0, 1): 136}
     assert model.write_ns == {(0, 0): 81, (0, 1): 137}
     assert [mib_per_s(model.memory_bandwidth(nid)) for nid in (0, 1)] == [102_400, 51_200]
     assert [mib_per_s(model.write_mb_per_s[0, nid]) for nid in (0, 1)] == [51_200, 25_600]
     (tmp_path / "node1/access0/initiators/read_latency").write_text("soon\n")
-    assert latency_from_sysfs(tmp_path, (0, 1)).read_ns == {(0, 0): 80}
-    assert latency_from_sysfs(None, (0, 1)).read_ns == {}
+    assert hmat_from_sysfs(Directory(tmp_path), (0, 1), {0})[0].read_ns == {(0, 0): 80}
+    assert hmat_from_sysfs(None, (0, 1), {0}) == (LatencyModel(), set())
 
 
 def test_initiators_without_cpus_are_generic(tmp_path: Path) -> None:
     (tmp_path / "node2/access0/initiators/node1").mkdir(parents=True)
     (tmp_path / "node2/access1/initiators/node0").mkdir(parents=True)
-    assert generic_initiators_from_sysfs(tmp_path, (0, 1, 2), {0}) == {1}
+    assert hmat_from_sysfs(Directory(tmp_path), (0, 1, 2), {0})[1] == {1}
     (tmp_path / "has_generic_initiator").write_text("2-3\n")
-    assert generic_initiators_from_sysfs(tmp_path, (0, 1, 2), {0}) == {1, 2}
+    assert hmat_from_sysfs(Directory(tmp_path), (0, 1, 2), {0})[1] == {1, 2}
     (tmp_path / "has_generic_initiator").write_text("some\n")
-    assert generic_initiators_from_sysfs(tmp_path, (0, 1, 2), {0}) == {1}
-    assert generic_initiators_from_sysfs(None, (0,), {0}) == set()
+    assert hmat_from_sysfs(Directory(tmp_path), (0, 1, 2), {0})[1] == {1}
+
+
+def test_a_capture_of_files_lists_its_links(tmp_path: Path) -> None:
+    folder = tmp_path / "node1/access0/initiators"
+    folder.mkdir(parents=True)
+    (folder / "read_latency").write_text("90\n")
+    lines = (
+        "node1/access0/initiators/node0 -> ../../../node0",
+        "node1/access1/initiators/node7 -> x",
+        "y -> z",
+    )
+    (tmp_path / "symlinks.txt").write_text("\n".join(lines))
+    model, generic = hmat_from_sysfs(Directory(tmp_path), (0, 1), {1})
+    assert model.read_ns == {(0, 1): 90}
+    assert generic == {0}

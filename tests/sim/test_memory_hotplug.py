@@ -12,6 +12,7 @@ from groundtruth import GROUNDTRUTH
 
 from numa_service.machine.source import load
 from numa_service.machine.spec import MachineSpec
+from numa_service.machine.tree import Directory
 from numa_service.machine.zoneinfo import parse_zoneinfo
 from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL
 from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES
@@ -96,7 +97,7 @@ _LINE = re.compile(r"\s+(min|low|high|spanned|present|managed|start_pfn:|protect
 def captured_machine() -> MachineSpec:
     """numa-2n-big with what each zone managed in this boot: it differs from boot to boot."""
     spec = load(str(GROUNDTRUTH / "topologies" / "numa-2n-big"))
-    managed = {(z.nid, z.name): z.managed for z in parse_zoneinfo(CAPTURE / "zoneinfo.txt")}
+    managed = {(z.nid, z.name): z.managed for z in parse_zoneinfo(Directory(CAPTURE), "zoneinfo.txt")}
     nodes = tuple(
         dataclasses.replace(
             node,

@@ -7,15 +7,14 @@ CPU numbers are those of the MADT's order; without one, of the SRAT's.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from numa_service.machine.files import read_bytes
 from numa_service.machine.formats.draft import Draft, DraftNode, machine_name
 from numa_service.machine.hmat import with_mib_per_s
 from numa_service.machine.notation import MAX_NUMNODES
 from numa_service.machine.spec import SpecError
+from numa_service.machine.tree import Tree
 from numa_service.machine.zones import PfnRange, merge, without_bios_holes
 from numa_service.mm.mmzone import PAGE_SHIFT, PAGE_SIZE
 
@@ -46,29 +45,31 @@ def is_acpi_table(content: bytes) -> bool:
     return content[:4] in {signature.encode() for signature in SIGNATURES} and len(content) >= 8
 
 
-def find_tables(folder: Path) -> list[Path]:
-    """Tables read here in a directory as ``/sys/firmware/acpi/tables``, or of files as SRAT.dat; sorted."""
-    return sorted(path for path in folder.iterdir() if path.is_file() and path.name[:4].upper() in SIGNATURES)
+def find_tables(tree: Tree, but: str = "") -> dict[str, bytes]:
+    """Tables read here in a directory as ``/sys/firmware/acpi/tables``, or of files as SRAT.dat, by place.
+
+    `but`: the name of one that is left out.
+    """
+    names = [name for name in tree.names() if name[:4].upper() in SIGNATURES and name != but]
+    return {tree.where(name): tree.read(name, _MAX_TABLE) for name in names if tree.is_file(name)}
 
 
-def read_acpi(paths: list[Path], name: str, root: Path | None = None) -> Draft:
+def read_acpi(files: Mapping[str, bytes], name: str, place: str) -> Draft:
     """The machine of a set of tables, an SRAT among them; SpecError names table, file and offset.
 
-    `root`: the directory that they have to lie in.
+    `files`: what errors call each, and its content; `place` is what they call all.
     """
     tables: dict[str, tuple[bytes, str]] = {}
-    for path in paths:
-        content = read_bytes(path, _MAX_TABLE, root)
-        signature = _checked(content, str(path))
+    for source, content in files.items():
+        signature = _checked(content, source)
         if signature in ("SRAT", "APIC") and len(content) > _MAX_LIST:
-            raise SpecError(f"{path}: {len(content)} bytes of {signature}, at most {_MAX_LIST}")
+            raise SpecError(f"{source}: {len(content)} bytes of {signature}, at most {_MAX_LIST}")
         if signature in tables:
-            raise SpecError(f"{path}: a second {signature}, beside {tables[signature][1]}")
-        tables[signature] = (content, str(path))
+            raise SpecError(f"{source}: a second {signature}, beside {tables[signature][1]}")
+        tables[signature] = (content, source)
     if "SRAT" not in tables:
         found = ", ".join(tables) or "nothing"
-        where = paths[0].parent if paths else name
-        raise SpecError(f"{where}: no SRAT ({found} found): give the directory that has it")
+        raise SpecError(f"{place}: no SRAT ({found} found): give the directory that has it")
     draft = Draft(machine_name(name), [])
     srat = _srat(*tables["SRAT"])
     for note in srat.notes:

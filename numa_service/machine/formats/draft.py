@@ -5,12 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 
 from numa_service.machine.cmdline import parse_cmdline
 from numa_service.machine.hmat import told_pairs
 from numa_service.machine.latency import LatencyModel
 from numa_service.machine.machinefile import LOCAL_DISTANCE, MAX_DISTANCE, REMOTE_DISTANCE
-from numa_service.machine.notation import MAX_NUMNODES, NR_CPUS, format_cpulist, format_size, one_line
+from numa_service.machine.notation import (
+    MAX_NUMNODES,
+    MAX_PHYSMEM_BYTES,
+    NR_CPUS,
+    format_cpulist,
+    format_size,
+    one_line,
+)
 from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError
 from numa_service.machine.sysctl import SYSCTLS
 from numa_service.machine.zones import PfnRange, count_pages, intersect, q35_ram
@@ -104,6 +112,10 @@ class Draft:
                 f"distances: a node's own was {local:g}: all were scaled so that it is {LOCAL_DISTANCE}"
             )
         for i, from_nid in enumerate(nids):
+            if scale == 1.0 and (row := _legal_row(rows[i], i)):
+                # a large machine has a million of them
+                self.distances.update(zip(zip(repeat(from_nid), nids, strict=False), row, strict=True))
+                continue
             for j, to_nid in enumerate(nids):
                 value = round(min(rows[i][j] * scale, 1e6))
                 legal = LOCAL_DISTANCE if i == j else min(max(value, LOCAL_DISTANCE), MAX_DISTANCE)
@@ -114,13 +126,28 @@ class Draft:
                     )
                 self.distances[from_nid, to_nid] = legal
 
-    def check(self) -> None:
-        """Makes it legal where that loses nothing, or little and says so; SpecError where it cannot be."""
+    def check_nodes(self) -> None:
+        """SpecError for what no machine has. It is quick: to be asked before matrices are taken over."""
         if not self.nodes:
             raise SpecError("no node")
-        self.nodes.sort(key=lambda node: node.nid)
         if len(self.nodes) > MAX_NUMNODES:
             raise SpecError(f"{len(self.nodes)} nodes, at most {MAX_NUMNODES}")
+        cpus = sum(len(node.cpus) for node in self.nodes)
+        if cpus > NR_CPUS:
+            raise SpecError(f"{cpus} CPUs, at most {NR_CPUS}")
+        if not cpus:
+            raise SpecError("no node has a CPU")
+        if any(node.ranges for node in self.nodes):
+            return  # placed already
+        sizes = [node.memory or ram_of(node.managed) if node.managed else node.memory for node in self.nodes]
+        placed = q35_ram([size >> PAGE_SHIFT for size in sizes])
+        if any(ram and ram[-1][1] > MAX_PHYSMEM_BYTES >> PAGE_SHIFT for ram in placed):
+            raise SpecError(f"memory beyond {MAX_PHYSMEM_BYTES >> 40}TiB, the most that can be addressed")
+
+    def check(self) -> None:
+        """Makes it legal where that loses nothing, or little and says so; SpecError where it cannot be."""
+        self.check_nodes()
+        self.nodes.sort(key=lambda node: node.nid)
         if self.nodes[-1].nid >= MAX_NUMNODES:
             self._renumber_nodes()
         self._renumber_cpus()
@@ -142,8 +169,6 @@ class Draft:
             for node in self.nodes:
                 node.memory, node.ranges = DEFAULT_NODE_BYTES, None
         self._check_cmdline()
-        if not any(node.cpus for node in self.nodes):
-            raise SpecError("no node has a CPU")
         if any(node.ranges for node in self.nodes):
             self._sizes_behind_ranges()
 
@@ -212,8 +237,6 @@ class Draft:
 
     def _renumber_cpus(self) -> None:
         cpus = sorted(cpu for node in self.nodes for cpu in node.cpus)
-        if len(cpus) > NR_CPUS:
-            raise SpecError(f"{len(cpus)} CPUs, at most {NR_CPUS}")
         if cpus and cpus[-1] >= NR_CPUS:
             new = {cpu: i for i, cpu in enumerate(cpus)}
             self.note(f"CPUs are now 0-{len(cpus) - 1}: there are none above {NR_CPUS - 1} here")
@@ -345,6 +368,12 @@ def profile_of(version: str) -> str | None:
     if number >= (6, 12):
         return "linux-6.12"
     return "linux-6.1" if number >= (4, 8) else "linux-3.0"
+
+
+def _legal_row(row: Sequence[float], own: int) -> list[int] | None:
+    """A row of a matrix if it needs no change."""
+    legal = row[own] == LOCAL_DISTANCE and min(row) >= LOCAL_DISTANCE and max(row) <= MAX_DISTANCE
+    return list(map(round, row)) if legal else None
 
 
 def _default_distance(from_nid: int, to_nid: int) -> int:

@@ -6,9 +6,10 @@ are memory children). Sockets, cores, caches and devices are not part of a machi
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +18,14 @@ from lxml import etree
 from numa_service.machine.formats.draft import DEFAULT_NODE_BYTES, Draft, DraftNode, machine_name, profile_of
 from numa_service.machine.formats.unknown import xml_looks_like
 from numa_service.machine.hmat import Pairs, with_mib_per_s
-from numa_service.machine.notation import MAX_NUMNODES, NR_CPUS, format_cpulist, mask_bits, one_line
+from numa_service.machine.notation import (
+    MAX_LISTED_CPUS,
+    MAX_NUMNODES,
+    NR_CPUS,
+    format_cpulist,
+    mask_bits,
+    one_line,
+)
 from numa_service.machine.spec import SpecError
 from numa_service.machine.zones import PfnRange
 
@@ -39,12 +47,12 @@ _CHUNK = 1 << 16
 #: Bytes of one tag and the text behind it; the parser counts only whole tags.
 _MAX_TAG = 1 << 20
 _LONG_TAG = re.compile(rb"<[^<]{%d}" % _MAX_TAG)
-#: Characters; a word of 32 bits takes 11.
-_MAX_BITMAP = 1 << 16
+#: Words of 32 bits in a bitmap: 65,536 CPUs; and in all of them, which is more than whole words fill a file.
+_MAX_BITMAP = 1 << 11
+_MAX_BITMAPS = 3 << 19
 _MEANS_BANDWIDTH = 8
 #: As HBM and CXL cards have it in the SLITs of servers: nearer than another socket, not local.
 _NEAR_DISTANCE = 15
-_MASK = re.compile(r"(?:0xf\.\.\.f,?)?(?:(?:0x)?[0-9a-f]{0,8}(?:,|$))*", re.ASCII | re.IGNORECASE)
 _RANGE = re.compile(r"0x([0-9a-f]{1,16})-0x([0-9a-f]{1,16})", re.ASCII)
 
 Element = etree._Element
@@ -129,8 +137,15 @@ class _Topology:
         self.cpu_of: dict[Element, int] = {}
         #: Whether cpusets have the numbers of `cpu_of`.
         self.bitmaps_hold = True
-        #: Objects looked at for hwloc 1's matrices.
+        #: `cpu_of` as a bitmap, and back, where bitmaps hold.
+        self.cpus = 0
+        self.pu_of: dict[int, Element] = {}
+        self._below: dict[Element, tuple[tuple[Element, ...], int]] = {}
+        #: Objects looked at once more: for what is below a node, or a matrix of hwloc 1.
         self.steps = 0
+        #: Words of bitmaps, and CPUs that nodes and initiators have there.
+        self.words = 0
+        self.listed = 0
 
     def draft(self) -> Draft:
         top = self.root.find("object")
@@ -146,7 +161,7 @@ class _Topology:
         elements = list(self._objects(_NODE_TYPES))
         if len(elements) > MAX_NUMNODES:
             raise SpecError(f"{self.source}: {len(elements)} nodes, at most {MAX_NUMNODES}")
-        numas = [self._numa(element, pus) for element in elements]
+        numas = [self._numa(element) for element in elements]
         if not numas:
             self.note("no NUMANode object: one node with everything (UMA)")
             self.result.nodes = [self._uma()]
@@ -176,15 +191,45 @@ class _Topology:
             raise self.fail(element, attribute, f"{text[:30]!r} is not a number")
         return int(text)
 
-    def mask(self, element: Element, attribute: str) -> set[int]:
-        """Members of a bitmap as hwloc prints it; an infinite one counts as far as it is written."""
-        text = element.get(attribute, "")
+    def mask(self, element: Element, attribute: str) -> int:
+        """A bitmap as hwloc prints it; an infinite one counts as far as it is written."""
+        text = element.get(attribute, "").lower().removeprefix("0xf...f").strip(",")
         if not text:
-            return set()
-        if len(text) > _MAX_BITMAP or not _MASK.fullmatch(text):
-            raise self.fail(element, attribute, f"{text[:40]!r} is not a bitmap as 0x00000001,0x0000ffff")
-        words = text.lower().removeprefix("0xf...f").strip(",").split(",") if text else []
-        return mask_bits(int("".join(word.removeprefix("0x").zfill(8) for word in words) or "0", 16))
+            return 0
+        count = text.count(",") + 1
+        self.words += count
+        if self.words > _MAX_BITMAPS:
+            raise self.fail(element, attribute, f"bitmaps of more than {_MAX_BITMAPS} words in all")
+        if count > _MAX_BITMAP:
+            raise self.fail(element, attribute, f"a bitmap of {count} words, at most {_MAX_BITMAP}")
+        digits = "".join([word.removeprefix("0x").zfill(8) for word in text.split(",")])
+        # none of them has more than its 8, and nothing else that int() takes
+        if len(digits) == 8 * count and digits.isalnum():
+            with contextlib.suppress(ValueError):
+                return int(digits, 16)
+        raise self.fail(element, attribute, f"{text[:40]!r} is not a bitmap as 0x00000001,0x0000ffff")
+
+    def members(self, bitmap: int, element: Element) -> set[int]:
+        """CPUs of a bitmap that there are."""
+        bitmap &= self.cpus
+        self.listed += bitmap.bit_count()
+        if self.listed > MAX_LISTED_CPUS:
+            raise self.fail(element, "cpuset", f"more than {MAX_LISTED_CPUS} CPUs in all of them")
+        return mask_bits(bitmap)
+
+    def below(self, element: Element) -> tuple[tuple[Element, ...], int]:
+        """PUs inside an object, and their numbers as a bitmap."""
+        if element not in self._below:
+            objects = list(element.iter("object"))
+            self._step(len(objects), element, "PUs")
+            inside = tuple(pu for pu in objects if pu in self.cpu_of)
+            self._below[element] = inside, _bitmap(self.cpu_of[pu] for pu in inside)
+        return self._below[element]
+
+    def _step(self, count: int, element: Element, what: str) -> None:
+        self.steps += count
+        if self.steps > 4 * _MAX_OBJECTS:
+            raise self.fail(element, what, "too many nodes or <distances> over too many objects")
 
     def _objects(self, types: set[str]) -> Iterator[Element]:
         return (element for element in self.root.iter("object") if element.get("type") in types)
@@ -211,13 +256,12 @@ class _Topology:
         if left:
             self.note(f"not part of a machine here: {', '.join(sorted(left))} objects")
         allowed, every = self.mask(top, "allowed_cpuset"), self.mask(top, "cpuset")
-        if allowed and every - allowed:
-            self.note(
-                f"CPUs {format_cpulist(every - allowed)} were not allowed to who took this: they are kept"
-            )
+        if allowed and every & ~allowed:
+            left_out = format_cpulist(mask_bits(every & ~allowed))
+            self.note(f"CPUs {left_out} were not allowed to who took this: they are kept")
 
     def _number_cpus(self, pus: list[Element], top: Element) -> None:
-        online = self.mask(top, "online_cpuset")
+        online = mask_bits(self.mask(top, "online_cpuset"))
         numbers = [self.number(pu, "os_index", i) for i, pu in enumerate(pus)]
         if max(Counter(numbers).values()) > 1:
             self.note(f"several PUs have the same number (several machines): CPUs are now 0-{len(pus) - 1}")
@@ -230,32 +274,35 @@ class _Topology:
         else:
             offline = set()
         self.cpu_of = {pu: cpu for pu, cpu in zip(pus, numbers, strict=True) if cpu not in offline}
+        if self.bitmaps_hold:
+            self.pu_of = {cpu: pu for pu, cpu in self.cpu_of.items()}
+            self.cpus = _bitmap(self.pu_of)
 
-    def _numa(self, element: Element, pus: list[Element]) -> _Numa:
-        below = element.iter("object")
-        inside = tuple(pu for pu in below if pu in self.cpu_of)
+    def _numa(self, element: Element) -> _Numa:
+        inside, _ = self.below(element)
         if not inside:
-            inside = self._beside(element)
-        if not inside:
-            cpuset = self.mask(element, "cpuset") if self.bitmaps_hold else set()
-            inside = tuple(pu for pu in pus if self.cpu_of.get(pu) in cpuset) if cpuset else ()
+            cpuset = self.mask(element, "cpuset")
+            inside = self._beside(element, cpuset)
+            if not inside and self.bitmaps_hold:
+                inside = tuple(self.pu_of[cpu] for cpu in self.members(cpuset, element))
         memory = self.number(element, "local_memory", 0) or self.number(element, "memory_kB", 0) << 10
         return _Numa(element, self.number(element, "os_index", -1), inside, memory)
 
-    def _beside(self, element: Element) -> tuple[Element, ...]:
+    def _beside(self, element: Element, cpuset: int) -> tuple[Element, ...]:
         """PUs below what a memory child is attached to."""
         parent = element.getparent()
         while parent is not None and parent.get("type") in _MEMORY_TYPES:
             parent = parent.getparent()
-        if parent is None or (element.get("cpuset") is not None and not self.mask(element, "cpuset")):
+        if parent is None or (element.get("cpuset") is not None and not cpuset):
             return ()
+        inside, cpus = self.below(parent)
         # of hwloc 1.x nodes lie beside each other below a machine whose PUs they do not share
-        cpuset = self.mask(element, "cpuset") if self.bitmaps_hold else set()
-        return tuple(
-            pu
-            for pu in parent.iter("object")
-            if pu in self.cpu_of and (not cpuset or self.cpu_of[pu] in cpuset)
-        )
+        if cpuset and self.bitmaps_hold:
+            return tuple(self.pu_of[cpu] for cpu in self.members(cpuset & cpus, element))
+        self.listed += len(inside)
+        if self.listed > MAX_LISTED_CPUS:
+            raise self.fail(element, "cpuset", f"more than {MAX_LISTED_CPUS} CPUs in all of them")
+        return inside
 
     def _uma(self) -> DraftNode:
         """The node of a machine without NUMANode objects."""
@@ -406,9 +453,7 @@ class _Topology:
         level = [parent]
         for _ in range(depth):
             level = [child for element in level for child in element.findall("object")]
-            self.steps += len(level)
-            if self.steps > 4 * _MAX_OBJECTS:
-                raise self.fail(matrix, "relative_depth", "too many <distances> over too many objects")
+            self._step(len(level), matrix, "relative_depth")
         nid_of = {numa.element: numa.nid for numa in numas}
         order = [nid_of[element] for element in level if element in nid_of]
         count = self.number(matrix, "nbobjs")
@@ -441,6 +486,8 @@ class _Topology:
         by_gp = {numa.element.get("gp_index"): numa.nid for numa in numas}
         elements = {element.get("gp_index"): element for element in self.root.iter("object")}
         pus_of = {numa.element: numa.pus for numa in numas}
+        owner = {cpu: node.nid for node in self.result.nodes for cpu in node.cpus}
+        size = {node.nid: len(node.cpus) for node in self.result.nodes}
         found: dict[str, Pairs] = {}
         initiators: dict[tuple[str | None, str | None], list[int]] = {}
         for attr in self.root.findall("memattr"):
@@ -455,14 +502,13 @@ class _Topology:
                     if len(initiators) == _MAX_INITIATORS:
                         raise self.fail(value, "initiator", f"more than {_MAX_INITIATORS} different ones")
                     if who[0] is not None:
-                        cpus = self.mask(value, "initiator_cpuset")
+                        cpus = self.members(self.mask(value, "initiator_cpuset"), value)
                     else:
                         start = elements.get(who[1])
-                        within = () if start is None else pus_of.get(start) or start.iter("object")
-                        cpus = {self.cpu_of[pu] for pu in within if pu in self.cpu_of}
-                    initiators[who] = [
-                        node.nid for node in self.result.nodes if node.cpus and cpus.issuperset(node.cpus)
-                    ]
+                        within = () if start is None else pus_of.get(start) or self.below(start)[0]
+                        cpus = {self.cpu_of[pu] for pu in within}
+                    counts = Counter(owner[cpu] for cpu in cpus)
+                    initiators[who] = sorted(nid for nid in counts if counts[nid] == size[nid])
                 for nid in initiators[who]:
                     found.setdefault(name, {})[nid, target] = min(number, 10**9)
             if name not in (*_MEMATTRS, "Capacity", "Locality") and len(attr):
@@ -488,6 +534,15 @@ class _Topology:
 
 
 _MEMATTRS = ("Latency", "ReadLatency", "WriteLatency", "Bandwidth", "ReadBandwidth", "WriteBandwidth")
+
+
+def _bitmap(cpus: Iterable[int]) -> int:
+    """Bits of those CPUs that a bitmap may have."""
+    bits = bytearray(4 * _MAX_BITMAP)
+    for cpu in cpus:
+        if cpu < 32 * _MAX_BITMAP:
+            bits[cpu >> 3] |= 1 << (cpu & 7)
+    return int.from_bytes(bits, "little")
 
 
 def _one_line(text: str) -> str:

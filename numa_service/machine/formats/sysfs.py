@@ -9,15 +9,16 @@ memory blocks (``memory/memoryN``), if they are there.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
-from pathlib import Path
 
-from numa_service.machine.files import UnreadableError, read_bytes
+from numa_service.machine.files import UnreadableError
 from numa_service.machine.formats.draft import DEFAULT_NODE_BYTES, Draft, DraftNode, machine_name, profile_of
-from numa_service.machine.hmat import generic_initiators_from_sysfs, latency_from_sysfs
+from numa_service.machine.hmat import hmat_from_sysfs
 from numa_service.machine.latency import LatencyModel
 from numa_service.machine.notation import (
+    MAX_LISTED_CPUS,
+    MAX_NUMNODES,
     MAX_PHYSMEM_BYTES,
     NR_CPUS,
     format_cpulist,
@@ -25,7 +26,8 @@ from numa_service.machine.notation import (
     parse_cpulist,
 )
 from numa_service.machine.spec import SpecError
-from numa_service.machine.zones import PfnRange, count_pages, merge, subtract, without_bios_holes
+from numa_service.machine.tree import Tree
+from numa_service.machine.zones import PfnRange, count_pages, merge, without_bios_holes
 from numa_service.mm.mmzone import PAGE_SHIFT
 
 _NODES, _CPUS = "sys/devices/system/node", "sys/devices/system/cpu"
@@ -35,38 +37,43 @@ _MARKS = (_NODES, _CPUS, _BLOCKS, "proc/cpuinfo")
 #: Of the command line, what matters to memory and is not in the tree already.
 _PARAMETERS = ("cma=", "numa_cma=", "numa_zonelist_order=", "transparent_hugepage=")
 _MAX_FILE = 4 << 20
+#: COMMAND_LINE_SIZE of s390, which takes the most.
+_MAX_CMDLINE = 4096
+#: Characters; 32 CPUs take nine.
+_MAX_MASK = 1 << 13
 _TOTAL = re.compile(r"MemTotal:\s*(\d{1,15})\s*kB", re.ASCII)
 _PROCESSOR = re.compile(r"^processor\s*:?\s*(\d{1,6})\b", re.ASCII | re.MULTILINE)
 _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
+_ROW = re.compile(r"\d{1,9}(?: \d{1,9})*", re.ASCII)
 _SWAP = re.compile(r"^\S+\s+\S+\s+(\d{1,12})\s+\d+\s+-?\d+\s*$", re.ASCII | re.MULTILINE)
 _MAP = re.compile(r"[0-9a-f]{1,16}(?:,[0-9a-f]{1,8})*", re.ASCII | re.IGNORECASE)
 
 
-def find_tree(path: Path) -> Path | None:
-    """The directory that holds ``sys`` and ``proc``: `path`, or the only directory in it; None."""
-    if any((path / mark).exists() for mark in _MARKS):
-        return path
-    inside = [entry for entry in path.iterdir() if entry.is_dir()]
-    if len(inside) == 1 and any((inside[0] / mark).exists() for mark in _MARKS):
-        return inside[0]
+def find_tree(tree: Tree) -> Tree | None:
+    """The directory that holds ``sys`` and ``proc``: `tree`, or the only directory in it; None."""
+    if any(tree.exists(mark) for mark in _MARKS):
+        return tree
+    inside = [name for name in tree.names() if tree.is_dir(name)]
+    if len(inside) == 1 and any(tree.exists(f"{inside[0]}/{mark}") for mark in _MARKS):
+        return tree.below(inside[0])
     return None
 
 
-def read_sysfs(root: Path) -> Draft:
+def read_sysfs(tree: Tree) -> Draft:
     """The machine that a tree shows; SpecError names the file that is wrong."""
-    return _Tree(root).draft()
+    return _Sysfs(tree).draft()
 
 
-class _Tree:
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.result = Draft(machine_name(root.resolve().name), [])
+class _Sysfs:
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self.result = Draft(machine_name(tree.name), [])
         self.note = self.result.note
 
     def draft(self) -> Draft:
         self._identity()
         nids = self._online_nodes()
-        if not nids and not any((self.root / mark).exists() for mark in (_CPUS, "proc/cpuinfo")):
+        if not nids and not any(self.tree.exists(mark) for mark in (_CPUS, "proc/cpuinfo")):
             self.note(f"neither CPUs nor nodes are told, only {_BLOCKS}: one node with one CPU")
             self._uma({0})
             return self.result
@@ -75,33 +82,36 @@ class _Tree:
             self.note(f"no {_NODES}/node*: one node with everything (UMA)")
             self._uma(online)
         else:
-            self.result.nodes = [DraftNode(nid, self._node_cpus(nid, online)) for nid in nids]
+            self.result.nodes = list(self._nodes(nids, online))
             self._single_owners()
             self._strays(online)
-            self._memory()
+            self._memory(nids)
+            try:
+                self.result.check_nodes()
+            except SpecError as error:
+                raise SpecError(f"{self.tree.place}: {error}") from None
             self._distances(nids)
             self._initiators(nids)
         return self.result
 
     def _uma(self, cpus: set[int]) -> None:
-        blocks, total = self._blocks().all(), self._total()
+        blocks, total = self._blocks(), self._total()
         node = DraftNode(0, tuple(sorted(cpus)), managed=total)
         self.result.nodes = [node]
         if total:
-            self._place([node], {0: blocks})
-        elif blocks:
-            node.ranges = blocks
+            self._place(blocks, {0: blocks.online})
+        elif blocks.online:
+            node.ranges = blocks.of(blocks.online)
         else:
             node.memory = DEFAULT_NODE_BYTES
 
     def text(self, name: str) -> str | None:
         """A file of the tree; None if it is not there."""
-        path = self.root / name
-        if not path.is_file():
+        if not self.tree.is_file(name):
             return None
         try:
             # kernels of some years ended their files with a NUL byte
-            return read_bytes(path, _MAX_FILE, self.root).decode("utf-8", "replace").rstrip("\0")
+            return self.tree.read(name, _MAX_FILE).decode("utf-8", "replace").rstrip("\0")
         except UnreadableError:
             return None  # root's, or a sysfs file that its driver cannot answer
 
@@ -124,7 +134,11 @@ class _Tree:
         size = re.search(r"^PageSize: (\d{1,9})$", nofile, re.MULTILINE)
         if size and size[1] != "4096":
             self.note(f"pages of {size[1]} bytes: they have 4096 here")
-        words = (self.text("proc/cmdline") or "").split()
+        cmdline = self.text("proc/cmdline") or ""
+        if len(cmdline) > _MAX_CMDLINE:
+            where = self.tree.where("proc/cmdline")
+            raise SpecError(f"{where}: {len(cmdline)} characters, at most {_MAX_CMDLINE}")
+        words = cmdline.split()
         self.result.cmdline = " ".join(word for word in words if word.startswith(_PARAMETERS))
         done = " ".join(word for word in words if word.startswith(("kernelcore=", "movablecore=", "numa=")))
         if done:
@@ -136,15 +150,19 @@ class _Tree:
         """What hwloc-gather-topology writes down of uname and sysconf."""
         return self.text("proc/hwloc-nofile-info") or ""
 
-    def _directories(self, where: str, prefix: str) -> list[int]:
-        folder = self.root / where
-        if not folder.is_dir():
-            return []
-        names = (path.name.removeprefix(prefix) for path in folder.iterdir() if path.name.startswith(prefix))
-        return sorted(int(name) for name in names if _NUMBER.fullmatch(name))
+    def _directories(self, where: str, prefix: str) -> set[int]:
+        names = (name.removeprefix(prefix) for name in self.tree.names(where) if name.startswith(prefix))
+        return {int(name) for name in names if _NUMBER.fullmatch(name)}
+
+    def _few(self, where: str, prefix: str, most: int) -> set[int]:
+        """The same, refused at once if they are more than a machine may have."""
+        found = self._directories(where, prefix)
+        if len(found) > most:
+            raise SpecError(f"{self.tree.where(where)}: {len(found)} of {prefix}N, at most {most}")
+        return found
 
     def _online_cpus(self) -> set[int]:
-        found = set(self._directories(_CPUS, "cpu"))
+        found = self._few(_CPUS, "cpu", NR_CPUS)
         stated = self.text(f"{_CPUS}/online")
         if stated is not None and stated.strip():
             listed = set(self._cpulist(f"{_CPUS}/online", stated))
@@ -154,14 +172,18 @@ class _Tree:
             fallback = re.search(r"^FallbackNbProcessors: (\d{1,6})$", self._nofile(), re.MULTILINE)
             if not listed and fallback:
                 if int(fallback[1]) > NR_CPUS:
-                    raise SpecError(f"{self.root}: FallbackNbProcessors: {fallback[1]}, at most {NR_CPUS}")
+                    raise SpecError(
+                        f"{self.tree.place}: FallbackNbProcessors: {fallback[1]}, at most {NR_CPUS}"
+                    )
                 listed = set(range(int(fallback[1])))
             if not listed:
-                raise SpecError(f"{self.root}: no CPU: no {_CPUS}/cpu*, and no processor in proc/cpuinfo")
+                raise SpecError(
+                    f"{self.tree.place}: no CPU: no {_CPUS}/cpu*, and no processor in proc/cpuinfo"
+                )
             self.note(f"no {_CPUS}/cpu*: CPUs are those of proc/cpuinfo")
             return listed
         offline = {cpu for cpu in found if (self.text(f"{_CPUS}/cpu{cpu}/online") or "1").strip() == "0"}
-        known = {cpu for cpu in found if (self.root / f"{_CPUS}/cpu{cpu}/topology").is_dir()}
+        known = {cpu for cpu in found if self.tree.is_dir(f"{_CPUS}/cpu{cpu}/topology")}
         if known:
             offline |= found - known
         if offline:
@@ -169,7 +191,7 @@ class _Tree:
         return found - offline
 
     def _online_nodes(self) -> list[int]:
-        found = self._directories(_NODES, "node")
+        found = sorted(self._few(_NODES, "node", MAX_NUMNODES))
         stated = self.text(f"{_NODES}/online")
         if stated is None or not stated.strip():
             return found
@@ -184,25 +206,32 @@ class _Tree:
         try:
             return parse_cpulist(text)
         except SpecError as error:
-            raise SpecError(f"{self.root / name}:1: {error}") from None
+            raise SpecError(f"{self.tree.where(name)}:1: {error}") from None
 
-    def _node_cpus(self, nid: int, online: set[int]) -> tuple[int, ...]:
+    def _nodes(self, nids: list[int], online: set[int]) -> Iterator[DraftNode]:
+        listed = 0
+        for nid in nids:
+            cpus = self._node_cpus(nid)
+            listed += len(cpus)
+            if listed > MAX_LISTED_CPUS:
+                where = self.tree.where(_NODES)
+                raise SpecError(f"{where}: nodes list more than {MAX_LISTED_CPUS} CPUs in all")
+            gone = cpus - online
+            if gone:
+                self.note(f"node {nid}: CPUs {format_cpulist(gone)} are off-line")
+            yield DraftNode(nid, tuple(sorted(cpus & online)))
+
+    def _node_cpus(self, nid: int) -> set[int]:
         name = f"{_NODES}/node{nid}/cpulist"
         text = self.text(name)
         if text is not None:
-            cpus = set(self._cpulist(name, text))
-        else:
-            name = f"{_NODES}/node{nid}/cpumap"
-            text = self.text(name)
-            if text is None:
-                # links to the CPUs' directories
-                cpus = set(self._directories(f"{_NODES}/node{nid}", "cpu"))
-            else:
-                cpus = parse_cpumap(text, self.root / name)
-        gone = cpus - online
-        if gone:
-            self.note(f"node {nid}: CPUs {format_cpulist(gone)} are off-line")
-        return tuple(sorted(cpus & online))
+            return set(self._cpulist(name, text))
+        name = f"{_NODES}/node{nid}/cpumap"
+        text = self.text(name)
+        if text is not None:
+            return parse_cpumap(text, self.tree.where(name))
+        # links to the CPUs' directories
+        return self._directories(f"{_NODES}/node{nid}", "cpu")
 
     def _single_owners(self) -> None:
         """With numa=fake every node of a real one has its CPUs: a CPU is on the first."""
@@ -228,7 +257,7 @@ class _Tree:
             return None
         return int(found[1]) << 10
 
-    def _memory(self) -> None:
+    def _memory(self, nids: list[int]) -> None:
         told = False
         for node in self.result.nodes:
             found = _TOTAL.search(self.text(f"{_NODES}/node{node.nid}/meminfo") or "")
@@ -237,13 +266,11 @@ class _Tree:
                 continue
             told = True
             node.managed = int(found[1]) << 10
-            if (self.root / f"{_NODES}/node{node.nid}/memory_side_cache").exists():
+            if self.tree.exists(f"{_NODES}/node{node.nid}/memory_side_cache"):
                 self.note(f"node {node.nid}: a memory-side cache is not modelled")
         if told:
-            blocks = self._blocks()
-            self._place(
-                self.result.nodes, {n.nid: blocks.of(self._node_blocks(n.nid)) for n in self.result.nodes}
-            )
+            numbers = {nid: self._directories(f"{_NODES}/node{nid}", "memory") for nid in nids}
+            self._place(self._blocks(), numbers)
             return
         total = self._total()
         if total is not None:
@@ -252,29 +279,27 @@ class _Tree:
             for node in self.result.nodes:
                 node.managed = share
 
-    def _node_blocks(self, nid: int) -> list[int]:
-        return self._directories(f"{_NODES}/node{nid}", "memory")
-
     def _blocks(self) -> _Blocks:
         """Memory blocks that are on-line; none without their size."""
         text = (self.text(f"{_BLOCKS}/block_size_bytes") or "").strip()
         size = int(text, 16) if re.fullmatch(r"[0-9a-fA-F]{4,12}", text, re.ASCII) else 0
         if size < 1 << PAGE_SHIFT or size & size - 1:
-            return _Blocks(0, frozenset())
+            return _Blocks(0, set())
         found = self._directories(_BLOCKS, "memory")
         states = {number: (self.text(f"{_BLOCKS}/memory{number}/state") or "").strip() for number in found}
         offline = {number for number, state in states.items() if state == "offline"}
         if offline:
             self.note(f"{len(offline)} memory blocks of {size >> 20} MiB are off-line: left out")
-        return _Blocks(size >> PAGE_SHIFT, frozenset(found) - offline)
+        return _Blocks(size >> PAGE_SHIFT, found - offline)
 
-    def _place(self, nodes: list[DraftNode], ranges: dict[int, tuple[PfnRange, ...]]) -> None:
+    def _place(self, blocks: _Blocks, numbers: Mapping[int, Set[int]]) -> None:
         """Where the nodes' RAM is, by memory blocks; sizes stay where those do not hold what is managed."""
-        taken: tuple[PfnRange, ...] = ()
-        for node in nodes:
+        taken: set[int] = set()
+        ranges: dict[int, tuple[PfnRange, ...]] = {}
+        for node in self.result.nodes:
             if not node.managed:
                 continue
-            own = subtract(ranges[node.nid], taken)
+            own = blocks.of(numbers[node.nid] - taken)
             if count_pages(without_bios_holes(own)) << PAGE_SHIFT < node.managed:
                 if own:
                     self.note(f"node {node.nid}: its memory blocks hold less than its MemTotal: not used")
@@ -283,9 +308,9 @@ class _Tree:
                 self.note(f"node {node.nid}: memory blocks above {MAX_PHYSMEM_BYTES >> 40} TiB: not used")
                 return
             ranges[node.nid] = own
-            taken = merge((*taken, *own))
-        for node in nodes:
-            node.ranges = ranges[node.nid] if node.managed else None
+            taken |= numbers[node.nid]
+        for node in self.result.nodes:
+            node.ranges = ranges.get(node.nid)
 
     def _distances(self, nids: list[int]) -> None:
         rows: list[list[float]] = []
@@ -301,18 +326,16 @@ class _Tree:
                         f"{name}: {len(words)} distances for {len(nids)} nodes: 20 between all was taken"
                     )
                 return
-            for word in words:
-                if not _NUMBER.fullmatch(word):
-                    raise SpecError(f"{self.root / name}:1: distance {word[:20]!r} is not a number")
-            rows.append([float(word) for word in words])
+            if not _ROW.fullmatch(" ".join(words)):
+                word = next(word for word in words if not _NUMBER.fullmatch(word))
+                raise SpecError(f"{self.tree.where(name)}:1: distance {word[:20]!r} is not a number")
+            rows.append(list(map(float, words)))
         self.result.set_distances(nids, rows)
 
     def _initiators(self, nids: list[int]) -> None:
         """HMAT numbers that a kernel gives of each node's best initiators, of any kind and with CPUs."""
-        tree = self.root / _NODES
-        self.result.latency = latency_from_sysfs(tree, nids)
         with_cpus = {node.nid for node in self.result.nodes if node.cpus}
-        generic = generic_initiators_from_sysfs(tree, nids, with_cpus)
+        self.result.latency, generic = hmat_from_sysfs(self.tree.below(_NODES), nids, with_cpus)
         for node in self.result.nodes:
             node.generic_initiator = node.nid in generic
         if self.result.latency != LatencyModel():
@@ -324,22 +347,18 @@ class _Blocks:
     """Memory blocks: how many pages each has, and which are on-line."""
 
     pages: int
-    online: frozenset[int]
+    online: set[int]
 
-    def of(self, numbers: Iterable[int]) -> tuple[PfnRange, ...]:
+    def of(self, numbers: Set[int]) -> tuple[PfnRange, ...]:
         """Ranges of those of them that are on-line."""
-        return merge((n * self.pages, (n + 1) * self.pages) for n in numbers if n in self.online)
-
-    def all(self) -> tuple[PfnRange, ...]:
-        """Of all that are on-line."""
-        return self.of(self.online)
+        return merge((n * self.pages, (n + 1) * self.pages) for n in numbers & self.online)
 
 
-def parse_cpumap(text: str, path: Path) -> set[int]:
+def parse_cpumap(text: str, source: str) -> set[int]:
     """CPUs of a mask as the kernel prints it (``%*pb``): ``00000000,0000000f``."""
     compact = text.strip()
-    if len(compact) > 1 << 16 or not _MAP.fullmatch(compact):
-        raise SpecError(f"{path}:1: {compact[:40]!r} is not a CPU mask as 00000000,0000000f")
+    if len(compact) > _MAX_MASK or not _MAP.fullmatch(compact):
+        raise SpecError(f"{source}:1: {compact[:40]!r} is not a CPU mask as 00000000,0000000f")
     first, *groups = compact.split(",")
     value = int(first + "".join(group.zfill(8) for group in groups), 16)
     return mask_bits(value)

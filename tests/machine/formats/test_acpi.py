@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from numa_service.machine.formats.acpi import read_acpi
+from numa_service.machine.formats.acpi import find_tables, read_acpi
 from numa_service.machine.formats.detect import read_source
 from numa_service.machine.formats.draft import Draft
 from numa_service.machine.source import load
 from numa_service.machine.spec import SpecError
+from numa_service.machine.tree import Directory
 
 MIB = 1 << 20
 
@@ -70,7 +71,7 @@ TWO = srat(apic(0, 0), apic(0, 2), x2apic(5, 300), memory(0, MIB, 511 * MIB), me
 def _read(folder: Path, **tables: bytes) -> Draft:
     for name, content in tables.items():
         (folder / name).write_bytes(content)
-    draft = read_acpi(sorted(folder.iterdir()), "x")
+    draft = read_acpi(find_tables(Directory(folder)), "x", str(folder))
     draft.check()
     return draft
 

@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from machines import specs, times
 from skips import needs
 
-from numa_service.machine.formats.acpi import read_acpi
+from numa_service.machine.formats.acpi import find_tables, read_acpi
 from numa_service.machine.formats.detect import read_source
 from numa_service.machine.formats.draft import linux_numbers
 from numa_service.machine.formats.export import export
@@ -23,6 +23,7 @@ from numa_service.machine.formats.qemu import read_qemu
 from numa_service.machine.presets import list_presets, load_preset
 from numa_service.machine.source import load
 from numa_service.machine.spec import MachineSpec, SpecError
+from numa_service.machine.tree import Directory
 
 needs_qemu = needs(qtest.QEMU)
 
@@ -30,7 +31,7 @@ needs_qemu = needs(qtest.QEMU)
 def _from_tables(tables: dict[str, bytes], folder: Path) -> MachineSpec:
     for name, content in tables.items():
         (folder / name).write_bytes(content)
-    draft = read_acpi(sorted(folder.iterdir()), "tables")
+    draft = read_acpi(find_tables(Directory(folder)), "tables", str(folder))
     draft.check()
     return to_spec(draft, "tables")
 
