@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from doc_blocks import PAGES, ROOT, blocks, code, page, rows
 from doc_shell import DocShell
+from groundtruth import ARCHIVES, unpacked
 from numa_client import Access, Mix, Phase, Program, ProgramLimits, ProgramRegion
 from skips import needs
 
@@ -39,6 +40,7 @@ RUN = {
     "docs/machine-file.md": "test_machine_file_runs",
     "docs/import-export.md": "test_import_export_runs",
     "docs/replay.md": "test_replay_runs",
+    "lab/README.md": "test_exact_replay_runs",
     "docs/tracepoints.md": "test_tracepoints_run",
     "CONTRIBUTING.md": "test_contributing_runs",
 }
@@ -237,6 +239,15 @@ def test_the_limits_of_programs_that_are_documented_are_the_limits() -> None:
 
 def test_replay_runs(tmp_path: Path) -> None:
     DocShell(tmp_path).play(blocks("docs/replay.md"))
+
+
+def test_exact_replay_runs(tmp_path: Path) -> None:
+    shell = DocShell(tmp_path)
+    (tmp_path / "lab").symlink_to(ROOT / "lab")
+    (tmp_path / "build").mkdir()
+    packed = unpacked(ARCHIVES, ROOT / "build")
+    (tmp_path / "build" / packed.name).symlink_to(packed)
+    shell.play(blocks("lab/README.md"))
 
 
 def test_tracepoints_run(tmp_path: Path) -> None:
