@@ -27,7 +27,7 @@ from numa_service.trace.source import TRACE_FILES, open_trace
 #: A table of what is looked at: (group, what, value), in order.
 Facts = dict[tuple[str, str], str]
 
-DEFAULT_PROFILES = "linux-6.1,linux-6.12,linux-3.0"
+DEFAULT_PROFILES = ",".join(PROFILES)
 _FILE_WIDTH = 160
 
 
@@ -116,8 +116,8 @@ def under(spec: MachineSpec, profile: str, captured: bool) -> MachineSpec:
             for key, value in spec.sysctls.items()
             if key in SYSCTLS
             and key not in ("vm.min_free_kbytes", "vm.lowmem_reserve_ratio")
-            and profile in SYSCTLS[key].defaults
-            and value != SYSCTLS[key].defaults.get(spec.profile)
+            and SYSCTLS[key].is_in(profile)
+            and value != SYSCTLS[key].default_in(spec.profile)
         }
     return dataclasses.replace(spec, profile=profile, sysctls=sysctls)
 

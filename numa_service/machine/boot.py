@@ -16,7 +16,6 @@ from numa_service.machine.cmdline import parse_cmdline, thp_enabled
 from numa_service.machine.early_node_map import initmem_lines
 from numa_service.machine.free_area_init import (
     joined,
-    kernel_of,
     node_lines,
     span,
     unavailable_range_lines,
@@ -78,17 +77,12 @@ _KERNEL_IMAGE_PFN = 16 << (20 - PAGE_SHIFT)
 #: "NODE_DATA(0) allocated" and "percpu: Embedded … pages/cpu" of the captured 6.1 boots.
 _NODE_DATA_PAGES = 43
 _PERCPU_PAGES = 62
-#: memblock_find_dma_reserve looks at memory below MAX_DMA_PFN; reserve_real_mode takes the first MiB.
+#: memblock_find_dma_reserve looks at memory below MAX_DMA_PFN.
 _MAX_DMA_PFN = 16 << (20 - PAGE_SHIFT)
-_FIRST_MIB_PAGES = 1 << (20 - PAGE_SHIFT)
-#: CONFIG_X86_RESERVE_LOW=64 of 3.0.
-_LOW_BOOTMEM_PAGES = 64 >> (PAGE_SHIFT - 10)
 _PFN_4GIB = 4 << (30 - PAGE_SHIFT)
 #: Boot allocators cannot reach high memory.
 _MAX_LOW_PFN = {"i386": MAX_LOW_PFN_I386}
 _NO_LIMIT = 1 << 52
-#: Profiles whose boot allocator is the bitmap; the others have memblock only.
-_BOOTMEM_PROFILES = frozenset({"linux-3.0"})
 
 
 @dataclass(slots=True)
@@ -259,8 +253,8 @@ def e820__memory_setup(boot: _Boot) -> None:
 
 
 def _reserve_low_memory(boot: _Boot) -> None:
-    """What firmware may use and the real-mode trampoline: all RAM below 1 MiB (since 5.13), or 64 KiB."""
-    limit = _LOW_BOOTMEM_PAGES if boot.profile.name in _BOOTMEM_PROFILES else _FIRST_MIB_PAGES
+    """What firmware may use and the real-mode trampoline: all RAM below 1 MiB (since 5.13), or less."""
+    limit = boot.profile.reserve_low_kb >> (PAGE_SHIFT - 10)
     for node in boot.spec.nodes:
         low = boot.allocator.free_ranges(node.nid, 0, limit)
         if low and _room(boot, node, node.zones[0]) >= count_pages(low):
@@ -299,7 +293,7 @@ def initmem_init(boot: _Boot) -> None:
                 8,
             )
     boot.printk(f"NUMA: Initialized distance table, cnt={len(boot.spec.nodes)}")
-    if boot.profile.name in _BOOTMEM_PROFILES:
+    if boot.profile.bootmem:
         boot.allocator = Bootmem.take_over(
             boot.allocator.memory, boot.allocator.reserved, _MAX_LOW_PFN.get(boot.spec.arch, _NO_LIMIT)
         )
@@ -313,7 +307,7 @@ def initmem_init(boot: _Boot) -> None:
 
 def _node_data_lines(boot: _Boot, node: NodeSpec) -> Iterable[str]:
     regions = [r for r in boot.allocator.reserved if (r.nid, r.purpose) == (node.nid, "node data")]
-    if kernel_of(boot.spec).early_node_map:
+    if boot.profile.early_node_map:
         return initmem_lines(node, regions[0] if regions else None)
     spans = [(region.start_pfn << PAGE_SHIFT, (region.end_pfn << PAGE_SHIFT) - 1) for region in regions]
     return [f"NODE_DATA({node.nid}) allocated [mem {low:#010x}-{high:#010x}]" for low, high in spans]
@@ -413,7 +407,7 @@ def _cma_area(boot: _Boot, nids: Iterable[int], pages: int) -> tuple[int, PfnRan
 def paging_init(boot: _Boot) -> None:
     """Zones, and the memory map: a struct page for every page (sparse_init, free_area_init)."""
     spec = boot.spec
-    page_bytes = kernel_of(spec).struct_page_bytes[spec.arch]
+    page_bytes = boot.profile.struct_page_bytes[spec.arch]
     boot.memory_model = sparse_init(spec.memory_model, spec.arch, boot.allocator.memory, page_bytes)
     for line in zone_range_lines(boot.spec):
         boot.printk(line, 8)
@@ -654,7 +648,7 @@ def _setup_per_zone_lowmem_reserve(
         pgdat.pg.lowmem_reserve[:] = setup_per_zone_lowmem_reserve(
             [managed[pgdat.nid, extent.name] for extent in pgdat.extents],
             sysctls.lowmem_reserve_ratio,
-            force_ratio=not machine.profile.watermark_scale,
+            force_ratio=not machine.profile.lowmem_reserve_per_zone,
         )
 
 
