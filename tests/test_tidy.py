@@ -45,6 +45,31 @@ def test_the_model_has_no_clock_and_no_dice(folder: str) -> None:
     assert [p.name for p in files if banned.search(p.read_text())] == []
 
 
+def _imports(source: str, modules: set[str]) -> set[str]:
+    """Modules of ours that a file imports: for types only, and within functions, too."""
+    named: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            named |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            named |= inner & modules or {node.module}
+    return named & modules
+
+
+def test_no_file_is_in_an_import_circle() -> None:
+    ours = [p for p in SOURCES if p.relative_to(ROOT).parts[0] in ("numa_service", "lab")]
+    names = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in ours}
+    imports = {name: _imports(p.read_text(), {*names} - {name}) for name, p in names.items()}
+    # what imports nothing that is left is in no circle
+    while done := {name for name, needed in imports.items() if not needed & imports.keys()}:
+        imports = {name: needed for name, needed in imports.items() if name not in done}
+    # nor is what nothing that is left imports
+    while alone := imports.keys() - set().union(*imports.values()):
+        imports = {name: needed for name, needed in imports.items() if name not in alone}
+    assert sorted(imports) == []
+
+
 #: Where kernels are tables: constants and strategies, and what their files say.
 KERNEL_TABLES = {"numa_service/mm/profile.py", "numa_service/procfs/names.py"}
 KERNEL_NAME = re.compile(r"linux[-_]?\d|(^|_)\d+_\d+$", re.I)

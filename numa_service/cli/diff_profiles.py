@@ -15,7 +15,8 @@ from rich.table import Table
 from numa_service.cli.compile import compile_first
 from numa_service.cli.replay import beside, machine_of
 from numa_service.cli.source import load
-from numa_service.machine.boot import Machine, start_kernel
+from numa_service.machine.boot import start_kernel
+from numa_service.machine.booted import Machine
 from numa_service.machine.spec import MachineSpec
 from numa_service.machine.sysctl import SYSCTLS
 from numa_service.mm.pgdata import TUNE_MOBILITY_DISABLED, TUNE_PCP_MAX_ORDER
