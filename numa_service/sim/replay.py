@@ -3,9 +3,9 @@
 Every event goes the way of a request: to the node of its CPU, through the generators of ``node/``, which a
 :class:`Simulation` drives over all nodes. That way is exact and slow, so stretches of events that one node
 serves at LOW are handed to the kernel ``mm.replay.replay_stretch``. It works on the same arrays and is told
-what the generator asked of the node for the first request of that kind, so the state of every node is the
-same, to the bit, as if every event had taken the long way. (Their logs are not: a stretch is no op. A replay
-is repeated from its trace.)
+what the generator asked of the node for the first request of that kind, so memory, owners and sessions of
+every node are the same, to the bit, as if every event had taken the long way. (Logs are not, nor are numbers
+of questions: a stretch is no op and asks nobody. A replay is repeated from its trace.)
 
 All blocks belong to one owner, those in use before the trace to another. What the traced kernel reclaimed
 is in the trace, as frees; the emulated kswapds run, right after the request that woke them, but find nothing
