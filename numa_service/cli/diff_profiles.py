@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,20 +15,20 @@ from rich.table import Table
 from numa_service.cli.compile import compile_first
 from numa_service.cli.replay import beside, machine_of
 from numa_service.cli.source import load
-from numa_service.machine.boot import Machine, start_kernel
+from numa_service.machine.boot import start_kernel
+from numa_service.machine.booted import Machine
 from numa_service.machine.spec import MachineSpec
 from numa_service.machine.sysctl import SYSCTLS
 from numa_service.mm.pgdata import TUNE_MOBILITY_DISABLED, TUNE_PCP_MAX_ORDER
 from numa_service.mm.profile import PROFILES
 from numa_service.sim.replay import Replay
-from numa_service.sim.replay_start import CapturedStart
 from numa_service.sim.traced import TracedZones
 from numa_service.trace.source import TRACE_FILES, open_trace
 
 #: A table of what is looked at: (group, what, value), in order.
 Facts = dict[tuple[str, str], str]
 
-_DEFAULT = "linux-6.1,linux-6.12,linux-3.0"
+DEFAULT_PROFILES = ",".join(PROFILES)
 _FILE_WIDTH = 160
 
 
@@ -47,7 +48,7 @@ def diff_profiles(
     ],
     profiles: Annotated[
         str, typer.Option(metavar="NAMES", help="Two or more kernels, separated by commas.")
-    ] = _DEFAULT,
+    ] = DEFAULT_PROFILES,
     machine: Annotated[
         str | None, typer.Option(metavar="SOURCE", help="For a trace: the machine, as for replay.")
     ] = None,
@@ -58,6 +59,18 @@ def diff_profiles(
 
     Sysctls of the source that it sets itself stay; all else is computed by each kernel's rules.
     """
+    show_differences(source, profiles, machine, as_json, everything, _from_counts)
+
+
+def show_differences(
+    source: str,
+    profiles: str,
+    machine: str | None,
+    as_json: bool,
+    everything: bool,
+    start: Callable[[MachineSpec, Path, Path], Replay],
+) -> None:
+    """The command; `start` boots the machine that a trace is replayed on (the trace, and where it lies)."""
     names = _names(profiles)
     path = Path(source)
     is_trace = path.is_file() and path.suffix != ".toml"
@@ -67,7 +80,8 @@ def diff_profiles(
         traced_spec = machine_of(machine, home)
 
         def facts(name: str) -> Facts:
-            return _replayed(under(traced_spec, name, captured=True), path, home)
+            compile_first()
+            return _replayed(start(under(traced_spec, name, captured=True), path, home), path)
 
     else:
         if machine is not None:
@@ -103,8 +117,8 @@ def under(spec: MachineSpec, profile: str, captured: bool) -> MachineSpec:
             for key, value in spec.sysctls.items()
             if key in SYSCTLS
             and key not in ("vm.min_free_kbytes", "vm.lowmem_reserve_ratio")
-            and profile in SYSCTLS[key].defaults
-            and value != SYSCTLS[key].defaults.get(spec.profile)
+            and SYSCTLS[key].is_in(profile)
+            and value != SYSCTLS[key].default_in(spec.profile)
         }
     return dataclasses.replace(spec, profile=profile, sysctls=sysctls)
 
@@ -144,17 +158,17 @@ def booted(machine: Machine) -> Facts:
     return facts
 
 
-def _replayed(spec: MachineSpec, trace: Path, home: Path) -> Facts:
-    """What a kernel does with a trace: where pages went, and what it took to get them."""
-    traced, start = None, None
+def _from_counts(spec: MachineSpec, trace: Path, home: Path) -> Replay:
+    """As many pages held as were in use before the trace, if that was captured."""
     before = beside(home, "before")
-    if before is not None:
-        traced = TracedZones.read(before, spec.arch)
-        spec, same_machine = traced.fit(spec)
-        if same_machine and (before / "pagetypeinfo.txt").is_file():
-            start = CapturedStart.read(before, trace)
-    compile_first()
-    replay = Replay(spec, traced, start)
+    if before is None:
+        return Replay(spec)
+    traced = TracedZones.read(before, spec.arch)
+    return Replay(traced.fit(spec)[0], traced)
+
+
+def _replayed(replay: Replay, trace: Path) -> Facts:
+    """What a kernel does with a trace: where pages went, and what it took to get them."""
     with open_trace(trace) as reader:
         replay.run(reader)
         report = replay.tally.report(reader.counts)

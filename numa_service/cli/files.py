@@ -21,7 +21,7 @@ from numa_service.cli.mirror import File, Mirror
 from numa_service.cluster import machine as machines
 from numa_service.cluster.connect import detach
 from numa_service.cluster.errors import ClusterError
-from numa_service.machine.snapshot import IdleClock, assemble, node_part
+from numa_service.machine.snapshot import IdleClock, assemble
 from numa_service.machine.source import load
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.node.inspect import cpu_time
@@ -221,7 +221,7 @@ def looking(
     simulation = Simulation(spec)
     for one in wanted:
         fill(simulation, one)
-    parts = [node_part(node.machine, nid, cpu_time(node), booted) for nid, node in simulation.nodes.items()]
+    parts = [node.machine.node_part(nid, cpu_time(node), booted) for nid, node in simulation.nodes.items()]
     yield assemble(spec, parts, IdleClock().read(spec, parts, time.time()))
 
 

@@ -75,9 +75,14 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line; errors of the user's making are one line on stderr."""
+    """Run the command line."""
+    run(app, "numa-service")
+
+
+def run(commands: typer.Typer, name: str) -> None:
+    """Run a command line of this name; errors of the user's making are one line on stderr."""
     try:
-        app()
+        commands()
     except BrokenPipeError:
         # the reader (head, less) has seen enough
         sys.stderr.close()
@@ -85,7 +90,7 @@ def main() -> None:
     except Exception as error:
         if not _is_the_users(error):
             raise
-        typer.echo(f"numa-service: {_printable(str(error))}", err=True)
+        typer.echo(f"{name}: {_printable(str(error))}", err=True)
         sys.exit(1)
 
 

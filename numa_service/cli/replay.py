@@ -6,9 +6,10 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -19,8 +20,6 @@ from numa_service.cli.progress import INTERRUPTED, Interrupt, WithProgress, file
 from numa_service.cli.source import load
 from numa_service.machine.spec import MachineSpec, SpecError
 from numa_service.sim.replay import Replay
-from numa_service.sim.replay_divergence import Sample, ZoneDivergence, compare_after
-from numa_service.sim.replay_start import CapturedStart
 from numa_service.sim.replay_tally import ReplayReport
 from numa_service.sim.traced import TracedZones
 from numa_service.trace.ahead import read_ahead
@@ -69,10 +68,9 @@ def replay(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Capture made right before tracing (zoneinfo.txt, buddyinfo.txt, pagetypeinfo.txt). On the "
-            "same machine memory starts as captured: managed pages, free blocks of each order and "
-            "migratetype, pageblock types, pagesets. On another one as many pages as were in use are held "
-            "in each zone. Default: the directory before/ beside the trace.",
+            help="Capture made right before tracing (zoneinfo.txt, buddyinfo.txt): as many pages as were in "
+            "use are held in each zone, and the traced machine has the managed pages of that boot. Default: "
+            "the directory before/ beside the trace.",
         ),
     ] = None,
     no_occupancy: Annotated[
@@ -89,46 +87,54 @@ def replay(
     if no_occupancy and occupancy is not None:
         raise typer.BadParameter("not together with --no-occupancy", param_hint="--occupancy")
     home = trace if trace.is_dir() else trace.parent
-    spec = machine_of(machine, home)
-    traced, start = None, None
+    spec, traced = machine_of(machine, home), None
     if occupancy is None and not no_occupancy:
         occupancy = beside(home, "before")
     if occupancy is not None:
         traced = TracedZones.read(occupancy, spec.arch)
-        spec, same_machine = traced.fit(spec)
-        readable_twice = trace.is_dir() or trace.is_file()
-        if same_machine and readable_twice and (occupancy / "pagetypeinfo.txt").is_file():
-            start = CapturedStart.read(occupancy, trace)
+        spec, _ = traced.fit(spec)
+    played = play(lambda: Replay(spec, traced), trace, progress)
+    if as_json:
+        typer.echo(json.dumps(plain(trace, played), indent=1))
+    else:
+        show(report_console(), played)
+    finish(played)
+
+
+class Played(NamedTuple):
+    """A replay that has ended, by itself or by Ctrl-C."""
+
+    replay: Replay
+    report: ReplayReport
+    seconds: float
+    interrupted: bool
+
+
+def play(boot: Callable[[], Replay], trace: Path, progress: bool | None) -> Played:
+    """Boot a machine and replay a whole trace on it, with progress on stderr."""
     console = Console(stderr=True)
     interrupt = Interrupt()
     compile_first()
     with interrupt.caught():
         booting = console.status("booting")
         with nullcontext() if progress is False else booting:
-            machine_replay = Replay(spec, traced, start)
+            replay = boot()
         with (
             file_progress(console, "replaying", trace, progress) as done,
             open_trace(trace, done) as reader,
             closing(read_ahead(reader)) as chunks,
         ):
             began = time.perf_counter()
-            machine_replay.run(chunks, lambda: interrupt.raised)
+            replay.run(chunks, lambda: interrupt.raised)
             seconds = time.perf_counter() - began
-        report = machine_replay.tally.report(reader.counts)
-    after = beside(home, "after")
-    compared: list[ZoneDivergence] = []
-    if traced and after and not interrupt.raised:
-        compared = compare_after(machine_replay.sim, after, machine_replay.tally.traced_free())
-    if as_json:
-        plain = _plain(trace, report, seconds, interrupt.raised)
-        plain["exact_start"] = start is not None
-        plain["divergence"] = [dataclasses.asdict(zone) for zone in compared]
-        typer.echo(json.dumps(plain, indent=1))
-    else:
-        _print(report, seconds, compared, start is not None)
-    if interrupt.raised:
+        return Played(replay, replay.tally.report(reader.counts), seconds, interrupt.raised)
+
+
+def finish(played: Played) -> None:
+    """Exit 130 after Ctrl-C, 1 if an invariant does not hold."""
+    if played.interrupted:
         raise typer.Exit(INTERRUPTED)
-    if report.problems:
+    if played.report.problems:
         raise typer.Exit(1)
 
 
@@ -154,67 +160,58 @@ def machine_of(source: str | None, home: Path) -> MachineSpec:
         raise SpecError(f"--machine SOURCE is required: {error}") from None
 
 
-def _plain(trace: Path, report: ReplayReport, seconds: float, interrupted: bool) -> dict[str, Any]:
+def plain(trace: Path, played: Played) -> dict[str, Any]:
+    """What --json prints."""
+    report, seconds = played.report, played.seconds
     read = sum(report.events.values())
     return {
         "trace": str(trace),
-        "interrupted": interrupted,
+        "interrupted": played.interrupted,
         "seconds": seconds,
         "events_per_second": read / seconds if seconds else 0.0,
         "matched": report.matched,
     } | dataclasses.asdict(report)
 
 
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.2f} %" if whole else "–"
-
-
-def _print(report: ReplayReport, seconds: float, compared: list[ZoneDivergence], exact: bool) -> None:
+def report_console() -> Console:
+    """Where reports go: stdout, wide enough if that is no terminal."""
     console = Console(soft_wrap=True)
     if not console.is_terminal:
         console.width = _FILE_WIDTH
+    return console
+
+
+def percent(part: int, whole: int) -> str:
+    """A share as text."""
+    return f"{100 * part / whole:.2f} %" if whole else "–"
+
+
+def show(console: Console, played: Played) -> None:
+    """The report as text."""
+    report, seconds = played.report, played.seconds
     read = sum(report.events.values())
     rate = read / seconds if seconds else 0
     console.print(f"{report.machine}: {read:,} events in {seconds:.2f} s, {rate:,.0f} events/s")
     console.print(
         f"issued {report.allocs:,} allocations and {report.frees:,} frees: "
-        f"{_percent(report.matched, report.wanted)} of those in the trace"
+        f"{percent(report.matched, report.wanted)} of those in the trace"
     )
     seen = report.agreement
     console.print(
-        f"placement as in the traced kernel: node {_percent(seen.same_node, seen.compared)}, "
-        f"zone {_percent(seen.same_zone, seen.compared)}"
-        + (f", page {_percent(seen.same_pfn, seen.compared)}" if exact else "")
-        + f" of {seen.compared:,} allocations"
+        f"placement as in the traced kernel: node {percent(seen.same_node, seen.compared)}, "
+        f"zone {percent(seen.same_zone, seen.compared)} of {seen.compared:,} allocations"
         + (f"; {seen.unknown_pfn:,} pfns lie in no known zone" if seen.unknown_pfn else "")
     )
-    computed = seen.compared - seen.by_policy
-    if exact:
-        console.print(
-            f"of these {seen.by_policy:,} followed a policy that the trace shows; the nodes of the other "
-            f"{computed:,} were computed: {_percent(seen.same_node - seen.by_policy_same_node, computed)} "
-            f"are the same, of {seen.spilled:,} that the traced kernel took elsewhere, their own node being "
-            f"short, {_percent(seen.spilled_same_node, seen.spilled)}"
-        )
     console.print(
-        f"local {report.local:,}, remote {report.remote:,} ({report.by_policy:,} by a policy that the trace "
-        f"shows); migratetype fallbacks {report.steals:,} (traced {report.traced_steals:,})"
+        f"local {report.local:,}, remote {report.remote:,}; migratetype fallbacks {report.steals:,} "
+        f"(traced {report.traced_steals:,})"
     )
     console.print(
         f"blocks off the free lists {report.refilled:,} (traced {report.traced_refilled:,}), drained from "
         f"pagesets {report.drained:,} (traced {report.traced_drained:,})"
     )
-    if report.inferred_allocs or report.inferred_drained_pages:
-        console.print(
-            f"inferred from the trace, which has no events for them: {report.inferred_allocs:,} allocations, "
-            f"{report.inferred_drained_pages:,} pages drained that no free drained"
-        )
     console.print(_placed(report))
     console.print(_zones(report))
-    if compared:
-        console.print(_divergence(compared))
-    if any(zone.traced_free is not None for sample in report.samples for zone in sample.zones):
-        console.print(_over_time(report.samples))
     console.print(_numastat(report))
     console.print(_unmatched(report))
     console.print("buddyinfo", style="bold")
@@ -260,54 +257,6 @@ def _zones(report: ReplayReport) -> Table:
         ]
         cells = [f"{n:,}" for n in numbers]
         table.add_row(str(zone.nid), zone.zone, *cells, style=None if zone.conserved else "red")
-    return table
-
-
-def _divergence(compared: list[ZoneDivergence]) -> Table:
-    table = Table("node", "zone", title="beside the capture made after tracing, pages", title_justify="left")
-    for name in (
-        "free",
-        "traced then",
-        "off",
-        "pagesets",
-        "settled",
-        "captured",
-        "captured pagesets",
-        "settled off",
-        "orders off",
-    ):
-        table.add_column(name, justify="right")
-    for zone in compared:
-        then = "–" if zone.traced_free_then is None else f"{zone.traced_free_then:,}"
-        off = "–" if zone.then_percent is None else f"{zone.then_percent:.2f} %"
-        pages = (zone.pageset, zone.settled_free, zone.traced_free, zone.traced_pageset)
-        percent = (f"{value:.2f} %" for value in (zone.free_percent, zone.order_percent))
-        table.add_row(
-            str(zone.nid), zone.zone, f"{zone.free:,}", then, off, *(f"{n:,}" for n in pages), *percent
-        )
-    table.caption = (
-        "traced then: free in the traced kernel at the last event, by its own events\n"
-        "settled: free once each pageset has drained to what the capture made later has on it\n"
-        "off: in percent of managed; orders: sum of |difference| over the orders, settled against captured"
-    )
-    table.caption_justify = "left"
-    return table
-
-
-def _over_time(samples: list[Sample]) -> Table:
-    """Free pages here minus free pages in the traced kernel at the same event, a dozen times."""
-    table = Table(
-        "event", title="free pages minus those of the traced kernel, over time", title_justify="left"
-    )
-    table.columns[0].justify = "right"
-    for zone in samples[0].zones:
-        table.add_column(f"{zone.nid}:{zone.zone}", justify="right")
-    step = max(1, len(samples) // 12)
-    for sample in samples[step - 1 :: step]:
-        cells = (
-            "–" if zone.traced_free is None else f"{zone.free - zone.traced_free:+,}" for zone in sample.zones
-        )
-        table.add_row(f"{sample.events:,}", *cells)
     return table
 
 

@@ -33,6 +33,7 @@ from numa_service.machine.tree import Directory, Tree
 from numa_service.machine.zoneinfo import CapturedZone, parse_zoneinfo
 from numa_service.machine.zones import PfnRange, count_pages, intersect, merge
 from numa_service.mm.mmzone import PAGE_SHIFT, PAGE_SIZE, ZONE_NAMES, zone_index
+from numa_service.mm.profile import DEFAULT_PROFILE, profile_of_version
 from numa_service.mm.sparse import default_memory_model
 
 _NODE_TREE = ("node", "sys/devices/system/node")
@@ -115,21 +116,14 @@ class _Capture:
         return None if name is None else self.tree.below(name)
 
     def profile(self) -> str:
-        """Profile that behaves most like the captured kernel; 6.1 if its version was not captured.
-
-        From 6.12 on it is linux-6.12; from 4.8 on (per-node LRU lists, watermark_scale_factor) linux-6.1;
-        before that linux-3.0.
-        """
+        """Profile that behaves most like the captured kernel; the default if its version was not captured."""
         name = self.find("version.txt", "proc/version")
         if name is None:
-            return "linux-6.1"
+            return DEFAULT_PROFILE
         match = _VERSION.match(self.tree.text(name))
         if match is None:
             raise SpecError(f"{self.tree.where(name)}:1: no 'Linux version X.Y'")
-        version = (int(match[1]), int(match[2]))
-        if version >= (6, 12):
-            return "linux-6.12"
-        return "linux-6.1" if version >= (4, 8) else "linux-3.0"
+        return profile_of_version((int(match[1]), int(match[2]))).name
 
     def topology(
         self, zones: list[CapturedZone]
@@ -345,7 +339,7 @@ def _cpulist(tree: Tree, name: str) -> tuple[int, ...]:
 
 def _checked(name: str, value: str, profile: str, where: str) -> str:
     # A newer kernel than the profile may have sysctls that the profile does not: kept like unknown ones.
-    if name not in SYSCTLS or profile not in SYSCTLS[name].defaults:
+    if name not in SYSCTLS or not SYSCTLS[name].is_in(profile):
         return value
     if name == _RATIO and re.fullmatch(r"\d{1,9}(?:\s+\d{1,9})*", value, re.ASCII):
         return value  # as many as its kernel has: fitted to the machine's zones by the caller

@@ -2,52 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 
 from numa_service.machine.early_node_map import zone_lines, zone_pfn_range_lines
 from numa_service.machine.spec import MachineSpec, NodeSpec, ZoneSpec
 from numa_service.machine.zones import zone_ranges
 from numa_service.mm.memblock import PfnRange, Region
 from numa_service.mm.mmzone import PAGE_SHIFT, PAGE_SIZE, ZONE_NAMES, zone_index
-from numa_service.mm.sparse import SPARSEMEM, STRUCT_PAGE_BYTES, STRUCT_PAGE_BYTES_3_0, MemoryModel
-
-
-@dataclass(frozen=True, slots=True)
-class _Kernel:
-    """How kernel versions differ here."""
-
-    says_initializing_memoryless: bool = True
-    #: nr_all_pages is present pages less memory map and DMA reserve.
-    total_less_memmap: bool = True
-    #: calc_memmap_size takes the span of a zone, holes included.
-    memmap_by_span: bool = False
-    #: Lines of ``machine/early_node_map.py`` instead of these.
-    early_node_map: bool = False
-    #: sizeof(struct page) by architecture.
-    struct_page_bytes: Mapping[str, int] = field(default_factory=lambda: STRUCT_PAGE_BYTES)
-
-
-_KERNELS = {
-    "linux-6.1": _Kernel(),
-    "linux-6.12": _Kernel(says_initializing_memoryless=False, total_less_memmap=False),
-    "linux-3.0": _Kernel(
-        says_initializing_memoryless=False,
-        memmap_by_span=True,
-        early_node_map=True,
-        struct_page_bytes=STRUCT_PAGE_BYTES_3_0,
-    ),
-}
-
-
-def kernel_of(spec: MachineSpec) -> _Kernel:
-    """What is particular to the kernel of a machine."""
-    return _KERNELS.get(spec.profile, _Kernel())
+from numa_service.mm.profile import PROFILES
+from numa_service.mm.sparse import SPARSEMEM, MemoryModel
 
 
 def zone_range_lines(spec: MachineSpec) -> Iterator[str]:
     """ "Zone ranges:", where ZONE_MOVABLE starts, and the ranges of RAM by node."""
-    if kernel_of(spec).early_node_map:
+    if PROFILES[spec.profile].early_node_map:
         yield from zone_pfn_range_lines(spec)
         return
     yield "Zone ranges:"
@@ -66,12 +34,12 @@ def zone_range_lines(spec: MachineSpec) -> Iterator[str]:
 
 def node_lines(spec: MachineSpec, node: NodeSpec, model: MemoryModel, dma_reserve: int) -> Iterator[str]:
     """One node's setup (free_area_init_node)."""
-    if kernel_of(spec).early_node_map:
+    if PROFILES[spec.profile].early_node_map:
         memmap = {zone.name: calc_memmap_size(zone, model, by_span=True) for zone in node.zones}
         yield from zone_lines(spec, node, memmap, dma_reserve)
         return
     if not node.zones:
-        if kernel_of(spec).says_initializing_memoryless:
+        if PROFILES[spec.profile].says_initializing_memoryless:
             yield f"Initializing node {node.nid} as memoryless"
         yield f"Initmem setup node {node.nid} as memoryless"
         return
@@ -88,7 +56,7 @@ def unavailable_range_lines(spec: MachineSpec, memory: Sequence[Region], model: 
     A hole belongs to the zone of the RAM behind it; what is left of the last section to the last zone of all.
     3.0 does not say.
     """
-    if kernel_of(spec).early_node_map:
+    if PROFILES[spec.profile].early_node_map:
         return
     hole = 0
     nid, zones = 0, [""]
@@ -131,7 +99,7 @@ def vm_total_pages(spec: MachineSpec, model: MemoryModel, dma_reserve: int) -> i
     type); 6.12 deducts nothing. The map of high memory, which lies in low memory, only 3.0 deducts.
     """
     total = 0
-    kernel = kernel_of(spec)
+    kernel = PROFILES[spec.profile]
     for zone in (zone for node in spec.nodes for zone in node.zones):
         pages = zone.present
         if kernel.total_less_memmap:

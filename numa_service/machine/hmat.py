@@ -17,6 +17,7 @@ from numa_service.machine.latency import MAX_MB_PER_S, LatencyModel
 from numa_service.machine.notation import parse_cpulist
 from numa_service.machine.spec import MachineSpec, SpecError
 from numa_service.machine.tree import Tree
+from numa_service.mm.profile import PROFILES
 from numa_service.mm.snapshot import AccessSnapshot
 
 _MB = 10**6
@@ -47,8 +48,7 @@ def with_mib_per_s(pairs: Mapping[tuple[int, int], int]) -> Pairs:
 
 def has_hmat(spec: MachineSpec) -> bool:
     """Whether the machine has one: its description says something that an HMAT says."""
-    # The kernel reads it since 5.2.
-    return spec.profile != "linux-3.0" and bool(told_pairs(spec.latency))
+    return PROFILES[spec.profile].reads_hmat and bool(told_pairs(spec.latency))
 
 
 def told_pairs(model: LatencyModel) -> set[tuple[int, int]]:

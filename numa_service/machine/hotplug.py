@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from numa_service.machine.boot import (
+from numa_service.machine.booted import (
     Machine,
     apply_sysctls,
     rebuild_zonelists,

@@ -57,10 +57,10 @@ from numa_service.machine.zones import (
     without_bios_holes,
 )
 from numa_service.mm.mmzone import PAGE_SIZE, ZONE_NAMES
-from numa_service.mm.profile import PROFILES
+from numa_service.mm.profile import DEFAULT_PROFILE, PROFILES
 from numa_service.mm.sparse import FLATMEM, MEMORY_MODELS, default_memory_model
+from numa_service.mm.zonelist import has_zone_order
 
-DEFAULT_PROFILE = "linux-6.1"
 LOCAL_DISTANCE = 10
 REMOTE_DISTANCE = 20
 #: A SLIT entry is a byte, and 255 means unreachable.
@@ -320,7 +320,7 @@ class _Builder:
             parameters = parse_cmdline(self.table.cmdline)
         except SpecError as error:
             self.fail(("cmdline",), str(error))
-        if parameters.zonelist_order == "zone" and self.table.profile != "linux-3.0":
+        if parameters.zonelist_order == "zone" and not has_zone_order(PROFILES[self.table.profile]):
             self.fail(("cmdline",), f"numa_zonelist_order: {self.table.profile} has node order only")
         told = next((i for i, node in enumerate(self.table.node) if node.managed is not None), None)
         if told is not None and parameters.fake_nodes:

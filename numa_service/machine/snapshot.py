@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -13,13 +12,11 @@ from pydantic import TypeAdapter
 from numa_service.machine.hmat import access_of, generic_initiators
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES, is_offline, zone_for_pfn_range
-from numa_service.mm.mmzone import PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER, ZONE_NAMES
+from numa_service.mm.mmzone import PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
 from numa_service.mm.page_alloc import NO_PAGEBLOCK
 from numa_service.mm.pgdat import Pgdat
 from numa_service.mm.snapshot import MachineSnapshot, MemoryBlockSnapshot, NodeSnapshot, Uptime
-
-if TYPE_CHECKING:
-    from numa_service.machine.boot import Machine
+from numa_service.mm.zonelist import Zonelists
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +42,6 @@ class NodePart:
 def _part() -> TypeAdapter[NodePart]:
     """Made when first wanted: every node imports this, and few are ever asked."""
     return TypeAdapter(NodePart)
-
-
-def node_part(
-    machine: Machine, nid: int, cpu_ns: Mapping[int, int] | None = None, booted: float = 0.0
-) -> NodePart:
-    """A node of this process; what its work has kept CPUs busy with, and since when."""
-    node = replace(_node(machine, machine.pgdats[nid]), cpu_ns=dict(cpu_ns or {}))
-    return NodePart(node, machine.sysctls.as_dict(), booted)
 
 
 @dataclass(slots=True)
@@ -108,38 +97,26 @@ def assemble(spec: MachineSpec, parts: Iterable[NodePart], uptime: Uptime | None
     )
 
 
-def machine_snapshot(
-    machine: Machine, pgdats: Iterable[Pgdat], nodes: Iterable[NodeSnapshot] | None = None
-) -> MachineSnapshot:
-    """The machine in this process; `nodes` instead of its nodes."""
-    names = ZONE_NAMES[machine.spec.arch]
+def zonelists_shown(
+    zonelists: Mapping[int, Zonelists], names: Sequence[str]
+) -> dict[tuple[str, int, str], tuple[tuple[int, str], ...]]:
+    """(nid, zone name) in order, of each list of each node ("general", "thisnode") up to each zone."""
     lists: dict[tuple[str, int, str], tuple[tuple[int, str], ...]] = {}
-    for nid, zonelists in machine.zonelists.items():
-        for label, refs in (("general", zonelists.fallback), ("thisnode", zonelists.thisnode)):
+    for nid, both in zonelists.items():
+        for label, refs in (("general", both.fallback), ("thisnode", both.thisnode)):
             for highest, name in enumerate(names):
                 lists[label, nid, name] = tuple(
                     (ref.nid, names[ref.zone]) for ref in refs if ref.zone <= highest
                 )
-    return MachineSnapshot(
-        name=machine.spec.name,
-        arch=machine.spec.arch,
-        profile=machine.profile.name,
-        nodes=tuple(nodes) if nodes else tuple(_node(machine, pgdat) for pgdat in pgdats),
-        distances=machine.spec.distances,
-        sysctls=machine.sysctls.as_dict(),
-        fallback_order={nid: z.node_order for nid, z in machine.zonelists.items()},
-        zonelists=lists,
-        dmesg=tuple(machine.dmesg),
-        access=access_of(machine.spec),
-        generic_initiators=generic_initiators(machine.spec),
-    )
+    return lists
 
 
-def _node(machine: Machine, pgdat: Pgdat) -> NodeSnapshot:
-    others = {node.nid: node.ram for node in machine.spec.nodes if node.nid != pgdat.nid}
+def node_snapshot(spec: MachineSpec, pgdat: Pgdat, online: bool) -> NodeSnapshot:
+    """A node of this process."""
+    others = {node.nid: node.ram for node in spec.nodes if node.nid != pgdat.nid}
     return replace(
         pgdat.snapshot(),
-        online=pgdat.nid in machine.populated,
+        online=online,
         ram=tuple(pgdat.ram),
         memory_blocks=_memory_blocks(pgdat, others),
     )
@@ -199,4 +176,4 @@ def _memory_block(pgdat: Pgdat, number: int, shared: bool) -> MemoryBlockSnapsho
     return MemoryBlockSnapshot(number, True, tuple(zones) if len(zones) == 1 and not shared else ())
 
 
-__all__ = ["IdleClock", "NodePart", "assemble", "machine_snapshot", "node_part"]
+__all__ = ["IdleClock", "NodePart", "assemble", "node_snapshot", "zonelists_shown"]

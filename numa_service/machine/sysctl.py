@@ -13,88 +13,79 @@ from dataclasses import dataclass
 from numa_service.machine.notation import one_line, shown
 from numa_service.machine.spec import SpecError
 from numa_service.mm.mmzone import ZONE_NAMES
-from numa_service.mm.profile import PROFILES
+from numa_service.mm.profile import DEFAULT_PROFILE, PROFILES
+from numa_service.mm.zonelist import has_zone_order
 
 _INT_MAX = 2**31 - 1
 _INTEGER = re.compile(r"-?(?:0[xX][0-9a-fA-F]+|0|[1-9][0-9]*)", re.ASCII)
-_SIX = ("linux-6.1", "linux-6.12")
-_ALL = ("linux-6.1", "linux-6.12", "linux-3.0")
 _ZONELIST_ORDERS = {"d": "default", "n": "node", "z": "zone"}
 
 
 @dataclass(frozen=True, slots=True)
 class Sysctl:
-    """One sysctl."""
+    """One sysctl, as most kernels have it; what differs in one of them its profile says."""
 
     #: Dotted name.
     name: str
     summary: str
-    #: Default by profile; None = computed at boot. A profile that is not here has no such sysctl.
-    defaults: Mapping[str, str | None]
+    #: None = computed at boot.
+    default: str | None
     #: What would act on it and is not modelled: the value is kept and shown. Empty: it has its effects.
     unmodelled: str = ""
     minimum: int = 0
     maximum: int = _INT_MAX
-    #: Where a profile's maximum differs.
-    maximum_by_profile: Mapping[str, int] | None = None
+
+    def is_in(self, profile: str) -> bool:
+        """Whether the profile's kernel has it."""
+        return self.name not in PROFILES[profile].absent_sysctls
+
+    def default_in(self, profile: str) -> str | None:
+        """Default of the profile's kernel; None = computed at boot, or not there."""
+        kernel = PROFILES[profile]
+        return kernel.sysctl_defaults.get(self.name, self.default) if self.is_in(profile) else None
 
     def limit(self, profile: str) -> int:
         """Largest value that the profile's kernel accepts."""
-        return (self.maximum_by_profile or {}).get(profile, self.maximum)
+        return PROFILES[profile].sysctl_maxima.get(self.name, self.maximum)
 
 
-def _same(default: str | None, profiles: tuple[str, ...] = _ALL) -> dict[str, str | None]:
-    return dict.fromkeys(profiles, default)
-
-
-def _kept(
-    name: str,
-    unmodelled: str,
-    summary: str,
-    default: str | None,
-    maximum: int = _INT_MAX,
-    *,
-    minimum: int = 0,
-    profiles: tuple[str, ...] = _ALL,
-) -> Sysctl:
-    defaults = _same(default, profiles)
-    return Sysctl(name, summary, defaults, unmodelled, minimum=minimum, maximum=maximum)
+def _kept(name: str, unmodelled: str, summary: str, default: str | None, maximum: int = _INT_MAX) -> Sysctl:
+    return Sysctl(name, summary, default, unmodelled, maximum=maximum)
 
 
 #: Every sysctl that can be written, by dotted name.
 SYSCTLS: dict[str, Sysctl] = {
     sysctl.name: sysctl
     for sysctl in (
-        Sysctl("vm.min_free_kbytes", "Free memory that min watermarks share out, kB.", _same(None)),
+        Sysctl("vm.min_free_kbytes", "Free memory that min watermarks share out, kB.", None),
         Sysctl(
             "vm.watermark_scale_factor",
             "Distance between watermarks, in 1/10000 of a zone.",
-            _same("10", _SIX),
+            "10",
             minimum=1,
             maximum=3000,
         ),
         Sysctl(
             "vm.watermark_boost_factor",
             "Watermark boost after a mixing fallback, in 1/10000 of high; 0 is off.",
-            _same("15000", _SIX),
+            "15000",
         ),
         Sysctl(
             "vm.lowmem_reserve_ratio",
             "Per zone: 1/ratio of the higher zones is kept from requests that could use those; 0 is none.",
             # The default depends on the architecture's zones: default_lowmem_reserve_ratio().
-            _same(None),
+            None,
         ),
         Sysctl(
             "vm.percpu_pagelist_high_fraction",
             "Pagesets hold up to 1/fraction of a zone, over its CPUs; 0 is the default rule.",
-            _same("0", _SIX),
+            "0",
         ),
         Sysctl(
             "vm.swappiness",
             "Weight of reclaiming anonymous pages against file pages.",
-            _same("60"),
+            "60",
             maximum=200,
-            maximum_by_profile={"linux-3.0": 100},
         ),
         _kept(
             "vm.zone_reclaim_mode",
@@ -104,12 +95,12 @@ SYSCTLS: dict[str, Sysctl] = {
         ),
         Sysctl(
             "vm.numa_zonelist_order",
-            "Order of zonelists: by node, or (linux-3.0) by zone.",
-            _same("Node", _SIX) | {"linux-3.0": "default"},
+            "Order of zonelists: by node, or by zone in kernels that know it.",
+            "Node",
         ),
-        Sysctl("vm.stat_interval", "Seconds between vmstat ticks of a CPU; 0 is every jiffy.", _same("1")),
-        _kept("kernel.numa_balancing", "NUMA balancing", "Automatic NUMA balancing.", None, 4, profiles=_SIX),
-        _kept("vm.numa_stat", "switching NUMA counters off", "Count NUMA events.", "1", 1, profiles=_SIX),
+        Sysctl("vm.stat_interval", "Seconds between vmstat ticks of a CPU; 0 is every jiffy.", "1"),
+        _kept("kernel.numa_balancing", "NUMA balancing", "Automatic NUMA balancing.", None, 4),
+        _kept("vm.numa_stat", "switching NUMA counters off", "Count NUMA events.", "1", 1),
         _kept(
             "vm.min_unmapped_ratio",
             "node reclaim",
@@ -125,16 +116,13 @@ SYSCTLS: dict[str, Sysctl] = {
             "500",
             1000,
         ),
-        _kept(
-            "vm.compaction_proactiveness", "compaction", "Background compaction, %.", "20", 100, profiles=_SIX
-        ),
+        _kept("vm.compaction_proactiveness", "compaction", "Background compaction, %.", "20", 100),
         _kept(
             "vm.compact_unevictable_allowed",
             "compaction",
             "Compact unevictable pages.",
             "1",
             1,
-            profiles=_SIX,
         ),
         _kept(
             "vm.dirty_ratio",
@@ -176,7 +164,7 @@ def without_effect(key: str, value: str, profile: str) -> str:
     """
     name = sysctl_name(key)
     sysctl = SYSCTLS.get(name)
-    if sysctl is None or not sysctl.unmodelled or value.strip() == (sysctl.defaults.get(profile) or "0"):
+    if sysctl is None or not sysctl.unmodelled or value.strip() == (sysctl.default_in(profile) or "0"):
         return ""
     return (
         f"{name} = {' '.join(value.split())} is kept and shown, and changes nothing else here: "
@@ -185,15 +173,16 @@ def without_effect(key: str, value: str, profile: str) -> str:
 
 
 def default_lowmem_reserve_ratio(arch: str, profile: str) -> str:
-    """``sysctl_lowmem_reserve_ratio`` as compiled in: one entry a zone type; 3.0 has none for the last."""
+    """``sysctl_lowmem_reserve_ratio`` as compiled in: one entry a zone type, or none for the highest."""
+    kernel = PROFILES[profile]
     ratios = {"DMA": 256, "DMA32": 256, "Normal": 32}
-    if profile == "linux-3.0":
-        zones = [name for name in ZONE_NAMES[arch] if name not in ("Movable", "Device")]
-        return "\t".join(str(ratios.get(name, 32)) for name in zones)
-    return "\t".join(str(ratios.get(name, 0)) for name in ZONE_NAMES[arch])
+    zones = [name for name in ZONE_NAMES[arch] if name != "Device" or kernel.zone_device]
+    if kernel.lowmem_reserve_per_zone:
+        return "\t".join(str(ratios.get(name, 0)) for name in zones)
+    return "\t".join(str(ratios.get(name, 32)) for name in zones[:-1])
 
 
-def parse_sysctl(key: str, value: str, profile: str = "linux-6.1") -> str:
+def parse_sysctl(key: str, value: str, profile: str = DEFAULT_PROFILE) -> str:
     """The value as the kernel would print it after this write.
 
     SpecError (``vm.x: reason``) for a sysctl that is unknown or not in that profile's kernel, and for a value
@@ -203,7 +192,7 @@ def parse_sysctl(key: str, value: str, profile: str = "linux-6.1") -> str:
     sysctl = SYSCTLS.get(name)
     if sysctl is None:
         raise SpecError(f"{one_line(name, 80)}: unknown sysctl")
-    if profile not in sysctl.defaults:
+    if not sysctl.is_in(profile):
         raise SpecError(f"{name}: {profile} has no such sysctl")
     if name == "vm.numa_zonelist_order":
         return _zonelist_order(value, profile)
@@ -229,7 +218,7 @@ def _zonelist_order(value: str, profile: str) -> str:
     order = _ZONELIST_ORDERS.get(value.strip()[:1].lower())
     if order is None:
         raise SpecError(f"vm.numa_zonelist_order: {shown(value.strip())} is not default, node or zone")
-    if profile == "linux-3.0":
+    if has_zone_order(PROFILES[profile]):
         return order
     if order == "zone":
         raise SpecError(f"vm.numa_zonelist_order: {profile} has node order only")
@@ -243,8 +232,8 @@ def _reserve_ratios(name: str, value: str, profile: str) -> str:
         raise SpecError(f"{name}: {len(ratios)} values, 1 to {most} expected")
     if max(ratios) > _INT_MAX:
         raise SpecError(f"{name}: {max(ratios)} is above {_INT_MAX}")
-    # lowmem_reserve_ratio_sysctl_handler: below 1 is none; 3.0 corrects it to 1.
-    least = 1 if profile == "linux-3.0" else 0
+    # lowmem_reserve_ratio_sysctl_handler: below 1 is none, or is corrected to 1
+    least = 0 if PROFILES[profile].lowmem_reserve_per_zone else 1
     return "\t".join(str(max(ratio, least)) for ratio in ratios)
 
 
@@ -261,11 +250,11 @@ class Sysctls:
         self.arch = arch
         self.profile = profile
         self._values: dict[str, str] = {
-            name: default for name, sysctl in SYSCTLS.items() if (default := sysctl.defaults.get(profile))
+            name: default for name, sysctl in SYSCTLS.items() if (default := sysctl.default_in(profile))
         }
         self._values["vm.lowmem_reserve_ratio"] = default_lowmem_reserve_ratio(arch, profile)
         for key, value in (values or {}).items():
-            if key in SYSCTLS and profile in SYSCTLS[key].defaults:
+            if key in SYSCTLS and SYSCTLS[key].is_in(profile):
                 self.set(key, value)
             else:
                 self._values[key] = value
@@ -320,7 +309,7 @@ class Sysctls:
 
     @property
     def swappiness(self) -> int:
-        """0 to 200; 100 in linux-3.0."""
+        """0 to 200, or to what the profile says."""
         return self._int("vm.swappiness")
 
     @property

@@ -18,10 +18,6 @@ MEMORY_MODELS = (SPARSEMEM, FLATMEM)
 
 #: SECTION_SIZE_BITS: 128 MiB on x86-64, 512 MiB on i386 with PAE.
 SECTION_SIZE_BITS: dict[str, int] = {"x86_64": 27, "i386": 29}
-#: sizeof(struct page) of 6.x: 40 on i386 is what "Total pages" of the captured boots comes to.
-STRUCT_PAGE_BYTES: dict[str, int] = {"x86_64": 64, "i386": 40}
-#: Of 3.0: what "pages used for memmap" of boot logs of its time comes to.
-STRUCT_PAGE_BYTES_3_0: dict[str, int] = {"x86_64": 56, "i386": 32}
 
 
 def default_memory_model(arch: str) -> str:
@@ -86,17 +82,12 @@ class MemoryModel:
         return -(-(last - first) * self.struct_page_bytes // PAGE_SIZE)
 
 
-def sparse_init(
-    name: str, arch: str, memory: Iterable[Region], struct_page_bytes: int | None = None
-) -> MemoryModel:
-    """The map of that RAM. A section that two nodes share is the first one's (memory_present).
-
-    `struct_page_bytes` is that of 6.x unless given.
-    """
+def sparse_init(name: str, arch: str, memory: Iterable[Region], struct_page_bytes: int) -> MemoryModel:
+    """The map of that RAM. A section that two nodes share is the first one's (memory_present)."""
     regions = sorted(memory)
     end = max((region.end_pfn for region in regions), default=0)
     sections: dict[int, int] = {}
-    model = MemoryModel(name, arch, sections, end, struct_page_bytes or STRUCT_PAGE_BYTES[arch])
+    model = MemoryModel(name, arch, sections, end, struct_page_bytes)
     if name == SPARSEMEM:
         for region in regions:
             first, last = map(model.pfn_to_section_nr, (region.start_pfn, region.end_pfn - 1))

@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from numa_service.machine.boot import Machine, start_kernel
+from numa_service.machine.boot import start_kernel
+from numa_service.machine.booted import Machine
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.page_alloc import ALLOC_NO_WATERMARKS
 from numa_service.mm.pgdata import KSWAPD_WOKEN

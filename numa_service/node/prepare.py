@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from numa_client import WalkStep
 
-from numa_service.machine.boot import Machine
+from numa_service.machine.booted import Machine
 from numa_service.mm.gfp import Gfp, gfp_migratetype, gfp_zone
 from numa_service.mm.mmzone import NR_ORDERS
 from numa_service.mm.page_alloc import (

@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 
 import numpy as np
 
-from numa_service.machine.boot import Machine
+from numa_service.machine.booted import Machine
 from numa_service.mm.invariants import check_pgdat
 from numa_service.mm.pgdat import MAX_OWNERS, Pgdat
 from numa_service.mm.pgdata import KSWAPD_WOKEN, PG_HELD, PG_LRU, SWAP_USED

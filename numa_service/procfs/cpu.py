@@ -7,6 +7,7 @@ thread each; numa=fake cuts nodes, not packages.
 from __future__ import annotations
 
 from numa_service.mm.snapshot import MachineSnapshot
+from numa_service.procfs.names import printed_by
 from numa_service.procfs.node import bitmap, number_list, online_nodes
 
 #: CONFIG_NR_CPUS of the captured distribution's kernels, less one.
@@ -131,12 +132,7 @@ TOPOLOGY = {
 
 def topology_names(snapshot: MachineSnapshot) -> tuple[str, ...]:
     """Those of this kernel."""
-    old = ("physical_package_id", "core_id")
-    return tuple(
-        name
-        for name in TOPOLOGY
-        if snapshot.profile != "linux-3.0" or name in old or name.split("_")[1] == "siblings"
-    )
+    return printed_by(snapshot.profile).topology
 
 
 def topology(snapshot: MachineSnapshot, cpu: int, name: str) -> str:

@@ -9,6 +9,7 @@ from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES
 from numa_service.mm.mmzone import PAGE_SHIFT
 from numa_service.mm.snapshot import MachineSnapshot, MemoryBlockSnapshot
 from numa_service.procfs.meminfo import kb
+from numa_service.procfs.names import printed_by
 from numa_service.procfs.node import online_nodes
 
 
@@ -39,7 +40,7 @@ def block_size_bytes(snapshot: MachineSnapshot) -> str:
 
 def auto_online_blocks(snapshot: MachineSnapshot) -> str:
     """What becomes of memory that is added: the captured distribution's default. Nothing is added here."""
-    return "online\n" if snapshot.profile == "linux-6.12" else "offline\n"
+    return f"{printed_by(snapshot.profile).auto_online_blocks}\n"
 
 
 def state(snapshot: MachineSnapshot, number: int) -> str:
@@ -94,6 +95,6 @@ def swaps(snapshot: MachineSnapshot) -> str:
     if total:
         # a number of eight digits reaches the next tab stop by itself
         columns = [f"{number}\t" if number >= 10_000_000 else f"{number}\t\t" for number in (total, used)]
-        priority = -1 if snapshot.profile == "linux-3.0" else -2
+        priority = printed_by(snapshot.profile).swap_priority
         text += f"{'/dev/swap':<40}partition\t{columns[0]}{columns[1]}{priority}\n"
     return text

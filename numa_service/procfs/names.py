@@ -1,14 +1,15 @@
-"""Lines of the kernel's files, by name and in order, per profile (``vmstat_text[]``, ``meminfo_proc_show``).
+"""What files of the kernels say, per profile: names of lines in their order, and forms that differ.
 
-Facts copied from captures of booted kernels (linux-6.1, linux-6.12) and from 3.0's ``mm/vmstat.c``,
+Facts copied from captures of booted kernels (6.1, 6.12) and from 3.0's ``mm/vmstat.c`` (``vmstat_text[]``),
 ``fs/proc/meminfo.c`` and ``drivers/base/node.c``. A name that ends in ``_*`` stands for one line a zone type.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from numa_service.mm.mmzone import ZONE_NAMES
+from numa_service.mm.profile import PROFILES
 from numa_service.mm.snapshot import MachineSnapshot
 
 #: Per-zone NUMA events (CONFIG_NUMA), every profile.
@@ -33,6 +34,22 @@ class KernelNames:
     vm_event: tuple[str, ...]
     meminfo: tuple[str, ...]
     node_meminfo: tuple[str, ...]
+    #: Labels of a node's meminfo that are padded one column less than the others.
+    node_meminfo_short: tuple[str, ...]
+    #: Files of cpuN/topology. The names in _siblings are those before 5.3, kept since.
+    topology: tuple[str, ...]
+    #: Every counter is a zone's, and zoneinfo prints them so (before 4.8).
+    counts_per_zone: bool
+    #: pagetypeinfo stops counting a free list here, so as not to hold the zone lock for too long (since 5.4).
+    freecount_limit: int | None
+    #: MIGRATE_RECLAIMABLE is 1 and MIGRATE_MOVABLE 2 (up to 4.3).
+    reclaimable_before_movable: bool
+    #: Of the first swap area, unless somebody set it (least_priority).
+    swap_priority: int
+    #: What becomes of memory that is added, as the captured distribution configures it.
+    auto_online_blocks: str
+    #: Kinds of files that this kernel does not have: patterns of ``procfs/tree.py``.
+    absent_files: frozenset[str]
 
 
 _ZONE_STAT_6_1 = _names(
@@ -100,8 +117,6 @@ _NODE_MEMINFO_6_1 = _names(
     HugePages_Surp
     """
 )
-
-_ZONE_STAT_6_12 = (*_ZONE_STAT_6_1, "nr_unaccepted")
 
 _NODE_STAT_6_12 = _names(
     """
@@ -193,22 +208,57 @@ _NODE_MEMINFO_3_0 = _names(
     """
 )
 
-_KERNELS: dict[str, KernelNames] = {
-    "linux-6.1": KernelNames(
-        zone_stat=_ZONE_STAT_6_1,
-        node_stat=_NODE_STAT_6_1,
-        vmstat_extra=_DIRTY_THRESHOLDS,
-        vm_event=_VM_EVENT_6_1,
-        meminfo=_MEMINFO_6_1,
-        node_meminfo=_NODE_MEMINFO_6_1,
-    ),
-    "linux-6.12": KernelNames(
-        zone_stat=_ZONE_STAT_6_12,
+_TOPOLOGY_3_0 = _names(
+    "physical_package_id core_id core_siblings core_siblings_list thread_siblings thread_siblings_list"
+)
+_TOPOLOGY_6_1 = _names(
+    """
+    physical_package_id core_id die_id package_cpus package_cpus_list die_cpus die_cpus_list core_cpus
+    core_cpus_list core_siblings core_siblings_list thread_siblings thread_siblings_list
+    """
+)
+
+_NODE_MEMORY_FAILURE = "sys/devices/system/node/node*/memory_failure/*"
+_ABSENT_3_0 = _names(
+    """
+    sys/devices/system/node/has_generic_initiator sys/devices/system/memory/auto_online_blocks
+    sys/devices/system/memory/memory*/online sys/devices/system/memory/memory*/removable
+    sys/devices/system/memory/memory*/valid_zones sys/kernel/mm/transparent_hugepage/hpage_pmd_size
+    sys/kernel/mm/numa/demotion_enabled
+    """
+)
+
+_LINUX_6_1 = KernelNames(
+    zone_stat=_ZONE_STAT_6_1,
+    node_stat=_NODE_STAT_6_1,
+    vmstat_extra=_DIRTY_THRESHOLDS,
+    vm_event=_VM_EVENT_6_1,
+    meminfo=_MEMINFO_6_1,
+    node_meminfo=_NODE_MEMINFO_6_1,
+    node_meminfo_short=("FileHugePages", "FilePmdMapped"),
+    topology=_TOPOLOGY_6_1,
+    counts_per_zone=False,
+    freecount_limit=100_000,
+    reclaimable_before_movable=False,
+    swap_priority=-2,
+    auto_online_blocks="offline",
+    absent_files=frozenset({_NODE_MEMORY_FAILURE}),
+)
+
+#: By profile.
+KERNELS: dict[str, KernelNames] = {
+    "linux-6.1": _LINUX_6_1,
+    "linux-6.12": replace(
+        _LINUX_6_1,
+        zone_stat=(*_ZONE_STAT_6_1, "nr_unaccepted"),
         node_stat=_NODE_STAT_6_12,
         vmstat_extra=(*_DIRTY_THRESHOLDS, "nr_memmap_pages", "nr_memmap_boot_pages"),
         vm_event=_VM_EVENT_6_12,
         meminfo=_after(_MEMINFO_6_1, "FilePmdMapped", "Unaccepted"),
         node_meminfo=_after(_NODE_MEMINFO_6_1, "FilePmdMapped", "Unaccepted"),
+        node_meminfo_short=(),
+        auto_online_blocks="online",
+        absent_files=frozenset(),
     ),
     "linux-3.0": KernelNames(
         zone_stat=_ZONE_STAT_3_0,
@@ -217,6 +267,14 @@ _KERNELS: dict[str, KernelNames] = {
         vm_event=_VM_EVENT_3_0,
         meminfo=_MEMINFO_3_0,
         node_meminfo=_NODE_MEMINFO_3_0,
+        node_meminfo_short=(),
+        topology=_TOPOLOGY_3_0,
+        counts_per_zone=True,
+        freecount_limit=None,
+        reclaimable_before_movable=True,
+        swap_priority=-1,
+        auto_online_blocks="offline",
+        absent_files=frozenset({_NODE_MEMORY_FAILURE, *_ABSENT_3_0}),
     ),
 }
 
@@ -238,9 +296,8 @@ def has_numa(snapshot: MachineSnapshot) -> bool:
 
 def _zone_suffixes(snapshot: MachineSnapshot) -> tuple[str, ...]:
     """TEXTS_FOR_ZONES: what of dma, dma32, normal, high, movable and device this kernel has."""
-    present = [
-        name for name in ZONE_NAMES[snapshot.arch] if name != "Device" or snapshot.profile != "linux-3.0"
-    ]
+    zone_device = PROFILES[snapshot.profile].zone_device
+    present = [name for name in ZONE_NAMES[snapshot.arch] if name != "Device" or zone_device]
     return tuple("high" if name == "HighMem" else name.lower() for name in present)
 
 
@@ -249,14 +306,17 @@ def numa_stat_names(snapshot: MachineSnapshot) -> tuple[str, ...]:
     return NUMA_STAT if has_numa(snapshot) else ()
 
 
-def kernel_names(snapshot: MachineSnapshot) -> KernelNames:
-    """Names that the kernel of `snapshot` prints, in order, zone suffixes filled in.
-
-    ValueError if no list is known for its profile.
-    """
-    kernel = _KERNELS.get(snapshot.profile)
+def printed_by(profile: str) -> KernelNames:
+    """What the kernel of a profile prints, built with everything on; ValueError if that is not known."""
+    kernel = KERNELS.get(profile)
     if kernel is None:
-        raise ValueError(f"no /proc format for profile {snapshot.profile!r}: one of {', '.join(_KERNELS)}")
+        raise ValueError(f"no /proc format for profile {profile!r}: one of {', '.join(KERNELS)}")
+    return kernel
+
+
+def kernel_names(snapshot: MachineSnapshot) -> KernelNames:
+    """What the kernel of `snapshot` prints, zone suffixes filled in; ValueError as of printed_by."""
+    kernel = printed_by(snapshot.profile)
     absent: set[str] = set()
     if snapshot.arch == "i386":
         absent.update(_X86_64_ONLY)
@@ -274,11 +334,9 @@ def kernel_names(snapshot: MachineSnapshot) -> KernelNames:
             events += [f"{name[:-1]}{suffix}" for suffix in _zone_suffixes(snapshot)]
         else:
             events.append(name)
-    return KernelNames(
-        zone_stat=kernel.zone_stat,
+    return replace(
+        kernel,
         node_stat=built(kernel.node_stat),
-        vmstat_extra=kernel.vmstat_extra,
         vm_event=tuple(events),
         meminfo=built(kernel.meminfo),
-        node_meminfo=kernel.node_meminfo,
     )

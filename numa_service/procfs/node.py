@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from numa_service.mm.snapshot import MachineSnapshot, NodeSnapshot
 from numa_service.procfs.counters import node_page_state, sum_zone_node_page_state
 from numa_service.procfs.meminfo import kb, nodes_kb, row
-from numa_service.procfs.names import NODE_NUMASTAT, has_numa, kernel_names, numa_stat_names
+from numa_service.procfs.names import NODE_NUMASTAT, has_numa, kernel_names, numa_stat_names, printed_by
 
 
 def number_list(numbers: Iterable[int]) -> str:
@@ -111,8 +111,8 @@ def meminfo(snapshot: MachineSnapshot, node: NodeSnapshot) -> str:
     values = nodes_kb([node])
     values["MemUsed"] = values["MemTotal"] - values["MemFree"]
     values["FilePages"] = kb(node_page_state(node, "nr_file_pages"))
-    # 6.1 pads two labels one column less; 6.12 put that right. Huge page counts are five wide everywhere.
-    short = ("FileHugePages", "FilePmdMapped") if snapshot.profile == "linux-6.1" else ()
+    # huge page counts are five wide everywhere
+    short = printed_by(snapshot.profile).node_meminfo_short
     lines: list[str] = []
     for name in kernel_names(snapshot).node_meminfo:
         if name.startswith("HugePages_"):

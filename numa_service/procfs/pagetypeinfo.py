@@ -15,15 +15,13 @@ from numa_service.mm.mmzone import (
 from numa_service.mm.profile import PROFILES
 from numa_service.mm.snapshot import MachineSnapshot, NodeSnapshot
 from numa_service.procfs.counters import global_zone_page_state
-
-#: The kernel stops counting a free list here, so as not to hold the zone lock for too long (since 5.4).
-_FREECOUNT_LIMIT = 100_000
+from numa_service.procfs.names import printed_by
 
 
 def pagetypeinfo(snapshot: MachineSnapshot) -> str:
     """Free blocks and pageblocks by migratetype; the whole file once a node with memory, header included."""
     types = _printed_types(snapshot)
-    limit = None if snapshot.profile == "linux-3.0" else _FREECOUNT_LIMIT
+    limit = printed_by(snapshot.profile).freecount_limit
     lines = [line for node in snapshot.nodes for line in _node(node, types, limit)]
     return "".join(f"{line}\n" for line in lines)
 
@@ -34,8 +32,7 @@ def _printed_types(snapshot: MachineSnapshot) -> list[tuple[int, str]]:
     types = [(index, name) for index, name in enumerate(names) if name is not None]
     if global_zone_page_state(snapshot, "cma"):
         types = sorted([*types, (MIGRATE_CMA, "CMA")])  # built into the kernel of a machine that has areas
-    if snapshot.profile == "linux-3.0":
-        # MIGRATE_RECLAIMABLE was 1 and MIGRATE_MOVABLE 2 up to 4.3.
+    if printed_by(snapshot.profile).reclaimable_before_movable:
         swapped = {MIGRATE_MOVABLE: MIGRATE_RECLAIMABLE, MIGRATE_RECLAIMABLE: MIGRATE_MOVABLE}
         types.sort(key=lambda item: swapped.get(item[0], item[0]))
     return types

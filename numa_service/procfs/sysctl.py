@@ -36,7 +36,7 @@ def _all(snapshot: MachineSnapshot) -> Iterator[tuple[str, str, bool]]:
         folder, _, name = key.partition(".")
         if folder in _FOLDERS and name and "/" not in name and key not in absent:
             known = SYSCTLS.get(key)
-            yield folder, name, known is not None and snapshot.profile in known.defaults
+            yield folder, name, known is not None and known.is_in(snapshot.profile)
 
 
 def writable(snapshot: MachineSnapshot) -> Iterator[tuple[str, str]]:

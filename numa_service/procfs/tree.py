@@ -20,7 +20,7 @@ from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.procfs import access, cpu, memory, mm, node, sysctl
 from numa_service.procfs.buddyinfo import buddyinfo
 from numa_service.procfs.meminfo import meminfo
-from numa_service.procfs.names import has_numa
+from numa_service.procfs.names import has_numa, printed_by
 from numa_service.procfs.pagetypeinfo import pagetypeinfo
 from numa_service.procfs.vmstat import vmstat
 from numa_service.procfs.zoneinfo import zoneinfo
@@ -60,6 +60,10 @@ class Pattern:
         parts = (re.escape(part).replace(r"\*", "(.+)") for part in self.path.split("/"))
         object.__setattr__(self, "parts", tuple(re.compile(part) for part in parts))
 
+    def instances(self, snapshot: MachineSnapshot) -> Iterable[Numbers]:
+        """What the stars stand for, of each file of this kind that the machine's kernel has."""
+        return () if self.path in printed_by(snapshot.profile).absent_files else self.each(snapshot)
+
     def may_be_below(self, parts: tuple[str, ...]) -> bool:
         """Whether a file of this kind can be at or below a path."""
         ours = self.parts[: len(parts)]
@@ -80,7 +84,7 @@ class Pattern:
     def paths(self, snapshot: MachineSnapshot) -> Iterator[tuple[str, Numbers]]:
         """Every path of this kind and what the stars stand for."""
         template = self.path.replace("*", "{}")
-        for numbers in self.each(snapshot):
+        for numbers in self.instances(snapshot):
             yield template.format(*numbers), numbers
 
 
@@ -113,16 +117,11 @@ def _node_hugepages(snapshot: MachineSnapshot) -> Iterable[Numbers]:
 
 
 def _node_memory_failure(snapshot: MachineSnapshot) -> Iterable[Numbers]:
-    nodes = node.online_nodes(snapshot) if snapshot.profile == "linux-6.12" else []
-    return product((n.nid for n in nodes), mm.MEMORY_FAILURE)
+    return product((n.nid for n in node.online_nodes(snapshot)), mm.MEMORY_FAILURE)
 
 
-def _if(condition: Callable[[MachineSnapshot], bool], each: Each = _once) -> Each:
-    return lambda snapshot: each(snapshot) if condition(snapshot) else ()
-
-
-def _since_6(snapshot: MachineSnapshot) -> bool:
-    return snapshot.profile != "linux-3.0"
+def _if(condition: Callable[[MachineSnapshot], bool]) -> Each:
+    return lambda snapshot: _once(snapshot) if condition(snapshot) else ()
 
 
 def _has_blocks(snapshot: MachineSnapshot) -> bool:
@@ -165,11 +164,7 @@ TABLE: tuple[Pattern, ...] = (
             ("has_normal_memory", node.has_normal_memory),
         )
     ),
-    Pattern(
-        f"{_NODE}/has_generic_initiator",
-        node.has_generic_initiator,
-        _if(lambda s: has_numa(s) and _since_6(s)),
-    ),
+    Pattern(f"{_NODE}/has_generic_initiator", node.has_generic_initiator, _if(has_numa)),
     *(
         Pattern(f"{_NODE}/node*/{name}", _of_node(render), _nodes)
         for name, render in (
@@ -197,29 +192,21 @@ TABLE: tuple[Pattern, ...] = (
     Pattern(f"{_CPU}/cpu*/node*", _to("../../node/node{1}"), cpu.nodes_of_cpus, _LINK),
     # memory blocks
     Pattern(f"{_MEMORY}/block_size_bytes", memory.block_size_bytes, _if(_has_blocks)),
-    Pattern(
-        f"{_MEMORY}/auto_online_blocks",
-        memory.auto_online_blocks,
-        _if(lambda s: _has_blocks(s) and _since_6(s)),
-    ),
+    Pattern(f"{_MEMORY}/auto_online_blocks", memory.auto_online_blocks, _if(_has_blocks)),
     Pattern(f"{_MEMORY}/memory*/state", memory.state, _blocks, _WRITE),
     Pattern(f"{_MEMORY}/memory*/phys_index", memory.phys_index, _blocks),
     Pattern(f"{_MEMORY}/memory*/phys_device", memory.phys_device, _blocks),
-    Pattern(f"{_MEMORY}/memory*/online", memory.online, _if(_since_6, _blocks), _WRITE),
-    Pattern(f"{_MEMORY}/memory*/removable", memory.removable, _if(_since_6, _blocks)),
-    Pattern(f"{_MEMORY}/memory*/valid_zones", memory.valid_zones, _if(_since_6, _blocks)),
+    Pattern(f"{_MEMORY}/memory*/online", memory.online, _blocks, _WRITE),
+    Pattern(f"{_MEMORY}/memory*/removable", memory.removable, _blocks),
+    Pattern(f"{_MEMORY}/memory*/valid_zones", memory.valid_zones, _blocks),
     Pattern(f"{_MEMORY}/memory*/node*", _to("../../node/node{1}"), _block_nodes, _LINK),
     # mm
     *(
         Pattern(f"sys/kernel/mm/{_HUGE}/{name}", partial(mm.hugepages, name=name))
         for name in mm.MACHINE_HUGEPAGES
     ),
-    Pattern("sys/kernel/mm/transparent_hugepage/hpage_pmd_size", mm.hpage_pmd_size, _if(_since_6)),
-    Pattern(
-        "sys/kernel/mm/numa/demotion_enabled",
-        mm.demotion_enabled,
-        _if(lambda s: has_numa(s) and _since_6(s)),
-    ),
+    Pattern("sys/kernel/mm/transparent_hugepage/hpage_pmd_size", mm.hpage_pmd_size),
+    Pattern("sys/kernel/mm/numa/demotion_enabled", mm.demotion_enabled, _if(has_numa)),
 )
 
 _LINKS = tuple(pattern for pattern in TABLE if pattern.mode == _LINK)
@@ -250,7 +237,7 @@ def _instance(pattern: Pattern, snapshot: MachineSnapshot, parts: tuple[str, ...
     wanted = pattern.match(parts)
     if wanted is None:
         return None
-    return next((n for n in pattern.each(snapshot) if tuple(map(str, n)) == wanted), None)
+    return next((n for n in pattern.instances(snapshot) if tuple(map(str, n)) == wanted), None)
 
 
 def _find(snapshot: MachineSnapshot, parts: tuple[str, ...]) -> tuple[Pattern, Numbers] | None:

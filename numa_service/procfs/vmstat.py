@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from numa_service.mm.mmzone import PAGE_SIZE
+from numa_service.mm.profile import PROFILES
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.procfs.counters import (
     all_vm_events,
@@ -24,7 +25,7 @@ def vmstat(snapshot: MachineSnapshot) -> str:
     names = kernel_names(snapshot)
     numa = numa_stat_names(snapshot)
     rows: list[tuple[str, int]] = []
-    if snapshot.profile == "linux-3.0":
+    if names.counts_per_zone:
         rows += [
             (name, sum(per_zone_lru_state(n, z, name) for n in snapshot.nodes for z in n.zones))
             for name in (*names.zone_stat, *numa, *names.node_stat)
@@ -60,8 +61,7 @@ def global_dirty_limits(snapshot: MachineSnapshot) -> tuple[int, int]:
 def global_dirtyable_memory(snapshot: MachineSnapshot) -> int:
     """Pages that may become dirty page cache: free beyond the reserves, and file pages. Never 0."""
     free = global_zone_page_state(snapshot, "nr_free_pages")
-    # The reserves are left out since 3.3.
-    reserved = 0 if snapshot.profile == "linux-3.0" else totalreserve_pages(snapshot)
+    reserved = totalreserve_pages(snapshot) if PROFILES[snapshot.profile].dirtyable_less_reserves else 0
     total = free - min(free, reserved)
     total += global_node_page_state(snapshot, "nr_inactive_file")
     total += global_node_page_state(snapshot, "nr_active_file")

@@ -21,9 +21,9 @@ from numa_service.procfs.names import KernelNames, kernel_names, numa_stat_names
 
 
 def zoneinfo(snapshot: MachineSnapshot) -> str:
-    """Every zone of every node: the short block for an unpopulated zone, nothing for it on linux-3.0."""
+    """Every zone of every node: the short block for an unpopulated zone, or nothing for it."""
     names = kernel_names(snapshot)
-    print_zone = _zone_3_0 if snapshot.profile == "linux-3.0" else _zone
+    print_zone = _zone_with_counters if names.counts_per_zone else _zone
     lines = [
         line
         for node in snapshot.nodes
@@ -62,7 +62,7 @@ def _zone(
     yield f"  start_pfn:           {zone.start_pfn}"
 
 
-def _zone_3_0(
+def _zone_with_counters(
     snapshot: MachineSnapshot, names: KernelNames, node: NodeSnapshot, zone: ZoneSnapshot
 ) -> Iterator[str]:
     """Before 4.8: counters per zone, protection after them, no managed; ``scanned`` is not modelled."""
@@ -78,8 +78,8 @@ def _zone_3_0(
     yield f"        present  {zone.present}"
     for name in (*names.zone_stat, *numa_stat_names(snapshot), *names.node_stat):
         yield f"    {name:<12} {per_zone_lru_state(node, zone, name)}"
-    # ZONE_DEVICE came with 4.3.
-    reserves = [r for z, r in zip(node.zones, zone.protection, strict=True) if z.name != "Device"]
+    known = PROFILES[snapshot.profile].zone_device
+    reserves = [r for z, r in zip(node.zones, zone.protection, strict=True) if known or z.name != "Device"]
     yield f"        protection: ({', '.join(map(str, reserves))})"
     yield from _pagesets(zone)
     yield f"  all_unreclaimable: {int(node.unreclaimable)}"

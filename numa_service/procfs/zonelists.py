@@ -12,8 +12,8 @@ _LISTS = ("general", "thisnode")
 def zonelists(snapshot: MachineSnapshot) -> str:
     """ "Fallback order for Node …" for every node, then the zonelists of every populated zone.
 
-    Without time stamps. A kernel without CONFIG_NUMA has no fallback order and no thisnode lists. linux-3.0
-    prints no "Fallback order" lines; they are shown all the same.
+    Without time stamps. A kernel without CONFIG_NUMA has no fallback order and no thisnode lists. 3.0 prints
+    no "Fallback order" lines; they are shown all the same.
     """
     lines: list[str] = []
     numa = has_numa(snapshot)

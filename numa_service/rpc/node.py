@@ -12,7 +12,6 @@ import grpc.aio
 from numa_client._gen.numa.v1 import node_service_pb2 as pb2
 from numa_client._gen.numa.v1 import node_service_pb2_grpc as pb2_grpc
 
-from numa_service.machine.snapshot import node_part
 from numa_service.machine.sysctl import sysctl_name, without_effect
 from numa_service.node import ops
 from numa_service.node.ask import Steps
@@ -58,7 +57,7 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
 
     async def GetSnapshot(self, request: pb2.GetSnapshotRequest, context: Context) -> pb2.GetSnapshotResponse:
         """The node as the files of /proc and /sys show it."""
-        part = node_part(self._node.machine, self._node.nid, cpu_time(self._node), self._booted)
+        part = self._node.machine.node_part(self._node.nid, cpu_time(self._node), self._booted)
         return pb2.GetSnapshotResponse(json=part.to_json())
 
     async def Inspect(self, request: pb2.InspectRequest, context: Context) -> pb2.InspectResponse:

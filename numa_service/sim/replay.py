@@ -3,13 +3,9 @@
 Every event goes the way of a request: to the node of its CPU, through the generators of ``node/``, which a
 :class:`Simulation` drives over all nodes. That way is exact and slow, so stretches of events that one node
 serves at LOW are handed to the kernel ``mm.replay.replay_stretch``. It works on the same arrays and is told
-what the generator asked of the node for the first request of that kind, so the state of every node is the
-same, to the bit, as if every event had taken the long way. (Their logs are not: a stretch is no op. A replay
-is repeated from its trace.)
-
-On the machine that was traced, it starts from the captured occupancy, block for block (``replay_start``), and
-follows the nodes that memory policies named as far as the trace betrays them (``replay_truth``); which zone
-and which block is decided here, always.
+what the generator asked of the node for the first request of that kind, so memory, owners and sessions of
+every node are the same, to the bit, as if every event had taken the long way. (Logs are not, nor are numbers
+of questions: a stretch is no op and asks nobody. A replay is repeated from its trace.)
 
 All blocks belong to one owner, those in use before the trace to another. What the traced kernel reclaimed
 is in the trace, as frees; the emulated kswapds run, right after the request that woke them, but find nothing
@@ -18,7 +14,6 @@ on the LRU lists.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -26,13 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from numa_service.machine.spec import MachineSpec
-from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL, Gfp, gfp_migratetype
-from numa_service.mm.jit import i64
+from numa_service.mm.gfp import gfp_migratetype
 from numa_service.mm.mmzone import NR_ORDERS, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
-from numa_service.mm.occupancy import split_held
 from numa_service.mm.page_alloc import take_boosted
-from numa_service.mm.pcp import free_pcppages_bulk
-from numa_service.mm.pgdata import I64, PG_HELD, ZONE_BOOSTED_WATERMARK, PgData
+from numa_service.mm.pgdata import I64, ZONE_BOOSTED_WATERMARK, PgData
 from numa_service.mm.replay import (
     ALLOC_BAD_ORDER,
     ALLOC_FAILED,
@@ -41,8 +33,6 @@ from numa_service.mm.replay import (
     FREE_PART,
     NOT_HERE,
     PENDING,
-    REPLAY_BULK,
-    REPLAY_DRAIN,
     REPLAY_FREE,
     FastPath,
     ReplayEvents,
@@ -58,6 +48,7 @@ from numa_service.mm.replay import (
     replay_stretch,
     unmatched_free,
 )
+from numa_service.mm.split_page import split_held
 from numa_service.node import ops
 from numa_service.node.ask import Steps, on
 from numa_service.node.errors import InvalidRequest
@@ -68,13 +59,10 @@ from numa_service.node.owners import Owner
 from numa_service.node.page_alloc import alloc_for_owner
 from numa_service.node.pfns import pack_pfns, unpack_pfns
 from numa_service.sim.direct import compiled_code
-from numa_service.sim.replay_start import CapturedStart
 from numa_service.sim.replay_tally import ReplayTally
-from numa_service.sim.replay_truth import TraceTruth
 from numa_service.sim.simulation import Simulation
-from numa_service.sim.traced import TracedZones
-from numa_service.trace.effects import effects
-from numa_service.trace.events import EventKind, KswapdChange, TraceEvents
+from numa_service.sim.traced import HeldInUse, TracedZones
+from numa_service.trace.events import EventKind, TraceEvents
 
 #: Different gfp masks; real traces have tens.
 _CLASSES = 64
@@ -90,50 +78,37 @@ _LOW_PAGEBLOCKS = 1 << 23
 SAMPLE_EVENTS = 8192
 
 
-#: What an allocation without an event asks for, by migratetype.
-_INFERRED_GFP = np.array([GFP_KERNEL, GFP_HIGHUSER_MOVABLE, GFP_KERNEL | Gfp.RECLAIMABLE], dtype=np.uint32)
+class Asked(NamedTuple):
+    """What events ask of the allocator, in the order in which it is to be issued; a column each."""
 
-
-class _Added(NamedTuple):
-    """What happened without an event, by the event before which it did; a column each."""
-
+    #: Event of the chunk at which it takes effect.
     at: I64
+    #: REPLAY_* of mm.replay.
     kinds: npt.NDArray[np.uint8]
+    #: Of the traced kernel.
     pfns: npt.NDArray[np.uint64]
     gfps: npt.NDArray[np.uint32]
-    cpus: I64
+    #: CPU numbers of the trace.
+    cpus: npt.NDArray[np.integer[Any]]
     orders: I64
 
 
-class _Issue(NamedTuple):
-    """What a chunk asks of the allocator, in order; a column each."""
+class Issue(NamedTuple):
+    """What was asked, as the machine understands it; a column each."""
 
-    #: Event of the chunk at which it takes effect.
     at: I64
     events: ReplayEvents
     pfns: npt.NDArray[np.uint64]
     gfps: npt.NDArray[np.uint32]
-    #: Without an event of its own.
-    inferred: npt.NDArray[np.bool_]
-    #: Free pages of the traced zones before each event of the chunk: [event, zone].
-    traced_free: I64 | None
     #: That each asks for.
     migratetypes: I64
 
-    def part(self, low: int, high: int) -> _Issue:
+    def part(self, low: int, high: int) -> Issue:
         """Rows [low, high)."""
         here = slice(low, high)
         columns: list[Any] = [column[here] for column in self.events]
         events = ReplayEvents(*columns)
-        return _Issue(
-            self.at[here],
-            events,
-            self.pfns[here],
-            self.gfps[here],
-            self.inferred[here],
-            self.traced_free,
-            self.migratetypes[here],
-        )
+        return Issue(self.at[here], events, self.pfns[here], self.gfps[here], self.migratetypes[here])
 
 
 def _nothing_more() -> Steps[None]:
@@ -196,15 +171,16 @@ class LiveBlocks:
 
 
 class Replay:
-    """A machine and how far the trace has been replayed on it."""
+    """A machine and how far the trace has been replayed on it.
 
-    def __init__(
-        self, spec: MachineSpec, traced: TracedZones | None = None, start: CapturedStart | None = None
-    ) -> None:
+    A subclass may know more of the traced machine: what its memory was like at the start (`occupy`), what
+    happened besides the events (`asked`, `issue`), which node an allocation asked for (`preferred`).
+    """
+
+    def __init__(self, spec: MachineSpec, traced: TracedZones | None = None) -> None:
         """Boot the machine. `traced`: where real pfns lie and what was in use; by default, as in `spec`.
 
-        With `start`, `spec` is the traced machine itself, and its memory starts as captured.
-        BootMemoryError as from boot, TraceError when the capture contradicts the machine.
+        BootMemoryError as from boot.
         """
         self.spec = spec
         self.sim = Simulation(spec, vmstat=False)  # time is the trace's here
@@ -218,24 +194,10 @@ class Replay:
         self._keeper = nodes[next(iter(self._sessions))]
         self.owner = self._keeper.owner(self._sessions[self._keeper.nid])
         self._live = LiveBlocks()
-        self._start = start
-        #: Events of the chunks that are done.
-        self._seen = 0
-        self._before: Owner | None = None
-        self._truth: TraceTruth | None = None
-        if start is not None:
-            self._before, in_use = start.occupy(spec, nodes, self._keeper)
-            self._truth = TraceTruth(self.traced, nodes, spec.arch)
-            self._adopt(start.in_use_blocks())
-        else:
-            in_use = self.traced.hold_in_use(nodes, self._keeper)
         #: Runs of the emulated kswapds, and attempts of direct reclaim.
         self.kswapd_wakeups = 0
         self.direct_reclaims = 0
-        #: Still to come, and the nodes whose kswapd runs in the traced kernel.
-        self._kswapd = deque(start.kswapd if start else ())
-        self._reclaiming: set[int] = set()
-        self.tally = ReplayTally(self.sim, self.traced, in_use, self._truth)
+        self.tally = self.count_from(self.occupy())
         self._slots = dict.fromkeys(nodes, 0)
         #: By nid: what replays a stretch of the events under way there.
         self._stretches: dict[int, Callable[..., int]] = {}
@@ -267,93 +229,70 @@ class Replay:
         """Replay chunks in order; False when `stop` said so before the end. Counts go to `tally`."""
         return all(self._chunk(chunk, stop) for chunk in chunks)
 
-    def _chunk(self, chunk: TraceEvents, stop: Callable[[], bool]) -> bool:
-        """One chunk in pieces: samples are taken between them, and kswapds wake and go to sleep."""
-        issue = self._prepare(chunk)
-        begin = 0
-        while begin < len(chunk):
-            end = min(begin + SAMPLE_EVENTS, len(chunk))
-            while self._kswapd and self._kswapd[0].time_ns <= chunk.time_ns[begin]:
-                self._follow_kswapd(self._kswapd.popleft())
-            if self._kswapd:
-                later = np.flatnonzero(chunk.time_ns[begin:end] >= self._kswapd[0].time_ns)
-                end = begin + max(1, int(later[0])) if len(later) else end
-            if not self._piece(chunk, issue, begin, end, stop):
-                return False
-            begin = end
-        self._seen += len(chunk)
-        return True
+    # where the machine starts
 
-    def _follow_kswapd(self, change: KswapdChange) -> None:
-        """What a running kswapd reclaims is in the trace; that pagesets keep less meanwhile is not."""
-        if change.nid in self.sim.nodes:
-            (self._reclaiming.add if change.awake else self._reclaiming.discard)(change.nid)
-            self.sim.nodes[change.nid].pgdat.set_reclaim_active(change.awake)
+    def occupy(self) -> tuple[HeldInUse, ...]:
+        """Take what was in use before the trace from the freshly booted nodes."""
+        return self.traced.hold_in_use(self.sim.nodes, self._keeper)
+
+    def count_from(self, in_use: tuple[HeldInUse, ...]) -> ReplayTally:
+        """Begin to count: right now, with `in_use` held."""
+        return ReplayTally(self.sim, self.traced, in_use)
 
     # a chunk
 
-    def _prepare(self, chunk: TraceEvents) -> _Issue:
+    def _chunk(self, chunk: TraceEvents, stop: Callable[[], bool]) -> bool:
+        """One chunk in pieces; samples are taken between them."""
+        issue = self.prepare(chunk)
+        begin = 0
+        while begin < len(chunk):
+            end = self.end_of_piece(chunk, begin)
+            if not self._piece(chunk, issue, begin, end, stop):
+                return False
+            begin = end
+        return True
+
+    def end_of_piece(self, chunk: TraceEvents, begin: int) -> int:
+        """The event up to which all is issued in one go, from `begin` on."""
+        return min(begin + SAMPLE_EVENTS, len(chunk))
+
+    def prepare(self, chunk: TraceEvents) -> Issue:
         """What to issue of a chunk, in order: all that asks something of the allocator."""
-        allocs = chunk.kind == EventKind.MM_PAGE_ALLOC
-        own = np.flatnonzero((allocs & (chunk.pfn != 0)) | (chunk.kind == EventKind.MM_PAGE_FREE))
-        at, pfns, gfps, cpus = own, chunk.pfn[own], chunk.gfp[own], chunk.cpu[own]
-        orders = chunk.order[own].astype(np.int64)
-        kinds = allocs[own].astype(np.uint8)  # REPLAY_ALLOC, REPLAY_FREE
-        inferred = np.zeros(len(own), dtype=np.bool_)
-        if self._start is not None:
-            at = effects(chunk)[own]
-            added = self._inferred(len(chunk))
-            sort = np.argsort(np.concatenate([2 * added.at, 2 * at + 1]), kind="stable")
-            at = np.concatenate([added.at, at])[sort]
-            pfns = np.concatenate([added.pfns, pfns])[sort]
-            gfps = np.concatenate([added.gfps, gfps])[sort]
-            cpus = np.concatenate([added.cpus, cpus])[sort]
-            orders = np.concatenate([added.orders, orders])[sort]
-            kinds = np.concatenate([added.kinds, kinds])[sort]
-            inferred = np.concatenate([np.ones(len(added.at), dtype=np.bool_), inferred])[sort]
-        homes = self._cpu_home[cpus]
-        preferred, traced_free = homes, None
-        if self._truth is not None:
-            traced_free = self._truth.advance(chunk)
-            preferred = self._truth.preferred(traced_free[at], homes, pfns, gfps)
-        keys, classes = self._live.keys(pfns), self._classes(gfps)
-        migratetypes = self._class_migratetypes[classes]
-        drains = kinds == REPLAY_DRAIN
-        if drains.any():
-            nids, zones = self.traced.locate(pfns)
-            homes = np.where(drains, nids, homes)
-            preferred = np.where(drains, nids, preferred)
-            classes = np.where(drains, zones, classes)
+        asked = self.asked(chunk)
+        homes = self._cpu_home[asked.cpus]
+        preferred = self.preferred(asked, homes)
+        keys, classes = self._live.keys(asked.pfns), self._classes(asked.gfps)
         events = ReplayEvents(
-            kind=kinds,
+            kind=asked.kinds,
             key=keys,
-            order=orders,
-            cpu=self._cpu_index[cpus],
+            order=asked.orders,
+            cpu=self._cpu_index[asked.cpus],
             home=homes,
             preferred=preferred,
             gfp_class=classes,
-            outcome=np.zeros(len(kinds), dtype=np.int64),
+            outcome=np.zeros(len(asked.kinds), dtype=np.int64),
         )
-        return _Issue(at, events, pfns, gfps, inferred, traced_free, migratetypes)
+        return Issue(asked.at, events, asked.pfns, asked.gfps, self._class_migratetypes[classes])
 
-    def _inferred(self, length: int) -> _Added:
-        """Allocations and drains without an event, of the next `length` events."""
-        assert self._start is not None
-        evidence = self._start.evidence
-        allocs = evidence.allocations.between(self._seen, self._seen + length)
-        drains = evidence.drains.between(self._seen, self._seen + length)
-        both = tuple(np.concatenate(pair) for pair in zip(drains.columns(), allocs.columns(), strict=True))
-        at, cpus, pfns, migratetypes, amounts = both
-        kinds = np.repeat(np.array([REPLAY_DRAIN, REPLAY_BULK], np.uint8), [len(drains.at), len(allocs.at)])
-        here = np.isin(self.traced.locate(pfns.astype(np.uint64))[0], list(self.sim.nodes))
-        added = _Added(
-            at - self._seen, kinds, pfns.astype(np.uint64), _INFERRED_GFP[migratetypes], cpus, amounts
+    def asked(self, chunk: TraceEvents) -> Asked:
+        """The allocations that got a page, and the frees, each at its own event."""
+        allocs = chunk.kind == EventKind.MM_PAGE_ALLOC
+        own = np.flatnonzero((allocs & (chunk.pfn != 0)) | (chunk.kind == EventKind.MM_PAGE_FREE))
+        return Asked(
+            at=own,
+            kinds=allocs[own].astype(np.uint8),  # REPLAY_ALLOC, REPLAY_FREE
+            pfns=chunk.pfn[own],
+            gfps=chunk.gfp[own],
+            cpus=chunk.cpu[own],
+            orders=chunk.order[own].astype(np.int64),
         )
-        columns: list[Any] = [column[here] for column in added]
-        return _Added(*columns)
+
+    def preferred(self, asked: Asked, homes: I64) -> I64:
+        """The nid whose zonelist each allocation walks: that of its CPU, as a trace has no policies."""
+        return homes
 
     def _piece(
-        self, chunk: TraceEvents, issue: _Issue, begin: int, end: int, stop: Callable[[], bool]
+        self, chunk: TraceEvents, issue: Issue, begin: int, end: int, stop: Callable[[], bool]
     ) -> bool:
         """Issue what took effect at events [begin, end) of a chunk; False if stopped."""
         low, high = np.searchsorted(issue.at, [begin, end]).tolist()
@@ -362,13 +301,14 @@ class Replay:
         complete = bool(done == high - low)
         seen = end if complete else int(part.at[done])
         self.tally.add_events(chunk.part(begin, seen), self._cpu_moved)
-        self.tally.add_outcomes(part.events, part.pfns, part.migratetypes, part.inferred, done)
+        self.tally.add_outcomes(part.events, part.pfns, part.migratetypes, done)
         if complete:
-            traced_free = self.tally.traced_free()
-            if traced_free is not None and issue.traced_free is not None and end < len(chunk):
-                traced_free = dict(zip(traced_free, issue.traced_free[end].tolist(), strict=True))
-            self.tally.sample(int(chunk.time_ns[end - 1]), traced_free)
+            self.sample(chunk, end)
         return complete
+
+    def sample(self, chunk: TraceEvents, end: int) -> None:
+        """Note where every zone is, before event `end` of a chunk."""
+        self.tally.sample(int(chunk.time_ns[end - 1]))
 
     def _issue_all(self, events: ReplayEvents, gfps: npt.NDArray[np.uint32], stop: Callable[[], bool]) -> int:
         at, end = 0, len(events.outcome)
@@ -382,7 +322,7 @@ class Replay:
                 after = self._run_spilled(events, at, end)
             if after == at:
                 self._take_paths()
-                self._issue(events, at, int(gfps[at]))
+                self.issue(events, at, int(gfps[at]))
                 after += 1
             at = after
         self._take_paths()
@@ -425,10 +365,10 @@ class Replay:
             self._stretches[nid] = code
         self._worked.add(nid)
         if _boosted(pgdat.pg):
-            self._wake_boosted(nid, events, after - 1)
+            self.wake_boosted(nid, events, after - 1)
         return after
 
-    def _wake_boosted(self, nid: int, events: ReplayEvents, at: int) -> None:
+    def wake_boosted(self, nid: int, events: ReplayEvents, at: int) -> None:
         """rmqueue(): the allocation that mixed migratetypes wakes kswapd, as the op for it does."""
         self._take_paths()
         pgdat = self.sim.nodes[nid].pgdat
@@ -437,7 +377,6 @@ class Replay:
         pgdat.wakeup_kswapd(0, int(self._paths[(*origin, nid)].highest_zoneidx[events.gfp_class[at]]))
         self.sim.call(nid, _nothing_more())
         self.sim.run()
-        self._keep_reclaiming()
 
     def _run_spilled(self, events: ReplayEvents, at: int, end: int) -> int:
         """The same when the event is an allocation that its home node is too low for.
@@ -476,14 +415,10 @@ class Replay:
 
     # one event, through the generators
 
-    def _issue(self, events: ReplayEvents, at: int, gfp: int) -> None:
+    def issue(self, events: ReplayEvents, at: int, gfp: int) -> None:
+        """One event, whose outcome goes into `events`."""
         key, order = int(events.key[at]), int(events.order[at])
         home, cpu = int(events.home[at]), self.spec.cpus[int(events.cpu[at])]
-        if events.kind[at] == REPLAY_DRAIN:
-            pgdat = self.sim.nodes[home].pgdat
-            free_pcppages_bulk(pgdat.pg, int(events.gfp_class[at]), int(events.cpu[at]), order, i64(0))
-            self.tally.add_path(pgdat.take_path())
-            return
         blocks = self._live.blocks
         block = int(blocks[key])
         if is_alloc(events.kind[at]):
@@ -491,11 +426,7 @@ class Replay:
                 # the traced kernel had this page free again: its free is missing from the trace
                 self.tally.missing_frees += 1
                 self._free(block, home, cpu)
-            factors = {nid: node.pgdat.pg.pcp_free_factor.copy() for nid, node in self.sim.nodes.items()}
-            outcome = self._alloc(home, int(events.preferred[at]), cpu, order, gfp, int(events.gfp_class[at]))
-            if events.kind[at] == REPLAY_BULK:
-                for nid, node in self.sim.nodes.items():
-                    node.pgdat.pg.pcp_free_factor[:] = factors[nid]
+            outcome = self.allocate(events, at, gfp)
             blocks[key] = outcome if outcome > 0 else NOT_HERE
         else:
             outcome = unmatched_free(blocks, key, order)
@@ -507,12 +438,6 @@ class Replay:
             if outcome == block or block == NOT_HERE:
                 blocks[key] = 0
         events.outcome[at] = outcome
-        self._keep_reclaiming()
-
-    def _keep_reclaiming(self) -> None:
-        """The emulated kswapds find nothing and sleep at once; the traced ones still run."""
-        for nid in self._reclaiming:
-            self.sim.nodes[nid].pgdat.set_reclaim_active(True)
 
     def _split(self, key: int, order: int) -> bool:
         """Split the live block around `key` so that this part of it can be freed alone (split_page)."""
@@ -538,21 +463,10 @@ class Replay:
         self.tally.split_off += size - order
         return True
 
-    def _adopt(self, in_use: tuple[tuple[int, int], ...]) -> None:
-        """Blocks that were in use before the trace, by their real pfns: they can be freed like our own."""
-        pfns = np.array([pfn for pfn, _ in in_use], dtype=np.uint64)
-        keys = self._live.keys(pfns)
-        nids, _ = self.traced.locate(pfns)
-        for key, nid, (pfn, order) in zip(keys.tolist(), nids.tolist(), in_use, strict=True):
-            if nid not in self.sim.nodes:
-                continue
-            pgdat = self.sim.nodes[nid].pgdat
-            idx = pfn - pgdat.base_pfn
-            if pgdat.pg.flags[idx] & PG_HELD and pgdat.pg.order[idx] == order:
-                self._live.blocks[key] = block_of(pgdat.pg, nid, idx, order)
-
-    def _alloc(self, home: int, preferred: int, cpu: int, order: int, gfp: int, gfp_class: int) -> int:
+    def allocate(self, events: ReplayEvents, at: int, gfp: int) -> int:
         """One block, as alloc_pages() would get it: the block, or an ALLOC_* outcome."""
+        home, preferred, order = int(events.home[at]), int(events.preferred[at]), int(events.order[at])
+        cpu = self.spec.cpus[int(events.cpu[at])]
         if order >= NR_ORDERS:
             return ALLOC_BAD_ORDER
         self._asked = {}
@@ -571,19 +485,21 @@ class Replay:
         pgdat = self.sim.nodes[nid].pgdat
         idx = int(unpack_pfns(pfns)[0]) - pgdat.base_pfn
         self._slots[nid] = int(pgdat.pg.owner[idx])
-        self._learn(home, preferred, gfp_class)
+        self._learn(home, preferred, int(events.gfp_class[at]))
         return int(block_of(pgdat.pg, nid, idx, order))
 
     def _free(self, block: int, home: int, cpu: int) -> None:
         """One block, as __free_pages() on that CPU would give it back."""
         nid = block_nid(block)
         pfn = np.array([block_index(block) + self.sim.nodes[nid].pgdat.base_pfn], dtype=np.uint64)
-        pg = self.sim.nodes[nid].pgdat.pg
-        ours = int(pg.owner[block_index(block)]) == self._slots[nid]
-        owner = self.owner if ours or self._before is None else self._before
+        owner = self.owner_of(nid, block_index(block))
         op = ops.Free(owner, cpu, block_order(block), pack_pfns(pfn))
         self.sim.call(home, on(self.sim.nodes[home], nid, op))
         self.sim.run()
+
+    def owner_of(self, nid: int, idx: int) -> Owner:
+        """Who holds the live block at this index of a node."""
+        return self.owner
 
     # what the kernel has to be told
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,26 +16,22 @@ from numa_service.mm.replay import (
     ALLOC_BAD_ORDER,
     ALLOC_FAILED,
     ALLOC_REFUSED,
-    BLOCK_INDEX_BITS,
     BLOCK_NID_SHIFT,
     BLOCK_ZONE_SHIFT,
     FREE_NOT_HERE,
     FREE_PART,
     FREE_UNKNOWN,
-    REPLAY_DRAIN,
+    REPLAY_ALLOC,
     REPLAY_FREE,
     ReplayEvents,
     is_alloc,
 )
 from numa_service.mm.vmstat import NUMASTAT_NAMES, PATH_BUDDY_BLOCKS, PATH_STEALS
 from numa_service.procfs.buddyinfo import buddyinfo
-from numa_service.sim.replay_divergence import Sample, Samples, zone_samples
-from numa_service.sim.replay_truth import TraceTruth
+from numa_service.sim.replay_samples import Sample, Samples, zone_samples
 from numa_service.sim.simulation import Simulation
 from numa_service.sim.traced import NOWHERE, HeldInUse, TracedZones
 from numa_service.trace.events import EventCounts, EventKind, TraceEvents
-
-_BLOCK_INDEX_MASK = (1 << BLOCK_INDEX_BITS) - 1
 
 #: What could not be matched, by outcome; the keys of the report.
 UNMATCHED = {
@@ -67,16 +64,10 @@ class Agreement:
     compared: int
     same_node: int
     same_zone: int
-    #: Of the very same page.
-    same_pfn: int
     #: Allocated here, the real pfn in no known zone: not compared.
     unknown_pfn: int
-    #: Of those compared, the ones whose node was read off the trace, which shows that a policy or the caller
-    #: named it: that they went there is not computed.
-    by_policy: int
-    by_policy_same_node: int
-    #: Of the others, those that the traced kernel took to another node than their CPU's: after an exact start
-    #: because that was short, else for whatever reason.
+    #: Of those compared, the ones that the traced kernel took to another node than that of their CPU here,
+    #: for whatever reason: the CPU's node was short or is another there, or a policy or the caller named it.
     spilled: int
     spilled_same_node: int
 
@@ -117,12 +108,6 @@ class ReplayReport:
     local: int
     remote: int
     agreement: Agreement
-    #: Allocations sent to another node than their CPU's because the trace shows that they asked for it.
-    by_policy: int
-    #: Issued although the trace has no event for them: allocations in bulk, which have none, and drains that
-    #: no free caused (vmstat workers, reclaim).
-    inferred_allocs: int
-    inferred_drained_pages: int
     #: Migratetype fallbacks here, and mm_page_alloc_extfrag events of the trace: each a block stolen.
     steals: int
     traced_steals: int
@@ -134,8 +119,8 @@ class ReplayReport:
     traced_refilled: int
     #: Live blocks that were split because a part of them was freed.
     splits: int
-    #: From time to time, every zone beside the traced one.
-    samples: list[Sample]
+    #: Every zone, from time to time.
+    samples: tuple[Sample, ...]
     #: Blocks and pages of the trace still held at the end.
     live_blocks: int
     live_pages: int
@@ -161,6 +146,17 @@ class ReplayReport:
         return self.allocs + self.frees
 
 
+class Compared(NamedTuple):
+    """Allocations of the trace that were served, a column each; NOWHERE where the real pfn is in no zone."""
+
+    #: Row of the events.
+    row: I64
+    nid: I64
+    zone: I64
+    real_nid: I64
+    real_zone: I64
+
+
 @dataclass(slots=True)
 class ReplayTally:
     """Counts of one replay."""
@@ -168,7 +164,6 @@ class ReplayTally:
     sim: Simulation
     traced: TracedZones
     in_use: tuple[HeldInUse, ...]
-    truth: TraceTruth | None = None
     #: Allocations of a pfn that was live: the block was freed first.
     missing_frees: int = 0
     steals: int = 0
@@ -176,8 +171,7 @@ class ReplayTally:
     splits: int = 0
     #: By how many more blocks they have become.
     split_off: int = 0
-    by_policy: int = 0
-    _samples: Samples = field(default_factory=Samples)
+    _samples: Samples[Sample] = field(default_factory=Samples)
     _freed: I64 = field(init=False)
     _pageset_before: int = 0
     _kinds: I64 = field(init=False)
@@ -187,24 +181,19 @@ class ReplayTally:
     #: [nid, zone, order, migratetype, remote]: blocks.
     _placed: I64 = field(init=False)
     _frees: int = 0
+    _allocs: int = 0
     _compared: I64 = field(init=False)
-    _base_pfns: I64 = field(init=False)
-    _inferred: int = 0
-    _inferred_drains: int = 0
     _numa_before: dict[int, I64] = field(init=False)
     _before: dict[int, I64] = field(init=False)
 
     def __post_init__(self) -> None:
-        pgdats = self._pgdats()
+        pgdats = self.pgdats
         zones = max(len(pgdat.zone_names) for pgdat in pgdats)
         nids = max(self.sim.nodes) + 1
         self._kinds = np.zeros(len(EventKind), dtype=np.int64)
         self._outcomes = np.zeros(1 - min(UNMATCHED), dtype=np.int64)
         self._placed = np.zeros((nids, zones, NR_ORDERS, MIGRATE_PCPTYPES, 2), dtype=np.int64)
         self._compared = np.zeros(len(fields(Agreement)), dtype=np.int64)
-        self._base_pfns = np.zeros(nids, dtype=np.int64)
-        for pgdat in pgdats:
-            self._base_pfns[pgdat.nid] = pgdat.base_pfn
         self._numa_before = {pgdat.nid: pgdat.pg.numa_event.sum(axis=0) for pgdat in pgdats}
         #: Slots of whoever held pages before the trace: all that hold any now.
         self._before = {pgdat.nid: np.flatnonzero(pgdat.pg.owner_pages) for pgdat in pgdats}
@@ -213,8 +202,15 @@ class ReplayTally:
         for pgdat in pgdats:
             pgdat.take_path()
 
-    def _pgdats(self) -> list[Pgdat]:
+    @property
+    def pgdats(self) -> list[Pgdat]:
+        """Every node's memory."""
         return [node.pgdat for node in self.sim.nodes.values()]
+
+    @property
+    def events_read(self) -> int:
+        """Events read so far, issued or not."""
+        return int(self._kinds.sum())
 
     def add_events(self, events: TraceEvents, cpu_moved: npt.NDArray[np.bool_]) -> None:
         """Events read, issued or not."""
@@ -225,71 +221,56 @@ class ReplayTally:
         self._moved += int(np.count_nonzero(cpu_moved[events.cpu] & asks))
 
     def add_outcomes(
-        self,
-        events: ReplayEvents,
-        pfns: npt.NDArray[np.uint64],
-        migratetypes: I64,
-        inferred: npt.NDArray[np.bool_],
-        done: int,
+        self, events: ReplayEvents, pfns: npt.NDArray[np.uint64], migratetypes: I64, done: int
     ) -> None:
         """What became of the first `done` of these events; `pfns` are the real ones.
 
-        Those `inferred` are not of the trace: they are served, but not compared.
+        An event that is none of the trace (REPLAY_BULK, REPLAY_DRAIN) is served, but not compared.
         """
-        outcome, kind, guess = events.outcome[:done], events.kind[:done], inferred[:done]
-        allocs = is_alloc(kind)
-        self._outcomes += np.bincount(-outcome[(outcome < 0) & ~guess], minlength=len(self._outcomes))
-        got = np.flatnonzero(allocs & (outcome > 0))
-        nid = (outcome[got] >> BLOCK_NID_SHIFT) - 1
-        zone = (outcome[got] >> BLOCK_ZONE_SHIFT) & 0x7
+        outcome, kind = events.outcome[:done], events.kind[:done]
+        traced = (kind == REPLAY_ALLOC) | (kind == REPLAY_FREE)
+        self._outcomes += np.bincount(-outcome[(outcome < 0) & traced], minlength=len(self._outcomes))
+        got = np.flatnonzero(is_alloc(kind) & (outcome > 0))
+        nid, zone = _place(outcome[got])
         remote = (nid != events.home[got]).astype(np.int64)
         place = np.ravel_multi_index(
             (nid, zone, events.order[got], migratetypes[got], remote), self._placed.shape
         )
         np.add.at(self._placed.reshape(-1), place, 1)  # of one dimension: several times as quick
-        self._inferred += int(np.count_nonzero(guess[got]))
-        real_nid, real_zone = self.traced.locate(pfns[got])
-        known = (real_nid != NOWHERE) & ~guess[got]
-        same_node = known & (nid == real_nid)
-        pfn = self._base_pfns[nid] + (outcome[got] & _BLOCK_INDEX_MASK)
-        by_policy = known & (events.preferred[got] != events.home[got])
-        spilled = known & ~by_policy & (real_nid != events.home[got])
-        self._compared += [
-            np.count_nonzero(known),
-            np.count_nonzero(same_node),
-            np.count_nonzero(same_node & (zone == real_zone)),
-            np.count_nonzero(known & (pfn == pfns[got].astype(np.int64))),
-            np.count_nonzero((real_nid == NOWHERE) & ~guess[got]),
-            np.count_nonzero(by_policy),
-            np.count_nonzero(by_policy & same_node),
-            np.count_nonzero(spilled),
-            np.count_nonzero(spilled & same_node),
-        ]
         freed = np.flatnonzero((kind == REPLAY_FREE) & (outcome > 0))
         self._frees += len(freed)
         self._freed += np.bincount(events.order[freed], minlength=NR_ORDERS)
-        self.by_policy += int(np.count_nonzero(allocs & (events.preferred[:done] != events.home[:done])))
-        self._inferred_drains += int(events.order[:done][kind == REPLAY_DRAIN].sum())
+        row = got[traced[got]]
+        self._allocs += len(row)
+        compared = Compared(row, *_place(outcome[row]), *self.traced.locate(pfns[row]))
+        self.compare(events, pfns, compared)
+
+    def compare(self, events: ReplayEvents, pfns: npt.NDArray[np.uint64], here: Compared) -> None:
+        """Count the allocations that went where the traced kernel's went."""
+        known = here.real_nid != NOWHERE
+        same_node = known & (here.nid == here.real_nid)
+        spilled = known & (here.real_nid != events.home[here.row])
+        self._compared += [
+            np.count_nonzero(known),
+            np.count_nonzero(same_node),
+            np.count_nonzero(same_node & (here.zone == here.real_zone)),
+            np.count_nonzero(~known),
+            np.count_nonzero(spilled),
+            np.count_nonzero(spilled & same_node),
+        ]
 
     def add_path(self, path: Sequence[int] | I64) -> None:
         """Work counters of something that was done on a node."""
         self.steals += int(path[PATH_STEALS])
         self.buddy_blocks += int(path[PATH_BUDDY_BLOCKS])
 
-    def traced_free(self) -> dict[tuple[int, int], int] | None:
-        """Free pages of the traced zones by nid and zone index, as of the chunk that was replayed last."""
-        if self.truth is None:
-            return None
-        return dict(zip(self.truth.keys, self.truth.free.tolist(), strict=True))
-
-    def sample(self, time_ns: int, truth: dict[tuple[int, int], int] | None) -> None:
-        """Note where every zone is, if it is time; `truth`: free pages of the traced zones now."""
+    def sample(self, time_ns: int) -> None:
+        """Note where every zone is, if it is time."""
         if self._samples.due():
-            zones = zone_samples(self._pgdats(), truth)
-            self._samples.add(Sample(int(self._kinds.sum()), time_ns, zones))
+            self._samples.add(Sample(self.events_read, time_ns, zone_samples(self.pgdats)))
 
     def _pageset_blocks(self) -> int:
-        return sum(int(np.count_nonzero(pgdat.pg.flags & PG_PCP)) for pgdat in self._pgdats())
+        return sum(int(np.count_nonzero(pgdat.pg.flags & PG_PCP)) for pgdat in self.pgdats)
 
     def _moved_blocks(self) -> tuple[int, int]:
         """Blocks off the free lists and from pagesets back onto them.
@@ -297,7 +278,7 @@ class ReplayTally:
         Every block that moved is in the work counters; what went to callers and came from them without a
         pageset is known, and so is by how much the pagesets grew.
         """
-        max_order = int(self._pgdats()[0].pg.tune[TUNE_PCP_MAX_ORDER])
+        max_order = int(self.pgdats[0].pg.tune[TUNE_PCP_MAX_ORDER])
         orders = np.arange(NR_ORDERS)
         kept = (orders <= max_order) | ((orders == PAGEBLOCK_ORDER) & (max_order > 0))
         got = self._placed.sum(axis=(0, 1, 3, 4))
@@ -314,13 +295,12 @@ class ReplayTally:
         asked = int(self._kinds[EventKind.MM_PAGE_ALLOC] + self._kinds[EventKind.MM_PAGE_FREE])
         unmatched = {"alloc_failed_in_trace": self._failed_in_trace, "missing_free": self.missing_frees}
         unmatched |= {name: int(self._outcomes[-code]) for code, name in UNMATCHED.items()}
-        zones = [balance for pgdat in self._pgdats() for balance in self._zones(pgdat)]
-        allocs = int(placed.sum()) - self._inferred
+        zones = [balance for pgdat in self.pgdats for balance in self._zones(pgdat)]
         refilled, drained = self._moved_blocks()
         return ReplayReport(
             machine=self.sim.spec.name,
             events=kinds,
-            allocs=allocs,
+            allocs=self._allocs,
             frees=self._frees,
             wanted=asked - self._failed_in_trace,
             unmatched=unmatched,
@@ -333,9 +313,6 @@ class ReplayTally:
             local=int(placed[..., 0].sum()),
             remote=int(placed[..., 1].sum()),
             agreement=Agreement(*map(int, self._compared)),
-            by_policy=self.by_policy,
-            inferred_allocs=self._inferred,
-            inferred_drained_pages=self._inferred_drains,
             steals=self.steals,
             traced_steals=int(self._kinds[EventKind.MM_PAGE_ALLOC_EXTFRAG]),
             drained=drained,
@@ -343,7 +320,7 @@ class ReplayTally:
             refilled=refilled,
             traced_refilled=int(self._kinds[EventKind.MM_PAGE_ALLOC_ZONE_LOCKED]),
             splits=self.splits,
-            samples=list(self._samples.kept),
+            samples=tuple(self._samples.kept),
             live_blocks=int(placed.sum()) + self.split_off - self._frees - self.missing_frees,
             live_pages=sum(zone.held_trace for zone in zones),
             in_use=list(self.in_use),
@@ -355,7 +332,7 @@ class ReplayTally:
                         strict=True,
                     )
                 )
-                for p in self._pgdats()
+                for p in self.pgdats
             },
             zones=zones,
             buddyinfo=buddyinfo(next(iter(self.sim.nodes.values())).machine.snapshot()),
@@ -370,7 +347,7 @@ class ReplayTally:
     def _placed_in(self) -> list[PlacedIn]:
         sizes = 1 << np.arange(NR_ORDERS, dtype=np.int64)
         result = []
-        for pgdat in self._pgdats():
+        for pgdat in self.pgdats:
             for extent in pgdat.extents:
                 if not extent.managed:
                     continue
@@ -403,6 +380,11 @@ class ReplayTally:
                 )
             )
         return result
+
+
+def _place(blocks: I64) -> tuple[I64, I64]:
+    """Nid and zone index of each block (mm.replay.block_of)."""
+    return (blocks >> BLOCK_NID_SHIFT) - 1, (blocks >> BLOCK_ZONE_SHIFT) & 0x7
 
 
 def _held_by_zone(pgdat: Pgdat, slots: I64 | None = None) -> I64:

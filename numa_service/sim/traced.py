@@ -17,8 +17,8 @@ from numa_service.mm.page_alloc import ALLOC_NO_WATERMARKS, NUMA_HOW_HIT, NUMA_H
 from numa_service.node import ops
 from numa_service.node.node import Node
 from numa_service.node.owners import Owner
+from numa_service.trace.buddyinfo import parse_buddyinfo, read_captured
 from numa_service.trace.events import TraceError
-from numa_service.trace.occupancy import parse_buddyinfo, read_captured
 
 #: nid or zone index of a pfn that lies in no zone.
 NOWHERE = -1

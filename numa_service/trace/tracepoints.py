@@ -19,6 +19,7 @@ import numpy.typing as npt
 from numa_service.mm import tracepoints as tp
 from numa_service.mm.gfp import GFP_MASKS, Gfp
 from numa_service.mm.mmzone import PAGEBLOCK_ORDER
+from numa_service.mm.profile import DEFAULT_PROFILE, PROFILES
 
 I64 = npt.NDArray[np.int64]
 
@@ -261,9 +262,9 @@ def show_reclaim_flags(flags: int) -> str:
 class Printer:
     """Events as text, in the formats of one kernel."""
 
-    def __init__(self, profile: str = "linux-6.1") -> None:
+    def __init__(self, profile: str = DEFAULT_PROFILE) -> None:
         """`profile` is the emulated kernel's name."""
-        self._as_6_12 = profile == "linux-6.12"
+        self._kernel = PROFILES[profile]
         self._fields: tuple[Callable[..., str], ...] = (
             self._alloc,
             lambda page, pfn, order: f"page={page(pfn)} pfn={pfn:#x} order={order}",
@@ -334,7 +335,7 @@ class Printer:
     def _isolate(
         self, _: Any, zone: int, order: int, requested: int, scanned: int, skipped: int, taken: int, lru: int
     ) -> str:
-        mode = "" if self._as_6_12 else "isolate_mode=0 "
+        mode = "isolate_mode=0 " if self._kernel.traces_isolate_mode else ""
         return (
             f"{mode}classzone={zone} order={order} nr_requested={requested} nr_scanned={scanned} "
             f"nr_skipped={skipped} nr_taken={taken} lru={LRU_NAMES[lru]}"
@@ -368,7 +369,7 @@ class Printer:
         mode: int,
         reason: int,
     ) -> str:
-        more = f"nr_split={split} " if self._as_6_12 else ""
+        more = f"nr_split={split} " if self._kernel.traces_nr_split else ""
         return (
             f"nr_succeeded={succeeded} nr_failed={failed} nr_thp_succeeded={thp_succeeded} "
             f"nr_thp_failed={thp_failed} nr_thp_split={thp_split} {more}mode={MIGRATE_MODES[mode]} "

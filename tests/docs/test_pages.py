@@ -12,6 +12,7 @@ from typing import get_args
 import pytest
 from doc_blocks import PAGES, ROOT, blocks, code, page, rows
 from doc_shell import DocShell
+from groundtruth import ARCHIVES, unpacked
 from numa_client import Access, Mix, Phase, Program, ProgramLimits, ProgramRegion
 from numa_client._program import DistributionKind
 from skips import needs
@@ -40,6 +41,7 @@ RUN = {
     "docs/machine-file.md": "test_machine_file_runs",
     "docs/import-export.md": "test_import_export_runs",
     "docs/replay.md": "test_replay_runs",
+    "lab/README.md": "test_exact_replay_runs",
     "docs/tracepoints.md": "test_tracepoints_run",
     "CONTRIBUTING.md": "test_contributing_runs",
 }
@@ -238,6 +240,15 @@ def test_the_limits_of_programs_that_are_documented_are_the_limits() -> None:
 
 def test_replay_runs(tmp_path: Path) -> None:
     DocShell(tmp_path).play(blocks("docs/replay.md"))
+
+
+def test_exact_replay_runs(tmp_path: Path) -> None:
+    shell = DocShell(tmp_path)
+    (tmp_path / "lab").symlink_to(ROOT / "lab")
+    (tmp_path / "build").mkdir()
+    packed = unpacked(ARCHIVES, ROOT / "build")
+    (tmp_path / "build" / packed.name).symlink_to(packed)
+    shell.play(blocks("lab/README.md"))
 
 
 def test_tracepoints_run(tmp_path: Path) -> None:

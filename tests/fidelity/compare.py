@@ -15,7 +15,8 @@ from pathlib import Path
 
 from procfs.parse import machine_of_zoneinfo
 
-from numa_service.machine.boot import Machine, start_kernel
+from numa_service.machine.boot import start_kernel
+from numa_service.machine.booted import Machine
 from numa_service.machine.cmdline import parse_cmdline
 from numa_service.machine.source import load
 from numa_service.machine.sysctl import SYSCTLS

@@ -10,12 +10,12 @@ from typing import Any
 from fidelity.compare import Field
 from fidelity.workloads import StepRun
 
+from lab.pagetypeinfo import read_occupancy
+from lab.start import read_pagesets
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.gfp import parse_gfp
 from numa_service.mm.snapshot import ZoneSnapshot
 from numa_service.node.mempolicy import Policy, PolicyMode
-from numa_service.sim.replay_start import read_pagesets
-from numa_service.trace.occupancy import read_occupancy
 
 #: alloc_buddy_huge_page with what htlb_alloc_mask and alloc_pool_huge_page give it.
 _GFP = int(parse_gfp("GFP_HIGHUSER_MOVABLE|__GFP_COMP|__GFP_NOWARN|__GFP_RETRY_MAYFAIL|__GFP_THISNODE"))

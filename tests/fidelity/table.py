@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from fidelity.compare import Field, compare
 from fidelity.hotplug import compare_hotplug
@@ -191,7 +192,8 @@ def main() -> int:
             f"|---|---|---|---|---|---|---|---|---|---|---|\n{''.join(map(trace_rows, replayed))}"
             "\nWhere their allocations went. A node that a policy or the caller named is read off the trace "
             "and followed: that it is the same says nothing, and one that is not was short here. All others "
-            'are computed; of those, "elsewhere" are what the traced kernel took from another node because '
+            "are computed: those of a CPU whose node was above LOW could go nowhere else; "
+            '"elsewhere" are what the traced kernel took from another node because '
             "the CPU's own was short.\n\n"
             "| trace | same node: policies followed | same node: computed | of these, elsewhere | same "
             "zone | same page |\n"

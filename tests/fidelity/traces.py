@@ -10,12 +10,10 @@ import numpy as np
 from fidelity.compare import Field
 from procfs.parse import machine_of_zoneinfo
 
+from lab.divergence import ZoneDivergence, compare_after
+from lab.replay import ExactReplay, traced_machine
+from lab.tally import ExactReport
 from numa_service.machine.source import load
-from numa_service.sim.replay import Replay
-from numa_service.sim.replay_divergence import ZoneDivergence, compare_after
-from numa_service.sim.replay_start import CapturedStart
-from numa_service.sim.replay_tally import ReplayReport
-from numa_service.sim.traced import TracedZones
 from numa_service.trace.events import EventKind, TraceEvents
 from numa_service.trace.source import open_trace
 
@@ -40,7 +38,7 @@ class TraceResult:
     """One trace."""
 
     name: str
-    report: ReplayReport
+    report: ExactReport
     zones: list[ZoneDivergence]
     #: Pages that the captured kernel allocated between the captures beyond those that the trace shows.
     untraced: int
@@ -55,11 +53,8 @@ def replay_trace(directory: Path) -> TraceResult | None:
         return None
     if not (topology / "zoneinfo.txt").is_file():
         return None
-    spec = load(str(topology))
-    traced = TracedZones.read(directory / "before", spec.arch)
-    spec, same_machine = traced.fit(spec)
-    start = CapturedStart.read(directory / "before", directory) if same_machine else None
-    replay = Replay(spec, traced, start)
+    replay = traced_machine(load(str(topology)), directory, directory / "before")
+    assert isinstance(replay, ExactReplay)
     pages = 0
 
     def counted(chunks: Iterable[TraceEvents]) -> Iterator[TraceEvents]:

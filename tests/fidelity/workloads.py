@@ -19,6 +19,9 @@ import numpy as np
 from fidelity.compare import Field
 from procfs.parse import machine_of_zoneinfo
 
+from lab.evidence import Evidence
+from lab.pagetypeinfo import read_occupancy
+from lab.start import CapturedStart, read_pagesets
 from numa_service.machine.source import load
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.gfp import parse_gfp
@@ -33,11 +36,8 @@ from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
 from numa_service.node.page_alloc import alloc_for_owner
 from numa_service.node.pfns import unpack_pfns
-from numa_service.sim.replay_start import CapturedStart, read_pagesets
 from numa_service.sim.simulation import Simulation
 from numa_service.sim.traced import TracedZones
-from numa_service.trace.evidence import Evidence
-from numa_service.trace.occupancy import read_occupancy
 
 PAGES_PER_MIB = 256
 _TABLE_PAGES = 512

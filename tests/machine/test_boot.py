@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from groundtruth import GROUNDTRUTH
 
-from numa_service.machine.boot import Machine, managed_pages, rebuild_zonelists, start_kernel
+from numa_service.machine.boot import managed_pages, start_kernel
+from numa_service.machine.booted import Machine, rebuild_zonelists
 from numa_service.machine.machinefile import parse_machine
 from numa_service.machine.notation import parse_pages
 from numa_service.machine.presets import load_preset

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from groundtruth import topologies
 
-from numa_service.machine.boot import Machine, start_kernel
+from numa_service.machine.boot import start_kernel
+from numa_service.machine.booted import Machine
 from numa_service.machine.machinefile import parse_machine
 from numa_service.machine.presets import load_preset
 from numa_service.machine.source import load

@@ -111,7 +111,7 @@ def test_ratios_are_as_many_as_zone_types() -> None:
 @pytest.mark.parametrize("profile", list(PROFILES))
 def test_every_default_is_a_value_that_could_be_written(profile: str) -> None:
     for name, sysctl in SYSCTLS.items():
-        default = sysctl.defaults.get(profile)
+        default = sysctl.default_in(profile)
         if default is not None:
             assert parse_sysctl(name, default, profile) == default
 
@@ -141,11 +141,11 @@ def _state(profile: str, key: str, value: str | None) -> dict[str, bytes]:
 def test_a_sysctl_says_that_it_changes_nothing_if_it_changes_nothing(profile: str) -> None:
     before = _state(profile, "", None)
     for name, sysctl in SYSCTLS.items():
-        if profile not in sysctl.defaults or name in ("vm.stat_interval", "vm.numa_zonelist_order"):
+        if not sysctl.is_in(profile) or name in ("vm.stat_interval", "vm.numa_zonelist_order"):
             continue  # the interval is looked up by whoever ticks; the order: tests/machine/test_boot.py
         value = VALUES.get(name)
         if value is None:
-            default = int(sysctl.defaults[profile] or 0)
+            default = int(sysctl.default_in(profile) or 0)
             value = str(default + 8 if default + 8 <= sysctl.limit(profile) else sysctl.minimum)
             value = value if value != str(default) else str(default + 1)
         changed = _state(profile, name, value) != before

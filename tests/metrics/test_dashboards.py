@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from real_prometheus import ask, ask_range, free_port, prometheus, requires_prometheus, settings
 from skips import needs
 
-from numa_service.machine.snapshot import assemble, node_part
+from numa_service.machine.snapshot import assemble
 from numa_service.metrics.dashboards import DASHBOARDS, Dashboard
 from numa_service.metrics.dashboards.__main__ import files
 from numa_service.metrics.dashboards.model import COLUMNS, Kind, Query
@@ -251,7 +251,7 @@ def test_every_rule_has_an_answer(watched: Watched) -> None:
 def test_the_rules_say_what_node_exporter_says(watched: Watched) -> None:
     """node_exporter reads the machine's own /proc and /sys; every series that both have is equal."""
     nodes = [server.node for server in watched.machine.servers.values()]
-    snapshot = assemble(nodes[0].machine.spec, [node_part(node.machine, node.nid) for node in nodes])
+    snapshot = assemble(nodes[0].machine.spec, [node.machine.node_part(node.nid) for node in nodes])
     with tempfile.TemporaryDirectory(prefix="numa-exporter-") as name:
         for path, entry, text in tree.walk(snapshot):
             if not entry.target:

@@ -134,16 +134,16 @@ def test_who_has_the_same_text_shares_a_cache_and_nobody_else(tmp_path: Path) ->
     assert sorted(path.relative_to(cache) for path in cache.rglob("*.nb?")) == files
     assert _use(there, cache, cpu="generic")[:2] != (kernels, traces)
     others = [_use(there, cache, cpu="generic"), _use(there, cache, numba="0.0.1")]
-    with (there / "trace" / "retrace.py").open("a") as text:
+    with (there / "trace" / "tokenizer.py").open("a") as text:
         text.write("#\n")
-    retraced = _use(there, cache)
-    assert (retraced[0], retraced[2]) == (kernels, 1)
-    assert retraced[1] != traces
+    reread = _use(there, cache)
+    assert (reread[0], reread[2]) == (kernels, 1)
+    assert reread[1] != traces
     with (there / "mm" / "lists.py").open("a") as text:  # what a kernel calls, not the kernel
         text.write("#\n")
     others.append(_use(there, cache))
     assert len({kernels, *(other[0] for other in others)}) == 4
-    assert len({traces, retraced[1], *(other[1] for other in others)}) == 5
+    assert len({traces, reread[1], *(other[1] for other in others)}) == 5
     assert [other[2] for other in others[1:]] == [0, 0]
 
 

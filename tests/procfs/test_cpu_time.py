@@ -9,7 +9,7 @@ from procfs.machines import machine, node
 
 from numa_service.cli.fill import Fill, fill
 from numa_service.machine.presets import load_preset
-from numa_service.machine.snapshot import IdleClock, NodePart, node_part
+from numa_service.machine.snapshot import IdleClock, NodePart
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.snapshot import MachineSnapshot, Uptime
 from numa_service.node.inspect import cpu_time
@@ -55,7 +55,7 @@ def test_no_cpu_was_never_there() -> None:
 def parts(spec: MachineSpec, busy_ns: int, booted: float = 1000.0) -> list[NodePart]:
     simulation = Simulation(spec)
     return [
-        node_part(n.machine, nid, {spec.cpus[0]: busy_ns} if nid == 0 else {}, booted + nid)
+        n.machine.node_part(nid, {spec.cpus[0]: busy_ns} if nid == 0 else {}, booted + nid)
         for nid, n in simulation.nodes.items()
     ]
 

@@ -78,7 +78,7 @@ def test_json_has_the_keys_of_the_report(machine: str, trace: str) -> None:
     result = run(app, [trace, "--machine", machine, "--json"])
     assert result.exit_code == 0
     report = json.loads(result.stdout)
-    own = {"trace", "interrupted", "seconds", "events_per_second", "matched", "exact_start", "divergence"}
+    own = {"trace", "interrupted", "seconds", "events_per_second", "matched"}
     assert set(report) == own | set(ReplayReport.__dataclass_fields__)
     assert (report["allocs"], report["frees"], report["wanted"], report["matched"]) == (2, 1, 4, 3)
     assert report["unmatched"]["free_of_page_allocated_before_trace"] == 1
@@ -247,12 +247,13 @@ def test_where_nothing_can_be_written(trace: str, tmp_path: Path, convert: Calla
     assert "name a file in a directory" in str(result.exception)
 
 
-def test_a_captured_trace_on_its_topology() -> None:
+def test_a_captured_trace_on_another_machine() -> None:
+    """As many pages are held as were in use, where there are zones of the same names."""
     trace = GROUNDTRUTH / "traces/numa-2n-big/forkmix"
-    machine = GROUNDTRUTH / "topologies/numa-2n-big"
-    result = run(app, [str(trace), "--machine", str(machine), "--json"])
+    result = run(app, [str(trace), "--machine", "four-ring", "--json"])
     assert result.exit_code == 0
     report = json.loads(result.stdout)
     assert sum(report["events"].values()) == 323_671
-    assert report["agreement"]["same_node"] == report["agreement"]["compared"] == report["allocs"]
+    assert report["allocs"] == report["agreement"]["compared"] == 93_145
+    assert all(held["held"] == held["wanted"] > 0 for held in report["in_use"] if held["zone"] == "DMA32")
     assert all(zone["conserved"] for zone in report["zones"])

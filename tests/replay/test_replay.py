@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from replay.traced import PFNS, SPEC, Alloc, Event, Free, Other, render, replay
 
+from numa_service.mm.invariants import check_pgdat
+from numa_service.mm.pgdata import PG_HELD
+from numa_service.mm.split_page import split_held
 from numa_service.procfs import SHOW
 from numa_service.sim.replay import Replay
+from numa_service.sim.replay_samples import MAX_SAMPLES
 from numa_service.sim.replay_tally import ReplayReport
 from numa_service.sim.traced import TracedZones
 from numa_service.trace.events import TraceError
@@ -49,7 +54,7 @@ def test_each_event_goes_to_the_node_of_its_cpu(tmp_path: Path) -> None:
     assert report.by_migratetype == {"Unmovable": 1, "Movable": 3, "Reclaimable": 0}
     seen = report.agreement
     assert (seen.compared, seen.same_node, seen.same_zone, seen.unknown_pfn) == (4, 3, 3, 0)
-    assert (seen.by_policy, seen.spilled, seen.spilled_same_node) == (0, 1, 0)
+    assert (seen.spilled, seen.spilled_same_node) == (1, 0)
     assert (report.live_blocks, report.live_pages) == (2, 9)
     assert report.numastat["0"] | report.numastat["1"] == {
         "numa_hit": 2,
@@ -207,3 +212,31 @@ def test_a_truncated_trace_is_an_error(tmp_path: Path) -> None:
 def test_the_machine_of_another_capture_keeps_its_own_pages(tmp_path: Path) -> None:
     traced = TracedZones(TracedZones.of(SPEC).zones[:-1], SPEC.arch)
     assert traced.fit(SPEC) == (SPEC, False)
+
+
+def test_samples_are_spread_over_the_trace_and_never_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("numa_service.sim.replay.SAMPLE_EVENTS", 10)
+    events: list[Event] = [Alloc(0, PFNS[0] + i) for i in range(2000)]
+    _, report = replay(tmp_path, events)
+    assert MAX_SAMPLES // 4 < len(report.samples) <= MAX_SAMPLES
+    gaps = {b.events - a.events for a, b in zip(report.samples, report.samples[1:], strict=False)}
+    assert len(gaps) == 1
+    assert report.samples[-1].events > 1800
+
+
+def test_parts_of_a_held_block_are_split_off() -> None:
+    machine = Replay(SPEC)
+    pgdat = machine.sim.nodes[0].pgdat
+    pg = pgdat.pg
+    zone = pgdat.zone_names.index("DMA32")
+    pfns = pgdat.alloc((zone,), 0, 4, 1, 1, zone, 0x04, 3, 9)
+    idx = int(pfns[0]) - pgdat.base_pfn
+    assert not split_held(pg, idx, 4, idx + 1, 1)  # not aligned
+    assert not split_held(pg, idx, 4, idx + 16, 0)  # outside
+    assert not split_held(pg, idx, 3, idx, 0)  # of another order
+    assert split_held(pg, idx, 4, idx + 6, 1)
+    heads = np.flatnonzero(pg.flags & PG_HELD)
+    assert [(int(h) - idx, int(pg.order[h])) for h in heads] == [(0, 2), (4, 1), (6, 1), (8, 3)]
+    assert check_pgdat(pgdat) == []

@@ -112,6 +112,18 @@ def replay(
     return machine, machine.tally.report(reader.counts)
 
 
-def digests(machine: Replay) -> list[str]:
-    """The state of every node."""
-    return [node.digest() for node in machine.sim.nodes.values()]
+def digests(machine: Replay) -> list[tuple[object, ...]]:
+    """Memory, owners, sessions and load of every node: what a stretch changes, too.
+
+    It asks no node, though, so that questions are not numbered and nothing is kept for repeated ones.
+    """
+    return [
+        (
+            node.pgdat.digest(),
+            node.slots.state,
+            [session.state for session in node.sessions.values()],
+            node.load.state,
+            node.kswapd.run,
+        )
+        for node in machine.sim.nodes.values()
+    ]

@@ -18,7 +18,7 @@ from numa_client import (
     Unavailable,
 )
 
-from numa_service.machine.snapshot import assemble, node_part
+from numa_service.machine.snapshot import assemble
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.node import ops
 from numa_service.node.errors import PeerUnavailable
@@ -35,7 +35,7 @@ BLOCK = "/sys/devices/system/memory/memory5"
 def now(demo: Loopback) -> MachineSnapshot:
     """The machine as its nodes are, without a network."""
     nodes = [demo.node(nid) for nid in demo.servers]
-    return assemble(demo.spec, [node_part(node.machine, node.nid, cpu_time(node)) for node in nodes])
+    return assemble(demo.spec, [node.machine.node_part(node.nid, cpu_time(node)) for node in nodes])
 
 
 async def test_what_clients_read_is_what_the_nodes_are(demo: Loopback, client: AsyncMachine) -> None:

@@ -13,7 +13,7 @@ from functools import cache
 from numa_service.cli.fill import Fill, fill
 from numa_service.cli.mirror import File
 from numa_service.machine.presets import load_preset
-from numa_service.machine.snapshot import assemble, node_part
+from numa_service.machine.snapshot import assemble
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.procfs import tree
@@ -79,6 +79,6 @@ def emulated(preset: str) -> Emulated:
     last = spec.nodes[-1].nid
     for wanted in ("0=20001:anon", "0=1003", f"{last}=3001:file", f"{last}=99"):
         fill(simulation, Fill.parse(wanted, spec))
-    snapshot = assemble(spec, [node_part(node.machine, nid) for nid, node in simulation.nodes.items()])
+    snapshot = assemble(spec, [node.machine.node_part(nid) for nid, node in simulation.nodes.items()])
     files = (File(path, entry.mode, entry.target, text) for path, entry, text in tree.walk(snapshot))
     return Emulated(spec, snapshot, tuple(files))

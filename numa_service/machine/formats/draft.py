@@ -23,14 +23,15 @@ from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError
 from numa_service.machine.sysctl import SYSCTLS
 from numa_service.machine.zones import PfnRange, count_pages, intersect, q35_ram
 from numa_service.mm.mmzone import PAGE_SHIFT, PAGE_SIZE
-from numa_service.mm.sparse import SECTION_SIZE_BITS, STRUCT_PAGE_BYTES
+from numa_service.mm.profile import DEFAULT_PROFILE, PROFILES, profile_of_version
+from numa_service.mm.sparse import SECTION_SIZE_BITS
 
 #: Of a node whose memory nothing tells: as hwloc's synthetic topologies have it.
 DEFAULT_NODE_BYTES = 1 << 30
 #: NODE_MIN_SIZE of x86: memory of a node with less is not used.
 NODE_MIN_BYTES = 4 << 20
 _SECTION_BYTES = 1 << SECTION_SIZE_BITS["x86_64"]
-_SECTION_MAP_BYTES = (_SECTION_BYTES >> PAGE_SHIFT) * STRUCT_PAGE_BYTES["x86_64"]
+_SECTION_MAP_BYTES = (_SECTION_BYTES >> PAGE_SHIFT) * PROFILES[DEFAULT_PROFILE].struct_page_bytes["x86_64"]
 _VERSION = re.compile(r"(\d+)\.(\d+)", re.ASCII)
 _DMA32_END = 4 << 30 >> PAGE_SHIFT
 _Q35_ACPI_PAGES = 32
@@ -74,7 +75,7 @@ class Draft:
     distances: dict[Pair, int] = field(default_factory=dict)
     latency: LatencyModel = field(default_factory=LatencyModel)
     arch: str = "x86_64"
-    profile: str = "linux-6.1"
+    profile: str = DEFAULT_PROFILE
     swap_pages: int = 0
     cmdline: str = ""
     memory_model: str | None = None
@@ -160,9 +161,9 @@ class Draft:
                 node.memory -= node.memory % PAGE_SIZE
         if not self.exact:
             self._ignore_small_nodes()
-            if self.profile == "linux-3.0" and told_pairs(self.latency):
+            if told_pairs(self.latency) and not PROFILES[self.profile].reads_hmat:
                 self.note(
-                    "linux-3.0 reads no HMAT: latencies and bandwidths count, and no access0 shows them"
+                    f"{self.profile} reads no HMAT: latencies and bandwidths count, and no access0 shows them"
                 )
         if not any(node.bytes for node in self.nodes):
             self.note(f"no node's memory is told: {format_size(DEFAULT_NODE_BYTES)} each was taken")
@@ -298,7 +299,7 @@ def draft_of(spec: MachineSpec) -> Draft:
     known = {
         name: value
         for name, value in spec.sysctls.items()
-        if name in SYSCTLS and spec.profile in SYSCTLS[name].defaults
+        if name in SYSCTLS and SYSCTLS[name].is_in(spec.profile)
     }
     draft = Draft(
         name=machine_name(spec.name),
@@ -356,18 +357,9 @@ def _movable(node: NodeSpec) -> int:
 
 
 def profile_of(version: str) -> str | None:
-    """Profile that behaves most like a kernel of that version (``5.10.0-8-amd64``); None without a number.
-
-    From 6.12 on it is linux-6.12; from 4.8 on (per-node LRU lists, watermark_scale_factor) linux-6.1; before
-    that linux-3.0.
-    """
+    """Profile that behaves most like a kernel of that version (``5.10.0-8-amd64``); None without a number."""
     match = _VERSION.match(version)
-    if match is None:
-        return None
-    number = (int(match[1]), int(match[2]))
-    if number >= (6, 12):
-        return "linux-6.12"
-    return "linux-6.1" if number >= (4, 8) else "linux-3.0"
+    return None if match is None else profile_of_version((int(match[1]), int(match[2]))).name
 
 
 def _legal_row(row: Sequence[float], own: int) -> list[int] | None:

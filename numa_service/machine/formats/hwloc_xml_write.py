@@ -19,8 +19,8 @@ from numa_service.machine.spec import MachineSpec
 from numa_service.machine.zones import count_pages
 from numa_service.mm.memblock import BootMemoryError
 from numa_service.mm.mmzone import PAGE_SIZE
+from numa_service.mm.profile import PROFILES
 
-_RELEASES = {"linux-3.0": "3.0.0", "linux-6.1": "6.1.0", "linux-6.12": "6.12.0"}
 #: hwloc writes so many values of a matrix into an element.
 _VALUES_A_LINE = 10
 _NUMA_LATENCY = 1 | 4
@@ -95,7 +95,7 @@ class _Writer:
         infos = {
             "Backend": "numa-service",
             "OSName": "Linux",
-            "OSRelease": _RELEASES.get(draft.profile, "6.1.0"),
+            "OSRelease": f"{PROFILES[draft.profile].version}.0",
             "Architecture": "x86_64" if draft.arch == "x86_64" else "i686",
         }
         for name, value in infos.items():

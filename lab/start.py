@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from lab.evidence import Evidence, KswapdRuns, ZoneStart, gather
+from lab.layout import ZoneLayout, ZonePlan
+from lab.occupancy import ZoneState, write_occupancy
+from lab.pagetypeinfo import ZoneOccupancy, read_occupancy
 from numa_service.machine.spec import MachineSpec, SpecError
 from numa_service.machine.tree import Directory
 from numa_service.machine.zoneinfo import parse_zoneinfo
 from numa_service.mm.mmzone import MIGRATE_MOVABLE, WMARK_HIGH, WMARK_LOW, WMARK_MIN, zone_index
-from numa_service.mm.occupancy import ZoneState, write_occupancy
 from numa_service.mm.page_alloc import ALLOC_NO_WATERMARKS, NUMA_HOW_HIT, NUMA_HOW_LOCAL
 from numa_service.mm.pgdat import Pgdat
 from numa_service.mm.pgdata import PCP_HIGH_NOW, PG_HELD
@@ -22,11 +25,9 @@ from numa_service.node import ops
 from numa_service.node.node import Node
 from numa_service.node.owners import Owner
 from numa_service.node.pfns import unpack_pfns
-from numa_service.sim.replay_layout import ZoneLayout, ZonePlan
 from numa_service.sim.traced import HeldInUse
+from numa_service.trace.buddyinfo import read_captured
 from numa_service.trace.events import KswapdChange, TraceError, TraceEvents
-from numa_service.trace.evidence import Evidence, KswapdRuns, ZoneStart, gather
-from numa_service.trace.occupancy import ZoneOccupancy, read_captured, read_occupancy
 from numa_service.trace.source import open_trace, read_kswapd
 
 _ZONE = re.compile(r"Node (\d{1,4}), zone +(\w+)", re.ASCII)

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lab.compiled import compiled
 from numa_service.mm.jit import i64
 from numa_service.mm.mmzone import (
     MIGRATE_MOVABLE,
@@ -31,7 +32,6 @@ from numa_service.mm.mmzone import (
     PAGE_ALLOC_COSTLY_ORDER,
     PAGEBLOCK_ORDER,
 )
-from numa_service.trace.compiled import compiled
 from numa_service.trace.events import EventKind
 
 I32 = npt.NDArray[np.int32]

@@ -2,7 +2,7 @@
 
 The first event of a page says where it was when tracing began: freed first, it was in use; taken from the
 buddy lists first (``mm_page_alloc_zone_locked``), it was free; allocated without that, or drained first, it
-was on a pageset. :mod:`numa_service.trace.retrace` follows the events for the rest.
+was on a pageset. :mod:`lab.retrace` follows the events for the rest.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from numa_service.mm.mmzone import MIGRATE_PCPTYPES, MIGRATE_TYPES, NR_ORDERS, PAGEBLOCK_ORDER
-from numa_service.trace.events import EventKind, KswapdChange, TraceEvents
-from numa_service.trace.retrace import (
+from lab.retrace import (
     BEGAN_DRAINED,
     BEGAN_FREE,
     BEGAN_IN_USE,
@@ -36,6 +34,8 @@ from numa_service.trace.retrace import (
     Zones,
     retrace,
 )
+from numa_service.mm.mmzone import MIGRATE_PCPTYPES, MIGRATE_TYPES, NR_ORDERS, PAGEBLOCK_ORDER
+from numa_service.trace.events import EventKind, KswapdChange, TraceEvents
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from groundtruth import GROUNDTRUTH
 
+from lab.pagetypeinfo import parse_pagetypeinfo, read_occupancy
 from numa_service.mm.mmzone import MIGRATE_MOVABLE, MIGRATE_UNMOVABLE
+from numa_service.trace.buddyinfo import parse_buddyinfo
 from numa_service.trace.events import TraceError
-from numa_service.trace.occupancy import parse_buddyinfo, parse_pagetypeinfo, read_occupancy
 
 BUDDYINFO = (
     "Node 0, zone   Normal 100007      3      1      2      1      2      2      3      2      1    186 \n"

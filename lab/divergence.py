@@ -1,4 +1,4 @@
-"""How far a replayed machine is from the traced one: by zone and order, over time and at the end."""
+"""How far a replayed machine is from the capture made after tracing, by zone and order."""
 
 from __future__ import annotations
 
@@ -8,38 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from lab.start import read_pagesets
 from numa_service.mm.jit import i64
 from numa_service.mm.mmzone import NR_ORDERS
 from numa_service.mm.pcp import free_pcppages_bulk
-from numa_service.mm.pgdat import Pgdat
-from numa_service.sim.replay_start import read_pagesets
+from numa_service.sim.replay_samples import zone_samples
 from numa_service.sim.simulation import Simulation
-from numa_service.trace.occupancy import parse_buddyinfo, read_captured
-
-#: Samples that are kept; with more, every other one goes.
-MAX_SAMPLES = 64
-
-
-@dataclass(frozen=True, slots=True)
-class ZoneSample:
-    """One zone at one moment. Pages, and free blocks by order."""
-
-    nid: int
-    zone: str
-    free: int
-    #: Free in the traced kernel at that event, by its own events; None when the start is not known.
-    traced_free: int | None
-    pageset: int
-    nr_free: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """The machine after so many events of the trace."""
-
-    events: int
-    time_ns: int
-    zones: tuple[ZoneSample, ...]
+from numa_service.trace.buddyinfo import parse_buddyinfo, read_captured
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,44 +41,6 @@ class ZoneDivergence:
     traced_nr_free: tuple[int, ...]
     #: Sum over the orders of |difference in free pages|, in percent of managed.
     order_percent: float
-
-
-class Samples:
-    """Takes samples ever further apart, so that there are never many."""
-
-    def __init__(self) -> None:
-        self.kept: list[Sample] = []
-        self._calls = 0
-        self._stride = 1
-
-    def due(self) -> bool:
-        """Whether to take one at this call."""
-        self._calls += 1
-        return self._calls % self._stride == 0
-
-    def add(self, sample: Sample) -> None:
-        """Keep a sample."""
-        self.kept.append(sample)
-        if len(self.kept) > MAX_SAMPLES:
-            self._stride *= 2
-            self.kept = self.kept[1::2]
-
-
-def zone_samples(pgdats: list[Pgdat], truth: dict[tuple[int, int], int] | None) -> tuple[ZoneSample, ...]:
-    """Every zone with pages, now; `truth` by nid and zone index."""
-    return tuple(
-        ZoneSample(
-            nid=pgdat.nid,
-            zone=extent.name,
-            free=pgdat.free_pages(extent.index),
-            traced_free=None if truth is None else truth.get((pgdat.nid, extent.index)),
-            pageset=int(pgdat.pg.pcp_count[:, extent.index].sum()),
-            nr_free=tuple(pgdat.pg.nr_free[extent.index].tolist()),
-        )
-        for pgdat in pgdats
-        for extent in pgdat.extents
-        if extent.managed
-    )
 
 
 def settle(sim: Simulation, after: Path) -> None:
@@ -134,11 +71,11 @@ def compare_after(
     traced = parse_buddyinfo(read_captured(after, "buddyinfo.txt"))
     pagesets = read_pagesets(after)
     pgdats = [node.pgdat for node in sim.nodes.values()]
-    unsettled = {(z.nid, z.zone): z for z in zone_samples(pgdats, None)}
+    unsettled = {(z.nid, z.zone): z for z in zone_samples(pgdats)}
     settle(sim, after)
     sizes = 1 << np.arange(NR_ORDERS, dtype=np.int64)
     result = []
-    for now in zone_samples(pgdats, None):
+    for now in zone_samples(pgdats):
         key = now.nid, now.zone
         if key not in traced:
             continue

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from numa_service.trace.compiled import compiled
+from lab.compiled import compiled
 from numa_service.trace.events import EventKind, TraceEvents
 
 I64 = npt.NDArray[np.int64]

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lab.compiled import compiled
 from numa_service.mm.buddy import add_to_free_list
-from numa_service.mm.jit import flag, i64, kernel
-from numa_service.mm.lists import list_add_tail, list_del, owner_list, pcp_list
+from numa_service.mm.jit import flag, i64
+from numa_service.mm.lists import list_add_tail, owner_list, pcp_list
 from numa_service.mm.mmzone import MIGRATE_MOVABLE, MIGRATE_PCPTYPES
 from numa_service.mm.pcp import order_to_pindex
 from numa_service.mm.pgdat import Pgdat
@@ -58,7 +59,7 @@ class ZoneState:
     pageblocks: dict[int, int]
 
 
-@kernel
+@compiled
 def _clear_lists(pg: PgData, first_head: int, last_head: int, first_pb: int) -> None:
     for head in range(first_head, last_head):
         pg.next[head] = head
@@ -68,14 +69,14 @@ def _clear_lists(pg: PgData, first_head: int, last_head: int, first_pb: int) -> 
         pg.pb_prev[head] = head
 
 
-@kernel
+@compiled
 def _link_free(pg: PgData, zone: int, idx: I64, order: I64, mt: I64) -> None:
     for i in range(idx.shape[0]):
         add_to_free_list(pg, zone, idx[i], order[i], mt[i], flag(True))
         pg.vm_stat[zone, NR_FREE_PAGES] += 1 << order[i]
 
 
-@kernel
+@compiled
 def _link_pageset(pg: PgData, zone: int, idx: I64, order: I64, mt: I64, cpu: I64) -> None:
     for i in range(idx.shape[0]):
         page = idx[i]
@@ -88,7 +89,7 @@ def _link_pageset(pg: PgData, zone: int, idx: I64, order: I64, mt: I64, cpu: I64
         pg.pcp_count[cpu[i], zone] += 1 << order[i]
 
 
-@kernel
+@compiled
 def _link_held(pg: PgData, owner: int, idx: I64, order: I64) -> None:
     head = owner_list(pg, owner)
     for i in range(idx.shape[0]):
@@ -99,35 +100,6 @@ def _link_held(pg: PgData, owner: int, idx: I64, order: I64) -> None:
         pg.owner[page] = owner
         list_add_tail(pg.next, pg.prev, page, head)
         pg.owner_pages[owner] += 1 << order[i]
-
-
-@kernel
-def split_held(pg: PgData, idx: int, order: int, at: int, want: int) -> bool:
-    """Split a held block until the part of order `want` at `at` is a held block of its own (split_page).
-
-    The other parts stay held, in the largest blocks. False, and nothing changed, if that is no such part.
-    """
-    if want >= order or at & ((1 << want) - 1) or at < idx or at >= idx + (1 << order):
-        return False
-    if not pg.flags[idx] & PG_HELD or pg.order[idx] != order:
-        return False
-    owner = i64(pg.owner[idx])
-    head = owner_list(pg, owner)
-    list_del(pg.next, pg.prev, idx)
-    while True:
-        half = idx + (1 << (order - 1))
-        order -= 1
-        other = idx if at >= half else half
-        idx = half if at >= half else idx
-        for part in (other, idx):
-            pg.flags[part] = PG_HELD
-            pg.order[part] = order
-            pg.refcount[part] = 1
-            pg.owner[part] = owner
-        list_add_tail(pg.next, pg.prev, other, head)
-        if order == want:
-            list_add_tail(pg.next, pg.prev, idx, head)
-            return True
 
 
 def write_occupancy(pgdat: Pgdat, zones: list[ZoneState], owner: int) -> None:
@@ -161,6 +133,3 @@ def write_occupancy(pgdat: Pgdat, zones: list[ZoneState], owner: int) -> None:
         _link_pageset(pg, state.zone, pageset.idx, pageset.order, pageset.migratetype, pageset.cpu)
         _link_held(pg, owner, held.idx, held.order)
     pgdat.recount_reserves()
-
-
-__all__ = ["Blocks", "ZoneState", "split_held", "write_occupancy"]

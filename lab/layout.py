@@ -1,7 +1,7 @@
 """Where the free blocks of a captured machine lie, and what was on its pagesets, when tracing began.
 
 ``/proc`` tells how many blocks of each order and migratetype were free, and how many pages were on each
-pageset. Which ones, and in what order, the trace tells of all that it touches (``trace.evidence``). The rest
+pageset. Which ones, and in what order, the trace tells of all that it touches (``lab.evidence``). The rest
 is put where the same counts come out and no two free buddies meet. Where the counts and the trace differ the
 trace is right: it begins a little later. Everything is deterministic.
 """
@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lab.evidence import Evidence, FirstPages
+from lab.occupancy import Blocks, ZoneState
+from lab.pagetypeinfo import ZoneOccupancy
 from numa_service.mm.mmzone import (
     MIGRATE_MOVABLE,
     MIGRATE_PCPTYPES,
@@ -24,9 +27,6 @@ from numa_service.mm.mmzone import (
     PAGEBLOCK_NR_PAGES,
     PAGEBLOCK_ORDER,
 )
-from numa_service.mm.occupancy import Blocks, ZoneState
-from numa_service.trace.evidence import Evidence, FirstPages
-from numa_service.trace.occupancy import ZoneOccupancy
 
 _Mask = npt.NDArray[np.bool_]
 _I64 = npt.NDArray[np.int64]

@@ -1,6 +1,6 @@
-"""Free blocks of a captured machine, from its ``/proc/pagetypeinfo`` and ``/proc/buddyinfo``.
+"""Free blocks by migratetype, and pageblocks, of a captured machine: what an exact replay starts from.
 
-What a replay starts from when it is to find the memory as the traced kernel had it.
+They are read from copies of its ``/proc/pagetypeinfo`` and ``/proc/buddyinfo``.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from numa_service.machine.files import read_text, split_lines
-from numa_service.machine.spec import SpecError
 from numa_service.mm.mmzone import (
     MIGRATE_CMA,
     MIGRATE_HIGHATOMIC,
@@ -21,6 +19,7 @@ from numa_service.mm.mmzone import (
     MIGRATE_UNMOVABLE,
     NR_ORDERS,
 )
+from numa_service.trace.buddyinfo import BUDDYINFO_LINE, parse_buddyinfo, parse_counts, read_captured
 from numa_service.trace.events import TraceError
 
 #: ``migratetype_names`` of mm/page_alloc.c.
@@ -32,7 +31,6 @@ _MIGRATETYPES = {
     "CMA": MIGRATE_CMA,
     "Isolate": MIGRATE_ISOLATE,
 }
-_BUDDYINFO = re.compile(r"Node (\d{1,4}), zone +(\w+)((?: +\d{1,12})+) *", re.ASCII)
 _FREE = re.compile(r"Node +(\d{1,4}), zone +(\w+), type +(\w+)((?: +>?\d{1,12})+) *", re.ASCII)
 _BLOCKS_HEAD = re.compile(r"Number of blocks type((?: +\w+)+) *")
 
@@ -59,24 +57,6 @@ class ZoneOccupancy:
         return sum(blocks << order for row in self.nr_free for order, blocks in enumerate(row))
 
 
-def parse_buddyinfo(text: str) -> dict[_Zone, tuple[int, ...]]:
-    """Free blocks by order, of each (nid, zone) in file order (``frag_show_print``).
-
-    TraceError names the line that is none of buddyinfo.
-    """
-    zones: dict[_Zone, tuple[int, ...]] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if not (found := _BUDDYINFO.fullmatch(line)):
-            raise TraceError(f"buddyinfo line {number}: not 'Node N, zone NAME counts': {line[:80]!r}")
-        key = (int(found[1]), found[2])
-        if key in zones:
-            raise TraceError(f"buddyinfo line {number}: node {key[0]} zone {key[1]} is there twice")
-        zones[key] = _counts(found[3], f"buddyinfo line {number}")
-    if not zones:
-        raise TraceError("buddyinfo: empty")
-    return zones
-
-
 def parse_pagetypeinfo(text: str) -> tuple[ZoneOccupancy, ...]:
     """Free blocks by migratetype and order, and pageblocks, of each zone (``pagetypeinfo_show``).
 
@@ -95,13 +75,13 @@ def parse_pagetypeinfo(text: str) -> tuple[ZoneOccupancy, ...]:
             if migratetype in rows:
                 raise TraceError(f"{where}: node {key[0]} zone {key[1]} type {found[3]} is there twice")
             words = found[4].split()
-            rows[migratetype] = _counts(found[4].replace(">", ""), where)
+            rows[migratetype] = parse_counts(found[4].replace(">", ""), where)
             capped.setdefault(key, []).extend(
                 (migratetype, order) for order, word in enumerate(words) if word.startswith(">")
             )
         elif found := _BLOCKS_HEAD.fullmatch(line):
             block_types = [_migratetype(name, where) for name in found[1].split()]
-        elif block_types and (found := _BUDDYINFO.fullmatch(line)):
+        elif block_types and (found := BUDDYINFO_LINE.fullmatch(line)):
             counts = found[3].split()
             if len(counts) != len(block_types):
                 raise TraceError(f"{where}: {len(counts)} pageblock counts for {len(block_types)} types")
@@ -163,21 +143,3 @@ def _migratetype(name: str, where: str) -> int:
     if name not in _MIGRATETYPES:
         raise TraceError(f"{where}: unknown migratetype {name!r}")
     return _MIGRATETYPES[name]
-
-
-def _counts(text: str, where: str) -> tuple[int, ...]:
-    counts = tuple(map(int, text.split()))
-    if len(counts) != NR_ORDERS:
-        raise TraceError(f"{where}: {len(counts)} orders, not {NR_ORDERS}")
-    return counts
-
-
-def read_captured(directory: Path, name: str) -> str:
-    """A file of a capture, which lies within its directory; TraceError."""
-    path = directory / name
-    try:
-        text = read_text(path, root=directory)
-        split_lines(text, str(path))
-    except SpecError as error:
-        raise TraceError(str(error)) from None
-    return text

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lab.evidence import buddy_delta
 from numa_service.mm.gfp import Gfp, gfp_zone
 from numa_service.mm.mmzone import WMARK_LOW
 from numa_service.mm.pgdata import I64
 from numa_service.node.node import Node
 from numa_service.sim.traced import NOWHERE, TracedZones
 from numa_service.trace.events import TraceEvents
-from numa_service.trace.evidence import buddy_delta
 
 
 @dataclass(frozen=True, slots=True)

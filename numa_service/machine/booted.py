@@ -1,0 +1,266 @@
+"""A booted machine, and what its kernel computes anew when a sysctl is written or memory comes or goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from numa_service.machine.cmdline import thp_enabled
+from numa_service.machine.hmat import access_of, generic_initiators
+from numa_service.machine.snapshot import NodePart, node_snapshot, zonelists_shown
+from numa_service.machine.spec import MachineSpec
+from numa_service.machine.sysctl import Sysctls, sysctl_name
+from numa_service.machine.zonelists import Populated, built_lines, fallback_order_lines, topology_of
+from numa_service.mm.memblock import BootAllocator, Memblock
+from numa_service.mm.mmzone import MIGRATE_TYPES, PAGEBLOCK_NR_PAGES, ZONE_NAMES
+from numa_service.mm.online import for_each_online_pgdat
+from numa_service.mm.pgdat import Pgdat
+from numa_service.mm.pgdata import TUNE_BOOST_FACTOR, TUNE_MOBILITY_DISABLED, TUNE_SWAPPINESS
+from numa_service.mm.profile import PAGESET_AUTO_TUNED, Profile
+from numa_service.mm.snapshot import MachineSnapshot, NodeSnapshot
+from numa_service.mm.sparse import MemoryModel
+from numa_service.mm.watermark import (
+    PAGESET_HIGH_MAX_FRACTION,
+    THP_LEAST_PAGES,
+    Watermarks,
+    ZoneKey,
+    boot_min_free_kbytes,
+    setup_per_zone_lowmem_reserve,
+    setup_per_zone_wmarks,
+    zone_batchsize,
+    zone_highsize,
+)
+from numa_service.mm.zonelist import Zonelists, build_all_zonelists, has_zone_order, turns_zone_reclaim_on
+
+
+@dataclass(slots=True)
+class Machine:
+    """A booted machine: what `start_kernel` leaves behind."""
+
+    spec: MachineSpec
+    profile: Profile
+    sysctls: Sysctls
+    #: Managed pages of every zone of every node, empty ones included.
+    managed: dict[ZoneKey, int]
+    zonelists: dict[int, Zonelists]
+    #: The nodes booted in this process.
+    pgdats: dict[int, Pgdat]
+    #: (virtual seconds, text)
+    dmesg: list[tuple[float, str]]
+    #: The retired boot allocator: its `reserved` says what never reached the buddy system, and why.
+    boot_allocator: BootAllocator = field(default_factory=Memblock)
+    #: SPARSEMEM's sections or FLATMEM's one map.
+    memory_model: MemoryModel = field(default_factory=lambda: MemoryModel("sparsemem", "x86_64"))
+    #: What the zonelists in force were built from: on-line nodes and their populated zones.
+    populated: Populated = field(default_factory=dict)
+    #: Watermarks of every zone of the machine, as last computed.
+    watermarks: dict[ZoneKey, Watermarks] = field(default_factory=dict)
+    #: vm.min_free_kbytes as somebody wrote it; None = never.
+    user_min_free_kbytes: int | None = None
+    #: khugepaged runs, and raises min_free_kbytes when memory comes or goes.
+    khugepaged: bool = False
+    #: `managed` as boot left it: what a node that is restarted has again.
+    booted: dict[ZoneKey, int] = field(default_factory=dict)
+    #: Number of the last news of each node's memory.
+    memory_news: dict[int, int] = field(default_factory=dict)
+    #: Nodes booted apart from this one in the same process: for snapshots of the whole machine only.
+    neighbours: dict[int, Pgdat] = field(default_factory=dict)
+
+    def of_node(self, nid: int) -> Machine:
+        """The machine as the process of one node has it: what changes is its own, the rest is shared."""
+        return replace(
+            self,
+            sysctls=deepcopy(self.sysctls),
+            pgdats={nid: self.pgdats[nid]},
+            dmesg=list(self.dmesg),
+            memory_news={},
+            neighbours={},
+        )
+
+    def write_sysctl(self, key: str, value: str) -> None:
+        """Write a sysctl with the kernel's effects; SpecError and nothing changed when it is not valid."""
+        order = self.sysctls.get("vm.numa_zonelist_order")
+        self.sysctls.set(key, value)
+        name = sysctl_name(key)
+        if name == "vm.min_free_kbytes":
+            self.user_min_free_kbytes = self.sysctls.min_free_kbytes
+        if name in _HANDLERS:
+            _HANDLERS[name](self, self.managed, self.sysctls)
+        _tune(self)
+        rebuilds = has_zone_order(self.profile) and name == "vm.numa_zonelist_order"
+        if rebuilds and self.sysctls.get("vm.numa_zonelist_order") != order:
+            rebuild_zonelists(self)
+
+    def _all_pgdats(self) -> list[Pgdat]:
+        return [pgdat for _, pgdat in sorted((self.neighbours | self.pgdats).items())]
+
+    def snapshot(self, nodes: Iterable[NodeSnapshot] | None = None) -> MachineSnapshot:
+        """The machine as plain data; `nodes` replaces the nodes of this process."""
+        shown = tuple(nodes) if nodes else tuple(map(self._node_snapshot, self._all_pgdats()))
+        return MachineSnapshot(
+            name=self.spec.name,
+            arch=self.spec.arch,
+            profile=self.profile.name,
+            nodes=shown,
+            distances=self.spec.distances,
+            sysctls=self.sysctls.as_dict(),
+            fallback_order={nid: lists.node_order for nid, lists in self.zonelists.items()},
+            zonelists=zonelists_shown(self.zonelists, ZONE_NAMES[self.spec.arch]),
+            dmesg=tuple(self.dmesg),
+            access=access_of(self.spec),
+            generic_initiators=generic_initiators(self.spec),
+        )
+
+    def node_part(self, nid: int, cpu_ns: Mapping[int, int] | None = None, booted: float = 0.0) -> NodePart:
+        """A node of this process; what its work has kept CPUs busy with, and since when."""
+        node = replace(self._node_snapshot(self.pgdats[nid]), cpu_ns=dict(cpu_ns or {}))
+        return NodePart(node, self.sysctls.as_dict(), booted)
+
+    def _node_snapshot(self, pgdat: Pgdat) -> NodeSnapshot:
+        return node_snapshot(self.spec, pgdat, online=pgdat.nid in self.populated)
+
+
+# zonelists
+
+
+def rebuild_zonelists(
+    machine: Machine,
+    populated: Mapping[int, Sequence[int]] | None = None,
+    has_cpus: Mapping[int, bool] | None = None,
+) -> None:
+    """Build every list anew after boot: nodes or zones came or went, or 3.0's order was written.
+
+    `populated` are the nodes now on-line with the indexes of their populated zones, by default as before.
+    `has_cpus` says which nodes have on-line CPUs, by default those that have CPUs: unlike at boot they weigh
+    on the order, so that a rebuild may change it though nothing else did. KeyError for a node that the
+    machine does not have; nothing is changed then.
+    """
+    spec, profile = machine.spec, machine.profile
+    if populated is None:
+        populated = machine.populated
+    if has_cpus is None:
+        has_cpus = {node.nid: bool(node.cpus) for node in spec.nodes}
+    topology = topology_of(spec, populated, has_cpus)
+    lists = build_all_zonelists(topology, profile, machine.sysctls.numa_zonelist_order)
+    machine.populated = {nid: topology.populated[nid] for nid in topology.nids}
+    machine.zonelists = lists
+    for pgdat in for_each_online_pgdat(machine.pgdats):
+        if pgdat.nid in lists:
+            pgdat.zonelists = lists[pgdat.nid]
+    if turns_zone_reclaim_on(topology, profile):
+        machine.sysctls.set("vm.zone_reclaim_mode", "1")
+    names = ZONE_NAMES[spec.arch]
+    online = [(nid, names[zone]) for nid, zones in machine.populated.items() for zone in zones]
+    total = sum(max(0, machine.managed[key] - machine.watermarks[key].high) for key in online)
+    disabled = total < PAGEBLOCK_NR_PAGES * MIGRATE_TYPES
+    for pgdat in for_each_online_pgdat(machine.pgdats):
+        pgdat.pg.tune[TUNE_MOBILITY_DISABLED] = disabled
+    now = machine.dmesg[-1][0] if machine.dmesg else 0.0
+    for line in (
+        *fallback_order_lines(spec, profile, lists),
+        *built_lines(spec, profile, topology, lists, disabled, total),
+    ):
+        machine.dmesg.append((now, line))
+
+
+# watermarks, reserves, pagesets
+
+
+def setup_per_cpu_pageset(machine: Machine) -> None:
+    """Give every zone's pagesets their batch; `high` follows with the watermarks it depends on."""
+    zone_pcp_update(machine, machine.managed, machine.sysctls)
+
+
+def init_per_zone_wmark_min(machine: Machine) -> None:
+    """What initcalls compute of what zones manage by then: min_free_kbytes, marks, reserves, pagesets.
+
+    A captured kernel freed its init memory later: that counts only in what a sysctl makes it compute anew.
+    Values that nobody can have had at boot were written later. `khugepaged` has its say in this.
+    """
+    spec, asked = machine.spec, machine.sysctls
+    machine.user_min_free_kbytes = asked.min_free_kbytes
+    then = dict(machine.managed)
+    for node in spec.nodes:
+        for zone in node.zones:
+            then[node.nid, zone.name] -= zone.freed_late
+    built_in = Sysctls(spec.arch, spec.profile)
+    thp = thp_enabled(spec.cmdline)
+    machine.khugepaged = thp and machine.profile.thp_min_free and sum(then.values()) >= THP_LEAST_PAGES
+    kbytes = boot_min_free_kbytes(then, machine.profile, thp)
+    built_in.set("vm.min_free_kbytes", str(kbytes))
+    if asked.min_free_kbytes is None:
+        asked.set("vm.min_free_kbytes", str(kbytes))
+    _setup_per_zone_wmarks(machine, then, built_in)
+    _setup_per_zone_lowmem_reserve(machine, then, built_in)
+    for key, handler in _HANDLERS.items():
+        if asked.get(key) != built_in.get(key):
+            handler(machine, machine.managed, asked)
+    _tune(machine)
+
+
+def apply_sysctls(machine: Machine) -> None:
+    """All that depends on what zones manage now, after memory came or went (init_per_zone_wmark_min)."""
+    _setup_per_zone_wmarks(machine, machine.managed, machine.sysctls)
+    for pgdat in for_each_online_pgdat(machine.pgdats):
+        pgdat.refresh_zone_stat_thresholds()
+    _setup_per_zone_lowmem_reserve(machine, machine.managed, machine.sysctls)
+
+
+def _setup_per_zone_wmarks(machine: Machine, managed: Mapping[ZoneKey, int], sysctls: Sysctls) -> None:
+    """Watermarks of every node here, and the pagesets that follow them."""
+    machine.watermarks = setup_per_zone_wmarks(
+        managed, machine.profile, sysctls.min_free_kbytes or 0, sysctls.watermark_scale_factor
+    )
+    for pgdat in for_each_online_pgdat(machine.pgdats):
+        for extent in pgdat.extents:
+            pgdat.set_watermarks(extent.index, machine.watermarks[pgdat.nid, extent.name])
+    zone_pcp_update(machine, managed, sysctls)
+
+
+def _setup_per_zone_lowmem_reserve(
+    machine: Machine, managed: Mapping[ZoneKey, int], sysctls: Sysctls
+) -> None:
+    """What every zone keeps from requests that could use a higher one of its node."""
+    for pgdat in for_each_online_pgdat(machine.pgdats):
+        pgdat.pg.lowmem_reserve[:] = setup_per_zone_lowmem_reserve(
+            [managed[pgdat.nid, extent.name] for extent in pgdat.extents],
+            sysctls.lowmem_reserve_ratio,
+            force_ratio=not machine.profile.lowmem_reserve_per_zone,
+        )
+
+
+def zone_pcp_update(machine: Machine, managed: Mapping[ZoneKey, int], sysctls: Sysctls) -> None:
+    """Batch and limits of the pagesets of every zone with pages."""
+    profile, online_cpus = machine.profile, len(machine.spec.cpus)
+    fraction = sysctls.percpu_pagelist_high_fraction
+    for pgdat in for_each_online_pgdat(machine.pgdats):
+        for extent in pgdat.extents:
+            if not extent.managed:
+                continue
+            key = pgdat.nid, extent.name
+            batch = zone_batchsize(managed[key], profile)
+            low = machine.watermarks[key].low if key in machine.watermarks else 0
+            high = partial(zone_highsize, managed[key], low, batch, len(pgdat.cpus), online_cpus, profile)
+            pgdat.pg.pcp_batch[extent.index] = batch
+            # a fraction that somebody set is kept to; else 6.12 tunes between this and its ceiling
+            tuned = profile.pageset_rules == PAGESET_AUTO_TUNED and not fraction
+            ceiling = high(PAGESET_HIGH_MAX_FRACTION if tuned else fraction)
+            pgdat.set_pageset_high(extent.index, high(fraction), ceiling)
+
+
+def _tune(machine: Machine) -> None:
+    """Sysctls that are looked up when they are needed."""
+    for pgdat in for_each_online_pgdat(machine.pgdats):
+        pgdat.pg.tune[TUNE_SWAPPINESS] = machine.sysctls.swappiness
+        pgdat.pg.tune[TUNE_BOOST_FACTOR] = machine.sysctls.watermark_boost_factor
+
+
+#: What writing a sysctl makes the kernel compute anew; the rest stays as it was.
+_HANDLERS: dict[str, Callable[[Machine, Mapping[ZoneKey, int], Sysctls], None]] = {
+    "vm.min_free_kbytes": _setup_per_zone_wmarks,
+    "vm.watermark_scale_factor": _setup_per_zone_wmarks,
+    "vm.lowmem_reserve_ratio": _setup_per_zone_lowmem_reserve,
+    "vm.percpu_pagelist_high_fraction": zone_pcp_update,
+}
