@@ -16,7 +16,7 @@ from numa_service.cli.compile import compile_first
 from numa_service.cli.replay import beside, machine_of
 from numa_service.cli.source import load
 from numa_service.machine.boot import start_kernel
-from numa_service.machine.booted import Machine
+from numa_service.machine.booted import BootedMachine
 from numa_service.machine.spec import MachineSpec
 from numa_service.machine.sysctl import SYSCTLS
 from numa_service.mm.pgdata import TUNE_MOBILITY_DISABLED, TUNE_PCP_MAX_ORDER
@@ -130,7 +130,7 @@ def differences(by_profile: dict[str, Facts], everything: bool = False) -> dict[
     return {key: row for key, row in rows.items() if everything or len(set(row)) > 1}
 
 
-def booted(machine: Machine) -> Facts:
+def booted(machine: BootedMachine) -> Facts:
     """What a kernel computes for a machine at boot."""
     facts: Facts = {("sysctl", key): str(value) for key, value in machine.sysctls.as_dict().items()}
     pgdats = list(machine.pgdats.values())

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from numa_service.machine.boot_memory import BootMemory
-from numa_service.machine.booted import Machine, init_per_zone_wmark_min, setup_per_cpu_pageset
+from numa_service.machine.booted import BootedMachine, init_per_zone_wmark_min, setup_per_cpu_pageset
 from numa_service.machine.early_node_map import initmem_lines
 from numa_service.machine.free_area_init import (
     joined,
@@ -81,7 +81,7 @@ class _Boot:
         self.clock_us += took_us
 
 
-def start_kernel(spec: MachineSpec, nids: Collection[int] | None = None) -> Machine:
+def start_kernel(spec: MachineSpec, nids: Collection[int] | None = None) -> BootedMachine:
     """Boot. `nids` are the nodes to make page arrays for; all by default.
 
     BootMemoryError when a node is too small for what the kernel itself needs.
@@ -99,7 +99,7 @@ def start_kernel(spec: MachineSpec, nids: Collection[int] | None = None) -> Mach
     setup_per_cpu_areas(boot)
     _build_all_zonelists(boot)
     mem_init(boot, set(nids) if nids is not None else {node.nid for node in spec.nodes})
-    machine = Machine(
+    machine = BootedMachine(
         spec=spec,
         profile=boot.profile,
         sysctls=boot.sysctls,

@@ -36,7 +36,7 @@ from numa_service.mm.zonelist import Zonelists, build_all_zonelists, has_zone_or
 
 
 @dataclass(slots=True)
-class Machine:
+class BootedMachine:
     """A booted machine: what `start_kernel` leaves behind."""
 
     spec: MachineSpec
@@ -68,7 +68,7 @@ class Machine:
     #: Nodes booted apart from this one in the same process: for snapshots of the whole machine only.
     neighbours: dict[int, Pgdat] = field(default_factory=dict)
 
-    def of_node(self, nid: int) -> Machine:
+    def of_node(self, nid: int) -> BootedMachine:
         """The machine as the process of one node has it: what changes is its own, the rest is shared."""
         return replace(
             self,
@@ -126,7 +126,7 @@ class Machine:
 
 
 def rebuild_zonelists(
-    machine: Machine,
+    machine: BootedMachine,
     populated: Mapping[int, Sequence[int]] | None = None,
     has_cpus: Mapping[int, bool] | None = None,
 ) -> None:
@@ -168,12 +168,12 @@ def rebuild_zonelists(
 # watermarks, reserves, pagesets
 
 
-def setup_per_cpu_pageset(machine: Machine) -> None:
+def setup_per_cpu_pageset(machine: BootedMachine) -> None:
     """Give every zone's pagesets their batch; `high` follows with the watermarks it depends on."""
     zone_pcp_update(machine, machine.managed, machine.sysctls)
 
 
-def init_per_zone_wmark_min(machine: Machine) -> None:
+def init_per_zone_wmark_min(machine: BootedMachine) -> None:
     """What initcalls compute of what zones manage by then: min_free_kbytes, marks, reserves, pagesets.
 
     A captured kernel freed its init memory later: that counts only in what a sysctl makes it compute anew.
@@ -200,7 +200,7 @@ def init_per_zone_wmark_min(machine: Machine) -> None:
     _tune(machine)
 
 
-def apply_sysctls(machine: Machine) -> None:
+def apply_sysctls(machine: BootedMachine) -> None:
     """All that depends on what zones manage now, after memory came or went (init_per_zone_wmark_min)."""
     _setup_per_zone_wmarks(machine, machine.managed, machine.sysctls)
     for pgdat in for_each_online_pgdat(machine.pgdats):
@@ -208,7 +208,7 @@ def apply_sysctls(machine: Machine) -> None:
     _setup_per_zone_lowmem_reserve(machine, machine.managed, machine.sysctls)
 
 
-def _setup_per_zone_wmarks(machine: Machine, managed: Mapping[ZoneKey, int], sysctls: Sysctls) -> None:
+def _setup_per_zone_wmarks(machine: BootedMachine, managed: Mapping[ZoneKey, int], sysctls: Sysctls) -> None:
     """Watermarks of every node here, and the pagesets that follow them."""
     machine.watermarks = setup_per_zone_wmarks(
         managed, machine.profile, sysctls.min_free_kbytes or 0, sysctls.watermark_scale_factor
@@ -220,7 +220,7 @@ def _setup_per_zone_wmarks(machine: Machine, managed: Mapping[ZoneKey, int], sys
 
 
 def _setup_per_zone_lowmem_reserve(
-    machine: Machine, managed: Mapping[ZoneKey, int], sysctls: Sysctls
+    machine: BootedMachine, managed: Mapping[ZoneKey, int], sysctls: Sysctls
 ) -> None:
     """What every zone keeps from requests that could use a higher one of its node."""
     for pgdat in for_each_online_pgdat(machine.pgdats):
@@ -231,7 +231,7 @@ def _setup_per_zone_lowmem_reserve(
         )
 
 
-def zone_pcp_update(machine: Machine, managed: Mapping[ZoneKey, int], sysctls: Sysctls) -> None:
+def zone_pcp_update(machine: BootedMachine, managed: Mapping[ZoneKey, int], sysctls: Sysctls) -> None:
     """Batch and limits of the pagesets of every zone with pages."""
     profile, online_cpus = machine.profile, len(machine.spec.cpus)
     fraction = sysctls.percpu_pagelist_high_fraction
@@ -250,7 +250,7 @@ def zone_pcp_update(machine: Machine, managed: Mapping[ZoneKey, int], sysctls: S
             pgdat.set_pageset_high(extent.index, high(fraction), ceiling)
 
 
-def _tune(machine: Machine) -> None:
+def _tune(machine: BootedMachine) -> None:
     """Sysctls that are looked up when they are needed."""
     for pgdat in for_each_online_pgdat(machine.pgdats):
         pgdat.pg.tune[TUNE_SWAPPINESS] = machine.sysctls.swappiness
@@ -258,7 +258,7 @@ def _tune(machine: Machine) -> None:
 
 
 #: What writing a sysctl makes the kernel compute anew; the rest stays as it was.
-_HANDLERS: dict[str, Callable[[Machine, Mapping[ZoneKey, int], Sysctls], None]] = {
+_HANDLERS: dict[str, Callable[[BootedMachine, Mapping[ZoneKey, int], Sysctls], None]] = {
     "vm.min_free_kbytes": _setup_per_zone_wmarks,
     "vm.watermark_scale_factor": _setup_per_zone_wmarks,
     "vm.lowmem_reserve_ratio": _setup_per_zone_lowmem_reserve,

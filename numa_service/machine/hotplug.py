@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from numa_service.machine.booted import (
-    Machine,
+    BootedMachine,
     apply_sysctls,
     rebuild_zonelists,
     setup_per_cpu_pageset,
@@ -39,7 +39,7 @@ def memory_state(pgdat: Pgdat, online: bool = True) -> MemoryState:
     )
 
 
-def booted_state(machine: Machine, nid: int) -> MemoryState:
+def booted_state(machine: BootedMachine, nid: int) -> MemoryState:
     """Of a node, as boot left it."""
     names = ZONE_NAMES[machine.spec.arch]
     zones = (
@@ -48,7 +48,7 @@ def booted_state(machine: Machine, nid: int) -> MemoryState:
     return MemoryState(nid, tuple(zone for zone in zones if zone[1]))
 
 
-def known_state_differs(machine: Machine, state: MemoryState) -> bool:
+def known_state_differs(machine: BootedMachine, state: MemoryState) -> bool:
     """Whether memory_notify() would change anything."""
     names = ZONE_NAMES[machine.spec.arch]
     managed = {names[zone]: pages for zone, _, pages in state.zones}
@@ -57,7 +57,7 @@ def known_state_differs(machine: Machine, state: MemoryState) -> bool:
     return known != wanted or any(machine.managed[state.nid, n] != managed.get(n, 0) for n in names)
 
 
-def memory_notify(machine: Machine, state: MemoryState) -> None:
+def memory_notify(machine: BootedMachine, state: MemoryState) -> None:
     """Recompute what depends on a node's memory: min_free_kbytes, watermarks, reserves, pagesets, zonelists.
 
     Of that node itself the arrays have changed already. Lists are built anew when a zone or node came or
@@ -86,7 +86,7 @@ def memory_notify(machine: Machine, state: MemoryState) -> None:
         rebuild_zonelists(machine, populated)
 
 
-def _min_free_kbytes(machine: Machine) -> int:
+def _min_free_kbytes(machine: BootedMachine) -> int:
     """init_per_zone_wmark_min() anew: what somebody wrote stays unless it is less than the kernel wants."""
     plain = calculate_min_free_kbytes(machine.managed, machine.profile)
     user = machine.user_min_free_kbytes

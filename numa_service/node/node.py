@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from numa_service.machine.boot import start_kernel
-from numa_service.machine.booted import Machine
+from numa_service.machine.booted import BootedMachine
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.page_alloc import ALLOC_NO_WATERMARKS
 from numa_service.mm.pgdata import KSWAPD_WOKEN
@@ -35,7 +35,7 @@ Observer = Callable[["Node", Op[Any], Any], None]
 class Node(NodeState):
     """One NUMA node of a machine. :meth:`apply` is the only way to change its state."""
 
-    def __init__(self, machine: Machine, nid: int, lineage: int = 1, epoch: int | None = None) -> None:
+    def __init__(self, machine: BootedMachine, nid: int, lineage: int = 1, epoch: int | None = None) -> None:
         """A node that has just booted; see :class:`NodeState`. Without an `epoch`: that of the lineage."""
         super().__init__(machine, nid, lineage, lineage if epoch is None else epoch)
         self.prepared = PreparedRequests(machine, nid)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from numa_client import WalkStep
 
-from numa_service.machine.booted import Machine
+from numa_service.machine.booted import BootedMachine
 from numa_service.mm.gfp import Gfp, gfp_migratetype, gfp_zone
 from numa_service.mm.mmzone import NR_ORDERS
 from numa_service.mm.page_alloc import (
@@ -113,7 +113,7 @@ class PreparedAlloc(NamedTuple):
 class PreparedRequests:
     """Those of one node."""
 
-    def __init__(self, machine: Machine, nid: int) -> None:
+    def __init__(self, machine: BootedMachine, nid: int) -> None:
         self._machine = machine
         self._nid = nid
         names = machine.pgdats[nid].zone_names

@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 
 import numpy as np
 
-from numa_service.machine.booted import Machine
+from numa_service.machine.booted import BootedMachine
 from numa_service.mm.invariants import check_pgdat
 from numa_service.mm.pgdat import MAX_OWNERS, Pgdat
 from numa_service.mm.pgdata import KSWAPD_WOKEN, PG_HELD, PG_LRU, SWAP_USED
@@ -30,7 +30,7 @@ from numa_service.node.session import Region, Session
 class NodeState:
     """What ops read and change."""
 
-    def __init__(self, machine: Machine, nid: int, lineage: int, epoch: int) -> None:
+    def __init__(self, machine: BootedMachine, nid: int, lineage: int, epoch: int) -> None:
         """The state of a node that has just booted.
 
         `lineage` says whose pages these are: it begins with a boot from nothing, and outlives a process whose

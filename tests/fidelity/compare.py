@@ -16,7 +16,7 @@ from pathlib import Path
 from procfs.parse import machine_of_zoneinfo
 
 from numa_service.machine.boot import start_kernel
-from numa_service.machine.booted import Machine
+from numa_service.machine.booted import BootedMachine
 from numa_service.machine.cmdline import parse_cmdline
 from numa_service.machine.source import load
 from numa_service.machine.sysctl import SYSCTLS
@@ -114,7 +114,7 @@ def read_sysctls(path: Path) -> dict[str, str]:
     return dict(line.split(" = ", 1) for line in path.read_text().splitlines() if " = " in line)
 
 
-def _written(after: Path, tag: str, machine: Machine) -> list[tuple[str, str]]:
+def _written(after: Path, tag: str, machine: BootedMachine) -> list[tuple[str, str]]:
     """Sysctls of an `after-` file that the machine does not have yet, and the one that the file is named for.
 
     That one was written even if it was written as it stood.
@@ -128,7 +128,7 @@ def _written(after: Path, tag: str, machine: Machine) -> list[tuple[str, str]]:
     ]
 
 
-def _zoneinfo(capture: Path, file: str, path: Path, machine: Machine) -> Iterator[Field]:
+def _zoneinfo(capture: Path, file: str, path: Path, machine: BootedMachine) -> Iterator[Field]:
     captured: MachineSnapshot = machine_of_zoneinfo(path.read_text())
     computed = {(z.nid, z.name): z for n in machine.snapshot().nodes for z in n.zones}
     tuned = machine.profile.has_promo  # 6.12 moves pageset high at run time: state, not a computed number
@@ -167,7 +167,7 @@ def zone_fields(
             yield row("pageset high", theirs_pcp.high, our_pcp.high, cpu=cpu)
 
 
-def _min_free_kbytes(capture: Path, machine: Machine) -> Iterator[Field]:
+def _min_free_kbytes(capture: Path, machine: BootedMachine) -> Iterator[Field]:
     """Computed for the same machine without the captured value."""
     spec = machine.spec
     others = {key: value for key, value in spec.sysctls.items() if key != "vm.min_free_kbytes"}
@@ -184,7 +184,7 @@ def _early_ranges(text: str) -> dict[int, tuple[PfnRange, ...]]:
     return {nid: merge(pieces) for nid, pieces in ranges.items()}
 
 
-def _extents(capture: Path, machine: Machine) -> Iterator[Field]:
+def _extents(capture: Path, machine: BootedMachine) -> Iterator[Field]:
     """Zones computed from the firmware's ranges and the command line, beside those of the zoneinfo."""
     spec = machine.spec
     ram = _early_ranges((capture / "dmesg.txt").read_text())
@@ -208,7 +208,7 @@ def _extents(capture: Path, machine: Machine) -> Iterator[Field]:
         yield Field(capture.name, "boot", "zone extents", f"node {node.nid}", captured, computed)
 
 
-def _fallback_order(capture: Path, machine: Machine) -> Iterator[Field]:
+def _fallback_order(capture: Path, machine: BootedMachine) -> Iterator[Field]:
     text = (capture / "dmesg.txt").read_text()
     for nid, order in re.findall(r"Fallback order for Node (\d+): ([\d ]+)", text):
         captured = tuple(map(int, order.split()))

@@ -9,7 +9,7 @@ import pytest
 from groundtruth import GROUNDTRUTH
 
 from numa_service.machine.boot import managed_pages, start_kernel
-from numa_service.machine.booted import Machine, rebuild_zonelists
+from numa_service.machine.booted import BootedMachine, rebuild_zonelists
 from numa_service.machine.machinefile import parse_machine
 from numa_service.machine.notation import parse_pages
 from numa_service.machine.presets import load_preset
@@ -35,7 +35,7 @@ def two_nodes(profile: str = "linux-3.0", size: str = "16GiB") -> MachineSpec:
     )
 
 
-def pages_for(machine: Machine, purpose: str) -> int:
+def pages_for(machine: BootedMachine, purpose: str) -> int:
     return sum(region.pages for region in machine.boot_allocator.reserved if region.purpose == purpose)
 
 
@@ -192,7 +192,7 @@ def test_i386_is_flat_and_its_map_lies_in_low_memory() -> None:
 # Zonelists after boot
 
 
-def shown(machine: Machine, nid: int) -> list[tuple[int, int]]:
+def shown(machine: BootedMachine, nid: int) -> list[tuple[int, int]]:
     return [tuple(ref) for ref in machine.zonelists[nid].fallback]  # type: ignore[misc]
 
 

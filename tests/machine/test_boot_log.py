@@ -15,7 +15,7 @@ import pytest
 from groundtruth import topologies
 
 from numa_service.machine.boot import start_kernel
-from numa_service.machine.booted import Machine
+from numa_service.machine.booted import BootedMachine
 from numa_service.machine.machinefile import parse_machine
 from numa_service.machine.presets import load_preset
 from numa_service.machine.source import load
@@ -32,7 +32,7 @@ def computed_lines(lines: list[str]) -> list[str]:
     return [line for line in lines if COMPUTED.match(line)]
 
 
-def log(machine: Machine) -> list[str]:
+def log(machine: BootedMachine) -> list[str]:
     return [text for _, text in machine.dmesg]
 
 
