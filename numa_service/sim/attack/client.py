@@ -41,11 +41,15 @@ class Client:
         self.lineage = 0
         self.session = 0
         self.lease_ns = 0
+        #: When its lease was last renewed.
+        self.renewed_ns = 0
         #: Since when it is no more, and why; None while it lives.
         self.gone_ns: int | None = None
         self.blocks: set[Block] = set()
         #: A request ended without an answer, or failed half done: it may hold more, or less, than it knows.
         self.unsure = False
+        #: Its node was restarted under it.
+        self.homeless = False
         self._regions: list[tuple[int, int]] = []
         self._requests = 0
         #: Requests without an end; each has one within its patience.
@@ -99,6 +103,7 @@ class Client:
 
         def opened(answer: tuple[int, int]) -> None:
             self.session, self.lineage = answer
+            self.renewed_ns = self._sim.now_ns
             self._sim.at(self.lease_ns // 3, self._renew, background=True)
 
         self._ask(("open", action.lease_ns), begin, opened, session=0)
@@ -112,7 +117,9 @@ class Client:
             try:
                 host.inbox.check_session(self.session)
                 host.node.apply(ops.RenewSession(self.session, host.node.clock()))
+                self.renewed_ns = self._sim.now_ns
             except NotFound:
+                self._check_lease()
                 self._ended()
                 return
         self._sim.at(self.lease_ns // 3, self._renew, background=True)
@@ -195,12 +202,19 @@ class Client:
     def answered(self, about: str, error: NodeError | None) -> None:
         """Draw conclusions from how a request ended."""
         if isinstance(error, NotFound) and error.kind == "session":
+            self._check_lease()
             self._ended()
         elif isinstance(error, InvalidRequest):
             self._violated(f"client {self.number}: {about}: {error}")
         elif isinstance(error, PeerUnavailable | NodesAway):
             # half of a request that spans nodes may have been done, and is not undone where nobody heard
             self.unsure = True
+
+    def _check_lease(self) -> None:
+        """A session that its node does not know has ended by its client, by its lease, or with its node."""
+        same = self._sim.nodes[self.nid].lineage == self.lineage
+        if self.gone_ns is None and same and self._sim.now_ns < self.renewed_ns + self.lease_ns // 2:
+            self._violated(f"client {self.number}: session {self.session} ended before its lease")
 
     def _ended(self) -> None:
         """The session is no more: its lease has run out, or its node was restarted."""
@@ -214,6 +228,7 @@ class Client:
         self.blocks = {block for block in self.blocks if block[0] != nid}
         self.unsure = True
         if nid == self.nid:
+            self.homeless = self.gone_ns is None
             self._ended()
 
 

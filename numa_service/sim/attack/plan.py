@@ -203,14 +203,14 @@ def _policy(dice: random.Random) -> Policy:
 
 def _life(dice: random.Random, client: int) -> list[Action]:
     """What one client does, from its session to the end of it."""
-    now = _between(dice, 0, 500)
+    now = _between(dice, 0, dice.choice((500, 4000)))
     actions: list[Action] = [Open(now, client, dice.randrange(NODES), _between(dice, 2000, 15_000))]
     for _ in range(dice.randrange(4, 16)):
         now += dice.choice((0, 0, 1, 1, 20, 300)) * MS
         match dice.randrange(10):
             case 0 | 1 | 2 | 3:
                 order = dice.choice((0, 0, 0, 1, 3, 9))
-                count = dice.randrange(1, 2000 >> order or 2)
+                count = dice.randrange(1, dice.choice((500, 2000, 6000)) >> order or 2)
                 actions.append(Alloc(now, client, order, count, _policy(dice)))
             case 4 | 5:
                 actions.append(Free(now, client, dice.choice((0.3, 1.0))))

@@ -38,6 +38,8 @@ class Run:
         #: (when it is to happen in events from now, node, when it is back)
         self._crashes: list[list[int]] = []
         self._cuts = 0
+        #: Clients whose node was restarted under them.
+        self._earlier: list[Client] = []
         self._events = 0
         self._problems: list[str] = []
         for host in self.sim.hosts.values():
@@ -92,8 +94,19 @@ class Run:
                 self._clients[number] = Client(self.sim, number, self._problems.append)
                 self._clients[number].do(action)
             case _:
-                if action.client in self._clients:
-                    self._clients[action.client].do(action)
+                client = self._clients.get(action.client)
+                if client and client.homeless and self.sim.hosts[client.nid].alive:
+                    client = self._open_again(client)
+                if client:
+                    client.do(action)
+
+    def _open_again(self, client: Client) -> Client:
+        """A client whose node was restarted begins anew, on the same node."""
+        self._earlier.append(client)
+        number = len(self._earlier) * 100 + client.number % 100
+        again = self._clients[client.number % 100] = Client(self.sim, number, self._problems.append)
+        again.do(plan.Open(self.sim.now_ns, number, client.nid, client.lease_ns))
+        return again
 
     def _mend(self, cut: int) -> None:
         if cut == self._cuts:
@@ -169,6 +182,8 @@ class Run:
             for nid, pfn, _ in client.blocks if client.gone_ns is None else ():
                 if seen.setdefault((nid, pfn), client.number) != client.number:
                     problems.append(f"page {pfn:#x} of node {nid} is held by two clients")
+            self._check_gone(client)
+        for client in self._earlier:
             self._check_gone(client)
         if problems:
             raise Violation(f"at {now / 1e9:.6f} s, event {self._events}: {problems[0]}")
