@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from numa_service.machine.cmdline import thp_enabled
 from numa_service.machine.hmat import access_of, generic_initiators
@@ -92,6 +93,34 @@ class BootedMachine:
         rebuilds = has_zone_order(self.profile) and name == "vm.numa_zonelist_order"
         if rebuilds and self.sysctls.get("vm.numa_zonelist_order") != order:
             rebuild_zonelists(self)
+
+    def dump(self) -> list[Any]:
+        """Of what this process knows of the machine, all that ops change, as plain data; see :meth:`load`."""
+        return [
+            self.sysctls.as_dict(),
+            self.user_min_free_kbytes,
+            sorted((nid, zone, pages) for (nid, zone), pages in self.managed.items()),
+            [(nid, list(zones)) for nid, zones in self.populated.items()],
+            sorted(self.memory_news.items()),
+            [(nid, list(lists.node_order)) for nid, lists in sorted(self.zonelists.items())],
+        ]
+
+    def load(self, dumped: list[Any]) -> None:
+        """Take over what :meth:`dump` gave, in a machine that was booted alike."""
+        sysctls, user_min, managed, populated, news, orders = dumped
+        self.managed = {(nid, zone): pages for nid, zone, pages in managed}
+        self.memory_news = dict(news)
+        ours = self.sysctls.as_dict()
+        for key, value in sysctls.items():
+            if ours.get(key) != value:
+                self.write_sysctl(key, value)
+        online = {nid: tuple(zones) for nid, zones in populated}
+        built = [(nid, list(lists.node_order)) for nid, lists in sorted(self.zonelists.items())]
+        if online != self.populated or built != [(nid, list(order)) for nid, order in orders]:
+            rebuild_zonelists(self, online)
+        self.user_min_free_kbytes = user_min
+        setup_per_cpu_pageset(self)
+        apply_sysctls(self)
 
     def _all_pgdats(self) -> list[Pgdat]:
         return [pgdat for _, pgdat in sorted((self.neighbours | self.pgdats).items())]

@@ -144,7 +144,7 @@ class Pgdat(PgdatMemory, PgdatCalls):
         self.cma_areas = tuple(cma)
         self._marks: dict[int, Watermarks] = {}
         self.drift = drift
-        self._managed_at_init = {extent.index: extent.managed - extent.freed_late for extent in self.extents}
+        self.managed_at_init = {extent.index: extent.managed - extent.freed_late for extent in self.extents}
         self.pg.tune[TUNE_PCP_MAX_ORDER] = profile.pcp_max_order
         self.pg.tune[TUNE_BLOCKS] = profile.block_rules
         self.pg.tune[TUNE_WATERMARK] = profile.watermark_rules
@@ -277,12 +277,12 @@ class Pgdat(PgdatMemory, PgdatCalls):
             self.pg.drift[zone, STAT_THRESHOLD] = (
                 pressure_threshold(self._marks[zone], len(self.all_cpus))
                 if pressure
-                else stat_threshold(self._managed_at_init[zone], len(self.all_cpus))
+                else stat_threshold(self.managed_at_init[zone], len(self.all_cpus))
             )
 
     def refresh_zone_stat_thresholds(self) -> None:
         """What zones manage now decides from here on how far counters may drift."""
-        self._managed_at_init = {extent.index: extent.managed for extent in self.extents}
+        self.managed_at_init = {extent.index: extent.managed for extent in self.extents}
         for zone in self._marks:
             self._set_stat_threshold(zone, bool(self.pg.zone_flags[zone] & ZONE_RECLAIM_ACTIVE))
 
@@ -517,7 +517,7 @@ class Pgdat(PgdatMemory, PgdatCalls):
             for mt in range(MIGRATE_TYPES)
         )
         blocks = pg.pb_migratetype[zone_pageblocks(pg, zone)]
-        threshold = stat_threshold(self._managed_at_init[extent.index], len(self.all_cpus))
+        threshold = stat_threshold(self.managed_at_init[extent.index], len(self.all_cpus))
         return ZoneSnapshot(
             nid=self.nid,
             name=extent.name,

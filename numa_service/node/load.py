@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from numa_service.machine.latency import Curve, queueing_ns
 from numa_service.machine.spec import MachineSpec
@@ -68,8 +68,8 @@ class Window:
     #: By destination.
     bytes: dict[int, int] = field(default_factory=dict)
     #: Ns that each CPU spent in the windows before, and where it stood when this one began.
-    _spent: dict[int, int] = field(default_factory=dict)
-    _began: dict[int, int] = field(default_factory=dict)
+    before: dict[int, int] = field(default_factory=dict)
+    began: dict[int, int] = field(default_factory=dict)
 
     def add(self, cpu: int, ns: int, traffic: Iterable[tuple[int, int]]) -> Closed | None:
         """A CPU has spent time, and moved (destination, bytes); the window that this put an end to."""
@@ -91,7 +91,7 @@ class Window:
         return over
 
     def _begin(self, clocks: dict[int, int]) -> None:
-        self._spent, self._began = self.spent, clocks
+        self.before, self.began = self.spent, clocks
         self.clocks, self.bytes = dict(clocks), {}
 
     def clear(self) -> None:
@@ -101,8 +101,8 @@ class Window:
     @property
     def spent(self) -> dict[int, int]:
         """Ns that each CPU has spent in all windows, this one included."""
-        now = {cpu: clock - self._began.get(cpu, 0) for cpu, clock in self.clocks.items()}
-        return self._spent | {cpu: self._spent.get(cpu, 0) + ns for cpu, ns in now.items()}
+        now = {cpu: clock - self.began.get(cpu, 0) for cpu, clock in self.clocks.items()}
+        return self.before | {cpu: self.before.get(cpu, 0) + ns for cpu, ns in now.items()}
 
 
 @dataclass(slots=True)
@@ -287,6 +287,25 @@ class Load:
                 if q.waiting or q.utilisation
             ],
         )
+
+    def dump(self) -> list[Any]:
+        """All that decides later waits, as plain data; see :meth:`load`."""
+        cpus = self._cpus
+        window = [list(part.items()) for part in (cpus.clocks, cpus.bytes, cpus.began, cpus.before)]
+        queues = [(q.utilisation, q.waiting, q.wait_ns) for q in (self.memory, *self._links.values())]
+        totals = [list(part.items()) for part in (self._bytes, self._heard, self._round)]
+        return [self._ns, totals, window, list(self._links), queues]
+
+    def load(self, dumped: list[Any]) -> None:
+        """Take over what :meth:`dump` gave."""
+        self._ns, totals, window, links, queues = dumped
+        self._bytes, heard, rounds = (dict(part) for part in totals)
+        self._heard = {nid: (ns, nr_bytes) for nid, (ns, nr_bytes) in heard.items()}
+        self._round = {nid: (ns, nr_bytes) for nid, (ns, nr_bytes) in rounds.items()}
+        cpus = self._cpus
+        cpus.clocks, cpus.bytes, cpus.began, cpus.before = (dict(part) for part in window)
+        for queue, numbers in zip((self.memory, *map(self.link, links)), queues, strict=True):
+            queue.utilisation, queue.waiting, queue.wait_ns = numbers
 
     @property
     def cpu_ns(self) -> dict[int, int]:

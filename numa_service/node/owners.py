@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from numa_service.mm.pgdat import MAX_OWNERS
 from numa_service.node.errors import LimitExceeded, NotFound, Precondition
@@ -62,6 +62,17 @@ class OwnerSlots(dict[Owner, int]):
     def is_dead(self, owner: Owner) -> bool:
         """Whether its home has booted anew since, as far as this node has been told."""
         return owner.lineage < self._lineages.get(owner.nid, 0)
+
+    def dump(self) -> list[Any]:
+        """All of it as plain data; see :meth:`load`."""
+        return [list(self.items()), self._free, self._used, sorted(self._lineages.items())]
+
+    def load(self, dumped: list[Any]) -> None:
+        """Take over what :meth:`dump` gave."""
+        slots, self._free, self._used, lineages = dumped
+        self.clear()
+        self.update({Owner(*owner): slot for owner, slot in slots})
+        self._lineages = dict(lineages)
 
     @property
     def state(self) -> tuple[object, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,18 @@ class Session:
     #: il_prev: how many interleaved pages it has asked for.
     interleaved: int = 0
 
+    def dump(self) -> list[Any]:
+        """All of it as plain data; see :meth:`load`."""
+        sets = [sorted(part) for part in (self.holdings, self.lost, self.regions)]
+        return [self.id, self.name, self.lease_ns, self.expires_ns, self.owner, *sets, self.interleaved]
+
+    @classmethod
+    def load(cls, dumped: list[Any]) -> Session:
+        """Inverse of :meth:`dump`."""
+        id, name, lease_ns, expires_ns, owner, holdings, lost, regions, interleaved = dumped
+        sets = set(holdings), set(lost), set(regions)
+        return cls(id, name, lease_ns, expires_ns, Owner(*owner), *sets, interleaved)
+
     @property
     def state(self) -> tuple[object, ...]:
         """The fields that a digest covers, in an order that does not depend on how the sets were filled."""
@@ -48,3 +61,15 @@ class Region:
     pfns: npt.NDArray[np.uint64]
     #: Nodes, beside this one, that were ever given pages of it: what is in swap there is in no table.
     holdings: set[int] = field(default_factory=set)
+
+    def dump(self) -> list[Any]:
+        """All of it as plain data; see :meth:`load`."""
+        table = self.nids.tobytes(), self.pfns.tobytes()
+        return [self.id, self.session, self.lru_kind, self.policy, *table, sorted(self.holdings)]
+
+    @classmethod
+    def load(cls, dumped: list[Any]) -> Region:
+        """Inverse of :meth:`dump`."""
+        id, session, lru_kind, (mode, nodes), nids, pfns, holdings = dumped
+        table = np.frombuffer(nids, np.uint16).copy(), np.frombuffer(pfns, np.uint64).copy()
+        return cls(id, session, lru_kind, (mode, tuple(nodes)), *table, set(holdings))

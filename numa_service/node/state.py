@@ -7,24 +7,30 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import lru_cache, partial
 
+import msgpack
 import numpy as np
 
 from numa_service.machine.booted import BootedMachine
 from numa_service.mm.invariants import check_pgdat
 from numa_service.mm.pgdat import MAX_OWNERS, Pgdat
+from numa_service.mm.pgdat_dump import dump_pgdat, load_pgdat
 from numa_service.mm.pgdata import KSWAPD_WOKEN, PG_HELD, PG_LRU, SWAP_USED
 from numa_service.mm.zonelist_cache import ZonelistCache
 from numa_service.node.cost import Cost
 from numa_service.node.errors import NotFound, Precondition
 from numa_service.node.first_replies import FirstReplies
-from numa_service.node.kswapd import Kswapd
+from numa_service.node.kswapd import Kswapd, KswapdRun
 from numa_service.node.load import Load
 from numa_service.node.outbox import Outbox
 from numa_service.node.owners import ID_BITS, Owner, OwnerSlots, unknown_session
 from numa_service.node.pfns import unpack_pfns
 from numa_service.node.session import Region, Session
+
+#: Of the layout of snapshots; another one is not read.
+SNAPSHOT_VERSION = 1
 
 
 class NodeState:
@@ -146,6 +152,61 @@ class NodeState:
         return int(self.pgdat.pg.reclaim_stat[SWAP_USED])
 
     # the whole of it
+
+    def snapshot(self) -> bytes:
+        """All of the state, as msgpack; see :meth:`restore`."""
+        run = self.kswapd.run
+        caches = [
+            (nid, cache.fullzones, cache.last_full_zap_ns)
+            for nid, cache in sorted(self._zonelist_caches.items())
+        ]
+        parts = [
+            SNAPSHOT_VERSION,
+            (self.nid, self.lineage, self.digest()),
+            self.machine.dump(),
+            dump_pgdat(self.pgdat),
+            self._next_id,
+            self.slots.dump(),
+            [session.dump() for session in self.sessions.values()],
+            [region.dump() for region in self.regions.values()],
+            asdict(run) if run else None,
+            self.load.dump(),
+            caches,
+            self.replies.dump(),
+            self.outbox.dump(),
+        ]
+        packed: bytes = msgpack.packb(parts)
+        return packed
+
+    def restore(self, snapshot: bytes) -> None:
+        """Go on from a snapshot of a node of the same machine, in one that has just booted.
+
+        The lineage goes on, too; the epoch is this process's own. ValueError for what is no snapshot of this
+        node, or does not lead to the digest that it names; the node is of no use then.
+        """
+        version, *parts = msgpack.unpackb(snapshot, strict_map_key=False)
+        if version != SNAPSHOT_VERSION:
+            raise ValueError(f"a snapshot of version {version}: {SNAPSHOT_VERSION} is read")
+        (nid, lineage, digest), machine, pgdat, next_id, slots, sessions, regions, run, load = parts[:9]
+        caches, replies, outbox = parts[9:]
+        if nid != self.nid:
+            raise ValueError(f"a snapshot of node {nid}, not {self.nid}")
+        self.lineage = lineage
+        self.machine.load(machine)
+        load_pgdat(self.pgdat, pgdat)
+        self._next_id = next_id
+        self.slots.load(slots)
+        self.sessions = {session.id: session for session in map(Session.load, sessions)}
+        self.regions = {region.id: region for region in map(Region.load, regions)}
+        self.kswapd.run = KswapdRun(**run | {"boosts": tuple(run["boosts"])}) if run else None
+        self.load.load(load)
+        for list_nid, fullzones, zapped_ns in caches:
+            cache = self.zonelist_cache(list_nid)
+            cache.fullzones, cache.last_full_zap_ns = fullzones, zapped_ns
+        self.replies.load(replies)
+        self.outbox.load(outbox)
+        if self.digest() != digest:
+            raise ValueError("the snapshot does not lead to the state that it is of")
 
     def check_memory(self) -> list[str]:
         """Violated invariants of pages, zones and counters."""
