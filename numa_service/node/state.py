@@ -14,7 +14,7 @@ import numpy as np
 from numa_service.machine.booted import BootedMachine
 from numa_service.mm.invariants import check_pgdat
 from numa_service.mm.pgdat import MAX_OWNERS, Pgdat
-from numa_service.mm.pgdata import KSWAPD_WOKEN, PG_HELD, PG_LRU, SWAP_USED
+from numa_service.mm.pgdata import KSWAPD_ORDER, KSWAPD_WOKEN, PG_HELD, PG_LRU, SWAP_USED
 from numa_service.mm.zonelist_cache import ZonelistCache
 from numa_service.node.cost import Cost
 from numa_service.node.errors import NotFound, Precondition
@@ -139,6 +139,12 @@ class NodeState:
     def kswapd_wanted(self) -> bool:
         """Whether kswapd was woken, and has not gone to sleep since."""
         return self.pgdat.kswapd[KSWAPD_WOKEN] != 0
+
+    @property
+    def kswapd_order(self) -> int:
+        """Order that kswapd works for, or, between its runs, is wanted for."""
+        run = self.kswapd.run
+        return run.order if run else self.pgdat.kswapd[KSWAPD_ORDER]
 
     @property
     def swap_used(self) -> int:

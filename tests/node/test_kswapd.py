@@ -202,6 +202,7 @@ def test_what_is_asked_while_it_runs_is_for_its_next_run(spec: MachineSpec) -> N
     assert (began.order, began.highest_zoneidx) == (3, 1)
     assert not node.pgdat.wakeup_kswapd(2, 1), "it is awake"
     assert node.pgdat.kswapd[KSWAPD_ORDER] == 2
+    assert node.kswapd_order == 3
 
 
 def test_its_process_loads_neither_kernels_nor_numpy() -> None:
