@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from numa_service.machine.machinefile import parse_machine
 from numa_service.machine.spec import MachineSpec
-from numa_service.mm.mmzone import DEF_PRIORITY, WMARK_HIGH
+from numa_service.mm.mmzone import DEF_PRIORITY, WMARK_HIGH, WMARK_MIN
 from numa_service.mm.page_alloc import ALLOC_WMARK_MIN, LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.mm.pgdata import KSWAPD_ORDER, SC_RECLAIM_IDX, SC_TARGETS
-from numa_service.mm.vmscan import ROUND_PAGES
+from numa_service.mm.vmscan import ROUND_PAGES, kswapd_target
 from numa_service.node import ops
 from numa_service.node.mempolicy import Policy
 from numa_service.node.node import Node
@@ -114,6 +115,25 @@ def test_priority_rises_at_the_end_of_a_pass_only(monkeypatch: pytest.MonkeyPatc
         assert [step.in_pass for step in mine] == [True] * (len(mine) - 1) + [False]
     assert len([step for step in steps if step.priority == 2]) > 50
     assert all(step.scanned <= ROUND_PAGES for step in steps)
+
+
+def test_a_pass_that_scans_as_much_as_it_aims_at_keeps_the_priority() -> None:
+    """While others take what it frees: then more of the same pressure is enough."""
+    node = wake(node_with(50_000), 500)
+    node.pgdat.pg.watermark[0, WMARK_HIGH] = node.pgdat.free_pages(0) + 1
+    node.pgdat.pg.watermark[:, WMARK_MIN] = 0
+    session = node.owner(next(iter(node.sessions)))
+    passes, scanned = [], 0
+    while (step := node.apply(ops.KswapdStep())).did is not ops.KswapdDid.SLEPT and len(passes) < 16:
+        if step.did is ops.KswapdDid.SCANNED:
+            scanned += step.scanned
+            node.apply(ops.Alloc(session, (DMA32,), 0, 0, step.reclaimed, 1, DMA32, ALLOC_WMARK_MIN, 3))
+            if not step.in_pass:
+                passes.append((step.priority, scanned >= kswapd_target(node.pgdat.pg, DMA32)))
+                scanned = 0
+    assert {enough for _, enough in passes} == {False, True}
+    for (priority, enough), (following, _) in pairwise(passes):
+        assert following == priority - (not enough)
 
 
 @pytest.mark.parametrize("profile", ["linux-3.0", "linux-6.1", "linux-6.12"])
