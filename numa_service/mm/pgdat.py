@@ -45,17 +45,25 @@ from numa_service.mm.pgdata import (
     KSWAPD_ORDER,
     KSWAPD_WOKEN,
     MAX_OWNERS,
+    NR_SCAN_CONTROL,
     PCP_ACTIVE,
     PCP_EXPIRE,
     PCP_HIGH_NOW,
     PG_HOLE,
     PG_RESERVED,
+    SC_LEFT,
+    SC_NR_RECLAIMED,
+    SC_NR_SCANNED,
+    SC_NR_TO_RECLAIM,
+    SC_TARGETS,
     SCRATCH_FIELDS,
     STAT_THRESHOLD,
     SWAP_TOTAL,
     SWAP_USED,
     TUNE_BLOCKS,
+    TUNE_DIRTY,
     TUNE_PAGESET,
+    TUNE_PASS,
     TUNE_PCP_MAX_ORDER,
     TUNE_WATERMARK,
     ZONE_RECLAIM_ACTIVE,
@@ -139,7 +147,7 @@ class Pgdat(PgdatMemory, PgdatCalls):
         self.base_pfn = start // MAX_ORDER_NR_PAGES * MAX_ORDER_NR_PAGES
         end = max((e for _, e in spans), default=self.base_pfn)
         self._bind(alloc_pgdata(self.base_pfn, end, len(self.zone_names), len(self.all_cpus)))
-        self._scratch = np.zeros(4, dtype=np.int64)
+        self._scan_control = np.zeros(NR_SCAN_CONTROL, dtype=np.int64)
         self.ram = tuple(ram)
         self.cma_areas = tuple(cma)
         self._marks: dict[int, Watermarks] = {}
@@ -149,6 +157,8 @@ class Pgdat(PgdatMemory, PgdatCalls):
         self.pg.tune[TUNE_BLOCKS] = profile.block_rules
         self.pg.tune[TUNE_WATERMARK] = profile.watermark_rules
         self.pg.tune[TUNE_PAGESET] = profile.pageset_rules
+        self.pg.tune[TUNE_DIRTY] = profile.dirty_rules
+        self.pg.tune[TUNE_PASS] = profile.pass_rules
         self.pg.cpu_local[:] = [cpu in self.cpus for cpu in self.all_cpus]
         self._init_zones(ram)
         self._init_cma(free_ranges)
@@ -350,14 +360,36 @@ class Pgdat(PgdatMemory, PgdatCalls):
         for zone in self._marks:
             self._set_stat_threshold(zone, active)
 
-    def shrink(
-        self, reclaim_idx: int, priority: int, nr_to_reclaim: int, kswapd: bool, may_write: bool = True
-    ) -> tuple[int, int]:
-        """One bounded step of reclaim: (scanned, reclaimed) pages; of clean page cache only, or of all."""
-        result = vmscan.shrink_node(
-            self.pg, reclaim_idx, priority, nr_to_reclaim, kswapd, may_write, self._scratch
-        )
-        return int(result >> 32), int(result & 0xFFFFFFFF)
+    def shrink(self, reclaim_idx: int, priority: int, nr_to_reclaim: int) -> tuple[int, int]:
+        """One pass of direct reclaim, until it has reclaimed so many pages: (scanned, reclaimed) pages."""
+        sc = self._scan_control
+        vmscan.begin_pass(self.pg, sc, reclaim_idx, priority, nr_to_reclaim, False, True)
+        vmscan.shrink_node(self.pg, sc, vmscan.NO_LIMIT)
+        return int(sc[SC_NR_SCANNED]), int(sc[SC_NR_RECLAIMED])
+
+    @property
+    def in_pass(self) -> bool:
+        """Whether kswapd is in the middle of a pass over the LRU lists."""
+        return bool(self.pg.scan_control[SC_LEFT:SC_TARGETS].any())
+
+    def begin_kswapd_pass(self, highest_zoneidx: int, priority: int, may_write: bool) -> None:
+        """Decide what a pass of kswapd is to scan and to reclaim; of clean page cache only, or of all."""
+        target = vmscan.kswapd_target(self.pg, highest_zoneidx)
+        vmscan.begin_pass(self.pg, self.pg.scan_control, highest_zoneidx, priority, target, True, may_write)
+
+    def go_on_with_pass(self, limit: int) -> tuple[int, int]:
+        """Let kswapd look at up to `limit` further pages: (scanned, reclaimed) pages."""
+        sc = self.pg.scan_control
+        scanned, reclaimed = int(sc[SC_NR_SCANNED]), int(sc[SC_NR_RECLAIMED])
+        vmscan.shrink_node(self.pg, sc, limit)
+        return int(sc[SC_NR_SCANNED]) - scanned, int(sc[SC_NR_RECLAIMED]) - reclaimed
+
+    def end_kswapd_pass(self) -> tuple[int, int, int]:
+        """Pages that the whole pass has scanned, reclaimed, and was to reclaim (NO_LIMIT under 3.0)."""
+        sc = self.pg.scan_control
+        scanned, reclaimed, target = sc[[SC_NR_SCANNED, SC_NR_RECLAIMED, SC_NR_TO_RECLAIM]].tolist()
+        sc[:] = 0
+        return scanned, reclaimed, target
 
     def balanced(self, order: int, highest_zoneidx: int) -> bool:
         """Whether kswapd may sleep."""

@@ -86,6 +86,18 @@ KSWAPD_FAILURES = 2
 KSWAPD_WOKEN = 3
 NR_KSWAPD = 4
 
+# scan_control: one pass over the LRU lists, between its steps
+SC_LEFT = 0  # of each LRU list that can be evicted, pages that the pass has yet to scan
+SC_TARGETS = 4  # what it was to scan of each when it began
+SC_RECLAIM_IDX = 8
+SC_PRIORITY = 9
+SC_MAY_WRITE = 10  # may_writepage and may_swap
+SC_KSWAPD = 11  # whose pass it is: kswapd's, or direct reclaim's
+SC_NR_TO_RECLAIM = 12
+SC_NR_SCANNED = 13
+SC_NR_RECLAIMED = 14
+NR_SCAN_CONTROL = 15
+
 # reclaim cost and swap
 ANON_COST = 0
 FILE_COST = 1
@@ -150,6 +162,8 @@ class PgData(NamedTuple):
     node_stat: I64
     vm_event: I64
     kswapd: I64
+    #: SC_*: the pass that kswapd is in the middle of; zero between passes.
+    scan_control: I64
     reclaim_stat: I64
     owner_pages: I64  # [MAX_OWNERS]
     owner_swap: I64  # [MAX_OWNERS]
@@ -186,7 +200,9 @@ TUNE_PCP_MAX_ORDER = 3
 TUNE_BLOCKS = 4  # BLOCKS_* of profile.py
 TUNE_WATERMARK = 5  # WMARK_*
 TUNE_PAGESET = 6  # PAGESET_*
-NR_TUNE = 7
+TUNE_DIRTY = 7  # DIRTY_*
+TUNE_PASS = 8  # PASS_*
+NR_TUNE = 9
 
 # the ring of events (mm/tracepoints.py)
 TRACE_ON = 0
@@ -273,6 +289,7 @@ def alloc_pgdata(base_pfn: int, end_pfn: int, nr_zones: int, nr_cpus: int) -> Pg
         node_stat=z(len(NODE_STAT_NAMES)),
         vm_event=z(NR_VM_EVENTS),
         kswapd=z(NR_KSWAPD),
+        scan_control=z(NR_SCAN_CONTROL),
         reclaim_stat=z(NR_RECLAIM_STAT),
         owner_pages=z(MAX_OWNERS),
         owner_swap=z(MAX_OWNERS),

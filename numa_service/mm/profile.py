@@ -31,6 +31,22 @@ PAGESET_FREE_FACTOR = 1
 #: `high` moves between a floor and a ceiling; batches double either way (6.12).
 PAGESET_AUTO_TUNED = 2
 
+#: Who scans a dirty page of a file writes it, kswapd and direct reclaim alike (shrink_page_list of 3.0).
+DIRTY_WRITTEN = 0
+#: Dirty pages of files are left to flusher threads: direct reclaim writes none since 3.2 (ee72886d8ed5), and
+#: since 4.12 they are activated, out of the way (c55e8d035b28), while a batch that is all dirty wakes the
+#: flushers (726d061fbd36). Reclaim counts them: NR_VMSCAN_IMMEDIATE (3.2, 49ea7eb65e7c).
+DIRTY_LEFT = 1
+
+#: A pass of kswapd aims at no number of pages and scans all that its priority says. Each raises the priority,
+#: down to 0, until the passes since DEF_PRIORITY have reclaimed SWAP_CLUSTER_MAX pages: then kswapd begins
+#: anew at DEF_PRIORITY (balance_pgdat of 3.0).
+PASS_WHOLE = 0
+#: A pass aims at the high watermarks and ends when it has reclaimed as much, with both sides scanned in
+#: proportion (e82e0561dae9). It raises the priority only if it has scanned less than that, or reclaimed
+#: nothing (balance_pgdat since 3.11).
+PASS_AIMS = 1
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
@@ -78,6 +94,10 @@ class Profile:
     watermark_rules: int
     #: PAGESET_*: how pagesets fill and drain.
     pageset_rules: int
+    #: DIRTY_*: what reclaim does with dirty pages of files.
+    dirty_rules: int
+    #: PASS_*: how kswapd's passes end and follow each other.
+    pass_rules: int
     #: Zones found full are passed over for a second (zlc_setup; gone since 4.4).
     zonelist_cache: bool
     #: global_dirtyable_memory leaves out what zones keep in reserve (since 3.3).
@@ -146,6 +166,8 @@ LINUX_6_1 = Profile(
     block_rules=BLOCKS_STEAL,
     watermark_rules=WMARK_RESERVED,
     pageset_rules=PAGESET_FREE_FACTOR,
+    dirty_rules=DIRTY_LEFT,
+    pass_rules=PASS_AIMS,
     zonelist_cache=False,
     dirtyable_less_reserves=True,
     bootmem=False,
@@ -199,6 +221,8 @@ LINUX_3_0 = Profile(
     block_rules=BLOCKS_TAKE,
     watermark_rules=WMARK_PER_ORDER,
     pageset_rules=PAGESET_HOT_COLD,
+    dirty_rules=DIRTY_WRITTEN,
+    pass_rules=PASS_WHOLE,
     zonelist_cache=True,
     dirtyable_less_reserves=False,
     bootmem=True,

@@ -1,14 +1,15 @@
-"""Reclaim: LRU lists, scan balance and what kswapd does in one bounded step (``mm/vmscan.c``).
+"""Reclaim: LRU lists, scan balance, and passes over the lists that can stop and go on (``mm/vmscan.c``).
 
-A first honest form: order-0 pages, page cache that is dropped (written first when dirty) and anonymous
-memory that goes to swap. LRU lists live in the zones; sizes and the scan balance are taken over the
-zones of the node together, as kernels since 4.8 do.
+A first honest form: order-0 pages, page cache that is dropped once it is clean and anonymous memory that
+goes to swap. LRU lists live in the zones; sizes and the scan balance are taken over the zones of the node
+together, as kernels since 4.8 do. What a pass has yet to do is in its `sc` (struct scan_control): that of
+kswapd is state of the node, that of direct reclaim lives no longer than its op.
 """
 
 from __future__ import annotations
 
 from numa_service.mm.jit import flag, i64, kernel
-from numa_service.mm.lists import list_add, list_del, lru_list
+from numa_service.mm.lists import list_add, list_add_tail, list_del, lru_list
 from numa_service.mm.mmzone import (
     LRU_ACTIVE_ANON,
     LRU_ACTIVE_FILE,
@@ -31,12 +32,24 @@ from numa_service.mm.pgdata import (
     PG_REFERENCED,
     PG_SWAPBACKED,
     PG_YOUNG,
+    SC_KSWAPD,
+    SC_LEFT,
+    SC_MAY_WRITE,
+    SC_NR_RECLAIMED,
+    SC_NR_SCANNED,
+    SC_NR_TO_RECLAIM,
+    SC_PRIORITY,
+    SC_RECLAIM_IDX,
+    SC_TARGETS,
     SWAP_TOTAL,
     SWAP_USED,
     TRACE_ON,
+    TUNE_DIRTY,
+    TUNE_PASS,
     TUNE_SWAPPINESS,
     PgData,
 )
+from numa_service.mm.profile import DIRTY_LEFT, PASS_WHOLE
 from numa_service.mm.swap import activate_page, del_page_from_lru
 from numa_service.mm.tracepoints import (
     MM_VMSCAN_LRU_ISOLATE,
@@ -47,7 +60,9 @@ from numa_service.mm.tracepoints import (
     trace_vmscan,
 )
 from numa_service.mm.vmstat import (
+    NR_FILE_DIRTY,
     NR_FREE_PAGES,
+    NR_VMSCAN_IMMEDIATE,
     NR_VMSCAN_WRITE,
     NR_WRITTEN,
     NR_ZONE_LRU_BASE,
@@ -58,6 +73,7 @@ from numa_service.mm.vmstat import (
     PGDEACTIVATE,
     PGPGOUT,
     PGREFILL,
+    PGROTATED,
     PGSCAN_ANON,
     PGSCAN_DIRECT,
     PGSCAN_FILE,
@@ -68,6 +84,11 @@ from numa_service.mm.vmstat import (
     PGSTEAL_KSWAPD,
     PSWPOUT,
 )
+
+#: No number of pages to stop at (ULONG_MAX).
+NO_LIMIT = 1 << 62
+#: Most pages that one round of a pass looks at: a batch of each list, and one more to age anonymous memory.
+ROUND_PAGES = 5 * SWAP_CLUSTER_MAX
 
 
 @kernel
@@ -159,18 +180,47 @@ def _trace_isolate(pg: PgData, reclaim_idx: int, zone: int, lru: int, nr_to_scan
 
 
 @kernel
-def _shrink_inactive_list(
-    pg: PgData,
-    reclaim_idx: int,
-    zone: int,
-    lru: int,
-    nr_to_scan: int,
-    kswapd: bool,
-    may_write: bool,
-    priority: int,
-) -> int:
-    """Scan the tail of an inactive list; pages reclaimed (shrink_inactive_list, shrink_folio_list)."""
+def _activate(pg: PgData, zone: int, idx: int) -> None:
+    """Put a page that the scan has met on the active list instead (activate_locked in shrink_folio_list)."""
+    activate_page(pg, zone, idx)
+    pg.flags[idx] |= PG_ACTIVE
+    pg.vm_event[PGACTIVATE] += 1
+
+
+@kernel
+def _rotate(pg: PgData, head: int, idx: int) -> None:
+    """Spare a page for one more trip along its list."""
+    list_del(pg.next, pg.prev, idx)
+    list_add(pg.next, pg.prev, idx, head)
+
+
+@kernel
+def _flush(pg: PgData, zone: int, nr_pages: int) -> None:
+    """Write the dirty pages that were activated last (wakeup_flusher_threads, folio_rotate_reclaimable).
+
+    There are no flusher threads: what reclaim wakes them for is written at once, and costs nobody time. As
+    reclaim has asked for these pages, they go to the tail of the inactive list, in the order it met them.
+    """
+    active = lru_list(pg, zone, i64(LRU_ACTIVE_FILE))
+    inactive = lru_list(pg, zone, i64(LRU_INACTIVE_FILE))
+    for _ in range(nr_pages):
+        idx = i64(pg.next[active])
+        pg.flags[idx] &= ~(PG_ACTIVE | PG_DIRTY)
+        list_del(pg.next, pg.prev, idx)
+        list_add_tail(pg.next, pg.prev, idx, inactive)
+    pg.vm_stat[zone, NR_ZONE_LRU_BASE + LRU_ACTIVE_FILE] -= nr_pages
+    pg.vm_stat[zone, NR_ZONE_LRU_BASE + LRU_INACTIVE_FILE] += nr_pages
+    pg.vm_event[PGROTATED] += nr_pages
+    pg.vm_event[PGPGOUT] += 4 * nr_pages
+    pg.node_stat[NR_FILE_DIRTY] -= nr_pages
+    pg.node_stat[NR_WRITTEN] += nr_pages
+
+
+@kernel
+def _shrink_inactive_list(pg: PgData, sc: I64, zone: int, lru: int, nr_to_scan: int) -> None:
+    """Scan the tail of an inactive list (shrink_inactive_list, shrink_folio_list)."""
     head = lru_list(pg, zone, lru)
+    kswapd = sc[SC_KSWAPD] != 0
     reclaimed = 0
     scanned = 0
     written = 0
@@ -178,7 +228,7 @@ def _shrink_inactive_list(
     kept = 0
     activated = 0
     if pg.trace_ctl[TRACE_ON]:
-        _trace_isolate(pg, reclaim_idx, zone, lru, nr_to_scan)
+        _trace_isolate(pg, sc[SC_RECLAIM_IDX], zone, lru, nr_to_scan)
     while scanned < nr_to_scan and pg.prev[head] != head:
         idx = i64(pg.prev[head])
         scanned += 1
@@ -187,34 +237,36 @@ def _shrink_inactive_list(
             if flags & PG_YOUNG and not flags & PG_REFERENCED:
                 # spared for one trip: the fault that made the page accessed it too (folio_check_references)
                 pg.flags[idx] = (flags & ~PG_YOUNG) | PG_REFERENCED
-                list_del(pg.next, pg.prev, idx)
-                list_add(pg.next, pg.prev, idx, head)
+                _rotate(pg, head, idx)
                 kept += 1
                 continue
             if flags & PG_YOUNG or not _pageout(pg, zone, idx):
                 pg.flags[idx] = flags & ~PG_YOUNG
-                activate_page(pg, zone, idx)
-                pg.flags[idx] |= PG_ACTIVE
-                pg.vm_event[PGACTIVATE] += 1
+                _activate(pg, zone, idx)
                 activated += 1
                 continue
             written += 1
         elif flags & PG_DIRTY:
             dirty += 1
-            if flags & PG_REFERENCED or not may_write:
-                # one more round: PAGEREF_RECLAIM_CLEAN takes clean pages only, and so does boosted reclaim
-                pg.flags[idx] = flags & ~PG_REFERENCED
-                list_del(pg.next, pg.prev, idx)
-                list_add(pg.next, pg.prev, idx, head)
+            pg.flags[idx] = flags & ~PG_REFERENCED
+            if pg.tune[TUNE_DIRTY] == DIRTY_LEFT:
+                pg.node_stat[NR_VMSCAN_IMMEDIATE] += 1
+                _activate(pg, zone, idx)
+                activated += 1
+                continue
+            if flags & PG_REFERENCED or not sc[SC_MAY_WRITE]:
+                _rotate(pg, head, idx)  # what is referenced is taken if clean only (PAGEREF_RECLAIM_CLEAN)
                 continue
             _pageout(pg, zone, idx)
             written += 1
         _reclaim_page(pg, zone, idx, kswapd)
         reclaimed += 1
+    if dirty and dirty == scanned and pg.tune[TUNE_DIRTY] == DIRTY_LEFT:
+        _flush(pg, zone, dirty)
     if pg.trace_ctl[TRACE_ON]:
         # all of one type: which of the two counts of activated pages it is, the list tells
         b = scanned | (reclaimed << 16) | (dirty << 32)
-        c = kept | (activated << 16) | (priority << 32)
+        c = kept | (activated << 16) | (sc[SC_PRIORITY] << 32)
         trace_vmscan(pg, i64(MM_VMSCAN_LRU_SHRINK_INACTIVE), zone, lru, b, c)
     pg.path[PATH_SCANNED] += scanned
     pg.vm_event[PGSCAN_KSWAPD if kswapd else PGSCAN_DIRECT] += scanned
@@ -224,19 +276,18 @@ def _shrink_inactive_list(
     else:
         pg.vm_event[PGSCAN_FILE] += scanned
         _lru_note_cost(pg, i64(FILE_COST), written)
-    return reclaimed | (scanned << 32)
+    sc[SC_NR_SCANNED] += scanned
+    sc[SC_NR_RECLAIMED] += reclaimed
 
 
 @kernel
-def _shrink_active_list(
-    pg: PgData, reclaim_idx: int, zone: int, lru: int, nr_to_scan: int, priority: int
-) -> int:
-    """Move the tail of an active list to the inactive one; pages scanned."""
+def _shrink_active_list(pg: PgData, sc: I64, zone: int, lru: int, nr_to_scan: int) -> None:
+    """Move the tail of an active list to the inactive one (shrink_active_list)."""
     head = lru_list(pg, zone, lru)
     inactive = lru_list(pg, zone, lru - 1)
     scanned = 0
     if pg.trace_ctl[TRACE_ON]:
-        _trace_isolate(pg, reclaim_idx, zone, lru, nr_to_scan)
+        _trace_isolate(pg, sc[SC_RECLAIM_IDX], zone, lru, nr_to_scan)
     while scanned < nr_to_scan and pg.prev[head] != head:
         idx = i64(pg.prev[head])
         scanned += 1
@@ -246,25 +297,22 @@ def _shrink_active_list(
     pg.vm_stat[zone, NR_ZONE_LRU_BASE + lru] -= scanned
     pg.vm_stat[zone, NR_ZONE_LRU_BASE + lru - 1] += scanned
     if pg.trace_ctl[TRACE_ON]:
-        trace_vmscan(pg, i64(MM_VMSCAN_LRU_SHRINK_ACTIVE), zone, lru, scanned, priority << 32)
+        trace_vmscan(pg, i64(MM_VMSCAN_LRU_SHRINK_ACTIVE), zone, lru, scanned, sc[SC_PRIORITY] << 32)
     pg.vm_event[PGREFILL] += scanned
     pg.vm_event[PGDEACTIVATE] += scanned
-    return scanned
 
 
 @kernel
-def _shrink_list(
-    pg: PgData, reclaim_idx: int, lru: int, nr_to_scan: int, kswapd: bool, may_write: bool, priority: int
-) -> int:
-    """Scan one list of the node: each zone its share, highest zone first. reclaimed | scanned << 32."""
+def _shrink_list(pg: PgData, sc: I64, lru: int, nr_to_scan: int) -> None:
+    """Scan one list of the node: each zone its share, highest zone first (shrink_list)."""
+    reclaim_idx = sc[SC_RECLAIM_IDX]
     total = lru_size(pg, reclaim_idx, lru)
     if total == 0:
-        return 0
+        return
     active = lru == LRU_ACTIVE_ANON or lru == LRU_ACTIVE_FILE
     if active and not _inactive_is_low(pg, lru - 1):
-        return 0
+        return
     left = min(nr_to_scan, total)
-    result = 0
     for zone in range(reclaim_idx, -1, -1):
         size = pg.vm_stat[zone, NR_ZONE_LRU_BASE + lru]
         share = min(left, -(-nr_to_scan * size // total))
@@ -272,10 +320,9 @@ def _shrink_list(
             continue
         left -= share
         if active:
-            _shrink_active_list(pg, reclaim_idx, zone, lru, share, priority)
+            _shrink_active_list(pg, sc, zone, lru, share)
         else:
-            result += _shrink_inactive_list(pg, reclaim_idx, zone, lru, share, kswapd, may_write, priority)
-    return result
+            _shrink_inactive_list(pg, sc, zone, lru, share)
 
 
 @kernel
@@ -303,14 +350,15 @@ def _cache_trim_mode(pg: PgData, priority: int) -> bool:
 
 
 @kernel
-def _get_scan_count(pg: PgData, reclaim_idx: int, priority: int, may_swap: bool, nr: I64) -> None:
-    """How many pages of each list to scan at this priority (get_scan_count)."""
+def _get_scan_count(pg: PgData, sc: I64) -> None:
+    """How many pages of each list a pass is to scan at its priority (get_scan_count)."""
+    priority = sc[SC_PRIORITY]
     swap_free = pg.reclaim_stat[SWAP_TOTAL] - pg.reclaim_stat[SWAP_USED]
     swappiness = pg.tune[TUNE_SWAPPINESS]
     anon_fraction = 0
     file_fraction = 1
     denominator = 1
-    if swap_free > 0 and may_swap:
+    if swap_free > 0 and sc[SC_MAY_WRITE]:
         if priority == 0 and swappiness > 0:
             anon_fraction = 1
         elif _file_is_tiny(pg, priority):
@@ -325,40 +373,90 @@ def _get_scan_count(pg: PgData, reclaim_idx: int, priority: int, may_swap: bool,
             file_fraction = (200 - swappiness) * (total + 1) // (file_cost + 1)
             denominator = anon_fraction + file_fraction
     for lru in range(LRU_INACTIVE_ANON, LRU_ACTIVE_FILE + 1):
-        size = lru_size(pg, reclaim_idx, lru)
+        size = lru_size(pg, sc[SC_RECLAIM_IDX], lru)
         scan = size >> priority
         fraction = anon_fraction if lru < LRU_INACTIVE_FILE else file_fraction
-        nr[lru] = scan * fraction // denominator
+        sc[SC_TARGETS + lru] = scan * fraction // denominator
+        sc[SC_LEFT + lru] = sc[SC_TARGETS + lru]
 
 
 @kernel
-def shrink_node(
-    pg: PgData, reclaim_idx: int, priority: int, nr_to_reclaim: int, kswapd: bool, may_write: bool, nr: I64
-) -> int:
-    """One pass over the LRU lists at one priority; reclaimed | scanned << 32. `nr` is scratch, four entries.
-
-    Stops when `nr_to_reclaim` pages are free: the bound of one step. Without `may_write` (may_writepage and
-    may_swap together) only clean page cache is taken.
-    """
-    _get_scan_count(pg, reclaim_idx, priority, may_write, nr)
-    result = 0
-    while nr[LRU_INACTIVE_ANON] or nr[LRU_ACTIVE_FILE] or nr[LRU_INACTIVE_FILE]:
-        for lru in range(LRU_INACTIVE_ANON, LRU_ACTIVE_FILE + 1):
-            if nr[lru] == 0:
-                continue
-            batch = min(nr[lru], SWAP_CLUSTER_MAX)
-            nr[lru] -= batch
-            result += _shrink_list(pg, reclaim_idx, lru, batch, kswapd, may_write, priority)
-        if result & 0xFFFFFFFF >= nr_to_reclaim:
-            break
-    # keep the anonymous active list moving even when it was not scanned (shrink_node_memcgs' tail)
+def _age_anon(pg: PgData, sc: I64) -> None:
+    """Keep the active list of anonymous memory moving, even where it is not scanned (kswapd_age_node)."""
     if pg.reclaim_stat[SWAP_TOTAL] > pg.reclaim_stat[SWAP_USED] and _inactive_is_low(
         pg, i64(LRU_INACTIVE_ANON)
     ):
-        _shrink_list(
-            pg, reclaim_idx, i64(LRU_ACTIVE_ANON), i64(SWAP_CLUSTER_MAX), kswapd, may_write, priority
-        )
-    return result
+        _shrink_list(pg, sc, i64(LRU_ACTIVE_ANON), i64(SWAP_CLUSTER_MAX))
+
+
+@kernel
+def begin_pass(
+    pg: PgData, sc: I64, reclaim_idx: int, priority: int, nr_to_reclaim: int, kswapd: bool, may_write: bool
+) -> None:
+    """Begin a pass over the LRU lists: what it scans is decided here, once.
+
+    It ends when it has scanned that, or reclaimed `nr_to_reclaim` pages. Without `may_write` (may_writepage
+    and may_swap together) it takes clean page cache only.
+    """
+    sc[SC_RECLAIM_IDX] = reclaim_idx
+    sc[SC_PRIORITY] = priority
+    sc[SC_MAY_WRITE] = may_write
+    sc[SC_KSWAPD] = kswapd
+    sc[SC_NR_TO_RECLAIM] = nr_to_reclaim
+    sc[SC_NR_SCANNED] = 0
+    sc[SC_NR_RECLAIMED] = 0
+    if kswapd:
+        _age_anon(pg, sc)
+    _get_scan_count(pg, sc)
+
+
+@kernel
+def _keep_proportion(sc: I64) -> bool:
+    """Give up the side with less left to scan, and scan no larger share of the other (shrink_lruvec).
+
+    For a pass that has reclaimed enough. The sides are anonymous memory and page cache, shares are whole per
+    cent of the targets. False if nothing is left to scan of one side: then the pass ends.
+    """
+    anon_left = sc[SC_LEFT + LRU_INACTIVE_ANON] + sc[SC_LEFT + LRU_ACTIVE_ANON]
+    file_left = sc[SC_LEFT + LRU_INACTIVE_FILE] + sc[SC_LEFT + LRU_ACTIVE_FILE]
+    if anon_left == 0 or file_left == 0:
+        return False
+    shorter = LRU_INACTIVE_ANON if file_left > anon_left else LRU_INACTIVE_FILE
+    longer = LRU_INACTIVE_FILE if file_left > anon_left else LRU_INACTIVE_ANON
+    whole = sc[SC_TARGETS + shorter] + sc[SC_TARGETS + shorter + 1] + 1
+    done = 100 - 100 * min(anon_left, file_left) // whole
+    for lru in range(shorter, shorter + 2):
+        sc[SC_LEFT + lru] = 0
+    for lru in range(longer, longer + 2):
+        target = sc[SC_TARGETS + lru]
+        sc[SC_LEFT + lru] = max(0, target * done // 100 - (target - sc[SC_LEFT + lru]))
+    return True
+
+
+@kernel
+def shrink_node(pg: PgData, sc: I64, limit: int) -> bool:
+    """Go on with a pass until it ends, or a further round of its lists could look at more than `limit` pages.
+
+    At least one round is made. True when the pass has ended (shrink_lruvec, shrink_node).
+    """
+    room = limit
+    while sc[SC_LEFT + LRU_INACTIVE_ANON] or sc[SC_LEFT + LRU_ACTIVE_FILE] or sc[SC_LEFT + LRU_INACTIVE_FILE]:
+        if room < limit and room < ROUND_PAGES:
+            return False
+        for lru in range(LRU_INACTIVE_ANON, LRU_ACTIVE_FILE + 1):
+            batch = min(sc[SC_LEFT + lru], SWAP_CLUSTER_MAX)
+            if batch:
+                sc[SC_LEFT + lru] -= batch
+                room -= batch
+                _shrink_list(pg, sc, lru, batch)
+        if sc[SC_NR_RECLAIMED] < sc[SC_NR_TO_RECLAIM]:
+            continue
+        if pg.tune[TUNE_PASS] == PASS_WHOLE or not _keep_proportion(sc):
+            break
+    for lru in range(LRU_INACTIVE_ANON, LRU_ACTIVE_FILE + 1):
+        sc[SC_LEFT + lru] = 0
+    _age_anon(pg, sc)
+    return True
 
 
 @kernel
@@ -377,7 +475,9 @@ def pgdat_balanced(pg: PgData, order: int, highest_zoneidx: int) -> bool:
 
 @kernel
 def kswapd_target(pg: PgData, highest_zoneidx: int) -> int:
-    """Pages that one pass of kswapd aims at: Σ max(HIGH, 32) (kswapd_shrink_node)."""
+    """Pages that one pass of kswapd aims at: Σ max(HIGH, 32) (kswapd_shrink_node), or NO_LIMIT (3.0)."""
+    if pg.tune[TUNE_PASS] == PASS_WHOLE:
+        return NO_LIMIT
     target = 0
     for zone in range(highest_zoneidx + 1):
         if pg.managed[zone]:

@@ -45,6 +45,7 @@ NR_FILE_DIRTY = 2
 NR_VMSCAN_WRITE = 3
 NR_DIRTIED = 4
 NR_WRITTEN = 5
+NR_VMSCAN_IMMEDIATE = 6
 NODE_STAT_NAMES = (
     "nr_anon_pages",
     "nr_file_pages",
@@ -52,6 +53,7 @@ NODE_STAT_NAMES = (
     "nr_vmscan_write",
     "nr_dirtied",
     "nr_written",
+    "nr_vmscan_immediate_reclaim",
 )
 
 # vm events

@@ -1,8 +1,9 @@
 """kswapd of one node: where its run stands, and what it has done (``mm/vmscan.c``: kswapd, balance_pgdat).
 
 The run is state of the node, advanced by one bounded step at a time (:class:`ops.KswapdStep`): the node
-serves others in between. Whoever paces the steps (an actor of its own, on Ray) has no state: one that dies is
-replaced by another, which goes on where the run stands.
+serves others in between. What a pass over the LRU lists has yet to scan is in ``PgData.scan_control``.
+Whoever paces the steps (an actor of its own, on Ray) has no state: one that dies is replaced by another,
+which goes on where the run stands.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from numa_service.mm.mmzone import DEF_PRIORITY, SWAP_CLUSTER_MAX
 from numa_service.node.cost import Cost
 
-#: Pages that one step may reclaim: the node answers nobody else meanwhile.
+#: Pages that one step may look at: the node answers nobody else meanwhile.
 STEP_PAGES = 64 * SWAP_CLUSTER_MAX
 #: Boosted reclaim looks no closer than this: it is to cost nobody a page that is in use.
 BOOST_PRIORITY = DEF_PRIORITY - 2
@@ -22,16 +23,17 @@ BOOST_PRIORITY = DEF_PRIORITY - 2
 class KswapdRun:
     """One run of kswapd, from its wakeup until it sleeps. Pages."""
 
+    #: What it was woken for; 0 once twice as much is reclaimed: the rest is left to compaction.
     order: int
     highest_zoneidx: int
-    #: What a whole pass of the kernel is to reclaim.
-    nr_to_reclaim: int
     #: Of each zone up to the highest one, what its watermarks were boosted by when the run began.
     boosts: tuple[int, ...]
     #: What is still to be given up for the boosts; 0: the run is for the sake of plain watermarks.
     boost: int
     priority: int = DEF_PRIORITY
     reclaimed: int = 0
+    #: Of that, since it last began at DEF_PRIORITY (3.0).
+    reclaimed_since_restart: int = 0
     balanced: bool = False
     #: Nothing is left to do but sleep.
     over: bool = False

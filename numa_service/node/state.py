@@ -17,7 +17,7 @@ from numa_service.machine.booted import BootedMachine
 from numa_service.mm.invariants import check_pgdat
 from numa_service.mm.pgdat import MAX_OWNERS, Pgdat
 from numa_service.mm.pgdat_dump import dump_pgdat, load_pgdat
-from numa_service.mm.pgdata import KSWAPD_WOKEN, PG_HELD, PG_LRU, SWAP_USED
+from numa_service.mm.pgdata import KSWAPD_ORDER, KSWAPD_WOKEN, PG_HELD, PG_LRU, SWAP_USED
 from numa_service.mm.zonelist_cache import ZonelistCache
 from numa_service.node.cost import Cost
 from numa_service.node.errors import NotFound, Precondition
@@ -147,6 +147,12 @@ class NodeState:
         return self.pgdat.kswapd[KSWAPD_WOKEN] != 0
 
     @property
+    def kswapd_order(self) -> int:
+        """Order that kswapd works for, or, between its runs, is wanted for."""
+        run = self.kswapd.run
+        return run.order if run else self.pgdat.kswapd[KSWAPD_ORDER]
+
+    @property
     def swap_used(self) -> int:
         """Swap slots in use on this node's share, in pages."""
         return int(self.pgdat.pg.reclaim_stat[SWAP_USED])
@@ -192,7 +198,9 @@ class NodeState:
         if nid != self.nid:
             raise ValueError(f"a snapshot of node {nid}, not {self.nid}")
         self.lineage = lineage
+        load_pgdat(self.pgdat, pgdat)
         self.machine.load(machine)
+        # that has computed some of the arrays anew, as at boot: they are what they were
         load_pgdat(self.pgdat, pgdat)
         self._next_id = next_id
         self.slots.load(slots)

@@ -166,9 +166,7 @@ class Tracer:
 
     def _kswapd_stepped(self, result: ops.KswapdStepResult) -> None:
         if result.did is ops.KswapdDid.BEGAN:
-            state = self._pgdat.pg.kswapd
-            zone, order = int(state[KSWAPD_HIGHEST_ZONEIDX]), int(state[KSWAPD_ORDER])
-            self._emit(tp.MM_VMSCAN_KSWAPD_WAKE, zone, order=order)
+            self._emit(tp.MM_VMSCAN_KSWAPD_WAKE, result.highest_zoneidx, order=result.order)
         elif not result.runs_on:
             self._emit(tp.MM_VMSCAN_KSWAPD_SLEEP)
 

@@ -66,7 +66,7 @@ def warm_beside() -> None:
     pgdat_balanced(blank, 0, 0)
     kswapd_target(blank, 0)
     pgdat = Node.boot(load_preset(_MACHINE), 0).pgdat
-    pgdat.shrink(0, 1, 0, True)
+    pgdat.shrink(0, 1, 0)
     cpu = next(iter(pgdat.cpu_index))
     with contextlib.suppress(BadPageError):  # nobody holds the first page
         pgdat.free_packed(cpu, 0, 1, bytes(8))

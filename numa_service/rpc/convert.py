@@ -18,7 +18,7 @@ from numa_service.machine.hotplug import MemoryState
 from numa_service.mm.gfp import parse_gfp
 from numa_service.mm.mmzone import WMARK_HIGH, WMARK_LOW, WMARK_MIN
 from numa_service.mm.pgdat import Pgdat, ZoneExtent
-from numa_service.mm.pgdata import KSWAPD_FAILURES, KSWAPD_ORDER, SWAP_TOTAL
+from numa_service.mm.pgdata import KSWAPD_FAILURES, SWAP_TOTAL
 from numa_service.mm.vmstat import NR_ZONE_LRU_BASE, NUMASTAT_NAMES, vm_event_names
 from numa_service.node import ops
 from numa_service.node.cost import Cost
@@ -170,7 +170,7 @@ def node_state(node: Node, digest: str) -> node_pb2.GetNodeResponse:
             running=node.kswapd.running,
             wakeups=node.kswapd.wakeups,
             reclaimed_pages=node.kswapd.reclaimed,
-            order=int(pg.kswapd[KSWAPD_ORDER]),
+            order=node.kswapd_order,
             failures=int(pg.kswapd[KSWAPD_FAILURES]),
         ),
         sessions=len(node.sessions),

@@ -15,7 +15,7 @@ from numa_client._gen.numa.v1 import observe_service_pb2_grpc as pb2_grpc
 
 from numa_service.mm.mmzone import LRU_UNEVICTABLE, WMARK_HIGH, WMARK_LOW, WMARK_MIN
 from numa_service.mm.pgdat import MAX_RECLAIM_RETRIES, ZoneExtent
-from numa_service.mm.pgdata import KSWAPD_FAILURES, KSWAPD_ORDER, SWAP_TOTAL
+from numa_service.mm.pgdata import KSWAPD_FAILURES, SWAP_TOTAL
 from numa_service.mm.vmstat import NR_ZONE_LRU_BASE, vm_event_names
 from numa_service.node.errors import InvalidRequest, TooMany
 from numa_service.node.node import Node
@@ -101,7 +101,7 @@ def frame(node: Node, fallback_pages: Mapping[int, int], sequence: int) -> pb2.O
             running=node.kswapd.running,
             wakeups=node.kswapd.wakeups,
             reclaimed_pages=node.kswapd.reclaimed,
-            order=int(pg.kswapd[KSWAPD_ORDER]),
+            order=node.kswapd_order,
             failures=failures,
         ),
         kswapd_hopeless=failures >= MAX_RECLAIM_RETRIES,

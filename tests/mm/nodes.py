@@ -72,8 +72,10 @@ def one_zone(
     reserved: int = 0,
     swap: int = 0,
     swappiness: int = 60,
+    profile: Profile = LINUX_6_1,
 ) -> Pgdat:
     """A node with one zone, Normal; its first `reserved` pages are never given to the buddy system."""
     ram = (START, START + pages)
     free = (START + reserved, START + pages)
-    return pgdat({NORMAL: ram}, {NORMAL: marks}, [ram], [free], swap=swap, swappiness=swappiness)
+    zones, ranges = {NORMAL: ram}, [ram]
+    return pgdat(zones, {NORMAL: marks}, ranges, [free], swap=swap, swappiness=swappiness, profile=profile)

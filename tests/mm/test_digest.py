@@ -29,7 +29,7 @@ def some_history(node: Pgdat) -> list[str]:
         digests.append(node.digest())
     take(node, kind=LRU_KIND_FILE, count=500, owner=2)
     digests.append(node.digest())
-    node.shrink(NORMAL, 0, 100, True)
+    node.shrink(NORMAL, 0, 100)
     digests.append(node.digest())
     node.drain()
     digests.append(node.digest())

@@ -43,7 +43,7 @@ def _warm() -> None:
         node.touch(owner, got, indexes, True)
         node.release(owner, got[:50], indexes[:50], None)
     for priority in (1, 0):
-        node.shrink(NORMAL, priority, 1000, True)
+        node.shrink(NORMAL, priority, 1000)
     node.wakeup_kswapd(0, NORMAL)
     kswapd_target(node.pg, NORMAL)
     node.free_owner(1)
