@@ -226,7 +226,7 @@ def zone_watermark_ok_safe(pg: PgData, zone: int, order: int, mark: int, highest
     return _watermark_ok(pg, zone, order, mark, highest_zoneidx, i64(0), zone_free_pages_safe(pg, zone))
 
 
-@kernel
+@kernel(inline=True)  # mm_order9
 def _zone_watermark_fast(
     pg: PgData, zone: int, order: int, mark: int, highest_zoneidx: int, alloc_flags: int
 ) -> bool:
@@ -250,7 +250,7 @@ def _zone_watermark_fast(
     return False
 
 
-@kernel
+@kernel(inline=True)  # mm_order9
 def _may_take_from(pg: PgData, zone: int, order: int, highest_zoneidx: int, alloc_flags: int) -> bool:
     """Whether the zone stays above the mark asked for; 6.12 also notes a zone that fell below HIGH."""
     if pg.tune[TUNE_PAGESET] == PAGESET_AUTO_TUNED and not pg.zone_flags[zone] & ZONE_BELOW_HIGH:
@@ -264,7 +264,7 @@ def _may_take_from(pg: PgData, zone: int, order: int, highest_zoneidx: int, allo
     return _zone_watermark_fast(pg, zone, order, mark, highest_zoneidx, alloc_flags)
 
 
-@kernel
+@kernel(inline=True)  # mm_order9
 def _rmqueue(pg: PgData, zone: int, cpu: int, order: int, mt: int, alloc_flags: int) -> int:
     """From the pageset if it keeps that order, else from the buddy lists (rmqueue, rmqueue_buddy)."""
     if cpu >= 0 and pcp_allowed_order(pg, order):
@@ -299,27 +299,46 @@ def _reserves_highatomic(pg: PgData, order: int, alloc_flags: int) -> bool:
     return order > 0 and alloc_flags & ALLOC_HARDER != 0 and rules != WMARK_PER_ORDER
 
 
-@kernel
-def get_page_from_freelist(
-    pg: PgData, zones: I64, cpu: int, order: int, mt: int, highest_zoneidx: int, alloc_flags: int
+@kernel(inline=True)  # mm_order9
+def get_pages_from_freelist(
+    pg: PgData,
+    zones: I64,
+    cpu: int,
+    order: int,
+    mt: int,
+    highest_zoneidx: int,
+    alloc_flags: int,
+    in_runs: bool,
+    out: I64,
+    got: int,
 ) -> int:
-    """First block that a zone of this node can give; as zone << 40 | index; -1 if there is none.
+    """Take blocks of the first zone of this node that can give one into out[got:]; as zone << 40 | blocks.
 
-    `zones` are zone indexes in zonelist order. Avoids mixing migratetypes as long as asked to, and
-    mixes them rather than leave the node.
+    -1 if there is none. `zones` are zone indexes in zonelist order. Avoids mixing migratetypes as long as
+    asked to, and mixes them rather than leave the node (get_page_from_freelist). With `in_runs` it takes all
+    that lies ready on the first zone's pageset, which is the same as one block a call: a pageset's blocks are
+    not counted as free, so nothing that this looks at changes until the list is empty.
     """
     flags = alloc_flags
+    tried = False
     while True:
         for i in range(zones.shape[0]):
             zone = zones[i]
             if not _may_take_from(pg, zone, order, highest_zoneidx, flags):
                 pg.path[PATH_ZONE_SKIPS] += 1
                 continue
+            if in_runs and not tried:
+                run = take_run(pg, zone, cpu, order, mt, out, got)
+                if run:
+                    pg.path[PATH_ZONE_SKIPS] += i * (run - 1)
+                    return (zone << 40) | run
+            tried = True
             idx = _rmqueue(pg, zone, cpu, order, mt, flags)
             if idx >= 0:
                 if _reserves_highatomic(pg, order, flags):
                     reserve_highatomic_pageblock(pg, zone, idx, order)
-                return (zone << 40) | idx
+                out[got] = idx
+                return (zone << 40) | 1
         if not flags & ALLOC_NOFRAGMENT:
             return -1
         flags &= ~ALLOC_NOFRAGMENT
@@ -332,32 +351,6 @@ def _zone_statistics(pg: PgData, zone: int, numa_how: int, allocations: int) -> 
     pg.numa_event[zone, NUMA_LOCAL if numa_how & NUMA_HOW_LOCAL else NUMA_OTHER] += allocations
     if numa_how & NUMA_HOW_INTERLEAVE:
         pg.numa_event[zone, NUMA_INTERLEAVE_HIT] += allocations
-
-
-@kernel
-def _take_from_pageset(
-    pg: PgData,
-    zones: I64,
-    cpu: int,
-    order: int,
-    mt: int,
-    highest_zoneidx: int,
-    alloc_flags: int,
-    out: I64,
-    got: int,
-) -> int:
-    """What lies ready on the pageset of the first zone above its mark, as zone << 40 | blocks; 0 if nothing.
-
-    The same as so many times :func:`get_page_from_freelist`: a pageset's blocks are not counted as free, so
-    nothing that it looks at changes until the list is empty.
-    """
-    for i in range(zones.shape[0]):
-        zone = zones[i]
-        if _may_take_from(pg, zone, order, highest_zoneidx, alloc_flags):
-            run = take_run(pg, zone, cpu, order, mt, out, got)
-            pg.path[PATH_ZONE_SKIPS] += i * run
-            return (zone << 40) | run
-    return 0
 
 
 @kernel
@@ -404,21 +397,16 @@ def alloc_pages_bulk(
     out = out[:count]
     if mt == MIGRATE_MOVABLE:
         alloc_flags |= ALLOC_CMA  # gfp_to_alloc_flags_cma
-    has_pageset = cpu >= 0 and pcp_allowed_order(pg, order)
     one_by_one = alloc_flags & ALLOC_COLD != 0 or _reserves_highatomic(pg, order, alloc_flags)
+    in_runs = cpu >= 0 and pcp_allowed_order(pg, order) and not one_by_one
     while got < count:
-        found = i64(0)
-        if has_pageset and not one_by_one:
-            found = _take_from_pageset(pg, zones, cpu, order, mt, highest_zoneidx, alloc_flags, out, got)
+        found = get_pages_from_freelist(
+            pg, zones, cpu, order, mt, highest_zoneidx, alloc_flags, in_runs, out, got
+        )
+        if found < 0:
+            break
         zone = found >> 40
         end = got + (found & ((1 << 40) - 1))
-        if end == got:
-            found = get_page_from_freelist(pg, zones, cpu, order, mt, highest_zoneidx, alloc_flags)
-            if found < 0:
-                break
-            zone = found >> 40
-            out[got] = found & ((1 << 40) - 1)
-            end = got + 1
         if pg.trace_ctl[TRACE_ON]:
             trace_pages(pg, i64(MM_PAGE_ALLOC), zone, out, got, end, order, mt)
         pg.vm_event[PGALLOC + zone] += (end - got) << order
@@ -671,7 +659,7 @@ __all__ = [
     "free_hot_cold_pages",
     "free_owner_pages",
     "free_pages_bulk",
-    "get_page_from_freelist",
+    "get_pages_from_freelist",
     "page_state",
     "release_region_pages",
     "touch_pages",

@@ -11,6 +11,7 @@ heads are extra entries behind the pages. Free blocks of pageblock size and abov
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,8 +98,8 @@ I64 = npt.NDArray[np.int64]
 U32 = npt.NDArray[np.uint32]
 
 
-class PgData(NamedTuple):
-    """State of one node. [Z] zone, [C] CPU of the machine, [P] page, [B] pageblock."""
+class _Arrays(NamedTuple):
+    """The fields of :class:`PgData`. [Z] zone, [C] CPU of the machine, [P] page, [B] pageblock."""
 
     # struct page, by column: [P]
     flags: npt.NDArray[np.uint16]
@@ -171,6 +172,38 @@ class PgData(NamedTuple):
     call_pfns: I64
     call_indexes: U32
     looks: I64  # [Z, LOOK_WORDS]: what zone_look.py has put down
+
+
+class PgData(_Arrays):
+    """State of one node: arrays, all of which kernels find by one table of where they are.
+
+    Never changed but in the arrays: `_replace` makes another one, with a table of its own.
+    """
+
+    @cached_property
+    def table(self) -> I64:
+        """For each array in turn the address of its data, then its shape.
+
+        TypeError names an array that kernels would misread: of another dtype, or not C-contiguous.
+        """
+        words: list[int] = []
+        for name, array in self._asdict().items():
+            dtype, ndim, _ = LAYOUT[name]
+            if array.dtype != dtype or array.ndim != ndim:
+                raise TypeError(f"PgData.{name}: {array.dtype}[{array.ndim}] instead of {dtype}[{ndim}]")
+            if not (array.flags.carray and array.flags.writeable):
+                raise TypeError(f"PgData.{name}: not C-contiguous, aligned and writeable")
+            words += [array.ctypes.data, *array.shape]
+        return np.array(words, dtype=np.int64)
+
+    @cached_property
+    def address(self) -> int:
+        """Where the table is: a :class:`PgData` as kernels are passed it, while the PgData is kept."""
+        return self.table.ctypes.data
+
+    def __reduce__(self) -> tuple[type[PgData], tuple[npt.NDArray[Any], ...]]:
+        """A copy has a table of its own: without what is cached."""
+        return type(self), tuple(self)
 
 
 HEAD_FREE = 0
@@ -290,6 +323,18 @@ def alloc_pgdata(base_pfn: int, end_pfn: int, nr_zones: int, nr_cpus: int) -> Pg
     for array, first in ((pg.next, pages), (pg.prev, pages), (pg.pb_next, blocks), (pg.pb_prev, blocks)):
         array[first:] = np.arange(first, len(array), dtype=np.uint32)
     return pg
+
+
+def _layout() -> dict[str, tuple[np.dtype[Any], int, int]]:
+    """Each array's dtype, dimensions, and where its words are in ``PgData.table``."""
+    layout, at = {}, 0
+    for name, array in alloc_pgdata(0, 1, 1, 1)._asdict().items():
+        layout[name] = array.dtype, array.ndim, at
+        at += 1 + array.ndim
+    return layout
+
+
+LAYOUT = _layout()
 
 
 def zone_pageblocks(pg: PgData, zone: int) -> I64:

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from numa_service.mm import page_alloc
-from numa_service.mm.address import address_of, pgdata_at
 from numa_service.mm.jit import i64, kernel
 from numa_service.mm.mmzone import WMARK_HIGH, ZONE_NAMES
 from numa_service.mm.page_alloc import (
@@ -25,6 +24,7 @@ from numa_service.mm.page_alloc import (
     free_hot_cold_pages,
 )
 from numa_service.mm.pgdata import CALL_WORDS, I64, ZONE_BOOSTED_WATERMARK, PgData
+from numa_service.mm.pgref import pgdata_at
 from numa_service.mm.vmstat import NR_FREE_PAGES, NR_PATH
 from numa_service.mm.zone_look import ASK, look_at_zones
 
@@ -171,7 +171,7 @@ class PgdatCalls:
     def _bind(self, pg: PgData) -> None:
         """Have these arrays from now on."""
         self.pg = pg
-        self._address, self._unpacked = address_of(pg)
+        self._address = pg.address
         self._call = pg.call.data.cast("B")
         self._report_end = _WORD * (REPORT_ZONES + REPORT_ZONE_NUMBERS * len(pg.managed))
         #: KSWAPD_* by number: quicker to look at than an array.

@@ -9,11 +9,11 @@ from __future__ import annotations
 from struct import Struct
 from typing import NamedTuple
 
-from numa_service.mm.address import pgdata_at
 from numa_service.mm.buddy import first_free, page_zone
 from numa_service.mm.jit import kernel
 from numa_service.mm.mmzone import MIGRATE_TYPES, NR_ORDERS, PAGEBLOCK_ORDER
 from numa_service.mm.pgdata import FREE_CMA, FREE_HIGHATOMIC, LOOK_WORDS, RESERVED_HIGHATOMIC
+from numa_service.mm.pgref import pgdata_at
 from numa_service.mm.vmstat import NR_FREE_PAGES, PGALLOC
 
 #: Words of ``PgData.call`` that say what to look at.
