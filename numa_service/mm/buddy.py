@@ -323,7 +323,7 @@ def rmqueue_smallest_run(pg: PgData, zone: int, order: int, mt: int, most: int) 
     """Up to `most` blocks in a row off the smallest block that is large enough, as blocks << 40 | first.
 
     -1 if there is none. The same as so many times :func:`rmqueue_smallest`: no smaller block is free, so what
-    one allocation splits off serves the next, ascending. Never past a pageblock.
+    one allocation splits off serves the next, ascending. Never past a pageblock, so `order` is at most 9.
     """
     for current in range(order, NR_ORDERS):
         idx = first_free(pg, zone, current, mt)
@@ -348,17 +348,21 @@ def rmqueue_smallest_run(pg: PgData, zone: int, order: int, mt: int, most: int) 
 
 
 @kernel
+def has_block_of_order(pg: PgData, zone: int, order: int, cma: bool, highatomic: bool) -> bool:
+    """Whether a block of this order is on a list the caller may use."""
+    for mt in range(MIGRATE_PCPTYPES):
+        if first_free(pg, zone, order, mt) >= 0:
+            return True
+    if cma and first_free(pg, zone, order, i64(MIGRATE_CMA)) >= 0:
+        return True
+    return highatomic and first_free(pg, zone, order, i64(MIGRATE_HIGHATOMIC)) >= 0
+
+
+@kernel(inline=True)  # mm_order9
 def has_free_block(pg: PgData, zone: int, order: int, cma: bool, highatomic: bool) -> bool:
     """Whether a block of at least this order is on a list the caller may use (end of __zone_watermark_ok)."""
     for current in range(order, NR_ORDERS):
-        if pg.nr_free[zone, current] == 0:
-            continue
-        for mt in range(MIGRATE_PCPTYPES):
-            if first_free(pg, zone, current, mt) >= 0:
-                return True
-        if cma and first_free(pg, zone, current, i64(MIGRATE_CMA)) >= 0:
-            return True
-        if highatomic and first_free(pg, zone, current, i64(MIGRATE_HIGHATOMIC)) >= 0:
+        if pg.nr_free[zone, current] and has_block_of_order(pg, zone, current, cma, highatomic):
             return True
     return False
 
@@ -405,6 +409,7 @@ __all__ = [
     "first_free",
     "free_one_page",
     "free_range",
+    "has_block_of_order",
     "has_free_block",
     "migratetype_is_mergeable",
     "mod_zone_free_pages",

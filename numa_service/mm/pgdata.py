@@ -172,6 +172,8 @@ class _Arrays(NamedTuple):
     call_pfns: I64
     call_indexes: U32
     looks: I64  # [Z, LOOK_WORDS]: what zone_look.py has put down
+    #: What was compared at the first visit of a walk to a zone, and at the last. [Z, 2, CHECK_WORDS]
+    checks: I64
 
 
 class PgData(_Arrays):
@@ -227,7 +229,9 @@ TRACE_ON = 0
 TRACE_WRITTEN = 1
 #: Number of the running context: what a record leaves to whoever began the op.
 TRACE_CONTEXT = 2
-NR_TRACE_CTL = 3
+#: Whether somebody asks why: then a walk writes down what it compares (mm/zone_watermark.py).
+EXPLAIN_ON = 3
+NR_TRACE_CTL = 4
 TRACE_WORDS = 4
 
 #: More than any call has.
@@ -236,11 +240,13 @@ CALL_WORDS = 64
 CALL_BLOCKS = 1024
 
 #: Of one zone; see ``zone_look.py``.
-LOOK_WORDS = 11 + NR_ORDERS + MIGRATE_TYPES
+LOOK_WORDS = 3 + NR_ORDERS + MIGRATE_TYPES
+#: Of one comparison; see ``zone_watermark.py``.
+CHECK_WORDS = 15
 
 #: Fields that are not state: left out of the digest.
 SCRATCH_FIELDS = frozenset(
-    {"path", "bad_pages", "trace", "trace_ctl", "call", "call_pfns", "call_indexes", "looks"}
+    {"path", "bad_pages", "trace", "trace_ctl", "call", "call_pfns", "call_indexes", "looks", "checks"}
 )
 
 
@@ -319,6 +325,7 @@ def alloc_pgdata(base_pfn: int, end_pfn: int, nr_zones: int, nr_cpus: int) -> Pg
         call_pfns=z(CALL_BLOCKS),
         call_indexes=z(CALL_BLOCKS, dtype=np.uint32),
         looks=z(nr_zones, LOOK_WORDS),
+        checks=z(nr_zones, 2, CHECK_WORDS),
     )
     for array, first in ((pg.next, pages), (pg.prev, pages), (pg.pb_next, blocks), (pg.pb_prev, blocks)):
         array[first:] = np.arange(first, len(array), dtype=np.uint32)
