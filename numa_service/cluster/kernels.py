@@ -20,7 +20,7 @@ from numa_service.cluster.errors import ClusterError, reason
 from numa_service.cluster.progress import Progress, silent
 from numa_service.mm import jit
 
-#: For all kernels, which take some 95 s of CPU, on a host with much else to do.
+#: For all kernels, which take some 40 s of CPU, on a host with much else to do.
 COMPILE_SECONDS = 600.0
 _LOOK_SECONDS = 0.25
 _CALLS = ("warm_kernels", "warm_beside")
@@ -63,7 +63,7 @@ def compile_on_hosts(progress: Progress) -> None:
 
     hosts = [host for host in ray.nodes() if host["Alive"] and host["Resources"].get("CPU")]
     compile_there = ray.remote(num_cpus=0, max_retries=0)(compile_here)
-    progress(f"compiling the kernels on {len(hosts)} hosts: once, a minute or two")
+    progress(f"compiling the kernels on {len(hosts)} hosts: once, half a minute")
     waiting = [
         compile_there.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(host["NodeID"], soft=False)
@@ -100,7 +100,7 @@ def _watch(
     from numa_service.node import warm  # every kernel, so that their number is known
 
     assert warm
-    text = "compiling the kernels: once, a minute or two"
+    text = "compiling the kernels: once, half a minute"
     deadline = time.monotonic() + COMPILE_SECONDS
     while not enough():
         progress(text, 0.99 * jit.compiled_share())

@@ -39,7 +39,7 @@ from numa_service.mm.vmstat import NR_FREE_PAGES, PATH_BUDDY_BLOCKS
 MIGRATE_RESERVE = MIGRATE_HIGHATOMIC
 
 
-@kernel
+@kernel(inline=True)  # mm_order0_random_free
 def page_zone(pg: PgData, idx: int) -> int:
     """Zone index of a page; -1 outside every zone."""
     whose = i64(pg.pb_zone[idx >> PAGEBLOCK_ORDER])
@@ -51,7 +51,7 @@ def page_zone(pg: PgData, idx: int) -> int:
     return -1
 
 
-@kernel
+@kernel(inline=True)  # mm_order0_random_free
 def page_is_buddy(pg: PgData, idx: int, order: int) -> bool:
     """Whether a free block of exactly this order starts here."""
     if order >= PAGEBLOCK_ORDER:
@@ -62,7 +62,7 @@ def page_is_buddy(pg: PgData, idx: int, order: int) -> bool:
 # counters
 
 
-@kernel
+@kernel(inline=True)  # mm_order0_random_free
 def mod_zone_free_pages(pg: PgData, zone: int, cpu: int, delta: int) -> None:
     """Change NR_FREE_PAGES, in the CPU's own part while that is within its threshold.
 
@@ -113,7 +113,7 @@ def count_reserve(pg: PgData, zone: int, mt: int, delta: int) -> None:
 # free lists
 
 
-@kernel
+@kernel(inline=True)  # mm_order0_random_free
 def add_to_free_list(pg: PgData, zone: int, idx: int, order: int, mt: int, tail: bool) -> None:
     """Make a block free: mark it, link it, count it (add_to_free_list[_tail], set_buddy_order)."""
     head = free_list(pg, zone, order, mt)
@@ -134,7 +134,7 @@ def add_to_free_list(pg: PgData, zone: int, idx: int, order: int, mt: int, tail:
     pg.nr_free[zone, order] += 1
 
 
-@kernel
+@kernel(inline=True)  # mm_order0_random_free
 def del_from_free_list(pg: PgData, zone: int, idx: int, order: int) -> None:
     """Take a block off its list and clear its mark (del_page_from_free_list)."""
     if order >= PAGEBLOCK_ORDER:
@@ -167,7 +167,7 @@ def move_to_free_list(pg: PgData, zone: int, idx: int, order: int, mt: int) -> N
             list_add_tail(pg.next, pg.prev, idx, head)
 
 
-@kernel
+@kernel(inline=True)  # mm_order0_32k
 def first_free(pg: PgData, zone: int, order: int, mt: int) -> int:
     """First block of a free list; -1 when it is empty (get_page_from_free_area)."""
     head = free_list(pg, zone, order, mt)
@@ -240,7 +240,7 @@ def scan_freepages_block(pg: PgData, zone: int, idx: int, mt: int, move: bool) -
 # split and merge
 
 
-@kernel
+@kernel(inline=True)  # mm_order0_random_free
 def find_buddy(pg: PgData, zone: int, idx: int, order: int) -> int:
     """The free buddy of a block, or -1 (find_buddy_page_pfn)."""
     buddy = idx ^ (1 << order)
@@ -257,7 +257,7 @@ def migratetype_is_mergeable(mt: int) -> bool:
     return mt < MIGRATE_PCPTYPES
 
 
-@kernel
+@kernel(inline=True)  # mm_order0_random_free
 def free_one_page(pg: PgData, zone: int, cpu: int, idx: int, order: int, mt: int, to_tail: bool) -> None:
     """Give a block back: merge upwards, then link it (__free_one_page).
 
@@ -318,18 +318,51 @@ def rmqueue_smallest(pg: PgData, zone: int, order: int, mt: int) -> int:
     return -1
 
 
+@kernel(inline=True)  # mm_order0_32k
+def rmqueue_smallest_run(pg: PgData, zone: int, order: int, mt: int, most: int) -> int:
+    """Up to `most` blocks in a row off the smallest block that is large enough, as blocks << 40 | first.
+
+    -1 if there is none. The same as so many times :func:`rmqueue_smallest`: no smaller block is free, so what
+    one allocation splits off serves the next, ascending. Never past a pageblock, so `order` is at most 9.
+    """
+    for current in range(order, NR_ORDERS):
+        idx = first_free(pg, zone, current, mt)
+        if idx < 0:
+            continue
+        del_from_free_list(pg, zone, idx, current)
+        run = min(most, 1 << (min(current, i64(PAGEBLOCK_ORDER)) - order))
+        at = run << order
+        piece = order
+        while at < 1 << current:
+            if at & (1 << piece):
+                add_to_free_list(pg, zone, idx + at, piece, mt, flag(False))
+                at += 1 << piece
+            piece += 1
+        for block in range(run):
+            page = idx + (block << order)
+            pg.pcptype[page] = mt
+            if pg.trace_ctl[TRACE_ON]:
+                trace_page(pg, i64(MM_PAGE_ALLOC_ZONE_LOCKED), zone, page, order, mt)
+        return (run << 40) | idx
+    return -1
+
+
 @kernel
+def has_block_of_order(pg: PgData, zone: int, order: int, cma: bool, highatomic: bool) -> bool:
+    """Whether a block of this order is on a list the caller may use."""
+    for mt in range(MIGRATE_PCPTYPES):
+        if first_free(pg, zone, order, mt) >= 0:
+            return True
+    if cma and first_free(pg, zone, order, i64(MIGRATE_CMA)) >= 0:
+        return True
+    return highatomic and first_free(pg, zone, order, i64(MIGRATE_HIGHATOMIC)) >= 0
+
+
+@kernel(inline=True)  # mm_order9
 def has_free_block(pg: PgData, zone: int, order: int, cma: bool, highatomic: bool) -> bool:
     """Whether a block of at least this order is on a list the caller may use (end of __zone_watermark_ok)."""
     for current in range(order, NR_ORDERS):
-        if pg.nr_free[zone, current] == 0:
-            continue
-        for mt in range(MIGRATE_PCPTYPES):
-            if first_free(pg, zone, current, mt) >= 0:
-                return True
-        if cma and first_free(pg, zone, current, i64(MIGRATE_CMA)) >= 0:
-            return True
-        if highatomic and first_free(pg, zone, current, i64(MIGRATE_HIGHATOMIC)) >= 0:
+        if pg.nr_free[zone, current] and has_block_of_order(pg, zone, current, cma, highatomic):
             return True
     return False
 
@@ -376,6 +409,7 @@ __all__ = [
     "first_free",
     "free_one_page",
     "free_range",
+    "has_block_of_order",
     "has_free_block",
     "migratetype_is_mergeable",
     "mod_zone_free_pages",
@@ -383,6 +417,7 @@ __all__ = [
     "page_is_buddy",
     "page_zone",
     "rmqueue_smallest",
+    "rmqueue_smallest_run",
     "scan_freepages_block",
     "set_pageblock_migratetype",
     "zone_free_pages_safe",

@@ -14,6 +14,7 @@ from numa_service.mm.buddy import (
     migratetype_is_mergeable,
     move_to_free_list,
     rmqueue_smallest,
+    rmqueue_smallest_run,
     scan_freepages_block,
     set_pageblock_migratetype,
 )
@@ -316,6 +317,24 @@ def take_counted(pg: PgData, zone: int, idx: int, order: int) -> None:
         count_reserve(pg, zone, mt, -(1 << order))
 
 
+@kernel(inline=True)  # mm_order0_32k
+def rmqueue_run(pg: PgData, zone: int, order: int, mt: int, alloc_flags: int, most: int) -> int:
+    """Up to `most` blocks that lie in a row, as blocks << 40 | first; -1 if there is none.
+
+    The same as so many times :func:`rmqueue`, each with :func:`take_counted`.
+    """
+    if not alloc_flags & ALLOC_CMA or pg.reserves[zone, FREE_CMA] == 0:
+        run = rmqueue_smallest_run(pg, zone, order, mt, most)
+        if run >= 0:
+            pg.path[PATH_BUDDY_BLOCKS] += run >> 40
+            return run
+    idx = rmqueue(pg, zone, order, mt, alloc_flags)
+    if idx < 0:
+        return -1
+    take_counted(pg, zone, idx, order)
+    return (1 << 40) | idx
+
+
 @kernel
 def reserve_highatomic_pageblock(pg: PgData, zone: int, idx: int, order: int) -> None:
     """Keep the pageblock of a high-order atomic allocation for its like: about 1 % of the zone.
@@ -355,5 +374,6 @@ __all__ = [
     "FALLBACKS",
     "reserve_highatomic_pageblock",
     "rmqueue",
+    "rmqueue_run",
     "take_counted",
 ]

@@ -1,9 +1,10 @@
 """The one decorator for every kernel of the model, and its disk cache.
 
 Kernels never allocate arrays and run without Numba's runtime (``_nrt=False``): with it, every call
-between kernels counts references and an order-0 allocation costs a hundred times more. They are inlined
-into each other (``forceinline``): a node's arrays are some three hundred scalars, and passing those at a
-call costs more than most kernels' work (184 ns an allocation without, 28 ns with).
+between kernels counts references and an order-0 allocation costs a hundred times more. A node's arrays are
+one pointer to them (``mm/pgref.py``), so a call between kernels is cheap and LLVM decides what to inline.
+A few on the path of every page are inlined by order (:func:`kernel`); all of them would take three times
+as long to compile.
 
 Numba checks only the file of a cached function, not those of the functions it calls, and files a cache under
 the path of the source. Here a cache folder is named after all that decides what is compiled: the text of the
@@ -18,13 +19,15 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsInt, TypeVar, cast
+from typing import TYPE_CHECKING, Any, SupportsInt, TypeVar, cast, overload
 
 import numba
 import numpy as np
 from llvmlite import binding as llvm
 from numba.core import config
 from numba.core.caching import UserProvidedCacheLocator
+
+import numa_service.mm.pgref  # noqa: F401  # tells Numba what a PgData is, before anything is compiled
 
 if TYPE_CHECKING:
 
@@ -94,14 +97,24 @@ def compiled_into(folder: Path, function: F, **options: bool) -> F:
         config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = previous
 
 
-def kernel(function: F) -> F:
+@overload
+def kernel(function: F) -> F: ...
+@overload
+def kernel(*, inline: bool) -> Callable[[F], F]: ...
+def kernel(function: F | None = None, *, inline: bool = False) -> F | Callable[[F], F]:
     """Compile a function of the hot loop: arrays in, integers out, no allocation, no exceptions.
 
+    `inline` puts it into each kernel that calls it, to be compiled anew in every one of them: for those whose
+    call would cost a row of ``benchmarks/mm.py`` more than it may. That row stands beside the decorator.
     Nothing takes a kernel's address, and code for C to call it by is a fifteenth of what there is to compile.
     """
-    compiled = compiled_into(CACHE_DIR, function, forceinline=True, no_cfunc_wrapper=True)
-    _KERNELS.append(compiled)
-    return compiled
+
+    def compiled(function: F) -> F:
+        compiled = compiled_into(CACHE_DIR, function, forceinline=inline, no_cfunc_wrapper=True)
+        _KERNELS.append(compiled)
+        return compiled
+
+    return compiled if function is None else compiled(function)
 
 
 def kernels() -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ from numa_service.mm.pgdata import (
 )
 
 
-@kernel
+@kernel(inline=True)  # mm_order0_32k
 def list_add(nxt: U32, prv: U32, entry: int, head: int) -> None:
     """Put an entry right behind the head."""
     first = nxt[head]
@@ -26,7 +26,7 @@ def list_add(nxt: U32, prv: U32, entry: int, head: int) -> None:
     prv[first] = entry
 
 
-@kernel
+@kernel(inline=True)  # mm_order0_32k
 def list_add_tail(nxt: U32, prv: U32, entry: int, head: int) -> None:
     """Put an entry right before the head: last."""
     last = prv[head]
@@ -36,7 +36,7 @@ def list_add_tail(nxt: U32, prv: U32, entry: int, head: int) -> None:
     nxt[last] = entry
 
 
-@kernel
+@kernel(inline=True)  # mm_order0_32k
 def list_del(nxt: U32, prv: U32, entry: int) -> None:
     """Take an entry out of whatever list it is on."""
     after = nxt[entry]
@@ -45,7 +45,7 @@ def list_del(nxt: U32, prv: U32, entry: int) -> None:
     prv[after] = before
 
 
-@kernel
+@kernel(inline=True)  # mm_order0_32k
 def free_list(pg: PgData, zone: int, order: int, mt: int) -> int:
     """Head of free_area[order].free_list[mt]; in pb_next for orders of pageblock size and above."""
     if order >= PAGEBLOCK_ORDER:
@@ -53,7 +53,7 @@ def free_list(pg: PgData, zone: int, order: int, mt: int) -> int:
     return pg.heads[HEAD_FREE] + (zone * PAGEBLOCK_ORDER + order) * MIGRATE_TYPES + mt
 
 
-@kernel
+@kernel(inline=True)  # mm_order0_32k
 def pcp_list(pg: PgData, cpu: int, zone: int, pindex: int) -> int:
     """Head of a pageset list."""
     return pg.heads[HEAD_PCP] + (cpu * pg.managed.shape[0] + zone) * NR_PCP_LISTS + pindex

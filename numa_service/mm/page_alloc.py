@@ -11,11 +11,9 @@ import numpy.typing as npt
 
 from numa_service.mm.buddy import (
     free_one_page,
-    has_free_block,
     mod_zone_free_pages,
     page_zone,
     rmqueue_smallest,
-    zone_free_pages_safe,
 )
 from numa_service.mm.fallback import (
     ALLOC_CMA,
@@ -34,9 +32,6 @@ from numa_service.mm.mmzone import (
     MIGRATE_MOVABLE,
     PAGEBLOCK_NR_PAGES,
     PAGEBLOCK_ORDER,
-    WMARK_HIGH,
-    WMARK_LOW,
-    WMARK_MIN,
     WMARK_PROMO,
 )
 from numa_service.mm.pcp import (
@@ -49,8 +44,7 @@ from numa_service.mm.pcp import (
     take_run,
 )
 from numa_service.mm.pgdata import (
-    FREE_CMA,
-    FREE_HIGHATOMIC,
+    EXPLAIN_ON,
     I64,
     PG_ACTIVE,
     PG_BUDDY,
@@ -64,16 +58,13 @@ from numa_service.mm.pgdata import (
     PG_SWAPBACKED,
     PG_VISITED,
     PG_YOUNG,
-    RESERVED_HIGHATOMIC,
     TRACE_ON,
-    TUNE_PAGESET,
     TUNE_WATERMARK,
     U32,
-    ZONE_BELOW_HIGH,
     ZONE_BOOSTED_WATERMARK,
     PgData,
 )
-from numa_service.mm.profile import PAGESET_AUTO_TUNED, WMARK_FREE_RESERVE, WMARK_PER_ORDER
+from numa_service.mm.profile import WMARK_FREE_RESERVE, WMARK_PER_ORDER
 from numa_service.mm.swap import activate_page, del_page_from_lru, lru_cache_add
 from numa_service.mm.tracepoints import (
     MM_PAGE_ALLOC,
@@ -86,7 +77,6 @@ from numa_service.mm.tracepoints import (
 from numa_service.mm.vmstat import (
     NR_DIRTIED,
     NR_FILE_DIRTY,
-    NR_FREE_PAGES,
     NUMA_HIT,
     NUMA_INTERLEAVE_HIT,
     NUMA_LOCAL,
@@ -97,22 +87,22 @@ from numa_service.mm.vmstat import (
     PGALLOC,
     PGFREE,
 )
-
-# alloc_flags (mm/internal.h, 6.1): the low two bits are the watermark
-ALLOC_WMARK_MIN = WMARK_MIN
-ALLOC_WMARK_LOW = WMARK_LOW
-ALLOC_WMARK_HIGH = WMARK_HIGH
-ALLOC_NO_WATERMARKS = 0x04
-ALLOC_OOM = 0x08
-ALLOC_HARDER = 0x10
-ALLOC_HIGH = 0x20
-ALLOC_CPUSET = 0x40
-# names and rights of 6.12: the same bits, and one more
-ALLOC_NON_BLOCK = ALLOC_HARDER
-ALLOC_MIN_RESERVE = ALLOC_HIGH
-ALLOC_HIGHATOMIC = 0x200
-ALLOC_RESERVES = ALLOC_NON_BLOCK | ALLOC_MIN_RESERVE | ALLOC_HIGHATOMIC | ALLOC_OOM
-ALLOC_WMARK_MASK = ALLOC_NO_WATERMARKS - 1
+from numa_service.mm.zone_watermark import (
+    ALLOC_CPUSET,
+    ALLOC_HARDER,
+    ALLOC_HIGH,
+    ALLOC_HIGHATOMIC,
+    ALLOC_MIN_RESERVE,
+    ALLOC_NO_WATERMARKS,
+    ALLOC_NON_BLOCK,
+    ALLOC_OOM,
+    ALLOC_WMARK_HIGH,
+    ALLOC_WMARK_LOW,
+    ALLOC_WMARK_MIN,
+    may_take_from,
+    note_nothing_taken,
+    note_visit,
+)
 
 LRU_KIND_NONE = 0
 LRU_KIND_ANON = 1
@@ -139,132 +129,7 @@ FREE_LRU_PAGE = 9
 NO_PAGEBLOCK = 0xFF
 
 
-@kernel
-def wmark_pages(pg: PgData, zone: int, wmark: int) -> int:
-    """A watermark with its boost, in pages."""
-    return pg.watermark[zone, wmark] + pg.watermark_boost[zone]
-
-
-@kernel
-def _watermark_ok_per_order(
-    pg: PgData, zone: int, order: int, mark: int, highest_zoneidx: int, alloc_flags: int, free: int
-) -> bool:
-    """__zone_watermark_ok of 3.0: what lies below the asked order does not count, and the mark halves."""
-    free -= (1 << order) + 1
-    if alloc_flags & ALLOC_HIGH:
-        mark -= mark // 2
-    if alloc_flags & ALLOC_HARDER:
-        mark -= mark // 4
-    if free <= mark + pg.lowmem_reserve[zone, highest_zoneidx]:
-        return False
-    for lower in range(order):
-        free -= pg.nr_free[zone, lower] << lower
-        mark >>= 1
-        if free <= mark:
-            return False
-    return True
-
-
-@kernel
-def _unusable_free(pg: PgData, zone: int, order: int, alloc_flags: int) -> int:
-    """Free pages that this request cannot have (__zone_watermark_unusable_free)."""
-    unusable = (1 << order) - 1
-    if pg.tune[TUNE_WATERMARK] == WMARK_FREE_RESERVE:
-        if not alloc_flags & ALLOC_RESERVES:
-            unusable += pg.reserves[zone, FREE_HIGHATOMIC]
-    elif not alloc_flags & (ALLOC_HARDER | ALLOC_OOM):
-        unusable += pg.reserves[zone, RESERVED_HIGHATOMIC]
-    if not alloc_flags & ALLOC_CMA:
-        unusable += pg.reserves[zone, FREE_CMA]
-    return unusable
-
-
-@kernel
-def _watermark_ok(
-    pg: PgData, zone: int, order: int, mark: int, highest_zoneidx: int, alloc_flags: int, free: int
-) -> bool:
-    """__zone_watermark_ok for a number of free pages."""
-    rules = pg.tune[TUNE_WATERMARK]
-    if rules == WMARK_PER_ORDER:
-        return _watermark_ok_per_order(pg, zone, order, mark, highest_zoneidx, alloc_flags, free)
-    low = mark
-    if rules == WMARK_FREE_RESERVE:
-        if alloc_flags & ALLOC_MIN_RESERVE:
-            low -= low // 2
-            if alloc_flags & ALLOC_NON_BLOCK:
-                low -= low // 4
-        if alloc_flags & ALLOC_OOM:
-            low -= low // 2
-    else:
-        if alloc_flags & ALLOC_HIGH:
-            low -= low // 2
-        if alloc_flags & ALLOC_OOM:
-            low -= low // 2
-        elif alloc_flags & ALLOC_HARDER:
-            low -= low // 4
-    free -= _unusable_free(pg, zone, order, alloc_flags)
-    if free <= low + pg.lowmem_reserve[zone, highest_zoneidx]:
-        return False
-    if order == 0:
-        return True
-    entitled = ALLOC_OOM | (ALLOC_HIGHATOMIC if rules == WMARK_FREE_RESERVE else ALLOC_HARDER)
-    return has_free_block(pg, zone, order, alloc_flags & ALLOC_CMA != 0, alloc_flags & entitled != 0)
-
-
-@kernel
-def zone_watermark_ok(
-    pg: PgData, zone: int, order: int, mark: int, highest_zoneidx: int, alloc_flags: int
-) -> bool:
-    """Whether a block of this order may be taken and leave the zone above the mark."""
-    free = pg.vm_stat[zone, NR_FREE_PAGES]
-    return _watermark_ok(pg, zone, order, mark, highest_zoneidx, alloc_flags, free)
-
-
-@kernel
-def zone_watermark_ok_safe(pg: PgData, zone: int, order: int, mark: int, highest_zoneidx: int) -> bool:
-    """The same for kswapd: near the marks, with every CPU's part of the counter."""
-    return _watermark_ok(pg, zone, order, mark, highest_zoneidx, i64(0), zone_free_pages_safe(pg, zone))
-
-
-@kernel
-def _zone_watermark_fast(
-    pg: PgData, zone: int, order: int, mark: int, highest_zoneidx: int, alloc_flags: int
-) -> bool:
-    """zone_watermark_fast: the plain order-0 comparison first, and no boost for the most urgent order-0."""
-    rules = pg.tune[TUNE_WATERMARK]
-    if order == 0 and rules != WMARK_PER_ORDER:
-        usable = pg.vm_stat[zone, NR_FREE_PAGES] - _unusable_free(pg, zone, order, alloc_flags)
-        if usable > mark + pg.lowmem_reserve[zone, highest_zoneidx]:
-            return True
-    if zone_watermark_ok(pg, zone, order, mark, highest_zoneidx, alloc_flags):
-        return True
-    # 6.1 asks for __GFP_ATOMIC, which is what gave HARDER; 6.12 for __GFP_HIGH
-    urgent = ALLOC_MIN_RESERVE if rules == WMARK_FREE_RESERVE else ALLOC_HARDER
-    if (
-        order == 0
-        and alloc_flags & urgent
-        and pg.watermark_boost[zone]
-        and (alloc_flags & ALLOC_WMARK_MASK) == ALLOC_WMARK_MIN
-    ):
-        return zone_watermark_ok(pg, zone, order, pg.watermark[zone, WMARK_MIN], highest_zoneidx, alloc_flags)
-    return False
-
-
-@kernel
-def _may_take_from(pg: PgData, zone: int, order: int, highest_zoneidx: int, alloc_flags: int) -> bool:
-    """Whether the zone stays above the mark asked for; 6.12 also notes a zone that fell below HIGH."""
-    if pg.tune[TUNE_PAGESET] == PAGESET_AUTO_TUNED and not pg.zone_flags[zone] & ZONE_BELOW_HIGH:
-        high = wmark_pages(pg, zone, i64(WMARK_HIGH))
-        if _zone_watermark_fast(pg, zone, order, high, highest_zoneidx, alloc_flags):
-            return True
-        pg.zone_flags[zone] |= ZONE_BELOW_HIGH
-    if alloc_flags & ALLOC_NO_WATERMARKS:
-        return True
-    mark = wmark_pages(pg, zone, alloc_flags & ALLOC_WMARK_MASK)
-    return _zone_watermark_fast(pg, zone, order, mark, highest_zoneidx, alloc_flags)
-
-
-@kernel
+@kernel(inline=True)  # mm_order9
 def _rmqueue(pg: PgData, zone: int, cpu: int, order: int, mt: int, alloc_flags: int) -> int:
     """From the pageset if it keeps that order, else from the buddy lists (rmqueue, rmqueue_buddy)."""
     if cpu >= 0 and pcp_allowed_order(pg, order):
@@ -299,27 +164,51 @@ def _reserves_highatomic(pg: PgData, order: int, alloc_flags: int) -> bool:
     return order > 0 and alloc_flags & ALLOC_HARDER != 0 and rules != WMARK_PER_ORDER
 
 
-@kernel
-def get_page_from_freelist(
-    pg: PgData, zones: I64, cpu: int, order: int, mt: int, highest_zoneidx: int, alloc_flags: int
+@kernel(inline=True)  # mm_order9
+def get_pages_from_freelist(
+    pg: PgData,
+    zones: I64,
+    cpu: int,
+    order: int,
+    mt: int,
+    highest_zoneidx: int,
+    alloc_flags: int,
+    in_runs: bool,
+    out: I64,
+    got: int,
 ) -> int:
-    """First block that a zone of this node can give; as zone << 40 | index; -1 if there is none.
+    """Take blocks of the first zone of this node that can give one into out[got:]; as zone << 40 | blocks.
 
-    `zones` are zone indexes in zonelist order. Avoids mixing migratetypes as long as asked to, and
-    mixes them rather than leave the node.
+    -1 if there is none. `zones` are zone indexes in zonelist order. Avoids mixing migratetypes as long as
+    asked to, and mixes them rather than leave the node (get_page_from_freelist). With `in_runs` it takes all
+    that lies ready on the first zone's pageset, which is the same as one block a call: a pageset's blocks are
+    not counted as free, so nothing that this looks at changes until the list is empty.
     """
     flags = alloc_flags
+    tried = False
     while True:
         for i in range(zones.shape[0]):
             zone = zones[i]
-            if not _may_take_from(pg, zone, order, highest_zoneidx, flags):
+            ok = may_take_from(pg, zone, order, highest_zoneidx, flags)
+            if pg.trace_ctl[EXPLAIN_ON]:
+                note_visit(pg, zone, order, highest_zoneidx, flags, ok)
+            if not ok:
                 pg.path[PATH_ZONE_SKIPS] += 1
                 continue
+            if in_runs and not tried:
+                run = take_run(pg, zone, cpu, order, mt, out, got)
+                if run:
+                    pg.path[PATH_ZONE_SKIPS] += i * (run - 1)
+                    return (zone << 40) | run
+            tried = True
             idx = _rmqueue(pg, zone, cpu, order, mt, flags)
             if idx >= 0:
                 if _reserves_highatomic(pg, order, flags):
                     reserve_highatomic_pageblock(pg, zone, idx, order)
-                return (zone << 40) | idx
+                out[got] = idx
+                return (zone << 40) | 1
+            if pg.trace_ctl[EXPLAIN_ON]:
+                note_nothing_taken(pg, zone, order, flags)
         if not flags & ALLOC_NOFRAGMENT:
             return -1
         flags &= ~ALLOC_NOFRAGMENT
@@ -332,32 +221,6 @@ def _zone_statistics(pg: PgData, zone: int, numa_how: int, allocations: int) -> 
     pg.numa_event[zone, NUMA_LOCAL if numa_how & NUMA_HOW_LOCAL else NUMA_OTHER] += allocations
     if numa_how & NUMA_HOW_INTERLEAVE:
         pg.numa_event[zone, NUMA_INTERLEAVE_HIT] += allocations
-
-
-@kernel
-def _take_from_pageset(
-    pg: PgData,
-    zones: I64,
-    cpu: int,
-    order: int,
-    mt: int,
-    highest_zoneidx: int,
-    alloc_flags: int,
-    out: I64,
-    got: int,
-) -> int:
-    """What lies ready on the pageset of the first zone above its mark, as zone << 40 | blocks; 0 if nothing.
-
-    The same as so many times :func:`get_page_from_freelist`: a pageset's blocks are not counted as free, so
-    nothing that it looks at changes until the list is empty.
-    """
-    for i in range(zones.shape[0]):
-        zone = zones[i]
-        if _may_take_from(pg, zone, order, highest_zoneidx, alloc_flags):
-            run = take_run(pg, zone, cpu, order, mt, out, got)
-            pg.path[PATH_ZONE_SKIPS] += i * run
-            return (zone << 40) | run
-    return 0
 
 
 @kernel
@@ -404,21 +267,16 @@ def alloc_pages_bulk(
     out = out[:count]
     if mt == MIGRATE_MOVABLE:
         alloc_flags |= ALLOC_CMA  # gfp_to_alloc_flags_cma
-    has_pageset = cpu >= 0 and pcp_allowed_order(pg, order)
     one_by_one = alloc_flags & ALLOC_COLD != 0 or _reserves_highatomic(pg, order, alloc_flags)
+    in_runs = cpu >= 0 and pcp_allowed_order(pg, order) and not one_by_one
     while got < count:
-        found = i64(0)
-        if has_pageset and not one_by_one:
-            found = _take_from_pageset(pg, zones, cpu, order, mt, highest_zoneidx, alloc_flags, out, got)
+        found = get_pages_from_freelist(
+            pg, zones, cpu, order, mt, highest_zoneidx, alloc_flags, in_runs, out, got
+        )
+        if found < 0:
+            break
         zone = found >> 40
         end = got + (found & ((1 << 40) - 1))
-        if end == got:
-            found = get_page_from_freelist(pg, zones, cpu, order, mt, highest_zoneidx, alloc_flags)
-            if found < 0:
-                break
-            zone = found >> 40
-            out[got] = found & ((1 << 40) - 1)
-            end = got + 1
         if pg.trace_ctl[TRACE_ON]:
             trace_pages(pg, i64(MM_PAGE_ALLOC), zone, out, got, end, order, mt)
         pg.vm_event[PGALLOC + zone] += (end - got) << order
@@ -671,10 +529,8 @@ __all__ = [
     "free_hot_cold_pages",
     "free_owner_pages",
     "free_pages_bulk",
-    "get_page_from_freelist",
+    "get_pages_from_freelist",
     "page_state",
     "release_region_pages",
     "touch_pages",
-    "zone_watermark_ok",
-    "zone_watermark_ok_safe",
 ]

@@ -7,7 +7,7 @@ Three ways to fill and drain them, by the profile's PAGESET_* rules: fixed sizes
 from __future__ import annotations
 
 from numa_service.mm.buddy import free_one_page, mod_zone_free_pages, page_zone
-from numa_service.mm.fallback import rmqueue, take_counted
+from numa_service.mm.fallback import rmqueue_run
 from numa_service.mm.jit import flag, i64, kernel
 from numa_service.mm.lists import list_add, list_add_tail, list_del, pcp_list
 from numa_service.mm.mmzone import (
@@ -52,7 +52,7 @@ ALLOC_COLD = 0x10000
 _ZONE_MOVABLE = 3
 
 
-@kernel
+@kernel(inline=True)  # mm_order3
 def pcp_allowed_order(pg: PgData, order: int) -> bool:
     """Orders that pagesets keep."""
     if order <= pg.tune[TUNE_PCP_MAX_ORDER]:
@@ -60,7 +60,7 @@ def pcp_allowed_order(pg: PgData, order: int) -> bool:
     return order == PAGEBLOCK_ORDER and pg.tune[TUNE_PCP_MAX_ORDER] > 0
 
 
-@kernel
+@kernel(inline=True)  # mm_order3
 def order_to_pindex(order: int, mt: int) -> int:
     """Pageset list of an order and type."""
     if order == PAGEBLOCK_ORDER:
@@ -68,7 +68,7 @@ def order_to_pindex(order: int, mt: int) -> int:
     return MIGRATE_PCPTYPES * order + mt
 
 
-@kernel
+@kernel(inline=True)  # mm_order3
 def _pindex(pg: PgData, order: int, mt: int) -> int:
     """The same, with the second list of huge pages that 6.12 has."""
     if order == PAGEBLOCK_ORDER and mt == MIGRATE_MOVABLE and pg.tune[TUNE_PAGESET] == PAGESET_AUTO_TUNED:
@@ -117,7 +117,7 @@ def _nr_pcp_alloc(pg: PgData, zone: int, cpu: int, order: int) -> int:
     return max(batch >> order, 2) if batch > 1 else batch
 
 
-@kernel
+@kernel(inline=True)  # mm_order0_32k
 def _rmqueue_bulk(pg: PgData, zone: int, cpu: int, order: int, mt: int, alloc_flags: int, head: int) -> None:
     """Refill an empty pageset list, in such an order that the blocks are handed out as they were got."""
     rules = pg.tune[TUNE_PAGESET]
@@ -128,25 +128,28 @@ def _rmqueue_bulk(pg: PgData, zone: int, cpu: int, order: int, mt: int, alloc_fl
         if batch > 1:
             batch = max(batch >> order, 2)
     got = 0
-    for _ in range(batch):
-        idx = rmqueue(pg, zone, order, mt, alloc_flags)
-        if idx < 0:
+    while got < batch:
+        found = rmqueue_run(pg, zone, order, mt, alloc_flags, batch - got)
+        if found < 0:
             break
-        take_counted(pg, zone, idx, order)
-        if rules == PAGESET_HOT_COLD:
-            pg.pcptype[idx] = mt  # page_private: where it would go back to
-        pg.flags[idx] = PG_PCP
-        pg.order[idx] = order
-        if alloc_flags & ALLOC_COLD:
-            list_add(pg.next, pg.prev, idx, head)
-        else:
-            list_add_tail(pg.next, pg.prev, idx, head)
-        got += 1 << order
-    pg.pcp_count[cpu, zone] += got
-    mod_zone_free_pages(pg, zone, cpu, -got)
+        run = found >> 40
+        idx = found & ((1 << 40) - 1)
+        for _ in range(run):
+            if rules == PAGESET_HOT_COLD:
+                pg.pcptype[idx] = mt  # page_private: where it would go back to
+            pg.flags[idx] = PG_PCP
+            pg.order[idx] = order
+            if alloc_flags & ALLOC_COLD:
+                list_add(pg.next, pg.prev, idx, head)
+            else:
+                list_add_tail(pg.next, pg.prev, idx, head)
+            idx += 1 << order
+        got += run
+    pg.pcp_count[cpu, zone] += got << order
+    mod_zone_free_pages(pg, zone, cpu, -(got << order))
 
 
-@kernel
+@kernel(inline=True)  # mm_order0_32k
 def rmqueue_pcplist(pg: PgData, zone: int, cpu: int, order: int, mt: int, alloc_flags: int) -> int:
     """A block from the CPU's pageset, refilled with a batch when its list is empty; -1 if that fails."""
     pg.pcp_free_factor[cpu, zone] >>= 1
@@ -162,7 +165,7 @@ def rmqueue_pcplist(pg: PgData, zone: int, cpu: int, order: int, mt: int, alloc_
     return page
 
 
-@kernel
+@kernel(inline=True)  # mm_order0_32k
 def take_run(pg: PgData, zone: int, cpu: int, order: int, mt: int, out: I64, at: int) -> int:
     """Blocks of a pageset list into out[at:], as many as fit or are there; how many.
 
@@ -188,7 +191,7 @@ def take_run(pg: PgData, zone: int, cpu: int, order: int, mt: int, out: I64, at:
 # freeing
 
 
-@kernel
+@kernel(inline=True)  # mm_order0_random_free
 def _free_last(pg: PgData, zone: int, cpu: int, head: int, order: int) -> None:
     """Give the oldest block of a pageset list back to the buddy lists."""
     page = i64(pg.prev[head])
@@ -258,7 +261,7 @@ def free_pcppages_bulk(pg: PgData, zone: int, cpu: int, count: int, pindex: int)
             count -= 1 << order
 
 
-@kernel
+@kernel(inline=True)  # mm_order3
 def _nr_pcp_high(pg: PgData, zone: int, free_high: bool) -> int:
     high = pg.pcp_high[zone]
     if high == 0 or free_high:
@@ -268,7 +271,7 @@ def _nr_pcp_high(pg: PgData, zone: int, free_high: bool) -> int:
     return high
 
 
-@kernel
+@kernel(inline=True)  # mm_order3
 def _nr_pcp_free(pg: PgData, zone: int, cpu: int, high: int, free_high: bool) -> int:
     batch = pg.pcp_batch[zone]
     if free_high:
@@ -350,7 +353,7 @@ def _free_auto_tuned(pg: PgData, zone: int, cpu: int, order: int, pindex: int) -
             pg.zone_flags[zone] &= ~ZONE_BELOW_HIGH
 
 
-@kernel
+@kernel(inline=True)  # mm_order3
 def room_before_drain(pg: PgData, zone: int, cpu: int, order: int) -> int:
     """Blocks that the pageset takes before one makes it drain; 0 where every block moves its `high`."""
     rules = pg.tune[TUNE_PAGESET]
@@ -404,13 +407,13 @@ def free_unref_run(pg: PgData, zone: int, cpu: int, pages: I64, at: int, order: 
     return run
 
 
-@kernel
+@kernel(inline=True)  # mm_order3
 def _drains_high_orders(pg: PgData, zone: int, cpu: int, order: int) -> bool:
     """Whether higher orders go straight on: only frees came of late (free_high of 6.1)."""
     return pg.pcp_free_factor[cpu, zone] != 0 and 0 < order <= PAGE_ALLOC_COSTLY_ORDER
 
 
-@kernel
+@kernel(inline=True)  # mm_order3
 def free_unref_page(pg: PgData, zone: int, cpu: int, idx: int, order: int, mt: int, cold: bool) -> None:
     """Free a block onto the CPU's pageset; above `high`, a batch goes on to the buddy lists."""
     # types without a pageset list ride on the movable one, but go back to their own free list

@@ -11,6 +11,7 @@ heads are extra entries behind the pages. Free blocks of pageblock size and abov
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,8 +110,8 @@ I64 = npt.NDArray[np.int64]
 U32 = npt.NDArray[np.uint32]
 
 
-class PgData(NamedTuple):
-    """State of one node. [Z] zone, [C] CPU of the machine, [P] page, [B] pageblock."""
+class _Arrays(NamedTuple):
+    """The fields of :class:`PgData`. [Z] zone, [C] CPU of the machine, [P] page, [B] pageblock."""
 
     # struct page, by column: [P]
     flags: npt.NDArray[np.uint16]
@@ -185,6 +186,40 @@ class PgData(NamedTuple):
     call_pfns: I64
     call_indexes: U32
     looks: I64  # [Z, LOOK_WORDS]: what zone_look.py has put down
+    #: What was compared at the first visit of a walk to a zone, and at the last. [Z, 2, CHECK_WORDS]
+    checks: I64
+
+
+class PgData(_Arrays):
+    """State of one node: arrays, all of which kernels find by one table of where they are.
+
+    Never changed but in the arrays: `_replace` makes another one, with a table of its own.
+    """
+
+    @cached_property
+    def table(self) -> I64:
+        """For each array in turn the address of its data, then its shape.
+
+        TypeError names an array that kernels would misread: of another dtype, or not C-contiguous.
+        """
+        words: list[int] = []
+        for name, array in self._asdict().items():
+            dtype, ndim, _ = LAYOUT[name]
+            if array.dtype != dtype or array.ndim != ndim:
+                raise TypeError(f"PgData.{name}: {array.dtype}[{array.ndim}] instead of {dtype}[{ndim}]")
+            if not (array.flags.carray and array.flags.writeable):
+                raise TypeError(f"PgData.{name}: not C-contiguous, aligned and writeable")
+            words += [array.ctypes.data, *array.shape]
+        return np.array(words, dtype=np.int64)
+
+    @cached_property
+    def address(self) -> int:
+        """Where the table is: a :class:`PgData` as kernels are passed it, while the PgData is kept."""
+        return self.table.ctypes.data
+
+    def __reduce__(self) -> tuple[type[PgData], tuple[npt.NDArray[Any], ...]]:
+        """A copy has a table of its own: without what is cached."""
+        return type(self), tuple(self)
 
 
 HEAD_FREE = 0
@@ -210,7 +245,9 @@ TRACE_ON = 0
 TRACE_WRITTEN = 1
 #: Number of the running context: what a record leaves to whoever began the op.
 TRACE_CONTEXT = 2
-NR_TRACE_CTL = 3
+#: Whether somebody asks why: then a walk writes down what it compares (mm/zone_watermark.py).
+EXPLAIN_ON = 3
+NR_TRACE_CTL = 4
 TRACE_WORDS = 4
 
 #: More than any call has.
@@ -219,11 +256,13 @@ CALL_WORDS = 64
 CALL_BLOCKS = 1024
 
 #: Of one zone; see ``zone_look.py``.
-LOOK_WORDS = 11 + NR_ORDERS + MIGRATE_TYPES
+LOOK_WORDS = 3 + NR_ORDERS + MIGRATE_TYPES
+#: Of one comparison; see ``zone_watermark.py``.
+CHECK_WORDS = 15
 
 #: Fields that are not state: left out of the digest.
 SCRATCH_FIELDS = frozenset(
-    {"path", "bad_pages", "trace", "trace_ctl", "call", "call_pfns", "call_indexes", "looks"}
+    {"path", "bad_pages", "trace", "trace_ctl", "call", "call_pfns", "call_indexes", "looks", "checks"}
 )
 
 
@@ -303,10 +342,23 @@ def alloc_pgdata(base_pfn: int, end_pfn: int, nr_zones: int, nr_cpus: int) -> Pg
         call_pfns=z(CALL_BLOCKS),
         call_indexes=z(CALL_BLOCKS, dtype=np.uint32),
         looks=z(nr_zones, LOOK_WORDS),
+        checks=z(nr_zones, 2, CHECK_WORDS),
     )
     for array, first in ((pg.next, pages), (pg.prev, pages), (pg.pb_next, blocks), (pg.pb_prev, blocks)):
         array[first:] = np.arange(first, len(array), dtype=np.uint32)
     return pg
+
+
+def _layout() -> dict[str, tuple[np.dtype[Any], int, int]]:
+    """Each array's dtype, dimensions, and where its words are in ``PgData.table``."""
+    layout, at = {}, 0
+    for name, array in alloc_pgdata(0, 1, 1, 1)._asdict().items():
+        layout[name] = array.dtype, array.ndim, at
+        at += 1 + array.ndim
+    return layout
+
+
+LAYOUT = _layout()
 
 
 def zone_pageblocks(pg: PgData, zone: int) -> I64:

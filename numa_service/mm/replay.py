@@ -17,15 +17,13 @@ from numa_service.mm.buddy import page_zone
 from numa_service.mm.jit import flag, i64, kernel
 from numa_service.mm.mmzone import NR_ORDERS, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
 from numa_service.mm.page_alloc import (
-    ALLOC_WMARK_MASK,
     LRU_KIND_NONE,
     alloc_pages_bulk,
     free_pages_bulk,
-    wmark_pages,
-    zone_watermark_ok,
 )
 from numa_service.mm.pcp import free_pcppages_bulk
 from numa_service.mm.pgdata import I64, U32, ZONE_BOOSTED_WATERMARK, PgData
+from numa_service.mm.zone_watermark import ALLOC_WMARK_MASK, wmark_pages, zone_watermark_ok
 
 # A block held for the replay, in one positive integer: nid + 1, order, zone, index in mem_map.
 BLOCK_INDEX_BITS = 40

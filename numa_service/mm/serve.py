@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from numa_service.mm import page_alloc
-from numa_service.mm.address import address_of, pgdata_at
 from numa_service.mm.jit import i64, kernel
 from numa_service.mm.mmzone import WMARK_HIGH, ZONE_NAMES
 from numa_service.mm.page_alloc import (
@@ -24,7 +23,8 @@ from numa_service.mm.page_alloc import (
     alloc_pages_bulk,
     free_hot_cold_pages,
 )
-from numa_service.mm.pgdata import CALL_WORDS, I64, ZONE_BOOSTED_WATERMARK, PgData
+from numa_service.mm.pgdata import CALL_WORDS, EXPLAIN_ON, I64, ZONE_BOOSTED_WATERMARK, PgData
+from numa_service.mm.pgref import pgdata_at
 from numa_service.mm.vmstat import NR_FREE_PAGES, NR_PATH
 from numa_service.mm.zone_look import ASK, look_at_zones
 
@@ -171,7 +171,7 @@ class PgdatCalls:
     def _bind(self, pg: PgData) -> None:
         """Have these arrays from now on."""
         self.pg = pg
-        self._address, self._unpacked = address_of(pg)
+        self._address = pg.address
         self._call = pg.call.data.cast("B")
         self._report_end = _WORD * (REPORT_ZONES + REPORT_ZONE_NUMBERS * len(pg.managed))
         #: KSWAPD_* by number: quicker to look at than an array.
@@ -242,16 +242,27 @@ class PgdatCalls:
             zones,
         )
 
-    def look(self, cpu: int, mark: int, highest_zoneidx: int, migratetypes: int, blocks: int = 0) -> bytes:
-        """Every zone now, for ``ZoneLook.of``.
+    def look(self, cpu: int, order: int, highest_zoneidx: int, alloc_flags: int, blocks: int = 0) -> bytes:
+        """Every zone now, for ``ZoneLook.of``; and what would be compared there, see :meth:`checks`.
 
-        `migratetypes` are bits; `blocks` is how many the last allocation got, 0 before it.
+        `blocks` is how many the last allocation got, 0 before it.
         """
         ASK.pack_into(
-            self._call, 0, self.base_pfn, blocks, self.cpu_index[cpu], mark, highest_zoneidx, migratetypes
+            self._call, 0, self.base_pfn, blocks, self.cpu_index[cpu], order, highest_zoneidx, alloc_flags
         )
         look_at_zones(self._address)
         return self._looks.tobytes()
+
+    def explain(self, on: bool) -> None:
+        """From now on walks write down what they compare, on a clean sheet; or do not any more."""
+        self.pg.trace_ctl[EXPLAIN_ON] = on
+        if on:
+            self.pg.checks[:] = 0
+
+    def checks(self, zone: int) -> list[list[int]]:
+        """CHECK_* words of a zone at the first visit of a walk and at the last, or as of a look after it."""
+        checks: list[list[int]] = self.pg.checks[zone].tolist()
+        return checks
 
     def alloc(
         self,

@@ -20,8 +20,6 @@ from numa_service.mm.mmzone import (
 )
 from numa_service.mm.page_alloc import (
     free_prepared_page,
-    wmark_pages,
-    zone_watermark_ok_safe,
 )
 from numa_service.mm.pgdata import (
     ANON_COST,
@@ -84,6 +82,7 @@ from numa_service.mm.vmstat import (
     PGSTEAL_KSWAPD,
     PSWPOUT,
 )
+from numa_service.mm.zone_watermark import wmark_pages, zone_watermark_ok_safe
 
 #: No number of pages to stop at (ULONG_MAX).
 NO_LIMIT = 1 << 62

@@ -1,7 +1,7 @@
-"""What an allocation may change of the zones of a node, and what it compares there, in words.
+"""What an allocation may change of the zones of a node, in words.
 
-Put down before and after one for which somebody asks why; read with the watermark rules by
-``node/zone_account.py``.
+Put down before and after one for which somebody asks why; what it compared in between, it writes down by
+itself (``zone_watermark.py``). Made into words for people by ``node/zone_account.py``.
 """
 
 from __future__ import annotations
@@ -9,38 +9,37 @@ from __future__ import annotations
 from struct import Struct
 from typing import NamedTuple
 
-from numa_service.mm.address import pgdata_at
-from numa_service.mm.buddy import first_free, page_zone
+from numa_service.mm.buddy import page_zone
 from numa_service.mm.jit import kernel
 from numa_service.mm.mmzone import MIGRATE_TYPES, NR_ORDERS, PAGEBLOCK_ORDER
-from numa_service.mm.pgdata import FREE_CMA, FREE_HIGHATOMIC, LOOK_WORDS, RESERVED_HIGHATOMIC
-from numa_service.mm.vmstat import NR_FREE_PAGES, PGALLOC
+from numa_service.mm.pgdata import LOOK_WORDS
+from numa_service.mm.pgref import pgdata_at
+from numa_service.mm.vmstat import PGALLOC
+from numa_service.mm.zone_watermark import (
+    CHECK_LAST,
+    CHECK_LEFT,
+    LEFT_COMPLETE,
+    is_above_mark,
+    note_check,
+)
 
 #: Words of ``PgData.call`` that say what to look at.
 (
     ASK_BASE_PFN,
     ASK_BLOCKS,
     ASK_CPU,
-    ASK_MARK,
+    ASK_ORDER,
     ASK_HIGHEST_ZONEIDX,
-    ASK_MIGRATETYPES,
+    ASK_ALLOC_FLAGS,
 ) = range(6)
 ASK = Struct("6q")
 
 (
-    LOOK_FREE,
     LOOK_ALLOCATED,
-    LOOK_MARK,
-    LOOK_BOOST,
-    LOOK_LOWMEM_RESERVE,
-    LOOK_RESERVED_HIGHATOMIC,
-    LOOK_FREE_HIGHATOMIC,
-    LOOK_FREE_CMA,
     LOOK_ON_PAGESET,
-    LOOK_LARGEST_FREE_ORDER,
     LOOK_LISTED,
     LOOK_NR_FREE,
-) = range(12)
+) = range(4)
 LOOK_SERVED = LOOK_NR_FREE + NR_ORDERS
 assert LOOK_WORDS == LOOK_SERVED + MIGRATE_TYPES
 
@@ -50,20 +49,10 @@ _ZONE = Struct(f"{LOOK_WORDS}q")
 class ZoneLook(NamedTuple):
     """A zone at one time. Pages unless said otherwise."""
 
-    free: int
     #: Since boot (pgalloc).
     allocated: int
-    #: The watermark that was asked for, its boost, and lowmem_reserve of the class that was asked for.
-    mark: int
-    boost: int
-    lowmem_reserve: int
-    reserved_highatomic: int
-    free_highatomic: int
-    free_cma: int
     on_pageset: int
-    #: With a block of one of the migratetypes that were asked for; -1 without any.
-    largest_free_order: int
-    #: On the free lists: what `free` says, but for what CPUs keep to themselves.
+    #: On the free lists: NR_FREE_PAGES, but for what CPUs keep to themselves.
     listed: int
     #: Blocks, by order.
     nr_free: tuple[int, ...]
@@ -79,31 +68,31 @@ class ZoneLook(NamedTuple):
 
 @kernel
 def look_at_zones(address: int) -> None:
-    """Put down what every zone has, and where the first ASK_BLOCKS blocks of the last call lie."""
+    """Put down what every zone has, and where the first ASK_BLOCKS blocks of the last call lie.
+
+    And what would be compared there now, except where a walk has left: nothing has changed there since its
+    last comparison.
+    """
     pg = pgdata_at(address)
     call, looks = pg.call, pg.looks
-    cpu, mark, highest = call[ASK_CPU], call[ASK_MARK], call[ASK_HIGHEST_ZONEIDX]
+    cpu, order, highest, flags = (
+        call[ASK_CPU],
+        call[ASK_ORDER],
+        call[ASK_HIGHEST_ZONEIDX],
+        call[ASK_ALLOC_FLAGS],
+    )
     for zone in range(looks.shape[0]):
-        looks[zone, LOOK_FREE] = pg.vm_stat[zone, NR_FREE_PAGES]
+        last = pg.checks[zone, CHECK_LAST]
+        if last[CHECK_LEFT] == LEFT_COMPLETE:
+            ok = is_above_mark(pg, zone, order, highest, flags)
+            note_check(pg, last, zone, order, highest, flags, ok)
         looks[zone, LOOK_ALLOCATED] = pg.vm_event[PGALLOC + zone]
-        looks[zone, LOOK_MARK] = pg.watermark[zone, mark]
-        looks[zone, LOOK_BOOST] = pg.watermark_boost[zone]
-        looks[zone, LOOK_LOWMEM_RESERVE] = pg.lowmem_reserve[zone, highest]
-        looks[zone, LOOK_RESERVED_HIGHATOMIC] = pg.reserves[zone, RESERVED_HIGHATOMIC]
-        looks[zone, LOOK_FREE_HIGHATOMIC] = pg.reserves[zone, FREE_HIGHATOMIC]
-        looks[zone, LOOK_FREE_CMA] = pg.reserves[zone, FREE_CMA]
         looks[zone, LOOK_ON_PAGESET] = pg.pcp_count[cpu, zone]
-        looks[zone, LOOK_LARGEST_FREE_ORDER] = -1
         looks[zone, LOOK_LISTED] = 0
-        for order in range(NR_ORDERS):
-            blocks = pg.nr_free[zone, order]
-            looks[zone, LOOK_NR_FREE + order] = blocks
-            looks[zone, LOOK_LISTED] += blocks << order
-            if not blocks:
-                continue
-            for mt in range(MIGRATE_TYPES):
-                if call[ASK_MIGRATETYPES] >> mt & 1 and first_free(pg, zone, order, mt) >= 0:
-                    looks[zone, LOOK_LARGEST_FREE_ORDER] = order
+        for listed in range(NR_ORDERS):
+            blocks = pg.nr_free[zone, listed]
+            looks[zone, LOOK_NR_FREE + listed] = blocks
+            looks[zone, LOOK_LISTED] += blocks << listed
         for mt in range(MIGRATE_TYPES):
             looks[zone, LOOK_SERVED + mt] = 0
     for i in range(call[ASK_BLOCKS]):

@@ -25,16 +25,18 @@ from numa_client._explanation_steps import Step
 from numa_service.mm.gfp import GFP_MASKS, Gfp
 from numa_service.mm.mmzone import MIGRATE_CMA, ZONE_NAMES
 from numa_service.mm.page_alloc import (
+    ALLOC_KSWAPD,
+    ALLOC_NOFRAGMENT,
+)
+from numa_service.mm.profile import Profile
+from numa_service.mm.zone_watermark import (
     ALLOC_HARDER,
     ALLOC_HIGH,
     ALLOC_HIGHATOMIC,
-    ALLOC_KSWAPD,
     ALLOC_NO_WATERMARKS,
-    ALLOC_NOFRAGMENT,
     ALLOC_OOM,
     ALLOC_WMARK_MASK,
 )
-from numa_service.mm.profile import Profile
 from numa_service.mm.zonelist import Zonelists
 from numa_service.node.cost import Cost
 from numa_service.node.mempolicy import Policy, Walk

@@ -38,7 +38,7 @@ _MACHINE = "demo"
 
 
 def warm_kernels() -> bool:
-    """Fill the disk cache of this host, a minute or two of one CPU; False when it was filled already.
+    """Fill the disk cache of this host, half a minute of one CPU; False when it was filled already.
 
     RuntimeError names kernels that were left out: the exercise below has to reach them.
     """

@@ -1,133 +1,78 @@
-"""The zones of one node before and after an Alloc op, in the numbers that the allocator compared.
+"""What an Alloc op did to the zones of one node, for whoever asks why.
 
-Changes nothing. A kernel puts down what the op may change (``mm/zone_look.py``); what is made of it, is made
-for the zones that the walk came to. What happened in between follows from the difference: an op of one order
-takes whole blocks of that order from a zone's buddy lists, and each split moves counts between orders.
+Changes nothing. The walk itself writes down what it compared in each zone, and why it went on to the next
+(``mm/zone_watermark.py``); a kernel puts down before and after what the op may change (``mm/zone_look.py``).
+What happened in between follows from the difference: an op of one order takes whole blocks of that order
+from a zone's buddy lists, and each split moves counts between orders.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
-from functools import lru_cache
+from collections.abc import Sequence
 
 import numpy as np
 from numa_client import WatermarkCheck, ZoneVisit
 from numa_client._explanation_steps import LeftBecause
 
-from numa_service.mm.mmzone import (
-    MIGRATE_CMA,
-    MIGRATE_HIGHATOMIC,
-    MIGRATE_MOVABLE,
-    MIGRATE_PCPTYPES,
-    NR_ORDERS,
-    WMARK_MIN,
-)
-from numa_service.mm.page_alloc import (
-    ALLOC_CMA,
-    ALLOC_HARDER,
-    ALLOC_HIGH,
-    ALLOC_HIGHATOMIC,
-    ALLOC_NO_WATERMARKS,
-    ALLOC_NOFRAGMENT,
-    ALLOC_OOM,
-    ALLOC_RESERVES,
-    ALLOC_WMARK_MASK,
-)
+from numa_service.mm.fallback import ALLOC_CMA
+from numa_service.mm.mmzone import MIGRATE_MOVABLE, NR_ORDERS
 from numa_service.mm.pgdat import Pgdat
-from numa_service.mm.pgdata import TUNE_WATERMARK, zone_pageblocks
-from numa_service.mm.profile import WMARK_FREE_RESERVE, WMARK_PER_ORDER
+from numa_service.mm.pgdata import zone_pageblocks
 from numa_service.mm.zone_look import ZoneLook
+from numa_service.mm.zone_watermark import (
+    ALLOC_NO_WATERMARKS,
+    ALLOC_WMARK_MASK,
+    CHECK_BOOST,
+    CHECK_CMA,
+    CHECK_FREE,
+    CHECK_HALVINGS,
+    CHECK_HARDER_PART,
+    CHECK_HIGH_PART,
+    CHECK_LARGEST_FREE_ORDER,
+    CHECK_LEFT,
+    CHECK_LOWMEM_RESERVE,
+    CHECK_MADE,
+    CHECK_MARK,
+    CHECK_OK,
+    CHECK_ORDER_COST,
+    CHECK_TOO_SMALL,
+    CHECK_UNUSABLE,
+    LEFT_BELOW_MARK,
+    LEFT_COMPLETE,
+    LEFT_NO_BLOCK,
+    LEFT_RESERVED,
+    LEFT_WOULD_MIX,
+)
 from numa_service.node.explain import MARK_NAMES, NodeAccount, migratetype_name
 
-
-def watermark_check(
-    pgdat: Pgdat, zone: int, order: int, highest_zoneidx: int, alloc_flags: int
-) -> WatermarkCheck:
-    """What ``zone_watermark_fast`` compares for a request of this node's zone now, by the profile's rules."""
-    rules = int(pgdat.pg.tune[TUNE_WATERMARK])
-    types = _usable_types(rules, alloc_flags)
-    looks = pgdat.look(pgdat.cpus[0], alloc_flags & ALLOC_WMARK_MASK, highest_zoneidx, types)
-    return _check(ZoneLook.of(looks, zone), rules, order, alloc_flags)
+_LEFT: dict[int, LeftBecause] = {
+    LEFT_COMPLETE: "complete",
+    LEFT_BELOW_MARK: "below_mark",
+    LEFT_NO_BLOCK: "no_block",
+    LEFT_WOULD_MIX: "would_mix",
+    LEFT_RESERVED: "reserved",
+}
 
 
-def _check(look: ZoneLook, rules: int, order: int, alloc_flags: int) -> WatermarkCheck:
-    """The same at the time of a look."""
-    wmark = alloc_flags & ALLOC_WMARK_MASK
-    none = bool(alloc_flags & ALLOC_NO_WATERMARKS)
-    per_order = rules == WMARK_PER_ORDER
-    mark, boost = (0, 0) if none else (look.mark, look.boost)
-    high_part, harder_part = _reductions(rules, mark + boost, alloc_flags)
-    check = WatermarkCheck(
-        "" if none else MARK_NAMES[wmark],
-        look.free,
-        _highatomic(look, rules, alloc_flags),
-        (1 << order) + 1 if per_order else (1 << order) - 1,
-        mark,
-        boost,
-        high_part,
-        harder_part,
-        look.lowmem_reserve,
-        look.largest_free_order,
-        True,  # ok, so far
-        0 if per_order or alloc_flags & ALLOC_CMA else look.free_cma,
+def watermark_check(words: Sequence[int], alloc_flags: int) -> WatermarkCheck:
+    """A comparison that a kernel wrote down: CHECK_* words."""
+    return WatermarkCheck(
+        "" if alloc_flags & ALLOC_NO_WATERMARKS else MARK_NAMES[alloc_flags & ALLOC_WMARK_MASK],
+        words[CHECK_FREE],
+        words[CHECK_UNUSABLE],
+        words[CHECK_ORDER_COST],
+        words[CHECK_MARK],
+        words[CHECK_BOOST],
+        words[CHECK_HIGH_PART],
+        words[CHECK_HARDER_PART],
+        words[CHECK_LOWMEM_RESERVE],
+        words[CHECK_LARGEST_FREE_ORDER],
+        bool(words[CHECK_OK]),
+        words[CHECK_CMA],
+        words[CHECK_TOO_SMALL],
+        words[CHECK_HALVINGS],
     )
-    # the most urgent requests of one page do not wait for defragmentation
-    urgent = ALLOC_HIGH if rules == WMARK_FREE_RESERVE else ALLOC_HARDER
-    if boost and order == 0 and alloc_flags & urgent and wmark == WMARK_MIN and not check.above_mark:
-        high_part, harder_part = _reductions(rules, mark, alloc_flags)
-        check = replace(check, boost_pages=0, high_part_pages=high_part, harder_part_pages=harder_part)
-    if per_order:
-        check = _order_by_order(look.nr_free, check, order)
-    ok = none or (check.above_mark and (order == 0 or check.largest_free_order >= order))
-    return check if ok else replace(check, ok=False)
-
-
-def _reductions(rules: int, mark: int, alloc_flags: int) -> tuple[int, int]:
-    """What ALLOC_HIGH, and ALLOC_HARDER or ALLOC_OOM take off a mark."""
-    high = mark // 2 if alloc_flags & ALLOC_HIGH else 0
-    left = mark - high
-    harder = 0
-    if alloc_flags & ALLOC_HARDER and rules == WMARK_FREE_RESERVE:
-        harder = left // 4 if alloc_flags & ALLOC_HIGH else 0
-        if alloc_flags & ALLOC_OOM:
-            harder += (left - harder) // 2
-    elif alloc_flags & ALLOC_OOM and rules != WMARK_PER_ORDER:
-        harder = left // 2
-    elif alloc_flags & ALLOC_HARDER:
-        harder = left // 4
-    return high, harder
-
-
-def _highatomic(look: ZoneLook, rules: int, alloc_flags: int) -> int:
-    if rules == WMARK_FREE_RESERVE:
-        return 0 if alloc_flags & ALLOC_RESERVES else look.free_highatomic
-    if rules == WMARK_PER_ORDER or alloc_flags & (ALLOC_HARDER | ALLOC_OOM):
-        return 0
-    return look.reserved_highatomic
-
-
-@lru_cache(maxsize=256)
-def _usable_types(rules: int, alloc_flags: int) -> int:
-    """Types whose free lists a request may use, as bits (has_free_block)."""
-    types = (1 << MIGRATE_PCPTYPES) - 1
-    entitled = ALLOC_OOM | (ALLOC_HIGHATOMIC if rules == WMARK_FREE_RESERVE else ALLOC_HARDER)
-    if alloc_flags & ALLOC_CMA:
-        types |= 1 << MIGRATE_CMA
-    if alloc_flags & entitled or rules == WMARK_PER_ORDER:
-        types |= 1 << MIGRATE_HIGHATOMIC
-    return types
-
-
-def _order_by_order(nr_free: tuple[int, ...], check: WatermarkCheck, order: int) -> WatermarkCheck:
-    """3.0: blocks below the asked order do not count, and the mark halves with each."""
-    too_small = 0
-    for lower in range(order):
-        if not check.above_mark or not check.mark_name:
-            break
-        too_small += nr_free[lower] << lower
-        check = replace(check, too_small_pages=too_small, halvings=lower + 1)
-    return check
 
 
 class Account:
@@ -150,35 +95,31 @@ class Account:
             alloc_flags |= ALLOC_CMA  # gfp_to_alloc_flags_cma
         self._alloc_flags = alloc_flags
         self._zones = zones
-        self._rules = rules = int(pgdat.pg.tune[TUNE_WATERMARK])
-        types = _usable_types(rules, alloc_flags)
-        self._ask = cpu, alloc_flags & ALLOC_WMARK_MASK, highest_zoneidx, types
+        self._ask = cpu, order, highest_zoneidx, alloc_flags
         self._migratetypes = pgdat.pg.pb_migratetype.tobytes()
+        pgdat.explain(True)
         self._before = pgdat.look(*self._ask)
 
-    def since(self, wanted: int, got: int, steals: int) -> NodeAccount:
-        """What the op did that was to get so many blocks and got these; `steals` is one of its counters."""
+    def since(self, got: int, steals: int) -> NodeAccount:
+        """What the op did that got that many blocks; `steals` is one of its counters."""
+        pgdat = self._pgdat
+        pgdat.explain(False)
+        looks = pgdat.look(*self._ask, got)
+        migratetypes = pgdat.pg.pb_migratetype.tobytes()
         visits: list[ZoneVisit] = []
-        looks = self._pgdat.look(*self._ask, got)
-        migratetypes = self._pgdat.pg.pb_migratetype.tobytes()
-        left = got
         for zone in self._zones:
-            if got == wanted and not left:
-                break  # the walk did not come here
+            first, last = pgdat.checks(zone)
+            if not first[CHECK_MADE]:
+                continue  # the walk did not come here
             before, after = ZoneLook.of(self._before, zone), ZoneLook.of(looks, zone)
             served = (after.allocated - before.allocated) >> self._order
-            left -= served
-            check = _check(after, self._rules, self._order, self._alloc_flags)
-            because: LeftBecause = "complete"
-            if left or got < wanted:
-                because = self._why_left(check, went_on=left > 0)
             visits.append(
                 ZoneVisit(
-                    self._pgdat.zone_names[zone],
-                    _check(before, self._rules, self._order, self._alloc_flags),
-                    check,
+                    pgdat.zone_names[zone],
+                    watermark_check(first, self._alloc_flags),
+                    watermark_check(last, self._alloc_flags),
                     served,
-                    because,
+                    _LEFT[last[CHECK_LEFT]],
                     before.on_pageset,
                     after.on_pageset,
                     # from the lists: the counter of free pages may lag behind them
@@ -189,15 +130,6 @@ class Account:
                 )
             )
         return NodeAccount(tuple(visits), steals)
-
-    def _why_left(self, check: WatermarkCheck, went_on: bool) -> LeftBecause:
-        """`went_on`: a later zone of the node served."""
-        if not check.above_mark:
-            return "below_mark"
-        if check.largest_free_order < self._order:
-            return "no_block"
-        mixing_is_last = went_on and self._alloc_flags & ALLOC_NOFRAGMENT
-        return "would_mix" if mixing_is_last else "reserved"
 
     def _splits(self, was: tuple[int, ...], now: tuple[int, ...]) -> dict[int, int]:
         """Blocks taken off lists above the request's order, to be split (expand), by order.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -175,6 +176,21 @@ def test_kernels_are_registered_and_cached_by_source_text() -> None:
     names = {kernel.py_func.__name__ for kernel in jit.kernels()}
     assert {"alloc_pages_bulk", "free_pages_bulk", "shrink_node", "list_add"} <= names
     assert jit.CACHE_DIR.name.startswith("kernels-")
+
+
+def test_each_inlined_kernel_names_the_benchmark_row_that_pays_for_it() -> None:
+    benchmark = (Path(__file__).parents[2] / "benchmarks" / "mm.py").read_text()
+    rows = {f"mm_{name}" for name in re.findall(r'^    "(order\w+)": \(', benchmark, re.MULTILINE)}
+    marks = [
+        re.fullmatch(r"@kernel\(inline=True\)(?:  # (\w+))?", line)
+        for source in sorted(jit.PACKAGE.glob("*.py"))
+        for line in source.read_text().splitlines()
+        if line.startswith("@kernel(")
+    ]
+    assert len(rows) == 6
+    assert {mark and mark[1] for mark in marks} <= rows
+    inlined = [kernel for kernel in jit.kernels() if kernel.targetoptions["forceinline"]]
+    assert len(inlined) == len(marks) < len(jit.kernels()) / 4
 
 
 def test_caches_that_are_not_used_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,8 @@ from numa_service.mm.page_alloc import (
     ALLOC_WMARK_LOW,
     ALLOC_WMARK_MIN,
 )
+from numa_service.mm.pgdat import Pgdat
+from numa_service.mm.zone_watermark import CHECK_LAST
 from numa_service.node import ops
 from numa_service.node.explain import gfp_names
 from numa_service.node.mempolicy import Policy, PolicyMode
@@ -182,6 +184,7 @@ def test_spill_names_the_zones_that_were_too_low() -> None:
     for zone in here.zones:
         assert zone.left_because == "below_mark"
         assert not zone.after.above_mark
+        assert not zone.after.ok
     assert list(explanation.placement) == [2]
 
 
@@ -215,6 +218,7 @@ def test_fragmented_has_pages_and_no_block() -> None:
     last = passes(fragmented())[-1].nodes[0].zones[0]
     assert last.left_because == "no_block"
     assert last.after.above_mark
+    assert not last.after.ok
     assert last.after.largest_free_order < 9
 
 
@@ -260,6 +264,19 @@ def test_numbers_are_those_of_zoneinfo() -> None:
         assert zone.before.lowmem_reserve_pages == int(protection[1].split(", ")[classzone])
 
 
+def compared(pgdat: Pgdat, zone: int, order: int, classzone: int, flags: int) -> WatermarkCheck:
+    """What the allocator would compare now."""
+    pgdat.explain(True)
+    pgdat.explain(False)
+    pgdat.look(pgdat.cpus[0], order, classzone, flags)
+    return watermark_check(pgdat.checks(zone)[CHECK_LAST], flags)
+
+
+def holds(check: WatermarkCheck, order: int) -> bool:
+    """What a reader makes of the numbers."""
+    return not check.mark_name or (check.above_mark and (order == 0 or check.largest_free_order >= order))
+
+
 FLAGS = (
     ALLOC_WMARK_MIN,
     ALLOC_WMARK_LOW,
@@ -302,11 +319,11 @@ def test_the_inequality_decides_as_the_allocator_does(
     boost = 0 if home.pgdat.profile.name == "linux-3.0" else boost  # boosting came with 5.0
     try:
         pg.watermark[zone] = 0
-        near = watermark_check(home.pgdat, zone, order, classzone, flags)
+        near = compared(home.pgdat, zone, order, classzone, flags)
         wanted = max(0, near.usable_pages - near.lowmem_reserve_pages - boost + above)
         pg.watermark[zone] = wanted * (2 if flags & ALLOC_HIGH else 1)
         pg.watermark_boost[zone] = boost
-        check = watermark_check(home.pgdat, zone, order, classzone, flags)
+        check = compared(home.pgdat, zone, order, classzone, flags)
         large_enough = order == 0 or check.largest_free_order >= order
         assert check.ok == (not check.mark_name or (check.above_mark and large_enough))
         takeable = any(
@@ -319,6 +336,7 @@ def test_the_inequality_decides_as_the_allocator_does(
         assert result.account is not None
         [visit] = result.account.zones
         assert visit.before == check
+        assert check.ok == holds(check, order)
         if result.pfns:
             assert check.ok
             assert visit.left_because == "complete"

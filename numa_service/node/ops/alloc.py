@@ -7,11 +7,6 @@ from typing import NamedTuple
 
 from numa_service.mm.fallback import ALLOC_CMA, ALLOC_KSWAPD, ALLOC_NOFRAGMENT
 from numa_service.mm.page_alloc import (
-    ALLOC_CPUSET,
-    ALLOC_NO_WATERMARKS,
-    ALLOC_RESERVES,
-    ALLOC_WMARK_LOW,
-    ALLOC_WMARK_MASK,
     LRU_KIND_FILE,
     LRU_KIND_NONE,
     NUMA_HOW_HIT,
@@ -20,6 +15,13 @@ from numa_service.mm.page_alloc import (
     take_boosted,
 )
 from numa_service.mm.vmstat import PATH_STEALS
+from numa_service.mm.zone_watermark import (
+    ALLOC_CPUSET,
+    ALLOC_NO_WATERMARKS,
+    ALLOC_RESERVES,
+    ALLOC_WMARK_LOW,
+    ALLOC_WMARK_MASK,
+)
 from numa_service.node.cost import Cost
 from numa_service.node.errors import InvalidRequest
 from numa_service.node.explain import NodeAccount
@@ -140,7 +142,7 @@ class Alloc(Op[AllocResult]):
         )
         if not pfns:
             node.forget_if_empty(self.owner)
-        account = before.since(self.count, len(pfns) // 8, path[PATH_STEALS]) if before else None
+        account = before.since(len(pfns) // 8, path[PATH_STEALS]) if before else None
         if boosted and take_boosted(pgdat.pg):
             # rmqueue(): an allocation that mixed migratetypes wakes kswapd to defragment
             pgdat.wakeup_kswapd(0, self.highest_zoneidx)
