@@ -44,6 +44,13 @@ def lived_in(profile: str) -> Simulation:
     return sim
 
 
+def outcome(node: Node, op: ops.Op[object]) -> object:
+    try:
+        return node.apply(op)
+    except NodeError as error:
+        return str(error)
+
+
 @pytest.mark.parametrize("profile", sorted(PROFILES))
 def test_a_snapshot_is_the_whole_state(profile: str) -> None:
     before = lived_in(profile).nodes[0]
@@ -59,14 +66,7 @@ def test_a_snapshot_is_the_whole_state(profile: str) -> None:
     later += [ops.VmstatTick(), ops.Alloc(before.owner(1), (2, 1, 0), 0, 0, 500, 1, 2, 0x41, 3)]
     later += [ops.WriteSysctl("vm.watermark_boost_factor", "0"), ops.EndSession(1), ops.NumberQuestion()]
     for op in later:
-        try:
-            result: object = before.apply(op)
-        except NodeError as error:
-            result = str(error)
-        try:
-            assert after.apply(op) == result
-        except NodeError as error:
-            assert str(error) == result
+        assert outcome(after, op) == outcome(before, op)
         assert after.digest() == before.digest()
 
 
