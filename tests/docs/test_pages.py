@@ -53,6 +53,7 @@ MADE = {
     "test": ".ci/run",
     "demo": "tests/cluster/test_demo.py",
     "dist": "tests/dist/test_dist.py",
+    "sim": "tests/sim/test_attack.py",
 }
 
 

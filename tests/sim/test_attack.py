@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from sim.planted import PLANTED, Plant, skip_a_debt
@@ -37,6 +39,13 @@ def test_the_plans_attack() -> None:
 def test_a_planted_bug_is_caught(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     assert any(outcome(draw(seed)) for seed in range(PLANTED_SEEDS))
+
+
+def test_the_docs_list_them() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "attack.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \| (.+) \|$", page, re.M) == [
+        (plant.__name__, str(plant.__doc__)) for plant in PLANTED
+    ]
 
 
 def test_one_seed_is_one_run() -> None:
