@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import grpc.aio
 from numa_client import MachineInfo, NodeInfo
+from numa_client._channel import async_channel
 from numa_client._gen.numa.v1 import files_service_pb2 as pb2
 from numa_client._gen.numa.v1 import files_service_pb2_grpc as pb2_grpc
 from numa_client._gen.numa.v1 import node_service_pb2, node_service_pb2_grpc
@@ -135,7 +136,7 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
         known = self._channels.get(node.node)
         if known is None or known[0] != node.address:
             moved = known
-            known = node.address, grpc.aio.insecure_channel(node.address, options=_OPTIONS)
+            known = node.address, async_channel(node.address, _OPTIONS)
             self._channels[node.node] = known
             if moved is not None:
                 await moved[1].close(None)

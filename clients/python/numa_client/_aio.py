@@ -20,7 +20,7 @@ from numa_client import _codec as codec
 from numa_client import _program_codec as program_codec
 from numa_client import _types as t
 from numa_client._background import AsyncHeartbeat, AsyncPageStream
-from numa_client._channel import BEATS_PER_LEASE, DEFAULT_TIMEOUT, OPTIONS
+from numa_client._channel import BEATS_PER_LEASE, DEFAULT_TIMEOUT, async_channel
 from numa_client._errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -92,7 +92,7 @@ class AsyncMachine:
 
         Unavailable: nobody has answered there for `timeout` seconds.
         """
-        channel = grpc.aio.insecure_channel(target, options=OPTIONS)
+        channel = async_channel(target)
         machine = cls(channel, target, timeout)
         try:
             await machine.refresh()
@@ -304,7 +304,7 @@ class AsyncMachine:
         if not node.address:
             raise Unavailable(f"node {node.node} restarts: no address yet")
         if node.address not in self._nodes:
-            self._nodes[node.address] = grpc.aio.insecure_channel(node.address, options=OPTIONS)
+            self._nodes[node.address] = async_channel(node.address)
         return self._nodes[node.address]
 
     async def __aenter__(self) -> Self:

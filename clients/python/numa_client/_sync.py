@@ -21,7 +21,7 @@ from numa_client import _codec as codec
 from numa_client import _program_codec as program_codec
 from numa_client import _types as t
 from numa_client._background import Heartbeat, PageStream
-from numa_client._channel import BEATS_PER_LEASE, DEFAULT_TIMEOUT, OPTIONS
+from numa_client._channel import BEATS_PER_LEASE, DEFAULT_TIMEOUT, blocking_channel
 from numa_client._errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -93,7 +93,7 @@ class Machine:
 
         Unavailable: nobody has answered there for `timeout` seconds.
         """
-        channel = grpc.insecure_channel(target, options=OPTIONS)
+        channel = blocking_channel(target)
         machine = cls(channel, target, timeout)
         try:
             machine.refresh()
@@ -305,7 +305,7 @@ class Machine:
         if not node.address:
             raise Unavailable(f"node {node.node} restarts: no address yet")
         if node.address not in self._nodes:
-            self._nodes[node.address] = grpc.insecure_channel(node.address, options=OPTIONS)
+            self._nodes[node.address] = blocking_channel(node.address)
         return self._nodes[node.address]
 
     def __enter__(self) -> Self:
