@@ -17,8 +17,7 @@ from numa_service.cluster import registry
 from numa_service.cluster.logs import configure_logs
 
 if TYPE_CHECKING:
-    from numa_client import NodeInfo
-
+    from numa_service.cluster.running import ServingNode
     from numa_service.machine.spec import MachineSpec
     from numa_service.rpc.server import NodeServer
 
@@ -42,9 +41,10 @@ class NumaNode:
         #: What was written into sysctls, as far as this node has it.
         self._sysctls: dict[str, str] = {}
 
-    async def _start(self, spec: MachineSpec, machine: str, nid: int) -> tuple[NodeServer, NodeInfo]:
+    async def _start(self, spec: MachineSpec, machine: str, nid: int) -> tuple[NodeServer, ServingNode]:
         from numa_client import NodeInfo
 
+        from numa_service.cluster.running import ServingNode
         from numa_service.metrics.collector import NodeCollector
         from numa_service.node.node import Node
         from numa_service.rpc.server import NodeServer, freeze_heap
@@ -58,7 +58,7 @@ class NumaNode:
         addresses = await server.start(host=ray.util.get_node_ip_address())
         freeze_heap()
         _log.info("node %d serves: incarnation %d at %s", nid, node.lineage, addresses.grpc)
-        return server, NodeInfo(
+        info = NodeInfo(
             node=nid,
             cpus=spec.node(nid).cpus,
             managed_pages=sum(extent.managed for extent in node.pgdat.extents),
@@ -67,6 +67,7 @@ class NumaNode:
             incarnation=node.lineage,
             fallback_order=node.machine.zonelists[nid].node_order,
         )
+        return server, ServingNode(info, addresses.peers)
 
     async def _sysctl_written(self, key: str, value: str) -> None:
         self._sysctls[key] = value
@@ -81,10 +82,10 @@ class NumaNode:
                 server.node.apply(WriteSysctl(key, value))
                 self._sysctls[key] = value
 
-    async def describe(self) -> NodeInfo:
+    async def describe(self) -> ServingNode:
         """Who and where it is, once it serves; raises what boot raised."""
-        _, info = await self._boot
-        return info
+        _, me = await self._boot
+        return me
 
     async def pid(self) -> int:
         """Of this process, on its host."""
@@ -94,12 +95,12 @@ class NumaNode:
         """Never returns: the caller learns of the end of this process by the call's failure."""
         await asyncio.Event().wait()
 
-    async def connect(self, nodes: list[NodeInfo]) -> None:
+    async def connect(self, nodes: list[ServingNode]) -> None:
         """The nodes that are up now. What owners of their earlier incarnations hold here is freed."""
         server, me = await self._boot
-        others = [info for info in nodes if info.node != me.node]
-        server.connect({info.node: info.address for info in others})
-        for info in others:
+        others = [node for node in nodes if node.info.node != me.info.node]
+        server.connect({node.info.node: node.peer_address for node in others})
+        for info in (node.info for node in others):
             # nobody can be left over from before a first incarnation
             if info.incarnation > self._incarnations.get(info.node, 1):
                 await server.restarted(info.node, info.incarnation)

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from numa_service.machine.spec import MachineSpec
 from numa_service.rpc.grpc_server import GrpcServer
+from numa_service.rpc.instruments import CallMetrics
 
 if TYPE_CHECKING:
     from numa_service.rpc.files import FilesServicer
@@ -105,7 +106,7 @@ class MachineServer:
         self.registry = CollectorRegistry()
         self._machine = MachineServicer(machine)
         self._files = _Files(machine, spec)
-        self._grpc = GrpcServer(MACHINE_SERVICES, self.registry, self._add_servicers)
+        self._grpc = GrpcServer(MACHINE_SERVICES, CallMetrics(self.registry), self._add_servicers)
 
     def _add_servicers(self, server: grpc.aio.Server) -> None:
         pb2_grpc.add_MachineServiceServicer_to_server(self._machine, server)

@@ -78,7 +78,7 @@ class Loopback:
 
     def connect(self) -> None:
         for server in self.servers.values():
-            server.connect({nid: address.grpc for nid, address in self.addresses.items()})
+            server.connect({nid: address.peers for nid, address in self.addresses.items()})
 
     async def stop(self) -> None:
         await self.machine_server.stop(0)

@@ -198,7 +198,7 @@ async def test_sysctls(scene: Scene) -> None:
 
 async def test_questions_between_nodes_are_checked_before_any_array_is(scene: Scene) -> None:
     owner = zonelist_service_pb2.Owner(node=1, incarnation=1, id=1)
-    async with grpc.aio.insecure_channel(scene.demo.addresses[2].grpc) as channel:
+    async with grpc.aio.insecure_channel(scene.demo.addresses[2].peers) as channel:
         stub = zonelist_service_pb2_grpc.ZonelistServiceStub(channel)
 
         def lookup(**fields: Any) -> Any:
