@@ -9,6 +9,9 @@ import numpy.typing as npt
 
 from numa_service.node.owners import Owner
 
+#: 128 bits: as many as nobody tries.
+TOKEN_BYTES = 16
+
 
 @dataclass(slots=True)
 class Session:
@@ -19,6 +22,8 @@ class Session:
     lease_ns: int
     expires_ns: int
     owner: Owner
+    #: What a request from outside has to have, to speak for it; empty where none comes from outside.
+    token: bytes = field(default=b"", repr=False)
     #: Nodes, beside this one, where it has pages.
     holdings: set[int] = field(default_factory=set)
     #: Nodes that have booted anew since: what it had there then is lost.
@@ -32,7 +37,7 @@ class Session:
         """The fields that a digest covers, in an order that does not depend on how the sets were filled."""
         times = self.lease_ns, self.expires_ns
         where = sorted(self.holdings), sorted(self.lost), sorted(self.regions)
-        return self.id, self.name, *times, *where, self.interleaved
+        return self.id, self.name, self.token, *times, *where, self.interleaved
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numa_client import AsyncMachine, MachineInfo, NodeInfo
+from numa_client import AsyncMachine, MachineInfo, NodeInfo, SessionInfo
 
 from numa_service.machine.presets import load_preset
 from numa_service.machine.spec import MachineSpec
@@ -161,6 +161,11 @@ class Loopback:
             assert node.check() == []
             assert node.log_dropped == 0
             assert Node.replay(self.spec, nid, list(node.log), node.lineage).digest() == node.digest()
+
+
+def of(session: SessionInfo) -> dict[str, Any]:
+    """What every request of a session has."""
+    return {"session": session.session, "session_token": session.token}
 
 
 def pack(pfns: list[int]) -> bytes:

@@ -7,7 +7,7 @@ import asyncio
 import grpc
 import pytest
 from cable import Cable
-from loopback import Loopback
+from loopback import Loopback, of
 from numa_client import AsyncMachine, Policy, PolicyMode, Unavailable
 from numa_client._gen.numa.v1.memory_service_pb2 import FreePagesRequest
 from numa_client._gen.numa.v1.memory_service_pb2_grpc import MemoryServiceStub
@@ -41,7 +41,7 @@ async def test_a_free_goes_on_where_it_stopped(demo: Loopback, client: AsyncMach
         got = await session.alloc(count=30, policy=Policy(PolicyMode.INTERLEAVE, (0, 1, 2)))
         await demo.kill(2)
         pages = [NodePages(node=nid, pfns=pfns.tobytes()) for nid, pfns in got.pages.items()]
-        request = FreePagesRequest(session=session.info.session, request_id="f", pages=pages)
+        request = FreePagesRequest(**of(session.info), request_id="f", pages=pages)
         stub = MemoryServiceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as away:
             await stub.FreePages(request)
@@ -156,7 +156,7 @@ async def test_a_node_without_an_address_is_away_and_its_return_is_waited_for(
         got = await session.alloc(count=demo.free_pages()[0] + 10)
         assert list(got.pages) == [0, 1]
         pages = [NodePages(node=2, pfns=far.pages[2].tobytes())]
-        request = FreePagesRequest(session=session.info.session, request_id="f", pages=pages)
+        request = FreePagesRequest(**of(session.info), request_id="f", pages=pages)
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await MemoryServiceStub(channel).FreePages(request)
         told = from_rpc_error(raised.value)

@@ -381,7 +381,7 @@ class AsyncSession:
         When they are not to be had, there are none and the explanation has the failure: no OutOfMemory.
         """
         request = codec.alloc_request(
-            self.info.session,
+            self.info,
             next(self._ids),
             order=order,
             count=count,
@@ -407,9 +407,7 @@ class AsyncSession:
         self, kind: t.RegionKind = "anon", nr_pages: int = 1, policy: Policy | None = None
     ) -> AsyncRegion:
         """Makes a region of `nr_pages` pageable pages, anonymous or of a file. Takes no page yet."""
-        request = codec.map_request(
-            self.info.session, next(self._ids), kind=kind, nr_pages=nr_pages, policy=policy
-        )
+        request = codec.map_request(self.info, next(self._ids), kind=kind, nr_pages=nr_pages, policy=policy)
         response = await self._ask(lambda memory: memory.MapRegion, request)
         return AsyncRegion(self, response.region, nr_pages)
 
@@ -425,7 +423,7 @@ class AsyncSession:
         or stopped at a failure.
         """
         request = program_codec.run_request(
-            self.info.session, next(self._ids), program, self.cpu if cpu is None else cpu
+            self.info, next(self._ids), program, self.cpu if cpu is None else cpu
         )
         return self._run(request, timeout)
 
@@ -458,7 +456,7 @@ class AsyncSession:
         heartbeat, self._heartbeat = self._heartbeat, None
         await heartbeat.stop()
         request = memory_service_pb2.CloseSessionRequest(
-            session=self._info.session, request_id=next(self._ids)
+            session=self._info.session, session_token=self._info.token, request_id=next(self._ids)
         )
         try:
             response = await self._ask(lambda memory: memory.CloseSession, request)
@@ -506,7 +504,7 @@ class AsyncSession:
         self, order: int, count: int, gfp: str, cpu: int | None, policy: Policy | None, partial: bool
     ) -> memory_service_pb2.AllocPagesRequest:
         return codec.alloc_request(
-            self.info.session,
+            self.info,
             next(self._ids),
             order=order,
             count=count,
@@ -518,13 +516,13 @@ class AsyncSession:
 
     def _free_request(self, blocks: t.Blocks, cpu: int | None) -> memory_service_pb2.FreePagesRequest:
         cpu = self.cpu if cpu is None else cpu
-        return codec.free_request(self.info.session, next(self._ids), blocks, cpu)
+        return codec.free_request(self.info, next(self._ids), blocks, cpu)
 
     async def _touch(
         self, region: int, first: int, count: int, write: bool, cpu: int | None
     ) -> memory_service_pb2.TouchRegionResponse:
         request = codec.touch_request(
-            self.info.session,
+            self.info,
             next(self._ids),
             region,
             first=first,
@@ -536,14 +534,19 @@ class AsyncSession:
 
     async def _unmap(self, region: int) -> int:
         request = memory_service_pb2.UnmapRegionRequest(
-            session=self.info.session, request_id=next(self._ids), region=region
+            session=self.info.session,
+            session_token=self.info.token,
+            request_id=next(self._ids),
+            region=region,
         )
         response = await self._ask(lambda memory: memory.UnmapRegion, request)
         return response.freed_pages
 
     async def _beat(self, seconds: float) -> float:
         """Renews the lease within `seconds`; returns those until it is to be renewed again, 0 for never."""
-        request = memory_service_pb2.RenewSessionRequest(session=self.info.session)
+        request = memory_service_pb2.RenewSessionRequest(
+            session=self.info.session, session_token=self.info.token
+        )
         try:
             response = await self._ask(lambda memory: memory.RenewSession, request, seconds)
         except (NotFound, FailedPrecondition):

@@ -382,7 +382,7 @@ class Session:
         When they are not to be had, there are none and the explanation has the failure: no OutOfMemory.
         """
         request = codec.alloc_request(
-            self.info.session,
+            self.info,
             next(self._ids),
             order=order,
             count=count,
@@ -408,9 +408,7 @@ class Session:
         self, kind: t.RegionKind = "anon", nr_pages: int = 1, policy: Policy | None = None
     ) -> Region:
         """Makes a region of `nr_pages` pageable pages, anonymous or of a file. Takes no page yet."""
-        request = codec.map_request(
-            self.info.session, next(self._ids), kind=kind, nr_pages=nr_pages, policy=policy
-        )
+        request = codec.map_request(self.info, next(self._ids), kind=kind, nr_pages=nr_pages, policy=policy)
         response = self._ask(lambda memory: memory.MapRegion, request)
         return Region(self, response.region, nr_pages)
 
@@ -426,7 +424,7 @@ class Session:
         or stopped at a failure.
         """
         request = program_codec.run_request(
-            self.info.session, next(self._ids), program, self.cpu if cpu is None else cpu
+            self.info, next(self._ids), program, self.cpu if cpu is None else cpu
         )
         return self._run(request, timeout)
 
@@ -459,7 +457,7 @@ class Session:
         heartbeat, self._heartbeat = self._heartbeat, None
         heartbeat.stop()
         request = memory_service_pb2.CloseSessionRequest(
-            session=self._info.session, request_id=next(self._ids)
+            session=self._info.session, session_token=self._info.token, request_id=next(self._ids)
         )
         try:
             response = self._ask(lambda memory: memory.CloseSession, request)
@@ -505,7 +503,7 @@ class Session:
         self, order: int, count: int, gfp: str, cpu: int | None, policy: Policy | None, partial: bool
     ) -> memory_service_pb2.AllocPagesRequest:
         return codec.alloc_request(
-            self.info.session,
+            self.info,
             next(self._ids),
             order=order,
             count=count,
@@ -517,13 +515,13 @@ class Session:
 
     def _free_request(self, blocks: t.Blocks, cpu: int | None) -> memory_service_pb2.FreePagesRequest:
         cpu = self.cpu if cpu is None else cpu
-        return codec.free_request(self.info.session, next(self._ids), blocks, cpu)
+        return codec.free_request(self.info, next(self._ids), blocks, cpu)
 
     def _touch(
         self, region: int, first: int, count: int, write: bool, cpu: int | None
     ) -> memory_service_pb2.TouchRegionResponse:
         request = codec.touch_request(
-            self.info.session,
+            self.info,
             next(self._ids),
             region,
             first=first,
@@ -535,14 +533,19 @@ class Session:
 
     def _unmap(self, region: int) -> int:
         request = memory_service_pb2.UnmapRegionRequest(
-            session=self.info.session, request_id=next(self._ids), region=region
+            session=self.info.session,
+            session_token=self.info.token,
+            request_id=next(self._ids),
+            region=region,
         )
         response = self._ask(lambda memory: memory.UnmapRegion, request)
         return response.freed_pages
 
     def _beat(self, seconds: float) -> float:
         """Renews the lease within `seconds`; returns those until it is to be renewed again, 0 for never."""
-        request = memory_service_pb2.RenewSessionRequest(session=self.info.session)
+        request = memory_service_pb2.RenewSessionRequest(
+            session=self.info.session, session_token=self.info.token
+        )
         try:
             response = self._ask(lambda memory: memory.RenewSession, request, seconds)
         except (NotFound, FailedPrecondition):
