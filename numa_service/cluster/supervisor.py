@@ -26,7 +26,10 @@ from numa_service.cluster.logs import configure_logs
 from numa_service.cluster.names import NAMESPACE, kswapd_name, node_name
 from numa_service.cluster.numa_node import NumaNode
 from numa_service.cluster.running import FailingNode, RunningMachine, ServingNode
+from numa_service.machine.record import MachineRecord, MemoryState
 from numa_service.machine.spec import MachineSpec
+from numa_service.node.errors import InvalidRequest
+from numa_service.rpc.record_keeper import RecordKeeper
 
 if TYPE_CHECKING:
     from numa_service.metrics.discovery import MachineCollector, TargetServer
@@ -113,6 +116,7 @@ class Machine:
         self._actors: dict[int, ActorHandle] = {}
         #: Nodes that are not followed any more.
         self._failing: list[FailingNode] = []
+        self._keeper = RecordKeeper(spec, self._tell_record, registry.record(name), self._save_record)
         #: Set when the nodes have to be told where the others are.
         self._moved = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -140,6 +144,29 @@ class Machine:
         console_url = await self._serving_console if self._console_before or self._is_up() else ""
         return RunningMachine(self._info(), address, targets_url, console_url, tuple(self._failing))
 
+    async def write_sysctl(self, key: str, value: str) -> tuple[str, str]:
+        """Write a sysctl of the machine: a note if it has no effect, and why if it was refused.
+
+        An error of ours would not come through Ray as what it is.
+        """
+        try:
+            return await self._keeper.write_sysctl(key, value), ""
+        except InvalidRequest as refused:
+            return "", refused.reason
+
+    async def remember_memory(self, state: MemoryState) -> None:
+        """Memory of a node came or went."""
+        await self._keeper.remember_memory(state)
+
+    # the record
+
+    async def _tell_record(self, nid: int, record: MachineRecord) -> MemoryState | None:
+        memory: MemoryState | None = await self._actors[nid].follow.remote(record)
+        return memory
+
+    async def _save_record(self, record: MachineRecord) -> None:
+        await asyncio.to_thread(registry.keep_record, self._name, record)
+
     def _info(self) -> MachineInfo:
         nodes = tuple(node.info for node in self._nodes.values())
         return MachineInfo(self._name, self._spec.profile, nodes, self._spec.distances)
@@ -152,7 +179,7 @@ class Machine:
     async def _serve(self) -> tuple[str, str]:
         # a second of imports, while the nodes are placed
         machine, collector, targets = await asyncio.to_thread(_servers)
-        address = await self._at_its_port("machine", lambda info: machine(info, self._spec))
+        address = await self._at_its_port("machine", lambda info: machine(info, self._spec, self._keeper))
         served = self._servers["machine"]
         assert isinstance(served, machine)
         ProcessCollector(registry=served.registry)
@@ -251,6 +278,10 @@ class Machine:
 
     def _now(self, node: ServingNode) -> None:
         self._nodes[node.info.node] = node
+        if node.peer_address:
+            self._keeper.came_up(node.info.node)
+        else:
+            self._keeper.went(node.info.node)
         self._moved.set()
 
     async def _tell(self) -> None:

@@ -25,8 +25,10 @@ from numa_client._gen.numa.v1 import (
 )
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from numa_service.machine.record import MachineRecord, MemoryState
 from numa_service.node import ops
 from numa_service.node.ask import through_outbox
+from numa_service.node.machine_record import follow, own_memory
 from numa_service.node.memory_hotplug import node_restarted
 from numa_service.node.node import Node
 from numa_service.rpc.daemons import Daemons
@@ -37,6 +39,7 @@ from numa_service.rpc.memory import MemoryServicer
 from numa_service.rpc.node import NodeServicer
 from numa_service.rpc.observe import ObserveServicer
 from numa_service.rpc.peers import Peers
+from numa_service.rpc.record_keeper import MachineDoor, RecordKeeper
 from numa_service.rpc.requests import Requests
 from numa_service.rpc.tracepoints import TraceServicer
 from numa_service.rpc.tracing import Tracing
@@ -96,12 +99,12 @@ class NodeServer:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         pace: Pace | None = None,
         tracing: Tracing | None = None,
-        sysctl_written: Callable[[str, str], Awaitable[None]] | None = None,
+        machine: MachineDoor | None = None,
     ) -> None:
         """`clock` gives ns for leases; `sleep` injects latency, in seconds, if the machine says so.
 
         `pace` is that of programs. With `tracing`, calls and the questions that they lead to are spans.
-        `sysctl_written` is told of every sysctl that was written, before the reply.
+        `machine` keeps what is the whole machine's; without one this node is all of it that there is.
         """
         self.node = node
         self.registry = CollectorRegistry()
@@ -118,7 +121,9 @@ class NodeServer:
         self._for_peers = GrpcServer(PEER_SERVICES, calls, self._add_peer_servicer, tracing)
         self._http = HttpServer(metrics_app(self.registry))
         self._kswapd_wait = asyncio.Event()
-        self._sysctl_written = sysctl_written
+        #: Tells only this node: for one that is by itself.
+        self._alone = RecordKeeper(node.machine.spec, self._tell_itself)
+        self._machine = machine or self._alone
         self._workload = WorkloadServicer(node, self._requests, self._peers, pace)
 
     def _add_servicers(self, server: Any) -> None:
@@ -131,7 +136,7 @@ class NodeServer:
         )
         memory_service_pb2_grpc.add_MemoryServiceServicer_to_server(memory, server)
         node_service_pb2_grpc.add_NodeServiceServicer_to_server(
-            NodeServicer(self.node, self._requests, self._peers, self._sysctl_written), server
+            NodeServicer(self.node, self._requests, self._peers, self._machine), server
         )
         trace_service_pb2_grpc.add_TraceServiceServicer_to_server(TraceServicer(self.node), server)
         observe_service_pb2_grpc.add_ObserveServiceServicer_to_server(self._observe, server)
@@ -152,10 +157,20 @@ class NodeServer:
             await self._close_doors(0)
             raise
         self._daemons.start()
+        if self._machine is self._alone:
+            self._alone.came_up(self.node.nid)
         return Addresses(address, peers, f"http://{metrics}/metrics")
 
     async def _close_doors(self, grace: float) -> None:
         await asyncio.gather(self._for_clients.stop(grace), self._for_peers.stop(grace))
+
+    async def _tell_itself(self, nid: int, record: MachineRecord) -> MemoryState | None:
+        return self.follow(record)
+
+    def follow(self, record: MachineRecord) -> MemoryState | None:
+        """Apply what is new in the machine's record; what it is to say of this node's memory, if anything."""
+        follow(self.node, record)
+        return own_memory(self.node)
 
     def connect(self, peers: dict[int, str]) -> None:
         """Tell where the other nodes answer this one: nid → host:port. Again whenever one has moved."""
@@ -168,6 +183,7 @@ class NodeServer:
     async def stop(self, grace: float = 1.0) -> None:
         """No new calls; `grace` seconds for those under way, and what they were doing. Sessions stay."""
         self._observe.close()
+        self._alone.close()
         await self._close_doors(grace)
         await self._requests.finish(grace)
         await self._daemons.stop()

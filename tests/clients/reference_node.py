@@ -12,6 +12,8 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from numa_client._gen.numa.v1 import (
     explanation_pb2,
+    files_service_pb2,
+    files_service_pb2_grpc,
     machine_service_pb2,
     machine_service_pb2_grpc,
     memory_service_pb2,
@@ -92,6 +94,7 @@ class ReferenceMemory:
 
 
 class ReferenceNode(
+    files_service_pb2_grpc.FilesServiceServicer,
     machine_service_pb2_grpc.MachineServiceServicer,
     memory_service_pb2_grpc.MemoryServiceServicer,
     node_service_pb2_grpc.NodeServiceServicer,
@@ -265,10 +268,10 @@ class ReferenceNode(
             node=self.nid, zones=[zone], vm_events={"pgfault": 2, "pgalloc_normal": 1}, digest="d"
         )
 
-    async def WriteSysctl(self, request: Any, context: Any) -> node_service_pb2.WriteSysctlResponse:
-        if request.key != "vm.min_free_kbytes":
-            raise Refused(code_pb2.INVALID_ARGUMENT, f"no sysctl {request.key}", field="key")
-        return node_service_pb2.WriteSysctlResponse()
+    async def WriteFile(self, request: Any, context: Any) -> files_service_pb2.WriteFileResponse:
+        if request.path != "/proc/sys/vm/min_free_kbytes":
+            raise Refused(code_pb2.NOT_FOUND, f"file {request.path}: ENOENT")
+        return files_service_pb2.WriteFileResponse(note=f"{request.data.decode()} it is")
 
     async def ChangeMemoryBlock(
         self, request: Any, context: Any

@@ -14,8 +14,10 @@ from numa_client._gen.numa.v1 import machine_service_pb2, machine_service_pb2_gr
 from numa_client._gen.numa.v1.zonelist_service_pb2_grpc import ZonelistServiceStub
 
 from numa_service.machine.presets import load_preset
+from numa_service.machine.record import MachineRecord, MemoryState
 from numa_service.node.node import Node
 from numa_service.rpc.machine_server import MachineServer
+from numa_service.rpc.record_keeper import RecordKeeper
 from numa_service.rpc.server import NODE_SERVICES, PEER_SERVICES, NodeServer
 
 
@@ -103,11 +105,16 @@ async def test_state_as_the_node_has_it(demo: Loopback, client: AsyncMachine) ->
     assert await client.check() == {}
 
 
+async def nobody_listens(nid: int, record: MachineRecord) -> MemoryState | None:
+    raise AssertionError("no node has come up")
+
+
 async def test_a_failure_nobody_foresaw_is_internal_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     def broken() -> MachineInfo:
         raise RuntimeError("the secret of the house")
 
-    server = MachineServer(broken, load_preset("demo"))
+    demo = load_preset("demo")
+    server = MachineServer(broken, demo, RecordKeeper(demo, nobody_listens))
     address = await server.start()
     with caplog.at_level(logging.ERROR):
         async with grpc.aio.insecure_channel(address) as channel:

@@ -44,7 +44,8 @@ async def test_one_trace_from_the_client_to_the_node_that_is_asked() -> None:
     exporter = InMemorySpanExporter()
     machine = Loopback("demo")
     for nid in machine.servers:
-        server = NodeServer(machine.node(nid), machine.clock, tracing=tracing(f"node-{nid}", exporter))
+        traced = tracing(f"node-{nid}", exporter)
+        server = NodeServer(machine.node(nid), machine.clock, tracing=traced, machine=machine.keeper)
         server.registry.register(NodeCollector(server))
         machine.servers[nid] = server
     await machine.start()

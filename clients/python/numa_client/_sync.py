@@ -134,17 +134,14 @@ class Machine:
         return codec.node_state(self._ask(home.node, lambda node: node.GetNode, request))
 
     def write_sysctl(self, key: str, value: str) -> str:
-        """Writes a sysctl (``vm.min_free_kbytes``) on every node, in node order; raises the first refusal.
+        """Writes a sysctl (``vm.min_free_kbytes``) of the machine: of every node, also of one that is away.
 
         Returns one line if what would act on it is not modelled: it is kept and shown then, and that is all.
-        Empty otherwise.
+        Empty otherwise. NotFound (ENOENT), InvalidRequest (EINVAL).
         """
-        request = node_service_pb2.WriteSysctlRequest(key=key, value=value)
-        note = ""
-        for node in self.info.nodes:
-            response = self._ask(node.node, lambda stub: stub.WriteSysctl, request)
-            note = response.note
-        return note
+        request = codec.write_request(f"/proc/sys/{key.strip().replace('.', '/')}", value)
+        response = self._look(lambda left: _call(self._files.WriteFile, request, left))
+        return response.note
 
     def inspect(self, nid: int, *, zone: str | None = None, pfn: int | None = None) -> dict[str, Any]:
         """A structure of a node by the kernel's field names: its pg_data_t, or a zone or a page of it.
