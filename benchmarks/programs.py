@@ -10,6 +10,7 @@ from typing import Any
 import grpc.aio
 from host import busy_loops
 from numa_client import Distribution, Mix, Phase, Program, ProgramResult, list_programs
+from numa_client._codec import session_info
 from numa_client._gen.numa.v1 import memory_service_pb2, memory_service_pb2_grpc, workload_service_pb2_grpc
 from numa_client._program_codec import report, run_request
 from servers import serving
@@ -44,12 +45,11 @@ class Running:
         self._memory = memory_service_pb2_grpc.MemoryServiceStub(channel)
         self._workload = workload_service_pb2_grpc.WorkloadServiceStub(channel)
         self._ids = map(str, itertools.count())
-        self._session = 0
 
     async def open(self) -> None:
         """Open the session."""
         request = memory_service_pb2.OpenSessionRequest(lease_seconds=3600, request_id=next(self._ids))
-        self._session = (await self._memory.OpenSession(request)).session
+        self._session = session_info(await self._memory.OpenSession(request))
 
     async def run(self, program: Program | str) -> ProgramResult:
         """Run a program to its end."""

@@ -76,17 +76,19 @@ class _Client:
     def __init__(self, channel: Any) -> None:
         self._stub = pb2_grpc.MemoryServiceStub(channel)
         self._ids = itertools.count()
-        self._session = 0
+        #: What every request of it has.
+        self._session: dict[str, Any] = {}
 
     async def open(self) -> None:
         request = pb2.OpenSessionRequest(client_name="scaling", lease_seconds=3600, request_id="open")
-        self._session = (await self._stub.OpenSession(request)).session
+        opened = await self._stub.OpenSession(request)
+        self._session = {"session": opened.session, "session_token": opened.session_token}
 
     async def pair(self, count: int) -> None:
         name = str(next(self._ids))
-        ask = pb2.AllocPagesRequest(session=self._session, request_id=name, count=count)
+        ask = pb2.AllocPagesRequest(**self._session, request_id=name, count=count)
         got = await self._stub.AllocPages(ask)
-        free = pb2.FreePagesRequest(session=self._session, request_id=name + "f", pages=got.pages)
+        free = pb2.FreePagesRequest(**self._session, request_id=name + "f", pages=got.pages)
         await self._stub.FreePages(free)
 
     async def rate(self, count: int, in_flight: int) -> tuple[float, float]:

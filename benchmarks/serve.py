@@ -48,12 +48,14 @@ class Served:
     def __init__(self, channel: Any) -> None:
         self._stub = pb2_grpc.MemoryServiceStub(channel)
         self._ids = itertools.count()
-        self.session = 0
+        #: What every request of it has.
+        self.session: dict[str, Any] = {}
 
     async def open(self) -> None:
         """Open the session."""
         request = pb2.OpenSessionRequest(client_name="bench", lease_seconds=3600, request_id="open")
-        self.session = (await self._stub.OpenSession(request)).session
+        opened = await self._stub.OpenSession(request)
+        self.session = {"session": opened.session, "session_token": opened.session_token}
 
     async def sizes(self, count: int) -> tuple[int, int]:
         """Bytes of the request and of the reply that carry the pages of a :meth:`pair`."""
@@ -64,9 +66,9 @@ class Served:
         """Allocate and free."""
         request_id = str(next(self._ids))
         got = await self._stub.AllocPages(
-            pb2.AllocPagesRequest(session=self.session, request_id=request_id, count=count)
+            pb2.AllocPagesRequest(**self.session, request_id=request_id, count=count)
         )
-        free = pb2.FreePagesRequest(session=self.session, request_id=request_id + "f", pages=got.pages)
+        free = pb2.FreePagesRequest(**self.session, request_id=request_id + "f", pages=got.pages)
         await self._stub.FreePages(free)
         return free, got
 
@@ -198,11 +200,11 @@ async def _streams(served: Served, to_node: Any, to_echo: Any) -> Row:
     def pages(answer: Any) -> Any:
         request_id = f"stream{next(ids)}"
         if answer is None:
-            alloc = pb2.AllocPagesRequest(session=served.session, request_id=request_id, count=count)
+            alloc = pb2.AllocPagesRequest(**served.session, request_id=request_id, count=count)
             return pb2.StreamPagesRequest(alloc=alloc)
         if answer.WhichOneof("answer") == "free":
             return None
-        free = pb2.FreePagesRequest(session=served.session, request_id=request_id, pages=answer.alloc.pages)
+        free = pb2.FreePagesRequest(**served.session, request_id=request_id, pages=answer.alloc.pages)
         return pb2.StreamPagesRequest(free=free)
 
     small = 32

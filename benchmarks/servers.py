@@ -82,7 +82,7 @@ async def _of_pair(nid: int) -> None:
     addresses = await server.start()
     freeze_heap()
     if nid:
-        print(addresses.grpc, addresses.metrics_url, flush=True)
+        print(addresses.peers, addresses.metrics_url, flush=True)
         await _terminated()
     else:
         with serving("other") as (other, _):

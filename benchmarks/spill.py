@@ -32,13 +32,15 @@ class Spilling:
     def __init__(self, channel: Any) -> None:
         self._stub = pb2_grpc.MemoryServiceStub(channel)
         self._ids = itertools.count()
-        self.session = 0
+        #: What every request of it has.
+        self.session: dict[str, Any] = {}
         self.lookups = 0
 
     async def open(self) -> None:
         """Open the session."""
         request = pb2.OpenSessionRequest(client_name="bench", lease_seconds=3600, request_id="open")
-        self.session = (await self._stub.OpenSession(request)).session
+        opened = await self._stub.OpenSession(request)
+        self.session = {"session": opened.session, "session_token": opened.session_token}
 
     async def seconds(self, nid: int) -> float:
         """Of a batch bound to a node; it goes back untimed."""
@@ -46,11 +48,11 @@ class Spilling:
         request_id = str(next(self._ids))
         start = time.perf_counter()
         got = await self._stub.AllocPages(
-            pb2.AllocPagesRequest(session=self.session, request_id=request_id, count=_COUNT, policy=policy)
+            pb2.AllocPagesRequest(**self.session, request_id=request_id, count=_COUNT, policy=policy)
         )
         took = time.perf_counter() - start
         self.lookups = max(self.lookups, got.remote_lookups)
-        free = pb2.FreePagesRequest(session=self.session, request_id=request_id + "f", pages=got.pages)
+        free = pb2.FreePagesRequest(**self.session, request_id=request_id + "f", pages=got.pages)
         await self._stub.FreePages(free)
         return took
 

@@ -123,3 +123,16 @@ def test_the_name_of_a_kernel_would_be_seen() -> None:
 def test_every_package_says_what_it_is() -> None:
     empty = [p for p in (ROOT / "numa_service").glob("*/__init__.py") if '"""' not in p.read_text()]
     assert empty == []
+
+
+@pytest.mark.parametrize(
+    ("made", "place"),
+    [
+        ("insecure_channel", "clients/python/numa_client/_channel.py"),
+        ("add_insecure_port", "numa_service/rpc/grpc_server.py"),
+    ],
+)
+def test_channels_and_ports_are_made_in_one_place(made: str, place: str) -> None:
+    """So that what is said over them is made secret, or not, in one place, too."""
+    product = [p for p in SOURCES if p.relative_to(ROOT).parts[0] in ("numa_service", "clients")]
+    assert [str(p.relative_to(ROOT)) for p in product if made in p.read_text()] == [place]

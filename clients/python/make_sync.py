@@ -28,6 +28,7 @@ RULES = (
     (r"grpc\.aio\.AioRpcError", "grpc.RpcError"),
     (r"grpc\.aio\.", "grpc."),
     (r"channel\.close\(None\)", "channel.close()"),
+    (r"async_channel", "blocking_channel"),
     (r"await asyncio\.sleep", "time.sleep"),
     (r"Awaitable\[(\w+)\]", r"\1"),
     (r"AsyncGenerator\[(.*), None\]", r"Generator[\1, None, None]"),

@@ -16,6 +16,7 @@ from typing import Annotated, Any, TextIO
 import grpc.aio
 import typer
 from numa_client import AsyncMachine, NumaError
+from numa_client._channel import async_channel
 from numa_client._gen.numa.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 from numa_service.cli.fill import Fill, fill
@@ -45,7 +46,6 @@ INTERRUPTED = 130
 KEPT_EVENTS = 1_000_000
 #: Of a machine in this process: one op writes no more than this between two looks, but for a session's end.
 _RING_EVENTS = 1 << 18
-_MAX_MESSAGE_BYTES = 64 << 20
 
 
 class Format(StrEnum):
@@ -369,9 +369,8 @@ class _Stream:
 
     async def run(self, request: trace_service_pb2.StreamEventsRequest) -> None:
         """Until there is enough. ClusterError when the node goes away."""
-        options = [("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES)]
         try:
-            async with grpc.aio.insecure_channel(self._address, options=options) as channel:
+            async with async_channel(self._address) as channel:
                 stub: Any = trace_service_pb2_grpc.TraceServiceStub(channel)
                 async for message in stub.StreamEvents(request):
                     self.records.set()

@@ -17,8 +17,8 @@ from numa_service.cluster import registry
 from numa_service.cluster.logs import configure_logs
 
 if TYPE_CHECKING:
-    from numa_client import NodeInfo
-
+    from numa_service.cluster.running import ServingNode
+    from numa_service.machine.record import MachineRecord, MemoryState
     from numa_service.machine.spec import MachineSpec
     from numa_service.rpc.server import NodeServer
 
@@ -28,8 +28,8 @@ _log = logging.getLogger(__name__)
 class NumaNode:
     """Boots its node and serves it. Restarted by Ray, it boots again, empty, as the next incarnation.
 
-    Sysctls are the machine's: what was written into them before, or while it was away, it has from the
-    registry.
+    What all nodes have in common, the sysctls above all, it has from the registry before it serves, and from
+    its supervisor when it changes.
     """
 
     def __init__(self, spec: MachineSpec, machine: str, nid: int) -> None:
@@ -38,13 +38,12 @@ class NumaNode:
         self._boot = asyncio.get_running_loop().create_task(self._start(spec, machine, nid))
         #: Incarnations of the other nodes, as last told.
         self._incarnations: dict[int, int] = {}
-        self._machine = machine
-        #: What was written into sysctls, as far as this node has it.
-        self._sysctls: dict[str, str] = {}
 
-    async def _start(self, spec: MachineSpec, machine: str, nid: int) -> tuple[NodeServer, NodeInfo]:
+    async def _start(self, spec: MachineSpec, machine: str, nid: int) -> tuple[NodeServer, ServingNode]:
         from numa_client import NodeInfo
 
+        from numa_service.cluster.running import ServingNode
+        from numa_service.cluster.supervisor_door import SupervisorDoor
         from numa_service.metrics.collector import NodeCollector
         from numa_service.node.node import Node
         from numa_service.rpc.server import NodeServer, freeze_heap
@@ -52,13 +51,13 @@ class NumaNode:
 
         node = Node.boot(spec, nid, registry.next_incarnation(machine, nid))
         tracing = tracing_from_environment(f"{machine}/node-{nid}")
-        server = NodeServer(node, tracing=tracing, sysctl_written=self._sysctl_written)
-        await self._read_sysctls(server)
+        server = NodeServer(node, tracing=tracing, machine=SupervisorDoor(machine))
+        server.follow(await asyncio.to_thread(registry.record, machine))
         server.registry.register(NodeCollector(server))
         addresses = await server.start(host=ray.util.get_node_ip_address())
         freeze_heap()
         _log.info("node %d serves: incarnation %d at %s", nid, node.lineage, addresses.grpc)
-        return server, NodeInfo(
+        info = NodeInfo(
             node=nid,
             cpus=spec.node(nid).cpus,
             managed_pages=sum(extent.managed for extent in node.pgdat.extents),
@@ -67,24 +66,12 @@ class NumaNode:
             incarnation=node.lineage,
             fallback_order=node.machine.zonelists[nid].node_order,
         )
+        return server, ServingNode(info, addresses.peers)
 
-    async def _sysctl_written(self, key: str, value: str) -> None:
-        self._sysctls[key] = value
-        await asyncio.to_thread(registry.remember_sysctl, self._machine, key, value)
-
-    async def _read_sysctls(self, server: NodeServer) -> None:
-        """Write what was written on other nodes."""
-        from numa_service.node.ops import WriteSysctl
-
-        for key, value in (await asyncio.to_thread(registry.sysctls, self._machine)).items():
-            if self._sysctls.get(key) != value:
-                server.node.apply(WriteSysctl(key, value))
-                self._sysctls[key] = value
-
-    async def describe(self) -> NodeInfo:
+    async def describe(self) -> ServingNode:
         """Who and where it is, once it serves; raises what boot raised."""
-        _, info = await self._boot
-        return info
+        _, me = await self._boot
+        return me
 
     async def pid(self) -> int:
         """Of this process, on its host."""
@@ -94,17 +81,21 @@ class NumaNode:
         """Never returns: the caller learns of the end of this process by the call's failure."""
         await asyncio.Event().wait()
 
-    async def connect(self, nodes: list[NodeInfo]) -> None:
+    async def connect(self, nodes: list[ServingNode]) -> None:
         """The nodes that are up now. What owners of their earlier incarnations hold here is freed."""
         server, me = await self._boot
-        others = [info for info in nodes if info.node != me.node]
-        server.connect({info.node: info.address for info in others})
-        for info in others:
+        others = [node for node in nodes if node.info.node != me.info.node]
+        server.connect({node.info.node: node.peer_address for node in others})
+        for info in (node.info for node in others):
             # nobody can be left over from before a first incarnation
             if info.incarnation > self._incarnations.get(info.node, 1):
                 await server.restarted(info.node, info.incarnation)
             self._incarnations[info.node] = info.incarnation
-        await self._read_sysctls(server)
+
+    async def follow(self, record: MachineRecord) -> MemoryState | None:
+        """Apply what is new in the machine's record; what it is to say of this node's memory, if anything."""
+        server, _ = await self._boot
+        return server.follow(record)
 
     async def kswapd_wait(self, timeout: float) -> bool:
         """Wait until this node wants its kswapd; False after `timeout` seconds."""

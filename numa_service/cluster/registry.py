@@ -1,7 +1,7 @@
-"""What outlives an actor: small values in the GCS's key-value store, one writer each, or all alike.
+"""What outlives an actor: small values in the GCS's key-value store, each with one writer.
 
 An actor that Ray restarts runs its constructor again and remembers nothing; which incarnation of its node it
-is, which sysctls have been written, and where clients expect the machine to answer, it finds here.
+is, what all nodes have in common, and where clients expect the machine to answer, it finds here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import json
 import time
 
 from ray.experimental import internal_kv
+
+from numa_service.machine.record import MachineRecord
 
 _NAMESPACE = b"numa-service"
 #: Of a node, the newest.
@@ -40,20 +42,15 @@ def remember_port(machine: str, service: str, port: int) -> None:
     _put(machine, f"port/{service}", port)
 
 
-def sysctls(machine: str) -> dict[str, str]:
-    """What was written into sysctls while the machine ran, by key."""
-    prefix = f"{machine}/sysctl/"
-    found = internal_kv._internal_kv_list(prefix, namespace=_NAMESPACE)
-    keys = sorted(key.decode().removeprefix(prefix) for key in found)
-    values = {key: internal_kv._internal_kv_get(prefix + key, namespace=_NAMESPACE) for key in keys}
-    return {key: value.decode() for key, value in values.items() if value is not None}
+def record(machine: str) -> MachineRecord:
+    """What the nodes of the machine have in common, as it was kept last."""
+    packed = internal_kv._internal_kv_get(f"{machine}/record", namespace=_NAMESPACE)
+    return MachineRecord.unpack(packed) if packed else MachineRecord()
 
 
-def remember_sysctl(machine: str, key: str, value: str) -> None:
-    """Note what every node is to have, those too that are away; each that is written to notes it."""
-    internal_kv._internal_kv_put(
-        f"{machine}/sysctl/{key}", value.encode(), overwrite=True, namespace=_NAMESPACE
-    )
+def keep_record(machine: str, record: MachineRecord) -> None:
+    """Keep what the nodes have in common; the supervisor does, and nobody else."""
+    internal_kv._internal_kv_put(f"{machine}/record", record.pack(), overwrite=True, namespace=_NAMESPACE)
 
 
 def forget(machine: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from numa_client import MachineInfo
+from numa_client import MachineInfo, NodeInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +13,16 @@ class FailingNode:
 
     nid: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServingNode:
+    """A node that serves, as the machine's own processes know it."""
+
+    #: As clients are told of it.
+    info: NodeInfo
+    #: host:port of its gRPC server for other nodes.
+    peer_address: str
 
 
 @dataclass(frozen=True, slots=True)

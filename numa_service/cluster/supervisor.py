@@ -25,8 +25,11 @@ from numa_service.cluster.kswapd import Kswapd
 from numa_service.cluster.logs import configure_logs
 from numa_service.cluster.names import NAMESPACE, kswapd_name, node_name
 from numa_service.cluster.numa_node import NumaNode
-from numa_service.cluster.running import FailingNode, RunningMachine
+from numa_service.cluster.running import FailingNode, RunningMachine, ServingNode
+from numa_service.machine.record import MachineRecord, MemoryState
 from numa_service.machine.spec import MachineSpec
+from numa_service.node.errors import InvalidRequest
+from numa_service.rpc.record_keeper import RecordKeeper
 
 if TYPE_CHECKING:
     from numa_service.metrics.discovery import MachineCollector, TargetServer
@@ -108,11 +111,12 @@ class Machine:
         self._console: ConsoleServer | None = None
         #: Where it was before this supervisor was restarted.
         self._console_before = registry.port(name, "console") if console else 0
-        #: In nid order; no address while a node is away.
-        self._nodes = {n.nid: NodeInfo(n.nid, n.cpus, 0, "", "", 0, ()) for n in spec.nodes}
+        #: In nid order; no addresses while a node is away.
+        self._nodes = {n.nid: ServingNode(NodeInfo(n.nid, n.cpus, 0, "", "", 0, ()), "") for n in spec.nodes}
         self._actors: dict[int, ActorHandle] = {}
         #: Nodes that are not followed any more.
         self._failing: list[FailingNode] = []
+        self._keeper = RecordKeeper(spec, self._tell_record, registry.record(name), self._save_record)
         #: Set when the nodes have to be told where the others are.
         self._moved = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -140,8 +144,32 @@ class Machine:
         console_url = await self._serving_console if self._console_before or self._is_up() else ""
         return RunningMachine(self._info(), address, targets_url, console_url, tuple(self._failing))
 
+    async def write_sysctl(self, key: str, value: str) -> tuple[str, str]:
+        """Write a sysctl of the machine: a note if it has no effect, and why if it was refused.
+
+        An error of ours would not come through Ray as what it is.
+        """
+        try:
+            return await self._keeper.write_sysctl(key, value), ""
+        except InvalidRequest as refused:
+            return "", refused.reason
+
+    async def remember_memory(self, state: MemoryState) -> None:
+        """Memory of a node came or went."""
+        await self._keeper.remember_memory(state)
+
+    # the record
+
+    async def _tell_record(self, nid: int, record: MachineRecord) -> MemoryState | None:
+        memory: MemoryState | None = await self._actors[nid].follow.remote(record)
+        return memory
+
+    async def _save_record(self, record: MachineRecord) -> None:
+        await asyncio.to_thread(registry.keep_record, self._name, record)
+
     def _info(self) -> MachineInfo:
-        return MachineInfo(self._name, self._spec.profile, tuple(self._nodes.values()), self._spec.distances)
+        nodes = tuple(node.info for node in self._nodes.values())
+        return MachineInfo(self._name, self._spec.profile, nodes, self._spec.distances)
 
     # coming up
 
@@ -151,7 +179,7 @@ class Machine:
     async def _serve(self) -> tuple[str, str]:
         # a second of imports, while the nodes are placed
         machine, collector, targets = await asyncio.to_thread(_servers)
-        address = await self._at_its_port("machine", lambda info: machine(info, self._spec))
+        address = await self._at_its_port("machine", lambda info: machine(info, self._spec, self._keeper))
         served = self._servers["machine"]
         assert isinstance(served, machine)
         ProcessCollector(registry=served.registry)
@@ -229,15 +257,16 @@ class Machine:
         actor = self._actors[nid]
         while True:
             try:
-                info = await actor.describe.remote()
-                if info != self._nodes[nid]:
+                node = await actor.describe.remote()
+                if node != self._nodes[nid]:
+                    info = node.info
                     _log.info("node %d is up: incarnation %d at %s", nid, info.incarnation, info.address)
-                    self._now(info)
+                    self._now(node)
                 await actor.until_gone.remote()
             except RayActorError as error:
-                if self._nodes[nid].address:
+                if self._nodes[nid].peer_address:
                     _log.warning("node %d is away: %s", nid, error)
-                    self._now(replace(self._nodes[nid], address="", metrics_url=""))
+                    self._now(ServingNode(replace(self._nodes[nid].info, address="", metrics_url=""), ""))
                 await asyncio.sleep(RETRY_SECONDS)
             except Exception as error:
                 # raised by the node's own boot: it will not be different next time
@@ -247,8 +276,12 @@ class Machine:
                 self._failing.append(FailingNode(nid, f"did not boot: {reason(error)}"))
                 return
 
-    def _now(self, info: NodeInfo) -> None:
-        self._nodes[info.node] = info
+    def _now(self, node: ServingNode) -> None:
+        self._nodes[node.info.node] = node
+        if node.peer_address:
+            self._keeper.came_up(node.info.node)
+        else:
+            self._keeper.went(node.info.node)
         self._moved.set()
 
     async def _tell(self) -> None:
@@ -256,10 +289,10 @@ class Machine:
         while True:
             await self._moved.wait()
             self._moved.clear()
-            up = [info for info in self._nodes.values() if info.address]
+            up = [node for node in self._nodes.values() if node.peer_address]
             if not up:
                 continue
-            told = [asyncio.ensure_future(self._actors[info.node].connect.remote(up)) for info in up]
+            told = [asyncio.ensure_future(self._actors[node.info.node].connect.remote(up)) for node in up]
             done, _ = await asyncio.wait(told, timeout=TELL_SECONDS)
             for call in done:
                 if error := call.exception():

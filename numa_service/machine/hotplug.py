@@ -7,7 +7,6 @@ one node changes the others too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from numa_service.machine.booted import (
     BootedMachine,
@@ -15,21 +14,10 @@ from numa_service.machine.booted import (
     rebuild_zonelists,
     setup_per_cpu_pageset,
 )
+from numa_service.machine.record import MemoryState
 from numa_service.mm.mmzone import ZONE_NAMES
 from numa_service.mm.pgdat import Pgdat
 from numa_service.mm.watermark import calculate_min_free_kbytes, recommended_min_free_kbytes
-
-
-class MemoryState(NamedTuple):
-    """What of a node is on-line."""
-
-    nid: int
-    #: Populated zones: (index, present pages, managed pages), ascending.
-    zones: tuple[tuple[int, int, int], ...]
-    #: The node is; False: it has neither memory nor CPUs, and no zonelist.
-    online: bool = True
-    #: Numbers the news of this node, over its incarnations: older news that comes later is none.
-    sequence: int = 0
 
 
 def memory_state(pgdat: Pgdat, online: bool = True) -> MemoryState:

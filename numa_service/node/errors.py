@@ -75,6 +75,12 @@ class NeverSent(PeerUnavailable):
     """The node cannot have heard the question."""
 
 
+class MachineUnavailable(NodeError):
+    """Who keeps what is the whole machine's does not answer."""
+
+    retry_seconds = 1.0
+
+
 def fault(error: BaseException) -> str:
     """Number of a fault, 12 hexadecimal digits: the same for every error of its type raised at its place."""
     kind, place, at = type(error), "", error.__traceback__

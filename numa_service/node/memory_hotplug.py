@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import contextlib
 
-from numa_service.machine.hotplug import (
-    MemoryState,
-    booted_state,
-    known_state_differs,
-    memory_state,
-)
+from numa_service.machine.hotplug import booted_state, known_state_differs, memory_state
+from numa_service.machine.record import MemoryState
 from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES, is_offline
 from numa_service.mm.mmzone import MIGRATE_MOVABLE
 from numa_service.node import ops

@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 from numa_service.node.owners import Owner
 
+#: 128 bits: as many as nobody tries.
+TOKEN_BYTES = 16
+
 
 @dataclass(slots=True)
 class Session:
@@ -20,6 +23,8 @@ class Session:
     lease_ns: int
     expires_ns: int
     owner: Owner
+    #: What a request from outside has to have, to speak for it; empty where none comes from outside.
+    token: bytes = field(default=b"", repr=False)
     #: Nodes, beside this one, where it has pages.
     holdings: set[int] = field(default_factory=set)
     #: Nodes that have booted anew since: what it had there then is lost.
@@ -31,21 +36,22 @@ class Session:
     def dump(self) -> list[Any]:
         """All of it as plain data; see :meth:`load`."""
         sets = [sorted(part) for part in (self.holdings, self.lost, self.regions)]
-        return [self.id, self.name, self.lease_ns, self.expires_ns, self.owner, *sets, self.interleaved]
+        who = self.id, self.name, self.lease_ns, self.expires_ns, self.owner, self.token
+        return [*who, *sets, self.interleaved]
 
     @classmethod
     def load(cls, dumped: list[Any]) -> Session:
         """Inverse of :meth:`dump`."""
-        id, name, lease_ns, expires_ns, owner, holdings, lost, regions, interleaved = dumped
+        id, name, lease_ns, expires_ns, owner, token, holdings, lost, regions, interleaved = dumped
         sets = set(holdings), set(lost), set(regions)
-        return cls(id, name, lease_ns, expires_ns, Owner(*owner), *sets, interleaved)
+        return cls(id, name, lease_ns, expires_ns, Owner(*owner), token, *sets, interleaved)
 
     @property
     def state(self) -> tuple[object, ...]:
         """The fields that a digest covers, in an order that does not depend on how the sets were filled."""
         times = self.lease_ns, self.expires_ns
         where = sorted(self.holdings), sorted(self.lost), sorted(self.regions)
-        return self.id, self.name, *times, *where, self.interleaved
+        return self.id, self.name, self.token, *times, *where, self.interleaved
 
 
 @dataclass(slots=True)

@@ -47,6 +47,8 @@ class NodeState:
         self.lineage = lineage
         self.epoch = epoch
         self.pgdat: Pgdat = machine.pgdats[nid]
+        #: Version of the machine's record up to which this node has every sysctl that was written.
+        self.record_version = 0
         self.sessions: dict[int, Session] = {}
         self.regions: dict[int, Region] = {}
         #: A number is not used again by a later lineage: who holds on to a session that died finds none.
@@ -224,7 +226,7 @@ class NodeState:
         """blake2b over pages, zones, owners, sessions and regions."""
         digest = hashlib.blake2b(self.pgdat.digest().encode(), digest_size=16)
         digest.update(repr((self._next_id, *self.slots.state)).encode())
-        digest.update(repr(self.machine.sysctls.as_dict()).encode())
+        digest.update(repr((self.record_version, self.machine.sysctls.as_dict())).encode())
         machine = self.machine
         for known in (machine.managed, machine.populated, machine.memory_news):
             digest.update(repr(sorted(known.items())).encode())

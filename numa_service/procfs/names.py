@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from numa_service.machine.spec import MachineSpec
 from numa_service.mm.mmzone import ZONE_NAMES
 from numa_service.mm.profile import PROFILES
 from numa_service.mm.snapshot import MachineSnapshot
@@ -289,9 +290,9 @@ _NUMA_ONLY = ("zone_reclaim_success", "zone_reclaim_failed")
 _HIGHMEM_ONLY = ("HighTotal", "HighFree", "LowTotal", "LowFree")
 
 
-def has_numa(snapshot: MachineSnapshot) -> bool:
+def has_numa(machine: MachineSnapshot | MachineSpec) -> bool:
     """Is this kernel built with CONFIG_NUMA? Every x86-64 one is; i386 only if it has more than one node."""
-    return snapshot.arch != "i386" or len(snapshot.nodes) > 1
+    return machine.arch != "i386" or len(machine.nodes) > 1
 
 
 def _zone_suffixes(snapshot: MachineSnapshot) -> tuple[str, ...]:

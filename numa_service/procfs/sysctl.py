@@ -20,7 +20,7 @@ _NOT_KEPT = (
 )
 
 #: Of kernels with CONFIG_NUMA only.
-_NUMA = (
+NUMA_ONLY = (
     "kernel.numa_balancing",
     "vm.min_slab_ratio",
     "vm.min_unmapped_ratio",
@@ -31,7 +31,7 @@ _NUMA = (
 
 
 def _all(snapshot: MachineSnapshot) -> Iterator[tuple[str, str, bool]]:
-    absent = _NOT_KEPT if has_numa(snapshot) else (*_NOT_KEPT, *_NUMA)
+    absent = _NOT_KEPT if has_numa(snapshot) else (*_NOT_KEPT, *NUMA_ONLY)
     for key in sorted(snapshot.sysctls):
         folder, _, name = key.partition(".")
         if folder in _FOLDERS and name and "/" not in name and key not in absent:

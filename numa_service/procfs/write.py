@@ -7,9 +7,11 @@ import os
 import stat
 from dataclasses import dataclass
 
-from numa_service.machine.spec import SpecError
-from numa_service.machine.sysctl import parse_sysctl
+from numa_service.machine.spec import MachineSpec, SpecError
+from numa_service.machine.sysctl import SYSCTLS, parse_sysctl
 from numa_service.mm.snapshot import MachineSnapshot
+from numa_service.procfs.names import has_numa
+from numa_service.procfs.sysctl import NUMA_ONLY
 from numa_service.procfs.tree import error, find
 
 #: A write is at most a page, as in sysfs.
@@ -22,7 +24,7 @@ _FALSE = ("0", "n", "N", "off", "OFF", "Off")
 
 @dataclass(frozen=True, slots=True)
 class WriteSysctl:
-    """To be written on every node."""
+    """To be written for every node."""
 
     key: str
     value: str
@@ -36,6 +38,20 @@ class ChangeMemoryBlock:
     state: str
 
 
+def parse_sysctl_write(spec: MachineSpec, path: str, data: bytes) -> WriteSysctl | None:
+    """What writing to a sysctl of a machine means, of which no node need be asked.
+
+    None for a path that is not plainly that of a sysctl: :func:`parse_write` knows more. EFBIG, EINVAL.
+    """
+    match path.removeprefix("/").split("/"):
+        case ["proc", "sys", folder, name]:
+            key = f"{folder}.{name}"
+            has = key in SYSCTLS and SYSCTLS[key].is_in(spec.profile)
+            if has and (has_numa(spec) or key not in NUMA_ONLY):
+                return WriteSysctl(key, _value(key, spec.profile, path, data))
+    return None
+
+
 def parse_write(snapshot: MachineSnapshot, path: str, data: bytes) -> WriteSysctl | ChangeMemoryBlock | None:
     """What writing `data` means; None when all is so already.
 
@@ -45,18 +61,10 @@ def parse_write(snapshot: MachineSnapshot, path: str, data: bytes) -> WriteSysct
     place, pattern, numbers = find(snapshot, path)
     if not pattern.mode & stat.S_IWUSR:
         raise error(errno.EACCES, path)
-    if len(data) > MAX_WRITE:
-        raise error(errno.EFBIG, path)
-    try:
-        text = data.decode("ascii").strip()
-    except UnicodeDecodeError:
-        raise _invalid(path, "not ASCII") from None
     if place.startswith("proc/sys/"):
         key = ".".join(map(str, numbers))
-        try:
-            return WriteSysctl(key, parse_sysctl(key, text, snapshot.profile))
-        except SpecError as refused:
-            raise _invalid(path, str(refused).removeprefix(f"{key}: ")) from None
+        return WriteSysctl(key, _value(key, snapshot.profile, path, data))
+    text = _text(path, data)
     block = int(numbers[0])
     if place.endswith("/state"):
         if text not in _STATES:
@@ -69,6 +77,23 @@ def parse_write(snapshot: MachineSnapshot, path: str, data: bytes) -> WriteSysct
     if wanted == now:
         return None
     return ChangeMemoryBlock(block, "online" if wanted else "offline")
+
+
+def _value(key: str, profile: str, path: str, data: bytes) -> str:
+    text = _text(path, data)
+    try:
+        return parse_sysctl(key, text, profile)
+    except SpecError as refused:
+        raise _invalid(path, str(refused)) from None
+
+
+def _text(path: str, data: bytes) -> str:
+    if len(data) > MAX_WRITE:
+        raise error(errno.EFBIG, path)
+    try:
+        return data.decode("ascii").strip()
+    except UnicodeDecodeError:
+        raise _invalid(path, "not ASCII") from None
 
 
 def _invalid(path: str, reason: str) -> OSError:

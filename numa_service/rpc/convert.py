@@ -14,7 +14,7 @@ from numa_client._gen.numa.v1 import node_service_pb2 as node_pb2
 from numa_client._gen.numa.v1 import types_pb2
 from numa_client._gen.numa.v1 import zonelist_service_pb2 as zonelist_pb2
 
-from numa_service.machine.hotplug import MemoryState
+from numa_service.machine.record import MemoryState
 from numa_service.mm.gfp import parse_gfp
 from numa_service.mm.mmzone import WMARK_HIGH, WMARK_LOW, WMARK_MIN
 from numa_service.mm.pgdat import Pgdat, ZoneExtent

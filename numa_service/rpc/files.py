@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import grpc.aio
 from numa_client import MachineInfo, NodeInfo
+from numa_client._channel import async_channel
 from numa_client._gen.numa.v1 import files_service_pb2 as pb2
 from numa_client._gen.numa.v1 import files_service_pb2_grpc as pb2_grpc
 from numa_client._gen.numa.v1 import node_service_pb2, node_service_pb2_grpc
@@ -25,9 +26,10 @@ from numa_service.machine.spec import MachineSpec
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.node.errors import InvalidRequest, NodeError, NotFound, PeerUnavailable, Precondition
 from numa_service.procfs import tree
-from numa_service.procfs.write import WriteSysctl, parse_write
+from numa_service.procfs.write import WriteSysctl, parse_sysctl_write, parse_write
 from numa_service.rpc.grpc_server import MAX_MESSAGE_BYTES
 from numa_service.rpc.peers import ASK_SECONDS
+from numa_service.rpc.record_keeper import RecordKeeper
 from numa_service.rpc.status import from_rpc_error
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -54,11 +56,12 @@ def refusal(error: OSError) -> NodeError:
 
 
 class FilesServicer(pb2_grpc.FilesServiceServicer):
-    """Reads by asking every node; writes by telling every node, or the one that it is about."""
+    """Reads by asking every node. The keeper writes sysctls, and the node that has it a memory block."""
 
-    def __init__(self, machine: Callable[[], MachineInfo], spec: MachineSpec) -> None:
+    def __init__(self, machine: Callable[[], MachineInfo], spec: MachineSpec, keeper: RecordKeeper) -> None:
         self._machine = machine
         self._spec = spec
+        self._keeper = keeper
         self._idle = IdleClock()
         #: By nid, with the address that it leads to.
         self._channels: dict[int, tuple[str, grpc.aio.Channel]] = {}
@@ -93,19 +96,14 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
             await context.write(pb2.ReadTreeResponse(files=files[start : start + CHUNK]))
 
     async def WriteFile(self, request: pb2.WriteFileRequest, context: Context) -> pb2.WriteFileResponse:
-        """A sysctl on every node; a memory block on the node that has it."""
+        """A sysctl for every node, be it away or not; a memory block on the node that has it."""
+        sysctl = _refusing(lambda: parse_sysctl_write(self._spec, request.path, request.data))
+        if sysctl is not None:
+            return pb2.WriteFileResponse(note=await self._keeper.write_sysctl(sysctl.key, sysctl.value))
         snapshot = await self._snapshot()
         wanted = _refusing(lambda: parse_write(snapshot, request.path, request.data))
         if isinstance(wanted, WriteSysctl):
-            sysctl = node_service_pb2.WriteSysctlRequest(key=wanted.key, value=wanted.value)
-            asked = [self._ask(node, "WriteSysctl", sysctl) for node in self._machine().nodes]
-            note = ""
-            # one that does not answer does not keep it from the others, and gets it when it has restarted
-            for answer in await asyncio.gather(*asked, return_exceptions=True):
-                if isinstance(answer, BaseException):
-                    raise answer
-                note = answer.note
-            return pb2.WriteFileResponse(note=note)
+            return pb2.WriteFileResponse(note=await self._keeper.write_sysctl(wanted.key, wanted.value))
         if wanted is not None:
             # with pages on several nodes, each has a part of it
             owners = [
@@ -135,7 +133,7 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
         known = self._channels.get(node.node)
         if known is None or known[0] != node.address:
             moved = known
-            known = node.address, grpc.aio.insecure_channel(node.address, options=_OPTIONS)
+            known = node.address, async_channel(node.address, _OPTIONS)
             self._channels[node.node] = known
             if moved is not None:
                 await moved[1].close(None)

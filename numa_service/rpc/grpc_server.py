@@ -8,7 +8,6 @@ from typing import Any
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from numa_service.rpc.exposition import join_address
 from numa_service.rpc.instruments import CallMetrics
@@ -35,16 +34,14 @@ class GrpcServer:
     def __init__(
         self,
         services: Sequence[str],
-        registry: CollectorRegistry,
+        calls: CallMetrics,
         add: Callable[[Any], None],
         tracing: Tracing | None = None,
     ) -> None:
-        """`add` adds the servicers of `services` to what it is given."""
+        """`add` adds the servicers of `services` to what it is given; `calls` counts what they do."""
         self._services = tuple(services)
-        self._registry = registry
         self._add = add
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double every series
-        self._calls = CallMetrics(registry)
+        self._calls = calls
         self._tracing = tracing
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()

@@ -147,6 +147,7 @@ class CallMetrics(Collector):
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double every series
         self._calls: list[CallTally] = []
         registry.register(self)
 

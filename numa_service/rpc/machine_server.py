@@ -16,9 +16,11 @@ from prometheus_client import CollectorRegistry
 
 from numa_service.machine.spec import MachineSpec
 from numa_service.rpc.grpc_server import GrpcServer
+from numa_service.rpc.instruments import CallMetrics
 
 if TYPE_CHECKING:
     from numa_service.rpc.files import FilesServicer
+    from numa_service.rpc.record_keeper import RecordKeeper
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -59,8 +61,8 @@ class MachineServicer(pb2_grpc.MachineServiceServicer):
 class _Files(files_pb2_grpc.FilesServiceServicer):
     """Imports what renders files, and the model with it, at the first call: to come up is quicker."""
 
-    def __init__(self, machine: Callable[[], MachineInfo], spec: MachineSpec) -> None:
-        self._about = machine, spec
+    def __init__(self, machine: Callable[[], MachineInfo], spec: MachineSpec, keeper: RecordKeeper) -> None:
+        self._about = machine, spec, keeper
         self._made: FilesServicer | None = None
 
     async def _servicer(self) -> FilesServicer:
@@ -99,13 +101,16 @@ def _files_servicer() -> type[FilesServicer]:
 
 
 class MachineServer:
-    """MachineService: topology and addresses, as the callable tells them now. FilesService: /proc, /sys."""
+    """MachineService: topology and addresses, as the callable tells them now. FilesService: /proc, /sys.
 
-    def __init__(self, machine: Callable[[], MachineInfo], spec: MachineSpec) -> None:
+    Sysctls are written by the keeper of the machine's record.
+    """
+
+    def __init__(self, machine: Callable[[], MachineInfo], spec: MachineSpec, keeper: RecordKeeper) -> None:
         self.registry = CollectorRegistry()
         self._machine = MachineServicer(machine)
-        self._files = _Files(machine, spec)
-        self._grpc = GrpcServer(MACHINE_SERVICES, self.registry, self._add_servicers)
+        self._files = _Files(machine, spec, keeper)
+        self._grpc = GrpcServer(MACHINE_SERVICES, CallMetrics(self.registry), self._add_servicers)
 
     def _add_servicers(self, server: grpc.aio.Server) -> None:
         pb2_grpc.add_MachineServiceServicer_to_server(self._machine, server)

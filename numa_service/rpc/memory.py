@@ -22,9 +22,10 @@ from numa_service.node.requests import close, touch, unmap
 from numa_service.node.unserved import Unserved
 from numa_service.rpc import convert
 from numa_service.rpc.instruments import Instruments
-from numa_service.rpc.requests import M, Requests, session_of
+from numa_service.rpc.requests import M, Requests
 from numa_service.rpc.status import to_status
 from numa_service.rpc.stream import answer_in_order
+from numa_service.rpc.tokens import new_token, session_of
 
 #: Longest that one reply is held back.
 INJECT_SECONDS_MAX = 10.0
@@ -64,10 +65,11 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
         if not self._node.pgdat.cpus:
             raise Precondition(f"node {self._node.nid} has no CPUs: open the session on one that has")
         lease_ns = convert.lease_ns(request.lease_seconds)
-        op = ops.OpenSession(request.client_name, lease_ns, self._clock())
+        op = ops.OpenSession(request.client_name, lease_ns, self._clock(), new_token())
         op.check(self._node)
         return pb2.OpenSessionResponse(
             session=self._node.apply(op),
+            session_token=op.token,
             lease_seconds=lease_ns / 1e9,
             node=self._node.nid,
             incarnation=self._node.lineage,
@@ -77,8 +79,9 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
         self, request: pb2.RenewSessionRequest, context: Context
     ) -> pb2.RenewSessionResponse:
         """Heartbeat."""
-        self._requests.inbox.check_session(request.session)
-        lease_ns = self._node.apply(ops.RenewSession(request.session, self._clock()))
+        session = session_of(self._node, request)
+        self._requests.inbox.check_session(session)
+        lease_ns = self._node.apply(ops.RenewSession(session, self._clock()))
         return pb2.RenewSessionResponse(lease_seconds=lease_ns / 1e9)
 
     def CloseSession(
@@ -208,5 +211,5 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
         return reply
 
     def _once(self, request: Any, begin: Callable[[Any], M | Steps[M]], context: Context) -> M | Awaitable[M]:
-        session = request.session or session_of(request)
+        session = session_of(self._node, request)
         return self._requests.once(session, request, begin, context.time_remaining())

@@ -5,22 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Any
 
 import grpc.aio
 from numa_client._gen.numa.v1 import node_service_pb2 as pb2
 from numa_client._gen.numa.v1 import node_service_pb2_grpc as pb2_grpc
 
-from numa_service.machine.sysctl import sysctl_name, without_effect
-from numa_service.node import ops
 from numa_service.node.ask import Steps
 from numa_service.node.inspect import cpu_time, page_view, pgdat_view, zone_view
+from numa_service.node.machine_record import own_memory
 from numa_service.node.memory_hotplug import change_memory_block
 from numa_service.node.node import Node
 from numa_service.rpc import convert
 from numa_service.rpc.owners import check_homes
 from numa_service.rpc.peers import Peers
+from numa_service.rpc.record_keeper import MachineDoor
 from numa_service.rpc.requests import Requests
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -34,26 +34,22 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
         node: Node,
         requests: Requests,
         peers: Peers,
-        sysctl_written: Callable[[str, str], Awaitable[None]] | None = None,
+        machine: MachineDoor,
     ) -> None:
-        """`sysctl_written` is told of every sysctl that was written, before the reply."""
+        """`machine` is asked for what is the whole machine's, and told what it has to know."""
         self._node = node
         self._requests = requests
         self._peers = peers
         self._booted = time.time()
-        self._sysctl_written = sysctl_written
+        self._machine = machine
 
     async def GetNode(self, request: pb2.GetNodeRequest, context: Context) -> pb2.GetNodeResponse:
         """Zones, counters, kswapd, sessions; the digest if asked for."""
         return convert.node_state(self._node, self._node.digest() if request.with_digest else "")
 
     async def WriteSysctl(self, request: pb2.WriteSysctlRequest, context: Context) -> pb2.WriteSysctlResponse:
-        """Write a sysctl on this node."""
-        self._node.apply(ops.WriteSysctl(request.key, request.value))
-        if self._sysctl_written:
-            await self._sysctl_written(sysctl_name(request.key), request.value)
-        note = without_effect(request.key, request.value, self._node.machine.spec.profile)
-        return pb2.WriteSysctlResponse(note=note)
+        """Write a sysctl of the machine: this node has it then, and every other one that is up."""
+        return pb2.WriteSysctlResponse(note=await self._machine.write_sysctl(request.key, request.value))
 
     async def GetSnapshot(self, request: pb2.GetSnapshotRequest, context: Context) -> pb2.GetSnapshotResponse:
         """The node as the files of /proc and /sys show it."""
@@ -77,7 +73,10 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
         """Take a memory block of this node off-line or on-line."""
 
         reply = self._requests.once(0, request, self._change_memory_block, context.time_remaining())
-        return await reply if isinstance(reply, Awaitable) else reply
+        changed = await reply if isinstance(reply, Awaitable) else reply
+        if (memory := own_memory(self._node)) is not None:
+            await self._machine.remember_memory(memory)
+        return changed
 
     def _change_memory_block(
         self, request: pb2.ChangeMemoryBlockRequest

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import grpc.aio
-from numa_client._channel import OPTIONS
+from numa_client._channel import async_channel
 from numa_client._gen.numa.v1 import node_service_pb2
 from numa_client._gen.numa.v1 import observe_service_pb2 as pb2
 from numa_client._gen.numa.v1 import observe_service_pb2_grpc as pb2_grpc
@@ -134,7 +134,7 @@ def _zone(node: Node, extent: ZoneExtent) -> pb2.ObservedZone:
 
 async def observe(address: str, interval_ms: int = 0) -> AsyncIterator[pb2.ObserveResponse]:
     """Frames of the node that serves at `address`, until it goes; grpc.aio.AioRpcError."""
-    async with grpc.aio.insecure_channel(address, options=OPTIONS) as channel:
+    async with async_channel(address) as channel:
         async for message in pb2_grpc.ObserveServiceStub(channel).Observe(
             pb2.ObserveRequest(interval_ms=interval_ms)
         ):

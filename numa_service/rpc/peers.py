@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
-from numa_client._channel import CONNECTION
+from numa_client._channel import CONNECTION, async_channel
 from numa_client._gen.numa.v1 import zonelist_service_pb2_grpc
 
 from numa_service.node import ops
@@ -68,7 +68,7 @@ class Peers:
                 self._drop(nid)
             self._channels[nid] = (
                 address,
-                grpc.aio.insecure_channel(address, _OPTIONS, interceptors=self._interceptors),
+                async_channel(address, _OPTIONS, self._interceptors),
             )
             if self._node.outbox.is_away(nid):
                 self._node.apply(ops.PeerBack(nid, self._node.clock()))

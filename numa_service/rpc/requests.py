@@ -188,14 +188,6 @@ def call_of(asker: int, request: Any) -> Call:
     return Call(asker, request.request_id, digest, kind in _GIVING_BACK)
 
 
-def session_of(request: Any) -> int:
-    """The session that asks; InvalidRequest."""
-    session: int = request.session
-    if not session:
-        raise InvalidRequest("session", "is not set")
-    return session
-
-
 def _lists_in(reply: Message, data: bytes) -> tuple[tuple[int, int], ...]:
     """Where the lists of page numbers stand in a serialised reply; none if they cannot be told apart."""
     found: list[tuple[int, int]] = []

@@ -25,30 +25,37 @@ from numa_client._gen.numa.v1 import (
 )
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from numa_service.machine.record import MachineRecord, MemoryState
 from numa_service.node import ops
 from numa_service.node.ask import through_outbox
+from numa_service.node.machine_record import follow, own_memory
 from numa_service.node.memory_hotplug import node_restarted
 from numa_service.node.node import Node
 from numa_service.rpc.daemons import Daemons
 from numa_service.rpc.exposition import HttpServer, metrics_app
 from numa_service.rpc.grpc_server import GrpcServer
-from numa_service.rpc.instruments import Instruments
+from numa_service.rpc.instruments import CallMetrics, Instruments
 from numa_service.rpc.memory import MemoryServicer
 from numa_service.rpc.node import NodeServicer
 from numa_service.rpc.observe import ObserveServicer
 from numa_service.rpc.peers import Peers
+from numa_service.rpc.record_keeper import MachineDoor, RecordKeeper
 from numa_service.rpc.requests import Requests
 from numa_service.rpc.tracepoints import TraceServicer
 from numa_service.rpc.tracing import Tracing
 from numa_service.rpc.workload import Pace, WorkloadServicer
 from numa_service.rpc.zonelist import ZonelistServicer
 
+#: What clients ask a node for.
 NODE_SERVICES: tuple[str, ...] = (
     memory_service_pb2.DESCRIPTOR.services_by_name["MemoryService"].full_name,
     node_service_pb2.DESCRIPTOR.services_by_name["NodeService"].full_name,
     trace_service_pb2.DESCRIPTOR.services_by_name["TraceService"].full_name,
     observe_service_pb2.DESCRIPTOR.services_by_name["ObserveService"].full_name,
     workload_service_pb2.DESCRIPTOR.services_by_name["WorkloadService"].full_name,
+)
+#: What other nodes ask it for, at a port of their own.
+PEER_SERVICES: tuple[str, ...] = (
     zonelist_service_pb2.DESCRIPTOR.services_by_name["ZonelistService"].full_name,
 )
 
@@ -57,8 +64,10 @@ NODE_SERVICES: tuple[str, ...] = (
 class Addresses:
     """Where a node answers."""
 
-    #: host:port of the gRPC server.
+    #: host:port of the gRPC server for clients.
     grpc: str
+    #: host:port of the gRPC server for other nodes; no client is told.
+    peers: str
     #: URL of the Prometheus metrics.
     metrics_url: str
 
@@ -77,6 +86,8 @@ def freeze_heap() -> None:
 class NodeServer:
     """A node's gRPC services, its leases, its peers and its metrics, all on one event loop: one writer.
 
+    Two doors: clients and other nodes come in by a port each.
+
     `registry` has the metrics of calls and costs; whoever boots a node registers
     ``numa_service.metrics.collector.NodeCollector(server)`` there too (rpc is below metrics).
     """
@@ -88,12 +99,12 @@ class NodeServer:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         pace: Pace | None = None,
         tracing: Tracing | None = None,
-        sysctl_written: Callable[[str, str], Awaitable[None]] | None = None,
+        machine: MachineDoor | None = None,
     ) -> None:
         """`clock` gives ns for leases; `sleep` injects latency, in seconds, if the machine says so.
 
         `pace` is that of programs. With `tracing`, calls and the questions that they lead to are spans.
-        `sysctl_written` is told of every sysctl that was written, before the reply.
+        `machine` keeps what is the whole machine's; without one this node is all of it that there is.
         """
         self.node = node
         self.registry = CollectorRegistry()
@@ -105,10 +116,14 @@ class NodeServer:
         self._peers = Peers(node, self._instruments.fallback, tracing)
         self._requests = Requests(node, self._peers)
         self._daemons = Daemons(node, self._requests.inbox, self._peers, self._instruments.lease_expired)
-        self._grpc = GrpcServer(NODE_SERVICES, self.registry, self._add_servicers, tracing)
+        calls = CallMetrics(self.registry)
+        self._for_clients = GrpcServer(NODE_SERVICES, calls, self._add_servicers, tracing)
+        self._for_peers = GrpcServer(PEER_SERVICES, calls, self._add_peer_servicer, tracing)
         self._http = HttpServer(metrics_app(self.registry))
         self._kswapd_wait = asyncio.Event()
-        self._sysctl_written = sysctl_written
+        #: Tells only this node: for one that is by itself.
+        self._alone = RecordKeeper(node.machine.spec, self._tell_itself)
+        self._machine = machine or self._alone
         self._workload = WorkloadServicer(node, self._requests, self._peers, pace)
 
     def _add_servicers(self, server: Any) -> None:
@@ -121,28 +136,44 @@ class NodeServer:
         )
         memory_service_pb2_grpc.add_MemoryServiceServicer_to_server(memory, server)
         node_service_pb2_grpc.add_NodeServiceServicer_to_server(
-            NodeServicer(self.node, self._requests, self._peers, self._sysctl_written), server
+            NodeServicer(self.node, self._requests, self._peers, self._machine), server
         )
         trace_service_pb2_grpc.add_TraceServiceServicer_to_server(TraceServicer(self.node), server)
         observe_service_pb2_grpc.add_ObserveServiceServicer_to_server(self._observe, server)
         workload_service_pb2_grpc.add_WorkloadServiceServicer_to_server(self._workload, server)
+
+    def _add_peer_servicer(self, server: Any) -> None:
         zonelist = ZonelistServicer(self.node, self._requests)
         zonelist_service_pb2_grpc.add_ZonelistServiceServicer_to_server(zonelist, server)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0, metrics_port: int = 0) -> Addresses:
-        """Serve on `host`; port 0 finds a free one. RuntimeError or OSError when a port is taken."""
+        """Serve on `host`, clients at `port`; 0 finds a free one. RuntimeError or OSError if it is taken."""
         self.node.wake = self._wake
-        address = await self._grpc.start(host, port)
         try:
+            peers = await self._for_peers.start(host, 0)
+            address = await self._for_clients.start(host, port)
             metrics = await self._http.start(host, metrics_port)
-        except OSError:
-            await self._grpc.stop(0)
+        except (OSError, RuntimeError):
+            await self._close_doors(0)
             raise
         self._daemons.start()
-        return Addresses(address, f"http://{metrics}/metrics")
+        if self._machine is self._alone:
+            self._alone.came_up(self.node.nid)
+        return Addresses(address, peers, f"http://{metrics}/metrics")
+
+    async def _close_doors(self, grace: float) -> None:
+        await asyncio.gather(self._for_clients.stop(grace), self._for_peers.stop(grace))
+
+    async def _tell_itself(self, nid: int, record: MachineRecord) -> MemoryState | None:
+        return self.follow(record)
+
+    def follow(self, record: MachineRecord) -> MemoryState | None:
+        """Apply what is new in the machine's record; what it is to say of this node's memory, if anything."""
+        follow(self.node, record)
+        return own_memory(self.node)
 
     def connect(self, peers: dict[int, str]) -> None:
-        """Tell where the other nodes answer: nid → host:port. Again whenever one has moved."""
+        """Tell where the other nodes answer this one: nid → host:port. Again whenever one has moved."""
         self._peers.connect({nid: address for nid, address in peers.items() if nid != self.node.nid})
 
     async def restarted(self, nid: int, incarnation: int) -> None:
@@ -152,7 +183,8 @@ class NodeServer:
     async def stop(self, grace: float = 1.0) -> None:
         """No new calls; `grace` seconds for those under way, and what they were doing. Sessions stay."""
         self._observe.close()
-        await self._grpc.stop(grace)
+        self._alone.close()
+        await self._close_doors(grace)
         await self._requests.finish(grace)
         await self._daemons.stop()
         await self._peers.close()

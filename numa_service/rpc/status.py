@@ -16,6 +16,7 @@ from grpc_status import rpc_status
 from numa_service.node.errors import (
     InvalidRequest,
     LimitExceeded,
+    MachineUnavailable,
     NodeError,
     NotFound,
     PeerUnavailable,
@@ -65,6 +66,8 @@ def to_status(error: NodeError) -> status_pb2.Status:
                 "node": ",".join(map(str, error.nids)),
             }
             return _status(code_pb2.UNAVAILABLE, error, "NODE_UNAVAILABLE", metadata)
+        case MachineUnavailable():
+            return _status(code_pb2.UNAVAILABLE, error, "MACHINE_UNAVAILABLE", {})
         case PeerUnavailable():
             return _status(code_pb2.UNAVAILABLE, error, "NODE_UNAVAILABLE", {"node": str(error.nid)})
     raise TypeError(f"no gRPC status for {type(error).__name__}")

@@ -13,11 +13,12 @@ from numa_client._gen.numa.v1 import workload_service_pb2 as pb2
 from numa_client._gen.numa.v1 import workload_service_pb2_grpc as pb2_grpc
 
 from numa_service.node.ask import through_outbox
-from numa_service.node.errors import InvalidRequest, LimitExceeded, NodeError, NotFound, Precondition, TooMany
+from numa_service.node.errors import LimitExceeded, NodeError, NotFound, Precondition, TooMany
 from numa_service.node.node import Node
 from numa_service.rpc import program_messages
 from numa_service.rpc.peers import Peers
 from numa_service.rpc.requests import Requests
+from numa_service.rpc.tokens import session_of
 from numa_service.workload.run import run_program, to_next_progress
 from numa_service.workload.tally import Result
 
@@ -79,8 +80,7 @@ class WorkloadServicer(pb2_grpc.WorkloadServiceServicer):
         self, request: pb2.RunProgramRequest, context: Context
     ) -> None:
         """Progress, then the result."""
-        if not request.session:
-            raise InvalidRequest("session", "is not set")
+        session_of(self._node, request)
         program = program_messages.program(request.program)
         reports = _Reports()
         running = asyncio.ensure_future(self._once(request, program, reports))

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from numa_service.machine.boot import start_kernel
-from numa_service.machine.hotplug import MemoryState
+from numa_service.machine.record import MemoryState
 from numa_service.machine.spec import MachineSpec
 from numa_service.node.ask import Ask, Park, Steps, check_asked, through_outbox
 from numa_service.node.daemons import JIFFY_NS, Daemon, daemons_of, kswapd

@@ -12,6 +12,8 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from numa_client._gen.numa.v1 import (
     explanation_pb2,
+    files_service_pb2,
+    files_service_pb2_grpc,
     machine_service_pb2,
     machine_service_pb2_grpc,
     memory_service_pb2,
@@ -71,9 +73,12 @@ class ReferenceMemory:
     def number(self) -> int:
         return next(self._numbers)
 
-    def check_session(self, session: int) -> None:
-        if session not in self.sessions:
-            raise Refused(code_pb2.NOT_FOUND, f"no session {session}", reason="SESSION_EXPIRED")
+    def check_session(self, request: Any) -> None:
+        if request.session not in self.sessions or request.session_token != self.token(request.session):
+            raise Refused(code_pb2.NOT_FOUND, f"no session {request.session}", reason="SESSION_EXPIRED")
+
+    def token(self, session: int) -> bytes:
+        return session.to_bytes(16, "big")
 
     def take(self, session: int, order: int, count: int, nodes: tuple[int, ...]) -> list[tuple[int, int]]:
         """First fit over the nodes in order; nothing is taken when there is not enough."""
@@ -89,6 +94,7 @@ class ReferenceMemory:
 
 
 class ReferenceNode(
+    files_service_pb2_grpc.FilesServiceServicer,
     machine_service_pb2_grpc.MachineServiceServicer,
     memory_service_pb2_grpc.MemoryServiceServicer,
     node_service_pb2_grpc.NodeServiceServicer,
@@ -119,21 +125,22 @@ class ReferenceNode(
         self.machine.sessions.add(session := self.machine.number())
         return memory_service_pb2.OpenSessionResponse(
             session=session,
+            session_token=self.machine.token(session),
             lease_seconds=self.machine.lease_seconds,
             node=self.nid,
             incarnation=self.machine.incarnations[self.nid],
         )
 
     async def RenewSession(self, request: Any, context: Any) -> memory_service_pb2.RenewSessionResponse:
-        self.machine.check_session(request.session)
+        self.machine.check_session(request)
         return memory_service_pb2.RenewSessionResponse(lease_seconds=self.machine.lease_seconds)
 
     async def CloseSession(self, request: Any, context: Any) -> memory_service_pb2.CloseSessionResponse:
-        self.machine.check_session(request.session)
+        self.machine.check_session(request)
         return memory_service_pb2.CloseSessionResponse(freed_pages=self.machine.end_session(request.session))
 
     async def AllocPages(self, request: Any, context: Any) -> memory_service_pb2.AllocPagesResponse:
-        self.machine.check_session(request.session)
+        self.machine.check_session(request)
         if request.order > 10:
             raise Refused(code_pb2.INVALID_ARGUMENT, "order 11: at most 10", field="order")
         if "GFP_" not in request.gfp_flags:
@@ -217,7 +224,7 @@ class ReferenceNode(
         )
 
     async def FreePages(self, request: Any, context: Any) -> memory_service_pb2.FreePagesResponse:
-        self.machine.check_session(request.session)
+        self.machine.check_session(request)
         size = 1 << request.order
         blocks = [(p.node, int(pfn)) for p in request.pages for pfn in np.frombuffer(p.pfns, "<u8")]
         for nid, pfn in blocks:
@@ -228,12 +235,12 @@ class ReferenceNode(
         return memory_service_pb2.FreePagesResponse(freed_pages=len(blocks) * size)
 
     async def MapRegion(self, request: Any, context: Any) -> memory_service_pb2.MapRegionResponse:
-        self.machine.check_session(request.session)
+        self.machine.check_session(request)
         self.machine.regions[region := self.machine.number()] = (request.nr_pages, {})
         return memory_service_pb2.MapRegionResponse(region=region)
 
     async def TouchRegion(self, request: Any, context: Any) -> memory_service_pb2.TouchRegionResponse:
-        self.machine.check_session(request.session)
+        self.machine.check_session(request)
         nr_pages, resident = self.machine.regions[request.region]
         wanted = range(request.first_page, request.first_page + request.count)
         if wanted.stop > nr_pages:
@@ -249,6 +256,7 @@ class ReferenceNode(
         )
 
     async def UnmapRegion(self, request: Any, context: Any) -> memory_service_pb2.UnmapRegionResponse:
+        self.machine.check_session(request)
         _, resident = self.machine.regions.pop(request.region)
         for nid, pfn in resident.values():
             self.machine.owner[nid, pfn] = 0
@@ -260,10 +268,10 @@ class ReferenceNode(
             node=self.nid, zones=[zone], vm_events={"pgfault": 2, "pgalloc_normal": 1}, digest="d"
         )
 
-    async def WriteSysctl(self, request: Any, context: Any) -> node_service_pb2.WriteSysctlResponse:
-        if request.key != "vm.min_free_kbytes":
-            raise Refused(code_pb2.INVALID_ARGUMENT, f"no sysctl {request.key}", field="key")
-        return node_service_pb2.WriteSysctlResponse()
+    async def WriteFile(self, request: Any, context: Any) -> files_service_pb2.WriteFileResponse:
+        if request.path != "/proc/sys/vm/min_free_kbytes":
+            raise Refused(code_pb2.NOT_FOUND, f"file {request.path}: ENOENT")
+        return files_service_pb2.WriteFileResponse(note=f"{request.data.decode()} it is")
 
     async def ChangeMemoryBlock(
         self, request: Any, context: Any

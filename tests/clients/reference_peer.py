@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 from grpc_status import rpc_status
 from numa_client._gen.numa.v1 import (
+    files_service_pb2_grpc,
     machine_service_pb2_grpc,
     memory_service_pb2_grpc,
     node_service_pb2_grpc,
@@ -21,7 +22,7 @@ from numa_client._gen.numa.v1 import (
 from reference_node import ReferenceMemory, ReferenceNode, Refused
 
 Context = grpc.aio.ServicerContext
-WITHOUT_REQUEST_ID = ("GetMachine", "GetNode", "RenewSession", "WriteSysctl", "CheckInvariants")
+WITHOUT_REQUEST_ID = ("GetMachine", "GetNode", "RenewSession", "WriteFile", "CheckInvariants")
 
 
 class ReferenceMachine(ReferenceMemory, grpc.aio.ServerInterceptor):
@@ -47,6 +48,7 @@ class ReferenceMachine(ReferenceMemory, grpc.aio.ServerInterceptor):
     async def _serve(self, nid: int, address: str = "127.0.0.1:0") -> grpc.aio.Server:
         server = grpc.aio.server(interceptors=[self])
         node = ReferenceNode(self, nid)
+        files_service_pb2_grpc.add_FilesServiceServicer_to_server(node, server)
         machine_service_pb2_grpc.add_MachineServiceServicer_to_server(node, server)
         memory_service_pb2_grpc.add_MemoryServiceServicer_to_server(node, server)
         node_service_pb2_grpc.add_NodeServiceServicer_to_server(node, server)

@@ -6,9 +6,20 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from numa_client import Blocks, InvalidRequest, MachineInfo, NodeInfo, NumaError, Policy, PolicyMode
+from numa_client import (
+    Blocks,
+    InvalidRequest,
+    MachineInfo,
+    NodeInfo,
+    NumaError,
+    Policy,
+    PolicyMode,
+    SessionInfo,
+)
 from numa_client import _codec as codec
 from numa_client._gen.numa.v1 import explanation_pb2, memory_service_pb2, types_pb2
+
+SESSION = SessionInfo(session=9, lease_seconds=30, node=0, incarnation=1, token=bytes(range(16)))
 
 
 def packed(*pfns: int) -> bytes:
@@ -51,8 +62,9 @@ def test_a_node_visited_twice_is_one_entry() -> None:
 
 def test_blocks_survive_the_round_trip_of_a_free() -> None:
     blocks = Blocks(1, {1: np.array([2, 4], np.uint64), 0: np.array([6], np.uint64)})
-    request = codec.free_request(9, "id", blocks, cpu=3)
-    assert (request.session, request.request_id, request.order, request.cpu) == (9, "id", 1, 3)
+    request = codec.free_request(SESSION, "id", blocks, cpu=3)
+    assert (request.session, request.session_token) == (SESSION.session, SESSION.token)
+    assert (request.request_id, request.order, request.cpu) == ("id", 1, 3)
     assert [(p.node, p.pfns) for p in request.pages] == [(1, packed(2, 4)), (0, packed(6))]
 
 
@@ -172,7 +184,7 @@ def test_home_refuses(cpu: int | None, node: int | None, field: str, message: st
 def test_numbers_that_protobuf_cannot_carry_name_the_field(field: str, value: int) -> None:
     arguments = {"order": 0, "count": 1, "cpu": 0} | {field: value}
     with pytest.raises(InvalidRequest, match=f"{field} {value} is out of range") as caught:
-        codec.alloc_request(1, "id", gfp="", policy=None, partial=False, **arguments)
+        codec.alloc_request(SESSION, "id", gfp="", policy=None, partial=False, **arguments)
     assert caught.value.field == field
 
 

@@ -18,11 +18,14 @@ from numa_client import (
     Program,
     ProgramLimits,
     ProgramRegion,
+    SessionInfo,
     list_programs,
     program_text,
 )
 from numa_client._gen.numa.v1 import workload_service_pb2 as pb2
 from numa_client._program_codec import run_request
+
+SESSION = SessionInfo(session=9, lease_seconds=30, node=0, incarnation=1, token=bytes(range(16)))
 
 EVERY_KEY = """
 name = "every"
@@ -81,7 +84,7 @@ def test_every_key_arrives() -> None:
     for cls in (Program, Phase, Mix, Access, ProgramRegion, ProgramLimits, Distribution):
         missing = [f.name for f in fields(cls) if not re.search(rf"\b{f.name}\b", EVERY_KEY)]
         assert missing == []
-    message = run_request(1, "id", program, 2).program
+    message = run_request(SESSION, "id", program, 2).program
     for descriptor, found in (
         (pb2.Program.DESCRIPTOR, message),
         (pb2.ProgramLimits.DESCRIPTOR, message.limits),
@@ -129,7 +132,7 @@ PHASE = "[[phases]]\nevents = 1\n[[phases.mixes]]\n"
 )
 def test_a_wrong_key_is_named(text: str, field: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        run_request(1, "id", Program.from_toml(text), 0)
+        run_request(SESSION, "id", Program.from_toml(text), 0)
     assert refused.value.field == field
 
 
@@ -137,12 +140,12 @@ def test_a_program_is_a_name_a_file_or_itself(tmp_path: Path) -> None:
     program = Program.load("stream")
     file = tmp_path / "mine.toml"
     file.write_text(program_text("stream"))
-    messages = [run_request(1, "id", source, 0) for source in ("stream", file, str(file), program)]
+    messages = [run_request(SESSION, "id", source, 0) for source in ("stream", file, str(file), program)]
     assert all(message == messages[0] for message in messages)
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())  # as some editors save UTF-8
     assert Program.load(file) == Program.load("stream")
     with pytest.raises(InvalidRequest, match="no program of the library") as refused:
-        run_request(1, "id", "nonsense", 0)
+        run_request(SESSION, "id", "nonsense", 0)
     assert refused.value.field == "program"
 
 

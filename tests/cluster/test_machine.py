@@ -19,7 +19,12 @@ import grpc
 import pytest
 import ray
 from numa_client import DeadlineExceeded, Machine, NotFound, Policy, Session, Unavailable
-from numa_client._gen.numa.v1 import memory_service_pb2, memory_service_pb2_grpc
+from numa_client._gen.numa.v1 import (
+    memory_service_pb2,
+    memory_service_pb2_grpc,
+    node_service_pb2,
+    node_service_pb2_grpc,
+)
 from processes import ray_session, until
 from ray.exceptions import RayError
 
@@ -209,35 +214,115 @@ def test_a_killed_node_comes_back_empty_and_its_owners_are_forgotten(machine: Ma
             session.close()
 
 
+def marks(machine: Machine, nid: int) -> list[int]:
+    """What vm.watermark_scale_factor decides."""
+    return [zone.high_pages - zone.low_pages for zone in machine.node(nid).zones if zone.managed_pages]
+
+
 def test_sysctls_that_were_written_outlive_their_nodes(machine: Machine) -> None:
-    """Written before a node is killed, and while it is away, by either way of writing."""
-
-    def marks(nid: int) -> list[int]:
-        return [zone.high_pages - zone.low_pages for zone in machine.node(nid).zones if zone.managed_pages]
-
-    booted = marks(1)
+    """Written before a node is killed, and while it is away; then it has them before it serves."""
+    booted, neighbour = marks(machine, 1), marks(machine, 0)
     machine.write_sysctl("vm/watermark_scale_factor", "300")
-    wider = marks(1)
+    wider = marks(machine, 1)
     assert all(now > before for now, before in zip(wider, booted, strict=True))
     kill("one/node-1")
     before = machine.info.node(1).incarnation
     until(lambda: machine.refresh().node(1).incarnation > before)
-    assert marks(1) == wider
+    assert marks(machine, 1) == wider
 
     until(lambda: machine.refresh().node(1).address)
     crashed = until(lambda: pid_of("one/node-1"))
     os.kill(crashed, signal.SIGKILL)
-    until(lambda: _written(machine, "/proc/sys/vm/watermark_scale_factor", "10"))
+    until(lambda: not machine.refresh().node(1).address)
+    machine.write_file("/proc/sys/vm/watermark_scale_factor", "10")
+    assert marks(machine, 0) == neighbour
     until(lambda: machine.refresh().node(1).incarnation > before + 1)
-    until(lambda: marks(1) == booted)
+    assert marks(machine, 1) == booted
     assert machine.read_file("/proc/sys/vm/watermark_scale_factor") == "10\n"
 
 
-def _written(machine: Machine, path: str, value: str) -> bool:
+def test_a_nodes_own_door_leads_to_its_supervisor(machine: Machine) -> None:
+    """Whose errors come through; while it is away a write is refused with a time to wait, or waits."""
+    booted = marks(machine, 0)
+    with grpc.insecure_channel(machine.info.node(1).address) as channel:
+        stub = node_service_pb2_grpc.NodeServiceStub(channel)
+
+        def write(value: str) -> grpc.StatusCode | None:
+            request = node_service_pb2.WriteSysctlRequest(key="vm/watermark_scale_factor", value=value)
+            try:
+                stub.WriteSysctl(request, timeout=20)
+            except grpc.RpcError as refused:
+                code = refused.code()
+                assert isinstance(code, grpc.StatusCode)
+                return code
+            return None
+
+        assert write("1000") is None
+        assert marks(machine, 0) != booted
+        assert write("0") is grpc.StatusCode.INVALID_ARGUMENT
+        os.kill(until(lambda: pid_of("one/machine")), signal.SIGKILL)
+        refusals = set()
+        while (refused := write("10")) is not None:
+            refusals.add(refused)
+        assert refusals <= {grpc.StatusCode.UNAVAILABLE}
+    until(lambda: marks(machine, 0) == booted)
+
+
+def test_a_sysctl_reaches_a_node_that_was_only_cut_off(machine: Machine) -> None:
+    """It hears and says nothing for a while, and does not restart; its supervisor does, meanwhile."""
+    booted, before = marks(machine, 1), machine.refresh().node(1)
+    machine.write_sysctl("vm.watermark_scale_factor", "200")
+    wider, neighbour = marks(machine, 1), marks(machine, 0)
+    assert wider != booted
+    machine.write_sysctl("vm.watermark_scale_factor", "10")
+    assert marks(machine, 1) == booted
+    stopped = until(lambda: pid_of("one/node-1"))
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        machine.write_sysctl("vm.watermark_scale_factor", "200")
+        assert marks(machine, 0) == neighbour
+        kill("one/machine")
+        machine.write_sysctl("vm.swappiness", "9")
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    until(lambda: marks(machine, 1) != booted)
+    assert marks(machine, 1) == wider
+    assert pid_of("one/node-1") == stopped
+    assert until(lambda: machine.refresh().node(1).address) == before.address
+    assert until(lambda: read(machine, "/proc/sys/vm/swappiness")) == "9\n"
+    machine.write_sysctl("vm.watermark_scale_factor", "10")
+    machine.write_sysctl("vm.swappiness", "60")
+    assert marks(machine, 1) == booted
+
+
+def test_a_node_that_restarts_hears_what_memory_has_gone(machine: Machine) -> None:
+    """From the record: the node whose memory has gone is cut off, and tells nobody."""
+
+    def min_pages(nid: int) -> int:
+        return sum(zone.min_pages for zone in machine.node(nid).zones)
+
+    whole = min_pages(0)
+    machine.change_memory_block(5, "offline")
+    less = min_pages(0)
+    assert less != whole
+    stopped = until(lambda: pid_of("one/node-2"))
+    before = machine.refresh().node(0).incarnation
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        kill("one/node-0")
+        until(lambda: machine.refresh().node(0).incarnation > before)
+        assert min_pages(0) == less
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    machine.change_memory_block(5, "online")
+    assert min_pages(0) == whole
+
+
+def read(machine: Machine, path: str) -> str:
+    """Empty while one of the nodes does not answer."""
     with suppress(Unavailable):
-        machine.write_file(path, value)
-        return True
-    return False
+        return machine.read_file(path)
+    return ""
 
 
 def test_a_node_that_is_away_is_no_shortage_of_memory(running: RunningMachine, machine: Machine) -> None:

@@ -80,7 +80,7 @@ class LoadedMachine(Loopback):
         await self.kill(nid)
         await asyncio.sleep(seconds)
         node = Node.boot(self.spec, nid, self.node(nid).lineage + 1)
-        server = self.servers[nid] = NodeServer(node, self.clock)
+        server = self.servers[nid] = NodeServer(node, self.clock, machine=self.keeper)
         server.registry.register(NodeCollector(server))
         self.addresses[nid] = await server.start()
         self._away.discard(nid)

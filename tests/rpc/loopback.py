@@ -8,14 +8,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numa_client import AsyncMachine, MachineInfo, NodeInfo
+from numa_client import AsyncMachine, MachineInfo, NodeInfo, SessionInfo
 
 from numa_service.machine.presets import load_preset
+from numa_service.machine.record import MachineRecord, MemoryState
 from numa_service.machine.spec import MachineSpec
 from numa_service.metrics.collector import NodeCollector
 from numa_service.node.node import Node
 from numa_service.node.ops.op import Op
 from numa_service.rpc.machine_server import MachineServer
+from numa_service.rpc.record_keeper import RecordKeeper
 from numa_service.rpc.server import Addresses, NodeServer
 from numa_service.rpc.workload import Pace
 
@@ -49,13 +51,17 @@ class Loopback:
         self.addresses: dict[int, Addresses] = {}
         self.applied: list[tuple[int, Op[Any]]] = []
         self.changed = asyncio.Condition()
+        self.keeper = RecordKeeper(self.spec, self._tell)
         for node in self.spec.nodes:
-            server = NodeServer(Node.boot(self.spec, node.nid), self.clock, sleep, pace)
+            server = NodeServer(Node.boot(self.spec, node.nid), self.clock, sleep, pace, machine=self.keeper)
             server.registry.register(NodeCollector(server))
             server.node.observer = self._observe
             self.servers[node.nid] = server
-        self.machine_server = MachineServer(self.info, self.spec)
+        self.machine_server = MachineServer(self.info, self.spec, self.keeper)
         self.address = ""
+
+    async def _tell(self, nid: int, record: MachineRecord) -> MemoryState | None:
+        return self.servers[nid].follow(record)
 
     def _observe(self, node: Node, op: Op[Any], result: Any) -> None:
         self.applied.append((node.nid, op))
@@ -73,27 +79,31 @@ class Loopback:
     async def start(self) -> None:
         for nid, server in self.servers.items():
             self.addresses[nid] = await server.start()
+            self.keeper.came_up(nid)
         self.connect()
         self.address = await self.machine_server.start()
 
     def connect(self) -> None:
         for server in self.servers.values():
-            server.connect({nid: address.grpc for nid, address in self.addresses.items()})
+            server.connect({nid: address.peers for nid, address in self.addresses.items()})
 
     async def stop(self) -> None:
         await self.machine_server.stop(0)
+        self.keeper.close()
         for server in self.servers.values():
             await server.stop(0)
 
     async def kill(self, nid: int) -> None:
         """The node's server is gone, its address is not."""
+        self.keeper.went(nid)
         await self.servers[nid].stop(0)
 
     async def revive(self, nid: int) -> None:
         """A server for the same node, at another address."""
-        server = NodeServer(self.node(nid), self.clock)
+        server = NodeServer(self.node(nid), self.clock, machine=self.keeper)
         self.servers[nid] = server
         self.addresses[nid] = await server.start()
+        self.keeper.came_up(nid)
         self.connect()
 
     async def restart(self, nid: int) -> None:
@@ -101,12 +111,14 @@ class Loopback:
         await self.kill(nid)
         node = Node.boot(self.spec, nid, self.node(nid).lineage + 1)
         node.observer = self._observe
-        self.servers[nid] = NodeServer(node, self.clock)
+        self.servers[nid] = NodeServer(node, self.clock, machine=self.keeper)
+        self.servers[nid].follow(self.keeper.record)
         self.addresses[nid] = await self.servers[nid].start()
         self.connect()
         for other in self.servers.values():
             if other.node is not node:
                 await other.restarted(nid, node.lineage)
+        self.keeper.came_up(nid)
 
     async def client(self, timeout: float = 30) -> AsyncMachine:
         return await AsyncMachine.connect(self.address, timeout=timeout)
@@ -161,6 +173,11 @@ class Loopback:
             assert node.check() == []
             assert node.log_dropped == 0
             assert Node.replay(self.spec, nid, list(node.log), node.lineage).digest() == node.digest()
+
+
+def of(session: SessionInfo) -> dict[str, Any]:
+    """What every request of a session has."""
+    return {"session": session.session, "session_token": session.token}
 
 
 def pack(pfns: list[int]) -> bytes:

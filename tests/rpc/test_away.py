@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 
 import grpc
 import pytest
-from loopback import Loopback
+from loopback import Loopback, of
 from numa_client import (
     AsyncMachine,
     AsyncSession,
@@ -190,7 +190,7 @@ async def test_the_longest_request_id_frees_on_several_nodes(demo: Loopback) -> 
     ):
         got = await session.alloc(count=30, policy=Policy.interleave(0, 1, 2))
         request = pb2.FreePagesRequest(
-            session=session.info.session,
+            **of(session.info),
             request_id="x" * MAX_REQUEST_ID,
             pages=[NodePages(node=nid, pfns=pfns.tobytes()) for nid, pfns in got.pages.items()],
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from loopback import Loopback
+from loopback import Loopback, of
 from node.asking import Asking
 from numa_client import AsyncMachine, FreelistPass, InvalidRequest, Policy
 from numa_client._gen.numa.v1 import memory_service_pb2, memory_service_pb2_grpc
@@ -39,7 +39,7 @@ async def test_a_repeated_request_is_explained_once(demo: Loopback, client: Asyn
     async with client.session(cpu=0) as session:
         stub = memory_service_pb2_grpc.MemoryServiceStub(client._nodes[demo.addresses[0].grpc])
         request = memory_service_pb2.AllocPagesRequest(
-            session=session.info.session, request_id="again", count=7, explain=True
+            **of(session.info), request_id="again", count=7, explain=True
         )
         first = await stub.AllocPages(request)
         assert first.explanation.steps

@@ -15,6 +15,7 @@ from ray._private.async_compat import get_new_event_loop
 
 from numa_service.rpc import SETTING
 from numa_service.rpc.grpc_server import GrpcServer
+from numa_service.rpc.instruments import CallMetrics
 
 IMPORTS = """
 import os, sys
@@ -64,7 +65,7 @@ def test_ray_runs_actors_on_uvloop() -> None:
 
 
 async def test_a_client_that_asks_whether_the_server_lives_is_not_cut_off() -> None:
-    server = GrpcServer((), CollectorRegistry(), lambda _: None)
+    server = GrpcServer((), CallMetrics(CollectorRegistry()), lambda _: None)
     address = await server.start("127.0.0.1", 0)
     impatient = [option for option in OPTIONS if option[0] != "grpc.keepalive_time_ms"]
     async with grpc.aio.insecure_channel(address, [*impatient, ("grpc.keepalive_time_ms", 1100)]) as channel:

@@ -18,7 +18,7 @@ from numa_service.node.owners import Owner
 
 async def take(demo: Loopback, nid: int, owner: Owner, count: int = 1000) -> Any:
     """Pages for an owner, as anybody may ask a node for."""
-    async with grpc.aio.insecure_channel(demo.addresses[nid].grpc) as channel:
+    async with grpc.aio.insecure_channel(demo.addresses[nid].peers) as channel:
         request = pb2.LookupRequest(
             request_id=f"1.1.ghost-{owner}",
             owner=pb2.Owner(node=owner.nid, incarnation=owner.lineage, id=owner.id),
@@ -56,7 +56,7 @@ async def test_what_is_being_settled_is_no_violation(demo: Loopback, client: Asy
     """The session is gone, and node 2, which was away, has not been told yet."""
     async with client.session(cpu=0) as session:
         await session.alloc(count=10, policy=Policy.bind(2))
-        demo.servers[0].connect({1: demo.addresses[1].grpc})
+        demo.servers[0].connect({1: demo.addresses[1].peers})
     assert demo.node(0).sessions == {}
     assert demo.node(2).held_pages() == 10
     assert demo.servers[0].owed() == {2: 1}
@@ -68,7 +68,7 @@ async def test_what_is_being_settled_is_no_violation(demo: Loopback, client: Asy
 
 async def test_a_home_that_is_away_is_not_judged(demo: Loopback, client: AsyncMachine) -> None:
     await take(demo, 2, Owner(0, 1, 10**6))
-    demo.servers[2].connect({1: demo.addresses[1].grpc})
+    demo.servers[2].connect({1: demo.addresses[1].peers})
     assert await client.check() == {}
 
 
@@ -104,7 +104,7 @@ async def test_a_question_from_before_a_restart_is_too_late(demo: Loopback, clie
 
 async def test_only_its_own_owners_does_a_node_know(demo: Loopback) -> None:
     request = pb2.CheckOwnersRequest(node=1, owners=[pb2.Owner(node=2, incarnation=1, id=1)])
-    async with grpc.aio.insecure_channel(demo.addresses[0].grpc) as channel:
+    async with grpc.aio.insecure_channel(demo.addresses[0].peers) as channel:
         with pytest.raises(grpc.aio.AioRpcError, match=r"owners\.node: 2 is not this node, 0") as refused:
             await ZonelistServiceStub(channel).CheckOwners(request)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT

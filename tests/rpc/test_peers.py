@@ -7,7 +7,7 @@ import asyncio
 import grpc
 import pytest
 from cable import Cable
-from loopback import Loopback
+from loopback import Loopback, of
 from numa_client import AsyncMachine, Policy, PolicyMode, Unavailable
 from numa_client._gen.numa.v1.memory_service_pb2 import FreePagesRequest
 from numa_client._gen.numa.v1.memory_service_pb2_grpc import MemoryServiceStub
@@ -41,7 +41,7 @@ async def test_a_free_goes_on_where_it_stopped(demo: Loopback, client: AsyncMach
         got = await session.alloc(count=30, policy=Policy(PolicyMode.INTERLEAVE, (0, 1, 2)))
         await demo.kill(2)
         pages = [NodePages(node=nid, pfns=pfns.tobytes()) for nid, pfns in got.pages.items()]
-        request = FreePagesRequest(session=session.info.session, request_id="f", pages=pages)
+        request = FreePagesRequest(**of(session.info), request_id="f", pages=pages)
         stub = MemoryServiceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as away:
             await stub.FreePages(request)
@@ -70,7 +70,7 @@ async def test_a_lookup_whose_answer_was_lost_is_given_back(demo: Loopback) -> N
     """The peer did it, nobody heard: the pages must not stay with an owner who knows nothing of them."""
     peers = Peers(demo.node(0))
     ask = Ask(2, ops.Alloc(Owner(0, 1, 7), (1,), 0, 3, 4, 0, 1, 0x41, 2), "0.1.1")
-    peers.connect({2: demo.addresses[2].grpc})
+    peers.connect({2: demo.addresses[2].peers})
     await peers.ask(ask, 5)
     assert demo.node(2).held_pages() == 4 << 3
     owe(demo.node(0), ask)
@@ -110,8 +110,8 @@ async def test_a_hung_node_costs_a_request_its_patience_once(demo: Loopback) -> 
 async def test_a_connection_between_nodes_that_died_in_silence_is_made_anew(
     demo: Loopback, client: AsyncMachine
 ) -> None:
-    async with Cable(demo.addresses[2].grpc) as cable:
-        demo.servers[0].connect({1: demo.addresses[1].grpc, 2: cable.address})
+    async with Cable(demo.addresses[2].peers) as cable:
+        demo.servers[0].connect({1: demo.addresses[1].peers, 2: cable.address})
         async with client.session(cpu=0) as session:
             far = await session.alloc(count=30, policy=Policy.bind(2))
             cable.cut()
@@ -123,7 +123,7 @@ async def test_a_connection_between_nodes_that_died_in_silence_is_made_anew(
 
 async def test_a_peers_refusal_is_the_same_error_here(demo: Loopback) -> None:
     peers = Peers(demo.node(0))
-    peers.connect({2: demo.addresses[2].grpc})
+    peers.connect({2: demo.addresses[2].peers})
     node = demo.node(2)
     mine, other = Owner(0, 1, 1), Owner(1, 1, 1)
     start = node.pgdat.extents[1].start_pfn
@@ -152,11 +152,11 @@ async def test_a_node_without_an_address_is_away_and_its_return_is_waited_for(
         grpc.aio.insecure_channel(demo.addresses[0].grpc) as channel,
     ):
         far = await session.alloc(count=30, policy=Policy.bind(2))
-        demo.servers[0].connect({1: demo.addresses[1].grpc})
+        demo.servers[0].connect({1: demo.addresses[1].peers})
         got = await session.alloc(count=demo.free_pages()[0] + 10)
         assert list(got.pages) == [0, 1]
         pages = [NodePages(node=2, pfns=far.pages[2].tobytes())]
-        request = FreePagesRequest(session=session.info.session, request_id="f", pages=pages)
+        request = FreePagesRequest(**of(session.info), request_id="f", pages=pages)
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await MemoryServiceStub(channel).FreePages(request)
         told = from_rpc_error(raised.value)

@@ -10,8 +10,8 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from loopback import Loopback, pack
-from numa_client import AsyncMachine, Policy, PolicyMode
+from loopback import Loopback, of, pack
+from numa_client import AsyncMachine, Policy, PolicyMode, SessionInfo
 from numa_client._gen.numa.v1 import (
     memory_service_pb2 as pb2,
 )
@@ -35,7 +35,7 @@ class Scene:
 
     demo: Loopback
     stub: Any
-    session: int
+    session: SessionInfo
     here: list[int]
     there: list[int]
     others: int
@@ -46,11 +46,11 @@ class Scene:
         return f"test-{self.numbers}"
 
     async def alloc(self, **fields: Any) -> pb2.AllocPagesResponse:
-        request = {"session": self.session, "request_id": self.id(), "count": 1} | fields
+        request = of(self.session) | {"request_id": self.id(), "count": 1} | fields
         return await self.stub.AllocPages(pb2.AllocPagesRequest(**request), timeout=10)
 
     async def free(self, pages: dict[int, list[int]], order: int = 0, **fields: Any) -> pb2.FreePagesResponse:
-        request = {"session": self.session, "request_id": self.id(), "order": order} | fields
+        request = of(self.session) | {"request_id": self.id(), "order": order} | fields
         packed = [types_pb2.NodePages(node=nid, pfns=pack(pfns)) for nid, pfns in pages.items()]
         return await self.stub.FreePages(pb2.FreePagesRequest(pages=packed, **request), timeout=10)
 
@@ -85,7 +85,7 @@ async def scene(demo: Loopback, client: AsyncMachine) -> AsyncIterator[Scene]:
         yield Scene(
             demo,
             memory_service_pb2_grpc.MemoryServiceStub(channel),
-            mine.info.session,
+            mine.info,
             here.pages[0].tolist(),
             there.pages[2].tolist(),
             int(others.pages[0][0]),
@@ -135,7 +135,7 @@ async def test_one_bad_block_and_none_is_freed(scene: Scene) -> None:
     await scene.refused(scene.free({0: [*scene.here, scene.others], 2: scene.there}), PRECONDITION)
     await scene.refused(scene.free({0: scene.here, 2: [*scene.there, 1]}), NOT_FOUND)
     request = pb2.FreePagesRequest(
-        session=scene.session,
+        **of(scene.session),
         request_id=scene.id(),
         pages=[types_pb2.NodePages(node=0, pfns=pack(scene.here[:1]))] * 2,
     )
@@ -144,11 +144,11 @@ async def test_one_bad_block_and_none_is_freed(scene: Scene) -> None:
 
 async def test_wrong_regions(scene: Scene) -> None:
     def map_region(**fields: Any) -> Any:
-        request = {"session": scene.session, "request_id": scene.id(), "nr_pages": 10} | fields
+        request = of(scene.session) | {"request_id": scene.id(), "nr_pages": 10} | fields
         return scene.stub.MapRegion(pb2.MapRegionRequest(**request))
 
     def touch(**fields: Any) -> Any:
-        request = {"session": scene.session, "request_id": scene.id(), "count": 1} | fields
+        request = of(scene.session) | {"request_id": scene.id(), "count": 1} | fields
         return scene.stub.TouchRegion(pb2.TouchRegionRequest(**request))
 
     await scene.refused(map_region(), INVALID, "kind")
@@ -198,7 +198,7 @@ async def test_sysctls(scene: Scene) -> None:
 
 async def test_questions_between_nodes_are_checked_before_any_array_is(scene: Scene) -> None:
     owner = zonelist_service_pb2.Owner(node=1, incarnation=1, id=1)
-    async with grpc.aio.insecure_channel(scene.demo.addresses[2].grpc) as channel:
+    async with grpc.aio.insecure_channel(scene.demo.addresses[2].peers) as channel:
         stub = zonelist_service_pb2_grpc.ZonelistServiceStub(channel)
 
         def lookup(**fields: Any) -> Any:

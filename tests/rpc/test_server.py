@@ -10,12 +10,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from loopback import Loopback
 from numa_client import AsyncMachine, MachineInfo
-from numa_client._gen.numa.v1 import machine_service_pb2, machine_service_pb2_grpc
+from numa_client._gen.numa.v1 import machine_service_pb2, machine_service_pb2_grpc, zonelist_service_pb2
+from numa_client._gen.numa.v1.zonelist_service_pb2_grpc import ZonelistServiceStub
 
 from numa_service.machine.presets import load_preset
+from numa_service.machine.record import MachineRecord, MemoryState
 from numa_service.node.node import Node
 from numa_service.rpc.machine_server import MachineServer
-from numa_service.rpc.server import NODE_SERVICES, NodeServer
+from numa_service.rpc.record_keeper import RecordKeeper
+from numa_service.rpc.server import NODE_SERVICES, PEER_SERVICES, NodeServer
 
 
 async def test_health_of_every_service(demo: Loopback) -> None:
@@ -38,6 +41,45 @@ async def test_reflection_lists_the_services(demo: Loopback) -> None:
         reply = await call.read()
         names = {service.name for service in reply.list_services_response.service}
     assert names >= {*NODE_SERVICES, "grpc.health.v1.Health"}
+
+
+async def test_clients_and_nodes_come_in_by_doors_of_their_own(demo: Loopback) -> None:
+    """What nodes ask each other is not to be had at a client's port, nor what clients ask at a node's."""
+    addresses = demo.addresses[1]
+    for address, here, elsewhere in (
+        (addresses.grpc, NODE_SERVICES, PEER_SERVICES),
+        (addresses.peers, PEER_SERVICES, NODE_SERVICES),
+    ):
+        async with grpc.aio.insecure_channel(address) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            for service in here:
+                reply = await health.Check(health_pb2.HealthCheckRequest(service=service))
+                assert reply.status == health_pb2.HealthCheckResponse.SERVING
+            for service in elsewhere:
+                with pytest.raises(grpc.aio.AioRpcError) as unknown:
+                    await health.Check(health_pb2.HealthCheckRequest(service=service))
+                assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_client_cannot_ask_what_nodes_ask_each_other(demo: Loopback) -> None:
+    before = demo.digests()
+    async with grpc.aio.insecure_channel(demo.addresses[1].grpc) as channel:
+        stub = ZonelistServiceStub(channel)
+        for method in zonelist_service_pb2.DESCRIPTOR.services_by_name["ZonelistService"].methods:
+            question = getattr(zonelist_service_pb2, method.input_type.name)()
+            with pytest.raises(grpc.aio.AioRpcError) as closed:
+                await getattr(stub, method.name)(question)
+            assert closed.value.code() is grpc.StatusCode.UNIMPLEMENTED, method.name
+    assert demo.digests() == before
+
+
+async def test_clients_are_not_told_where_nodes_ask_each_other(demo: Loopback) -> None:
+    async with grpc.aio.insecure_channel(demo.address) as channel:
+        stub = machine_service_pb2_grpc.MachineServiceStub(channel)
+        told = str(await stub.GetMachine(machine_service_pb2.GetMachineRequest()))
+    for addresses in demo.addresses.values():
+        assert addresses.grpc in told
+        assert addresses.peers not in told
 
 
 async def test_the_machine_tells_its_topology(demo: Loopback, client: AsyncMachine) -> None:
@@ -63,11 +105,16 @@ async def test_state_as_the_node_has_it(demo: Loopback, client: AsyncMachine) ->
     assert await client.check() == {}
 
 
+async def nobody_listens(nid: int, record: MachineRecord) -> MemoryState | None:
+    raise AssertionError("no node has come up")
+
+
 async def test_a_failure_nobody_foresaw_is_internal_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     def broken() -> MachineInfo:
         raise RuntimeError("the secret of the house")
 
-    server = MachineServer(broken, load_preset("demo"))
+    demo = load_preset("demo")
+    server = MachineServer(broken, demo, RecordKeeper(demo, nobody_listens))
     address = await server.start()
     with caplog.at_level(logging.ERROR):
         async with grpc.aio.insecure_channel(address) as channel:

@@ -7,8 +7,9 @@ from typing import Any
 
 import grpc
 import pytest
-from loopback import Loopback
+from loopback import Loopback, of
 from numa_client import Aborted, AsyncMachine, InvalidRequest, Machine, NotFound, OutOfMemory
+from numa_client._codec import session_info
 from numa_client._gen.numa.v1 import memory_service_pb2 as pb2
 from numa_client._gen.numa.v1 import memory_service_pb2_grpc
 
@@ -80,11 +81,13 @@ async def test_who_does_not_read_is_cut_off_and_others_go_on(
     monkeypatch.setattr(stream, "UNREAD_SECONDS", 0.2)
     async with grpc.aio.insecure_channel(demo.addresses[0].grpc) as channel:
         stub: Any = memory_service_pb2_grpc.MemoryServiceStub(channel)
-        opened = await stub.OpenSession(pb2.OpenSessionRequest(request_id="open", lease_seconds=60))
+        opened = session_info(
+            await stub.OpenSession(pb2.OpenSessionRequest(request_id="open", lease_seconds=60))
+        )
         call = stub.StreamPages()
 
         # one request, again and again: each is answered with the first reply's 64,000 bytes, 32 MB in all
-        alloc = pb2.AllocPagesRequest(session=opened.session, request_id="again", count=8000)
+        alloc = pb2.AllocPagesRequest(**of(opened), request_id="again", count=8000)
         for _ in range(500):
             await call.write(pb2.StreamPagesRequest(alloc=alloc))
         async with asyncio.timeout(60):
@@ -95,7 +98,7 @@ async def test_who_does_not_read_is_cut_off_and_others_go_on(
         assert cut.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         async with client.session(cpu=1) as session:
             assert (await session.alloc(0, 1)).count == 1
-        await stub.CloseSession(pb2.CloseSessionRequest(session=opened.session, request_id="close"))
+        await stub.CloseSession(pb2.CloseSessionRequest(**of(opened), request_id="close"))
     demo.check()
 
 
@@ -121,16 +124,18 @@ async def test_what_was_answered_before_a_failure_arrives(
     monkeypatch.setattr(convert, "alloc_request", alloc_request)
     async with grpc.aio.insecure_channel(demo.addresses[0].grpc) as channel:
         stub: Any = memory_service_pb2_grpc.MemoryServiceStub(channel)
-        opened = await stub.OpenSession(pb2.OpenSessionRequest(request_id="open", lease_seconds=60))
+        opened = session_info(
+            await stub.OpenSession(pb2.OpenSessionRequest(request_id="open", lease_seconds=60))
+        )
         call = stub.StreamPages()
         for count in (1, 2, 3, 4):
-            request = pb2.AllocPagesRequest(session=opened.session, request_id=str(count), count=count)
+            request = pb2.AllocPagesRequest(**of(opened), request_id=str(count), count=count)
             await call.write(pb2.StreamPagesRequest(alloc=request))
         for count in (1, 2):
             assert len((await call.read()).alloc.pages[0].pfns) == 8 * count
         with pytest.raises(grpc.aio.AioRpcError, match="internal error"):
             await call.read()
-        await stub.CloseSession(pb2.CloseSessionRequest(session=opened.session, request_id="close"))
+        await stub.CloseSession(pb2.CloseSessionRequest(**of(opened), request_id="close"))
     demo.check()
 
 

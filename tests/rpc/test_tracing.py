@@ -10,7 +10,8 @@ import sys
 import grpc
 import grpc.aio
 import pytest
-from loopback import Loopback
+from loopback import Loopback, of
+from numa_client._codec import session_info
 from numa_client._gen.numa.v1 import memory_service_pb2 as pb2
 from numa_client._gen.numa.v1 import memory_service_pb2_grpc as pb2_grpc
 from numa_client._gen.numa.v1 import types_pb2
@@ -43,22 +44,23 @@ async def test_one_trace_from_the_client_to_the_node_that_is_asked() -> None:
     exporter = InMemorySpanExporter()
     machine = Loopback("demo")
     for nid in machine.servers:
-        server = NodeServer(machine.node(nid), machine.clock, tracing=tracing(f"node-{nid}", exporter))
+        traced = tracing(f"node-{nid}", exporter)
+        server = NodeServer(machine.node(nid), machine.clock, tracing=traced, machine=machine.keeper)
         server.registry.register(NodeCollector(server))
         machine.servers[nid] = server
     await machine.start()
     spans = tracing("client", exporter).client_spans()
     async with grpc.aio.insecure_channel(machine.addresses[0].grpc, interceptors=[spans]) as channel:
         stub = pb2_grpc.MemoryServiceStub(channel)
-        session = (await stub.OpenSession(pb2.OpenSessionRequest(request_id="open"))).session
+        session = session_info(await stub.OpenSession(pb2.OpenSessionRequest(request_id="open")))
         exporter.clear()
         to_node_1 = types_pb2.Policy(mode=types_pb2.POLICY_MODE_BIND, nodes=[1])
-        asked = pb2.AllocPagesRequest(session=session, request_id="spill", count=3, policy=to_node_1)
+        asked = pb2.AllocPagesRequest(**of(session), request_id="spill", count=3, policy=to_node_1)
         got = await stub.AllocPages(asked)
         assert [pages.node for pages in got.pages] == [1]
         alloc = {told(span): span for span in exporter.get_finished_spans()}
         with pytest.raises(grpc.aio.AioRpcError):
-            await stub.AllocPages(pb2.AllocPagesRequest(session=session, request_id="none"))
+            await stub.AllocPages(pb2.AllocPagesRequest(**of(session), request_id="none"))
     await machine.stop()
     chain = [
         ("client", "AllocPages", SpanKind.CLIENT),

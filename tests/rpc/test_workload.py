@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from loopback import Loopback
+from loopback import Loopback, of
 from numa_client import (
     AsyncMachine,
     AsyncSession,
@@ -137,7 +137,7 @@ async def test_a_client_that_does_not_read_is_cut(demo: Loopback, client: AsyncM
         options = (("grpc.http2.lookahead_bytes", 0), ("grpc.http2.bdp_probe", 0))
         async with grpc.aio.insecure_channel(demo.addresses[0].grpc, options=options) as channel:
             stub = pb2_grpc.WorkloadServiceStub(channel)
-            call = stub.RunProgram(run_request(session.info.session, "unread", ENDLESS, 0))
+            call = stub.RunProgram(run_request(session.info, "unread", ENDLESS, 0))
             await demo.until(lambda: demo.servers[0]._requests.inbox.running)
             await ended(demo)
             await other.free(await other.alloc(count=100))
@@ -187,7 +187,7 @@ async def test_what_is_wrong_is_named(
         if field == "program":
             big = Mix(name="y" * 60, gfp="GFP_HIGHUSER_MOVABLE|__GFP_ZERO|__GFP_NOWARN|__GFP_NORETRY")
             program = Program(tuple(Phase(events=1, mixes=(big,) * 30) for _ in range(64)))
-            assert run_request(1, "x", program, 0).program.ByteSize() > MAX_PROGRAM_BYTES
+            assert run_request(session.info, "x", program, 0).program.ByteSize() > MAX_PROGRAM_BYTES
         with pytest.raises(InvalidRequest) as refused:
             await finished(session, program)
         assert refused.value.field == field
@@ -196,15 +196,15 @@ async def test_what_is_wrong_is_named(
 
 async def test_numbers_that_name_nothing_are_refused(demo: Loopback, client: AsyncMachine) -> None:
     async with client.session(cpu=0) as session:
-        message = run_request(session.info.session, "odd", pages(), 0)
+        message = run_request(session.info, "odd", pages(), 0)
         message.program.phases[0].mixes[0].lifetime.kind = 77  # type: ignore[assignment]
         async with grpc.aio.insecure_channel(demo.addresses[0].grpc) as channel:
             stub = pb2_grpc.WorkloadServiceStub(channel)
             for request, text in (
                 (message, r"phases\[0\].mixes\[0\].lifetime.kind"),
                 (pb2.RunProgramRequest(request_id="x"), "session"),
-                (pb2.RunProgramRequest(session=session.info.session), "request_id"),
-                (run_request(session.info.session, "c", pages(), 99), "cpu"),
+                (pb2.RunProgramRequest(**of(session.info)), "request_id"),
+                (run_request(session.info, "c", pages(), 99), "cpu"),
             ):
                 with pytest.raises(grpc.aio.AioRpcError, match=text) as refused:
                     await stub.RunProgram(request).read()
@@ -244,7 +244,7 @@ def test_words_that_are_unset_or_unknown_are_refused(path: str, field: str, valu
 
 async def test_a_repeated_request_gets_the_first_result(demo: Loopback, client: AsyncMachine) -> None:
     async with client.session(cpu=0) as session:
-        request = run_request(session.info.session, "once", pages(), 0)
+        request = run_request(session.info, "once", pages(), 0)
         async with grpc.aio.insecure_channel(demo.addresses[0].grpc) as channel:
             stub = pb2_grpc.WorkloadServiceStub(channel)
             first = [message async for message in stub.RunProgram(request)]

@@ -6,21 +6,24 @@ from dataclasses import replace
 
 import pytest
 from driven import Driven
-from numa_client import Program, list_programs
+from numa_client import Program, SessionInfo, list_programs
 from numa_client._program_codec import run_request
 
 from numa_service.rpc.program_messages import program
 from numa_service.workload.tally import Result
 
+SESSION = SessionInfo(session=9, lease_seconds=30, node=0, incarnation=1, token=bytes(range(16)))
+
 
 def run(driven: Driven, name: str) -> Result:
-    return driven.run(program(run_request(1, "id", name, 0).program))
+    return driven.run(program(run_request(SESSION, "id", name, 0).program))
 
 
 @pytest.mark.parametrize("name", list_programs())
 def test_a_node_gets_what_is_in_the_file(name: str) -> None:
     sent = Program.load(name)
-    assert program(run_request(1, "id", sent, 0).program) == replace(sent, summary=""), "which is for people"
+    message = run_request(SESSION, "id", sent, 0).program
+    assert program(message) == replace(sent, summary=""), "which is for people"
 
 
 @pytest.mark.parametrize("name", list_programs())

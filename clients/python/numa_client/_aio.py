@@ -20,7 +20,7 @@ from numa_client import _codec as codec
 from numa_client import _program_codec as program_codec
 from numa_client import _types as t
 from numa_client._background import AsyncHeartbeat, AsyncPageStream
-from numa_client._channel import BEATS_PER_LEASE, DEFAULT_TIMEOUT, OPTIONS
+from numa_client._channel import BEATS_PER_LEASE, DEFAULT_TIMEOUT, async_channel
 from numa_client._errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -92,7 +92,7 @@ class AsyncMachine:
 
         Unavailable: nobody has answered there for `timeout` seconds.
         """
-        channel = grpc.aio.insecure_channel(target, options=OPTIONS)
+        channel = async_channel(target)
         machine = cls(channel, target, timeout)
         try:
             await machine.refresh()
@@ -133,17 +133,14 @@ class AsyncMachine:
         return codec.node_state(await self._ask(home.node, lambda node: node.GetNode, request))
 
     async def write_sysctl(self, key: str, value: str) -> str:
-        """Writes a sysctl (``vm.min_free_kbytes``) on every node, in node order; raises the first refusal.
+        """Writes a sysctl (``vm.min_free_kbytes``) of the machine: of every node, also of one that is away.
 
         Returns one line if what would act on it is not modelled: it is kept and shown then, and that is all.
-        Empty otherwise.
+        Empty otherwise. NotFound (ENOENT), InvalidRequest (EINVAL).
         """
-        request = node_service_pb2.WriteSysctlRequest(key=key, value=value)
-        note = ""
-        for node in self.info.nodes:
-            response = await self._ask(node.node, lambda stub: stub.WriteSysctl, request)
-            note = response.note
-        return note
+        request = codec.write_request(f"/proc/sys/{key.strip().replace('.', '/')}", value)
+        response = await self._look(lambda left: _call(self._files.WriteFile, request, left))
+        return response.note
 
     async def inspect(self, nid: int, *, zone: str | None = None, pfn: int | None = None) -> dict[str, Any]:
         """A structure of a node by the kernel's field names: its pg_data_t, or a zone or a page of it.
@@ -304,7 +301,7 @@ class AsyncMachine:
         if not node.address:
             raise Unavailable(f"node {node.node} restarts: no address yet")
         if node.address not in self._nodes:
-            self._nodes[node.address] = grpc.aio.insecure_channel(node.address, options=OPTIONS)
+            self._nodes[node.address] = async_channel(node.address)
         return self._nodes[node.address]
 
     async def __aenter__(self) -> Self:
@@ -381,7 +378,7 @@ class AsyncSession:
         When they are not to be had, there are none and the explanation has the failure: no OutOfMemory.
         """
         request = codec.alloc_request(
-            self.info.session,
+            self.info,
             next(self._ids),
             order=order,
             count=count,
@@ -407,9 +404,7 @@ class AsyncSession:
         self, kind: t.RegionKind = "anon", nr_pages: int = 1, policy: Policy | None = None
     ) -> AsyncRegion:
         """Makes a region of `nr_pages` pageable pages, anonymous or of a file. Takes no page yet."""
-        request = codec.map_request(
-            self.info.session, next(self._ids), kind=kind, nr_pages=nr_pages, policy=policy
-        )
+        request = codec.map_request(self.info, next(self._ids), kind=kind, nr_pages=nr_pages, policy=policy)
         response = await self._ask(lambda memory: memory.MapRegion, request)
         return AsyncRegion(self, response.region, nr_pages)
 
@@ -425,7 +420,7 @@ class AsyncSession:
         or stopped at a failure.
         """
         request = program_codec.run_request(
-            self.info.session, next(self._ids), program, self.cpu if cpu is None else cpu
+            self.info, next(self._ids), program, self.cpu if cpu is None else cpu
         )
         return self._run(request, timeout)
 
@@ -458,7 +453,7 @@ class AsyncSession:
         heartbeat, self._heartbeat = self._heartbeat, None
         await heartbeat.stop()
         request = memory_service_pb2.CloseSessionRequest(
-            session=self._info.session, request_id=next(self._ids)
+            session=self._info.session, session_token=self._info.token, request_id=next(self._ids)
         )
         try:
             response = await self._ask(lambda memory: memory.CloseSession, request)
@@ -506,7 +501,7 @@ class AsyncSession:
         self, order: int, count: int, gfp: str, cpu: int | None, policy: Policy | None, partial: bool
     ) -> memory_service_pb2.AllocPagesRequest:
         return codec.alloc_request(
-            self.info.session,
+            self.info,
             next(self._ids),
             order=order,
             count=count,
@@ -518,13 +513,13 @@ class AsyncSession:
 
     def _free_request(self, blocks: t.Blocks, cpu: int | None) -> memory_service_pb2.FreePagesRequest:
         cpu = self.cpu if cpu is None else cpu
-        return codec.free_request(self.info.session, next(self._ids), blocks, cpu)
+        return codec.free_request(self.info, next(self._ids), blocks, cpu)
 
     async def _touch(
         self, region: int, first: int, count: int, write: bool, cpu: int | None
     ) -> memory_service_pb2.TouchRegionResponse:
         request = codec.touch_request(
-            self.info.session,
+            self.info,
             next(self._ids),
             region,
             first=first,
@@ -536,14 +531,19 @@ class AsyncSession:
 
     async def _unmap(self, region: int) -> int:
         request = memory_service_pb2.UnmapRegionRequest(
-            session=self.info.session, request_id=next(self._ids), region=region
+            session=self.info.session,
+            session_token=self.info.token,
+            request_id=next(self._ids),
+            region=region,
         )
         response = await self._ask(lambda memory: memory.UnmapRegion, request)
         return response.freed_pages
 
     async def _beat(self, seconds: float) -> float:
         """Renews the lease within `seconds`; returns those until it is to be renewed again, 0 for never."""
-        request = memory_service_pb2.RenewSessionRequest(session=self.info.session)
+        request = memory_service_pb2.RenewSessionRequest(
+            session=self.info.session, session_token=self.info.token
+        )
         try:
             response = await self._ask(lambda memory: memory.RenewSession, request, seconds)
         except (NotFound, FailedPrecondition):

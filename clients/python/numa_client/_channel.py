@@ -1,8 +1,14 @@
-"""How channels are made: connections, retries, message sizes."""
+"""Where every channel of a client, a node or a tool is made: connections, retries, message sizes."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+
+import grpc
+import grpc.aio
+
+Options = Sequence[tuple[str, str | int]]
 
 #: Seconds that a call may take, retries included, unless told otherwise.
 DEFAULT_TIMEOUT = 10.0
@@ -57,6 +63,21 @@ OPTIONS: tuple[tuple[str, str | int], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
 )
+
+
+def blocking_channel(target: str, options: Options = OPTIONS) -> grpc.Channel:
+    """A channel to `target`, host:port, for callers that wait in a thread."""
+    return grpc.insecure_channel(target, options=options)
+
+
+def async_channel(
+    target: str,
+    options: Options = OPTIONS,
+    interceptors: Sequence[grpc.aio.ClientInterceptor] | None = None,
+) -> grpc.aio.Channel:
+    """A channel to `target`, host:port, for callers on an event loop."""
+    return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
+
 
 #: A lease is renewed this many times before it would run out.
 BEATS_PER_LEASE = 3

@@ -101,7 +101,7 @@ def policy_message(policy: Policy | None) -> types_pb2.Policy | None:
 
 
 def alloc_request(
-    session: int,
+    session: t.SessionInfo,
     request_id: str,
     *,
     order: int,
@@ -114,7 +114,8 @@ def alloc_request(
 ) -> memory_service_pb2.AllocPagesRequest:
     """AllocPages for `count` blocks of 2^order pages."""
     return memory_service_pb2.AllocPagesRequest(
-        session=session,
+        session=session.session,
+        session_token=session.token,
         request_id=request_id,
         gfp_flags=gfp,
         order=_number("order", order),
@@ -127,11 +128,12 @@ def alloc_request(
 
 
 def free_request(
-    session: int, request_id: str, blocks: t.Blocks, cpu: int
+    session: t.SessionInfo, request_id: str, blocks: t.Blocks, cpu: int
 ) -> memory_service_pb2.FreePagesRequest:
     """FreePages for all these blocks; their array is packed as it is."""
     return memory_service_pb2.FreePagesRequest(
-        session=session,
+        session=session.session,
+        session_token=session.token,
         request_id=request_id,
         order=_number("order", blocks.order),
         pages=[
@@ -143,13 +145,14 @@ def free_request(
 
 
 def map_request(
-    session: int, request_id: str, *, kind: t.RegionKind, nr_pages: int, policy: Policy | None
+    session: t.SessionInfo, request_id: str, *, kind: t.RegionKind, nr_pages: int, policy: Policy | None
 ) -> memory_service_pb2.MapRegionRequest:
     """MapRegion of `nr_pages` pages. InvalidRequest for a kind that is neither anon nor file."""
     if kind not in REGION_KINDS:
         raise InvalidRequest(f"unknown region kind {kind!r}: choose from anon, file", field="kind")
     return memory_service_pb2.MapRegionRequest(
-        session=session,
+        session=session.session,
+        session_token=session.token,
         request_id=request_id,
         kind=REGION_KINDS[kind],
         nr_pages=_number("nr_pages", nr_pages),
@@ -158,11 +161,12 @@ def map_request(
 
 
 def touch_request(
-    session: int, request_id: str, region: int, *, first: int, count: int, write: bool, cpu: int
+    session: t.SessionInfo, request_id: str, region: int, *, first: int, count: int, write: bool, cpu: int
 ) -> memory_service_pb2.TouchRegionRequest:
     """TouchRegion of `count` pages from page `first` of the region."""
     return memory_service_pb2.TouchRegionRequest(
-        session=session,
+        session=session.session,
+        session_token=session.token,
         request_id=request_id,
         region=region,
         first_page=_number("first", first),
@@ -196,7 +200,13 @@ def machine_info(response: machine_service_pb2.GetMachineResponse) -> t.MachineI
 
 def session_info(response: memory_service_pb2.OpenSessionResponse) -> t.SessionInfo:
     """What was granted."""
-    return t.SessionInfo(response.session, response.lease_seconds, response.node, response.incarnation)
+    return t.SessionInfo(
+        session=response.session,
+        lease_seconds=response.lease_seconds,
+        node=response.node,
+        incarnation=response.incarnation,
+        token=response.session_token,
+    )
 
 
 def cost(message: types_pb2.Cost) -> t.Cost:

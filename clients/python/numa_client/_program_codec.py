@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from numa_client import _codec as codec
 from numa_client import _program as p
+from numa_client import _types as t
 from numa_client._errors import InvalidRequest
 from numa_client._gen.numa.v1 import workload_service_pb2 as pb2
 from numa_client._program_result import EventLatency, EventResult, PhaseResult, ProgramProgress, ProgramResult
@@ -38,12 +39,18 @@ UNITS: dict[p.LifetimeUnit, pb2.LifetimeUnit] = {
 
 
 def run_request(
-    session: int, request_id: str, program: p.Program | str | Path, cpu: int
+    session: t.SessionInfo, request_id: str, program: p.Program | str | Path, cpu: int
 ) -> pb2.RunProgramRequest:
     """RunProgram of a program, of one of the library by name, or of a TOML file."""
     if not isinstance(program, p.Program):
         program = p.Program.load(program)
-    return pb2.RunProgramRequest(session=session, request_id=request_id, cpu=cpu, program=_program(program))
+    return pb2.RunProgramRequest(
+        session=session.session,
+        session_token=session.token,
+        request_id=request_id,
+        cpu=cpu,
+        program=_program(program),
+    )
 
 
 def _program(program: p.Program) -> pb2.Program:

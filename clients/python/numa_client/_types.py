@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -188,6 +188,8 @@ class SessionInfo:
     node: int
     #: Incarnation of the node: the session dies with it.
     incarnation: int
+    #: Whoever has it may do everything with the session, as every request of it does: keep it to yourself.
+    token: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from numa_service.machine.hotplug import MemoryState, memory_notify
+from numa_service.machine.hotplug import memory_notify
+from numa_service.machine.record import MemoryState
 from numa_service.machine.spec import SpecError
 from numa_service.node.errors import InvalidRequest
 from numa_service.node.ops.fields import (
+    MAX_INT64,
     MAX_NODE_PAGES,
     check_below,
     check_nid,
@@ -58,6 +60,8 @@ class WriteSysctl(Op[None]):
 
     key: str
     value: str
+    #: Of the machine's record that says so; 0: it was written here alone.
+    version: int = 0
 
     def apply(self, node: NodeState) -> None:
         """By the machine's rules for it."""
@@ -65,9 +69,11 @@ class WriteSysctl(Op[None]):
             node.machine.write_sysctl(self.key, self.value)
         except SpecError as e:
             raise InvalidRequest(self.key, str(e).removeprefix(f"{self.key}: ")) from None
+        node.record_version = max(node.record_version, self.version)
 
     def check(self, node: NodeState) -> None:
-        """Whether there is such a sysctl, and what it may be, `apply` says."""
+        """Of its version. Whether there is such a sysctl, and what it may be, `apply` says."""
+        check_below("version", self.version, MAX_INT64)
 
     def text(self, node: NodeState, result: None) -> str:
         """One line."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from numa_service.machine.hotplug import MemoryState, memory_notify, memory_state
+from numa_service.machine.hotplug import memory_notify, memory_state
+from numa_service.machine.record import MemoryState
 from numa_service.mm.memory_hotplug import BusyError
 from numa_service.mm.mmzone import MIGRATE_TYPES
 from numa_service.node.errors import Busy, InvalidRequest, Precondition

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from numa_service.node.errors import InvalidRequest
@@ -29,7 +29,8 @@ class Remember(Op[None]):
     #: Tells the request from another one under the same id.
     digest: int
     kind: str
-    reply: bytes
+    #: Not shown: that of an opening has the token of its session.
+    reply: bytes = field(repr=False)
     now_ns: int
     #: [start, end) of the lists of page numbers in `reply`, where that is worth it: they are kept short.
     lists: tuple[tuple[int, int], ...] = ()

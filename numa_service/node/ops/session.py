@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from numa_service.node.errors import InvalidRequest, TooMany
 from numa_service.node.ops.alloc import MAX_COUNT
 from numa_service.node.ops.fields import MAX_INT64, check_below, check_nid
 from numa_service.node.ops.op import Op
 from numa_service.node.ops.region import end_region
-from numa_service.node.session import Session
+from numa_service.node.session import TOKEN_BYTES, Session
 from numa_service.node.state import NodeState
 
 MAX_SESSIONS = 1 << 14
@@ -29,24 +29,34 @@ class OpenSession(Op[int]):
     name: str
     lease_ns: int
     now_ns: int
+    #: See :class:`Session`. The shell draws it.
+    token: bytes = field(default=b"", repr=False)
+
+    @property
+    def payload(self) -> int:
+        """Of its token."""
+        return len(self.token)
 
     def apply(self, node: NodeState) -> int:
         """Give it a number that was never used."""
         if len(node.sessions) >= MAX_SESSIONS:
             raise TooMany(f"node {node.nid} has {MAX_SESSIONS} sessions already")
         id = node.take_id()
-        node.sessions[id] = Session(id, self.name, self.lease_ns, self.now_ns + self.lease_ns, node.owner(id))
+        expires_ns = self.now_ns + self.lease_ns
+        node.sessions[id] = Session(id, self.name, self.lease_ns, expires_ns, node.owner(id), self.token)
         return id
 
     def check(self, node: NodeState) -> None:
-        """Of its name and times."""
+        """Of its name, times and token."""
         if len(self.name) > MAX_CLIENT_NAME:
             raise InvalidRequest("client_name", f"more than {MAX_CLIENT_NAME} characters")
         check_below("lease_ns", self.lease_ns, MAX_INT64 >> 1)
         check_below("now_ns", self.now_ns, MAX_INT64 >> 1)
+        if len(self.token) not in (0, TOKEN_BYTES):
+            raise InvalidRequest("session_token", f"{len(self.token)} bytes: it has {TOKEN_BYTES}")
 
     def text(self, node: NodeState, result: int) -> str:
-        """One line."""
+        """One line, without the token."""
         return f"open session={result} name={self.name} lease_ns={self.lease_ns}"
 
 

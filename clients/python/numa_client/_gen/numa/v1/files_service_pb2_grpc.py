@@ -91,7 +91,8 @@ class FilesServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WriteFile(self, request, context):
-        """Writes a sysctl on every node, or the state of a memory block.
+        """Writes a sysctl, or the state of a memory block. A sysctl is every node's: those that are up have it then, and one
+        that is away when it is back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,9 @@ class FilesServiceStub:
     ReadTree: _grpc.UnaryStreamMultiCallable[_files_service_pb2.ReadTreeRequest, _files_service_pb2.ReadTreeResponse]
     """Every file and link at or below a path, all from the same snapshots."""
     WriteFile: _grpc.UnaryUnaryMultiCallable[_files_service_pb2.WriteFileRequest, _files_service_pb2.WriteFileResponse]
-    """Writes a sysctl on every node, or the state of a memory block."""
+    """Writes a sysctl, or the state of a memory block. A sysctl is every node's: those that are up have it then, and one
+    that is away when it is back.
+    """
 
 @_typing.type_check_only
 class FilesServiceAsyncStub(FilesServiceStub):
@@ -64,7 +66,9 @@ class FilesServiceAsyncStub(FilesServiceStub):
     ReadTree: _aio.UnaryStreamMultiCallable[_files_service_pb2.ReadTreeRequest, _files_service_pb2.ReadTreeResponse]  # type: ignore[assignment]
     """Every file and link at or below a path, all from the same snapshots."""
     WriteFile: _aio.UnaryUnaryMultiCallable[_files_service_pb2.WriteFileRequest, _files_service_pb2.WriteFileResponse]  # type: ignore[assignment]
-    """Writes a sysctl on every node, or the state of a memory block."""
+    """Writes a sysctl, or the state of a memory block. A sysctl is every node's: those that are up have it then, and one
+    that is away when it is back.
+    """
 
 class FilesServiceServicer(metaclass=_abc_1.ABCMeta):
     """/proc and /sys of the emulated machine, by path, as its kernel prints them. One per machine, beside
@@ -104,6 +108,8 @@ class FilesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _files_service_pb2.WriteFileRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_files_service_pb2.WriteFileResponse, _abc.Awaitable[_files_service_pb2.WriteFileResponse]]:
-        """Writes a sysctl on every node, or the state of a memory block."""
+        """Writes a sysctl, or the state of a memory block. A sysctl is every node's: those that are up have it then, and one
+        that is away when it is back.
+        """
 
 def add_FilesServiceServicer_to_server(servicer: FilesServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

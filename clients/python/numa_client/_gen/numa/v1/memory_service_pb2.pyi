@@ -29,22 +29,26 @@ class OpenSessionRequest(_message.Message):
     def __init__(self, client_name: _Optional[str] = ..., lease_seconds: _Optional[float] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class OpenSessionResponse(_message.Message):
-    __slots__ = ("session", "lease_seconds", "node", "incarnation")
+    __slots__ = ("session", "lease_seconds", "node", "incarnation", "session_token")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    SESSION_TOKEN_FIELD_NUMBER: _ClassVar[int]
     session: int
     lease_seconds: float
     node: int
     incarnation: int
-    def __init__(self, session: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., node: _Optional[int] = ..., incarnation: _Optional[int] = ...) -> None: ...
+    session_token: bytes
+    def __init__(self, session: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., node: _Optional[int] = ..., incarnation: _Optional[int] = ..., session_token: _Optional[bytes] = ...) -> None: ...
 
 class RenewSessionRequest(_message.Message):
-    __slots__ = ("session",)
+    __slots__ = ("session", "session_token")
     SESSION_FIELD_NUMBER: _ClassVar[int]
+    SESSION_TOKEN_FIELD_NUMBER: _ClassVar[int]
     session: int
-    def __init__(self, session: _Optional[int] = ...) -> None: ...
+    session_token: bytes
+    def __init__(self, session: _Optional[int] = ..., session_token: _Optional[bytes] = ...) -> None: ...
 
 class RenewSessionResponse(_message.Message):
     __slots__ = ("lease_seconds",)
@@ -53,12 +57,14 @@ class RenewSessionResponse(_message.Message):
     def __init__(self, lease_seconds: _Optional[float] = ...) -> None: ...
 
 class CloseSessionRequest(_message.Message):
-    __slots__ = ("session", "request_id")
+    __slots__ = ("session", "request_id", "session_token")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_TOKEN_FIELD_NUMBER: _ClassVar[int]
     session: int
     request_id: str
-    def __init__(self, session: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+    session_token: bytes
+    def __init__(self, session: _Optional[int] = ..., request_id: _Optional[str] = ..., session_token: _Optional[bytes] = ...) -> None: ...
 
 class CloseSessionResponse(_message.Message):
     __slots__ = ("freed_pages",)
@@ -67,7 +73,7 @@ class CloseSessionResponse(_message.Message):
     def __init__(self, freed_pages: _Optional[int] = ...) -> None: ...
 
 class AllocPagesRequest(_message.Message):
-    __slots__ = ("session", "request_id", "gfp_flags", "order", "count", "cpu", "policy", "partial", "explain")
+    __slots__ = ("session", "request_id", "gfp_flags", "order", "count", "cpu", "policy", "partial", "explain", "session_token")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     GFP_FLAGS_FIELD_NUMBER: _ClassVar[int]
@@ -77,6 +83,7 @@ class AllocPagesRequest(_message.Message):
     POLICY_FIELD_NUMBER: _ClassVar[int]
     PARTIAL_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
+    SESSION_TOKEN_FIELD_NUMBER: _ClassVar[int]
     session: int
     request_id: str
     gfp_flags: str
@@ -86,7 +93,8 @@ class AllocPagesRequest(_message.Message):
     policy: _types_pb2.Policy
     partial: bool
     explain: bool
-    def __init__(self, session: _Optional[int] = ..., request_id: _Optional[str] = ..., gfp_flags: _Optional[str] = ..., order: _Optional[int] = ..., count: _Optional[int] = ..., cpu: _Optional[int] = ..., policy: _Optional[_Union[_types_pb2.Policy, _Mapping]] = ..., partial: _Optional[bool] = ..., explain: _Optional[bool] = ...) -> None: ...
+    session_token: bytes
+    def __init__(self, session: _Optional[int] = ..., request_id: _Optional[str] = ..., gfp_flags: _Optional[str] = ..., order: _Optional[int] = ..., count: _Optional[int] = ..., cpu: _Optional[int] = ..., policy: _Optional[_Union[_types_pb2.Policy, _Mapping]] = ..., partial: _Optional[bool] = ..., explain: _Optional[bool] = ..., session_token: _Optional[bytes] = ...) -> None: ...
 
 class AllocPagesResponse(_message.Message):
     __slots__ = ("pages", "cost", "remote_lookups", "direct_reclaimed_pages", "explanation")
@@ -103,18 +111,20 @@ class AllocPagesResponse(_message.Message):
     def __init__(self, pages: _Optional[_Iterable[_Union[_types_pb2.NodePages, _Mapping]]] = ..., cost: _Optional[_Union[_types_pb2.Cost, _Mapping]] = ..., remote_lookups: _Optional[int] = ..., direct_reclaimed_pages: _Optional[int] = ..., explanation: _Optional[_Union[_explanation_pb2.Explanation, _Mapping]] = ...) -> None: ...
 
 class FreePagesRequest(_message.Message):
-    __slots__ = ("session", "request_id", "order", "pages", "cpu")
+    __slots__ = ("session", "request_id", "order", "pages", "cpu", "session_token")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ORDER_FIELD_NUMBER: _ClassVar[int]
     PAGES_FIELD_NUMBER: _ClassVar[int]
     CPU_FIELD_NUMBER: _ClassVar[int]
+    SESSION_TOKEN_FIELD_NUMBER: _ClassVar[int]
     session: int
     request_id: str
     order: int
     pages: _containers.RepeatedCompositeFieldContainer[_types_pb2.NodePages]
     cpu: int
-    def __init__(self, session: _Optional[int] = ..., request_id: _Optional[str] = ..., order: _Optional[int] = ..., pages: _Optional[_Iterable[_Union[_types_pb2.NodePages, _Mapping]]] = ..., cpu: _Optional[int] = ...) -> None: ...
+    session_token: bytes
+    def __init__(self, session: _Optional[int] = ..., request_id: _Optional[str] = ..., order: _Optional[int] = ..., pages: _Optional[_Iterable[_Union[_types_pb2.NodePages, _Mapping]]] = ..., cpu: _Optional[int] = ..., session_token: _Optional[bytes] = ...) -> None: ...
 
 class FreePagesResponse(_message.Message):
     __slots__ = ("freed_pages", "cost")
@@ -143,18 +153,20 @@ class StreamPagesResponse(_message.Message):
     def __init__(self, alloc: _Optional[_Union[AllocPagesResponse, _Mapping]] = ..., free: _Optional[_Union[FreePagesResponse, _Mapping]] = ..., error: _Optional[bytes] = ...) -> None: ...
 
 class MapRegionRequest(_message.Message):
-    __slots__ = ("session", "request_id", "kind", "nr_pages", "policy")
+    __slots__ = ("session", "request_id", "kind", "nr_pages", "policy", "session_token")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     NR_PAGES_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
+    SESSION_TOKEN_FIELD_NUMBER: _ClassVar[int]
     session: int
     request_id: str
     kind: RegionKind
     nr_pages: int
     policy: _types_pb2.Policy
-    def __init__(self, session: _Optional[int] = ..., request_id: _Optional[str] = ..., kind: _Optional[_Union[RegionKind, str]] = ..., nr_pages: _Optional[int] = ..., policy: _Optional[_Union[_types_pb2.Policy, _Mapping]] = ...) -> None: ...
+    session_token: bytes
+    def __init__(self, session: _Optional[int] = ..., request_id: _Optional[str] = ..., kind: _Optional[_Union[RegionKind, str]] = ..., nr_pages: _Optional[int] = ..., policy: _Optional[_Union[_types_pb2.Policy, _Mapping]] = ..., session_token: _Optional[bytes] = ...) -> None: ...
 
 class MapRegionResponse(_message.Message):
     __slots__ = ("region",)
@@ -163,7 +175,7 @@ class MapRegionResponse(_message.Message):
     def __init__(self, region: _Optional[int] = ...) -> None: ...
 
 class TouchRegionRequest(_message.Message):
-    __slots__ = ("session", "request_id", "region", "first_page", "count", "write", "cpu")
+    __slots__ = ("session", "request_id", "region", "first_page", "count", "write", "cpu", "session_token")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     REGION_FIELD_NUMBER: _ClassVar[int]
@@ -171,6 +183,7 @@ class TouchRegionRequest(_message.Message):
     COUNT_FIELD_NUMBER: _ClassVar[int]
     WRITE_FIELD_NUMBER: _ClassVar[int]
     CPU_FIELD_NUMBER: _ClassVar[int]
+    SESSION_TOKEN_FIELD_NUMBER: _ClassVar[int]
     session: int
     request_id: str
     region: int
@@ -178,7 +191,8 @@ class TouchRegionRequest(_message.Message):
     count: int
     write: bool
     cpu: int
-    def __init__(self, session: _Optional[int] = ..., request_id: _Optional[str] = ..., region: _Optional[int] = ..., first_page: _Optional[int] = ..., count: _Optional[int] = ..., write: _Optional[bool] = ..., cpu: _Optional[int] = ...) -> None: ...
+    session_token: bytes
+    def __init__(self, session: _Optional[int] = ..., request_id: _Optional[str] = ..., region: _Optional[int] = ..., first_page: _Optional[int] = ..., count: _Optional[int] = ..., write: _Optional[bool] = ..., cpu: _Optional[int] = ..., session_token: _Optional[bytes] = ...) -> None: ...
 
 class TouchRegionResponse(_message.Message):
     __slots__ = ("hit_pages", "fault_pages", "major_fault_pages", "placement", "cost", "remote_lookups", "direct_reclaimed_pages")
@@ -207,14 +221,16 @@ class NodeCount(_message.Message):
     def __init__(self, node: _Optional[int] = ..., pages: _Optional[int] = ...) -> None: ...
 
 class UnmapRegionRequest(_message.Message):
-    __slots__ = ("session", "request_id", "region")
+    __slots__ = ("session", "request_id", "region", "session_token")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     REGION_FIELD_NUMBER: _ClassVar[int]
+    SESSION_TOKEN_FIELD_NUMBER: _ClassVar[int]
     session: int
     request_id: str
     region: int
-    def __init__(self, session: _Optional[int] = ..., request_id: _Optional[str] = ..., region: _Optional[int] = ...) -> None: ...
+    session_token: bytes
+    def __init__(self, session: _Optional[int] = ..., request_id: _Optional[str] = ..., region: _Optional[int] = ..., session_token: _Optional[bytes] = ...) -> None: ...
 
 class UnmapRegionResponse(_message.Message):
     __slots__ = ("freed_pages",)

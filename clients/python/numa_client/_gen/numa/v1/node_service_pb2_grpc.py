@@ -79,7 +79,8 @@ class NodeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WriteSysctl(self, request, context):
-        """Writes a sysctl on this node, with a kernel's effects. The machine's `sysctl` command writes it on all.
+        """Writes a sysctl of the machine, with a kernel's effects, as a write to its file does: the machine's supervisor
+        keeps it and tells every node. UNAVAILABLE while the supervisor restarts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

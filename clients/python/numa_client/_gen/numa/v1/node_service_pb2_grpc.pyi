@@ -36,7 +36,9 @@ class NodeServiceStub:
     GetNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.GetNodeRequest, _node_service_pb2.GetNodeResponse]
     """State now: zones, numastat, vm events, kswapd, sessions."""
     WriteSysctl: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.WriteSysctlRequest, _node_service_pb2.WriteSysctlResponse]
-    """Writes a sysctl on this node, with a kernel's effects. The machine's `sysctl` command writes it on all."""
+    """Writes a sysctl of the machine, with a kernel's effects, as a write to its file does: the machine's supervisor
+    keeps it and tells every node. UNAVAILABLE while the supervisor restarts.
+    """
     GetSnapshot: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.GetSnapshotRequest, _node_service_pb2.GetSnapshotResponse]
     """What the files of /proc and /sys say of this node, at one moment: FilesService renders them from it."""
     Inspect: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.InspectRequest, _node_service_pb2.InspectResponse]
@@ -57,7 +59,9 @@ class NodeServiceAsyncStub(NodeServiceStub):
     GetNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.GetNodeRequest, _node_service_pb2.GetNodeResponse]  # type: ignore[assignment]
     """State now: zones, numastat, vm events, kswapd, sessions."""
     WriteSysctl: _aio.UnaryUnaryMultiCallable[_node_service_pb2.WriteSysctlRequest, _node_service_pb2.WriteSysctlResponse]  # type: ignore[assignment]
-    """Writes a sysctl on this node, with a kernel's effects. The machine's `sysctl` command writes it on all."""
+    """Writes a sysctl of the machine, with a kernel's effects, as a write to its file does: the machine's supervisor
+    keeps it and tells every node. UNAVAILABLE while the supervisor restarts.
+    """
     GetSnapshot: _aio.UnaryUnaryMultiCallable[_node_service_pb2.GetSnapshotRequest, _node_service_pb2.GetSnapshotResponse]  # type: ignore[assignment]
     """What the files of /proc and /sys say of this node, at one moment: FilesService renders them from it."""
     Inspect: _aio.UnaryUnaryMultiCallable[_node_service_pb2.InspectRequest, _node_service_pb2.InspectResponse]  # type: ignore[assignment]
@@ -87,7 +91,9 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_service_pb2.WriteSysctlRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.WriteSysctlResponse, _abc.Awaitable[_node_service_pb2.WriteSysctlResponse]]:
-        """Writes a sysctl on this node, with a kernel's effects. The machine's `sysctl` command writes it on all."""
+        """Writes a sysctl of the machine, with a kernel's effects, as a write to its file does: the machine's supervisor
+        keeps it and tells every node. UNAVAILABLE while the supervisor restarts.
+        """
 
     @_abc_1.abstractmethod
     def GetSnapshot(

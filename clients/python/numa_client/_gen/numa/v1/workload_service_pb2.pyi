@@ -47,16 +47,18 @@ LIFETIME_UNIT_UNSPECIFIED: LifetimeUnit
 LIFETIME_UNIT_MEMORY: LifetimeUnit
 
 class RunProgramRequest(_message.Message):
-    __slots__ = ("session", "request_id", "cpu", "program")
+    __slots__ = ("session", "request_id", "cpu", "program", "session_token")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     CPU_FIELD_NUMBER: _ClassVar[int]
     PROGRAM_FIELD_NUMBER: _ClassVar[int]
+    SESSION_TOKEN_FIELD_NUMBER: _ClassVar[int]
     session: int
     request_id: str
     cpu: int
     program: Program
-    def __init__(self, session: _Optional[int] = ..., request_id: _Optional[str] = ..., cpu: _Optional[int] = ..., program: _Optional[_Union[Program, _Mapping]] = ...) -> None: ...
+    session_token: bytes
+    def __init__(self, session: _Optional[int] = ..., request_id: _Optional[str] = ..., cpu: _Optional[int] = ..., program: _Optional[_Union[Program, _Mapping]] = ..., session_token: _Optional[bytes] = ...) -> None: ...
 
 class RunProgramResponse(_message.Message):
     __slots__ = ("progress", "result")

@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class ZonelistServiceStub:
-    """Between nodes: what a node asks of a peer when it walks its zonelist. Not for clients. A lookup is
-    never forwarded: the peer answers from its own zones.
+    """Between nodes: what a node asks of a peer when it walks its zonelist. Not for clients: it is served at a port of its
+    own, which no client is told, and knows no session tokens. A lookup is never forwarded: the peer answers from its own
+    zones.
     """
 
     def __init__(self, channel):
@@ -99,8 +100,9 @@ class ZonelistServiceStub:
 
 
 class ZonelistServiceServicer:
-    """Between nodes: what a node asks of a peer when it walks its zonelist. Not for clients. A lookup is
-    never forwarded: the peer answers from its own zones.
+    """Between nodes: what a node asks of a peer when it walks its zonelist. Not for clients: it is served at a port of its
+    own, which no client is told, and knows no session tokens. A lookup is never forwarded: the peer answers from its own
+    zones.
     """
 
     def Lookup(self, request, context):
@@ -259,8 +261,9 @@ def add_ZonelistServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ZonelistService:
-    """Between nodes: what a node asks of a peer when it walks its zonelist. Not for clients. A lookup is
-    never forwarded: the peer answers from its own zones.
+    """Between nodes: what a node asks of a peer when it walks its zonelist. Not for clients: it is served at a port of its
+    own, which no client is told, and knows no session tokens. A lookup is never forwarded: the peer answers from its own
+    zones.
     """
 
     @staticmethod

@@ -27,8 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ZonelistServiceStub:
-    """Between nodes: what a node asks of a peer when it walks its zonelist. Not for clients. A lookup is
-    never forwarded: the peer answers from its own zones.
+    """Between nodes: what a node asks of a peer when it walks its zonelist. Not for clients: it is served at a port of its
+    own, which no client is told, and knows no session tokens. A lookup is never forwarded: the peer answers from its own
+    zones.
     """
 
     @_typing.overload
@@ -62,8 +63,9 @@ class ZonelistServiceStub:
 
 @_typing.type_check_only
 class ZonelistServiceAsyncStub(ZonelistServiceStub):
-    """Between nodes: what a node asks of a peer when it walks its zonelist. Not for clients. A lookup is
-    never forwarded: the peer answers from its own zones.
+    """Between nodes: what a node asks of a peer when it walks its zonelist. Not for clients: it is served at a port of its
+    own, which no client is told, and knows no session tokens. A lookup is never forwarded: the peer answers from its own
+    zones.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -93,8 +95,9 @@ class ZonelistServiceAsyncStub(ZonelistServiceStub):
     """Which owners that have pages on the calling node are no more, here at their home. Changes nothing."""
 
 class ZonelistServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Between nodes: what a node asks of a peer when it walks its zonelist. Not for clients. A lookup is
-    never forwarded: the peer answers from its own zones.
+    """Between nodes: what a node asks of a peer when it walks its zonelist. Not for clients: it is served at a port of its
+    own, which no client is told, and knows no session tokens. A lookup is never forwarded: the peer answers from its own
+    zones.
     """
 
     @_abc_1.abstractmethod
