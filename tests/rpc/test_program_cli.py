@@ -42,7 +42,7 @@ async def test_list_and_show() -> None:
 
 
 async def test_run_prints_what_came_of_it(demo: Loopback) -> None:
-    code, out, err = await run("run", "stream", "--target", demo.address, "--node", "1")
+    code, out, err = await run("run", "stream", "--target", demo.address, "--node", "1", "--no-progress")
     assert (code, err) == (0, "")
     assert "triad, node 2" in out
     assert "pages accessed" in out
@@ -51,7 +51,7 @@ async def test_run_prints_what_came_of_it(demo: Loopback) -> None:
 
 
 async def test_json(demo: Loopback) -> None:
-    code, out, err = await run("run", "fork-storm", "--target", demo.address, "--seed", "9", "--json")
+    code, out, err = await run("run", "fork-storm", "--target", demo.address, "--seed", "9", "--json", "--no-progress")
     assert (code, err) == (0, "")
     report = json.loads(out)
     assert (report["program"], report["seed"]) == ("fork-storm", 9)
