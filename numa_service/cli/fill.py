@@ -17,7 +17,7 @@ from numa_service.node import ops
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
 from numa_service.node.ops.alloc import MAX_COUNT
-from numa_service.node.ops.region import MAX_REGION_PAGES
+from numa_service.node.ops.fields import MAX_REGION_PAGES
 from numa_service.node.page_alloc import alloc_pages
 from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import map_region, touch_region

@@ -19,6 +19,7 @@ from numa_service.mm.mmzone import (
     NR_ORDERS,
     PAGEBLOCK_ORDER,
 )
+from numa_service.mm.page_table import FREE_TABLE, NR_TABLES
 from numa_service.mm.pgdat import Pgdat
 from numa_service.mm.pgdata import (
     FREE_CMA,
@@ -90,6 +91,7 @@ class _Audit:
         held = self._held()
         self._lrus()
         self._owners()
+        self._page_tables()
         self._conservation(free, pageset, held)
         self._counters()
         self._reserves()
@@ -252,6 +254,30 @@ class _Audit:
             listed += len(entries)
         if listed != by_hand:
             self._bad(f"{by_hand} blocks are held by hand, owners list {listed}")
+
+    def _page_tables(self) -> None:
+        """Every page of a region is in its owner's table, once; every table is in one place."""
+        pg, tables = self.pg, self.pgdat.tables
+        mapped = np.zeros(self.pages, dtype=np.bool_)
+        places = np.zeros(len(tables.ptes), dtype=np.int64)
+        places[0] = 1
+        free = int(tables.ctl[FREE_TABLE])
+        while free and not places[free]:
+            places[free] += 1
+            free = int(tables.ptes[free, 0])
+        for owner in tables.owners():
+            used = tables.directory(owner)
+            np.add.at(places, used[used > 0], 1)
+            if (tables.ptes[used] > self.pages).any():
+                self._bad(f"owner slot {owner}: its page table names no page of this node")
+                continue
+            for _, pages in tables.mapped(pg, owner):
+                mapped[pages] = True
+        if (places[: tables.ctl[NR_TABLES]] != 1).any() or places[tables.ctl[NR_TABLES] :].any():
+            self._bad("a table of pages is in two places, or in none")
+        for idx in np.flatnonzero((pg.flags & PG_LRU != 0) & ~mapped).tolist():
+            where = f"owner slot {pg.owner[idx]}, index {pg.pgoff[idx]}"
+            self._bad(f"page index {idx:#x} is in no page table: {where}")
 
     def _conservation(
         self, free: npt.NDArray[np.int64], pageset: npt.NDArray[np.int64], held: npt.NDArray[np.int64]

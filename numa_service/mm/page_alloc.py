@@ -6,9 +6,6 @@ One call serves a whole batch: the loop over pages is here, not in Python. What 
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
-
 from numa_service.mm.buddy import (
     free_one_page,
     mod_zone_free_pages,
@@ -24,9 +21,8 @@ from numa_service.mm.fallback import (
     take_counted,
 )
 from numa_service.mm.jit import flag, i64, kernel
-from numa_service.mm.lists import list_del, lru_list, owner_list
+from numa_service.mm.lists import list_del, owner_list
 from numa_service.mm.mmzone import (
-    LRU_INACTIVE_FILE,
     MIGRATE_HIGHATOMIC,
     MIGRATE_ISOLATE,
     MIGRATE_MOVABLE,
@@ -46,18 +42,13 @@ from numa_service.mm.pcp import (
 from numa_service.mm.pgdata import (
     EXPLAIN_ON,
     I64,
-    PG_ACTIVE,
     PG_BUDDY,
-    PG_DIRTY,
     PG_HELD,
     PG_HOLE,
     PG_LRU,
     PG_PCP,
-    PG_REFERENCED,
     PG_RESERVED,
-    PG_SWAPBACKED,
     PG_VISITED,
-    PG_YOUNG,
     TRACE_ON,
     TUNE_WATERMARK,
     U32,
@@ -65,7 +56,7 @@ from numa_service.mm.pgdata import (
     PgData,
 )
 from numa_service.mm.profile import WMARK_FREE_RESERVE, WMARK_PER_ORDER
-from numa_service.mm.swap import activate_page, del_page_from_lru, lru_cache_add
+from numa_service.mm.swap import lru_cache_add
 from numa_service.mm.tracepoints import (
     MM_PAGE_ALLOC,
     MM_PAGE_FREE,
@@ -75,15 +66,12 @@ from numa_service.mm.tracepoints import (
     trace_pages,
 )
 from numa_service.mm.vmstat import (
-    NR_DIRTIED,
-    NR_FILE_DIRTY,
     NUMA_HIT,
     NUMA_INTERLEAVE_HIT,
     NUMA_LOCAL,
     NUMA_MISS,
     NUMA_OTHER,
     PATH_ZONE_SKIPS,
-    PGACTIVATE,
     PGALLOC,
     PGFREE,
 )
@@ -423,80 +411,6 @@ def free_owner_pages(pg: PgData, owner: int, cpu: int) -> int:
 
 
 @kernel
-def touch_pages(
-    pg: PgData, owner: int, pages: I64, indexes: U32, write: bool, gone: npt.NDArray[np.uint8]
-) -> int:
-    """Access pages of a region; `gone` gets 1 where a page is no longer the region's. How many are gone.
-
-    A file page is activated at its second access (mark_page_accessed); an anonymous one gets young and
-    reclaim decides.
-    """
-    nr_gone = 0
-    for i in range(pages.shape[0]):
-        idx = pages[i]
-        if not (0 <= idx < pg.flags.shape[0]):
-            gone[i] = 1
-            nr_gone += 1
-            continue
-        flags = pg.flags[idx]
-        if not flags & PG_LRU or pg.owner[idx] != owner or pg.pgoff[idx] != indexes[i]:
-            gone[i] = 1
-            nr_gone += 1
-            continue
-        gone[i] = 0
-        zone = page_zone(pg, idx)
-        if write and not flags & (PG_DIRTY | PG_SWAPBACKED):
-            flags |= PG_DIRTY
-            pg.node_stat[NR_FILE_DIRTY] += 1
-            pg.node_stat[NR_DIRTIED] += 1
-        if flags & PG_SWAPBACKED:
-            flags |= PG_YOUNG
-        elif not flags & PG_REFERENCED or flags & PG_ACTIVE:
-            flags |= PG_REFERENCED
-        else:
-            activate_page(pg, zone, idx)
-            pg.vm_event[PGACTIVATE] += 1
-            flags = (flags | PG_ACTIVE) & ~PG_REFERENCED
-        pg.flags[idx] = flags
-    return nr_gone
-
-
-@kernel
-def release_region_pages(pg: PgData, owner: int, pages: I64, indexes: U32, cpu: int) -> int:
-    """Free the pages of a region that are still its own; how many were."""
-    freed = 0
-    for i in range(pages.shape[0]):
-        idx = pages[i]
-        if not (0 <= idx < pg.flags.shape[0]):
-            continue
-        if not pg.flags[idx] & PG_LRU or pg.owner[idx] != owner or pg.pgoff[idx] != indexes[i]:
-            continue
-        zone = page_zone(pg, idx)
-        del_page_from_lru(pg, zone, idx)
-        free_prepared_page(pg, zone, cpu, idx, i64(0), flag(False))
-        freed += 1
-    return freed
-
-
-@kernel
-def release_owner_lru_pages(pg: PgData, owner: int, cpu: int) -> int:
-    """Free every LRU page of an owner by a scan of the LRU lists: for owners whose page table is lost."""
-    freed = 0
-    for zone in range(pg.zone_start.shape[0]):
-        for lru in range(LRU_INACTIVE_FILE + 2):
-            head = lru_list(pg, zone, lru)
-            at = i64(pg.next[head])
-            while at != head:
-                after = i64(pg.next[at])
-                if pg.owner[at] == owner:
-                    del_page_from_lru(pg, zone, at)
-                    free_prepared_page(pg, zone, cpu, at, i64(0), flag(False))
-                    freed += 1
-                at = after
-    return freed
-
-
-@kernel
 def take_boosted(pg: PgData) -> bool:
     """Whether a zone's watermarks were boosted since the last look: kswapd is to be woken."""
     boosted = False
@@ -531,6 +445,4 @@ __all__ = [
     "free_pages_bulk",
     "get_pages_from_freelist",
     "page_state",
-    "release_region_pages",
-    "touch_pages",
 ]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from numa_service.mm import page_alloc, vmscan
+from numa_service.mm import memory, page_alloc, vmscan
 from numa_service.mm.buddy import count_free_blocks, free_range, page_zone
 from numa_service.mm.isolation import (
     recount_reserves,
@@ -35,6 +35,7 @@ from numa_service.mm.mmzone import (
 from numa_service.mm.page_alloc import (
     NO_PAGEBLOCK,
 )
+from numa_service.mm.page_table import PageTables
 from numa_service.mm.pcp import PCP_BATCH_SCALE_MAX, free_pcppages_bulk
 from numa_service.mm.pgdat_memory import PgdatMemory, ZoneExtent
 from numa_service.mm.pgdata import (
@@ -49,7 +50,9 @@ from numa_service.mm.pgdata import (
     PCP_ACTIVE,
     PCP_EXPIRE,
     PCP_HIGH_NOW,
+    PG_HELD,
     PG_HOLE,
+    PG_LRU,
     PG_RESERVED,
     SC_LEFT,
     SC_NR_RECLAIMED,
@@ -101,6 +104,9 @@ MAX_RECLAIM_RETRIES = 16
 PAGESET_EXPIRE_TICKS = 3
 
 
+_NO_INDEXES = np.zeros(0, dtype=np.uint32)
+
+
 def _writable(indexes: Indexes) -> Indexes:
     """The same indexes in an array of ours: for a read-only one Numba would compile the kernel anew."""
     return np.array(indexes, dtype=np.uint32)
@@ -147,6 +153,7 @@ class Pgdat(PgdatMemory, PgdatCalls):
         self.base_pfn = start // MAX_ORDER_NR_PAGES * MAX_ORDER_NR_PAGES
         end = max((e for _, e in spans), default=self.base_pfn)
         self._bind(alloc_pgdata(self.base_pfn, end, len(self.zone_names), len(self.all_cpus)))
+        self.tables = PageTables()
         self._scan_control = np.zeros(NR_SCAN_CONTROL, dtype=np.int64)
         self.ram = tuple(ram)
         self.cma_areas = tuple(cma)
@@ -301,17 +308,21 @@ class Pgdat(PgdatMemory, PgdatCalls):
     def free_owner(self, owner: int) -> int:
         """Free all that an owner has here: blocks held by hand, region pages, swap. Pages freed."""
         freed = page_alloc.free_owner_pages(self.pg, owner, -1)
-        if self.pg.owner_pages[owner]:
-            freed += page_alloc.release_owner_lru_pages(self.pg, owner, -1)
+        tables = self.tables
+        directory = tables.directory(owner)
+        if len(directory):
+            freed += memory.zap_pages(self.pg, tables.ptes, directory, owner, _NO_INDEXES, True, -1)
+            tables.free(owner)
         self.pg.reclaim_stat[SWAP_USED] -= self.pg.owner_swap[owner]
         self.pg.owner_swap[owner] = 0
         return int(freed)
 
-    def touch(self, owner: int, pfns: Pfns, indexes: Indexes, write: bool) -> npt.NDArray[np.uint8]:
-        """Access region pages; 1 where the page is no longer the region's."""
-        gone = np.empty(len(pfns), dtype=np.uint8)
-        pages = pfns.view(np.int64) - self.base_pfn
-        page_alloc.touch_pages(self.pg, owner, pages, _writable(indexes), write, gone)
+    def touch(self, owner: int, indexes: Indexes, write: bool) -> npt.NDArray[np.uint8]:
+        """Access region pages; 1 where there is none any more."""
+        gone = np.empty(len(indexes), dtype=np.uint8)
+        tables = self.tables
+        args = tables.ptes, tables.directory(owner), owner, _writable(indexes), write, gone
+        memory.touch_pages(self.pg, *args)
         return gone
 
     def swap_in(self, owner: int, pages: int) -> int:
@@ -322,11 +333,37 @@ class Pgdat(PgdatMemory, PgdatCalls):
         self.pg.vm_event[PSWPIN] += pages
         return pages
 
-    def release(self, owner: int, pfns: Pfns, indexes: Indexes, cpu: int | None) -> int:
-        """Free region pages that are still the region's; pages freed."""
-        pages = pfns.view(np.int64) - self.base_pfn
+    def region_pfns(self, owner: int, indexes: Indexes) -> npt.NDArray[np.int64]:
+        """Where an owner's pages are, by their index in its region; -1 for one that is not here."""
+        pages = self.tables.find(self.pg, owner, _writable(indexes))
+        return np.where(pages < 0, pages, pages + self.base_pfn)
+
+    def release(self, owner: int, indexes: Indexes, cpu: int | None, pfns: Pfns | None = None) -> int:
+        """Free the pages that a region still has at these indexes; pages freed. With `pfns`: only those."""
+        indexes, tables = _writable(indexes), self.tables
+        if pfns is not None:
+            indexes = indexes[self.region_pfns(owner, indexes) == pfns.astype(np.int64)]
         at = -1 if cpu is None else self.cpu_index[cpu]
-        return int(page_alloc.release_region_pages(self.pg, owner, pages, _writable(indexes), at))
+        args = tables.ptes, tables.directory(owner), owner, indexes, False, at
+        return int(memory.zap_pages(self.pg, *args))
+
+    def move_pages(
+        self, owner: int, indexes: Indexes, pfns: Pfns, new_pfns: Pfns, anon: bool, dirty: bool
+    ) -> int:
+        """Move region pages to pages that their owner holds by hand (migrate_pages); how many were moved.
+
+        A page that is not at its place any more stays as it is; the page that it was to move to is freed.
+        """
+        pg = self.pg
+        new = new_pfns.astype(np.int64) - self.base_pfn
+        held = (pg.flags[new] & (PG_HELD | PG_LRU) == PG_HELD) & (pg.owner[new] == owner)
+        moved = held & (self.region_pfns(owner, indexes) == pfns.astype(np.int64))
+        indexes = _writable(indexes[moved])
+        self.release(owner, indexes, None)
+        memory.add_held_to_lru(pg, new[moved], indexes, anon, dirty)
+        self.tables.enter(pg, owner, indexes, new[moved])
+        self.free(None, 0, owner, new_pfns[held & ~moved])
+        return len(indexes)
 
     def count_foreign(self, zone: int, count: int) -> None:
         """numa_foreign: `count` allocations that preferred this zone were served elsewhere."""
@@ -498,11 +535,14 @@ class Pgdat(PgdatMemory, PgdatCalls):
         return path
 
     def digest(self) -> str:
-        """blake2b over the whole state: equal states, equal digests, on any host."""
+        """blake2b over the state, of page tables what counts: equal states, equal digests, on any host."""
         digest = hashlib.blake2b(digest_size=16)
         for name, array in self.pg._asdict().items():
             if name not in SCRATCH_FIELDS:
                 digest.update(array.data)
+        for owner in self.tables.owners():
+            for indexes, pages in self.tables.mapped(self.pg, owner):
+                digest.update(owner.to_bytes(4, "little") + indexes.tobytes() + pages.tobytes())
         return digest.hexdigest()
 
     def snapshot(self) -> NodeSnapshot:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from numa_service.mm import page_alloc
 from numa_service.mm.jit import i64, kernel
+from numa_service.mm.memory import zap_pages
 from numa_service.mm.mmzone import WMARK_HIGH, ZONE_NAMES
 from numa_service.mm.page_alloc import (
     ALLOC_COLD,
@@ -23,6 +24,7 @@ from numa_service.mm.page_alloc import (
     alloc_pages_bulk,
     free_hot_cold_pages,
 )
+from numa_service.mm.page_table import TABLE_SHIFT, PageTables, set_ptes
 from numa_service.mm.pgdata import CALL_WORDS, EXPLAIN_ON, I64, ZONE_BOOSTED_WATERMARK, PgData
 from numa_service.mm.pgref import pgdata_at
 from numa_service.mm.vmstat import NR_FREE_PAGES, NR_PATH
@@ -167,6 +169,7 @@ class PgdatCalls:
     base_pfn: int
     cpu_index: dict[int, int]
     zone_names: tuple[str, ...]
+    tables: PageTables
 
     def _bind(self, pg: PgData) -> None:
         """Have these arrays from now on."""
@@ -234,6 +237,8 @@ class PgdatCalls:
             *zones,
         )
         got, call = serve_alloc(self._address), self._call
+        if lru_kind and got:
+            self._enter(owner, got)
         zones = call[_ZONES_AT : self._report_end].tobytes()
         return (
             self._pfns[: _WORD * got].tobytes(),
@@ -241,6 +246,25 @@ class PgdatCalls:
             call[_BOOSTED_AT] != 0,
             zones,
         )
+
+    def _enter(self, owner: int, got: int) -> None:
+        """Put what was got into the owner's page table.
+
+        Who asks again for an index does not know of the page that it has: the answer that named it was lost.
+        That page is freed.
+        """
+        pg, tables = self.pg, self.tables
+        indexes, pfns = pg.call_indexes[:got], pg.call_pfns[:got]
+        at, last = 0, int(indexes[-1])
+        if last >> TABLE_SHIFT >= len(tables.directory(owner)):
+            tables.make_way(pg, owner, last)
+        while True:
+            args = tables.ptes, tables.ctl, tables.directory(owner), owner, indexes, pfns, self.base_pfn, at
+            at = set_ptes(pg, *args)
+            if at == got:
+                return
+            if not tables.make_way(pg, owner, int(indexes[at])):
+                zap_pages(pg, tables.ptes, tables.directory(owner), owner, indexes[at : at + 1], False, -1)
 
     def look(self, cpu: int, order: int, highest_zoneidx: int, alloc_flags: int, blocks: int = 0) -> bytes:
         """Every zone now, for ``ZoneLook.of``; and what would be compared there, see :meth:`checks`.

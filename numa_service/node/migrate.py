@@ -1,7 +1,8 @@
 """Pages of regions move out of a range that is to be emptied (``mm/migrate.c``: migrate_pages).
 
-Three nodes may take part: the one that loses the page, the one that gets it, and the region's home, whose
-page table has the last word. An entry that changed meanwhile is left alone, and the new page goes back.
+Within a node that is one step of its own. Else three nodes may take part: the one that loses the page, the
+one that gets it, and the region's home, which has the last word on where it is. A page that has gone
+elsewhere meanwhile is left alone, and the new one goes back.
 """
 
 from __future__ import annotations
@@ -111,6 +112,7 @@ def _migrate(
         moving.lru_kind,
         moving.indexes,
         moving.dirty,
+        moving=True,
         unasked=unasked,
     )
     yield from __alloc_pages(node, ac)
@@ -119,11 +121,19 @@ def _migrate(
         new = unpack_pfns(got)
         part = slice(at, at + len(new))
         at += len(new)
-        left += yield from _replace(node, moving, pfns[part], indexes[part], nid, new, unasked)
+        if nid == node.nid:
+            frames = pack_pfns(pfns[part]), got
+            left += node.apply(
+                ops.MigratePages(
+                    moving.owner, moving.lru_kind, moving.dirty, indexes[part].tobytes(), *frames
+                )
+            )
+        else:
+            left += yield from _send(node, moving, pfns[part], indexes[part], nid, new, unasked)
     return left
 
 
-def _replace(
+def _send(
     node: Node,
     moving: Movable,
     old: np.ndarray,
@@ -132,16 +142,19 @@ def _replace(
     new: np.ndarray,
     unasked: dict[int, NodeError],
 ) -> Steps[int]:
-    """Enter new pages in the home's page table instead of the old ones; how many were."""
-    remap = ops.Remap(moving.owner, indexes.tobytes(), node.nid, pack_pfns(old), nid, pack_pfns(new))
-    try:
-        answer = yield from on(node, moving.owner.nid, remap)
-    except PeerUnavailable as away:
-        unasked[moving.owner.nid] = away
-        answer = bytes(len(old))  # its home is away: the page stays where that will look for it
-    entered = np.frombuffer(answer, dtype=np.uint8) != 0
+    """Have the home note that the pages are on another node now; how many of them are."""
+    # reclaim may have been faster: then the home would not know which of the two pages it is told of
+    left = node.pgdat.region_pfns(node.slot_of(moving.owner), indexes) == old
+    entered = np.zeros(len(old), dtype=np.bool_)
+    if left.any():
+        remap = ops.Remap(moving.owner, indexes[left].tobytes(), node.nid, nid)
+        try:
+            answer = yield from on(node, moving.owner.nid, remap)
+            entered[left] = np.frombuffer(answer, dtype=np.uint8) != 0
+        except PeerUnavailable as away:
+            unasked[moving.owner.nid] = away  # the pages stay where it will look for them
     if not entered.all():
-        refused = ops.Release(moving.owner, None, pack_pfns(new[~entered]), indexes[~entered].tobytes())
+        refused = ops.Release(moving.owner, None, indexes[~entered].tobytes(), pack_pfns(new[~entered]))
         # one that is not answered is repeated (rpc/peers.py)
         with contextlib.suppress(PeerUnavailable):
             yield from on(node, nid, refused)

@@ -81,6 +81,8 @@ class AllocContext:
     lru_kind: int = LRU_KIND_NONE
     indexes: bytes = b""
     dirty: bool = False
+    #: Region pages that move: what this node gives is held by hand until the old page has made room for it.
+    moving: bool = False
     interleave: bool = False
     #: Blocks got, in the order of the walk.
     pages: list[tuple[int, bytes]] = field(default_factory=list)
@@ -394,6 +396,7 @@ def _scan_zonelist(
                 recorder.visit(nid, False, None, cached_full=cached_full)
             continue
         here, flags = nid == node.nid, alloc_flags
+        by_hand = here and ac.moving
         if nid != preferred.nid:
             flags &= ~ALLOC_NOFRAGMENT  # locality beats fragmentation, and locality is lost already
         op = ops.Alloc(
@@ -406,9 +409,9 @@ def _scan_zonelist(
             highest_zoneidx=ac.walk.highest_zoneidx,
             alloc_flags=flags,
             numa_how=_numa_how(node, ac, nid),
-            lru_kind=ac.lru_kind,
-            indexes=ac.indexes[4 * ac.got :] if ac.got else ac.indexes,
-            dirty=ac.dirty,
+            lru_kind=LRU_KIND_NONE if by_hand else ac.lru_kind,
+            indexes=b"" if by_hand else ac.indexes[4 * ac.got :] if ac.got else ac.indexes,
+            dirty=ac.dirty and not by_hand,
             explain=recorder is not None,
             report=None if here else node.load.report(nid),
             gfp=ac.gfp,

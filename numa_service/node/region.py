@@ -1,7 +1,7 @@
 """Regions: pageable memory of a session, faulted in page by page (``mm/memory.c``, ``mm/filemap.c``).
 
-The page table is here, the pages are where their zonelist walk ended. A page reclaimed elsewhere is not
-announced: like a TLB that misses, the next access finds that the page is no longer the region's, and faults.
+Here is which node each page is on, where its zonelist walk ended; that node has the page table. A page
+reclaimed there is not announced: like a TLB that misses, the next access finds none, and faults.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import numpy as np
 
 from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
-from numa_service.mm.pgdat import Pfns
 from numa_service.node import ops
 from numa_service.node.ask import Steps, on
 from numa_service.node.cost import Cost
@@ -20,18 +19,15 @@ from numa_service.node.errors import InvalidRequest, LimitExceeded, NodeError, P
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
 from numa_service.node.ops.alloc import MAX_COUNT
-from numa_service.node.ops.region import MAX_REGION_PAGES
+from numa_service.node.ops.fields import MAX_REGION_PAGES
 from numa_service.node.page_alloc import alloc_for_owner, spend, tell
-from numa_service.node.pfns import pack_pfns
 from numa_service.node.prepare import check_cpu
 from numa_service.node.session import Region
 from numa_service.node.unserved import unserved
 
 MAX_REGIONS_PER_SESSION = 1024
-#: Page-table entries of all regions of a node together: 10 bytes each.
+#: Pages of all regions at home on a node together: 2 bytes each, and 4 or more in the table of its node.
 MAX_MAPPED_PAGES = 1 << 26
-#: Pages that one question about a region's page table names: 12 MiB.
-MAX_TABLE_PAGES = 1 << 20
 
 
 @dataclass(slots=True)
@@ -58,7 +54,7 @@ def map_region(node: Node, session: int, lru_kind: int, nr_pages: int, policy: P
         raise InvalidRequest("nr_pages", f"{nr_pages} is not in 1…{MAX_REGION_PAGES}")
     if len(node.session(session).regions) >= MAX_REGIONS_PER_SESSION:
         raise InvalidRequest("session", f"{session} has {MAX_REGIONS_PER_SESSION} regions already")
-    mapped = sum(len(region.pfns) for region in node.regions.values())
+    mapped = sum(len(region.nids) for region in node.regions.values())
     if mapped + nr_pages > MAX_MAPPED_PAGES:
         raise LimitExceeded(f"node {node.nid} maps {mapped} pages already, at most {MAX_MAPPED_PAGES}")
     return node.apply(ops.MapRegion(session, lru_kind, nr_pages, (int(policy.mode), policy.nodes)))
@@ -75,8 +71,8 @@ def touch_region(
     check_cpu(node.pgdat, cpu)
     if not 1 <= count <= MAX_COUNT:
         raise InvalidRequest("count", f"{count} is not in 1…{MAX_COUNT}")
-    if not 0 <= first <= len(region.pfns) - count:
-        raise InvalidRequest("first_page", f"pages {first}…{first + count - 1} of {len(region.pfns)}")
+    if not 0 <= first <= len(region.nids) - count:
+        raise InvalidRequest("first_page", f"pages {first}…{first + count - 1} of {len(region.nids)}")
     result = Touched()
     wanted = np.arange(first, first + count, dtype=np.uint32)
     refused = yield from touch_pages(node, region, wanted, write, cpu, result)
@@ -102,20 +98,22 @@ def touch_pages(
 def _access(
     node: Node, region: Region, wanted: np.ndarray, write: bool, result: Touched
 ) -> Steps[tuple[np.ndarray, int]]:
-    """Touch the pages where the table says they are; which are not, and how many of those must be re-read."""
+    """Touch the pages on the nodes that got them; which are gone, and how many of those must be re-read."""
     owner = node.owner(region.id)
     nids = region.nids[wanted]
     missing = [wanted[nids == 0]]
     reread = 0
-    for entry in np.unique(nids[nids > 0]).tolist():
-        nid = entry - 1
+    for nid in np.flatnonzero(np.bincount(nids)[1:]).tolist():
+        entry = nid + 1
         there = wanted[nids == entry]
         report = node.load.report(nid) if nid != node.nid else None
-        op = ops.Touch(owner, pack_pfns(region.pfns[there]), there.tobytes(), write, report)
+        op = ops.Touch(owner, there.tobytes(), write, report)
         try:
             touched = yield from on(node, nid, op)
         except PeerUnavailable:
-            # the node is down: what it held is lost with it, as with a pulled DIMM
+            # the node is down: what it held is lost with it, as with a pulled DIMM. If it was only not heard,
+            # it frees them when it is: they fault in elsewhere now, and no page of a region is there twice
+            yield from tell(node, nid, ops.Release(owner, None, there.tobytes()))
             missing.append(there)
             continue
         if nid != node.nid:
@@ -127,7 +125,8 @@ def _access(
         result.cost.add_access(node.load, nid, int((~gone).sum()), touched.wait_ns, write)
         missing.append(there[gone])
         reread += int(gone.sum()) if region.lru_kind == LRU_KIND_FILE else touched.swapped_in
-    return np.sort(np.concatenate(missing)), reread
+    # each is ascending: merged, not sorted
+    return np.sort(np.concatenate(missing), kind="stable"), reread
 
 
 def _fault(
@@ -139,7 +138,7 @@ def _fault(
     cpu: int,
     result: Touched,
 ) -> Steps[int]:
-    """Give the missing pages memory, by the region's policy, and enter them into the page table.
+    """Give the missing pages memory, by the region's policy, and note where it is.
 
     How many found none.
     """
@@ -164,16 +163,16 @@ def _fault(
         blocks = len(pfns) // 8
         filled = missing[at : at + blocks].astype("<u4").tobytes()
         if alive:
-            node.apply(ops.FillRegion(region.id, nid, pfns, filled))
+            node.apply(ops.FillRegion(region.id, nid, filled))
         else:
             # one that is away is told later (rpc/peers.py)
-            yield from tell(node, nid, ops.Release(owner, None, pfns, filled))
+            yield from tell(node, nid, ops.Release(owner, None, filled))
         result.placement[nid] = result.placement.get(nid, 0) + blocks
         at += blocks
     for nid in allocation.unasked:
         if alive and nid != node.nid:
             # it may have given pages without being heard: the region's end is to free them
-            node.apply(ops.FillRegion(region.id, nid, b"", b""))
+            node.apply(ops.FillRegion(region.id, nid, b""))
     node.region(region.session, region.id)  # unmapped while a peer was asked: NotFound
     major = min(at, reread)
     if region.lru_kind == LRU_KIND_FILE and not write:
@@ -200,17 +199,8 @@ def _unmap(node: Node, region_id: int) -> Steps[int]:
     region = node.regions[region_id]
     owner = node.owner(region_id)
     for nid in sorted(region.holdings):
-        at = np.flatnonzero(region.nids == nid + 1).astype("<u4")
-        pfns: Pfns = region.pfns[at]
         try:
-            while len(at) > MAX_TABLE_PAGES:
-                # a page table larger than a message
-                some = ops.Release(
-                    owner, None, pack_pfns(pfns[:MAX_TABLE_PAGES]), at[:MAX_TABLE_PAGES].tobytes()
-                )
-                freed += yield from on(node, nid, some)
-                at, pfns = at[MAX_TABLE_PAGES:], pfns[MAX_TABLE_PAGES:]
-            freed += yield from on(node, nid, ops.FreeOwner(owner, pack_pfns(pfns), at.tobytes()))
+            freed += yield from on(node, nid, ops.FreeOwner(owner))
         except PeerUnavailable:
             continue  # it frees what dead or unknown owners hold when it is back
     if region_id in node.regions:

@@ -56,7 +56,7 @@ class Session:
 
 @dataclass(slots=True)
 class Region:
-    """Pageable memory of a session: its page table."""
+    """Pageable memory of a session, and which node each page is on; the page tables are there."""
 
     id: int
     session: int
@@ -64,18 +64,17 @@ class Region:
     policy: tuple[int, tuple[int, ...]]
     #: nid + 1 of the node where each page was put; 0 = never faulted in. The page may be gone since.
     nids: npt.NDArray[np.uint16]
-    pfns: npt.NDArray[np.uint64]
     #: Nodes, beside this one, that were ever given pages of it: what is in swap there is in no table.
     holdings: set[int] = field(default_factory=set)
 
     def dump(self) -> list[Any]:
         """All of it as plain data; see :meth:`load`."""
-        table = self.nids.tobytes(), self.pfns.tobytes()
-        return [self.id, self.session, self.lru_kind, self.policy, *table, sorted(self.holdings)]
+        fixed = self.id, self.session, self.lru_kind, self.policy
+        return [*fixed, self.nids.tobytes(), sorted(self.holdings)]
 
     @classmethod
     def load(cls, dumped: list[Any]) -> Region:
         """Inverse of :meth:`dump`."""
-        id, session, lru_kind, (mode, nodes), nids, pfns, holdings = dumped
-        table = np.frombuffer(nids, np.uint16).copy(), np.frombuffer(pfns, np.uint64).copy()
-        return cls(id, session, lru_kind, (mode, tuple(nodes)), *table, set(holdings))
+        id, session, lru_kind, (mode, nodes), nids, holdings = dumped
+        where = np.frombuffer(nids, np.uint16).copy()
+        return cls(id, session, lru_kind, (mode, tuple(nodes)), where, set(holdings))

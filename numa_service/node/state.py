@@ -244,5 +244,4 @@ class NodeState:
             fixed = (region.id, region.session, region.lru_kind, region.policy, sorted(region.holdings))
             digest.update(repr(fixed).encode())
             digest.update(region.nids.tobytes())
-            digest.update(region.pfns.tobytes())
         return digest.hexdigest()

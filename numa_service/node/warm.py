@@ -70,10 +70,11 @@ def warm_beside() -> None:
     cpu = next(iter(pgdat.cpu_index))
     with contextlib.suppress(BadPageError):  # nobody holds the first page
         pgdat.free_packed(cpu, 0, 1, bytes(8))
-    pfns, indexes = np.zeros(0, np.uint64), np.zeros(0, np.uint32)
-    pgdat.release(1, pfns, indexes, cpu)
-    pgdat.touch(1, pfns, indexes, False)
+    indexes = np.zeros(0, np.uint32)
+    pgdat.release(1, indexes, cpu)
+    pgdat.touch(1, indexes, False)
     pgdat.free_owner(1)
+    pgdat.move_pages(1, indexes, indexes.astype(np.uint64), indexes.astype(np.uint64), False, False)
     pgdat.look(cpu, 0, 0, 0)
 
 
@@ -100,6 +101,7 @@ def _hotplug() -> None:
     _run(nodes, touch_region(node, session, region, 0, 1024, True, node.pgdat.cpus[0]))
     start, _ = _run(nodes, cma_alloc(node, session, 0, 3))
     node.apply(ops.Free(node.owner(session), None, 0, start.to_bytes(8, "little")))
+    node.apply(ops.MigratePages(node.owner(region), LRU_KIND_ANON, False, b"", b"", b""))
     for block in memory_blocks(nodes[2]):
         for state in ("offline", "online_movable"):
             with contextlib.suppress(Busy, InvalidRequest):
@@ -131,7 +133,6 @@ def _exercise() -> PgData:
                 _run(nodes, touch_region(node, session, region, first, 4096, write, cpu))
                 for other in nodes.values():
                     run_kswapd(other)
-    nodes[1].apply(ops.FreeOwner(node.owner(region)))  # without its page table: every list is searched
     _run(nodes, unmap_region(node, session, region))
 
     request = AllocRequest(session, GFP_KERNEL, 0, 4096, cpu, Policy(), partial=True)

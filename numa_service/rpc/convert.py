@@ -301,16 +301,13 @@ def _release(op: ops.Release, request_id: str) -> Question:
 
 
 def _free_owner(op: ops.FreeOwner, request_id: str) -> Question:
-    return zonelist_pb2.ReleaseOwnerRequest(
-        request_id=request_id, owner=_owner(op.owner), pfns=op.pfns, indexes=op.indexes
-    )
+    return zonelist_pb2.ReleaseOwnerRequest(request_id=request_id, owner=_owner(op.owner))
 
 
 def _touch(op: ops.Touch, request_id: str) -> Question:
     return zonelist_pb2.TouchRequest(
         request_id=request_id,
         owner=_owner(op.owner),
-        pfns=op.pfns,
         indexes=op.indexes,
         write=op.write,
         report=_report(op.report),
@@ -378,9 +375,7 @@ WIRE: dict[type[Tagged[Any]], Wire] = {
             owner=_owner(op.owner),
             indexes=op.indexes,
             from_node=op.from_nid,
-            from_pfns=op.from_pfns,
             to_node=op.to_nid,
-            to_pfns=op.to_pfns,
         ),
         lambda m: m.entered,
         lambda entered: zonelist_pb2.RemapResponse(entered=entered),
@@ -447,18 +442,18 @@ def _(m: zonelist_pb2.LookupRequest) -> Op[Any]:
 @op_of.register
 def _(m: zonelist_pb2.ReleaseRequest) -> Op[Any]:
     if m.HasField("indexes"):
-        return ops.Release(_owner_of(m.owner), None, m.pfns, m.indexes)
+        return ops.Release(_owner_of(m.owner), None, m.indexes, m.pfns)
     return ops.Free(_owner_of(m.owner), m.cpu, m.order, m.pfns)
 
 
 @op_of.register
 def _(m: zonelist_pb2.ReleaseOwnerRequest) -> Op[Any]:
-    return ops.FreeOwner(_owner_of(m.owner), m.pfns, m.indexes)
+    return ops.FreeOwner(_owner_of(m.owner))
 
 
 @op_of.register
 def _(m: zonelist_pb2.TouchRequest) -> Op[Any]:
-    return ops.Touch(_owner_of(m.owner), m.pfns, m.indexes, m.write, _report_of(m))
+    return ops.Touch(_owner_of(m.owner), m.indexes, m.write, _report_of(m))
 
 
 @op_of.register
@@ -483,7 +478,7 @@ def _(m: zonelist_pb2.CountForeignRequest) -> Op[Any]:
 
 @op_of.register
 def _(m: zonelist_pb2.RemapRequest) -> Op[Any]:
-    return ops.Remap(_owner_of(m.owner), m.indexes, m.from_node, m.from_pfns, m.to_node, m.to_pfns)
+    return ops.Remap(_owner_of(m.owner), m.indexes, m.from_node, m.to_node)
 
 
 @op_of.register

@@ -15,7 +15,7 @@ from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.node.errors import InvalidRequest
 from numa_service.node.mempolicy import Policy, PolicyMode, policy_walk
 from numa_service.node.node import Node
-from numa_service.node.ops.region import MAX_REGION_PAGES
+from numa_service.node.ops.fields import MAX_REGION_PAGES
 from numa_service.workload.distributions import check_distribution
 from numa_service.workload.patterns import check_pattern
 

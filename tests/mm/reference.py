@@ -686,9 +686,8 @@ class ReferenceNode:
 
     def free_owner(self, owner: int) -> int:
         freed = self.free(None, list(self.by_hand.get(owner, ())))
-        for key in sorted(self.lru):
-            freed += self.free(None, [pfn for pfn in self.lru[key] if self.held[pfn].owner == owner])
-        return freed
+        pages = [pfn for pfns in self.lru.values() for pfn in pfns if self.held[pfn].owner == owner]
+        return freed + self.free(None, sorted(pages, key=lambda pfn: self.held[pfn].index))
 
     def drain(self) -> None:
         for cpu in sorted(next(iter(self.zones.values())).pagesets):

@@ -282,7 +282,7 @@ class Pair:
         block = self.reference.held[pfns[0]]
         if block.lru:
             indexes = np.array([self.reference.held[pfn].index for pfn in pfns], dtype=np.uint32)
-            freed = self.model.release(block.owner, np.array(pfns, dtype=np.uint64), indexes, cpu)
+            freed = self.model.release(block.owner, indexes, cpu)
         else:
             freed = self.model.free(cpu, block.order, block.owner, np.array(pfns, dtype=np.uint64), cold)
         assert freed == self.reference.free(cpu, pfns, cold and not block.lru)

@@ -12,6 +12,7 @@ from numa_service.mm.invariants import check_pgdat
 from numa_service.mm.lists import free_list, lru_list, owner_list, pcp_list
 from numa_service.mm.mmzone import MIGRATE_MOVABLE, NR_ORDERS, WMARK_LOW
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE, NUMA_HOW_HIT
+from numa_service.mm.page_table import NR_TABLES, PTRS_PER_TABLE, TABLE_SHIFT
 from numa_service.mm.pgdat import Pgdat
 from numa_service.mm.pgdata import (
     PG_ACTIVE,
@@ -33,7 +34,7 @@ def used_node() -> Pgdat:
     node = one_zone(reserved=37, swap=100)
 
     def take(order: int, count: int, owner: int, kind: int = 0) -> None:
-        indexes = np.arange(count if kind else 0, dtype=np.uint32)
+        indexes = np.arange(count if kind else 0, dtype=np.uint32) + np.uint32(1000 * kind)
         got = node.alloc(
             [NORMAL], 0, order, count, MIGRATE_MOVABLE, NORMAL, WMARK_LOW, NUMA_HOW_HIT, owner, kind, indexes
         )
@@ -179,6 +180,24 @@ def page_on_the_wrong_lru(node: Pgdat) -> None:
     node.pg.flags[np.flatnonzero(node.pg.flags & PG_LRU)[0]] |= PG_ACTIVE
 
 
+def entry_gone(node: Pgdat) -> None:
+    tables = node.tables
+    tables.ptes[tables.directory(REGION)[1000 >> TABLE_SHIFT], 1000 % PTRS_PER_TABLE] = 0
+
+
+def entry_beyond_the_node(node: Pgdat) -> None:
+    tables = node.tables
+    tables.ptes[tables.directory(REGION)[1000 >> TABLE_SHIFT], 0] = len(node.pg.flags) + 1
+
+
+def table_of_two(node: Pgdat) -> None:
+    node.tables.directory(REGION)[0] = node.tables.directory(REGION)[1000 >> TABLE_SHIFT]
+
+
+def table_lost(node: Pgdat) -> None:
+    node.tables.ctl[NR_TABLES] += 1
+
+
 def page_on_no_lru(node: Pgdat) -> None:
     node.pg.flags[held_block(node)] |= PG_LRU
 
@@ -229,6 +248,10 @@ def negative_counter(node: Pgdat) -> None:
         (reserved_page, "a reserved page was given out"),
         (lru_counter, "LRU zone 2 list 2: counter differs from 64 pages"),
         (page_on_the_wrong_lru, "a page belongs on another list"),
+        (entry_gone, "owner slot 3, index 1000"),
+        (entry_beyond_the_node, "owner slot 3: its page table names no page of this node"),
+        (table_of_two, "a table of pages is in two places, or in none"),
+        (table_lost, "a table of pages is in two places, or in none"),
         (page_on_no_lru, "a page marked LRU is on no LRU list"),
         (placed_but_not_near, "numa_hit + numa_miss differs from local_node + other_node"),
         (swap_nobody_owns, "swap: 1 of 100 pages used, owners have 0"),

@@ -40,9 +40,9 @@ def _warm() -> None:
     for owner, kind in ((2, LRU_KIND_ANON), (3, LRU_KIND_FILE)):
         # as they come off the wire: not writable
         indexes = np.frombuffer(np.arange(200, dtype=np.uint32).tobytes(), dtype=np.uint32)
-        got = node.alloc([NORMAL], 0, 0, 200, 1, NORMAL, WMARK_LOW, NUMA_HOW_HIT, owner, kind, indexes, True)
-        node.touch(owner, got, indexes, True)
-        node.release(owner, got[:50], indexes[:50], None)
+        node.alloc([NORMAL], 0, 0, 200, 1, NORMAL, WMARK_LOW, NUMA_HOW_HIT, owner, kind, indexes, True)
+        node.touch(owner, indexes, True)
+        node.release(owner, indexes[:50], None)
     for priority in (1, 0):
         node.shrink(NORMAL, priority, 1000)
     node.wakeup_kswapd(0, NORMAL)

@@ -199,9 +199,12 @@ def test_region_pages_that_are_somebody_elses_are_left_alone() -> None:
     pages = take(node, 0, 8, lru=LRU_KIND_FILE)
     indexes = np.arange(8, dtype=np.uint32)
     before = node.digest()
-    assert node.release(YOURS, pages, indexes, 0) == 0
-    assert node.release(MINE, pages, indexes + np.uint32(1), 0) == 0
-    assert node.release(MINE, pages + np.uint64(1 << 40), indexes, 0) == 0
+    assert node.release(YOURS, indexes, 0) == 0
+    assert node.release(MINE, indexes + np.uint32(8), 0) == 0
+    assert node.release(MINE, indexes + np.uint32(1 << 31), 0) == 0
+    for others in (pages + np.uint64(1 << 40), pages[::-1]):
+        assert node.release(MINE, indexes, 0, others) == 0
     assert node.digest() == before
-    assert node.release(MINE, pages, indexes, 0) == 8
-    assert node.release(MINE, pages, indexes, 0) == 0
+    assert node.release(MINE, indexes[:3], 0, pages[:3]) == 3
+    assert node.release(MINE, indexes, 0) == 5
+    assert node.release(MINE, indexes, 0) == 0

@@ -19,7 +19,7 @@ from numa_service.mm.mmzone import (
     WMARK_MIN,
 )
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE, NUMA_HOW_HIT
-from numa_service.mm.pgdat import Pfns, Pgdat
+from numa_service.mm.pgdat import Pgdat
 from numa_service.mm.pgdata import ANON_COST, FILE_COST, SC_TARGETS, SWAP_USED
 from numa_service.mm.profile import LINUX_3_0, LINUX_6_1, LINUX_6_12, Profile
 from numa_service.mm.vmscan import NO_LIMIT, ROUND_PAGES, kswapd_target
@@ -51,7 +51,7 @@ from numa_service.mm.vmstat import (
 CACHE, HEAP = 1, 2
 
 
-def fill(node: Pgdat, owner: int, kind: int, pages: int, *, dirty: bool = False) -> Pfns:
+def fill(node: Pgdat, owner: int, kind: int, pages: int, *, dirty: bool = False) -> None:
     got = node.alloc(
         [NORMAL],
         None,
@@ -63,11 +63,10 @@ def fill(node: Pgdat, owner: int, kind: int, pages: int, *, dirty: bool = False)
         NUMA_HOW_HIT,
         owner,
         kind,
-        np.arange(pages, dtype=np.uint32),
+        np.arange(pages, dtype=np.uint32) + np.uint32(node.pg.owner_pages[owner]),
         dirty,
     )
     assert len(got) == pages
-    return got
 
 
 def on_lru(node: Pgdat, lru: int) -> int:
@@ -111,20 +110,20 @@ def test_plentiful_page_cache_goes_before_anonymous_memory() -> None:
 
 def test_the_oldest_page_goes_first() -> None:
     node = one_zone()
-    pages = fill(node, CACHE, LRU_KIND_FILE, 64)
+    fill(node, CACHE, LRU_KIND_FILE, 64)
     _, reclaimed = shrink(node, 2)
     assert reclaimed == 16
-    gone = node.touch(CACHE, pages, np.arange(64, dtype=np.uint32), False)
+    gone = node.touch(CACHE, np.arange(64, dtype=np.uint32), False)
     assert gone.tolist() == [1] * 16 + [0] * 48
 
 
 def test_a_second_access_moves_a_file_page_to_the_active_list() -> None:
     node = one_zone()
-    pages = fill(node, CACHE, LRU_KIND_FILE, 100)
+    fill(node, CACHE, LRU_KIND_FILE, 100)
     indexes = np.arange(100, dtype=np.uint32)
-    node.touch(CACHE, pages, indexes, False)
+    node.touch(CACHE, indexes, False)
     assert on_lru(node, LRU_ACTIVE_FILE) == 0
-    node.touch(CACHE, pages[:40], indexes[:40], False)
+    node.touch(CACHE, indexes[:40], False)
     assert on_lru(node, LRU_ACTIVE_FILE) == 40
     assert check_pgdat(node) == []
 
@@ -165,7 +164,7 @@ def test_dirty_pages_among_clean_ones_get_out_of_the_way(profile: Profile, by_ks
 
 def test_a_batch_of_dirty_pages_alone_wakes_the_flushers_and_is_taken_next() -> None:
     node = one_zone()
-    pages = fill(node, CACHE, LRU_KIND_FILE, 64, dirty=True)
+    fill(node, CACHE, LRU_KIND_FILE, 64, dirty=True)
     assert shrink(node, 1) == (32, 0)
     assert (on_lru(node, LRU_INACTIVE_FILE), on_lru(node, LRU_ACTIVE_FILE)) == (64, 0)
     assert node.pg.node_stat[NR_FILE_DIRTY] == 32
@@ -176,7 +175,7 @@ def test_a_batch_of_dirty_pages_alone_wakes_the_flushers_and_is_taken_next() -> 
     # nobody waits for the flushers
     assert not node.take_path()[[PATH_FILE_IO, PATH_SWAPPED]].any()
     assert shrink(node, 3) == (8, 8)
-    gone = node.touch(CACHE, pages, np.arange(64, dtype=np.uint32), False)
+    gone = node.touch(CACHE, np.arange(64, dtype=np.uint32), False)
     assert gone.tolist() == [1] * 8 + [0] * 56
 
 
@@ -198,8 +197,8 @@ def test_no_mix_of_dirty_and_clean_pages_stops_reclaim(clean: int) -> None:
 
 def test_a_dirty_page_that_was_read_gets_one_more_round() -> None:
     node = one_zone(profile=LINUX_3_0)
-    pages = fill(node, CACHE, LRU_KIND_FILE, 32, dirty=True)
-    node.touch(CACHE, pages, np.arange(32, dtype=np.uint32), False)
+    fill(node, CACHE, LRU_KIND_FILE, 32, dirty=True)
+    node.touch(CACHE, np.arange(32, dtype=np.uint32), False)
     assert shrink(node, 0)[1] == 0
     assert shrink(node, 0)[1] == 32
 
@@ -212,28 +211,28 @@ def test_without_swap_anonymous_memory_is_not_even_scanned() -> None:
 
 def test_an_anonymous_page_is_spared_once_and_activated_when_it_is_used_again() -> None:
     node = one_zone(swap=4096)
-    pages = fill(node, HEAP, LRU_KIND_ANON, 32)
+    fill(node, HEAP, LRU_KIND_ANON, 32)
     assert shrink(node, 0) == (32, 0)
     assert event(node, PGACTIVATE) == 0
     indexes = np.arange(32, dtype=np.uint32)
-    node.touch(HEAP, pages[:10], indexes[:10], True)
+    node.touch(HEAP, indexes[:10], True)
     assert shrink(node, 0) == (32, 22)
     assert event(node, PGACTIVATE) == 10
-    assert node.touch(HEAP, pages, indexes, False).tolist() == [0] * 10 + [1] * 22
+    assert node.touch(HEAP, indexes, False).tolist() == [0] * 10 + [1] * 22
 
 
 def test_a_page_that_was_active_is_soon_active_again() -> None:
     """Deactivation does not take the mark away, so that one more access is enough."""
     node = one_zone()
-    pages = fill(node, CACHE, LRU_KIND_FILE, 100)
+    fill(node, CACHE, LRU_KIND_FILE, 100)
     indexes = np.arange(100, dtype=np.uint32)
     for _ in range(3):
-        node.touch(CACHE, pages, indexes, False)
+        node.touch(CACHE, indexes, False)
     shrink(node, 2)
     assert 0 < on_lru(node, LRU_INACTIVE_FILE) < 100
     activated = event(node, PGACTIVATE)
     assert activated == 100
-    node.touch(CACHE, pages, indexes, False)
+    node.touch(CACHE, indexes, False)
     assert on_lru(node, LRU_INACTIVE_FILE) == 0
     assert event(node, PGACTIVATE) > activated
 
@@ -290,10 +289,10 @@ def test_at_priority_0_both_sides_are_scanned_whole() -> None:
 def test_swappiness_splits_the_scan(swappiness: int, anon: int) -> None:
     node = one_zone(swap=4096, swappiness=swappiness)
     fill(node, HEAP, LRU_KIND_ANON, 2000)
-    pages = fill(node, CACHE, LRU_KIND_FILE, 4000)
+    fill(node, CACHE, LRU_KIND_FILE, 4000)
     indexes = np.arange(4000, dtype=np.uint32)
     for _ in range(2):  # page cache that is mostly active: no cache_trim_mode
-        node.touch(CACHE, pages[:2100], indexes[:2100], False)
+        node.touch(CACHE, indexes[:2100], False)
     before = event(node, PGSCAN_DIRECT)
     scanned, _ = shrink(node, 1)
     file_scanned = 950 * (200 - swappiness) // 200
@@ -326,10 +325,10 @@ def test_only_what_is_written_costs() -> None:
 
 def test_active_pages_go_back_when_the_inactive_list_is_low() -> None:
     node = one_zone()
-    pages = fill(node, CACHE, LRU_KIND_FILE, 1000)
+    fill(node, CACHE, LRU_KIND_FILE, 1000)
     indexes = np.arange(1000, dtype=np.uint32)
     for _ in range(2):
-        node.touch(CACHE, pages, indexes, False)
+        node.touch(CACHE, indexes, False)
     assert on_lru(node, LRU_INACTIVE_FILE) == 0
     shrink(node, 1)
     assert on_lru(node, LRU_INACTIVE_FILE) > 0
@@ -411,10 +410,10 @@ def test_a_pass_with_enough_scans_both_sides_in_proportion() -> None:
     """The side with less left is given up; the other is scanned no further than its share."""
     node = one_zone(swap=8192, swappiness=100, marks=(64, 80, 96))
     fill(node, HEAP, LRU_KIND_ANON, 2000)
-    pages = fill(node, CACHE, LRU_KIND_FILE, 4200)
+    fill(node, CACHE, LRU_KIND_FILE, 4200)
     indexes = np.arange(4200, dtype=np.uint32)
     for _ in range(2):  # page cache that is mostly active: no cache_trim_mode
-        node.touch(CACHE, pages[:2200], indexes[:2200], False)
+        node.touch(CACHE, indexes[:2200], False)
     node.begin_kswapd_pass(NORMAL, 1, True)
     # half of either list at priority 1, half of that at this swappiness
     assert node.pg.scan_control[SC_TARGETS : SC_TARGETS + 4].tolist() == [500, 0, 500, 550]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from node.asking import Asking, bind
+from node.page_tables import pfns_of
 
 from numa_service.mm.page_alloc import ALLOC_WMARK_MIN, LRU_KIND_FILE
 from numa_service.mm.pgdata import KSWAPD_FAILURES
@@ -221,12 +222,13 @@ def test_page_of_a_region() -> None:
     asking = Asking()
     asking.read_file(3, bind(0))
     region = next(iter(asking.home.regions.values()))
-    pages = [page_view(asking.home, int(pfn)) for pfn in region.pfns]
+    pfns = pfns_of({0: asking.home}, 0, region.id).tolist()
+    pages = [page_view(asking.home, pfn) for pfn in pfns]
     assert [page.index for page in pages] == [0, 1, 2]
     assert {page.mapping for page in pages} == {f"0.1.{region.id}"}
     assert {page._mapcount for page in pages} == {0}
     # a new page goes to the head of its list
-    assert pages[1].lru == (f"{int(region.pfns[0]):#x}", f"{int(region.pfns[2]):#x}")
+    assert pages[1].lru == (f"{pfns[0]:#x}", f"{pfns[2]:#x}")
     assert pages[0].lru is not None
     assert pages[0].lru[0] == "lru DMA32 inactive_file"
 

@@ -87,8 +87,8 @@ def test_what_is_logged_is_read_back(kind: type[Op[Any]]) -> None:
         msgpack.packb(["interleave", 1]),
         msgpack.packb(["interleave", 1, "2"]),
         msgpack.packb(["interleave", True, 2]),
-        msgpack.packb(["free_owner", [0, 1], b"", b""]),
-        msgpack.packb(["free_owner", [0, 1, 2], "", b""]),
+        msgpack.packb(["free_owner", [0, 1]]),
+        msgpack.packb(["release", [0, 1, 2], None, "", b""]),
         ops.encode(ops.Rest()) + b"\x00",
     ],
 )

@@ -11,7 +11,7 @@ from numa_service.node import ops
 from numa_service.node.errors import InvalidRequest, LimitExceeded, NotFound, Precondition
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
-from numa_service.node.ops.region import MAX_REGION_PAGES
+from numa_service.node.ops.fields import MAX_REGION_PAGES
 from numa_service.node.region import close_session, map_region, touch_region, unmap_region
 
 SPEC = load("demo")

@@ -56,7 +56,7 @@ async def test_a_lookup_carries_the_report_and_brings_the_wait(demo: Loopback, c
 
 @pytest.mark.parametrize("report", [None, Report(1, 2**40, 2**50)])
 def test_a_report_on_the_wire(report: Report | None) -> None:
-    op = ops.Touch(Owner(0, 1, 2), bytes(8), bytes(4), False, report)
+    op = ops.Touch(Owner(0, 1, 2), bytes(4), False, report)
     question = WIRE[ops.Touch].request(op, "r")
     assert op_of(type(question).FromString(question.SerializeToString())) == op
     answer = WIRE[ops.Touch].response(ops.TouchResult(b"\0", 0, (), 77))
@@ -65,7 +65,7 @@ def test_a_report_on_the_wire(report: Report | None) -> None:
 
 @pytest.mark.parametrize(("nid", "reason"), [(2, "2 is this node"), (9, "there is no node 9")])
 def test_a_report_is_of_another_node(demo: Loopback, nid: int, reason: str) -> None:
-    op = ops.Touch(Owner(0, 1, 2), b"", b"", False, Report(nid, 1, 1))
+    op = ops.Touch(Owner(0, 1, 2), b"", False, Report(nid, 1, 1))
     with pytest.raises(errors.InvalidRequest, match=reason):
         check_asked(demo.node(2), op)
 

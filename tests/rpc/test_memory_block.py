@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 from loopback import Loopback
+from node.page_tables import pfns_of
 from numa_client import (
     AsyncMachine,
     AsyncSession,
@@ -33,15 +34,16 @@ async def test_a_block_goes_with_its_pages_moved_and_every_node_told(
     async with client.session(node=0) as session:
         region = await session.map_region("anon", 60_000, policy=Policy.bind(2))
         await region.touch(0, 60_000, write=True)
-        table = next(iter(demo.servers[0].node.regions.values()))
-        there = table.pfns // MEMORY_BLOCK_PAGES == BLOCK
+        nodes = {nid: server.node for nid, server in demo.servers.items()}
+        table = next(iter(nodes[0].regions.values()))
+        there = pfns_of(nodes, 0, table.id) // MEMORY_BLOCK_PAGES == BLOCK
         assert there.any()
         before = await client.node(2)
         await client.change_memory_block(BLOCK, "offline")
         after = await client.node(2)
         [was], [now] = before.zones, after.zones
         assert now.present_pages == was.present_pages - MEMORY_BLOCK_PAGES
-        assert not ((table.pfns // MEMORY_BLOCK_PAGES == BLOCK) & (table.nids == 3)).any()
+        assert not (pfns_of(nodes, 0, table.id) // MEMORY_BLOCK_PAGES == BLOCK).any()
         assert set(table.nids[there].tolist()) <= {1, 2}
         kbytes = {server.node.machine.sysctls.min_free_kbytes for server in demo.servers.values()}
         assert len(kbytes) == 1

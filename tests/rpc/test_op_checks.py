@@ -38,13 +38,11 @@ PLAIN: dict[str, Message] = {
     ),
     "Release": pb2.ReleaseRequest(owner=OWNER, pfns=bytes(8)),
     "ReleaseOwner": pb2.ReleaseOwnerRequest(owner=OWNER),
-    "Touch": pb2.TouchRequest(owner=OWNER, pfns=bytes(8), indexes=bytes(4)),
+    "Touch": pb2.TouchRequest(owner=OWNER, indexes=bytes(4)),
     "WakeKswapd": pb2.WakeKswapdRequest(highest_zoneidx=2),
     "Reclaim": pb2.ReclaimRequest(highest_zoneidx=2, priority=DEF_PRIORITY, nr_to_reclaim_pages=32),
     "Drain": pb2.DrainRequest(zones=[2]),
-    "Remap": pb2.RemapRequest(
-        owner=OWNER, indexes=bytes(4), from_node=0, from_pfns=bytes(8), to_node=2, to_pfns=bytes(8)
-    ),
+    "Remap": pb2.RemapRequest(owner=OWNER, indexes=bytes(4), from_node=0, to_node=2),
     "MemoryNotify": pb2.MemoryNotifyRequest(
         node=2, online=True, zones=[pb2.PresentZone(zone=2, present_pages=4096, managed_pages=4096)]
     ),
@@ -157,7 +155,7 @@ IMPOSSIBLE = [Report(0, 2**63, 1), Report(0, 10**9, 2**63), Report(0, 1 << 40, 1
 
 @pytest.mark.parametrize("report", IMPOSSIBLE)
 def test_a_report_that_no_node_can_make_is_refused(report: Report) -> None:
-    op = ops.Touch(Owner(0, 1, 7), b"", b"", False, report)
+    op = ops.Touch(Owner(0, 1, 7), b"", False, report)
     with pytest.raises(InvalidRequest, match=r"report\.(window_ns|moved_bytes)"):
         check_asked(Node.boot(SPEC, 1), op)
 
@@ -199,7 +197,7 @@ def test_much_in_no_time_is_as_much_as_the_time_can_hold() -> None:
 
 def test_an_empty_release_is_of_region_pages() -> None:
     owner = Owner(0, 1, 7)
-    for op in (ops.Release(owner, None, b"", b""), ops.Free(owner, 1, 3, b"")):
+    for op in (ops.Release(owner, None, b""), ops.Free(owner, 1, 3, b"")):
         question = WIRE[type(op)].request(op, "r")
         assert op_of(type(question).FromString(question.SerializeToString())) == op
 

@@ -51,7 +51,9 @@ async def test_run_prints_what_came_of_it(demo: Loopback) -> None:
 
 
 async def test_json(demo: Loopback) -> None:
-    code, out, err = await run("run", "fork-storm", "--target", demo.address, "--seed", "9", "--json", "--no-progress")
+    code, out, err = await run(
+        "run", "fork-storm", "--target", demo.address, "--seed", "9", "--json", "--no-progress"
+    )
     assert (code, err) == (0, "")
     report = json.loads(out)
     assert (report["program"], report["seed"]) == ("fork-storm", 9)

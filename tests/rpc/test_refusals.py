@@ -215,12 +215,17 @@ async def test_questions_between_nodes_are_checked_before_any_array_is(scene: Sc
         await scene.refused(lookup(owner=zonelist_service_pb2.Owner(node=9)), INVALID, "owner.node")
         for nameless in ("", "test-1", "9.1.1"):
             await scene.refused(lookup(request_id=nameless), INVALID, "request_id")
-        touch = zonelist_service_pb2.TouchRequest(
-            request_id=f"1.{scene.id()}", owner=owner, pfns=pack([1, 2])
-        )
+        touch = zonelist_service_pb2.TouchRequest(request_id=f"1.{scene.id()}", owner=owner, indexes=b"12345")
         await scene.refused(stub.Touch(touch), INVALID, "indexes")
         release = zonelist_service_pb2.ReleaseRequest(request_id=f"1.{scene.id()}", owner=owner, pfns=b"123")
         await scene.refused(stub.Release(release), INVALID, "pfns")
+        release = zonelist_service_pb2.ReleaseRequest(
+            request_id=f"1.{scene.id()}", owner=owner, pfns=pack([1, 2]), indexes=bytes(4)
+        )
+        await scene.refused(stub.Release(release), INVALID, "pfns")
+        twice = {"lru_kind": 1, "count": 2, "indexes": bytes(8)}
+        await scene.refused(lookup(**twice), INVALID, "indexes")
+        await scene.refused(lookup(lru_kind=1, indexes=b"\0\0\0\1"), INVALID, "indexes")
         reclaim = zonelist_service_pb2.ReclaimRequest(request_id=f"1.{scene.id()}", priority=13)
         await scene.refused(stub.Reclaim(reclaim), INVALID, "priority")
         foreign = zonelist_service_pb2.CountForeignRequest(request_id=f"1.{scene.id()}", zone=9, count=1)

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from node.page_tables import pfns_of
 from numa_client import FreelistPass
 
 from numa_service.machine.boot import start_kernel
@@ -66,6 +67,9 @@ class Driver:
             count = min(4096, pages - first)
             self.sim.call(1, touch_region(self.node, self.session, region, first, count, True, self.cpu))
         return region
+
+    def pfns(self, region: int) -> np.ndarray:
+        return pfns_of(self.sim.nodes, 1, region)
 
     def in_area(self, pfns: np.ndarray) -> int:
         return int(((pfns >= self.area[0]) & (pfns < self.area[1])).sum())
@@ -187,12 +191,11 @@ def test_pages_in_a_row_and_back(driver: Driver) -> None:
 def test_movable_pages_make_way(driver: Driver, kind: int) -> None:
     driver.alloc(GFP_KERNEL, 1 << 16)  # so that CMA is most of what is free
     region = driver.region(1500, kind)
-    table = driver.node.regions[region]
-    inside = driver.in_area(table.pfns[table.nids == 2])
+    inside = driver.in_area(driver.pfns(region))
     assert inside > 500
     start, end = driver.cma_alloc(AREA)
     assert (start, end) == driver.area
-    assert driver.in_area(table.pfns[table.nids == 2]) == 0
+    assert driver.in_area(driver.pfns(region)) == 0
     touched = driver.sim.call(
         1, touch_region(driver.node, driver.session, region, 0, 1500, False, driver.cpu)
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from groundtruth import GROUNDTRUTH
+from node.page_tables import pfns_of
 
 from numa_service.machine.source import load
 from numa_service.machine.spec import MachineSpec
@@ -283,12 +284,12 @@ def test_pages_of_regions_move_to_other_nodes_and_are_found_there(kind: int, jit
     # one region at home on the node that goes, one at home on a third
     regions = {2: None, 0: fill_region(sim, 0, kind, 60_000, bind(2))}
     home = sim.nodes[0]
-    before = home.regions[regions[0] or 0].pfns.copy()
+    before = pfns_of(sim.nodes, 0, regions[0] or 0)
     blocks = [b for b in node2_blocks(sim) if (before // MEMORY_BLOCK_PAGES == b).any()]
     gone = blocks[0]
     sim.change_memory_block(gone, "offline")
     region = home.regions[regions[0] or 0]
-    assert not ((region.pfns // MEMORY_BLOCK_PAGES == gone) & (region.nids == 3)).any()
+    assert not (pfns_of(sim.nodes, 0, region.id) // MEMORY_BLOCK_PAGES == gone).any()
     moved = before // MEMORY_BLOCK_PAGES == gone
     assert set(region.nids[moved].tolist()) <= {1, 2}
     assert sim.nodes[2].pgdat.snapshot().vm_event["pgmigrate_success"] == int(moved.sum())
@@ -310,7 +311,7 @@ def test_a_block_whose_pages_find_no_room_stays() -> None:
             sim.run()
             got = 0 if isinstance(task.error, AllocFailed) else task.result.got
     region = fill_region(sim, 0, LRU_KIND_ANON, 60_000, bind(2))
-    pfns = sim.nodes[0].regions[region].pfns
+    pfns = pfns_of(sim.nodes, 0, region)
     block = next(b for b in node2_blocks(sim)[:3] if (pfns // MEMORY_BLOCK_PAGES == b).any())
     swap = sum(node.swap_used for node in sim.nodes.values())
     with pytest.raises(Busy, match="EBUSY"):

@@ -7,6 +7,7 @@ import random
 from typing import Any
 
 import pytest
+from node.page_tables import pfns_of
 
 from numa_service.machine.source import load
 from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL
@@ -36,7 +37,8 @@ def in_use(sim: Simulation, rng: random.Random, regions: list[tuple[int, int]]) 
     at = rng.randrange(PAGES)
     if not table.nids[at]:
         return 2, 5
-    return int(table.nids[at]) - 1, int(table.pfns[at]) // MEMORY_BLOCK_PAGES
+    pfn = int(pfns_of(sim.nodes, nid, region)[at])
+    return (int(table.nids[at]) - 1, pfn // MEMORY_BLOCK_PAGES) if pfn >= 0 else (2, 5)
 
 
 @pytest.mark.parametrize("profile", ["linux-6.1", "linux-6.12", "linux-3.0"])

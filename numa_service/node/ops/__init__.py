@@ -6,7 +6,7 @@ from numa_service.node.ops.cma import CmaIsolate, CmaTake
 from numa_service.node.ops.free import Free, FreeDeadOwners, FreeOwner
 from numa_service.node.ops.machine import MemoryNotify, WriteSysctl
 from numa_service.node.ops.memory import IsolateMemory, OfflineNode, OfflinePages, OnlinePages, UndoIsolation
-from numa_service.node.ops.migrate import ReleaseMigrated, Remap
+from numa_service.node.ops.migrate import MigratePages, ReleaseMigrated, Remap
 from numa_service.node.ops.op import OPS, Op, decode, encode
 from numa_service.node.ops.protocol import (
     ForgetReplies,
@@ -60,6 +60,7 @@ __all__ = [
     "KswapdStepResult",
     "MapRegion",
     "MemoryNotify",
+    "MigratePages",
     "NoteHolding",
     "NumberQuestion",
     "OfflineNode",

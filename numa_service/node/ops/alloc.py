@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from numa_service.mm.fallback import ALLOC_CMA, ALLOC_KSWAPD, ALLOC_NOFRAGMENT
 from numa_service.mm.page_alloc import (
     LRU_KIND_FILE,
@@ -28,6 +30,7 @@ from numa_service.node.explain import NodeAccount
 from numa_service.node.load import Report
 from numa_service.node.ops.fields import (
     GFP_BITS,
+    MAX_REGION_PAGES,
     check_below,
     check_bits,
     check_cpu,
@@ -44,7 +47,7 @@ from numa_service.node.ops.free import Free
 from numa_service.node.ops.op import Op
 from numa_service.node.ops.region import Release
 from numa_service.node.owners import Owner
-from numa_service.node.pfns import unpack_pfns
+from numa_service.node.pfns import unpack_indexes, unpack_pfns
 from numa_service.node.state import NodeState
 from numa_service.node.zone_account import Account
 
@@ -182,6 +185,11 @@ class Alloc(Op[AllocResult]):
             raise InvalidRequest("order", "pages of a region are single")
         if len(self.indexes) != (4 * self.count if self.lru_kind != LRU_KIND_NONE else 0):
             raise InvalidRequest("indexes", f"{len(self.indexes)} bytes do not fit {self.count} pages")
+        if self.indexes:
+            indexes = unpack_indexes(self.indexes)
+            check_below("indexes", int(indexes.max()), MAX_REGION_PAGES)
+            if len(np.unique(indexes)) != len(indexes):
+                raise InvalidRequest("indexes", "one is named twice")
 
     def text(self, node: NodeState, result: AllocResult) -> str:
         """With what its zones have left."""
@@ -207,7 +215,7 @@ class Alloc(Op[AllocResult]):
         if not result.pfns:
             return None
         if self.lru_kind:
-            return Release(self.owner, None, result.pfns, self.indexes[: len(result.pfns) // 2])
+            return Release(self.owner, None, self.indexes[: len(result.pfns) // 2], result.pfns)
         return Free(self.owner, self.cpu, self.order, result.pfns)
 
     @property

@@ -10,6 +10,7 @@ from numa_service.node.state import NodeState
 
 #: 64 TiB and a page: more than a machine file can describe.
 MAX_NODE_PAGES = (64 << 28) + 1
+MAX_REGION_PAGES = 1 << 24
 GFP_BITS = (1 << 32) - 1
 #: Times in ns and totals: 64 bits with a sign.
 MAX_INT64 = (1 << 63) - 1
@@ -76,10 +77,16 @@ def check_report(node: NodeState, report: Report | None) -> None:
         node.load.check_report(report)
 
 
-def check_indexes(indexes: bytes, pfns: bytes) -> None:
-    """Of pages of a region, each named by its frame and its index."""
-    if len(pfns) % 8 or len(indexes) * 2 != len(pfns):
-        raise InvalidRequest("indexes", f"{len(indexes)} bytes do not fit {len(pfns)} bytes of pfns")
+def check_indexes(indexes: bytes) -> None:
+    """Of pages of a region."""
+    if len(indexes) % 4:
+        raise InvalidRequest("indexes", f"{len(indexes)} bytes: not a sequence of 32-bit page indexes")
+
+
+def check_frames(field: str, pfns: bytes, indexes: bytes) -> None:
+    """Of one page frame for each index."""
+    if len(pfns) != 2 * len(indexes):
+        raise InvalidRequest(field, f"{len(pfns)} bytes do not fit {len(indexes)} bytes of indexes")
 
 
 def check_pfn_range(start_pfn: int, end_pfn: int) -> None:

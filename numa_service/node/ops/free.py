@@ -10,7 +10,6 @@ from numa_service.node.ops.fields import (
     MAX_INT64,
     check_below,
     check_cpu,
-    check_indexes,
     check_nid,
     check_order,
     check_owner,
@@ -18,7 +17,7 @@ from numa_service.node.ops.fields import (
 )
 from numa_service.node.ops.op import Op
 from numa_service.node.owners import Owner
-from numa_service.node.pfns import check_pfns, unpack_indexes, unpack_pfns
+from numa_service.node.pfns import check_pfns
 from numa_service.node.state import NodeState
 
 
@@ -69,41 +68,28 @@ class Free(Op[int]):
 
 @dataclass(frozen=True, slots=True)
 class FreeOwner(Op[int]):
-    """Free all that an owner has on this node; pages freed.
-
-    A region's home sends along its page table for this node, so that no list has to be searched.
-    """
+    """Free all that an owner has on this node; pages freed."""
 
     tag = "free_owner"
     asked = True
 
     owner: Owner
-    pfns: bytes = b""
-    indexes: bytes = b""
 
     def apply(self, node: NodeState) -> int:
-        """Free what the table names, then what is left."""
-        slot = node.slot_of(self.owner)
-        freed = node.pgdat.release(slot, unpack_pfns(self.pfns), unpack_indexes(self.indexes), None)
-        return freed + node.drop_owner(self.owner)
+        """Free what it holds by hand, then what its page table names."""
+        return node.drop_owner(self.owner)
 
     def owed(self, heard: bool) -> bool:
         """Nobody else would free it."""
         return True
 
     def check(self, node: NodeState) -> None:
-        """Of an owner, and pages of a region."""
+        """Of an owner."""
         check_owner(node, self.owner)
-        check_indexes(self.indexes, self.pfns)
 
     def text(self, node: NodeState, result: int) -> str:
         """One line."""
         return f"freeowner {owner_text(self.owner)} -> {result} pages"
-
-    @property
-    def payload(self) -> int:
-        """Of the page table."""
-        return len(self.pfns) + len(self.indexes)
 
 
 @dataclass(frozen=True, slots=True)

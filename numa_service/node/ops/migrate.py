@@ -1,4 +1,4 @@
-"""Pages of regions that move from one node to another (``mm/migrate.c``)."""
+"""Pages of regions that move: within a node, or from one to another (``mm/migrate.c``)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.mm.vmstat import PGMIGRATE_SUCCESS
-from numa_service.node.errors import InvalidRequest
 from numa_service.node.ops.fields import (
     check_below,
+    check_frames,
     check_indexes,
     check_nid,
     check_owner,
@@ -23,10 +23,65 @@ from numa_service.node.state import NodeState
 
 
 @dataclass(frozen=True, slots=True)
-class Remap(Op[bytes]):
-    """Migrated pages of a region, in its home's page table: one byte a page, 1 = entered.
+class MigratePages(Op[int]):
+    """Move pages of a region to pages of this node that it holds by hand; how many were moved.
 
-    0: the entry no longer names the old page.
+    A page that is no longer where it was stays as it is: reclaim, or an access, was faster.
+    """
+
+    tag = "migrate_pages"
+
+    owner: Owner
+    lru_kind: int
+    dirty: bool
+    indexes: bytes
+    from_pfns: bytes
+    to_pfns: bytes
+
+    def apply(self, node: NodeState) -> int:
+        """With pgmigrate_success."""
+        slot = node.slots.get(self.owner)
+        if slot is None:
+            return 0
+        moved = node.pgdat.move_pages(
+            slot,
+            unpack_indexes(self.indexes),
+            unpack_pfns(self.from_pfns),
+            unpack_pfns(self.to_pfns),
+            self.lru_kind == LRU_KIND_ANON,
+            self.dirty,
+        )
+        node.pgdat.pg.vm_event[PGMIGRATE_SUCCESS] += moved
+        node.forget_if_empty(self.owner)
+        return moved
+
+    def check(self, node: NodeState) -> None:
+        """Of pages of this node."""
+        check_owner(node, self.owner)
+        check_below("lru_kind", self.lru_kind, LRU_KIND_FILE + 1)
+        check_indexes(self.indexes)
+        for field, packed in (("from_pfns", self.from_pfns), ("to_pfns", self.to_pfns)):
+            check_frames(field, packed, self.indexes)
+            pages = unpack_pfns(packed).astype(np.int64) - node.pgdat.base_pfn
+            if len(pages):
+                check_below(field, int(pages.min()), len(node.pgdat.pg.flags))
+                check_below(field, int(pages.max()), len(node.pgdat.pg.flags))
+
+    def text(self, node: NodeState, result: int) -> str:
+        """One line."""
+        return f"migrate {owner_text(self.owner)} pages={len(self.indexes) // 4} -> {result} pages"
+
+    @property
+    def payload(self) -> int:
+        """Of indexes, old and new frames."""
+        return len(self.indexes) + len(self.from_pfns) + len(self.to_pfns)
+
+
+@dataclass(frozen=True, slots=True)
+class Remap(Op[bytes]):
+    """Pages of a region at home here have moved between nodes: one byte a page, 1 = noted.
+
+    0: the page is no longer on the node that it moved from.
     """
 
     tag = "remap"
@@ -35,35 +90,37 @@ class Remap(Op[bytes]):
     owner: Owner
     indexes: bytes
     from_nid: int
-    from_pfns: bytes
     to_nid: int
-    to_pfns: bytes
 
     def apply(self, node: NodeState) -> bytes:
-        """Enter the new pages where the old ones still stand."""
+        """Note the new node where the old one still stands."""
         region = node.regions.get(self.owner.id)
         indexes = unpack_indexes(self.indexes)
         if region is None or self.owner != node.owner(self.owner.id):
             return bytes(len(indexes))
-        entered = (region.nids[indexes] == self.from_nid + 1) & (
-            region.pfns[indexes] == unpack_pfns(self.from_pfns)
-        )
+        entered = region.nids[indexes] == self.from_nid + 1
         region.nids[indexes[entered]] = self.to_nid + 1
-        region.pfns[indexes[entered]] = unpack_pfns(self.to_pfns)[entered]
         if entered.any() and self.to_nid != node.nid:
             region.holdings.add(self.to_nid)
         return bytes(entered.astype(np.uint8))
+
+    def owed(self, heard: bool) -> bool:
+        """Who asked has kept the pages, and the home may look for them elsewhere."""
+        return heard
+
+    def undo(self, result: bytes) -> Op[bytes] | None:
+        """They are where they were."""
+        noted = unpack_indexes(self.indexes)[np.frombuffer(result, dtype=np.uint8) != 0]
+        if not len(noted):
+            return None
+        return Remap(self.owner, noted.tobytes(), self.to_nid, self.from_nid)
 
     def check(self, node: NodeState) -> None:
         """Of pages that were migrated."""
         check_owner(node, self.owner)
         check_nid(node, "from_node", self.from_nid)
         check_nid(node, "to_node", self.to_nid)
-        for field, pfns in (("from_pfns", self.from_pfns), ("to_pfns", self.to_pfns)):
-            if len(self.indexes) % 4 or len(pfns) != 2 * len(self.indexes):
-                raise InvalidRequest(
-                    field, f"{len(pfns)} bytes do not fit {len(self.indexes)} bytes of indexes"
-                )
+        check_indexes(self.indexes)
         region = node.regions.get(self.owner.id)
         if region is not None and self.indexes:
             check_below("indexes", int(unpack_indexes(self.indexes).max()), len(region.nids))
@@ -76,13 +133,13 @@ class Remap(Op[bytes]):
 
     @property
     def payload(self) -> int:
-        """Of indexes, old and new frames."""
-        return len(self.indexes) + len(self.from_pfns) + len(self.to_pfns)
+        """Of the indexes."""
+        return len(self.indexes)
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseMigrated(Op[int]):
-    """Free the pages that were migrated from; pages freed. What reclaim was faster to take is read back."""
+    """Free the pages that another node has got; pages freed. What reclaim was faster to take is read back."""
 
     tag = "release_migrated"
 
@@ -93,9 +150,9 @@ class ReleaseMigrated(Op[int]):
 
     def apply(self, node: NodeState) -> int:
         """With pgmigrate_success."""
-        pfns = unpack_pfns(self.pfns)
+        pfns, indexes = unpack_pfns(self.pfns), unpack_indexes(self.indexes)
         slot = node.slots.get(self.owner)
-        freed = node.pgdat.release(node.slot_of(self.owner), pfns, unpack_indexes(self.indexes), None)
+        freed = node.pgdat.release(slot, indexes, None, pfns) if slot is not None else 0
         node.pgdat.pg.vm_event[PGMIGRATE_SUCCESS] += len(pfns)
         if slot is not None and self.lru_kind == LRU_KIND_ANON:
             node.pgdat.swap_in(slot, len(pfns) - freed)
@@ -105,7 +162,8 @@ class ReleaseMigrated(Op[int]):
         """Of pages of a region."""
         check_owner(node, self.owner)
         check_below("lru_kind", self.lru_kind, LRU_KIND_FILE + 1)
-        check_indexes(self.indexes, self.pfns)
+        check_indexes(self.indexes)
+        check_frames("pfns", self.pfns, self.indexes)
 
     def text(self, node: NodeState, result: int) -> str:
         """One line."""

@@ -1,4 +1,4 @@
-"""Regions: their page tables at home, and what becomes of their pages where those are."""
+"""Regions: at home the node of each page, and what becomes of their pages where those are."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from numa_service.node.errors import InvalidRequest
 from numa_service.node.load import Report
 from numa_service.node.mempolicy import PolicyMode
 from numa_service.node.ops.fields import (
+    MAX_REGION_PAGES,
     check_below,
     check_cpu,
+    check_frames,
     check_indexes,
     check_nid,
     check_owner,
@@ -25,8 +27,6 @@ from numa_service.node.owners import Owner
 from numa_service.node.pfns import unpack_indexes, unpack_pfns
 from numa_service.node.session import Region
 from numa_service.node.state import NodeState
-
-MAX_REGION_PAGES = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,6 @@ class Touch(Op[TouchResult]):
     asked = True
 
     owner: Owner
-    pfns: bytes
     indexes: bytes
     write: bool
     #: Of the node that asks.
@@ -60,9 +59,7 @@ class Touch(Op[TouchResult]):
         """Set referenced and dirty bits; read back from swap what is gone."""
         node.forget_path()
         slot = node.slots.get(self.owner)
-        gone = node.pgdat.touch(
-            node.slot_of(self.owner), unpack_pfns(self.pfns), unpack_indexes(self.indexes), self.write
-        )
+        gone = node.pgdat.touch(node.slot_of(self.owner), unpack_indexes(self.indexes), self.write)
         swapped = node.pgdat.swap_in(slot, int(gone.sum())) if slot is not None else 0
         path = list(node.take_path())
         path[PATH_SWAPPED] += swapped
@@ -74,40 +71,41 @@ class Touch(Op[TouchResult]):
         """Of an access to pages of a region."""
         check_report(node, self.report)
         check_owner(node, self.owner)
-        check_indexes(self.indexes, self.pfns)
+        check_indexes(self.indexes)
 
     def text(self, node: NodeState, result: TouchResult) -> str:
         """One line."""
-        pages, gone = len(self.pfns) // 8, sum(result.gone)
+        pages, gone = len(self.indexes) // 4, sum(result.gone)
         return f"touch {owner_text(self.owner)} pages={pages} gone={gone} swapped_in={result.swapped_in}"
 
     @property
     def payload(self) -> int:
-        """Of frames and indexes."""
-        return len(self.pfns) + len(self.indexes)
+        """Of the indexes."""
+        return len(self.indexes)
 
 
 @dataclass(frozen=True, slots=True)
 class Release(Op[int]):
-    """Free pages of a region that are still its own; pages freed."""
+    """Free the pages that a region still has at these indexes; pages freed."""
 
     tag = "release"
     asked = True
 
     owner: Owner
     cpu: int | None
-    pfns: bytes
     indexes: bytes
+    #: Of pages that were got and are not wanted: only these are freed, not what the region has there by now.
+    pfns: bytes = b""
 
     def apply(self, node: NodeState) -> int:
-        """Free them; those that are not the region's any more are passed over."""
+        """Free them; indexes without a page are passed over."""
         slot = node.slots.get(self.owner)
-        freed = node.pgdat.release(
-            node.slot_of(self.owner), unpack_pfns(self.pfns), unpack_indexes(self.indexes), self.cpu
-        )
-        if slot is not None:
-            # pages that came too late for their region: its end has passed here, or passes this node by
-            node.forget_if_empty(self.owner)
+        if slot is None:
+            return 0
+        pfns = unpack_pfns(self.pfns) if self.pfns else None
+        freed = node.pgdat.release(slot, unpack_indexes(self.indexes), self.cpu, pfns)
+        # pages that came too late for their region: its end has passed here, or passes this node by
+        node.forget_if_empty(self.owner)
         return freed
 
     def owed(self, heard: bool) -> bool:
@@ -119,7 +117,9 @@ class Release(Op[int]):
         check_owner(node, self.owner)
         if self.cpu is not None:
             check_cpu(node, self.cpu)
-        check_indexes(self.indexes, self.pfns)
+        check_indexes(self.indexes)
+        if self.pfns:
+            check_frames("pfns", self.pfns, self.indexes)
 
     def text(self, node: NodeState, result: int) -> str:
         """One line."""
@@ -127,8 +127,8 @@ class Release(Op[int]):
 
     @property
     def payload(self) -> int:
-        """Of frames and indexes."""
-        return len(self.pfns) + len(self.indexes)
+        """Of indexes, and frames if there are any."""
+        return len(self.indexes) + len(self.pfns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class MapRegion(Op[int]):
     policy: tuple[int, tuple[int, ...]]
 
     def apply(self, node: NodeState) -> int:
-        """Make an empty page table."""
+        """Make it, with no page anywhere."""
         session = node.session(self.session)
         id = node.take_id()
         node.regions[id] = Region(
@@ -153,7 +153,6 @@ class MapRegion(Op[int]):
             self.lru_kind,
             self.policy,
             nids=np.zeros(self.nr_pages, dtype=np.uint16),
-            pfns=np.zeros(self.nr_pages, dtype=np.uint64),
         )
         session.regions.add(id)
         return id
@@ -180,13 +179,12 @@ class MapRegion(Op[int]):
 
 @dataclass(frozen=True, slots=True)
 class FillRegion(Op[None]):
-    """Enter faulted pages into a region's page table."""
+    """Note at a region's home which node faulted pages are on."""
 
     tag = "fill_region"
 
     region: int
     nid: int
-    pfns: bytes
     indexes: bytes
 
     def apply(self, node: NodeState) -> None:
@@ -196,12 +194,11 @@ class FillRegion(Op[None]):
         if self.nid != node.nid:
             region.holdings.add(self.nid)
         region.nids[at] = self.nid + 1
-        region.pfns[at] = unpack_pfns(self.pfns)
 
     def check(self, node: NodeState) -> None:
         """Of entries that there are."""
         check_nid(node, "node", self.nid)
-        check_indexes(self.indexes, self.pfns)
+        check_indexes(self.indexes)
         if self.region not in node.regions:
             raise InvalidRequest("region", f"there is no region {self.region}")
         if self.indexes:
@@ -210,12 +207,12 @@ class FillRegion(Op[None]):
 
     def text(self, node: NodeState, result: None) -> str:
         """One line."""
-        return f"fill region={self.region} from=node{self.nid} pages={len(self.pfns) // 8}"
+        return f"fill region={self.region} from=node{self.nid} pages={len(self.indexes) // 4}"
 
     @property
     def payload(self) -> int:
-        """Of frames and indexes."""
-        return len(self.pfns) + len(self.indexes)
+        """Of the indexes."""
+        return len(self.indexes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +224,7 @@ class EndRegion(Op[int]):
     region: int
 
     def apply(self, node: NodeState) -> int:
-        """Free by the page table, so that no list is searched."""
+        """Drop it, and its owner."""
         return end_region(node, self.region)
 
     def check(self, node: NodeState) -> None:
@@ -244,10 +241,4 @@ def end_region(node: NodeState, id: int) -> int:
     """Drop a region of this node; pages freed here."""
     region = node.regions.pop(id)
     node.sessions[region.session].regions.discard(id)
-    owner = node.owner(id)
-    slot = node.slots.get(owner)
-    freed = 0
-    if slot is not None:
-        here = np.flatnonzero(region.nids == node.nid + 1).astype(np.uint32)
-        freed = node.pgdat.release(slot, region.pfns[here], here, None)
-    return freed + node.drop_owner(owner)
+    return node.drop_owner(node.owner(id))

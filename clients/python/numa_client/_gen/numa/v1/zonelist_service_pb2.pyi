@@ -100,16 +100,12 @@ class ReleaseResponse(_message.Message):
     def __init__(self, freed_pages: _Optional[int] = ...) -> None: ...
 
 class ReleaseOwnerRequest(_message.Message):
-    __slots__ = ("request_id", "owner", "pfns", "indexes")
+    __slots__ = ("request_id", "owner")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
-    PFNS_FIELD_NUMBER: _ClassVar[int]
-    INDEXES_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     owner: Owner
-    pfns: bytes
-    indexes: bytes
-    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., pfns: _Optional[bytes] = ..., indexes: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ...) -> None: ...
 
 class ReleaseOwnerResponse(_message.Message):
     __slots__ = ("freed_pages",)
@@ -118,20 +114,18 @@ class ReleaseOwnerResponse(_message.Message):
     def __init__(self, freed_pages: _Optional[int] = ...) -> None: ...
 
 class TouchRequest(_message.Message):
-    __slots__ = ("request_id", "owner", "pfns", "indexes", "write", "report")
+    __slots__ = ("request_id", "owner", "indexes", "write", "report")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
-    PFNS_FIELD_NUMBER: _ClassVar[int]
     INDEXES_FIELD_NUMBER: _ClassVar[int]
     WRITE_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     owner: Owner
-    pfns: bytes
     indexes: bytes
     write: bool
     report: TrafficReport
-    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., pfns: _Optional[bytes] = ..., indexes: _Optional[bytes] = ..., write: _Optional[bool] = ..., report: _Optional[_Union[TrafficReport, _Mapping]] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., indexes: _Optional[bytes] = ..., write: _Optional[bool] = ..., report: _Optional[_Union[TrafficReport, _Mapping]] = ...) -> None: ...
 
 class TouchResponse(_message.Message):
     __slots__ = ("gone", "swapped_in_pages", "path", "wait_ns")
@@ -218,22 +212,18 @@ class CountForeignResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class RemapRequest(_message.Message):
-    __slots__ = ("request_id", "owner", "indexes", "from_node", "from_pfns", "to_node", "to_pfns")
+    __slots__ = ("request_id", "owner", "indexes", "from_node", "to_node")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     INDEXES_FIELD_NUMBER: _ClassVar[int]
     FROM_NODE_FIELD_NUMBER: _ClassVar[int]
-    FROM_PFNS_FIELD_NUMBER: _ClassVar[int]
     TO_NODE_FIELD_NUMBER: _ClassVar[int]
-    TO_PFNS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     owner: Owner
     indexes: bytes
     from_node: int
-    from_pfns: bytes
     to_node: int
-    to_pfns: bytes
-    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., indexes: _Optional[bytes] = ..., from_node: _Optional[int] = ..., from_pfns: _Optional[bytes] = ..., to_node: _Optional[int] = ..., to_pfns: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., indexes: _Optional[bytes] = ..., from_node: _Optional[int] = ..., to_node: _Optional[int] = ...) -> None: ...
 
 class RemapResponse(_message.Message):
     __slots__ = ("entered",)

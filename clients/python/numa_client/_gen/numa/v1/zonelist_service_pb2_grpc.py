@@ -127,7 +127,7 @@ class ZonelistServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Touch(self, request, context):
-        """Marks pages of a region referenced; tells which are no longer the region's.
+        """Accesses pages of a region; tells which are gone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,7 +155,7 @@ class ZonelistServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Remap(self, request, context):
-        """Enters migrated pages into the page table of a region whose home the peer is.
+        """Pages of a region whose home the peer is have moved to another node.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

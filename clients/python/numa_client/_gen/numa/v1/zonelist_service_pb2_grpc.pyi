@@ -43,7 +43,7 @@ class ZonelistServiceStub:
     ReleaseOwner: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.ReleaseOwnerRequest, _zonelist_service_pb2.ReleaseOwnerResponse]
     """Frees everything that an owner has on the peer."""
     Touch: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.TouchRequest, _zonelist_service_pb2.TouchResponse]
-    """Marks pages of a region referenced; tells which are no longer the region's."""
+    """Accesses pages of a region; tells which are gone."""
     WakeKswapd: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.WakeKswapdRequest, _zonelist_service_pb2.WakeKswapdResponse]
     """wakeup_kswapd() on the peer."""
     Reclaim: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.ReclaimRequest, _zonelist_service_pb2.ReclaimResponse]
@@ -51,7 +51,7 @@ class ZonelistServiceStub:
     Drain: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.DrainRequest, _zonelist_service_pb2.DrainResponse]
     """Empties the peer's pagesets."""
     Remap: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.RemapRequest, _zonelist_service_pb2.RemapResponse]
-    """Enters migrated pages into the page table of a region whose home the peer is."""
+    """Pages of a region whose home the peer is have moved to another node."""
     MemoryNotify: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.MemoryNotifyRequest, _zonelist_service_pb2.MemoryNotifyResponse]
     """Memory of the caller came or went."""
     CountForeign: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.CountForeignRequest, _zonelist_service_pb2.CountForeignResponse]
@@ -76,7 +76,7 @@ class ZonelistServiceAsyncStub(ZonelistServiceStub):
     ReleaseOwner: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.ReleaseOwnerRequest, _zonelist_service_pb2.ReleaseOwnerResponse]  # type: ignore[assignment]
     """Frees everything that an owner has on the peer."""
     Touch: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.TouchRequest, _zonelist_service_pb2.TouchResponse]  # type: ignore[assignment]
-    """Marks pages of a region referenced; tells which are no longer the region's."""
+    """Accesses pages of a region; tells which are gone."""
     WakeKswapd: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.WakeKswapdRequest, _zonelist_service_pb2.WakeKswapdResponse]  # type: ignore[assignment]
     """wakeup_kswapd() on the peer."""
     Reclaim: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.ReclaimRequest, _zonelist_service_pb2.ReclaimResponse]  # type: ignore[assignment]
@@ -84,7 +84,7 @@ class ZonelistServiceAsyncStub(ZonelistServiceStub):
     Drain: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.DrainRequest, _zonelist_service_pb2.DrainResponse]  # type: ignore[assignment]
     """Empties the peer's pagesets."""
     Remap: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.RemapRequest, _zonelist_service_pb2.RemapResponse]  # type: ignore[assignment]
-    """Enters migrated pages into the page table of a region whose home the peer is."""
+    """Pages of a region whose home the peer is have moved to another node."""
     MemoryNotify: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.MemoryNotifyRequest, _zonelist_service_pb2.MemoryNotifyResponse]  # type: ignore[assignment]
     """Memory of the caller came or went."""
     CountForeign: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.CountForeignRequest, _zonelist_service_pb2.CountForeignResponse]  # type: ignore[assignment]
@@ -130,7 +130,7 @@ class ZonelistServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _zonelist_service_pb2.TouchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_zonelist_service_pb2.TouchResponse, _abc.Awaitable[_zonelist_service_pb2.TouchResponse]]:
-        """Marks pages of a region referenced; tells which are no longer the region's."""
+        """Accesses pages of a region; tells which are gone."""
 
     @_abc_1.abstractmethod
     def WakeKswapd(
@@ -162,7 +162,7 @@ class ZonelistServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _zonelist_service_pb2.RemapRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_zonelist_service_pb2.RemapResponse, _abc.Awaitable[_zonelist_service_pb2.RemapResponse]]:
-        """Enters migrated pages into the page table of a region whose home the peer is."""
+        """Pages of a region whose home the peer is have moved to another node."""
 
     @_abc_1.abstractmethod
     def MemoryNotify(

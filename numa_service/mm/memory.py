@@ -1,0 +1,101 @@
+"""Pages of regions by their page tables: accessed, given back, moved (``mm/memory.c``, ``mm/migrate.c``)."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from numa_service.mm.buddy import page_zone
+from numa_service.mm.jit import flag, i64, kernel
+from numa_service.mm.lists import list_del
+from numa_service.mm.page_alloc import free_prepared_page
+from numa_service.mm.page_table import TABLE_SHIFT, page_of
+from numa_service.mm.pgdata import (
+    I64,
+    PG_ACTIVE,
+    PG_DIRTY,
+    PG_REFERENCED,
+    PG_SWAPBACKED,
+    PG_YOUNG,
+    U32,
+    PgData,
+)
+from numa_service.mm.swap import activate_page, del_page_from_lru, lru_cache_add
+from numa_service.mm.vmstat import NR_DIRTIED, NR_FILE_DIRTY, PGACTIVATE
+
+
+@kernel
+def touch_pages(
+    pg: PgData,
+    ptes: U32,
+    directory: U32,
+    owner: int,
+    indexes: U32,
+    write: bool,
+    gone: npt.NDArray[np.uint8],
+) -> int:
+    """Access pages of a region; `gone` gets 1 where there is none any more. How many are gone.
+
+    A file page is activated at its second access (mark_page_accessed); an anonymous one gets young and
+    reclaim decides.
+    """
+    nr_gone = 0
+    for i in range(indexes.shape[0]):
+        idx = page_of(pg, ptes, directory, owner, i64(indexes[i]))
+        if idx < 0:
+            gone[i] = 1
+            nr_gone += 1
+            continue
+        gone[i] = 0
+        flags = pg.flags[idx]
+        zone = page_zone(pg, idx)
+        if write and not flags & (PG_DIRTY | PG_SWAPBACKED):
+            flags |= PG_DIRTY
+            pg.node_stat[NR_FILE_DIRTY] += 1
+            pg.node_stat[NR_DIRTIED] += 1
+        if flags & PG_SWAPBACKED:
+            flags |= PG_YOUNG
+        elif not flags & PG_REFERENCED or flags & PG_ACTIVE:
+            flags |= PG_REFERENCED
+        else:
+            activate_page(pg, zone, idx)
+            pg.vm_event[PGACTIVATE] += 1
+            flags = (flags | PG_ACTIVE) & ~PG_REFERENCED
+        pg.flags[idx] = flags
+    return nr_gone
+
+
+@kernel
+def zap_pages(pg: PgData, ptes: U32, directory: U32, owner: int, indexes: U32, whole: bool, cpu: int) -> int:
+    """Free the pages that a region still has at these indexes; how many it had (zap_page_range).
+
+    The `whole` of it: all that it has, ascending. One kernel, as all ways to free are compiled into it.
+    """
+    freed = 0
+    end = i64(directory.shape[0] << TABLE_SHIFT) if whole else i64(indexes.shape[0])
+    i = i64(0)
+    while i < end:
+        index = i if whole else i64(indexes[i])
+        i += 1
+        if whole and directory[index >> TABLE_SHIFT] == 0:
+            i = ((index >> TABLE_SHIFT) + 1) << TABLE_SHIFT
+            continue
+        idx = page_of(pg, ptes, directory, owner, index)
+        if idx < 0:
+            continue
+        zone = page_zone(pg, idx)
+        del_page_from_lru(pg, zone, idx)
+        free_prepared_page(pg, zone, cpu, idx, i64(0), flag(False))
+        freed += 1
+    return freed
+
+
+@kernel
+def add_held_to_lru(pg: PgData, pages: I64, indexes: U32, anon: bool, dirty: bool) -> None:
+    """Make single pages that an owner holds by hand pages of its region."""
+    for i in range(pages.shape[0]):
+        idx = pages[i]
+        list_del(pg.next, pg.prev, idx)
+        pg.pgoff[idx] = indexes[i]
+        pg.mapcount[idx] = 1
+        lru_cache_add(pg, page_zone(pg, idx), idx, anon, dirty)
