@@ -1,0 +1,316 @@
+"""A machine driven by a script, command by command, and what its nodes did (as the tests of etcd's raft).
+
+A scenario is a text: commands, one a line, then ``----``, then what came of them, up to an empty line.
+The methods named ``do_…`` are the commands.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from numa_service.machine.source import load
+from numa_service.mm.gfp import parse_gfp
+from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
+from numa_service.node import ops
+from numa_service.node.cma import cma_alloc
+from numa_service.node.errors import NodeError
+from numa_service.node.explain import migratetype_name
+from numa_service.node.free_pages import begin_free
+from numa_service.node.inbox import Call, Inbox
+from numa_service.node.memory_hotplug import memory_blocks, node_restarted
+from numa_service.node.mempolicy import Policy, PolicyMode
+from numa_service.node.node import Node
+from numa_service.node.page_alloc import begin_alloc
+from numa_service.node.prepare import AllocRequest
+from numa_service.node.region import map_region
+from numa_service.node.requests import close, touch, unmap
+from numa_service.node.transcript import Transcript
+from numa_service.sim.simulation import Simulation
+
+SECOND = 1_000_000_000
+SEPARATOR = "----"
+
+
+@dataclasses.dataclass
+class Case:
+    """Commands, and what they are to print; comments and empty lines before them stay as they are."""
+
+    before: str
+    commands: list[str]
+    expected: str
+
+    def text(self, output: str) -> str:
+        commands = "".join(f"{command}\n" for command in self.commands)
+        return f"{self.before}{commands}{SEPARATOR}\n{output}\n"
+
+
+def cases(text: str) -> Iterator[Case]:
+    """The cases of a scenario."""
+    before, commands, expected = "", list[str](), None
+    for line in text.splitlines():
+        if expected is not None:
+            if line:
+                expected += f"{line}\n"
+                continue
+            yield Case(before, commands, expected)
+            before, commands, expected = "", [], None
+        elif line == SEPARATOR:
+            expected = ""
+        elif not commands and (not line or line.startswith("#")):
+            before += f"{line}\n"
+        else:
+            commands.append(line)
+    assert not commands or expected is not None, f"{commands}: no {SEPARATOR} follows"
+    if expected is not None:
+        yield Case(before, commands, expected)
+
+
+class Session:
+    """A client of the script."""
+
+    def __init__(self, nid: int, number: int) -> None:
+        self.nid = nid
+        self.number = number
+        self.regions: dict[str, int] = {}
+        #: Blocks by hand: (node, order) → pfns, in the order in which they came.
+        self.blocks: dict[tuple[int, int], list[int]] = {}
+        self.requests = 0
+
+
+class Script:
+    """One machine, and who uses it."""
+
+    def __init__(self) -> None:
+        self.sim: Simulation
+        self.sessions: dict[str, Session] = {}
+        self._transcript = Transcript()
+        self._lose: list[bool] = []
+
+    def run(self, commands: list[str]) -> str:
+        """What the commands print: ops as the nodes apply them, and results."""
+        self._transcript.lines.clear()
+        for command in commands:
+            words = shlex.split(command)
+            positional = [word for word in words[1:] if "=" not in word]
+            options = dict(word.split("=", 1) for word in words[1:] if "=" in word)
+            act: Callable[..., None] = getattr(self, f"do_{words[0].replace('-', '_')}")
+            try:
+                act(*positional, **options)
+            except NodeError as error:
+                self._say(f"{type(error).__name__}: {error}")
+        return self._transcript.text
+
+    def _say(self, text: str) -> None:
+        self._transcript.lines.append(f"-> {text}")
+
+    # the machine
+
+    def do_machine(self, name: str, profile: str = "", cmdline: str = "") -> None:
+        spec = load(name)
+        spec = dataclasses.replace(spec, profile=profile or spec.profile, cmdline=cmdline or spec.cmdline)
+        self.sim = Simulation(spec)
+        for node in self.sim.nodes.values():
+            node.observer = self._transcript.observe
+        loses = self.sim.network.loses
+        self.sim.network.loses = lambda: self._lose.pop(0) if self._lose else loses()  # type: ignore[method-assign]
+        free = " ".join(f"node{nid}={self._free(node)}" for nid, node in self.sim.nodes.items())
+        self._say(f"{spec.name}, {spec.profile}; free pages: {free}")
+
+    @staticmethod
+    def _free(node: Node) -> int:
+        return sum(node.pgdat.free_pages(extent.index) for extent in node.pgdat.extents)
+
+    def do_zones(self, node: str) -> None:
+        """Free pages and marks of a node's zones."""
+        pgdat = self.sim.nodes[int(node)].pgdat
+        for extent in pgdat.extents:
+            if extent.managed:
+                low, least, high = (int(pgdat.pg.watermark[extent.index, mark]) for mark in (1, 0, 2))
+                boost = int(pgdat.pg.watermark_boost[extent.index])
+                free = pgdat.free_pages(extent.index)
+                pagesets = int(pgdat.pg.pcp_count[:, extent.index].sum())
+                marks = f"min={least} low={low} high={high} boost={boost}"
+                self._say(f"{extent.name} free={free} pagesets={pagesets} {marks}")
+
+    def do_pageblocks(self, node: str, zone: str) -> None:
+        """Pageblocks of a zone by migratetype, as /proc/pagetypeinfo counts them."""
+        pgdat = self.sim.nodes[int(node)].pgdat
+        (shown,) = [z for z in pgdat.snapshot().zones if z.name == zone]
+        kinds = " ".join(
+            f"{migratetype_name(pgdat.profile, kind)}={count}"
+            for kind, count in enumerate(shown.pageblocks)
+            if count
+        )
+        self._say(f"{zone} pageblocks: {kinds}")
+
+    def do_sysctl(self, key: str, value: str, node: str = "0") -> None:
+        self.sim.nodes[int(node)].apply(ops.WriteSysctl(key, value))
+
+    def do_run(self) -> None:
+        """Let everything come to its end that is under way, kswapd included."""
+        self.sim.run()
+
+    def do_advance(self, seconds: str) -> None:
+        self.sim.advance(int(float(seconds) * SECOND))
+
+    def do_check(self) -> None:
+        self._say("; ".join(self.sim.check()) or "no violations")
+
+    def do_held(self) -> None:
+        """Pages that owners have on each node, and questions that nodes owe answers to."""
+        held = " ".join(f"node{nid}={node.held_pages()}" for nid, node in self.sim.nodes.items())
+        owed = {nid: node.outbox.owed() for nid, node in self.sim.nodes.items() if node.outbox.owed()}
+        self._say(f"held: {held}" + (f"; owed: {owed}" if owed else ""))
+
+    def do_numastat(self) -> None:
+        for nid, node in self.sim.nodes.items():
+            stat = " ".join(f"{name}={n}" for name, n in node.pgdat.snapshot().numastat.items() if n)
+            self._say(f"node{nid} {stat}")
+
+    # faults
+
+    def do_lose(self, what: str) -> None:
+        """The next question between nodes, or the answer to it, is lost."""
+        self._lose = {"question": [True], "answer": [False, True]}[what]
+
+    def do_crash(self, node: str) -> None:
+        self.sim.hosts[int(node)].alive = False
+        self.sim.down.add(int(node))
+
+    def do_restart(self, node: str) -> None:
+        """A node that has crashed boots anew, empty, and the others are told."""
+        nid = int(node)
+        lineage = self.sim.nodes[nid].lineage + 1
+        self.sim.host(Node.boot(self.sim.spec, nid, lineage)).node.observer = self._transcript.observe
+        self.sim.down.discard(nid)
+        for other in self.sim.nodes:
+            if other != nid:
+                self.sim.call(other, node_restarted(self.sim.nodes[other], nid, lineage))
+                self.sim.nodes[other].apply(ops.PeerBack(nid, self.sim.now_ns))
+
+    # clients
+
+    def do_open(self, name: str, node: str = "0", lease: str = "3600") -> None:
+        lease_ns = int(float(lease) * SECOND)
+        home = self.sim.nodes[int(node)]
+        op = ops.OpenSession(name, lease_ns, home.clock())
+        self.sessions[name] = Session(int(node), home.apply(op))
+
+    def do_alloc(
+        self,
+        name: str,
+        *flags: str,
+        count: str = "1",
+        order: str = "0",
+        gfp: str = "GFP_KERNEL",
+        policy: str = "",
+        id: str = "",
+    ) -> None:
+        session = self.sessions[name]
+        cpu = self.sim.nodes[session.nid].pgdat.cpus[0]
+        wanted = AllocRequest(
+            session.number, parse_gfp(gfp), int(order), int(count), cpu, _policy(policy), "partial" in flags
+        )
+        got = self._ask(session, wanted, lambda inbox: begin_alloc(inbox.node, wanted), id)
+        for nid, pfns in got.pages:
+            session.blocks.setdefault((nid, int(order)), []).extend(np.frombuffer(pfns, "<u8").tolist())
+        where = " ".join(f"node{nid}={len(pfns) // 8}" for nid, pfns in got.pages)
+        self._say(f"got {where}, {got.remote_lookups} lookups, {got.cost.latency_ns} ns")
+
+    def do_free(self, name: str, count: str = "", order: str = "0", node: str = "") -> None:
+        """Blocks of one order that came first; all of them, or so many, of one node, or of all."""
+        session = self.sessions[name]
+        pages = []
+        for (nid, of_order), pfns in session.blocks.items():
+            if of_order == int(order) and (not node or nid == int(node)):
+                some = pfns[: int(count)] if count else list(pfns)
+                del pfns[: len(some)]
+                pages.append((nid, np.array(some, "<u8").tobytes()))
+        cpu, number = self.sim.nodes[session.nid].pgdat.cpus[0], session.number
+        freed = self._ask(
+            session, pages, lambda inbox: begin_free(inbox.node, number, int(order), pages, cpu, "f")
+        )
+        self._say(f"freed {freed.pages} pages")
+
+    def do_map(self, name: str, region: str, kind: str, pages: str, policy: str = "") -> None:
+        session = self.sessions[name]
+        lru_kind = {"anon": LRU_KIND_ANON, "file": LRU_KIND_FILE}[kind]
+        node = self.sim.nodes[session.nid]
+        session.regions[region] = map_region(node, session.number, lru_kind, int(pages), _policy(policy))
+
+    def do_touch(self, name: str, region: str, *flags: str, first: str = "0", count: str = "1") -> None:
+        session = self.sessions[name]
+        number, at = session.number, session.regions[region]
+        cpu, write = self.sim.nodes[session.nid].pgdat.cpus[0], "write" in flags
+        wanted = ("touch", at, first, count, write)
+        got = self._ask(
+            session, wanted, lambda inbox: touch(inbox, number, at, int(first), int(count), write, cpu)
+        )
+        self._say(f"hits={got.hits} faults={got.faults} major={got.major_faults}")
+
+    def do_unmap(self, name: str, region: str) -> None:
+        session = self.sessions[name]
+        at = session.regions.pop(region)
+        freed = self._ask(session, ("unmap", at), lambda inbox: unmap(inbox, session.number, at))
+        self._say(f"freed {freed} pages")
+
+    def do_close(self, name: str) -> None:
+        session = self.sessions.pop(name)
+        mine = session.number, f"{session.requests + 1}"
+        freed = self._ask(session, "close", lambda inbox: close(inbox, session.number, mine))
+        self._say(f"freed {freed} pages")
+
+    # memory that comes and goes
+
+    def do_offline(self, node: str, block: str) -> None:
+        """A node's memory block by its place: 0 is the first, -1 the last."""
+        state = self.sim.change_memory_block(self._block(node, block), "offline")
+        self._say(f"node{state.nid} has {sum(present for _, present, _ in state.zones)} pages")
+
+    def do_online(self, node: str, block: str, kind: str = "online") -> None:
+        state = self.sim.change_memory_block(self._block(node, block), kind)
+        self._say(f"node{state.nid} has {sum(present for _, present, _ in state.zones)} pages")
+
+    def _block(self, node: str, place: str) -> int:
+        return memory_blocks(self.sim.nodes[int(node)])[int(place)]
+
+    def do_cma(self, name: str, count: str, area: str = "0", align: str = "0") -> None:
+        """Pages in a row, from an area of the session's own node."""
+        session = self.sessions[name]
+        node = self.sim.nodes[session.nid]
+        start, end = self.sim.call(
+            session.nid, cma_alloc(node, session.number, int(area), int(count), int(align))
+        )
+        session.blocks.setdefault((session.nid, 0), []).extend(range(start, end))
+        self._say(f"got pfns {start:#x}-{end:#x}")
+
+    def _ask(
+        self, session: Session, about: object, begin: Callable[[Inbox], Any], request_id: str = ""
+    ) -> Any:
+        """Through the node's inbox, to the end; what it raises is raised."""
+        session.requests += 1
+        digest = zlib.crc32(repr(about).encode())
+        call = Call(session.number, request_id or f"{session.requests}", digest)
+        outcome: list[tuple[Any, NodeError | None]] = []
+        host = self.sim.hosts[session.nid]
+        self.sim.request(host, call, lambda: begin(host.inbox), lambda *answer: outcome.append(answer))
+        while not outcome:
+            self.sim.next()
+        value, error = outcome[0]
+        if error is not None:
+            raise error
+        return value
+
+
+def _policy(text: str) -> Policy:
+    """bind:0,2 and so on; "" is the default."""
+    if not text:
+        return Policy()
+    mode, _, nodes = text.partition(":")
+    return Policy(PolicyMode[mode.upper().replace("-", "_")], tuple(map(int, nodes.split(","))))
