@@ -347,7 +347,7 @@ def rmqueue_smallest_run(pg: PgData, zone: int, order: int, mt: int, most: int) 
     return -1
 
 
-@kernel
+@kernel(inline=True)  # mm_order9
 def has_block_of_order(pg: PgData, zone: int, order: int, cma: bool, highatomic: bool) -> bool:
     """Whether a block of this order is on a list the caller may use."""
     for mt in range(MIGRATE_PCPTYPES):

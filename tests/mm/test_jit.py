@@ -190,7 +190,7 @@ def test_each_inlined_kernel_names_the_benchmark_row_that_pays_for_it() -> None:
     assert len(rows) == 6
     assert {mark and mark[1] for mark in marks} <= rows
     inlined = [kernel for kernel in jit.kernels() if kernel.targetoptions["forceinline"]]
-    assert len(inlined) == len(marks) < len(jit.kernels()) / 4
+    assert 0 < len(inlined) == len(marks) < len(jit.kernels()) / 3
 
 
 def test_caches_that_are_not_used_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
