@@ -250,7 +250,7 @@ EXPLAIN_ON = 3
 NR_TRACE_CTL = 4
 TRACE_WORDS = 4
 
-#: More than any call has.
+#: Length of `call`, asserted in serve.py to hold every word of a call and of its report.
 CALL_WORDS = 64
 #: Blocks that there is room for before a call has more.
 CALL_BLOCKS = 1024

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from numa_service.mm import page_alloc
-from numa_service.mm.jit import i64, kernel
+from numa_service.mm.jit import kernel
 from numa_service.mm.memory import zap_pages
-from numa_service.mm.mmzone import WMARK_HIGH, ZONE_NAMES
+from numa_service.mm.mmzone import ZONE_NAMES
 from numa_service.mm.page_alloc import (
     ALLOC_COLD,
     LRU_KIND_NONE,
@@ -27,7 +27,7 @@ from numa_service.mm.page_alloc import (
 from numa_service.mm.page_table import TABLE_SHIFT, PageTables, set_ptes
 from numa_service.mm.pgdata import CALL_WORDS, EXPLAIN_ON, I64, ZONE_BOOSTED_WATERMARK, PgData
 from numa_service.mm.pgref import pgdata_at
-from numa_service.mm.vmstat import NR_FREE_PAGES, NR_PATH
+from numa_service.mm.vmstat import NR_PATH
 from numa_service.mm.zone_look import ASK, look_at_zones
 
 (
@@ -48,25 +48,21 @@ from numa_service.mm.zone_look import ASK, look_at_zones
 ) = range(14)
 MAX_ZONES = max(map(len, ZONE_NAMES.values()))
 
-#: Work counters; whether :func:`take_boosted` will find a zone; of each zone managed, free, min, low and
-#: high pages.
+#: Work counters; whether :func:`take_boosted` will find a zone.
 REPORT_PATH = CALL_ZONES + MAX_ZONES
 REPORT_BOOSTED = REPORT_PATH + NR_PATH
-REPORT_ZONES = REPORT_BOOSTED + 1
-REPORT_ZONE_NUMBERS = 5
 
-assert REPORT_ZONES + REPORT_ZONE_NUMBERS * MAX_ZONES <= CALL_WORDS
+assert REPORT_BOOSTED < CALL_WORDS
 
 #: The words of a call and of a report, by the number of zones.
 _FREE_CALL = Struct(f"{CALL_COLD + 1}q")
 _CALL = tuple(Struct(f"{CALL_ZONES + zones}q") for zones in range(MAX_ZONES + 1))
 _PATH = Struct(f"{NR_PATH}q")
 _WORD = 8
-_PATH_AT, _BOOSTED_AT, _ZONES_AT = (_WORD * at for at in (REPORT_PATH, REPORT_BOOSTED, REPORT_ZONES))
+_PATH_AT, _BOOSTED_AT = _WORD * REPORT_PATH, _WORD * REPORT_BOOSTED
 
-#: Blocks got, in order; PATH_* counters; whether :func:`take_boosted` will find a zone; and of each zone then
-#: managed, free, min, low and high pages, as int64.
-Served: TypeAlias = tuple[bytes, tuple[int, ...], bool, bytes]
+#: Blocks got, in order; PATH_* counters; whether :func:`take_boosted` will find a zone.
+Served: TypeAlias = tuple[bytes, tuple[int, ...], bool]
 
 Pfns = npt.NDArray[np.uint64]
 Indexes = npt.NDArray[np.uint32]
@@ -130,11 +126,6 @@ def serve_alloc(address: int) -> int:
     for zone in range(pg.managed.shape[0]):
         if pg.zone_flags[zone] & ZONE_BOOSTED_WATERMARK:
             call[REPORT_BOOSTED] = 1
-        at = REPORT_ZONES + REPORT_ZONE_NUMBERS * zone
-        call[at] = pg.managed[zone]
-        call[at + 1] = max(i64(0), pg.vm_stat[zone, NR_FREE_PAGES])
-        for mark in range(WMARK_HIGH + 1):
-            call[at + 2 + mark] = pg.watermark[zone, mark]
     return got
 
 
@@ -172,11 +163,10 @@ class PgdatCalls:
     tables: PageTables
 
     def _bind(self, pg: PgData) -> None:
-        """Have these arrays from now on."""
+        """Switch to these arrays and make the raw views anew that the kernels are called with."""
         self.pg = pg
         self._address = pg.address
         self._call = pg.call.data.cast("B")
-        self._report_end = _WORD * (REPORT_ZONES + REPORT_ZONE_NUMBERS * len(pg.managed))
         #: KSWAPD_* by number: quicker to look at than an array.
         self.kswapd = pg.kswapd.data
         self._looks = pg.looks.data
@@ -185,7 +175,7 @@ class PgdatCalls:
         self._indexes = pg.call_indexes.data.cast("B")
 
     def _make_room(self, blocks: int) -> None:
-        """For that many in one call."""
+        """Grow the call buffers so that `blocks` page frame numbers fit."""
         room = max(blocks, 2 * self._room)
         self._bind(
             self.pg._replace(
@@ -239,12 +229,10 @@ class PgdatCalls:
         got, call = serve_alloc(self._address), self._call
         if lru_kind and got:
             self._enter(owner, got)
-        zones = call[_ZONES_AT : self._report_end].tobytes()
         return (
             self._pfns[: _WORD * got].tobytes(),
             _PATH.unpack_from(call, _PATH_AT),
             call[_BOOSTED_AT] != 0,
-            zones,
         )
 
     def _enter(self, owner: int, got: int) -> None:
@@ -311,7 +299,7 @@ class PgdatCalls:
         flags = alloc_flags | ALLOC_COLD if cold else alloc_flags
         packed = b"" if indexes is None else indexes.astype("<u4").tobytes()
         how = migratetype, highest_zoneidx, flags, numa_how, owner, lru_kind, packed, dirty
-        pfns, _, _, _ = self.alloc_packed(zones, cpu, order, count, *how)
+        pfns, _, _ = self.alloc_packed(zones, cpu, order, count, *how)
         return np.frombuffer(pfns, dtype="<u8")
 
     def free_packed(self, cpu: int | None, order: int, owner: int, pfns: bytes, cold: bool = False) -> int:

@@ -129,7 +129,7 @@ class Alloc(Op[AllocResult]):
                 self.alloc_flags,
             )
             before = Account(pgdat, *walk)
-        pfns, path, boosted, _ = pgdat.alloc_packed(
+        pfns, path, boosted = pgdat.alloc_packed(
             self.zones,
             self.cpu,
             self.order,
