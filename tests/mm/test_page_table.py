@@ -57,7 +57,7 @@ def test_a_reclaimed_page_is_found_gone_also_when_its_frame_is_used_again() -> N
     node = one_zone(swap=1000)
     pfns = take(node, REGION, np.arange(400, dtype=np.uint32), LRU_KIND_ANON)
     for _ in range(3):
-        node.shrink(NORMAL, 0, 1000, True)
+        node.shrink(NORMAL, 0, 1000)
     assert node.pg.owner_swap[REGION] == 400
     again = take(node, REGION, np.arange(1000, 7000, dtype=np.uint32), LRU_KIND_ANON)
     assert set(pfns.tolist()) <= set(again.tolist())
@@ -137,7 +137,7 @@ def test_tables_of_pages_that_have_gone_are_swept_out() -> None:
     for first in range(0, 1 << 20, 4096):
         take(node, REGION, np.arange(first, first + 4096, dtype=np.uint32))
         for _ in range(3):
-            node.shrink(NORMAL, 0, 1 << 20, True)
+            node.shrink(NORMAL, 0, 1 << 20)
     live = int(node.pg.owner_pages[REGION])
     assert live <= 4096
     assert len(node.tables.ptes) <= 8 * 8192 // PTRS_PER_TABLE
@@ -194,7 +194,7 @@ def test_whatever_is_done_the_table_says_what_a_dict_says(seed: int) -> None:
             for index in here:
                 del known[owner][index]
         elif does == 4:
-            node.shrink(NORMAL, 1, 50, True)
+            node.shrink(NORMAL, 1, 50)
             for each, table in known.items():
                 for index, pfn in list(table.items()):
                     page = pfn - START

@@ -365,12 +365,12 @@ def mixed(profile: Profile = LINUX_6_1) -> Pgdat:
                 (CACHE, LRU_KIND_FILE, 150, False),
                 (CACHE, LRU_KIND_FILE, 250, True),
             ):
-                indexes = np.arange(pages, dtype=np.uint32)
-                got = node.alloc(
+                indexes = np.arange(pages, dtype=np.uint32) + np.uint32(node.pg.owner_pages[owner])
+                node.alloc(
                     [zone], None, 0, pages, MIGRATE_MOVABLE, zone, WMARK_MIN, 0, owner, kind, indexes, dirty
                 )
                 for _ in range(2):
-                    node.touch(owner, got[::2], indexes[::2], False)
+                    node.touch(owner, indexes[::2], False)
     assert check_pgdat(node) == []
     return node
 

@@ -201,8 +201,7 @@ def test_twice_the_order_that_is_wanted_is_enough() -> None:
     pg = node.pgdat.pg
     mine = np.flatnonzero(pg.owner == node.slot_of(region))
     for _ in range(2):  # every second page is active: what is reclaimed between them makes no block
-        pfns = (mine[::2] + node.pgdat.base_pfn).astype(np.uint64)
-        node.pgdat.touch(node.slot_of(region), pfns, pg.pgoff[mine[::2]], False)
+        node.pgdat.touch(node.slot_of(region), pg.pgoff[mine[::2]], False)
     pg.watermark[:] = 0
     session = node.owner(next(iter(node.sessions)))
     node.apply(ops.Alloc(session, (DMA32,), 0, 8, 1000, 1, DMA32, ALLOC_WMARK_MIN, 3))

@@ -187,3 +187,17 @@ def test_a_note_whose_answer_came_too_late_is_taken_back(shell: Regions) -> None
     assert list(shell.home.apply(undo)) == [1] * 9
     assert table.nids.tolist() == [2, 2, 2, 3, 2, 2, 2, 2, 2, 2]
     assert remap.undo(bytes(10)) is None
+
+
+def test_a_snapshot_holds_the_page_tables_without_what_has_gone_stale(shell: Regions) -> None:
+    region = shell.fill(3000, 1)
+    node, owner = shell.nodes[1], shell.home.owner(region)
+    node.apply(ops.Release(owner, None, np.arange(500, 1500, dtype="<u4").tobytes()))
+    again = Node.boot(SPEC, 1)
+    again.restore(node.snapshot())
+    indexes, slot = np.arange(3000, dtype=np.uint32), node.slots[owner]
+    assert (again.pgdat.region_pfns(slot, indexes) == node.pgdat.region_pfns(slot, indexes)).all()
+    assert (again.digest(), again.check()) == (node.digest(), [])
+    for each in (node, again):
+        each.apply(ops.FreeOwner(owner))
+    assert (again.digest(), again.held_pages()) == (node.digest(), 0)
