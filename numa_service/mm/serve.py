@@ -25,7 +25,7 @@ from numa_service.mm.page_alloc import (
     free_hot_cold_pages,
 )
 from numa_service.mm.page_table import TABLE_SHIFT, PageTables, set_ptes
-from numa_service.mm.pgdata import CALL_WORDS, EXPLAIN_ON, I64, ZONE_BOOSTED_WATERMARK, PgData
+from numa_service.mm.pgdata import CALL_WORDS, EXPLAIN_ON, I64, U32, ZONE_BOOSTED_WATERMARK, PgData
 from numa_service.mm.pgref import pgdata_at
 from numa_service.mm.vmstat import NR_PATH
 from numa_service.mm.zone_look import ASK, look_at_zones
@@ -127,6 +127,15 @@ def serve_alloc(address: int) -> int:
         if pg.zone_flags[zone] & ZONE_BOOSTED_WATERMARK:
             call[REPORT_BOOSTED] = 1
     return got
+
+
+@kernel
+def serve_set_ptes(address: int, ptes: U32, ctl: I64, directory: U32, start: int, got: int) -> int:
+    """:func:`set_ptes` of what :func:`serve_alloc` has got, from `start` on."""
+    pg = pgdata_at(address)
+    call, indexes = pg.call, pg.call_indexes[:got]
+    base = call[CALL_BASE_PFN]
+    return set_ptes(pg, ptes, ctl, directory, call[CALL_OWNER], indexes, pg.call_pfns, base, start)
 
 
 @kernel
@@ -241,14 +250,12 @@ class PgdatCalls:
         Who asks again for an index does not know of the page that it has: the answer that named it was lost.
         That page is freed.
         """
-        pg, tables = self.pg, self.tables
-        indexes, pfns = pg.call_indexes[:got], pg.call_pfns[:got]
-        at, last = 0, int(indexes[-1])
+        pg, tables, indexes = self.pg, self.tables, self.pg.call_indexes
+        at, last = 0, int(indexes[got - 1])
         if last >> TABLE_SHIFT >= len(tables.directory(owner)):
             tables.make_way(pg, owner, last)
         while True:
-            args = tables.ptes, tables.ctl, tables.directory(owner), owner, indexes, pfns, self.base_pfn, at
-            at = set_ptes(pg, *args)
+            at = serve_set_ptes(self._address, tables.ptes, tables.ctl, tables.directory(owner), at, got)
             if at == got:
                 return
             if not tables.make_way(pg, owner, int(indexes[at])):
