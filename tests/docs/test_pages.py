@@ -106,7 +106,7 @@ def test_what_is_made_is_run_somewhere() -> None:
         runs = (
             "make " + target
             if where == ".ci/run"
-            else {"demo": '"demo"', "dist": '"hatchling", "build"'}[target]
+            else {"demo": '"demo"', "dist": '"hatchling", "build"', "sim": '"--seeds", "200"'}[target]
         )
         assert runs in page(where)
         done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -115,7 +115,7 @@ def test_tools_guide(shell: DocShell) -> None:
     online, topology, zones, refused = shell.printed[str(snippet)].splitlines()
     assert (online, zones) == ("0-1", "Normal Movable")
     assert topology.startswith("['core_cpus'")
-    assert refused.endswith("EINVAL: Invalid argument: 201 is not in 0 to 200")
+    assert refused.endswith("EINVAL: Invalid argument: vm.swappiness: 201 is not in 0 to 200")
 
 
 def test_workloads_guide(shell: DocShell) -> None:
