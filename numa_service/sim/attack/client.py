@@ -95,7 +95,7 @@ class Client:
 
     def _open(self, action: plan.Open) -> None:
         self.nid, self.lease_ns = action.nid, action.lease_ns
-        name = f"client-{self.number}"
+        name, asked_ns = f"client-{self.number}", self._sim.now_ns
 
         def begin(inbox: Inbox) -> tuple[int, int]:
             node = inbox.node
@@ -103,7 +103,8 @@ class Client:
 
         def opened(answer: tuple[int, int]) -> None:
             self.session, self.lineage = answer
-            self.renewed_ns = self._sim.now_ns
+            # the answer may be late, or that of an earlier attempt
+            self.renewed_ns = asked_ns
             self._sim.at(self.lease_ns // 3, self._renew, background=True)
 
         self._ask(("open", action.lease_ns), begin, opened, session=0)
