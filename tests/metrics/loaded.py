@@ -50,7 +50,7 @@ class LoadedMachine(Loopback):
         """As the supervisor tells it: no addresses of a node that is away."""
         machine = super().info()
         nodes = (
-            replace(node, address="", metrics_url="") if node.nid in self._away else node
+            replace(node, address="", metrics_url="") if node.node in self._away else node
             for node in machine.nodes
         )
         return replace(machine, nodes=tuple(nodes))
