@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from numa_service.node.errors import TooMany
 from numa_service.node.folded import Folded
@@ -159,13 +159,13 @@ class FirstReplies(dict[Key, FirstReply]):
         entries = [(key, first.digest, first.kind, bytes(first.reply)) for key, first in self.items()]
         return [chunks, self._new, self._new_bytes, entries]
 
-    def load(self, dumped: list[object]) -> None:
+    def load(self, dumped: list[Any]) -> None:
         """Take over what :meth:`dump` gave, into an empty one."""
-        chunks, new, self._new_bytes, entries = dumped  # type: ignore[assignment]  # plain data has no types
-        for (asker, id), digest, kind, reply in entries:  # type: ignore[attr-defined]
+        chunks, new, self._new_bytes, entries = dumped
+        for (asker, id), digest, kind, reply in entries:
             self[asker, id] = FirstReply(digest, kind, reply)
-        self._new = [((asker, id), size) for (asker, id), size in new]  # type: ignore[attr-defined]
-        for ns, rows in chunks:  # type: ignore[attr-defined]
+        self._new = [((asker, id), size) for (asker, id), size in new]
+        for ns, rows in chunks:
             self._chunks.append(_Chunk(ns, [((asker, id), size) for (asker, id), size in rows]))
             for (asker, _), size in rows:
                 self._bytes_of[asker] = self._bytes_of.get(asker, 0) + size + ENTRY_BYTES

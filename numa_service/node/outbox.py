@@ -10,7 +10,7 @@ State of the node, changed by ops (``ops/protocol.py``). Whoever drives the node
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from numa_service.node.owners import Owner
 
@@ -96,11 +96,11 @@ class Outbox:
         ]
         return [self.asked, debts]
 
-    def load(self, dumped: list[object]) -> None:
+    def load(self, dumped: list[Any]) -> None:
         """Take over what :meth:`dump` gave."""
-        self.asked, debts = dumped  # type: ignore[assignment]  # plain data has no types
+        self.asked, debts = dumped
         self.debts = {}
-        for nid, next_ns, delay_ns, questions in debts:  # type: ignore[attr-defined]
+        for nid, next_ns, delay_ns, questions in debts:
             debt = self.debts[nid] = Debt(next_ns)
             debt.delay_ns = delay_ns
             for request_id, op, owner in questions:

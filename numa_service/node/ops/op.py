@@ -116,6 +116,7 @@ def decode(data: bytes) -> Tagged[Any]:
 def _codec(kind: type[Tagged[Any]]) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
     """Names of an op's fields, and what makes a field of what msgpack has read."""
     hints = typing.get_type_hints(kind)
+    # every op is a dataclass; Tagged, which they have in common, is not
     return tuple((field.name, _reader(hints[field.name])) for field in fields(kind))  # type: ignore[arg-type]
 
 
@@ -132,6 +133,7 @@ def _reader(hint: Any) -> Callable[[Any], Any]:
         return _row(tuple, [_reader(arg) for arg in args])
     if isinstance(hint, type) and issubclass(hint, tuple):
         hints = typing.get_type_hints(hint)
+        # a tuple with names: no type says so
         return _row(lambda items: hint(*items), [_reader(hints[name]) for name in hint._fields])  # type: ignore[attr-defined]
     if hint not in (int, bool, str, bytes):
         raise TypeError(f"an op cannot have a field of {hint}")
