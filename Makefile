@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CLIENTS := clients/python clients/loadgen
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock kernels demo lint format test test-slow fidelity sim bench bench-mm plots stubs sync dashboards picture pictures dist clean
+.PHONY: help setup lock kernels demo lint format test test-slow fidelity judges fuzz-imports sim bench bench-mm plots stubs sync dashboards picture pictures dist clean
 
 help: ## Say what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -41,13 +41,23 @@ format: setup ## Let ruff format everything.
 	$(BIN)/ruff format .
 
 test: kernels ## Every test but the slow ones.
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: kernels ## The long runs.
 	$(BIN)/python -m pytest -m slow
 
-fidelity: kernels ## Compare with captured kernels (NUMA_GROUNDTRUTH=DIR: those); writes docs/fidelity.md.
-	$(BIN)/python tests/fidelity/table.py $(if $(NUMA_GROUNDTRUTH),,--write docs/fidelity.md)
+# The captures to compare with; empty: those of the repository.
+GROUNDTRUTH ?= $(NUMA_GROUNDTRUTH)
+
+fidelity: kernels ## Compare with captured kernels (GROUNDTRUTH=DIR: those); writes docs/fidelity.md.
+	$(BIN)/python tests/fidelity/table.py $(if $(GROUNDTRUTH),"$(GROUNDTRUTH)",--write docs/fidelity.md)
+
+FILES ?= 100000
+fuzz-imports: setup ## Mutated files over all importers (FILES=100000).
+	$(BIN)/python tests/fuzz/imports.py --files $(FILES)
+
+judges: kernels ## Ask others' files, where they are (NUMA_CORPORA); writes docs/judges.md.
+	$(BIN)/python tests/judges/table.py
 
 bench: setup ## Measure everything (PARTS="serve mm": those), each row beside something else.
 	$(BIN)/python benchmarks/bench.py $(PARTS)

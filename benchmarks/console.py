@@ -1,6 +1,6 @@
-"""The console: a page of 64 nodes under live updates in headless Chromium, and what a frame costs its node.
+"""The console: frames per second of a page of 64 nodes in headless Chromium, and what a frame costs a node.
 
-Not part of ``make bench``: it needs a browser. ``python benchmarks/console.py``.
+It needs a browser and is no part of ``make bench``: run ``python benchmarks/console.py``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from numa_service.rpc.observe import frame
 NODES = 64
 SECONDS = 6.0
 
-#: Frames drawn in so many milliseconds, the longest, and how many arrows there are.
+#: Measures for so many ms the frames drawn per second, the longest frame, and the number of arrows.
 _MEASURE = """(ms) => new Promise((done) => {
   let frames = 0, longest = 0, before = performance.now(), start = before;
   const step = (now) => {
@@ -42,7 +42,7 @@ _MEASURE = """(ms) => new Promise((done) => {
 
 
 def machine(nodes: int) -> MachineSpec:
-    """Four dies a socket, 64 MiB each."""
+    """A machine of so many nodes with 64 MiB each, four dies in a socket; node 0 has 192 MiB."""
     text = ['name = "bench"']
     rows = [[10 if a == b else 12 if a // 4 == b // 4 else 32 for b in range(nodes)] for a in range(nodes)]
     text.append(f"distances = {rows}")
@@ -51,7 +51,10 @@ def machine(nodes: int) -> MachineSpec:
 
 
 async def load(client: AsyncMachine, nid: int) -> None:
-    """Take memory and give it back, every second node more than it has: all frames differ, half fall back."""
+    """Allocate and free again and again, on even nodes more than the node has.
+
+    So every frame of a node differs from the one before, and half of the nodes fall back to others.
+    """
     async with client.session(node=nid) as session:
         share = max(1, client.info.node(nid).managed_pages // 4)
         while True:

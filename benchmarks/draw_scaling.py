@@ -1,4 +1,4 @@
-"""docs/scaling.svg from docs/scaling.json; the same data gives the same bytes."""
+"""Draws docs/scaling.svg from docs/scaling.json; the same data gives the same picture."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PICTURE = DATA.with_suffix(".svg")
 _STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
-    # text stays text, and ids depend on nothing but what is drawn
+    # keep text as text, and make ids depend only on what is drawn
     "svg.fonttype": "none",
     "svg.hashsalt": "scaling",
 }
-#: What grows less is drawn from zero.
+#: A curve that grows by less than this factor is drawn on a linear axis from zero.
 _DECADE = 10
 _FIRST, _SECOND, _LINEAR = "#1f6fb2", "#c8591b", "#888888"
 
@@ -42,7 +42,7 @@ def _curve(
 
 
 def _proportional(axes: Axes, rows: Sequence[dict[str, float]], x: str, y: str) -> None:
-    """What growth in proportion would be, from the last point."""
+    """Draw a dotted line for growth in proportion, through the last point."""
     last = rows[-1]
     xs = [row[x] for row in rows]
     axes.plot(xs, [last[y] * value / last[x] for value in xs], ":", lw=1, color=_LINEAR)

@@ -1,4 +1,4 @@
-"""What explaining costs: requests that do not ask, that ask, and a slow path from which it was cut out."""
+"""The cost of explanations: requests without and with one, beside a slow path without code for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from table import Row
 
 from numa_service.machine.presets import load_preset
 from numa_service.mm.gfp import GFP_KERNEL
-from numa_service.node import ops, page_alloc
+from numa_service.node import ops, page_alloc, zonelist_alloc
 from numa_service.node.free_pages import free_pages
 from numa_service.node.mempolicy import Policy
 from numa_service.node.node import Node
@@ -25,7 +25,7 @@ _ROUNDS = 21
 
 
 class _WithoutRecorder(ast.NodeTransformer):
-    """Drops what is done for a recorder or an explanation, and the looks whether there is one."""
+    """Removes the code for explanations: every `if recorder` and `if walk_step`, with its body."""
 
     def visit_If(self, node: ast.If) -> Any:
         self.generic_visit(node)
@@ -40,9 +40,15 @@ class _WithoutRecorder(ast.NodeTransformer):
 
 
 def never_built_in() -> ModuleType:
-    """node/page_alloc.py as it were without explanations."""
-    tree = _WithoutRecorder().visit(ast.parse(inspect.getsource(page_alloc)))
-    module = ModuleType(page_alloc.__name__)
+    """node/page_alloc.py, on node/zonelist_alloc.py, as they would be without explanations."""
+    module = _without_recorder(page_alloc)
+    module.__dict__["__alloc_pages"] = _without_recorder(zonelist_alloc).__dict__["__alloc_pages"]
+    return module
+
+
+def _without_recorder(original: ModuleType) -> ModuleType:
+    tree = _WithoutRecorder().visit(ast.parse(inspect.getsource(original)))
+    module = ModuleType(original.__name__)
     exec(compile(ast.fix_missing_locations(tree), "<without>", "exec"), module.__dict__)
     return module
 
@@ -51,7 +57,7 @@ def _requests(node: Node, session: int, module: Any, explain: bool) -> Callable[
     request = AllocRequest(session, GFP_KERNEL, 0, _BLOCKS, 0, Policy(), explain=explain)
 
     def run() -> float:
-        start = time.thread_time()  # of a CPU: what else runs on the host is not in it
+        start = time.thread_time()  # CPU time, which other load of the host does not change
         for _ in range(_REQUESTS):
             try:
                 next(module.alloc_pages(node, request))
@@ -75,7 +81,7 @@ def rows() -> list[Row]:
     for turn in range(_ROUNDS):
         for name, run in runs.items():
             found = run()
-            if turn:  # the first warms up
+            if turn:  # the first round warms up
                 took[name].append(found)
     off, on, without = (min(took[name]) for name in ("off", "on", "without"))
     return [

@@ -1,4 +1,4 @@
-"""What this host gives to a benchmark, measured around each part: which rows not to trust, and why."""
+"""Measures before and after each part of a benchmark how busy the host is, and which rows not to trust."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Two busy loops do less than so much of one: there are not two CPUs for a client and a server.
+#: Two busy loops at once must do so many times the work of one; else a client and a server have no CPU each.
 TWO_LOOPS = 1.8
-#: CPUs that others may keep busy beyond those that a part has no use for.
+#: CPUs that other processes may keep busy beyond those that a part does not need.
 OTHERS = 0.15
-#: Share of the time that the hypervisor may take.
+#: Share of the time that the hypervisor may take (steal time).
 STOLEN = 0.05
-#: By how much the median of the same loop, repeated, may exceed the fastest.
+#: By how much the median of a repeated loop may exceed the fastest, as a fraction.
 SPREAD = 0.1
 
-#: Units of what a busy host changes; bytes, counts and CPU seconds it does not.
+#: Units of measurements that a busy host changes; it does not change bytes, counts and CPU seconds.
 _TIMES = {"s", "ms", "µs", "ns", "µs/pair"}
 _LOOP = """
 import sys, time
@@ -33,23 +33,23 @@ for line in sys.stdin:
 
 @dataclass(frozen=True, slots=True)
 class HostState:
-    """What the host had to give at one moment."""
+    """The state of the host at one moment."""
 
     #: CPUs that this process may run on.
     cpus: int
-    #: How many of them others kept busy while this process slept.
+    #: How many of them other processes kept busy while this one slept.
     others: float
-    #: Rounds of two busy loops at once by those of one.
+    #: Work of two busy loops at once, as a multiple of that of one.
     two_loops: float
-    #: By how much the median of a loop, repeated, exceeds the fastest, as a fraction.
+    #: By how much the median of a repeated loop exceeds the fastest, as a fraction.
     spread: float
-    #: CPU time since boot, of these CPUs: all, and what the hypervisor took. Ticks.
+    #: Time of these CPUs since boot, in all and taken by the hypervisor, in ticks.
     ticks: int
     stolen_ticks: int
 
 
 def _ticks() -> tuple[int, int, int]:
-    """Of the CPUs that this process may run on, since boot: all, busy, stolen; zeros without /proc/stat."""
+    """Ticks of this process's CPUs since boot: (all, busy, stolen), or zeros without /proc/stat."""
     ours = {f"cpu{cpu}" for cpu in os.sched_getaffinity(0)}
     total = busy = stolen = 0
     path = Path("/proc/stat")
@@ -64,7 +64,7 @@ def _ticks() -> tuple[int, int, int]:
 
 
 def busy_loops(rounds: int, seconds: float = 0.3) -> tuple[list[float], list[float]]:
-    """Rounds a second of one busy loop, and of two at once in two processes, taken in turns."""
+    """Rounds per second of one busy loop, and of two at once in two processes, measured in turns."""
     command = [sys.executable, "-I", "-c", _LOOP]
     loops = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
@@ -78,7 +78,7 @@ def busy_loops(rounds: int, seconds: float = 0.3) -> tuple[list[float], list[flo
         return sum(float(loop.stdout.readline()) for loop in running if loop.stdout)
 
     try:
-        together(loops, 0.01)  # they have started
+        together(loops, 0.01)  # wait until both have started
         one, two = [], []
         for _ in range(rounds):
             one.append(together(loops[:1], seconds))
@@ -90,7 +90,7 @@ def busy_loops(rounds: int, seconds: float = 0.3) -> tuple[list[float], list[flo
 
 
 def _repeated() -> float:
-    """How much longer than the fastest the same work takes in the median."""
+    """By how much the median time of the same work exceeds the fastest, as a fraction."""
     took = []
     for _ in range(25):
         start = time.perf_counter()
@@ -100,7 +100,7 @@ def _repeated() -> float:
 
 
 def measure() -> HostState:
-    """Some three seconds, of which this process sleeps one."""
+    """Measure the host's state, in some three seconds, of which this process sleeps one."""
     total, busy, _ = _ticks()
     time.sleep(1)
     later, then_busy, stolen = _ticks()
@@ -113,7 +113,7 @@ def measure() -> HostState:
 
 
 def doubt(unit: str, cpus: int, before: HostState, after: HostState) -> str:
-    """Why a row in this unit, of a part that needs so many CPUs at once, is not to be trusted; else empty."""
+    """Why a row in this unit is not to be trusted, if the part needs so many CPUs at once; empty if it is."""
     if not (unit in _TIMES or unit.endswith("/s")):
         return ""
     reasons = []

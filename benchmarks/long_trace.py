@@ -1,7 +1,7 @@
-"""A long trace in bounded memory: made up, parsed as text, written, replayed; resident memory as it goes.
+"""Measures resident memory while a long synthetic trace is written, replayed and parsed: it must be bounded.
 
-``python benchmarks/long_trace.py 100000000`` takes some three minutes and 60 MB of disk;
-``--text`` adds the parsing of as many lines of text, never all there at once.
+``python benchmarks/long_trace.py 100000000`` takes some three minutes and 60 MB of disk; ``--text`` also
+parses as many lines of text, which are made as they are read.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from numa_service.machine.machinefile import parse_machine
-from numa_service.sim.replay import Replay
+from numa_service.sim.trace_replay import Replay
 from numa_service.trace.columnar import write_ntrace
 from numa_service.trace.events import EventCounts, TraceEvents, TraceHeader
 from numa_service.trace.ftrace import TextParser
-from numa_service.trace.source import open_trace
+from numa_service.trace.reader import open_trace
 from numa_service.trace.synthetic import SyntheticTrace, trace_text
 
-#: 2 GiB, of which 1 GiB changes hands: the tables of a replay are of the machine's size.
+#: 2 GiB, of which the trace allocates and frees 1 GiB. The tables of a replay grow with the machine's memory.
 MACHINE = """
 name = "two-nodes"
 [[node]]
@@ -31,18 +31,18 @@ memory = "1GiB"
 cpus = "4-7"
 memory = "1GiB"
 """
-#: By then everything is there that grows with the machine.
+#: After this part of the trace, a quarter, everything that grows with the machine's memory is there.
 _SETTLED = 4
 
 
 def rss_mib() -> float:
-    """Resident memory of this process now."""
+    """Current resident memory of this process in MiB."""
     status = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
 
 
 class _Memory:
-    """Resident memory at the chunks that go through: after a quarter of the trace, and at most."""
+    """Records resident memory while chunks go through: after a quarter of the trace, and the maximum."""
 
     def __init__(self, events: int) -> None:
         self.settled = self.most = 0.0
@@ -59,7 +59,7 @@ class _Memory:
 
 
 class _Text:
-    """The text of a trace as a stream."""
+    """The text of a trace as a readable stream."""
 
     def __init__(self, chunks: Iterator[TraceEvents]) -> None:
         self._texts = map(trace_text, chunks)
@@ -74,7 +74,7 @@ class _Text:
 
 
 def measure(events: int, text: bool) -> dict[str, dict[str, float]]:
-    """Of each step: events a second, MiB resident after a quarter of the trace, and at most."""
+    """Step → its events per second, and MiB resident after a quarter of the trace and at most."""
     spec = parse_machine(MACHINE, "long", "long")
     zone = spec.nodes[0].zones[-1]
     made = SyntheticTrace(spec.cpus, zone.start_pfn + 512, 1 << 18)

@@ -1,4 +1,4 @@
-"""What memory size costs: a node of 1 TiB, its metadata, its boot and its process beside an empty one."""
+"""The cost of memory size: boot time, process size and metadata of a node of 1 TiB, beside a small one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from table import Row
 
-# ru_maxrss survives exec: a child would show its parent's
+# read from /proc: ru_maxrss survives exec, and would be the parent's
 _PEAK = """
 from pathlib import Path
 def peak_kib():
@@ -42,14 +42,14 @@ def _run(code: str, *arguments: str) -> Any:
 
 
 def boot(memory: str) -> dict[str, float]:
-    """Seconds, peak KiB of the process, and bytes of metadata a page."""
+    """Boot a node in a process: seconds, peak KiB of the process, and bytes of metadata per page."""
     result: dict[str, float] = _run(_PEAK + _BOOT, memory)
     return result
 
 
 def rows() -> list[Row]:
     """Every row of this part."""
-    boot("1GiB")  # compiles what is not in the cache yet
+    boot("1GiB")  # compiles kernels that are not in the cache yet
     small, big, empty_kib = boot("1GiB"), boot("1TiB"), _run(_PEAK + "print(peak_kib())")
     more_mib, small_mib = ((found["kib"] - empty_kib) / 1024 for found in (big, small))
     return [

@@ -1,8 +1,8 @@
-"""``make bench-mm``: ns per alloc + free in the model, all bookkeeping on, beside C; and what memory costs.
+"""``make bench-mm``: ns per allocation and free in the model, with all bookkeeping, beside C; cost of memory.
 
-Each row is measured in the same run as what it is compared with; the ratio is what travels between
-machines. Published kernel figures: an order-0 pair 55 ns on a 3.6 GHz Xeon, 27 ns a page in bulk (commit
-log of the bulk page allocator, 2021).
+Each row is measured in the same run as the one it is compared with, as only their ratio can be compared
+between machines. Published kernel figures: an order-0 pair 55 ns on a 3.6 GHz Xeon, 27 ns a page in bulk
+(commit log of the bulk page allocator, 2021).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _pairs(
 
 
 def model() -> dict[str, float]:
-    """Best of several rounds, ns per block."""
+    """The best of several rounds, in ns per block."""
     pg = start_kernel(parse_machine(_MACHINE, "bench", "bench")).pgdats[0].pg
     zones = np.array([2, 1, 0], dtype=np.int64)
     none = np.zeros(0, dtype=np.uint32)
@@ -87,7 +87,7 @@ def model() -> dict[str, float]:
 
 
 def yardstick() -> dict[str, float]:
-    """The C program's figures; empty where there is no compiler."""
+    """The figures of yardstick.c; empty if there is no C compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         return {}

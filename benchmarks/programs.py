@@ -1,4 +1,4 @@
-"""Workload programs: pages a second next to one node, and next to two nodes in two processes."""
+"""Workload programs: pages per second next to one node, and next to two nodes in two processes."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _PAGES = Program(
 
 
 def two_cores() -> Row:
-    """What this host gives to two processes that need nothing but a core each: no node can have more."""
+    """Two busy loops beside one: the most that two nodes in two processes can reach on this host."""
     one, two = busy_loops(_ROUNDS)
     return Row("busy_loops_two", statistics.median(two), "rounds/s", "one busy loop", statistics.median(one))
 
 
 class Running:
-    """A session on a node, and programs in it."""
+    """A session on a node that runs programs."""
 
     def __init__(self, channel: Any) -> None:
         self._memory = memory_service_pb2_grpc.MemoryServiceStub(channel)

@@ -25,7 +25,8 @@ from numa_client._gen.numa.v1 import memory_service_pb2_grpc as pb2_grpc
 from servers import serving
 from table import machine
 
-#: Every node allocates 1,000 pages and frees them; once before the clock runs, for the kernels to be loaded.
+#: Boots a machine, then every node allocates 1,000 pages and frees them. A small machine is booted before the
+#: clock runs, so that the kernels are loaded.
 _SIMULATED = r"""
 import json, sys, time
 from numa_service.machine.machinefile import parse_machine
@@ -58,7 +59,7 @@ rss = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 print(json.dumps([booted, sorted(rates)[len(rates) // 2], rss / 1024]))
 """
 
-#: A call holds at most so many pages; a program, any number.
+#: Pages of a call; 65,536 is the most that one may have.
 _PAGES = [1, 8, 64, 512, 4096, 32768]
 _NODES = [1, 4, 16, 64, 256, 1024]
 _MEMORY_GIB = [16, 64, 256, 1024, 4096]
@@ -66,17 +67,17 @@ _IN_FLIGHT = [1, 2, 4, 8, 16, 32, 64]
 
 _OPTIONS = (("grpc.max_receive_message_length", 64 << 20),)
 _ROUNDS = 3
-#: A point is measured for so long.
+#: Seconds for which a point of a curve is measured.
 _SECONDS = 0.7
 
 
 class _Client:
-    """Pairs of calls: pages are allocated, and freed."""
+    """A session that makes pairs of calls, an AllocPages and a FreePages."""
 
     def __init__(self, channel: Any) -> None:
         self._stub = pb2_grpc.MemoryServiceStub(channel)
         self._ids = itertools.count()
-        #: What every request of it has.
+        #: Fields that every request of the session has.
         self._session: dict[str, Any] = {}
 
     async def open(self) -> None:
@@ -92,7 +93,7 @@ class _Client:
         await self._stub.FreePages(free)
 
     async def rate(self, count: int, in_flight: int) -> tuple[float, float]:
-        """Pairs a second, and the median microseconds of one."""
+        """Pairs per second, and the median time of one in µs."""
         took: list[float] = []
         end = time.perf_counter() + _SECONDS
 
@@ -145,7 +146,7 @@ def _booted(gib: int) -> dict[str, float]:
 
 
 def measure() -> dict[str, Any]:
-    """All curves, and the host that they are of."""
+    """The data of all curves, with the properties of the host."""
     found: dict[str, Any] = {"machine": machine() | {"load_before": os.getloadavg()[0]}}
     with serving("node") as (node, _):
         found |= asyncio.run(_serve(node))
@@ -155,7 +156,7 @@ def measure() -> dict[str, Any]:
 
 
 def plot(anew: bool = True) -> None:
-    """Measure, unless only to draw; draw."""
+    """Measure, if `anew`, and draw."""
     if anew:
         DATA.write_text(json.dumps(measure(), indent=1) + "\n")
     PICTURE.write_text(draw(json.loads(DATA.read_text())))

@@ -1,4 +1,4 @@
-"""What a scrape costs: the largest endpoint of 64 nodes, and a node's clients while Prometheus reads it."""
+"""The cost of a scrape: of a node of 64, whose metrics are largest, and for clients of a scraped node."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from serve import Served, rate
 from servers import serving
 from table import Row
 
-#: A client and a server.
+#: CPUs that are needed at once: for a client and a server.
 CPUS = 2
-#: What Prometheus 2 and 3 ask for: OpenMetrics first.
+#: The Accept header of Prometheus 2 and 3, which prefer OpenMetrics.
 ACCEPT = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 SCRAPES = 50
 #: Seconds between scrapes: five times as often as deploy/prometheus/prometheus.yml.
 INTERVAL = 1.0
 _ROUNDS = 8
-#: Two seconds: every round with scrapes has some.
+#: Pairs of calls in a round, which takes two seconds, so that every round with scrapes has some.
 _PAIRS = 2000
 
 
 def scrape(url: str) -> tuple[float, int]:
-    """Seconds, and bytes of the answer."""
+    """Scrape once; returns the seconds it took, and the bytes of the answer."""
     request = urllib.request.Request(url, headers={"Accept": ACCEPT})
     start = time.perf_counter()
     with urllib.request.urlopen(request, timeout=10) as reply:
@@ -51,7 +51,8 @@ def _largest() -> Row:
     )
 
 
-#: Scrapes for ever, or only sleeps; a process of its own, for the client not to share its interpreter.
+#: Scrapes for ever, or only sleeps. It runs in a process of its own, so that the client has its interpreter
+#: alone.
 _SCRAPER = """
 import sys, time, urllib.request
 while True:
@@ -65,7 +66,7 @@ while True:
 @contextlib.contextmanager
 def _scraper(url: str, scrapes: bool) -> Iterator[None]:
     process = subprocess.Popen([sys.executable, "-c", _SCRAPER, url, ACCEPT, str(INTERVAL), str(scrapes)])
-    time.sleep(INTERVAL)  # it starts
+    time.sleep(INTERVAL)  # until it has started
     try:
         yield
     finally:
@@ -81,7 +82,7 @@ def _cpu_seconds(url: str) -> float:
 
 
 async def _loaded(node: str, url: str) -> Row:
-    """Calls by the CPU time that the node spends meanwhile: what else runs on the host does not matter."""
+    """Calls per CPU second of the node, which other load of the host does not change."""
     async with grpc.aio.insecure_channel(node) as channel:
         served = Served(channel)
         await served.open()
@@ -95,7 +96,7 @@ async def _loaded(node: str, url: str) -> Row:
         alone: list[float] = []
         scraped: list[float] = []
         for _ in range(_ROUNDS):
-            # the same process and the same pause both times: a node that has rested begins slowly
+            # the same process and pause in both cases, as a node is slow for a while after a pause
             for found, scrapes in ((alone, False), (scraped, True)):
                 with _scraper(url, scrapes):
                     found.append(await calls_a_second())

@@ -18,15 +18,15 @@ from numa_client._gen.numa.v1 import memory_service_pb2_grpc as pb2_grpc
 from servers import SIZE_BYTES, serving
 from table import Row
 
-#: A client and a server.
+#: CPUs that are needed at once: for a client and a server.
 CPUS = 2
 _OPTIONS = (("grpc.max_receive_message_length", 64 << 20),)
-#: Many and short ones, in turns: the host is shared, and what it gives changes from second to second.
+#: Many short rounds, in turns, as the speed of a shared host changes from second to second.
 _ROUNDS = 15
 
 
 def host_faults_per_second() -> float:
-    """4 KiB pages that this host's kernel faults in and drops again, a second; best of several rounds."""
+    """Pages of 4 KiB per second that this host's kernel faults in and drops again; best of three rounds."""
     size = 1 << 30
     best = 0.0
     for _ in range(3):
@@ -43,12 +43,12 @@ def host_faults_per_second() -> float:
 
 
 class Served:
-    """A session on the node, and calls of it."""
+    """A session on the node that makes pairs of calls."""
 
     def __init__(self, channel: Any) -> None:
         self._stub = pb2_grpc.MemoryServiceStub(channel)
         self._ids = itertools.count()
-        #: What every request of it has.
+        #: Fields that every request of the session has.
         self.session: dict[str, Any] = {}
 
     async def open(self) -> None:
@@ -63,7 +63,7 @@ class Served:
         return free.ByteSize(), got.ByteSize()
 
     async def pair(self, count: int) -> tuple[pb2.FreePagesRequest, pb2.AllocPagesResponse]:
-        """Allocate and free."""
+        """Allocate pages and free them; returns the request and the reply that carry them."""
         request_id = str(next(self._ids))
         got = await self._stub.AllocPages(
             pb2.AllocPagesRequest(**self.session, request_id=request_id, count=count)
@@ -74,7 +74,7 @@ class Served:
 
 
 class Echoed:
-    """The same two calls, as bytes."""
+    """Two calls of a bare echo server with messages of the same sizes."""
 
     def __init__(self, channel: Any) -> None:
         self._echo = channel.unary_unary("/bare/Echo")
@@ -86,14 +86,14 @@ class Echoed:
 
 
 class Streamed:
-    """Pairs of calls through one stream, `window` of them ahead of their answers."""
+    """Pairs of calls through one stream, of which `window` are unanswered at a time."""
 
     def __init__(self, call: Any, window: int) -> None:
         self._call = call
         self._window = window
 
     async def run(self, requests: Callable[[Any], Any], pairs: int) -> float:
-        """Pairs a second; `requests` makes a pair's second request from the answer to its first."""
+        """Pairs per second. `requests` makes a pair's first request of None, and its second of the answer."""
         call, answered = self._call, 0
         start = time.perf_counter()
         for _ in range(min(self._window, pairs)):
@@ -113,7 +113,7 @@ class Streamed:
 
 
 async def rate(pair: Callable[[], Awaitable[Any]], pairs: int, in_flight: int) -> tuple[float, list[float]]:
-    """Pairs a second with so many in flight, and how long each took."""
+    """Pairs per second with so many under way at a time, and how many seconds each took."""
     took: list[float] = []
     left = itertools.count(1)
 
@@ -131,7 +131,7 @@ async def rate(pair: Callable[[], Awaitable[Any]], pairs: int, in_flight: int) -
 async def _compare(
     served: Served, echoed: Echoed, count: int, pairs: int, in_flight: int, rounds: int = _ROUNDS
 ) -> tuple[float, float, list[float], list[float]]:
-    """Median rates of both, taken in turns, and all the times."""
+    """The median rates of both, measured in turns, and the times of all pairs."""
     up, down = await served.sizes(count)
     ours: list[float] = []
     theirs: list[float] = []
@@ -170,7 +170,8 @@ async def _measure(node: str, echo: str) -> list[Row]:
         ours, theirs, _, _ = await _compare(served, echoed, 512, 100, 1)
         rows.append(Row("grpc_512_pages", ours * 512, "pages/s", "bare echo, same bytes", theirs * 512, 0.8))
         for in_flight in (1, 64):
-            # a pause of the host meets 64 pairs at once with 64 in flight: over one in a hundred of 6,000
+            # one pause of the host delays all 64 pairs that are under way: with 6,000 pairs in all that would
+            # be more than one in a hundred, and decide the 99th percentile
             rounds = _ROUNDS if in_flight == 1 else 3 * _ROUNDS
             ours, theirs, took, bare = await _compare(served, echoed, 1, 400, in_flight, rounds)
             name = f"grpc_1_page_{in_flight}_in_flight"
@@ -192,7 +193,7 @@ async def _measure(node: str, echo: str) -> list[Row]:
 
 
 async def _streams(served: Served, to_node: Any, to_echo: Any) -> Row:
-    """32 pages a request, 16 requests ahead."""
+    """Streams with 32 pages a request and a window of 16 requests."""
     count, window, pairs = 32, 16, 600
     up, down = await served.sizes(count)
     ids = itertools.count()

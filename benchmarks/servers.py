@@ -1,8 +1,8 @@
-"""Servers to measure, each a process of its own, which prints its address: ``python servers.py KIND``.
+"""Servers to measure: ``python servers.py KIND`` runs one and prints its address.
 
-`node` is one NUMA node as the service runs it, without Ray; `of-64` is one of 64; `pair` is node 0 of two,
-the other one in a process that it starts; each with the event loop that Ray gives its actors. `echo` is a
-bare grpc.aio server that takes and gives as many bytes as it is told to, and parses nothing.
+`node` is one NUMA node as the service runs it, but without Ray; `of-64` is one of 64 nodes; `pair` is node 0
+of two, of which it starts the other one in a process. They use the event loop that Ray gives its actors.
+`echo` is a bare grpc.aio server that replies with as many bytes as it is told to, and parses nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ async def _node() -> None:
 
 
 async def _of_64() -> None:
-    """Node 0 of 64, with all that its metrics can have: traffic to, and pages from, the others."""
+    """Node 0 of 64 with the largest metrics: traffic to all other nodes, and pages from all of them."""
     from numa_service.machine.machinefile import parse_machine
     from numa_service.metrics.collector import NodeCollector
     from numa_service.node.node import Node
@@ -126,7 +126,7 @@ async def _terminated() -> None:
 
 @contextlib.contextmanager
 def serving(kind: str) -> Iterator[list[str]]:
-    """A server in a process; the words that it prints: address first."""
+    """Run a server in a process; gives the words that it prints, its address first."""
     process = subprocess.Popen([sys.executable, __file__, kind], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout

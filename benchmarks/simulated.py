@@ -1,4 +1,4 @@
-"""A machine of 1,024 nodes in one process."""
+"""A simulated machine of 1,024 nodes in one process."""
 
 from __future__ import annotations
 

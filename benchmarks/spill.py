@@ -1,4 +1,4 @@
-"""A batch that another node serves, beside the same batch at home."""
+"""A batch of pages that another node serves, beside the same batch from the home node."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from numa_client._gen.numa.v1 import types_pb2
 from servers import serving
 from table import Row
 
-#: A client and a server.
+#: CPUs that are needed at once: for a client and a server.
 CPUS = 2
 _OPTIONS = (("grpc.max_receive_message_length", 64 << 20),)
 _COUNT = 32768
 _PAIRS = 20
 _ROUNDS = 7
-#: Until the nodes keep as much of their log and of first replies as they ever do: memory that a process has
-#: never had is slow, on a virtual machine above all.
+#: Pairs before the clock runs, until the nodes' logs and kept first replies have reached their limits: memory
+#: that a process touches for the first time is slow, above all on a virtual machine.
 _WARM_UP = 300
 
 
 class Spilling:
-    """A session on node 0, and batches from either node."""
+    """A session on node 0 that allocates batches from either node."""
 
     def __init__(self, channel: Any) -> None:
         self._stub = pb2_grpc.MemoryServiceStub(channel)
         self._ids = itertools.count()
-        #: What every request of it has.
+        #: Fields that every request of the session has.
         self.session: dict[str, Any] = {}
         self.lookups = 0
 
@@ -43,7 +43,7 @@ class Spilling:
         self.session = {"session": opened.session, "session_token": opened.session_token}
 
     async def seconds(self, nid: int) -> float:
-        """Of a batch bound to a node; it goes back untimed."""
+        """Allocate a batch bound to a node; returns the seconds. The free afterwards is not timed."""
         policy = types_pb2.Policy(mode=types_pb2.POLICY_MODE_BIND, nodes=[nid])
         request_id = str(next(self._ids))
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What it takes to start: a machine beside as many bare Ray actors, and the kernels compiled or cached."""
+"""The time to start: a machine, beside as many bare Ray actors; a node with kernels compiled or cached."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from typing import Any, TypeVar
 import psutil
 from table import Row
 
-from numa_service.cluster import local, machine
+from numa_service.cluster import lifecycle, local
+from numa_service.cluster.actor_names import kswapd_name, node_name
 from numa_service.cluster.connect import attach, detach
-from numa_service.cluster.names import kswapd_name, node_name
 from numa_service.machine.machinefile import parse_machine
 
 T = TypeVar("T")
 
-#: As many processes as there are CPUs for start at once.
+#: CPUs that are needed at once: several processes start at a time.
 CPUS = 2
 _NODES = 8
 _ROUNDS = 3
@@ -50,15 +50,15 @@ print(json.dumps([imported - began, warm - imported, time.perf_counter() - warm,
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """What a start took."""
+    """How long a start took."""
 
     seconds: float
-    #: Of CPU, of every process of the cluster and of this one.
+    #: CPU time of all processes of the cluster and of this one.
     cpu_seconds: float
 
 
 def _modules_of_a_machine() -> list[list[str]]:
-    """What the process of a node has imported when its machine is up, and what that of its kswapd has."""
+    """The modules that a node's process has imported when its machine is up, and those of its kswapd's."""
     import ray
 
     def imported(_: object) -> list[str]:
@@ -71,17 +71,17 @@ def _modules_of_a_machine() -> list[list[str]]:
 
 
 def _bare_actors(modules: list[list[str]]) -> list[Any]:
-    """As many as a machine has, when each has answered."""
+    """Start as many actors as a machine has, which only import `modules`, and wait for an answer of each."""
     import ray
 
-    class Bare:  # here, so that Ray carries it to the workers: they do not find this file
-        """Does nothing but import."""
+    class Bare:  # a local class, which Ray sends to the workers: they cannot import this file
+        """An actor that only imports modules."""
 
         def __init__(self, modules: list[str]) -> None:
             import importlib
 
             for module in modules:
-                with contextlib.suppress(ImportError):  # a name that a module gave to a part of itself
+                with contextlib.suppress(ImportError):  # a module put this name into sys.modules itself
                     importlib.import_module(module)
 
         async def pid(self) -> int:
@@ -94,16 +94,16 @@ def _bare_actors(modules: list[list[str]]) -> list[Any]:
 
 
 def _machine() -> None:
-    """Until it is up, and every kswapd has answered, too."""
+    """Boot a machine, and wait until it is up and every kswapd has answered."""
     import ray
 
-    machine.up(parse_machine(_MACHINE, "eight", "eight"), "eight")
+    lifecycle.up(parse_machine(_MACHINE, "eight", "eight"), "eight")
     kswapds = [ray.get_actor(kswapd_name("eight", nid)) for nid in range(_NODES)]
     ray.get([kswapd.pid.remote() for kswapd in kswapds])
 
 
 def _cpu_seconds() -> dict[int, float]:
-    """By pid, of the processes of the cluster and this one."""
+    """pid → CPU seconds, for the processes of the cluster and this one."""
     found = {}
     cluster = local.find()
     for process in [*(cluster.processes() if cluster else ()), psutil.Process()]:
@@ -122,7 +122,7 @@ def _timed(what: Callable[[], T]) -> tuple[_Start, T]:
 
 
 def _settle() -> None:
-    """Until Ray has started the idle workers that it starts in place of those that it gave away."""
+    """Wait until Ray has started new idle workers in place of those that became actors."""
     time.sleep(3)
 
 
@@ -132,7 +132,7 @@ def _tell(what: str, starts: list[_Start]) -> None:
 
 
 def machine_up() -> tuple[list[_Start], list[_Start]]:
-    """A machine of 8 nodes, and 16 bare actors that import the same, in turns on one Ray."""
+    """Start a machine of 8 nodes, and 16 bare actors with the same imports, in turns on one Ray."""
     import ray
 
     state = tempfile.mkdtemp(prefix="numa-b-", dir="/tmp")
@@ -143,7 +143,7 @@ def machine_up() -> tuple[list[_Start], list[_Start]]:
         attach(local.start().address)
         _machine()  # not timed: it may compile
         modules = _modules_of_a_machine()
-        machine._remove("eight")
+        lifecycle._remove("eight")
         for _ in range(_ROUNDS):
             _settle()
             took, actors = _timed(lambda: _bare_actors(modules))
@@ -153,7 +153,7 @@ def machine_up() -> tuple[list[_Start], list[_Start]]:
             del actors
             _settle()
             up.append(_timed(_machine)[0])
-            machine._remove("eight")
+            lifecycle._remove("eight")
         _tell(f"machine of {_NODES} nodes up", up)
         _tell(f"{2 * _NODES} bare actors, with {' and '.join(str(len(m)) for m in modules)} modules", bare)
     finally:

@@ -1,4 +1,4 @@
-"""What every benchmark gives: rows of two things measured in the same run, and the table and file of them."""
+"""The rows that benchmarks give, each with a value of the same run to compare with; their table and file."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measurement beside what it is compared with.
+    """One measurement, and one that it is compared with.
 
-    `goal` is of the ratio if `goal_of_ratio`, else of the value; at least so much if `at_least`, else at
-    most.
+    `goal` is for the ratio of both if `goal_of_ratio`, else for the value. It is a minimum if `at_least`,
+    else a maximum.
     """
 
     name: str
@@ -31,17 +31,17 @@ class Row:
     goal: float | None = None
     goal_of_ratio: bool = True
     at_least: bool = True
-    #: Why the host was too busy for this row (host.py); empty if it was not.
+    #: Why the host was too busy to trust this row (host.py); empty if it was not.
     doubt: str = ""
 
     @property
     def ratio(self) -> float | None:
-        """Value by what it is compared with."""
+        """The value divided by the one it is compared with."""
         return self.value / self.against_value if self.against_value else None
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is; None without one, with nothing to compare with, or with a number in doubt."""
+        """Whether the goal is met; None without a goal, without a value to compare with, or in doubt."""
         found = self.ratio if self.goal_of_ratio else self.value
         if self.goal is None or found is None or self.doubt:
             return None
@@ -56,7 +56,7 @@ class Row:
 
 
 def machine() -> dict[str, object]:
-    """The host by its properties."""
+    """The properties of the host."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     model = next(names, platform.machine())
@@ -72,7 +72,7 @@ def machine() -> dict[str, object]:
 
 @contextmanager
 def compiling(what: str, cached: bool) -> Iterator[None]:
-    """Say on stderr that something is compiled, and what it took; nothing if it is in the cache."""
+    """Print on stderr that the body compiles something, and how long it took; nothing if it is `cached`."""
     began = time.monotonic()
     if not cached:
         print(f"    compiling {what}: once, minutes", file=sys.stderr, flush=True)
@@ -82,7 +82,7 @@ def compiling(what: str, cached: bool) -> Iterator[None]:
 
 
 def number(value: float | None) -> str:
-    """Three digits that count."""
+    """A number with three significant digits."""
     if value is None:
         return "–"
     if abs(value) >= 1e6:
@@ -93,7 +93,7 @@ def number(value: float | None) -> str:
 
 
 def show(rows: Sequence[Row]) -> None:
-    """Print a table, and what of it is not to be trusted."""
+    """Print the table of rows, and which of them are not to be trusted."""
     print(f"{'':<34}{'value':>10} {'unit':<10}{'against':>10}  {'ratio':>7} {'goal':>9}  met  against what")
     for row in rows:
         json_row = row.as_json()
@@ -108,12 +108,12 @@ def show(rows: Sequence[Row]) -> None:
 
 
 def result(rows: Sequence[Row]) -> dict[str, object]:
-    """What results files have: the host, and every row."""
+    """The content of a results file: the host's properties, and every row."""
     return {"machine": machine(), "rows": [row.as_json() for row in rows]}
 
 
 def save(name: str, rows: Sequence[Row]) -> Path:
-    """Write benchmarks/results/NAME.json; its path."""
+    """Write benchmarks/results/NAME.json; returns its path."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(result(rows), indent=1, ensure_ascii=False) + "\n")

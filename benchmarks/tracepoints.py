@@ -1,10 +1,10 @@
-"""What tracepoints cost: nobody listens, somebody does, and kernels from which they were cut out.
+"""The cost of tracepoints: without and with a listener, beside kernels without the code for tracepoints.
 
-The same loop over the same arrays, in turns, each as often first, in CPU time and in several processes; the
-least of each counts. The kernels without are the sources of ``numa_service/mm`` with every
-``if pg.trace_ctl[TRACE_ON]`` dropped, a package of their own; what they are compared with is such a package
-too, with nothing dropped. Both are compiled once for a version of the sources (two to six minutes in all),
-and say so on stderr.
+The same loop runs over the same arrays with each kind of kernels in turns, in several processes; the least
+CPU time of each counts. The kernels without tracepoints are the sources of ``numa_service/mm`` from which
+every ``if pg.trace_ctl[TRACE_ON]`` was removed, as a package of their own; the kernels with tracepoints are
+an unchanged copy, so that both are compiled alike. Both are compiled once for each version of the sources,
+which takes two to six minutes in all and is said on stderr.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ memory = "8GiB"
 #: name → blocks a batch, repeats: order-0 pairs that stay within a pageset, and pairs that refill and drain.
 _ROWS = {"hot": (32, 3000), "32k": (32768, 3)}
 _ROUNDS = 101
-#: Where code lies in memory is worth 4 %, for as long as a process lives.
+#: The place of code in memory, which differs between processes, changes times by 4 %.
 _PROCESSES = 7
 _RING_EVENTS = 1 << 16
 
@@ -60,7 +60,7 @@ def pairs(pg, zones, count, repeats, none, out) -> int:
 
 
 class _WithoutTracepoints(ast.NodeTransformer):
-    """Drops what is done for whoever listens, and the looks whether anybody does."""
+    """Removes every `if pg.trace_ctl[TRACE_ON]`, with its body."""
 
     dropped = 0
 
@@ -112,7 +112,7 @@ def _runs(pgdat: Pgdat, modules: dict[str, Any]) -> dict[str, Callable[[int, int
 
 
 def _measured() -> dict[str, float]:
-    """The least time of each, here, in ns a pair."""
+    """The least times in this process, in ns per pair."""
     pgdat = start_kernel(parse_machine(_MACHINE, "bench", "bench")).pgdats[0]
     folder = jit.CACHE_DIR / "benchmarks"
     modules = {
@@ -121,7 +121,7 @@ def _measured() -> dict[str, float]:
     }
     runs = _runs(pgdat, modules)
     for module in modules.values():
-        # a copy has a cache of its own, and its own mark that it is full
+        # a copy has a cache of its own, with its own mark that everything is compiled
         cache = importlib.import_module(f"{module.__package__}.jit")
         with compiling(f"the kernels again, as {module.__package__}", cache.is_compiled()):
             run = runs["off" if module is modules["built_in"] else "without"]
@@ -129,14 +129,14 @@ def _measured() -> dict[str, float]:
         cache.mark_compiled()
     best: dict[str, float] = {}
     for name, (count, repeats) in _ROWS.items():
-        # who listens fills the caches with what it writes: it has turns of its own
+        # in turns of its own: a listener's events evict other data from the CPU's caches
         for listening in ("off", "on"):
             pair = (listening, "without")
             for turn in range(_ROUNDS):
                 for which in pair if turn % 2 else reversed(pair):
                     key = f"{which}_{listening}_{name}"
                     took = runs[which](count, repeats)
-                    if turn:  # the first compiles and warms up
+                    if turn:  # the first round compiles and warms up
                         best[key] = min(best.get(key, took), took)
     return best
 

@@ -1,4 +1,4 @@
-"""Kernel traces: text parsed, beside what only unpacks and counts its lines; the columnar file replayed."""
+"""Kernel traces: parsing text, beside `gzip | wc`, which only unpack it and count lines; and replay."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from statistics import median
 from table import Row
 
 from numa_service.machine.machinefile import parse_machine
-from numa_service.sim.replay import Replay
+from numa_service.sim.trace_replay import Replay
 from numa_service.trace.ahead import read_ahead
 from numa_service.trace.columnar import write_ntrace
-from numa_service.trace.source import open_trace
+from numa_service.trace.reader import open_trace
 from numa_service.trace.synthetic import SyntheticTrace, trace_text
 
 _EVENTS = 2_000_000
-#: A thread reads ahead, and `gzip | wc` are two programs.
+#: CPUs that are needed at once: a thread reads ahead, and `gzip | wc` are two programs.
 CPUS = 2
 _ROUNDS = 3
 _MACHINE = """
@@ -66,7 +66,7 @@ def _convert(path: Path, output: Path) -> None:
 
 
 def _replay(path: Path) -> float:
-    """Seconds; booting is not counted, reading the file is."""
+    """Replay a columnar file; returns the seconds, with reading the file and without booting."""
     replay = Replay(parse_machine(_MACHINE, "traced", "traced"))
     with open_trace(path) as reader:
         seconds = _seconds(lambda: replay.run(read_ahead(reader)) or None)

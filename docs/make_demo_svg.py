@@ -14,7 +14,7 @@ from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console, RenderableType
 
 from numa_service.cli.demo import _phases, _screen, _Story
-from numa_service.cluster import machine as cluster
+from numa_service.cluster import lifecycle
 from numa_service.machine.source import load
 
 PICTURE = Path(__file__).with_name("demo.svg")
@@ -45,11 +45,11 @@ def main() -> None:
     """Boot the demo's machine, play, save, take the machine down."""
     with tempfile.TemporaryDirectory(prefix="numa-demo-") as folder:
         os.environ["NUMA_SERVICE_STATE_DIR"] = folder
-        running = cluster.up(load("demo"), "demo", progress=lambda text, _=None: print(text))
+        running = lifecycle.up(load("demo"), "demo", progress=lambda text, _=None: print(text))
         try:
             moment = asyncio.run(play(running.address))
         finally:
-            cluster.down("demo")
+            lifecycle.down("demo")
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
     console.print(moment)
     console.save_svg(str(PICTURE), title="make demo", code_format=FORMAT, unique_id="demo")

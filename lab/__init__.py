@@ -1,1 +1,1 @@
-"""Exact replay: a trace on the machine that was traced, to judge the model. No part of a release."""
+"""Exact replay of a trace on the emulated machine that was traced, to judge the model; in no release."""

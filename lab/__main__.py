@@ -161,7 +161,7 @@ def _divergence(compared: list[ZoneDivergence]) -> Table:
 
 
 def _over_time(samples: tuple[TracedSample, ...]) -> Table:
-    """Free pages here minus free pages in the traced kernel at the same event, a dozen times."""
+    """Free pages here minus free pages in the traced kernel at the same event, for about a dozen events."""
     table = Table(
         "event", title="free pages minus those of the traced kernel, over time", title_justify="left"
     )

@@ -11,13 +11,13 @@ from numa_service.mm import jit
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Named after the text of the packages whose functions and constants they take over, too.
+#: Cache folder, named after the text of this package and of the packages whose code is compiled into it.
 CACHE_DIR = jit.cache_dir("traces", jit.PACKAGE, *map(Path, trace.__path__), Path(__file__).parent)
 
 
 def compiled(function: F) -> F:
-    """As the kernels of the model, but compiled when it is first called, not before a machine starts.
+    """Have Numba compile a function at its first call, with the options of the model's kernels.
 
-    Without the interpreter's lock: a thread reads the trace ahead meanwhile.
+    It runs without the interpreter's lock, so that a thread can read the trace ahead meanwhile.
     """
     return jit.compiled_into(CACHE_DIR, function, nogil=True)

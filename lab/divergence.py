@@ -1,4 +1,4 @@
-"""How far a replayed machine is from the capture made after tracing, by zone and order."""
+"""Difference between a replayed machine and the capture made after tracing, by zone and order."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ from pathlib import Path
 import numpy as np
 
 from lab.start import read_pagesets
+from numa_service.machine.captured_buddyinfo import parse_buddyinfo
 from numa_service.mm.jit import i64
 from numa_service.mm.mmzone import NR_ORDERS
 from numa_service.mm.pcp import free_pcppages_bulk
 from numa_service.sim.replay_samples import zone_samples
 from numa_service.sim.simulation import Simulation
-from numa_service.trace.buddyinfo import parse_buddyinfo, read_captured
+from numa_service.trace.captured_files import read_captured
 
 
 @dataclass(frozen=True, slots=True)
 class ZoneDivergence:
-    """One zone at the end of the trace, beside the capture made after it. Pages."""
+    """One zone at the end of the trace, and in the capture made after it. Numbers are pages."""
 
     nid: int
     zone: str
     managed: int
     free: int
-    #: Free in the traced kernel at the last event, by its own events; None when the start is not known.
+    #: Free pages in the traced kernel at the last event, as its events tell; None if the start is not known.
     traced_free_then: int | None
-    #: |free - traced_free_then| in percent of managed: nothing had to be settled for this.
+    #: |free - traced_free_then| in percent of managed, before pagesets are settled.
     then_percent: float | None
     pageset: int
-    #: Free once the pagesets have given back what the captured ones gave back after tracing had ended.
+    #: Free pages after :func:`settle`.
     settled_free: int
     traced_free: int
     traced_pageset: int
     #: |settled_free - traced_free| in percent of managed.
     free_percent: float
-    #: Free blocks here (settled) and there, by order.
+    #: Free blocks by order: here after :func:`settle`, and in the capture.
     nr_free: tuple[int, ...]
     traced_nr_free: tuple[int, ...]
     #: Sum over the orders of |difference in free pages|, in percent of managed.
@@ -44,10 +45,10 @@ class ZoneDivergence:
 
 
 def settle(sim: Simulation, after: Path) -> None:
-    """Drain each pageset to what the capture has on it.
+    """Drain each pageset to the number of pages that the capture in `after` has on it.
 
-    Between the last event and the capture the traced kernel goes on: its vmstat workers drain idle
-    pagesets, and no event says so. Pages only change between pageset and free lists.
+    Between the last event and the capture, vmstat workers of the traced kernel drain idle pagesets, for which
+    the trace has no events. It moves pages from pagesets to free lists only.
     """
     captured = read_pagesets(after)
     for nid, node in sim.nodes.items():
@@ -63,10 +64,10 @@ def settle(sim: Simulation, after: Path) -> None:
 def compare_after(
     sim: Simulation, after: Path, then: Mapping[tuple[int, int], int] | None = None
 ) -> list[ZoneDivergence]:
-    """Settle, and set every zone beside the capture in `after`. TraceError if that cannot be read.
+    """Settle the machine, and compare every zone with the capture in `after`.
 
-    Zones that only one of the two has are left out. `then`: free pages of the traced zones at the last event,
-    by nid and zone index.
+    Zones that only one of the two has are left out. `then` are free pages of the traced zones at the last
+    event, by (nid, zone index). TraceError if the capture cannot be read.
     """
     traced = parse_buddyinfo(read_captured(after, "buddyinfo.txt"))
     pagesets = read_pagesets(after)

@@ -1,4 +1,4 @@
-"""When the events of a trace took effect: they are reported before, or after; compiled."""
+"""The order in which events of a trace took effect, which is not that in which they were reported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ U8 = npt.NDArray[np.uint8]
 
 #: CPU numbers that a trace can have.
 _CPU_NUMBERS = 1 << 16
-#: Batched frees looked through for the one that begins: the kernel hands over 32 at most at a time.
+#: Batched frees that are searched for the page of a free; the kernel batches 32 pages at most
+#: (SWAP_CLUSTER_MAX).
 _QUEUED = 64
 
 _ALLOC = int(EventKind.MM_PAGE_ALLOC)
@@ -27,7 +28,7 @@ _OTHER = int(EventKind.OTHER)
 
 
 class EffectScratch(NamedTuple):
-    """By CPU number, the event that comes after; and queues of batched frees."""
+    """By CPU number: the CPU's next event (the trace is read backwards), and a queue of batched frees."""
 
     kind: U8
     pid: npt.NDArray[np.uint32]
@@ -46,6 +47,7 @@ def _effects(
     queue: I64,
     after: EffectScratch,
 ) -> None:
+    """Fill `effect`, going backwards through the events; see :func:`effects`."""
     for i in range(len(kind) - 1, -1, -1):
         c, what = cpu[i], kind[i]
         effect[i] = i
@@ -55,10 +57,10 @@ def _effects(
         elif what == _LOCKED:
             if after.kind[c] == _ALLOC and same:
                 if pfn[after.at[c]] != pfn[i]:
-                    continue  # of the same refill, but not what it was for
+                    continue  # of the same refill, but not the block that was asked for
                 effect[after.at[c]] = i
             elif after.kind[c] == _LOCKED and after.at[c] >= 0 and same:
-                # a refill is for its first block; others were for an allocation without an event
+                # a refill is made for its first block; this one was made for an allocation without an event
                 effect[after.at[c]] = after.at[c]
                 after.at[c] = -1
         elif what == _DRAIN:
@@ -96,10 +98,11 @@ def _effects(
 
 
 def effects(chunk: TraceEvents) -> I64:
-    """Position in the chunk at which each event came to the free lists, or to its pageset.
+    """Position in the chunk at which each event changed a free list or a pageset.
 
-    An allocation is reported when it is done: its refill came before. A free is reported when it begins: it
-    takes effect with its ``mm_page_free_batched``, if it has one, and what it drains goes when it is drained.
+    An allocation is reported when it is done, after the events of its refill. A free is reported when it
+    begins; it takes effect with its ``mm_page_free_batched`` if there is one, or with the drain that it
+    causes.
     """
     effect = np.empty(len(chunk), dtype=np.int64)
     queue = np.empty(len(chunk), dtype=np.int64)

@@ -1,8 +1,8 @@
-"""What a trace tells about the memory it began with, and how many pages were free as it went.
+"""What a trace tells about memory at its beginning, and about allocations and drains without events.
 
-The first event of a page says where it was when tracing began: freed first, it was in use; taken from the
-buddy lists first (``mm_page_alloc_zone_locked``), it was free; allocated without that, or drained first, it
-was on a pageset. :mod:`lab.retrace` follows the events for the rest.
+The first event of a page says where the page was when tracing began. If it is freed, the page was in use; if
+it is taken from the buddy lists (``mm_page_alloc_zone_locked``), it was free; if it is allocated without that
+event, or drained, it was on a pageset. :mod:`lab.retrace` follows the events to find out the rest.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from numa_service.trace.events import EventKind, KswapdChange, TraceEvents
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 
-#: kswapd_try_to_sleep(): HZ / 10 before it sleeps for good.
+#: kswapd_try_to_sleep() waits HZ / 10 before it reports that kswapd sleeps.
 _KSWAPD_DOZES_NS = 100_000_000
 
 #: Orders that pagesets keep (6.1); blocks of other orders go straight to the buddy lists.
 _PCP_ORDERS = (0, 1, 2, 3, PAGEBLOCK_ORDER)
 
-#: Pages of a row of the table of pages: a largest block.
+#: A row of the table of pages has the pages of one largest block.
 _ROW_ORDER = NR_ORDERS - 1
 _ROW = 1 << _ROW_ORDER
 _ROWS_AT_FIRST = 64
@@ -56,19 +56,19 @@ _CPU_NUMBERS = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class FirstPages:
-    """Blocks by their first event, in trace order; a column each."""
+    """Blocks by their first event, in trace order, as columns."""
 
     pfn: I64
     order: I64
-    #: Type that was asked for, or that a drain went by; of frees nothing.
+    #: Requested type of an allocation, type of a drain; without meaning for frees.
     migratetype: I64
-    #: Whose pageset it was, if any: a number of a CPU.
+    #: Number of the CPU whose pageset it was, if any.
     cpu: I64
-    #: Position of the event among all of the trace.
+    #: Number of the event in the trace.
     at: I64
 
     def between(self, start: int, end: int) -> FirstPages:
-        """Those in [start, end)."""
+        """Those with pfns in [start, end)."""
         here = (self.pfn >= start) & (self.pfn < end)
         return FirstPages(
             self.pfn[here], self.order[here], self.migratetype[here], self.cpu[here], self.at[here]
@@ -82,20 +82,20 @@ class FirstPages:
 
 @dataclass(frozen=True, slots=True)
 class Inferred:
-    """Something that happened without an event of its own, at a position in the trace; a column each."""
+    """Allocations or drains without events, as columns, in the order of their position in the trace."""
 
-    #: Before the event of this number.
+    #: Number of the event before which it happened.
     at: I64
     cpu: I64
-    #: Allocations: block and type; drains: first pfn of the zone and 0.
+    #: Of an allocation the block's pfn and type; of a drain the first pfn of the zone, and 0.
     pfn: I64
     migratetype: I64
-    #: Allocations: order; drains: pages.
+    #: Of an allocation its order; of a drain the number of pages.
     amount: I64
 
     @classmethod
     def nothing(cls) -> Inferred:
-        """Nothing happened."""
+        """No rows."""
         return cls(*(np.zeros(0, dtype=np.int64) for _ in range(5)))
 
     def columns(self) -> tuple[I64, ...]:
@@ -103,32 +103,32 @@ class Inferred:
         return self.at, self.cpu, self.pfn, self.migratetype, self.amount
 
     def between(self, begin: int, end: int) -> Inferred:
-        """Those at events [begin, end)."""
+        """Rows that belong to events [begin, end)."""
         low, high = np.searchsorted(self.at, [begin, end]).tolist()
         return Inferred(*(column[low:high] for column in self.columns()))
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a trace tells of the moment it began, and of what it has no events for."""
+    """Everything that a trace tells: memory at its beginning, and what happened without events."""
 
-    #: Free blocks, by the first event that took from each.
+    #: Free blocks, in the order of the first event that took from each.
     free: FirstPages
-    #: Blocks on pagesets that were popped, from the head on, or drained, from the tail on.
+    #: Blocks on pagesets that were allocated (from the head of a list on) or drained (from its tail on).
     popped: FirstPages
     drained: FirstPages
     in_use: FirstPages
-    #: Pageblocks whose type the trace shows: pfn >> pageblock_order, type.
+    #: Types of pageblocks, as far as the trace shows them, by pfn >> pageblock_order.
     pageblocks: dict[int, int]
-    #: Pageset lists that were empty at some time: CPU, first pfn of the zone, order, type.
+    #: Pageset lists that were empty at some time: (CPU, first pfn of the zone, order, type).
     refilled: frozenset[tuple[int, int, int, int]]
     #: Allocations without an event, and drains that no free caused.
     allocations: Inferred
     drains: Inferred
-    #: By first pfn of the zone: free blocks [migratetype, order] of the capture that the trace never touches,
-    #: and that can have been there: their list was never found empty.
+    #: Numbers of captured free blocks, [migratetype, order], that the trace never touches although they may
+    #: have been there, as their list was never empty; by first pfn of the zone.
     untouched: Mapping[int, I64] = field(default_factory=dict)
-    #: free_factor of pagesets at the start, where it was not 0, by CPU and first pfn of the zone.
+    #: free_factor of pagesets at the start, where it was not 0, by (CPU, first pfn of the zone).
     free_factors: Mapping[tuple[int, int], int] = field(default_factory=dict)
 
     @classmethod
@@ -140,20 +140,20 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class ZoneStart:
-    """What a capture says of a zone when tracing began."""
+    """What a capture says of a zone at the start."""
 
     start_pfn: int
     end_pfn: int
     #: Free blocks: [migratetype][order].
     nr_free: tuple[tuple[int, ...], ...]
-    #: Pages on the pageset of each CPU, by its number.
+    #: Pages on pagesets, by CPU number.
     pageset: Mapping[int, int]
-    #: Pages of a refill; 0 = not always the same.
+    #: per_cpu_pages.batch; 0 if refills differ in size.
     batch: int = 0
 
 
 def gather(chunks: Iterable[TraceEvents], zones: Sequence[ZoneStart], cpus: Sequence[int]) -> Evidence:
-    """Read a trace of the machine with these zones and CPUs for what it tells."""
+    """Read a trace of the machine with these zones and CPUs, and return what it tells."""
     follower = _Follower(sorted(zones, key=lambda zone: zone.start_pfn), cpus)
     for chunk in chunks:
         follower.follow(chunk)
@@ -161,7 +161,7 @@ def gather(chunks: Iterable[TraceEvents], zones: Sequence[ZoneStart], cpus: Sequ
 
 
 class _Follower:
-    """The tables that :func:`retrace` works on, grown as pages are first seen."""
+    """The tables that :func:`retrace` works on; they grow with the pages that the trace names."""
 
     def __init__(self, zones: Sequence[ZoneStart], cpus: Sequence[int]) -> None:
         self._spans = zones
@@ -206,10 +206,10 @@ class _Follower:
         self._found: list[list[I64]] = [[], [], []]
 
     def follow(self, chunk: TraceEvents) -> None:
-        """Some more events."""
+        """Read one more chunk of the trace."""
         zone = np.searchsorted(self._starts, chunk.pfn, side="right").astype(np.int64) - 1
         zone[(zone >= 0) & (chunk.pfn >= self._ends[zone])] = -1
-        # no pages outside the zones: the tables are bounded by the machine
+        # pages outside the zones are ignored, so that the machine's size bounds the tables
         inside = zone >= 0
         keys = np.zeros(len(chunk), dtype=np.int64)
         keys[inside] = self._keys(chunk.pfn[inside])
@@ -225,7 +225,7 @@ class _Follower:
         widths = (5, 4, 5)
         rows = (np.zeros((len(chunk), width), dtype=np.int64) for width in widths)
         found = Findings(np.zeros(4, dtype=np.int64), *rows)
-        # rows of drains are of one call: a run that goes on gets another
+        # a row of drains belongs to one call: a run of drains that goes on gets a new row
         self._cpu_states.drain[self._cpu_states.drain >= 0] = -1
         retrace(
             events,
@@ -244,7 +244,7 @@ class _Follower:
             kept.append(table[:used].copy())
 
     def evidence(self) -> Evidence:
-        """Everything, at the end."""
+        """What the whole trace tells, after its last chunk."""
         pfns = np.zeros(len(self._rows), dtype=np.int64)
         pfns[list(self._rows.values())] = list(self._rows)
         pfn_of = (pfns[:, None] * _ROW + np.arange(_ROW)).reshape(-1)
@@ -257,7 +257,7 @@ class _Follower:
         nothing = not self._zone_locked
         return Evidence(
             free=self._free_blocks(pages, pfn_of, blocks),
-            # without zone_locked events, allocated first may also mean free
+            # in a trace without zone_locked events a page that is allocated first may have been free
             popped=FirstPages.nothing() if nothing else self._began(pages, pfn_of, BEGAN_POPPED),
             drained=self._began(pages, pfn_of, BEGAN_DRAINED),
             in_use=self._began(pages, pfn_of, BEGAN_IN_USE),
@@ -275,6 +275,7 @@ class _Follower:
         )
 
     def _keys(self, pfns: U64) -> I64:
+        """Keys of pages; a row of the tables is added for each largest block that is new."""
         names, inverse = np.unique(pfns >> np.uint64(_ROW_ORDER), return_inverse=True)
         rows = np.array([self._rows.setdefault(name, len(self._rows)) for name in names.tolist()], np.int64)
         while len(self._rows) * _ROW > len(self._pages.state):
@@ -284,6 +285,7 @@ class _Follower:
         return (rows[inverse] << _ROW_ORDER) | (pfns & np.uint64(_ROW - 1)).astype(np.int64)
 
     def _began(self, pages: Pages, pfn_of: I64, how: int) -> FirstPages:
+        """Blocks that began in the state `how`, in trace order."""
         heads = np.flatnonzero((pages.began == how) & (pages.order < NR_ORDERS))
         heads = heads[np.argsort(pages.first_at[heads], kind="stable")]
         return FirstPages(
@@ -296,7 +298,7 @@ class _Follower:
 
     @staticmethod
     def _free_blocks(pages: Pages, pfn_of: I64, found: I64) -> FirstPages:
-        """Those whose pages nothing that came later contradicts."""
+        """Free blocks at the start, without those of which a later event shows that a page was not free."""
         wrong = np.concatenate([[0], np.cumsum((pages.began != BEGAN_FREE) & (pages.began != BEGAN_UNKNOWN))])
         keys, orders = found[:, 2], found[:, 3]
         rows = found[wrong[keys + (1 << orders)] == wrong[keys]]
@@ -304,6 +306,7 @@ class _Follower:
         return FirstPages(pfn_of[rows[:, 2]], rows[:, 3], rows[:, 4], zeros, rows[:, 0])
 
     def _pageblocks(self, pfns: I64) -> dict[int, int]:
+        """Types of pageblocks at the start, by number."""
         first, now = (column[: 2 * len(pfns)] for column in (self._blocks.first, self._blocks.now))
         known = np.where(first > 0, first, now)
         numbers = (pfns[:, None] * 2 + np.arange(2)).reshape(-1)
@@ -311,6 +314,7 @@ class _Follower:
         return dict(zip(numbers[rows].tolist(), (known[rows].astype(np.int64) - 1).tolist(), strict=True))
 
     def _refilled(self) -> frozenset[tuple[int, int, int, int]]:
+        """Pageset lists that have been refilled."""
         lists = np.flatnonzero(self._lists.refill >= 0)
         slot, migratetype = np.divmod(lists % NR_LISTS, MIGRATE_PCPTYPES)
         cpu, zone = np.divmod(lists // NR_LISTS, len(self._spans))
@@ -319,7 +323,8 @@ class _Follower:
         return frozenset(zip(*(column.tolist() for column in columns), strict=True))
 
     def _allocations(self, pages: Pages, pfn_of: I64, found: I64) -> Inferred:
-        # and those that are never freed
+        """Allocations without an event."""
+        # pages that left their list without an event, and are never freed
         heads = np.flatnonzero(pages.state == SEEMS_IN_USE)
         slot, migratetype = np.divmod(pages.where[heads] % NR_LISTS, MIGRATE_PCPTYPES)
         order = np.array(_PCP_ORDERS)[slot]
@@ -332,16 +337,17 @@ class _Follower:
         return Inferred(at, self._cpus[rows[:, 1]], pfn_of[rows[:, 2]], rows[:, 4], rows[:, 3])
 
     def _drains(self, rows: I64) -> Inferred:
+        """Drains without a free."""
         zeros = np.zeros(len(rows), dtype=np.int64)
         zone = self._starts[rows[:, 2]].astype(np.int64)
         return Inferred(rows[:, 0], self._cpus[rows[:, 1]], zone, zeros, rows[:, 3])
 
 
 def buddy_delta(chunk: TraceEvents) -> I64:
-    """By how many pages each event changed NR_FREE_PAGES of the zone of its pfn.
+    """By how many pages each event changed NR_FREE_PAGES of its page's zone.
 
-    Pagesets take pages with ``mm_page_alloc_zone_locked`` and give them back with ``mm_page_pcpu_drain``; a
-    free of an order that they do not keep goes to the buddy lists at once.
+    ``mm_page_alloc_zone_locked`` takes a block from the buddy lists, and ``mm_page_pcpu_drain`` gives one
+    back. A free of an order that pagesets do not keep goes to the buddy lists at once.
     """
     pages = np.left_shift(1, np.minimum(chunk.order, 10).astype(np.int64))
     delta = np.zeros(len(chunk), dtype=np.int64)
@@ -354,10 +360,10 @@ def buddy_delta(chunk: TraceEvents) -> I64:
 
 
 class KswapdRuns:
-    """When each kswapd was at work: the kernel says that it sleeps when it has done so for a while (100 ms).
+    """When each kswapd was at work. The kernel reports that it sleeps only after 100 ms of sleep.
 
-    If it is woken before, nothing is said, and it counts as at work meanwhile. Its events are seen so that a
-    run does not end before the last of them.
+    If it is woken within that time, nothing is reported, and it counts as at work. Other events of the kswapd
+    task are looked at as well, so that a run does not end before the last of them.
     """
 
     def __init__(self, changes: tuple[KswapdChange, ...]) -> None:
@@ -366,11 +372,11 @@ class KswapdRuns:
         for change in changes:
             times.setdefault(change.pid, []).append(change.time_ns)
         self._times = {pid: np.array(sorted(of), dtype=np.int64) for pid, of in times.items()}
-        #: The last event of each task before each of its changes.
+        #: Time of the task's last event before each of its changes.
         self._last = {pid: np.zeros(len(of), dtype=np.int64) for pid, of in self._times.items()}
 
     def seen(self, chunk: TraceEvents) -> None:
-        """Some more events of the trace."""
+        """Look at one more chunk of the trace."""
         for pid, changes in self._times.items():
             times = chunk.time_ns[(chunk.pid == pid) & (chunk.kind != EventKind.OTHER)]
             after = np.searchsorted(changes, times)
@@ -378,7 +384,7 @@ class KswapdRuns:
             np.maximum.at(self._last[pid], after[known], times[known])
 
     def changes(self) -> tuple[KswapdChange, ...]:
-        """Wakes, and ends of runs, in the order of time."""
+        """Wakes and ends of runs, in order of time."""
         result = []
         for change in self._changes:
             if not change.awake:

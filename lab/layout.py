@@ -1,9 +1,10 @@
-"""Where the free blocks of a captured machine lie, and what was on its pagesets, when tracing began.
+"""Choice of the place of every block of a zone at the start: free, on pagesets, in use.
 
-``/proc`` tells how many blocks of each order and migratetype were free, and how many pages were on each
-pageset. Which ones, and in what order, the trace tells of all that it touches (``lab.evidence``). The rest
-is put where the same counts come out and no two free buddies meet. Where the counts and the trace differ the
-trace is right: it begins a little later. Everything is deterministic.
+``/proc`` tells how many blocks of each order and migratetype were free, and how many pages each pageset had.
+For blocks that the trace touches, it tells which ones they were, and in what order they were listed
+(``lab.evidence``). The others are placed so that the counts are those captured and no two free buddies lie
+side by side. Where counts and trace differ, the trace is right, as it begins a little later. The same input
+always gives the same layout.
 """
 
 from __future__ import annotations
@@ -30,22 +31,22 @@ from numa_service.mm.mmzone import (
 
 _Mask = npt.NDArray[np.bool_]
 _I64 = npt.NDArray[np.int64]
-#: idx, order, migratetype, position of the CPU.
+#: A block: (index in the zone's arrays, order, migratetype, position of the CPU).
 _Row = tuple[int, int, int, int]
 
-#: Lists of a pageset that may hold pages which the trace never touches, the likeliest first: order, type.
+#: (order, type) of the pageset lists that may have pages which the trace never touches, the likeliest first.
 _SPARE_LISTS = tuple(
     (order, mt)
     for order in range(PAGE_ALLOC_COSTLY_ORDER + 1)
     for mt in (MIGRATE_MOVABLE, MIGRATE_UNMOVABLE, MIGRATE_RECLAIMABLE)
 )
-#: How much the trace's word on the type of a pageblock counts against the free blocks in it.
+#: Vote for the type of a pageblock that the trace shows; free blocks in it have far smaller votes.
 _SURE = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
 class ZonePlan:
-    """What is to come out for one zone; pages by their index in the node's mem_map."""
+    """What the layout of one zone has to meet; page numbers are indexes in the node's mem_map."""
 
     zone: int
     start: int
@@ -54,7 +55,7 @@ class ZonePlan:
     #: Which of the pages [start, end) are RAM.
     ram: _Mask
     occupancy: ZoneOccupancy
-    #: Pages on the pageset of each CPU, and the number of that CPU.
+    #: Pages on each CPU's pageset, and the CPUs' numbers.
     pageset_pages: tuple[int, ...]
     cpus: tuple[int, ...]
 
@@ -63,10 +64,10 @@ class ZoneLayout:
     """Chooses the blocks of one zone."""
 
     def __init__(self, plan: ZonePlan, evidence: Evidence, base_pfn: int) -> None:
-        """`evidence`: of the whole trace."""
+        """`evidence` is that of the whole trace; `base_pfn` the pfn of index 0 of the node's mem_map."""
         self.plan = plan
         self.evidence = evidence
-        # a zone's arrays begin at a largest block, so that alignment within them is that of the pages
+        # the arrays begin at a multiple of the largest block, so that indexes are aligned as pages are
         self.origin = plan.start >> (NR_ORDERS - 1) << (NR_ORDERS - 1)
         blocks = -(-(plan.end - self.origin) >> (NR_ORDERS - 1))
         self.size = blocks << (NR_ORDERS - 1)
@@ -75,14 +76,14 @@ class ZoneLayout:
         self.taken = np.zeros(self.size, dtype=np.bool_)
         self._base_pfn = base_pfn + self.origin
         self._start_pfn = base_pfn + plan.start
-        #: Pageblock types that the trace shows; -1 where it does not.
+        #: Type of each pageblock that the trace shows; -1: it shows none.
         self._types: _I64 = np.full(self.size >> PAGEBLOCK_ORDER, -1, dtype=np.int64)
         first = self._base_pfn >> PAGEBLOCK_ORDER
         for number in range(len(self._types)):
             self._types[number] = evidence.pageblocks.get(first + number, -1)
 
     def build(self) -> ZoneState:
-        """The whole zone; ValueError if its RAM has no room for all that is to be in it."""
+        """Lay the zone out; ValueError if its RAM has no room for all blocks."""
         room = self.plan.managed
         if self.plan.occupancy.free_pages + sum(self.plan.pageset_pages) > room:
             raise ValueError(f"zone {self.plan.occupancy.zone}: more free pages than the {room} managed ones")
@@ -108,11 +109,13 @@ class ZoneLayout:
         )
 
     def _blocks(self, rows: list[_Row]) -> Blocks:
+        """Convert rows to columns, with indexes in the node's mem_map."""
         return Blocks.of([(idx + self.origin, order, mt, cpu) for idx, order, mt, cpu in rows])
 
-    # what the trace knows
+    # blocks that the trace names
 
     def _claim(self, idx: int, order: int) -> bool:
+        """Take the pages of a block; False if they are not all untaken RAM, or the block is not aligned."""
         end = idx + (1 << order)
         if idx < 0 or end > self.size or idx & ((1 << order) - 1):
             return False
@@ -122,7 +125,7 @@ class ZoneLayout:
         return True
 
     def _known(self, first: FirstPages, room: int) -> tuple[list[_Row], int]:
-        """Blocks of this zone in trace order, as many as there is room for; and the room that is left."""
+        """Take the blocks of this zone, in trace order, as far as `room` (pages) goes; and the room left."""
         here = first.between(self._start_pfn, self._start_pfn + self.plan.end - self.plan.start)
         columns = (here.pfn - self._base_pfn, here.order, here.migratetype, here.cpu)
         blocks = []
@@ -136,7 +139,7 @@ class ZoneLayout:
     # free blocks
 
     def _more_free(self, known: list[_Row], room: int) -> list[_Row] | None:
-        """The free blocks of the capture that the trace never touches; None if there is no room for one."""
+        """Place the captured free blocks that the trace never touches; None if there is no place for one."""
         captured = np.array(self.plan.occupancy.nr_free, dtype=np.int64)
         left = self.evidence.untouched.get(self._start_pfn, captured)
         chosen: list[set[int]] = [set() for _ in range(NR_ORDERS)]
@@ -163,30 +166,30 @@ class ZoneLayout:
         return blocks
 
     def _places(self, order: int, mt: int) -> _I64:
-        """Where a free block of this order may be, by number, the likeliest first.
+        """Numbers of the places where a free block of this order may be, the likeliest first.
 
-        In a pageblock of its type, and beside memory that the trace does not touch either: its buddy stays
-        in use.
+        Places in pageblocks of its type come first, and among them those whose buddy the trace does not touch
+        either, so that the buddy can stay in use.
         """
         room: _Mask = np.asarray((self.ram & ~self.taken).reshape(-1, 1 << order).all(axis=1))
         numbers = np.flatnonzero(room)
         types = self._types[np.minimum(numbers << order >> PAGEBLOCK_ORDER, len(self._types) - 1)]
         alike = np.where(types == mt, 2, np.where(types < 0, 1, 0))
         alone = room[np.minimum(numbers ^ 1, len(room) - 1)]
-        # what was never touched is taken from the top: low memory is what boot and the kernel use
+        # from the top of the zone down, as boot and the kernel use low memory
         return numbers[np.lexsort((-numbers, ~alone, -alike))]
 
     # pagesets
 
     def _pageset(self, popped: list[_Row], drained: list[_Row], room: int) -> tuple[list[_Row], int]:
-        """Every list from its head to its tail: what was popped, what was not touched, what was drained."""
+        """Blocks on pagesets, each list from head to tail: popped ones, untouched ones, drained ones."""
         rows = list(popped)
         for position, cpu in enumerate(self.plan.cpus):
             known = sum(1 << row[1] for row in popped + drained if row[3] == position)
             pages = min(self.plan.pageset_pages[position] - known, room)
             for order, mt in _SPARE_LISTS:
                 if (cpu, self._start_pfn, order, mt) in self.evidence.refilled:
-                    continue  # it was empty once, so everything on it was touched
+                    continue  # the list was empty once, so the trace has touched everything on it
                 free = (self.ram & ~self.taken).reshape(-1, 1 << order).all(axis=1)
                 for number in np.flatnonzero(free)[::-1][: max(0, pages) >> order].tolist():
                     self.taken[number << order : (number + 1) << order] = True
@@ -198,7 +201,7 @@ class ZoneLayout:
     # everything else
 
     def _rest(self, pages: int) -> list[_Row]:
-        """In use, and nothing known of it: from the top of the zone, in the largest blocks."""
+        """Place the other pages in use, from the top of the zone, in the largest blocks."""
         blocks: list[_Row] = []
         for order in range(NR_ORDERS - 1, -1, -1):
             room = (self.ram & ~self.taken).reshape(-1, 1 << order).all(axis=1)
@@ -211,7 +214,7 @@ class ZoneLayout:
         return blocks
 
     def _pageblocks(self, free: list[_Row]) -> dict[int, int]:
-        """Types of the pageblocks: as many as captured, where the trace and the free blocks say."""
+        """Types of the pageblocks: of each as many as captured, by votes of the trace and of free blocks."""
         numbers = np.arange(self.size >> PAGEBLOCK_ORDER)
         votes = np.zeros((len(numbers), MIGRATE_TYPES), dtype=np.int64)
         for idx, order, mt, _ in free:

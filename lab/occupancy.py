@@ -1,7 +1,7 @@
-"""A node's memory as it was found on another machine: free lists, pagesets and held blocks, written outright.
+"""Writing a state of memory into a freshly booted node: free lists, pagesets and held blocks.
 
-Boot leaves memory in the largest blocks. A replay starts from memory that has been in use, and that state is
-described here block by block and written into the arrays before anything happens on the node.
+Boot leaves free memory in the largest blocks. An exact replay starts from memory that has been in use; that
+state is described block by block, and written into the node's arrays before anything happens on the node.
 """
 
 from __future__ import annotations
@@ -23,44 +23,45 @@ from numa_service.mm.vmstat import NR_FREE_PAGES
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """Blocks of memory, a column each; pages are named by their index in mem_map."""
+    """Blocks of memory as columns; `idx` is the index of the first page in mem_map."""
 
     idx: I64
     order: I64
-    #: Free list or pageset list that the block is on; of held blocks nothing.
+    #: Migratetype of the free list or pageset list that the block is on; without meaning for held blocks.
     migratetype: I64
-    #: Position of the CPU whose pageset has the block; elsewhere nothing.
+    #: Position of the CPU whose pageset has the block; without meaning for others.
     cpu: I64
 
     @classmethod
     def of(cls, rows: list[tuple[int, int, int, int]]) -> Blocks:
-        """From (idx, order, migratetype, cpu)."""
+        """Make columns of rows (idx, order, migratetype, cpu)."""
         table = np.array(rows, dtype=np.int64).reshape(-1, 4)
         return cls(*(np.ascontiguousarray(column) for column in table.T))
 
     @property
     def pages(self) -> int:
-        """Pages of all of them."""
+        """Number of pages in all blocks."""
         return int(np.left_shift(1, self.order).sum())
 
 
 @dataclass(frozen=True, slots=True)
 class ZoneState:
-    """Everything that is in one zone: together the blocks and the reserved pages are its RAM."""
+    """The state of one zone; blocks and reserved pages together are all of its RAM."""
 
     zone: int
-    #: In list order: what comes first is at the head of its list.
+    #: In the order of the lists, heads first.
     free: Blocks
     pageset: Blocks
     held: Blocks
-    #: Indexes of pages that never were the buddy system's.
+    #: Indexes of reserved pages.
     reserved: I64
-    #: pb_migratetype of the pageblocks that lie wholly in the zone, by their number in the node.
+    #: Types of the zone's pageblocks, by number in the node.
     pageblocks: dict[int, int]
 
 
 @compiled
 def _clear_lists(pg: PgData, first_head: int, last_head: int, first_pb: int) -> None:
+    """Make all lists empty."""
     for head in range(first_head, last_head):
         pg.next[head] = head
         pg.prev[head] = head
@@ -71,6 +72,7 @@ def _clear_lists(pg: PgData, first_head: int, last_head: int, first_pb: int) -> 
 
 @compiled
 def _link_free(pg: PgData, zone: int, idx: I64, order: I64, mt: I64) -> None:
+    """Append blocks to free lists."""
     for i in range(idx.shape[0]):
         add_to_free_list(pg, zone, idx[i], order[i], mt[i], flag(True))
         pg.vm_stat[zone, NR_FREE_PAGES] += 1 << order[i]
@@ -78,6 +80,7 @@ def _link_free(pg: PgData, zone: int, idx: I64, order: I64, mt: I64) -> None:
 
 @compiled
 def _link_pageset(pg: PgData, zone: int, idx: I64, order: I64, mt: I64, cpu: I64) -> None:
+    """Append blocks to pageset lists."""
     for i in range(idx.shape[0]):
         page = idx[i]
         pg.flags[page] = PG_PCP
@@ -91,6 +94,7 @@ def _link_pageset(pg: PgData, zone: int, idx: I64, order: I64, mt: I64, cpu: I64
 
 @compiled
 def _link_held(pg: PgData, owner: int, idx: I64, order: I64) -> None:
+    """Append blocks to the owner's list."""
     head = owner_list(pg, owner)
     for i in range(idx.shape[0]):
         page = idx[i]
@@ -103,10 +107,10 @@ def _link_held(pg: PgData, owner: int, idx: I64, order: I64) -> None:
 
 
 def write_occupancy(pgdat: Pgdat, zones: list[ZoneState], owner: int) -> None:
-    """Put a node into this state; all that is held belongs to `owner`, a slot that may hold pages now.
+    """Put a freshly booted node into this state; held blocks belong to `owner`, a slot.
 
-    Replaces what boot left: nobody else may hold a page, and no page may be on an LRU list. ValueError, and
-    nothing changed, if a zone's blocks and its managed pages differ.
+    No other owner may have pages, and no page may be on an LRU list; pages that `owner` has already are
+    dropped. ValueError, and nothing is changed, if a zone's blocks are not as many pages as it manages.
     """
     pg = pgdat.pg
     for state in zones:

@@ -1,7 +1,4 @@
-"""Free blocks by migratetype, and pageblocks, of a captured machine: what an exact replay starts from.
-
-They are read from copies of its ``/proc/pagetypeinfo`` and ``/proc/buddyinfo``.
-"""
+"""Free blocks and pageblocks of a captured machine by migratetype, from pagetypeinfo and buddyinfo."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from numa_service.machine.captured_buddyinfo import BUDDYINFO_LINE, parse_buddyinfo, parse_counts
 from numa_service.mm.mmzone import (
     MIGRATE_CMA,
     MIGRATE_HIGHATOMIC,
@@ -19,7 +17,7 @@ from numa_service.mm.mmzone import (
     MIGRATE_UNMOVABLE,
     NR_ORDERS,
 )
-from numa_service.trace.buddyinfo import BUDDYINFO_LINE, parse_buddyinfo, parse_counts, read_captured
+from numa_service.trace.captured_files import read_captured
 from numa_service.trace.events import TraceError
 
 #: ``migratetype_names`` of mm/page_alloc.c.
@@ -39,16 +37,16 @@ _Zone = tuple[int, str]
 
 @dataclass(frozen=True, slots=True)
 class ZoneOccupancy:
-    """Free memory of one zone, in blocks; pages in pagesets are free to no list and not in here."""
+    """Free blocks of one zone, without those on pagesets, and its pageblocks."""
 
     nid: int
     #: Kernel spelling: DMA, DMA32, Normal, …
     zone: str
     #: Free blocks: [migratetype][order].
     nr_free: tuple[tuple[int, ...], ...]
-    #: Pageblocks by migratetype, of the whole zone.
+    #: Number of pageblocks, by migratetype.
     pageblocks: tuple[int, ...]
-    #: Migratetypes and orders whose count is a lower bound: the kernel stops at 100,000 (``>100000``).
+    #: (migratetype, order) of counts that are lower bounds, as the kernel stops at 100,000 (``>100000``).
     capped: tuple[tuple[int, int], ...]
 
     @property
@@ -58,9 +56,9 @@ class ZoneOccupancy:
 
 
 def parse_pagetypeinfo(text: str) -> tuple[ZoneOccupancy, ...]:
-    """Free blocks by migratetype and order, and pageblocks, of each zone (``pagetypeinfo_show``).
+    """Parse /proc/pagetypeinfo (``pagetypeinfo_show``).
 
-    TraceError names the line that is not understood, or the zone that is incomplete.
+    TraceError names the line that cannot be parsed, or the zone that is incomplete.
     """
     free: dict[_Zone, dict[int, tuple[int, ...]]] = {}
     pageblocks: dict[_Zone, tuple[int, ...]] = {}
@@ -97,12 +95,11 @@ def parse_pagetypeinfo(text: str) -> tuple[ZoneOccupancy, ...]:
 
 
 def read_occupancy(directory: Path) -> tuple[ZoneOccupancy, ...]:
-    """Zones of a capture's ``before/`` directory, from its pagetypeinfo.txt and buddyinfo.txt.
+    """Read pagetypeinfo.txt and buddyinfo.txt of a capture's directory.
 
-    Where pagetypeinfo stops counting and only one migratetype of an order did, buddyinfo's sum gives the
-    missing blocks, and the count is no longer a lower bound. TraceError if a file is absent or not
-    understood, or if the two name different zones; their counts may differ, as they are not read at one
-    moment.
+    If pagetypeinfo has a lower bound for only one migratetype of an order, the sum in buddyinfo gives the
+    exact count. TraceError if a file is absent or cannot be parsed, or if the two have different zones. Their
+    counts may differ, as they were read at different moments.
     """
     zones = parse_pagetypeinfo(read_captured(directory, "pagetypeinfo.txt"))
     buddyinfo = parse_buddyinfo(read_captured(directory, "buddyinfo.txt"))
@@ -113,6 +110,7 @@ def read_occupancy(directory: Path) -> tuple[ZoneOccupancy, ...]:
 
 
 def _uncap(zone: ZoneOccupancy, totals: tuple[int, ...]) -> ZoneOccupancy:
+    """Replace lower bounds by exact counts where buddyinfo's `totals` by order allow it."""
     rows = [list(row) for row in zone.nr_free]
     capped = []
     for migratetype, order in zone.capped:

@@ -1,9 +1,10 @@
 """Exact replay: a trace on the machine that was traced, from the memory that it had when tracing began.
 
-It starts from the captured occupancy, block for block (``lab.start``). What the trace has no events for is
-issued, too (``lab.evidence``), all in the order in which it took effect (``lab.effects``). Which zone, block
-and page serves an allocation is decided here. The node is, too, but for allocations that the traced kernel
-took elsewhere while their own node was above LOW: they follow what the trace shows of them (``lab.truth``).
+It starts from the captured occupancy, block for block (``lab.start``). Allocations and drains for which the
+trace has no events are replayed as well (``lab.evidence``), and all events in the order in which they took
+effect (``lab.effects``). The emulated machine decides which zone, block and page serves an allocation. It
+also decides the node, except for allocations that the traced kernel served elsewhere although their own node
+was above LOW: for those the preferred node is taken from the trace (``lab.truth``).
 """
 
 from __future__ import annotations
@@ -27,28 +28,29 @@ from numa_service.mm.pcp import free_pcppages_bulk
 from numa_service.mm.pgdata import I64, PG_HELD
 from numa_service.mm.replay import REPLAY_BULK, REPLAY_DRAIN, ReplayEvents, block_of
 from numa_service.node.owners import Owner
-from numa_service.sim.replay import Asked, Issue, Replay
+from numa_service.sim.trace_replay import Asked, Issue, Replay
 from numa_service.sim.traced import HeldInUse, TracedZones
 from numa_service.trace.events import KswapdChange, TraceEvents
 
-#: What an allocation without an event asks for, by migratetype.
+#: gfp flags of an allocation without an event, by migratetype.
 _INFERRED_GFP = np.array([GFP_KERNEL, GFP_HIGHUSER_MOVABLE, GFP_KERNEL | Gfp.RECLAIMABLE], dtype=np.uint32)
 
 
 class ExactReplay(Replay):
-    """The traced machine, and how far its trace has been replayed on it."""
+    """An exact replay in progress: the emulated machine, and the position in the trace."""
 
     tally: ExactTally
 
     def __init__(self, spec: MachineSpec, traced: TracedZones, start: CapturedStart) -> None:
-        """`spec` is the traced machine itself; its memory starts as captured.
+        """Boot `spec`, the machine that was traced, and put its memory into the captured state.
 
-        BootMemoryError as from boot, TraceError when the capture contradicts the machine.
+        BootMemoryError as from boot; TraceError if the capture contradicts the machine.
         """
         self._start = start
-        #: Events of the chunks that are done.
+        #: Number of events in the chunks so far.
         self._seen = 0
-        #: Still to come, and the nodes whose kswapd runs in the traced kernel.
+        #: Wakes and sleeps of kswapd that are still to come, and nodes whose kswapd runs in the traced
+        #: kernel.
         self._kswapd = deque(start.kswapd)
         self._reclaiming: set[int] = set()
         super().__init__(spec, traced)
@@ -64,11 +66,11 @@ class ExactReplay(Replay):
         return in_use
 
     def count_from(self, in_use: tuple[HeldInUse, ...]) -> ExactTally:
-        """Begin to count: right now, with `in_use` held."""
+        """Make the tally, which counts from now on, with `in_use` held."""
         return ExactTally(self.sim, self.traced, in_use, self._truth)
 
     def _adopt(self, in_use: tuple[tuple[int, int], ...]) -> None:
-        """Blocks that were in use before the trace, by their real pfns: they can be freed like our own."""
+        """Enter blocks (pfn, order) that were in use before the trace, so that its frees find them."""
         pfns = np.array([pfn for pfn, _ in in_use], dtype=np.uint64)
         keys = self._live.keys(pfns)
         nids, _ = self.traced.locate(pfns)
@@ -81,14 +83,14 @@ class ExactReplay(Replay):
                 self._live.blocks[key] = block_of(pgdat.pg, nid, idx, order)
 
     def owner_of(self, nid: int, idx: int) -> Owner:
-        """Who holds the live block at this index of a node: the replay, or whoever did before it."""
+        """Owner of the live block at this index of a node: the replay, or the owner of older blocks."""
         ours = int(self.sim.nodes[nid].pgdat.pg.owner[idx]) == self._slots[nid]
         return self.owner if ours else self._before
 
     # a chunk
 
     def end_of_piece(self, chunk: TraceEvents, begin: int) -> int:
-        """A piece ends also where a traced kswapd wakes or goes to sleep."""
+        """End of the piece that begins at event `begin`: also where a traced kswapd wakes or falls asleep."""
         end = super().end_of_piece(chunk, begin)
         while self._kswapd and self._kswapd[0].time_ns <= chunk.time_ns[begin]:
             self._follow_kswapd(self._kswapd.popleft())
@@ -98,13 +100,13 @@ class ExactReplay(Replay):
         return end
 
     def _follow_kswapd(self, change: KswapdChange) -> None:
-        """What a running kswapd reclaims is in the trace; that pagesets keep less meanwhile is not."""
+        """Set ZONE_RECLAIM_ACTIVE as in the traced kernel; what its kswapd reclaims is in the trace."""
         if change.nid in self.sim.nodes:
             (self._reclaiming.add if change.awake else self._reclaiming.discard)(change.nid)
             self.sim.nodes[change.nid].pgdat.set_reclaim_active(change.awake)
 
     def prepare(self, chunk: TraceEvents) -> Issue:
-        """What to issue of a chunk, drains included: they name a node and a zone instead of a request."""
+        """Events to issue for a chunk; drains have node and zone in place of a request's home and class."""
         self._traced_free = self._truth.advance(chunk)
         issue = super().prepare(chunk)
         self._seen += len(chunk)
@@ -122,7 +124,7 @@ class ExactReplay(Replay):
         )
 
     def asked(self, chunk: TraceEvents) -> Asked:
-        """The events, each when it took effect, and before them what happened without one."""
+        """The chunk's events in the order in which they took effect, with inferred ones in between."""
         own = super().asked(chunk)
         own = own._replace(at=effects(chunk)[own.at])
         added = self._inferred(len(chunk))
@@ -142,7 +144,7 @@ class ExactReplay(Replay):
         )
 
     def _inferred(self, length: int) -> Asked:
-        """Allocations and drains without an event, of the next `length` events."""
+        """Inferred allocations and drains that belong to the next `length` events of the trace."""
         evidence = self._start.evidence
         allocs, drains = (
             happened.between(self._seen, self._seen + length)
@@ -166,18 +168,18 @@ class ExactReplay(Replay):
         return Asked(*columns)
 
     def preferred(self, asked: Asked, homes: I64) -> I64:
-        """The nid that each allocation asked for, as far as the trace betrays it."""
+        """Preferred nid of each allocation, as far as the trace shows it."""
         return self._truth.preferred(self._traced_free[asked.at], homes, asked.pfns, asked.gfps)
 
     def sample(self, chunk: TraceEvents, end: int) -> None:
-        """Note where every zone is, here and in the traced kernel, before event `end` of a chunk."""
+        """Take a sample of every zone's free pages, here and in the traced kernel, before event `end`."""
         free = self._traced_free[end] if end < len(chunk) else self._truth.free
         self.tally.sample_beside(int(chunk.time_ns[end - 1]), free.tolist())
 
     # one event, through the generators
 
     def issue(self, events: ReplayEvents, at: int, gfp: int) -> None:
-        """One event, or a drain of a pageset."""
+        """Issue one event through the node's generators; a drain directly."""
         if events.kind[at] == REPLAY_DRAIN:
             pgdat = self.sim.nodes[int(events.home[at])].pgdat
             zone, position, pages = (int(of[at]) for of in (events.gfp_class, events.cpu, events.order))
@@ -188,7 +190,7 @@ class ExactReplay(Replay):
         self._keep_reclaiming()
 
     def allocate(self, events: ReplayEvents, at: int, gfp: int) -> int:
-        """One block; alloc_pages_bulk() leaves the free_factor of pagesets as it is."""
+        """Allocate one block; alloc_pages_bulk() does not change the free_factor of pagesets."""
         if events.kind[at] != REPLAY_BULK:
             return super().allocate(events, at, gfp)
         factors = {nid: node.pgdat.pg.pcp_free_factor.copy() for nid, node in self.sim.nodes.items()}
@@ -198,20 +200,21 @@ class ExactReplay(Replay):
         return outcome
 
     def wake_boosted(self, nid: int, events: ReplayEvents, at: int) -> None:
-        """The allocation that mixed migratetypes wakes kswapd."""
+        """Wake kswapd after an allocation has boosted a watermark."""
         super().wake_boosted(nid, events, at)
         self._keep_reclaiming()
 
     def _keep_reclaiming(self) -> None:
-        """The emulated kswapds find nothing and sleep at once; the traced ones still run."""
+        """Set ZONE_RECLAIM_ACTIVE again, which an emulated kswapd has cleared while the traced one runs."""
         for nid in self._reclaiming:
             self.sim.nodes[nid].pgdat.set_reclaim_active(True)
 
 
 def traced_machine(spec: MachineSpec, trace: Path, occupancy: Path) -> Replay:
-    """The machine that was traced, in the captured state: exactly, or without pagetypeinfo.txt by counts.
+    """Boot the machine that was traced, in the state that `occupancy` (a capture's directory) describes.
 
-    SpecError or TraceError, one line, if `spec` is another machine or a file cannot be read.
+    Without pagetypeinfo.txt in it, the start is not exact: as many pages are held as were in use. SpecError
+    or TraceError, of one line, if `spec` is another machine or a file cannot be read.
     """
     traced = TracedZones.read(occupancy, spec.arch)
     spec, same_machine = traced.fit(spec)

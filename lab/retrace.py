@@ -1,18 +1,18 @@
-"""The traced kernel's pagesets and free lists, followed from event to event; compiled.
+"""Reconstruction of the traced kernel's pagesets and free lists, event by event; compiled.
 
 ``mm_page_alloc_zone_locked`` and ``mm_page_pcpu_drain`` say when a block left the free lists for a pageset
-and when it came back, and pagesets are stacks: blocks are pushed and popped at the head, refilled when empty,
-drained at the tail. So the first events of a page tell where it was before, and three things that have no
-event of their own come to light:
+and when it came back. Pageset lists are stacks: blocks are pushed and popped at the head; a list is refilled
+when it is empty, and drained from the tail. So the first event of a page tells where it was before, and three
+things can be inferred that have no events:
 
-* pages that were allocated without one (``alloc_pages_bulk``, which kernel stacks use): what lay above a page
-  that is popped, what was left on a list that is refilled, and what is freed while it is on a list;
-* drains that no free caused (``vmstat_update``, ``drain_all_pages``): they follow none of their task;
-* the size of the free block a page came from: the smallest there was of its type, and at least as large as
-  the run of pages that were taken after it.
+* pages that were allocated without an event (by ``alloc_pages_bulk``, as for kernel stacks): those above a
+  page that is popped, those on a list that is refilled, and those that are freed while they are on a list;
+* drains that no free caused (``vmstat_update``, ``drain_all_pages``): no free of the same task precedes them;
+* the size of the free block that a page was taken from: it was the smallest of its type, and at least as
+  large as the run of pages that were taken after it.
 
-Functions here allocate nothing. Pages are named by key: 1024 for each largest block, in the order in which
-these are first seen.
+Functions here allocate nothing. A page is named by its key: each largest block has 1024 keys, in the order in
+which the blocks are first seen.
 """
 
 from __future__ import annotations
@@ -39,35 +39,36 @@ I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 
 
-# Where a page is, as far as is known.
+# States of a page: where it is now, as far as is known.
 UNKNOWN = 0
 FREE = 1
-#: On a free list since before the trace.
+#: On a free list since before the trace began.
 FREE_FROM_START = 2
-#: On a pageset: refilled, or freed, which puts it on the list of its pageblock's type.
+#: On a pageset: by a refill, or by a free, which puts it on the list of its pageblock's type.
 REFILLED = 3
 FREED = 4
 IN_USE = 5
-#: Allocated without an event, unless one shows that it was not.
+#: Probably allocated without an event; a later event may show that it was not.
 SEEMS_IN_USE = 6
 
 # Where a page was when tracing began.
 BEGAN_UNKNOWN = 0
 BEGAN_FREE = 1
-#: On a pageset, and popped from it, or drained from its other end.
+#: On a pageset, from which it was popped (head), or drained (tail).
 BEGAN_POPPED = 2
 BEGAN_DRAINED = 3
 BEGAN_IN_USE = 4
 
-#: Lists of a pageset as kept here: three types of each order.
+#: Lists of a pageset here: three types for each order.
 NR_LISTS = (PAGE_ALLOC_COSTLY_ORDER + 2) * MIGRATE_PCPTYPES
 
-#: Low bits of the position of an allocation without an event: its place among those at one event.
+#: Low bits of an inferred allocation's position: its rank among those before the same event.
 POP_BITS = 12
 
+# CpuStates.drain, where it is not a row
 _NO_RUN = -1
 _BY_A_FREE = -2
-#: Events that are looked through for the pages taken next, and in all of one call.
+#: Events that are searched for the pages taken next: for one event, and in all for one call.
 _LOOK_AHEAD = 1 << 17
 _LOOKS = 1 << 26
 
@@ -87,15 +88,15 @@ class Pages(NamedTuple):
     state: U8
     #: order + 1 of the known free block that starts here.
     free_order: U8
-    #: On a pageset: neighbours on the list, -1 at its ends, and the list.
+    #: Of a page on a pageset: its neighbours (-1 at the ends), and the number of the list.
     next: I32
     prev: I32
     where: I32
-    #: SEEMS_IN_USE: since this event << POP_BITS | as which of several.
+    #: Of a page in state SEEMS_IN_USE: event since which it is << POP_BITS | rank.
     since: I64
-    #: Requested type of the last allocation.
+    #: Migratetype that the last allocation requested.
     mt: U8
-    #: BEGAN_*, and the first event: of a block's head all of it, of its other pages only the kind.
+    #: BEGAN_*; and the first event of the block, in the row of its head.
     began: U8
     order: U8
     first_mt: U8
@@ -103,7 +104,7 @@ class Pages(NamedTuple):
     first_at: I64
 
 
-#: Columns of :class:`Pages`.
+#: dtypes of the columns of :class:`Pages`.
 PAGE_DTYPES: dict[str, np.dtype[Any]] = {
     "state": np.dtype(np.uint8),
     "free_order": np.dtype(np.uint8),
@@ -121,70 +122,70 @@ PAGE_DTYPES: dict[str, np.dtype[Any]] = {
 
 
 class Pageblocks(NamedTuple):
-    """Types of pageblocks, + 1, by key >> pageblock_order: now, and by the first drain."""
+    """Type + 1 of each pageblock, by key >> pageblock_order: the present one, and the first one shown."""
 
     now: U8
     first: U8
 
 
 class PagesetLists(NamedTuple):
-    """Each list of each CPU's pageset in each zone."""
+    """The lists of all pagesets, by number (see :func:`_list_of`)."""
 
     head: I32
     tail: I32
-    #: Block that the last refill began with, and its event; -1 = none yet.
+    #: First block of the last refill, and the event of it; -1: none yet.
     refill: I32
     refill_at: I64
-    #: Blocks that it has brought so far.
+    #: Blocks of that refill so far.
     refilled: I64
 
 
 class PagesetFactors(NamedTuple):
-    """free_factor of each pageset [CPU, zone]: how large the batches were that frees were to drain."""
+    """What the trace tells about free_factor of each pageset at the start: [CPU, zone]."""
 
-    #: Allocations so far: each halves it.
+    #: Allocations so far, each of which halves free_factor.
     allocs: I64
-    #: At the start; -1 = no drain by a free has shown it.
+    #: Its value at the start; -1: no drain by a free has shown it yet.
     at_start: I64
 
 
 class CpuStates(NamedTuple):
-    """The last event of each CPU."""
+    """The last event of each CPU, by position."""
 
     kind: U8
     pid: npt.NDArray[np.uint32]
-    #: Its zone; of a refill the list.
+    #: Zone of the event; of a refill the number of the list.
     where: I32
-    #: Row of the drain under way, or why there is none.
+    #: Row of the drain in progress, or _NO_RUN or _BY_A_FREE.
     drain: I64
-    #: Order of the last event that was no drain.
+    #: Order of the last event that was not a drain.
     order: U8
 
 
 class Zones(NamedTuple):
-    """By zone: free blocks at the start not found yet [zone, type, order], pages on pagesets [CPU, zone]."""
+    """Captured free blocks [zone, type, order] and pages on pagesets [CPU, zone], less those found so far."""
 
     blocks: I64
     pageset: I64
-    #: Pages of a refill; 0 = they differ.
+    #: per_cpu_pages.batch by zone; 0: refills differ in size.
     batch: I64
 
 
 class Findings(NamedTuple):
-    """What came to light in one call: as many rows as there are events suffice."""
+    """Inferences of one call of :func:`retrace`; each table has one row for each event, which suffices."""
 
-    #: Rows in use: of hidden, drains, blocks; and events looked at ahead.
+    #: Rows in use of hidden, drains and blocks; and the number of events searched ahead.
     used: I64
-    #: Allocation without an event: before this event << POP_BITS | as which; CPU, key, order, type.
+    #: Allocations without an event: event before which << POP_BITS | rank; CPU, key, order, type.
     hidden: I64  # [row, 5]
-    #: Drain that no free caused: at this event; CPU, zone, pages.
+    #: Drains that no free caused: event of the first page; CPU, zone, pages.
     drains: I64  # [row, 4]
-    #: Free block at the start: event that took from it first; zone, key, order, type.
+    #: Free blocks at the start: first event that took from the block; zone, key, order, type.
     blocks: I64  # [row, 5]
 
 
 class EventColumns(NamedTuple):
-    """Events, with the key of the pfn, the position of the CPU, and the zone (-1 = none)."""
+    """Columns of events, with the key of the page, the position of the CPU, and the zone (-1: none)."""
 
     kind: U8
     key: I64
@@ -197,11 +198,13 @@ class EventColumns(NamedTuple):
 
 @compiled
 def _kept(order: int) -> bool:
+    """Whether pagesets keep blocks of this order (6.1)."""
     return order <= PAGE_ALLOC_COSTLY_ORDER or order == PAGEBLOCK_ORDER
 
 
 @compiled
 def _list_of(nr_zones: int, cpu: int, zone: int, order: int, mt: int) -> int:
+    """Number of a pageset list; types without a list of their own use the movable one."""
     slot = order if order <= PAGE_ALLOC_COSTLY_ORDER else PAGE_ALLOC_COSTLY_ORDER + 1
     kind = mt if mt < MIGRATE_PCPTYPES else MIGRATE_MOVABLE
     return (cpu * nr_zones + zone) * NR_LISTS + slot * MIGRATE_PCPTYPES + kind
@@ -209,6 +212,7 @@ def _list_of(nr_zones: int, cpu: int, zone: int, order: int, mt: int) -> int:
 
 @compiled
 def _push(pages: Pages, lists: PagesetLists, key: int, where: int) -> None:
+    """Put a block at the head of list `where`."""
     head = lists.head[where]
     pages.next[key] = head
     pages.prev[key] = -1
@@ -222,6 +226,7 @@ def _push(pages: Pages, lists: PagesetLists, key: int, where: int) -> None:
 
 @compiled
 def _push_tail(pages: Pages, lists: PagesetLists, key: int, where: int) -> None:
+    """Put a block at the tail of list `where`."""
     tail = lists.tail[where]
     pages.prev[key] = tail
     pages.next[key] = -1
@@ -235,6 +240,7 @@ def _push_tail(pages: Pages, lists: PagesetLists, key: int, where: int) -> None:
 
 @compiled
 def _unlink(pages: Pages, lists: PagesetLists, key: int) -> None:
+    """Take a block off its list."""
     where = pages.where[key]
     before, after = pages.prev[key], pages.next[key]
     if before >= 0:
@@ -249,13 +255,14 @@ def _unlink(pages: Pages, lists: PagesetLists, key: int) -> None:
 
 @compiled
 def _set_state(pages: Pages, key: int, order: int, state: int) -> None:
+    """Set the state of all pages of a block."""
     for page in range(key, key + (1 << order)):
         pages.state[page] = state
 
 
 @compiled
 def _began(pages: Pages, event: EventColumns, i: int, how: int, cpu: int, at: int) -> None:
-    """Note the first event of a block."""
+    """Record event `i` as the first of its block, which began in the state `how`."""
     key, order = event.key[i], event.order[i]
     for page in range(key, key + (1 << order)):
         pages.began[page] = how
@@ -268,7 +275,7 @@ def _began(pages: Pages, event: EventColumns, i: int, how: int, cpu: int, at: in
 
 @compiled
 def _block_is(blocks: Pageblocks, key: int, mt: int) -> None:
-    """The type of a pageblock, as a page showed that was freed in it."""
+    """Record the type of a pageblock, which the free list of one of its pages has shown."""
     block = key >> PAGEBLOCK_ORDER
     blocks.now[block] = mt + 1
     if blocks.first[block] == 0:
@@ -277,13 +284,13 @@ def _block_is(blocks: Pageblocks, key: int, mt: int) -> None:
 
 @compiled
 def _pop_above(pages: Pages, lists: PagesetLists, where: int, key: int, at: int) -> None:
-    """Everything on a list above `key` (-1: everything) was allocated without an event."""
+    """Infer that all blocks above `key` on a list (-1: all of the list) were allocated without an event."""
     page = lists.head[where]
     popped = 0
     while page >= 0 and page != key:
         _unlink(pages, lists, page)
         if page == lists.refill[where]:
-            # it was refilled for this one, behind whatever was popped at the same event
+            # the refill was made for this one: it comes after all that was popped at that event
             pages.since[page] = lists.refill_at[where] << POP_BITS | ((1 << POP_BITS) - 1)
         else:
             pages.since[page] = at << POP_BITS | min(popped, (1 << POP_BITS) - 2)
@@ -299,7 +306,7 @@ def _pop_above(pages: Pages, lists: PagesetLists, where: int, key: int, at: int)
 
 @compiled
 def _take(pages: Pages, key: int, order: int) -> None:
-    """Take a block out of what is known to be free: split what it is in, and what lies in it is no more."""
+    """Remove a block from the known free blocks, splitting a larger one that it is part of."""
     for size in range(NR_ORDERS):
         head = key & ~((1 << size) - 1)
         if pages.free_order[head] <= size:
@@ -324,7 +331,7 @@ def _take(pages: Pages, key: int, order: int) -> None:
 
 @compiled
 def _give(pages: Pages, key: int, order: int) -> None:
-    """A block is free: merge it with its known free buddies."""
+    """Add a block to the known free blocks, merged with free buddies."""
     _set_state(pages, key, order, FREE)
     while order < NR_ORDERS - 1:
         buddy = key ^ (1 << order)
@@ -338,10 +345,10 @@ def _give(pages: Pages, key: int, order: int) -> None:
 
 @compiled
 def _run_after(event: EventColumns, i: int, left: int, found: Findings) -> int:
-    """How many blocks in a row were taken from here on: ascending, of one zone, order and type.
+    """Number of adjacent blocks of one zone, order and type that were taken from event `i` on, ascending.
 
-    Negative if it was the same refill, of which `left` are to come, that then took another: what is left of a
-    split block comes first.
+    Negative if the same refill, which has `left` more blocks, then took a block elsewhere: since a refill
+    uses up a split block first, nothing of that block was left.
     """
     run = 1
     refill = left > 0
@@ -363,7 +370,7 @@ def _run_after(event: EventColumns, i: int, left: int, found: Findings) -> int:
 
 @compiled
 def _block_order(zones: Zones, event: EventColumns, i: int, left: int, found: Findings) -> int:
-    """Order | type << 8 of the block, free since the start, that this event is the first to take from."""
+    """Order | type << 8 of the free block from which event `i` is the first to take."""
     key, order, zone = event.key[i], event.order[i], event.zone[i]
     mt = event.mt[i] if event.mt[i] < MIGRATE_TYPES else MIGRATE_MOVABLE
     run = _run_after(event, i, left, found)
@@ -372,13 +379,13 @@ def _block_order(zones: Zones, event: EventColumns, i: int, left: int, found: Fi
         least += 1
     most = i64(NR_ORDERS - 1)
     if run < 0:
-        # all of it was taken
+        # the whole block was taken
         most = least
         while most > order and -run < 1 << (most - order):
             most -= 1
         least = min(least, most)
     if i > 0 and event.kind[i - 1] == _EXTFRAG and event.key[i - 1] == key:
-        # stolen: the largest block of another type
+        # a fallback: the largest block of another type
         for size in range(most, least - 1, -1):
             for other in range(MIGRATE_PCPTYPES):
                 if other != mt and key & ((1 << size) - 1) == 0 and zones.blocks[zone, other, size] > 0:
@@ -393,7 +400,7 @@ def _block_order(zones: Zones, event: EventColumns, i: int, left: int, found: Fi
 def _find_block(
     pages: Pages, zones: Zones, event: EventColumns, i: int, left: int, at: int, found: Findings
 ) -> None:
-    """A block that was free from the start, and of which nothing was known; `left`: of the refill."""
+    """Record the free block at the start from which event `i` takes a block; its refill has `left` more."""
     packed = _block_order(zones, event, i, left, found)
     size, mt = packed & 0xFF, packed >> 8
     key, zone = event.key[i], event.zone[i]
@@ -407,7 +414,7 @@ def _find_block(
             break
         size -= 1
     zones.blocks[zone, mt, size] -= 1
-    # the smallest block goes first: there were no smaller ones on these lists any more
+    # the smallest block is taken first, so there were no smaller ones on these lists any more
     wanted = event.mt[i] if event.mt[i] < MIGRATE_TYPES else MIGRATE_MOVABLE
     for empty in range(event.order[i], size if mt == wanted else NR_ORDERS):
         zones.blocks[zone, wanted, empty] = min(zones.blocks[zone, wanted, empty], 0)
@@ -430,6 +437,7 @@ def _find_block(
 
 @compiled
 def _hidden(found: Findings, at: int, cpu: int, key: int, order: int, mt: int) -> None:
+    """Record an allocation without an event."""
     row = found.used[0]
     found.hidden[row, 0] = at
     found.hidden[row, 1] = cpu
@@ -441,9 +449,9 @@ def _hidden(found: Findings, at: int, cpu: int, key: int, order: int, mt: int) -
 
 @compiled
 def _had_pageset(zones: Zones, lists: PagesetLists, cpu: int, zone: int, order: int, mt: int) -> int:
-    """CPU whose pageset a page from the start was on: this one, or the next that can have had it.
+    """CPU on whose pageset a page was at the start: the first possible one in number, from `cpu` on.
 
-    Its pageset held as much, and the page's list has not been empty since.
+    It is possible if the pageset has captured pages left, and the page's list has not been empty since.
     """
     nr_cpus, nr_zones = zones.pageset.shape[0], zones.pageset.shape[1]
     for room in (1, 0):
@@ -460,6 +468,7 @@ def _had_pageset(zones: Zones, lists: PagesetLists, cpu: int, zone: int, order: 
 def _on_alloc(
     pages: Pages, blocks: Pageblocks, lists: PagesetLists, zones: Zones, event: EventColumns, i: int, at: int
 ) -> None:
+    """Process mm_page_alloc."""
     key, order, mt, cpu = event.key[i], event.order[i], event.mt[i], event.cpu[i]
     state = pages.state[key]
     if state == REFILLED or state == FREED:
@@ -494,6 +503,7 @@ def _on_free(
     at: int,
     found: Findings,
 ) -> None:
+    """Process mm_page_free."""
     key, order, cpu = event.key[i], event.order[i], event.cpu[i]
     state = pages.state[key]
     if state == REFILLED or state == FREED or state == SEEMS_IN_USE:
@@ -534,7 +544,7 @@ def _on_locked(
     at: int,
     found: Findings,
 ) -> int:
-    """Returns the list that is being refilled; -1 if none is."""
+    """Process mm_page_alloc_zone_locked; returns the list that is being refilled, or -1 if none is."""
     key, order, mt, cpu, zone = event.key[i], event.order[i], event.mt[i], event.cpu[i], event.zone[i]
     where = -1
     left = i64(0)
@@ -581,6 +591,7 @@ def _on_drain(
     at: int,
     found: Findings,
 ) -> None:
+    """Process mm_page_pcpu_drain."""
     key, order, mt, cpu, zone = event.key[i], event.order[i], event.mt[i], event.cpu[i], event.zone[i]
     run = cpus.drain[cpu]
     before = cpu
@@ -604,7 +615,7 @@ def _on_drain(
     elif state == FREE:
         _take(pages, key, order)
     if run == _BY_A_FREE and (owner != cpu or cpus.where[cpu] != zone):
-        run = _NO_RUN  # drain_all_pages(), behind the last free of reclaim
+        run = _NO_RUN  # drain_all_pages(), after the last free of reclaim
     if run != _BY_A_FREE:
         if run < 0 or found.drains[run, 1] != owner or found.drains[run, 2] != zone:
             run = found.used[1]
@@ -631,7 +642,7 @@ def retrace(
     zones: Zones,
     found: Findings,
 ) -> None:
-    """Follow some events, the first of which is number `seen` of the trace."""
+    """Process events, the first of which is number `seen` of the trace."""
     for i in range(len(event.kind)):
         kind, cpu = event.kind[i], event.cpu[i]
         if kind == _OTHER:
@@ -650,7 +661,7 @@ def retrace(
         elif kind == _FREE:
             _on_free(pages, blocks, lists, zones, event, i, at, found)
         elif kind == _BATCHED:
-            # free_unref_page_list(): now the page goes to its list
+            # free_unref_page_list(): only now the page goes to its list
             if pages.state[key] == FREED:
                 _unlink(pages, lists, key)
                 _push(pages, lists, key, pages.where[key])
@@ -662,7 +673,7 @@ def retrace(
             if cpus.drain[cpu] == _BY_A_FREE and factors.at_start[cpu, zone] < 0:
                 factors.at_start[cpu, zone] = 0
                 if 0 < cpus.order[cpu] <= PAGE_ALLOC_COSTLY_ORDER and factors.allocs[cpu, zone] < 3:
-                    # all of it was drained, because its last frees had been many
+                    # a drain of the whole pageset shows that pages had only been freed before
                     factors.at_start[cpu, zone] = 1 << factors.allocs[cpu, zone]
         if kind != _DRAIN:
             cpus.order[cpu] = order

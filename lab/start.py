@@ -1,4 +1,4 @@
-"""Where a replay on the traced machine itself starts: block for block from the captured occupancy."""
+"""The start of an exact replay: nodes are put into the state that a capture and the trace tell of."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from lab.evidence import Evidence, KswapdRuns, ZoneStart, gather
 from lab.layout import ZoneLayout, ZonePlan
 from lab.occupancy import ZoneState, write_occupancy
 from lab.pagetypeinfo import ZoneOccupancy, read_occupancy
+from numa_service.machine.captured_tree import Directory
+from numa_service.machine.captured_zoneinfo import parse_zoneinfo
 from numa_service.machine.spec import MachineSpec, SpecError
-from numa_service.machine.tree import Directory
-from numa_service.machine.zoneinfo import parse_zoneinfo
+from numa_service.mm.internal import ALLOC_NO_WATERMARKS
 from numa_service.mm.mmzone import MIGRATE_MOVABLE, WMARK_HIGH, WMARK_LOW, WMARK_MIN, zone_index
-from numa_service.mm.page_alloc import ALLOC_NO_WATERMARKS, NUMA_HOW_HIT, NUMA_HOW_LOCAL
+from numa_service.mm.page_alloc import NUMA_HOW_HIT, NUMA_HOW_LOCAL
 from numa_service.mm.pgdat import Pgdat
 from numa_service.mm.pgdata import PCP_HIGH_NOW, PG_HELD
-from numa_service.mm.profile import PAGESET_AUTO_TUNED
+from numa_service.mm.variants import PAGESET_AUTO_TUNED
 from numa_service.node import ops
 from numa_service.node.node import Node
 from numa_service.node.owners import Owner
 from numa_service.node.pfns import unpack_pfns
 from numa_service.sim.traced import HeldInUse
-from numa_service.trace.buddyinfo import read_captured
+from numa_service.trace.captured_files import read_captured
 from numa_service.trace.events import KswapdChange, TraceError, TraceEvents
-from numa_service.trace.source import open_trace, read_kswapd
+from numa_service.trace.reader import open_trace, read_kswapd
 
 _ZONE = re.compile(r"Node (\d{1,4}), zone +(\w+)", re.ASCII)
 _CPU = re.compile(r" +cpu: (\d{1,4})", re.ASCII)
@@ -39,12 +40,12 @@ _PAGESET_HIGH = re.compile(r"^ +cpu: (\d{1,4})\n +count: +\d+\n +high: +(\d{1,12
 _PAGESET_BATCH = re.compile(r"^ +batch: +(\d{1,12})$", re.MULTILINE)
 _PROMO = re.compile(r"^ +promo +\d+$", re.MULTILINE)
 
-#: (nid, zone name, CPU): pages.
+#: Pages on a pageset, by (nid, zone name, CPU).
 PagesetCounts = dict[tuple[int, str, int], int]
 
 
 def read_pagesets(directory: Path) -> PagesetCounts:
-    """Pages on every pageset, from a capture's zoneinfo.txt. TraceError if it cannot be read."""
+    """Pages on every pageset, from zoneinfo.txt of a capture; TraceError if it cannot be read."""
     text = read_captured(directory, "zoneinfo.txt")
     counts: PagesetCounts = {}
     nid, name, cpu = -1, "", -1
@@ -60,22 +61,22 @@ def read_pagesets(directory: Path) -> PagesetCounts:
 
 @dataclass(frozen=True, slots=True)
 class ZoneMarks:
-    """What a zone was to keep free, and on pagesets. Pages."""
+    """Captured watermarks, lowmem_reserve and pageset sizes of a zone, in pages."""
 
     nid: int
     zone: str
-    #: WMARK_MIN, LOW, HIGH, and the boost on top of them.
+    #: MIN, LOW and HIGH, and the boost that is added to them.
     watermark: tuple[int, int, int]
     boost: int
-    #: By highest zone index of a request.
+    #: lowmem_reserve, by the highest zone index of a request.
     protection: tuple[int, ...]
-    #: Of each CPU: pages at which its pageset is drained.
+    #: per_cpu_pages.high, by CPU.
     pageset_high: Mapping[int, int]
-    #: Pages of a refill; 0 if they differ (kernels that print a `promo` mark tune them).
+    #: per_cpu_pages.batch; 0 if refills differ in size (kernels that print a `promo` watermark tune them).
     pageset_batch: int
 
     def apply(self, pgdat: Pgdat, zone: int) -> None:
-        """Have the zone of a node keep as much."""
+        """Write these values into a zone of a node."""
         pg = pgdat.pg
         pg.watermark[zone, [WMARK_MIN, WMARK_LOW, WMARK_HIGH]] = self.watermark
         pg.watermark_boost[zone] = self.boost
@@ -89,7 +90,7 @@ class ZoneMarks:
 
 
 def read_marks(directory: Path) -> tuple[ZoneMarks, ...]:
-    """Marks of every zone with pages, from a capture's zoneinfo.txt, as far as it prints them."""
+    """Watermarks and pageset sizes of each zone for which zoneinfo.txt of a capture prints them."""
     text = read_captured(directory, "zoneinfo.txt")
     result = []
     parts = re.split(r"^(?=Node)", text, flags=re.MULTILINE)
@@ -117,19 +118,19 @@ def read_marks(directory: Path) -> tuple[ZoneMarks, ...]:
 
 @dataclass(frozen=True, slots=True)
 class CapturedStart:
-    """Free blocks, pageblocks and pagesets when tracing began, and what the trace knows of that moment."""
+    """The state of the traced machine when tracing began: from the capture, and from the trace."""
 
     zones: tuple[ZoneOccupancy, ...]
     pagesets: PagesetCounts
     evidence: Evidence
-    #: Watermarks and pageset sizes: those of that boot, which a computation at boot meets only nearly.
+    #: Watermarks and pageset sizes of that very boot, which differ a little from computed ones.
     marks: tuple[ZoneMarks, ...] = ()
-    #: When the traced kswapds ran: pagesets keep less while they do.
+    #: When the traced kswapds ran; pagesets keep less meanwhile.
     kswapd: tuple[KswapdChange, ...] = ()
 
     @classmethod
     def read(cls, directory: Path, trace: Path) -> CapturedStart:
-        """From a capture made right before tracing, and from the trace. TraceError, one line."""
+        """Read a capture made right before tracing, and the trace. TraceError, of one line."""
         occupancy, pagesets = read_occupancy(directory), read_pagesets(directory)
         try:
             captured = [zone for zone in parse_zoneinfo(Directory(directory), "zoneinfo.txt") if zone.present]
@@ -156,7 +157,7 @@ class CapturedStart:
         return cls(occupancy, pagesets, evidence, marks, runs.changes())
 
     def in_use_blocks(self) -> tuple[tuple[int, int], ...]:
-        """(pfn, order) of blocks that the trace frees and that were there before it."""
+        """(pfn, order) of the blocks that were in use before the trace and that it frees."""
         in_use = self.evidence.in_use
         return tuple(zip(in_use.pfn.tolist(), in_use.order.tolist(), strict=True))
 
@@ -165,8 +166,8 @@ class CapturedStart:
     ) -> tuple[Owner, tuple[HeldInUse, ...]]:
         """Put freshly booted nodes of the traced machine into the captured state.
 
-        What was in use belongs to a session of its own on `keeper`. TraceError if a zone has not the RAM for
-        what the capture says of it.
+        Blocks in use belong to a session that is opened on `keeper` for them. Returns that owner, and the
+        pages held in each zone. TraceError if the RAM of a zone has no room for what the capture says.
         """
         owner = keeper.owner(keeper.apply(ops.OpenSession("in use before the trace", ops.FOREVER_NS, 0)))
         held = []
@@ -193,6 +194,7 @@ class CapturedStart:
         return owner, tuple(held)
 
     def _layout(self, spec: MachineSpec, node: Node, zone: ZoneOccupancy) -> ZoneState:
+        """Choose the place of every block of a zone."""
         pgdat = node.pgdat
         index = zone_index(spec.arch, zone.zone)
         extent = pgdat.extents[index]
@@ -215,13 +217,14 @@ class CapturedStart:
 
 
 def _watched(chunks: Iterable[TraceEvents], runs: KswapdRuns) -> Iterator[TraceEvents]:
+    """Pass chunks on, and show each to `runs`."""
     for chunk in chunks:
         runs.seen(chunk)
         yield chunk
 
 
 def _slot(node: Node, owner: Owner) -> int:
-    """The owner's number on a node, which it gets with its first page there."""
+    """Slot of an owner on a node; one page is allocated for it, as a slot comes with the first page."""
     zones = tuple(extent.index for extent in node.pgdat.extents if extent.managed)
     result = node.apply(
         ops.Alloc(

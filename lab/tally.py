@@ -1,4 +1,4 @@
-"""What an exact replay did: the report of any replay, and what only the traced machine itself shows."""
+"""The report of an exact replay: that of any replay, and what can only be compared on the traced machine."""
 
 from __future__ import annotations
 
@@ -23,44 +23,46 @@ _BLOCK_INDEX_MASK = (1 << BLOCK_INDEX_BITS) - 1
 
 @dataclass(frozen=True, slots=True)
 class ExactAgreement(Agreement):
-    """Allocations that went where the traced kernel's went, and which nodes were no result.
+    """Numbers of allocations that got the same node, zone or page as in the traced kernel.
 
-    `spilled` are those of the nodes that were computed: their CPU's node was short.
+    `spilled` counts only allocations whose node was decided here, and that the traced kernel served on
+    another node than their CPU's.
     """
 
-    #: Of the very same page.
+    #: Allocations that got the same page.
     same_pfn: int
-    #: Of those compared, the ones whose node was read off the trace, which shows that a policy or the caller
-    #: named it: that they went there is not computed.
+    #: Compared allocations whose node was taken from the trace, as a policy or the caller must have named it.
+    #: That the node is the same is then no result of the model.
     by_policy: int
     by_policy_same_node: int
 
 
 @dataclass(frozen=True, slots=True)
 class TracedSample(Sample):
-    """The machine after so many events of the trace, beside the traced one."""
+    """Free pages of every zone after a number of events, with those of the traced kernel."""
 
-    #: Free in the traced kernel at that event, by its own events: pages of each of `zones`; None of a zone
-    #: that it has not.
+    #: Free pages of each of `zones` in the traced kernel at that event, as its events tell; None for a zone
+    #: that it does not have.
     traced_free: tuple[int | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ExactReport(ReplayReport):
-    """A finished, or interrupted, exact replay."""
+    """Report of an exact replay, finished or interrupted."""
 
     agreement: ExactAgreement
     samples: tuple[TracedSample, ...]
-    #: Allocations sent to another node than their CPU's because the trace shows that they asked for it.
+    #: Allocations issued with another preferred node than their CPU's, as the trace shows that they asked for
+    #: it.
     by_policy: int
-    #: Issued although the trace has no event for them: allocations in bulk, which have none, and drains that
-    #: no free caused (vmstat workers, reclaim).
+    #: Issued without an event in the trace: allocations in bulk, and drains that no free caused (vmstat
+    #: workers, reclaim).
     inferred_allocs: int
     inferred_drained_pages: int
 
 
 class ExactTally(ReplayTally):
-    """Counts of one exact replay."""
+    """Counters of one exact replay."""
 
     def __init__(
         self, sim: Simulation, traced: TracedZones, in_use: tuple[HeldInUse, ...], truth: TraceTruth
@@ -71,7 +73,7 @@ class ExactTally(ReplayTally):
         self._base_pfns = np.zeros(max(sim.nodes) + 1, dtype=np.int64)
         for pgdat in self.pgdats:
             self._base_pfns[pgdat.nid] = pgdat.base_pfn
-        #: By field of ExactAgreement that is counted here.
+        #: Counters by field of ExactAgreement.
         self._exactly = dict.fromkeys(("same_pfn", "by_policy", "by_policy_same_node"), 0)
         self._spilled = {"spilled": 0, "spilled_same_node": 0}
         self._by_policy = 0
@@ -81,7 +83,7 @@ class ExactTally(ReplayTally):
     def add_outcomes(
         self, events: ReplayEvents, pfns: npt.NDArray[np.uint64], migratetypes: I64, done: int
     ) -> None:
-        """What became of the first `done` of these events; those inferred are counted apart."""
+        """Count the outcomes of the first `done` of these events; inferred ones separately."""
         super().add_outcomes(events, pfns, migratetypes, done)
         kind, outcome = events.kind[:done], events.outcome[:done]
         self._inferred_allocs += int(np.count_nonzero((kind == REPLAY_BULK) & (outcome > 0)))
@@ -90,7 +92,7 @@ class ExactTally(ReplayTally):
         self._by_policy += int(np.count_nonzero(is_alloc(kind) & elsewhere))
 
     def compare(self, events: ReplayEvents, pfns: npt.NDArray[np.uint64], here: Compared) -> None:
-        """Count also the pages that are the same, and whose node a policy named."""
+        """Also count allocations that got the same page, and those whose node a policy named."""
         super().compare(events, pfns, here)
         known = here.real_nid != NOWHERE
         same_node = known & (here.nid == here.real_nid)
@@ -106,7 +108,7 @@ class ExactTally(ReplayTally):
         _count(self._spilled, spilled=spilled, spilled_same_node=spilled & same_node)
 
     def sample_beside(self, time_ns: int, traced_free: Iterable[int]) -> None:
-        """Note where every zone is, if it is time; `traced_free`: of the zones of the truth, by its keys."""
+        """Take a sample if one is due; `traced_free` has the zones of ``TraceTruth.keys``."""
         if self._beside.due():
             zones = zone_samples(self.pgdats)
             there = dict(zip(self._truth.keys, traced_free, strict=True))
@@ -115,11 +117,11 @@ class ExactTally(ReplayTally):
             self._beside.add(TracedSample(self.events_read, time_ns, zones, beside))
 
     def traced_free(self) -> dict[tuple[int, int], int]:
-        """Free pages of the traced zones by nid and zone index, as of the chunk that was replayed last."""
+        """Free pages of the traced zones at the end of the last chunk, by (nid, zone index)."""
         return dict(zip(self._truth.keys, self._truth.free.tolist(), strict=True))
 
     def report(self, counts: EventCounts) -> ExactReport:
-        """Everything so far; checks every invariant."""
+        """The report so far; it checks all invariants of every node."""
         plain = super().report(counts)
         agreement = _values(plain.agreement) | self._exactly | self._spilled
         return ExactReport(
@@ -132,10 +134,11 @@ class ExactTally(ReplayTally):
 
 
 def _count(counters: dict[str, int], **masks: npt.NDArray[np.bool_]) -> None:
+    """Add the number of true elements of each mask to the counter of that name."""
     for name, mask in masks.items():
         counters[name] += int(np.count_nonzero(mask))
 
 
 def _values(report: ReplayReport | Agreement) -> dict[str, Any]:
-    """Fields by name, as they are: asdict() would take apart what is in them."""
+    """Fields by name, not copied and taken apart as by asdict()."""
     return {field.name: getattr(report, field.name) for field in fields(report)}

@@ -1,8 +1,8 @@
-"""The traced kernel, as far as its trace shows it while it runs: free pages of each zone, and what was asked.
+"""Free pages of the traced kernel's zones at every event, and the nodes that its allocations preferred.
 
-Two things follow from the free pages. How far the emulated machine has come apart from the traced one, at any
-event; and which allocations had a memory policy, of which a trace says nothing: one that left a node whose
-zones were above their low marks was told to.
+Free pages show, at any event, how far the emulated machine differs from the traced one. They also show which
+allocations had a memory policy, of which a trace says nothing: an allocation that was served elsewhere
+although a zone of its own node was above LOW must have preferred another node.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numa_service.trace.events import TraceEvents
 
 @dataclass(frozen=True, slots=True)
 class _Marks:
-    """What each traced zone must keep at LOW, by highest zone index: [zone of the trace, index]."""
+    """LOW + lowmem_reserve by traced zone and highest zone index of the request: [traced zone, index]."""
 
     nids: I64
     zones: I64
@@ -32,15 +32,15 @@ class _Marks:
 
 
 class TraceTruth:
-    """Free pages of the traced zones at every event."""
+    """Follows the free pages of the traced zones from event to event."""
 
     def __init__(self, traced: TracedZones, nodes: Mapping[int, Node], arch: str) -> None:
-        """`nodes` have the traced machine's zones, free pages and watermarks, as at the start."""
+        """`nodes` have the zones, free pages and watermarks of the traced machine at the start."""
         self.traced = traced
         self._arch = arch
         known = [zone for zone in traced.zones if zone.free is not None]
         self.keys = [(zone.nid, traced.zone_index(zone.name)) for zone in known]
-        #: NR_FREE_PAGES, of pages on free lists, by position in `keys`.
+        #: NR_FREE_PAGES after the events so far, by position in `keys`.
         self.free: I64 = np.array(
             [nodes[nid].pgdat.free_pages(zone) for nid, zone in self.keys], dtype=np.int64
         )
@@ -56,7 +56,7 @@ class TraceTruth:
         self._highest: dict[int, int] = {}
 
     def advance(self, chunk: TraceEvents) -> I64:
-        """Free pages of every zone right before each event: [event, zone]; and take note of them all."""
+        """Free pages of every zone before each event of the next chunk: [event, zone]."""
         delta = buddy_delta(chunk)
         nids, zones = self.traced.locate(chunk.pfn)
         before = np.empty((len(chunk), len(self.keys)), dtype=np.int64)
@@ -71,9 +71,9 @@ class TraceTruth:
     def preferred(
         self, free: I64, homes: I64, pfns: npt.NDArray[np.uint64], gfps: npt.NDArray[np.uint32]
     ) -> I64:
-        """The node that each allocation asked for: its CPU's, or the one a policy or the caller named.
+        """nid that each allocation preferred: its CPU's node, or one that a policy or the caller named.
 
-        `free` is what `advance` gave for these allocations.
+        `free` are the rows of :meth:`advance` for these allocations.
         """
         real, _ = self.traced.locate(pfns)
         masks, inverse = np.unique(gfps, return_inverse=True)
@@ -87,7 +87,7 @@ class TraceTruth:
         return np.where(elsewhere & (open_here | named), real, homes)
 
     def _zone_of(self, gfp: int) -> int:
-        """gfp_zone(); -1 for contradictory flags, which are refused later."""
+        """gfp_zone(), or -1 for contradictory flags, which are refused later."""
         if gfp not in self._highest:
             try:
                 self._highest[gfp] = gfp_zone(gfp, self._arch)

@@ -49,6 +49,11 @@ NO_ZONEINFO = "no /proc/zoneinfo here to gather"
 NOT_ROOT = "only root may become somebody else"
 HOST = {NO_MOUNT_NAMESPACE, NO_USER_NAMESPACE, NO_LIMITS_TO_SET, NO_PYTHON_FOR_OTHERS, NO_ZONEINFO, NOT_ROOT}
 
+#: Collections of others' files, which are read where an environment variable says where they are.
+NO_MEM_INFO = "NUMA_MEM_INFO names no directory with Mem-Info reports and their index"
+NO_CORPORA = "neither ../shared/corpora nor NUMA_CORPORA has the collections of others' files"
+CORPORA = {NO_MEM_INFO, NO_CORPORA}
+
 
 def missing(*tools: str) -> str:
     """Which of these programs are absent, and how to get them; empty if none is. KeyError: not listed."""
@@ -64,6 +69,8 @@ def needs(*tools: str) -> pytest.MarkDecorator:
 
 def refusal(reason: str) -> str:
     """Why a test must not be skipped for this reason; empty if it may be."""
+    if reason in CORPORA:
+        return ""
     if reason not in HOST and not all(part in map(missing, ABSENT) for part in reason.split("; ")):
         return "this skip is not in the list of those expected (tests/skips.py)"
     if os.environ.get(EVERY_JUDGE):

@@ -1,6 +1,6 @@
-"""Makes numa_client/_gen from proto/numa/v1: the one copy of the stubs, for clients and service alike.
+"""Generates numa_client/_gen from proto/numa/v1: the only copy of the stubs, which the service uses, too.
 
-Run ``python clients/python/generate.py`` after every change of a .proto file; a test compares.
+Run ``python clients/python/generate.py`` after every change of a .proto file; a test checks that it was run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OUTPUT = HERE / "numa_client" / "_gen"
 
 
 def run_protoc(proto_root: Path, out: Path) -> None:
-    """Messages for every .proto file, stubs for those that hold a service. SystemExit if protoc refuses."""
+    """Generate messages of every .proto file, and stubs of those with a service. SystemExit on errors."""
     protos = sorted(str(path.relative_to(proto_root)) for path in proto_root.glob("numa/v1/*.proto"))
     services = [name for name in protos if name.endswith("_service.proto")]
     include = str(resources.files("grpc_tools") / "_proto")
@@ -41,7 +41,7 @@ def run_protoc(proto_root: Path, out: Path) -> None:
 
 
 def generate(proto_root: Path = PROTO_ROOT, output: Path = OUTPUT) -> list[Path]:
-    """Writes the package `output` anew and deletes what no longer comes from a .proto; returns its files."""
+    """Write the package `output`, and delete files in it that no .proto gives any more; returns its files."""
     with tempfile.TemporaryDirectory() as scratch:
         run_protoc(proto_root, Path(scratch))
         made = {

@@ -1,6 +1,6 @@
-"""``make sim``: attack simulated machines, a seed a machine, and show the seed that fails.
+"""``make sim``: attacks simulated machines, one for each seed, and shows the first seed that fails.
 
-Not a command of numa-service: it is for those who change the protocol between nodes.
+It is no command of numa-service, but a tool for those who change the protocol between nodes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ app = typer.Typer(add_completion=False)
 
 
 def outcome(plan: Plan) -> str:
-    """How a run fails: what does not hold, or where the code itself broke; "" if it does not."""
+    """Run a plan; returns why it failed, an invariant or an exception, or "" if it did not."""
     try:
         return attack(plan)
     except Exception as error:
@@ -38,10 +38,11 @@ def _of_seed(seed: int) -> tuple[int, str]:
 
 @app.command()
 def main(
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from the first one on.")] = 200,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, starting with the first.")] = 200,
     first: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     keep: Annotated[
-        str, typer.Option(help="Of one seed, these actions only: places in its plan, with commas.")
+        str,
+        typer.Option(help="Run only these actions of one seed: numbers in its plan, separated by commas."),
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print what failed as JSON.")] = False,
 ) -> None:
@@ -78,7 +79,7 @@ def _places(keep: str, nr_actions: int) -> tuple[int, ...]:
 
 
 def _search(seeds: range) -> tuple[int, str] | None:
-    """The lowest seed that fails, and how; the seeds are run on all CPUs."""
+    """Run the seeds on all CPUs; returns the lowest one that fails, and why, or None."""
     console = Console(stderr=True)
     workers = max(1, min(len(os.sched_getaffinity(0)), len(seeds) // 8))
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
@@ -106,7 +107,7 @@ def _show(seed: int, why: str, places: tuple[int, ...], as_json: bool) -> None:
         typer.echo(json.dumps({"failed": seed, "why": why, "actions": actions, "again": again}))
         return
     typer.echo(f"seed {seed}: {why or 'everything held'}")
-    typer.echo(f"  {plan.faults}")
+    typer.echo(f"  {plan.slab}, {plan.faults}")
     for nid, (ahead_ns, rate) in enumerate(plan.clocks):
         typer.echo(f"  clock of node {nid}: {ahead_ns / 1e9:g} s ahead, rate {rate}")
     for place in places:

@@ -1,4 +1,4 @@
-"""``boot`` and ``presets``: machines in this process, without Ray."""
+"""``boot`` and ``presets``: boots a machine in this process, without Ray, and lists the presets."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from numa_service.cli.compile import compile_first
 from numa_service.cli.source import load, tell
 from numa_service.machine.boot import start_kernel
-from numa_service.machine.presets import list_presets
+from numa_service.machine.presets import known_presets, list_presets
 from numa_service.machine.spec import SpecError
 from numa_service.machine.sysctl import without_effect
 from numa_service.mm.snapshot import MachineSnapshot
+from numa_service.node.node import Node
+from numa_service.node.occupy import start_in_use
 from numa_service.procfs import SHOW
 
 
 class Show(StrEnum):
-    """What can be shown: the files of procfs.SHOW."""
+    """What `boot` can print: the keys of procfs.SHOW."""
 
     zoneinfo = "zoneinfo"
     buddyinfo = "buddyinfo"
@@ -45,15 +48,31 @@ def boot(
     sysctl: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="KEY=VALUE", help="Write a sysctl after boot, with its effects. Repeat; order counts."
+            metavar="KEY=VALUE",
+            help="Write a sysctl after boot, with its effects. May be repeated; order counts.",
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the whole snapshot as JSON instead.")
+    slab: Annotated[
+        str | None, typer.Option(help="The slab allocator in place of the machine's: slub, slab, slob.")
+    ] = None,
+    empty: Annotated[
+        bool, typer.Option("--empty", help="Start fresh, also where SOURCE says what was free.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole snapshot as JSON.")] = False,
 ) -> None:
-    """Boot a machine in this process, print what it looks like, and exit."""
-    machine = start_kernel(load(source))
+    """Boot a machine in this process, print what it looks like, and exit.
+
+    It is as full and as fragmented as SOURCE says, where it says that.
+    """
+    spec = load(source)
+    if slab is not None:
+        spec = dataclasses.replace(spec, slab=slab)
+    if spec.occupancy and not empty:
+        compile_first()
+    machine = start_kernel(spec)
+    if not empty:
+        # the nodes' arrays are those of the machine
+        tell(start_in_use(spec, (Node(machine.of_node(nid), nid) for nid in spec.nids)))
     for assignment in sysctl or []:
         key, equals, value = assignment.partition("=")
         if not equals:
@@ -65,7 +84,10 @@ def boot(
 
 
 def _plain(snapshot: MachineSnapshot) -> dict[str, Any]:
-    """The snapshot with keys that JSON can have: zonelists as list name → "nid:zone" → ["nid:zone", …]."""
+    """The snapshot with strings as keys, for JSON.
+
+    Zonelists are name → "nid:zone" → ["nid:zone", …], performance of memory is by "nid:access class".
+    """
     plain = dataclasses.asdict(snapshot)
     plain["zonelists"] = {
         label: {
@@ -75,12 +97,17 @@ def _plain(snapshot: MachineSnapshot) -> dict[str, Any]:
         }
         for label in ("general", "thisnode")
     }
+    plain["access"] = {f"{nid}:{number}": seen for (nid, number), seen in plain["access"].items()}
     return plain
 
 
 def presets(
     name: Annotated[str | None, typer.Argument(help="Print this preset's machine file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    zoo: Annotated[
+        bool, typer.Option("--zoo", help="Only shapes that broke software; with what they broke.")
+    ] = False,
+    names: Annotated[bool, typer.Option("--names", help="Print the names only, a line each.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the machines that come with the service, or print one to start a machine file from."""
     known = list_presets()
@@ -89,11 +116,20 @@ def presets(
             if preset.name == name:
                 typer.echo(preset.text, nl=False)
                 return
-        raise SpecError(f"no preset {name!r}: {', '.join(preset.name for preset in known)}")
-    if as_json:
-        typer.echo(json.dumps([{"name": p.name, "description": p.description} for p in known], indent=1))
+        raise SpecError(f"no preset {name!r}: {known_presets()}")
+    known = [preset for preset in known if preset.broke or not zoo]
+    if names:
+        typer.echo("".join(f"{preset.name}\n" for preset in known), nl=False)
         return
-    table = Table("preset", "what it is")
+    if as_json:
+        rows = [
+            {"name": p.name, "description": p.description}
+            | ({"broke": p.broke, "source": p.source} if p.broke else {})
+            for p in known
+        ]
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    table = Table("preset", "what it is", *(["what it broke"] if zoo else []), show_lines=zoo)
     for preset in known:
-        table.add_row(preset.name, preset.description)
+        table.add_row(preset.name, preset.description, *([preset.broke] if zoo else []))
     Console().print(table)

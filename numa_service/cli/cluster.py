@@ -18,7 +18,7 @@ from rich.table import Table
 
 from numa_service.cli.progress import steps
 from numa_service.cli.source import load, tell
-from numa_service.cluster import machine as machines
+from numa_service.cluster import lifecycle
 from numa_service.cluster.errors import ClusterError
 from numa_service.cluster.records import Record
 from numa_service.cluster.running import RunningMachine
@@ -40,12 +40,12 @@ Address = Annotated[
         "Without it: a Ray on this host, on the loopback interface, started when needed.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The machine.")]
-MaybeName = Annotated[str | None, typer.Argument(metavar="[NAME]", help="One machine only.")]
+MaybeName = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this machine only.")]
 
-_STATUS_COLUMNS = ("node", "cpus", "zone", "free", "low", "kswapd", "reclaimed", "sessions", "incarnation")
-_NUMBERS = ("memory", "free", "low", "reclaimed", "sessions", "incarnation")
+_STATUS_COLUMNS = ("node", "cpus", "zone", "free", "low", "kswapd", "reclaimed", "sessions", "lineage")
+_NUMBERS = ("memory", "free", "low", "reclaimed", "sessions", "lineage")
 
 
 def register(app: typer.Typer) -> None:
@@ -73,11 +73,13 @@ def up(
     source: Annotated[str, typer.Argument(help="A preset, a machine file, or what `import` reads.")],
     name: Annotated[
         str | None,
-        typer.Option(help="Name of the machine: a-z, 0-9 and -. By default, from its description."),
+        typer.Option(help="Name of the machine: a-z, 0-9 and -. The default is the name in its description."),
     ] = None,
     address: Address = None,
     console: Annotated[bool, typer.Option(help="Serve a web console of the machine.")] = True,
-    console_port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0 is any that is free.")] = 0,
+    console_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the console; 0 takes any free port.")
+    ] = 0,
     console_host: Annotated[
         str,
         typer.Option(
@@ -87,23 +89,31 @@ def up(
         ),
     ] = "127.0.0.1",
     console_write: Annotated[
-        bool, typer.Option("--console-write", help="Let it allocate, free and write sysctls.")
+        bool,
+        typer.Option("--console-write", help="Let users of the console allocate, free and write sysctls."),
+    ] = False,
+    empty: Annotated[
+        bool, typer.Option("--empty", help="Start fresh, also where SOURCE says what was free.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Boot a machine on Ray and leave it running, each NUMA node in a process of its own."""
     spec = load(source)
+    if empty:
+        spec = dataclasses.replace(spec, occupancy=())
+    elif spec.occupancy:
+        tell(["memory starts as full as the source says; --empty starts fresh"])
     served = ConsoleOptions(console_host, console_port, console_write) if console else None
     with steps(Console(stderr=True)) as progress:
-        running = machines.up(spec, name or _name_from(spec.name), address, progress, served)
+        running = lifecycle.up(spec, name or _name_from(spec.name), address, progress, served)
     if as_json:
         typer.echo(json.dumps(_plain(running), indent=1))
         return
     rows = [
-        (*_node_cells(node), _mib(node.managed_pages), node.address, node.metrics_url, str(node.incarnation))
+        (*_node_cells(node), _mib(node.managed_pages), node.address, node.metrics_url, str(node.lineage))
         for node in running.info.nodes
     ]
-    _print_machine(running, ("node", "cpus", "memory", "gRPC", "metrics", "incarnation"), rows)
+    _print_machine(running, ("node", "cpus", "memory", "gRPC", "metrics", "lineage"), rows)
 
 
 def status(name: MaybeName = None, address: Address = None, as_json: AsJson = False) -> None:
@@ -111,8 +121,8 @@ def status(name: MaybeName = None, address: Address = None, as_json: AsJson = Fa
 
     Exit code 1 when one has ended without `down`, or has a node that keeps failing.
     """
-    ended = [record for record in machines.ended(address) if name in (None, record.name)]
-    up = [] if name and ended else machines.status(name, address)
+    ended = [record for record in lifecycle.ended(address) if name in (None, record.name)]
+    up = [] if name and ended else lifecycle.status(name, address)
     found = [(running, _states(running)) for running in up]
     if as_json:
         plain = {
@@ -134,20 +144,23 @@ def status(name: MaybeName = None, address: Address = None, as_json: AsJson = Fa
 
 def down(
     name: MaybeName = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every machine.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Take down every machine.")] = False,
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
     """Take a machine down. A Ray that was started for it on this host ends with its last machine."""
     if (name is None) == (not everything):
         raise typer.BadParameter("say which machine, or --all")
-    gone = machines.down(name, address)
+    gone = lifecycle.down(name, address)
     typer.echo(json.dumps({"down": gone}) if as_json else f"down: {', '.join(gone) or 'nothing was up'}")
 
 
 def sysctl(
     name: Name,
-    assignments: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="Written in this order.")],
+    assignments: Annotated[
+        list[str],
+        typer.Argument(metavar="KEY=VALUE...", help="Sysctls and their values, written in this order."),
+    ],
     address: Address = None,
 ) -> None:
     """Write sysctls on every node of a running machine, with a kernel's effects."""
@@ -155,7 +168,7 @@ def sysctl(
     for assignment, (_, equals, _) in zip(assignments, pairs, strict=True):
         if not equals:
             raise typer.BadParameter(f"{assignment!r} is not KEY=VALUE")
-    [running] = machines.status(name, address)
+    [running] = lifecycle.status(name, address)
     with Machine.connect(running.address, ANSWER_SECONDS) as machine:
         for key, _, value in pairs:
             tell([machine.write_sysctl(key.strip(), value.strip())])
@@ -163,12 +176,19 @@ def sysctl(
 
 def memory_block(
     name: Name,
-    block: Annotated[int, typer.Argument(metavar="N", help="Of memoryN: 128 MiB from N × 128 MiB on.")],
-    state: Annotated[str, typer.Argument(help="offline, online, online_kernel or online_movable.")],
+    block: Annotated[
+        int,
+        typer.Argument(
+            metavar="N", help="Number of the block: memoryN in sysfs, 128 MiB from N × 128 MiB on."
+        ),
+    ],
+    state: Annotated[
+        str, typer.Argument(help="New state: offline, online, online_kernel or online_movable.")
+    ],
     address: Address = None,
 ) -> None:
     """Take a memory block of a running machine off-line or on-line, as a write to sysfs would."""
-    [running] = machines.status(name, address)
+    [running] = lifecycle.status(name, address)
     with Machine.connect(running.address, ANSWER_SECONDS) as machine:
         machine.change_memory_block(block, state)
 
@@ -177,7 +197,7 @@ def targets(name: MaybeName = None, address: Address = None) -> None:
     """Print what Prometheus has to scrape, as JSON for file_sd_configs."""
     from numa_service.metrics.discovery import targets as groups
 
-    found = machines.status(name, address)
+    found = lifecycle.status(name, address)
     typer.echo(
         json.dumps(
             [group for running in found for group in groups(running.info, running.targets_url)], indent=1
@@ -185,11 +205,11 @@ def targets(name: MaybeName = None, address: Address = None) -> None:
     )
 
 
-# what is printed
+# output
 
 
 def _name_from(name: str) -> str:
-    """A legal machine name, as near as can be to that of a description."""
+    """Make a valid machine name of the name in a machine's description."""
     return re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")[:40] or "machine"
 
 
@@ -204,7 +224,7 @@ def _mib(pages: int) -> str:
 def _print_machine(running: RunningMachine, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
     console = Console()
     if not console.is_terminal:
-        console.width = 200  # as wide as it has to be: there is nothing to fit it into
+        console.width = 200  # a file or pipe has no width: do not wrap
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, no_wrap=True, justify="right" if column in _NUMBERS else "left")
@@ -232,12 +252,12 @@ def _print_record(record: Record) -> None:
 
 
 def _when(seconds: float) -> str:
-    """A moment, as people here write it."""
+    """A time, seconds since the epoch, in the local time zone."""
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 def _plain_record(record: Record) -> dict[str, Any]:
-    """For --json: times as ISO 8601 in UTC."""
+    """A record for --json, with times as ISO 8601 in UTC."""
     plain = dataclasses.asdict(record)
     del plain["ray"]
     for key in ("up_since", "ended"):
@@ -246,7 +266,7 @@ def _plain_record(record: Record) -> dict[str, Any]:
 
 
 def _states(running: RunningMachine) -> dict[int, NodeState | None]:
-    """State of each node now; None for one that does not answer."""
+    """nid → current state of the node, None for one that does not answer."""
     with Machine.connect(running.address, ANSWER_SECONDS) as machine:
         return {node.node: _state(machine, node.node) for node in machine.info.nodes}
 
@@ -259,23 +279,23 @@ def _state(machine: Machine, nid: int) -> NodeState | None:
 
 
 def _status_rows(node: NodeInfo, state: NodeState | None) -> Iterator[tuple[str, ...]]:
-    """One row a zone, the node's own columns in the first."""
+    """A row for each zone; the columns of the node itself are filled in the first one."""
     if state is None:
-        yield (*_node_cells(node), "", "", "", "restarts", "", "", str(node.incarnation))
+        yield (*_node_cells(node), "", "", "", "restarts", "", "", str(node.lineage))
         return
     kswapd = "running" if state.kswapd.running else "sleeps"
-    own = (kswapd, f"{state.kswapd.reclaimed_pages:,}", str(state.sessions), str(state.incarnation))
+    own = (kswapd, f"{state.kswapd.reclaimed_pages:,}", str(state.sessions), str(state.lineage))
     for index, zone in enumerate(zone for zone in state.zones if zone.present_pages):
         pages = (zone.zone, f"{zone.free_pages:,}", f"{zone.low_pages:,}")
         yield (*_node_cells(node), *pages, *own) if index == 0 else ("", "", *pages, "", "", "", "")
 
 
 def _plain(running: RunningMachine, states: dict[int, NodeState | None] | None = None) -> dict[str, Any]:
-    """For --json: `state` of a node is null while it restarts, and absent where it was not asked for."""
+    """A machine for --json. With `states` each node has a `state`, null while the node restarts."""
     nodes = []
     for node in running.info.nodes:
         plain = dataclasses.asdict(node)
-        plain = {"nid": plain.pop("node"), **plain}  # as commands call it, and `failing` below
+        plain = {"nid": plain.pop("node"), **plain}  # the key that `failing` below has for it, too
         if states is not None:
             state = states[node.node]
             plain["state"] = dataclasses.asdict(state) if state else None

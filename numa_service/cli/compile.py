@@ -1,6 +1,6 @@
-"""Compiling the kernels before they are needed, and saying so.
+"""Compiles the model's kernels before a command needs them, with progress on stderr.
 
-``python -m numa_service.cli.compile`` does nothing else: for images, tests and benchmarks.
+``python -m numa_service.cli.compile`` only does this; images, tests and benchmarks run it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from numa_service.cluster.errors import ClusterError
 
 
 def compile_first() -> None:
-    """Compile the kernels if this host has not yet, with progress on stderr. ClusterError.
+    """Compile the kernels unless this host's cache has them. ClusterError if that fails.
 
-    A command that allocates would take as long by itself, on one CPU and without a word.
+    Without this a command that allocates would compile them itself, on one CPU and without any progress
+    shown.
     """
     from numa_service.cluster.kernels import compile_here
     from numa_service.mm import jit

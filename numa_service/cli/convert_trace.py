@@ -1,4 +1,4 @@
-"""``numa-service convert-trace``: the text of a trace, parsed once, into a columnar file."""
+"""``convert-trace``: parses the text of a kernel trace into a columnar file (.ntrace)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from numa_service.cli.progress import INTERRUPTED, Interrupt, WithProgress, file
 from numa_service.trace.ahead import read_ahead
 from numa_service.trace.columnar import write_ntrace
 from numa_service.trace.events import TraceError, TraceEvents
-from numa_service.trace.source import TraceReader, open_trace
+from numa_service.trace.reader import TraceReader, open_trace
 
 
 class _Interrupted(Exception):
-    """Ctrl-C was pressed: nothing is written."""
+    """Ctrl-C was pressed; no file is left."""
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +38,7 @@ def convert_trace(
     ],
     output: Annotated[Path, typer.Argument(help="The columnar file to write (.ntrace).")],
     progress: WithProgress = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Parse a kernel trace once, into a columnar file that replay reads without parsing.
 

@@ -1,4 +1,4 @@
-"""``demo``: the main job in some 20 seconds: local pages, fallback, kswapd, a client that dies, recovery."""
+"""``demo``: shows in some 20 seconds local pages, fallback, kswapd, a client that dies, and recovery."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from rich.text import Text
 
 from numa_service.cli.progress import steps
 from numa_service.cli.source import load
-from numa_service.cluster import machine as cluster
+from numa_service.cluster import lifecycle
 from numa_service.web.options import ConsoleOptions
 
-#: Nobody needs longer to see a phase; a slow host gets this much before the demo calls it a failure.
+#: How much longer than planned a phase may take on a slow host before the demo counts it as failed.
 PATIENCE_SECONDS = 60.0
 MIB_PAGES = 256
 _MUST_BE_SEEN = ("local_pages", "remote_pages", "reclaimed_pages", "returned_after_lost_client_pages")
@@ -39,7 +39,9 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    seconds: Annotated[float, typer.Option(min=5.0, max=600.0, help="How long the load runs.")] = 20.0,
+    seconds: Annotated[
+        float, typer.Option(min=5.0, max=600.0, help="How long the load runs, in seconds.")
+    ] = 20.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Boot a small machine on a Ray of its own, load it, show what happens, and leave nothing running."""
@@ -50,12 +52,12 @@ def demo(
             "Booting preset [b]demo[/b]: two CPU nodes and a CXL node without CPUs, each a Ray actor."
         )
         with steps(console) as progress:
-            running = cluster.up(load("demo"), "demo", None, progress, ConsoleOptions())
+            running = lifecycle.up(load("demo"), "demo", None, progress, ConsoleOptions())
         console.print(f"Watch it at [b]{running.console_url}[/b]", highlight=False)
         try:
             story = asyncio.run(_play(running.address, seconds, console))
         finally:
-            cluster.down("demo")
+            lifecycle.down("demo")
     summary = story.summary()
     if as_json:
         typer.echo(json.dumps(summary, indent=1))
@@ -71,7 +73,7 @@ def demo(
 
 @dataclass
 class _Story:
-    """What has happened so far."""
+    """What has happened in the demo so far."""
 
     machine: AsyncMachine
     nodes: dict[int, NodeState] = field(default_factory=dict)
@@ -80,14 +82,14 @@ class _Story:
     remote_pages: int = 0
     direct_reclaimed: int = 0
     requests: int = 0
-    #: Virtual ns and pages of requests that were served wholly locally, and of those that were not.
+    #: (virtual ns of access, pages) of requests that got all pages locally, and of those that got none there.
     local_cost: tuple[int, int] = (0, 0)
     remote_cost: tuple[int, int] = (0, 0)
     lost_pages_returned: int = 0
     violations: list[str] = field(default_factory=list)
 
     def note(self, home: int, placement: dict[int, int], access_ns: int, reclaimed: int) -> None:
-        """One reply."""
+        """Count one reply: `placement` is nid → pages, `reclaimed` pages of direct reclaim."""
         local = placement.get(home, 0)
         remote = sum(placement.values()) - local
         self.requests += 1
@@ -100,24 +102,24 @@ class _Story:
             self.local_cost = (self.local_cost[0] + access_ns, self.local_cost[1] + local)
 
     def note_allocation(self, home: int, reply: Allocation) -> None:
-        """An AllocPages."""
+        """Count a reply of AllocPages."""
         self.note(home, reply.pages_by_node, reply.cost.access_ns, reply.direct_reclaimed_pages)
 
     def note_touch(self, home: int, reply: Touch) -> None:
-        """A TouchRegion."""
+        """Count a reply of TouchRegion."""
         self.note(home, dict(reply.placement), reply.cost.access_ns, reply.direct_reclaimed_pages)
 
     def kswapd_reclaimed(self) -> int:
-        """Pages that all kswapds have reclaimed."""
+        """Pages that the kswapds of all nodes have reclaimed."""
         return sum(node.kswapd.reclaimed_pages for node in self.nodes.values())
 
     async def look(self) -> None:
-        """Read every node."""
+        """Read the state of every node."""
         for node in self.machine.info.nodes:
             self.nodes[node.node] = await self.machine.node(node.node)
 
     def summary(self) -> dict[str, Any]:
-        """The numbers at the end."""
+        """The totals, by the keys of --json."""
         stats = [node.numa_stat for node in self.nodes.values()]
         return {
             "requests": self.requests,
@@ -164,7 +166,7 @@ async def _watch(story: _Story, live: Live) -> None:
 
 
 async def _phases(story: _Story, seconds: float, address: str) -> None:
-    """Five acts; each lasts its share of the time, and until what it is about has been seen."""
+    """Five phases. Each lasts its share of the time, and goes on until its effect has been seen."""
     share = seconds / 10
     for title, act, shares in (
         ("clients on both CPU nodes allocate and free: all local", _local, 2),
@@ -180,7 +182,7 @@ async def _phases(story: _Story, seconds: float, address: str) -> None:
 
 
 async def _until(end: float, seen: Callable[[], bool], step: Callable[[], Awaitable[None]]) -> None:
-    """Repeat a step until the time is over and the thing has been seen, or patience ends."""
+    """Repeat `step` until the time is over and `seen()`, but for PATIENCE_SECONDS more at most."""
     while time.monotonic() < end or (not seen() and time.monotonic() < end + PATIENCE_SECONDS):
         await step()
         await asyncio.sleep(0.02)
@@ -205,7 +207,7 @@ async def _local(story: _Story, end: float, address: str) -> None:
 async def _spill(story: _Story, end: float, address: str) -> None:
     before = story.remote_pages
     async with story.machine.session(node=0, name="demo-kernel") as session:
-        # enough for node 0 and 64 MiB of its neighbour, spread over the act
+        # enough for node 0 and 64 MiB of its neighbour, spread over the phase
         goal = story.machine.info.nodes[0].managed_pages + 64 * MIB_PAGES
         held = 0
         pause = max(0.0, (end - time.monotonic()) / (goal / 1024) - 0.02)
@@ -246,7 +248,7 @@ async def _pressure(story: _Story, end: float, address: str) -> None:
 
 
 async def _killed_client(story: _Story, end: float, address: str) -> None:
-    """A process of its own takes 64 MiB on a lease of one second, and is killed while it holds them."""
+    """Kill a client process while it holds 64 MiB with a lease of one second."""
     await story.look()
     before = sum(node.held_pages for node in story.nodes.values())
     client = subprocess.Popen(
@@ -262,7 +264,7 @@ async def _killed_client(story: _Story, end: float, address: str) -> None:
         client.wait()
 
     if not taken:
-        return  # the summary will say that nothing came back
+        return  # the summary will say that no pages returned
 
     async def step() -> None:
         await story.look()
@@ -272,7 +274,7 @@ async def _killed_client(story: _Story, end: float, address: str) -> None:
     await _until(end, lambda: story.lost_pages_returned >= taken > 0, step)
 
 
-# what it looks like
+# output
 
 
 def _screen(story: _Story) -> Group:

@@ -1,4 +1,4 @@
-"""``diff-profiles``: one machine, or one trace, under several kernels."""
+"""``diff-profiles``: compares one machine, or the replay of one trace, under several kernel versions."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from rich.table import Table
 
 from numa_service.cli.compile import compile_first
 from numa_service.cli.replay import beside, machine_of
+from numa_service.cli.rule_differences import RuleDifference, changed_in, rule_differences
 from numa_service.cli.source import load
 from numa_service.machine.boot import start_kernel
 from numa_service.machine.booted import BootedMachine
 from numa_service.machine.spec import MachineSpec
 from numa_service.machine.sysctl import SYSCTLS
 from numa_service.mm.pgdata import TUNE_MOBILITY_DISABLED, TUNE_PCP_MAX_ORDER
-from numa_service.mm.profile import PROFILES
-from numa_service.sim.replay import Replay
+from numa_service.mm.profile import PROFILES, Profile, profile_named, profile_of_version
+from numa_service.mm.rules.distributions import DISTRIBUTIONS
+from numa_service.sim.trace_replay import Replay
 from numa_service.sim.traced import TracedZones
-from numa_service.trace.source import TRACE_FILES, open_trace
+from numa_service.trace.reader import TRACE_FILES, open_trace
 
-#: A table of what is looked at: (group, what, value), in order.
+#: What is compared: (group, what) → value, in the order of the table.
 Facts = dict[tuple[str, str], str]
 
 DEFAULT_PROFILES = ",".join(PROFILES)
@@ -47,15 +49,30 @@ def diff_profiles(
         ),
     ],
     profiles: Annotated[
-        str, typer.Option(metavar="NAMES", help="Two or more kernels, separated by commas.")
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help="Two or more kernels, separated by commas: as machine files name them, or versions "
+            "as 4.18 or 4.18.0-305.el8.x86_64.",
+        ),
     ] = DEFAULT_PROFILES,
     machine: Annotated[
         str | None, typer.Option(metavar="SOURCE", help="For a trace: the machine, as for replay.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="Also what is equal under all of them.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="Print what is equal under all of them, too; and, for a machine, the release in which each "
+            "answer changed.",
+        ),
+    ] = False,
 ) -> None:
-    """What changes between kernels, on one machine or for one workload.
+    """What changes between kernels, on one machine or for one workload, and by which rules.
+
+    Each rule is shown with the release in which it changed and with who says so: a capture, a public report,
+    or the kernel's source only. Rules that nothing here models are shown as such.
 
     Sysctls of the source that it sets itself stay; all else is computed by each kernel's rules.
     """
@@ -70,7 +87,7 @@ def show_differences(
     everything: bool,
     start: Callable[[MachineSpec, Path, Path], Replay],
 ) -> None:
-    """The command; `start` boots the machine that a trace is replayed on (the trace, and where it lies)."""
+    """Carry out the command. `start(spec, trace, its directory)` boots a machine to replay a trace on."""
     names = _names(profiles)
     path = Path(source)
     is_trace = path.is_file() and path.suffix != ".toml"
@@ -98,17 +115,23 @@ def show_differences(
         with console.status(f"{'replaying' if is_trace else 'booting'} under {name}"):
             by_profile[name] = facts(name)
     rows = differences(by_profile, everything)
+    releases: dict[tuple[str, str], list[str]] | None = None
+    if everything and not is_trace:
+        with console.status("booting under the releases between"):
+            releases = changed_in(names, facts)
+    rules = rule_differences(names)
     if as_json:
-        typer.echo(json.dumps(_plain(source, is_trace, names, rows), indent=1))
+        typer.echo(json.dumps(_plain(source, is_trace, names, rows, releases, rules), indent=1))
     else:
-        _print(source, is_trace, names, rows)
+        _print(source, is_trace, names, rows, releases)
+        _print_rules(names, rules)
 
 
 def under(spec: MachineSpec, profile: str, captured: bool) -> MachineSpec:
-    """The machine under another kernel.
+    """The machine with another kernel.
 
-    Of a captured machine every sysctl is known, set or not: those at their default, those that the other
-    kernel lacks, and min_free_kbytes, which a kernel computes, are left to the other kernel.
+    A capture has a value for every sysctl, whether somebody set it or not. So the other kernel chooses those
+    that are at their default, those that it does not have, and min_free_kbytes, which a kernel computes.
     """
     sysctls = spec.sysctls
     if captured:
@@ -124,14 +147,14 @@ def under(spec: MachineSpec, profile: str, captured: bool) -> MachineSpec:
 
 
 def differences(by_profile: dict[str, Facts], everything: bool = False) -> dict[tuple[str, str], list[str]]:
-    """Values of each fact under each profile, "–" where it has none: those that are not all the same."""
+    """(group, what) → its value under each profile, "–" where there is none; equal ones if `everything`."""
     keys = dict.fromkeys(key for facts in by_profile.values() for key in facts)
     rows = {key: [facts.get(key, "–") for facts in by_profile.values()] for key in keys}
     return {key: row for key, row in rows.items() if everything or len(set(row)) > 1}
 
 
 def booted(machine: BootedMachine) -> Facts:
-    """What a kernel computes for a machine at boot."""
+    """The facts that a kernel computes for a machine at boot."""
     facts: Facts = {("sysctl", key): str(value) for key, value in machine.sysctls.as_dict().items()}
     pgdats = list(machine.pgdats.values())
     first = next(iter(pgdats)).pg
@@ -159,7 +182,7 @@ def booted(machine: BootedMachine) -> Facts:
 
 
 def _from_counts(spec: MachineSpec, trace: Path, home: Path) -> Replay:
-    """As many pages held as were in use before the trace, if that was captured."""
+    """A machine to replay on that holds as many pages as were in use before the trace, if that is known."""
     before = beside(home, "before")
     if before is None:
         return Replay(spec)
@@ -168,7 +191,7 @@ def _from_counts(spec: MachineSpec, trace: Path, home: Path) -> Replay:
 
 
 def _replayed(replay: Replay, trace: Path) -> Facts:
-    """What a kernel does with a trace: where pages went, and what it took to get them."""
+    """Replay a trace; returns the facts about where pages went and what it took to get them."""
     with open_trace(trace) as reader:
         replay.run(reader)
         report = replay.tally.report(reader.counts)
@@ -200,34 +223,56 @@ def _replayed(replay: Replay, trace: Path) -> Facts:
 
 
 def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in PROFILES:
-            known = ", ".join(PROFILES)
-            raise typer.BadParameter(f"{name!r} is no profile: {known}", param_hint="--profiles")
+    try:
+        names = [_profile(name.strip()).name for name in text.split(",") if name.strip()]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--profiles") from None
     if len(set(names)) < 2 or len(set(names)) != len(names):
         raise typer.BadParameter("name two or more, each once", param_hint="--profiles")
     return names
 
 
+def _profile(text: str) -> Profile:
+    """The profile of this name, or of this version."""
+    return profile_of_version(text) if text[:1].isdecimal() else profile_named(text)
+
+
 def _plain(
-    source: str, is_trace: bool, names: list[str], rows: dict[tuple[str, str], list[str]]
+    source: str,
+    is_trace: bool,
+    names: list[str],
+    rows: dict[tuple[str, str], list[str]],
+    releases: dict[tuple[str, str], list[str]] | None,
+    rules: list[RuleDifference],
 ) -> dict[str, Any]:
+    def told(key: tuple[str, str], row: list[str]) -> dict[str, Any]:
+        plain = {"group": key[0], "what": key[1], "values": dict(zip(names, row, strict=True))}
+        return plain if releases is None else {**plain, "changed_in": releases.get(key, [])}
+
     return {
         "source": source,
         "kind": "trace" if is_trace else "machine",
         "profiles": names,
-        "differences": [
-            {"group": group, "what": what, "values": dict(zip(names, row, strict=True))}
-            for (group, what), row in rows.items()
-        ],
+        "differences": [told(key, row) for key, row in rows.items()],
+        "rules": [rule.plain(names) for rule in rules],
     }
 
 
-def _print(source: str, is_trace: bool, names: list[str], rows: dict[tuple[str, str], list[str]]) -> None:
+def _console() -> Console:
     console = Console(soft_wrap=False)
     if not console.is_terminal:
         console.width = _FILE_WIDTH
+    return console
+
+
+def _print(
+    source: str,
+    is_trace: bool,
+    names: list[str],
+    rows: dict[tuple[str, str], list[str]],
+    releases: dict[tuple[str, str], list[str]] | None,
+) -> None:
+    console = _console()
     if not rows:
         console.print(f"{source}: nothing differs between {', '.join(names)}", highlight=False)
         return
@@ -235,10 +280,44 @@ def _print(source: str, is_trace: bool, names: list[str], rows: dict[tuple[str, 
     table = Table("", "", title=title, title_justify="left")
     for name in names:
         table.add_column(name, justify="right", overflow="fold")
+    if releases is not None:
+        table.add_column("changed in", overflow="fold")
     before = ""
     for (group, what), row in rows.items():
         if before not in ("", group):
             table.add_section()
-        table.add_row(group if group != before else "", what, *row)
+        told = [] if releases is None else [", ".join(releases.get((group, what), []))]
+        table.add_row(group if group != before else "", what, *row, *told)
         before = group
     console.print(table)
+
+
+def _print_rules(names: list[str], rules: list[RuleDifference]) -> None:
+    if not rules:
+        return
+    table = Table("", "rule", title="Rules that differ", title_justify="left")
+    for name in names:
+        table.add_column(name, overflow="fold")
+    table.add_column("changed in", overflow="fold")
+    table.add_column("seen in", overflow="fold")
+    before = ""
+    for rule in rules:
+        if before not in ("", rule.group):
+            table.add_section()
+        table.add_row(
+            rule.group if rule.group != before else "",
+            rule.axis.what if rule.axis.what != "the kernel has the sysctl" else rule.axis.name,
+            *rule.values,
+            rule.releases,
+            "; ".join(dict.fromkeys(change.witness for change in rule.changes)),
+        )
+        before = rule.group
+    console = _console()
+    console.print(table)
+    notes = {rule.axis.what: rule.axis.note for rule in rules if rule.axis.note}
+    for name in names:
+        distribution = profile_named(name).distribution
+        if distribution:
+            notes[name] = DISTRIBUTIONS[distribution].note
+    for what, note in notes.items():
+        console.print(f"{what}: {note}", highlight=False)

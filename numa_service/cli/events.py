@@ -1,4 +1,4 @@
-"""``events``: what happens on a machine that is up, in a line each, as the console and top tell it."""
+"""``events``: prints the event feed of a machine that is up, the same lines that the console and top show."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import typer
 
 from numa_service.cli.files import AsJson
 from numa_service.cli.top import AddressOfRay, NameOfMachine, connected
-from numa_service.web.events import Event
+from numa_service.web.event_feed import Event
 from numa_service.web.feed import MachineFeed
 
-#: Between two looks; what begins and ends within one is told by its counters only.
+#: Interval of the frames that are compared; what begins and ends within one shows in counters only.
 _INTERVAL_MS = 100
 
 
@@ -30,7 +30,10 @@ def events(
     name: NameOfMachine = None,
     address: AddressOfRay = None,
     seconds: Annotated[
-        float | None, typer.Option("--seconds", min=0.0, help="Stop after so long. By default on Ctrl-C.")
+        float | None,
+        typer.Option(
+            "--seconds", min=0.0, help="Stop after this many seconds. The default is to run until Ctrl-C."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -40,7 +43,7 @@ def events(
 
 
 async def follow(feed: MachineFeed, seconds: float | None, as_json: bool) -> None:
-    """Print events as they come, for so long or until interrupted."""
+    """Print events as they come, for `seconds` or until Ctrl-C."""
     loop = asyncio.get_running_loop()
     over = asyncio.Event()
     with contextlib.suppress(NotImplementedError, RuntimeError):

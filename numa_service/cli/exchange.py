@@ -1,4 +1,4 @@
-"""``import`` and ``export``: machines from and to the formats of other tools."""
+"""``import`` and ``export``: reads and writes machines in the formats of other tools."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Annotated
 import typer
 
 from numa_service.cli.source import tell
-from numa_service.machine.files import MAX_BYTES
 from numa_service.machine.formats.detect import read_source
 from numa_service.machine.formats.draft import machine_name
 from numa_service.machine.formats.export import export as export_machine
 from numa_service.machine.formats.machine_toml import to_spec, to_toml
+from numa_service.machine.input_files import MAX_BYTES
 from numa_service.machine.source import load
 from numa_service.machine.spec import SpecError
 
 
 class ImportFormat(StrEnum):
-    """What can be read."""
+    """Formats that `import` can read."""
 
     toml = "toml"
     capture = "capture"
@@ -32,11 +32,22 @@ class ImportFormat(StrEnum):
     synthetic = "synthetic"
     numactl = "numactl"
     qemu = "qemu"
+    mem_info = "mem-info"
     acpi = "acpi"
+    boot_log = "boot-log"
+    libvirt = "libvirt"
+    lscpu = "lscpu"
+    lstopo = "lstopo"
+    numastat = "numastat"
+    zoneinfo = "zoneinfo"
+    buddyinfo = "buddyinfo"
+    kubelet = "kubelet"
+    cloud_hypervisor = "cloud-hypervisor"
+    virtme_ng = "virtme-ng"
 
 
 class ExportFormat(StrEnum):
-    """What can be written."""
+    """Formats that `export` can write."""
 
     toml = "toml"
     hwloc_xml = "hwloc-xml"
@@ -48,7 +59,7 @@ class ExportFormat(StrEnum):
 
 _Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead of stdout.")]
 _Force = Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")]
-_Json = Annotated[bool, typer.Option("--json", help="A JSON object with the text and the notes, on stdout.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print a JSON object with the text and the notes.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -66,10 +77,13 @@ def import_machine(
         ),
     ],
     form: Annotated[
-        ImportFormat | None, typer.Option("--format", help="Its format; found out if not given.")
+        ImportFormat | None,
+        typer.Option("--format", help="Format of the source. The default is to detect it."),
     ] = None,
     output: _Output = None,
-    name: Annotated[str | None, typer.Option(help="The machine's name; else the file's.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the machine. The default is the name of the file.")
+    ] = None,
     force: _Force = False,
     as_json: _Json = False,
 ) -> None:
@@ -80,7 +94,7 @@ def import_machine(
     draft = read_source(source, form.value if form else None, stdin)
     if name is not None:
         draft.name = machine_name(name)
-    to_spec(draft, source[:200])  # what is written must load
+    to_spec(draft, source[:200])  # raises SpecError if the machine file would not load
     text = to_toml(draft, f"Imported by numa-service import from {_called(source)}.")
     _deliver(text, draft.notes, output, force=force, as_json=as_json)
 
@@ -99,7 +113,7 @@ def export(
 
 
 def _called(source: str) -> str:
-    """What a source is called in a file that others read: no path of the host."""
+    """The name of a source for the written file, which others read: without paths of this host."""
     path = Path(source)
     try:
         return (path.resolve().name or "the host") if path.exists() else source[:100]
@@ -120,7 +134,7 @@ def _deliver(text: str, notes: list[str], output: Path | None, *, force: bool, a
 
 
 def write_file(path: Path, text: str, *, force: bool) -> None:
-    """All of it or nothing; SpecError if the file exists (without `force`), or cannot be written."""
+    """Write a file atomically. SpecError if it exists (unless `force`), or cannot be written."""
     if path.exists() and not force:
         raise SpecError(f"{path}: it exists: give another name, or --force to overwrite it")
     if path.is_dir():
@@ -136,7 +150,7 @@ def write_file(path: Path, text: str, *, force: bool) -> None:
         if force:
             temporary.replace(path)
         else:
-            os.link(temporary, path)  # fails if somebody was faster
+            os.link(temporary, path)  # fails if another process has created the file meanwhile
     except FileExistsError:
         raise SpecError(f"{path}: it exists: give another name, or --force to overwrite it") from None
     except OSError as error:

@@ -1,4 +1,4 @@
-"""``cat``, ``ls``, ``mirror``, ``exec``: /proc and /sys of the emulated machine, read and lent to tools."""
+"""``cat``, ``ls``, ``mirror``, ``exec``: read /proc and /sys of the machine, and show them to other tools."""
 
 from __future__ import annotations
 
@@ -16,21 +16,24 @@ from typing import Annotated, NoReturn, TypeVar
 import typer
 from numa_client import Machine, NumaError, Unavailable
 
+from numa_service.cli.compile import compile_first
 from numa_service.cli.fill import Fill, fill
 from numa_service.cli.mirror import File, Mirror
-from numa_service.cluster import machine as machines
+from numa_service.cli.source import tell
+from numa_service.cluster import lifecycle
 from numa_service.cluster.connect import detach
 from numa_service.cluster.errors import ClusterError
 from numa_service.machine.snapshot import IdleClock, assemble
 from numa_service.machine.source import load
 from numa_service.mm.snapshot import MachineSnapshot
-from numa_service.node.inspect import cpu_time
+from numa_service.node.occupy import start_in_use
+from numa_service.node.struct_views import cpu_time
 from numa_service.procfs import tree
 from numa_service.sim.simulation import Simulation
 
 T = TypeVar("T")
 
-#: Said when `exec` starts: programs go on with what they believe to see.
+#: Printed when `exec` starts, as programs cannot see that some answers are the host's.
 NOT_SEEN = (
     "numa-service: files show the machine, system calls the host: CPU affinity, memory policies, numa_maps "
     "and the /proc/self/status of child processes are the host's"
@@ -38,30 +41,37 @@ NOT_SEEN = (
 #: Exit status when the machine does not answer.
 UNREACHABLE = 3
 
-PathArgument = Annotated[str, typer.Argument(metavar="PATH", help="As on the machine, e.g. /proc/zoneinfo.")]
+PathArgument = Annotated[
+    str, typer.Argument(metavar="PATH", help="Path of the file on the machine, such as /proc/zoneinfo.")
+]
 Source = Annotated[
     str | None,
     typer.Argument(
         metavar="[SOURCE]", help="A preset, a machine file, or what `import` reads, if there is no --name."
     ),
 ]
-Name = Annotated[str | None, typer.Option("--name", metavar="MACHINE", help="Of a machine that is up.")]
+Name = Annotated[
+    str | None, typer.Option("--name", metavar="MACHINE", help="Read the files of a machine that is up.")
+]
 Fills = Annotated[
     list[str] | None,
     typer.Option(
         "--fill",
         metavar="NODE=PAGES|N%[:KIND]",
-        help="Before that, take pages of a node: held (default), anon or file. Repeat; order counts. "
+        help="First take pages of a node: held (default), anon or file. May be repeated; order counts. "
         "Only with SOURCE.",
     ),
+]
+Empty = Annotated[
+    bool, typer.Option("--empty", help="Start fresh, also where SOURCE says what was free. Only with SOURCE.")
 ]
 Address = Annotated[
     str | None,
     typer.Option(
-        metavar="HOST:PORT", envvar="NUMA_SERVICE_ADDRESS", help="With --name: the head of its Ray."
+        metavar="HOST:PORT", envvar="NUMA_SERVICE_ADDRESS", help="With --name: address of the Ray head node."
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -77,11 +87,12 @@ def cat(
     source: Source = None,
     name: Name = None,
     fills: Fills = None,
+    empty: Empty = False,
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
     """Print a file of the machine's /proc or /sys, byte by byte as its kernel would."""
-    with looking(source, name, fills, address) as seen:
+    with looking(source, name, fills, address, empty) as seen:
         text = seen.read_file(path) if isinstance(seen, Machine) else _or_fail(lambda: tree.read(seen, path))
     typer.echo(json.dumps({"path": path, "text": text}, indent=1) if as_json else text, nl=as_json)
 
@@ -91,11 +102,12 @@ def ls(
     source: Source = None,
     name: Name = None,
     fills: Fills = None,
+    empty: Empty = False,
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
     """List a directory of the machine's /proc or /sys."""
-    with looking(source, name, fills, address) as seen:
+    with looking(source, name, fills, address, empty) as seen:
         found = (
             seen.list_dir(path) if isinstance(seen, Machine) else _or_fail(lambda: tree.listdir(seen, path))
         )
@@ -109,15 +121,20 @@ def ls(
 
 
 def mirror(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="New, empty, or a mirror already.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A new or empty directory, or an earlier mirror.")
+    ],
     source: Source = None,
     name: Name = None,
     fills: Fills = None,
+    empty: Empty = False,
     address: Address = None,
     every: Annotated[
         float | None,
         typer.Option(
-            metavar="SECONDS", min=0.05, help="Again and again, until Ctrl-C or SIGTERM. With --name."
+            metavar="SECONDS",
+            min=0.05,
+            help="Write it every SECONDS until Ctrl-C or SIGTERM. Only with --name.",
         ),
     ] = None,
 ) -> None:
@@ -130,12 +147,12 @@ def mirror(
             "nothing changes on a machine that is not up: use --name", param_hint="--every"
         )
     target = _or_fail(lambda: Mirror(directory))
-    with looking(source, name, fills, address) as seen:
+    with looking(source, name, fills, address, empty) as seen:
         files = _files(seen)
         _or_fail(lambda: target.write(files))
         told = ""
         if every is not None:
-            # Ray, which has told the address and is not needed any more, takes SIGTERM for a crash
+            # Ray was needed for the machine's address only, and would treat SIGTERM as a crash
             detach()
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         while every is not None:
@@ -161,6 +178,7 @@ def exec_(
     ],
     name: Name = None,
     fills: Fills = None,
+    empty: Empty = False,
     address: Address = None,
 ) -> None:
     """Run a command that sees the emulated machine in /proc and /sys, as it is at that moment.
@@ -172,7 +190,7 @@ def exec_(
     source, command = (None, words) if name else (words[0], words[1:])
     if not command:
         raise typer.BadParameter("no command to run: numa-service exec SOURCE -- CMD...")
-    with looking(source, name, fills, address) as seen:
+    with looking(source, name, fills, address, empty) as seen:
         files = _files(seen)
     if name:
         detach()
@@ -181,7 +199,10 @@ def exec_(
 
 
 def _run(files: Sequence[File], command: list[str]) -> NoReturn:
-    """Become the command. By way of a fresh interpreter: a user namespace needs a process of one thread."""
+    """Replace this process by the command, through ``cli/namespace.py`` in a new interpreter.
+
+    A process may only enter a user namespace while it has a single thread, and this one has several.
+    """
     handed = os.memfd_create("numa-service-files")
     with os.fdopen(handed, "w", closefd=False, encoding="utf-8") as out:
         json.dump(files, out)
@@ -189,22 +210,26 @@ def _run(files: Sequence[File], command: list[str]) -> NoReturn:
     os.lseek(handed, 0, os.SEEK_SET)
     sys.stdout.flush()
     sys.stderr.flush()
-    # -P: not what lies in the directory where the user happens to be
+    # -P: do not import modules from the user's current directory
     arguments = [sys.executable, "-P", "-m", "numa_service.cli.namespace", str(handed), *command]
     os.execv(sys.executable, arguments)
 
 
 @contextmanager
 def looking(
-    source: str | None, name: str | None, fills: list[str] | None, address: str | None
+    source: str | None, name: str | None, fills: list[str] | None, address: str | None, empty: bool = False
 ) -> Iterator[MachineSnapshot | Machine]:
-    """The machine that is meant: one that is up, or one booted here for the occasion."""
+    """A client of the machine called `name`, or the snapshot of one that is booted here and filled.
+
+    BadParameter unless exactly one of `source` and `name` is given; ClusterError when a call fails. The
+    command exits with UNREACHABLE when the machine does not answer.
+    """
     if (source is None) == (name is None):
         raise typer.BadParameter("either SOURCE or --name: which machine?")
     if name is not None:
-        if fills:
-            raise typer.BadParameter("--fill changes a machine: only with SOURCE")
-        [running] = machines.status(name, address)
+        if fills or empty:
+            raise typer.BadParameter("--fill and --empty change a machine: only with SOURCE")
+        [running] = lifecycle.status(name, address)
         try:
             with Machine.connect(running.address) as machine:
                 yield machine
@@ -218,10 +243,17 @@ def looking(
     booted = time.time()
     spec = load(source)
     wanted = [Fill.parse(text, spec) for text in fills or []]
+    if spec.occupancy and not empty:
+        compile_first()
     simulation = Simulation(spec)
+    if not empty:
+        tell(start_in_use(spec, simulation.nodes.values()))
     for one in wanted:
         fill(simulation, one)
-    parts = [node.machine.node_part(nid, cpu_time(node), booted) for nid, node in simulation.nodes.items()]
+    parts = [
+        node.machine.node_part(nid, cpu_time(node), booted, node.kmem.counts())
+        for nid, node in simulation.nodes.items()
+    ]
     yield assemble(spec, parts, IdleClock().read(spec, parts, time.time()))
 
 

@@ -1,4 +1,4 @@
-"""``latency``: what the latency model of a machine says, and a sweep that finds out whether it is so."""
+"""``latency``: prints a machine's latency model, and measures in a sweep whether requests follow it."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def register(app: typer.Typer) -> None:
 def latency(
     source: Annotated[str, typer.Argument(help="A preset, a machine file, or what `import` reads.")],
     measure: Annotated[
-        bool, typer.Option("--sweep", help="Offer rising loads in a simulation, and measure the latency.")
+        bool, typer.Option("--sweep", help="Measure the latency under rising load, in a simulation.")
     ] = False,
     every: Annotated[
-        bool, typer.Option("--all", help="With --sweep: every path, not one of each kind.")
+        bool, typer.Option("--all", help="With --sweep: measure every path, not one of each kind.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print idle latency and bandwidth of every pair of nodes; with --sweep, latency under load.
 
@@ -65,7 +65,7 @@ def latency(
 
 
 def expected_ns(model: LatencyModel, idle: Idle, mb_per_s: float) -> float:
-    """What the curves of a path have for a rate."""
+    """The latency in ns that the curves of a path give for a rate."""
     expected: float = idle.read_ns
     if idle.memory_mb_per_s:
         expected += queueing_ns(model.curve(idle.memory_curve), mb_per_s / idle.memory_mb_per_s)

@@ -1,4 +1,4 @@
-"""A client that is going to be killed: takes pages on a short lease, says so, and holds on."""
+"""The client that ``demo`` kills: it takes pages with a short lease, prints how many, and holds them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numa_client import Machine, NumaError
 
 
 def main(address: str) -> None:
-    """Take 64 MiB on node 1 (what there is of it) until killed."""
+    """Take 64 MiB on node 1, or what there is, and hold them until killed."""
     with Machine.connect(address) as machine, machine.session(node=1, lease_seconds=1, name="demo-lost") as s:
         held = []
         for _ in range(16):

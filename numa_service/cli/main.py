@@ -1,4 +1,7 @@
-"""``numa-service``: exit codes are 0 done, 1 failed, 2 usage (and 130 on Ctrl-C)."""
+"""``numa-service``: the entry point of the command line.
+
+Exit statuses are 0 for success, 1 for a failure, 2 for wrong usage, and 130 after Ctrl-C; `why` also has 3.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,20 @@ from typer.core import TyperGroup
 
 from numa_service import __version__
 
-#: Commands by the module that has them, in the order of the help. Only the module of the command that is run
-#: is imported: what all of them need together takes a second.
+#: Module → its commands, in the order of the help. Only the module of the command that runs is imported, as
+#: importing all of them takes a second.
 _COMMANDS = {
     "boot": ("boot", "presets"),
     "exchange": ("import", "export"),
     "latency": ("latency",),
     "explain": ("explain",),
+    "why": ("why",),
     "inspect": ("inspect",),
     "files": ("cat", "ls", "mirror", "exec"),
     "tables": ("stat", "hardware", "buddyinfo", "zoneinfo", "vmstat"),
     "replay": ("replay",),
     "convert_trace": ("convert-trace",),
+    "compare_slab": ("compare-slab",),
     "trace": ("trace",),
     "diff_profiles": ("diff-profiles",),
     "cluster": ("up", "status", "down", "sysctl", "memory-block", "targets"),
@@ -34,14 +39,14 @@ _MODULE_OF = {command: module for module, commands in _COMMANDS.items() for comm
 
 
 class _Commands(TyperGroup):
-    """Commands that are imported when they are looked at."""
+    """A group of commands whose modules are imported when a command is looked up."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Every name."""
+        """The name of every command."""
         return list(_MODULE_OF)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """One of them; None if there is none of that name."""
+        """The command of that name, or None."""
         module = _MODULE_OF.get(cmd_name)
         if module is None:
             return None
@@ -80,7 +85,7 @@ def main() -> None:
 
 
 def run(commands: typer.Typer, name: str) -> None:
-    """Run a command line of this name; errors of the user's making are one line on stderr."""
+    """Run a command line called `name`. Errors that the user can mend become one line on stderr."""
     try:
         commands()
     except BrokenPipeError:
@@ -95,7 +100,7 @@ def run(commands: typer.Typer, name: str) -> None:
 
 
 def _printable(text: str) -> str:
-    """What errors quote may be of anybody's file: no control characters reach the terminal, and no reams."""
+    """The text of an error without control characters and of limited length: it may quote from any file."""
     from numa_service.machine.notation import one_line
 
     return "\n".join(one_line(line, 1000) for line in text.splitlines()[:50])

@@ -1,4 +1,4 @@
-"""A tree of files on disk that is always whole: every file is replaced by renaming another one over it."""
+"""Writes a tree of files in which readers never see half a file: a new file is renamed over the old one."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ _ROOTS = ("proc", "sys")
 class File(NamedTuple):
     """One file or link to write."""
 
-    #: Relative, below proc/ or sys/.
+    #: Relative path below proc/ or sys/.
     path: str
     mode: int
-    #: Where a link leads; empty for a file.
+    #: Target of a symbolic link; empty for a file.
     target: str
     text: str
 
 
 class Mirror:
-    """A directory that has a machine's files, and nothing else but hidden files."""
+    """A directory with the files of a machine, and a hidden one to write them in."""
 
     def __init__(self, root: Path) -> None:
-        """ENOTEMPTY for a directory that has files and is no mirror: its files are not ours to replace."""
+        """Create the directory if needed. OSError (ENOTEMPTY) if it has files and is no mirror."""
         self.root = root
         self._work = root / _WORK
         root.mkdir(parents=True, exist_ok=True)
         if any(root.iterdir()) and not self._work.is_dir():
             raise OSError(errno.ENOTEMPTY, "has files and is no mirror of a machine", str(root))
-        # what an earlier run was writing when it ended
+        # remove what an earlier run left half written
         shutil.rmtree(self._work, ignore_errors=True)
         self._work.mkdir()
-        #: What lies there: path → (mode, target, text).
+        #: path → file, as last written.
         self._there: dict[str, File] = {}
 
     def write(self, files: Iterable[File]) -> None:
-        """Bring the directory up to date; files that are no longer among them go."""
+        """Bring the directory up to date: files that changed are replaced, and all others are removed."""
         wanted = {file.path: file for file in files}
         for path, file in wanted.items():
             if self._there.get(path) != file:
@@ -60,12 +60,13 @@ class Mirror:
             fresh.symlink_to(file.target)
         else:
             fresh.write_text(file.text, encoding="utf-8")
-            # not the emulated machine's permissions: who may read the mirror is up to its directory
+            # readable by all, whatever the emulated machine's mode: the directory decides who may read the
+            # mirror
             fresh.chmod(0o444)
         fresh.replace(place)
 
     def _strangers(self, wanted: dict[str, File]) -> list[Path]:
-        """Files and links that are not wanted."""
+        """Files and links below proc/ and sys/ that are not wanted."""
         found = []
         for root in _ROOTS:
             for folder, folders, names in os.walk(self.root / root):

@@ -1,9 +1,10 @@
-"""Become a command in a mount namespace where files of /proc and /sys are other ones.
+"""Runs a command in a mount namespace where files of the emulated machine cover those of /proc and /sys.
 
-A program of its own, with the standard library alone: ``python -m numa_service.cli.namespace FD CMD...``; the
-files are a JSON list of [path, mode, target, text] in the open file FD. It *is* the command in the end. The
-files live in a tmpfs that ends with the namespace. A few stay the host's but for CPUs and nodes: what is
-counted there goes on, to which a process beside the command sees, that ends with it.
+This is a program of its own that uses the standard library only: ``python -m numa_service.cli.namespace FD
+CMD...``. The open file FD has the files as a JSON list of [path, mode, target, text]. In the end the process
+executes the command. The files are in a tmpfs that ends with the namespace. A few files, such as /proc/stat,
+are rendered from the host's file with the machine's CPUs and nodes; as their counters go on, a process beside
+the command keeps them up to date, and ends with it.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ import errno
 import json
 import os
 import signal
-import stat
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, NoReturn
 
-# linux/sched.h, sys/mount.h
+# constants of linux/sched.h and sys/mount.h
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
 MS_RDONLY = 1
@@ -34,29 +34,27 @@ MS_REC = 16384
 MS_PRIVATE = 1 << 18
 MNT_DETACH = 2
 
-#: Directories that become the emulated machine's as a whole: an empty one where it has none.
+#: Directories that are covered as a whole; one that the machine does not have is covered by an empty one.
 DIRECTORIES = (
     "sys/devices/system/node",
     "sys/devices/system/cpu",
     "sys/devices/system/memory",
+    "sys/kernel/slab",
     "proc/sys/vm",
 )
-#: The host's, to be read only: what is written there would change the host.
+#: Directories of the host that are made read-only, as a write there would change the host.
 READ_ONLY = ("/sys/kernel/mm", "/proc/irq")
-#: What a kernel says where nobody ever had to wait (``psi_show``).
+#: Text of /proc/pressure/memory when no task ever had to wait (``psi_show``).
 NO_PRESSURE = "".join(f"{who} avg10=0.00 avg60=0.00 avg300=0.00 total=0\n" for who in ("some", "full"))
-#: What the model has not and the host has, without a form that says so. No file can be taken away from /proc;
-#: it can be a socket, which nobody can open (ENXIO), and of which ``df`` and the like do not complain.
-ABSENT = ("proc/vmallocinfo",)
-#: The host's is left: the processes of /proc started by that clock.
+#: Files that are not covered: the start times of the host's processes in /proc refer to the host's uptime.
 HOSTS = ("proc/uptime",)
 
-#: Where all of the machine's files are, those too that the host has no name for.
+#: Directory with all of the machine's files, including those for which the host has no name to cover.
 COMPLETE = "/sys/devices/system/cpu/numa-service"
-#: hwloc asks the CPUs it runs on, its affinity and its cgroup beside the files, unless it is told not to.
+#: Environment that has hwloc read these files only; else it also asks for CPUID, its affinity and its cgroup.
 HWLOC = {"HWLOC_FSROOT": COMPLETE, "HWLOC_COMPONENTS": "linux,stop", "HWLOC_THISSYSTEM": "0"}
 
-#: Exit statuses of shells for a command that cannot be run, and that is not there.
+#: Exit statuses that shells have for a command that cannot be executed, and for one that does not exist.
 CANNOT_RUN, NOT_FOUND = 126, 127
 
 REMEDY = """\
@@ -67,14 +65,14 @@ numa-service mirror DIR, and a tool that can be told where to look."""
 
 #: Columns of a CPU in /proc/stat.
 IDLE, IOWAIT = 3, 4
-#: How often what the host counts is looked at, in seconds.
+#: Interval in seconds at which files with counters are rendered again.
 TICK = 0.1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Forbidden(Exception):
-    """No namespace, or no mount in it."""
+    """The namespace, or a mount in it, is not permitted."""
 
 
 def _unshare(flags: int) -> None:
@@ -91,15 +89,16 @@ def _mount(source: str, target: str, kind: str | None, flags: int, data: str = "
 
 
 def _bind(source: str, target: str) -> None:
-    """Mount a file or directory, with what is mounted below it, on another one: read-only."""
+    """Bind-mount a file or directory, with the mounts below it, read-only on another one."""
     _mount(source, target, None, MS_BIND | MS_REC)
-    # in a user namespace no restriction of the host's mount may be dropped; the ST_ flags are the MS_ flags
+    # in a user namespace the restrictions of the host's mount must be kept; ST_ and MS_ flags have equal
+    # values
     kept = os.statvfs(target).f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC)
     _mount("none", target, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | kept)
 
 
 def enter() -> None:
-    """A mount namespace of our own; in a user namespace if that is what it takes. Forbidden."""
+    """Enter a new mount namespace, and a new user namespace if that needs one. Forbidden if neither works."""
     try:
         _unshare(CLONE_NEWNS)
     except OSError as error:
@@ -108,7 +107,7 @@ def enter() -> None:
         uid, gid = os.getuid(), os.getgid()
         try:
             _unshare(CLONE_NEWUSER | CLONE_NEWNS)
-            # Still ourselves: with the right to mount until the command is executed, and none after.
+            # uid and gid stay the same; the right to mount is lost when the command is executed
             _write("/proc/self/setgroups", "deny")
             _write("/proc/self/uid_map", f"{uid} {uid} 1")
             _write("/proc/self/gid_map", f"{gid} {gid} 1")
@@ -122,16 +121,16 @@ def _write(path: str, text: str) -> None:
 
 
 class Live(NamedTuple):
-    """A file that is the host's but for what is the machine's in it."""
+    """A file that is rendered again and again from the host's file of the same path."""
 
     path: str
-    #: The host's, opened before it was covered; what covers it, open to be written.
+    #: File descriptors of the host's file, opened before it was covered, and of the file that covers it.
     source: int
     cover: int
     render: Callable[[str], str]
 
     def refresh(self) -> str:
-        """Write it anew; the host's text. ProcessLookupError when it was about a process that is no more."""
+        """Render the file again; returns the host's text. ProcessLookupError if its process has ended."""
         text = b"".join(iter(_reader(self.source), b"")).decode()
         made = self.render(text).encode()
         os.pwrite(self.cover, made, 0)
@@ -145,9 +144,9 @@ def _reader(source: int) -> Callable[[], bytes]:
 
 
 def cover(files: list[list[str]]) -> list[Live]:
-    """Mount the files over the host's, read-only; those that are to be kept up to date. Forbidden.
+    """Mount the files read-only over the host's; returns those that must be kept up to date. Forbidden.
 
-    What the host has no file for cannot be there: a kernel's /proc and /sys take no new names.
+    A file that the host does not have is missing, as /proc and /sys take no new names; COMPLETE has it.
     """
     stage = os.path.realpath(tempfile.gettempdir())
     try:
@@ -182,13 +181,11 @@ def _create(path: str) -> int:
 
 
 def _fill(stage: str, files: list[list[str]]) -> list[str]:
-    """Write everything below the stage; what of it to mount: directories as a whole, other files singly."""
+    """Write all files below `stage`; returns the paths to mount: DIRECTORIES, and all files outside them."""
     for path in (*DIRECTORIES, COMPLETE.lstrip("/")):
         os.makedirs(f"{stage}/{path}", exist_ok=True)
-    singles = list(ABSENT)
+    singles: list[str] = []
     os.makedirs(f"{stage}/proc", exist_ok=True)
-    for path in ABSENT:
-        os.mknod(f"{stage}/{path}", stat.S_IFSOCK)
     for path, _, target, text in [["proc/pressure/memory", "", "", NO_PRESSURE], *files]:
         place = f"{stage}/{path}"
         os.makedirs(os.path.dirname(place), exist_ok=True)
@@ -202,11 +199,14 @@ def _fill(stage: str, files: list[list[str]]) -> list[str]:
     return [*DIRECTORIES, *singles]
 
 
-# what goes on while the command runs
+# files whose counters go on while the command runs
 
 
 def _live(files: list[list[str]]) -> list[tuple[str, Callable[[str], str]]]:
-    """Files of the host that are shown with the machine's CPUs and nodes. None without a machine."""
+    """(path, render) of the host's files that are shown with the machine's CPUs and nodes.
+
+    Empty if `files` are not those of a whole machine.
+    """
     texts = {path: text for path, _, _, text in files}
     cpus, nodes = _cpulist(files), texts.get("sys/devices/system/node/has_memory", "0").strip()
     if not cpus or "proc/stat" not in texts:
@@ -226,22 +226,22 @@ def _cpulist(files: list[list[str]]) -> str:
 
 
 def _numbers(text: str) -> list[int]:
-    """Of a list as the kernel prints it: 0-3,8."""
+    """Parse a list of numbers as the kernel prints it: 0-3,8."""
     ends = [part.partition("-") for part in text.split(",")]
     return [number for first, _, last in ends for number in range(int(first), int(last or first) + 1)]
 
 
 def _mask(numbers: list[int], digits: int) -> str:
-    """As the kernel prints it: a comma between words of 32 bits."""
+    """Format a bitmap as the kernel prints it: hexadecimal, with a comma between words of 32 bits."""
     text = f"{sum(1 << number for number in numbers):0{digits}x}"
     first = len(text) % 8 or 8
     return ",".join([text[:first], *(text[at : at + 8] for at in range(first, len(text), 8))])
 
 
 def _status(text: str, cpus: str, nodes: str) -> str:
-    """/proc/PID/status: it may run on every CPU, and allocate on every node, of the machine."""
+    """Render /proc/PID/status: the process may use every CPU and every node of the machine."""
     lines = dict(line.partition(":\t")[::2] for line in text.splitlines())
-    # as wide as the host's: so many bits do its system calls take
+    # as wide as the host's, as libnuma takes the size of nodemasks in system calls from this line
     mems_digits = sum(digit != "," for digit in lines.get("Mems_allowed", ""))
     shown = {
         "Cpus_allowed": _mask(_numbers(cpus), -(-(_numbers(cpus)[-1] + 1) // 4)),
@@ -253,16 +253,17 @@ def _status(text: str, cpus: str, nodes: str) -> str:
 
 
 def _times(text: str) -> dict[int, list[int]]:
-    """Columns of every ``cpuN`` line of /proc/stat, in its order."""
+    """CPU → columns of its ``cpuN`` line in /proc/stat, in the file's order."""
     rows = (line.split() for line in text.splitlines())
     return {int(row[0][3:]): [int(word) for word in row[1:]] for row in rows if row and row[0][3:].isdigit()}
 
 
 def _stat(text: str, machine: dict[int, list[int]]) -> str:
-    """/proc/stat with the machine's CPUs: their work until now, and the time of the host's CPUs.
+    """Render /proc/stat with the machine's CPUs: their own work so far, and the times of the host's CPUs.
 
-    The processes of /proc are the host's, and work there. Each CPU of the machine has the time of the host's
-    CPU of that number; the mean of several, if the host has more; or is idle, if the host has fewer.
+    The host's times are included because the processes in /proc are the host's. Each CPU of the machine has
+    the times of the host's CPU of that number; if the host has more CPUs, the mean of several; if it has
+    fewer, the remaining CPUs are idle.
     """
     host = list(_times(text).values())
     rows: dict[int, list[int]] = {}
@@ -288,7 +289,7 @@ def _words(numbers: Iterable[int]) -> str:
 
 
 def _counts(text: str, cpus: list[int]) -> str:
-    """/proc/interrupts, /proc/softirqs: a column for each of the machine's CPUs, filled as in _stat."""
+    """Render /proc/interrupts or /proc/softirqs: a column for each of the machine's CPUs, as in _stat()."""
     head, *rows = text.splitlines()
     width = len(head.split())
     lines = [head[: head.find("CPU")] + "".join(f"CPU{cpu:<8}" for cpu in cpus)]
@@ -296,7 +297,7 @@ def _counts(text: str, cpus: list[int]) -> str:
         label, _, rest = row.partition(":")
         words = rest.split(maxsplit=width)
         counts = [int(word) for word in words[:width] if word.isdigit()]
-        if len(counts) < width:  # one count for all CPUs: ERR, MIS
+        if len(counts) < width:  # ERR and MIS have one count for all CPUs
             lines.append(row)
             continue
         sums = (sum(counts[at :: len(cpus)]) for at in range(len(cpus)))
@@ -307,11 +308,11 @@ def _counts(text: str, cpus: list[int]) -> str:
 
 
 def accompany(lives: list[Live]) -> None:
-    """Leave a process beside this one that keeps the files up to date, for as long as this one is there."""
+    """Start a process beside this one that keeps the files up to date until this one ends."""
     try:
         child = os.fork()
     except OSError:
-        return  # no process to be had: what is counted stands still
+        return  # without that process the counters stand still
     if child:
         os.waitpid(child, 0)
         return
@@ -323,7 +324,7 @@ def accompany(lives: list[Live]) -> None:
         kept = {fd for live in lives for fd in (live.source, live.cover)}
         for fd in [int(name) for name in os.listdir("/proc/self/fd")]:
             if fd not in kept and fd != null:
-                with contextlib.suppress(OSError):  # the listing's own
+                with contextlib.suppress(OSError):  # listdir()'s own descriptor is closed already
                     os.close(fd)
         for fd in range(3):
             os.dup2(null, fd)
@@ -333,14 +334,14 @@ def accompany(lives: list[Live]) -> None:
             status, *_ = [live.refresh() for live in lives]
             if "\nState:\tZ" in status:
                 return
-            # a host with many CPUs has much to count
+            # rendering takes at most a twentieth of a CPU: it is slow on a host with many CPUs
             time.sleep(max(TICK, 20 * (time.monotonic() - began)))
     finally:
         os._exit(0)
 
 
 def main() -> NoReturn:
-    """Exit status 1 without a namespace, 126 or 127 without a command; else the command's."""
+    """Run the command. Exit status 1 without a namespace, 126 or 127 if the command cannot be executed."""
     handed, command = int(sys.argv[1]), sys.argv[2:]
     with os.fdopen(handed, encoding="utf-8") as given:
         files = json.load(given)
@@ -354,11 +355,11 @@ def main() -> NoReturn:
         for key, value in HWLOC.items():
             os.environ.setdefault(key, value)
     if _cpulist(files):
-        # what nproc prints: it asks the host's kernel for the rest
+        # nproc prints this variable if it is set, and else asks the host's kernel
         os.environ.setdefault("OMP_NUM_THREADS", str(len(_numbers(_cpulist(files)))))
     if lives:
         accompany(lives)
-    # what Python ignores, commands expect
+    # Python ignores these signals; commands expect their default actions
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     try:

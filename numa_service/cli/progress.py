@@ -1,4 +1,4 @@
-"""What long commands say on stderr while they run, and how Ctrl-C ends them."""
+"""Progress of long commands on stderr, and how Ctrl-C ends them."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from numa_service.cluster.progress import Progress as Steps
-from numa_service.trace.source import Progress as Report
+from numa_service.trace.reader import Progress as Report
 
 INTERRUPTED = 130
 
-#: Between two lines where there is no terminal to draw a bar on.
+#: Progress between two lines, where stderr is no terminal and a bar cannot be drawn.
 _STEP_PERCENT = 10
 
 WithProgress = Annotated[
     bool | None,
     typer.Option(
         "--progress/--no-progress",
-        help="Say on stderr how far it is; by default on a terminal only.",
+        help="Show progress on stderr. The default is yes on a terminal and no elsewhere.",
         show_default=False,
     ),
 ]
@@ -46,13 +46,13 @@ WithProgress = Annotated[
 
 @dataclass
 class Interrupt:
-    """Ctrl-C, as a flag: work stops between two events, not within one."""
+    """Ctrl-C as a flag, so that work stops between two events and not within one."""
 
     raised: bool = False
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """Take SIGINT over; the second one ends the process as usual."""
+        """Set `raised` at the first SIGINT in the body; a second one raises KeyboardInterrupt as usual."""
 
         def note(_signal: int, _frame: FrameType | None) -> None:
             self.raised = True
@@ -67,9 +67,10 @@ class Interrupt:
 
 @contextmanager
 def file_progress(console: Console, what: str, file: Path, wanted: bool | None) -> Iterator[Report | None]:
-    """By bytes of a file: a bar on a terminal, else a line every tenth; None if it is not to be said.
+    """Progress by the bytes of a file that were read: a bar on a terminal, else a line for each tenth.
 
-    A pipe has no length.
+    Gives None if progress is not wanted (by default: if stderr is no terminal), or the file is a pipe, whose
+    length is not known.
     """
     if not (console.is_terminal if wanted is None else wanted) or not (file.is_file() or file.is_dir()):
         yield None
@@ -98,7 +99,7 @@ class _Lines:
 
 @contextmanager
 def steps(console: Console) -> Iterator[Steps]:
-    """Steps of a command: live on a terminal, a line each elsewhere, and for each tenth of one that tells."""
+    """Progress by steps: live on a terminal, else a line for each step and for each tenth of a share."""
     if not console.is_terminal:
         yield _StepLines(console)
         return
@@ -137,14 +138,14 @@ class _StepBars:
         self._bars.update(self._with_share[text], completed=share)
 
     def end_step(self) -> None:
-        """The step without a share, if there is one, is done."""
+        """Mark the current step without a share, if there is one, as done."""
         if self._step is not None:
             self._bars.update(self._step, total=1, completed=1)
 
 
 class _BarOfShare(BarColumn):
-    """A bar for steps that tell how far they are, and nothing for the others."""
+    """A bar for steps with a share, and nothing for the others."""
 
-    # rich prints whatever a column renders; its type says only what BarColumn itself does
+    # rich prints whatever a column renders; the declared type is only what BarColumn itself returns
     def render(self, task: Task) -> ProgressBar | Text:  # type: ignore[override]
         return super().render(task) if task.fields.get("share") else Text()

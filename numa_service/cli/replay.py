@@ -1,4 +1,4 @@
-"""``replay``: a kernel trace on an emulated machine, in this process."""
+"""``replay``: replays a kernel trace on an emulated machine in this process."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from numa_service.cli.compile import compile_first
 from numa_service.cli.progress import INTERRUPTED, Interrupt, WithProgress, file_progress
 from numa_service.cli.source import load
 from numa_service.machine.spec import MachineSpec, SpecError
-from numa_service.sim.replay import Replay
 from numa_service.sim.replay_tally import ReplayReport
+from numa_service.sim.trace_replay import Replay
 from numa_service.sim.traced import TracedZones
 from numa_service.trace.ahead import read_ahead
-from numa_service.trace.source import open_trace
+from numa_service.trace.reader import open_trace
 
-#: Columns of a report that no terminal bounds: numbers are never cut off.
+#: Width of a report that goes to no terminal, wide enough that no number is cut off.
 _FILE_WIDTH = 140
 
-#: What the keys of ReplayReport.unmatched mean.
+#: Key of ReplayReport.unmatched → its text in the report.
 _REASONS = {
     "alloc_failed_in_trace": "allocations that failed in the traced kernel (pfn 0): not issued",
     "alloc_failed_here": "allocations that got no page here",
@@ -68,17 +68,19 @@ def replay(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Capture made right before tracing (zoneinfo.txt, buddyinfo.txt): as many pages as were in "
-            "use are held in each zone, and the traced machine has the managed pages of that boot. Default: "
-            "the directory before/ beside the trace.",
+            help="A capture made right before tracing (zoneinfo.txt, buddyinfo.txt): as many pages as were "
+            "in use are held in each zone, and the traced machine has the managed pages of that boot. "
+            "Default: the directory before/ beside the trace.",
         ),
     ] = None,
     no_occupancy: Annotated[
         bool,
-        typer.Option("--no-occupancy", help="Start from an empty machine, whatever is beside the trace."),
+        typer.Option(
+            "--no-occupancy", help="Start from an empty machine, even if there is a capture beside the trace."
+        ),
     ] = False,
     progress: WithProgress = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Issue a trace's allocations and frees on an emulated machine, and report where they went.
 
@@ -102,7 +104,7 @@ def replay(
 
 
 class Played(NamedTuple):
-    """A replay that has ended, by itself or by Ctrl-C."""
+    """A replay that has ended, at the end of the trace or by Ctrl-C."""
 
     replay: Replay
     report: ReplayReport
@@ -131,7 +133,7 @@ def play(boot: Callable[[], Replay], trace: Path, progress: bool | None) -> Play
 
 
 def finish(played: Played) -> None:
-    """Exit 130 after Ctrl-C, 1 if an invariant does not hold."""
+    """Exit with status 130 after Ctrl-C, and 1 if an invariant is violated."""
     if played.interrupted:
         raise typer.Exit(INTERRUPTED)
     if played.report.problems:
@@ -139,7 +141,10 @@ def finish(played: Played) -> None:
 
 
 def beside(home: Path, name: str) -> Path | None:
-    """A capture of free memory beside a trace, if it is there; SpecError for a link elsewhere."""
+    """The directory `name` beside a trace if it has a capture of free memory, else None.
+
+    SpecError if it is a symbolic link that leaves `home`.
+    """
     folder = home / name
     if not (folder / "buddyinfo.txt").is_file():
         return None
@@ -149,7 +154,7 @@ def beside(home: Path, name: str) -> Path | None:
 
 
 def machine_of(source: str | None, home: Path) -> MachineSpec:
-    """The machine to replay on: as named, or the whole capture around the trace. SpecError if none."""
+    """The machine to replay on: `source`, or the capture that the trace is part of. SpecError if none."""
     if source is not None:
         return load(source)
     if not (home / "zoneinfo.txt").is_file():
@@ -161,7 +166,7 @@ def machine_of(source: str | None, home: Path) -> MachineSpec:
 
 
 def plain(trace: Path, played: Played) -> dict[str, Any]:
-    """What --json prints."""
+    """The object that --json prints."""
     report, seconds = played.report, played.seconds
     read = sum(report.events.values())
     return {
@@ -174,7 +179,7 @@ def plain(trace: Path, played: Played) -> dict[str, Any]:
 
 
 def report_console() -> Console:
-    """Where reports go: stdout, wide enough if that is no terminal."""
+    """A console on stdout for reports, wide enough if stdout is no terminal."""
     console = Console(soft_wrap=True)
     if not console.is_terminal:
         console.width = _FILE_WIDTH
@@ -182,12 +187,12 @@ def report_console() -> Console:
 
 
 def percent(part: int, whole: int) -> str:
-    """A share as text."""
+    """A share in per cent as text."""
     return f"{100 * part / whole:.2f} %" if whole else "–"
 
 
 def show(console: Console, played: Played) -> None:
-    """The report as text."""
+    """Print the report as text."""
     report, seconds = played.report, played.seconds
     read = sum(report.events.values())
     rate = read / seconds if seconds else 0

@@ -1,4 +1,4 @@
-"""SOURCE on the command line: what the machine cannot say of it is told on stderr."""
+"""The argument SOURCE of commands: loads the machine that it means, with notes on stderr."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from numa_service.machine.spec import MachineSpec
 
 
 def load(source: str) -> MachineSpec:
-    """The machine that `source` means, its notes printed; SpecError if it means none."""
-    from numa_service.machine import source as machine_source  # every format, and what checks a machine file
+    """Load the machine that `source` means, and print its notes. SpecError if there is none."""
+    # imported here: it imports the readers of all formats, which only commands with a SOURCE need
+    from numa_service.machine import source as machine_source
 
     spec = machine_source.load(source)
     tell(spec.notes)
@@ -17,6 +18,6 @@ def load(source: str) -> MachineSpec:
 
 
 def tell(notes: list[str] | tuple[str, ...]) -> None:
-    """Notes, one a line and empty ones not at all, on stderr: stdout is the result's."""
+    """Print notes on stderr, a line for each that is not empty; stdout is for results."""
     for note in filter(None, notes):
         typer.echo(f"note: {note}", err=True)

@@ -1,7 +1,7 @@
-"""``stat``, ``hardware``, ``buddyinfo``, ``zoneinfo``, ``vmstat``: what people look at first, of any machine.
+"""``stat``, ``hardware``, ``buddyinfo``, ``zoneinfo``, ``vmstat``: the tables that people look at first.
 
-All of them read the machine's own files, a booted one's and a running one's alike; `hardware` and `stat`
-those that numactl and numastat read.
+All of them read files of the machine's /proc and /sys, on a machine booted here as on a running one;
+`hardware` and `stat` read the files that numactl and numastat read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rich.console import Console
 from numa_service.cli.files import Address, AsJson, Fills, Name, Source, looking
 from numa_service.procfs import tree
 
-#: Text of a file of the machine by its path.
+#: A function that returns the text of a file of the machine: path → text.
 Read = Callable[[str], str]
 
 _NODES = "/sys/devices/system/node"
@@ -27,7 +27,7 @@ _NODES = "/sys/devices/system/node"
 Watch = Annotated[
     float | None,
     typer.Option(
-        "--watch", metavar="SECONDS", min=0.1, help="Again and again, until Ctrl-C. Only with --name."
+        "--watch", metavar="SECONDS", min=0.1, help="Print it every SECONDS until Ctrl-C. Only with --name."
     ),
 ]
 
@@ -93,7 +93,7 @@ def _reader(seen: Any) -> Read:
 
 
 def _still_there(seen: Any) -> bool:
-    """Nodes move when they are restarted; while one does, there is nothing to print."""
+    """Read the nodes' addresses again, as restarts change them; False while a node does not answer."""
     try:
         seen.refresh()
         seen.read_file(f"{_NODES}/online")
@@ -113,7 +113,7 @@ def _show(text: str, again: bool) -> None:
 
 
 def _nids(read: Read) -> list[int]:
-    """The nodes that are on-line."""
+    """The nids of the nodes that are on-line."""
     found: list[int] = []
     for part in read(f"{_NODES}/online").strip().split(","):
         first, _, last = part.partition("-")
@@ -125,12 +125,12 @@ def _nids(read: Read) -> list[int]:
 
 
 def stat_plain(read: Read) -> dict[str, dict[str, int]]:
-    """Node → counter → allocations."""
+    """nid → counter of numastat → number of allocations."""
     return {str(nid): _pairs(read(f"{_NODES}/node{nid}/numastat")) for nid in _nids(read)}
 
 
 def stat(read: Read) -> str:
-    """As numastat(8) without options prints it: a row a counter, a column a node."""
+    """The text that numastat(8) prints without options: a row for each counter, a column for each node."""
     nodes = stat_plain(read)
     lines = [" " * 16 + "".join(f"{f'node{nid}':>16}" for nid in nodes)]
     lines += [
@@ -162,7 +162,7 @@ def _mask(text: str) -> list[int]:
 
 
 def hardware(read: Read) -> str:
-    """As ``numactl -H`` of numactl 2.0.16 prints it."""
+    """The text that ``numactl -H`` of numactl 2.0.16 prints."""
     found = hardware_plain(read)
     nids = [node["node"] for node in found["nodes"]]
     lines = [f"available: {len(nids)} nodes ({read(f'{_NODES}/online').strip()})"]
@@ -183,7 +183,7 @@ def hardware(read: Read) -> str:
 
 
 def buddyinfo_plain(read: Read) -> list[dict[str, Any]]:
-    """A zone each: node, zone, free blocks by order."""
+    """For each zone: node, zone, and the number of free blocks of each order."""
     rows = re.findall(r"Node (\d+), zone\s+(\w+)\s+(.*)", read("/proc/buddyinfo"))
     return [
         {"node": int(nid), "zone": zone, "free_blocks": [int(n) for n in blocks.split()]}
@@ -192,7 +192,7 @@ def buddyinfo_plain(read: Read) -> list[dict[str, Any]]:
 
 
 def zoneinfo_plain(read: Read) -> list[dict[str, Any]]:
-    """A zone each: node, zone and every number that it prints, per-CPU ones left out."""
+    """For each zone: node, zone, and every number that /proc/zoneinfo prints before the per-CPU pagesets."""
     zones = []
     for part in re.split(r"^(?=Node \d+, zone)", read("/proc/zoneinfo"), flags=re.M)[1:]:
         head, _, rest = part.partition("\n")
@@ -209,7 +209,7 @@ def zoneinfo_plain(read: Read) -> list[dict[str, Any]]:
 
 
 def vmstat_plain(read: Read) -> dict[str, int]:
-    """Counter → value."""
+    """Name of the counter → value."""
     return _pairs(read("/proc/vmstat"))
 
 

@@ -1,4 +1,4 @@
-"""``top``: a machine that is up, on the whole terminal, a row a zone, as it changes."""
+"""``top``: watches a machine that is up on the whole terminal, with a row for each zone."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, RichLog, Static
 
 from numa_service.cli.files import UNREACHABLE
-from numa_service.cluster import machine as machines
+from numa_service.cluster import lifecycle
 from numa_service.cluster.connect import detach
 from numa_service.mm.mmzone import PAGE_SIZE
-from numa_service.web.events import level
+from numa_service.web.event_feed import level
 from numa_service.web.feed import MachineFeed
 
 ANSWER_SECONDS = 2.0
@@ -53,10 +53,11 @@ def register(app: typer.Typer) -> None:
 
 
 NameOfMachine = Annotated[
-    str | None, typer.Option("--name", metavar="MACHINE", help="Which machine, if several are up.")
+    str | None, typer.Option("--name", metavar="MACHINE", help="The machine to watch, if several are up.")
 ]
 AddressOfRay = Annotated[
-    str | None, typer.Option(metavar="HOST:PORT", envvar="NUMA_SERVICE_ADDRESS", help="The head of its Ray.")
+    str | None,
+    typer.Option(metavar="HOST:PORT", envvar="NUMA_SERVICE_ADDRESS", help="Address of the Ray head node."),
 ]
 
 
@@ -64,7 +65,8 @@ def top(
     name: NameOfMachine = None,
     address: AddressOfRay = None,
     watch: Annotated[
-        float, typer.Option("--watch", metavar="SECONDS", min=0.05, max=60.0, help="Between two looks.")
+        float,
+        typer.Option("--watch", metavar="SECONDS", min=0.05, max=60.0, help="Time between two updates."),
     ] = 1.0,
 ) -> None:
     """Watch a machine that is up, full-screen: zones, marks, kswapd, who got pages where."""
@@ -74,12 +76,15 @@ def top(
 
 @contextmanager
 def connected(name: str | None, address: str | None, interval_ms: int) -> Iterator[MachineFeed]:
-    """The feed of the machine that is meant: the one of that name, or the one that is up."""
-    found = machines.status(name, address)
+    """The feed of the machine called `name`, or of the only one that is up.
+
+    BadParameter if several or none are up. The command exits with UNREACHABLE if the machine does not answer.
+    """
+    found = lifecycle.status(name, address)
     if len(found) != 1:
         up = ", ".join(running.info.name for running in found) or "none"
         raise typer.BadParameter(f"which machine? up: {up}", param_hint="--name")
-    # what follows is the machine's own business, and Ray prints what it likes
+    # Ray is not needed any more, and would print its own messages into the screen
     detach()
     try:
         with Machine.connect(found[0].address, ANSWER_SECONDS) as client:
@@ -90,7 +95,7 @@ def connected(name: str | None, address: str | None, interval_ms: int) -> Iterat
 
 
 class _Places:
-    """Where the nodes answer: read again every other second, as they move when they are restarted."""
+    """The machine's description, read again every two seconds, as a restart changes a node's address."""
 
     _READ_EVERY_SECONDS = 2.0
 
@@ -101,14 +106,14 @@ class _Places:
     def __call__(self) -> MachineInfo:
         if time.monotonic() - self._read > self._READ_EVERY_SECONDS:
             self._read = time.monotonic()
-            with suppress(NumaError):  # the supervisor restarts, too
+            with suppress(NumaError):  # the supervisor may be restarting
                 self._client.refresh()
         return self._client.info
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A zone, now. Rates are the node's, a second."""
+    """The current state of a zone, in pages. Rates are those of its node, per second."""
 
     nid: int
     zone: str
@@ -140,7 +145,7 @@ class _Column:
 
 
 def _pages(pages: float) -> str:
-    """As memory, in five characters."""
+    """Pages as an amount of memory, in at most five characters."""
     value = pages * PAGE_SIZE
     for unit in ("B", "K", "M", "G"):
         if value < 1000:
@@ -181,7 +186,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class _Totals:
-    """Counters of a node at one moment, for rates."""
+    """Counters of a node at one moment, from which rates are computed."""
 
     time_ns: int
     alloc: int
@@ -191,14 +196,14 @@ class _Totals:
 
 
 class Rates:
-    """What a node's counters do in a second."""
+    """Computes the rates of nodes' counters, per second."""
 
     def __init__(self) -> None:
         self._before: dict[int, _Totals] = {}
         self._rates: dict[int, tuple[float, float, float, float]] = {}
 
     def rows(self, feed: MachineFeed) -> Iterator[Row]:
-        """Every zone of every node that answers."""
+        """A row for every zone of every node, and one for each node that does not answer."""
         for nid, seen in feed.nodes.items():
             frame = seen.frame
             if frame is None:
@@ -258,7 +263,7 @@ class _Help(ModalScreen[None]):
 
 
 class Top(App[None]):
-    """The screen."""
+    """The full-screen application."""
 
     ENABLE_COMMAND_PALETTE = False
     TITLE = "numa-service top"
@@ -296,7 +301,7 @@ class Top(App[None]):
         self._event = 0
 
     def compose(self) -> ComposeResult:
-        """Head line, table, events, keys."""
+        """The head line, the filter, the table, the events and the keys."""
         yield Static(id="head")
         yield Input(placeholder="node or zone", id="filter")
         yield DataTable(id="table", cursor_type="row", zebra_stripes=True)
@@ -304,26 +309,26 @@ class Top(App[None]):
         yield Footer()
 
     async def on_mount(self) -> None:
-        """Begin to watch."""
+        """Start to watch the machine."""
         self.query_one(DataTable).focus()
         await self._open.enter_async_context(self._feed.watched())
         self.run_worker(self._watch(), name="feed")
 
     async def on_unmount(self) -> None:
-        """End the streams."""
+        """End the streams from the nodes."""
         await self._open.aclose()
 
     async def _watch(self) -> None:
         version = 0
         pause = self._feed.interval_ms / 1000
         while True:
-            # without news, too: rates go back to nothing
+            # go on when nothing changed, too: rates then fall to zero
             await self._feed.wait(version, pause)
             version = self._feed.version
             if not self._paused:
                 self._rows = list(self._rates.rows(self._feed))
                 self._draw()
-            # the nodes of a machine send at moments of their own
+            # the nodes send at different times: wait for the frames of the others
             await asyncio.sleep(pause / 2)
 
     def _draw(self) -> None:
@@ -365,38 +370,38 @@ class Top(App[None]):
     # keys
 
     def action_sort(self) -> None:
-        """By the next column."""
+        """Sort by the next column."""
         self._sort = (self._sort + 1) % len(_COLUMNS)
-        # names and numbers of nodes upwards, amounts downwards
+        # node and zone in ascending order, amounts in descending order
         self._reversed = self._sort > 1
         self._draw()
 
     def action_reverse(self) -> None:
-        """The other way round."""
+        """Reverse the order."""
         self._reversed = not self._reversed
         self._draw()
 
     def action_pause(self) -> None:
-        """Stop, and go on."""
+        """Stop to update the table, or go on."""
         self._paused = not self._paused
         self._draw()
 
     def action_events(self) -> None:
-        """Show or hide events."""
+        """Show or hide the events."""
         self.query_one("#events").toggle_class("open")
 
     def action_help(self) -> None:
-        """Say what is what."""
+        """Show the help."""
         self.push_screen(_Help())
 
     def action_filter(self) -> None:
-        """Ask for a text."""
+        """Open the filter."""
         box = self.query_one("#filter", Input)
         box.add_class("open")
         box.focus()
 
     def action_all(self) -> None:
-        """No filter."""
+        """Remove the filter."""
         self._text = ""
         box = self.query_one("#filter", Input)
         box.value = ""
@@ -405,11 +410,11 @@ class Top(App[None]):
         self._draw()
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Filter as it is typed."""
+        """Apply the filter while it is typed."""
         self._text = event.value.strip().lower()
         self._draw()
 
     def on_input_submitted(self) -> None:
-        """Back to the table, filtered."""
+        """Close the input, and go back to the filtered table."""
         self.query_one("#filter").remove_class("open")
         self.query_one(DataTable).focus()

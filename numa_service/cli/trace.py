@@ -1,4 +1,4 @@
-"""``trace``: tracepoints of a machine that is up, or of one that is booted and filled in this process."""
+"""``trace``: prints tracepoint events of a machine that is up, or of one booted and filled here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from numa_client._channel import async_channel
 from numa_client._gen.numa.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 from numa_service.cli.fill import Fill, fill
-from numa_service.cluster import machine as machines
+from numa_service.cluster import lifecycle
 from numa_service.cluster.errors import ClusterError
 from numa_service.machine.source import load
 from numa_service.machine.spec import MachineSpec
@@ -28,10 +28,10 @@ from numa_service.mm.mmzone import NR_ORDERS
 from numa_service.node.errors import NodeError
 from numa_service.node.node import Node
 from numa_service.node.region import close_session
-from numa_service.node.tracepoints import EventFilter, Listener
+from numa_service.node.trace_ring import EventFilter, Listener
 from numa_service.rpc.tracepoints import events_of
 from numa_service.sim.simulation import Simulation
-from numa_service.trace.tracepoints import (
+from numa_service.trace.tracepoint_formats import (
     ChromeTrace,
     EmittedEvents,
     Event,
@@ -42,14 +42,14 @@ from numa_service.trace.tracepoints import (
 )
 
 INTERRUPTED = 130
-#: Events of a machine in this process that are kept unless told otherwise: some 150 MB.
+#: Most events of a machine in this process that are kept by default; they take some 150 MB.
 KEPT_EVENTS = 1_000_000
-#: Of a machine in this process: one op writes no more than this between two looks, but for a session's end.
+#: Events in a node's ring buffer of a machine in this process. No op but a session's end writes more at once.
 _RING_EVENTS = 1 << 18
 
 
 class Format(StrEnum):
-    """What to print."""
+    """Output formats."""
 
     text = "text"
     perf = "perf"
@@ -64,7 +64,7 @@ def register(app: typer.Typer) -> None:
 
 @dataclass
 class _Sink:
-    """Where events go, as what, and how many of them."""
+    """Writes events to a file in one format, up to a number of them."""
 
     out: TextIO
     format: Format
@@ -76,7 +76,7 @@ class _Sink:
     _chrome: ChromeTrace = field(default_factory=ChromeTrace)
 
     def begin(self) -> None:
-        """What comes before the first event."""
+        """Write what comes before the first event."""
         if self.format is Format.text:
             self.out.write(trace_header(self.nr_cpus))
         elif self.format is Format.chrome:
@@ -84,7 +84,7 @@ class _Sink:
         self.out.flush()
 
     def write(self, events: Iterable[Event]) -> bool:
-        """Print events; whether more are wanted."""
+        """Write events; returns whether more are wanted."""
         line = self._line
         for event in events:
             if self.full:
@@ -94,14 +94,14 @@ class _Sink:
         return not self.full
 
     def lost(self, nid: int, dropped: int) -> None:
-        """A node says how many events were missed so far."""
+        """Note that node `nid` has dropped so many events so far."""
         new = dropped - self.dropped.get(nid, 0)
         self.dropped[nid] = dropped
         if new and self.format is Format.text:
             self.out.write(lost_line(0, new) + "\n")
 
     def end(self) -> None:
-        """What comes after the last event, and what was missed, on stderr."""
+        """Write what comes after the last event; the numbers of events and of dropped ones go to stderr."""
         if self.format is Format.chrome:
             self.out.write(self._chrome.END)
         self.out.flush()
@@ -112,7 +112,7 @@ class _Sink:
 
     @property
     def full(self) -> bool:
-        """Whether as many as were asked for are there."""
+        """Whether as many events as were asked for are written."""
         return self.most is not None and self.written >= self.most
 
     @property
@@ -130,50 +130,54 @@ def trace(
     source: Annotated[
         str | None, typer.Argument(help="A preset, a machine file, or what `import` reads: booted here.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="A machine that is up, instead of SOURCE.")] = None,
+    name: Annotated[str | None, typer.Option(help="Use a machine that is up, instead of SOURCE.")] = None,
     event: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="GLOB", help="Events by name, as 'mm_page_*' or 'vmscan:*'. Repeat. Default: all."
+            metavar="GLOB",
+            help="Only events of this name, such as 'mm_page_*' or 'vmscan:*'. May be repeated.",
         ),
     ] = None,
-    node: Annotated[list[int] | None, typer.Option(help="Events of this node. Repeat. Default: all.")] = None,
+    node: Annotated[list[int] | None, typer.Option(help="Only events of this node. May be repeated.")] = None,
     zone: Annotated[
-        list[str] | None, typer.Option(help="Events of this zone, as Normal. Repeat. Default: all.")
+        list[str] | None, typer.Option(help="Only events of this zone, such as Normal. May be repeated.")
     ] = None,
     order: Annotated[
         list[int] | None,
-        typer.Option(min=0, max=NR_ORDERS - 1, help="Events of this order. Repeat. Default: all."),
+        typer.Option(min=0, max=NR_ORDERS - 1, help="Only events of this order. May be repeated."),
     ] = None,
     fills: Annotated[
         list[str] | None,
         typer.Option(
             "--fill",
             metavar="NODE=PAGES|N%[:KIND]",
-            help="What to trace: pages of a node are taken, held (default), anon or file. Repeat; order "
-            "counts. At the end all of it is freed. Only with SOURCE.",
+            help="What to trace: pages of a node are taken, held (default), anon or file. May be repeated; "
+            "order counts. At the end all of it is freed. Only with SOURCE.",
         ),
     ] = None,
     format: Annotated[
         Format,
         typer.Option(
-            help="As trace_pipe prints it, as perf script does, for Perfetto, or a JSON object a line."
+            help="The format of trace_pipe, of perf script, of Perfetto, or one JSON object a line."
         ),
     ] = Format.text,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: the standard output.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write to this file instead of stdout."),
     ] = None,
     count: Annotated[
         int | None, typer.Option(min=1, help=f"Stop after so many events. SOURCE: {KEPT_EVENTS:,}.")
     ] = None,
     seconds: Annotated[
-        float | None, typer.Option(min=0.0, help="Stop after so long. Only with --name.")
+        float | None, typer.Option(min=0.0, help="Stop after this many seconds. Only with --name.")
     ] = None,
     address: Annotated[
         str | None,
         typer.Option(
-            metavar="HOST:PORT", envvar="NUMA_SERVICE_ADDRESS", help="With --name: the head of its Ray."
+            metavar="HOST:PORT",
+            envvar="NUMA_SERVICE_ADDRESS",
+            help="With --name: address of the Ray head node.",
         ),
     ] = None,
 ) -> None:
@@ -200,7 +204,7 @@ def trace(
                 interrupted = _trace_here(load(source), fills or [], what, out, form, count or KEPT_EVENTS)
             else:
                 assert name is not None
-                [running] = machines.status(name, address)
+                [running] = lifecycle.status(name, address)
                 interrupted = asyncio.run(_trace_there(running.address, what, out, form, count, seconds))
     except (NumaError, NodeError, ClusterError) as error:
         typer.echo(f"numa-service: {error}", err=True)
@@ -216,7 +220,7 @@ def trace(
 
 @dataclass(frozen=True, slots=True)
 class _What:
-    """Filters as they were given; empty is all."""
+    """The filters as they were given; an empty one lets all events through."""
 
     events: list[str]
     nodes: list[int]
@@ -224,7 +228,7 @@ class _What:
     orders: list[int]
 
     def nids(self, known: Iterable[int]) -> list[int]:
-        """Nodes to listen to. BadParameter for one that there is not."""
+        """The nodes to listen to, of those that are `known`. BadParameter for one that is not."""
         there = list(known)
         for nid in self.nodes:
             if nid not in there:
@@ -241,11 +245,11 @@ def _opened(path: Path | None) -> Iterator[TextIO]:
             yield file
 
 
-# in this process
+# a machine in this process
 
 
 class _Collector:
-    """Reads the rings between ops, so that none is overwritten, and remembers up to a number of events."""
+    """Reads the nodes' ring buffers between ops, before they overflow, and keeps up to `most` events."""
 
     def __init__(self, listeners: dict[int, Listener], most: int) -> None:
         self._listeners = listeners
@@ -253,13 +257,13 @@ class _Collector:
         self.parts: dict[int, list[EmittedEvents]] = {nid: [] for nid in listeners}
 
     def after_op(self, node: Node, op: Any, result: Any) -> None:
-        """An op has been applied."""
+        """Observer of the nodes: empty a ring buffer that is a quarter full."""
         listener = self._listeners.get(node.nid)
         if listener and listener.waiting > _RING_EVENTS // 4:
             self.take(node.nid)
 
     def take(self, nid: int) -> None:
-        """Everything that a node has."""
+        """Take all events that node `nid` has."""
         listener = self._listeners[nid]
         while listener.waiting:
             events = listener.take()
@@ -271,7 +275,7 @@ class _Collector:
 def _trace_here(
     spec: MachineSpec, fills: list[str], what: _What, out: TextIO, form: Format, count: int
 ) -> bool:
-    """Boot, fill, free; whether it was interrupted."""
+    """Boot a machine, fill it, free everything, and print the events; returns whether it was interrupted."""
     wanted = [Fill.parse(text, spec) for text in fills]
     sim = Simulation(spec)
     names = next(iter(sim.nodes.values())).pgdat.zone_names
@@ -309,13 +313,13 @@ def _trace_here(
     return interrupted
 
 
-# of a machine that is up
+# a machine that is up
 
 
 async def _trace_there(
     address: str, what: _What, out: TextIO, form: Format, count: int | None, seconds: float | None
 ) -> bool:
-    """Print what the nodes stream until enough of it is there; whether it was interrupted."""
+    """Print events as the nodes send them, until `count` or `seconds`; returns whether it was interrupted."""
     async with await AsyncMachine.connect(address) as machine:
         info = machine.info
         nids = what.nids([node.node for node in info.nodes])
@@ -338,7 +342,7 @@ async def _trace_there(
         records.cancel()
         sink.begin()
         begun.set()
-        # the first that has enough, or breaks, ends it
+        # the first stream that has enough events, or fails, ends all of them
         done, _ = await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
@@ -358,7 +362,7 @@ async def _all_record(streams: list[_Stream]) -> None:
 
 
 class _Stream:
-    """Events of one node, printed as they come."""
+    """Prints the events of one node as they come."""
 
     def __init__(self, nid: int, address: str, sink: _Sink, begun: asyncio.Event) -> None:
         """Nothing is printed before `begun`."""
@@ -368,7 +372,7 @@ class _Stream:
         self._begun = begun
 
     async def run(self, request: trace_service_pb2.StreamEventsRequest) -> None:
-        """Until there is enough. ClusterError when the node goes away."""
+        """Print events until there are enough. ClusterError when the node goes away."""
         try:
             async with async_channel(self._address) as channel:
                 stub: Any = trace_service_pb2_grpc.TraceServiceStub(channel)

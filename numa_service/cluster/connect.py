@@ -1,4 +1,4 @@
-"""Being a driver of a Ray cluster: the local one, or one that is named."""
+"""Connects this process, as a driver, to a Ray cluster: the local one, or one at a given address."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from numa_service.cluster import local
+from numa_service.cluster.actor_names import NAMESPACE
 from numa_service.cluster.errors import ClusterError, reason
-from numa_service.cluster.names import NAMESPACE
 
 PROBE_SECONDS = 5.0
 
@@ -26,14 +26,15 @@ _log = logging.getLogger(__name__)
 def attach(address: str) -> None:
     """Connect this process to the cluster at host:port, or "auto". ClusterError when that fails.
 
-    The token of the local Ray is known; for another cluster it comes from Ray's own settings
-    (RAY_AUTH_MODE, RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH).
+    The authentication token of the local Ray is in its state directory; for another cluster it comes from
+    Ray's own settings (RAY_AUTH_MODE, RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH).
     """
     here = local.find()
     ours = here is not None and here.address == address
     if here and ours:
         os.environ.update(here.env)
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray announces a future default
+    # without this Ray prints a warning that its default is going to change
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address != "auto":
         _probe(address)
     try:
@@ -45,7 +46,7 @@ def attach(address: str) -> None:
 
 
 def _join(address: str, ours: bool) -> None:
-    import ray  # only now: it reads the environment while it is imported
+    import ray  # not earlier: it reads the environment, set above, while it is imported
 
     if ray.is_initialized():
         if ray.get_runtime_context().gcs_address == address:
@@ -53,13 +54,13 @@ def _join(address: str, ours: bool) -> None:
         ray.shutdown()
     if ours:
         _read_environment_again()
-    # Ray prints warnings of its own on stdout, where --json is.
+    # Ray prints its own warnings on stdout, where they would corrupt the output of --json.
     ray._private.worker.print_to_stdstream = _to_log
     ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
 
 
 def _read_environment_again() -> None:
-    """For a process that had imported Ray before, or had joined another local Ray."""
+    """Have Ray read the environment again, if it was imported, or joined another local Ray, before."""
     from ray._private import ray_constants
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled, without stubs
 
@@ -82,9 +83,9 @@ def detach() -> None:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits: a process that leaves in the middle of joining Ray crashes."""
+    """Delay a Ctrl-C until the body has ended: a process that is interrupted while it joins Ray crashes."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # where no KeyboardInterrupt is ever raised
+        yield  # KeyboardInterrupt is raised in the main thread only
         return
     pressed = threading.Event()
     before = signal.signal(signal.SIGINT, lambda *_: pressed.set())
@@ -97,7 +98,7 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _probe(address: str) -> None:
-    """Ray itself waits for minutes before it gives up."""
+    """Check that something listens at the address. ClusterError; Ray itself would wait for minutes."""
     host, _, port = address.rpartition(":")
     if not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
         raise ClusterError(f"address {address!r}: host:port of a Ray head, or auto, is expected")

@@ -1,7 +1,8 @@
-"""The kernels compiled before anything waits for one: on this host, or on every host of a cluster.
+"""Compiles the model's Numba kernels before anything needs them, on this host or on each host of a cluster.
 
-In processes of their own: Numba does not survive a Ctrl-C in good order. Two, if there are CPUs for them;
-more would wait for each other, as an allocation alone is nearly half of all there is to compile.
+They are compiled in processes of their own, because a Ctrl-C can leave Numba in a broken state. There are two
+processes if there are CPUs for them. More would gain nothing: the kernel of an allocation alone is nearly
+half of the work.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from numa_service.cluster.errors import ClusterError, reason
 from numa_service.cluster.progress import Progress, silent
 from numa_service.mm import jit
 
-#: For all kernels, which take some 40 s of CPU, on a host with much else to do.
+#: Longest time for all kernels. They take some 40 s of CPU; a busy host may need much longer.
 COMPILE_SECONDS = 600.0
 _LOOK_SECONDS = 0.25
 _CALLS = ("warm_kernels", "warm_beside")
 
 
 def compile_here(progress: Progress = silent) -> bool:
-    """Fill this host's cache of kernels; False when it was filled already. ClusterError."""
+    """Fill this host's cache of kernels; False if it was full already. ClusterError if that fails."""
     with compiling_here(progress) as finish:
         return finish()
 
@@ -36,10 +37,11 @@ def compile_here(progress: Progress = silent) -> bool:
 def compiling_here(
     progress: Progress, enough: Callable[[], bool] = jit.is_compiled
 ) -> Iterator[Callable[[], bool]]:
-    """Fill this host's cache while the body does something else; it gets what waits until there is enough.
+    """Fill this host's cache in the background while the body does something else.
 
-    That returns whether there was anything to do, or raises ClusterError. What is left is then compiled
-    without anybody waiting for it. A body that ends before there is enough ends the compilers, too.
+    The body gets a function that waits until `enough()` is true. It returns whether there was anything to
+    compile, or raises ClusterError. The remaining kernels are compiled after that, with nobody waiting. If
+    the body ends before `enough()` is true, the compiling processes are ended too.
     """
     if enough():
         yield lambda: False
@@ -97,7 +99,7 @@ def _watch(
     progress: Progress,
     enough: Callable[[], bool],
 ) -> bool:
-    from numa_service.node import warm  # every kernel, so that their number is known
+    from numa_service.node import warm  # imports every kernel: compiled_share() must know how many there are
 
     assert warm
     text = "compiling the kernels: once, half a minute"

@@ -1,4 +1,4 @@
-"""Kswapd: the actor beside a node that reclaims for it, in a process of its own."""
+"""Kswapd: the actor that drives a node's kswapd, in a process of its own."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ray.exceptions import RayError
 
 from numa_service.cluster.logs import configure_logs
 
-#: Longest single wait for the node: a call does not stay open for ever.
+#: Longest single call that waits for the node to wake its kswapd, so that no call stays open for ever.
 WAIT_SECONDS = 30.0
-#: Before a node that is away is asked again.
+#: Pause before a node that is away is called again.
 RETRY_SECONDS = 0.2
 
 _log = logging.getLogger(__name__)
 
 
 class Kswapd:
-    """Waits until its node wants it, then lets it go on step by step.
+    """Waits until its node wakes kswapd, then has the node do one bounded step of reclaim after another.
 
-    All state is the node's: a kswapd that is restarted goes on where its predecessor stopped.
+    All state is in the node: a kswapd actor that is restarted goes on where the one before stopped.
     """
 
     def __init__(self, node: ActorHandle) -> None:
@@ -32,7 +32,7 @@ class Kswapd:
         self._kswapd = asyncio.get_running_loop().create_task(self._run())
 
     async def pid(self) -> int:
-        """Of this process, on its host."""
+        """The pid of this process on its host."""
         return os.getpid()
 
     async def _run(self) -> None:

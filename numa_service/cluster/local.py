@@ -1,8 +1,9 @@
-"""The local Ray: started when no cluster is named, on the loopback interface; it ends with its last machine.
+"""The local Ray: a Ray cluster of this host on the loopback interface, for machines without an --address.
 
-``ray start`` would bind to the host's outer address, and connect to it even when told 127.0.0.1
-(``resolve_ip_for_localhost``). RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, meant for other platforms, makes it stay
-on the loopback interface on Linux too; every process of the cluster and every driver must have it set.
+It is started with the first machine and ends with the last one. By itself ``ray start`` binds to the host's
+external address, and connects to it even when told 127.0.0.1 (``resolve_ip_for_localhost``).
+RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, meant for other platforms, makes it stay on the loopback interface on
+Linux too; it must be set in every process of the cluster and in every driver.
 """
 
 from __future__ import annotations
@@ -29,24 +30,25 @@ from numa_service.cluster.errors import ClusterError
 
 START_TIMEOUT = 90.0
 STOP_TIMEOUT = 10.0
-#: Ray's sockets are <temp dir>/session_<time>_<pid>/sockets/plasma_store; a socket's path has 107 bytes.
+#: Longest path of Ray's temp dir. Its sockets are <temp dir>/session_<time>_<pid>/sockets/plasma_store, and
+#: the path of a socket has at most 107 bytes.
 MAX_TEMP_DIR = 107 - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
-#: Actors talk through gRPC; Ray's object store carries nothing, and this is the least it accepts.
+#: Size of Ray's object store: the smallest that Ray accepts, as nodes talk over gRPC and do not use it.
 OBJECT_STORE_BYTES = 80 << 20
 
-#: A log file that is larger goes on in a new one; so many older ones are kept.
+#: A log file is rotated when it exceeds LOG_BYTES, and LOG_BACKUPS older files of it are kept.
 LOG_BYTES = 8 << 20
 LOG_BACKUPS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class LocalRay:
-    """A Ray cluster of this host that `start` has started."""
+    """A Ray cluster of this host that :func:`start` has started."""
 
-    #: Of ``ray start --block``, which leads a session of its own: all the cluster's processes are in it.
+    #: Pid of ``ray start --block``, which leads a Unix session with all of the cluster's processes.
     pid: int
-    #: When that process started, so that another one with the same pid is not taken for it: in clock ticks
-    #: since the host's boot, which no clock that is set moves.
+    #: When that process started, to tell it from a later one with the same pid: in clock ticks since the
+    #: host's boot, which setting the clock does not change.
     start_ticks: int
     #: host:port of the GCS.
     address: str
@@ -55,7 +57,7 @@ class LocalRay:
 
     @property
     def env(self) -> dict[str, str]:
-        """Environment of every process that belongs to the cluster or connects to it."""
+        """Environment variables for every process that belongs to the cluster or connects to it."""
         return {
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_AUTH_MODE": "token",
@@ -65,23 +67,23 @@ class LocalRay:
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Whether the cluster's leading process runs."""
         return _stat(self.pid) == (self.start_ticks, True)
 
     def processes(self) -> list[psutil.Process]:
-        """Every living process of its session."""
+        """Every living process of the cluster's Unix session."""
         head = _stat(self.pid)
         if head and head[0] != self.start_ticks:
-            return []  # the number of a session is given to nobody while one of it lives
+            return []  # the pid was reused, which cannot happen while the session has a process left
         return [p for p in psutil.process_iter() if _in_session(p.pid, self.pid, self.start_ticks)]
 
     @property
     def logs(self) -> Path:
-        """Where its processes log."""
+        """The directory with the log files of the cluster's processes."""
         return Path(self.temp_dir) / "session_latest" / "logs"
 
     def end(self) -> tuple[float, str]:
-        """Of one that has ended: when, in seconds since the epoch, and what ended first."""
+        """When a cluster that does not run any more ended, in seconds since the epoch, and why."""
         exits = self.logs / "ray_process_exit.log"
         with suppress(OSError):
             if text := exits.read_text(errors="replace").strip():
@@ -96,9 +98,9 @@ class LocalRay:
 
 
 def _stat(pid: int) -> tuple[int, bool] | None:
-    """When a process was started, in clock ticks since the host's boot, and whether it runs: is no zombie.
+    """When a process was started, in clock ticks since the host's boot, and whether it runs (is no zombie).
 
-    None when there is none; see proc_pid_stat(5).
+    None if there is no such process. See proc_pid_stat(5).
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -116,10 +118,11 @@ def _in_session(pid: int, sid: int, since: int) -> bool:
 
 
 def state_dir() -> Path:
-    """NUMA_SERVICE_STATE_DIR, or numa-service in XDG_STATE_HOME; made if absent, for this user only.
+    """The state directory: NUMA_SERVICE_STATE_DIR, or numa-service in XDG_STATE_HOME.
 
-    What is in it is as private as it is itself: Ray gives its own directories to everybody (0777). One that
-    belongs to another user, or that others may enter, is refused with a ClusterError; an empty one is closed.
+    It is created if absent, with mode 0700: only this keeps other users out of Ray's own directories below
+    it, which have mode 0777. ClusterError if it belongs to another user, or if it has files and others may
+    enter it; an empty one gets mode 0700.
     """
     named = os.environ.get("NUMA_SERVICE_STATE_DIR")
     base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
@@ -145,19 +148,19 @@ def state_dir() -> Path:
 
 
 def open_private(path: Path) -> TextIO:
-    """A new file for this user only, in place of what is there; a link is replaced, not followed."""
+    """Open a new file with mode 0600 in place of what is at `path`. A link is replaced, not followed."""
     path.unlink(missing_ok=True)
     return open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY, 0o600), "w")
 
 
 def find() -> LocalRay | None:
-    """The local Ray of this state directory, if it runs."""
+    """The local Ray of this state directory, or None if it does not run."""
     ray = last()
     return ray if ray and ray.alive else None
 
 
 def start() -> LocalRay:
-    """The local Ray, started if it does not run yet. ClusterError when it does not come up."""
+    """Start the local Ray unless it runs. ClusterError when it does not come up."""
     with _locked():
         ray = last()
         if ray and ray.alive:
@@ -168,7 +171,10 @@ def start() -> LocalRay:
 
 
 def stop() -> bool:
-    """End every process of the local Ray; False when there was none. ClusterError if one survives."""
+    """End every process of the local Ray, and remove its files; False if there was no Ray.
+
+    ClusterError if a process survives.
+    """
     with _locked():
         ray = last()
         if ray is None:
@@ -182,7 +188,10 @@ def _state_file() -> Path:
 
 
 def last() -> LocalRay | None:
-    """The Ray that was last started here and not stopped, whether it runs or has died."""
+    """The Ray that was started here last and not stopped, whether it still runs or has died.
+
+    ClusterError if the file about it is damaged.
+    """
     try:
         return LocalRay(**json.loads(_state_file().read_text()))
     except FileNotFoundError:
@@ -202,7 +211,7 @@ def _write(ray: LocalRay) -> None:
 
 @contextmanager
 def _locked() -> Iterator[None]:
-    """One command at a time starts or stops the local Ray."""
+    """Hold the lock with which one command at a time starts or stops the local Ray."""
     path = state_dir() / "lock"
     try:
         lock = os.open(path, os.O_CREAT | os.O_NOFOLLOW | os.O_RDWR, 0o600)
@@ -216,7 +225,7 @@ def _locked() -> Iterator[None]:
 
 
 def _start() -> LocalRay:
-    # what is above Ray's directory keeps others out: Ray opens the directory itself, again and again
+    # the parent directory keeps other users out: Ray sets its own directory to mode 0777 again and again
     temp_dir = state_dir() / "ray"
     if len(os.fsencode(temp_dir)) > MAX_TEMP_DIR:
         temp_dir = Path(tempfile.mkdtemp(prefix="numa-ray-", dir="/tmp")) / "ray"
@@ -230,10 +239,10 @@ def _start() -> LocalRay:
         **_without_ray(os.environ),
         **ray.env,
         "DASHBOARD_METRIC_PORT": str(dashboard_metrics),
-        # a log of any process, Ray's or ours; there are so many older ones of each
+        # log rotation, of Ray's processes and of ours
         "RAY_ROTATION_MAX_BYTES": str(LOG_BYTES),
         "RAY_ROTATION_BACKUP_COUNT": str(LOG_BACKUPS),
-        # nothing here has to be drained first: machines are taken down before
+        # no need to drain at shutdown: machines are taken down before
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     }
     # fmt: off
@@ -263,7 +272,7 @@ def _start() -> LocalRay:
 
 
 def _address(head: subprocess.Popen[bytes], temp_dir: Path, log: Path) -> str:
-    """Wait until Ray is up; its address, which it writes down last."""
+    """Wait until Ray is up; returns its address, which is the last thing that it writes to its files."""
     written = temp_dir / "ray_current_cluster"
     deadline = time.monotonic() + START_TIMEOUT
     while not (written.exists() and written.read_text()):
@@ -281,12 +290,12 @@ def _reason(log: Path) -> str:
 
 
 def _without_ray(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment without settings of another cluster; ours are all given."""
+    """The environment without RAY_ADDRESS, which would point Ray to another cluster."""
     return {key: value for key, value in env.items() if key != "RAY_ADDRESS"}
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface that nobody has, all different."""
+    """So many different free ports of the loopback interface."""
     with ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
         for s in sockets:
@@ -295,7 +304,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _clean_up(ray: LocalRay) -> None:
-    """End what is left of a cluster, and remove its files."""
+    """End the processes that are left of a cluster, and remove its files. ClusterError if one survives."""
     if ray.alive:
         psutil.Process(ray.pid).terminate()
     deadline = time.monotonic() + STOP_TIMEOUT
@@ -307,7 +316,9 @@ def _clean_up(ray: LocalRay) -> None:
                 _kill(process)
         psutil.wait_procs(left, timeout=0.2)
     shutil.rmtree(ray.temp_dir, ignore_errors=True)
-    with suppress(OSError):  # the state directory, which is not empty, or one that was made for a short path
+    # The parent is the state directory, which is not empty and stays, or a directory made in /tmp because the
+    # state directory's path was too long.
+    with suppress(OSError):
         Path(ray.temp_dir).parent.rmdir()
     Path(ray.token_path).unlink(missing_ok=True)
     _state_file().unlink(missing_ok=True)

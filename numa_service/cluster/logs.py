@@ -1,8 +1,8 @@
-"""Logs of the service's processes: one JSON object a line, or for people when they look (a terminal).
+"""Logs of the service's processes: one JSON object a line, or coloured text on a terminal.
 
-Modules log with :mod:`logging` as everywhere. What a line needs beside its text (machine, node, the
-request, the trace) is put in when it is written: requests pay nothing for it. Of warnings and errors that
-repeat, a few are written and the rest is counted: what a client does to us all day must not fill a disk.
+Modules log with :mod:`logging`. The machine, node, request and trace of a line are added when the line is
+written, so that requests that log nothing pay nothing. Of warnings and errors that repeat, only a few are
+written and the others are counted, so that a client that causes errors all day cannot fill a disk.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from numa_service.node.errors import fault
 
-#: DEBUG, INFO, WARNING or ERROR.
+#: Environment variable with the log level: DEBUG, INFO, WARNING or ERROR.
 LEVEL = "NUMA_SERVICE_LOG_LEVEL"
-#: Of warnings and errors that are alike, so many are written within so many seconds.
+#: At most FEW warnings or errors that are alike are written within REPEAT_SECONDS.
 FEW = 3
 REPEAT_SECONDS = 60.0
-#: Beside our own: those whose errors our clients can cause.
+#: Our own logger, and those of libraries whose errors our clients can cause.
 _LOGGERS = ("numa_service", "aiohttp", "asyncio", "grpc")
 
 
 def configure_logs(stream: TextIO | None = None, **about: object) -> None:
-    """What numa_service and its servers log goes to `stream` (stderr); `about` is in every line."""
+    """Have numa_service and its servers log to `stream` (default: stderr), with `about` in every line."""
     stream = stream or sys.stderr
 
     def who(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-        # Ray gives every record of its processes fields of its own, for nobody to read
+        # Ray adds fields of its own to every record of its processes; nobody reads them
         return {**about, **{key: value for key, value in event.items() if not key.startswith("_ray_")}}
 
     common: list[Processor] = [
@@ -75,7 +75,7 @@ class _Seen:
 
 
 class _Repeats(logging.Filter):
-    """Lets the first few of many alike through; how many more there were is said at the end of their time."""
+    """Lets the first FEW of records that are alike through, and logs at the end how many more there were."""
 
     def __init__(self, handler: logging.Handler) -> None:
         super().__init__()
@@ -84,11 +84,12 @@ class _Repeats(logging.Filter):
         self._lock = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether it is written now."""
+        """Whether the record is written now."""
         if record.levelno < logging.WARNING:
             return True
         error = record.exc_info[1] if record.exc_info else None
-        # what was raised where; else the text, before anything was put into it
+        # alike: errors of one type from one place; otherwise the same message before its arguments are filled
+        # in
         kind = record.name, record.levelno, fault(error) if error else record.msg
         now = time.monotonic()
         with self._lock:
@@ -106,7 +107,7 @@ class _Repeats(logging.Filter):
             return seen.count <= FEW
 
     def _forget(self, now: float) -> None:
-        """Those whose time is over, but for what is still to be told."""
+        """Drop kinds of records whose REPEAT_SECONDS are over and whose count is not still to be logged."""
         self._seen = {
             kind: seen
             for kind, seen in self._seen.items()
@@ -127,7 +128,7 @@ class _Repeats(logging.Filter):
 
 
 def _request(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """The request whose task this is: ``Requests`` names its tasks request-SESSION:ID."""
+    """Add session and request id if a request's task logs: ``Requests`` names tasks request-SESSION:ID."""
     try:
         task = asyncio.current_task()
     except RuntimeError:  # no event loop here
@@ -140,7 +141,7 @@ def _request(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 def _trace(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """The span in which this was logged, if there are spans."""
+    """Add the ids of the span in which the line was logged, if tracing is on."""
     if "opentelemetry.trace" in sys.modules:
         from opentelemetry.trace import get_current_span
 

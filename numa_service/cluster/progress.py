@@ -1,4 +1,4 @@
-"""What a long step says of itself."""
+"""The callback by which a long operation reports its progress."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told what is being done."""
+    """Called when a step begins, and as it goes on."""
 
     def __call__(self, text: str, share: float | None = None) -> None:
-        """A step begins, in a few words; with a share, 0 to 1, how far that step is.
+        """Report the step that `text` names; `share` is the part of it that is done, from 0 to 1.
 
-        A step without a share ends when the next one without begins; one with a share ends at 1.
+        A step without a share ends when the next step without one begins; a step with a share ends at 1.
         """
 
 
 def silent(text: str, share: float | None = None) -> None:
-    """Say nothing."""
+    """A Progress that shows nothing."""

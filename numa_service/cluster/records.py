@@ -1,7 +1,7 @@
-"""What outlives Ray: a file a machine in the state directory, from `up` until `down`.
+"""Records that outlive Ray: a file for each machine in the state directory, from `up` until `down`.
 
-A machine whose Ray has died cannot say so itself; its record does. Only machines of this host's own Ray have
-one: on a cluster that is named, others may take them down.
+From its record `status` learns of a machine whose Ray has died. Only machines on the local Ray have a record:
+a machine on another cluster can be taken down from another host.
 """
 
 from __future__ import annotations
@@ -26,35 +26,38 @@ class Record:
     #: host:port of MachineService.
     address: str
     up_since: float
-    #: Which Ray it is on: LocalRay.pid and start_ticks.
+    #: The Ray that it is on: LocalRay.pid and LocalRay.start_ticks.
     ray: tuple[int, int]
-    #: When that Ray was last seen to do something; None while it runs.
+    #: When that Ray ended, as far as its files show; None while it runs.
     ended: float | None = None
-    #: What of it ended first.
+    #: Why that Ray ended.
     cause: str = ""
-    #: Where its logs are; empty when they are gone, with the next `up` or `down`.
+    #: Directory of that Ray's logs; empty once the next `up` or `down` has removed them.
     logs: str = ""
 
 
 def write(running: RunningMachine, ray: local.LocalRay) -> None:
-    """Note a machine that has come up."""
+    """Write the record of a machine that has come up."""
     info, of_ray = running.info, (ray.pid, ray.start_ticks)
     _write(Record(info.name, info.profile, len(info.nodes), running.address, time.time(), of_ray))
 
 
 def forget(name: str) -> None:
-    """Nobody expects that machine any more."""
+    """Remove the record of a machine."""
     _file(name).unlink(missing_ok=True)
 
 
 def ended() -> list[Record]:
-    """The machines whose Ray has ended, in name order; when and how is noted while its files are there."""
+    """The records of machines whose Ray has ended, in name order.
+
+    When and why it ended is derived from Ray's files and saved in the record, as those files may go.
+    """
     found = []
     last = local.last()
     for path in sorted(local.state_dir().glob("machine-*.json")):
         try:
             record = _read(path)
-        except FileNotFoundError:  # taken down this moment
+        except FileNotFoundError:  # another process took it down meanwhile
             continue
         of_last = last if last and (last.pid, last.start_ticks) == record.ray else None
         if record.ended is None:

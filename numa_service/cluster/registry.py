@@ -1,7 +1,7 @@
-"""What outlives an actor: small values in the GCS's key-value store, each with one writer.
+"""Values that outlive an actor: small ones, in the key-value store of Ray's GCS, each with one writer.
 
-An actor that Ray restarts runs its constructor again and remembers nothing; which incarnation of its node it
-is, what all nodes have in common, and where clients expect the machine to answer, it finds here.
+An actor that Ray restarts runs its constructor again and has lost its state. Here it finds the lineage of its
+node, the machine's record, and the ports at which clients expect the machine.
 """
 
 from __future__ import annotations
@@ -14,47 +14,47 @@ from ray.experimental import internal_kv
 from numa_service.machine.record import MachineRecord
 
 _NAMESPACE = b"numa-service"
-#: Of a node, the newest.
+#: How many of a node's newest start times are kept.
 _STARTS_KEPT = 16
 
 
-def next_incarnation(machine: str, nid: int) -> int:
-    """Number of this start of a node: 1 at first, then one more each time. When it was is noted."""
-    incarnation = _get(machine, f"incarnation/{nid}") + 1
-    _put(machine, f"incarnation/{nid}", incarnation)
+def next_lineage(machine: str, nid: int) -> int:
+    """The lineage of a node that boots now: 1 the first time, then one more each time. Notes the time."""
+    lineage = _get(machine, f"lineage/{nid}") + 1
+    _put(machine, f"lineage/{nid}", lineage)
     _put(machine, f"starts/{nid}", json.dumps([*starts(machine, nid), time.time()][-_STARTS_KEPT:]))
-    return incarnation
+    return lineage
 
 
 def starts(machine: str, nid: int) -> list[float]:
-    """When a node was started, the newest last, in seconds since the epoch of its host."""
+    """When a node was started, in seconds since the epoch by its host's clock, the newest last."""
     known = internal_kv._internal_kv_get(f"{machine}/starts/{nid}", namespace=_NAMESPACE)
     return [float(when) for when in json.loads(known)] if known else []
 
 
 def port(machine: str, service: str) -> int:
-    """The port that a service of the machine had before; 0 if it is new."""
+    """The port that a service of the machine last had; 0 if it had none."""
     return _get(machine, f"port/{service}")
 
 
 def remember_port(machine: str, service: str, port: int) -> None:
-    """Note where a service of the machine answers, so that it comes back there."""
+    """Store the port of a service of the machine, so that the service gets it again after a restart."""
     _put(machine, f"port/{service}", port)
 
 
 def record(machine: str) -> MachineRecord:
-    """What the nodes of the machine have in common, as it was kept last."""
+    """The machine's record as it was stored last; an empty one if it never was."""
     packed = internal_kv._internal_kv_get(f"{machine}/record", namespace=_NAMESPACE)
     return MachineRecord.unpack(packed) if packed else MachineRecord()
 
 
 def keep_record(machine: str, record: MachineRecord) -> None:
-    """Keep what the nodes have in common; the supervisor does, and nobody else."""
+    """Store the machine's record. Only the supervisor does."""
     internal_kv._internal_kv_put(f"{machine}/record", record.pack(), overwrite=True, namespace=_NAMESPACE)
 
 
 def forget(machine: str) -> None:
-    """Remove everything about a machine that is gone."""
+    """Remove everything about a machine that was taken down."""
     for key in internal_kv._internal_kv_list(f"{machine}/", namespace=_NAMESPACE):
         internal_kv._internal_kv_del(key, namespace=_NAMESPACE)
 

@@ -1,4 +1,4 @@
-"""A machine that is up, as told to whoever asks."""
+"""The description of a machine that is up, which its supervisor gives to commands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numa_client import MachineInfo, NodeInfo
 
 @dataclass(frozen=True, slots=True)
 class FailingNode:
-    """A node that does not boot any more, or is restarted again and again."""
+    """A node that fails to boot, or is restarted again and again."""
 
     nid: int
     reason: str
@@ -19,7 +19,7 @@ class FailingNode:
 class ServingNode:
     """A node that serves, as the machine's own processes know it."""
 
-    #: As clients are told of it.
+    #: The node's description for clients.
     info: NodeInfo
     #: host:port of its gRPC server for other nodes.
     peer_address: str
@@ -27,19 +27,19 @@ class ServingNode:
 
 @dataclass(frozen=True, slots=True)
 class RunningMachine:
-    """A machine on Ray, as its supervisor sees it now."""
+    """A machine on Ray, as its supervisor describes it."""
 
     info: MachineInfo
     #: host:port of MachineService.
     address: str
-    #: For http_sd_configs of Prometheus.
+    #: URL for http_sd_configs of Prometheus.
     targets_url: str
-    #: Of the web console, on the host of the machine's supervisor; empty if there is none.
+    #: URL of the web console, on the host of the machine's supervisor; empty if there is none.
     console_url: str = ""
-    #: Nodes that are more than away for a moment.
+    #: Nodes that keep failing.
     failing: tuple[FailingNode, ...] = ()
 
     @property
     def nodes_up(self) -> int:
-        """Nodes that serve."""
+        """Number of nodes that serve."""
         return sum(1 for node in self.info.nodes if node.address)

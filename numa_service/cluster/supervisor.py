@@ -1,4 +1,4 @@
-"""Machine: the actor that places the nodes of a machine, follows them, and tells everybody where they are."""
+"""Supervisor: the actor that places a machine's nodes, follows them, and tells everybody their addresses."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ray.util.placement_group import PlacementGroup, get_placement_group, placem
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from numa_service.cluster import registry
+from numa_service.cluster.actor_names import NAMESPACE, kswapd_name, node_name
 from numa_service.cluster.errors import ClusterError, reason
 from numa_service.cluster.kswapd import Kswapd
 from numa_service.cluster.logs import configure_logs
-from numa_service.cluster.names import NAMESPACE, kswapd_name, node_name
 from numa_service.cluster.numa_node import NumaNode
 from numa_service.cluster.running import FailingNode, RunningMachine, ServingNode
 from numa_service.machine.record import MachineRecord, MemoryState
@@ -37,19 +37,23 @@ if TYPE_CHECKING:
     from numa_service.web.console import ConsoleServer
     from numa_service.web.options import ConsoleOptions
 
-#: What a node books of its host: next to nothing, so that 64 nodes fit on two CPUs.
+#: CPUs that a node reserves in Ray: next to none, so that 64 nodes fit on two CPUs.
 CPUS_PER_NODE = 0.01
+#: Longest wait for Ray to place the nodes.
 PLACE_SECONDS = 60.0
-#: For telling a node where the others are.
+#: Longest wait for nodes to take the addresses of the others.
 TELL_SECONDS = 5.0
-#: Before a node that is away is asked again.
+#: Pause before a node that is away is asked again.
 RETRY_SECONDS = 0.1
 
 _log = logging.getLogger(__name__)
 
 
 def place(spec: MachineSpec, name: str) -> PlacementGroup:
-    """A bundle for each node, on as many hosts as there are: made, or found; `wait` tells of room."""
+    """Find or create the machine's placement group: a bundle for each node, spread over the hosts.
+
+    Whether there is room for it is known when its `wait` returns.
+    """
     with contextlib.suppress(ValueError):
         return get_placement_group(name)
     return placement_group(
@@ -65,9 +69,9 @@ def _hosts() -> list[object]:
 
 
 def create_actors(spec: MachineSpec, name: str, group: PlacementGroup) -> dict[int, ActorHandle]:
-    """The actors of a machine: made, or found when they are there already; those of the nodes by nid.
+    """Find or create the node and kswapd actors of a machine; returns nid → the node's actor.
 
-    Their processes start in this order: every kswapd waits for its node anyway.
+    Processes start in the order of creation; nodes come first, as each kswapd waits for its node anyway.
     """
     actors, options = {}, []
     for index, node in enumerate(spec.nodes):
@@ -77,7 +81,7 @@ def create_actors(spec: MachineSpec, name: str, group: PlacementGroup) -> dict[i
                 "lifetime": "detached",
                 "get_if_exists": True,
                 "max_restarts": -1,
-                # A call that changes memory is never made twice behind our back.
+                # Ray must not repeat a call by itself: it may have changed memory already.
                 "max_task_retries": 0,
                 "scheduling_strategy": PlacementGroupSchedulingStrategy(
                     group, placement_group_bundle_index=index
@@ -99,55 +103,56 @@ def create_actors(spec: MachineSpec, name: str, group: PlacementGroup) -> dict[i
     return actors
 
 
-class Machine:
-    """Supervisor of one machine. Restarted by Ray, it finds the nodes by name and follows them again."""
+class Supervisor:
+    """Supervises one machine. When Ray restarts it, it finds the nodes by name and follows them again."""
 
     def __init__(self, spec: MachineSpec, name: str, console: ConsoleOptions | None = None) -> None:
-        """Without `console` there is none."""
+        """`console` None means that the machine has no web console."""
         configure_logs(machine=name)
         self._spec = spec
         self._name = name
         self._console_options = console
         self._console: ConsoleServer | None = None
-        #: Where it was before this supervisor was restarted.
+        #: Port of the console before this supervisor was restarted; 0 if it had none.
         self._console_before = registry.port(name, "console") if console else 0
-        #: In nid order; no addresses while a node is away.
+        #: nid → node, in nid order; addresses are empty while a node is away.
         self._nodes = {n.nid: ServingNode(NodeInfo(n.nid, n.cpus, 0, "", "", 0, ()), "") for n in spec.nodes}
         self._actors: dict[int, ActorHandle] = {}
-        #: Nodes that are not followed any more.
+        #: Nodes that failed to boot, and are not followed any more.
         self._failing: list[FailingNode] = []
         self._keeper = RecordKeeper(spec, self._tell_record, registry.record(name), self._save_record)
-        #: Set when the nodes have to be told where the others are.
+        #: Set when the nodes have to be told each other's addresses again.
         self._moved = asyncio.Event()
         loop = asyncio.get_running_loop()
-        #: Done when every node has come up and knows the others.
+        #: Done when every node has come up and knows the addresses of the others.
         self._up: asyncio.Future[None] = loop.create_future()
         self._servers: dict[str, MachineServer | TargetServer] = {}
         self._serving = loop.create_task(self._serve())
         self._serving_console = loop.create_task(self._serve_console())
         self._tasks = [loop.create_task(self._start())]
 
-    # what others ask
+    # calls from commands and nodes
 
     async def pid(self) -> int:
-        """Of this process, on its host."""
+        """The pid of this process on its host."""
         return os.getpid()
 
     async def up(self) -> None:
-        """Wait until every node is up and knows the others; ClusterError when that cannot be."""
+        """Wait until every node is up and knows the others. ClusterError if one cannot boot or be placed."""
         await asyncio.shield(self._up)
 
     async def describe(self) -> RunningMachine:
-        """The machine now."""
+        """The machine's current description."""
         address, targets_url = await self._serving
-        # a new machine has none before every node is up: whoever asks earlier need not wait for it
+        # The console of a new machine starts when every node is up; a caller that asks earlier, as `up` does
+        # to count the nodes, must not wait for it.
         console_url = await self._serving_console if self._console_before or self._is_up() else ""
         return RunningMachine(self._info(), address, targets_url, console_url, tuple(self._failing))
 
     async def write_sysctl(self, key: str, value: str) -> tuple[str, str]:
-        """Write a sysctl of the machine: a note if it has no effect, and why if it was refused.
+        """Write a sysctl of the machine; returns (note if it has no effect, reason if it was refused).
 
-        An error of ours would not come through Ray as what it is.
+        A refusal is returned, not raised: an exception would arrive wrapped in one of Ray's own.
         """
         try:
             return await self._keeper.write_sysctl(key, value), ""
@@ -155,7 +160,7 @@ class Machine:
             return "", refused.reason
 
     async def remember_memory(self, state: MemoryState) -> None:
-        """Memory of a node came or went."""
+        """Record that memory of a node came on-line or went off-line."""
         await self._keeper.remember_memory(state)
 
     # the record
@@ -177,7 +182,7 @@ class Machine:
         return self._up.done() and self._up.exception() is None
 
     async def _serve(self) -> tuple[str, str]:
-        # a second of imports, while the nodes are placed
+        # the imports take a second; in a thread they do not delay the placing of the nodes
         machine, collector, targets = await asyncio.to_thread(_servers)
         address = await self._at_its_port("machine", lambda info: machine(info, self._spec, self._keeper))
         served = self._servers["machine"]
@@ -188,9 +193,11 @@ class Machine:
         return address, targets_url
 
     async def _serve_console(self) -> str:
-        """Its URL; where it was before a restart, or at the port asked for, if that is free.
+        """Start the console; returns its URL, or "" if there is none.
 
-        At first only when every node is up: what it imports, the model too, takes a second of CPU from them.
+        It gets the port that it had before a restart, or the one asked for, or any if that is taken. Of a new
+        machine it starts when every node is up: its imports, which include the memory model, would take a
+        second of CPU from the nodes.
         """
         if self._console_options is None:
             return ""
@@ -222,7 +229,10 @@ class Machine:
     async def _at_its_port(
         self, service: str, server: Callable[[Callable[[], MachineInfo]], MachineServer | TargetServer]
     ) -> str:
-        """Serve where this was served before a restart, if that port is still free; else anywhere."""
+        """Start a server at the port that it had before a restart, or at any if that is taken.
+
+        Returns its address.
+        """
         host = ray.util.get_node_ip_address()
         before = registry.port(self._name, service)
         self._servers[service] = server(self._info)
@@ -247,45 +257,45 @@ class Machine:
             self._up.set_exception(error)
             return
         self._actors = create_actors(self._spec, self._name, group)
-        self._tasks.append(asyncio.create_task(self._tell()))
+        self._tasks.append(asyncio.create_task(self._tell_addresses()))
         self._tasks += [asyncio.create_task(self._follow(nid)) for nid in self._nodes]
 
     # following
 
     async def _follow(self, nid: int) -> None:
-        """Know where a node is, as long as the machine lives."""
+        """Follow one node as long as the machine lives: note when it comes up and when it goes away."""
         actor = self._actors[nid]
         while True:
             try:
                 node = await actor.describe.remote()
                 if node != self._nodes[nid]:
                     info = node.info
-                    _log.info("node %d is up: incarnation %d at %s", nid, info.incarnation, info.address)
-                    self._now(node)
+                    _log.info("node %d is up: lineage %d at %s", nid, info.lineage, info.address)
+                    self._note(node)
                 await actor.until_gone.remote()
             except RayActorError as error:
                 if self._nodes[nid].peer_address:
                     _log.warning("node %d is away: %s", nid, error)
-                    self._now(ServingNode(replace(self._nodes[nid].info, address="", metrics_url=""), ""))
+                    self._note(ServingNode(replace(self._nodes[nid].info, address="", metrics_url=""), ""))
                 await asyncio.sleep(RETRY_SECONDS)
             except Exception as error:
-                # raised by the node's own boot: it will not be different next time
+                # the node's own boot raised it, and would raise it again
                 if not self._up.done():
                     self._up.set_exception(ClusterError(f"node {nid} did not boot: {reason(error)}"))
                 _log.error("node %d did not boot: %s", nid, reason(error))
                 self._failing.append(FailingNode(nid, f"did not boot: {reason(error)}"))
                 return
 
-    def _now(self, node: ServingNode) -> None:
+    def _note(self, node: ServingNode) -> None:
         self._nodes[node.info.node] = node
         if node.peer_address:
             self._keeper.came_up(node.info.node)
         else:
-            self._keeper.went(node.info.node)
+            self._keeper.went_away(node.info.node)
         self._moved.set()
 
-    async def _tell(self) -> None:
-        """Tell every node where the others are, whenever one has come or gone."""
+    async def _tell_addresses(self) -> None:
+        """Tell every node the addresses of the others whenever one has come up or gone away."""
         while True:
             await self._moved.wait()
             self._moved.clear()
@@ -296,13 +306,13 @@ class Machine:
             done, _ = await asyncio.wait(told, timeout=TELL_SECONDS)
             for call in done:
                 if error := call.exception():
-                    # it is going away: whoever follows it will have it told again
+                    # the node is going away; _follow() notices that, and triggers this loop again
                     _log.warning("a node did not listen: %s", error)
             if len(up) == len(self._nodes) and not self._up.done() and not self._moved.is_set():
                 self._up.set_result(None)
 
 
-# imports that the placing of the nodes need not wait for
+# imports for which the placing of the nodes need not wait
 def _servers() -> tuple[type[MachineServer], type[MachineCollector], type[TargetServer]]:
     from numa_service.metrics.discovery import MachineCollector, TargetServer
     from numa_service.rpc.machine_server import MachineServer
@@ -317,5 +327,5 @@ def _console_server() -> type[ConsoleServer]:
 
 
 def _port(address: str) -> int:
-    """Of host:port or a URL."""
+    """The port of a host:port or of a URL."""
     return urlsplit(address if "//" in address else f"//{address}").port or 0

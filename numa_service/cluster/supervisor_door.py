@@ -1,4 +1,4 @@
-"""What a node asks its supervisor, and tells it, from a process of its own."""
+"""A node's calls to its supervisor, which is an actor in another process."""
 
 from __future__ import annotations
 
@@ -9,37 +9,41 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from numa_service.cluster.names import NAMESPACE, supervisor_name
+from numa_service.cluster.actor_names import NAMESPACE, supervisor_name
 from numa_service.machine.record import MemoryState
 from numa_service.machine.sysctl import sysctl_name
 from numa_service.node.errors import InvalidRequest, MachineUnavailable
 
-#: For an answer: a write waits for the nodes that are up.
+#: Longest wait for an answer. A write of a sysctl in turn waits for the nodes that are up.
 ANSWER_SECONDS = 5.0
-#: Before a supervisor that is away is told again.
+#: Pause before a supervisor that is away is called again.
 RETRY_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
 
 
 class SupervisorDoor:
-    """The keeper of the machine's record (``rpc.record_keeper.MachineDoor``), where the supervisor has it."""
+    """The way to the keeper of the machine's record, which the supervisor has (``rpc.record_keeper``)."""
 
     def __init__(self, machine: str) -> None:
         self._name = supervisor_name(machine)
         self._handle: Any = None
-        #: News of this node's memory that the supervisor has not got yet; the last of them is what counts.
+        #: This node's memory, if the supervisor has not confirmed it yet. A newer state replaces an older
+        #: one.
         self._news: MemoryState | None = None
         self._telling: asyncio.Task[None] | None = None
 
     async def _supervisor(self) -> Any:
-        # found once: a handle stays good when its actor is restarted
+        # looked up once: a handle stays valid when Ray restarts its actor
         if self._handle is None:
             self._handle = await asyncio.to_thread(ray.get_actor, self._name, NAMESPACE)
         return self._handle
 
     async def write_sysctl(self, key: str, value: str) -> str:
-        """Write a sysctl for all nodes; a note if it has no effect. InvalidRequest, MachineUnavailable."""
+        """Write a sysctl for all nodes; returns a note if it has no effect.
+
+        InvalidRequest for a wrong value, MachineUnavailable when the supervisor does not answer.
+        """
         try:
             supervisor = await self._supervisor()
             async with asyncio.timeout(ANSWER_SECONDS):
@@ -51,7 +55,7 @@ class SupervisorDoor:
         return str(note)
 
     async def remember_memory(self, state: MemoryState) -> None:
-        """Tell news of this node's memory; a supervisor that is away has them when it is back."""
+        """Tell the supervisor this node's memory; one that is away is told when it is back."""
         self._news = state
         if self._telling is None:
             self._telling = asyncio.create_task(self._tell(), name="memory-news")

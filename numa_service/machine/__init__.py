@@ -1,1 +1,1 @@
-"""What is emulated: the machine's description, where descriptions come from, and how a machine boots."""
+"""The machine to emulate: its description, the formats that descriptions come in, and its boot."""

@@ -1,7 +1,8 @@
-"""RAM while a machine boots: what the boot allocator has given out, and how much boot may take at all.
+"""RAM while a machine boots: what the boot allocator has allocated, and how much boot may allocate.
 
-Of a machine that is only described, boot takes what a kernel needs. Of one that was captured it is known what
-every zone manages in the end; of some, what every node does. Then boot takes what those lack, no more.
+On a machine that is only described, boot allocates what a kernel needs. For a captured machine the managed
+pages of every zone are known, for some imported ones those of every node: boot then allocates exactly the
+present pages that are not managed.
 """
 
 from __future__ import annotations
@@ -17,29 +18,30 @@ from numa_service.mm.memblock import BootAllocator, Memblock
 from numa_service.mm.mmzone import PAGE_SHIFT, PAGEBLOCK_NR_PAGES
 from numa_service.mm.watermark import ZoneKey
 
-#: Kernel image, text to bss: what moved as a whole between boots of one topology (groundtruth README).
+#: Pages of the kernel image, text to bss, as measured: what moved as a whole between captured boots of one
+#: topology (README of tests/testdata/groundtruth).
 _KERNEL_IMAGE_PAGES = 11_318
 _PFN_4GIB = 4 << (30 - PAGE_SHIFT)
-#: Boot allocators cannot reach high memory.
+#: First pfn that boot allocators cannot reach: they do not allocate high memory.
 _MAX_LOW_PFN = {"i386": MAX_LOW_PFN_I386}
 _NO_LIMIT = 1 << 52
 
 
 @dataclass(frozen=True, slots=True)
 class BootPlan:
-    """What boot is to take, and what it must leave."""
+    """How many pages boot allocates, and how many it must leave to the buddy system."""
 
-    #: The kernel image; 0 where that is among what captured zones lack.
+    #: Pages of the kernel image; 0 for captured zones, whose unmanaged pages include it.
     image_pages: int
-    #: Areas of ``cma=`` and ``numa_cma=``; a captured kernel has set its own aside already.
+    #: Areas of ``cma=`` and ``numa_cma=``; none for a captured kernel, whose areas count as managed already.
     cma: tuple[CmaArea, ...]
-    #: Pages that nodes, or zones, are known to manage in the end: as many are left to the buddy system.
+    #: Managed pages of nodes and of zones, where they are known: exactly as many go to the buddy system.
     nodes: Mapping[int, int]
     zones: Mapping[ZoneKey, int]
 
 
 def plan_of(spec: MachineSpec) -> BootPlan:
-    """By what a captured kernel came to, if the machine was read from one, else by what a kernel needs."""
+    """The plan for a machine: from its managed pages where they are known, else from what a kernel needs."""
     nodes = {node.nid: node.managed for node in spec.nodes if node.managed is not None}
     zones = {
         (node.nid, zone.name): zone.managed
@@ -53,10 +55,10 @@ def plan_of(spec: MachineSpec) -> BootPlan:
 
 
 class BootMemory:
-    """The boot allocator of a machine, and what it may give out by plan."""
+    """The boot allocator of a machine, which allocates no more than a BootPlan allows."""
 
     def __init__(self, spec: MachineSpec) -> None:
-        """All RAM is free."""
+        """Add all RAM of the machine to the allocator; all of it is free."""
         memblock = Memblock()
         for node in spec.nodes:
             for start, end in node.ram:
@@ -69,12 +71,12 @@ class BootMemory:
         self._max_low_pfn = _MAX_LOW_PFN.get(spec.arch, _NO_LIMIT)
 
     def take_over(self) -> None:
-        """The bitmap allocator goes on from what memblock has given out (initmem_init)."""
+        """Replace memblock by 3.0's bitmap allocator, which keeps memblock's reservations (initmem_init)."""
         early = self.allocator
         self.allocator = Bootmem.take_over(early.memory, early.reserved, self._max_low_pfn)
 
     def room(self, node: NodeSpec, zone: ZoneSpec) -> int:
-        """Free pages of a zone that boot may take: of a captured one, what it is known to lack."""
+        """Free pages of a zone that boot may allocate; in a captured zone, those that are not managed."""
         start, end = zone.start_pfn, zone.start_pfn + zone.spanned
         free = self.allocator.free_pages(node.nid, start, end)
         managed = self.plan.zones.get((node.nid, zone.name))
@@ -84,21 +86,21 @@ class BootMemory:
         return max(0, free + own - managed)
 
     def spare(self, node: NodeSpec) -> int:
-        """Free pages of a node that boot may take: all, unless it is known what the node manages."""
+        """Free pages of a node that boot may allocate: all, unless the node's managed pages are known."""
         free = self.allocator.free_pages(node.nid, 0, _NO_LIMIT)
         managed = self.plan.nodes.get(node.nid)
         if managed is None:
             return free
-        # both go to the buddy system later
+        # the allocator's own bitmap and CMA areas go to the buddy system when the allocator retires
         back = (*self.allocator.own_ranges(node.nid), *self.cma.get(node.nid, ()))
         return max(0, free + count_pages(back) - managed)
 
     def low_ranges(self, node: NodeSpec, start_pfn: int) -> list[PfnRange]:
-        """Free memory of a node from there on that boot allocators can reach."""
+        """Free ranges of a node from `start_pfn` on that boot allocators can reach."""
         return self.allocator.free_ranges(node.nid, start_pfn, self._max_low_pfn)
 
     def alloc(self, node: NodeSpec, pages: int, purpose: str) -> int:
-        """Take low memory of a node, as much as its plan allows; pages taken."""
+        """Allocate up to `pages` of a node's low memory, as the plan allows; returns the number allocated."""
         taken = 0
         for start, end, most in self._allowed(node):
             want = min(pages - taken, most)
@@ -106,7 +108,7 @@ class BootMemory:
         return taken
 
     def _allowed(self, node: NodeSpec) -> Iterator[tuple[int, int, int]]:
-        """Where to take memory, one place after the other, and how many pages there."""
+        """(first pfn, end pfn, most pages) of each range to allocate from, in order."""
         if self.plan.zones:
             for zone in reversed(node.zones):
                 end = min(zone.start_pfn + zone.spanned, self._max_low_pfn)
@@ -115,7 +117,10 @@ class BootMemory:
             yield 0, self._max_low_pfn, self.spare(node) if node.nid in self.plan.nodes else _NO_LIMIT
 
     def cma_area(self, nids: Iterable[int], pages: int) -> tuple[int, PfnRange] | None:
-        """A node of these and free whole pageblocks of one zone there: from 4 GiB up, else the highest."""
+        """(nid, range) of `pages` free pages in whole pageblocks of one zone; None if no node has room.
+
+        The lowest range above 4 GiB is chosen, or the highest below it.
+        """
         found: list[tuple[int, PfnRange]] = []
         for nid in nids:
             node = self._spec.node(nid)
@@ -136,14 +141,15 @@ class BootMemory:
         return max(found, key=lambda area: area[1], default=None)
 
     def set_aside(self, nid: int, area: PfnRange) -> None:
-        """Reserve a CMA area, which the buddy system gets all the same."""
+        """Reserve a CMA area. Its pages still go to the buddy system, in pageblocks of MIGRATE_CMA."""
         self.allocator.reserve(*area, nid, "cma")
         self.cma.setdefault(nid, []).append(area)
 
     def retire(self, node: NodeSpec) -> Sequence[PfnRange]:
-        """What the buddy system of a node gets; areas of CMA too (cma_init_reserved_areas).
+        """Free ranges that the buddy system of a node gets, with its CMA areas (cma_init_reserved_areas).
 
-        What is known gives it what it did; the rest is image, initrd, firmware, from the top.
+        Where managed pages are known, the pages beyond them are reserved first, from the top down: they stand
+        for image, initrd and firmware of the captured machine.
         """
         if node.nid in self.plan.nodes:
             self._reserve_top(node, (0, _NO_LIMIT), self.spare(node))

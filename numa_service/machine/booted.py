@@ -1,4 +1,4 @@
-"""A booted machine, and what its kernel computes anew when a sysctl is written or memory comes or goes."""
+"""A booted machine, and what its kernel recomputes when a sysctl is written or memory comes or goes."""
 
 from __future__ import annotations
 
@@ -8,20 +8,24 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from numa_service.machine.cmdline import thp_enabled
+from numa_service.machine.cmdline import parse_cmdline, thp_enabled
 from numa_service.machine.hmat import access_of, generic_initiators
 from numa_service.machine.snapshot import NodePart, node_snapshot, zonelists_shown
 from numa_service.machine.spec import MachineSpec
-from numa_service.machine.sysctl import Sysctls, sysctl_name
+from numa_service.machine.sysctl import Sysctls, check_weight, sysctl_name
 from numa_service.machine.zonelists import Populated, built_lines, fallback_order_lines, topology_of
 from numa_service.mm.memblock import BootAllocator, Memblock
-from numa_service.mm.mmzone import MIGRATE_TYPES, PAGEBLOCK_NR_PAGES, ZONE_NAMES
+from numa_service.mm.mmzone import MIGRATE_TYPES, PAGE_SHIFT, PAGEBLOCK_NR_PAGES, ZONE_NAMES
 from numa_service.mm.online import for_each_online_pgdat
 from numa_service.mm.pgdat import Pgdat
 from numa_service.mm.pgdata import TUNE_BOOST_FACTOR, TUNE_MOBILITY_DISABLED, TUNE_SWAPPINESS
-from numa_service.mm.profile import PAGESET_AUTO_TUNED, Profile
+from numa_service.mm.profile import Profile
+from numa_service.mm.slab.cache import Cache
+from numa_service.mm.slab.snapshot import SlabNodeSnapshot
 from numa_service.mm.snapshot import MachineSnapshot, NodeSnapshot
 from numa_service.mm.sparse import MemoryModel
+from numa_service.mm.variants import ORDER_NODES, PAGESET_AUTO_TUNED
+from numa_service.mm.vmalloc.vmalloc import Vmalloc
 from numa_service.mm.watermark import (
     PAGESET_HIGH_MAX_FRACTION,
     THP_LEAST_PAGES,
@@ -33,12 +37,15 @@ from numa_service.mm.watermark import (
     zone_batchsize,
     zone_highsize,
 )
-from numa_service.mm.zonelist import Zonelists, build_all_zonelists, has_zone_order, turns_zone_reclaim_on
+from numa_service.mm.zonelist import Zonelists, build_all_zonelists, turns_zone_reclaim_on
+
+#: The first pfn that takes more than 32 bits to address.
+_4GIB_PFN = 1 << 32 - PAGE_SHIFT
 
 
 @dataclass(slots=True)
 class BootedMachine:
-    """A booted machine: what `start_kernel` leaves behind."""
+    """A booted machine, as `start_kernel` returns it."""
 
     spec: MachineSpec
     profile: Profile
@@ -50,27 +57,47 @@ class BootedMachine:
     pgdats: dict[int, Pgdat]
     #: (virtual seconds, text)
     dmesg: list[tuple[float, str]]
-    #: The retired boot allocator: its `reserved` says what never reached the buddy system, and why.
+    #: The kernel's virtual addresses, which one node keeps for all (`vmalloc_nid`). In processes of others
+    #: the areas are those of boot; the layout and the rules are the same everywhere.
+    vmalloc: Vmalloc
+    #: The boot allocator; its `reserved` lists the memory that never reached the buddy system, and why.
     boot_allocator: BootAllocator = field(default_factory=Memblock)
     #: SPARSEMEM's sections or FLATMEM's one map.
     memory_model: MemoryModel = field(default_factory=lambda: MemoryModel("sparsemem", "x86_64"))
-    #: What the zonelists in force were built from: on-line nodes and their populated zones.
+    #: On-line nodes and their populated zones, from which the current zonelists were built.
     populated: Populated = field(default_factory=dict)
     #: Watermarks of every zone of the machine, as last computed.
     watermarks: dict[ZoneKey, Watermarks] = field(default_factory=dict)
     #: vm.min_free_kbytes as somebody wrote it; None = never.
     user_min_free_kbytes: int | None = None
-    #: khugepaged runs, and raises min_free_kbytes when memory comes or goes.
+    #: Whether khugepaged runs: it raises min_free_kbytes when memory comes or goes.
     khugepaged: bool = False
-    #: `managed` as boot left it: what a node that is restarted has again.
+    #: `managed` as boot left it; a node that is restarted has these pages again.
     booted: dict[ZoneKey, int] = field(default_factory=dict)
-    #: Number of the last news of each node's memory.
+    #: The slab caches of the kernel's boot (``slab_caches``).
+    slab_caches: tuple[Cache, ...] = ()
+    #: `MemoryState.sequence` of the last state of each node's memory that was applied.
     memory_news: dict[int, int] = field(default_factory=dict)
-    #: Nodes booted apart from this one in the same process: for snapshots of the whole machine only.
+    #: Nodes booted in the same process that belong to another BootedMachine; only snapshots show them.
     neighbours: dict[int, Pgdat] = field(default_factory=dict)
+    vmalloc_nid: int = 0
+
+    @property
+    def max_low_pfn(self) -> int:
+        """Where low memory ends: on i386 what the kernel maps, on x86-64 the RAM below 4 GiB."""
+        if self.spec.arch == "i386":
+            zones = [zone for node in self.spec.nodes for zone in node.zones]
+            return min((zone.start_pfn for zone in zones if zone.name == "HighMem"), default=self.max_pfn)
+        ram = [span for node in self.spec.nodes for span in node.ram]
+        return max((min(end, _4GIB_PFN) for start, end in ram if start < _4GIB_PFN), default=self.max_pfn)
+
+    @property
+    def max_pfn(self) -> int:
+        """Where RAM ends."""
+        return max(end for node in self.spec.nodes for _, end in node.ram)
 
     def of_node(self, nid: int) -> BootedMachine:
-        """The machine as the process of one node has it: what changes is its own, the rest is shared."""
+        """The machine as the process of one node has it; it shares with this one what no op changes."""
         return replace(
             self,
             sysctls=deepcopy(self.sysctls),
@@ -81,8 +108,9 @@ class BootedMachine:
         )
 
     def write_sysctl(self, key: str, value: str) -> None:
-        """Write a sysctl with the kernel's effects; SpecError and nothing changed when it is not valid."""
+        """Write a sysctl, with the kernel's effects. SpecError, and nothing changes, if it is not valid."""
         order = self.sysctls.get("vm.numa_zonelist_order")
+        check_weight(key, self.spec.nids)
         self.sysctls.set(key, value)
         name = sysctl_name(key)
         if name == "vm.min_free_kbytes":
@@ -90,12 +118,12 @@ class BootedMachine:
         if name in _HANDLERS:
             _HANDLERS[name](self, self.managed, self.sysctls)
         _tune(self)
-        rebuilds = has_zone_order(self.profile) and name == "vm.numa_zonelist_order"
+        rebuilds = self.profile.zone_order != ORDER_NODES and name == "vm.numa_zonelist_order"
         if rebuilds and self.sysctls.get("vm.numa_zonelist_order") != order:
             rebuild_zonelists(self)
 
     def dump(self) -> list[Any]:
-        """Of what this process knows of the machine, all that ops change, as plain data; see :meth:`load`."""
+        """All state of the machine in this process that ops change, as plain data for :meth:`load`."""
         return [
             self.sysctls.as_dict(),
             self.user_min_free_kbytes,
@@ -106,7 +134,7 @@ class BootedMachine:
         ]
 
     def load(self, dumped: list[Any]) -> None:
-        """Take over what :meth:`dump` gave, in a machine that was booted alike."""
+        """Restore what :meth:`dump` returned, into a machine that was booted from the same spec."""
         sysctls, user_min, managed, populated, news, orders = dumped
         self.managed = {(nid, zone): pages for nid, zone, pages in managed}
         self.memory_news = dict(news)
@@ -122,11 +150,16 @@ class BootedMachine:
         setup_per_cpu_pageset(self)
         apply_sysctls(self)
 
+    def populated_zones(self) -> list[ZoneKey]:
+        """Every zone with present pages, on all nodes that are on-line (for_each_populated_zone)."""
+        names = ZONE_NAMES[self.spec.arch]
+        return [(nid, names[zone]) for nid, zones in self.populated.items() for zone in zones]
+
     def _all_pgdats(self) -> list[Pgdat]:
         return [pgdat for _, pgdat in sorted((self.neighbours | self.pgdats).items())]
 
     def snapshot(self, nodes: Iterable[NodeSnapshot] | None = None) -> MachineSnapshot:
-        """The machine as plain data; `nodes` replaces the nodes of this process."""
+        """The machine as plain data; `nodes`, if given, are shown in place of the nodes of this process."""
         shown = tuple(nodes) if nodes else tuple(map(self._node_snapshot, self._all_pgdats()))
         return MachineSnapshot(
             name=self.spec.name,
@@ -137,18 +170,38 @@ class BootedMachine:
             sysctls=self.sysctls.as_dict(),
             fallback_order={nid: lists.node_order for nid, lists in self.zonelists.items()},
             zonelists=zonelists_shown(self.zonelists, ZONE_NAMES[self.spec.arch]),
+            packages=self.spec.packages,
+            cores=self.spec.cores,
+            possible_nodes=self.spec.possible_nodes,
+            default_hugepage_kb=parse_cmdline(self.spec.cmdline).default_hugepage_kb,
             dmesg=tuple(self.dmesg),
             access=access_of(self.spec),
             generic_initiators=generic_initiators(self.spec),
+            slab=self.spec.slab,
+            slab_caches=self.slab_caches,
         )
 
-    def node_part(self, nid: int, cpu_ns: Mapping[int, int] | None = None, booted: float = 0.0) -> NodePart:
-        """A node of this process; what its work has kept CPUs busy with, and since when."""
-        node = replace(self._node_snapshot(self.pgdats[nid]), cpu_ns=dict(cpu_ns or {}))
+    def node_part(
+        self,
+        nid: int,
+        cpu_ns: Mapping[int, int] | None = None,
+        booted: float = 0.0,
+        slab: Mapping[str, SlabNodeSnapshot] | None = None,
+    ) -> NodePart:
+        """What this process knows of its node.
+
+        `cpu_ns` is the busy time of each CPU in virtual ns, `booted` when the node booted, in s since 1970,
+        `slab` what the node has of slab caches, by name.
+        """
+        seen = self._node_snapshot(self.pgdats[nid])
+        node = replace(seen, cpu_ns=dict(cpu_ns or {}), slab=dict(slab or {}))
         return NodePart(node, self.sysctls.as_dict(), booted)
 
     def _node_snapshot(self, pgdat: Pgdat) -> NodeSnapshot:
-        return node_snapshot(self.spec, pgdat, online=pgdat.nid in self.populated)
+        shown = node_snapshot(self.spec, pgdat, online=pgdat.nid in self.populated)
+        if pgdat.nid != self.vmalloc_nid:
+            return shown
+        return replace(shown, vmalloc=self.vmalloc.snapshot())
 
 
 # zonelists
@@ -159,12 +212,12 @@ def rebuild_zonelists(
     populated: Mapping[int, Sequence[int]] | None = None,
     has_cpus: Mapping[int, bool] | None = None,
 ) -> None:
-    """Build every list anew after boot: nodes or zones came or went, or 3.0's order was written.
+    """Rebuild all zonelists after boot: nodes or zones came or went, or 3.0's zonelist order was written.
 
     `populated` are the nodes now on-line with the indexes of their populated zones, by default as before.
-    `has_cpus` says which nodes have on-line CPUs, by default those that have CPUs: unlike at boot they weigh
-    on the order, so that a rebuild may change it though nothing else did. KeyError for a node that the
-    machine does not have; nothing is changed then.
+    `has_cpus` says which nodes have on-line CPUs, by default those that have CPUs. CPUs weigh on the order
+    (find_next_best_node), and at boot no node has any yet: a rebuild may therefore change the order even if
+    nothing else has changed. KeyError, and nothing changes, for a node that the machine does not have.
     """
     spec, profile = machine.spec, machine.profile
     if populated is None:
@@ -180,8 +233,7 @@ def rebuild_zonelists(
             pgdat.zonelists = lists[pgdat.nid]
     if turns_zone_reclaim_on(topology, profile):
         machine.sysctls.set("vm.zone_reclaim_mode", "1")
-    names = ZONE_NAMES[spec.arch]
-    online = [(nid, names[zone]) for nid, zones in machine.populated.items() for zone in zones]
+    online = machine.populated_zones()
     total = sum(max(0, machine.managed[key] - machine.watermarks[key].high) for key in online)
     disabled = total < PAGEBLOCK_NR_PAGES * MIGRATE_TYPES
     for pgdat in for_each_online_pgdat(machine.pgdats):
@@ -198,15 +250,17 @@ def rebuild_zonelists(
 
 
 def setup_per_cpu_pageset(machine: BootedMachine) -> None:
-    """Give every zone's pagesets their batch; `high` follows with the watermarks it depends on."""
+    """Set the batch of every zone's pagesets; `high` is set again with the watermarks it depends on."""
     zone_pcp_update(machine, machine.managed, machine.sysctls)
 
 
 def init_per_zone_wmark_min(machine: BootedMachine) -> None:
-    """What initcalls compute of what zones manage by then: min_free_kbytes, marks, reserves, pagesets.
+    """Compute what the initcalls do: min_free_kbytes, watermarks, lowmem reserves and pagesets.
 
-    A captured kernel freed its init memory later: that counts only in what a sysctl makes it compute anew.
-    Values that nobody can have had at boot were written later. `khugepaged` has its say in this.
+    They count the pages that zones manage at that time. A captured kernel freed its init memory later
+    (`ZoneSpec.freed_late`); those pages count only in what a sysctl write makes it recompute. A sysctl whose
+    value in the spec differs from what boot computes was written after boot, so its handler runs with all
+    pages. khugepaged raises min_free_kbytes if it runs.
     """
     spec, asked = machine.spec, machine.sysctls
     machine.user_min_free_kbytes = asked.min_free_kbytes
@@ -217,7 +271,7 @@ def init_per_zone_wmark_min(machine: BootedMachine) -> None:
     built_in = Sysctls(spec.arch, spec.profile)
     thp = thp_enabled(spec.cmdline)
     machine.khugepaged = thp and machine.profile.thp_min_free and sum(then.values()) >= THP_LEAST_PAGES
-    kbytes = boot_min_free_kbytes(then, machine.profile, thp)
+    kbytes = boot_min_free_kbytes(then, machine.profile, thp, machine.populated_zones())
     built_in.set("vm.min_free_kbytes", str(kbytes))
     if asked.min_free_kbytes is None:
         asked.set("vm.min_free_kbytes", str(kbytes))
@@ -230,7 +284,7 @@ def init_per_zone_wmark_min(machine: BootedMachine) -> None:
 
 
 def apply_sysctls(machine: BootedMachine) -> None:
-    """All that depends on what zones manage now, after memory came or went (init_per_zone_wmark_min)."""
+    """Recompute what depends on the managed pages, after memory came or went (init_per_zone_wmark_min)."""
     _setup_per_zone_wmarks(machine, machine.managed, machine.sysctls)
     for pgdat in for_each_online_pgdat(machine.pgdats):
         pgdat.refresh_zone_stat_thresholds()
@@ -238,7 +292,7 @@ def apply_sysctls(machine: BootedMachine) -> None:
 
 
 def _setup_per_zone_wmarks(machine: BootedMachine, managed: Mapping[ZoneKey, int], sysctls: Sysctls) -> None:
-    """Watermarks of every node here, and the pagesets that follow them."""
+    """Set the watermarks of every node in this process, and the pageset limits that depend on them."""
     machine.watermarks = setup_per_zone_wmarks(
         managed, machine.profile, sysctls.min_free_kbytes or 0, sysctls.watermark_scale_factor
     )
@@ -251,17 +305,17 @@ def _setup_per_zone_wmarks(machine: BootedMachine, managed: Mapping[ZoneKey, int
 def _setup_per_zone_lowmem_reserve(
     machine: BootedMachine, managed: Mapping[ZoneKey, int], sysctls: Sysctls
 ) -> None:
-    """What every zone keeps from requests that could use a higher one of its node."""
+    """Set the pages that each zone withholds from requests that could use a higher zone of its node."""
     for pgdat in for_each_online_pgdat(machine.pgdats):
         pgdat.pg.lowmem_reserve[:] = setup_per_zone_lowmem_reserve(
             [managed[pgdat.nid, extent.name] for extent in pgdat.extents],
             sysctls.lowmem_reserve_ratio,
-            force_ratio=not machine.profile.lowmem_reserve_per_zone,
+            machine.profile,
         )
 
 
 def zone_pcp_update(machine: BootedMachine, managed: Mapping[ZoneKey, int], sysctls: Sysctls) -> None:
-    """Batch and limits of the pagesets of every zone with pages."""
+    """Set batch and high of the pagesets of every zone with managed pages."""
     profile, online_cpus = machine.profile, len(machine.spec.cpus)
     fraction = sysctls.percpu_pagelist_high_fraction
     for pgdat in for_each_online_pgdat(machine.pgdats):
@@ -273,20 +327,20 @@ def zone_pcp_update(machine: BootedMachine, managed: Mapping[ZoneKey, int], sysc
             low = machine.watermarks[key].low if key in machine.watermarks else 0
             high = partial(zone_highsize, managed[key], low, batch, len(pgdat.cpus), online_cpus, profile)
             pgdat.pg.pcp_batch[extent.index] = batch
-            # a fraction that somebody set is kept to; else 6.12 tunes between this and its ceiling
+            # 6.12 tunes high between high_min and high_max, unless somebody has set a fraction
             tuned = profile.pageset_rules == PAGESET_AUTO_TUNED and not fraction
             ceiling = high(PAGESET_HIGH_MAX_FRACTION if tuned else fraction)
             pgdat.set_pageset_high(extent.index, high(fraction), ceiling)
 
 
 def _tune(machine: BootedMachine) -> None:
-    """Sysctls that are looked up when they are needed."""
+    """Copy to the nodes the sysctls that kernels read when they are needed."""
     for pgdat in for_each_online_pgdat(machine.pgdats):
         pgdat.pg.tune[TUNE_SWAPPINESS] = machine.sysctls.swappiness
         pgdat.pg.tune[TUNE_BOOST_FACTOR] = machine.sysctls.watermark_boost_factor
 
 
-#: What writing a sysctl makes the kernel compute anew; the rest stays as it was.
+#: The function that recomputes what depends on a sysctl when that is written; nothing else is recomputed.
 _HANDLERS: dict[str, Callable[[BootedMachine, Mapping[ZoneKey, int], Sysctls], None]] = {
     "vm.min_free_kbytes": _setup_per_zone_wmarks,
     "vm.watermark_scale_factor": _setup_per_zone_wmarks,

@@ -1,24 +1,33 @@
-"""A captured kernel as a machine: clone a real box.
+"""Captures: files of a running kernel, from which the same machine is made.
 
 Accepted are a directory of flat files (``zoneinfo.txt``, ``node/``, ``sysctl.txt``, ``version.txt``,
-``iomem.txt``, ``swaps.txt``, ``cmdline.txt``, ``dmesg.txt``), and a tree with the paths of a running system
-(``proc/zoneinfo``, ``sys/devices/system/node``, ``proc/sys/vm``, …): ``/`` clones the host.
+``iomem.txt``, ``swaps.txt``, ``cmdline.txt``, ``dmesg.txt``, ``buddyinfo.txt``), and a tree with the paths of
+a running system (``proc/zoneinfo``, ``sys/devices/system/node``, ``proc/sys/vm``, …): ``/`` clones the host.
 Only the zoneinfo is required.
 
-Read: zone spans, present and managed pages, CPUs, distances, an HMAT as far as it shows, sysctls, swap, and
-from the boot log which pages were freed after watermarks had been computed. Not read, because it is computed
-here: watermarks, protection, pagesets, zonelists.
+What is read: zone spans, present and managed pages, CPUs, distances, what sysfs shows of an HMAT, sysctls,
+swap, free blocks, and from the boot log the pages freed after watermarks had been computed. What is not read,
+because the model computes it: watermarks, protection, pagesets, zonelists.
 """
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
-from numa_service.machine.files import UnreadableError
+from numa_service.machine.captured_occupancy import captured_occupancy
+from numa_service.machine.captured_topology import read_packages, untold
+from numa_service.machine.captured_tree import Directory, Tree
+from numa_service.machine.captured_zoneinfo import (
+    CapturedZone,
+    lists_populated_zones_only,
+    parse_zoneinfo,
+)
 from numa_service.machine.hmat import hmat_from_sysfs
+from numa_service.machine.input_files import UnreadableError
 from numa_service.machine.late_free import LateFree, late_frees
 from numa_service.machine.notation import (
     MAX_LISTED_CPUS,
@@ -27,37 +36,40 @@ from numa_service.machine.notation import (
     parse_cpulist,
     shown,
 )
+from numa_service.machine.occupancy import ZoneOccupancy
 from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError, ZoneSpec
 from numa_service.machine.sysctl import SYSCTLS, default_lowmem_reserve_ratio, parse_sysctl
-from numa_service.machine.tree import Directory, Tree
-from numa_service.machine.zoneinfo import CapturedZone, parse_zoneinfo
 from numa_service.machine.zones import PfnRange, count_pages, intersect, merge
 from numa_service.mm.mmzone import PAGE_SHIFT, PAGE_SIZE, ZONE_NAMES, zone_index
 from numa_service.mm.profile import DEFAULT_PROFILE, profile_of_version
 from numa_service.mm.sparse import default_memory_model
 
 _NODE_TREE = ("node", "sys/devices/system/node")
-_VERSION = re.compile(r"Linux version (\d{1,4})\.(\d{1,4})", re.ASCII)
 _IOMEM = re.compile(r" *([0-9a-f]{1,16})-([0-9a-f]{1,16}) : (.*)", re.ASCII)
 _SYSCTL = re.compile(r"([\w./-]+) *= ?(.*)", re.ASCII)
-#: What is quick to check at once: a word of it that is wrong is looked for afterwards.
+#: A legal row of distances: one match checks the whole row, and only in a row that fails is the wrong word
+#: looked for.
 _ROW = re.compile(r"\d{1,3}(?: \d{1,3})*", re.ASCII)
 _RATIO = "vm.lowmem_reserve_ratio"
 _SWAP = re.compile(r"\S+\s+\S+\s+(\d{1,12})\s+\d+\s+-?\d+", re.ASCII)
 
 
 def load_capture(root: Path) -> MachineSpec:
-    """The machine that a capture directory shows; its name is the directory's. SpecError."""
+    """The machine of a capture directory, named after it; SpecError as of :func:`read_capture`."""
     return read_capture(Directory(root))
 
 
 def read_capture(tree: Tree) -> MachineSpec:
-    """The machine that a capture shows; SpecError names file and line, and what is missing or wrong there."""
+    """The machine of a capture; SpecError names file and line, and what is missing or wrong there."""
     capture = _Capture(tree)
     zones = parse_zoneinfo(tree, capture.require("zoneinfo.txt", "proc/zoneinfo"))
     arch = _arch(zones, tree.place)
-    profile = capture.profile()
+    profile = capture.profile(zones)
+    occupancy, notes = capture.occupancy(zones)
     nids, cpus, distances = capture.topology(zones)
+    packages, cores = read_packages(tree, {cpu for own in cpus.values() for cpu in own})
+    if untold(packages, cores, cpus.values()):
+        packages, cores = [], []
     latency, generic = hmat_from_sysfs(capture.nodes(), nids, {nid for nid in nids if cpus[nid]})
     nodes = tuple(
         NodeSpec(nid, cpus[nid], specs, ram, generic_initiator=nid in generic)
@@ -79,6 +91,10 @@ def read_capture(tree: Tree) -> MachineSpec:
         cmdline=capture.cmdline(),
         memory_model=default_memory_model(arch),
         latency=latency,
+        packages=tuple(packages),
+        cores=tuple(cores),
+        notes=(*notes, *capture.notes),
+        occupancy=occupancy,
     )
 
 
@@ -91,44 +107,73 @@ def _arch(zones: list[CapturedZone], place: str) -> str:
 
 
 class _Capture:
-    """One directory; each method reads one kind of file."""
+    """A capture: each method reads one kind of file of it."""
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
+        self.notes: list[str] = []
 
     def find(self, *names: str) -> str | None:
-        """The first of these that exists."""
+        """The first of these names that exists in the capture; None if none does."""
         return next((name for name in names if self.tree.exists(name)), None)
 
     def require(self, *names: str) -> str:
+        """The first of these names that exists in the capture; SpecError if none does."""
         name = self.find(*names)
         if name is None:
             raise SpecError(f"{self.tree.place}: not a capture: no {' or '.join(names)}")
         return name
 
     def lines(self, name: str | None) -> list[str]:
-        """Lines of a file of it; none if it is not there."""
+        """Lines of a file of the capture; none if `name` is None."""
         return self.tree.lines(name) if name else []
 
     def nodes(self) -> Tree | None:
-        """The directory of nodes."""
+        """The directory that has node0, node1, …; None if it was not captured."""
         name = self.find(*_NODE_TREE)
         return None if name is None else self.tree.below(name)
 
-    def profile(self) -> str:
-        """Profile that behaves most like the captured kernel; the default if its version was not captured."""
+    def profile(self, zones: list[CapturedZone]) -> str:
+        """Name of the captured kernel's profile; if its version was not captured, by the zoneinfo's form."""
         name = self.find("version.txt", "proc/version")
         if name is None:
+            return self._profile_by_form(zones)
+        told = self.tree.text(name)
+        try:
+            if told.startswith("Linux version "):
+                return profile_of_version(told).name
+        except ValueError:
+            pass
+        raise SpecError(f"{self.tree.where(name)}:1: no 'Linux version X.Y'")
+
+    def _profile_by_form(self, zones: list[CapturedZone]) -> str:
+        """The default, unless the zoneinfo has the form of an old kernel.
+
+        ``managed`` came with 3.9, ZONE_DEVICE with 4.3, and since 4.12 empty zones are printed.
+        """
+        if not zones[0].counters_first:
             return DEFAULT_PROFILE
-        match = _VERSION.match(self.tree.text(name))
-        if match is None:
-            raise SpecError(f"{self.tree.where(name)}:1: no 'Linux version X.Y'")
-        return profile_of_version((int(match[1]), int(match[2]))).name
+        release = "4.9" if zones[0].nr_types > 4 else "3.10" if zones[0].has_managed else "2.6.32"
+        old = profile_of_version(release).name
+        self.notes.append(f"no version: by the form of its zoneinfo, {old} was taken")
+        return old
+
+    def occupancy(self, zones: list[CapturedZone]) -> tuple[tuple[ZoneOccupancy, ...], tuple[str, ...]]:
+        """How full the zones were, and notes on what of it was not told."""
+        names = (
+            self.find("pagetypeinfo.txt", "proc/pagetypeinfo"),
+            self.find("buddyinfo.txt", "proc/buddyinfo"),
+        )
+        texts = []
+        for name in filter(None, names):
+            with suppress(UnreadableError):  # pagetypeinfo is readable by root only
+                texts.append((self.tree.where(name), self.tree.text(name)))
+        return captured_occupancy(zones, texts)
 
     def topology(
         self, zones: list[CapturedZone]
     ) -> tuple[list[int], dict[int, tuple[int, ...]], tuple[tuple[int, ...], ...]]:
-        """Nids in order, CPUs by nid, and distances. Without a node tree there is one node with all CPUs."""
+        """Nids in order, CPUs by nid, and rows of distances; without a node tree, one node has all CPUs."""
         in_zoneinfo = sorted({zone.nid for zone in zones})
         tree = self.nodes()
         if tree is None:
@@ -144,12 +189,14 @@ class _Capture:
             if nid not in nids:
                 raise SpecError(f"{tree.place}: node {nid} is in zoneinfo, and node{nid} is missing here")
         for nid in nids:
-            if nid not in in_zoneinfo:
+            if nid not in in_zoneinfo and not lists_populated_zones_only(zones):
                 raise SpecError(
                     f"{tree.where(f'node{nid}')}: zoneinfo has no zones of node {nid}: it is truncated"
                 )
-        cpus = self._cpus(tree, nids)
-        return nids, cpus, tuple(self._distances(tree, nid, nids) for nid in nids)
+        distances = tuple(self._distances(tree, nid, nids) for nid in nids)
+        if any(tree.exists(f"node{nid}/cpulist") for nid in nids):
+            return nids, self._cpus(tree, nids), distances
+        return nids, self._shared_cpus(zones, nids), distances
 
     def _online_nodes(self, tree: Tree) -> list[int]:
         found = sorted(
@@ -171,7 +218,7 @@ class _Capture:
         return nids
 
     def _cpus(self, tree: Tree, nids: list[int]) -> dict[int, tuple[int, ...]]:
-        """CPUs by nid. With numa=fake, the nodes made of one real node all have its CPUs."""
+        """CPUs by nid. With numa=fake, all nodes cut from one real node list its CPUs."""
         cpus: dict[int, tuple[int, ...]] = {}
         listed = 0
         for nid in nids:
@@ -181,9 +228,32 @@ class _Capture:
                 raise SpecError(f"{tree.place}: nodes list more than {MAX_LISTED_CPUS} CPUs in all")
         return cpus
 
+    def _shared_cpus(self, zones: list[CapturedZone], nids: list[int]) -> dict[int, tuple[int, ...]]:
+        """CPUs by nid where no file lists them: each node with memory has packages, or as many CPUs."""
+        online = sorted({cpu for zone in zones for cpu in zone.cpus})
+        populated = {zone.nid for zone in zones if zone.present}
+        nodes = [nid for nid in nids if nid in populated]
+        packages, _ = read_packages(self.tree, online)
+        units = packages if packages and len(packages) % len(nodes) == 0 else [(cpu,) for cpu in online]
+        if len(nodes) > 1:
+            what = "packages" if units is packages else "CPUs"
+            self.notes.append(
+                f"no file lists the CPUs of nodes: each has an equal share of the {what}, in order"
+            )
+        cpus: dict[int, tuple[int, ...]] = dict.fromkeys(nids, ())
+        for at, nid in enumerate(nodes):
+            own = units[at * len(units) // len(nodes) : (at + 1) * len(units) // len(nodes)]
+            cpus[nid] = tuple(sorted(cpu for unit in own for cpu in unit))
+        return cpus
+
     def _distances(self, tree: Tree, nid: int, nids: list[int]) -> tuple[int, ...]:
         """One node's row of the SLIT: ``10 20 20``, in the order of the online nodes."""
         name = f"node{nid}/distance"
+        if not tree.exists(name) and not any(tree.exists(f"node{other}/distance") for other in nids):
+            note = "no distances: 20 between all nodes was taken"
+            if len(nids) > 1 and note not in self.notes:
+                self.notes.append(note)
+            return tuple(10 if other == nid else 20 for other in nids)
         words = tree.text(name).split()
         where = f"{tree.where(name)}:1"
         if len(words) != len(nids):
@@ -202,11 +272,11 @@ class _Capture:
     def memory(
         self, zones: list[CapturedZone], arch: str, nids: list[int]
     ) -> dict[int, tuple[tuple[ZoneSpec, ...], tuple[PfnRange, ...]]]:
-        """Zones with pages and RAM, by nid.
+        """Zones with pages, and ranges of RAM, by nid.
 
-        A zone's RAM is what the iomem calls System RAM within its span, if that is exactly as many pages as
-        are present. If it is not (a capture without root's iomem, blocks offlined), the zone is taken to be
-        contiguous from its start, with its holes at its end.
+        A zone's RAM is what the iomem calls System RAM within its span, if that has exactly as many pages as
+        are present. If it has not (an iomem not read as root, memory blocks off-line), the zone's RAM is
+        taken to begin at the start of its span and to have no holes.
         """
         system_ram = self._system_ram()
         late = self.late_frees()
@@ -218,7 +288,7 @@ class _Capture:
             span = (zone.start_pfn, zone.start_pfn + zone.spanned)
             if span[1] > MAX_PHYSMEM_BYTES >> PAGE_SHIFT:
                 raise SpecError(f"{zone.where}: the zone ends above {MAX_PHYSMEM_BYTES >> 40} TiB")
-            # only those that reach into the zone: there may be many of either
+            # intersect only with the ranges that reach into the zone: there may be many ranges and many zones
             first = bisect_right(system_ram, span[0], key=lambda ram: ram[1])
             past = bisect_left(system_ram, span[1], key=lambda ram: ram[0])
             ram = intersect(system_ram[first:past], span)
@@ -252,7 +322,7 @@ class _Capture:
         }
 
     def late_frees(self) -> tuple[LateFree, ...]:
-        """What the kernel freed after it had computed its watermarks; nothing without a boot log."""
+        """The pages that the kernel freed after it had computed its watermarks; none without a boot log."""
         dmesg, iomem = self.find("dmesg.txt", "dmesg-end.txt"), self.find("iomem.txt", "proc/iomem")
         if dmesg is None:
             return ()
@@ -272,11 +342,11 @@ class _Capture:
         return merge(ranges)
 
     def sysctls(self, zones: list[CapturedZone], arch: str, profile: str) -> dict[str, str]:
-        """Every vm sysctl (and kernel.numa_balancing) as captured; those known here are checked."""
+        """Values of all captured vm sysctls and of kernel.numa_balancing; those in SYSCTLS are validated."""
         name = self.find("sysctl.txt")
         values = self._sysctl_tree(profile) if name is None else self._sysctl_lines(name, profile)
         if _RATIO in values:
-            # One number a zone type of *that* kernel, which may have others than this architecture's row.
+            # It has one number a zone type of *that* kernel, which may have other types than the model.
             nid = zones[0].nid
             captured = dict(
                 zip((z.name for z in zones if z.nid == nid), values[_RATIO].split(), strict=False)
@@ -304,18 +374,18 @@ class _Capture:
             try:
                 text = tree.text(file)
             except UnreadableError:
-                continue  # write-only (compact_memory), root's, or not there
+                continue  # write-only (compact_memory), readable by root only, or missing
             name = file.replace("/", ".")
             values[name] = _checked(name, text.strip(), profile, f"{tree.where(file)}:1")
         return values
 
     def cmdline(self) -> str:
-        """The kernel command line, for showing: what it did to zones is read from the zoneinfo."""
+        """The kernel command line. It is only shown: its effects on zones are read from the zoneinfo."""
         name = self.find("cmdline.txt", "proc/cmdline")
         return self.tree.text(name).strip() if name else ""
 
     def swap_pages(self) -> int:
-        """Pages of all swap devices."""
+        """Pages of all swap devices together."""
         name = self.find("swaps.txt", "proc/swaps")
         pages = 0
         for number, line in enumerate(self.lines(name), start=1):
@@ -338,11 +408,11 @@ def _cpulist(tree: Tree, name: str) -> tuple[int, ...]:
 
 
 def _checked(name: str, value: str, profile: str, where: str) -> str:
-    # A newer kernel than the profile may have sysctls that the profile does not: kept like unknown ones.
+    # A captured kernel newer than the profile may have sysctls that the profile lacks: they are kept as is.
     if name not in SYSCTLS or not SYSCTLS[name].is_in(profile):
         return value
     if name == _RATIO and re.fullmatch(r"\d{1,9}(?:\s+\d{1,9})*", value, re.ASCII):
-        return value  # as many as its kernel has: fitted to the machine's zones by the caller
+        return value  # one for each zone type of the captured kernel; the caller fits them to the machine's
     try:
         return parse_sysctl(name, value, profile)
     except SpecError as error:

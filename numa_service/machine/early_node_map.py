@@ -8,15 +8,16 @@ from numa_service.machine.spec import MachineSpec, NodeSpec
 from numa_service.machine.zones import zone_ranges
 from numa_service.mm.memblock import Region
 from numa_service.mm.mmzone import PAGE_SHIFT, ZONE_NAMES, zone_index
-from numa_service.mm.profile import PROFILES
+from numa_service.mm.profile import profile_named
 from numa_service.mm.watermark import zone_batchsize
 
-#: Below this a zone's batch rounds to 0 (zone_batchsize), which is what the log shows and nobody uses.
+#: Pages below which a zone's batch rounds to 0 in zone_batchsize(). The log shows that 0; the batch in use
+#: is then 1.
 _BATCH_OF_ONE = 2 * 4 * 1024
 
 
 def zone_pfn_range_lines(spec: MachineSpec) -> Iterator[str]:
-    """ "Zone PFN ranges:", where ZONE_MOVABLE starts, and the early_node_map."""
+    """ "Zone PFN ranges:" and what follows: where ZONE_MOVABLE starts, and the early_node_map."""
     yield "Zone PFN ranges:"
     for name, start, end in zone_ranges(spec.arch, (span for node in spec.nodes for span in node.ram)):
         if name != "Device":
@@ -33,7 +34,7 @@ def zone_pfn_range_lines(spec: MachineSpec) -> Iterator[str]:
 
 
 def initmem_lines(node: NodeSpec, node_data: Region | None) -> Iterator[str]:
-    """A node with memory, and where its pgdat lies (setup_node_bootmem)."""
+    """The lines on a node with memory, and on where its pg_data_t lies (setup_node_bootmem)."""
     start, end = node.ram[0][0], node.ram[-1][1]
     yield f"Initmem setup node {node.nid} {start << PAGE_SHIFT:016x}-{end << PAGE_SHIFT:016x}"
     if node_data is not None:
@@ -42,7 +43,10 @@ def initmem_lines(node: NodeSpec, node_data: Region | None) -> Iterator[str]:
 
 
 def zone_lines(spec: MachineSpec, node: NodeSpec, memmap: dict[str, int], dma_reserve: int) -> Iterator[str]:
-    """One node's zones: `memmap` pages of each and `dma_reserve` are deducted from what is present."""
+    """The lines on one node's zones (free_area_init_core).
+
+    `memmap` pages by zone name, and `dma_reserve` in the lowest zone, are deducted from the present pages.
+    """
     yield f"On node {node.nid} totalpages: {sum(zone.present for zone in node.zones)}"
     for zone in node.zones:
         pages = zone.present
@@ -54,7 +58,7 @@ def zone_lines(spec: MachineSpec, node: NodeSpec, memmap: dict[str, int], dma_re
         if zone.name == ZONE_NAMES[spec.arch][0] and pages > dma_reserve:
             pages -= dma_reserve
             yield f"  {zone.name} zone: {dma_reserve} pages reserved"
-        batch = 0 if pages < _BATCH_OF_ONE else zone_batchsize(pages, PROFILES[spec.profile])
+        batch = 0 if pages < _BATCH_OF_ONE else zone_batchsize(pages, profile_named(spec.profile))
         yield f"  {zone.name} zone: {pages} pages, LIFO batch:{batch}"
         index, end = zone_index(spec.arch, zone.name), zone.start_pfn + zone.spanned
         yield (

@@ -1,4 +1,4 @@
-"""Zones and their memory map as boot sets them up, and what it prints of it (``free_area_init``)."""
+"""The lines that boot prints of zones and their memory map, and the sizes in them (``free_area_init``)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from numa_service.machine.spec import MachineSpec, NodeSpec, ZoneSpec
 from numa_service.machine.zones import zone_ranges
 from numa_service.mm.memblock import PfnRange, Region
 from numa_service.mm.mmzone import PAGE_SHIFT, PAGE_SIZE, ZONE_NAMES, zone_index
-from numa_service.mm.profile import PROFILES
+from numa_service.mm.profile import profile_named
 from numa_service.mm.sparse import SPARSEMEM, MemoryModel
 
 
 def zone_range_lines(spec: MachineSpec) -> Iterator[str]:
-    """ "Zone ranges:", where ZONE_MOVABLE starts, and the ranges of RAM by node."""
-    if PROFILES[spec.profile].early_node_map:
+    """ "Zone ranges:" and what follows: where ZONE_MOVABLE starts, and the ranges of RAM by node."""
+    if profile_named(spec.profile).early_node_map:
         yield from zone_pfn_range_lines(spec)
         return
     yield "Zone ranges:"
@@ -33,13 +33,13 @@ def zone_range_lines(spec: MachineSpec) -> Iterator[str]:
 
 
 def node_lines(spec: MachineSpec, node: NodeSpec, model: MemoryModel, dma_reserve: int) -> Iterator[str]:
-    """One node's setup (free_area_init_node)."""
-    if PROFILES[spec.profile].early_node_map:
+    """The lines on one node (free_area_init_node)."""
+    if profile_named(spec.profile).early_node_map:
         memmap = {zone.name: calc_memmap_size(zone, model, by_span=True) for zone in node.zones}
         yield from zone_lines(spec, node, memmap, dma_reserve)
         return
     if not node.zones:
-        if PROFILES[spec.profile].says_initializing_memoryless:
+        if profile_named(spec.profile).says_initializing_memoryless:
             yield f"Initializing node {node.nid} as memoryless"
         yield f"Initmem setup node {node.nid} as memoryless"
         return
@@ -51,12 +51,12 @@ def node_lines(spec: MachineSpec, node: NodeSpec, model: MemoryModel, dma_reserv
 
 
 def unavailable_range_lines(spec: MachineSpec, memory: Sequence[Region], model: MemoryModel) -> Iterator[str]:
-    """Pages that have a struct page and are no RAM (memmap_init, init_unavailable_range).
+    """Lines on the pages that have a struct page and are no RAM (memmap_init, init_unavailable_range).
 
-    A hole belongs to the zone of the RAM behind it; what is left of the last section to the last zone of all.
-    3.0 does not say.
+    A hole is counted to the zone of the RAM behind it, the rest of the last section to the last zone of the
+    machine. 3.0 prints no such lines.
     """
-    if PROFILES[spec.profile].early_node_map:
+    if profile_named(spec.profile).early_node_map:
         return
     hole = 0
     nid, zones = 0, [""]
@@ -82,9 +82,10 @@ def _unavailable(model: MemoryModel, nid: int, zone: str, start: int, end: int) 
 
 
 def calc_memmap_size(zone: ZoneSpec, model: MemoryModel, *, by_span: bool = False) -> int:
-    """Pages that boot takes a zone's memory map for, in its accounts; `by_span`: 3.0.
+    """Pages that boot reckons with for a zone's memory map (calc_memmap_size).
 
-    With holes of more than a sixteenth, SPARSEMEM is taken to map RAM only.
+    They are those of the spanned pages, or with SPARSEMEM those of the present pages if holes are more than a
+    sixteenth of those. `by_span`: always those of the spanned pages, as 3.0 has it.
     """
     pages = zone.spanned
     if not by_span and model.name == SPARSEMEM and zone.spanned > zone.present + (zone.present >> 4):
@@ -93,14 +94,14 @@ def calc_memmap_size(zone: ZoneSpec, model: MemoryModel, *, by_span: bool = Fals
 
 
 def vm_total_pages(spec: MachineSpec, model: MemoryModel, dma_reserve: int) -> int:
-    """ "Total pages" of the boot's zonelist line.
+    """ "Total pages" in the line "Built … zonelists".
 
-    Present pages less memory map and what was taken of ZONE_DMA (`dma_reserve`, on each node's first zone
-    type); 6.12 deducts nothing. The map of high memory, which lies in low memory, only 3.0 deducts.
+    They are the present pages, less the memory map and less `dma_reserve` in every zone of the lowest type.
+    6.12 deducts nothing. The memory map of HighMem, which lies in low memory, is deducted by 3.0 only.
     """
     total = 0
-    kernel = PROFILES[spec.profile]
-    for zone in (zone for node in spec.nodes for zone in node.zones):
+    kernel = profile_named(spec.profile)
+    for zone in (zone for node in spec.nodes if not node.added for zone in node.zones):
         pages = zone.present
         if kernel.total_less_memmap:
             memmap = calc_memmap_size(zone, model, by_span=kernel.memmap_by_span)
@@ -113,12 +114,12 @@ def vm_total_pages(spec: MachineSpec, model: MemoryModel, dma_reserve: int) -> i
 
 
 def span(start_pfn: int, end_pfn: int) -> str:
-    """First and last byte of a range of pages, as the kernel prints them."""
+    """Addresses of the first and the last byte of a range of pages, as the kernel prints them."""
     return f"{start_pfn << PAGE_SHIFT:#018x}-{(end_pfn << PAGE_SHIFT) - 1:#018x}"
 
 
-def joined(memory: Sequence[Region]) -> list[PfnRange]:
-    """RAM ranges, nodes disregarded."""
+def ram_ranges(memory: Sequence[Region]) -> list[PfnRange]:
+    """Ranges of RAM, with adjacent ones joined whatever their nodes."""
     ranges: list[PfnRange] = []
     for region in memory:
         if ranges and ranges[-1][1] == region.start_pfn:

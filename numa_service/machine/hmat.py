@@ -1,9 +1,10 @@
-"""The latency model as an ACPI HMAT has it, and as ``access0`` and ``access1`` of a node show it.
+"""The ACPI HMAT of a machine, and what sysfs shows of it in ``access0`` and ``access1`` of each node.
 
-An HMAT has latencies and bandwidths of pairs of nodes; the kernel shows, of each memory, the nodes that are
-best at it, and their numbers (``drivers/acpi/numa/hmat.c``, ``drivers/base/node.c``). access0 is about every
-initiator, access1 about CPUs only. The HMAT of a machine here is what its description says of pairs:
-``read_ns``, ``write_ns``, ``read_mb_per_s``, ``write_mb_per_s``. Nothing is made up for it.
+An HMAT has a latency and a bandwidth for each pair of initiator and memory target. The kernel shows for each
+memory its best initiators with their latencies and bandwidths (``drivers/acpi/numa/hmat.c``,
+``drivers/base/node.c``): access0 counts all initiators, access1 only CPUs. The HMAT of a machine here has the
+pairs that its description gives values for (``read_ns``, ``write_ns``, ``read_mb_per_s``, ``write_mb_per_s``
+of LatencyModel), and no defaults.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
-from numa_service.machine.files import split_lines
+from numa_service.machine.captured_tree import Tree
+from numa_service.machine.input_files import split_lines
 from numa_service.machine.latency import MAX_MB_PER_S, LatencyModel
 from numa_service.machine.notation import parse_cpulist
 from numa_service.machine.spec import MachineSpec, SpecError
-from numa_service.machine.tree import Tree
-from numa_service.mm.profile import PROFILES
+from numa_service.mm.profile import profile_named
 from numa_service.mm.snapshot import AccessSnapshot
 
 _MB = 10**6
@@ -28,50 +29,54 @@ _INITIATOR = re.compile(
     r"node(0|[1-9]\d{0,8})/access([01])/initiators/node(0|[1-9]\d{0,8})(?: ->|$)", re.ASCII
 )
 
+#: A latency (ns) or bandwidth by (initiator nid, target nid).
 Pairs = dict[tuple[int, int], int]
 
 
 def mb_per_s(mib_per_s: int) -> int:
-    """MB/s (10^6 B/s) of the MiB/s of an HMAT, sysfs and hwloc, rounded up: `mib_per_s` gives them back."""
+    """MiB/s, as in HMAT, sysfs and hwloc, in MB/s (10^6 B/s), rounded up so that `mib_per_s` inverts it."""
     return -(-mib_per_s * _MIB // _MB)
 
 
 def mib_per_s(mb_per_s: int) -> int:
-    """The other way, rounded down."""
+    """MB/s (10^6 B/s) in MiB/s, rounded down."""
     return mb_per_s * _MB // _MIB
 
 
-def with_mib_per_s(pairs: Mapping[tuple[int, int], int]) -> Pairs:
-    """The same pairs in MB/s, as far as a machine file can say them."""
+def pairs_in_mb_per_s(pairs: Mapping[tuple[int, int], int]) -> Pairs:
+    """Bandwidths in MiB/s as MB/s, cut at MAX_MB_PER_S, the most that a machine file takes."""
     return {pair: min(mb_per_s(mib), MAX_MB_PER_S) for pair, mib in pairs.items()}
 
 
 def has_hmat(spec: MachineSpec) -> bool:
-    """Whether the machine has one: its description says something that an HMAT says."""
-    return PROFILES[spec.profile].reads_hmat and bool(told_pairs(spec.latency))
+    """Whether the machine has an HMAT: its kernel reads one, and its description has values for one."""
+    return profile_named(spec.profile).reads_hmat and bool(hmat_pairs(spec.latency))
 
 
-def told_pairs(model: LatencyModel) -> set[tuple[int, int]]:
-    """(from nid, to nid) of which an HMAT would say something."""
+def hmat_pairs(model: LatencyModel) -> set[tuple[int, int]]:
+    """(initiator nid, target nid) of all pairs that the HMAT has an entry for."""
     return {*model.read_ns, *model.write_ns, *model.read_mb_per_s, *model.write_mb_per_s}
 
 
 def access_of(spec: MachineSpec) -> dict[tuple[int, int], AccessSnapshot]:
-    """Each memory's best initiators and their numbers, by (nid, access class); empty without an HMAT."""
+    """The best initiators of each memory, their latencies and bandwidths, by (nid, access class).
+
+    Empty if the machine has no HMAT.
+    """
     if not has_hmat(spec):
         return {}
     model = spec.latency
     with_cpus = {nid for nid, cpus in spec.own_cpus.items() if cpus}
     initiators = (with_cpus | set(generic_initiators(spec)), with_cpus)
     told: dict[int, set[int]] = {}
-    for of, to in told_pairs(model):
+    for of, to in hmat_pairs(model):
         told.setdefault(to, set()).add(of)
     found: dict[tuple[int, int], AccessSnapshot] = {}
     for nid in (node.nid for node in spec.nodes if node.zones):
         for access in _CLASSES:
             nids = sorted(told.get(nid, set()) & initiators[access])
             if nid in with_cpus and nid in nids:
-                # nearest to its own memory, whatever the numbers say (processor proximity domain)
+                # a node with CPUs is its memory's processor proximity domain, and wins whatever its latency
                 nids = [nid]
             if nids:
                 found[nid, access] = best_initiators(model, nids, nid)
@@ -79,24 +84,32 @@ def access_of(spec: MachineSpec) -> dict[tuple[int, int], AccessSnapshot]:
 
 
 def generic_initiators(spec: MachineSpec) -> tuple[int, ...]:
-    """Nodes with an initiator that is no CPU."""
+    """Nids of the nodes with an initiator that is no CPU."""
     return tuple(node.nid for node in spec.nodes if node.generic_initiator)
 
 
 def best_initiators(model: LatencyModel, nids: Iterable[int], to: int) -> AccessSnapshot:
-    """Those of `nids` that are best at a memory: by latency, then by bandwidth; and their numbers."""
-    seen = {of: numbers(model, of, to) for of in nids}
-    best = min(seen.values(), key=_goodness)
+    """The initiators of `nids` that are best at the memory of node `to`, with latencies and bandwidths.
+
+    Latencies are compared first, reads before writes, then bandwidths; ties are all best.
+    """
+    seen = {of: hmem_attrs(model, of, to) for of in nids}
+    best = min(seen.values(), key=_rank)
     return AccessSnapshot(tuple(of for of, found in seen.items() if found == best), *best)
 
 
-def _goodness(found: tuple[int, int, int, int]) -> tuple[float, float, int, int]:
+def _rank(found: tuple[int, int, int, int]) -> tuple[float, float, int, int]:
+    """Sort key, smallest for the best initiator; an unknown latency (0) is the worst."""
     read_ns, write_ns, read, write = found
     return read_ns or float("inf"), write_ns or float("inf"), -read, -write
 
 
-def numbers(model: LatencyModel, of: int, to: int) -> tuple[int, int, int, int]:
-    """Read and write latency in ns, read and write bandwidth in MiB/s, as far as somebody said; else 0."""
+def hmem_attrs(model: LatencyModel, of: int, to: int) -> tuple[int, int, int, int]:
+    """(read ns, write ns, read MiB/s, write MiB/s) from node `of` to the memory of `to`; unknown is 0.
+
+    A bandwidth that is not given for the pair is the smaller one of link and memory. An unknown value of
+    writes is that of reads.
+    """
     pair = of, to
     read_ns = model.read_ns.get(pair, 0)
     limits = [mb for mb in (model.memory_mb_per_s.get(to), model.link_mb_per_s.get(pair)) if mb]
@@ -108,10 +121,11 @@ def numbers(model: LatencyModel, of: int, to: int) -> tuple[int, int, int, int]:
 def hmat_from_sysfs(
     tree: Tree | None, nids: Collection[int], with_cpus: Collection[int]
 ) -> tuple[LatencyModel, set[int]]:
-    """What a directory of nodes says in ``access0`` and ``access1``, and nodes with initiators but CPUs.
+    """The latency model of ``access0`` and ``access1`` in a directory of nodes, and its generic initiators.
 
-    The latencies are those of each memory's best initiators: the kernel does not show the rest of the HMAT.
-    Generic initiators are those that ``has_generic_initiator`` names, and those of ``access0`` without CPUs.
+    `tree` is ``/sys/devices/system/node`` or None, `with_cpus` the nids of the nodes with CPUs. The model
+    has values for each memory's best initiators only: the kernel does not show the rest of the HMAT. Generic
+    initiators are the nodes that ``has_generic_initiator`` lists, and those of ``access0`` without CPUs.
     """
     model = LatencyModel()
     if tree is None:
@@ -146,8 +160,8 @@ def hmat_from_sysfs(
         model,
         read_ns=read_ns,
         write_ns=write_ns,
-        read_mb_per_s=with_mib_per_s(read),
-        write_mb_per_s=with_mib_per_s(write),
+        read_mb_per_s=pairs_in_mb_per_s(read),
+        write_mb_per_s=pairs_in_mb_per_s(write),
     )
     return model, (_named_generic(tree) & known) | (linked - set(with_cpus))
 
@@ -167,7 +181,7 @@ def _number(tree: Tree, name: str) -> int:
 
 
 def _listed_initiators(tree: Tree) -> dict[tuple[int, int], set[int]]:
-    """Nodes linked in ``initiators`` by (nid, access class): a capture of files only lists its links."""
+    """Initiators by (nid, access class) of ``symlinks.txt``, where a capture of flat files has its links."""
     found: dict[tuple[int, int], set[int]] = {}
     if tree.is_file("symlinks.txt"):
         for line in split_lines(tree.text("symlinks.txt"), tree.where("symlinks.txt")):

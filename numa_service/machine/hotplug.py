@@ -1,7 +1,7 @@
-"""Memory came or went somewhere in the machine: what every node makes of it (``mm/memory_hotplug.c``).
+"""Memory hotplug: what every node recomputes when memory of any node comes or goes (``mm/memory_hotplug.c``).
 
-Watermarks are shares of min_free_kbytes and zonelists name all nodes, so that a block that goes off-line on
-one node changes the others too.
+Watermarks are shares of min_free_kbytes, and zonelists name all nodes: a memory block that goes off-line on
+one node therefore changes the other nodes too.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from numa_service.mm.watermark import calculate_min_free_kbytes, recommended_min
 
 
 def memory_state(pgdat: Pgdat, online: bool = True) -> MemoryState:
-    """Of a node, now."""
+    """The present memory of a node, as other nodes are told of it, but without vm.min_free_kbytes."""
     return MemoryState(
         pgdat.nid, tuple((e.index, e.present, e.managed) for e in pgdat.extents if e.present), online
     )
 
 
 def booted_state(machine: BootedMachine, nid: int) -> MemoryState:
-    """Of a node, as boot left it."""
+    """The memory of a node as boot left it."""
     names = ZONE_NAMES[machine.spec.arch]
     zones = (
         (names.index(z.name), z.present, machine.booted[nid, z.name]) for z in machine.spec.node(nid).zones
@@ -37,7 +37,7 @@ def booted_state(machine: BootedMachine, nid: int) -> MemoryState:
 
 
 def known_state_differs(machine: BootedMachine, state: MemoryState) -> bool:
-    """Whether memory_notify() would change anything."""
+    """Whether memory_notify() would change anything: `state` is not what the machine knows of the node."""
     names = ZONE_NAMES[machine.spec.arch]
     managed = {names[zone]: pages for zone, _, pages in state.zones}
     known = machine.populated.get(state.nid)
@@ -45,12 +45,13 @@ def known_state_differs(machine: BootedMachine, state: MemoryState) -> bool:
     return known != wanted or any(machine.managed[state.nid, n] != managed.get(n, 0) for n in names)
 
 
-def memory_notify(machine: BootedMachine, state: MemoryState) -> None:
+def memory_notify(machine: BootedMachine, state: MemoryState, *, recorded: bool = False) -> None:
     """Recompute what depends on a node's memory: min_free_kbytes, watermarks, reserves, pagesets, zonelists.
 
-    Of that node itself the arrays have changed already. Lists are built anew when a zone or node came or
-    went: before the watermarks for what came, after them for what went. Told twice, nothing more changes;
-    nor by what was sent before what is known.
+    If the node is one of this process, its arrays have changed already. Zonelists are rebuilt when a zone or
+    a node came or went: before the watermarks when it came, after them when it went. It is idempotent, and
+    ignores a state whose `sequence` is lower than that of the last one applied. `recorded` says that it is in
+    the machine's record.
     """
     if state.sequence < machine.memory_news.get(state.nid, 0):
         return
@@ -68,17 +69,27 @@ def memory_notify(machine: BootedMachine, state: MemoryState) -> None:
     if changed and came:
         rebuild_zonelists(machine, populated)
     setup_per_cpu_pageset(machine)
-    machine.sysctls.set("vm.min_free_kbytes", str(_min_free_kbytes(machine)))
+    kbytes = state.min_free_kbytes or _min_free_kbytes(machine, recorded)
+    machine.sysctls.set("vm.min_free_kbytes", str(kbytes))
     apply_sysctls(machine)
     if changed and not came:
         rebuild_zonelists(machine, populated)
 
 
-def _min_free_kbytes(machine: BootedMachine) -> int:
-    """init_per_zone_wmark_min() anew: what somebody wrote stays unless it is less than the kernel wants."""
+def _min_free_kbytes(machine: BootedMachine, recorded: bool) -> int:
+    """The min_free_kbytes that init_per_zone_wmark_min() now sets.
+
+    A value that somebody wrote is preferred, unless it is less than the computed one; khugepaged may raise
+    either. A kernel leaves the sysctl as it is then; nodes that read the same record, but may have missed
+    earlier ones, all go back to the value that was written.
+    """
     plain = calculate_min_free_kbytes(machine.managed, machine.profile)
     user = machine.user_min_free_kbytes
-    kbytes = plain if user is None or plain > user else machine.sysctls.min_free_kbytes or plain
+    kbytes = plain
+    if user is not None and plain <= user:
+        kbytes = user if recorded else machine.sysctls.min_free_kbytes or plain
     if machine.khugepaged:
-        kbytes = max(kbytes, recommended_min_free_kbytes(machine.managed, machine.profile))
+        populated = machine.populated_zones()
+        recommended = recommended_min_free_kbytes(machine.managed, machine.profile, populated=populated)
+        kbytes = max(kbytes, recommended)
     return kbytes

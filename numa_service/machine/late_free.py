@@ -1,10 +1,11 @@
 """Pages that a captured kernel freed after it had computed its watermarks, and where they lie.
 
-``init_per_zone_wmark_min`` (a postcore initcall) and khugepaged (a subsys initcall) compute from what zones
-managed then. The initrd is freed by a rootfs initcall, the init sections and the gaps of the kernel image
-right before init runs; what alternatives kept for UP (``.smp_locks``) was freed long before. Those pages are
-in `managed` of every snapshot, and in none of the numbers that boot left: they are needed to tell the one
-from the other. The boot log says how many there are, and the log and ``/proc/iomem`` say where.
+``init_per_zone_wmark_min`` (a postcore initcall) and khugepaged (a subsys initcall) compute from the pages
+that zones manage at that time. Memory that is freed later is in `managed` of every zoneinfo, and not in the
+watermarks of that boot: to compute those, it has to be known. It is the initrd, freed by a rootfs initcall,
+and the init sections and the gaps of the kernel image, freed right before init runs. The locks that
+alternatives keep for UP (``.smp_locks``) are freed before the initcalls and do not count. The boot log says
+how many pages were freed; the log and ``/proc/iomem`` say where.
 """
 
 from __future__ import annotations
@@ -20,33 +21,33 @@ _FREEING = re.compile(r"Freeing (.{1,64}?) memory: (\d{1,12})K", re.ASCII)
 _RAMDISK = re.compile(r"(?:Allocated new )?RAMDISK: \[mem 0x([0-9a-f]{1,16})-0x([0-9a-f]{1,16})\]", re.ASCII)
 _IMAGE = re.compile(r" +([0-9a-f]{1,16})-([0-9a-f]{1,16}) : Kernel (code|rodata|data|bss)", re.ASCII)
 _EARLY = "SMP alternatives"
-#: .data_nosave, between .smp_locks and .bss.
+#: Pages of .data_nosave, which lies between .smp_locks and .bss.
 _NOSAVE_PAGES = 1
 
 
 @dataclass(frozen=True, slots=True)
 class LateFree:
-    """One "Freeing … memory" of the boot log, after the initcalls that compute watermarks."""
+    """One line "Freeing … memory" of the boot log, printed after the initcalls that compute watermarks."""
 
-    #: As the log names it: "initrd", "unused kernel image (initmem)".
+    #: The name in the log: "initrd", "unused kernel image (initmem)".
     what: str
     pfns: PfnRange
 
     @property
     def pages(self) -> int:
-        """How many."""
+        """Number of pages freed."""
         return self.pfns[1] - self.pfns[0]
 
 
 def late_frees(dmesg: str, iomem: Iterable[str]) -> tuple[LateFree, ...]:
-    """What was freed late, as far as log and iomem say where it was.
+    """The pages freed late whose place is known from boot log and iomem.
 
-    Without root's iomem that is the initrd only.
+    If the iomem shows no addresses, because it was not read as root, that is the initrd only.
     """
     image = {
         match[3]: (int(match[1], 16), int(match[2], 16) + 1) for match in map(_IMAGE.match, iomem) if match
     }
-    # moved by early boot if it lay too high (i386): the last place counts
+    # early boot moves the initrd if it lies too high (i386): the last address printed counts
     ramdisk = [(int(start, 16), int(last, 16) + 1) for start, last in _RAMDISK.findall(dmesg)]
     sizes = {what: int(kib) * 1024 // PAGE_SIZE for what, kib in _FREEING.findall(dmesg)}
     before_bss = sizes.get(_EARLY, 0) + _NOSAVE_PAGES
@@ -66,12 +67,15 @@ def late_frees(dmesg: str, iomem: Iterable[str]) -> tuple[LateFree, ...]:
 
 
 def _is_real(image: Mapping[str, PfnRange]) -> bool:
-    """Whether addresses are shown: all are 0 to those who are not root."""
+    """Whether the iomem has addresses: a reader who is not root sees 0 for all of them."""
     return {"code", "data", "bss"} <= set(image) and image["code"][1] > 1
 
 
 def _image_end(what: str, image: Mapping[str, PfnRange], before_bss: int) -> int | None:
-    """First pfn past a freed part of the image; the sections are in this order, see ``vmlinux.lds``."""
+    """End pfn of a freed part of the kernel image, whose sections lie in the order of ``vmlinux.lds``.
+
+    None if the part is not known.
+    """
     bss_start, bss_end = image["bss"]
     match what:
         case "unused kernel image (text/rodata gap)" if "rodata" in image:

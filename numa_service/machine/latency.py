@@ -1,8 +1,9 @@
-"""Modelled time: what each step of an allocation costs, in virtual ns.
+"""The latency model: what each step of an allocation costs, in virtual ns.
 
-Nobody sleeps, unless `mode` is "inject": costs are accounted in replies and metrics. SLIT distances order
-zonelists; times are their own numbers, per pair of nodes where given, else scaled from the local one by
-distance. What a memory, or the link to it, adds under load is a curve over its utilisation (decision 0005).
+Costs are accounted in replies and metrics; only with `mode` "inject" do replies wait for them. SLIT distances
+order the zonelists and are no times: latencies are given for pairs of nodes, or else are the local latency
+scaled by distance. What a memory, or the link to it, adds under load is a curve over its utilisation
+(docs/decisions/0005).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 #: Points (percent of the bandwidth, ns added to the idle latency), ascending from (0, 0) to (100, …).
 Curve = tuple[tuple[float, float], ...]
 
-#: Curves that every machine file may name. The names are the kind of memory or link.
+#: Curves that every machine file may name, by the kind of memory or link.
 CURVES: dict[str, Curve] = {
     # Six channels of DDR4-2666 a socket: `mlc --loaded_latency` of MLC 3.5 on two Xeon Skylake sockets, reads
     # only, in the calibration data of FD.io CSIT (sut_calib_skx.rst): 81.4 ns idle, 282.7 ns at 215.7 GB/s.
@@ -31,14 +32,14 @@ CURVES: dict[str, Curve] = {
 #: `mlc --bandwidth_matrix` of the same calibration data.
 SOCKET_MB_PER_S = 108_000
 SOCKET_LINK_MB_PER_S = 51_000
-#: A petabyte a second.
+#: Largest bandwidth that a machine file may give: 1 PB/s.
 MAX_MB_PER_S = 10**9
 
 MODES = ("account", "inject")
 
 
 def queueing_ns(curve: Curve, utilisation: float) -> float:
-    """What a load adds to the idle latency, ns; `utilisation` is 1 at the full bandwidth, and cut there."""
+    """The ns that load adds to the idle latency; `utilisation` is 1 at the full bandwidth, and cut there."""
     percent = 100 * utilisation
     at = bisect_left(curve, percent, key=lambda point: point[0])
     if at == 0:
@@ -51,9 +52,9 @@ def queueing_ns(curve: Curve, utilisation: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class LatencyModel:
-    """Constants of the cost account. Every one can be set under ``[latency]`` of a machine file.
+    """Constants of the cost account, each of which can be set under ``[latency]`` of a machine file.
 
-    Times in ns. Dictionaries have what a machine file says; the methods know the defaults.
+    Times are in ns. Dictionaries have only what a machine file gives; the methods know the defaults.
     """
 
     #: Local read latency, idle. Intel MLC on 2-socket Xeon Scalable gives 80-100 ns as commonly published;
@@ -63,14 +64,14 @@ class LatencyModel:
     read_ns: dict[tuple[int, int], int] = field(default_factory=dict)
     #: Write latency likewise, as in an HMAT; the read latency where it is not given.
     write_ns: dict[tuple[int, int], int] = field(default_factory=dict)
-    #: Bandwidth of each memory by nid, MB/s (10^6 B/s); 0 is without limit. Default: the most that
-    #: `read_mb_per_s` has of it, else a Skylake socket.
+    #: Bandwidth of each memory by nid, MB/s (10^6 B/s); 0 is without limit. Default: the highest
+    #: `read_mb_per_s` of any node to it, else SOCKET_MB_PER_S.
     memory_mb_per_s: dict[int, int] = field(default_factory=dict)
-    #: Bandwidth from one node to the memory of another, MB/s; 0 is without limit. Default: `read_mb_per_s`,
-    #: as who measured so much had a link that gives it; else two such sockets.
+    #: Bandwidth of the link by (from nid, to nid), MB/s; 0 is without limit. Default: `read_mb_per_s` of the
+    #: pair, since a link gives at least what was measured over it; else SOCKET_LINK_MB_PER_S.
     link_mb_per_s: dict[tuple[int, int], int] = field(default_factory=dict)
-    #: What a node gets from a memory, reading and writing, as an HMAT has it, MB/s. Shown, and what the two
-    #: above are taken from; the load of writes is that of reads.
+    #: Bandwidth of reads and of writes by (from nid, to nid), as an HMAT has it, MB/s. They are shown in
+    #: access0 and access1, and the two above default to that of reads. Writes load a memory as reads do.
     read_mb_per_s: dict[tuple[int, int], int] = field(default_factory=dict)
     write_mb_per_s: dict[tuple[int, int], int] = field(default_factory=dict)
     #: Name of each memory's curve by nid. Default: ddr4.
@@ -79,22 +80,22 @@ class LatencyModel:
     link_curve: dict[tuple[int, int], str] = field(default_factory=dict)
     #: Curves by name, beside or instead of CURVES.
     curves: dict[str, Curve] = field(default_factory=dict)
-    #: Busy time of a CPU over which traffic is averaged into a utilisation. A thousand accesses, so that it
-    #: is an average; and half a second of a client that asks for one page after the other.
+    #: Busy time of a CPU, in ns, over which traffic is averaged into a utilisation: long enough for some
+    #: thousand accesses, and half a second for a client that asks for one page after the other.
     window_ns: int = 200_000
-    #: "account": nobody sleeps. "inject": a reply waits for its latency × time_dilation.
+    #: "account": replies do not wait. "inject": a reply waits for its latency × time_dilation.
     mode: str = "account"
-    #: Real seconds for each virtual second, with "inject": a real machine's ns are too short to sleep.
+    #: Real seconds for each virtual second, with "inject": the latencies themselves are too short to sleep.
     time_dilation: float = 0.0
-    #: Order-0 pair through a pageset is about 55 ns on a 3.6 GHz Xeon (Mel Gorman's page_bench, kernel
-    #: commit log of the bulk allocator, 2021); half of it for one side.
+    #: One order-0 allocation or free through a pageset: half of the 55 ns that a pair of both takes on a
+    #: 3.6 GHz Xeon (Mel Gorman's page_bench, kernel commit log of the bulk allocator, 2021).
     pageset_hit_ns: int = 28
     #: One block moved between pageset and buddy lists: 27 ns a page in bulk (same source).
     buddy_block_ns: int = 27
-    #: One zone looked at whose watermark failed. Our estimate: a few cache misses.
+    #: One zone that is skipped because its watermark check fails. Our estimate: a few cache misses.
     zone_skip_ns: int = 50
-    #: One lookup at another node's zones, beside the access itself: zone lock and lists are remote cache
-    #: lines. Our estimate: three of them at the 130-140 ns of a remote socket.
+    #: One lookup in the zones of another node, beside the access to the page: zone lock and lists are remote
+    #: cache lines. Our estimate: three of them at the 130-140 ns of a remote socket.
     remote_lookup_ns: int = 400
     #: One page scanned by direct reclaim. Our estimate from vmscan tracepoint intervals: about 0.5 µs.
     reclaim_page_ns: int = 500
@@ -111,31 +112,34 @@ class LatencyModel:
         return explicit if explicit is not None else self.local_read_ns * distance // 10
 
     def write_latency_ns(self, from_nid: int, to_nid: int, distance: int) -> int:
-        """Unloaded write latency likewise."""
+        """Unloaded write latency of a CPU on `from_nid` to memory of `to_nid`, ns."""
         explicit = self.write_ns.get((from_nid, to_nid))
         return explicit if explicit is not None else self.read_latency_ns(from_nid, to_nid, distance)
 
     def memory_bandwidth(self, nid: int) -> int:
-        """Of a node's memory, MB/s; 0 is without limit."""
+        """Bandwidth of a node's memory, MB/s; 0 is without limit."""
         stated = self.memory_mb_per_s.get(nid)
         if stated is not None:
             return stated
         return max((mb for (_, to), mb in self.read_mb_per_s.items() if to == nid), default=SOCKET_MB_PER_S)
 
     def link_bandwidth(self, from_nid: int, to_nid: int) -> int:
-        """From CPUs of a node to memory of another, MB/s; 0 is without limit, as to its own."""
+        """Bandwidth of the link from CPUs of a node to memory of another, MB/s.
+
+        0 is without limit, as from a node to its own memory.
+        """
         pair = from_nid, to_nid
         stated = 0 if from_nid == to_nid else self.link_mb_per_s.get(pair)
         return self.read_mb_per_s.get(pair, SOCKET_LINK_MB_PER_S) if stated is None else stated
 
     def memory_curve_name(self, nid: int) -> str:
-        """Of what load adds at a node's memory."""
+        """Name of the curve of what load adds at a node's memory."""
         return self.memory_curve.get(nid, "ddr4")
 
     def link_curve_name(self, from_nid: int, to_nid: int) -> str:
-        """Of what load adds on a link."""
+        """Name of the curve of what load adds on a link."""
         return self.link_curve.get((from_nid, to_nid), "socket")
 
     def curve(self, name: str) -> Curve:
-        """A curve by its name; KeyError."""
+        """The curve of that name, one of the machine file's first, else one of CURVES; KeyError."""
         return self.curves[name] if name in self.curves else CURVES[name]

@@ -1,7 +1,7 @@
-"""Machine files: a TOML description of a machine → :class:`MachineSpec`.
+"""Machine files: TOML descriptions of machines, which become a :class:`MachineSpec`.
 
 Every error is one line, ``FILE:LINE: key.path: reason``. Keys and their defaults are those of the tables
-below; the presets show them at work. Rows and columns of ``distances`` and of ``[latency]``, and the place of
+below; the presets are examples. Rows and columns of ``distances`` and of ``[latency]``, and the places of
 nodes in physical memory, follow the order of the ``[[node]]`` tables, whatever their ids.
 """
 
@@ -10,9 +10,8 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from collections.abc import Collection, Iterable
+from dataclasses import fields
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -30,7 +29,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from numa_service.machine.cmdline import BootParameters, parse_cmdline
-from numa_service.machine.files import read_text
+from numa_service.machine.input_files import read_text
 from numa_service.machine.latency import CURVES, MAX_MB_PER_S, MODES, Curve, LatencyModel
 from numa_service.machine.notation import (
     MAX_NUMNODES,
@@ -41,14 +40,13 @@ from numa_service.machine.notation import (
     parse_cpulist,
     parse_pages,
 )
-from numa_service.machine.numa_emulation import Fake, numa_emulation
+from numa_service.machine.numa_setup import with_parameters
 from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError
 from numa_service.machine.sysctl import parse_sysctl, sysctl_name, without_effect
-from numa_service.machine.toml_lines import KeyPath, TomlLimitError, check_limits, key_lines, loads
+from numa_service.machine.toml_lines import KeyPath, TomlLimitError, TomlText, key_lines
 from numa_service.machine.zones import (
     PfnRange,
     count_pages,
-    find_zone_movable_pfns_for_nodes,
     layout_zones,
     merge,
     movable_start,
@@ -57,14 +55,15 @@ from numa_service.machine.zones import (
     without_bios_holes,
 )
 from numa_service.mm.mmzone import PAGE_SIZE, ZONE_NAMES
-from numa_service.mm.profile import DEFAULT_PROFILE, PROFILES
+from numa_service.mm.profile import DEFAULT_PROFILE, profile_named
+from numa_service.mm.slab.cache import ALLOCATORS
 from numa_service.mm.sparse import FLATMEM, MEMORY_MODELS, default_memory_model
-from numa_service.mm.zonelist import has_zone_order
+from numa_service.mm.variants import ORDER_NODES
 
 LOCAL_DISTANCE = 10
 REMOTE_DISTANCE = 20
-#: A SLIT entry is a byte, and 255 means unreachable.
-MAX_DISTANCE = 254
+#: A SLIT entry is a byte. 255 means unreachable, and a kernel takes it as any other distance.
+MAX_DISTANCE = 255
 
 #: Physical address limits: x86-64 with four-level page tables, and PAE.
 _MAX_BYTES = {"x86_64": MAX_PHYSMEM_BYTES, "i386": 64 << 30}
@@ -89,6 +88,13 @@ def _one_of(what: str, known: list[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _check_profile(value: str) -> str:
+    try:
+        return profile_named(value).name
+    except ValueError as error:
+        raise SpecError(str(error)) from None
+
+
 def _check_name(value: str) -> str:
     if not _NAME.fullmatch(value):
         raise SpecError(f"{value!r} is not a name: up to 63 letters, digits, '.', '_' and '-'")
@@ -101,12 +107,12 @@ _Cpus = Annotated[tuple[int, ...], BeforeValidator(parse_cpulist)]
 _Nid = Annotated[int, Field(ge=0, lt=MAX_NUMNODES)]
 _TABLE = ConfigDict(extra="forbid", strict=True, frozen=True)
 _T = TypeVar("_T")
-#: A list whose first bad element is enough: a matrix may have a million of them.
+#: A list that is validated up to its first wrong element: a matrix may have a million of them.
 _Some = Annotated[list[_T], Field(fail_fast=True)]
 
 
 class NodeTable(BaseModel):
-    """One ``[[node]]``."""
+    """One ``[[node]]`` table; sizes are in pages, as its strings are parsed."""
 
     model_config = _TABLE
 
@@ -117,6 +123,7 @@ class NodeTable(BaseModel):
     movable: _Pages = 0
     managed: _Pages | None = None
     generic_initiator: bool = False
+    added: bool = False
 
 
 def _parse_curve(points: list[tuple[float, float]]) -> Curve:
@@ -132,19 +139,19 @@ def _parse_curve(points: list[tuple[float, float]]) -> Curve:
     return tuple(points)
 
 
-#: Longest time of one step, in ns: a second. So long as a request may be, what it costs fits 64 bits.
+#: Longest time of one step, in ns: a second. The cost of the longest request then fits 64 bits.
 MAX_STEP_NS = 10**9
 _Ns = Annotated[int, Field(ge=0, le=MAX_STEP_NS)]
 _MbPerS = Annotated[int, Field(ge=0, le=MAX_MB_PER_S)]
-#: Of pairs of nodes; 0: not said.
+#: Values by pairs of nodes, a row for each node; 0 is not given.
 _NsMatrix = _Some[_Some[_Ns]]
 _MbPerSMatrix = _Some[_Some[_MbPerS]]
 _Finite = Annotated[float, Field(ge=0, le=MAX_STEP_NS, allow_inf_nan=False)]
 _Point = Annotated[tuple[_Finite, _Finite], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
 _Curve = Annotated[_Some[_Point], AfterValidator(_parse_curve)]
-#: What an HMAT says of pairs of nodes: 0 is nothing.
+#: Matrices of the values that an HMAT has; 0 is not given.
 _HMAT = ("read_ns", "write_ns", "read_mb_per_s", "write_mb_per_s")
-#: What is not an integer of ns.
+#: Types of the keys of ``[latency]`` that are not an integer of ns.
 _LATENCY_TYPES: dict[str, Any] = {
     "read_ns": _NsMatrix,
     "write_ns": _NsMatrix,
@@ -164,7 +171,7 @@ _LATENCY_FIELDS: dict[str, Any] = {
     field.name: (_LATENCY_TYPES.get(field.name, _Ns) | None, None) for field in fields(LatencyModel)
 }
 
-#: ``[latency]``: the fields of LatencyModel; what is by node or pair of nodes, in the order of the nodes.
+#: ``[latency]``: the fields of LatencyModel. A dictionary by node or pair is a list or matrix, in node order.
 LatencyTable: type[BaseModel] = create_model(
     "LatencyTable",
     __config__=_TABLE,
@@ -179,11 +186,15 @@ class MachineTable(BaseModel):
 
     name: Annotated[str, AfterValidator(_check_name)] | None = None
     arch: Annotated[str, _one_of("arch", list(ZONE_NAMES))] = "x86_64"
-    profile: Annotated[str, _one_of("profile", list(PROFILES))] = DEFAULT_PROFILE
+    profile: Annotated[str, AfterValidator(_check_profile)] = DEFAULT_PROFILE
     swap: Annotated[_Pages, Field(le=MAX_PHYSMEM_BYTES // PAGE_SIZE)] = 0
     cmdline: str = ""
     memory_model: Annotated[str, _one_of("memory model", list(MEMORY_MODELS))] | None = None
     counter_drift: bool = False
+    slab: Annotated[str, _one_of("slab allocator", list(ALLOCATORS))] | None = None
+    packages: _Some[_Cpus] = Field(default_factory=list)
+    cores: _Some[_Cpus] = Field(default_factory=list)
+    possible: _Cpus = ()
     node: Annotated[_Some[NodeTable], Field(min_length=1)]
     distances: _Some[_Some[int]] | None = None
     sysctl: dict[str, Any] = Field(default_factory=dict)
@@ -191,15 +202,15 @@ class MachineTable(BaseModel):
 
 
 def load_machine_file(path: Path) -> MachineSpec:
-    """The machine that a TOML file describes; its name defaults to the file's. SpecError if it is wrong."""
+    """The machine that a TOML file describes, by default named after the file; SpecError if it is wrong."""
     return parse_machine(read_text(path), source=str(path), default_name=path.stem)
 
 
 def parse_machine(text: str, source: str, default_name: str) -> MachineSpec:
-    """The machine that a TOML text describes; `source` is what errors call it. SpecError if it is wrong."""
+    """The machine that a TOML text describes; SpecError, naming `source`, if the text is wrong."""
     try:
-        check_limits(text, MAX_NUMNODES)
-        data = loads(text)
+        toml = TomlText(text, MAX_NUMNODES)
+        data = toml.loads()
     except TomlLimitError as error:
         raise SpecError(f"{source}:{error.line}: TOML: {error.reason}") from None
     except tomllib.TOMLDecodeError as error:
@@ -209,7 +220,7 @@ def parse_machine(text: str, source: str, default_name: str) -> MachineSpec:
         raise SpecError(f"{source}:{line}: TOML: {message[: where.start()] if where else message}") from None
     except RecursionError:
         raise SpecError(f"{source}: TOML: nested too deeply") from None
-    document = _Document(source, text)
+    document = _Document(source, toml.text)
     try:
         table = MachineTable.model_validate(data)
     except ValidationError as error:
@@ -218,7 +229,7 @@ def parse_machine(text: str, source: str, default_name: str) -> MachineSpec:
 
 
 class _Document:
-    """A machine file, for errors: which line a key stands on."""
+    """A machine file for error messages: it knows the line of each key."""
 
     def __init__(self, source: str, text: str) -> None:
         self.source = source
@@ -226,11 +237,11 @@ class _Document:
 
     @cached_property
     def lines(self) -> dict[KeyPath, int]:
-        """Found out when there is an error: a matrix of 1024 nodes has a million elements."""
+        """Line of every key; only computed for an error, as a matrix of 1024 nodes has a million elements."""
         return key_lines(self._text)
 
     def line(self, path: KeyPath) -> int:
-        """Line of a key, or of what it is missing from."""
+        """Line of a key; if it is missing, of the table or array that it is missing from."""
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path, 1)
@@ -242,9 +253,9 @@ class _Document:
         ) from None
 
     def fail_validation(self, error: ValidationError) -> NoReturn:
-        """Reports the first error in the order of the file."""
+        """Raise SpecError for the validation error that comes first in the file."""
         details = error.errors(include_url=False, include_context=False, include_input=False)
-        first = min(details, key=lambda detail: self.line(detail["loc"]))  # of equals the first
+        first = min(details, key=lambda detail: self.line(detail["loc"]))
         self.fail(first["loc"], _reason(first))
 
 
@@ -269,7 +280,7 @@ def _unknown_key(path: KeyPath) -> str:
 
 
 class _Builder:
-    """Checks what keys say together, and makes the spec."""
+    """Checks that the keys of a file agree with each other, and makes the spec."""
 
     def __init__(self, document: _Document, table: MachineTable) -> None:
         self.document = document
@@ -305,92 +316,47 @@ class _Builder:
             cmdline=table.cmdline,
             memory_model=table.memory_model or default_memory_model(table.arch),
             counter_drift=table.counter_drift,
+            slab=self._slab(),
+            packages=tuple(table.packages),
+            cores=tuple(table.cores),
+            possible_nodes=table.possible,
             notes=notes,
         )
-        if parameters.fake_nodes:
-            spec = self._emulated(spec, parameters.fake_nodes)
-        if parameters.moves:
-            spec = self._with_movable(spec, parameters)
+        try:
+            spec = with_parameters(spec, parameters)
+        except SpecError as error:
+            self.fail(("cmdline",), str(error))
         if spec.memory_model == FLATMEM and len(spec.nodes) > 1:
             self.fail(("memory_model",), "flatmem has one memory map: it is for machines of one node")
         return spec
+
+    def _slab(self) -> str:
+        """The allocator that the file asks for, or the kernel's default."""
+        has = profile_named(self.table.profile).slab_allocators
+        asked = self.table.slab or has[0]
+        if asked not in has:
+            self.fail(("slab",), f"{self.table.profile} has {', '.join(has)}, no {asked}")
+        return asked
 
     def _parameters(self) -> BootParameters:
         try:
             parameters = parse_cmdline(self.table.cmdline)
         except SpecError as error:
             self.fail(("cmdline",), str(error))
-        if parameters.zonelist_order == "zone" and not has_zone_order(PROFILES[self.table.profile]):
+        if (
+            parameters.zonelist_order == "zone"
+            and profile_named(self.table.profile).zone_order == ORDER_NODES
+        ):
             self.fail(("cmdline",), f"numa_zonelist_order: {self.table.profile} has node order only")
         told = next((i for i, node in enumerate(self.table.node) if node.managed is not None), None)
         if told is not None and parameters.fake_nodes:
             self.fail(("node", told, "managed"), "the cmdline cuts nodes: what they manage is computed")
         moved = next((i for i, node in enumerate(self.table.node) if node.movable), None)
-        if moved is not None and (parameters.moves or parameters.fake_nodes):
+        if moved is not None and (parameters.moves or parameters.fake_nodes or parameters.numa_off):
             self.fail(
                 ("node", moved, "movable"), "the cmdline places ZONE_MOVABLE or cuts nodes: not both ways"
             )
         return parameters
-
-    def _emulated(self, spec: MachineSpec, wanted: Fake) -> MachineSpec:
-        """numa=fake=: CPUs, distances and latencies of a fake node are those of the node it is cut from."""
-        try:
-            fakes = numa_emulation(
-                {node.nid: node.ram for node in spec.nodes},
-                {node.nid: node.cpus for node in spec.nodes},
-                wanted,
-            )
-        except SpecError as error:
-            self.fail(("cmdline",), f"numa: {error}")
-        shares = Counter(fake.phys_nid for fake in fakes)
-        model = spec.latency
-        pairs = [(a, b, (a.phys_nid, b.phys_nid)) for a in fakes for b in fakes]
-
-        def cut(values: Mapping[tuple[int, int], int]) -> dict[tuple[int, int], int]:
-            return {(a.nid, b.nid): values[at] for a, b, at in pairs if at in values}
-
-        latency = replace(
-            model,
-            read_ns=cut(model.read_ns),
-            write_ns=cut(model.write_ns),
-            read_mb_per_s=cut(model.read_mb_per_s),
-            write_mb_per_s=cut(model.write_mb_per_s),
-            # fakes of one node share its memory, and have no link between them
-            memory_mb_per_s={
-                fake.nid: model.memory_bandwidth(fake.phys_nid) // shares[fake.phys_nid] for fake in fakes
-            },
-            link_mb_per_s={(a.nid, b.nid): model.link_bandwidth(*at) for a, b, at in pairs if a != b},
-            memory_curve={
-                fake.nid: model.memory_curve[fake.phys_nid]
-                for fake in fakes
-                if fake.phys_nid in model.memory_curve
-            },
-            link_curve={(a.nid, b.nid): model.link_curve[at] for a, b, at in pairs if at in model.link_curve},
-        )
-        return replace(
-            spec,
-            nodes=tuple(
-                NodeSpec(fake.nid, fake.cpus, layout_zones(spec.arch, fake.ram), fake.ram) for fake in fakes
-            ),
-            distances=tuple(tuple(spec.distance(a.phys_nid, b.phys_nid) for b in fakes) for a in fakes),
-            latency=latency,
-        )
-
-    def _with_movable(self, spec: MachineSpec, parameters: BootParameters) -> MachineSpec:
-        """kernelcore= and movablecore=: ZONE_MOVABLE on the nodes that have something left for it."""
-        ram = {node.nid: node.ram for node in spec.nodes}
-        _, lowest = movable_zone(spec.arch, merge(span for ranges in ram.values() for span in ranges))
-        total = sum(map(count_pages, ram.values()))
-        starts = find_zone_movable_pfns_for_nodes(
-            ram, parameters.kernelcore.of(total), parameters.movablecore.of(total), lowest
-        )
-        return replace(
-            spec,
-            nodes=tuple(
-                replace(node, zones=layout_zones(spec.arch, node.ram, starts.get(node.nid), lowest))
-                for node in spec.nodes
-            ),
-        )
 
     def _check_nodes(self) -> None:
         if len(self.nids) > MAX_NUMNODES:
@@ -400,6 +366,8 @@ class _Builder:
             if nid in first:
                 self.fail(("node", i, "id"), f"node {nid} is already node[{first[nid]}]")
             first[nid] = i
+        if self.table.possible and self.table.possible[-1] >= MAX_NUMNODES:
+            self.fail(("possible",), f"node {self.table.possible[-1]}: nodes are 0 to {MAX_NUMNODES - 1}")
 
     def _check_cpus(self) -> None:
         owner: dict[int, int] = {}
@@ -410,9 +378,34 @@ class _Builder:
                 owner[cpu] = i
         if not owner:
             self.fail(("node",), "no node has a CPU")
+        home = self._check_groups("packages", self.table.packages, owner)
+        if self.table.cores and not home:
+            self.fail(("cores",), "cores without packages: whose are they?")
+        self._check_groups("cores", self.table.cores, owner)
+        for i, core in enumerate(self.table.cores):
+            if len({home[cpu] for cpu in core}) > 1:
+                self.fail(("cores", i), "a core is in one package")
+
+    def _check_groups(
+        self, key: str, groups: list[tuple[int, ...]], known: Collection[int]
+    ) -> dict[int, int]:
+        """Group by CPU, of packages or cores; every CPU of the machine is in one, or there are none."""
+        home: dict[int, int] = {}
+        for i, group in enumerate(groups):
+            if not group:
+                self.fail((key, i), "it has no CPU")
+            for cpu in group:
+                if cpu not in known:
+                    self.fail((key, i), f"CPU {cpu} is on no node")
+                if cpu in home:
+                    self.fail((key, i), f"CPU {cpu} is already in {key}[{home[cpu]}]")
+                home[cpu] = i
+        if groups and len(home) < len(known):
+            self.fail((key,), f"CPU {min(set(known) - home.keys())} is in none of them")
+        return home
 
     def _ram(self) -> list[tuple[PfnRange, ...]]:
-        """RAM by position in the file; given sizes only, nodes follow each other in that order."""
+        """Ranges of RAM of each node, in the file's order; nodes that give sizes are placed in that order."""
         nodes = self.table.node
         by_ranges = next((i for i, node in enumerate(nodes) if node.ranges is not None), None)
         for i, node in enumerate(nodes):
@@ -433,6 +426,8 @@ class _Builder:
             ram = q35_ram([node.memory or 0 for node in nodes])
         if not any(ram):
             self.fail(("node",), "no node has memory")
+        if all(node.added for node, own in zip(nodes, ram, strict=True) if own):
+            self.fail(("node",), "no node has memory at boot: all of it is added")
         return ram
 
     def _check_total(self) -> None:
@@ -456,7 +451,7 @@ class _Builder:
         )
         for low, high in pairwise(placed):
             if high[0][0] < low[0][1]:
-                # Of the two, the one that comes later in the file is to blame.
+                # The error names the one of the two that comes later in the file.
                 (other, owner, _), (span, i, k) = sorted((low, high), key=lambda place: place[1:])
                 self.fail(
                     ("node", i, "ranges", k),
@@ -552,7 +547,9 @@ class _Builder:
                 self.fail(("node", i, "managed"), "{}, and the node has {} of RAM".format(*sizes))
             zones = layout_zones(arch, ram[i], first, lowest)
             nodes.append(
-                NodeSpec(self.nids[i], node.cpus, zones, ram[i], node.managed, node.generic_initiator)
+                NodeSpec(
+                    self.nids[i], node.cpus, zones, ram[i], node.managed, node.generic_initiator, node.added
+                )
             )
         return tuple(nodes)
 
@@ -562,7 +559,7 @@ def _no_curve(name: str, known: Iterable[str]) -> str:
 
 
 def _leaves(path: KeyPath, table: dict[str, Any]) -> list[tuple[KeyPath, object]]:
-    """Keys of nested tables: ``vm.swappiness = 1`` unquoted is a table ``vm``."""
+    """(path, value) of all keys in nested tables: ``vm.swappiness = 1``, unquoted, is a table ``vm``."""
     leaves: list[tuple[KeyPath, object]] = []
     for key, value in table.items():
         leaves += _leaves((*path, key), value) if isinstance(value, dict) else [((*path, key), value)]

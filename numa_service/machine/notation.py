@@ -11,9 +11,9 @@ from numa_service.mm.mmzone import PAGE_SIZE
 
 #: CONFIG_NR_CPUS of a Debian x86-64 kernel (MAXSMP).
 NR_CPUS = 8192
-#: 1 << CONFIG_NODES_SHIFT of the same.
+#: 1 << CONFIG_NODES_SHIFT of the same kernel.
 MAX_NUMNODES = 1024
-#: CPUs that nodes list, all together: with numa=fake several have the same.
+#: Most CPUs in the lists of all nodes together: with numa=fake several nodes list the same CPU.
 MAX_LISTED_CPUS = 16 * NR_CPUS
 #: 1 << MAX_PHYSMEM_BITS of x86-64 with four-level page tables, in bytes.
 MAX_PHYSMEM_BYTES = 64 << 40
@@ -24,7 +24,7 @@ _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
 
 def parse_size(value: object) -> int:
-    """Bytes of ``"3GiB"``, ``"1.5 GiB"`` or a plain number of bytes; SpecError says what is wrong with it."""
+    """Bytes of ``"3GiB"``, ``"1.5 GiB"`` or a plain number of bytes; SpecError for anything else."""
     if isinstance(value, int) and not isinstance(value, bool):
         if value < 0:
             raise SpecError(f"size {value} is negative")
@@ -45,7 +45,7 @@ def parse_size(value: object) -> int:
 
 
 def parse_pages(value: object) -> int:
-    """Pages of a size; SpecError if it is not a multiple of the page size."""
+    """Pages of a size as in :func:`parse_size`; SpecError also if it is not a multiple of the page size."""
     size = parse_size(value)
     if size % PAGE_SIZE:
         raise SpecError(f"{value!r} is not page-aligned: not a multiple of {PAGE_SIZE} bytes")
@@ -85,7 +85,7 @@ def parse_cpulist(value: object) -> tuple[int, ...]:
     else:
         raise SpecError(f'CPUs are a string as "0-3,8" or a list of numbers, not {_toml_type(value)}')
     ranges.sort(key=lambda part: part.start)
-    # before they become numbers: many large ranges fit into a short text
+    # overlaps are refused before ranges are expanded: a short text can list many large ranges
     for low, high in pairwise(ranges):
         if high.start < low.stop:
             raise SpecError(f"CPU {high.start} is listed twice")
@@ -93,7 +93,7 @@ def parse_cpulist(value: object) -> tuple[int, ...]:
 
 
 def _cpu_ranges(text: str) -> list[range]:
-    """Ranges of a cpulist, each within NR_CPUS; nothing is expanded."""
+    """The ranges of a cpulist in its order, not expanded; SpecError if one is not within NR_CPUS."""
     ranges = []
     for part in text.strip().split(",") if text.strip() else ():
         first, dash, last = part.strip().partition("-")
@@ -108,7 +108,7 @@ def _cpu_ranges(text: str) -> list[range]:
 
 
 def mask_bits(mask: int) -> set[int]:
-    """Numbers of the bits that are set: some 10 ns for a word of the mask, and 300 for each of them."""
+    """Numbers of the bits that are set in a mask; quick also for long masks with few of them."""
     return {found.start() for found in re.finditer("1", f"{mask:b}"[::-1])}
 
 
@@ -130,12 +130,12 @@ def _checked_cpu(cpu: int) -> int:
 
 
 def shown(text: str) -> str:
-    """A piece of somebody's input as an error quotes it: on one line, and not all of a long one."""
+    """A piece of input as an error message quotes it: on one line, and cut after 40 characters."""
     return repr(text if len(text) <= 40 else text[:37] + "...")
 
 
 def one_line(text: str, most: int) -> str:
-    """At most that many characters of it, those that are not printable as "?": for errors and notes."""
+    """At most `most` characters of a text, with "?" for unprintable ones, for error messages and notes."""
     line = "".join(char if char.isprintable() else "?" for char in text[: most + 1])
     return line if len(text) <= most else line[: most - 3] + "..."
 

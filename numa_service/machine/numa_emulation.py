@@ -1,4 +1,4 @@
-"""``numa=fake=``: a machine cut into N nodes, or nodes of a size (``arch/x86/mm/numa_emulation.c``)."""
+"""``numa=fake=``: a machine cut into N nodes, or into nodes of a size (``arch/x86/mm/numa_emulation.c``)."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _DMA32_END = 4 << 30 >> PAGE_SHIFT
 
 @dataclass(frozen=True, slots=True)
 class FakeNode:
-    """One node of the emulation."""
+    """One emulated node."""
 
     nid: int
     #: The real node that it is cut from.
     phys_nid: int
-    #: The blocks it is made of, holes included, ascending.
+    #: Page frame ranges that the node is made of, holes included, ascending.
     blocks: tuple[PfnRange, ...]
     ram: tuple[PfnRange, ...]
-    #: Every CPU of the real node (numa_add_cpu).
+    #: All CPUs of the real node (numa_add_cpu).
     cpus: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Fake:
-    """What ``numa=fake=`` asks for: `count` nodes, or as many as there are of `pages`."""
+    """The value of ``numa=fake=``: a number of nodes (`count`), or their size (`pages`); the other is 0."""
 
     count: int = 0
     pages: int = 0
@@ -40,12 +40,12 @@ class Fake:
 def split_nodes_interleave(
     blocks: Sequence[tuple[PfnRange, int]], ram: Sequence[PfnRange], fake: Fake
 ) -> list[tuple[PfnRange, int, int]]:
-    """(block, fake nid, real nid) of every piece, in the order made.
+    """(range, fake nid, real nid) of every piece, in the order in which the kernel makes them.
 
-    `blocks` are (span, nid) of the real nodes, ascending; `ram` is all RAM. Fake nodes are filled from the
-    real ones in turn, in units of 32 MiB. Of a count, the remainder of the division makes the first ones
-    larger (split_nodes_interleave); of a size, every piece is a node (split_nodes_size_interleave).
-    SpecError if there are less than 32 MiB a node.
+    `blocks` are (range, nid) of the real nodes, ascending; `ram` is all RAM. Fake nodes are cut from the real
+    ones in turn, in units of 32 MiB. With a count, the first nodes get the remainder of the division
+    (split_nodes_interleave); with a size, every piece is a node (split_nodes_size_interleave).
+    SpecError if a node would have less than 32 MiB.
     """
     last_pfn = ram[-1][1]
     count, pages = fake.count or MAX_NUMNODES, fake.pages
@@ -71,7 +71,7 @@ def split_nodes_interleave(
             end = start + pages + (_MIN_PAGES if len(pieces) < big else 0)
             while end < limit and usable(start, end) < pages:
                 end += _MIN_PAGES
-            # no scraps: what would be too little for another node is this one's
+            # a rest that is too small for another node is added to this one
             if end < _DMA32_END and usable(end, _DMA32_END) < _MIN_PAGES:
                 end = _DMA32_END
             if usable(end, limit) < pages:
@@ -86,20 +86,23 @@ def split_nodes_interleave(
 def numa_emulation(
     ram: Mapping[int, Sequence[PfnRange]], cpus: Mapping[int, Sequence[int]], fake: Fake
 ) -> list[FakeNode]:
-    """The nodes that ``numa=fake=`` makes of these, `ram` and `cpus` by real nid; SpecError."""
+    """The emulated nodes of a machine whose real nodes have `ram` and `cpus`, by nid.
+
+    SpecError if a node would have less than 32 MiB.
+    """
     placed = sorted((start, end, nid) for nid, ranges in ram.items() for start, end in ranges)
     every = merge((start, end) for start, end, _ in placed)
-    # numa_cleanup_meminfo: ranges of a node with nobody else's between them are one block
+    # numa_cleanup_meminfo: ranges of one node become one block unless memory of another lies between them
     blocks: list[tuple[PfnRange, int]] = []
     for start, end, nid in placed:
         if blocks and blocks[-1][1] == nid:
             blocks[-1] = ((blocks[-1][0][0], end), nid)
         else:
-            # the first page of all is never RAM, and is part of the SRAT's block
+            # page 0 is never RAM, but belongs to the first block of the SRAT
             blocks.append(((0 if not blocks else start, end), nid))
     pieces = split_nodes_interleave(blocks, every, fake)
     phys_of = {nid: phys for _, nid, phys in reversed(pieces)}
-    # CPUs of a real node without memory go where node 0's go
+    # CPUs of a real node without memory join the real node that fake node 0 is cut from
     first = phys_of[0]
     homes: dict[int, list[int]] = {}
     for nid, own in cpus.items():

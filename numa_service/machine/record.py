@@ -1,32 +1,39 @@
-"""What the nodes of a machine have in common, as one record: sysctls that were written, memory on-line.
+"""The state that all nodes of a machine share, as one record: what was written, and the memory on-line.
 
-Plain data, without the model: a supervisor keeps it and tells it. Each change has a version, one more than
-the last, for as long as the machine lives. Whoever is told a record applies what is new in it to him, in the
-order of the versions; of what was overwritten meanwhile nobody hears.
+The record is plain data, without the model: the machine's supervisor keeps it and sends it to the nodes.
+Every change has a version, one more than the change before, for as long as the machine lives. A node that
+receives a record applies the changes it has not seen yet, in the order of their versions. A change that was
+overwritten before a node received it never reaches that node.
 
-One value may then depend on the way there: vm.min_free_kbytes, if somebody wrote less than the kernel wants.
-A kernel leaves it where memory that came or went has put it (init_per_zone_wmark_min).
+Where a kernel goes by what was before, the change itself says what came of it: if somebody has written less
+than the kernel wants into vm.min_free_kbytes, it stays where memory that came or went has put it
+(init_per_zone_wmark_min). So all nodes agree, whatever they have missed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import msgpack
 
 
 class MemoryState(NamedTuple):
-    """What of a node is on-line."""
+    """The memory of one node that is on-line."""
 
     nid: int
     #: Populated zones: (index, present pages, managed pages), ascending.
     zones: tuple[tuple[int, int, int], ...]
-    #: The node is; False: it has neither memory nor CPUs, and no zonelist.
+    #: Whether the node is on-line. A node that is not has neither memory nor CPUs, and no zonelist.
     online: bool = True
-    #: Numbers the news of this node, over its incarnations: older news that comes later is none.
+    #: Number of this state among all states of the node, over its lineages: a state that arrives after one
+    #: with a higher number is ignored.
     sequence: int = 0
+    #: In a record: vm.min_free_kbytes after this change, as its node sees it. 0: to be computed.
+    min_free_kbytes: int = 0
+    #: Version of the record that the node has followed by then: writes of that sysctl since are newer.
+    followed: int = 0
 
 
 class SysctlWrite(NamedTuple):
@@ -37,56 +44,85 @@ class SysctlWrite(NamedTuple):
     value: str
 
 
+class SlabTunables(NamedTuple):
+    """What was written to /proc/slabinfo of a cache."""
+
+    cache: str
+    limit: int
+    batchcount: int
+    shared: int
+
+
+#: One change.
+News = SysctlWrite | MemoryState | SlabTunables
+
+
 @dataclass(frozen=True, slots=True)
 class MachineRecord:
-    """The machine's sysctls and memory, as far as they are not what every node boots with."""
+    """The changes to the machine's sysctls, tunables and memory since boot."""
 
     version: int = 0
     #: The last write of each sysctl, with its version, by name.
     sysctls: Mapping[str, tuple[int, SysctlWrite]] = field(default_factory=dict)
-    #: The last news of each node's memory, with its version, by nid.
+    #: The last state of each node's memory, with the version of that change, by nid.
     memory: Mapping[int, tuple[int, MemoryState]] = field(default_factory=dict)
+    #: The last tunables of each slab cache, with the version of that change, by name.
+    tunables: Mapping[str, tuple[int, SlabTunables]] = field(default_factory=dict)
 
     def with_sysctl(self, key: str, value: str) -> MachineRecord:
-        """The record after a write; also of the value that is there, as a kernel acts on that, too."""
+        """The record after a write, which may be of the value that is set: a kernel acts on that, too."""
         version = self.version + 1
         write = version, SysctlWrite(key, value)
-        return MachineRecord(version, {**self.sysctls, key: write}, self.memory)
+        return replace(self, version=version, sysctls={**self.sysctls, key: write})
+
+    def with_tunables(self, tunables: SlabTunables) -> MachineRecord:
+        """The record after a write to /proc/slabinfo."""
+        version = self.version + 1
+        return replace(self, version=version, tunables={**self.tunables, tunables.cache: (version, tunables)})
 
     def with_memory(self, state: MemoryState) -> MachineRecord:
-        """The record after news of a node's memory; this one, if it knows that or what came later."""
+        """The record with a new state of a node's memory; this record if its state is as new or newer."""
         if state.nid in self.memory and state.sequence <= self.memory[state.nid][1].sequence:
             return self
         version = self.version + 1
-        return MachineRecord(version, self.sysctls, {**self.memory, state.nid: (version, state)})
+        return replace(self, version=version, memory={**self.memory, state.nid: (version, state)})
 
-    def news(self) -> list[tuple[int, SysctlWrite | MemoryState]]:
-        """All that it says, each with its version, in the order of the versions."""
-        return sorted([*self.sysctls.values(), *self.memory.values()], key=lambda news: news[0])
+    def news(self) -> list[tuple[int, News]]:
+        """Every change in the record with its version, in the order of the versions."""
+        changes: list[tuple[int, News]] = [*self.sysctls.values(), *self.memory.values()]
+        changes += self.tunables.values()
+        return sorted(changes, key=lambda news: news[0])
 
     def values(self) -> dict[str, str]:
-        """The values that were written, by sysctl."""
+        """The values that were written, by the dotted name of the sysctl."""
         return {key: write.value for key, (_, write) in self.sysctls.items()}
 
     def pack(self) -> bytes:
-        """As msgpack."""
-        packed: bytes = msgpack.packb((self.version, self.news()))
+        """The record as msgpack: version, then :meth:`news`, each with the place of its kind in _KINDS."""
+        news = [(version, _KINDS.index(type(change)), change) for version, change in self.news()]
+        packed: bytes = msgpack.packb((self.version, news))
         return packed
 
     @staticmethod
     def unpack(data: bytes) -> MachineRecord:
-        """Inverse of :meth:`pack`; ValueError for what is none."""
+        """Inverse of :meth:`pack`; ValueError if `data` is not a packed record."""
         try:
             version, news = msgpack.unpackb(data)
             sysctls: dict[str, tuple[int, SysctlWrite]] = {}
             memory: dict[int, tuple[int, MemoryState]] = {}
-            for at, fields in news:
-                if len(fields) == len(SysctlWrite._fields):
-                    sysctls[fields[0]] = at, SysctlWrite(*fields)
-                else:
-                    nid, zones, online, sequence = fields
-                    zones = tuple((zone, present, managed) for zone, present, managed in zones)
-                    memory[nid] = at, MemoryState(nid, zones, online, sequence)
-        except (msgpack.UnpackException, TypeError, ValueError) as error:
+            tunables: dict[str, tuple[int, SlabTunables]] = {}
+            for at, kind, fields in news:
+                match _KINDS[kind](*fields):
+                    case SysctlWrite() as write:
+                        sysctls[write.key] = at, write
+                    case SlabTunables() as tuned:
+                        tunables[tuned.cache] = at, tuned
+                    case MemoryState() as state:
+                        zones = tuple((zone, present, managed) for zone, present, managed in state.zones)
+                        memory[state.nid] = at, state._replace(zones=zones)
+        except (msgpack.UnpackException, TypeError, ValueError, IndexError) as error:
             raise ValueError(f"not a machine's record: {error}") from None
-        return MachineRecord(version, sysctls, memory)
+        return MachineRecord(version, sysctls, memory, tunables)
+
+
+_KINDS: tuple[type[News], ...] = (SysctlWrite, MemoryState, SlabTunables)

@@ -1,4 +1,4 @@
-"""A booted machine as plain data, in one process or put together from what its nodes tell."""
+"""Snapshots (``mm/snapshot.py``) of a machine: taken of a booted one, or assembled from its nodes' parts."""
 
 from __future__ import annotations
 
@@ -9,47 +9,51 @@ from functools import cache
 import numpy as np
 from pydantic import TypeAdapter
 
+from numa_service.machine.cmdline import parse_cmdline
 from numa_service.machine.hmat import access_of, generic_initiators
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES, is_offline, zone_for_pfn_range
-from numa_service.mm.mmzone import PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
+from numa_service.mm.mmzone import PAGE_SHIFT, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
 from numa_service.mm.page_alloc import NO_PAGEBLOCK
 from numa_service.mm.pgdat import Pgdat
+from numa_service.mm.slab.cache import Cache
+from numa_service.mm.slab.start import booted_caches
 from numa_service.mm.snapshot import MachineSnapshot, MemoryBlockSnapshot, NodeSnapshot, Uptime
 from numa_service.mm.zonelist import Zonelists
 
 
 @dataclass(frozen=True, slots=True)
 class NodePart:
-    """What one node knows: itself, and the machine's sysctls. What a process sends of its node."""
+    """One node's part of a machine's snapshot, as the node's process sends it."""
 
     node: NodeSnapshot
     sysctls: dict[str, str]
-    #: When it booted, in seconds since 1970: its process tells.
+    #: When the node booted, in seconds since 1970.
     booted: float = 0.0
 
     def to_json(self) -> bytes:
-        """For another process of the same version."""
+        """The part as JSON, for another process of the same version."""
         return _part().dump_json(self)
 
     @staticmethod
     def from_json(text: bytes) -> NodePart:
-        """ValueError when it is not what ``to_json`` made."""
+        """Inverse of :meth:`to_json`; ValueError if `text` is not such JSON."""
         return _part().validate_json(text)
 
 
 @cache
 def _part() -> TypeAdapter[NodePart]:
-    """Made when first wanted: every node imports this, and few are ever asked."""
+    """The adapter, made at its first use: every node imports this module, and few are asked for a part."""
     return TypeAdapter(NodePart)
 
 
 @dataclass(slots=True)
 class IdleClock:
-    """How long the CPUs of a machine had nothing to do, from one reading to the next.
+    """Counts how long the CPUs of a machine have been idle, from one reading to the next.
 
-    Work is virtual time, and may run ahead of the clock on the wall. A CPU that did more since the last
-    reading than there was time for was not idle meanwhile. What it was idle before stays: no counter falls.
+    Work takes virtual time, which may run ahead of the wall clock. A CPU that has worked longer since the
+    last reading than wall time has passed was not idle in between. Idle time of earlier readings stays, so
+    that the counter never falls.
     """
 
     _ns: int = 0
@@ -57,7 +61,7 @@ class IdleClock:
     _idle: dict[int, int] = field(default_factory=dict)
 
     def read(self, spec: MachineSpec, parts: Iterable[NodePart], now: float) -> Uptime:
-        """A machine whose nodes have worked so much until `now`, in seconds since 1970."""
+        """The machine's uptime and idle times at `now`, in s since 1970, from the parts of its nodes."""
         parts = list(parts)
         booted = min(part.booted for part in parts)
         ns = max(0, round((now - booted) * 1e9))
@@ -77,9 +81,9 @@ class IdleClock:
 
 
 def assemble(spec: MachineSpec, parts: Iterable[NodePart], uptime: Uptime | None = None) -> MachineSnapshot:
-    """The machine of nodes in several processes; sysctls as the first of them has them.
+    """The snapshot of a machine whose nodes are in several processes; sysctls are those of the lowest nid.
 
-    Without boot log and zonelists, which no file shows.
+    It has no boot log and no zonelists: no file of /proc or /sys shows them.
     """
     found = sorted(parts, key=lambda part: part.node.nid)
     return MachineSnapshot(
@@ -91,16 +95,40 @@ def assemble(spec: MachineSpec, parts: Iterable[NodePart], uptime: Uptime | None
         sysctls=found[0].sysctls,
         fallback_order={},
         zonelists={},
+        packages=spec.packages,
+        cores=spec.cores,
+        possible_nodes=spec.possible_nodes,
+        default_hugepage_kb=parse_cmdline(spec.cmdline).default_hugepage_kb,
         access=access_of(spec),
         generic_initiators=generic_initiators(spec),
         uptime=uptime or Uptime(),
+        slab=spec.slab,
+        slab_caches=slab_caches_of(spec),
+    )
+
+
+def slab_caches_of(spec: MachineSpec) -> tuple[Cache, ...]:
+    """The slab caches of a machine that has booted."""
+    pages = sum(end - start for node in spec.nodes for start, end in node.ram)
+    return booted_caches(
+        spec.slab,
+        spec.profile,
+        spec.cmdline,
+        len(spec.cpus),
+        spec.node_ids,
+        pages << PAGE_SHIFT,
+        spec.arch,
+        any(zone.name == "HighMem" for node in spec.nodes for zone in node.zones),
     )
 
 
 def zonelists_shown(
     zonelists: Mapping[int, Zonelists], names: Sequence[str]
 ) -> dict[tuple[str, int, str], tuple[tuple[int, str], ...]]:
-    """(nid, zone name) in order, of each list of each node ("general", "thisnode") up to each zone."""
+    """The zonelists for requests up to each zone, by (list, nid, name of the highest zone).
+
+    The list is "general" or "thisnode"; a value is the (nid, zone name) of the zones in order.
+    """
     lists: dict[tuple[str, int, str], tuple[tuple[int, str], ...]] = {}
     for nid, both in zonelists.items():
         for label, refs in (("general", both.fallback), ("thisnode", both.thisnode)):
@@ -112,7 +140,7 @@ def zonelists_shown(
 
 
 def node_snapshot(spec: MachineSpec, pgdat: Pgdat, online: bool) -> NodeSnapshot:
-    """A node of this process."""
+    """The snapshot of a node of this process."""
     others = {node.nid: node.ram for node in spec.nodes if node.nid != pgdat.nid}
     return replace(
         pgdat.snapshot(),
@@ -138,7 +166,10 @@ def _memory_blocks(
 
 
 def _blocks_of_one_zone(pgdat: Pgdat) -> dict[int, str]:
-    """Zones of the blocks that are on-line and wholly of one: nearly all, and a terabyte has 8192 of them."""
+    """Zone by memory block, of the blocks that are on-line and wholly in one zone.
+
+    Nearly all are, and a terabyte has 8192 of them: they are found by whole arrays, the others one by one.
+    """
     if pgdat.base_pfn % MEMORY_BLOCK_PAGES:
         return {}
     pg, size = pgdat.pg, MEMORY_BLOCK_PAGES >> PAGEBLOCK_ORDER
@@ -168,7 +199,7 @@ def _memory_block(pgdat: Pgdat, number: int, shared: bool) -> MemoryBlockSnapsho
     present = pg.pb_migratetype[blocks] != NO_PAGEBLOCK
     labels = pg.pb_zone[blocks]
     zones = {names[label - 1] for label in np.unique(labels[present & (labels != 0)]).tolist()}
-    # a pageblock that is not wholly of one zone has no label
+    # a pageblock that is not wholly in one zone has no label
     for mixed in np.flatnonzero(present & (labels == 0)).tolist():
         first = pgdat.base_pfn + (blocks.start + mixed << PAGEBLOCK_ORDER)
         end_pfn = first + PAGEBLOCK_NR_PAGES

@@ -1,25 +1,29 @@
-"""SOURCE of every command: a preset's name, a machine file, a capture, or what ``formats/`` reads."""
+"""The argument SOURCE of every command as a MachineSpec.
+
+A source is the name of a preset, a machine file, a capture, or anything that ``machine/formats/`` imports.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from numa_service.machine.capture import load_capture
-from numa_service.machine.formats.detect import is_foreign, read_source
+from numa_service.machine.formats.detect import form_of_file, is_foreign, read_source
 from numa_service.machine.formats.machine_toml import to_spec
+from numa_service.machine.formats.mem_info_machine import read_mem_info
+from numa_service.machine.input_files import decode, read_bytes
 from numa_service.machine.machinefile import load_machine_file
-from numa_service.machine.presets import list_presets
+from numa_service.machine.presets import known_presets, list_presets
 from numa_service.machine.spec import MachineSpec, SpecError
 
 
 def load(source: str) -> MachineSpec:
-    """The machine that `source` means; SpecError if it means none, or describes one wrongly.
+    """The machine that `source` names; SpecError if it names none, or if its description is wrong.
 
-    The name of a preset is that preset, whatever lies in the working directory: write ``./demo`` for a
-    capture called so. Else a directory is a capture, or a tree of ``/sys``, or ACPI tables; a file is a
-    machine file, or in one of the formats that can be imported; a string with a colon is a synthetic
-    description.
-    What the source says and the machine cannot is in the spec's notes.
+    The name of a preset always means the preset: a capture in the working directory that is called ``demo``
+    is given as ``./demo``. Otherwise a directory is a capture, a tree of ``/sys``, or ACPI tables; a file is
+    a machine file, or in one of the formats that can be imported; a string with a colon is a synthetic
+    description of hwloc's. The notes of the spec list what the source says and a machine here cannot.
     """
     presets = {preset.name: preset for preset in list_presets()}
     if source in presets:
@@ -28,6 +32,9 @@ def load(source: str) -> MachineSpec:
     try:
         if ":" in source and not path.exists():
             return to_spec(read_source(source), source)
+        if path.is_file() and form_of_file(path) == "mem-info":
+            # not through a draft, which has neither the sizes of zones nor what was free
+            return read_mem_info(decode(read_bytes(path), source), source, path.stem)
         if path.exists() and is_foreign(path):
             return to_spec(read_source(source), source)
         if path.is_dir():
@@ -39,5 +46,5 @@ def load(source: str) -> MachineSpec:
             raise
         raise SpecError(f"{source!r}: {error}") from None
     raise SpecError(
-        f"{source!r} is neither a machine file, nor a capture directory, nor a preset: {', '.join(presets)}"
+        f"{source!r} is neither a machine file, nor a capture directory, nor a preset: {known_presets()}"
     )

@@ -1,4 +1,4 @@
-"""The sysctls of a machine: which there are, what they may be, what they are by default.
+"""The sysctls of a machine: their names, their bounds and their defaults.
 
 Values are strings as the kernel prints them. Bounds are those of the kernel's ``vm_table`` and handlers
 (``kernel/sysctl.c``, ``mm/page_alloc.c``, ``mm/compaction.c``) in the profile's version.
@@ -7,14 +7,17 @@ Values are strings as the kernel prints them. Bounds are those of the kernel's `
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
 from numa_service.machine.notation import one_line, shown
 from numa_service.machine.spec import SpecError
+from numa_service.mm.mempolicy.interleave import MAX_WEIGHT
+from numa_service.mm.mempolicy.policy import CallError, Mode
+from numa_service.mm.mempolicy.text import parse_weight
 from numa_service.mm.mmzone import ZONE_NAMES
-from numa_service.mm.profile import DEFAULT_PROFILE, PROFILES
-from numa_service.mm.zonelist import has_zone_order
+from numa_service.mm.profile import DEFAULT_PROFILE, profile_named
+from numa_service.mm.variants import ORDER_NODES
 
 _INT_MAX = 2**31 - 1
 _INTEGER = re.compile(r"-?(?:0[xX][0-9a-fA-F]+|0|[1-9][0-9]*)", re.ASCII)
@@ -23,30 +26,31 @@ _ZONELIST_ORDERS = {"d": "default", "n": "node", "z": "zone"}
 
 @dataclass(frozen=True, slots=True)
 class Sysctl:
-    """One sysctl, as most kernels have it; what differs in one of them its profile says."""
+    """One sysctl as most kernels have it; the Profile of a kernel has what differs there."""
 
     #: Dotted name.
     name: str
     summary: str
-    #: None = computed at boot.
+    #: None: computed at boot.
     default: str | None
-    #: What would act on it and is not modelled: the value is kept and shown. Empty: it has its effects.
+    #: The part of the kernel that would act on it and is not modelled: the value is kept and shown, and has
+    #: no effect. Empty: the sysctl has its effects.
     unmodelled: str = ""
     minimum: int = 0
     maximum: int = _INT_MAX
 
     def is_in(self, profile: str) -> bool:
         """Whether the profile's kernel has it."""
-        return self.name not in PROFILES[profile].absent_sysctls
+        return self.name not in profile_named(profile).absent_sysctls
 
     def default_in(self, profile: str) -> str | None:
-        """Default of the profile's kernel; None = computed at boot, or not there."""
-        kernel = PROFILES[profile]
+        """Default in the profile's kernel; None if it is computed at boot, or the kernel lacks the sysctl."""
+        kernel = profile_named(profile)
         return kernel.sysctl_defaults.get(self.name, self.default) if self.is_in(profile) else None
 
     def limit(self, profile: str) -> int:
         """Largest value that the profile's kernel accepts."""
-        return PROFILES[profile].sysctl_maxima.get(self.name, self.maximum)
+        return profile_named(profile).sysctl_maxima.get(self.name, self.maximum)
 
 
 def _kept(name: str, unmodelled: str, summary: str, default: str | None, maximum: int = _INT_MAX) -> Sysctl:
@@ -98,6 +102,7 @@ SYSCTLS: dict[str, Sysctl] = {
             "Order of zonelists: by node, or by zone in kernels that know it.",
             "Node",
         ),
+        Sysctl("vm.nr_overcommit_hugepages", "Huge pages that pools may have beyond their size.", "0"),
         Sysctl("vm.stat_interval", "Seconds between vmstat ticks of a CPU; 0 is every jiffy.", "1"),
         _kept("kernel.numa_balancing", "NUMA balancing", "Automatic NUMA balancing.", None, 4),
         _kept("vm.numa_stat", "switching NUMA counters off", "Count NUMA events.", "1", 1),
@@ -152,15 +157,31 @@ SYSCTLS: dict[str, Sysctl] = {
 }
 
 
+#: Files of /sys/kernel/mm that are kept like sysctls: the weights of weighted interleave, by node.
+_WEIGHT = re.compile(r"mempolicy\.weighted_interleave\.node(0|[1-9][0-9]{0,3})", re.ASCII)
+
+
+def weight_name(nid: int) -> str:
+    """The name under which the weight of a node is kept."""
+    return f"mempolicy.weighted_interleave.node{nid}"
+
+
+def check_weight(key: str, nids: Container[int]) -> None:
+    """SpecError for the weight of a node that the machine does not have."""
+    found = _WEIGHT.fullmatch(sysctl_name(key))
+    if found and int(found[1]) not in nids:
+        raise SpecError(f"{found[0]}: there is no node {found[1]}")
+
+
 def sysctl_name(key: str) -> str:
     """Dotted name of a key written ``vm.x`` or ``vm/x``."""
     return key.strip().replace("/", ".")
 
 
 def without_effect(key: str, value: str, profile: str) -> str:
-    """One line that says so if writing this changes nothing but what files show; else nothing.
+    """A line for users if writing this value has no effect, because what acts on it is not modelled; else "".
 
-    A value that is the kernel's default, which is what the model does anyway, is not spoken of.
+    It is also "" for the kernel's default value, which is what the model does anyway.
     """
     name = sysctl_name(key)
     sysctl = SYSCTLS.get(name)
@@ -173,8 +194,11 @@ def without_effect(key: str, value: str, profile: str) -> str:
 
 
 def default_lowmem_reserve_ratio(arch: str, profile: str) -> str:
-    """``sysctl_lowmem_reserve_ratio`` as compiled in: one entry a zone type, or none for the highest."""
-    kernel = PROFILES[profile]
+    """``sysctl_lowmem_reserve_ratio`` as compiled into the kernel: one entry a zone type.
+
+    Older kernels (``lowmem_reserve_per_zone`` is false) have no entry for the highest zone type.
+    """
+    kernel = profile_named(profile)
     ratios = {"DMA": 256, "DMA32": 256, "Normal": 32}
     zones = [name for name in ZONE_NAMES[arch] if name != "Device" or kernel.zone_device]
     if kernel.lowmem_reserve_per_zone:
@@ -183,12 +207,14 @@ def default_lowmem_reserve_ratio(arch: str, profile: str) -> str:
 
 
 def parse_sysctl(key: str, value: str, profile: str = DEFAULT_PROFILE) -> str:
-    """The value as the kernel would print it after this write.
+    """The value of a sysctl as the kernel would print it after this write.
 
     SpecError (``vm.x: reason``) for a sysctl that is unknown or not in that profile's kernel, and for a value
     that the kernel refuses. For vm.lowmem_reserve_ratio, fewer values than zones are legal.
     """
     name = sysctl_name(key)
+    if _WEIGHT.fullmatch(name):
+        return _interleave_weight(name, value, profile)
     sysctl = SYSCTLS.get(name)
     if sysctl is None:
         raise SpecError(f"{one_line(name, 80)}: unknown sysctl")
@@ -218,11 +244,20 @@ def _zonelist_order(value: str, profile: str) -> str:
     order = _ZONELIST_ORDERS.get(value.strip()[:1].lower())
     if order is None:
         raise SpecError(f"vm.numa_zonelist_order: {shown(value.strip())} is not default, node or zone")
-    if has_zone_order(PROFILES[profile]):
+    if profile_named(profile).zone_order != ORDER_NODES:
         return order
     if order == "zone":
         raise SpecError(f"vm.numa_zonelist_order: {profile} has node order only")
     return "Node"
+
+
+def _interleave_weight(name: str, value: str, profile: str) -> str:
+    if Mode.WEIGHTED_INTERLEAVE.name not in profile_named(profile).mempolicies:
+        raise SpecError(f"{name}: {profile} has no weighted interleave")
+    try:
+        return str(parse_weight(value))
+    except CallError:
+        raise SpecError(f"{name}: {shown(value.strip())} is not in 0 to {MAX_WEIGHT}") from None
 
 
 def _reserve_ratios(name: str, value: str, profile: str) -> str:
@@ -232,21 +267,23 @@ def _reserve_ratios(name: str, value: str, profile: str) -> str:
         raise SpecError(f"{name}: {len(ratios)} values, 1 to {most} expected")
     if max(ratios) > _INT_MAX:
         raise SpecError(f"{name}: {max(ratios)} is above {_INT_MAX}")
-    # lowmem_reserve_ratio_sysctl_handler: below 1 is none, or is corrected to 1
-    least = 0 if PROFILES[profile].lowmem_reserve_per_zone else 1
+    # lowmem_reserve_ratio_sysctl_handler: a ratio below 1 means no reserve, or is corrected to 1
+    least = 0 if profile_named(profile).lowmem_reserve_per_zone else 1
     return "\t".join(str(max(ratio, least)) for ratio in ratios)
 
 
 class Sysctls:
-    """The sysctls of one machine: what was set, over the defaults of its profile.
+    """The sysctls of one machine: the values that were set, and the defaults of its profile for the others.
 
-    Accessors give typed values; a sysctl that the profile's kernel does not have reads as 0, which turns
-    what it tunes off.
+    The properties are typed values. A sysctl that the profile's kernel does not have reads as 0, which turns
+    off what it tunes.
     """
 
     def __init__(self, arch: str, profile: str, values: Mapping[str, str] | None = None) -> None:
-        if profile not in PROFILES:
-            raise SpecError(f"unknown profile {profile!r}: {', '.join(PROFILES)}")
+        try:
+            profile_named(profile)
+        except ValueError as error:
+            raise SpecError(str(error)) from None
         self.arch = arch
         self.profile = profile
         self._values: dict[str, str] = {
@@ -260,7 +297,7 @@ class Sysctls:
                 self._values[key] = value
 
     def set(self, key: str, value: str) -> str:
-        """Writes a sysctl; returns the value kept. Errors are those of parse_sysctl, and change nothing."""
+        """Write a sysctl and return the value kept. SpecError as of parse_sysctl; nothing changes then."""
         name = sysctl_name(key)
         parsed = parse_sysctl(name, value, self.profile)
         if name == "vm.lowmem_reserve_ratio":
@@ -273,7 +310,7 @@ class Sysctls:
         return parsed
 
     def get(self, key: str) -> str | None:
-        """Value as the kernel prints it; None if it is not set and computed at boot, or unknown."""
+        """Value as the kernel prints it; None if it is unknown, or not set and without a default."""
         return self._values.get(sysctl_name(key))
 
     def as_dict(self) -> dict[str, str]:
@@ -282,18 +319,18 @@ class Sysctls:
 
     @property
     def min_free_kbytes(self) -> int | None:
-        """kB; None = computed by ``init_per_zone_wmark_min``."""
+        """vm.min_free_kbytes in kB; None: computed by ``init_per_zone_wmark_min``."""
         value = self._values.get("vm.min_free_kbytes")
         return None if value is None else int(value)
 
     @property
     def watermark_scale_factor(self) -> int:
-        """1/10000 of a zone."""
+        """vm.watermark_scale_factor, in 1/10000 of a zone."""
         return self._int("vm.watermark_scale_factor")
 
     @property
     def watermark_boost_factor(self) -> int:
-        """1/10000 of the high watermark; 0 is off."""
+        """vm.watermark_boost_factor, in 1/10000 of the high watermark; 0 is off."""
         return self._int("vm.watermark_boost_factor")
 
     @property
@@ -304,27 +341,35 @@ class Sysctls:
 
     @property
     def percpu_pagelist_high_fraction(self) -> int:
-        """0 or at least 8."""
+        """vm.percpu_pagelist_high_fraction: 0, or at least 8."""
         return self._int("vm.percpu_pagelist_high_fraction")
 
     @property
     def swappiness(self) -> int:
-        """0 to 200, or to what the profile says."""
+        """vm.swappiness: 0 to 200, or to a lower maximum in the profile."""
         return self._int("vm.swappiness")
 
     @property
     def stat_interval(self) -> int:
-        """Seconds between vmstat ticks; 0 is every jiffy."""
+        """vm.stat_interval: seconds between vmstat ticks; 0 is every jiffy."""
         return self._int("vm.stat_interval")
 
     @property
     def zone_reclaim_mode(self) -> int:
-        """Bits RECLAIM_ZONE 1, RECLAIM_WRITE 2, RECLAIM_UNMAP 4."""
+        """vm.zone_reclaim_mode: the bits RECLAIM_ZONE 1, RECLAIM_WRITE 2, RECLAIM_UNMAP 4."""
         return self._int("vm.zone_reclaim_mode")
 
     @property
+    def interleave_weights(self) -> dict[int, int]:
+        """Weights of weighted interleave that were written, by nid; 0 is the default."""
+        return {int(found[1]): int(self._values[name]) for name, found in self._weights()}
+
+    def _weights(self) -> Iterator[tuple[str, re.Match[str]]]:
+        return ((name, found) for name in self._values if (found := _WEIGHT.fullmatch(name)))
+
+    @property
     def numa_zonelist_order(self) -> str:
-        """``default``, ``node`` or ``zone``."""
+        """vm.numa_zonelist_order: ``default``, ``node`` or ``zone``."""
         return self._values["vm.numa_zonelist_order"].lower()
 
     def _int(self, name: str) -> int:

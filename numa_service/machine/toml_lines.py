@@ -1,7 +1,7 @@
-"""What a TOML text may be before it is parsed, and where its keys are.
+"""Limits on a TOML text before it is parsed, and the lines on which its keys stand.
 
-tomllib takes time that is quadratic in the parts of a key, fails in its own way at a number of thousands of
-digits, and gives values without lines, where an error should name a line.
+tomllib takes time that is quadratic in the parts of a key, fails with an error of its own at a number of
+thousands of digits, and returns values without the lines that an error message should name.
 """
 
 from __future__ import annotations
@@ -28,8 +28,17 @@ _STRING = re.compile(
 _SCALAR = re.compile(r"[^,\]}\n#]+")
 #: An array of numbers on one line: all its elements stand on the line of the array.
 _ROW = re.compile(r"\[[0-9 \t,.+-]*\]")
-#: A row of a matrix of many nodes, on a line of its own.
-_LONG_ROW = re.compile(r"^([ \t]*)(\[[0-9 \t]+,[0-9 \t,]{64,}\])(,?[ \t]*)$", re.MULTILINE)
+#: A long row of a matrix on a line of its own (group ``row``); strings and comments are matched first, so
+#: that a row inside them is not taken for one.
+_LONG_ROW = re.compile(
+    r'"""(?:\\.|[^\\])*?"""'
+    r"|'''.*?'''"
+    r'|"(?:\\.|[^"\\\n])*"'
+    r"|'[^'\n]*'"
+    r"|#[^\n]*"
+    r"|^(?P<before>[ \t]*)\[(?P<row>[0-9 \t]+,[0-9 \t,]{64,})\](?P<after>,?[ \t]*)$",
+    re.DOTALL | re.MULTILINE,
+)
 _KEY_PART = r"""(?:[A-Za-z0-9_+-]+|"(?:\\.|[^"\\\n])*"|'[^'\n]*')"""
 _WORD = re.compile(
     r'"""(?:\\.|[^\\])*?"""'
@@ -42,16 +51,20 @@ _WORD = re.compile(
 )
 _ARRAY_TABLE = re.compile(r"""^[ \t]*\[\[[ \t]*[A-Za-z_"']""", re.MULTILINE)
 
-#: No key of a machine file or a workload program has more parts, no number or bare key more characters.
+#: Most parts of a dotted key, and most characters of a number or bare key: more than any key of a machine
+#: file or a workload program has.
 MAX_PARTS = 16
 MAX_WORD = 256
-#: Characters of a text, and of its matrices for each pair of nodes: distances, latencies, bandwidths, curves.
+#: Most characters of a text, beside its long rows; how many more each array table (``[[node]]``) allows; and
+#: how many each pair of tables allows for rows of distances, latencies, bandwidths and curves.
 MAX_CHARACTERS = 512 << 10
-_PER_PAIR = 48
+_PER_TABLE, _PER_PAIR = 128, 48
+#: Distinct numbers up to which equal ones share an object; a text with more is taken to repeat none.
+_NUMBERS_KEPT = 4096
 
 
 class TomlLimitError(ValueError):
-    """A text that is not to be parsed: the line, and why."""
+    """A text that is beyond the limits and is not parsed; it has the line and the reason."""
 
     def __init__(self, line: int, reason: str) -> None:
         """`line` counts from 1."""
@@ -60,16 +73,70 @@ class TomlLimitError(ValueError):
         self.reason = reason
 
 
-def check_limits(text: str, most_tables: int) -> None:
-    """TomlLimitError for what would take long to parse: too much text, keys of many parts, endless numbers.
+class _Numbers(dict[str, int]):
+    """Whole numbers by their text: the million elements of a matrix then share a few objects."""
 
-    A text may be as long as the matrices that its array tables (``[[node]]``) need, if there are no more
-    than `most_tables`.
+    def __missing__(self, text: str) -> int:
+        number = int(text)
+        if str(number) != text.strip(" \t"):
+            raise ValueError(f"{text!r} is not as TOML writes a number")
+        self[text] = number
+        return number
+
+
+class TomlText:
+    """A TOML text that parses within a second, because its long rows of numbers are not left to tomllib.
+
+    :attr:`text` is the same text, line by line, with a mark in place of each long row.
     """
-    tables = sum(1 for _ in _ARRAY_TABLE.finditer(text))
-    most = MAX_CHARACTERS + (_PER_PAIR * tables**2 if tables <= most_tables else 0)
-    if len(text) > most:
-        raise TomlLimitError(1, f"{len(text)} characters, at most {most} for {tables} tables in [[ ]]")
+
+    def __init__(self, text: str, most_tables: int) -> None:
+        """TomlLimitError for a text that is too long, or has a key or number beyond the limits.
+
+        A text may have the matrices that its array tables (``[[node]]``) need, if there are at most
+        `most_tables` of them and each row of a matrix stands on a line of its own.
+        """
+        self._rows: list[list[int]] = []
+        self._numbers = _Numbers()
+        self._mark = "row"
+        while self._mark in text:
+            self._mark += "_"
+        found = sum(1 for _ in _ARRAY_TABLE.finditer(text))
+        tables = found if found <= most_tables else 0
+        most = MAX_CHARACTERS + _PER_PAIR * tables**2
+        if len(text) > most:
+            raise TomlLimitError(1, f"{len(text)} characters, at most {most} for {found} tables in [[ ]]")
+        self.text = _LONG_ROW.sub(self._take, text)
+        most = MAX_CHARACTERS + _PER_TABLE * tables
+        if len(self.text) > most:
+            raise TomlLimitError(
+                1,
+                f"{len(self.text)} characters that are no row of whole numbers on a line of its own, "
+                f"at most {most} for {found} tables in [[ ]]",
+            )
+        _check_words(self.text)
+
+    def loads(self) -> dict[str, Any]:
+        """The document, as ``tomllib.loads`` returns it; tomllib.TOMLDecodeError as of that."""
+        data = tomllib.loads(self.text)
+        return _with_rows(data, self._mark, self._rows) if self._rows else data
+
+    def _take(self, match: re.Match[str]) -> str:
+        row = match["row"]
+        if row is None:
+            return match[0]
+        row = row.rstrip(" \t").removesuffix(",")
+        try:
+            if len(self._numbers) < _NUMBERS_KEPT:
+                self._rows.append(list(map(self._numbers.__getitem__, row.split(","))))
+            else:
+                self._rows.append(json.loads(f"[{row}]"))
+        except ValueError:  # tomllib will say what is wrong
+            return match[0]
+        return f"{match['before']}{{{self._mark} = {len(self._rows) - 1}}}{match['after']}"
+
+
+def _check_words(text: str) -> None:
     for match in _WORD.finditer(text):
         word, key = match["word"], match["key"]
         if word is not None and len(word) > MAX_WORD:
@@ -80,28 +147,8 @@ def check_limits(text: str, most_tables: int) -> None:
             )
 
 
-def loads(text: str) -> dict[str, Any]:
-    """What ``tomllib.loads`` returns or raises. Long rows are read as JSON, in a hundredth of the time."""
-    rows: list[list[int]] = []
-    mark = "row"
-    while mark in text:
-        mark += "_"
-
-    def note(match: re.Match[str]) -> str:
-        try:
-            rows.append(json.loads(match[2]))
-        except ValueError:  # tomllib may take it all the same, or say what is wrong
-            return match[0]
-        return f"{match[1]}{{{mark} = {len(rows) - 1}}}{match[3]}"
-
-    if '"""' not in text and "'''" not in text:  # where a line that looks like a row may be text
-        text = _LONG_ROW.sub(note, text)
-    data = tomllib.loads(text)
-    return _with_rows(data, mark, rows) if rows else data
-
-
 def _with_rows(value: Any, mark: str, rows: list[list[int]]) -> Any:
-    """The same with every row in its place."""
+    """A loaded value with every mark replaced by its row."""
     if isinstance(value, dict):
         if mark in value:
             return rows[value[mark]]
@@ -116,9 +163,9 @@ def _line_of(text: str, position: int) -> int:
 
 
 def key_lines(text: str) -> dict[KeyPath, int]:
-    """Line (from 1) on which every key, table, array table and array element of a TOML text stands.
+    """The line, counted from 1, of every key, table, array table and array element of a TOML text.
 
-    The text must be valid TOML, that is, one that tomllib has loaded.
+    The text must be valid TOML: one that tomllib has loaded.
     """
     scanner = _Scanner(text.replace("\r\n", "\n"))
     scanner.document()
@@ -126,7 +173,7 @@ def key_lines(text: str) -> dict[KeyPath, int]:
 
 
 class _Scanner:
-    """A reader of valid TOML that notes positions and skips values."""
+    """A scanner of valid TOML that notes the lines of keys and skips values."""
 
     def __init__(self, text: str) -> None:
         self.text = text

@@ -1,4 +1,4 @@
-"""What zonelists are built from, for a machine, and what the boot log says of them."""
+"""The topology that a machine's zonelists are built from, and the lines of the boot log on zonelists."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.mmzone import ZONE_NAMES, zone_index
 from numa_service.mm.profile import Profile
-from numa_service.mm.zonelist import Topology, Zonelists, has_zone_order, policy_zone
+from numa_service.mm.snapshot import MachineSnapshot
+from numa_service.mm.variants import ORDER_NODES
+from numa_service.mm.zonelist import Topology, Zonelists, policy_zone
 
-#: Populated zones by nid: indexes, ascending. A node that is not there is off-line.
+#: Indexes of the populated zones, ascending, by nid. A node that is missing is off-line.
 Populated = dict[int, tuple[int, ...]]
 
 
 def populated_zones(spec: MachineSpec) -> Populated:
-    """Zones with present pages (populated_zone), by node; all nodes are on-line."""
+    """Indexes of the zones with present pages (populated_zone), by nid, with all nodes on-line."""
     return {
         node.nid: tuple(zone_index(spec.arch, zone.name) for zone in node.zones if zone.present)
         for node in spec.nodes
@@ -24,7 +26,10 @@ def populated_zones(spec: MachineSpec) -> Populated:
 def topology_of(
     spec: MachineSpec, populated: Mapping[int, Sequence[int]], has_cpus: Mapping[int, bool]
 ) -> Topology:
-    """The machine with these nodes on-line and these zones populated; KeyError for a node it has not."""
+    """The topology for mm/zonelist.py with these zones populated, on the nodes that are on-line.
+
+    KeyError for a node that the machine does not have.
+    """
     present = {
         (node.nid, zone_index(spec.arch, zone.name)): zone.present
         for node in spec.nodes
@@ -40,19 +45,20 @@ def topology_of(
         distance=spec.distance,
         present=present,
         normal_zone=zone_index(spec.arch, "Normal"),
+        is_64bit=spec.arch != "i386",
     )
 
 
-def has_numa(spec: MachineSpec) -> bool:
-    """CONFIG_NUMA: every x86-64 kernel; an i386 one only where it has more than one node."""
-    return spec.arch != "i386" or len(spec.nodes) > 1
+def has_numa(machine: MachineSpec | MachineSnapshot) -> bool:
+    """Whether the kernel has CONFIG_NUMA: on x86-64 always, on i386 only with more than one node."""
+    return machine.arch != "i386" or len(machine.nodes) > 1
 
 
 def fallback_order_lines(
     spec: MachineSpec, profile: Profile, lists: Mapping[int, Zonelists]
 ) -> Iterator[str]:
-    """ "Fallback order for Node …", which 3.0 does not print."""
-    if has_numa(spec) and not has_zone_order(profile):
+    """The lines "Fallback order for Node …", in kernels that print them."""
+    if has_numa(spec) and profile.prints_fallback_order:
         for nid, zonelists in lists.items():
             yield f"Fallback order for Node {nid}: {''.join(f'{other} ' for other in zonelists.node_order)}"
 
@@ -60,7 +66,7 @@ def fallback_order_lines(
 def verify_zonelist_lines(
     spec: MachineSpec, topology: Topology, lists: Mapping[int, Zonelists]
 ) -> Iterator[str]:
-    """Both lists of every populated zone (mminit_verify_zonelist, at mminit_loglevel=4)."""
+    """The lines on both lists of every populated zone (mminit_verify_zonelist, at mminit_loglevel=4)."""
     names = ZONE_NAMES[spec.arch]
     for nid, zonelists in lists.items():
         kinds = [("general", zonelists.fallback), ("thisnode", zonelists.thisnode)]
@@ -78,10 +84,10 @@ def built_lines(
     mobility_disabled: bool,
     total_pages: int,
 ) -> Iterator[str]:
-    """ "Built … zonelists" and, with NUMA, the policy zone."""
+    """The line "Built … zonelists" and, with NUMA, the one on the policy zone."""
     order = ""
-    if has_zone_order(profile):
-        # without NUMA the order is never set: it reads as zone order
+    if profile.zone_order != ORDER_NODES:
+        # without NUMA the order is never set, and is printed as zone order
         name = next(iter(lists.values())).order if has_numa(spec) else "zone"
         order = f" in {name.capitalize()} order"
     grouping = "off" if mobility_disabled else "on"

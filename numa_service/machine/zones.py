@@ -1,4 +1,4 @@
-"""From RAM to zones: the memory map that firmware gives, and what ``free_area_init`` makes of it."""
+"""The ranges of RAM that firmware leaves, and the zones that ``free_area_init`` lays over them."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ PfnRange = tuple[int, int]
 _NO_LIMIT = 1 << 52
 _MAX_DMA_PFN = 16 << 20 >> PAGE_SHIFT
 _MAX_DMA32_PFN = 4 << 30 >> PAGE_SHIFT
-#: i386 lowmem (``find_low_pfn_range``): what 6.1 with PAE prints as HighMem's start, 0x36ffe000. The round
-#: 896 MiB of the textbooks less the fixmap, pkmap and cpu_entry_area below 4 GiB.
+#: First pfn of HighMem on i386 (``find_low_pfn_range``): 6.1 with PAE prints 0x36ffe000. It is the 896 MiB of
+#: the textbooks less the fixmap, pkmap and cpu_entry_area below 4 GiB.
 MAX_LOW_PFN_I386 = 225_278
 
-#: Zone limits by architecture, as ``zone_sizes_init`` fills max_zone_pfns: first pfn past each zone.
+#: End pfn of each zone type by architecture, as ``zone_sizes_init`` sets max_zone_pfns.
 _ZONE_END_PFN: dict[str, tuple[tuple[str, int], ...]] = {
     "x86_64": (("DMA", _MAX_DMA_PFN), ("DMA32", _MAX_DMA32_PFN), ("Normal", _NO_LIMIT)),
     "i386": (("DMA", _MAX_DMA_PFN), ("Normal", MAX_LOW_PFN_I386), ("HighMem", _NO_LIMIT)),
 }
 
-#: What a PC never gives as RAM: page 0 (``trim_bios_range``); EBDA, VGA and ROMs from 0x9f000 to 1 MiB.
+#: Pages below 1 MiB that are never RAM on a PC: page 0 (``trim_bios_range``); from 0x9f000 EBDA, VGA, ROMs.
 _BIOS_HOLES: tuple[PfnRange, ...] = ((0x0, 0x1), (0x9F, 0x100))
-#: qemu's q35: with 2.75 GiB of RAM or more, 2 GiB of it lie below 4 GiB; ACPI takes the last 128 KiB there.
+#: qemu's q35 puts 2 GiB of RAM below 4 GiB if there are 2.75 GiB or more, else all. The last 128 KiB of that
+#: low memory are ACPI tables.
 _Q35_SPLIT_PFN = 0xB000_0000 >> PAGE_SHIFT
 _Q35_LOW_PFN = 0x8000_0000 >> PAGE_SHIFT
 _Q35_ACPI_PAGES = 32
 
 
 def q35_ram(node_pages: Sequence[int]) -> list[tuple[PfnRange, ...]]:
-    """RAM ranges of nodes that follow each other in physical memory, as qemu's q35 lays them out.
+    """RAM ranges of nodes of these sizes, one behind the other in physical memory as qemu's q35 places them.
 
-    Holes: page 0, 0x9f000 to 1 MiB, from 2 GiB (2.75 GiB of RAM or more) to 4 GiB, and 128 KiB of ACPI
-    tables at the end of low memory.
+    There are holes at page 0, from 0x9f000 to 1 MiB, at the end of low memory (128 KiB of ACPI tables), and
+    from there to 4 GiB. Low memory ends at 2 GiB if there are 2.75 GiB or more.
     """
     total = sum(node_pages)
     low = min(total, _Q35_LOW_PFN if total >= _Q35_SPLIT_PFN else _Q35_SPLIT_PFN)
@@ -53,14 +54,14 @@ def q35_ram(node_pages: Sequence[int]) -> list[tuple[PfnRange, ...]]:
 
 
 def without_bios_holes(ram: Iterable[PfnRange]) -> tuple[PfnRange, ...]:
-    """RAM ranges without what a PC keeps for itself below 1 MiB."""
+    """RAM ranges without the pages below 1 MiB that are never RAM on a PC."""
     return subtract(ram, _BIOS_HOLES)
 
 
 def movable_zone(arch: str, ram: Iterable[PfnRange]) -> tuple[str, int]:
-    """Zone that ZONE_MOVABLE is taken from, and its first pfn: the machine's highest one with memory.
+    """Name and first pfn of the zone that ZONE_MOVABLE is taken from: the machine's highest with memory.
 
-    ``find_usable_zone_for_movable``; `ram` is that of all nodes.
+    `ram` is that of all nodes (``find_usable_zone_for_movable``).
     """
     last_pfn = max((end for _, end in ram), default=1) - 1
     start = 0
@@ -72,9 +73,9 @@ def movable_zone(arch: str, ram: Iterable[PfnRange]) -> tuple[str, int]:
 
 
 def zone_ranges(arch: str, ram: Iterable[PfnRange]) -> list[tuple[str, int, int]]:
-    """(name, first pfn, end pfn) of every zone type but Movable, as "Zone ranges:" prints them; empty: equal.
+    """(name, first pfn, end pfn) of every zone type but Movable, as "Zone ranges:" of the boot log has them.
 
-    These are the limits of what the machine has, not where RAM is: `ram` is that of all nodes.
+    The ranges include holes; an empty zone type begins and ends at one pfn. `ram` is that of all nodes.
     """
     merged = merge(ram)
     start, last = merged[0][0], merged[-1][1]
@@ -89,10 +90,10 @@ def zone_ranges(arch: str, ram: Iterable[PfnRange]) -> list[tuple[str, int, int]
 
 
 def movable_start(ram: Sequence[PfnRange], pages: int, lowest_pfn: int) -> int:
-    """First pfn of a ZONE_MOVABLE with the top `pages` of a node, rounded up to MAX_ORDER_NR_PAGES.
+    """First pfn of a ZONE_MOVABLE of the top `pages` of a node, rounded up to MAX_ORDER_NR_PAGES.
 
-    SpecError if that many pages do not lie at or above `lowest_pfn` (see :func:`movable_zone`), or if
-    rounding leaves none. ``find_zone_movable_pfns_for_nodes``.
+    The rounding is that of ``find_zone_movable_pfns_for_nodes``. SpecError if fewer than `pages` lie at or
+    above `lowest_pfn` (see :func:`movable_zone`), or if rounding leaves none.
     """
     left = pages
     for start, end in reversed(ram):
@@ -114,12 +115,13 @@ def movable_start(ram: Sequence[PfnRange], pages: int, lowest_pfn: int) -> int:
 def find_zone_movable_pfns_for_nodes(
     ram: Mapping[int, Sequence[PfnRange]], kernelcore: int, movablecore: int, usable_start: int
 ) -> dict[int, int]:
-    """First pfn of ZONE_MOVABLE, by nid where it is, for ``kernelcore=`` and ``movablecore=`` in pages.
+    """First pfn of ZONE_MOVABLE on the nodes that get one, by nid; the amounts are in pages.
 
-    `ram` by nid, memory-less nodes with none; `usable_start` is where ZONE_MOVABLE may begin (see
-    :func:`movable_zone`). Memory for the kernel is spread evenly over the nodes with memory: each round,
-    every node gives its equal share of what is wanted, lowest pages first, memory below `usable_start`
-    counted always; what nodes that are too small do not give is asked of the others in the next round.
+    `ram` is by nid, empty for memory-less nodes; `usable_start` is where ZONE_MOVABLE may begin (see
+    :func:`movable_zone`). Memory for the kernel is spread evenly over the nodes with memory. In each round
+    every node gives an equal share of what is still wanted, its lowest pages first; pages below
+    `usable_start` are always the kernel's, and count. What small nodes cannot give is divided among the
+    others in the next round.
     """
     total = sum(map(count_pages, ram.values()))
     wanted = kernelcore
@@ -150,9 +152,9 @@ def find_zone_movable_pfns_for_nodes(
 def _give_to_kernel(
     ranges: Sequence[PfnRange], reached: int, share: int, usable_start: int
 ) -> tuple[int, int]:
-    """One node's turn: (pages given, first pfn not given), from `reached` on, up to `share` pages.
+    """One node's round: (pages given to the kernel, first pfn not given).
 
-    Pages below `usable_start` are the kernel's whatever the share is.
+    The node gives up to `share` pages from pfn `reached` on, and all below `usable_start`.
     """
     given = 0
     for start, end in ranges:
@@ -173,11 +175,11 @@ def _give_to_kernel(
 def layout_zones(
     arch: str, ram: Sequence[PfnRange], movable_from: int | None = None, movable_lowest: int = 0
 ) -> tuple[ZoneSpec, ...]:
-    """Zones of a node with pages, in index order (``calculate_node_totalpages``).
+    """The zones of a node that have pages, in index order (``calculate_node_totalpages``).
 
-    `ram` is ascending and disjoint. With `movable_from`, what lies at or above it goes to Movable, but never
-    below `movable_lowest`. Zones span from the first to the last pfn that the node has within their limits,
-    holes included; pages present are those of `ram`.
+    `ram` is ascending and disjoint. Memory at or above `movable_from`, if given, is in ZONE_MOVABLE; zones
+    that begin below `movable_lowest` keep theirs. A zone spans from the first to the last pfn of the node
+    within its limits, holes included; its present pages are those of `ram`.
     """
     if not ram:
         return ()
@@ -202,7 +204,7 @@ def layout_zones(
 
 
 def merge(ranges: Iterable[PfnRange]) -> tuple[PfnRange, ...]:
-    """Ranges in ascending order, touching and overlapping ones made one, empty ones dropped."""
+    """The ranges in ascending order, touching and overlapping ones joined, empty ones dropped."""
     merged: list[PfnRange] = []
     for start, end in sorted(ranges):
         if start >= end:
@@ -215,7 +217,7 @@ def merge(ranges: Iterable[PfnRange]) -> tuple[PfnRange, ...]:
 
 
 def intersect(ranges: Iterable[PfnRange], span: PfnRange) -> tuple[PfnRange, ...]:
-    """What of `ranges` lies within `span`."""
+    """The parts of `ranges` that lie within `span`, merged."""
     return merge((max(start, span[0]), min(end, span[1])) for start, end in ranges)
 
 
@@ -233,5 +235,5 @@ def subtract(ranges: Iterable[PfnRange], holes: Iterable[PfnRange]) -> tuple[Pfn
 
 
 def count_pages(ranges: Iterable[PfnRange]) -> int:
-    """Pages in disjoint ranges."""
+    """Number of pages in disjoint ranges."""
     return sum(end - start for start, end in ranges)

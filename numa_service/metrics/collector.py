@@ -1,4 +1,4 @@
-"""The state of a node as Prometheus metrics, read when it is scraped and at no other time."""
+"""The state of a node as Prometheus metrics, read at each scrape and at no other time."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from numa_service.mm.vmstat import (
     NR_ANON_MAPPED,
     NR_FILE_DIRTY,
     NR_FILE_PAGES,
+    NR_SLAB_RECLAIMABLE,
+    NR_SLAB_UNRECLAIMABLE,
     NR_ZONE_LRU_BASE,
     NUMASTAT_NAMES,
     vm_event_names,
@@ -25,14 +27,18 @@ from numa_service.rpc.server import NodeServer
 _WMARK_LEVELS = ("min", "low", "high", "promo")
 _LRU_LISTS = ("inactive_anon", "active_anon", "inactive_file", "active_file")
 _NODE_PAGES = (("anon", NR_ANON_MAPPED), ("file", NR_FILE_PAGES), ("dirty", NR_FILE_DIRTY))
+_SLAB_PAGES = (("reclaimable", NR_SLAB_RECLAIMABLE), ("unreclaimable", NR_SLAB_UNRECLAIMABLE))
+#: Slab caches that have series of their own: those with the most pages. The others are one together.
+SLAB_CACHES_SHOWN = 10
 _KSWAPD_STATES = ("asleep", "running", "hopeless")
 
 
 class NodeCollector(Collector):
     """Zones, counters and kswapd of one node. Register it in the server's registry.
 
-    It reads counters, no list and no page: a scrape costs the same on the largest node. Only the event loop
-    that owns the node may collect, so that a scrape falls between two ops.
+    It reads counters and walks no list, so that the cost of a scrape does not grow with memory. Metrics must
+    be collected on the node's event loop: a scrape then falls between two ops, and its numbers are
+    consistent.
     """
 
     def __init__(self, server: NodeServer) -> None:
@@ -40,15 +46,16 @@ class NodeCollector(Collector):
         self._node: Node = server.node
 
     def describe(self) -> list[Metric]:
-        """Nothing: registering must not collect."""
+        """Return nothing: else registering the collector would collect."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric family, now."""
+        """Every metric family with its current values."""
         yield from self._zones()
         yield from self._counters()
         yield from self._kswapd()
         yield from self._owners()
+        yield from self._slab()
         yield from self._load()
         yield from self._service()
 
@@ -161,11 +168,42 @@ class NodeCollector(Collector):
         info = GaugeMetricFamily(
             "numa_node_info",
             "Always 1: which machine the node belongs to.",
-            labels=["node", "machine", "profile", "incarnation"],
+            labels=["node", "machine", "profile", "lineage"],
         )
         spec = node.machine.spec
         info.add_metric((self._id, spec.name, spec.profile, str(node.lineage)), 1)
         yield from (sessions, held, pages, swap, info)
+
+    def _slab(self) -> Iterator[Metric]:
+        node = self._node
+        pages = GaugeMetricFamily(
+            "numa_slab_pages",
+            "Pages of slabs: nr_slab_reclaimable, nr_slab_unreclaimable.",
+            labels=["node", "state"],
+        )
+        for name, item in _SLAB_PAGES:
+            pages.add_metric((self._id, name), int(node.pgdat.pg.node_stat[item]))
+        held = GaugeMetricFamily(
+            "numa_slab_held_objects", "Slab objects that sessions of the node hold.", labels=["node"]
+        )
+        held.add_metric((self._id,), node.kmem.held)
+        labels = ["node", "cache"]
+        slabs = GaugeMetricFamily(
+            "numa_slab_cache_slabs", "Slabs of a cache in the node's memory.", labels=labels
+        )
+        objects = GaugeMetricFamily(
+            "numa_slab_cache_objects", "Objects of these slabs, free ones included.", labels=labels
+        )
+        kmem = node.kmem
+        counts = {name: kmem.count(name) for name in kmem.used}
+        caches = sorted(counts, key=lambda name: -(counts[name].slabs << kmem.cache(name).order))
+        for name in caches[:SLAB_CACHES_SHOWN]:
+            slabs.add_metric((self._id, name), counts[name].slabs)
+            objects.add_metric((self._id, name), counts[name].objects)
+        others = [counts[name] for name in caches[SLAB_CACHES_SHOWN:]]
+        slabs.add_metric((self._id, "others"), sum(of.slabs for of in others))
+        objects.add_metric((self._id, "others"), sum(of.objects for of in others))
+        yield from (pages, held, slabs, objects)
 
     def _load(self) -> Iterator[Metric]:
         load = self._node.load
@@ -212,10 +250,8 @@ class NodeCollector(Collector):
 
     def _service(self) -> Iterator[Metric]:
         node = self._node
-        incarnation = GaugeMetricFamily(
-            "numa_node_incarnation", "Times that the node has booted.", labels=["node"]
-        )
-        incarnation.add_metric((self._id,), node.lineage)
+        lineage = GaugeMetricFamily("numa_node_lineage", "Times that the node has booted.", labels=["node"])
+        lineage.add_metric((self._id,), node.lineage)
         ops = CounterMetricFamily("numa_log_ops", "Ops in the node's log.", labels=["node"])
         ops.add_metric((self._id,), node.log_length)
         dropped = CounterMetricFamily(
@@ -238,4 +274,4 @@ class NodeCollector(Collector):
         for other in node.machine.spec.nodes:
             if other.nid != node.nid:
                 owed.add_metric((self._id, str(other.nid)), debts.get(other.nid, 0))
-        yield from (incarnation, ops, dropped, programs, owed)
+        yield from (lineage, ops, dropped, programs, owed)

@@ -1,4 +1,4 @@
-"""Where Prometheus finds a machine (``http_sd_configs``), and what the machine itself has to tell it."""
+"""Prometheus service discovery of a machine (``http_sd_configs``), and the metrics of the machine itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from numa_service.rpc.exposition import HttpServer, metrics_app
 
 
 def targets(machine: MachineInfo, targets_url: str = "") -> list[dict[str, object]]:
-    """One target group a node that has metrics now, and one for the machine if it is told its URL."""
+    """Prometheus target groups: one for each node that serves metrics, and one for the machine.
+
+    The machine's metrics are beside `targets_url`, its service discovery; without it they are left out.
+    """
     urls = {str(node.node): node.metrics_url for node in machine.nodes if node.metrics_url}
     groups = [_group(url, {"machine": machine.name, "node": nid}) for nid, url in urls.items()]
     if targets_url:
@@ -29,32 +32,32 @@ def _group(metrics_url: str, labels: dict[str, str]) -> dict[str, object]:
 
 
 class MachineCollector(Collector):
-    """Which nodes are up, as the machine knows it: a node that is away cannot say so itself."""
+    """Which nodes are up, and how often they were restarted, as the supervisor knows it."""
 
     def __init__(self, machine: Callable[[], MachineInfo]) -> None:
         self._machine = machine
 
     def describe(self) -> list[Metric]:
-        """Nothing: registering must not collect."""
+        """Return nothing: else registering the collector would collect."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Every node of the machine, now."""
+        """The current state of every node of the machine."""
         up = GaugeMetricFamily("numa_machine_node_up", "1 for a node that is up.", labels=["node"])
         restarts = CounterMetricFamily(
             "numa_machine_node_restarts", "Times that a node was booted again.", labels=["node"]
         )
         for node in self._machine().nodes:
             up.add_metric((str(node.node),), float(bool(node.address)))
-            restarts.add_metric((str(node.node),), max(0, node.incarnation - 1))
+            restarts.add_metric((str(node.node),), max(0, node.lineage - 1))
         yield from (up, restarts)
 
 
 class TargetServer:
-    """GET /targets: the nodes as the callable tells them at that moment. GET /metrics: the machine's own."""
+    """An HTTP server with GET /targets, for service discovery, and GET /metrics of the machine's process."""
 
     def __init__(self, machine: Callable[[], MachineInfo], registry: CollectorRegistry | None = None) -> None:
-        """`registry` has the metrics of the machine's process; without one there is no /metrics."""
+        """`machine` is called for each request; without `registry` there is no /metrics."""
         self._url = ""
 
         async def get(request: web.Request) -> web.Response:
@@ -65,7 +68,7 @@ class TargetServer:
         self._http = HttpServer(app)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Serve; the URL for ``http_sd_configs``. OSError when the port is taken."""
+        """Start to serve; returns the URL for ``http_sd_configs``. OSError when the port is taken."""
         self._url = f"http://{await self._http.start(host, port)}/targets"
         return self._url
 

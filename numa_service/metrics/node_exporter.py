@@ -1,8 +1,8 @@
-"""Recording rules that give the metrics node_exporter's names, for dashboards that know only those.
+"""Recording rules that give our metrics the names of node_exporter, for dashboards that know only those.
 
-Only what the model counts gets a name: a rule that is always 0 would look like an answer. A node's LRU and
-event counters under its first zone (node_zoneinfo_nr_active_anon_pages and the like) are left out: that they
-are there is an accident of /proc/zoneinfo, and node_memory_numa_* has them.
+Only what the model counts has a rule: a metric that is always 0 would look like a measurement. The per-node
+LRU and event counters that /proc/zoneinfo prints under a node's first zone
+(node_zoneinfo_nr_active_anon_pages and the like) are left out, as node_memory_numa_* has them.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from numa_service.mm.vmstat import NUMA_EVENT_NAMES, NUMASTAT_NAMES, vm_event_na
 
 _NODE, _ZONE = "machine, node", "machine, node, zone"
 _PAGES, _LRU = "numa_zone_pages", "numa_lru_pages"
-#: Zone states, levels and lists → the metric's selector.
+#: Name after node_zoneinfo_ → selector of our metric.
 _ZONEINFO = {
     "nr_free_pages": f'{_PAGES}{{state="free"}}',
     "spanned_pages": f'{_PAGES}{{state="spanned"}}',
     "present_pages": f'{_PAGES}{{state="present"}}',
     "managed_pages": f'{_PAGES}{{state="managed"}}',
-    # /proc/zoneinfo prints them with the boost
+    # /proc/zoneinfo prints watermarks with the boost included
     "min_pages": 'numa_zone_watermark_pages{level=~"min|boost"}',
     "low_pages": 'numa_zone_watermark_pages{level=~"low|boost"}',
     "high_pages": 'numa_zone_watermark_pages{level=~"high|boost"}',
 }
-#: Lines that /proc/meminfo and a node's meminfo share.
+#: Lines that /proc/meminfo and a node's meminfo have in common → selector of our metric.
 _MEMINFO = {
     "MemTotal": f'{_PAGES}{{state="managed"}}',
     "MemFree": f'{_PAGES}{{state="free"}}',
@@ -51,7 +51,7 @@ groups:
 
 
 def node_exporter_rules() -> str:
-    """The rule file."""
+    """The text of the Prometheus rule file."""
     rules = (
         f"      - record: {name}\n        expr: '{_as_exporter(expr)}'\n        labels: {{job: node}}\n"
         for name, expr in _names()
@@ -60,7 +60,7 @@ def node_exporter_rules() -> str:
 
 
 def _as_exporter(expr: str) -> str:
-    """A machine is to dashboards what a host is: an instance."""
+    """The expression with the machine's name as label `instance`, which node_exporter's hosts have."""
     return f'label_replace({expr}, "instance", "$1", "machine", "(.+)")'
 
 
@@ -91,7 +91,7 @@ def _names() -> Iterator[tuple[str, str]]:
 
 
 def _events() -> list[str]:
-    """Those of every architecture, in the kernel's order as far as there is one."""
+    """The vm events of every architecture, each once, in the order of the kernel's enum."""
     return [
         event
         for event in dict.fromkeys(name for zones in ZONE_NAMES.values() for name in vm_event_names(zones))

@@ -1,4 +1,5 @@
-"""The memory model: pure, deterministic, fast. One file per kernel concept, with the kernel's names.
+"""The memory model: one module for each concept of the kernel's ``mm/``, with the kernel's names.
 
-State in, op in, state out: no I/O, clock, logging or randomness anywhere below this folder.
+It is deterministic: the next state depends on the state and the operation alone. Nothing in this package does
+I/O, logs, reads a clock or draws random numbers.
 """

@@ -1,7 +1,8 @@
-"""The boot allocator of the 3.0 era: one bit a page (``mm/bootmem.c``).
+"""The bootmem allocator, with one bit for each page (``mm/bootmem.c``; removed in 4.20).
 
-As on an x86 kernel of that time built without CONFIG_NO_BOOTMEM: each node has a bitmap of its low memory,
-set bits are taken; allocations go upwards from a goal, and small ones share a page with the one before.
+x86 kernels of the time of 3.0 use it unless they are built with CONFIG_NO_BOOTMEM. Each node has a bitmap of
+its low memory, in which set bits are taken pages. Allocations go upwards from a goal, and small ones share a
+page with the allocation before.
 """
 
 from __future__ import annotations
@@ -26,20 +27,20 @@ _BITMAP = "bootmem bitmap"
 
 
 def bootmem_bootmap_pages(pages: int) -> int:
-    """Pages that a bitmap of that many bits takes, in whole words."""
+    """Pages that a bitmap of `pages` bits takes, in whole words (function of that name)."""
     words = -(-pages // BITS_PER_LONG)
     return -(-words * (BITS_PER_LONG // 8) // PAGE_SIZE)
 
 
 @dataclass(slots=True)
 class BootmemData:
-    """``bootmem_data_t``: pgdat->bdata of one node."""
+    """``bootmem_data_t`` of one node (pgdat->bdata)."""
 
     nid: int
     node_min_pfn: int
-    #: First pfn past low memory: what lies above is not in the bitmap.
+    #: First pfn past the node's low memory, where the bitmap ends.
     node_low_pfn: int
-    #: Bit set: taken. Bit 0 of byte 0 is node_min_pfn.
+    #: A set bit is a taken page. Bit 0 of byte 0 is page node_min_pfn.
     node_bootmem_map: npt.NDArray[np.uint8]
     #: Where the last allocation ended, in bytes from node_min_pfn.
     last_end_off: int = 0
@@ -47,7 +48,10 @@ class BootmemData:
     hint_idx: int = 0
 
     def mark(self, start_pfn: int, end_pfn: int, reserve: bool) -> None:
-        """Set or clear the bits of [start, end), which must lie within the node (mark_bootmem_node)."""
+        """Set (`reserve`) or clear the bits of pfns [start, end) (mark_bootmem_node).
+
+        BootMemoryError if they are not all in the node's bitmap.
+        """
         start, end = start_pfn - self.node_min_pfn, end_pfn - self.node_min_pfn
         if not 0 <= start <= end <= self.node_low_pfn - self.node_min_pfn:
             raise BootMemoryError(f"pfns {start_pfn}-{end_pfn} are not low memory of node {self.nid}")
@@ -65,12 +69,12 @@ class BootmemData:
             start = (byte << 3) + stop
 
     def reserved(self, pfn: int) -> bool:
-        """test_bit of one page."""
+        """Whether a page is taken."""
         index = pfn - self.node_min_pfn
         return bool(self.node_bootmem_map[index >> 3] >> (index & 7) & 1)
 
     def free_runs(self, start_pfn: int, end_pfn: int) -> list[PfnRange]:
-        """Runs of clear bits within bounds, ascending."""
+        """Ranges of free pages within [start_pfn, end_pfn), ascending."""
         start = max(start_pfn, self.node_min_pfn)
         end = min(end_pfn, self.node_low_pfn)
         if start >= end:
@@ -100,9 +104,9 @@ class BootmemData:
 
 
 def init_bootmem_node(nid: int, start_pfn: int, end_pfn: int) -> BootmemData:
-    """A node's bitmap, every page taken: what is RAM is freed afterwards (init_bootmem_node).
+    """Make a node's bitmap with every page taken (init_bootmem_node); the caller frees what is RAM.
 
-    It begins on a word: a node does in the SRAT, whatever its first page of RAM is.
+    The bitmap begins at a multiple of BITS_PER_LONG pages, as nodes do in the SRAT.
     """
     start_pfn = start_pfn // BITS_PER_LONG * BITS_PER_LONG
     octets = -(-(end_pfn - start_pfn) // BITS_PER_LONG) * (BITS_PER_LONG // 8)
@@ -110,23 +114,24 @@ def init_bootmem_node(nid: int, start_pfn: int, end_pfn: int) -> BootmemData:
 
 
 def free_bootmem_node(bdata: BootmemData, start_pfn: int, end_pfn: int) -> None:
-    """Make pages available; a later search may find them (free_bootmem)."""
+    """Free pages, and let the next search begin at them if they are below its hint (free_bootmem_node)."""
     bdata.mark(start_pfn, end_pfn, reserve=False)
     bdata.hint_idx = min(bdata.hint_idx, start_pfn - bdata.node_min_pfn)
 
 
 def reserve_bootmem_node(bdata: BootmemData, start_pfn: int, end_pfn: int) -> None:
-    """Take pages, free or not (reserve_bootmem without BOOTMEM_EXCLUSIVE)."""
+    """Take pages, whether they are free or not (reserve_bootmem_node without BOOTMEM_EXCLUSIVE)."""
     bdata.mark(start_pfn, end_pfn, reserve=True)
 
 
 def alloc_bootmem_core(
     bdata: BootmemData, size: int, align: int, goal: int = 0, limit: int = 0
 ) -> int | None:
-    """Take `size` bytes at or above `goal`, below `limit` (0: none); the byte address, or None.
+    """Take `size` bytes at or above `goal` and below `limit` (0: no limit); returns the address, or None.
 
-    A goal outside the node counts as none. The search starts where the last one ended, and comes back to the
-    goal when it finds nothing there. What fits behind the last allocation in its last page goes there.
+    A goal outside the node counts as none. The search begins where the last one ended, and again at the goal
+    if it finds nothing there. An allocation right behind the last one begins in that one's last page, if that
+    has room.
     """
     low, high = bdata.node_min_pfn, bdata.node_low_pfn
     if limit:
@@ -145,7 +150,7 @@ def alloc_bootmem_core(
 
 
 def _take(bdata: BootmemData, first: int, size: int, align: int) -> int:
-    """Take `size` bytes from page `first` on, or from the end of the last allocation just before it."""
+    """Take `size` bytes from page `first` on, or from the end of the last allocation if that is adjacent."""
     index = first - bdata.node_min_pfn
     offset = index << PAGE_SHIFT
     last = bdata.last_end_off
@@ -160,7 +165,10 @@ def _take(bdata: BootmemData, first: int, size: int, align: int) -> int:
 
 
 def alloc_bootmem_node(bdata: BootmemData, size: int, align: int, goal: int = DMA_GOAL) -> int:
-    """Take `size` bytes, at the goal if that can be; BootMemoryError when the node is full."""
+    """Take `size` bytes, above the goal if possible; returns the address (__alloc_bootmem_node).
+
+    BootMemoryError if the node has no room.
+    """
     for wanted in dict.fromkeys((goal, 0)):
         address = alloc_bootmem_core(bdata, size, align, wanted)
         if address is not None:
@@ -169,7 +177,7 @@ def alloc_bootmem_node(bdata: BootmemData, size: int, align: int, goal: int = DM
 
 
 def free_all_bootmem_core(bdata: BootmemData) -> Iterator[tuple[int, int]]:
-    """(pfn, order) of every block given to the buddy system, in order: words of the bitmap or pages."""
+    """(pfn, order) of each block freed to the buddy system, in that order: bitmap words or single pages."""
     for start, end in bdata.free_runs(bdata.node_min_pfn, bdata.node_low_pfn):
         pfn = start
         while pfn < end:
@@ -180,7 +188,10 @@ def free_all_bootmem_core(bdata: BootmemData) -> Iterator[tuple[int, int]]:
 
 @dataclass(slots=True)
 class Bootmem:
-    """The bitmaps of all nodes, as boot sees them: takes over from memblock (``early_res_to_bootmem``)."""
+    """The bootmem allocators of all nodes, which take over from the early reservations.
+
+    (early_res_to_bootmem.) It is a :class:`~numa_service.mm.memblock.BootAllocator`.
+    """
 
     memory: list[Region]
     reserved: list[Region] = field(default_factory=list)
@@ -188,9 +199,9 @@ class Bootmem:
 
     @classmethod
     def take_over(cls, memory: Iterable[Region], early: Iterable[Region], max_low_pfn: int) -> Bootmem:
-        """Bitmaps of that RAM, as far as it is low memory, with what was reserved before; BootMemoryError.
+        """Make the bitmaps for the low memory of `memory`, with the `early` reservations taken.
 
-        Each node's bitmap lies on the node itself.
+        Each node's bitmap lies on the node itself. BootMemoryError if a node has no room for it.
         """
         boot = cls(sorted(memory))
         for nid in sorted({region.nid for region in boot.memory}):
@@ -217,7 +228,7 @@ class Bootmem:
         insort(self.reserved, Region(start_pfn, end_pfn, nid, purpose))
 
     def alloc_node(self, nid: int, start_pfn: int, end_pfn: int, pages: int, purpose: str) -> int:
-        """Upwards from the goal in one piece, else in pieces from the bottom; pages taken."""
+        """Take `pages` pages in one piece above the goal, else in several from the bottom; returns pages."""
         bdata = self.bdata.get(nid)
         if bdata is None or pages <= 0:
             return 0
@@ -238,7 +249,7 @@ class Bootmem:
         return pages - left
 
     def free_ranges(self, nid: int, start_pfn: int, end_pfn: int) -> list[PfnRange]:
-        """What is free on a node within bounds, high memory included, ascending."""
+        """Free ranges of a node within bounds, high memory included."""
         bdata = self.bdata.get(nid)
         low_end = bdata.node_low_pfn if bdata is not None else 0
         ranges = bdata.free_runs(start_pfn, end_pfn) if bdata is not None else []
@@ -261,13 +272,14 @@ class Bootmem:
         return sum(high - low for low, high in self.free_ranges(nid, start_pfn, end_pfn))
 
     def own_ranges(self, nid: int) -> list[PfnRange]:
-        """The bitmap of the node."""
+        """The pages of the node's bitmap."""
         return [(r.start_pfn, r.end_pfn) for r in self.reserved if r.nid == nid and r.purpose == _BITMAP]
 
     def retire(self, nid: int) -> list[PfnRange]:
-        """Free low memory, ascending, then high memory; the bitmap itself comes last (free_all_bootmem).
+        """Ranges to free, in order: low memory, then high memory, then the bitmap itself (free_all_bootmem).
 
-        Ranges, not the blocks of :func:`free_all_bootmem_core`: what those blocks merge into is the same.
+        These are ranges and not the blocks of :func:`free_all_bootmem_core`, as both merge into the same
+        blocks.
         """
         ranges = self.free_ranges(nid, 0, 1 << 52)
         for low, high in self.own_ranges(nid):
@@ -277,7 +289,7 @@ class Bootmem:
         return ranges
 
     def debug_lines(self) -> list[str]:
-        """As with ``bootmem_debug``, each with what it was for."""
+        """A line for each reservation, as with ``bootmem_debug``, and its purpose."""
         return [
             f"bootmem::mark_bootmem_node nid={r.nid} start={r.start_pfn:x} end={r.end_pfn:x} reserve=1 "
             f"{r.purpose}"

@@ -1,7 +1,7 @@
-"""The buddy system: free lists, split and merge, pageblocks and their types (``mm/page_alloc.c``).
+"""The buddy system: free lists, splitting and merging, pageblock types (``mm/page_alloc.c``).
 
-Pages are named by their index in mem_map. Buddies are found by XOR because ``base_pfn`` is a multiple of
-the largest block.
+Blocks are named by the index of their first page in mem_map. The buddy of a block is found by XOR of the
+index, because ``base_pfn`` is a multiple of the largest block's size.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from numa_service.mm.pgdata import (
     TUNE_MOBILITY_DISABLED,
     PgData,
 )
-from numa_service.mm.profile import BLOCKS_CLAIM, BLOCKS_TAKE
 from numa_service.mm.tracepoints import MM_PAGE_ALLOC_ZONE_LOCKED, trace_page
+from numa_service.mm.variants import BLOCKS_AGREE, BLOCKS_TAKE
 from numa_service.mm.vmstat import NR_FREE_PAGES, PATH_BUDDY_BLOCKS
 
-#: 3.0 keeps a reserve of this type where later kernels have HIGHATOMIC.
+#: MIGRATE_RESERVE (removed in 4.4, which brought MIGRATE_HIGHATOMIC): both have the same number here.
 MIGRATE_RESERVE = MIGRATE_HIGHATOMIC
 
 
 @kernel(inline=True)  # mm_order0_random_free
 def page_zone(pg: PgData, idx: int) -> int:
-    """Zone index of a page; -1 outside every zone."""
+    """Zone index of a page (page_zonenum); -1 outside every zone."""
     whose = i64(pg.pb_zone[idx >> PAGEBLOCK_ORDER])
     if whose:
         return whose - 1
@@ -53,7 +53,7 @@ def page_zone(pg: PgData, idx: int) -> int:
 
 @kernel(inline=True)  # mm_order0_random_free
 def page_is_buddy(pg: PgData, idx: int, order: int) -> bool:
-    """Whether a free block of exactly this order starts here."""
+    """Whether a free block of exactly this order begins at `idx` (page_is_buddy)."""
     if order >= PAGEBLOCK_ORDER:
         return pg.pb_order[idx >> PAGEBLOCK_ORDER] == order + 1
     return (pg.flags[idx] & PG_BUDDY) != 0 and pg.order[idx] == order
@@ -64,9 +64,10 @@ def page_is_buddy(pg: PgData, idx: int, order: int) -> bool:
 
 @kernel(inline=True)  # mm_order0_random_free
 def mod_zone_free_pages(pg: PgData, zone: int, cpu: int, delta: int) -> None:
-    """Change NR_FREE_PAGES, in the CPU's own part while that is within its threshold.
+    """Add `delta` pages to NR_FREE_PAGES of a zone (__mod_zone_page_state).
 
-    (__mod_zone_page_state.) Without a CPU, or with a threshold of 0, at once.
+    The change stays in the part that `cpu` keeps to itself until that exceeds the zone's stat_threshold. With
+    `cpu` -1 or a threshold of 0 it goes into the zone's counter at once.
     """
     if cpu < 0:
         pg.vm_stat[zone, NR_FREE_PAGES] += delta
@@ -84,8 +85,28 @@ def mod_zone_free_pages(pg: PgData, zone: int, cpu: int, delta: int) -> None:
 
 
 @kernel
+def _add_freed_blocks(pg: PgData, zone: int, cpu: int, order: int, blocks: int) -> None:
+    """:func:`mod_zone_free_pages` for each of several blocks that `cpu` frees."""
+    mod_zone_free_pages(pg, zone, cpu, 1 << order)  # leaves at most the threshold in the CPU's own part
+    rest = (blocks - 1) << order
+    threshold = pg.drift[zone, STAT_THRESHOLD]
+    if threshold == 0:
+        pg.vm_stat[zone, NR_FREE_PAGES] += rest
+        return
+    kept = pg.free_delta[cpu, zone]
+    total = kept + rest
+    left = total
+    if total > threshold:
+        first = ((threshold - kept) >> order) + 1  # the block with which the part exceeds the threshold
+        every = (threshold >> order) + 1
+        left = (blocks - 1 - first) % every << order
+        pg.vm_stat[zone, NR_FREE_PAGES] += total - left
+    pg.free_delta[cpu, zone] = left
+
+
+@kernel
 def zone_page_state_snapshot(pg: PgData, zone: int) -> int:
-    """NR_FREE_PAGES with what every CPU keeps to itself."""
+    """NR_FREE_PAGES with every CPU's own part added (zone_page_state_snapshot)."""
     free = pg.vm_stat[zone, NR_FREE_PAGES]
     for cpu in range(pg.free_delta.shape[0]):
         free += pg.free_delta[cpu, zone]
@@ -94,7 +115,7 @@ def zone_page_state_snapshot(pg: PgData, zone: int) -> int:
 
 @kernel
 def zone_free_pages_safe(pg: PgData, zone: int) -> int:
-    """Free pages for a check that must not be fooled by drift (zone_watermark_ok_safe)."""
+    """Free pages of a zone: exact below percpu_drift_mark, else the counter (zone_watermark_ok_safe)."""
     free = pg.vm_stat[zone, NR_FREE_PAGES]
     if free < pg.drift[zone, DRIFT_MARK]:
         return zone_page_state_snapshot(pg, zone)
@@ -103,7 +124,7 @@ def zone_free_pages_safe(pg: PgData, zone: int) -> int:
 
 @kernel
 def count_reserve(pg: PgData, zone: int, mt: int, delta: int) -> None:
-    """Free pages of the types that not everybody may use (account_freepages)."""
+    """Add `delta` free pages to the count of type `mt`, if it is HIGHATOMIC or CMA (account_freepages)."""
     if mt == MIGRATE_HIGHATOMIC:
         pg.reserves[zone, FREE_HIGHATOMIC] += delta
     elif mt == MIGRATE_CMA:
@@ -115,7 +136,7 @@ def count_reserve(pg: PgData, zone: int, mt: int, delta: int) -> None:
 
 @kernel(inline=True)  # mm_order0_random_free
 def add_to_free_list(pg: PgData, zone: int, idx: int, order: int, mt: int, tail: bool) -> None:
-    """Make a block free: mark it, link it, count it (add_to_free_list[_tail], set_buddy_order)."""
+    """Mark a block as free and put it on a free list (set_buddy_order, add_to_free_list[_tail])."""
     head = free_list(pg, zone, order, mt)
     if order >= PAGEBLOCK_ORDER:
         block = idx >> PAGEBLOCK_ORDER
@@ -136,7 +157,7 @@ def add_to_free_list(pg: PgData, zone: int, idx: int, order: int, mt: int, tail:
 
 @kernel(inline=True)  # mm_order0_random_free
 def del_from_free_list(pg: PgData, zone: int, idx: int, order: int) -> None:
-    """Take a block off its list and clear its mark (del_page_from_free_list)."""
+    """Take a free block off its list and clear its mark (del_page_from_free_list)."""
     if order >= PAGEBLOCK_ORDER:
         block = idx >> PAGEBLOCK_ORDER
         pg.pb_order[block] = 0
@@ -150,7 +171,7 @@ def del_from_free_list(pg: PgData, zone: int, idx: int, order: int) -> None:
 
 @kernel
 def move_to_free_list(pg: PgData, zone: int, idx: int, order: int, mt: int) -> None:
-    """Put a free block on another type's list: last, in 3.0 first (move_to_free_list)."""
+    """Move a free block to the end of another type's list; in 3.0 to the front (move_to_free_list)."""
     head = free_list(pg, zone, order, mt)
     if order >= PAGEBLOCK_ORDER:
         block = idx >> PAGEBLOCK_ORDER
@@ -187,7 +208,10 @@ def first_free(pg: PgData, zone: int, order: int, mt: int) -> int:
 
 @kernel
 def set_pageblock_migratetype(pg: PgData, block: int, mt: int) -> None:
-    """Label a pageblock; with mobility grouping off ordinary blocks are unmovable, in 3.0 all are."""
+    """Set a pageblock's type (set_pageblock_migratetype).
+
+    With page_group_by_mobility_disabled the types below MIGRATE_PCPTYPES become unmovable, in 3.0 all types.
+    """
     if pg.tune[TUNE_MOBILITY_DISABLED] and (mt < MIGRATE_PCPTYPES or pg.tune[TUNE_BLOCKS] == BLOCKS_TAKE):
         mt = MIGRATE_UNMOVABLE
     pg.pb_migratetype[block] = mt
@@ -195,24 +219,25 @@ def set_pageblock_migratetype(pg: PgData, block: int, mt: int) -> None:
 
 @kernel
 def change_pageblock_range(pg: PgData, idx: int, order: int, mt: int) -> None:
-    """Label every pageblock of a large block."""
+    """Set the type of every pageblock of a block of pageblock size or larger (change_pageblock_range)."""
     for block in range(1 << (order - PAGEBLOCK_ORDER)):
         set_pageblock_migratetype(pg, (idx >> PAGEBLOCK_ORDER) + block, mt)
 
 
 @kernel
 def scan_freepages_block(pg: PgData, zone: int, idx: int, mt: int, move: bool) -> int:
-    """Free pages of a pageblock and its movable ones, as free | movable << 32; -1 where the zone ends in it.
+    """Count the free pages and the movable pages in use of the pageblock around `idx` (move_freepages_block).
 
-    With `move` its free blocks go to another type's list (move_freepages_block). A pageblock that
-    the zone begins in is taken from this block on; 6.12 leaves it alone.
+    Returns free | movable << 32, or -1 if the zone ends inside the pageblock. With `move` its free blocks go
+    to the lists of type `mt`. If the zone begins inside the pageblock, only the part from `idx` on is
+    scanned; 6.12 returns -1 then, too.
     """
     start = idx & ~(PAGEBLOCK_NR_PAGES - 1)
     end = start + PAGEBLOCK_NR_PAGES
     if end > pg.zone_end[zone]:
         return -1
     if start < pg.zone_start[zone]:
-        if pg.tune[TUNE_BLOCKS] == BLOCKS_CLAIM:
+        if pg.tune[TUNE_BLOCKS] >= BLOCKS_AGREE:
             return -1
         start = idx
     large = i64(pg.pb_order[start >> PAGEBLOCK_ORDER])
@@ -242,7 +267,7 @@ def scan_freepages_block(pg: PgData, zone: int, idx: int, mt: int, move: bool) -
 
 @kernel(inline=True)  # mm_order0_random_free
 def find_buddy(pg: PgData, zone: int, idx: int, order: int) -> int:
-    """The free buddy of a block, or -1 (find_buddy_page_pfn)."""
+    """Index of a block's buddy if that is free, of the same order and zone; else -1 (find_buddy_page_pfn)."""
     buddy = idx ^ (1 << order)
     if buddy < pg.zone_start[zone] or buddy >= pg.zone_end[zone]:
         return -1
@@ -251,25 +276,20 @@ def find_buddy(pg: PgData, zone: int, idx: int, order: int) -> int:
     return buddy
 
 
-@kernel
+@kernel(inline=True)  # mm_order9
 def migratetype_is_mergeable(mt: int) -> bool:
-    """Types whose blocks may merge with each other's."""
+    """Whether a block of this type may merge with blocks of other such types (migratetype_is_mergeable)."""
     return mt < MIGRATE_PCPTYPES
 
 
 @kernel(inline=True)  # mm_order0_random_free
-def free_one_page(pg: PgData, zone: int, cpu: int, idx: int, order: int, mt: int, to_tail: bool) -> None:
-    """Give a block back: merge upwards, then link it (__free_one_page).
+def _merge(pg: PgData, zone: int, idx: int, order: int, mt: int, to_tail: bool) -> None:
+    """Merge a block of type `mt` with free buddies, then put it on a free list (loop of __free_one_page).
 
-    At the head of its list, or at the tail when the next merge is likely, or when asked to. `cpu` is whose
-    counter moves; -1 = the zone's.
+    It goes to the head of the list, or to the tail with `to_tail` or if the buddy of its parent is free, so
+    that another merge is likely.
     """
-    pg.path[PATH_BUDDY_BLOCKS] += 1
     rules = pg.tune[TUNE_BLOCKS]
-    if mt != MIGRATE_ISOLATE or rules == BLOCKS_TAKE:
-        mod_zone_free_pages(pg, zone, cpu, 1 << order)
-    if mt >= MIGRATE_PCPTYPES:
-        count_reserve(pg, zone, mt, 1 << order)
     while order < NR_ORDERS - 1:
         buddy = find_buddy(pg, zone, idx, order)
         if buddy < 0:
@@ -279,21 +299,53 @@ def free_one_page(pg: PgData, zone: int, cpu: int, idx: int, order: int, mt: int
             if mt != buddy_mt:
                 if not (migratetype_is_mergeable(mt) and migratetype_is_mergeable(buddy_mt)):
                     break
-                if rules == BLOCKS_CLAIM:
+                if rules >= BLOCKS_AGREE:
                     set_pageblock_migratetype(pg, buddy >> PAGEBLOCK_ORDER, mt)
         del_from_free_list(pg, zone, buddy, order)
         idx = idx & buddy
         order += 1
     if not to_tail and order < NR_ORDERS - 2:
-        # buddy_merge_likely: the block one order up could merge soon, so keep these pages for last
+        # buddy_merge_likely: if the merged block has a free buddy, allocate from this one last
         higher = idx & ~(1 << order)
         to_tail = find_buddy(pg, zone, higher, order + 1) >= 0
     add_to_free_list(pg, zone, idx, order, mt, to_tail)
 
 
+@kernel(inline=True)  # mm_order0_random_free
+def free_one_page(pg: PgData, zone: int, cpu: int, idx: int, order: int, mt: int, to_tail: bool) -> None:
+    """Free a block of type `mt`: merge it with free buddies, then put it on a free list (__free_one_page).
+
+    `to_tail` is passed to :func:`_merge`, `cpu` to :func:`mod_zone_free_pages`.
+    """
+    pg.path[PATH_BUDDY_BLOCKS] += 1
+    if mt != MIGRATE_ISOLATE or pg.tune[TUNE_BLOCKS] == BLOCKS_TAKE:
+        mod_zone_free_pages(pg, zone, cpu, 1 << order)
+    if mt >= MIGRATE_PCPTYPES:
+        count_reserve(pg, zone, mt, 1 << order)
+    _merge(pg, zone, idx, order, mt, to_tail)
+
+
+@kernel
+def free_whole(pg: PgData, zone: int, cpu: int, idx: int, order: int, blocks: int, mt: int) -> None:
+    """Free `blocks` adjacent blocks that together are a whole one: a power of two of them, aligned.
+
+    The result is the same as that of :func:`free_one_page` for each: the last of them merges with all others,
+    and until then each list gets back what the next block takes off it.
+    """
+    pg.path[PATH_BUDDY_BLOCKS] += blocks
+    if mt != MIGRATE_ISOLATE or pg.tune[TUNE_BLOCKS] == BLOCKS_TAKE:
+        _add_freed_blocks(pg, zone, cpu, order, blocks)
+    if mt >= MIGRATE_PCPTYPES:
+        count_reserve(pg, zone, mt, blocks << order)
+    while blocks > 1:
+        blocks >>= 1
+        order += 1
+    _merge(pg, zone, idx, order, mt, flag(False))
+
+
 @kernel
 def expand(pg: PgData, zone: int, idx: int, low: int, high: int, mt: int) -> None:
-    """Split a block: each upper half goes to the lower list, the low half goes on (expand)."""
+    """Split a block of order `high` to order `low`: upper halves go to free lists of type `mt` (expand)."""
     while high > low:
         high -= 1
         add_to_free_list(pg, zone, idx + (1 << high), high, mt, flag(False))
@@ -301,9 +353,10 @@ def expand(pg: PgData, zone: int, idx: int, low: int, high: int, mt: int) -> Non
 
 @kernel
 def rmqueue_smallest(pg: PgData, zone: int, order: int, mt: int) -> int:
-    """Smallest block of one migratetype that is large enough; -1 if there is none (__rmqueue_smallest).
+    """Take a block from the smallest free block of one type that is large enough (__rmqueue_smallest).
 
-    Not counted yet: that is the caller's, with the type left in ``pcptype``.
+    Returns its index, or -1 if there is none. The caller has to subtract it from NR_FREE_PAGES and, by the
+    type that ``pcptype`` then holds, from the counts of reserves.
     """
     for current in range(order, NR_ORDERS):
         idx = first_free(pg, zone, current, mt)
@@ -320,10 +373,11 @@ def rmqueue_smallest(pg: PgData, zone: int, order: int, mt: int) -> int:
 
 @kernel(inline=True)  # mm_order0_32k
 def rmqueue_smallest_run(pg: PgData, zone: int, order: int, mt: int, most: int) -> int:
-    """Up to `most` blocks in a row off the smallest block that is large enough, as blocks << 40 | first.
+    """Take up to `most` adjacent blocks from the smallest free block of a type that is large enough.
 
-    -1 if there is none. The same as so many times :func:`rmqueue_smallest`: no smaller block is free, so what
-    one allocation splits off serves the next, ascending. Never past a pageblock, so `order` is at most 9.
+    Returns blocks << 40 | index of the first, or -1 if there is none. The result is the same as that of
+    repeated :func:`rmqueue_smallest`: as no smaller block is free, each allocation takes the lowest part of
+    what the one before has split off. A run never leaves a pageblock, so `order` is at most PAGEBLOCK_ORDER.
     """
     for current in range(order, NR_ORDERS):
         idx = first_free(pg, zone, current, mt)
@@ -338,10 +392,10 @@ def rmqueue_smallest_run(pg: PgData, zone: int, order: int, mt: int, most: int) 
                 add_to_free_list(pg, zone, idx + at, piece, mt, flag(False))
                 at += 1 << piece
             piece += 1
-        for block in range(run):
-            page = idx + (block << order)
+        for page in range(idx, idx + (run << order), 1 << order):
             pg.pcptype[page] = mt
-            if pg.trace_ctl[TRACE_ON]:
+        if pg.trace_ctl[TRACE_ON]:
+            for page in range(idx, idx + (run << order), 1 << order):
                 trace_page(pg, i64(MM_PAGE_ALLOC_ZONE_LOCKED), zone, page, order, mt)
         return (run << 40) | idx
     return -1
@@ -349,7 +403,10 @@ def rmqueue_smallest_run(pg: PgData, zone: int, order: int, mt: int, most: int) 
 
 @kernel(inline=True)  # mm_order9
 def has_block_of_order(pg: PgData, zone: int, order: int, cma: bool, highatomic: bool) -> bool:
-    """Whether a block of this order is on a list the caller may use."""
+    """Whether a free list of this order that the request may use has a block.
+
+    Those are the ordinary types, and MIGRATE_CMA and MIGRATE_HIGHATOMIC if `cma` and `highatomic` say so.
+    """
     for mt in range(MIGRATE_PCPTYPES):
         if first_free(pg, zone, order, mt) >= 0:
             return True
@@ -360,7 +417,7 @@ def has_block_of_order(pg: PgData, zone: int, order: int, cma: bool, highatomic:
 
 @kernel(inline=True)  # mm_order9
 def has_free_block(pg: PgData, zone: int, order: int, cma: bool, highatomic: bool) -> bool:
-    """Whether a block of at least this order is on a list the caller may use (end of __zone_watermark_ok)."""
+    """Whether a block of at least this order is free for the request (end of __zone_watermark_ok)."""
     for current in range(order, NR_ORDERS):
         if pg.nr_free[zone, current] and has_block_of_order(pg, zone, current, cma, highatomic):
             return True
@@ -369,7 +426,7 @@ def has_free_block(pg: PgData, zone: int, order: int, cma: bool, highatomic: boo
 
 @kernel
 def count_free_blocks(pg: PgData, zone: int, order: int, mt: int) -> int:
-    """Length of one free list, walked as the kernel does for pagetypeinfo."""
+    """Length of one free list, counted by walking it, as /proc/pagetypeinfo does."""
     head = free_list(pg, zone, order, mt)
     n = 0
     if order >= PAGEBLOCK_ORDER:
@@ -387,7 +444,7 @@ def count_free_blocks(pg: PgData, zone: int, order: int, mt: int) -> int:
 
 @kernel
 def free_range(pg: PgData, zone: int, start: int, end: int) -> None:
-    """Hand a range to the buddy system in the largest aligned blocks, ascending (__free_pages_memory)."""
+    """Free the pages [start, end) in the largest aligned blocks, ascending (__free_pages_memory)."""
     at = start
     while at < end:
         order = 0
@@ -409,6 +466,7 @@ __all__ = [
     "first_free",
     "free_one_page",
     "free_range",
+    "free_whole",
     "has_block_of_order",
     "has_free_block",
     "migratetype_is_mergeable",

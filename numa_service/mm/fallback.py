@@ -1,4 +1,4 @@
-"""When a free list is empty: CMA, other migratetypes, reserves (``__rmqueue`` and what it falls back on)."""
+"""Allocation from the buddy lists with fallback to CMA, other migratetypes and reserves (``__rmqueue``)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from numa_service.mm.buddy import (
     scan_freepages_block,
     set_pageblock_migratetype,
 )
+from numa_service.mm.internal import ALLOC_CMA, ALLOC_KSWAPD, ALLOC_NOFRAGMENT
 from numa_service.mm.jit import flag, i64, kernel
 from numa_service.mm.mmzone import (
     MIGRATE_CMA,
@@ -41,11 +42,11 @@ from numa_service.mm.pgdata import (
     ZONE_BOOSTED_WATERMARK,
     PgData,
 )
-from numa_service.mm.profile import BLOCKS_CLAIM, BLOCKS_STEAL
 from numa_service.mm.tracepoints import MM_PAGE_ALLOC_ZONE_LOCKED, trace_extfrag, trace_page
+from numa_service.mm.variants import BLOCKS_AGREE, BLOCKS_CLAIM, BLOCKS_STEAL
 from numa_service.mm.vmstat import NR_FREE_PAGES, PATH_BUDDY_BLOCKS, PATH_STEALS
 
-#: fallbacks[mt]: the order in which other types are stolen from; the same in all versions.
+#: fallbacks[mt]: other types in the order in which they are tried; the same in 3.0, 6.1 and 6.12.
 FALLBACKS = np.array(
     [
         [MIGRATE_RECLAIMABLE, MIGRATE_MOVABLE],
@@ -55,15 +56,13 @@ FALLBACKS = np.array(
     dtype=np.int64,
 )
 
-# alloc_flags that matter here
-ALLOC_CMA = 0x80
-ALLOC_NOFRAGMENT = 0x100
-ALLOC_KSWAPD = 0x800
-
 
 @kernel
 def _boost_watermark(pg: PgData, zone: int, alloc_flags: int) -> None:
-    """Raise the watermarks for a while after types were mixed (boost_watermark)."""
+    """Raise a zone's watermark_boost, as a fallback is about to mix types in a pageblock (boost_watermark).
+
+    With ALLOC_KSWAPD it sets ZONE_BOOSTED_WATERMARK, so that kswapd is woken.
+    """
     factor = pg.tune[TUNE_BOOST_FACTOR]
     if factor == 0 or pg.managed[zone] < PAGEBLOCK_NR_PAGES * 4:
         return
@@ -78,7 +77,7 @@ def _boost_watermark(pg: PgData, zone: int, alloc_flags: int) -> None:
 
 @kernel
 def _find_fallback(pg: PgData, zone: int, order: int, start_mt: int) -> int:
-    """First other type with a free block of this order; -1 if none (find_suitable_fallback)."""
+    """First type in FALLBACKS with a free block of this order, or -1 (find_suitable_fallback)."""
     if pg.nr_free[zone, order] == 0:
         return -1
     for i in range(FALLBACKS.shape[1]):
@@ -90,6 +89,7 @@ def _find_fallback(pg: PgData, zone: int, order: int, start_mt: int) -> int:
 
 @kernel
 def _can_steal(pg: PgData, order: int, start_mt: int) -> bool:
+    """Whether a fallback to a block of this order may take all of its pageblock (can_steal_fallback)."""
     return (
         order >= PAGEBLOCK_ORDER // 2
         or start_mt == MIGRATE_RECLAIMABLE
@@ -100,7 +100,10 @@ def _can_steal(pg: PgData, order: int, start_mt: int) -> bool:
 
 @kernel
 def _is_enough(pg: PgData, counts: int, old_type: int, start_mt: int) -> bool:
-    """Whether half of a pageblock is free or used like the request: then it changes its type."""
+    """Whether at least half of a pageblock is free or in use for `start_mt`, so that its type changes.
+
+    `counts` is the result of scan_freepages_block() (end of steal_suitable_fallback).
+    """
     free_pages = counts & 0xFFFFFFFF
     movable_pages = counts >> 32
     if start_mt == MIGRATE_MOVABLE:
@@ -116,6 +119,7 @@ def _is_enough(pg: PgData, counts: int, old_type: int, start_mt: int) -> bool:
 def _trace_extfrag(
     pg: PgData, zone: int, idx: int, order: int, start_mt: int, fallback_order: int, fallback_mt: int
 ) -> None:
+    """Record mm_page_alloc_extfrag for a block that was taken from another type."""
     owned = pg.pb_migratetype[idx >> PAGEBLOCK_ORDER] == start_mt
     trace_extfrag(pg, zone, idx, order, start_mt, fallback_order, fallback_mt, owned)
 
@@ -125,7 +129,11 @@ def _trace_extfrag(
 
 @kernel
 def _take_largest(pg: PgData, zone: int, order: int, start_mt: int) -> int:
-    """Split the largest block of another type; large ones take their pageblock along (3.0)."""
+    """Allocate from the largest free block of another type, or -1 (__rmqueue_fallback of 3.0).
+
+    From half a pageblock's order upwards, and for reclaimable requests, the pageblock's free pages become the
+    request's type as well.
+    """
     for current in range(NR_ORDERS - 1, order - 1, -1):
         mt = _find_fallback(pg, zone, current, start_mt)
         if mt < 0:
@@ -164,7 +172,11 @@ def _take_largest(pg: PgData, zone: int, order: int, start_mt: int) -> int:
 def _steal_suitable_fallback(
     pg: PgData, zone: int, idx: int, order: int, start_mt: int, alloc_flags: int, whole_block: bool
 ) -> None:
-    """Put a block of another type on the requester's list, with its pageblock if enough of it agrees."""
+    """Move a free block of another type to the list of `start_mt` (steal_suitable_fallback of 6.1).
+
+    With `whole_block` all free pages of its pageblock move, and the pageblock changes its type if enough of
+    it is compatible.
+    """
     pg.path[PATH_STEALS] += 1
     old_type = i64(pg.pb_migratetype[idx >> PAGEBLOCK_ORDER])
     if old_type != MIGRATE_HIGHATOMIC:
@@ -182,33 +194,38 @@ def _steal_suitable_fallback(
 
 
 @kernel
-def _steal_fallback(pg: PgData, zone: int, order: int, start_mt: int, alloc_flags: int) -> bool:
-    """Bring a block of another type within reach: the largest, so that types stay apart.
+def _order_to_steal(pg: PgData, zone: int, order: int, start_mt: int, alloc_flags: int) -> int:
+    """The order of the block of another type to be used (__rmqueue_fallback, 6.1); -1 if there is none.
 
-    Only when it is too small to take its pageblock along, and movable pages are wanted, the smallest
-    (__rmqueue_fallback of 6.1).
+    It is the largest such block, so that types are mixed in as few pageblocks as possible. If that block may
+    not take its whole pageblock and the request is movable, it is the smallest.
     """
     min_order = order
     if order < PAGEBLOCK_ORDER and alloc_flags & ALLOC_NOFRAGMENT:
         min_order = PAGEBLOCK_ORDER
     for current in range(NR_ORDERS - 1, min_order - 1, -1):
-        mt = _find_fallback(pg, zone, current, start_mt)
-        if mt < 0:
+        if _find_fallback(pg, zone, current, start_mt) < 0:
             continue
-        can_steal = _can_steal(pg, current, start_mt)
-        if not can_steal and start_mt == MIGRATE_MOVABLE and current > order:
-            for smallest in range(order, NR_ORDERS):
-                mt = _find_fallback(pg, zone, smallest, start_mt)
-                if mt >= 0:
-                    current = smallest
-                    break
-            can_steal = _can_steal(pg, current, start_mt)
-        idx = first_free(pg, zone, current, mt)
-        _steal_suitable_fallback(pg, zone, idx, current, start_mt, alloc_flags, can_steal)
-        if pg.trace_ctl[TRACE_ON]:
-            _trace_extfrag(pg, zone, idx, order, start_mt, current, mt)
-        return True
-    return False
+        if start_mt == MIGRATE_MOVABLE and current > order and not _can_steal(pg, current, start_mt):
+            for smallest in range(order, current):
+                if _find_fallback(pg, zone, smallest, start_mt) >= 0:
+                    return smallest
+        return current
+    return i64(-1)
+
+
+@kernel
+def _steal_fallback(pg: PgData, zone: int, order: int, start_mt: int, alloc_flags: int) -> bool:
+    """Move a block of another type to the list of `start_mt` (__rmqueue_fallback, 6.1); False if none."""
+    current = _order_to_steal(pg, zone, order, start_mt, alloc_flags)
+    if current < 0:
+        return False
+    mt = _find_fallback(pg, zone, current, start_mt)
+    idx = first_free(pg, zone, current, mt)
+    _steal_suitable_fallback(pg, zone, idx, current, start_mt, alloc_flags, _can_steal(pg, current, start_mt))
+    if pg.trace_ctl[TRACE_ON]:
+        _trace_extfrag(pg, zone, idx, order, start_mt, current, mt)
+    return True
 
 
 # 6.12: claim a pageblock, or steal a block
@@ -218,7 +235,10 @@ def _steal_fallback(pg: PgData, zone: int, order: int, start_mt: int, alloc_flag
 def _try_to_claim_block(
     pg: PgData, zone: int, idx: int, current: int, order: int, start_mt: int, alloc_flags: int
 ) -> int:
-    """Make a pageblock the requester's if enough of it agrees, and take a block; else -1."""
+    """Make a pageblock `start_mt` if enough of it is compatible, and take a block from it; else -1.
+
+    (try_to_claim_block.)
+    """
     old_type = i64(pg.pb_migratetype[idx >> PAGEBLOCK_ORDER])
     if current >= PAGEBLOCK_ORDER:
         pg.path[PATH_STEALS] += 1
@@ -238,8 +258,46 @@ def _try_to_claim_block(
 
 
 @kernel
+def _split_other(pg: PgData, zone: int, order: int, current: int, mt: int, start_mt: int) -> int:
+    """Take a block of `order` from the first free one of type `mt`; the rest stays with that type."""
+    idx = first_free(pg, zone, current, mt)
+    pg.path[PATH_STEALS] += 1
+    del_from_free_list(pg, zone, idx, current)
+    expand(pg, zone, idx, order, current, mt)
+    pg.pcptype[idx] = mt
+    if pg.trace_ctl[TRACE_ON]:
+        _trace_extfrag(pg, zone, idx, order, start_mt, current, mt)
+    return idx
+
+
+@kernel
+def _claim_or_split(pg: PgData, zone: int, order: int, start_mt: int, alloc_flags: int) -> int:
+    """Allocate from the block that 6.1 would choose: claim its pageblock, else split it; -1 if none (6.10).
+
+    (__rmqueue_fallback, steal_suitable_fallback.)
+    """
+    current = _order_to_steal(pg, zone, order, start_mt, alloc_flags)
+    if current < 0:
+        return -1
+    mt = _find_fallback(pg, zone, current, start_mt)
+    block = first_free(pg, zone, current, mt)
+    if current >= PAGEBLOCK_ORDER or _can_steal(pg, current, start_mt):
+        idx = _try_to_claim_block(pg, zone, block, current, order, start_mt, alloc_flags)
+        if idx >= 0:
+            if pg.trace_ctl[TRACE_ON]:
+                _trace_extfrag(pg, zone, idx, order, start_mt, current, mt)
+            return idx
+    else:
+        _boost_watermark(pg, zone, alloc_flags)
+    return _split_other(pg, zone, order, current, mt, start_mt)
+
+
+@kernel
 def _claim_or_steal(pg: PgData, zone: int, order: int, start_mt: int, alloc_flags: int) -> int:
-    """Claim the pageblock of the largest block; failing that, split the smallest (6.12)."""
+    """Allocate from another type: claim the pageblock of the largest block, else split the smallest; or -1.
+
+    (__rmqueue_claim, __rmqueue_steal.)
+    """
     min_order = order
     if order < PAGEBLOCK_ORDER and alloc_flags & ALLOC_NOFRAGMENT:
         min_order = PAGEBLOCK_ORDER
@@ -261,14 +319,7 @@ def _claim_or_steal(pg: PgData, zone: int, order: int, start_mt: int, alloc_flag
         mt = _find_fallback(pg, zone, current, start_mt)
         if mt < 0:
             continue
-        idx = first_free(pg, zone, current, mt)
-        pg.path[PATH_STEALS] += 1
-        del_from_free_list(pg, zone, idx, current)
-        expand(pg, zone, idx, order, current, mt)
-        pg.pcptype[idx] = mt
-        if pg.trace_ctl[TRACE_ON]:
-            _trace_extfrag(pg, zone, idx, order, start_mt, current, mt)
-        return idx
+        return _split_other(pg, zone, order, current, mt, start_mt)
     return -1
 
 
@@ -277,12 +328,12 @@ def _claim_or_steal(pg: PgData, zone: int, order: int, start_mt: int, alloc_flag
 
 @kernel
 def rmqueue(pg: PgData, zone: int, order: int, mt: int, alloc_flags: int) -> int:
-    """A block of this order off the buddy lists, stealing if need be; -1 if there is none (__rmqueue).
+    """Take a block off the buddy lists, with fallback to other types; -1 if there is none (__rmqueue).
 
-    Not counted yet, as in :func:`rmqueue_smallest`.
+    The caller has to count it, as with :func:`rmqueue_smallest`.
     """
     if alloc_flags & ALLOC_CMA and pg.reserves[zone, FREE_CMA] > pg.vm_stat[zone, NR_FREE_PAGES] // 2:
-        # keep regular memory for those who cannot use CMA
+        # more than half of the free memory is CMA: keep the rest for requests that cannot use CMA
         idx = rmqueue_smallest(pg, zone, order, i64(MIGRATE_CMA))
         if idx >= 0:
             return idx
@@ -299,6 +350,8 @@ def rmqueue(pg: PgData, zone: int, order: int, mt: int, alloc_flags: int) -> int
     if rules == BLOCKS_STEAL:
         while idx < 0 and _steal_fallback(pg, zone, order, mt, alloc_flags):
             idx = rmqueue_smallest(pg, zone, order, mt)
+    elif rules == BLOCKS_AGREE:
+        idx = _claim_or_split(pg, zone, order, mt, alloc_flags)
     elif rules == BLOCKS_CLAIM:
         idx = _claim_or_steal(pg, zone, order, mt, alloc_flags)
     else:
@@ -310,7 +363,7 @@ def rmqueue(pg: PgData, zone: int, order: int, mt: int, alloc_flags: int) -> int
 
 @kernel
 def take_counted(pg: PgData, zone: int, idx: int, order: int) -> None:
-    """Count the types that have a count of their own, for one block that left the free lists."""
+    """Count one block that has left the free lists: in PATH_BUDDY_BLOCKS and in its type's reserve."""
     pg.path[PATH_BUDDY_BLOCKS] += 1
     mt = i64(pg.pcptype[idx])
     if mt >= MIGRATE_PCPTYPES:
@@ -319,9 +372,9 @@ def take_counted(pg: PgData, zone: int, idx: int, order: int) -> None:
 
 @kernel(inline=True)  # mm_order0_32k
 def rmqueue_run(pg: PgData, zone: int, order: int, mt: int, alloc_flags: int, most: int) -> int:
-    """Up to `most` blocks that lie in a row, as blocks << 40 | first; -1 if there is none.
+    """Take up to `most` adjacent blocks; blocks << 40 | index of the first, or -1 if there is none.
 
-    The same as so many times :func:`rmqueue`, each with :func:`take_counted`.
+    The result is the same as that of repeated :func:`rmqueue`, each followed by :func:`take_counted`.
     """
     if not alloc_flags & ALLOC_CMA or pg.reserves[zone, FREE_CMA] == 0:
         run = rmqueue_smallest_run(pg, zone, order, mt, most)
@@ -337,12 +390,13 @@ def rmqueue_run(pg: PgData, zone: int, order: int, mt: int, alloc_flags: int, mo
 
 @kernel
 def reserve_highatomic_pageblock(pg: PgData, zone: int, idx: int, order: int) -> None:
-    """Keep the pageblock of a high-order atomic allocation for its like: about 1 % of the zone.
+    """Make the pageblock of a high-order atomic allocation MIGRATE_HIGHATOMIC, up to a limit for the zone.
 
-    One block more in 6.1; whole blocks, and none in zones of less than a hundred, in 6.12.
+    The limit is 1 % of the managed pages plus one pageblock in 6.1. In 6.12 it is 1 % rounded up to whole
+    pageblocks, and 0 if 1 % is less than one (reserve_highatomic_pageblock).
     """
     percent = pg.managed[zone] // 100
-    claims = pg.tune[TUNE_BLOCKS] == BLOCKS_CLAIM
+    claims = pg.tune[TUNE_BLOCKS] >= BLOCKS_AGREE
     if claims:
         if percent < PAGEBLOCK_NR_PAGES:
             return
@@ -365,15 +419,3 @@ def reserve_highatomic_pageblock(pg: PgData, zone: int, idx: int, order: int) ->
         return
     pg.reserves[zone, RESERVED_HIGHATOMIC] += PAGEBLOCK_NR_PAGES
     set_pageblock_migratetype(pg, idx >> PAGEBLOCK_ORDER, i64(MIGRATE_HIGHATOMIC))
-
-
-__all__ = [
-    "ALLOC_CMA",
-    "ALLOC_KSWAPD",
-    "ALLOC_NOFRAGMENT",
-    "FALLBACKS",
-    "reserve_highatomic_pageblock",
-    "rmqueue",
-    "rmqueue_run",
-    "take_counted",
-]

@@ -1,4 +1,4 @@
-"""gfp_t: what an allocation may do and where it may go (``include/linux/gfp_types.h``, 6.1 bit values)."""
+"""gfp_t: which zones an allocation may use and what it may do (``include/linux/gfp_types.h``, 6.1's bits)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from numa_service.mm.mmzone import MIGRATE_MOVABLE, MIGRATE_RECLAIMABLE, MIGRATE
 
 
 class Gfp(IntEnum):
-    """Request bits (no IntFlag: its `&` costs a microsecond). Composites are in :data:`GFP_MASKS`."""
+    """The ``__GFP_*`` bits. Composite masks are in :data:`GFP_MASKS`.
+
+    An IntEnum, as `&` of an IntFlag takes a microsecond.
+    """
 
     DMA = 0x01
     HIGHMEM = 0x02
@@ -47,7 +50,7 @@ _HIGHUSER = _USER | Gfp.HIGHMEM
 _HIGHUSER_MOVABLE = _HIGHUSER | Gfp.MOVABLE
 _TRANSHUGE_LIGHT = (_HIGHUSER_MOVABLE | Gfp.COMP | Gfp.NOMEMALLOC | Gfp.NOWARN) & ~_RECLAIM
 
-#: Composite masks by the name that tracepoints print.
+#: Composite masks, by the name that tracepoints print (``include/trace/events/mmflags.h``).
 GFP_MASKS: dict[str, int] = {
     "GFP_ATOMIC": Gfp.HIGH | Gfp.ATOMIC | Gfp.KSWAPD_RECLAIM,
     "GFP_KERNEL": _KERNEL,
@@ -77,10 +80,10 @@ _BY_NAME["none"] = 0
 
 @lru_cache(maxsize=1024)
 def parse_gfp(text: str) -> int:
-    """gfp bits of names joined by ``|``, as tracepoints print them; empty is GFP_KERNEL.
+    """Parse gfp flag names joined by ``|``, as tracepoints print them; an empty text is GFP_KERNEL.
 
-    Hexadecimal numbers are taken as they are (unnamed bits are printed so). ValueError names the word
-    that is not known.
+    Hexadecimal numbers are accepted too, since tracepoints print bits without a name so. ValueError names the
+    first word that is not known.
     """
     if not text.strip():
         return GFP_KERNEL
@@ -102,7 +105,7 @@ def parse_gfp(text: str) -> int:
 
 
 def gfp_migratetype(gfp: int, mobility_disabled: bool = False) -> int:
-    """Pageblock type that a request wants (``gfp_migratetype``)."""
+    """Migratetype that a request asks for (``gfp_migratetype``)."""
     if mobility_disabled:
         return MIGRATE_UNMOVABLE
     if gfp & Gfp.MOVABLE:
@@ -114,7 +117,7 @@ def gfp_migratetype(gfp: int, mobility_disabled: bool = False) -> int:
 def gfp_zone(gfp: int, arch: str) -> int:
     """Highest zone index that a request may use (``gfp_zone``).
 
-    ValueError when zone modifiers contradict each other (the kernel's GFP_ZONE_BAD).
+    ValueError when the zone modifiers contradict each other (GFP_ZONE_BAD).
     """
     modifiers = gfp & (Gfp.DMA | Gfp.HIGHMEM | Gfp.DMA32)
     if modifiers & (modifiers - 1):

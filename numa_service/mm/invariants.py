@@ -1,6 +1,7 @@
-"""What must hold in a node at every moment, recounted from scratch.
+"""Invariants of a node's state, checked by recounting everything from the lists and pages themselves.
 
-Runs in tests after every step, in chaos runs, and on demand over gRPC. Slow on purpose: it trusts no counter.
+Tests and chaos runs check them after every step, and clients on demand. It is slow, as it relies on no
+counter.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ from numa_service.mm.pgdata import (
     in_zone,
     zone_pageblocks,
 )
-from numa_service.mm.profile import BLOCKS_CLAIM, BLOCKS_TAKE
 from numa_service.mm.swap import page_lru
+from numa_service.mm.variants import BLOCKS_AGREE, BLOCKS_TAKE
 from numa_service.mm.vmstat import (
     NR_FREE_PAGES,
     NR_ZONE_LRU_BASE,
@@ -57,12 +58,12 @@ _Cover = npt.NDArray[np.int16]
 
 
 def check_pgdat(pgdat: Pgdat) -> list[str]:
-    """Every violated invariant, one line each; empty when the node is sound."""
+    """Violated invariants of a node, one line each; empty if there are none."""
     return _Audit(pgdat).run()
 
 
 def _walk(nxt: U32, prv: U32, head: int, limit: int) -> list[int] | None:
-    """Entries of a list, or None when its links are broken."""
+    """Entries of a list, or None if its links are broken or it has more than `limit` entries."""
     entries: list[int] = []
     before, at = head, int(nxt[head])
     while at != head:
@@ -74,18 +75,22 @@ def _walk(nxt: U32, prv: U32, head: int, limit: int) -> list[int] | None:
 
 
 class _Audit:
+    """One check of one node: collects `problems`, and counts by which its parts are compared."""
+
     def __init__(self, pgdat: Pgdat) -> None:
         self.pgdat = pgdat
         self.pg = pgdat.pg
         self.pages = len(self.pg.flags)
         self.problems: list[str] = []
-        #: How many blocks of any kind cover each page: must be at most one.
+        #: Difference array of the number of blocks (free, on a pageset, allocated) that a page is part of: at
+        #: most 1.
         self.cover: _Cover = np.zeros(self.pages + 1, dtype=np.int16)
         self.rules = int(self.pg.tune[TUNE_BLOCKS])
-        #: Free pages by zone and migratetype of their list.
+        #: Free pages, by zone and the migratetype of their list.
         self.by_type = np.zeros((len(self.pg.managed), MIGRATE_TYPES), dtype=np.int64)
 
     def run(self) -> list[str]:
+        """Make all checks."""
         free = self._free_lists()
         pageset = self._pagesets()
         held = self._held()
@@ -101,10 +106,12 @@ class _Audit:
         self.problems.append(f"node {self.pgdat.nid}: {text}")
 
     def _cover_blocks(self, heads: npt.NDArray[np.int64], order: int) -> None:
+        """Note in `cover` that the pages of these blocks are in use."""
         np.add.at(self.cover, heads, 1)
         np.add.at(self.cover, heads + (1 << order), -1)
 
     def _in_zone(self, heads: npt.NDArray[np.int64], order: int, zone: int, what: str) -> None:
+        """Check that the blocks of a list lie in its zone and are aligned."""
         inside = in_zone(self.pg, zone, heads) & in_zone(self.pg, zone, heads + (1 << order) - 1)
         if not inside.all():
             self._bad(f"{what} holds a block outside its zone")
@@ -112,6 +119,7 @@ class _Audit:
             self._bad(f"{what} holds a block that is not aligned")
 
     def _free_lists(self) -> npt.NDArray[np.int64]:
+        """Check free lists and nr_free; returns free pages by zone."""
         pg = self.pg
         free = np.zeros(len(pg.managed), dtype=np.int64)
         free_heads: list[set[int]] = [set() for _ in range(NR_ORDERS)]
@@ -126,6 +134,8 @@ class _Audit:
                     entries = _walk(*links, int(free_list(pg, zone, order, mt)), self.pages)
                     if entries is None:
                         self._bad(f"{what}: broken links")
+                        continue
+                    if not entries:
                         continue
                     heads = np.array(entries, dtype=np.int64) << (PAGEBLOCK_ORDER if large else 0)
                     self._in_zone(heads, order, zone, what)
@@ -154,6 +164,7 @@ class _Audit:
         return free
 
     def _no_free_buddies(self, free_heads: list[set[int]]) -> None:
+        """Check that no two buddies that should have been merged are both free."""
         for order in range(NR_ORDERS - 1):
             for head in free_heads[order]:
                 buddy = head ^ (1 << order)
@@ -161,6 +172,7 @@ class _Audit:
                     self._bad(f"buddies {head:#x} and {buddy:#x} of order {order} are both free")
 
     def _could_merge(self, head: int, buddy: int, order: int) -> bool:
+        """Whether two free buddies should have been merged, by zone and type."""
         pg = self.pg
         zones = [
             zone
@@ -177,6 +189,7 @@ class _Audit:
         return bool(types[0] == types[1] or (types < MIGRATE_PCPTYPES).all())
 
     def _pagesets(self) -> npt.NDArray[np.int64]:
+        """Check pageset lists and counts; returns pages on pagesets by zone."""
         pg = self.pg
         pageset = np.zeros(len(pg.managed), dtype=np.int64)
         listed = 0
@@ -189,6 +202,8 @@ class _Audit:
                     entries = _walk(pg.next, pg.prev, int(pcp_list(pg, cpu, zone, pindex)), self.pages)
                     if entries is None:
                         self._bad(f"{what}: broken links")
+                        continue
+                    if not entries:
                         continue
                     heads = np.array(entries, dtype=np.int64)
                     self._in_zone(heads, order, zone, what)
@@ -206,6 +221,7 @@ class _Audit:
         return pageset
 
     def _held(self) -> npt.NDArray[np.int64]:
+        """Check allocated blocks and owner_pages; returns allocated pages by zone."""
         pg = self.pg
         heads = np.flatnonzero(pg.flags & PG_HELD).astype(np.int64)
         orders = pg.order[heads].astype(np.int64)
@@ -224,6 +240,7 @@ class _Audit:
         return held
 
     def _lrus(self) -> None:
+        """Check LRU lists and their counters."""
         pg = self.pg
         seen = 0
         for zone in range(len(pg.managed)):
@@ -239,8 +256,12 @@ class _Audit:
                 seen += len(entries)
         if seen != np.count_nonzero(pg.flags & PG_LRU):
             self._bad("a page marked LRU is on no LRU list")
+        elsewhere = pg.flags & PG_LRU == 0
+        if pg.mapcount[elsewhere].any() or pg.pgoff[elsewhere].any():
+            self._bad("a page on no LRU list has a mapcount or an index in a region")
 
     def _owners(self) -> None:
+        """Check the lists of blocks that owners hold by hand."""
         pg = self.pg
         by_hand = np.count_nonzero((pg.flags & (PG_HELD | PG_LRU)) == PG_HELD)
         listed = 0
@@ -256,7 +277,7 @@ class _Audit:
             self._bad(f"{by_hand} blocks are held by hand, owners list {listed}")
 
     def _page_tables(self) -> None:
-        """Every page of a region is in its owner's table, once; every table is in one place."""
+        """Check that every region page is in its owner's page table, and every table in use or free, once."""
         pg, tables = self.pg, self.pgdat.tables
         mapped = np.zeros(self.pages, dtype=np.bool_)
         places = np.zeros(len(tables.ptes), dtype=np.int64)
@@ -282,6 +303,7 @@ class _Audit:
     def _conservation(
         self, free: npt.NDArray[np.int64], pageset: npt.NDArray[np.int64], held: npt.NDArray[np.int64]
     ) -> None:
+        """Check that every managed page is in exactly one block, and NR_FREE_PAGES."""
         pg = self.pg
         for zone in range(len(pg.managed)):
             total = int(free[zone] + pageset[zone] + held[zone])
@@ -290,7 +312,7 @@ class _Audit:
                 self._bad(f"zone {zone}: {parts} = {total}, managed {pg.managed[zone]}")
             counted = int(free[zone])
             if self.rules != BLOCKS_TAKE:
-                counted -= int(self.by_type[zone, MIGRATE_ISOLATE])  # free, but for nobody
+                counted -= int(self.by_type[zone, MIGRATE_ISOLATE])  # isolated pages are free but not counted
             said = int(pg.vm_stat[zone, NR_FREE_PAGES] + pg.free_delta[:, zone].sum())
             if counted != said:
                 self._bad(f"zone {zone}: NR_FREE_PAGES {said}, counted {counted}")
@@ -302,13 +324,13 @@ class _Audit:
             self._bad("a reserved page was given out")
 
     def _reserves(self) -> None:
-        """Pageblocks with a job of their own, and what CPUs keep of the counters."""
+        """Check `PgData.reserves`, and the parts of NR_FREE_PAGES that CPUs keep to themselves."""
         pg = self.pg
         for zone, reserves in enumerate(pg.reserves):
             if reserves[FREE_CMA] != self.by_type[zone, MIGRATE_CMA]:
                 self._bad(f"zone {zone}: {reserves[FREE_CMA]} free CMA pages, counted otherwise")
             highatomic = int(self.by_type[zone, MIGRATE_HIGHATOMIC])
-            if self.rules == BLOCKS_CLAIM and reserves[FREE_HIGHATOMIC] != highatomic:
+            if self.rules >= BLOCKS_AGREE and reserves[FREE_HIGHATOMIC] != highatomic:
                 self._bad(f"zone {zone}: {reserves[FREE_HIGHATOMIC]} free HIGHATOMIC, counted {highatomic}")
             isolated = np.count_nonzero(pg.pb_migratetype[zone_pageblocks(pg, zone)] == MIGRATE_ISOLATE)
             if reserves[NR_ISOLATE_PAGEBLOCKS] != isolated:
@@ -319,6 +341,7 @@ class _Audit:
             self._bad("a CPU keeps part of a counter that is exact")
 
     def _counters(self) -> None:
+        """Check NUMA events, swap, and that no counter is negative."""
         pg = self.pg
         placed = pg.numa_event[:, NUMA_HIT] + pg.numa_event[:, NUMA_MISS]
         near = pg.numa_event[:, NUMA_LOCAL] + pg.numa_event[:, NUMA_OTHER]
@@ -327,7 +350,7 @@ class _Audit:
         used, total = int(pg.reclaim_stat[SWAP_USED]), int(pg.reclaim_stat[SWAP_TOTAL])
         if used != int(pg.owner_swap.sum()) or not 0 <= used <= total:
             self._bad(f"swap: {used} of {total} pages used, owners have {int(pg.owner_swap.sum())}")
-        # what CPUs keep to themselves may make the common part of the free pages negative, not the sum
+        # CPUs' own parts may make the zone's counter negative, but not the sum of all
         counters = pg.vm_stat.copy()
         counters[:, NR_FREE_PAGES] += pg.free_delta.sum(axis=0)
         if (counters < 0).any() or (pg.node_stat < 0).any():

@@ -1,7 +1,8 @@
-"""Pageblocks with a job of their own: reserves, CMA areas and blocks taken out of use.
+"""Pageblocks that leave or enter ordinary use: isolation, the high-atomic reserve, MIGRATE_RESERVE of 3.0.
 
-Rare operations, so plain loops over pageblocks that call the kernels of the buddy system:
-``mm/page_isolation.c``, ``setup_zone_migrate_reserve`` (3.0) and ``unreserve_highatomic_pageblock``.
+It has ``mm/page_isolation.c``, and of ``mm/page_alloc.c`` ``setup_zone_migrate_reserve`` (3.0) and
+``unreserve_highatomic_pageblock``. These operations are rare, so they are plain Python over pageblocks that
+calls kernels of the buddy system.
 """
 
 from __future__ import annotations
@@ -50,14 +51,14 @@ from numa_service.mm.pgdata import (
     PgData,
     zone_pageblocks,
 )
-from numa_service.mm.profile import BLOCKS_CLAIM, BLOCKS_TAKE
+from numa_service.mm.variants import BLOCKS_AGREE, BLOCKS_TAKE
 
-#: At most so many pageblocks of a zone are MIGRATE_RESERVE: more would be for huge pages.
+#: Most pageblocks of a zone that 3.0 makes MIGRATE_RESERVE (setup_zone_migrate_reserve).
 MAX_RESERVE_BLOCKS = 2
 
 
 def _move_block(pg: PgData, zone: int, block: int, mt: int) -> int:
-    """Move the free pages of a pageblock to another list; pages moved."""
+    """Move a pageblock's free pages to the lists of type `mt`; returns how many (move_freepages_block)."""
     first = max(block << PAGEBLOCK_ORDER, int(pg.zone_start[zone]))
     moved = int(scan_freepages_block(pg, zone, first, mt, True))
     return 0 if moved < 0 else moved & 0xFFFFFFFF
@@ -67,9 +68,10 @@ def _move_block(pg: PgData, zone: int, block: int, mt: int) -> int:
 
 
 def setup_zone_migrate_reserve(pg: PgData, zone: int) -> None:
-    """Reserve the zone's first movable pageblocks, up to its MIN mark and two; give others back (3.0).
+    """Make the first movable pageblocks of a zone MIGRATE_RESERVE (function of that name in 3.0).
 
-    A pageblock with a reserved page or a hole in it will never be free as a whole and is passed over.
+    There are as many as the MIN watermark rounds up to, at most MAX_RESERVE_BLOCKS; other MIGRATE_RESERVE
+    pageblocks become movable again. A pageblock with a reserved page or a hole is passed over.
     """
     wanted = min(-(-int(pg.watermark[zone, WMARK_MIN]) // PAGEBLOCK_NR_PAGES), MAX_RESERVE_BLOCKS)
     start, end = int(pg.zone_start[zone]), int(pg.zone_end[zone])
@@ -104,11 +106,12 @@ def setup_zone_migrate_reserve(pg: PgData, zone: int) -> None:
 
 
 def unreserve_highatomic_pageblock(pg: PgData, zones: Sequence[int], migratetype: int, force: bool) -> bool:
-    """Give one reserved pageblock with free pages back to those who ask; whether there was one.
+    """Turn one HIGHATOMIC pageblock with free pages into one of type `migratetype`; True if free pages moved.
 
-    The last block of a zone stays unless `force`: when memory pressure is really high.
+    `zones` are tried in that order. The last pageblock of a zone's reserve stays, unless `force` is set
+    (function of that name in mm/page_alloc.c).
     """
-    claims = pg.tune[TUNE_BLOCKS] == BLOCKS_CLAIM
+    claims = pg.tune[TUNE_BLOCKS] >= BLOCKS_AGREE
     if pg.tune[TUNE_BLOCKS] == BLOCKS_TAKE:
         return False
     for zone in zones:
@@ -132,7 +135,7 @@ def unreserve_highatomic_pageblock(pg: PgData, zones: Sequence[int], migratetype
             else:
                 was = int(pg.pb_migratetype[block])
                 if was != MIGRATE_HIGHATOMIC:
-                    size = 0  # a straggler: its pageblock was given back before
+                    size = 0  # a block left on the list when its pageblock was given back
                 moved = int(scan_freepages_block(pg, zone, idx, migratetype, True))
                 moved = 0 if moved < 0 else moved & 0xFFFFFFFF
                 set_pageblock_migratetype(pg, block, migratetype)
@@ -148,13 +151,13 @@ def unreserve_highatomic_pageblock(pg: PgData, zones: Sequence[int], migratetype
 
 
 def _split_at(pg: PgData, zone: int, block: int) -> None:
-    """Split a free block that begins in the pageblock before and reaches into this one."""
+    """Split a free block that spans this pageblock and the one before it (split_free_page)."""
     if block % 2 == 0 or pg.pb_order[block - 1] != NR_ORDERS:
-        return  # an even pageblock begins every block that it is in
+        return  # a block that an even pageblock is part of begins there
     first = (block - 1) << PAGEBLOCK_ORDER
     mts = [int(mt) for mt in pg.pb_migratetype[block - 1 : block + 1]]
     del_from_free_list(pg, zone, first, NR_ORDERS - 1)
-    # as if they had been held: of different types by now, so they do not merge again
+    # free both halves anew; NO_PAGEBLOCK as the other half's type keeps them from merging
     if mts[0] != MIGRATE_ISOLATE:
         mod_zone_free_pages(pg, zone, -1, -2 * PAGEBLOCK_NR_PAGES)
     count_reserve(pg, zone, mts[0], -2 * PAGEBLOCK_NR_PAGES)
@@ -167,9 +170,10 @@ def _split_at(pg: PgData, zone: int, block: int) -> None:
 
 
 def isolate_pageblocks(pg: PgData, zone: int, blocks: Iterable[int]) -> int:
-    """Take pageblocks of a zone out of use (set_migratetype_isolate); free pages that nobody can have now.
+    """Isolate pageblocks of a zone (set_migratetype_isolate); returns how many free pages they have.
 
-    Pages freed there later join them. ValueError, and nothing changed, if one is isolated already.
+    Those pages, and pages that are freed there later, are not allocated. ValueError, and nothing is changed,
+    if a pageblock is isolated already or has no memory.
     """
     blocks = list(blocks)
     for block in blocks:
@@ -180,7 +184,7 @@ def isolate_pageblocks(pg: PgData, zone: int, blocks: Iterable[int]) -> int:
     if blocks and not counted:
         _split_at(pg, zone, blocks[0])
         _split_at(pg, zone, blocks[-1] + 1)
-        pg.reserves[zone, MAY_BE_UNMERGED] = 1  # with what is isolated next to it another time
+        pg.reserves[zone, MAY_BE_UNMERGED] = 1  # free buddies isolated at different times are not merged
     for block in blocks:
         old = int(pg.pb_migratetype[block])
         pg.pb_migratetype[block] = MIGRATE_ISOLATE
@@ -194,7 +198,7 @@ def isolate_pageblocks(pg: PgData, zone: int, blocks: Iterable[int]) -> int:
 
 
 def unisolate_pageblocks(pg: PgData, zone: int, blocks: Iterable[int], migratetype: int) -> int:
-    """Put isolated pageblocks back to use as this type (unset_migratetype_isolate); free pages regained."""
+    """Make isolated pageblocks `migratetype` again (unset_migratetype_isolate); returns their free pages."""
     counted = pg.tune[TUNE_BLOCKS] == BLOCKS_TAKE
     total = 0
     for block in blocks:
@@ -203,7 +207,7 @@ def unisolate_pageblocks(pg: PgData, zone: int, blocks: Iterable[int], migratety
         pg.reserves[zone, NR_ISOLATE_PAGEBLOCKS] -= 1
         order = int(pg.pb_order[block]) - 1
         if order >= PAGEBLOCK_ORDER and not counted:
-            # off the list and freed anew, so that it merges with its buddy
+            # take it off the list and free it anew, so that it merges with its buddy
             if order > PAGEBLOCK_ORDER:
                 _split_at(pg, zone, block | 1)
                 order = PAGEBLOCK_ORDER
@@ -234,10 +238,10 @@ def unisolate_pageblocks(pg: PgData, zone: int, blocks: Iterable[int], migratety
 
 
 def take_isolated(pg: PgData, zone: int, start: int, end: int, owner: int) -> None:
-    """Make an isolated, free range the owner's, page by page (isolate_freepages_range, split_map_pages).
+    """Allocate the free pages [start, end) of isolated pageblocks to an owner, as order-0 blocks.
 
-    What its free blocks have beyond the range stays free. BusyError, and nothing changed, when a page of the
-    pageblocks is not free.
+    (isolate_freepages_range, split_map_pages.) Parts of free blocks beyond the range stay free. BusyError,
+    and nothing is changed, if a page of the range is not free.
     """
     first = start & ~(PAGEBLOCK_NR_PAGES - 1)
     blocks = [
@@ -265,7 +269,7 @@ def take_isolated(pg: PgData, zone: int, start: int, end: int, owner: int) -> No
 
 
 def _free_blocks_of(pg: PgData, start: int, end: int) -> list[tuple[int, int]]:
-    """(index, order) of every free block that begins in whole pageblocks."""
+    """(index, order) of every free block that begins in [start, end), a range of whole pageblocks."""
     small = np.flatnonzero(pg.flags[start:end] & PG_BUDDY) + start
     large = np.flatnonzero(pg.pb_order[start >> PAGEBLOCK_ORDER : end >> PAGEBLOCK_ORDER])
     heads = (large + (start >> PAGEBLOCK_ORDER)).tolist()
@@ -273,11 +277,11 @@ def _free_blocks_of(pg: PgData, start: int, end: int) -> list[tuple[int, int]]:
     return found + [(idx, int(pg.order[idx])) for idx in small.tolist()]
 
 
-# all
+# counts
 
 
 def recount_reserves(pg: PgData) -> None:
-    """Count special pageblocks anew: after lists and labels were written outright."""
+    """Count `PgData.reserves` anew, after free lists and pageblock types were written directly."""
     for zone in range(len(pg.managed)):
         labels = pg.pb_migratetype[zone_pageblocks(pg, zone)]
         reserves = pg.reserves[zone]

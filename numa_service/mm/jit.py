@@ -1,14 +1,15 @@
-"""The one decorator for every kernel of the model, and its disk cache.
+"""Compilation of the model: the decorator of every compiled function (:func:`kernel`), and the disk cache.
 
-Kernels never allocate arrays and run without Numba's runtime (``_nrt=False``): with it, every call
-between kernels counts references and an order-0 allocation costs a hundred times more. A node's arrays are
-one pointer to them (``mm/pgref.py``), so a call between kernels is cheap and LLVM decides what to inline.
-A few on the path of every page are inlined by order (:func:`kernel`); all of them would take three times
-as long to compile.
+"Kernel" without "Linux" means such a function. Kernels allocate no arrays and run without Numba's runtime
+(``_nrt=False``): with it, every call between kernels would count references, and an order-0 allocation would
+take a hundred times as long. Kernels get a node's arrays as one pointer (``mm/pgref.py``), so that a call
+between them is cheap and LLVM decides what to inline. A few that run for every page are forced inline; to do
+so with all would take three times as long to compile.
 
-Numba checks only the file of a cached function, not those of the functions it calls, and files a cache under
-the path of the source. Here a cache folder is named after all that decides what is compiled: the text of the
-whole package, Python, Numba and the CPU. Every checkout, wheel and image of the same text shares it.
+Numba checks only the file of a cached function, not the files of the functions that it calls, and it files
+the code under the path of the source. Here the cache folder is named after everything that decides what is
+compiled: the text of the folders that have kernels, Python, Numba and the CPU. Every checkout, wheel and
+image with the same text shares one folder.
 """
 
 from __future__ import annotations
@@ -32,25 +33,27 @@ import numa_service.mm.pgref  # noqa: F401  # tells Numba what a PgData is, befo
 if TYPE_CHECKING:
 
     def i64(value: SupportsInt) -> int:
-        """A link or a constant as the one integer type of the kernels, so that each is compiled once."""
+        """Convert a link or a constant to int64, so that Numba compiles each kernel for one type only."""
 
     def flag(value: bool) -> bool:
-        """The same for a constant truth value: Numba compiles a kernel anew for each constant."""
+        """Convert a constant truth value to bool_: Numba would compile a kernel anew for each constant."""
 
 else:
     i64 = np.int64
     flag = np.bool_
 
-#: Caches of versions and checkouts that stay on a host; each takes 20 to 40 MB.
+#: -O2: -O3 takes a tenth more time to compile, and makes no row of ``benchmarks/mm.py`` quicker.
+config.OPT = type(config.OPT)(2)
+#: Cache folders (one for each version of the text) that are kept on a host; each takes 20 to 40 MB.
 CACHES_KEPT = 8
-#: Marks in a cache's folder: every kernel is there; all that a node runs is.
+#: Empty files in a cache folder that say: every kernel is there; every kernel that a node runs is there.
 _MARK, _MARK_OF_NODES = "complete", "nodes"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def cache_dir(kind: str, *packages: Path) -> Path:
-    """The folder of this text of these packages, compiled by this Python and Numba for this CPU."""
+    """Cache folder for the present text of `packages`, compiled by this Python and Numba for this CPU."""
     base = Path(config.CACHE_DIR) if config.CACHE_DIR else Path.home() / ".cache" / "numa-service"
     key = hashlib.blake2b(digest_size=8)
     cpu = config.CPU_NAME or llvm.get_host_cpu_name()
@@ -65,7 +68,9 @@ def cache_dir(kind: str, *packages: Path) -> Path:
 
 
 PACKAGE = Path(__file__).parent
-CACHE_DIR = cache_dir("kernels", PACKAGE)
+#: The folders that have kernels: the model's, and that of slab objects.
+KERNELS = (PACKAGE, PACKAGE / "slab" / "compiled")
+CACHE_DIR = cache_dir("kernels", *KERNELS)
 
 _KERNELS: list[Any] = []
 
@@ -81,13 +86,13 @@ class CacheLocator(UserProvidedCacheLocator):  # type: ignore[misc]
         self._cache_path = config.CACHE_DIR
 
     def ensure_cache_path(self) -> None:
-        """Make the folder, unless nothing is to be written there any more: it may be another user's."""
+        """Create the folder, unless it is marked complete: then it may belong to another user."""
         if not (Path(self._cache_path) / _MARK).exists():
             super().ensure_cache_path()
 
 
 def compiled_into(folder: Path, function: F, **options: bool) -> F:
-    """A function that Numba compiles when it is first called, without its runtime; its code is kept."""
+    """Have Numba compile `function` at its first call, without its runtime, and keep the code in `folder`."""
     previous = config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES
     config.CACHE_DIR = str(folder)
     config.CACHE_LOCATOR_CLASSES = f"{__name__}.{CacheLocator.__name__}"
@@ -102,12 +107,13 @@ def kernel(function: F) -> F: ...
 @overload
 def kernel(*, inline: bool) -> Callable[[F], F]: ...
 def kernel(function: F | None = None, *, inline: bool = False) -> F | Callable[[F], F]:
-    """Compile a function of the hot loop: arrays in, integers out, no allocation, no exceptions.
+    """Make a function a kernel: it takes arrays and numbers, returns a number, allocates and raises nothing.
 
-    `inline` puts it into each kernel that calls it, to be compiled anew in every one of them: for those whose
-    call would cost a row of ``benchmarks/mm.py`` more than it may. That row stands beside the decorator.
-    Nothing takes a kernel's address, and code for C to call it by is a fifteenth of what there is to compile.
+    `inline` copies its code into every kernel that calls it, which compiles it once for each. It is for
+    functions whose call would make a row of ``benchmarks/mm.py`` slower than it may be; a comment beside the
+    decorator names that row.
     """
+    # no_cfunc_wrapper: nothing calls a kernel from C, and those wrappers are a fifteenth of all code
 
     def compiled(function: F) -> F:
         compiled = compiled_into(CACHE_DIR, function, forceinline=inline, no_cfunc_wrapper=True)
@@ -123,35 +129,35 @@ def kernels() -> tuple[Any, ...]:
 
 
 def compiled_share() -> float:
-    """How many of the kernels imported so far are in the disk cache: 0 to 1. Each has one index file."""
+    """Share of the kernels imported so far that are in the disk cache, 0 to 1. Each has one index file."""
     return min(1.0, sum(1 for _ in CACHE_DIR.glob("*.nbi")) / max(1, len(_KERNELS)))
 
 
 def is_compiled() -> bool:
-    """Whether the disk cache of this version of the kernels has been filled. Notes that it is used."""
+    """Whether the disk cache has every kernel of this version. Notes that the cache was used just now."""
     mark = CACHE_DIR / _MARK
     if not mark.exists():
         return False
-    with contextlib.suppress(OSError):  # it may be somebody else's, in an image
+    with contextlib.suppress(OSError):  # in an image the mark may belong to another user
         mark.touch()
     return True
 
 
 def is_compiled_for_nodes() -> bool:
-    """Whether all that a node runs is in the disk cache; what replays traces may still be compiled."""
+    """Whether every kernel that a node runs is in the disk cache; those of trace replay may be missing."""
     return is_compiled() or (CACHE_DIR / _MARK_OF_NODES).exists()
 
 
 def mark_compiled_for_nodes() -> None:
-    """Note that all that a node runs has been compiled into the cache."""
+    """Note that every kernel that a node runs has been compiled into the cache."""
     (CACHE_DIR / _MARK_OF_NODES).touch()
 
 
 def mark_compiled() -> None:
-    """Note that every kernel has been compiled into the cache; those not used for longest go."""
+    """Note that every kernel has been compiled into the cache, and delete the least recently used caches."""
     CACHE_DIR.mkdir(parents=True, exist_ok=True)
     (CACHE_DIR / _MARK).touch()
-    with contextlib.suppress(FileNotFoundError):  # another process does the same
+    with contextlib.suppress(FileNotFoundError):  # another process may delete the same folders
         for kind in ("kernels", "traces"):
             for folder in sorted(CACHE_DIR.parent.glob(f"{kind}-*"), key=_last_used)[:-CACHES_KEPT]:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,6 @@
-"""The boot allocator: hands out memory before the buddy system exists (``mm/memblock.c``).
+"""The boot allocator memblock, in use until the buddy system exists (``mm/memblock.c``).
 
-What both boot allocators (memblock here, the bitmap of ``mm/bootmem.py``) have in common is
-:class:`BootAllocator`.
+:class:`BootAllocator` is the interface that it has in common with ``mm/bootmem.py``.
 """
 
 from __future__ import annotations
@@ -12,17 +11,17 @@ from typing import Protocol
 
 from numa_service.mm.mmzone import PAGE_SHIFT
 
-#: [start_pfn, end_pfn)
+#: Pages [start_pfn, end_pfn).
 PfnRange = tuple[int, int]
 
 
 class BootMemoryError(Exception):
-    """The boot allocator has no room for what the kernel needs to start."""
+    """The boot allocator has no room for something that the kernel needs to boot."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Region:
-    """Pages [start_pfn, end_pfn) of one node, and what they are used for."""
+    """Pages [start_pfn, end_pfn) of one node (``struct memblock_region``), and what they are used for."""
 
     start_pfn: int
     end_pfn: int
@@ -36,38 +35,38 @@ class Region:
 
 
 class BootAllocator(Protocol):
-    """What booting needs of an allocator; afterwards its lists are the record of what was taken."""
+    """A boot allocator; after boot its lists are the record of what was taken."""
 
     #: RAM, ascending.
     memory: list[Region]
-    #: What is taken, ascending, and what for.
+    #: Taken pages with their purpose, ascending.
     reserved: list[Region]
 
     def reserve(self, start_pfn: int, end_pfn: int, nid: int, purpose: str) -> None:
         """Take a range that is free."""
 
     def alloc_node(self, nid: int, start_pfn: int, end_pfn: int, pages: int, purpose: str) -> int:
-        """Take up to `pages` pages of a node within bounds, in pieces if it must; pages taken."""
+        """Take up to `pages` pages of a node within bounds, if need be in pieces; returns pages taken."""
 
     def free_ranges(self, nid: int, start_pfn: int, end_pfn: int) -> list[PfnRange]:
-        """What is free on a node within bounds, ascending."""
+        """Free ranges of a node within bounds, ascending."""
 
     def free_pages(self, nid: int, start_pfn: int, end_pfn: int) -> int:
         """Free pages of a node within bounds."""
 
     def own_ranges(self, nid: int) -> list[PfnRange]:
-        """What the allocator holds for itself on a node, and gives back when it retires."""
+        """Ranges on a node that the allocator itself uses, and frees when it retires."""
 
     def retire(self, nid: int) -> list[PfnRange]:
-        """What goes to the buddy system of a node, in the order in which it goes."""
+        """End the allocator's work on a node; ranges to free to the buddy system, in that order."""
 
     def debug_lines(self) -> list[str]:
-        """Its reservations as its debug option prints them into the boot log."""
+        """Lines that the allocator's debug option prints into the boot log, one for each reservation."""
 
 
 @dataclass(slots=True)
 class Memblock:
-    """Two sorted, disjoint lists of regions: what exists, and what of it is taken."""
+    """``struct memblock``: two sorted lists of disjoint regions, RAM and the part of it that is taken."""
 
     memory: list[Region] = field(default_factory=list)
     reserved: list[Region] = field(default_factory=list)
@@ -99,9 +98,9 @@ class Memblock:
         return ranges
 
     def reserve_top(self, nid: int, start_pfn: int, end_pfn: int, pages: int, purpose: str) -> int:
-        """Take up to `pages` pages from the top of a node's free RAM within bounds; pages taken.
+        """Take up to `pages` pages of a node's free RAM within bounds, from the top down, as on x86.
 
-        Top down, as memblock allocates on x86; in several pieces if it must.
+        It takes several pieces if need be. Returns pages taken.
         """
         left = pages
         for low, high in reversed(self.free_ranges(nid, start_pfn, end_pfn)):
@@ -117,11 +116,11 @@ class Memblock:
         return sum(high - low for low, high in self.free_ranges(nid, start_pfn, end_pfn))
 
     def alloc_node(self, nid: int, start_pfn: int, end_pfn: int, pages: int, purpose: str) -> int:
-        """Allocations come from the top (memblock_alloc_try_nid)."""
+        """Take pages by :meth:`reserve_top` (memblock_alloc_try_nid)."""
         return self.reserve_top(nid, start_pfn, end_pfn, pages, purpose)
 
     def own_ranges(self, nid: int) -> list[PfnRange]:
-        """Nothing: its lists are part of the kernel image."""
+        """No ranges: memblock's lists are part of the kernel image."""
         return []
 
     def retire(self, nid: int) -> list[PfnRange]:
@@ -129,7 +128,7 @@ class Memblock:
         return self.free_ranges(nid, 0, 1 << 52)
 
     def debug_lines(self) -> list[str]:
-        """As with ``memblock=debug``; the function that asked is replaced by what it asked for."""
+        """A line for each reservation, as with ``memblock=debug``, with its purpose instead of the caller."""
         return [
             f"memblock_reserve: [{region.start_pfn << PAGE_SHIFT:#018x}-"
             f"{(region.end_pfn << PAGE_SHIFT) - 1:#018x}] {region.purpose}"

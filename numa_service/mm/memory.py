@@ -1,4 +1,4 @@
-"""Pages of regions by their page tables: accessed, given back, moved (``mm/memory.c``, ``mm/migrate.c``)."""
+"""Access, unmapping and migration of region pages by page table (``mm/memory.c``, ``mm/migrate.c``)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from numa_service.mm.pgdata import (
     U32,
     PgData,
 )
-from numa_service.mm.swap import activate_page, del_page_from_lru, lru_cache_add
+from numa_service.mm.swap import activate_page, lru_cache_add, unmap_lru_page
 from numa_service.mm.vmstat import NR_DIRTIED, NR_FILE_DIRTY, PGACTIVATE
 
 
@@ -34,10 +34,10 @@ def touch_pages(
     write: bool,
     gone: npt.NDArray[np.uint8],
 ) -> int:
-    """Access pages of a region; `gone` gets 1 where there is none any more. How many are gone.
+    """Access pages `indexes` of an owner's region; returns how many of them are not here (any more).
 
-    A file page is activated at its second access (mark_page_accessed); an anonymous one gets young and
-    reclaim decides.
+    `gone` gets 1 for those and 0 for the others. A file page is activated at its second access
+    (mark_page_accessed); an anonymous page becomes young (pte_mkyoung), and reclaim decides.
     """
     nr_gone = 0
     for i in range(indexes.shape[0]):
@@ -67,9 +67,10 @@ def touch_pages(
 
 @kernel
 def zap_pages(pg: PgData, ptes: U32, directory: U32, owner: int, indexes: U32, whole: bool, cpu: int) -> int:
-    """Free the pages that a region still has at these indexes; how many it had (zap_page_range).
+    """Free the pages that a region has at `indexes`, or with `whole` all of its pages, ascending.
 
-    The `whole` of it: all that it has, ascending. One kernel, as all ways to free are compiled into it.
+    Returns how many there were (zap_page_range). Both cases are one kernel, since each would be compiled with
+    its own copy of all ways to free a page.
     """
     freed = 0
     end = i64(directory.shape[0] << TABLE_SHIFT) if whole else i64(indexes.shape[0])
@@ -84,7 +85,7 @@ def zap_pages(pg: PgData, ptes: U32, directory: U32, owner: int, indexes: U32, w
         if idx < 0:
             continue
         zone = page_zone(pg, idx)
-        del_page_from_lru(pg, zone, idx)
+        unmap_lru_page(pg, zone, idx)
         free_prepared_page(pg, zone, cpu, idx, i64(0), flag(False))
         freed += 1
     return freed
@@ -92,7 +93,7 @@ def zap_pages(pg: PgData, ptes: U32, directory: U32, owner: int, indexes: U32, w
 
 @kernel
 def add_held_to_lru(pg: PgData, pages: I64, indexes: U32, anon: bool, dirty: bool) -> None:
-    """Make single pages that an owner holds by hand pages of its region."""
+    """Turn order-0 blocks that an owner holds by hand into pages `indexes` of its region."""
     for i in range(pages.shape[0]):
         idx = pages[i]
         list_del(pg.next, pg.prev, idx)

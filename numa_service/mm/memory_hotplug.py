@@ -1,7 +1,8 @@
-"""Memory that comes and goes: blocks of 128 MiB off-line and on-line (``mm/memory_hotplug.c``).
+"""Taking memory off-line and bringing it on-line, in blocks of 128 MiB (``mm/memory_hotplug.c``).
 
-The arrays are as large as the node ever is. Memory that is off-line has no migratetype and no zone; a block
-that comes back may come to another zone, so that spans of zones overlap.
+The arrays of a node cover all memory that it ever has. Pageblocks that are off-line have type NO_PAGEBLOCK
+and no zone. A memory block may come on-line in another zone than before, so that the spans of zones may
+overlap. Ranges are [start, end) indexes in mem_map, whole pageblocks.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ from numa_service.mm.pgdata import (
     PgData,
     zone_pageblocks,
 )
-from numa_service.mm.profile import BLOCKS_TAKE
+from numa_service.mm.variants import BLOCKS_TAKE
 from numa_service.mm.vmstat import NR_FREE_PAGES
 
-#: memory_block_size_bytes() of x86-64 machines below 64 GiB, in pages.
+#: Pages of a memory block: 128 MiB, as memory_block_size_bytes() of x86-64 machines below 64 GiB.
 MEMORY_BLOCK_PAGES = 128 << (20 - PAGE_SHIFT)
 
 
 class BusyError(Exception):
-    """EBUSY: a page of the range cannot be moved away. Nothing is off-line."""
+    """EBUSY: page `idx` of a range is in use and cannot be moved away. Nothing has gone off-line."""
 
     def __init__(self, idx: int, reason: str) -> None:
         super().__init__(reason)
@@ -46,13 +47,14 @@ class BusyError(Exception):
 
 
 def _blocks(start: int, end: int) -> slice:
+    """The pageblocks of a range."""
     return slice(start >> PAGEBLOCK_ORDER, end >> PAGEBLOCK_ORDER)
 
 
 def zone_of_range(pg: PgData, start: int, end: int) -> int:
-    """The zone of an on-line range of whole pageblocks (test_pages_in_a_zone).
+    """Zone of an on-line range (test_pages_in_a_zone).
 
-    ValueError when it is off-line, has a hole, or is of several zones.
+    ValueError if the range is off-line, has a hole, or lies in several zones.
     """
     labels, whose = pg.pb_migratetype[_blocks(start, end)], pg.pb_zone[_blocks(start, end)]
     if (labels == NO_PAGEBLOCK).all():
@@ -65,7 +67,7 @@ def zone_of_range(pg: PgData, start: int, end: int) -> int:
 
 
 def unmovable(pg: PgData, start: int, end: int) -> npt.NDArray[np.bool_]:
-    """Which pages of a range of whole pageblocks cannot be moved away: reserved, or held by hand."""
+    """Mask of the pages of a range that cannot be moved away: reserved, or held by hand."""
     flags = pg.flags[start:end]
     found = (flags & PG_RESERVED) != 0
     heads = np.flatnonzero((flags & (PG_HELD | PG_LRU)) == PG_HELD)
@@ -75,7 +77,7 @@ def unmovable(pg: PgData, start: int, end: int) -> npt.NDArray[np.bool_]:
 
 
 def check_movable(pg: PgData, start: int, end: int) -> None:
-    """BusyError when the range has a page that cannot be moved (has_unmovable_pages)."""
+    """Raise BusyError if a page of the range cannot be moved away (has_unmovable_pages)."""
     found = np.flatnonzero(unmovable(pg, start, end))
     if len(found):
         idx = start + int(found[0])
@@ -83,12 +85,15 @@ def check_movable(pg: PgData, start: int, end: int) -> None:
 
 
 def movable_pages(pg: PgData, start: int, end: int) -> npt.NDArray[np.int64]:
-    """Pages of regions in a range, ascending."""
+    """Indexes of the region pages in a range, ascending (scan_movable_pages)."""
     return np.flatnonzero(pg.flags[start:end] & PG_LRU).astype(np.int64) + start
 
 
 def free_blocks(pg: PgData, start: int, end: int) -> list[tuple[int, int]]:
-    """(index, order) of the free blocks that a range consists of; BusyError when it is not all free."""
+    """(index, order) of the free blocks that make up a range (test_pages_isolated).
+
+    BusyError if a page of it is not free.
+    """
     found = []
     at = start
     while at < end:
@@ -102,7 +107,10 @@ def free_blocks(pg: PgData, start: int, end: int) -> list[tuple[int, int]]:
 
 
 def offline_isolated_pages(pg: PgData, zone: int, start: int, end: int) -> None:
-    """Take an isolated range out of its zone; BusyError, and nothing changed, when it is not all free."""
+    """Remove an isolated range from its zone (__offline_isolated_pages).
+
+    BusyError, and nothing is changed, if a page of it is not free.
+    """
     for idx, order in free_blocks(pg, start, end):
         del_from_free_list(pg, zone, idx, order)
     blocks = _blocks(start, end)
@@ -116,7 +124,7 @@ def offline_isolated_pages(pg: PgData, zone: int, start: int, end: int) -> None:
 
 
 def _shrink_zone_span(pg: PgData, zone: int, start: int, end: int) -> None:
-    """After [start, end) left: a zone begins and ends with memory that is on-line."""
+    """Shrink a zone's span after [start, end) has gone: it begins and ends with on-line memory."""
     at_start, at_end = pg.zone_start[zone] == start, pg.zone_end[zone] == end
     if not at_start and not at_end:
         return
@@ -131,7 +139,7 @@ def _shrink_zone_span(pg: PgData, zone: int, start: int, end: int) -> None:
 
 
 def online_pages_range(pg: PgData, zone: int, start: int, end: int) -> None:
-    """Give an off-line range to a zone and its pages to the buddy system, in the largest blocks."""
+    """Add an off-line range to a zone and free its pages to the buddy lists (online_pages_range)."""
     blocks = _blocks(start, end)
     for block in range(blocks.start, blocks.stop):
         set_pageblock_migratetype(pg, block, MIGRATE_MOVABLE)
@@ -150,14 +158,16 @@ def is_offline(pg: PgData, start: int, end: int) -> bool:
 
 
 def _intersects(pg: PgData, zone: int, start: int, end: int) -> bool:
+    """Whether a range overlaps a zone's span (zone_intersects)."""
     return bool(start < pg.zone_end[zone] and end > pg.zone_start[zone])
 
 
 def zone_for_pfn_range(pg: PgData, zone_names: Sequence[str], online_type: str, start: int, end: int) -> int:
-    """Zone that a range comes to (zone_for_pfn_range).
+    """Zone in which a range comes on-line (zone_for_pfn_range).
 
-    `online_type` is what is written into a block's state: "online_kernel" is the kernel zone whose span it is
-    in, else Normal; "online_movable" is Movable; "online" is Movable where only that zone's span has it.
+    `online_type` is what is written into a memory block's state file. "online_movable" means ZONE_MOVABLE;
+    "online_kernel" the kernel zone whose span the range overlaps, else Normal. "online" means ZONE_MOVABLE if
+    the range overlaps the span of that zone and of no kernel zone, else it means the same as "online_kernel".
     """
     movable, normal = zone_names.index("Movable"), zone_names.index("Normal")
     if online_type == "online_movable":

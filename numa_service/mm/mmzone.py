@@ -1,11 +1,11 @@
-"""Zones, migratetypes and the sizes everything else is counted in (``include/linux/mmzone.h``)."""
+"""Constants of zones, migratetypes, watermarks and LRU lists (``include/linux/mmzone.h``)."""
 
 from __future__ import annotations
 
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
 
-#: Orders 0 … 10; the kernel's MAX_ORDER is one more up to 6.3.
+#: Orders 0 … 10. The kernel's MAX_ORDER is 11 up to 6.3 and 10 from 6.4; NR_PAGE_ORDERS is 11 (6.8).
 NR_ORDERS = 11
 MAX_ORDER_NR_PAGES = 1 << (NR_ORDERS - 1)
 PAGEBLOCK_ORDER = 9
@@ -34,12 +34,13 @@ LRU_ACTIVE_FILE = 3
 LRU_UNEVICTABLE = 4
 NR_LRU_LISTS = 5
 
-#: Pages that reclaim takes off a list at a time, and where it begins: 1 / 2^12 of each list (``swap.h``).
+#: Pages that reclaim takes off an LRU list at a time (``swap.h``), and the priority at which reclaim begins:
+#: it scans a list's size >> priority pages, so 1/4096 of each list at first.
 SWAP_CLUSTER_MAX = 32
 DEF_PRIORITY = 12
 
-#: Zone names in index order (``enum zone_type`` as configured), by architecture. A zone index in any array of
-#: this project is a position in one of these rows.
+#: Zone names in index order (``enum zone_type`` as configured), by architecture. Every zone index in this
+#: project is a position in one of these rows.
 ZONE_NAMES: dict[str, tuple[str, ...]] = {
     "x86_64": ("DMA", "DMA32", "Normal", "Movable", "Device"),
     "i386": ("DMA", "Normal", "HighMem", "Movable"),

@@ -1,7 +1,8 @@
-"""Allocation and freeing of pages over the zones of one node (``mm/page_alloc.c``).
+"""Allocation and freeing of blocks in the zones of one node (``mm/page_alloc.c``).
 
-One call serves a whole batch: the loop over pages is here, not in Python. What lies beyond this node
-(the rest of the zonelist, retries, reclaim) is the caller's business.
+One call serves a whole batch, so that the loop over blocks is compiled code. The rest of the zonelist on
+other nodes, retries and reclaim are the slow path's (``node/page_alloc.py``). Blocks are named by the index
+of their first page in mem_map.
 """
 
 from __future__ import annotations
@@ -12,26 +13,26 @@ from numa_service.mm.buddy import (
     page_zone,
     rmqueue_smallest,
 )
-from numa_service.mm.fallback import (
+from numa_service.mm.fallback import reserve_highatomic_pageblock, rmqueue, take_counted
+from numa_service.mm.internal import (
     ALLOC_CMA,
-    ALLOC_KSWAPD,
+    ALLOC_COLD,
+    ALLOC_HARDER,
+    ALLOC_HIGHATOMIC,
     ALLOC_NOFRAGMENT,
-    reserve_highatomic_pageblock,
-    rmqueue,
-    take_counted,
+    ALLOC_NON_BLOCK,
+    ALLOC_OOM,
 )
 from numa_service.mm.jit import flag, i64, kernel
-from numa_service.mm.lists import list_del, owner_list
+from numa_service.mm.lists import RUN, chain_up, length_of_run, list_del, may_be_run, owner_list
 from numa_service.mm.mmzone import (
     MIGRATE_HIGHATOMIC,
     MIGRATE_ISOLATE,
     MIGRATE_MOVABLE,
     PAGEBLOCK_NR_PAGES,
     PAGEBLOCK_ORDER,
-    WMARK_PROMO,
 )
 from numa_service.mm.pcp import (
-    ALLOC_COLD,
     free_unref_page,
     free_unref_run,
     pcp_allowed_order,
@@ -55,7 +56,6 @@ from numa_service.mm.pgdata import (
     ZONE_BOOSTED_WATERMARK,
     PgData,
 )
-from numa_service.mm.profile import WMARK_FREE_RESERVE, WMARK_PER_ORDER
 from numa_service.mm.swap import lru_cache_add
 from numa_service.mm.tracepoints import (
     MM_PAGE_ALLOC,
@@ -65,6 +65,7 @@ from numa_service.mm.tracepoints import (
     trace_page,
     trace_pages,
 )
+from numa_service.mm.variants import WMARK_FREE_RESERVE, WMARK_NON_BLOCK, WMARK_PER_ORDER
 from numa_service.mm.vmstat import (
     NUMA_HIT,
     NUMA_INTERLEAVE_HIT,
@@ -75,33 +76,19 @@ from numa_service.mm.vmstat import (
     PGALLOC,
     PGFREE,
 )
-from numa_service.mm.zone_watermark import (
-    ALLOC_CPUSET,
-    ALLOC_HARDER,
-    ALLOC_HIGH,
-    ALLOC_HIGHATOMIC,
-    ALLOC_MIN_RESERVE,
-    ALLOC_NO_WATERMARKS,
-    ALLOC_NON_BLOCK,
-    ALLOC_OOM,
-    ALLOC_WMARK_HIGH,
-    ALLOC_WMARK_LOW,
-    ALLOC_WMARK_MIN,
-    may_take_from,
-    note_nothing_taken,
-    note_visit,
-)
+from numa_service.mm.zone_watermark import may_take_from, note_nothing_taken, note_visit
 
-LRU_KIND_NONE = 0
-LRU_KIND_ANON = 1
-LRU_KIND_FILE = 2
+# lru_kind: what allocated pages become
+LRU_KIND_NONE = 0  # blocks that the owner holds by hand, on no LRU list
+LRU_KIND_ANON = 1  # anonymous pages of the owner's region
+LRU_KIND_FILE = 2  # file pages of the owner's region
 
-# numa_how: how zone_statistics counts an allocation here
+# numa_how: bits by which zone_statistics() counts an allocation here
 NUMA_HOW_HIT = 1  # this is the preferred node
 NUMA_HOW_LOCAL = 2  # this is the node of the running CPU
-NUMA_HOW_INTERLEAVE = 4
+NUMA_HOW_INTERLEAVE = 4  # this node was chosen by interleaving
 
-# bad page reasons of free_pages
+# reasons why a block may not be freed; mm/serve.py has their texts
 FREE_OK = 0
 FREE_OUT_OF_RANGE = 1
 FREE_PAGE_FREE = 2
@@ -113,13 +100,16 @@ FREE_NOT_OWNER = 7
 FREE_TWICE_IN_BATCH = 8
 FREE_LRU_PAGE = 9
 
-#: pb_migratetype of a pageblock that is all hole.
+#: pb_migratetype of a pageblock without memory: a hole, or off-line.
 NO_PAGEBLOCK = 0xFF
 
 
 @kernel(inline=True)  # mm_order9
 def _rmqueue(pg: PgData, zone: int, cpu: int, order: int, mt: int, alloc_flags: int) -> int:
-    """From the pageset if it keeps that order, else from the buddy lists (rmqueue, rmqueue_buddy)."""
+    """Take a block from the CPU's pageset if it keeps that order, else from the buddy lists; -1 if none.
+
+    (rmqueue, rmqueue_buddy.) `cpu` is -1 for an allocation that uses no pageset.
+    """
     if cpu >= 0 and pcp_allowed_order(pg, order):
         idx = rmqueue_pcplist(pg, zone, cpu, order, mt, alloc_flags)
         if idx >= 0:
@@ -127,16 +117,18 @@ def _rmqueue(pg: PgData, zone: int, cpu: int, order: int, mt: int, alloc_flags: 
     rules = pg.tune[TUNE_WATERMARK]
     idx = -1
     highatomic = i64(MIGRATE_HIGHATOMIC)
-    if rules == WMARK_FREE_RESERVE:
+    if rules >= WMARK_NON_BLOCK:
         if alloc_flags & ALLOC_HIGHATOMIC:
             idx = rmqueue_smallest(pg, zone, order, highatomic)
     elif rules != WMARK_PER_ORDER and order > 0 and alloc_flags & ALLOC_HARDER:
         idx = rmqueue_smallest(pg, zone, order, highatomic)
     if idx < 0:
         idx = rmqueue(pg, zone, order, mt, alloc_flags)
-    if idx < 0 and rules == WMARK_FREE_RESERVE and alloc_flags & (ALLOC_OOM | ALLOC_NON_BLOCK):
-        # failing now is worse than failing a high-order atomic request later
-        idx = rmqueue_smallest(pg, zone, order, highatomic)
+    if idx < 0 and rules >= WMARK_NON_BLOCK:
+        # rather use the high-atomic reserve than fail an OOM victim, and in 6.12 one that cannot wait
+        urgent = ALLOC_OOM | ALLOC_NON_BLOCK if rules == WMARK_FREE_RESERVE else ALLOC_OOM
+        if alloc_flags & urgent:
+            idx = rmqueue_smallest(pg, zone, order, highatomic)
     if idx >= 0:
         take_counted(pg, zone, idx, order)
         mod_zone_free_pages(pg, zone, cpu, -(1 << order))
@@ -145,9 +137,9 @@ def _rmqueue(pg: PgData, zone: int, cpu: int, order: int, mt: int, alloc_flags: 
 
 @kernel
 def _reserves_highatomic(pg: PgData, order: int, alloc_flags: int) -> bool:
-    """Whether this allocation sets its pageblock aside for others like it."""
+    """Whether an allocation reserves its pageblock as MIGRATE_HIGHATOMIC (end of get_page_from_freelist)."""
     rules = pg.tune[TUNE_WATERMARK]
-    if rules == WMARK_FREE_RESERVE:
+    if rules >= WMARK_NON_BLOCK:
         return alloc_flags & ALLOC_HIGHATOMIC != 0
     return order > 0 and alloc_flags & ALLOC_HARDER != 0 and rules != WMARK_PER_ORDER
 
@@ -165,12 +157,15 @@ def get_pages_from_freelist(
     out: I64,
     got: int,
 ) -> int:
-    """Take blocks of the first zone of this node that can give one into out[got:]; as zone << 40 | blocks.
+    """Take one or more blocks from the first zone of this node that can give one (get_page_from_freelist).
 
-    -1 if there is none. `zones` are zone indexes in zonelist order. Avoids mixing migratetypes as long as
-    asked to, and mixes them rather than leave the node (get_page_from_freelist). With `in_runs` it takes all
-    that lies ready on the first zone's pageset, which is the same as one block a call: a pageset's blocks are
-    not counted as free, so nothing that this looks at changes until the list is empty.
+    Their indexes go into out[got:]. Returns zone << 40 | number of blocks, or -1 if no zone can give one.
+    `zones` are zone indexes in zonelist order. With ALLOC_NOFRAGMENT it first tries all zones without mixing
+    migratetypes, and then again with mixing, before the node is given up.
+
+    With `in_runs` it takes as many blocks as the pageset list of the first good zone has. The result is the
+    same as for one block a call: blocks on a pageset are not counted as free, so that no watermark check
+    changes until the list is empty.
     """
     flags = alloc_flags
     tried = False
@@ -202,29 +197,46 @@ def get_pages_from_freelist(
         flags &= ~ALLOC_NOFRAGMENT
 
 
-@kernel
+@kernel(inline=True)  # mm_order9
 def _zone_statistics(pg: PgData, zone: int, numa_how: int, allocations: int) -> None:
-    """numa_hit or numa_miss, local_node or other_node; one an allocation, whatever its order."""
+    """Count NUMA events, one for each allocation whatever its order (zone_statistics)."""
     pg.numa_event[zone, NUMA_HIT if numa_how & NUMA_HOW_HIT else NUMA_MISS] += allocations
     pg.numa_event[zone, NUMA_LOCAL if numa_how & NUMA_HOW_LOCAL else NUMA_OTHER] += allocations
     if numa_how & NUMA_HOW_INTERLEAVE:
         pg.numa_event[zone, NUMA_INTERLEAVE_HIT] += allocations
 
 
-@kernel
+@kernel(inline=True)  # mm_order9
 def _hold(pg: PgData, owner: int, order: int, out: I64, start: int, end: int) -> None:
-    """Give the new blocks out[start:end] to an owner who holds them by hand."""
+    """Mark the new blocks out[start:end] as held by an owner, and append them to the owner's list."""
     head = owner_list(pg, owner)
     last = i64(pg.prev[head])
-    for i in range(start, end):
+    i = look = start  # as in take_run()
+    gap = RUN
+    while i < end:
         idx = out[i]
+        pg.next[last] = idx
+        pg.prev[idx] = last
+        if order == 0 and i >= look:
+            look = i + gap
+            gap += gap
+            if may_be_run(out, i, end - i):
+                count = length_of_run(out, i, end - i)
+                last = idx + count - 1
+                pg.flags[idx : last + 1] = PG_HELD
+                pg.order[idx : last + 1] = 0
+                pg.refcount[idx : last + 1] = 1
+                pg.owner[idx : last + 1] = owner
+                chain_up(pg.next, pg.prev, idx, count)
+                i = look = i + count
+                gap = RUN
+                continue
         pg.flags[idx] = PG_HELD
         pg.order[idx] = order
         pg.refcount[idx] = 1
         pg.owner[idx] = owner
-        pg.next[last] = idx
-        pg.prev[idx] = last
         last = idx
+        i += 1
     pg.next[last] = head
     pg.prev[head] = last
 
@@ -246,10 +258,11 @@ def alloc_pages_bulk(
     dirty: bool,
     out: I64,
 ) -> int:
-    """Up to `count` blocks for one owner; how many were got. `out` takes their indexes.
+    """Allocate up to `count` blocks for one owner; their indexes go into `out`. Returns how many it got.
 
-    With an `lru_kind` the pages go on the LRU as pages `indexes` of the owner's region (order 0); without,
-    they are held by hand, on the owner's list.
+    With an `lru_kind` (order 0 only) they become pages `indexes` of the owner's region and go on an LRU list;
+    with LRU_KIND_NONE the owner holds them by hand. `numa_how` has NUMA_HOW_* bits, `alloc_flags` ALLOC_*
+    bits.
     """
     got = i64(0)
     out = out[:count]
@@ -287,20 +300,23 @@ def alloc_pages_bulk(
 
 @kernel
 def free_prepared_page(pg: PgData, zone: int, cpu: int, idx: int, order: int, cold: bool) -> None:
-    """Free a block that is off every list of its owner (free_unref_page, __free_pages_ok)."""
+    """Free a block that is on no list any more: to the CPU's pageset, else to the buddy lists.
+
+    (free_unref_page, __free_pages_ok.) `cpu` is -1 for a free that uses no pageset; a `cold` block goes to
+    the tail of the pageset's list. A page of a region has to be unmapped first
+    (:func:`~numa_service.mm.swap.unmap_lru_page`); blocks held by hand never are mapped.
+    """
     if pg.trace_ctl[TRACE_ON]:
         trace_page(pg, i64(MM_PAGE_FREE), zone, idx, order, i64(NO_FIELD))
         if pg.flags[idx] & PG_LRU:
-            # LRU pages are freed by lists: unmapped (release_pages) or reclaimed
+            # a kernel frees LRU pages in batches (free_unref_page_list): release_pages() and reclaim
             trace_page(pg, i64(MM_PAGE_FREE_BATCHED), zone, idx, order, i64(NO_FIELD))
     pg.vm_event[PGFREE] += 1 << order
     pg.owner_pages[pg.owner[idx]] -= 1 << order
     pg.flags[idx] = 0
     pg.order[idx] = 0
     pg.refcount[idx] = 0
-    pg.mapcount[idx] = 0
     pg.owner[idx] = 0
-    pg.pgoff[idx] = 0
     mt = i64(pg.pb_migratetype[idx >> PAGEBLOCK_ORDER])
     if cpu >= 0 and pcp_allowed_order(pg, order) and mt != MIGRATE_ISOLATE:
         free_unref_page(pg, zone, cpu, idx, order, mt, cold)
@@ -310,7 +326,7 @@ def free_prepared_page(pg: PgData, zone: int, cpu: int, idx: int, order: int, co
 
 @kernel
 def page_state(pg: PgData, idx: int) -> int:
-    """What a page that heads no allocated block is: a FREE_* reason."""
+    """FREE_* reason that says what a page is which is not the head of an allocated block."""
     flags = pg.flags[idx]
     if flags & PG_HOLE or pg.pb_migratetype[idx >> PAGEBLOCK_ORDER] == NO_PAGEBLOCK:
         return FREE_OUT_OF_RANGE
@@ -332,7 +348,7 @@ def page_state(pg: PgData, idx: int) -> int:
 
 @kernel
 def _check_free(pg: PgData, idx: int, order: int, owner: int) -> int:
-    """Why a block may not be freed: a FREE_* reason."""
+    """FREE_* reason why a block may not be freed as one of `order` by `owner`; FREE_OK if it may."""
     if idx < 0 or idx >= pg.flags.shape[0] or page_zone(pg, idx) < 0:
         return FREE_OUT_OF_RANGE
     flags = pg.flags[idx]
@@ -350,13 +366,52 @@ def _check_free(pg: PgData, idx: int, order: int, owner: int) -> int:
 
 
 @kernel
-def free_hot_cold_pages(pg: PgData, cpu: int, order: int, owner: int, pages: I64, cold: bool) -> int:
-    """Free blocks that an owner holds by hand: all, or none. Cold ones are the last to be used again.
+def _mark_run(pg: PgData, owner: int, pages: I64, at: int) -> int:
+    """Mark adjacent pages from pages[at] on with PG_VISITED if the owner may free all; returns how many.
 
-    Returns 0, or position << 8 | FREE_* reason of the first block that may not be freed.
+    0 if one may not be freed: then they have to be looked at one by one.
     """
-    for i in range(pages.shape[0]):
+    first = pages[at]
+    if not 0 <= first < pg.flags.shape[0]:
+        return 0
+    run = length_of_run(pages, at, min(pages.shape[0] - at, PAGEBLOCK_NR_PAGES))
+    end = first + run
+    if end > pg.flags.shape[0]:
+        return 0
+    flags, owners, orders = pg.flags[first:end], pg.owner[first:end], pg.order[first:end]
+    wrong = 0
+    for i in range(flags.shape[0]):
+        wrong |= flags[i] ^ PG_HELD
+    for i in range(owners.shape[0]):
+        wrong |= owners[i] ^ owner
+    for i in range(orders.shape[0]):
+        wrong |= orders[i]
+    if wrong:
+        return 0
+    flags[:] = PG_HELD | PG_VISITED
+    return run
+
+
+@kernel
+def free_hot_cold_pages(pg: PgData, cpu: int, order: int, owner: int, pages: I64, cold: bool) -> int:
+    """Free blocks of one order that an owner holds by hand: all of them, or none if one may not be freed.
+
+    Returns 0, or position << 8 | FREE_* reason of the first block that may not be freed. `cold` blocks go to
+    the tail of the pageset's list (free_hot_cold_page of 3.0).
+    """
+    i = look = i64(0)  # as in take_run()
+    gap = RUN
+    while i < pages.shape[0]:
         idx = pages[i]
+        if order == 0 and i >= look:
+            look = i + gap
+            gap += gap
+            if may_be_run(pages, i, pages.shape[0] - i):
+                run = _mark_run(pg, owner, pages, i)
+                if run:
+                    i = look = i + run
+                    gap = RUN
+                    continue
         if (
             0 <= idx < pg.flags.shape[0]
             and pg.flags[idx] == PG_HELD
@@ -364,6 +419,7 @@ def free_hot_cold_pages(pg: PgData, cpu: int, order: int, owner: int, pages: I64
             and pg.order[idx] == order
         ):
             pg.flags[idx] = PG_HELD | PG_VISITED
+            i += 1
             continue
         reason = _check_free(pg, idx, order, owner)
         for j in range(i):
@@ -392,13 +448,13 @@ def free_hot_cold_pages(pg: PgData, cpu: int, order: int, owner: int, pages: I64
 
 @kernel
 def free_pages_bulk(pg: PgData, cpu: int, order: int, owner: int, pages: I64) -> int:
-    """:func:`free_hot_cold_pages` of pages that the CPU has in its cache."""
+    """:func:`free_hot_cold_pages` for blocks that are not cold."""
     return free_hot_cold_pages(pg, cpu, order, owner, pages, flag(False))
 
 
 @kernel
 def free_owner_pages(pg: PgData, owner: int, cpu: int) -> int:
-    """Free every block that an owner holds by hand; pages freed (exit_mmap)."""
+    """Free every block that an owner holds by hand; returns pages freed."""
     head = owner_list(pg, owner)
     freed = 0
     while pg.next[head] != head:
@@ -412,37 +468,10 @@ def free_owner_pages(pg: PgData, owner: int, cpu: int) -> int:
 
 @kernel
 def take_boosted(pg: PgData) -> bool:
-    """Whether a zone's watermarks were boosted since the last look: kswapd is to be woken."""
+    """Clear ZONE_BOOSTED_WATERMARK; True if a zone had it set, so that kswapd has to be woken (rmqueue)."""
     boosted = False
     for zone in range(pg.zone_flags.shape[0]):
         if pg.zone_flags[zone] & ZONE_BOOSTED_WATERMARK:
             pg.zone_flags[zone] &= ~ZONE_BOOSTED_WATERMARK
             boosted = True
     return boosted
-
-
-__all__ = [
-    "ALLOC_CMA",
-    "ALLOC_COLD",
-    "ALLOC_CPUSET",
-    "ALLOC_HARDER",
-    "ALLOC_HIGH",
-    "ALLOC_HIGHATOMIC",
-    "ALLOC_KSWAPD",
-    "ALLOC_MIN_RESERVE",
-    "ALLOC_NOFRAGMENT",
-    "ALLOC_NON_BLOCK",
-    "ALLOC_NO_WATERMARKS",
-    "ALLOC_OOM",
-    "ALLOC_WMARK_HIGH",
-    "ALLOC_WMARK_LOW",
-    "ALLOC_WMARK_MIN",
-    "PAGEBLOCK_NR_PAGES",
-    "WMARK_PROMO",
-    "alloc_pages_bulk",
-    "free_hot_cold_pages",
-    "free_owner_pages",
-    "free_pages_bulk",
-    "get_pages_from_freelist",
-    "page_state",
-]

@@ -1,8 +1,9 @@
-"""Page tables: which page of this node holds page ``index`` of an owner's region.
+"""Page tables: which page of this node is page ``index`` of an owner's region.
 
-A directory and tables of entries per owner, as in hardware. Who frees a page does not look for the entries
-that name it: an entry counts only while ``mapping`` and ``index`` of its page agree with it
-(docs/decisions/0001), and reclaim asks nobody. What has gone stale is swept out before the tables grow.
+Each owner has a directory of tables of entries, as in hardware. When a page is freed, the entry for it is not
+cleared: an entry counts only while the page's ``mapping`` (owner) and ``index`` agree with it
+(docs/decisions/0001), so that reclaim needs no reverse mapping. Tables with stale entries only are given back
+before more are allocated.
 """
 
 from __future__ import annotations
@@ -14,25 +15,25 @@ import numpy as np
 from numa_service.mm.jit import i64, kernel
 from numa_service.mm.pgdata import I64, PG_LRU, U32, PgData
 
-#: Entries of a table: few, as an interleaved region has a page in every table of every node.
+#: log2 of the entries of a table: few, since each node has only some of the pages of an interleaved region.
 TABLE_SHIFT = 6
 PTRS_PER_TABLE = 1 << TABLE_SHIFT
 
-#: Tables that there is room for at first; table 0 is empty for ever, and stands for all that are missing.
+#: Initial number of tables. Table 0 is always empty, and stands for tables that do not exist.
 _FIRST_TABLES = 16
-#: Tables that are looked through at a time.
+#: Tables that :meth:`PageTables.mapped` reads at a time.
 _CHUNK = 4096
 
-# ctl
-FREE_TABLE = 0  # first of the tables that were given back, each naming the next; 0 = none
-NR_TABLES = 1  # tables that were ever given out, and the empty one
+# words of `ctl`
+FREE_TABLE = 0  # number of the first free table, whose first entry names the next; 0: none
+NR_TABLES = 1  # tables that have ever been in use, table 0 included
 
 _NO_DIRECTORY = np.zeros(0, dtype=np.uint32)
 
 
 @kernel
 def page_of(pg: PgData, ptes: U32, directory: U32, owner: int, index: int) -> int:
-    """The page that an owner has at `index`; -1 when there is none, or none any more."""
+    """The page that an owner has at `index` of its region; -1 if it has none, or has it no more."""
     if index >> TABLE_SHIFT >= directory.shape[0]:
         return i64(-1)
     idx = i64(ptes[i64(directory[index >> TABLE_SHIFT]), index & (PTRS_PER_TABLE - 1)]) - 1
@@ -43,7 +44,7 @@ def page_of(pg: PgData, ptes: U32, directory: U32, owner: int, index: int) -> in
 
 @kernel
 def pages_of(pg: PgData, ptes: U32, directory: U32, owner: int, indexes: U32, pages: I64) -> int:
-    """:func:`page_of` of many; how many there are."""
+    """:func:`page_of` for each of `indexes`, into `pages`; returns how many there are."""
     found = i64(0)
     for i in range(indexes.shape[0]):
         pages[i] = page_of(pg, ptes, directory, owner, i64(indexes[i]))
@@ -64,10 +65,10 @@ def set_ptes(
     base: int,
     start: int,
 ) -> int:
-    """Enter pages, less `base`, from `start` on; how far that went.
+    """Enter pages[i] - base at indexes[i], for i from `start` on; returns the i at which it stopped.
 
-    It stops where the directory is too short, where there is no table left, and at an index that has another
-    page: see :meth:`PageTables.make_way`.
+    It stops where the directory is too short, where no table is free, and at an index that has another page:
+    :meth:`PageTables.make_way` removes the first two obstacles.
     """
     for i in range(start, indexes.shape[0]):
         index = i64(indexes[i])
@@ -97,7 +98,7 @@ def set_ptes(
 
 @kernel
 def free_stale_tables(pg: PgData, ptes: U32, ctl: I64, directory: U32, owner: int) -> None:
-    """Give back an owner's tables without an entry that counts."""
+    """Free those of an owner's tables that have no entry that counts."""
     for at in range(directory.shape[0]):
         table = i64(directory[at])
         if table == 0:
@@ -122,21 +123,21 @@ class PageTables:
         self._directories: dict[int, U32] = {}
 
     def directory(self, owner: int) -> U32:
-        """An owner's directory: by index / PTRS_PER_TABLE, the number of a table. Empty if it has none."""
+        """An owner's directory: the number of the table for each index // PTRS_PER_TABLE. Empty if none."""
         return self._directories.get(owner, _NO_DIRECTORY)
 
     def owners(self) -> list[int]:
-        """Slots with a directory, ascending."""
+        """Slots of the owners with a directory, ascending."""
         return sorted(self._directories)
 
     def find(self, pg: PgData, owner: int, indexes: U32) -> I64:
-        """The page at each index, by its place in the node; -1 where there is none, or none any more."""
+        """:func:`page_of` for each of `indexes`."""
         pages = np.empty(len(indexes), dtype=np.int64)
         pages_of(pg, self.ptes, self.directory(owner), owner, indexes, pages)
         return pages
 
     def enter(self, pg: PgData, owner: int, indexes: U32, pages: I64) -> None:
-        """Enter pages that bear this owner's mark, at indexes that have none."""
+        """Enter pages, already marked as this owner's, at indexes that have no page."""
         at = 0
         while at < len(indexes):
             args = self.ptes, self.ctl, self.directory(owner), owner, indexes, pages, 0, at
@@ -146,7 +147,10 @@ class PageTables:
                 assert free, f"owner slot {owner} has a page at {indexes[at]}"
 
     def make_way(self, pg: PgData, owner: int, index: int) -> bool:
-        """Make what an entry needs; False when that is not it: the owner has another page there."""
+        """Make room for the entry of `index`: a longer directory, or free tables.
+
+        False if neither was missing: the owner has another page at that index.
+        """
         table, directory = index >> TABLE_SHIFT, self.directory(owner)
         if table >= len(directory):
             self._lengthen(owner, table)
@@ -157,13 +161,14 @@ class PageTables:
         return True
 
     def _lengthen(self, owner: int, table: int) -> None:
+        """Make an owner's directory long enough for position `table`, at least twice as long as before."""
         before = self.directory(owner)
         longer = np.zeros(max(table + 1, 2 * len(before)), dtype=np.uint32)
         longer[: len(before)] = before
         self._directories[owner] = longer
 
     def _make_room(self, pg: PgData) -> None:
-        """Sweep out stale tables; unless that gains a quarter of all, double them."""
+        """Free stale tables; if that frees less than a quarter of all tables, double their number."""
         gained = 0
         for owner in self.owners():
             directory = self.directory(owner)
@@ -176,7 +181,7 @@ class PageTables:
             self.ptes = more
 
     def free(self, owner: int) -> None:
-        """Give back the tables of an owner that is no more."""
+        """Free all tables of an owner, and its directory (free_pgtables)."""
         directory = self._directories.pop(owner, _NO_DIRECTORY)
         tables = directory[directory > 0]
         if len(tables):
@@ -185,7 +190,7 @@ class PageTables:
             self.ctl[FREE_TABLE] = tables[0]
 
     def mapped(self, pg: PgData, owner: int) -> Iterator[tuple[U32, I64]]:
-        """Indexes, ascending, and pages of all entries of an owner that count; a part at a time."""
+        """(indexes, pages) of an owner's entries that count, ascending by index, in several parts."""
         directory = self.directory(owner)
         for start in range(0, len(directory), _CHUNK):
             at = np.flatnonzero(directory[start : start + _CHUNK]) + start

@@ -1,6 +1,7 @@
-"""One NUMA node's memory: the kernels of this package over its arrays, called once a batch.
+"""``pg_data_t``: the memory of one NUMA node, as its callers see it.
 
-Everything here is a synchronous step on one node. Callers speak in page frame numbers; kernels in indexes.
+Each method is one synchronous step on one node, and mostly one call of a kernel for a whole batch. Callers
+name pages by page frame number (pfn); kernels by their index in mem_map, ``pfn - base_pfn``.
 """
 
 from __future__ import annotations
@@ -12,31 +13,26 @@ import numpy as np
 import numpy.typing as npt
 
 from numa_service.mm import memory, page_alloc, vmscan
-from numa_service.mm.buddy import count_free_blocks, free_range, page_zone
+from numa_service.mm.buddy import count_free_blocks, page_zone
+from numa_service.mm.hugetlb.node_hugetlb import NodeHugetlb
 from numa_service.mm.isolation import (
     recount_reserves,
     setup_zone_migrate_reserve,
     unreserve_highatomic_pageblock,
 )
+from numa_service.mm.mm_init import free_area_init, init_cma_reserved_pageblocks, memblock_free_all
 from numa_service.mm.mmzone import (
     MAX_ORDER_NR_PAGES,
-    MIGRATE_CMA,
-    MIGRATE_MOVABLE,
     MIGRATE_TYPES,
     NR_ORDERS,
-    PAGEBLOCK_NR_PAGES,
-    PAGEBLOCK_ORDER,
     WMARK_HIGH,
     WMARK_LOW,
     WMARK_MIN,
     WMARK_PROMO,
     ZONE_NAMES,
 )
-from numa_service.mm.page_alloc import (
-    NO_PAGEBLOCK,
-)
+from numa_service.mm.page_alloc import NO_PAGEBLOCK
 from numa_service.mm.page_table import PageTables
-from numa_service.mm.pcp import PCP_BATCH_SCALE_MAX, free_pcppages_bulk
 from numa_service.mm.pgdat_memory import PgdatMemory, ZoneExtent
 from numa_service.mm.pgdata import (
     DRIFT_MARK,
@@ -47,13 +43,9 @@ from numa_service.mm.pgdata import (
     KSWAPD_WOKEN,
     MAX_OWNERS,
     NR_SCAN_CONTROL,
-    PCP_ACTIVE,
-    PCP_EXPIRE,
     PCP_HIGH_NOW,
     PG_HELD,
-    PG_HOLE,
     PG_LRU,
-    PG_RESERVED,
     SC_LEFT,
     SC_NR_RECLAIMED,
     SC_NR_SCANNED,
@@ -73,9 +65,11 @@ from numa_service.mm.pgdata import (
     alloc_pgdata,
     zone_pageblocks,
 )
-from numa_service.mm.profile import BLOCKS_TAKE, PAGESET_AUTO_TUNED, Profile
+from numa_service.mm.poison.hwpoison import MemoryFailure
+from numa_service.mm.profile import Profile
 from numa_service.mm.serve import FREE_REASONS, BadPageError, Indexes, Pfns, PgdatCalls
 from numa_service.mm.snapshot import NodeSnapshot, PagesetSnapshot, ZoneSnapshot
+from numa_service.mm.variants import BLOCKS_TAKE, PAGESET_AUTO_TUNED
 from numa_service.mm.vmstat import (
     NODE_STAT_NAMES,
     NR_FREE_PAGES,
@@ -86,6 +80,7 @@ from numa_service.mm.vmstat import (
     ZONE_STAT_NAMES,
     vm_event_names,
 )
+from numa_service.mm.vmstat_update import need_update, refresh_cpu_vm_stats
 from numa_service.mm.watermark import (
     PAGESET_HIGH_MAX_FRACTION,
     Watermarks,
@@ -97,23 +92,19 @@ from numa_service.mm.watermark import (
 )
 from numa_service.mm.zonelist import Zonelists
 
-#: MAX_RECLAIM_RETRIES: after as many runs without progress kswapd leaves the node to direct reclaim.
+#: Runs of kswapd without progress after which it leaves the node to direct reclaim (kswapd_failures, 4.12).
 MAX_RECLAIM_RETRIES = 16
-
-#: Quiet vmstat ticks (seconds) after which a pageset of a zone of another node is drained.
-PAGESET_EXPIRE_TICKS = 3
-
 
 _NO_INDEXES = np.zeros(0, dtype=np.uint32)
 
 
 def _writable(indexes: Indexes) -> Indexes:
-    """The same indexes in an array of ours: for a read-only one Numba would compile the kernel anew."""
+    """Copy of an array of indexes: for a read-only array Numba would compile the kernel a second time."""
     return np.array(indexes, dtype=np.uint32)
 
 
 class Pgdat(PgdatMemory, PgdatCalls):
-    """``pg_data_t``: zones, pages, pagesets, LRUs and kswapd state of one node."""
+    """One node's zones, pages, pagesets, LRU lists, page tables and kswapd state."""
 
     def __init__(
         self,
@@ -133,11 +124,12 @@ class Pgdat(PgdatMemory, PgdatCalls):
     ) -> None:
         """Boot one node.
 
-        `extents` by zone index, empty zones included; `ram` and `free_ranges` are [start, end) pfns,
-        ascending: what is there, and what of it goes to the buddy lists. `cma` are [start, end) pfns kept
-        for movable pages and drivers, whole pageblocks of free memory. With `drift` CPUs keep part of
-        NR_FREE_PAGES to themselves, as in a kernel; without, the counter is exact. ValueError for a CMA
-        area that is not such memory, or a kernel that has none.
+        `cpus` are the node's own CPUs, `all_cpus` those of the machine. `extents` has one entry for each zone
+        index, empty zones included. `ram` and `free_ranges` are [start, end) pfns, ascending: RAM that
+        exists, and the part of it that goes to the buddy lists. `cma` are CMA areas, [start, end) pfns: whole
+        pageblocks of free memory. With `drift` each CPU keeps part of NR_FREE_PAGES to itself, as in a
+        kernel; without, the counter is exact. ValueError for a CMA area that is not such memory, or if the
+        kernel of `profile` has no CMA.
         """
         self.nid = nid
         self.arch = arch
@@ -154,6 +146,10 @@ class Pgdat(PgdatMemory, PgdatCalls):
         end = max((e for _, e in spans), default=self.base_pfn)
         self._bind(alloc_pgdata(self.base_pfn, end, len(self.zone_names), len(self.all_cpus)))
         self.tables = PageTables()
+        self.hugetlb = NodeHugetlb()
+        self.memory_failure = MemoryFailure()
+        self.size_locked = 0
+        self.span_sequence = [0] * len(self.zone_names)
         self._scan_control = np.zeros(NR_SCAN_CONTROL, dtype=np.int64)
         self.ram = tuple(ram)
         self.cma_areas = tuple(cma)
@@ -167,98 +163,20 @@ class Pgdat(PgdatMemory, PgdatCalls):
         self.pg.tune[TUNE_DIRTY] = profile.dirty_rules
         self.pg.tune[TUNE_PASS] = profile.pass_rules
         self.pg.cpu_local[:] = [cpu in self.cpus for cpu in self.all_cpus]
-        self._init_zones(ram)
-        self._init_cma(free_ranges)
-        self._free_memory(ram, free_ranges)
+        free_area_init(self.pg, self.base_pfn, self.extents, self.ram)
+        if self.cma_areas and profile.block_rules == BLOCKS_TAKE:
+            raise ValueError(f"{profile.name} has no CMA")
+        init_cma_reserved_pageblocks(self.pg, self.base_pfn, self.extents, self.cma_areas, free_ranges)
+        memblock_free_all(self.pg, self.base_pfn, self.extents, self.ram, free_ranges, self.cma_areas)
         self.pg.reclaim_stat[SWAP_TOTAL] = swap_pages
 
-    # boot
-
-    def _init_zones(self, ram: Sequence[tuple[int, int]]) -> None:
-        """free_area_init_core and memmap_init: zones get their spans, pageblocks with RAM start movable."""
-        pg = self.pg
-        pg.pb_migratetype[:] = NO_PAGEBLOCK
-        for low, high in ram:
-            blocks = slice(
-                (low - self.base_pfn) >> PAGEBLOCK_ORDER, -(-(high - self.base_pfn) // PAGEBLOCK_NR_PAGES)
-            )
-            pg.pb_migratetype[blocks] = MIGRATE_MOVABLE
-        self._mark_holes(ram)
-        for extent in self.extents:
-            if not extent.spanned:
-                continue
-            first = extent.start_pfn - self.base_pfn
-            pg.zone_start[extent.index] = first
-            pg.zone_end[extent.index] = first + extent.spanned
-            pg.managed[extent.index] = extent.managed
-            whole = slice(-(-first >> PAGEBLOCK_ORDER), (first + extent.spanned) >> PAGEBLOCK_ORDER)
-            pg.pb_zone[whole] = extent.index + 1
-        pg.pb_zone[pg.pb_migratetype == NO_PAGEBLOCK] = 0
-
-    def _mark_holes(self, ram: Sequence[tuple[int, int]]) -> None:
-        """Mark what is not there in pageblocks that have memory; blocks without any are labelled so."""
-        edges = sorted({edge - self.base_pfn for pair in ram for edge in pair if edge % PAGEBLOCK_NR_PAGES})
-        for block in sorted({edge >> PAGEBLOCK_ORDER for edge in edges}):
-            first = block << PAGEBLOCK_ORDER
-            hole = np.ones(PAGEBLOCK_NR_PAGES, dtype=np.bool_)
-            for low, high in ram:
-                hole[max(0, low - self.base_pfn - first) : max(0, high - self.base_pfn - first)] = False
-            self.pg.flags[first : first + PAGEBLOCK_NR_PAGES][hole] |= PG_HOLE
-
-    def _init_cma(self, free_ranges: Sequence[tuple[int, int]]) -> None:
-        """Label the pageblocks of CMA areas (init_cma_reserved_pageblock)."""
-        if self.cma_areas and self.profile.block_rules == BLOCKS_TAKE:
-            raise ValueError(f"{self.profile.name} has no CMA")
-        for low, high in self.cma_areas:
-            if low % PAGEBLOCK_NR_PAGES or high % PAGEBLOCK_NR_PAGES or low >= high:
-                raise ValueError(f"CMA area {low:#x}-{high:#x}: not whole pageblocks")
-            if not any(start <= low and high <= end for start, end in free_ranges):
-                raise ValueError(f"CMA area {low:#x}-{high:#x}: not free memory of this node")
-            zones = [e for e in self.extents if e.start_pfn <= low and high <= e.start_pfn + e.spanned]
-            if not zones:
-                raise ValueError(f"CMA area {low:#x}-{high:#x}: not within one zone")
-            first = (low - self.base_pfn) >> PAGEBLOCK_ORDER
-            self.pg.pb_migratetype[first : (high - self.base_pfn) >> PAGEBLOCK_ORDER] = MIGRATE_CMA
-
-    def _without_cma(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Ranges cut at the edges of CMA areas, so that no free block is of two kinds."""
-        edges = sorted({edge for area in self.cma_areas for edge in area})
-        parts = []
-        for low, high in ranges:
-            for edge in edges:
-                if low < edge < high:
-                    parts.append((low, edge))
-                    low = edge
-            parts.append((low, high))
-        return parts
-
-    def _free_memory(self, ram: Sequence[tuple[int, int]], free_ranges: Sequence[tuple[int, int]]) -> None:
-        """memblock_free_all: what the boot allocator left goes to the buddy lists; the rest is reserved."""
-        pg = self.pg
-        for extent in self.extents:
-            for low, high in self._without_cma(free_ranges):
-                low = max(low, extent.start_pfn) - self.base_pfn
-                high = min(high, extent.start_pfn + extent.spanned) - self.base_pfn
-                if low < high:
-                    free_range(pg, extent.index, low, high)
-        at = 0
-        for low, high in sorted(free_ranges):
-            self._reserve(ram, at, low)
-            at = high
-        self._reserve(ram, at, self.base_pfn + len(pg.flags))
-        pg.path[:] = 0
-
-    def _reserve(self, ram: Sequence[tuple[int, int]], start: int, end: int) -> None:
-        """Mark the RAM in [start, end) as never given to the buddy system."""
-        for low, high in ram:
-            low, high = max(low, start) - self.base_pfn, min(high, end) - self.base_pfn
-            if low < high:
-                self.pg.flags[low:high] = PG_RESERVED
+    # watermarks and thresholds
 
     def set_watermarks(self, zone: int, marks: Watermarks) -> None:
-        """Write a zone's watermarks and what follows from them: reserve of 3.0, drift, ceiling of pagesets.
+        """Set a zone's watermarks (pages) and what depends on them (__setup_per_zone_wmarks).
 
-        A boost in force ends, as when a kernel recomputes them.
+        That is the drift mark and threshold of NR_FREE_PAGES, MIGRATE_RESERVE under 3.0, and under 6.12 the
+        largest `high` of pagesets. A watermark boost that is in force ends.
         """
         row = self.pg.watermark[zone]
         row[WMARK_MIN], row[WMARK_LOW], row[WMARK_HIGH], row[WMARK_PROMO] = (
@@ -284,12 +202,18 @@ class Pgdat(PgdatMemory, PgdatCalls):
             )
 
     def set_pageset_high(self, zone: int, high_min: int, high_max: int) -> None:
-        """Pages a pageset may hold; with both equal (percpu_pagelist_high_fraction) it does not move."""
+        """Set how many pages a pageset of the zone may hold (high_min, high_max).
+
+        Both are equal where vm.percpu_pagelist_high_fraction is set: `high` is not auto-tuned then.
+        """
         self.pg.pcp_high[zone] = high_min
         self.pg.pcp_high_max[zone] = high_max
 
     def _set_stat_threshold(self, zone: int, pressure: bool) -> None:
-        """set_pgdat_percpu_threshold; what CPUs keep beyond it, they give up at their next change."""
+        """Set the zone's stat_threshold, lower while kswapd runs (set_pgdat_percpu_threshold).
+
+        A CPU that keeps more than the new threshold folds it into the zone's counter at its next change.
+        """
         if self.drift and zone in self._marks:
             self.pg.drift[zone, STAT_THRESHOLD] = (
                 pressure_threshold(self._marks[zone], len(self.all_cpus))
@@ -298,15 +222,15 @@ class Pgdat(PgdatMemory, PgdatCalls):
             )
 
     def refresh_zone_stat_thresholds(self) -> None:
-        """What zones manage now decides from here on how far counters may drift."""
+        """Compute stat thresholds from the pages that zones manage now (refresh_zone_stat_thresholds)."""
         self.managed_at_init = {extent.index: extent.managed for extent in self.extents}
         for zone in self._marks:
             self._set_stat_threshold(zone, bool(self.pg.zone_flags[zone] & ZONE_RECLAIM_ACTIVE))
 
-    # allocation
+    # pages of owners
 
     def free_owner(self, owner: int) -> int:
-        """Free all that an owner has here: blocks held by hand, region pages, swap. Pages freed."""
+        """Free all that an owner has here: blocks held by hand, region pages, swap. Returns pages freed."""
         freed = page_alloc.free_owner_pages(self.pg, owner, -1)
         tables = self.tables
         directory = tables.directory(owner)
@@ -318,7 +242,7 @@ class Pgdat(PgdatMemory, PgdatCalls):
         return int(freed)
 
     def touch(self, owner: int, indexes: Indexes, write: bool) -> npt.NDArray[np.uint8]:
-        """Access region pages; 1 where there is none any more."""
+        """Access an owner's region pages by index; the result has 1 for each index without a page here."""
         gone = np.empty(len(indexes), dtype=np.uint8)
         tables = self.tables
         args = tables.ptes, tables.directory(owner), owner, _writable(indexes), write, gone
@@ -326,7 +250,7 @@ class Pgdat(PgdatMemory, PgdatCalls):
         return gone
 
     def swap_in(self, owner: int, pages: int) -> int:
-        """Give back swap of an owner whose pages are read again; how many really were in swap here."""
+        """Free up to `pages` pages of an owner's swap, which are read back; returns how many there were."""
         pages = min(pages, int(self.pg.owner_swap[owner]))
         self.pg.owner_swap[owner] -= pages
         self.pg.reclaim_stat[SWAP_USED] -= pages
@@ -334,12 +258,15 @@ class Pgdat(PgdatMemory, PgdatCalls):
         return pages
 
     def region_pfns(self, owner: int, indexes: Indexes) -> npt.NDArray[np.int64]:
-        """Where an owner's pages are, by their index in its region; -1 for one that is not here."""
+        """pfns of an owner's region pages, by their index in the region; -1 for a page that is not here."""
         pages = self.tables.find(self.pg, owner, _writable(indexes))
         return np.where(pages < 0, pages, pages + self.base_pfn)
 
     def release(self, owner: int, indexes: Indexes, cpu: int | None, pfns: Pfns | None = None) -> int:
-        """Free the pages that a region still has at these indexes; pages freed. With `pfns`: only those."""
+        """Free the region pages that an owner still has at `indexes`; returns pages freed.
+
+        With `pfns`, only those that are still at the given pfn. They go to the pageset of `cpu`, if not None.
+        """
         indexes, tables = _writable(indexes), self.tables
         if pfns is not None:
             indexes = indexes[self.region_pfns(owner, indexes) == pfns.astype(np.int64)]
@@ -350,9 +277,10 @@ class Pgdat(PgdatMemory, PgdatCalls):
     def move_pages(
         self, owner: int, indexes: Indexes, pfns: Pfns, new_pfns: Pfns, anon: bool, dirty: bool
     ) -> int:
-        """Move region pages to pages that their owner holds by hand (migrate_pages); how many were moved.
+        """Move region pages from `pfns` to `new_pfns`, which the owner holds by hand (migrate_pages).
 
-        A page that is not at its place any more stays as it is; the page that it was to move to is freed.
+        A region page that is not at its pfn any more is not moved, and its target page is freed. Returns how
+        many pages were moved.
         """
         pg = self.pg
         new = new_pfns.astype(np.int64) - self.base_pfn
@@ -366,13 +294,13 @@ class Pgdat(PgdatMemory, PgdatCalls):
         return len(indexes)
 
     def count_foreign(self, zone: int, count: int) -> None:
-        """numa_foreign: `count` allocations that preferred this zone were served elsewhere."""
+        """Add to numa_foreign: `count` allocations that preferred this zone were served by another node."""
         self.pg.numa_event[zone, NUMA_FOREIGN] += count
 
     # reclaim
 
     def wakeup_kswapd(self, order: int, highest_zoneidx: int) -> bool:
-        """Note what kswapd is wanted for; True when it is to be woken (wakeup_kswapd)."""
+        """Record the order and zone that kswapd is wanted for; True if it has to be woken (wakeup_kswapd)."""
         state = self.pg.kswapd
         if not self.pg.managed[: highest_zoneidx + 1].any():
             return False
@@ -389,7 +317,7 @@ class Pgdat(PgdatMemory, PgdatCalls):
         return True
 
     def set_reclaim_active(self, active: bool) -> None:
-        """While kswapd runs, pagesets of its zones keep less (ZONE_RECLAIM_ACTIVE)."""
+        """Set or clear ZONE_RECLAIM_ACTIVE: while kswapd runs, pagesets and CPUs' counters keep less."""
         if active:
             self.pg.zone_flags[:] |= ZONE_RECLAIM_ACTIVE
         else:
@@ -398,7 +326,7 @@ class Pgdat(PgdatMemory, PgdatCalls):
             self._set_stat_threshold(zone, active)
 
     def shrink(self, reclaim_idx: int, priority: int, nr_to_reclaim: int) -> tuple[int, int]:
-        """One pass of direct reclaim, until it has reclaimed so many pages: (scanned, reclaimed) pages."""
+        """One pass of direct reclaim, which ends at `nr_to_reclaim` pages: (scanned, reclaimed) pages."""
         sc = self._scan_control
         vmscan.begin_pass(self.pg, sc, reclaim_idx, priority, nr_to_reclaim, False, True)
         vmscan.shrink_node(self.pg, sc, vmscan.NO_LIMIT)
@@ -410,106 +338,65 @@ class Pgdat(PgdatMemory, PgdatCalls):
         return bool(self.pg.scan_control[SC_LEFT:SC_TARGETS].any())
 
     def begin_kswapd_pass(self, highest_zoneidx: int, priority: int, may_write: bool) -> None:
-        """Decide what a pass of kswapd is to scan and to reclaim; of clean page cache only, or of all."""
+        """Decide how much a pass of kswapd scans and reclaims; without `may_write` clean page cache only."""
         target = vmscan.kswapd_target(self.pg, highest_zoneidx)
         vmscan.begin_pass(self.pg, self.pg.scan_control, highest_zoneidx, priority, target, True, may_write)
 
     def go_on_with_pass(self, limit: int) -> tuple[int, int]:
-        """Let kswapd look at up to `limit` further pages: (scanned, reclaimed) pages."""
+        """Go on with kswapd's pass for up to `limit` pages; (scanned, reclaimed) pages of this step."""
         sc = self.pg.scan_control
         scanned, reclaimed = int(sc[SC_NR_SCANNED]), int(sc[SC_NR_RECLAIMED])
         vmscan.shrink_node(self.pg, sc, limit)
         return int(sc[SC_NR_SCANNED]) - scanned, int(sc[SC_NR_RECLAIMED]) - reclaimed
 
     def end_kswapd_pass(self) -> tuple[int, int, int]:
-        """Pages that the whole pass has scanned, reclaimed, and was to reclaim (NO_LIMIT under 3.0)."""
+        """End kswapd's pass; pages that it scanned, reclaimed and aimed at (NO_LIMIT under 3.0)."""
         sc = self.pg.scan_control
         scanned, reclaimed, target = sc[[SC_NR_SCANNED, SC_NR_RECLAIMED, SC_NR_TO_RECLAIM]].tolist()
         sc[:] = 0
         return scanned, reclaimed, target
 
     def balanced(self, order: int, highest_zoneidx: int) -> bool:
-        """Whether kswapd may sleep."""
+        """Whether kswapd may sleep: one eligible zone is above its HIGH watermark (pgdat_balanced)."""
         return bool(vmscan.pgdat_balanced(self.pg, order, highest_zoneidx))
 
     def unreserve_highatomic(self, zones: Sequence[int], migratetype: int, force: bool) -> bool:
-        """Release one HIGHATOMIC pageblock: before direct reclaim tries again, with `force` before OOM.
+        """Give back one HIGHATOMIC pageblock (unreserve_highatomic_pageblock).
 
-        True when there was one to release: the allocation is worth another try.
+        The caller does this before direct reclaim tries again, and with `force` before it gives up. True if a
+        pageblock was given back, so that another try makes sense.
         """
         return unreserve_highatomic_pageblock(self.pg, zones, migratetype, force)
 
     @property
     def vmstat_wanted(self) -> bool:
-        """Whether a vmstat tick would find anything to do (need_update)."""
-        pg = self.pg
-        tuning = pg.pcp_tuning
-        wanted = tuning[:, :, PCP_ACTIVE].any() or pg.free_delta.any()
-        wanted = wanted or ((tuning[:, :, PCP_EXPIRE] > 0) & (pg.pcp_count > 0)).any()
-        if self.profile.pageset_rules == PAGESET_AUTO_TUNED:
-            high = tuning[:, :, PCP_HIGH_NOW]
-            wanted = wanted or (high > pg.pcp_high).any() or (pg.pcp_count > high).any()
-        return bool(wanted)
+        """Whether a vmstat tick would find anything to do."""
+        return need_update(self.pg)
 
     def recount_reserves(self) -> None:
-        """After pageblock labels or free lists were written outright: make their counts agree."""
+        """Recount `PgData.reserves`, after pageblock types or free lists were written directly."""
         recount_reserves(self.pg)
 
     def tick(self, cpu: int | None = None) -> int:
-        """One vmstat tick (a second) of one CPU, or of all: pages that left its pagesets.
-
-        Folds what the CPU keeps of the counters, lets an auto-tuned `high` decay, and drains a batch of a
-        zone of another node that the CPU left alone for three ticks (refresh_cpu_vm_stats).
-        """
+        """One vmstat tick of one CPU, or of all CPUs (vmstat_update); returns pages that left pagesets."""
         before = int(self.pg.pcp_count.sum())
         for i in range(len(self.all_cpus)) if cpu is None else (self.cpu_index[cpu],):
             for zone in np.flatnonzero(self.pg.managed).tolist():
-                self._refresh_cpu_vm_stats(i, zone)
+                refresh_cpu_vm_stats(self.pg, i, zone)
         return before - int(self.pg.pcp_count.sum())
 
-    def _refresh_cpu_vm_stats(self, cpu: int, zone: int) -> None:
-        pg = self.pg
-        pcp = pg.pcp_tuning[cpu, zone]
-        pg.vm_stat[zone, NR_FREE_PAGES] += pg.free_delta[cpu, zone]
-        pg.free_delta[cpu, zone] = 0
-        if pcp[PCP_ACTIVE]:
-            pcp[PCP_ACTIVE] = 0
-            pcp[PCP_EXPIRE] = PAGESET_EXPIRE_TICKS
-        if self.profile.pageset_rules == PAGESET_AUTO_TUNED:
-            self._decay_pcp_high(cpu, zone)
-        if not pcp[PCP_EXPIRE] or not pg.pcp_count[cpu, zone]:
-            return
-        if pg.cpu_local[cpu]:
-            pcp[PCP_EXPIRE] = 0
-            return
-        pcp[PCP_EXPIRE] -= 1
-        if not pcp[PCP_EXPIRE]:
-            free_pcppages_bulk(pg, zone, cpu, int(pg.pcp_batch[zone]), 0)
-
-    def _decay_pcp_high(self, cpu: int, zone: int) -> None:
-        """Let `high` of an idle pageset shrink by an eighth, and what is above it go (decay_pcp_high)."""
-        pg = self.pg
-        floor, high = int(pg.pcp_high[zone]), int(pg.pcp_tuning[cpu, zone, PCP_HIGH_NOW])
-        count = int(pg.pcp_count[cpu, zone])
-        if high > floor:
-            most = int(pg.pcp_batch[zone]) << PCP_BATCH_SCALE_MAX
-            high = max(count - most, high - (high >> 3), floor)
-            pg.pcp_tuning[cpu, zone, PCP_HIGH_NOW] = high
-        if count > high:
-            free_pcppages_bulk(pg, zone, cpu, count - high, 0)
-
-    # looking
+    # inspection
 
     def bad_pages(self) -> dict[str, int]:
-        """Frees refused since boot, by reason; not part of the state."""
+        """Refused frees since boot, by reason; not part of the state."""
         return {reason: int(self.pg.bad_pages[code]) for code, (reason, _) in FREE_REASONS.items()}
 
     def percpu_drift_mark(self, zone: int) -> int:
-        """Free pages below which kswapd would not trust the counter; 0 = always."""
+        """percpu_drift_mark: below this many free pages kswapd adds up every CPU's part; 0: it never does."""
         return int(self.pg.drift[zone, DRIFT_MARK])
 
     def pageset_high(self, cpu: int, zone: int) -> int:
-        """Pages that a CPU's pageset may hold now; `cpu` by position."""
+        """per_cpu_pages.high at present, in pages; `cpu` is a position in `all_cpus`."""
         low = int(self.pg.pcp_high[zone])
         if self.profile.pageset_rules != PAGESET_AUTO_TUNED:
             return low
@@ -521,21 +408,25 @@ class Pgdat(PgdatMemory, PgdatCalls):
         return sum(high - low for low, high in self.cma_areas if self.zone_of(low) == zone)
 
     def zone_of(self, pfn: int) -> int:
-        """Zone index of a page of this node; -1 outside every zone."""
-        return int(page_zone(self.pg, pfn - self.base_pfn))
+        """Zone index of a page of this node; -1 outside every zone, and for a page that is not the node's."""
+        idx = pfn - self.base_pfn
+        return int(page_zone(self.pg, idx)) if 0 <= idx < len(self.pg.flags) else -1
 
     def free_pages(self, zone: int) -> int:
-        """NR_FREE_PAGES of a zone; 0 when CPUs keep more than that to themselves (zone_page_state)."""
+        """NR_FREE_PAGES of a zone; 0 where CPUs' own parts make the counter negative (zone_page_state)."""
         return max(0, int(self.pg.vm_stat[zone, NR_FREE_PAGES]))
 
     def take_path(self) -> npt.NDArray[np.int64]:
-        """Work counters since the last call (PATH_*), and zero them."""
+        """Return the work counters (PATH_*) and set them to zero."""
         path = self.pg.path.copy()
         self.pg.path[:] = 0
         return path
 
     def digest(self) -> str:
-        """blake2b over the state, of page tables what counts: equal states, equal digests, on any host."""
+        """Hexadecimal blake2b of the state; of page tables only the entries that count.
+
+        Equal states have equal digests on any host.
+        """
         digest = hashlib.blake2b(digest_size=16)
         for name, array in self.pg._asdict().items():
             if name not in SCRATCH_FIELDS:
@@ -546,7 +437,7 @@ class Pgdat(PgdatMemory, PgdatCalls):
         return digest.hexdigest()
 
     def snapshot(self) -> NodeSnapshot:
-        """Everything that procfs and metrics show of this node."""
+        """The node as plain data, from which procfs and most metrics are rendered."""
         pg = self.pg
         events = {
             name: int(value)
@@ -559,14 +450,17 @@ class Pgdat(PgdatMemory, PgdatCalls):
             cpus=self.cpus,
             zones=tuple(self._zone_snapshot(extent) for extent in self.extents),
             node_stat=self._node_stat(),
-            vm_event=events,
+            vm_event=events | self.hugetlb.events(),
             numastat=dict(zip(NUMASTAT_NAMES, map(int, totals), strict=True)),
             swap_total=int(pg.reclaim_stat[SWAP_TOTAL]),
             swap_used=int(pg.reclaim_stat[SWAP_USED]),
             unreclaimable=bool(pg.kswapd[KSWAPD_FAILURES] >= MAX_RECLAIM_RETRIES),
+            hugetlb=self.hugetlb.snapshot(),
+            memory_failure=self.memory_failure.snapshot(),
         )
 
     def _node_stat(self) -> dict[str, int]:
+        """Per-node counters by name; since 4.8 LRU sizes are among them, here as sums over the zones."""
         lru = self.pg.vm_stat.sum(axis=0)
         stat = {
             name.replace("_zone_", "_"): int(lru[i])
@@ -576,10 +470,12 @@ class Pgdat(PgdatMemory, PgdatCalls):
         return stat | dict(zip(NODE_STAT_NAMES, map(int, self.pg.node_stat), strict=True))
 
     def _cma_stat(self, zone: int) -> dict[str, int]:
+        """CMA counters of a zone; empty if it has no CMA area."""
         pages = self.cma_pages(zone)
         return {"nr_free_cma": int(self.pg.reserves[zone, FREE_CMA]), "cma": pages} if pages else {}
 
     def _zone_snapshot(self, extent: ZoneExtent) -> ZoneSnapshot:
+        """One zone as plain data."""
         pg, zone = self.pg, extent.index
         by_type = tuple(
             tuple(

@@ -1,4 +1,4 @@
-"""A node's memory as plain data: what a digest covers, and what has to be given back to go on from it."""
+"""Saving and restoring a :class:`Pgdat`: its state as plain data that a snapshot of a node contains."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numa_service.mm.pgdata import SCRATCH_FIELDS
 
 
 def dump_pgdat(pgdat: Pgdat) -> dict[str, Any]:
-    """Arrays by name and page tables by owner, as bytes; and the zones as memory hotplug has left them."""
+    """Save a node's state: arrays by name and page tables by owner, as bytes; and its zones' extents."""
     arrays = {
         name: array.tobytes() for name, array in pgdat.pg._asdict().items() if name not in SCRATCH_FIELDS
     }
@@ -26,11 +26,20 @@ def dump_pgdat(pgdat: Pgdat) -> dict[str, Any]:
         for indexes, pages in pgdat.tables.mapped(pgdat.pg, owner)
     ]
     at_init = sorted(pgdat.managed_at_init.items())
-    return {"arrays": arrays, "tables": tables, "extents": extents, "at_init": at_init}
+    return {
+        "arrays": arrays,
+        "tables": tables,
+        "extents": extents,
+        "at_init": at_init,
+        "locks": [pgdat.size_locked, list(pgdat.span_sequence)],
+    }
 
 
 def load_pgdat(pgdat: Pgdat, dumped: dict[str, Any]) -> None:
-    """Take over what :func:`dump_pgdat` gave, in a node that was booted alike; ValueError for another one."""
+    """Restore what :func:`dump_pgdat` returned into a node that was booted in the same way.
+
+    ValueError if the arrays have other sizes, so that it must be another node.
+    """
     ours = {name: array for name, array in pgdat.pg._asdict().items() if name not in SCRATCH_FIELDS}
     sizes = {name: len(data) for name, data in dumped["arrays"].items()}
     if sizes != {name: array.nbytes for name, array in ours.items()}:
@@ -42,4 +51,5 @@ def load_pgdat(pgdat: Pgdat, dumped: dict[str, Any]) -> None:
         entries = np.frombuffer(indexes, np.uint32).copy(), np.frombuffer(pages, np.int64).copy()
         pgdat.tables.enter(pgdat.pg, owner, *entries)
     pgdat.extents = tuple(ZoneExtent(*extent) for extent in dumped["extents"])
+    pgdat.size_locked, pgdat.span_sequence = dumped["locks"]
     pgdat.managed_at_init = dict(dumped["at_init"])

@@ -1,4 +1,4 @@
-"""The part of Pgdat (``mm/pgdat.py``) that empties ranges, and takes memory off-line and on-line."""
+"""Pgdat's operations on ranges of memory: isolation, contiguous allocation, memory off-line and on-line."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from numa_service.mm.mmzone import (
 )
 from numa_service.mm.pcp import drain_pages
 from numa_service.mm.pgdata import PgData
-from numa_service.mm.profile import BLOCKS_TAKE, Profile
+from numa_service.mm.profile import Profile
+from numa_service.mm.rules.hotplug_locks import OFFLINE_SIZE, OFFLINE_SPAN, ONLINE_SIZE, ONLINE_SPAN
+from numa_service.mm.variants import BLOCKS_TAKE
 
 
 @dataclass(frozen=True, slots=True)
 class ZoneExtent:
-    """Where a zone lies. Pages."""
+    """Position and size of a zone, in pages; `managed` as it was at boot or after the last hotplug."""
 
     name: str
     index: int
@@ -31,12 +33,16 @@ class ZoneExtent:
     spanned: int
     present: int
     managed: int
-    #: Those of them that came after thresholds had been computed, and count in none (``late_free.py``).
+    #: Managed pages that were freed after the thresholds had been computed, which leave them out
+    #: (``machine/late_free.py``).
     freed_late: int = 0
 
 
 class PgdatMemory:
-    """Ranges of a node's memory: isolated, given out in a row, off-line, on-line."""
+    """Base class of :class:`~numa_service.mm.pgdat.Pgdat` with its operations on ranges of memory.
+
+    Ranges are [start, end) pfns.
+    """
 
     nid: int
     profile: Profile
@@ -48,23 +54,27 @@ class PgdatMemory:
     ram: tuple[tuple[int, int], ...]
     #: CMA areas, [start, end) pfns.
     cma_areas: tuple[tuple[int, int], ...]
+    #: Times that node_size_lock was taken.
+    size_locked: int
+    #: By zone: the sequence of span_seqlock, which each writer raises by one when it begins and when it ends.
+    span_sequence: list[int]
 
     def drain(self) -> None:
         """Empty every pageset (drain_all_pages)."""
         drain_pages(self.pg)
 
     def isolate(self, start_pfn: int, end_pfn: int) -> int:
-        """Take whole pageblocks out of use (start_isolate_page_range); free pages among them.
+        """Take whole pageblocks out of use (start_isolate_page_range); returns how many free pages they had.
 
-        Drains the pagesets first, as their pages would not be seen. ValueError, and nothing isolated, for a
-        range that is not whole pageblocks of one zone, or isolated in part.
+        Pagesets are drained first, as free pages on them would not be found. ValueError, and nothing is
+        isolated, for a range that is not whole pageblocks of one zone, or has an isolated pageblock.
         """
         zone, blocks = self._pageblocks(start_pfn, end_pfn)
         self.drain()
         return isolate_pageblocks(self.pg, zone, blocks)
 
     def unisolate(self, start_pfn: int, end_pfn: int, migratetype: int = MIGRATE_MOVABLE) -> int:
-        """Put isolated pageblocks back to use (undo_isolate_page_range); free pages regained.
+        """Put isolated pageblocks back to use (undo_isolate_page_range); returns their free pages.
 
         ValueError for a range that is not whole pageblocks of one zone.
         """
@@ -72,6 +82,7 @@ class PgdatMemory:
         return unisolate_pageblocks(self.pg, zone, blocks, migratetype)
 
     def _pageblocks(self, start_pfn: int, end_pfn: int) -> tuple[int, range]:
+        """Zone and pageblocks of a range; ValueError if it is not whole pageblocks of one zone."""
         if start_pfn % PAGEBLOCK_NR_PAGES or end_pfn % PAGEBLOCK_NR_PAGES or start_pfn >= end_pfn:
             raise ValueError(f"{start_pfn:#x}-{end_pfn:#x}: not whole pageblocks")
         blocks = range(
@@ -85,16 +96,17 @@ class PgdatMemory:
         raise ValueError(f"{start_pfn:#x}-{end_pfn:#x}: not within one zone of node {self.nid}")
 
     def memory_range(self, start_pfn: int, end_pfn: int) -> tuple[int, int]:
-        """Indexes of a range; ValueError when it is not all RAM of this node."""
+        """Convert a range of pfns to indexes in mem_map; ValueError if it is not all RAM of this node."""
         if not any(low <= start_pfn and end_pfn <= high for low, high in self.ram):
             within = any(low < end_pfn and start_pfn < high for low, high in self.ram)
             raise ValueError("it has a hole" if within else f"node {self.nid} has no such memory")
         return start_pfn - self.base_pfn, end_pfn - self.base_pfn
 
     def start_isolate(self, start_pfn: int, end_pfn: int) -> None:
-        """Take a range out of use that is to be off-line.
+        """Isolate a range that is to go off-line (first half of offline_pages).
 
-        ValueError when it cannot be (EINVAL), BusyError for what is in it (EBUSY); nothing is changed then.
+        Nothing is changed if it raises: ValueError (EINVAL) for a range that cannot go off-line, BusyError
+        (EBUSY) for a page in it that cannot be moved away.
         """
         start, end = self.memory_range(start_pfn, end_pfn)
         zone = memory_hotplug.zone_of_range(self.pg, start, end)
@@ -110,16 +122,24 @@ class PgdatMemory:
         isolate_pageblocks(self.pg, zone, blocks)
 
     def offline_pages(self, start_pfn: int, end_pfn: int) -> None:
-        """Take an isolated range off-line; BusyError, and nothing changed, when it is not all free."""
+        """Take an isolated range off-line (second half of offline_pages).
+
+        BusyError, and nothing is changed, if a page of it is not free.
+        """
         start, end = self.memory_range(start_pfn, end_pfn)
         zone = memory_hotplug.zone_of_range(self.pg, start, end)
         memory_hotplug.offline_isolated_pages(self.pg, zone, start, end)
+        self._lock(zone, OFFLINE_SIZE, OFFLINE_SPAN)
         self._resized(zone, start - end)
         if not self.pg.managed.any():
             self.pg.kswapd[:] = 0  # kswapd_stop
 
     def online_pages(self, start_pfn: int, end_pfn: int, online_type: str) -> None:
-        """Bring an off-line range on-line, in the zone that `online_type` says. ValueError (EINVAL)."""
+        """Bring an off-line range on-line, in the zone that zone_for_pfn_range() finds for `online_type`.
+
+        `online_type` is "online", "online_kernel" or "online_movable". ValueError (EINVAL) if the range is
+        not off-line, or the kernel has no such type.
+        """
         start, end = self.memory_range(start_pfn, end_pfn)
         if not memory_hotplug.is_offline(self.pg, start, end):
             raise ValueError("it is on-line")
@@ -127,9 +147,20 @@ class PgdatMemory:
             raise ValueError(f"{self.profile.name} knows no {online_type}")
         zone = memory_hotplug.zone_for_pfn_range(self.pg, self.zone_names, online_type, start, end)
         memory_hotplug.online_pages_range(self.pg, zone, start, end)
+        self._lock(zone, ONLINE_SIZE, ONLINE_SPAN)
         self._resized(zone, end - start)
 
+    def _lock(self, zone: int, size: str, span: str) -> None:
+        """Count that the kernel's locks of sizes and spans were taken, as often as the kernel takes them.
+
+        Nobody waits for them: the change is one op on the node's event loop.
+        """
+        locks = self.profile.hotplug_locks
+        self.size_locked += locks[size]
+        self.span_sequence[zone] += 2 * locks[span]
+
     def _resized(self, zone: int, pages: int) -> None:
+        """Update the zone's extent after `pages` pages came (negative: went)."""
         pg, was = self.pg, self.extents[zone]
         spanned = int(pg.zone_end[zone] - pg.zone_start[zone])
         start_pfn = int(pg.zone_start[zone]) + self.base_pfn if spanned else 0
@@ -139,9 +170,10 @@ class PgdatMemory:
     def find_contiguous(
         self, area: tuple[int, int], count: int, align_order: int, from_pfn: int
     ) -> tuple[int, int] | None:
-        """First place for `count` pages in a row in a CMA area, [start, end), from a pfn on (cma_alloc).
+        """First [start, end) of `count` contiguous pages in a CMA area, at or above `from_pfn` (cma_alloc).
 
-        Free pages and pages of regions only, in pageblocks that nobody else is emptying; None without any.
+        The start is aligned to 2^align_order pages. Only free pages and region pages (which can be moved) in
+        pageblocks that are not isolated are considered; None if there is no such range.
         """
         step = 1 << align_order
         start, end = (pfn - self.base_pfn for pfn in area)
@@ -160,6 +192,6 @@ class PgdatMemory:
         return at, at + count
 
     def take_contiguous(self, start_pfn: int, end_pfn: int, owner: int) -> None:
-        """Make an isolated range an owner's, page by page; BusyError when it is not free."""
+        """Allocate an isolated range to an owner as order-0 blocks; BusyError if a page of it is not free."""
         start, end = self.memory_range(start_pfn, end_pfn)
         take_isolated(self.pg, page_zone(self.pg, start), start, end, owner)

@@ -1,12 +1,12 @@
-"""pg_data_t by column: one NamedTuple of arrays a node (``struct pglist_data``, ``zone``, ``page``).
+"""The state of one node as arrays: ``struct pglist_data``, ``struct zone`` and ``struct page`` by column.
 
-``mem_map`` is an array per field of ``struct page``, indexed by ``pfn - base_pfn``; the zone is an axis, not
-an object. Every per-page array starts zero and zero means "nothing": memory of the host is used only
-for pages that were touched.
+``mem_map`` is one array for each field of ``struct page``, indexed by ``pfn - base_pfn``; a zone is an index
+along an axis, not an object. Every per-page array starts as zeros, which mean "nothing", so that the host
+uses memory only for pages that have been touched.
 
-All lists are circular and doubly linked through ``next``/``prev`` like the kernel's ``list_head``; the
+All lists are circular and doubly linked through ``next``/``prev``, like the kernel's ``list_head``; list
 heads are extra entries behind the pages. Free blocks of pageblock size and above are linked through
-``pb_next``/``pb_prev`` instead, one entry a pageblock, so that a huge empty node costs nothing.
+``pb_next``/``pb_prev`` instead, with one entry for each pageblock, so that a huge empty node needs little.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from numa_service.mm.array_table import layout_of, table_of
 from numa_service.mm.mmzone import (
     MAX_ORDER_NR_PAGES,
     MIGRATE_PCPTYPES,
@@ -28,9 +29,9 @@ from numa_service.mm.mmzone import (
 )
 from numa_service.mm.vmstat import NODE_STAT_NAMES, NR_PATH, NR_VM_EVENTS, NUMA_EVENT_NAMES, ZONE_STAT_NAMES
 
-# page flags
-PG_BUDDY = 1  # head of a free block below pageblock size
-PG_PCP = 2  # on a pageset
+# page flags; some are the model's own
+PG_BUDDY = 1  # head of a free block below pageblock size (PageBuddy)
+PG_PCP = 2  # head of a block on a pageset
 PG_HELD = 4  # head of an allocated block
 PG_RESERVED = 8  # never given to the buddy system
 PG_LRU = 16
@@ -40,66 +41,67 @@ PG_DIRTY = 128
 PG_SWAPBACKED = 256  # anonymous
 PG_YOUNG = 512  # accessed through its page table since reclaim last looked (pte_young)
 PG_HOLE = 1024  # no memory here: a hole in a pageblock that has some
-PG_VISITED = 1 << 15  # scratch mark of one validation pass
+PG_SLAB = 1 << 11  # head of a slab (PageSlab), besides PG_HELD
+PG_VISITED = 1 << 15  # set only during the validation of one call to free pages
 
 # zone flags
 ZONE_BOOSTED_WATERMARK = 1
 ZONE_RECLAIM_ACTIVE = 2
 ZONE_BELOW_HIGH = 4
 
-#: Pageset lists: orders 0-3 for each of three migratetypes, and two for huge pages: 6.1 uses the first of
-#: them, 6.12 the second for movable ones.
+#: NR_PCP_LISTS: lists of a pageset. Orders 0 to 3 have one for each of three migratetypes, and huge pages
+#: have two: 6.1 uses the first for all of them, 6.12 the second for movable ones.
 NR_PCP_LISTS = 4 * MIGRATE_PCPTYPES + 2
 PCP_THP = NR_PCP_LISTS - 2
 PCP_THP_MOVABLE = NR_PCP_LISTS - 1
 
-# free memory that not everybody may use, and what marks it, by zone
+# columns of `reserves`, by zone: memory that only some requests may use
 RESERVED_HIGHATOMIC = 0  # pages of the pageblocks reserved for high-order atomic requests
-FREE_HIGHATOMIC = 1  # of those (3.0: of MIGRATE_RESERVE), free
-FREE_CMA = 2
+FREE_HIGHATOMIC = 1  # free pages in them (nr_free_highatomic; under 3.0 in MIGRATE_RESERVE pageblocks)
+FREE_CMA = 2  # NR_FREE_CMA_PAGES
 NR_ISOLATE_PAGEBLOCKS = 3
-MAY_BE_UNMERGED = 4  # labels changed under free blocks: large buddies may both be free
+MAY_BE_UNMERGED = 4  # 1: free pageblocks changed their type, so that free buddies may be unmerged
 NR_RESERVES = 5
 
-# drift of NR_FREE_PAGES, by zone
-STAT_THRESHOLD = 0  # what a CPU may keep to itself; 0 = counters are exact
+# columns of `drift`, by zone: how far NR_FREE_PAGES may be off
+STAT_THRESHOLD = 0  # stat_threshold: pages that a CPU may keep to itself; 0: the counter is exact
 DRIFT_MARK = 1  # percpu_drift_mark
 NR_DRIFT = 2
 
-# tuning of one pageset
-PCP_HIGH_NOW = 0  # per_cpu_pages.high where it moves (6.12)
+# columns of `pcp_tuning`: fields of one struct per_cpu_pages
+PCP_HIGH_NOW = 0  # high, where it is auto-tuned (6.12)
 PCP_ALLOC_FACTOR = 1
-PCP_PREV_FREE_HIGH_ORDER = 2
-PCP_EXPIRE = 3  # vmstat ticks until a remote node's pageset is drained
+PCP_PREV_FREE_HIGH_ORDER = 2  # PCPF_PREV_FREE_HIGH_ORDER
+PCP_EXPIRE = 3  # vmstat ticks until a pageset for another node's zone is drained
 PCP_ACTIVE = 4  # the CPU changed this zone's counters since its last vmstat tick
 NR_PCP_TUNING = 5
 
-#: Reasons why a free is refused: FREE_* of page_alloc, less than this.
+#: Length of `bad_pages`: the FREE_* reasons of ``mm/page_alloc.py`` are all below this.
 NR_FREE_REASONS = 16
 
-#: Owners that a node can know at one time: sessions and regions with pages here.
+#: Owners (sessions and regions with pages here) that a node can know at one time.
 MAX_OWNERS = 1 << 16
 
-# kswapd state
+# kswapd: fields of pg_data_t
 KSWAPD_ORDER = 0
 KSWAPD_HIGHEST_ZONEIDX = 1
 KSWAPD_FAILURES = 2
-KSWAPD_WOKEN = 3
+KSWAPD_WOKEN = 3  # 1: kswapd has been woken and has not gone back to sleep
 NR_KSWAPD = 4
 
-# scan_control: one pass over the LRU lists, between its steps
-SC_LEFT = 0  # of each LRU list that can be evicted, pages that the pass has yet to scan
-SC_TARGETS = 4  # what it was to scan of each when it began
+# struct scan_control: one pass over the LRU lists, kept between the steps of the pass
+SC_LEFT = 0  # four words, one for each evictable LRU list: pages that the pass has yet to scan (nr)
+SC_TARGETS = 4  # four words: pages of each list that the pass was to scan when it began (targets)
 SC_RECLAIM_IDX = 8
 SC_PRIORITY = 9
 SC_MAY_WRITE = 10  # may_writepage and may_swap
-SC_KSWAPD = 11  # whose pass it is: kswapd's, or direct reclaim's
+SC_KSWAPD = 11  # 1: kswapd's pass, 0: direct reclaim's
 SC_NR_TO_RECLAIM = 12
 SC_NR_SCANNED = 13
 SC_NR_RECLAIMED = 14
 NR_SCAN_CONTROL = 15
 
-# reclaim cost and swap
+# reclaim cost (lruvec.anon_cost, file_cost) and swap, in pages
 ANON_COST = 0
 FILE_COST = 1
 SWAP_TOTAL = 2
@@ -116,26 +118,26 @@ class _Arrays(NamedTuple):
     # struct page, by column: [P]
     flags: npt.NDArray[np.uint16]
     order: npt.NDArray[np.uint8]
-    #: Type of the list a free or pageset page is on (the kernel keeps it in page->index).
+    #: Migratetype of the free list that a block on a pageset goes back to (page->index; 3.0: page_private).
     pcptype: npt.NDArray[np.uint8]
     refcount: npt.NDArray[np.int32]
     mapcount: npt.NDArray[np.int32]
-    #: list_head lru: free list, pageset, LRU or owner list. [P + list heads]
+    #: page->lru: links of a free list, pageset list, LRU list or owner list. [P + list heads]
     next: U32
     prev: U32
-    #: Owner slot that holds the page; for LRU pages that is page->mapping.
+    #: Slot of the owner that holds the page; for LRU pages it plays the part of page->mapping.
     owner: U32
     #: page->index: offset in the region, in pages.
     pgoff: U32
     # pageblocks: [B]
     pb_migratetype: npt.NDArray[np.uint8]
-    #: zone index + 1; 0 where a zone begins or ends within the pageblock, and where no memory is on-line.
+    #: zone index + 1; 0 where a zone begins or ends inside the pageblock, or where no memory is on-line.
     pb_zone: npt.NDArray[np.uint8]
-    #: order + 1 of the free block (order ≥ pageblock_order) that starts here; 0 = none.
+    #: order + 1 of the free block (order >= pageblock_order) that starts here; 0: none does.
     pb_order: npt.NDArray[np.uint8]
     pb_next: U32  # [B + list heads]
     pb_prev: U32
-    # struct zone: [Z]; spans may overlap after hotplug: `pb_zone` says whose a page is
+    # struct zone: [Z]. Spans may overlap after memory hotplug; `pb_zone` decides which zone a page is in.
     zone_start: I64  # index of the first page, relative to base_pfn
     zone_end: I64
     managed: I64
@@ -144,18 +146,18 @@ class _Arrays(NamedTuple):
     lowmem_reserve: I64  # [Z, Z]
     zone_flags: I64
     nr_free: I64  # [Z, NR_ORDERS]
-    vm_stat: I64  # [Z, items]
-    numa_event: I64  # [Z, 6]
+    vm_stat: I64  # [Z, zone_stat_item]
+    numa_event: I64  # [Z, numa_stat_item]
     # pagesets
     pcp_high: I64  # [Z]
     pcp_batch: I64
     pcp_count: I64  # [C, Z]
-    #: free_factor (6.1) or free_count (6.12): halved at each allocation. [C, Z]
+    #: per_cpu_pages.free_factor (6.1) or .free_count (6.12): halved at each allocation. [C, Z]
     pcp_free_factor: I64
-    pcp_high_max: I64  # [Z]; pcp_high is the floor where there is a ceiling
+    pcp_high_max: I64  # [Z]: high_max of 6.12; there pcp_high is high_min
     pcp_tuning: I64  # [C, Z, NR_PCP_TUNING]
     cpu_local: I64  # [C]: 1 = a CPU of this node
-    # what the free page counter does not say
+    # beside NR_FREE_PAGES
     reserves: I64  # [Z, NR_RESERVES]
     drift: I64  # [Z, NR_DRIFT]
     free_delta: I64  # [C, Z]: part of NR_FREE_PAGES that a CPU keeps to itself
@@ -163,62 +165,54 @@ class _Arrays(NamedTuple):
     node_stat: I64
     vm_event: I64
     kswapd: I64
-    #: SC_*: the pass that kswapd is in the middle of; zero between passes.
+    #: SC_*: the pass over the LRU lists that kswapd is in the middle of; zeros between passes.
     scan_control: I64
     reclaim_stat: I64
-    owner_pages: I64  # [MAX_OWNERS]
-    owner_swap: I64  # [MAX_OWNERS]
-    #: Where list heads start in next/prev: free lists, pagesets, LRUs, owners.
+    owner_pages: I64  # [MAX_OWNERS]: pages that each owner has on this node
+    owner_swap: I64  # [MAX_OWNERS]: pages of each owner that are in swap
+    #: HEAD_*: index of the first list head of each kind, in next/prev or (HEAD_PB) in pb_next/pb_prev.
     heads: I64
-    #: Tunables that kernels read: see TUNE_*.
+    #: TUNE_*: sysctls and rules of the profile that kernels read.
     tune: I64
-    #: Work counters of the running op; not state.
+    #: PATH_* (``mm/vmstat.py``): work counters of the running operation; not state.
     path: I64
-    #: Frees refused, by reason; not state.
+    #: Refused frees by FREE_* reason; not state.
     bad_pages: I64
-    #: Ring of events, a power of two of records; empty while nobody listens. [N, TRACE_WORDS]
+    #: Ring of trace events; N is a power of two, or 0 while nobody listens. [N, TRACE_WORDS]
     trace: I64
-    #: TRACE_*: whether somebody does, and where the ring stands; not state.
+    #: TRACE_*, EXPLAIN_ON: whether somebody listens, and how far the ring has been written; not state.
     trace_ctl: I64
-    #: What a request asks of a kernel, and is told: CALL_* and REPORT_* (mm/serve.py); not state.
+    #: CALL_* and REPORT_* (mm/serve.py): arguments and results of one call by a request; not state.
     call: I64
-    #: The blocks that it names or gets, as pfns, and the region indexes that it gives them.
+    #: pfns of the blocks that the call frees or has allocated, and their indexes in the owner's region.
     call_pfns: I64
     call_indexes: U32
-    looks: I64  # [Z, LOOK_WORDS]: what zone_look.py has put down
-    #: What was compared at the first visit of a walk to a zone, and at the last. [Z, 2, CHECK_WORDS]
+    looks: I64  # [Z, LOOK_WORDS]: what look_at_zones() (mm/zone_look.py) has recorded
+    #: Terms of the watermark check at a walk's first and last visit to each zone. [Z, 2, CHECK_WORDS]
     checks: I64
 
 
 class PgData(_Arrays):
-    """State of one node: arrays, all of which kernels find by one table of where they are.
+    """State of one node: a tuple of arrays, and the table of their addresses by which kernels find them.
 
-    Never changed but in the arrays: `_replace` makes another one, with a table of its own.
+    The arrays change in place; to exchange one, `_replace` makes another PgData with a table of its own.
     """
 
     @cached_property
     def table(self) -> I64:
-        """For each array in turn the address of its data, then its shape.
+        """The address of each array's data followed by its shape, array after array in the order of LAYOUT.
 
-        TypeError names an array that kernels would misread: of another dtype, or not C-contiguous.
+        TypeError names an array that kernels would misread: one of another dtype, or not C-contiguous.
         """
-        words: list[int] = []
-        for name, array in self._asdict().items():
-            dtype, ndim, _ = LAYOUT[name]
-            if array.dtype != dtype or array.ndim != ndim:
-                raise TypeError(f"PgData.{name}: {array.dtype}[{array.ndim}] instead of {dtype}[{ndim}]")
-            if not (array.flags.carray and array.flags.writeable):
-                raise TypeError(f"PgData.{name}: not C-contiguous, aligned and writeable")
-            words += [array.ctypes.data, *array.shape]
-        return np.array(words, dtype=np.int64)
+        return table_of("PgData", self._asdict(), LAYOUT)
 
     @cached_property
     def address(self) -> int:
-        """Where the table is: a :class:`PgData` as kernels are passed it, while the PgData is kept."""
+        """Address of the table, which is what a kernel is passed; valid while this PgData exists."""
         return self.table.ctypes.data
 
     def __reduce__(self) -> tuple[type[PgData], tuple[npt.NDArray[Any], ...]]:
-        """A copy has a table of its own: without what is cached."""
+        """Pickle the arrays without the cached table and address: a copy has its own."""
         return type(self), tuple(self)
 
 
@@ -232,42 +226,46 @@ TUNE_SWAPPINESS = 0
 TUNE_BOOST_FACTOR = 1
 TUNE_MOBILITY_DISABLED = 2
 TUNE_PCP_MAX_ORDER = 3
-TUNE_BLOCKS = 4  # BLOCKS_* of profile.py
+TUNE_BLOCKS = 4  # BLOCKS_* of variants.py
 TUNE_WATERMARK = 5  # WMARK_*
 TUNE_PAGESET = 6  # PAGESET_*
 TUNE_DIRTY = 7  # DIRTY_*
 TUNE_PASS = 8  # PASS_*
 NR_TUNE = 9
 
-# the ring of events (mm/tracepoints.py)
+# words of `trace_ctl` (mm/tracepoints.py)
+#: 1: somebody listens to events.
 TRACE_ON = 0
-#: Records ever written.
+#: Number of records ever written.
 TRACE_WRITTEN = 1
-#: Number of the running context: what a record leaves to whoever began the op.
+#: Number of the context (task, CPU, time) in which the running operation was begun; kept outside the model.
 TRACE_CONTEXT = 2
-#: Whether somebody asks why: then a walk writes down what it compares (mm/zone_watermark.py).
+#: 1: an explanation is wanted, so walks record what they compare (mm/zone_watermark.py).
 EXPLAIN_ON = 3
 NR_TRACE_CTL = 4
 TRACE_WORDS = 4
 
-#: Length of `call`, asserted in serve.py to hold every word of a call and of its report.
+#: Length of `call`; mm/serve.py asserts that every CALL_* and REPORT_* word fits.
 CALL_WORDS = 64
-#: Blocks that there is room for before a call has more.
+#: Initial length of `call_pfns` and `call_indexes`; they grow when a call has more blocks.
 CALL_BLOCKS = 1024
 
-#: Of one zone; see ``zone_look.py``.
+#: Words of `looks` for one zone; see ``zone_look.py``.
 LOOK_WORDS = 3 + NR_ORDERS + MIGRATE_TYPES
-#: Of one comparison; see ``zone_watermark.py``.
+#: Words of `checks` for one comparison; see ``zone_watermark.py``.
 CHECK_WORDS = 15
 
-#: Fields that are not state: left out of the digest.
+#: Fields of PgData that are not state, and are left out of digests and snapshots.
 SCRATCH_FIELDS = frozenset(
     {"path", "bad_pages", "trace", "trace_ctl", "call", "call_pfns", "call_indexes", "looks", "checks"}
 )
 
 
 def alloc_pgdata(base_pfn: int, end_pfn: int, nr_zones: int, nr_cpus: int) -> PgData:
-    """Arrays for the pages [base_pfn, end_pfn), all zero, lists empty. base_pfn is a multiple of 1024."""
+    """Allocate the arrays for pages [base_pfn, end_pfn): all zeros, lists empty, no zone initialized.
+
+    `base_pfn` is a multiple of MAX_ORDER_NR_PAGES (1024), so that buddies are found by XOR of indexes.
+    """
     assert base_pfn % MAX_ORDER_NR_PAGES == 0
     pages = -(-(end_pfn - base_pfn) // MAX_ORDER_NR_PAGES) * MAX_ORDER_NR_PAGES
     blocks = pages >> PAGEBLOCK_ORDER
@@ -349,27 +347,18 @@ def alloc_pgdata(base_pfn: int, end_pfn: int, nr_zones: int, nr_cpus: int) -> Pg
     return pg
 
 
-def _layout() -> dict[str, tuple[np.dtype[Any], int, int]]:
-    """Each array's dtype, dimensions, and where its words are in ``PgData.table``."""
-    layout, at = {}, 0
-    for name, array in alloc_pgdata(0, 1, 1, 1)._asdict().items():
-        layout[name] = array.dtype, array.ndim, at
-        at += 1 + array.ndim
-    return layout
-
-
-LAYOUT = _layout()
+LAYOUT = layout_of(alloc_pgdata(0, 1, 1, 1)._asdict())
 
 
 def zone_pageblocks(pg: PgData, zone: int) -> I64:
-    """Pageblocks with pages of a zone, ascending: those in its span that are no other zone's."""
+    """Pageblocks in a zone's span that do not belong to another zone, ascending."""
     first, last = int(pg.zone_start[zone]) >> PAGEBLOCK_ORDER, -(-int(pg.zone_end[zone]) >> PAGEBLOCK_ORDER)
     whose = pg.pb_zone[first:last]
     return np.flatnonzero((whose == 0) | (whose == zone + 1)).astype(np.int64) + first
 
 
 def in_zone(pg: PgData, zone: int, pages: I64) -> npt.NDArray[np.bool_]:
-    """Which of these pages, by index, are a zone's."""
+    """Which of `pages`, indexes in mem_map, belong to a zone."""
     whose = pg.pb_zone[np.clip(pages >> PAGEBLOCK_ORDER, 0, len(pg.pb_zone) - 1)]
     spanned = (pages >= pg.zone_start[zone]) & (pages < pg.zone_end[zone])
     return np.asarray(spanned & ((whose == zone + 1) | (whose == 0)))

@@ -1,265 +1,350 @@
-"""Kernels, as data: the constants and named strategies in which kernel versions differ."""
+"""Profiles: the constants and rules of one kernel version, put together from the tables of ``mm/rules``."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
 
-# Named strategies, as the numbers that kernels compare (``PgData.tune``).
+from numa_service.mm.rules.axis import Axis, Change, Series
+from numa_service.mm.rules.boot import BOOT, FILES
+from numa_service.mm.rules.distributions import DISTRIBUTIONS
+from numa_service.mm.rules.hotplug_locks import HOTPLUG_LOCKS
+from numa_service.mm.rules.hugetlb import HUGETLB
+from numa_service.mm.rules.pages import ALLOCATION, RECLAIM
+from numa_service.mm.rules.policies import POLICIES
+from numa_service.mm.rules.sysctls import DEFAULTS, MAXIMA, PRESENT
+from numa_service.mm.rules.unmodelled import UNMODELLED
+from numa_service.mm.rules.waits import WAITS
+from numa_service.mm.rules.zones import PAGESETS, WATERMARKS, ZONELISTS
 
-#: Pageblocks and fallback: the largest block of another type is taken along and what is left of it stays with
-#: its type; MIGRATE_RESERVE is the last resort; any two buddies merge (__rmqueue_fallback of 3.0).
-BLOCKS_TAKE = 0
-#: The largest block is stolen, or for small movable requests the smallest; blocks keep apart from HIGHATOMIC,
-#: CMA and ISOLATE; a page goes back to the list it came from (steal_suitable_fallback, 6.1).
-BLOCKS_STEAL = 1
-#: Whole pageblocks are claimed; failing that the smallest block is split and stays with its type; lists and
-#: pageblocks always agree (__rmqueue_claim and __rmqueue_steal, 6.12).
-BLOCKS_CLAIM = 2
+#: All rules, by the group in which they are shown.
+RULES: Mapping[str, tuple[Axis, ...]] = {
+    "watermarks": WATERMARKS,
+    "pagesets": PAGESETS,
+    "zonelists": ZONELISTS,
+    "allocation": ALLOCATION,
+    "reclaim": RECLAIM,
+    "memory policies": POLICIES,
+    "hugetlb": HUGETLB,
+    "waiting": WAITS,
+    "locks of hotplug": HOTPLUG_LOCKS,
+    "boot": BOOT,
+    "files": FILES,
+    "sysctl is there": PRESENT,
+    "sysctl default": DEFAULTS,
+    "sysctl maximum": MAXIMA,
+    "not modelled": UNMODELLED,
+}
 
-#: Every order below the asked one is deducted and halves the mark (3.0).
-WMARK_PER_ORDER = 0
-#: What HIGHATOMIC blocks were reserved is deducted; HARDER and HIGH add up (6.1).
-WMARK_RESERVED = 1
-#: What is free in HIGHATOMIC blocks is deducted; NON_BLOCK helps only MIN_RESERVE (6.12).
-WMARK_FREE_RESERVE = 2
+#: Releases that stand for their series: the captured ones, and the last 3.0. Of others it is the first.
+_RELEASES: Mapping[Series, str] = {(3, 0): "3.0.101", (6, 1): "6.1.192", (6, 12): "6.12.117"}
 
-#: Order 0, hot at the head and cold at the tail, one batch freed round-robin (3.0).
-PAGESET_HOT_COLD = 0
-#: Batches that double while only frees come (6.1).
-PAGESET_FREE_FACTOR = 1
-#: `high` moves between a floor and a ceiling; batches double either way (6.12).
-PAGESET_AUTO_TUNED = 2
+#: The last minor number of each major number; of 2.6 the third number counts.
+_LAST_MINOR: Mapping[int, int] = {3: 19, 4: 20, 5: 19, 6: 19}
+_OLDEST: Series = (2, 6, 30)
+_LAST_2_6: Series = (2, 6, 39)
+_NEWEST: Series = (6, 19)
 
-#: Who scans a dirty page of a file writes it, kswapd and direct reclaim alike (shrink_page_list of 3.0).
-DIRTY_WRITTEN = 0
-#: Dirty pages of files are left to flusher threads: direct reclaim writes none since 3.2 (ee72886d8ed5), and
-#: since 4.12 they are activated, out of the way (c55e8d035b28), while a batch that is all dirty wakes the
-#: flushers (726d061fbd36). Reclaim counts them: NR_VMSCAN_IMMEDIATE (3.2, 49ea7eb65e7c).
-DIRTY_LEFT = 1
-
-#: A pass of kswapd aims at no number of pages and scans all that its priority says. Each raises the priority,
-#: down to 0, until the passes since DEF_PRIORITY have reclaimed SWAP_CLUSTER_MAX pages: then kswapd begins
-#: anew at DEF_PRIORITY (balance_pgdat of 3.0).
-PASS_WHOLE = 0
-#: A pass aims at the high watermarks and ends when it has reclaimed as much, with both sides scanned in
-#: proportion (e82e0561dae9). It raises the priority only if it has scanned less than that, or reclaimed
-#: nothing (balance_pgdat since 3.11).
-PASS_AIMS = 1
+_NAME = re.compile(r"linux-((?:2\.6\.|[3-9]\.)\d{1,2})(?:\.(\d{1,4}))?(?:-([a-z]+\d+))?", re.ASCII)
+_VERSION = re.compile(
+    r"(?:Linux version )?(2\.6\.\d{1,2}|\d{1,3}\.\d{1,3})(?!\d)(?:\.(\d{1,4}))?(?!\d)(\S*)", re.ASCII
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Constants of one kernel version. Sources: the functions named per field, in that version."""
+    """Constants and rules of one kernel version; comments name the function where that version has them."""
 
     name: str
     #: Release that ``/proc/version`` and the boot log show.
     release: str
-    #: First version (major, minor) that behaves more like this profile than like the one before.
-    since: tuple[int, int]
+    #: The series that the release is of: (6, 12), or with three numbers (2, 6, 32).
+    series: Series
 
     # watermarks, pagesets, zonelists
 
-    #: init_per_zone_wmark_min: bounds of min_free_kbytes.
+    #: calculate_min_free_kbytes (3.0: init_per_zone_wmark_min): largest default of min_free_kbytes.
     min_free_kbytes_max: int
-    #: setup_per_zone_wmarks: zones whose min is managed/1024 clamped to 32…128; they are not lowmem.
+    #: __setup_per_zone_wmarks: zones whose MIN is managed/1024 clamped to 32…128 pages, and not low memory.
     wmark_highmem_zones: tuple[str, ...]
-    #: setup_per_zone_wmarks: low and high from watermark_scale_factor (else min/4 and min/2).
+    #: __setup_per_zone_wmarks: LOW and HIGH follow watermark_scale_factor. Else they are MIN plus a quarter
+    #: and plus a half of the zone's share of min_free_kbytes.
     watermark_scale: bool
-    #: sysctl_lowmem_reserve_ratio has an entry for every zone type, and 0 keeps nothing. Else it has none for
-    #: the highest, and a ratio below 1 is made 1.
+    #: sysctl_lowmem_reserve_ratio has an entry for every zone type, and a ratio of 0 reserves nothing. Else
+    #: it has none for the highest zone type, and a ratio below 1 is made 1.
     lowmem_reserve_per_zone: bool
-    #: zone_batchsize: cap, in pages, before the division by four.
+    #: RESERVE_*: which zones have a lowmem_reserve, and which pages count (setup_per_zone_lowmem_reserve).
+    lowmem_reserve_rules: int
+    #: zone_batchsize: largest batch, in pages, before the division by four.
     pcp_batch_cap: int
-    #: zone_highsize: "wmark" = low watermark over local CPUs; "batch" = six batches.
+    #: zone_highsize: "wmark" is the LOW watermark divided by the node's CPUs; "batch" is six batches (3.0).
     pcp_high: str
-    #: Pageset lists: orders 0 to this one (and THP) have their own; 0 = order 0 only.
+    #: Highest order that has pageset lists, beside that of huge pages; 0: order 0 only, and no huge pages.
     pcp_max_order: int
-    #: build_zonelists: "add" adds one to node_load per distance group, "remaining" sets it to what is left.
-    node_load: str
-    #: find_next_best_node: a local node without memory still comes first.
+    #: LOAD_*: how build_zonelists() changes node_load of the node that begins a new distance.
+    node_load: int
+    #: find_next_best_node: the local node comes first even if it has no memory.
     memoryless_local_first: bool
+    #: ORDER_*: whether zonelists may be in zone order (set_zonelist_order).
+    zone_order: int
+    #: build_zonelists: nodes farther apart than RECLAIM_DISTANCE turn vm.zone_reclaim_mode on.
+    distance_sets_zone_reclaim: bool
     #: khugepaged raises min_free_kbytes (set_recommended_min_free_kbytes).
     thp_min_free: bool
-    #: With THP off it computes min_free_kbytes anew, from what lies above the high watermarks of before.
+    #: With THP off khugepaged recalculates min_free_kbytes, from memory above the HIGH watermarks in force.
     thp_off_recalculates: bool
 
     # allocation
 
-    #: Type names in pagetypeinfo, by migratetype index; None = not built into this kernel.
+    #: Names in pagetypeinfo, by migratetype; None: this kernel is built without that type.
     migratetype_names: tuple[str | None, ...]
-    #: BLOCKS_*: what is stolen from whom, and how pageblocks change their type.
+    #: BLOCKS_*: fallback to other types, and how pageblocks change their type.
     block_rules: int
-    #: WMARK_*: what __zone_watermark_ok deducts.
+    #: WMARK_*: what __zone_watermark_ok() subtracts.
     watermark_rules: int
-    #: PAGESET_*: how pagesets fill and drain.
+    #: PAGESET_*: how pagesets are filled and drained.
     pageset_rules: int
+    #: alloc_flags_nofragment: the fast path sets ALLOC_NOFRAGMENT.
+    avoids_fragmentation: bool
     #: DIRTY_*: what reclaim does with dirty pages of files.
     dirty_rules: int
-    #: PASS_*: how kswapd's passes end and follow each other.
+    #: PASS_*: when kswapd's passes end, and how the priority changes.
     pass_rules: int
-    #: Zones found full are passed over for a second (zlc_setup; gone since 4.4).
+    #: Zones found full are passed over for a second (zlc_setup; removed in 4.4).
     zonelist_cache: bool
-    #: global_dirtyable_memory leaves out what zones keep in reserve (since 3.3).
+    #: global_dirtyable_memory() leaves out the zones' reserves (dirty_balance_reserve, since 3.3).
     dirtyable_less_reserves: bool
+
+    # memory policies
+
+    #: MPOL_* modes without the prefix (``mm/mempolicy/policy.py``).
+    mempolicies: tuple[str, ...]
+    #: Modes that take MPOL_F_NUMA_BALANCING; if none does, the flag is unknown.
+    balanced_mempolicies: tuple[str, ...]
+    #: set_mempolicy_home_node() is there.
+    mempolicy_home_node: bool
+    #: Bits of a page's place in its mapping or file by which it is interleaved (offset_il_node).
+    interleave_offset_bits: int
+    #: errno that move_pages() gives for an anonymous page that is not there.
+    move_pages_absent: int
+
+    # hugetlb
+
+    #: htlb_alloc_mask: huge pages of a pool may come from ZONE_MOVABLE.
+    hugetlb_movable: bool
+    #: gigantic_page_runtime_supported: gigantic pages can be added after boot.
+    gigantic_at_runtime: bool
+    #: hugepages= takes numbers of single nodes.
+    hugepages_per_node: bool
+    #: set_max_huge_pages of one node leaves surplus pages out of what all nodes have.
+    node_write_counts_persistent: bool
+
+    # waiting
+
+    #: page_waitqueue: who waits for a page is in a table of its zone; else in one of 256 queues for all.
+    wait_table_per_zone: bool
+    #: hash_long: addresses are multiplied with the golden ratio; else with a prime near it.
+    golden_ratio_hash: bool
+
+    #: Times that a memory block that comes on-line or goes off-line takes node_size_lock and span_seqlock.
+    hotplug_locks: Mapping[str, int]
 
     # boot
 
-    #: The boot allocator is the bitmap (mm/bootmem.c); else it is memblock throughout.
+    #: The boot allocator is bootmem (mm/bootmem.c); else it is memblock.
     bootmem: bool
-    #: Low memory that firmware may use, kB: CONFIG_X86_RESERVE_LOW, or all below 1 MiB (reserve_real_mode).
+    #: kB of low memory reserved for firmware: CONFIG_X86_RESERVE_LOW, or all below 1 MiB (reserve_real_mode).
     reserve_low_kb: int
     #: sizeof(struct page), by architecture.
     struct_page_bytes: Mapping[str, int]
     #: ZONE_DEVICE is a zone type (since 4.3).
     zone_device: bool
-    #: HMAT is read (drivers/acpi/numa/hmat.c, since 5.2).
+    #: The kernel reads the HMAT (drivers/acpi/numa/hmat.c, since 5.2).
     reads_hmat: bool
-    #: The boot log tells of zones in lines of early_node_map (add_active_range).
+    #: The boot log has lines of early_node_map (add_active_range).
     early_node_map: bool
-    #: free_area_init says "Initializing node … as memoryless".
+    #: free_area_init() logs "Initializing node … as memoryless".
     says_initializing_memoryless: bool
-    #: nr_all_pages is present pages less memory map and DMA reserve.
+    #: build_zonelists() logs "Fallback order for Node …".
+    prints_fallback_order: bool
+    #: nr_all_pages ("Total pages" of the boot log) is present pages less memory map and DMA reserve.
     total_less_memmap: bool
-    #: calc_memmap_size takes the span of a zone, holes included.
+    #: The size of a zone's memory map is taken from its span, holes included (calc_memmap_size).
     memmap_by_span: bool
+    #: What start_kernel calls to set up memory, in order: the steps of mm_init (since 6.4 mm_core_init), and
+    #: kmem_cache_init_late.
+    mm_init: tuple[str, ...]
+    #: Slab allocators that the kernel can be built with, its default first (CONFIG_SLUB, _SLAB, _SLOB).
+    slab_allocators: tuple[str, ...]
 
-    # what is shown
+    # files and tracepoints
 
-    #: zoneinfo prints the promo watermark.
+    #: /proc/zoneinfo prints the promo watermark.
     has_promo: bool
+    #: /proc/zoneinfo prints the boost of the watermarks.
+    prints_boost: bool
+    #: /proc/zoneinfo prints zones without pages, up to their protection.
+    prints_empty_zones: bool
+    #: /proc/zoneinfo prints the free CMA pages beside the sizes of a zone.
+    prints_cma: bool
+    #: Blocks after which pagetypeinfo stops counting a free list, so as not to hold the zone lock for too
+    #: long; None: it counts all.
+    freecount_limit: int | None
+    #: MIGRATE_RECLAIMABLE is 1 and MIGRATE_MOVABLE 2.
+    reclaimable_before_movable: bool
     #: mm_vmscan_lru_isolate has a field isolate_mode.
     traces_isolate_mode: bool
     #: mm_migrate_pages has a field nr_split.
     traces_nr_split: bool
+    #: kmalloc_node and kmem_cache_alloc_node are tracepoints of their own; else the others have a field node.
+    traces_kmem_node: bool
+    #: kmem_cache_free has a field name.
+    traces_slab_name: bool
 
-    # sysctls (machine/sysctl.py has what most kernels have in common)
+    # sysctls (machine/sysctl.py has those that most kernels have in common)
 
-    #: Those that this kernel does not have.
+    #: sysctls that this kernel does not have.
     absent_sysctls: frozenset[str] = frozenset()
-    #: Defaults and largest values that differ here.
+    #: Defaults and largest values that differ from those in machine/sysctl.py.
     sysctl_defaults: Mapping[str, str] = field(default_factory=dict)
     sysctl_maxima: Mapping[str, int] = field(default_factory=dict)
 
+    #: The distribution that the kernel is of, as DISTRIBUTIONS names it: "el8". Empty: none, or not known.
+    distribution: str = ""
+
     @property
     def version(self) -> str:
-        """Major and minor number of the release: "6.1"."""
-        return ".".join(self.release.split(".")[:2])
+        """The series as text: "6.1"."""
+        return ".".join(map(str, self.series))
 
 
-LINUX_6_1 = Profile(
-    name="linux-6.1",
-    release="6.1.192",
-    since=(4, 8),  # per-node LRU lists, watermark_scale_factor
-    min_free_kbytes_max=262144,
-    wmark_highmem_zones=("HighMem",),
-    watermark_scale=True,
-    lowmem_reserve_per_zone=True,
-    pcp_batch_cap=256,
-    pcp_high="wmark",
-    pcp_max_order=3,
-    node_load="add",
-    memoryless_local_first=True,
-    thp_min_free=True,
-    thp_off_recalculates=True,
-    migratetype_names=("Unmovable", "Movable", "Reclaimable", "HighAtomic", None, "Isolate"),
-    block_rules=BLOCKS_STEAL,
-    watermark_rules=WMARK_RESERVED,
-    pageset_rules=PAGESET_FREE_FACTOR,
-    dirty_rules=DIRTY_LEFT,
-    pass_rules=PASS_AIMS,
-    zonelist_cache=False,
-    dirtyable_less_reserves=True,
-    bootmem=False,
-    reserve_low_kb=1024,
-    # 40 on i386 is what "Total pages" of the captured boots comes to
-    struct_page_bytes={"x86_64": 64, "i386": 40},
-    zone_device=True,
-    reads_hmat=True,
-    early_node_map=False,
-    says_initializing_memoryless=True,
-    total_less_memmap=True,
-    memmap_by_span=False,
-    has_promo=False,
-    traces_isolate_mode=True,
-    traces_nr_split=False,
-)
+# from a version to its rules
 
-LINUX_6_12 = replace(
-    LINUX_6_1,
-    name="linux-6.12",
-    release="6.12.117",
-    since=(6, 12),
-    wmark_highmem_zones=("HighMem", "Movable"),
-    memoryless_local_first=False,
-    block_rules=BLOCKS_CLAIM,
-    watermark_rules=WMARK_FREE_RESERVE,
-    pageset_rules=PAGESET_AUTO_TUNED,
-    says_initializing_memoryless=False,
-    total_less_memmap=False,
-    has_promo=True,
-    traces_isolate_mode=False,
-    traces_nr_split=True,
-)
 
-LINUX_3_0 = Profile(
-    name="linux-3.0",
-    release="3.0.101",
-    since=(0, 0),
-    min_free_kbytes_max=65536,
-    wmark_highmem_zones=("HighMem",),
-    watermark_scale=False,
-    lowmem_reserve_per_zone=False,
-    pcp_batch_cap=128,
-    pcp_high="batch",
-    pcp_max_order=0,
-    node_load="remaining",
-    memoryless_local_first=True,
-    thp_min_free=True,
-    thp_off_recalculates=False,
-    migratetype_names=("Unmovable", "Movable", "Reclaimable", "Reserve", None, "Isolate"),
-    block_rules=BLOCKS_TAKE,
-    watermark_rules=WMARK_PER_ORDER,
-    pageset_rules=PAGESET_HOT_COLD,
-    dirty_rules=DIRTY_WRITTEN,
-    pass_rules=PASS_WHOLE,
-    zonelist_cache=True,
-    dirtyable_less_reserves=False,
-    bootmem=True,
-    reserve_low_kb=64,
-    # what "pages used for memmap" of boot logs of its time comes to
-    struct_page_bytes={"x86_64": 56, "i386": 32},
-    zone_device=False,
-    reads_hmat=False,
-    early_node_map=True,
-    says_initializing_memoryless=False,
-    total_less_memmap=True,
-    memmap_by_span=True,
-    has_promo=False,
-    traces_isolate_mode=True,
-    traces_nr_split=False,
-    absent_sysctls=frozenset(
-        {
-            "kernel.numa_balancing",
-            "vm.compact_unevictable_allowed",
-            "vm.compaction_proactiveness",
-            "vm.numa_stat",
-            "vm.percpu_pagelist_high_fraction",
-            "vm.watermark_boost_factor",
-            "vm.watermark_scale_factor",
-        }
-    ),
-    sysctl_defaults={"vm.numa_zonelist_order": "default"},
-    sysctl_maxima={"vm.swappiness": 100},
-)
+def rule_of(axis: Axis, series: Series, patch: int | None, distribution: str = "") -> Change:
+    """What a rule is in a release, or in what a distribution made of it; `patch` None: the newest."""
+    taken_over = DISTRIBUTIONS[distribution].rules.get(axis.name) if distribution else None
+    return axis.at(series, patch) if taken_over is None else axis.at(taken_over, None)
 
-#: Every kernel, by name. Names that its files print: ``procfs/names.py``.
+
+def profile_rules(profile: Profile) -> dict[tuple[str, str], Change]:
+    """What every rule is in a profile's kernel, also those that are not modelled, by (group, axis name)."""
+    patch = _patch_of(profile.name)
+    return {
+        (group, axis.name): rule_of(axis, profile.series, patch, profile.distribution)
+        for group, axes in RULES.items()
+        for axis in axes
+    }
+
+
+def _patch_of(name: str) -> int | None:
+    found = _NAME.fullmatch(name)
+    return int(found[2]) if found and found[2] else None
+
+
+@lru_cache(maxsize=256)
+def _profile(series: Series, patch: int | None, distribution: str) -> Profile:
+    """The profile of a release: that of its series, unless the rules of the series' newest differ."""
+
+    def values(axes: tuple[Axis, ...], patch: int | None) -> dict[str, Any]:
+        return {axis.name: rule_of(axis, series, patch, distribution).value for axis in axes}
+
+    fields = (
+        *WATERMARKS,
+        *PAGESETS,
+        *ZONELISTS,
+        *ALLOCATION,
+        *RECLAIM,
+        *POLICIES,
+        *HUGETLB,
+        *WAITS,
+        *HOTPLUG_LOCKS,
+        *BOOT,
+        *FILES,
+    )
+    if patch is not None:
+        every = tuple(axis for axes in RULES.values() for axis in axes)
+        if distribution or values(every, patch) == values(every, None):
+            return _profile(series, None, distribution)
+    version = ".".join(map(str, series))
+    first = version if len(series) > 2 else f"{version}.0"
+    suffix = distribution and f"-{distribution}"
+    if patch is not None:
+        name = release = f"{version}.{patch}"
+    else:
+        name, release = version, _RELEASES.get(series, first) if not distribution else first
+    return Profile(
+        name=f"linux-{name}{suffix}",
+        release=f"{release}{suffix}",
+        series=series,
+        distribution=distribution,
+        absent_sysctls=frozenset(name for name, there in values(PRESENT, patch).items() if not there),
+        sysctl_defaults={name: text for name, text in values(DEFAULTS, patch).items() if text is not None},
+        sysctl_maxima={name: most for name, most in values(MAXIMA, patch).items() if most is not None},
+        **values(fields, patch),
+    )
+
+
+def profile_named(name: str) -> Profile:
+    """The profile of this name: "linux-4.18", "linux-6.12.5", "linux-2.6.32" or "linux-4.18-el8".
+
+    ValueError says which names there are. Names of one kernel's rules may be several: the profile has one.
+    """
+    found = _NAME.fullmatch(name)
+    if found:
+        series = tuple(map(int, found[1].split(".")))
+        distribution = found[3] or ""
+        based_on = DISTRIBUTIONS[distribution].series if distribution in DISTRIBUTIONS else None
+        if series == _nearest(series) and (not distribution or series == based_on):
+            return _profile(series, int(found[2]) if found[2] else None, distribution)
+    oldest, newest = (".".join(map(str, series)) for series in (_OLDEST, _NEWEST))
+    raise ValueError(f"unknown profile {name[:40]!r}: linux-{oldest} to linux-{newest}, or as linux-4.18-el8")
+
+
+def profile_of_version(text: str) -> Profile:
+    """The profile of the kernel that calls itself `text`: "4.18.0-305.el8.x86_64", "Linux version 6.1.192 …".
+
+    A version newer or older than all known ones counts as the nearest. Where a distribution's build hides the
+    stable release (Debian's "5.10.0-8-amd64"), it counts as the newest of its series. ValueError if there is
+    no version in front.
+    """
+    found = _VERSION.match(text.strip())
+    if found is None:
+        raise ValueError(f"{text[:40]!r} does not begin with a kernel's version")
+    told = tuple(map(int, found[1].split(".")))
+    series = _nearest(told)
+    distribution = next(
+        (
+            name
+            for name, known in DISTRIBUTIONS.items()
+            if known.series == series and re.search(rf"[.-]{name}(?!\d)", found[3])
+        ),
+        "",
+    )
+    built = re.match(r"-\d", found[3]) is not None and found[2] in (None, "0")
+    if series != told or built or not (found[2] or "-rc" in found[3]):
+        return _profile(series, None, distribution)
+    return _profile(series, int(found[2] or 0), distribution)
+
+
+def _nearest(series: Series) -> Series:
+    """The known series nearest to this one, from below where there is one."""
+    if series[0] < 3:
+        return max(_OLDEST, min(series, _LAST_2_6))
+    if series[0] > _NEWEST[0]:
+        return _NEWEST
+    return series[0], min(series[1], _LAST_MINOR[series[0]])
+
+
+LINUX_6_1 = profile_named("linux-6.1")
+LINUX_6_12 = profile_named("linux-6.12")
+LINUX_3_0 = profile_named("linux-3.0")
+
+#: The profiles that captures and sources were compared with closely, by name.
 PROFILES: dict[str, Profile] = {p.name: p for p in (LINUX_6_1, LINUX_6_12, LINUX_3_0)}
 
-#: Of a machine that does not say.
+#: Profile of a machine that does not name one.
 DEFAULT_PROFILE = LINUX_6_1.name
-
-
-def profile_of_version(version: tuple[int, int]) -> Profile:
-    """The profile that behaves most like a kernel of that version (major, minor)."""
-    return max((p for p in PROFILES.values() if p.since <= version), key=lambda p: p.since)

@@ -1,9 +1,9 @@
-"""The hot loop of trace replay: a stretch of events that one node can serve by itself.
+"""The compiled loop of trace replay: a stretch of events that one node can serve without any other.
 
-An allocation whose home node has a local zone above its LOW watermark is served by those zones and by
-nothing else, and a free concerns the node that holds the block. What spills over from another node is served
-here as long as nothing changes over there. Everything else (a third node, the slow path) ends the stretch,
-untouched, and is the caller's.
+An allocation is served by its home node alone if a zone there is above the LOW watermark, and a free is the
+matter of the node that has the block. Allocations of one other node that fall back to this node are served
+here as well, as long as nothing changes on that node. Any other event (a third node, the slow path) ends the
+stretch before it has changed anything, and is left to the caller (``sim/trace_replay.py``).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from numa_service.mm.buddy import page_zone
+from numa_service.mm.internal import ALLOC_WMARK_MASK
 from numa_service.mm.jit import flag, i64, kernel
 from numa_service.mm.mmzone import NR_ORDERS, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
 from numa_service.mm.page_alloc import (
@@ -23,61 +24,63 @@ from numa_service.mm.page_alloc import (
 )
 from numa_service.mm.pcp import free_pcppages_bulk
 from numa_service.mm.pgdata import I64, U32, ZONE_BOOSTED_WATERMARK, PgData
-from numa_service.mm.zone_watermark import ALLOC_WMARK_MASK, wmark_pages, zone_watermark_ok
+from numa_service.mm.zone_watermark import wmark_pages, zone_watermark_ok
 
-# A block held for the replay, in one positive integer: nid + 1, order, zone, index in mem_map.
+# A block that the replay holds, as one positive integer: nid + 1, order, zone, index in mem_map.
 BLOCK_INDEX_BITS = 40
 BLOCK_ZONE_SHIFT = 40
 BLOCK_ORDER_SHIFT = 43
 BLOCK_NID_SHIFT = 47
 
-#: In place of a block: the traced kernel got these pages, the emulated machine did not.
+#: In place of a block: the traced kernel got these pages, but the emulated machine did not.
 NOT_HERE = -1
 
-# What became of an event, where it is not a block (one allocated, or one freed).
-PENDING = 0
-ALLOC_FAILED = -1
-ALLOC_REFUSED = -2
-ALLOC_BAD_ORDER = -3
-FREE_UNKNOWN = -4
-FREE_PART = -5
-FREE_NOT_HERE = -6
+# Outcomes of events that are not a block (allocated, or freed).
+PENDING = 0  # not replayed yet
+ALLOC_FAILED = -1  # no memory
+ALLOC_REFUSED = -2  # contradictory gfp flags
+ALLOC_BAD_ORDER = -3  # an order that the machine does not have
+FREE_UNKNOWN = -4  # the pages were allocated before the trace began
+FREE_PART = -5  # a part of a block
+FREE_NOT_HERE = -6  # the emulated machine never got these pages
 
 
-# What an event is.
+# Kinds of events.
 REPLAY_FREE = 0
 REPLAY_ALLOC = 1
-#: Pages that a pageset gives back without a free that makes it: a worker's or somebody else's doing.
+#: Pages that a pageset gives back other than in the course of a free: a worker drained it.
 REPLAY_DRAIN = 2
-#: An allocation of alloc_pages_bulk(), which does not halve the pageset's free_factor.
+#: An allocation by the kernel's alloc_pages_bulk(), which does not halve the pageset's free_factor.
 REPLAY_BULK = 3
 
 
 class ReplayEvents(NamedTuple):
-    """Allocations, frees and drains in the order in which they took effect, and what became of each.
+    """Columns of allocations, frees and drains, in the order in which they took effect.
 
-    Of a drain `cpu` and `home` say whose pageset of which node, `gfp_class` the zone, `order` how many pages.
+    For a drain, `cpu` and `home` name the pageset's CPU and node, `gfp_class` is the zone, and `order` the
+    number of pages.
     """
 
     #: REPLAY_*.
     kind: npt.NDArray[np.uint8]
-    #: Where the real pfn stands in the table of live blocks.
+    #: Index of the traced pfn in the table of live blocks.
     key: I64
     order: I64
-    #: Position of the CPU among those of the machine, and the nid of its node.
+    #: Position of the CPU among all CPUs of the machine, and the nid of its node.
     cpu: I64
     home: I64
     #: nid whose zonelist is walked: the home node, unless a policy or the caller said otherwise.
     preferred: I64
     #: Row of a :class:`FastPath`.
     gfp_class: I64
+    #: The block, or one of the outcomes above.
     outcome: I64
 
 
 class FastPath(NamedTuple):
-    """What the CPUs of one node ask of the zones of one node, for each gfp class.
+    """Arguments of allocations of one node's CPUs from one node's zones, one row for each gfp class.
 
-    A row without zones is not known yet.
+    A row with nr_zones 0 has not been filled in yet.
     """
 
     zones: I64  # [class, zone]
@@ -89,7 +92,7 @@ class FastPath(NamedTuple):
 
 
 class ReplayScratch(NamedTuple):
-    """Room for the arguments of one call."""
+    """Buffers for the arguments of one call."""
 
     indexes: U32  # empty
     page: I64  # one entry
@@ -98,7 +101,7 @@ class ReplayScratch(NamedTuple):
 
 @kernel
 def block_of(pg: PgData, nid: int, idx: int, order: int) -> int:
-    """A block of a node as one integer."""
+    """Encode a block of a node as one integer."""
     return (
         ((nid + 1) << BLOCK_NID_SHIFT)
         | (order << BLOCK_ORDER_SHIFT)
@@ -109,25 +112,25 @@ def block_of(pg: PgData, nid: int, idx: int, order: int) -> int:
 
 @kernel
 def block_nid(block: int) -> int:
-    """The node of a block; -1 when it is none."""
+    """nid of an encoded block; -1 if `block` is not one."""
     return (block >> BLOCK_NID_SHIFT) - 1 if block > 0 else -1
 
 
 @kernel
 def block_order(block: int) -> int:
-    """The order of a block."""
+    """Order of an encoded block."""
     return (block >> BLOCK_ORDER_SHIFT) & 0xF
 
 
 @kernel
 def block_index(block: int) -> int:
-    """The index of a block in its node's mem_map."""
+    """Index of an encoded block in its node's mem_map."""
     return block & ((1 << BLOCK_INDEX_BITS) - 1)
 
 
 @kernel
 def part_of_live_block(live: I64, key: int) -> bool:
-    """Whether the page lies inside a live block of at most a pageblock's size, and does not start it."""
+    """Whether a page is part of a live block, of at most pageblock size, that begins before it."""
     for order in range(1, PAGEBLOCK_ORDER + 1):
         head = key & ~((1 << order) - 1)
         if head != key and live[head] > 0 and block_order(live[head]) >= order:
@@ -137,7 +140,7 @@ def part_of_live_block(live: I64, key: int) -> bool:
 
 @kernel
 def unmatched_free(live: I64, key: int, order: int) -> int:
-    """Why a free has no block to free: a FREE_* outcome; PENDING when it has one."""
+    """FREE_* outcome of a free that matches no live block of its order; PENDING if it matches one."""
     block = live[key]
     if block == NOT_HERE:
         return FREE_NOT_HERE
@@ -148,7 +151,7 @@ def unmatched_free(live: I64, key: int, order: int) -> int:
 
 @kernel
 def boosted(pg: PgData) -> bool:
-    """Whether an allocation has boosted a zone's watermarks and kswapd has not been told."""
+    """Whether an allocation has boosted a zone's watermarks, so that kswapd has to be woken."""
     found = False
     for zone in range(pg.zone_flags.shape[0]):
         found |= (pg.zone_flags[zone] & ZONE_BOOSTED_WATERMARK) != 0
@@ -157,7 +160,7 @@ def boosted(pg: PgData) -> bool:
 
 @kernel
 def can_serve(pg: PgData, path: FastPath, row: int, order: int) -> bool:
-    """Whether a zone of the node is above the mark that requests of this class must leave."""
+    """Whether a zone of the node meets its watermark for a request of this class and order."""
     flags = path.alloc_flags[row]
     highest = path.highest_zoneidx[row]
     for i in range(path.nr_zones[row]):
@@ -172,10 +175,10 @@ def can_serve(pg: PgData, path: FastPath, row: int, order: int) -> bool:
 def _alloc_block(
     pg: PgData, path: FastPath, row: int, cpu: int, order: int, owner: int, scratch: ReplayScratch
 ) -> int:
-    """One block by the fast path; its index, or -1 and nothing changed.
+    """Allocate one block by the fast path; returns its index, or -1 if nothing was changed.
 
-    A zone above its watermark has a block that fits (__zone_watermark_ok looks for it), so this fails only
-    if every zone is skipped.
+    A zone that meets its watermark has a large enough free block (__zone_watermark_ok looks for one), so this
+    fails only if no zone does.
     """
     got = alloc_pages_bulk(
         pg,
@@ -211,12 +214,14 @@ def replay_stretch(
     begin: int,
     end: int,
 ) -> int:
-    """Issue events from `begin` on while this node alone serves them; where it stopped.
+    """Replay events[begin:end] as long as this node alone serves them; returns where it stopped.
 
-    With a `guest_home` that is not -1, the first event is an allocation of that node's CPUs which every node
-    before this one in its walk cannot serve. That remains so for requests of the same class and order, as the
-    stretch changes this node only; with `guest_first` there is no node before this one. An event at which it
-    stops has changed nothing. It also stops behind an allocation that boosted a watermark: kswapd is due.
+    `guest_home` is -1, or the node whose CPUs make the first event: an allocation that no node before this
+    one in their zonelist can serve. Then that is true of all requests of the same class and order, as the
+    stretch changes nothing on other nodes. `guest_first` says that there is no node before this one.
+
+    The event at which it stops has changed nothing. It also stops after an allocation that boosted a
+    watermark, since kswapd has to be woken.
     """
     guest_preferred = events.preferred[begin] if begin < end else 0
     guest_row = events.gfp_class[begin] if begin < end else 0
@@ -272,7 +277,7 @@ def replay_stretch(
                 if block_nid(block) != nid:
                     break
                 scratch.page[0] = block_index(block)
-                # what was in use before the trace has another owner
+                # blocks that were in use before the trace have another owner
                 holder = i64(pg.owner[scratch.page[0]])
                 if free_pages_bulk(pg, events.cpu[at], order, holder, scratch.page) != 0:
                     break
@@ -288,18 +293,18 @@ def is_alloc(kind: Any) -> Any:
 
 
 def no_fast_path(rows: int, nr_zones: int) -> FastPath:
-    """Nothing known yet."""
+    """A fast path with no row filled in."""
     columns = (np.zeros(rows, dtype=np.int64) for _ in range(5))
     return FastPath(np.zeros((rows, nr_zones), dtype=np.int64), *columns)
 
 
 def replay_scratch(nr_zones: int) -> ReplayScratch:
-    """Room for one call at a time."""
+    """Make the buffers, which serve one call at a time."""
     return ReplayScratch(np.zeros(0, np.uint32), np.zeros(1, np.int64), np.zeros(nr_zones, np.int64))
 
 
 def compile_replay(pg: PgData) -> None:
-    """Have the kernels compiled, or loaded, by replaying nothing."""
+    """Compile the kernels, or load them from the cache, by replaying no events."""
     path = no_fast_path(1, pg.managed.shape[0])
     live = np.zeros(PAGEBLOCK_NR_PAGES, dtype=np.int64)
     scratch = replay_scratch(pg.managed.shape[0])

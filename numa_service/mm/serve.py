@@ -1,8 +1,8 @@
-"""What a request calls: allocating and freeing on one node, in one call from Python each.
+"""The path of requests: one call from Python to allocate or free a batch of blocks on one node.
 
-Such a kernel is told all in words of memory (``PgData.call``), and answers there: Numba looks at every
-argument of a call from Python, and NumPy makes an array of every part of one; between two requests, when no
-cache has any of that code, it took longer than a page.
+The kernels here take their arguments from the words of ``PgData.call`` and put their results there. Numba
+would unbox every argument of a call from Python, and NumPy make an array of every slice; with caches that are
+cold between two requests, that took longer than an order-0 allocation.
 """
 
 from __future__ import annotations
@@ -15,21 +15,18 @@ import numpy as np
 import numpy.typing as npt
 
 from numa_service.mm import page_alloc
+from numa_service.mm.internal import ALLOC_COLD
 from numa_service.mm.jit import kernel
 from numa_service.mm.memory import zap_pages
 from numa_service.mm.mmzone import ZONE_NAMES
-from numa_service.mm.page_alloc import (
-    ALLOC_COLD,
-    LRU_KIND_NONE,
-    alloc_pages_bulk,
-    free_hot_cold_pages,
-)
+from numa_service.mm.page_alloc import LRU_KIND_NONE, alloc_pages_bulk, free_hot_cold_pages
 from numa_service.mm.page_table import TABLE_SHIFT, PageTables, set_ptes
 from numa_service.mm.pgdata import CALL_WORDS, EXPLAIN_ON, I64, U32, ZONE_BOOSTED_WATERMARK, PgData
 from numa_service.mm.pgref import pgdata_at
 from numa_service.mm.vmstat import NR_PATH
 from numa_service.mm.zone_look import ASK, look_at_zones
 
+#: Arguments: words of ``PgData.call``. CALL_ZONES begins a list of CALL_NR_ZONES zone indexes.
 (
     CALL_BASE_PFN,
     CALL_COUNT,
@@ -48,27 +45,30 @@ from numa_service.mm.zone_look import ASK, look_at_zones
 ) = range(14)
 MAX_ZONES = max(map(len, ZONE_NAMES.values()))
 
-#: Work counters; whether :func:`take_boosted` will find a zone.
+#: Results: PATH_* work counters, and 1 if the watermarks of a zone have been boosted
+#: (ZONE_BOOSTED_WATERMARK).
 REPORT_PATH = CALL_ZONES + MAX_ZONES
 REPORT_BOOSTED = REPORT_PATH + NR_PATH
 
 assert REPORT_BOOSTED < CALL_WORDS
 
-#: The words of a call and of a report, by the number of zones.
+#: Layout of the arguments; _CALL by the number of zones.
 _FREE_CALL = Struct(f"{CALL_COLD + 1}q")
 _CALL = tuple(Struct(f"{CALL_ZONES + zones}q") for zones in range(MAX_ZONES + 1))
 _PATH = Struct(f"{NR_PATH}q")
 _WORD = 8
 _PATH_AT, _BOOSTED_AT = _WORD * REPORT_PATH, _WORD * REPORT_BOOSTED
 
-#: Blocks got, in order; PATH_* counters; whether :func:`take_boosted` will find a zone.
+#: Result of an allocation: pfns of the blocks as packed uint64, PATH_* counters, and whether the watermarks
+#: of a zone have been boosted, so that kswapd is due (see ``page_alloc.take_boosted``).
 Served: TypeAlias = tuple[bytes, tuple[int, ...], bool]
 
 Pfns = npt.NDArray[np.uint64]
 Indexes = npt.NDArray[np.uint32]
 
 _NOT_COUNTED = "VM_BUG_ON_PAGE(page_ref_count(page) == 0)"
-#: Why a block may not be freed, and what a kernel says of it: page_bad_reason(), or a VM_BUG_ON on its way.
+#: By FREE_* reason: why a block may not be freed, and the kernel's check that fails: the text of
+#: page_bad_reason(), or a VM_BUG_ON. Empty where a kernel would not notice.
 FREE_REASONS = {
     page_alloc.FREE_OUT_OF_RANGE: ("not a page of this node", "VM_BUG_ON(!virt_addr_valid(addr))"),
     page_alloc.FREE_PAGE_FREE: ("page is free", _NOT_COUNTED),
@@ -84,7 +84,8 @@ FREE_REASONS = {
     page_alloc.FREE_LRU_PAGE: ("page belongs to a region: unmap the region", "nonzero mapcount"),
 }
 
-#: Reasons that mean "there is no such allocation", as against "not yours" or "not so".
+#: Reasons that mean "there is no such allocation"; the others mean that it is another owner's or of another
+#: kind.
 _NOT_FOUND = frozenset(
     {
         page_alloc.FREE_OUT_OF_RANGE,
@@ -98,9 +99,10 @@ _NOT_FOUND = frozenset(
 
 @kernel
 def serve_alloc(address: int) -> int:
-    """:func:`alloc_pages_bulk` for a request, with all that is told of it; blocks got."""
+    """:func:`alloc_pages_bulk` with arguments and results in ``PgData.call``; returns the blocks it got."""
     pg = pgdata_at(address)
     call = pg.call
+    base = call[CALL_BASE_PFN]
     pg.path[:] = 0
     got = alloc_pages_bulk(
         pg,
@@ -118,8 +120,9 @@ def serve_alloc(address: int) -> int:
         call[CALL_DIRTY] != 0,
         pg.call_pfns,
     )
-    for i in range(got):
-        pg.call_pfns[i] += call[CALL_BASE_PFN]
+    pfns = pg.call_pfns[:got]
+    for i in range(pfns.shape[0]):
+        pfns[i] += base
     for i in range(NR_PATH):
         call[REPORT_PATH + i] = pg.path[i]
     call[REPORT_BOOSTED] = 0
@@ -131,7 +134,7 @@ def serve_alloc(address: int) -> int:
 
 @kernel
 def serve_set_ptes(address: int, ptes: U32, ctl: I64, directory: U32, start: int, got: int) -> int:
-    """:func:`set_ptes` of what :func:`serve_alloc` has got, from `start` on."""
+    """:func:`set_ptes` for blocks [start, got) of the last :func:`serve_alloc`; returns how far it went."""
     pg = pgdata_at(address)
     call, indexes = pg.call, pg.call_indexes[:got]
     base = call[CALL_BASE_PFN]
@@ -140,30 +143,34 @@ def serve_set_ptes(address: int, ptes: U32, ctl: I64, directory: U32, start: int
 
 @kernel
 def serve_free(address: int) -> int:
-    """:func:`free_hot_cold_pages` for a request."""
+    """:func:`free_hot_cold_pages` with arguments in ``PgData.call``; the result is that function's."""
     pg = pgdata_at(address)
     call = pg.call
+    base = call[CALL_BASE_PFN]
     pages = pg.call_pfns[: call[CALL_COUNT]]
     for i in range(pages.shape[0]):
-        pages[i] -= call[CALL_BASE_PFN]
+        pages[i] -= base
     return free_hot_cold_pages(
         pg, call[CALL_CPU], call[CALL_ORDER], call[CALL_OWNER], pages, call[CALL_COLD] != 0
     )
 
 
 class BadPageError(Exception):
-    """A block may not be freed; nothing was."""
+    """A block of a batch may not be freed; no block of the batch was (bad_page)."""
 
     def __init__(self, pfn: int, reason: str, not_found: bool) -> None:
         super().__init__(f"pfn {pfn:#x}: {reason}")
         self.pfn = pfn
         self.reason = reason
-        #: Nothing was allocated there (as against: it is not the caller's, or of another order).
+        #: True if no allocated block begins there; False if it is another owner's, or of another order.
         self.not_found = not_found
 
 
 class PgdatCalls:
-    """The part of a node that requests call. Pages are packed: little-endian uint64 pfns, uint32 indexes."""
+    """Base class of :class:`~numa_service.mm.pgdat.Pgdat` with the calls that requests make.
+
+    Packed arguments and results are bytes of little-endian uint64 pfns and uint32 region indexes.
+    """
 
     pg: PgData
     base_pfn: int
@@ -172,11 +179,11 @@ class PgdatCalls:
     tables: PageTables
 
     def _bind(self, pg: PgData) -> None:
-        """Switch to these arrays and make the raw views anew that the kernels are called with."""
+        """Switch to other arrays, and renew the raw views of them that calls write to and read."""
         self.pg = pg
         self._address = pg.address
         self._call = pg.call.data.cast("B")
-        #: KSWAPD_* by number: quicker to look at than an array.
+        #: KSWAPD_* words as a memoryview, which is quicker to read than an array.
         self.kswapd = pg.kswapd.data
         self._looks = pg.looks.data
         self._pfns = pg.call_pfns.data.cast("B")
@@ -184,7 +191,7 @@ class PgdatCalls:
         self._indexes = pg.call_indexes.data.cast("B")
 
     def _make_room(self, blocks: int) -> None:
-        """Grow the call buffers so that `blocks` page frame numbers fit."""
+        """Grow the call buffers so that `blocks` blocks fit."""
         room = max(blocks, 2 * self._room)
         self._bind(
             self.pg._replace(
@@ -193,7 +200,7 @@ class PgdatCalls:
         )
 
     def trace_into(self, ring: I64, ctl: I64) -> None:
-        """Put the events of kernels into this ring, [N, TRACE_WORDS], by these words, [NR_TRACE_CTL]."""
+        """Write trace events into `ring`, [N, TRACE_WORDS], with the control words `ctl`, [NR_TRACE_CTL]."""
         self._bind(self.pg._replace(trace=ring, trace_ctl=ctl))
 
     def alloc_packed(
@@ -211,7 +218,11 @@ class PgdatCalls:
         indexes: bytes = b"",
         dirty: bool = False,
     ) -> Served:
-        """Up to `count` blocks from `zones` in that order."""
+        """Allocate up to `count` blocks of one order from `zones`, tried in that order (alloc_pages_bulk).
+
+        `cpu` is the CPU whose pagesets are used, None for none. With an `lru_kind` the pages become the
+        owner's region pages `indexes` (packed uint32).
+        """
         if count > self._room:
             self._make_room(count)
         if indexes:
@@ -245,10 +256,10 @@ class PgdatCalls:
         )
 
     def _enter(self, owner: int, got: int) -> None:
-        """Put what was got into the owner's page table.
+        """Enter the blocks of the last allocation, `got` in number, into the owner's page table.
 
-        Who asks again for an index does not know of the page that it has: the answer that named it was lost.
-        That page is freed.
+        If an index has a page already, the reply that named that page was lost, and the owner asks again. The
+        old page is freed.
         """
         pg, tables, indexes = self.pg, self.tables, self.pg.call_indexes
         at, last = 0, int(indexes[got - 1])
@@ -262,9 +273,10 @@ class PgdatCalls:
                 zap_pages(pg, tables.ptes, tables.directory(owner), owner, indexes[at : at + 1], False, -1)
 
     def look(self, cpu: int, order: int, highest_zoneidx: int, alloc_flags: int, blocks: int = 0) -> bytes:
-        """Every zone now, for ``ZoneLook.of``; and what would be compared there, see :meth:`checks`.
+        """Record every zone as it is now; the bytes are for ``ZoneLook.of``.
 
-        `blocks` is how many the last allocation got, 0 before it.
+        It also makes the watermark checks of such a request, see :meth:`checks`. `blocks` is how many blocks
+        the last allocation got; 0 before an allocation.
         """
         ASK.pack_into(
             self._call, 0, self.base_pfn, blocks, self.cpu_index[cpu], order, highest_zoneidx, alloc_flags
@@ -273,13 +285,13 @@ class PgdatCalls:
         return self._looks.tobytes()
 
     def explain(self, on: bool) -> None:
-        """From now on walks write down what they compare, on a clean sheet; or do not any more."""
+        """Begin, with all records cleared, or cease to record what walks compare in each zone."""
         self.pg.trace_ctl[EXPLAIN_ON] = on
         if on:
             self.pg.checks[:] = 0
 
     def checks(self, zone: int) -> list[list[int]]:
-        """CHECK_* words of a zone at the first visit of a walk and at the last, or as of a look after it."""
+        """CHECK_* words of a zone: at a walk's first visit, and at its last or at a later :meth:`look`."""
         checks: list[list[int]] = self.pg.checks[zone].tolist()
         return checks
 
@@ -299,9 +311,9 @@ class PgdatCalls:
         dirty: bool = False,
         cold: bool = False,
     ) -> Pfns:
-        """:meth:`alloc_packed` with arrays.
+        """:meth:`alloc_packed` with arrays; returns pfns.
 
-        `cold` asks for pages that no CPU cache holds (__GFP_COLD, 3.0).
+        `cold` asks for pages that are not in the CPU's cache (__GFP_COLD, 3.0).
         """
         flags = alloc_flags | ALLOC_COLD if cold else alloc_flags
         packed = b"" if indexes is None else indexes.astype("<u4").tobytes()
@@ -310,9 +322,10 @@ class PgdatCalls:
         return np.frombuffer(pfns, dtype="<u8")
 
     def free_packed(self, cpu: int | None, order: int, owner: int, pfns: bytes, cold: bool = False) -> int:
-        """Free blocks held by hand, all or none; pages freed. BadPageError names the first that may not.
+        """Free all the blocks, of one order and held by one owner by hand; returns pages freed.
 
-        `cold` pages go behind those that the CPU has in its cache. A refusal is counted, by reason.
+        `cold` blocks go to the tail of the pageset's list. BadPageError names the first block that may not be
+        freed; then none is, and the refusal is counted by reason.
         """
         count = len(pfns) // _WORD
         if count > self._room:

@@ -1,4 +1,4 @@
-"""A held block comes apart (``split_page`` of mm/page_alloc.c), so that a part of it can be freed alone."""
+"""Splitting an allocated block, so that a part can be freed alone (``split_page`` of mm/page_alloc.c)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from numa_service.mm.pgdata import PG_HELD, PgData
 
 @kernel
 def split_held(pg: PgData, idx: int, order: int, at: int, want: int) -> bool:
-    """Split a held block until the part of order `want` at `at` is a held block of its own (split_page).
+    """Split the held block `idx` of `order` until the part `at` of order `want` is a held block of its own.
 
-    The other parts stay held, in the largest blocks. False, and nothing changed, if that is no such part.
+    The rest stays held, in blocks as large as possible; split_page() would make order-0 pages of all. False,
+    and nothing is changed, if there is no such held block or it has no such part.
     """
     if want >= order or at & ((1 << want) - 1) or at < idx or at >= idx + (1 << order):
         return False

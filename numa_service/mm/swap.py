@@ -1,4 +1,4 @@
-"""Pages on and off the LRU lists, with the counters that know them (``mm/swap.c``)."""
+"""Adding pages to LRU lists and taking them off, with the counters of both (``mm/swap.c``)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numa_service.mm.vmstat import (
 
 @kernel
 def page_lru(flags: int) -> int:
-    """LRU list that a page with these flags is on."""
+    """LRU list that a page with these flags is on (folio_lru_list)."""
     lru = LRU_INACTIVE_ANON if flags & PG_SWAPBACKED else LRU_INACTIVE_FILE
     if flags & PG_ACTIVE:
         lru += LRU_ACTIVE_ANON - LRU_INACTIVE_ANON
@@ -26,7 +26,7 @@ def page_lru(flags: int) -> int:
 
 @kernel
 def lru_cache_add(pg: PgData, zone: int, idx: int, anon: bool, dirty: bool) -> None:
-    """Put a new page on its inactive list; an anonymous one has just been accessed, so it is young."""
+    """Put a new page at the head of an inactive list; an anonymous one is young, as a fault accesses it."""
     if anon:
         lru = LRU_INACTIVE_ANON
         pg.flags[idx] = PG_HELD | PG_LRU | PG_SWAPBACKED | PG_YOUNG
@@ -44,9 +44,14 @@ def lru_cache_add(pg: PgData, zone: int, idx: int, anon: bool, dirty: bool) -> N
 
 
 @kernel
-def del_page_from_lru(pg: PgData, zone: int, idx: int) -> None:
-    """Take a page off its LRU list and out of the counters that know it."""
+def unmap_lru_page(pg: PgData, zone: int, idx: int) -> None:
+    """Take a page that will be freed off its LRU list, out of the counters and out of its region.
+
+    (del_page_from_lru_list, page_remove_rmap.)
+    """
     flags = pg.flags[idx]
+    pg.mapcount[idx] = 0
+    pg.pgoff[idx] = 0
     list_del(pg.next, pg.prev, idx)
     pg.vm_stat[zone, NR_ZONE_LRU_BASE + page_lru(flags)] -= 1
     if flags & PG_SWAPBACKED:
@@ -59,7 +64,7 @@ def del_page_from_lru(pg: PgData, zone: int, idx: int) -> None:
 
 @kernel
 def activate_page(pg: PgData, zone: int, idx: int) -> None:
-    """Move an inactive page to the head of its active list; the caller sets PG_ACTIVE."""
+    """Move an inactive page to the head of the active list; the caller sets PG_ACTIVE (folio_activate)."""
     lru = page_lru(pg.flags[idx])
     list_del(pg.next, pg.prev, idx)
     list_add(pg.next, pg.prev, idx, lru_list(pg, zone, lru + 1))

@@ -1,8 +1,8 @@
-"""Tracepoints of the memory model: what kernels put down while somebody listens (``include/trace/events``).
+"""Tracepoints of the memory model: events that kernels record (``include/trace/events``).
 
-Events go to one ring of fixed-size records a node (``PgData.trace``), the oldest overwritten. Nobody listens:
-the ring is empty and each place looks at one word, ``trace_ctl[TRACE_ON]``, once a run of pages or a block.
-Not state: a digest does not see it, and nothing here is read back by the model.
+Each node has one ring of fixed-size records (``PgData.trace``), in which a new record overwrites the oldest.
+A tracepoint tests ``trace_ctl[TRACE_ON]``, which is 0 while nobody listens, once for a block or a run of
+blocks. The ring is not part of the state: digests leave it out, and the model never reads it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from numa_service.mm.jit import i64, kernel
 from numa_service.mm.pgdata import I64, TRACE_CONTEXT, TRACE_WRITTEN, PgData
 
-# Kinds of events; the first six are numbered as in ``trace.events.EventKind``.
+# Kinds of events; the first six have the numbers of ``trace.events.EventKind``.
 MM_PAGE_ALLOC = 0
 MM_PAGE_FREE = 1
 MM_PAGE_FREE_BATCHED = 2
@@ -27,22 +27,29 @@ MM_VMSCAN_LRU_SHRINK_INACTIVE = 12
 MM_VMSCAN_LRU_SHRINK_ACTIVE = 13
 MM_VMSCAN_WRITE_FOLIO = 14
 MM_MIGRATE_PAGES = 15
-NR_TRACEPOINTS = 16
+KMALLOC = 16
+KMALLOC_NODE = 17
+KFREE = 18
+KMEM_CACHE_ALLOC = 19
+KMEM_CACHE_ALLOC_NODE = 20
+KMEM_CACHE_FREE = 21
+NR_TRACEPOINTS = 22
 
-# A record: [head, context << 40 | page index, b, c]. The head, from bit 0: kind, order, migratetype and zone
-# + 1 (8 bits each), position of the CPU + 1 (16 bits; 0: the context's).
+# A record is four words: head, context << 40 | page index (or LRU list), b, c. The head has, from bit 0:
+# kind, order, migratetype, zone index + 1 (8 bits each), position of the CPU + 1 (16 bits; 0: the context's
+# CPU).
 HEAD_ORDER_SHIFT = 8
 HEAD_MIGRATETYPE_SHIFT = 16
 HEAD_ZONE_SHIFT = 24
 HEAD_CPU_SHIFT = 32
 CONTEXT_SHIFT = 40
-#: Order and migratetype of an event that has none.
+#: Value of order or migratetype for an event that has none.
 NO_FIELD = 0xFF
 
 
 @kernel
 def trace_record(ring: I64, ctl: I64, head: int, a: int, b: int, c: int) -> None:
-    """Write a record over the oldest one."""
+    """Write a record into the ring, over the oldest one; `a` is the page index or LRU list."""
     written = ctl[TRACE_WRITTEN]
     at = written & (ring.shape[0] - 1)
     ring[at, 0] = head
@@ -54,7 +61,7 @@ def trace_record(ring: I64, ctl: I64, head: int, a: int, b: int, c: int) -> None
 
 @kernel
 def trace_page(pg: PgData, kind: int, zone: int, idx: int, order: int, mt: int) -> None:
-    """An event of one block."""
+    """Record an event of one block."""
     head = (
         kind | (order << HEAD_ORDER_SHIFT) | (mt << HEAD_MIGRATETYPE_SHIFT) | ((zone + 1) << HEAD_ZONE_SHIFT)
     )
@@ -65,7 +72,7 @@ def trace_page(pg: PgData, kind: int, zone: int, idx: int, order: int, mt: int) 
 def trace_pages(
     pg: PgData, kind: int, zone: int, pages: I64, start: int, end: int, order: int, mt: int
 ) -> None:
-    """The same event of each block pages[start:end]."""
+    """Record the same event for each of the blocks pages[start:end]."""
     head = (
         kind | (order << HEAD_ORDER_SHIFT) | (mt << HEAD_MIGRATETYPE_SHIFT) | ((zone + 1) << HEAD_ZONE_SHIFT)
     )
@@ -82,7 +89,7 @@ def trace_pages(
 
 @kernel
 def trace_drain(pg: PgData, zone: int, cpu: int, idx: int, order: int, mt: int) -> None:
-    """A block left the pageset of a CPU, which need not be the one that runs."""
+    """Record mm_page_pcpu_drain: a block left the pageset of `cpu`, which need not be the running CPU."""
     head = (
         MM_PAGE_PCPU_DRAIN
         | (order << HEAD_ORDER_SHIFT)
@@ -97,7 +104,10 @@ def trace_drain(pg: PgData, zone: int, cpu: int, idx: int, order: int, mt: int) 
 def trace_extfrag(
     pg: PgData, zone: int, idx: int, order: int, mt: int, fallback_order: int, fallback_mt: int, owned: bool
 ) -> None:
-    """A block of another migratetype serves; `owned`: its pageblock now has the request's."""
+    """Record mm_page_alloc_extfrag: a request of type `mt` is served by a block of type `fallback_mt`.
+
+    `owned` says whether the block's pageblock is of type `mt` now (change_ownership).
+    """
     head = (
         MM_PAGE_ALLOC_EXTFRAG
         | (order << HEAD_ORDER_SHIFT)
@@ -110,7 +120,7 @@ def trace_extfrag(
 
 @kernel
 def trace_vmscan(pg: PgData, kind: int, zone: int, lru: int, b: int, c: int) -> None:
-    """An event of one LRU list; `b` and `c` hold its counts, 16 bits each (``node/tracepoints.py``)."""
+    """Record an event of an LRU list; `b` and `c` have its counts, 16 bits each (``node/trace_ring.py``)."""
     head = (
         kind
         | (NO_FIELD << HEAD_ORDER_SHIFT)

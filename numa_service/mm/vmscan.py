@@ -1,9 +1,10 @@
-"""Reclaim: LRU lists, scan balance, and passes over the lists that can stop and go on (``mm/vmscan.c``).
+"""Reclaim: scan balance, and passes over the LRU lists that can be made in steps (``mm/vmscan.c``).
 
-A first honest form: order-0 pages, page cache that is dropped once it is clean and anonymous memory that
-goes to swap. LRU lists live in the zones; sizes and the scan balance are taken over the zones of the node
-together, as kernels since 4.8 do. What a pass has yet to do is in its `sc` (struct scan_control): that of
-kswapd is state of the node, that of direct reclaim lives no longer than its op.
+Clean page cache is dropped; dirty page cache is written, or left to the flushers, by the profile's DIRTY_*
+rules; anonymous pages go to swap. There is no MGLRU, no workingset detection and no memcg. Each zone has its
+own LRU lists; sizes and the scan balance are those of all zones of the node together, as since 4.8. `sc` is
+the ``struct scan_control`` of a pass: SC_* words that say what it has yet to do. That of kswapd is state of
+the node; that of direct reclaim lasts for one operation.
 """
 
 from __future__ import annotations
@@ -47,8 +48,7 @@ from numa_service.mm.pgdata import (
     TUNE_SWAPPINESS,
     PgData,
 )
-from numa_service.mm.profile import DIRTY_LEFT, PASS_WHOLE
-from numa_service.mm.swap import activate_page, del_page_from_lru
+from numa_service.mm.swap import activate_page, unmap_lru_page
 from numa_service.mm.tracepoints import (
     MM_VMSCAN_LRU_ISOLATE,
     MM_VMSCAN_LRU_SHRINK_ACTIVE,
@@ -57,6 +57,7 @@ from numa_service.mm.tracepoints import (
     trace_page,
     trace_vmscan,
 )
+from numa_service.mm.variants import DIRTY_LEFT, PASS_WHOLE
 from numa_service.mm.vmstat import (
     NR_FILE_DIRTY,
     NR_FREE_PAGES,
@@ -84,15 +85,16 @@ from numa_service.mm.vmstat import (
 )
 from numa_service.mm.zone_watermark import wmark_pages, zone_watermark_ok_safe
 
-#: No number of pages to stop at (ULONG_MAX).
+#: A number of pages that is never reached (ULONG_MAX in the kernel).
 NO_LIMIT = 1 << 62
-#: Most pages that one round of a pass looks at: a batch of each list, and one more to age anonymous memory.
+#: Largest number of pages that one round of a pass scans: a batch of each evictable list, and one more to age
+#: anonymous memory.
 ROUND_PAGES = 5 * SWAP_CLUSTER_MAX
 
 
 @kernel
 def lru_size(pg: PgData, reclaim_idx: int, lru: int) -> int:
-    """Pages on one LRU list over the zones that reclaim may use."""
+    """Pages on an LRU list in the zones up to `reclaim_idx` (lruvec_lru_size)."""
     size = 0
     for zone in range(reclaim_idx + 1):
         size += pg.vm_stat[zone, NR_ZONE_LRU_BASE + lru]
@@ -101,6 +103,7 @@ def lru_size(pg: PgData, reclaim_idx: int, lru: int) -> int:
 
 @kernel
 def _isqrt(n: int) -> int:
+    """Integer square root (int_sqrt)."""
     root = 0
     while (root + 1) * (root + 1) <= n:
         root += 1
@@ -109,12 +112,13 @@ def _isqrt(n: int) -> int:
 
 @kernel
 def _node_lru_size(pg: PgData, lru: int) -> int:
-    """Pages on one LRU list of the whole node (node_page_state)."""
+    """Pages on an LRU list in all zones of the node (node_page_state)."""
     return lru_size(pg, pg.managed.shape[0] - 1, lru)
 
 
 @kernel
 def _inactive_is_low(pg: PgData, inactive_lru: int) -> bool:
+    """Whether an inactive list is too short, so that its active list may be scanned (inactive_is_low)."""
     inactive = _node_lru_size(pg, inactive_lru)
     active = _node_lru_size(pg, inactive_lru + 1)
     gb = (inactive + active) >> 18
@@ -124,7 +128,10 @@ def _inactive_is_low(pg: PgData, inactive_lru: int) -> bool:
 
 @kernel
 def _lru_note_cost(pg: PgData, side: int, pages: int) -> None:
-    """Remember what reclaim of one side cost, in pages written; the past fades (lru_note_cost)."""
+    """Add `pages` written to the reclaim cost of ANON_COST or FILE_COST (lru_note_cost).
+
+    Both costs are halved when their sum exceeds a quarter of the LRU lists, so that recent cost counts most.
+    """
     pg.reclaim_stat[side] += pages
     size = 0
     for lru in range(LRU_INACTIVE_ANON, LRU_ACTIVE_FILE + 1):
@@ -136,11 +143,11 @@ def _lru_note_cost(pg: PgData, side: int, pages: int) -> None:
 
 @kernel
 def _reclaim_page(pg: PgData, zone: int, idx: int, kswapd: bool) -> None:
-    """Free one clean page that nobody references; an anonymous one has been given a swap slot."""
+    """Free a page that is clean and not referenced, or an anonymous page that has been swapped out."""
     owner = pg.owner[idx]
     anon = (pg.flags[idx] & PG_SWAPBACKED) != 0
-    del_page_from_lru(pg, zone, idx)
-    # Reclaim frees to the buddy lists, not to the pageset of whoever happens to reclaim.
+    unmap_lru_page(pg, zone, idx)
+    # to the buddy lists: which CPU reclaims is not known here
     free_prepared_page(pg, zone, i64(-1), idx, i64(0), flag(True))
     if anon:
         pg.owner_swap[owner] += 1
@@ -152,7 +159,7 @@ def _reclaim_page(pg: PgData, zone: int, idx: int, kswapd: bool) -> None:
 
 @kernel
 def _pageout(pg: PgData, zone: int, idx: int) -> bool:
-    """Write a page so that it can be freed; False when swap is full."""
+    """Write a page to swap or to its file, so that it can be freed; False if swap is full (pageout)."""
     if pg.flags[idx] & PG_SWAPBACKED:
         if pg.reclaim_stat[SWAP_USED] >= pg.reclaim_stat[SWAP_TOTAL]:
             return False
@@ -162,7 +169,7 @@ def _pageout(pg: PgData, zone: int, idx: int) -> bool:
     else:
         pg.path[PATH_FILE_IO] += 1
     if pg.trace_ctl[TRACE_ON]:
-        # what follows the page's index tells anonymous pages from the others
+        # the event's migratetype field says whether the page is anonymous
         trace_page(pg, i64(MM_VMSCAN_WRITE_FOLIO), zone, idx, i64(0), i64(pg.flags[idx] & PG_SWAPBACKED != 0))
     pg.vm_event[PGPGOUT] += 4  # in KiB, as /proc/vmstat counts it
     pg.node_stat[NR_VMSCAN_WRITE] += 1
@@ -172,7 +179,7 @@ def _pageout(pg: PgData, zone: int, idx: int) -> bool:
 
 @kernel
 def _trace_isolate(pg: PgData, reclaim_idx: int, zone: int, lru: int, nr_to_scan: int) -> None:
-    """What a scan is about to take off a list (isolate_lru_folios): what is asked for, or all there is."""
+    """Record mm_vmscan_lru_isolate: pages asked for, and how many of them the list has."""
     taken = min(nr_to_scan, pg.vm_stat[zone, NR_ZONE_LRU_BASE + lru])
     b = nr_to_scan | (taken << 16) | (reclaim_idx << 32)
     trace_vmscan(pg, i64(MM_VMSCAN_LRU_ISOLATE), zone, lru, b, i64(0))
@@ -180,7 +187,7 @@ def _trace_isolate(pg: PgData, reclaim_idx: int, zone: int, lru: int, nr_to_scan
 
 @kernel
 def _activate(pg: PgData, zone: int, idx: int) -> None:
-    """Put a page that the scan has met on the active list instead (activate_locked in shrink_folio_list)."""
+    """Move a scanned page to the active list (activate_locked in shrink_folio_list)."""
     activate_page(pg, zone, idx)
     pg.flags[idx] |= PG_ACTIVE
     pg.vm_event[PGACTIVATE] += 1
@@ -188,17 +195,18 @@ def _activate(pg: PgData, zone: int, idx: int) -> None:
 
 @kernel
 def _rotate(pg: PgData, head: int, idx: int) -> None:
-    """Spare a page for one more trip along its list."""
+    """Move a page to the head of its list, so that the scan meets it again only after all others."""
     list_del(pg.next, pg.prev, idx)
     list_add(pg.next, pg.prev, idx, head)
 
 
 @kernel
 def _flush(pg: PgData, zone: int, nr_pages: int) -> None:
-    """Write the dirty pages that were activated last (wakeup_flusher_threads, folio_rotate_reclaimable).
+    """Write the `nr_pages` dirty pages that were activated last, in place of wakeup_flusher_threads().
 
-    There are no flusher threads: what reclaim wakes them for is written at once, and costs nobody time. As
-    reclaim has asked for these pages, they go to the tail of the inactive list, in the order it met them.
+    The model has no flusher threads: the pages for which reclaim would wake them are written at once, at no
+    cost in time. As reclaim has marked them, they go to the tail of the inactive list when they are written
+    (folio_rotate_reclaimable), in the order in which they were scanned.
     """
     active = lru_list(pg, zone, i64(LRU_ACTIVE_FILE))
     inactive = lru_list(pg, zone, i64(LRU_INACTIVE_FILE))
@@ -217,7 +225,7 @@ def _flush(pg: PgData, zone: int, nr_pages: int) -> None:
 
 @kernel
 def _shrink_inactive_list(pg: PgData, sc: I64, zone: int, lru: int, nr_to_scan: int) -> None:
-    """Scan the tail of an inactive list (shrink_inactive_list, shrink_folio_list)."""
+    """Scan `nr_to_scan` pages from the tail of an inactive list (shrink_inactive_list, shrink_folio_list)."""
     head = lru_list(pg, zone, lru)
     kswapd = sc[SC_KSWAPD] != 0
     reclaimed = 0
@@ -234,7 +242,7 @@ def _shrink_inactive_list(pg: PgData, sc: I64, zone: int, lru: int, nr_to_scan: 
         flags = pg.flags[idx]
         if flags & PG_SWAPBACKED:
             if flags & PG_YOUNG and not flags & PG_REFERENCED:
-                # spared for one trip: the fault that made the page accessed it too (folio_check_references)
+                # keep it once: the fault that made the page has accessed it, too (folio_check_references)
                 pg.flags[idx] = (flags & ~PG_YOUNG) | PG_REFERENCED
                 _rotate(pg, head, idx)
                 kept += 1
@@ -254,7 +262,7 @@ def _shrink_inactive_list(pg: PgData, sc: I64, zone: int, lru: int, nr_to_scan: 
                 activated += 1
                 continue
             if flags & PG_REFERENCED or not sc[SC_MAY_WRITE]:
-                _rotate(pg, head, idx)  # what is referenced is taken if clean only (PAGEREF_RECLAIM_CLEAN)
+                _rotate(pg, head, idx)  # a referenced page is reclaimed only if clean (PAGEREF_RECLAIM_CLEAN)
                 continue
             _pageout(pg, zone, idx)
             written += 1
@@ -263,7 +271,7 @@ def _shrink_inactive_list(pg: PgData, sc: I64, zone: int, lru: int, nr_to_scan: 
     if dirty and dirty == scanned and pg.tune[TUNE_DIRTY] == DIRTY_LEFT:
         _flush(pg, zone, dirty)
     if pg.trace_ctl[TRACE_ON]:
-        # all of one type: which of the two counts of activated pages it is, the list tells
+        # nr_activate has a count for each type of page; a list has pages of one type only
         b = scanned | (reclaimed << 16) | (dirty << 32)
         c = kept | (activated << 16) | (sc[SC_PRIORITY] << 32)
         trace_vmscan(pg, i64(MM_VMSCAN_LRU_SHRINK_INACTIVE), zone, lru, b, c)
@@ -281,7 +289,7 @@ def _shrink_inactive_list(pg: PgData, sc: I64, zone: int, lru: int, nr_to_scan: 
 
 @kernel
 def _shrink_active_list(pg: PgData, sc: I64, zone: int, lru: int, nr_to_scan: int) -> None:
-    """Move the tail of an active list to the inactive one (shrink_active_list)."""
+    """Move `nr_to_scan` pages from the tail of an active list to the inactive list (shrink_active_list)."""
     head = lru_list(pg, zone, lru)
     inactive = lru_list(pg, zone, lru - 1)
     scanned = 0
@@ -303,7 +311,11 @@ def _shrink_active_list(pg: PgData, sc: I64, zone: int, lru: int, nr_to_scan: in
 
 @kernel
 def _shrink_list(pg: PgData, sc: I64, lru: int, nr_to_scan: int) -> None:
-    """Scan one list of the node: each zone its share, highest zone first (shrink_list)."""
+    """Scan `nr_to_scan` pages of one LRU list of the node (shrink_list).
+
+    They are taken from the zones in proportion to the sizes of their lists, from the highest zone down. An
+    active list is scanned only if the inactive list is too short.
+    """
     reclaim_idx = sc[SC_RECLAIM_IDX]
     total = lru_size(pg, reclaim_idx, lru)
     if total == 0:
@@ -326,7 +338,7 @@ def _shrink_list(pg: PgData, sc: I64, lru: int, nr_to_scan: int) -> None:
 
 @kernel
 def _file_is_tiny(pg: PgData, priority: int) -> bool:
-    """Too little page cache to live on, and anonymous memory to take instead (prepare_scan_count)."""
+    """file_is_tiny: page cache is so scarce that only anonymous memory is scanned (prepare_scan_count)."""
     free = 0
     high = 0
     for zone in range(pg.managed.shape[0]):
@@ -342,7 +354,7 @@ def _file_is_tiny(pg: PgData, priority: int) -> bool:
 
 @kernel
 def _cache_trim_mode(pg: PgData, priority: int) -> bool:
-    """Enough inactive page cache: leave anonymous memory alone (prepare_scan_count)."""
+    """cache_trim_mode: there is enough inactive page cache to scan nothing else (prepare_scan_count)."""
     return _node_lru_size(pg, i64(LRU_INACTIVE_FILE)) >> priority > 0 and not _inactive_is_low(
         pg, i64(LRU_INACTIVE_FILE)
     )
@@ -350,7 +362,7 @@ def _cache_trim_mode(pg: PgData, priority: int) -> bool:
 
 @kernel
 def _get_scan_count(pg: PgData, sc: I64) -> None:
-    """How many pages of each list a pass is to scan at its priority (get_scan_count)."""
+    """Set SC_TARGETS and SC_LEFT: pages of each list that a pass scans at its priority (get_scan_count)."""
     priority = sc[SC_PRIORITY]
     swap_free = pg.reclaim_stat[SWAP_TOTAL] - pg.reclaim_stat[SWAP_USED]
     swappiness = pg.tune[TUNE_SWAPPINESS]
@@ -381,7 +393,7 @@ def _get_scan_count(pg: PgData, sc: I64) -> None:
 
 @kernel
 def _age_anon(pg: PgData, sc: I64) -> None:
-    """Keep the active list of anonymous memory moving, even where it is not scanned (kswapd_age_node)."""
+    """Deactivate some anonymous pages even if none will be reclaimed (kswapd_age_node, shrink_lruvec)."""
     if pg.reclaim_stat[SWAP_TOTAL] > pg.reclaim_stat[SWAP_USED] and _inactive_is_low(
         pg, i64(LRU_INACTIVE_ANON)
     ):
@@ -392,10 +404,11 @@ def _age_anon(pg: PgData, sc: I64) -> None:
 def begin_pass(
     pg: PgData, sc: I64, reclaim_idx: int, priority: int, nr_to_reclaim: int, kswapd: bool, may_write: bool
 ) -> None:
-    """Begin a pass over the LRU lists: what it scans is decided here, once.
+    """Begin a pass over the LRU lists of zones up to `reclaim_idx`, and decide how much of each it scans.
 
-    It ends when it has scanned that, or reclaimed `nr_to_reclaim` pages. Without `may_write` (may_writepage
-    and may_swap together) it takes clean page cache only.
+    The pass ends when it has scanned that, or has reclaimed `nr_to_reclaim` pages. `may_write` stands for
+    may_writepage and may_swap together: without it only clean page cache is reclaimed. `kswapd` says whose
+    pass it is.
     """
     sc[SC_RECLAIM_IDX] = reclaim_idx
     sc[SC_PRIORITY] = priority
@@ -411,10 +424,11 @@ def begin_pass(
 
 @kernel
 def _keep_proportion(sc: I64) -> bool:
-    """Give up the side with less left to scan, and scan no larger share of the other (shrink_lruvec).
+    """Adjust what is left to scan of a pass that has reclaimed enough (shrink_lruvec, since 3.11).
 
-    For a pass that has reclaimed enough. The sides are anonymous memory and page cache, shares are whole per
-    cent of the targets. False if nothing is left to scan of one side: then the pass ends.
+    Of anonymous memory and page cache, the one with less left to scan is scanned no further; the other is
+    scanned until the same percentage of its target is done. False if one of them has nothing left: the pass
+    ends then.
     """
     anon_left = sc[SC_LEFT + LRU_INACTIVE_ANON] + sc[SC_LEFT + LRU_ACTIVE_ANON]
     file_left = sc[SC_LEFT + LRU_INACTIVE_FILE] + sc[SC_LEFT + LRU_ACTIVE_FILE]
@@ -434,9 +448,10 @@ def _keep_proportion(sc: I64) -> bool:
 
 @kernel
 def shrink_node(pg: PgData, sc: I64, limit: int) -> bool:
-    """Go on with a pass until it ends, or a further round of its lists could look at more than `limit` pages.
+    """Go on with a pass until it ends or has scanned about `limit` pages (shrink_node, shrink_lruvec).
 
-    At least one round is made. True when the pass has ended (shrink_lruvec, shrink_node).
+    It makes at least one round over the lists, and stops before a round that could go beyond `limit`. True
+    when the pass has ended.
     """
     room = limit
     while sc[SC_LEFT + LRU_INACTIVE_ANON] or sc[SC_LEFT + LRU_ACTIVE_FILE] or sc[SC_LEFT + LRU_INACTIVE_FILE]:
@@ -460,7 +475,7 @@ def shrink_node(pg: PgData, sc: I64, limit: int) -> bool:
 
 @kernel
 def pgdat_balanced(pg: PgData, order: int, highest_zoneidx: int) -> bool:
-    """One eligible zone meeting its high watermark is enough (pgdat_balanced)."""
+    """Whether one zone up to `highest_zoneidx` meets its HIGH mark, or none has pages (pgdat_balanced)."""
     any_zone = False
     for zone in range(highest_zoneidx + 1):
         if pg.managed[zone] == 0:
@@ -474,7 +489,10 @@ def pgdat_balanced(pg: PgData, order: int, highest_zoneidx: int) -> bool:
 
 @kernel
 def kswapd_target(pg: PgData, highest_zoneidx: int) -> int:
-    """Pages that one pass of kswapd aims at: Σ max(HIGH, 32) (kswapd_shrink_node), or NO_LIMIT (3.0)."""
+    """Pages that a pass of kswapd aims at: Σ max(HIGH, SWAP_CLUSTER_MAX) over zones (kswapd_shrink_node).
+
+    NO_LIMIT under 3.0, whose passes have no such aim.
+    """
     if pg.tune[TUNE_PASS] == PASS_WHOLE:
         return NO_LIMIT
     target = 0

@@ -1,14 +1,15 @@
-"""Counters by their kernel names (``include/linux/vmstat.h``, ``mm/vmstat.c``).
+"""Counters and their kernel names (``include/linux/vmstat.h``, ``mm/vmstat.c``).
 
-Positions in the ``vm_stat``, ``node_stat``, ``numa_event`` and ``vm_event`` arrays of a node. Only what the
-model moves is here; procfs prints the kernel's whole list and zero for the rest.
+The constants are positions in the ``vm_stat``, ``node_stat``, ``numa_event`` and ``vm_event`` arrays of a
+node. Only counters that the model changes are here; procfs prints the kernel's whole list, with 0 for the
+others.
 """
 
 from __future__ import annotations
 
-# zone items
+# enum zone_stat_item, in pages
 NR_FREE_PAGES = 0
-NR_ZONE_LRU_BASE = 1  # inactive_anon, active_anon, inactive_file, active_file, unevictable
+NR_ZONE_LRU_BASE = 1  # the five LRU lists follow, in the order of LRU_*
 NR_ZONE_WRITE_PENDING = 6
 ZONE_STAT_NAMES = (
     "nr_free_pages",
@@ -20,7 +21,7 @@ ZONE_STAT_NAMES = (
     "nr_zone_write_pending",
 )
 
-# NUMA events of a zone
+# enum numa_stat_item, of each zone
 NUMA_HIT = 0
 NUMA_MISS = 1
 NUMA_FOREIGN = 2
@@ -35,10 +36,10 @@ NUMA_EVENT_NAMES = (
     "numa_local",
     "numa_other",
 )
-#: The same, as numastat(8) and /sys/devices/system/node/*/numastat name them.
+#: Names of the NUMA events in numastat(8) and /sys/devices/system/node/*/numastat.
 NUMASTAT_NAMES = ("numa_hit", "numa_miss", "numa_foreign", "interleave_hit", "local_node", "other_node")
 
-# node items
+# enum node_stat_item, in pages
 NR_ANON_MAPPED = 0
 NR_FILE_PAGES = 1
 NR_FILE_DIRTY = 2
@@ -46,6 +47,8 @@ NR_VMSCAN_WRITE = 3
 NR_DIRTIED = 4
 NR_WRITTEN = 5
 NR_VMSCAN_IMMEDIATE = 6
+NR_SLAB_RECLAIMABLE = 7
+NR_SLAB_UNRECLAIMABLE = 8
 NODE_STAT_NAMES = (
     "nr_anon_pages",
     "nr_file_pages",
@@ -54,11 +57,13 @@ NODE_STAT_NAMES = (
     "nr_dirtied",
     "nr_written",
     "nr_vmscan_immediate_reclaim",
+    "nr_slab_reclaimable",
+    "nr_slab_unreclaimable",
 )
 
-# vm events
+# enum vm_event_item
 (
-    PGALLOC,  # one a zone type follows, up to five
+    PGALLOC,  # PGALLOC + zone index; room for five zone types
     _PGALLOC_1,
     _PGALLOC_2,
     _PGALLOC_3,
@@ -120,16 +125,16 @@ _EVENT_NAMES = (
 
 
 def vm_event_names(zone_names: tuple[str, ...]) -> tuple[str, ...]:
-    """/proc/vmstat name of every position of ``vm_event``; empty where this architecture has no such zone."""
+    """/proc/vmstat name of each position of ``vm_event``; empty where the architecture has no such zone."""
     pgalloc = tuple(f"pgalloc_{'high' if name == 'HighMem' else name.lower()}" for name in zone_names)
     normal = zone_names.index("Normal")
     return pgalloc + ("",) * (5 - len(pgalloc)) + (f"allocstall_{zone_names[normal].lower()}",) + _EVENT_NAMES
 
 
-# What an op did, for its cost account: counted while it runs, not part of the node's state.
-PATH_PAGESET_PAGES = 0  # blocks handed over from or to a pageset
-PATH_BUDDY_BLOCKS = 1  # blocks taken from or put on a free list
-PATH_ZONE_SKIPS = 2  # zones looked at whose watermark failed
+# Work counters of one operation, from which its modelled time is computed; not part of the node's state.
+PATH_PAGESET_PAGES = 0  # blocks taken from or put on a pageset
+PATH_BUDDY_BLOCKS = 1  # blocks taken from or put on the buddy lists
+PATH_ZONE_SKIPS = 2  # zones whose watermark check failed
 PATH_STEALS = 3  # fallbacks to another migratetype
 PATH_SCANNED = 4  # pages scanned by reclaim
 PATH_SWAPPED = 5  # pages written to or read from swap

@@ -1,7 +1,7 @@
-"""What an allocation may change of the zones of a node, in words.
+"""Records of a node's zones before and after an allocation that somebody wants explained.
 
-Put down before and after one for which somebody asks why; what it compared in between, it writes down by
-itself (``zone_watermark.py``). Made into words for people by ``node/zone_account.py``.
+A record has the counters that an allocation may change. What the allocation compares in between it records
+itself (``zone_watermark.py``). ``node/zone_recorder.py`` makes text of both.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numa_service.mm.zone_watermark import (
     note_check,
 )
 
-#: Words of ``PgData.call`` that say what to look at.
+#: Words of ``PgData.call`` with the arguments of :func:`look_at_zones`.
 (
     ASK_BASE_PFN,
     ASK_BLOCKS,
@@ -34,6 +34,7 @@ from numa_service.mm.zone_watermark import (
 ) = range(6)
 ASK = Struct("6q")
 
+#: Words of ``PgData.looks`` for one zone.
 (
     LOOK_ALLOCATED,
     LOOK_ON_PAGESET,
@@ -47,31 +48,33 @@ _ZONE = Struct(f"{LOOK_WORDS}q")
 
 
 class ZoneLook(NamedTuple):
-    """A zone at one time. Pages unless said otherwise."""
+    """A zone at one moment. Numbers are pages unless said otherwise."""
 
-    #: Since boot (pgalloc).
+    #: Pages allocated since boot (pgalloc of /proc/vmstat).
     allocated: int
+    #: Pages on the pageset of the CPU that asks.
     on_pageset: int
-    #: On the free lists: NR_FREE_PAGES, but for what CPUs keep to themselves.
+    #: Pages on the free lists: NR_FREE_PAGES with the parts that CPUs keep to themselves.
     listed: int
-    #: Blocks, by order.
+    #: Free blocks, by order.
     nr_free: tuple[int, ...]
-    #: Blocks of the last allocation, by the migratetype of their pageblocks.
+    #: Blocks that the last allocation got here, by the migratetype of their pageblocks.
     served: tuple[int, ...]
 
     @classmethod
     def of(cls, looks: bytes, zone: int) -> ZoneLook:
-        """One zone of a look at all of them."""
+        """Unpack one zone's record from `looks`, the bytes that ``Pgdat.look`` returned."""
         words = _ZONE.unpack_from(looks, _ZONE.size * zone)
         return cls._make((*words[:LOOK_NR_FREE], words[LOOK_NR_FREE:LOOK_SERVED], words[LOOK_SERVED:]))
 
 
 @kernel
 def look_at_zones(address: int) -> None:
-    """Put down what every zone has, and where the first ASK_BLOCKS blocks of the last call lie.
+    """Record every zone in ``PgData.looks``; arguments are the ASK_* words of ``PgData.call``.
 
-    And what would be compared there now, except where a walk has left: nothing has changed there since its
-    last comparison.
+    Of the first ASK_BLOCKS blocks in ``PgData.call_pfns`` it counts how many lie in pageblocks of each type.
+    It also records a watermark check made now in the last row of ``PgData.checks``, except for a zone that a
+    walk has passed over: nothing has changed there since the walk's own check.
     """
     pg = pgdata_at(address)
     call, looks = pg.call, pg.looks

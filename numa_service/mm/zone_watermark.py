@@ -1,15 +1,29 @@
-"""Watermarks in force: whether a zone may give a block away, and what is compared to decide that.
+"""Watermark checks: whether a zone may give a block away (``__zone_watermark_ok``, ``zone_watermark_fast``).
 
-The rules of each profile are here once. Where somebody asks why (``trace_ctl[EXPLAIN_ON]``), the walk writes
-down after each decision what was compared (:func:`note_check`), by the same terms.
+Each term of the comparison is one function, with the rules of all profiles (WMARK_*). With
+``trace_ctl[EXPLAIN_ON]`` a walk records the terms of each check (:func:`note_check`), computed by the same
+functions.
 """
 
 from __future__ import annotations
 
 from numa_service.mm.buddy import has_block_of_order, has_free_block, zone_free_pages_safe
-from numa_service.mm.fallback import ALLOC_CMA, ALLOC_NOFRAGMENT
+from numa_service.mm.internal import (
+    ALLOC_CMA,
+    ALLOC_HARDER,
+    ALLOC_HIGH,
+    ALLOC_HIGHATOMIC,
+    ALLOC_MIN_RESERVE,
+    ALLOC_NO_WATERMARKS,
+    ALLOC_NOFRAGMENT,
+    ALLOC_NON_BLOCK,
+    ALLOC_OOM,
+    ALLOC_RESERVES,
+    ALLOC_WMARK_MASK,
+    ALLOC_WMARK_MIN,
+)
 from numa_service.mm.jit import i64, kernel
-from numa_service.mm.mmzone import NR_ORDERS, WMARK_HIGH, WMARK_LOW, WMARK_MIN
+from numa_service.mm.mmzone import NR_ORDERS, WMARK_HIGH, WMARK_MIN
 from numa_service.mm.pgdata import (
     CHECK_WORDS,
     FREE_CMA,
@@ -21,113 +35,101 @@ from numa_service.mm.pgdata import (
     ZONE_BELOW_HIGH,
     PgData,
 )
-from numa_service.mm.profile import PAGESET_AUTO_TUNED, WMARK_FREE_RESERVE, WMARK_PER_ORDER
+from numa_service.mm.variants import PAGESET_AUTO_TUNED, WMARK_FREE_RESERVE, WMARK_NON_BLOCK, WMARK_PER_ORDER
 from numa_service.mm.vmstat import NR_FREE_PAGES
 
-# alloc_flags (mm/internal.h, 6.1): the low two bits are the watermark
-ALLOC_WMARK_MIN = WMARK_MIN
-ALLOC_WMARK_LOW = WMARK_LOW
-ALLOC_WMARK_HIGH = WMARK_HIGH
-ALLOC_NO_WATERMARKS = 0x04
-ALLOC_OOM = 0x08
-ALLOC_HARDER = 0x10
-ALLOC_HIGH = 0x20
-ALLOC_CPUSET = 0x40
-# names and rights of 6.12: the same bits, and one more
-ALLOC_NON_BLOCK = ALLOC_HARDER
-ALLOC_MIN_RESERVE = ALLOC_HIGH
-ALLOC_HIGHATOMIC = 0x200
-ALLOC_RESERVES = ALLOC_NON_BLOCK | ALLOC_MIN_RESERVE | ALLOC_HIGHATOMIC | ALLOC_OOM
-ALLOC_WMARK_MASK = ALLOC_NO_WATERMARKS - 1
-
-# what is written down of a comparison; pages unless said otherwise
+# words of the record of one watermark check; in pages unless said otherwise
 (
-    #: 1: it was made.
+    #: 1: a check was made.
     CHECK_MADE,
     #: 1: the zone may give the block away.
     CHECK_OK,
+    #: NR_FREE_PAGES.
     CHECK_FREE,
-    #: Of the high-atomic reserve, and of CMA, free pages that the request may not use.
+    #: Pages of the high-atomic reserve, and free CMA pages, that the request may not use.
     CHECK_UNUSABLE,
     CHECK_CMA,
+    #: Pages that do not count because the request itself takes them.
     CHECK_ORDER_COST,
-    #: The watermark without its boost; the boost as far as it counts.
+    #: The watermark without its boost; the boost, or 0 where the request ignores it.
     CHECK_MARK,
     CHECK_BOOST,
-    #: Taken off the mark for ALLOC_HIGH, and for ALLOC_HARDER or ALLOC_OOM.
+    #: Subtracted from the watermark for ALLOC_HIGH, and for ALLOC_HARDER or ALLOC_OOM.
     CHECK_HIGH_PART,
     CHECK_HARDER_PART,
     CHECK_LOWMEM_RESERVE,
-    #: 3.0: pages in free blocks of lower orders, and how often the mark was halved for them.
+    #: 3.0: pages in free blocks of lower orders, and how many times the watermark was halved for them.
     CHECK_TOO_SMALL,
     CHECK_HALVINGS,
-    #: Largest order with a free block that the request may use; -1 without any.
+    #: Largest order with a free block that the request may use; -1: none.
     CHECK_LARGEST_FREE_ORDER,
     #: LEFT_*: why the walk went on to the next zone.
     CHECK_LEFT,
 ) = range(15)
 assert CHECK_WORDS == CHECK_LEFT + 1
 
-#: Rows of ``PgData.checks``.
+#: Rows of ``PgData.checks``: a walk's first and last visit to a zone.
 CHECK_FIRST = 0
 CHECK_LAST = 1
 
-LEFT_COMPLETE = 0
-LEFT_BELOW_MARK = 1
-LEFT_NO_BLOCK = 2
-LEFT_WOULD_MIX = 3
-LEFT_RESERVED = 4
+LEFT_COMPLETE = 0  # it did not: the zone served the request
+LEFT_BELOW_MARK = 1  # too few free pages
+LEFT_NO_BLOCK = 2  # enough free pages, but no free block is large enough
+LEFT_WOULD_MIX = 3  # the only blocks are of other types, and ALLOC_NOFRAGMENT was set
+LEFT_RESERVED = 4  # the only blocks are in a reserve that the request may not use
 
 
-@kernel
+@kernel(inline=True)  # mm_order9
 def wmark_pages(pg: PgData, zone: int, wmark: int) -> int:
-    """A watermark with its boost, in pages."""
+    """A watermark with its boost, in pages (wmark_pages)."""
     return pg.watermark[zone, wmark] + pg.watermark_boost[zone]
 
 
 # the terms
 
 
-@kernel
+@kernel(inline=True)  # mm_order9
 def _order_cost(rules: int, order: int) -> int:
-    """Free pages that do not count because the block itself goes; in 3.0 one more than it has."""
+    """Pages to subtract from the free pages for the block itself: 2^order - 1, in 3.0 2^order + 1."""
     return (1 << order) + 1 if rules == WMARK_PER_ORDER else (1 << order) - 1
 
 
-@kernel
+@kernel(inline=True)  # mm_order9
 def _unusable_highatomic(pg: PgData, zone: int, rules: int, alloc_flags: int) -> int:
-    """Pages of the high-atomic reserve that are not for the request: in 6.1 all, in 6.12 what is free."""
-    if rules == WMARK_FREE_RESERVE:
-        return i64(0) if alloc_flags & ALLOC_RESERVES else pg.reserves[zone, FREE_HIGHATOMIC]
+    """Pages of the high-atomic reserve that the request may not use: 6.1 counts all, 6.12 the free ones."""
+    if rules >= WMARK_NON_BLOCK:
+        if alloc_flags & ALLOC_RESERVES:
+            return i64(0)
+        return pg.reserves[zone, FREE_HIGHATOMIC if rules == WMARK_FREE_RESERVE else RESERVED_HIGHATOMIC]
     if rules == WMARK_PER_ORDER or alloc_flags & (ALLOC_HARDER | ALLOC_OOM):
         return i64(0)
     return pg.reserves[zone, RESERVED_HIGHATOMIC]
 
 
-@kernel
+@kernel(inline=True)  # mm_order9
 def _unusable_cma(pg: PgData, zone: int, rules: int, alloc_flags: int) -> int:
-    """Free CMA pages, unless the request is movable."""
+    """Free CMA pages that the request may not use: all, or none with ALLOC_CMA."""
     return i64(0) if rules == WMARK_PER_ORDER or alloc_flags & ALLOC_CMA else pg.reserves[zone, FREE_CMA]
 
 
-@kernel
+@kernel(inline=True)  # mm_order9
 def _usable(pg: PgData, zone: int, rules: int, order: int, alloc_flags: int, free: int) -> int:
-    """What of these free pages counts (__zone_watermark_unusable_free)."""
+    """Free pages that the request may use (__zone_watermark_unusable_free)."""
     free -= _order_cost(rules, order)
     free -= _unusable_highatomic(pg, zone, rules, alloc_flags)
     return free - _unusable_cma(pg, zone, rules, alloc_flags)
 
 
-@kernel
+@kernel(inline=True)  # mm_order9
 def _high_part(mark: int, alloc_flags: int) -> int:
-    """What ALLOC_HIGH (ALLOC_MIN_RESERVE) takes off a mark."""
+    """What ALLOC_HIGH (ALLOC_MIN_RESERVE) subtracts from a watermark: half of it."""
     return mark // 2 if alloc_flags & ALLOC_HIGH else i64(0)
 
 
-@kernel
+@kernel(inline=True)  # mm_order9
 def _harder_part(rules: int, left: int, alloc_flags: int) -> int:
-    """What ALLOC_HARDER (ALLOC_NON_BLOCK) and ALLOC_OOM take off what ALLOC_HIGH left of a mark."""
-    if rules == WMARK_FREE_RESERVE:
+    """What ALLOC_HARDER (ALLOC_NON_BLOCK) and ALLOC_OOM subtract from `left`, what ALLOC_HIGH leaves."""
+    if rules >= WMARK_NON_BLOCK:
         part = i64(0)
         if alloc_flags & ALLOC_MIN_RESERVE and alloc_flags & ALLOC_NON_BLOCK:
             part = left // 4
@@ -137,18 +139,18 @@ def _harder_part(rules: int, left: int, alloc_flags: int) -> int:
     return left // 4 if alloc_flags & ALLOC_HARDER else i64(0)
 
 
-@kernel
+@kernel(inline=True)  # mm_order9
 def _reduced(rules: int, mark: int, alloc_flags: int) -> int:
-    """A mark as it binds this request."""
+    """A watermark less what the request's flags subtract from it."""
     left = mark - _high_part(mark, alloc_flags)
     return left - _harder_part(rules, left, alloc_flags)
 
 
 @kernel
 def _halvings(pg: PgData, zone: int, order: int, usable: int, mark: int) -> int:
-    """3.0: blocks below the asked order do not count, and the mark halves with each order.
+    """The loop over lower orders in 3.0: their free pages do not count, and the watermark halves each time.
 
-    How often it did; negative when the pages that were left then were not above it.
+    Returns how many times it was halved, negative if the pages that remained were not above the watermark.
     """
     for lower in range(order):
         usable -= pg.nr_free[zone, lower] << lower
@@ -158,23 +160,23 @@ def _halvings(pg: PgData, zone: int, order: int, usable: int, mark: int) -> int:
     return order
 
 
-@kernel
+@kernel(inline=True)  # mm_order9
 def _may_use_reserve(rules: int, alloc_flags: int) -> bool:
-    """Whether blocks of the high-atomic reserve (3.0: of MIGRATE_RESERVE) are for this request, too."""
+    """Whether the request may use blocks of the high-atomic reserve (3.0: of MIGRATE_RESERVE)."""
     if rules == WMARK_PER_ORDER:
         return True
-    entitled = ALLOC_OOM | (ALLOC_HIGHATOMIC if rules == WMARK_FREE_RESERVE else ALLOC_HARDER)
+    entitled = ALLOC_OOM | (ALLOC_HIGHATOMIC if rules >= WMARK_NON_BLOCK else ALLOC_HARDER)
     return alloc_flags & entitled != 0
 
 
 # the comparison
 
 
-@kernel
+@kernel(inline=True)  # mm_order9
 def _watermark_ok(
     pg: PgData, zone: int, order: int, mark: int, highest_zoneidx: int, alloc_flags: int, free: int
 ) -> bool:
-    """__zone_watermark_ok for a number of free pages."""
+    """__zone_watermark_ok() with `free` as the number of free pages."""
     rules = pg.tune[TUNE_WATERMARK]
     low = _reduced(rules, mark, alloc_flags)
     usable = _usable(pg, zone, rules, order, alloc_flags, free)
@@ -192,22 +194,22 @@ def _watermark_ok(
 def zone_watermark_ok(
     pg: PgData, zone: int, order: int, mark: int, highest_zoneidx: int, alloc_flags: int
 ) -> bool:
-    """Whether a block of this order may be taken and leave the zone above the mark."""
+    """Whether a zone stays above `mark` (pages) when a block of this order is taken (zone_watermark_ok)."""
     free = pg.vm_stat[zone, NR_FREE_PAGES]
     return _watermark_ok(pg, zone, order, mark, highest_zoneidx, alloc_flags, free)
 
 
 @kernel
 def zone_watermark_ok_safe(pg: PgData, zone: int, order: int, mark: int, highest_zoneidx: int) -> bool:
-    """The same for kswapd: near the marks, with every CPU's part of the counter."""
+    """:func:`zone_watermark_ok` with exact free pages below percpu_drift_mark, for kswapd."""
     return _watermark_ok(pg, zone, order, mark, highest_zoneidx, i64(0), zone_free_pages_safe(pg, zone))
 
 
 @kernel
 def _is_spared_boost(rules: int, order: int, alloc_flags: int) -> bool:
-    """Whether this is one of the most urgent requests of a page, which do not wait for defragmentation."""
-    # 6.1 asks for __GFP_ATOMIC, which is what gave HARDER; 6.12 for __GFP_HIGH
-    urgent = ALLOC_MIN_RESERVE if rules == WMARK_FREE_RESERVE else ALLOC_HARDER
+    """Whether the boost does not bind a request: an urgent one for one page, at the MIN watermark."""
+    # 6.1 tests __GFP_ATOMIC, from which ALLOC_HARDER comes; 6.3 tests ALLOC_MIN_RESERVE (__GFP_HIGH)
+    urgent = ALLOC_MIN_RESERVE if rules >= WMARK_NON_BLOCK else ALLOC_HARDER
     return order == 0 and alloc_flags & urgent != 0 and alloc_flags & ALLOC_WMARK_MASK == ALLOC_WMARK_MIN
 
 
@@ -215,7 +217,7 @@ def _is_spared_boost(rules: int, order: int, alloc_flags: int) -> bool:
 def _zone_watermark_fast(
     pg: PgData, zone: int, order: int, mark: int, highest_zoneidx: int, alloc_flags: int
 ) -> bool:
-    """zone_watermark_fast: the plain order-0 comparison first, and no boost for the most urgent order-0."""
+    """zone_watermark_fast(): a quick check for order 0 first, and no boost for urgent requests of a page."""
     rules = pg.tune[TUNE_WATERMARK]
     if order == 0 and rules != WMARK_PER_ORDER:
         usable = _usable(pg, zone, rules, order, alloc_flags, pg.vm_stat[zone, NR_FREE_PAGES])
@@ -230,7 +232,7 @@ def _zone_watermark_fast(
 
 @kernel(inline=True)  # mm_order9
 def is_above_mark(pg: PgData, zone: int, order: int, highest_zoneidx: int, alloc_flags: int) -> bool:
-    """Whether the zone stays above the mark that these flags name."""
+    """Whether a zone stays above the watermark that `alloc_flags` name."""
     if alloc_flags & ALLOC_NO_WATERMARKS:
         return True
     mark = wmark_pages(pg, zone, alloc_flags & ALLOC_WMARK_MASK)
@@ -239,7 +241,7 @@ def is_above_mark(pg: PgData, zone: int, order: int, highest_zoneidx: int, alloc
 
 @kernel(inline=True)  # mm_order9
 def may_take_from(pg: PgData, zone: int, order: int, highest_zoneidx: int, alloc_flags: int) -> bool:
-    """:func:`is_above_mark`; 6.12 also notes a zone that fell below HIGH."""
+    """:func:`is_above_mark`; 6.12 also sets ZONE_BELOW_HIGH (check in get_page_from_freelist since 6.7)."""
     if pg.tune[TUNE_PAGESET] == PAGESET_AUTO_TUNED and not pg.zone_flags[zone] & ZONE_BELOW_HIGH:
         high = wmark_pages(pg, zone, i64(WMARK_HIGH))
         if _zone_watermark_fast(pg, zone, order, high, highest_zoneidx, alloc_flags):
@@ -248,12 +250,12 @@ def may_take_from(pg: PgData, zone: int, order: int, highest_zoneidx: int, alloc
     return is_above_mark(pg, zone, order, highest_zoneidx, alloc_flags)
 
 
-# why: what was compared, for whoever asks
+# records for explanations
 
 
 @kernel
 def _largest_free_order(pg: PgData, zone: int, cma: bool, highatomic: bool) -> int:
-    """Largest order with a block on a list the caller may use; -1 without any."""
+    """Largest order with a free block that the request may use; -1 if there is none."""
     for order in range(NR_ORDERS - 1, -1, -1):
         if has_block_of_order(pg, zone, order, cma, highatomic):
             return i64(order)
@@ -264,9 +266,10 @@ def _largest_free_order(pg: PgData, zone: int, cma: bool, highatomic: bool) -> i
 def note_check(
     pg: PgData, note: I64, zone: int, order: int, highest_zoneidx: int, alloc_flags: int, ok: bool
 ) -> bool:
-    """Write down what is compared of a zone now, and that it passes or not: CHECK_* words but CHECK_LEFT.
+    """Fill `note` with the terms of a watermark check made now: all CHECK_* words but CHECK_LEFT.
 
-    Whether the free pages alone would do, be they in blocks that are large enough or not.
+    `ok` is the outcome of the check. Returns whether the number of free pages suffices, whatever the sizes of
+    the free blocks.
     """
     rules = pg.tune[TUNE_WATERMARK]
     mark, boost = i64(0), i64(0)
@@ -309,7 +312,7 @@ def note_check(
 
 @kernel
 def note_visit(pg: PgData, zone: int, order: int, highest_zoneidx: int, alloc_flags: int, ok: bool) -> None:
-    """A walk came to a zone; `ok` is what :func:`may_take_from` said."""
+    """Record a walk's visit to a zone; `ok` is what :func:`may_take_from` returned."""
     first, last = pg.checks[zone, CHECK_FIRST], pg.checks[zone, CHECK_LAST]
     above = note_check(pg, last, zone, order, highest_zoneidx, alloc_flags, ok)
     last[CHECK_LEFT] = LEFT_COMPLETE
@@ -322,7 +325,7 @@ def note_visit(pg: PgData, zone: int, order: int, highest_zoneidx: int, alloc_fl
 
 @kernel
 def note_nothing_taken(pg: PgData, zone: int, order: int, alloc_flags: int) -> None:
-    """The zone passed, and yet had no block for a walk."""
+    """Record why a zone that passed its check had no block for a walk."""
     last = pg.checks[zone, CHECK_LAST]
     if last[CHECK_LARGEST_FREE_ORDER] < order:
         last[CHECK_LEFT] = LEFT_NO_BLOCK

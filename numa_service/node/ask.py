@@ -1,7 +1,11 @@
-"""Effects: what a generator that spans nodes yields, for whoever drives it to carry out."""
+"""Effects: what a generator that involves several nodes yields, for its driver to carry out.
+
+An :class:`Ask` is answered by another node; a :class:`Park` waits for something on this node.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -18,9 +22,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Ask(Generic[R]):
-    """Have an op applied, or a request run, on another node, and send back what it leads to.
+    """Asks another node to apply an op or to run a request; the driver sends the result into the generator.
 
-    `request_id` is unique for this question: a node asked twice gives the first answer.
+    `request_id` names the question: a node that gets it twice carries it out once and repeats its answer.
     """
 
     nid: int
@@ -29,52 +33,63 @@ class Ask(Generic[R]):
 
 
 class Park:
-    """Wait until something happens on this node: who drives the generator goes on when it is woken."""
+    """Waits until something happens on this node: the driver resumes the generator when it is woken."""
 
     def __init__(self) -> None:
         self.woken = False
         self._then: Callable[[], None] | None = None
 
     def wake(self) -> None:
-        """It has happened."""
+        """Note that it has happened, and call what :meth:`when_woken` was given."""
         self.woken = True
         if self._then:
             self._then()
 
     def when_woken(self, then: Callable[[], None]) -> None:
-        """Call `then` when it has happened; at once if it has."""
+        """Call `then` when it happens, or now if it has happened already."""
         if self.woken:
             then()
         else:
             self._then = then
 
     def wait(self) -> Steps[None]:
-        """Yield this until it is woken; nothing if it has been."""
+        """Yield this effect, unless it has been woken already."""
         if not self.woken:
             yield self
 
 
-#: A step across nodes: yields effects, returns its result.
+#: A generator that may involve several nodes: it yields effects and returns a T.
 Steps = Generator[Ask[Any] | Park, Any, T]
 
 
 def on(node: Node, nid: int, op: Op[R]) -> Steps[R]:
-    """An op where it belongs: here at once, elsewhere by asking."""
+    """Apply an op on node `nid`, at once if that is this node, else by asking; return its result.
+
+    PeerUnavailable if the other node does not answer.
+    """
     return node.apply(op) if nid == node.nid else (yield from ask(node, nid, op))
 
 
+def tell(node: Node, nid: int, op: Op[R]) -> Steps[R | None]:
+    """Apply an op as :func:`on` does; return None instead of raising PeerUnavailable."""
+    with contextlib.suppress(PeerUnavailable):
+        return (yield from on(node, nid, op))
+    return None
+
+
 def ask(node: Node, nid: int, asked: Tagged[R]) -> Steps[R]:
-    """What another node is asked to do, under a request id of its own."""
+    """Ask another node to apply an op or run a request, under a new request id; return the result."""
     number = node.apply(NumberQuestion())
     answer: R = yield Ask(nid, asked, f"{node.nid}.{node.epoch}.{number}")
     return answer
 
 
 def through_outbox(node: Node, steps: Steps[T]) -> Steps[T]:
-    """The same steps, minding what is owed: a node that owes answers is not asked, and counts as away.
+    """Run `steps` with respect to unanswered questions (``outbox.py``); return their result.
 
-    A node that has not answered once is not asked again by these steps. Of what was not answered, what must
-    not be lost is owed from then on: see ``outbox.py``.
+    A node that owes an answer is not asked, nor is one that has not answered an earlier question of these
+    steps: NeverSent is thrown into them instead. A question that got no answer and must not be lost
+    (:meth:`Tagged.owed`) is put into the outbox.
     """
     away: set[int] = set()
     try:
@@ -100,13 +115,16 @@ def through_outbox(node: Node, steps: Steps[T]) -> Steps[T]:
 
 
 def owe(node: Node, ask: Ask[Any]) -> None:
-    """Keep a question without an answer for later."""
+    """Put a question that got no answer into the outbox, to be repeated."""
     owner = getattr(ask.op, "owner", None)
     node.apply(Owe(ask.nid, ask.request_id, encode(ask.op), owner, node.clock()))
 
 
 def check_asked(node: NodeState, op: Tagged[Any]) -> None:
-    """Check what another node asks for; InvalidRequest, or TypeError for an op that none may ask for."""
+    """Check an op that another node asks for.
+
+    InvalidRequest for invalid fields, TypeError for an op that other nodes may not ask for.
+    """
     if not op.asked:
         raise TypeError(f"not a question between nodes: {type(op).__name__}")
     op.check(node)

@@ -1,6 +1,6 @@
-"""The contiguous memory allocator: pages in a row, out of an area for movable pages (``mm/cma.c``).
+"""The contiguous memory allocator: consecutive pages from an area for movable pages (``mm/cma.c``).
 
-What it gives is held by hand, page by page, and goes back as such (FreePages, order 0): cma_release().
+A session holds the pages it gets one by one, and gives them back with FreePages of order 0 (cma_release).
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from numa_service.node.migrate import empty_range
 from numa_service.node.node import Node
 from numa_service.node.ops.alloc import MAX_COUNT
 from numa_service.node.pfns import pageblocks_around
-from numa_service.trace.tracepoints import MR_CONTIG_RANGE
+from numa_service.trace.tracepoint_formats import MR_CONTIG_RANGE
 
 
 def cma_alloc(
     node: Node, session: int, area: int, count: int, align_order: int = 0
 ) -> Steps[tuple[int, int]]:
-    """`count` pages in a row for a session of this node, [start, end) pfns, aligned to 2^align_order pages.
+    """Allocate `count` consecutive pages for a session of this node; return [start, end), in pfns.
 
-    The first place whose pages are free or can be moved away; NotFound for an area that the node does not
-    have, Busy (EBUSY) without such a place.
+    The start is aligned to 2^align_order pages. It is the first place in the area whose pages are free or can
+    be moved away. InvalidRequest; NotFound for an unknown session or area; Busy (EBUSY) if there is no such
+    place.
     """
     node.session(session)
     if not 1 <= count <= MAX_COUNT:
@@ -34,12 +35,12 @@ def cma_alloc(
         start, end = node.apply(ops.CmaIsolate(area, count, align_order, from_pfn))
         try:
             yield from empty_range(node, start, end, tuple(node.machine.populated), MR_CONTIG_RANGE)
-            node.session(session)  # its lease may have run out while pages moved
+            node.session(session)  # its lease may have run out while pages were moved
             node.apply(ops.CmaTake(node.owner(session), start, end))
             return start, end
         except Busy:
             node.apply(ops.UndoIsolation(*pageblocks_around(start, end), MIGRATE_CMA))
-            from_pfn = start + 1  # the next place (alloc_contig_range said EBUSY)
+            from_pfn = start + 1  # try the next place, as after EBUSY from alloc_contig_range
         except NodeError:
             node.apply(ops.UndoIsolation(*pageblocks_around(start, end), MIGRATE_CMA))
             raise

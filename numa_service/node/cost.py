@@ -1,4 +1,4 @@
-"""What a request cost, in virtual ns: work counters times the constants of the latency model."""
+"""The modelled cost of a request in virtual ns: work counters times the constants of the latency model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from numa_service.node.load import Load, bytes_of
 
 @dataclass(slots=True)
 class Cost:
-    """Modelled time by what it was spent on, ns."""
+    """The modelled time of a request, in ns, by what it was spent on."""
 
     access_ns: int = 0
     pageset_ns: int = 0
@@ -28,16 +28,16 @@ class Cost:
     fallback_ns: int = 0
     reclaim_ns: int = 0
     zeroing_ns: int = 0
-    #: Accesses and clearing, waiting behind other traffic to the same memory or over the same link.
+    #: Time that accesses and zeroing waited behind other traffic to the same memory or over the same link.
     queueing_ns: int = 0
-    #: Bytes moved, by the node of the memory; not a time.
+    #: nid of the memory → bytes moved. Not a time.
     traffic: dict[int, int] = field(default_factory=dict)
-    #: What each access waited, by the node of the memory; for more of the same request.
+    #: nid of the memory → ns that one access waits, as the request's first access there has found.
     waits: dict[int, int] = field(default_factory=dict, compare=False)
 
     @property
     def latency_ns(self) -> int:
-        """The sum."""
+        """The time of the whole request: the sum of the parts, in ns."""
         return (
             self.access_ns
             + self.pageset_ns
@@ -49,7 +49,7 @@ class Cost:
         )
 
     def add_path(self, model: LatencyModel, path: Sequence[int]) -> None:
-        """Work done in one node, as its PATH_* counters tell."""
+        """Add the work that one node did, given as its PATH_* counters."""
         self.pageset_ns += path[PATH_PAGESET_PAGES] * model.pageset_hit_ns
         self.buddy_ns += path[PATH_BUDDY_BLOCKS] * model.buddy_block_ns
         self.fallback_ns += path[PATH_ZONE_SKIPS] * model.zone_skip_ns
@@ -62,7 +62,10 @@ class Cost:
     def of_pages_here(
         cls, model: LatencyModel, load: Load, path: tuple[int, ...], pages: int, wait_ns: int, gfp: int
     ) -> Cost:
-        """Of getting pages of the CPU's own node, and with __GFP_ZERO of clearing them."""
+        """Return the cost of allocating `pages` of the CPU's own node, and of zeroing them for __GFP_ZERO.
+
+        `path` are the PATH_* counters; one access waits `wait_ns`.
+        """
         nid = load.nid
         zero = gfp & Gfp.ZERO
         passes = 2 * pages if zero else pages
@@ -77,15 +80,19 @@ class Cost:
 
     @classmethod
     def of_free(cls, model: LatencyModel, blocks: int) -> Cost:
-        """Of giving blocks back."""
+        """Return the cost of freeing blocks."""
         return cls(pageset_ns=blocks * model.pageset_hit_ns)
 
     def add_lookup(self, model: LatencyModel) -> None:
-        """One question to another node."""
+        """Add one question to another node."""
         self.fallback_ns += model.remote_lookup_ns
 
     def add_access(self, load: Load, to_nid: int, pages: int, wait_ns: int, write: bool = False) -> None:
-        """Access by a CPU of the node with this `load`; `wait_ns` is what the memory's node says of it."""
+        """Add accesses to pages of node `to_nid`, by a CPU of the node whose load is `load`.
+
+        `wait_ns` is what the memory's node says that one access waits for the memory; the wait for the link
+        is added here.
+        """
         self.access_ns += pages * load.idle_ns(to_nid, write)
         if to_nid != load.nid:
             wait_ns += load.link(to_nid).wait_ns
@@ -93,12 +100,12 @@ class Cost:
         self._move(to_nid, pages)
 
     def access_again(self, load: Load, to_nid: int, pages: int, write: bool = False) -> None:
-        """More of what :meth:`add_access` has had, with the same wait."""
+        """Add further accesses to memory that :meth:`add_access` was called for; each waits as long."""
         self.access_ns += pages * load.idle_ns(to_nid, write)
         self._move(to_nid, pages)
 
     def add_zeroing(self, model: LatencyModel, to_nid: int, pages: int) -> None:
-        """__GFP_ZERO: another pass over pages that were accessed before."""
+        """Add the zeroing for __GFP_ZERO: a second pass over pages that were accessed before."""
         self.zeroing_ns += pages * model.zero_page_ns
         self._move(to_nid, pages)
 
@@ -107,7 +114,7 @@ class Cost:
         self.traffic[to_nid] = self.traffic.get(to_nid, 0) + bytes_of(pages)
 
     def add(self, other: Cost) -> None:
-        """Another part of the same request."""
+        """Add the cost of another part of the same request."""
         self.access_ns += other.access_ns
         self.pageset_ns += other.pageset_ns
         self.buddy_ns += other.buddy_ns

@@ -1,8 +1,8 @@
-"""Daemons of a node: work that nobody asks for, as data that every shell drives alike.
+"""Daemons of a node: work that no request asks for, described as data so that every shell drives it alike.
 
-A shell looks whether a daemon is `wanted`. If so it runs one round of its `steps`, and looks again after as
-many ns as the round says that it took; if not, after its `delay`, or when the node's :attr:`Node.wake` names
-it. kswapd has an actor of its own on Ray, and is driven by that.
+A shell checks whether a daemon is `wanted`. If it is, the shell runs one round of its `steps`, and checks
+again after as many ns as the round returns. If it is not, the shell checks again after `delay` ns, or when
+:attr:`Node.wake` is called with the daemon's name. On Ray, kswapd is driven by an actor of its own.
 """
 
 from __future__ import annotations
@@ -11,19 +11,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from numa_service.mm.slab.slab_alloc import REAPTIMEOUT_AC
 from numa_service.node import ops
 from numa_service.node.ask import Ask, Steps, through_outbox
 from numa_service.node.errors import NodeError, NotFound, PeerUnavailable
 from numa_service.node.inbox import Inbox
+from numa_service.node.kmem import cache_reap
 from numa_service.node.node import Node
 from numa_service.node.ops.op import decode, encode
 from numa_service.node.requests import close
 
-#: HZ=250, in ns.
+#: One jiffy at HZ=250, in ns.
 JIFFY_NS = 4_000_000
+#: From one round of SLAB's reapers to the next (REAPTIMEOUT_AC), in ns.
+REAP_NS = REAPTIMEOUT_AC * JIFFY_NS
 
-
-#: Told the session whose lease has ended, and the pages freed.
+#: Called with a session whose lease has run out, and the number of pages freed.
 Ended = Callable[[int, int], None]
 
 
@@ -31,31 +34,31 @@ Ended = Callable[[int, int], None]
 class Daemon:
     """One daemon of one node."""
 
-    #: What it is woken by.
+    #: The name by which :attr:`Node.wake` wakes it.
     name: str
-    #: Whether there is something to do now.
+    #: Returns whether there is work now.
     wanted: Callable[[], bool]
-    #: One round; the ns that it takes, in virtual time where that is modelled.
+    #: Begins one round of work; its result is the virtual ns until the next round may begin.
     steps: Callable[[], Steps[int]]
-    #: ns until there may be something to do; None: not before it is woken.
+    #: Returns the ns until there may be work; None: there is none before the daemon is woken.
     delay: Callable[[], int | None]
-    #: A round may wait for other nodes while the next one begins.
+    #: Whether a round may begin while an earlier one still waits for other nodes.
     overlaps: bool = False
 
 
 def kswapd(node: Node) -> Daemon:
-    """Background reclaim: a round is one step of its run."""
+    """Return the daemon of background reclaim; a round is one step of kswapd's run."""
 
     def steps() -> Steps[int]:
         step = node.apply(ops.KswapdStep())
         return step.scanned * node.machine.spec.latency.reclaim_page_ns
-        yield  # a generator: it asks nobody
+        yield  # never reached: it makes the function a generator
 
     return Daemon("kswapd", lambda: node.kswapd_wanted, steps, lambda: None)
 
 
 def vmstat(node: Node) -> Daemon:
-    """vmstat_update() every vm.stat_interval seconds, if there is anything to do."""
+    """Return the daemon of vmstat_update(), every vm.stat_interval seconds while there is anything to do."""
 
     def interval_ns() -> int:
         return node.machine.sysctls.stat_interval * 1_000_000_000 or JIFFY_NS
@@ -63,18 +66,28 @@ def vmstat(node: Node) -> Daemon:
     def steps() -> Steps[int]:
         node.apply(ops.VmstatTick())
         return interval_ns()
-        yield  # a generator: it asks nobody
+        yield  # never reached: it makes the function a generator
 
-    return Daemon("vmstat", lambda: node.pgdat.vmstat_wanted, steps, interval_ns)
+    return Daemon("vmstat", lambda: node.pgdat.vmstat_wanted or node.kmem.rcu_waits, steps, interval_ns)
+
+
+def slab_reap(node: Node) -> Daemon:
+    """Return the daemon of SLAB's cache_reap(), every two seconds while there is anything to do."""
+
+    def steps() -> Steps[int]:
+        yield from through_outbox(node, cache_reap(node))
+        return REAP_NS
+
+    return Daemon("slab_reap", lambda: node.kmem.reap_wanted, steps, lambda: REAP_NS)
 
 
 def leases(
     node: Node, inbox: Inbox, ended: Callable[[int, int], None] = lambda session, freed: None
 ) -> Daemon:
-    """The end of sessions whose clients are gone."""
+    """Return the daemon that closes sessions whose lease has run out; `ended` is called for each."""
 
     def living() -> list[tuple[int, int]]:
-        """(end of its lease, session) of every session that is not being closed."""
+        """Return (end of its lease in ns, id) of every session that is not being closed."""
         return [(s.expires_ns, s.id) for s in node.sessions.values() if not inbox.is_ending(s.id)]
 
     def wanted() -> bool:
@@ -85,7 +98,7 @@ def leases(
         try:
             freed = yield from through_outbox(node, close(inbox, session))
         except NotFound:
-            return 0  # its client closed it meanwhile
+            return 0  # the client closed it meanwhile
         ended(session, freed)
         return 0
 
@@ -97,7 +110,7 @@ def leases(
 
 
 def settle(node: Node, nid: int) -> Daemon:
-    """Ask a node again that has not answered, until it does."""
+    """Return the daemon that repeats unanswered questions to node `nid` (``outbox.py``), one a round."""
 
     def next_ns() -> int | None:
         return node.outbox.debts[nid].next_ns if node.outbox.is_away(nid) else None
@@ -128,13 +141,14 @@ def settle(node: Node, nid: int) -> Daemon:
 
 
 def daemons_of(node: Node, inbox: Inbox, ended: Ended = lambda session, freed: None) -> tuple[Daemon, ...]:
-    """Every daemon of a node but kswapd."""
+    """Return every daemon of a node except kswapd."""
     others = (other.nid for other in node.machine.spec.nodes if other.nid != node.nid)
-    return vmstat(node), leases(node, inbox, ended), *map(partial(settle, node), others)
+    slab = (slab_reap(node),) if node.machine.spec.slab == "slab" else ()
+    return vmstat(node), *slab, leases(node, inbox, ended), *map(partial(settle, node), others)
 
 
 def run_kswapd(node: Node) -> int:
-    """Let kswapd do all its work at once, if it is wanted; pages reclaimed."""
+    """Run kswapd until it sleeps, if it is wanted; return the number of pages reclaimed."""
     reclaimed, runs_on = 0, node.kswapd_wanted
     while runs_on:
         step = node.apply(ops.KswapdStep())

@@ -1,7 +1,7 @@
-"""First replies of requests that must not happen twice, kept so long as a client may repeat them.
+"""First replies to requests, kept as long as a client may repeat a request that must not happen twice.
 
-State of the node: filled by :class:`ops.Remember`, emptied by that and :class:`ops.ForgetReplies`. Time comes
-with the ops, so that a log leads to the same replies.
+They are state of the node: :class:`ops.Remember` adds a reply and drops old ones, and so does
+:class:`ops.ForgetReplies`. The ops carry the time, so that replaying a log leads to the same replies.
 """
 
 from __future__ import annotations
@@ -13,78 +13,79 @@ from typing import Any, NamedTuple, TypeAlias
 from numa_service.node.errors import TooMany
 from numa_service.node.folded import Folded
 
-#: So long a reply is kept at least: a client repeats a request for 10 s, and a repeat takes its time.
+#: A reply is kept at least this long: a client repeats a request for 10 s, and the last repeat may be slow.
 KEEP_SECONDS = 12
 KEEP_NS = KEEP_SECONDS * 1_000_000_000
-#: Older ones are forgotten when there are more than so many, or when they take so many bytes.
+#: Replies older than that are dropped while there are more than this many, or while they take more bytes.
 REPLIES_LIMIT = 1 << 14
 REPLIES_BYTES_LIMIT = 32 << 20
-#: Bytes that the replies to one asker may take, and those to all: who has more of them is refused new ones.
-#: One asker's are some 20,000 requests a second; a stream, which is the fastest, comes to half of that.
+#: Bytes that the replies to one asker, and those to all askers, may take; beyond that, requests are refused.
+#: The limit of one asker allows some 20,000 requests a second; a stream, the fastest client, makes half that.
 ASKER_BYTES_LIMIT = 128 << 20
 TOTAL_BYTES_LIMIT = 256 << 20
-#: What a reply takes beside its own bytes: objects, and room in the tables.
+#: Bytes that a kept reply is taken to need beside its own: Python objects and dict entries.
 ENTRY_BYTES = 400
-#: Replies, and bytes, between two looks at what is old.
+#: The accounts are brought up to date, and old replies dropped, after so many new replies or bytes.
 CHUNK = 256
 CHUNK_BYTES = 1 << 20
 
-#: Who asks, and its request id. Askers are sessions by number (0: none yet), and nodes: see `node_asker`.
+#: The asker and its request id. The asker is the id of a session, 0 before there is one, or a node's negative
+#: number (:func:`node_asker`).
 Key: TypeAlias = tuple[int, str]
 
 
 def node_asker(nid: int) -> int:
-    """A node as an asker."""
+    """Return the asker number of a node: -1 - nid."""
     return -1 - nid
 
 
 def asker_name(asker: int) -> str:
-    """An asker in words."""
+    """Return an asker in words, for error messages."""
     return f"session {asker}" if asker >= 0 else f"node {-1 - asker}"
 
 
 class FirstReply(NamedTuple):
     """The reply to a request that was carried out."""
 
-    #: Tells the request from another one under the same id.
+    #: Digest of the request: a different request under the same id is refused.
     digest: int
-    #: Of the reply, for whoever unpacks it.
+    #: Type of the reply, by which the shell unpacks it.
     kind: str
-    #: Packed: objects take more.
+    #: The serialised reply, which takes less memory than objects.
     reply: bytes | Folded
 
 
 class _Chunk(NamedTuple):
-    """Replies that were remembered one after the other, with their sizes; the last one at `ns`."""
+    """Keys of consecutive replies, with their sizes in bytes; the last one was remembered at `ns`."""
 
     ns: int
     entries: list[tuple[Key, int]]
 
 
 class FirstReplies(dict[Key, FirstReply]):
-    """Replies by what tells requests apart.
+    """Maps the key of each request to its first reply.
 
-    None is forgotten before its time, whatever others ask: who asks for more than there is room for is
-    refused, by :meth:`check_room`.
+    No reply is dropped before its time, however many there are. Instead, :meth:`check_room` refuses new
+    requests of an asker whose replies take too much room.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.keep_ns = KEEP_NS
-        #: Oldest first; those since the last look are not among them yet.
+        #: Oldest first; replies since the last _look() are in `_new` instead.
         self._chunks: deque[_Chunk] = deque()
         self._new: list[tuple[Key, int]] = []
         self._new_bytes = 0
-        #: Of all chunks, and of each asker.
+        #: Bytes of all chunks, and the same by asker.
         self._bytes = 0
         self._bytes_of: dict[int, int] = {}
-        #: Askers with more than they may have.
+        #: Askers whose replies take more than ASKER_BYTES_LIMIT.
         self._over: set[int] = set()
-        #: Whether anybody would be refused.
+        #: Whether check_room() would refuse any asker.
         self.crowded = False
 
     def remember(self, key: Key, first: FirstReply, now_ns: int) -> None:
-        """Keep a first reply."""
+        """Keep a first reply under a key that has none."""
         assert key not in self, key
         self[key] = first
         size = len(first.reply)
@@ -94,7 +95,11 @@ class FirstReplies(dict[Key, FirstReply]):
             self._look(now_ns)
 
     def _look(self, now_ns: int) -> None:
-        """Account for many at once: code that ran for every request would be cold each time."""
+        """Account for the replies since the last look, and drop old ones.
+
+        Many replies are accounted for at once, because code that ran a little at every request would find the
+        CPU's caches cold each time.
+        """
         held = self._bytes_of
         for (asker, _), size in self._new:
             held[asker] = now = held.get(asker, 0) + size + ENTRY_BYTES
@@ -106,7 +111,7 @@ class FirstReplies(dict[Key, FirstReply]):
         self.forget_old(now_ns)
 
     def forget_old(self, now_ns: int) -> None:
-        """Drop what is old enough, as far as there is too much."""
+        """Drop the oldest replies while there are too many, but none younger than `keep_ns`."""
         held, old = self._bytes_of, now_ns - self.keep_ns
         while self._too_much and self._chunks and self._chunks[0].ns <= old:
             for key, size in self._chunks.popleft().entries:
@@ -125,14 +130,14 @@ class FirstReplies(dict[Key, FirstReply]):
         return len(self) > REPLIES_LIMIT or self._bytes > REPLIES_BYTES_LIMIT
 
     def bytes_of(self, asker: int) -> int:
-        """What the replies to an asker take, as of the last look."""
+        """Return the bytes that the replies to an asker take, as of the last look."""
         return self._bytes_of.get(asker, 0)
 
     def check_room(self, asker: int) -> None:
-        """Raise TooMany when one more reply to an asker is not to be kept; to be called if it is `crowded`.
+        """Raise TooMany if one more reply to an asker must not be kept; to be called while `crowded`.
 
-        With too many of all askers together, it is those with more than their part of them who are refused;
-        with twice too many, everybody.
+        An asker over its own limit is refused. If all replies together exceed TOTAL_BYTES_LIMIT, so are the
+        askers that have more than an equal share of it; beyond twice that limit every asker is refused.
         """
         mine, most = self.bytes_of(asker), TOTAL_BYTES_LIMIT // max(1, len(self._bytes_of))
         if asker in self._over:
@@ -145,7 +150,7 @@ class FirstReplies(dict[Key, FirstReply]):
         )
 
     def digest(self) -> str:
-        """blake2b over everything that decides a later answer."""
+        """Return a blake2b digest of everything that a later answer depends on."""
         digest = hashlib.blake2b(digest_size=16)
         for key, first in self.items():
             digest.update(repr((key, first.digest, first.kind, len(first.reply))).encode())
@@ -154,13 +159,13 @@ class FirstReplies(dict[Key, FirstReply]):
         return digest.hexdigest()
 
     def dump(self) -> list[object]:
-        """All of it as plain data; see :meth:`load`."""
+        """Return all of it as plain data, which :meth:`load` reads."""
         chunks = [(chunk.ns, chunk.entries) for chunk in self._chunks]
         entries = [(key, first.digest, first.kind, bytes(first.reply)) for key, first in self.items()]
         return [chunks, self._new, self._new_bytes, entries]
 
     def load(self, dumped: list[Any]) -> None:
-        """Take over what :meth:`dump` gave, into an empty one."""
+        """Fill an empty object with what :meth:`dump` returned."""
         chunks, new, self._new_bytes, entries = dumped
         for (asker, id), digest, kind, reply in entries:
             self[asker, id] = FirstReply(digest, kind, reply)

@@ -1,4 +1,4 @@
-"""Long replies, kept short: most of their bytes are page numbers, which come in runs of equal steps."""
+"""A short form of long first replies: most of their bytes are pfns, in runs of equal differences."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-#: Serialised replies from so many bytes on are worth it, for askers whose replies take so many already:
-#: it takes as long as a tenth of the request.
+#: Only replies of at least FOLD_BYTES are shortened, and only for askers whose replies take FOLD_FROM_BYTES
+#: already, because it takes a tenth of the time of the request.
 FOLD_BYTES = 2048
 FOLD_FROM_BYTES = 32 << 20
 
 
 class _Runs:
-    """A list of 64-bit numbers as its first one and runs of equal steps."""
+    """A list of 64-bit numbers, stored as the first one and runs of equal differences."""
 
     __slots__ = ("_ends", "_first", "_nr_steps", "_steps")
 
     def __init__(
         self, numbers: npt.NDArray[np.int64], steps: npt.NDArray[np.int64], ends: npt.NDArray[np.intp]
     ) -> None:
-        """`ends`: places of steps that the next one differs from."""
+        """Store `numbers`; `steps` are their differences, `ends` the indexes in `steps` where a run ends."""
         self._first = int(numbers[0])
         self._nr_steps = len(steps)
         self._ends = ends
-        #: Of each run but the last; and of that.
+        #: The difference of each run but the last one, and that of the last one.
         self._steps = steps[ends], int(steps[-1])
 
     def __len__(self) -> int:
@@ -38,7 +38,7 @@ class _Runs:
 
 
 class Folded:
-    """A serialised message in parts; `len` is what it takes, in bytes, `bytes` the message."""
+    """A serialised message in short form: bytes() gives the message, len() the bytes of the short form."""
 
     __slots__ = ("_parts",)
 
@@ -53,9 +53,9 @@ class Folded:
 
 
 def fold(packed: bytes, lists: Iterable[tuple[int, int]]) -> bytes | Folded:
-    """`packed`, a serialised reply, or the same with its page numbers in less than half of their bytes.
+    """Return a serialised reply in short form, or unchanged if no list in it gets less than half as long.
 
-    `lists` are [start, end) of the lists of 64-bit page numbers in it, ascending.
+    `lists` are [start, end) of the lists of 64-bit page numbers in `packed`, ascending.
     """
     parts: list[bytes | _Runs] = []
     at = 0
@@ -68,7 +68,7 @@ def fold(packed: bytes, lists: Iterable[tuple[int, int]]) -> bytes | Folded:
 
 
 def _runs(pfns: bytes) -> _Runs | None:
-    """None when it would not make them half as long."""
+    """Return the short form of a list of pfns; None if it would take more than half of the bytes."""
     if len(pfns) < FOLD_BYTES // 2:
         return None
     numbers = np.frombuffer(pfns, dtype="<i8")

@@ -1,4 +1,4 @@
-"""Freeing blocks that a session holds by hand, on any nodes (``__free_pages``)."""
+"""FreePages: frees blocks that a session got by AllocPages, on any nodes (``__free_pages``)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from numa_service.node.prepare import check_cpu
 
 
 class Freed(NamedTuple):
-    """What FreePages did."""
+    """What one FreePages did: the number of pages freed, and its cost."""
 
     pages: int
     cost: Cost
@@ -34,11 +34,12 @@ def free_pages(
     cpu: int,
     request_id: str = "",
 ) -> Steps[Freed]:
-    """FreePages: blocks that the session holds by hand; pages freed, and the cost.
+    """Free blocks of one order that the session got by AllocPages; `pages` are (nid, packed pfns).
 
-    All or nothing, as long as at most one other node is concerned: this node's blocks are looked at first and
-    freed last. Over several other nodes it is all or nothing on each; when one of them does not answer
-    (PeerUnavailable), asking again under the same `request_id` of the client goes on where it stopped.
+    It is all or nothing as long as at most one other node is involved: this node's blocks are checked first
+    and freed last. With several other nodes it is all or nothing on each of them. If one does not answer
+    (PeerUnavailable), a repeat with the same `request_id` of the client continues where it stopped.
+    InvalidRequest, NotFound; Precondition for a page that is not the session's.
     """
     begun = begin_free(node, session, order, pages, cpu, request_id)
     return begun if isinstance(begun, Freed) else (yield from begun)
@@ -47,7 +48,7 @@ def free_pages(
 def begin_free(
     node: Node, session: int, order: int, pages: list[tuple[int, bytes]], cpu: int, request_id: str = ""
 ) -> Freed | Steps[Freed]:
-    """:func:`free_pages` on this node alone, or the steps that it takes."""
+    """:func:`free_pages`, returning the result if only this node is involved, else the steps."""
     owner = node.session(session).owner
     check_cpu(node.pgdat, cpu)
     if not 0 <= order < NR_ORDERS:
@@ -79,20 +80,20 @@ def _free_by_node(
     request_id: str,
     cost: Cost,
 ) -> Steps[Freed]:
-    """Free blocks of several nodes."""
+    """Free blocks of several nodes, those of this node last."""
     by_nid: dict[int, bytes] = {}
     for nid, pfns in pages:
         by_nid[nid] = by_nid[nid] + pfns if nid in by_nid else pfns
     here = by_nid.pop(node.nid, b"")
     if here and by_nid and not node.may_free(owner, order, here):
-        node.apply(ops.Free(owner, cpu, order, here))  # says what is wrong, before anybody is asked
+        node.apply(ops.Free(owner, cpu, order, here))  # raises the error before another node is asked
     freed = 0
     for nid, pfns in sorted(by_nid.items()):
         if pfns:
             op = ops.Free(owner, cpu, order, pfns)
             try:
                 if request_id:
-                    # a question of its own name: a node that has freed already gives its first answer
+                    # an id that a repeat has, too: a node that has freed already gives its first answer
                     freed += yield Ask(nid, op, _question_id(node, owner, request_id))
                 else:
                     freed += yield from on(node, nid, op)
@@ -106,6 +107,9 @@ def _free_by_node(
 
 
 def _question_id(node: Node, owner: Owner, request_id: str) -> str:
-    """The name of a question that follows from a client's: as long for the longest as for any."""
+    """Return the request id of a question to another node, derived from the client's request id.
+
+    The client's id is hashed, so that the result is short enough however long the client's id is.
+    """
     digest = hashlib.blake2b(request_id.encode(), digest_size=16).hexdigest()
     return f"{node.nid}.{node.lineage}.free.{owner.id}.{digest}"

@@ -1,8 +1,10 @@
-"""Requests to a node, of clients and of other nodes: each is carried out once, in the order that they need.
+"""Requests to a node, from clients and from other nodes: each is carried out once, however often it arrives.
 
-Nothing here waits or sends. A request that takes steps is a generator; who drives the node sends its
-questions, puts the answers in with :meth:`Inbox.advance`, and goes on with a parked one when it is told to.
-First replies are state of the node; what is under way is not: it ends with the process.
+The inbox also orders requests that must not overlap: those on one region, and the end of a session after the
+session's other requests. It neither waits nor sends. A request that takes several steps is a generator; the
+shell that drives the node sends its questions, passes the answers to :meth:`Inbox.advance`, and continues a
+parked request when its :class:`Park` is woken. First replies are state of the node. Requests under way are
+not: they end with the process.
 """
 
 from __future__ import annotations
@@ -25,26 +27,26 @@ T = TypeVar("T")
 class Call(NamedTuple):
     """One request, as far as the inbox looks at it."""
 
-    #: A session, 0 before there is one, or a node: see ``first_replies.node_asker``.
+    #: The session's id, 0 before there is one, or a node (``first_replies.node_asker``).
     asker: int
     request_id: str
-    #: Tells it from another request under the same id.
+    #: Digest of the request: a different request under the same id is refused.
     digest: int
-    #: What it gets is kept for a repeat whatever room there is: it gives back, and its reply is small.
+    #: The request frees something, and its reply is small: it is accepted even if first replies are crowded.
     gives_back: bool = False
 
     @property
     def key(self) -> Key:
-        """What its first reply is kept under."""
+        """The key of its first reply."""
         return self.asker, self.request_id
 
 
 class Packed(NamedTuple):
-    """A reply as it is kept."""
+    """A serialised reply, to be kept as a first reply."""
 
     kind: str
     data: bytes
-    #: [start, end) of lists of page numbers in it that may be kept short.
+    #: [start, end) of the lists of page numbers in `data` that may be stored in short form (``folded.py``).
     lists: tuple[tuple[int, int], ...] = ()
 
 
@@ -54,7 +56,8 @@ class Running:
     def __init__(self, call: Call, steps: Steps[Any] | None) -> None:
         self.call = call
         self._steps = steps
-        #: What it waits for; None when it is over, or is driven by somebody else.
+        #: What the request waits for, to be carried out by the shell. None when the request is over, when the
+        #: shell has taken the effect, or when the request has no steps.
         self.effect: Ask[Any] | Park | None = None
         self.over = False
         self._reply: Any = None
@@ -62,7 +65,7 @@ class Running:
         self._waiting: list[Callable[[], None]] = []
 
     def when_over(self, then: Callable[[], None]) -> None:
-        """Call `then` when it is over; at once if it is."""
+        """Call `then` when the request is over, or now if it is over already."""
         if self.over:
             then()
         else:
@@ -70,14 +73,14 @@ class Running:
 
     @property
     def reply(self) -> Any:
-        """Of one that is over; raises the error that it ended with."""
+        """The reply of a request that is over; raises the error that it ended with."""
         assert self.over
         if self._error is not None:
             raise self._error
         return self._reply
 
     def end(self, reply: Any, error: BaseException | None) -> None:
-        """Tell everybody who waits."""
+        """Note how the request ended and call everything that waits for its end."""
         self.over, self.effect, self._reply, self._error = True, None, reply, error
         waiting, self._waiting = self._waiting, []
         for then in waiting:
@@ -88,23 +91,29 @@ class Inbox:
     """The requests of one node."""
 
     def __init__(self, node: Node, pack: Callable[[int, Any], Packed]) -> None:
-        """`pack` makes of an asker's reply what is kept of it."""
+        """Make an empty inbox. `pack` serialises a reply to an asker."""
         self.node = node
         self._pack = pack
         self.running: dict[Key, Running] = {}
         self._ending: set[int] = set()
-        #: Who waits for a region, first come first served; one that is locked is in here.
-        self._regions: dict[int, deque[Park]] = {}
+        #: region id, or name of another lock → requests that wait for it, in order of arrival.
+        #: What is in here is locked.
+        self._locks: dict[int | str, deque[Park]] = {}
+        #: (session, its request) that wait for an entry of the pool of kmap, in order of arrival.
+        self._pkmap_wait: list[tuple[int, Park]] = []
 
-    # once
+    # carrying out each request once
 
     def once(self, call: Call, begin: Callable[[], T | Steps[T]]) -> T | FirstReply | Running:
-        """Carry out a request, unless it was, or is being, carried out.
+        """Carry out a request, unless it has been carried out or is under way.
 
-        `begin` does what takes no steps, or returns the steps. Of one that was carried out its first reply,
-        of one that takes steps how it runs: a new one stands at its first `effect`. A failed attempt is not
-        remembered: the same id may try again. InvalidRequest for an id that is missing, or was used for
-        something else; NotFound when the session is being closed; TooMany when its reply could not be kept.
+        `begin` carries out a request that takes no steps and returns its reply, or returns the steps. The
+        result is the reply; the FirstReply of a request that was carried out before; or, for a request that
+        takes steps, its Running. A new one stands at its first `effect`, which the shell has to carry out.
+
+        A failed attempt is not remembered: the same id may be tried again. InvalidRequest if the id is
+        missing or was used for a different request; NotFound if the session is being closed; TooMany if there
+        is no room for the reply. What `begin` and the steps raise before they yield is raised, too.
         """
         known = self.known(call)
         if known is not None:
@@ -119,7 +128,10 @@ class Inbox:
         return cast("T", running.reply) if running.over else running
 
     def known(self, call: Call) -> FirstReply | Running | None:
-        """What an earlier request of that id led, or leads, to. InvalidRequest when that was another one."""
+        """Return the first reply to an earlier request with the same id, or that request if it is under way.
+
+        None if there is neither. InvalidRequest if the earlier request was a different one.
+        """
         key = call.asker, call.request_id
         first = self.node.replies.get(key)
         if first is not None:
@@ -142,14 +154,17 @@ class Inbox:
                 self.node.replies.check_room(call.asker)
 
     def start(self, call: Call, steps: Steps[Any] | None = None) -> Running:
-        """Note a request as under way: with `steps`, or driven by somebody else to its :meth:`end`."""
+        """Note a request as under way. Without `steps`, the caller carries it out and calls :meth:`end`."""
         if steps is None:
             self._check_may_begin(call)
         running = self.running[call.key] = Running(call, steps)
         return running
 
     def advance(self, running: Running, answer: Any = None, error: NodeError | None = None) -> None:
-        """Go on with an answer, or with the error that came instead, to the next effect or the end."""
+        """Resume a request with the answer to its effect, or the error that came instead.
+
+        It then stands at its next `effect`, or is over. An error that is no NodeError is raised here, too.
+        """
         steps = running._steps
         assert steps is not None
         running.effect = None
@@ -163,14 +178,14 @@ class Inbox:
                 raise
 
     def end(self, running: Running, reply: Any, error: BaseException | None = None) -> None:
-        """Remember the reply, unless it failed, and tell everybody who waits for it."""
+        """End a request: keep its reply as a first reply unless it failed, and tell whoever waits for it."""
         del self.running[running.call.key]
         if error is None:
             self._remember(running.call, reply)
         running.end(reply, error)
 
     def abandon(self, running: Running, error: NodeError) -> None:
-        """End a request that nobody drives any more; what it holds locked is free again."""
+        """End a request that is not driven any more with an error; the locks that it holds are released."""
         if not running.over:
             if running._steps is not None:
                 running._steps.close()
@@ -185,7 +200,7 @@ class Inbox:
     # sessions
 
     def check_session(self, session: int) -> None:
-        """Raise NotFound for a session that does not live, or is about to end."""
+        """Raise NotFound for a session that does not exist or is being closed."""
         self.node.session(session)
         if session in self._ending:
             raise NotFound("session", str(session), "is being closed")
@@ -195,12 +210,15 @@ class Inbox:
         return session in self._ending
 
     def end_session(self, session: int, close: Steps[T], mine: Key | None = None) -> Steps[T]:
-        """Run `close` when nothing that the session asked for is under way any more; nothing new is let in.
+        """Wait until no request of a session is under way, then run `close`; return its result.
 
-        NotFound for one that is gone or already ending. `mine` is the request that this is part of.
+        New requests of the session are refused from now on. `mine` is the key of the request that calls this,
+        which is not waited for. NotFound for a session that does not exist or is being closed already.
         """
         self.check_session(session)
         self._ending.add(session)
+        self.wake_pkmap(session)
+        self.node.page_wait.wake_session(session)
         try:
             for running in [r for r in self.running.values() if r.call.asker == session]:
                 if running.call.key != mine:
@@ -211,13 +229,17 @@ class Inbox:
         finally:
             self._ending.discard(session)
 
-    # regions
+    # locks
 
-    def locked(self, region: int, steps: Steps[T]) -> Steps[T]:
-        """Run `steps` with a region to itself, as under its mmap_lock: each waits for other nodes."""
-        waiting = self._regions.get(region)
+    def locked(self, lock: int | str, steps: Steps[T]) -> Steps[T]:
+        """Run `steps` while holding the lock of a region, or another by its name, and return their result.
+
+        That of a region is a mutex, as if mmap_lock were always taken for writing: the steps wait for other
+        nodes, and two faults on one page must not both allocate.
+        """
+        waiting = self._locks.get(lock)
         if waiting is None:
-            self._regions[region] = deque()
+            self._locks[lock] = deque()
         else:
             park = Park()
             waiting.append(park)
@@ -226,28 +248,55 @@ class Inbox:
             except BaseException:
                 if park in waiting:
                     waiting.remove(park)
-                else:  # it had been given the lock already
-                    self._unlock(region)
+                else:  # the lock has been handed to it already
+                    self._unlock(lock)
                 raise
         try:
             return (yield from steps)
         finally:
-            self._unlock(region)
+            self._unlock(lock)
+
+    # the pool of kmap
+
+    def wait_for_pkmap(self, session: int) -> Steps[None]:
+        """Wait until an entry of the pool may be free; NotFound if the session is being closed.
+
+        A kernel's task would sleep on: here it would keep its session from ending.
+        """
+        waiting = session, Park()
+        self._pkmap_wait.append(waiting)
+        try:
+            yield from waiting[1].wait()
+        finally:
+            if waiting in self._pkmap_wait:
+                self._pkmap_wait.remove(waiting)
+        self.check_session(session)
+
+    def wake_pkmap(self, session: int | None = None) -> None:
+        """Wake whoever waits for an entry of the pool, or only requests of one session."""
+        for waiting in [w for w in self._pkmap_wait if session in (None, w[0])]:
+            self._pkmap_wait.remove(waiting)
+            waiting[1].wake()
+
+    @property
+    def pkmap_waiters(self) -> int:
+        """How many requests wait for an entry of the pool."""
+        return len(self._pkmap_wait)
 
     def locked_regions(self) -> list[int]:
-        """Regions that somebody has to itself, ascending."""
-        return sorted(self._regions)
+        """Return the ids of the regions that are locked, ascending."""
+        return sorted(lock for lock in self._locks if isinstance(lock, int))
 
-    def _unlock(self, region: int) -> None:
-        waiting = self._regions[region]
+    def _unlock(self, lock: int | str) -> None:
+        waiting = self._locks[lock]
         if waiting:
             waiting.popleft().wake()
         else:
-            del self._regions[region]
+            del self._locks[lock]
 
 
 def check_request_id(request_id: str) -> None:
-    """InvalidRequest unless it is 1 to MAX_REQUEST_ID characters."""
+    """Raise InvalidRequest unless the id has 1 to MAX_REQUEST_ID characters."""
     if not request_id:
         raise InvalidRequest("request_id", "a request that changes something needs one")
     if len(request_id) > MAX_REQUEST_ID:

@@ -1,13 +1,14 @@
-"""How busy memories and links are, in virtual time: what makes a loaded machine slower (decision 0005).
+"""How busy memories and links are, in virtual time, and how long accesses wait for them (decision 0005).
 
-Every CPU has a clock of its own, which its requests advance by their latency: a CPU that is used is used
-without a pause, unless it says so. Traffic is summed up over windows of that time. A window over the CPUs of
-a node tells how busy the links from here are. What it has for each memory is reported to that memory's node,
-with the next question that goes there anyway; all reports together tell how busy the memory is.
+Every CPU has a virtual clock, which each of its requests advances by the request's latency. A CPU in use is
+taken to issue requests without pause; one that pauses says so with a Spend op. Traffic is summed over windows
+of this time. The window of a node's CPUs gives the utilisation of the links that start at the node. The
+traffic to each memory is reported to the memory's node, within the next question to that node; the reports
+of all nodes together give the utilisation of the memory.
 
-Nothing here is measured, drawn or waited for: the same ops lead to the same numbers. All of them are bounded,
-so that every cost fits the wire: a report by what the CPUs of its node can move in its time, a wait by every
-CPU of the machine standing in the queue.
+Nothing here depends on real time or randomness: the same ops lead to the same numbers. All numbers are
+bounded, so that every cost fits the wire. A report is bounded by what its node's CPUs can move in that time,
+a wait by the time it takes to serve one page to every CPU of the machine.
 """
 
 from __future__ import annotations
@@ -21,58 +22,66 @@ from numa_service.machine.spec import MachineSpec
 from numa_service.mm.mmzone import PAGE_SIZE
 from numa_service.node.errors import InvalidRequest
 
-#: Weight of the last window in the utilisation. Alone it would never come to rest: where the curve is steep,
-#: a little more load is answered by a wait that leaves much less, and the other way round.
+#: Weight of the last window in the smoothed utilisation. The last window alone would oscillate: where the
+#: curve is steep, a little more load causes a wait so long that the next window has much less load.
 STEP = 1 / 8
-#: A utilisation up to which every curve is flat. There a step may be as large as the time is long.
+#: Every curve is flat up to this utilisation. Below it the weight of a window may grow with the window's
+#: length.
 QUIET = 0.1
-#: Totals of a report begin anew before they exceed this, in ns and in bytes.
+#: The totals of a report restart from 0 before they exceed this, in ns and in bytes.
 TOTAL_LIMIT = 1 << 62
 
 
 def mb_per_s(nr_bytes: int, ns: int) -> float:
-    """1 MB/s is one byte in 1000 ns."""
+    """Return a rate in MB/s: 1 MB/s is one byte in 1000 ns."""
     return nr_bytes * 1000 / ns
 
 
 class Report(NamedTuple):
-    """What the CPUs of a node did to one memory since it booted: totals of its closed windows.
+    """The traffic of one node's CPUs to one memory since the node booted, summed over its closed windows.
 
-    Totals, not differences: a report that is lost, or comes twice, does no harm.
+    The numbers are totals and not differences, so that a report may be lost, or arrive twice.
     """
 
+    #: The node of the CPUs.
     nid: int
-    #: Virtual time.
+    #: Virtual time of the windows.
     ns: int
+    #: Bytes moved in that time.
     bytes: int
 
 
 class Closed(NamedTuple):
     """A window that is over."""
 
+    #: Its length in virtual ns.
     ns: int
+    #: nid of the memory → bytes moved.
     bytes: dict[int, int]
 
 
 @dataclass(slots=True)
 class Window:
-    """Traffic of CPUs that work at the same time, each on its own clock.
+    """The traffic of a node's CPUs during some virtual time. They work in parallel, each by its own clock.
 
-    It is over when a CPU that has come to its end begins something more: then the others have had their turn,
-    even if a single request is longer than the window.
+    The window is closed when a CPU whose clock has reached the end starts another request. By then the other
+    CPUs have had their turn, even if a single request is longer than the window.
     """
 
     length_ns: int
-    #: Where each CPU stands, in ns from the start of the window.
+    #: CPU → its clock, in ns from the start of the window.
     clocks: dict[int, int] = field(default_factory=dict)
-    #: By destination.
+    #: nid of the memory → bytes moved in this window.
     bytes: dict[int, int] = field(default_factory=dict)
-    #: Ns that each CPU spent in the windows before, and where it stood when this one began.
+    #: CPU → ns that it spent in earlier windows; and CPU → its clock when this window began.
     before: dict[int, int] = field(default_factory=dict)
     began: dict[int, int] = field(default_factory=dict)
 
     def add(self, cpu: int, ns: int, traffic: Iterable[tuple[int, int]]) -> Closed | None:
-        """A CPU has spent time, and moved (destination, bytes); the window that this put an end to."""
+        """Add virtual time that a CPU has spent, and (nid, bytes) that it moved meanwhile.
+
+        Returns the previous window if this closed it.
+        """
         clock = self.clocks.get(cpu, 0)
         closed = None
         if clock >= self.length_ns:
@@ -84,7 +93,11 @@ class Window:
         return closed
 
     def _close(self) -> Closed:
-        """Start the next one. Who lags has up to a window to catch up; who does not even begin, is idle."""
+        """Start the next window; return the one that is over.
+
+        A CPU that lags keeps its lag, up to the length of a window. One that did nothing for longer is idle:
+        it is dropped, and begins at 0 when it is used again.
+        """
         over = Closed(max(self.clocks.values()), self.bytes)
         lag = -self.length_ns
         self._begin({cpu: max(clock - over.ns, lag) for cpu, clock in self.clocks.items() if clock > lag})
@@ -95,37 +108,39 @@ class Window:
         self.clocks, self.bytes = dict(clocks), {}
 
     def clear(self) -> None:
-        """Start anew: every CPU at 0, and nothing moved."""
+        """Start over: every CPU's clock at 0 and no bytes moved."""
         self._begin({})
 
     @property
     def spent(self) -> dict[int, int]:
-        """Ns that each CPU has spent in all windows, this one included."""
+        """CPU → virtual ns that it has spent in all windows, this one included."""
         now = {cpu: clock - self.began.get(cpu, 0) for cpu, clock in self.clocks.items()}
         return self.before | {cpu: self.before.get(cpu, 0) + ns for cpu, ns in now.items()}
 
 
 @dataclass(slots=True)
 class Queue:
-    """What waits at one memory or link."""
+    """The queue of accesses at one memory or link."""
 
-    #: MB/s; 0 is without limit.
+    #: Bandwidth in MB/s; 0 = unlimited.
     mb_per_s: int
     curve: Curve
     #: Idle latency of the accesses that queue, ns.
     idle_ns: int
-    #: The longest wait: everybody is in the queue.
+    #: The longest possible wait in ns: every CPU of the machine is in the queue.
     most_ns: float
-    #: Of the last windows, smoothed.
+    #: Traffic over bandwidth, smoothed over the last windows; above 1 if the demand exceeds the bandwidth.
     utilisation: float = 0.0
+    #: What an access waits, in ns; and the same, rounded, as costs have it.
     waiting: float = 0.0
-    #: What an access waits now.
     wait_ns: int = 0
 
     def update(self, mb_per_s: float, ns: int, window_ns: int) -> None:
-        """Traffic of the last `ns`: a step towards its utilisation; when it is quiet, by how long that was.
+        """Take a window's traffic into account: `mb_per_s` over `ns`.
 
-        A demand above the bandwidth stretches every access, until the accesses are so slow that it fits.
+        The utilisation moves towards the window's by STEP. In a window with little traffic it moves by more
+        the longer the window was. While the demand exceeds the bandwidth, the wait grows until the accesses
+        are so slow that their traffic fits the bandwidth.
         """
         if not self.mb_per_s:
             return
@@ -138,12 +153,12 @@ class Queue:
 
 
 class Load:
-    """The load of a node: its memory, and the links from its CPUs to other memories."""
+    """The load of one node's memory, and of the links from its CPUs to other nodes' memories."""
 
     def __init__(self, spec: MachineSpec, nid: int) -> None:
         self.nid = nid
         self._spec = spec
-        #: Idle read and write latency from here, and links, of the nodes that were ever needed.
+        #: By nid, filled as needed: idle (read, write) latency from here in ns, and the link to the node.
         self._idle: dict[int, tuple[int, int]] = {}
         self._links: dict[int, Queue] = {}
         model = spec.latency
@@ -153,22 +168,26 @@ class Load:
         )
         self._window_ns = model.window_ns
         self._cpus = Window(model.window_ns)
-        #: Totals last heard, by node, and what each has added in this round: ns and bytes.
+        #: By nid: the (ns, bytes) of its last report, and what its reports have added in this round.
         self._heard: dict[int, tuple[int, int]] = {}
         self._round: dict[int, tuple[int, int]] = {}
-        #: ns of the quickest access from each node's CPUs to this memory.
+        #: nid → ns of the quickest access from that node's CPUs to this memory.
         self._page_ns: dict[int, int] = {}
-        #: Totals of the closed windows of this node's CPUs.
+        #: Totals of this node's closed windows: virtual ns, and bytes by nid of the memory.
         self._ns = 0
         self._bytes: dict[int, int] = {}
 
     def _queue(self, mb_per_s: int, curve: Curve, idle_ns: int) -> Queue:
-        """An empty one. Its longest wait is a page of every CPU, or the curve's end if that is more."""
+        """Make an empty queue.
+
+        Its longest wait is the time to move one page for every CPU, or the end of the curve if that is
+        longer.
+        """
         everybody = self._nr_cpus * PAGE_SIZE * 1000 / mb_per_s if mb_per_s else 0.0
         return Queue(mb_per_s, curve, idle_ns, max(everybody, curve[-1][1]))
 
     def idle_ns(self, to_nid: int, write: bool = False) -> int:
-        """Latency of an access from here to a memory when nobody else is there."""
+        """Return the latency in ns of an access from this node's CPUs to a memory that is otherwise idle."""
         known = self._idle.get(to_nid)
         if known is None:
             model, distance = self._spec.latency, self._spec.distance(self.nid, to_nid)
@@ -179,7 +198,7 @@ class Load:
         return known[write]
 
     def link(self, to_nid: int) -> Queue:
-        """The link from here to another node."""
+        """Return the link from here to another node."""
         link = self._links.get(to_nid)
         if link is None:
             model = self._spec.latency
@@ -192,11 +211,11 @@ class Load:
 
     @property
     def links(self) -> dict[int, Queue]:
-        """The links that have been used, by nid."""
+        """nid → link, for the links that have been used."""
         return self._links
 
     def spend(self, cpu: int, ns: int, traffic: Iterable[tuple[int, int]]) -> None:
-        """A CPU of this node has spent virtual time, and moved (nid, bytes)."""
+        """Advance the clock of a CPU of this node, which has moved (nid of the memory, bytes) meanwhile."""
         over = self._cpus.add(cpu, ns, traffic)
         if over:
             self._ns += over.ns
@@ -205,17 +224,17 @@ class Load:
                 if to != self.nid:
                     self.link(to)
             if self._ns > TOTAL_LIMIT or max(self._bytes.values(), default=0) > TOTAL_LIMIT:
-                self._ns, self._bytes = over.ns, dict(over.bytes)  # as after a restart
+                self._ns, self._bytes = over.ns, dict(over.bytes)  # other nodes take it for a restart
             for to, link in self._links.items():
                 link.update(mb_per_s(over.bytes.get(to, 0), over.ns), over.ns, self._window_ns)
             self.hear(self.report(self.nid))
 
     def report(self, to_nid: int) -> Report:
-        """What a memory's node should know of this node's traffic to it."""
+        """Return the report of this node's traffic to the memory of node `to_nid`."""
         return Report(self.nid, self._ns, self._bytes.get(to_nid, 0))
 
     def check_report(self, report: Report) -> None:
-        """InvalidRequest for totals that no node can have: its CPUs cannot move so much in its time."""
+        """Raise InvalidRequest for totals that are more than the node's CPUs can move in that time."""
         if report.nid == self.nid:
             raise InvalidRequest("report.node", f"{report.nid} is this node: reports are of others")
         for name, total in (("window_ns", report.ns), ("moved_bytes", report.bytes)):
@@ -226,10 +245,10 @@ class Load:
             raise InvalidRequest("report.moved_bytes", f"{report.bytes} in {report.ns} ns: {most} at most")
 
     def most_bytes(self, nid: int, ns: int) -> int:
-        """What the CPUs of a node can move to or from this memory in closed windows of `ns` together.
+        """Return the most bytes that a node's CPUs can move to or from this memory in `ns` of closed windows.
 
-        A page that is accessed moves at most twice, to be read and to be cleared, and takes the idle latency
-        at least once. A CPU begins a window at most a window's length behind, so it has twice the time.
+        An access to a page moves the page at most twice, to read it and to zero it, and takes at least the
+        idle latency. A CPU may begin a window with a lag of one window, and so have twice the time in it.
         """
         page_ns = self._page_ns.get(nid)
         if page_ns is None:
@@ -240,10 +259,11 @@ class Load:
         return 4 * cpus * PAGE_SIZE * ns // page_ns if page_ns else TOTAL_LIMIT
 
     def hear(self, report: Report) -> None:
-        """Traffic that a node caused to this node's memory, as it says.
+        """Take a node's report of its traffic to this node's memory into account.
 
-        A round is over when a node that had its turn reports again. Its traffic is the sum of the rates of
-        all who reported: each rate is over that node's own time, whether it was silent for long or not.
+        Reports are collected in rounds. A round is over when a node that has reported at least one window in
+        it reports again. The traffic of a round is the sum of the nodes' rates, each over the time that the
+        node's own reports cover, however far apart they were.
         """
         ns, nr_bytes = self._heard.get(report.nid, (0, 0))
         if report.ns < ns or report.bytes < nr_bytes:
@@ -263,7 +283,7 @@ class Load:
         self._round[report.nid] = before_ns + during, before_bytes + moved
 
     def rest(self) -> None:
-        """Nothing happens here, nor to this memory, for so long that all load is gone."""
+        """Forget all load, as after a long time without any traffic from this node or to its memory."""
         for queue in (self.memory, *self._links.values()):
             queue.utilisation = queue.waiting = 0.0
             queue.wait_ns = 0
@@ -272,7 +292,7 @@ class Load:
 
     @property
     def state(self) -> tuple[object, ...]:
-        """What decides later waits; the same after the same ops."""
+        """What later waits depend on, for the node's digest."""
         return (
             self._ns,
             sorted(self._bytes.items()),
@@ -280,7 +300,7 @@ class Load:
             sorted(self._round.items()),
             (sorted(self._cpus.clocks.items()), sorted(self._cpus.bytes.items())),
             (self.memory.utilisation, self.memory.waiting),
-            # one that was only looked at has no state yet
+            # a link without traffic has no state yet, even if its latency was asked for
             [
                 (to, q.utilisation, q.waiting)
                 for to, q in sorted(self._links.items())
@@ -289,7 +309,7 @@ class Load:
         )
 
     def dump(self) -> list[Any]:
-        """All that decides later waits, as plain data; see :meth:`load`."""
+        """Return everything that later waits depend on as plain data, which :meth:`load` reads."""
         cpus = self._cpus
         window = [list(part.items()) for part in (cpus.clocks, cpus.bytes, cpus.began, cpus.before)]
         queues = [(q.utilisation, q.waiting, q.wait_ns) for q in (self.memory, *self._links.values())]
@@ -297,7 +317,7 @@ class Load:
         return [self._ns, totals, window, list(self._links), queues]
 
     def load(self, dumped: list[Any]) -> None:
-        """Take over what :meth:`dump` gave."""
+        """Replace the state by what :meth:`dump` returned."""
         self._ns, totals, window, links, queues = dumped
         self._bytes, heard, rounds = (dict(part) for part in totals)
         self._heard = {nid: (ns, nr_bytes) for nid, (ns, nr_bytes) in heard.items()}
@@ -309,16 +329,19 @@ class Load:
 
     @property
     def cpu_ns(self) -> dict[int, int]:
-        """Virtual ns that CPUs of this node have worked since it booted."""
+        """CPU of this node → virtual ns that it has worked since the node booted."""
         return self._cpus.spent
 
     @property
     def traffic(self) -> dict[int, int]:
-        """Bytes moved by CPUs of this node since it booted, by the node of the memory."""
+        """nid of the memory → bytes that CPUs of this node have moved since the node booted."""
         since = self._cpus.bytes
         return {to: self._bytes.get(to, 0) + since.get(to, 0) for to in sorted(self._bytes.keys() | since)}
 
 
 def bytes_of(pages: int) -> int:
-    """What access to so many pages moves: all of each. The first line's latency hides the rest (prefetch)."""
+    """Return the bytes that accesses to so many pages move.
+
+    A page is moved whole; its first cache line has the latency, the others are prefetched.
+    """
     return pages * PAGE_SIZE

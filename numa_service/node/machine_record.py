@@ -1,33 +1,55 @@
-"""What a node makes of the machine's record, and what it has to say to it."""
+"""How a node follows the record of the whole machine, and what it reports to that record.
+
+The machine actor keeps the record: what was written to sysctls and to /proc/slabinfo, and which memory of
+each node is on-line.
+"""
 
 from __future__ import annotations
 
 from numa_service.machine.hotplug import memory_state
-from numa_service.machine.record import MachineRecord, MemoryState, SysctlWrite
+from numa_service.machine.record import MachineRecord, MemoryState, SlabTunables, SysctlWrite
 from numa_service.node import ops
 from numa_service.node.node import Node
 
 
 def follow(node: Node, record: MachineRecord) -> None:
-    """Apply what this node has not seen of a record, in its order. A record that is older changes nothing.
+    """Apply the news of a record that this node has not applied, in the record's order.
 
-    Of its own memory a node knows more than the record. What other nodes have told it already is no news.
+    Of memory that other nodes have told it about directly, and of its own, it applies the record's state
+    again: only the record says what came before what. States older than those it knows are skipped, and so
+    is what another lineage of this node had. An older record changes nothing.
     """
+    written, _ = record.sysctls.get("vm.min_free_kbytes", (0, None))
     for version, news in record.news():
+        if version <= node.record_version:
+            continue
         if isinstance(news, SysctlWrite):
-            if version > node.record_version:
-                node.apply(ops.WriteSysctl(news.key, news.value, version))
-        elif news.nid != node.nid and news.sequence > node.machine.memory_news.get(news.nid, 0):
-            node.apply(ops.MemoryNotify(news))
+            node.apply(ops.WriteSysctl(news.key, news.value, version))
+        elif isinstance(news, SlabTunables):
+            node.apply(ops.KmemTune(*news, version))
+        elif news.sequence >= _known_sequence(node, news.nid):
+            if news.followed < written:
+                news = news._replace(min_free_kbytes=0)
+            node.apply(ops.MemoryNotify(news, version))
+
+
+def _known_sequence(node: Node, nid: int) -> int:
+    """Return the sequence number of the newest state of a node's memory that this node knows."""
+    return node.machine.memory_news.get(nid, node.lineage << 32 if nid == node.nid else 0)
 
 
 def own_memory(node: Node) -> MemoryState | None:
-    """What the record is to say of this node's memory; None for a node that is as it first booted.
+    """Return what the record has to say about this node's memory; None if it has nothing to say.
 
-    That is what everybody takes for granted of a first lineage. Of a later one, that it booted whole is news.
+    That is the case in the first lineage while all memory is as booted, which is what other nodes assume. A
+    later lineage reports even that, because memory that was off-line before the restart is on-line again.
     """
-    sequence = node.machine.memory_news.get(node.nid, node.lineage << 32)
+    sequence = _known_sequence(node, node.nid)
     if sequence == 1 << 32:
         return None
-    online = node.nid in node.machine.populated
-    return memory_state(node.pgdat, online)._replace(sequence=sequence)
+    state = memory_state(node.pgdat, node.nid in node.machine.populated)
+    return state._replace(
+        sequence=sequence,
+        min_free_kbytes=node.machine.sysctls.min_free_kbytes or 0,
+        followed=node.record_version,
+    )

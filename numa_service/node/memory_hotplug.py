@@ -1,7 +1,7 @@
-"""Memory blocks and nodes going off-line and coming back, over the whole machine (``drivers/base/memory.c``).
+"""Memory blocks and nodes that go off-line and come back, across the machine (``drivers/base/memory.c``).
 
-What is written into ``/sys/devices/system/memory/memoryN/state``. The node that has the block does the work;
-the others are told, and recompute what depends on it.
+This is what a write to ``/sys/devices/system/memory/memoryN/state`` does. The node that has the block does
+the work, then tells the other nodes, which recompute their watermarks, pagesets and zonelists.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from numa_service.node.ask import Steps, on
 from numa_service.node.errors import Busy, InvalidRequest, NodeError, NotFound, PeerUnavailable
 from numa_service.node.migrate import empty_range
 from numa_service.node.node import Node
-from numa_service.trace.tracepoints import MR_MEMORY_HOTPLUG
+from numa_service.node.ops.memory import ONLINE_TYPES
+from numa_service.trace.tracepoint_formats import MR_MEMORY_HOTPLUG
 
-#: What may be written into a block's state.
-ONLINE_TYPES = ("online", "online_kernel", "online_movable")
+#: What may be written into a block's ``state`` file.
 STATES = (*ONLINE_TYPES, "offline")
 
 
 def memory_blocks(node: Node) -> tuple[int, ...]:
-    """Numbers of the memory blocks with RAM of a node, ascending; on-line or not."""
+    """Return the numbers of the memory blocks in which a node has RAM, on-line or not, ascending."""
     size = MEMORY_BLOCK_PAGES
     blocks = {b for low, high in node.pgdat.ram for b in range(low // size, -(-high // size))}
     return tuple(sorted(blocks))
 
 
 def is_online(node: Node, block: int) -> bool:
-    """Whether any memory of a block is on-line (the state file's "online")."""
+    """Return whether any page of a block is on-line, so that its ``state`` file reads "online"."""
     start, end = _range(block)
     base = node.pgdat.base_pfn
     return not is_offline(node.pgdat.pg, max(0, start - base), end - base)
@@ -43,11 +43,12 @@ def _range(block: int) -> tuple[int, int]:
 
 
 def change_memory_block(node: Node, block: int, state: str) -> Steps[MemoryState]:
-    """Write a block's state; what there is of the node's memory now.
+    """Change a block's state; return the memory that the node has afterwards.
 
-    NotFound when the node has no such block. InvalidRequest (EINVAL) when it cannot go or come: of several
-    zones, with a hole, or so already. Busy (EBUSY) when it has a page that does not move, PeerUnavailable
-    when one had nowhere to go because a node is away: then it is as it was, but for the pages that did.
+    NotFound if the node has no RAM in the block. InvalidRequest (EINVAL) if the block lies in several zones,
+    has a hole, or is in that state already. Busy (EBUSY) if a page in it cannot be moved. PeerUnavailable if
+    a page could not be moved because a node did not answer. After Busy and PeerUnavailable the block is
+    on-line as before, but some pages may have been moved.
     """
     if state not in STATES:
         raise InvalidRequest("state", f"{state!r} is not {', '.join(STATES)}")
@@ -67,7 +68,7 @@ def change_memory_block(node: Node, block: int, state: str) -> Steps[MemoryState
 def _offline_pages(node: Node, start: int, end: int) -> Steps[MemoryState]:
     node.apply(ops.IsolateMemory(start, end))
     try:
-        # to other nodes if there are any with memory (do_migrate_range)
+        # pages go to other nodes unless no other node has memory (do_migrate_range)
         others = tuple(nid for nid, zones in node.machine.populated.items() if zones and nid != node.nid)
         unasked = yield from empty_range(node, start, end, others or (node.nid,), MR_MEMORY_HOTPLUG)
         try:
@@ -82,34 +83,37 @@ def _offline_pages(node: Node, start: int, end: int) -> Steps[MemoryState]:
 
 
 def _notify(node: Node, now: MemoryState) -> Steps[None]:
-    """Tell every other node (the memory notifier chain); one that is away is told later (rpc/peers.py)."""
+    """Tell every other node what memory this one has (the memory notifier chain).
+
+    A node that does not answer is told later (``outbox.py``).
+    """
     for other in node.machine.spec.nodes:
         if other.nid != node.nid:
             with contextlib.suppress(PeerUnavailable):
                 yield from on(node, other.nid, ops.MemoryNotify(now))
 
 
-def node_restarted(node: Node, nid: int, incarnation: int) -> Steps[None]:
-    """Another node has booted anew: with no owner of its own here any more, and with all of its memory.
+def node_restarted(node: Node, nid: int, lineage: int) -> Steps[None]:
+    """React to the restart of another node: free its dead owners' pages, and take all its memory as on-line.
 
-    It is told what of this node is not as booted.
+    If this node's memory is not as booted, the other node is told.
     """
-    node.apply(ops.FreeDeadOwners(nid, incarnation))
-    anew = booted_state(node.machine, nid)._replace(sequence=incarnation << 32)
+    node.apply(ops.FreeDeadOwners(nid, lineage))
+    anew = booted_state(node.machine, nid)._replace(sequence=lineage << 32)
     if known_state_differs(node.machine, anew):
         node.apply(ops.MemoryNotify(anew))
     mine = memory_state(node.pgdat, node.nid in node.machine.populated)
     mine = mine._replace(sequence=node.machine.memory_news.get(node.nid, 0))
     if mine.sequence:
-        # one that does not answer is told later (rpc/peers.py)
+        # if it does not answer, it is told later (outbox.py)
         with contextlib.suppress(PeerUnavailable):
             yield from on(node, nid, ops.MemoryNotify(mine))
 
 
 def offline_node(node: Node) -> Steps[dict[int, str]]:
-    """Take all memory of a node off-line, last block first; blocks that stay, and why.
+    """Take all memory of a node off-line, last block first; return the blocks that stay on-line, and why.
 
-    A node without CPUs goes with its memory (try_offline_node).
+    A node without CPUs goes off-line itself when all its memory is (try_offline_node).
     """
     stay: dict[int, str] = {}
     for block in reversed(memory_blocks(node)):

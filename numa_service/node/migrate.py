@@ -1,8 +1,8 @@
-"""Pages of regions move out of a range that is to be emptied (``mm/migrate.c``: migrate_pages).
+"""Moves pages of regions out of a range that has to be emptied (``mm/migrate.c``: migrate_pages).
 
-Within a node that is one step of its own. Else three nodes may take part: the one that loses the page, the
-one that gets it, and the region's home, which has the last word on where it is. A page that has gone
-elsewhere meanwhile is left alone, and the new one goes back.
+A move within the node is one op. A move to another node may involve three nodes: the one that has the page,
+the one that gets it, and the region's home, whose record of where the page is decides. If the page has been
+reclaimed or faulted in elsewhere meanwhile, the move is abandoned and the new page is freed.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from numa_service.node import ops
 from numa_service.node.ask import Steps, on
 from numa_service.node.cost import Cost
 from numa_service.node.errors import InvalidRequest, NodeError, PeerUnavailable
-from numa_service.node.mempolicy import Policy, policy_walk
+from numa_service.node.mempolicy import Policy, Walk, policy_walk
 from numa_service.node.node import Node
 from numa_service.node.owners import Owner
-from numa_service.node.page_alloc import AllocContext, __alloc_pages
 from numa_service.node.pfns import pack_pfns, unpack_indexes, unpack_pfns
 from numa_service.node.prepare import gfp_zone_checked
+from numa_service.node.zonelist_alloc import AllocContext, __alloc_pages
 
-#: alloc_migration_target: hard work, and no OOM killer.
+#: As alloc_migration_target() asks for pages: it retries hard, but does not call the OOM killer.
 _GFP = int(GFP_HIGHUSER_MOVABLE | Gfp.RETRY_MAYFAIL)
-#: Times that a range is gone through before it is given up: new pages of a fault under way may turn up.
+#: Passes over the range before giving up: a fault that is under way may add pages between two passes.
 MAX_PASSES = 5
 
 
 class Movable(NamedTuple):
-    """Pages of one region in an isolated range, of one kind."""
+    """Pages of one region in an isolated range that have the same kind and dirty bit."""
 
     owner: Owner
-    #: LRU_KIND_*
+    #: LRU_KIND_* of the region.
     lru_kind: int
     dirty: bool
     pfns: bytes
@@ -48,10 +48,11 @@ class Movable(NamedTuple):
 def empty_range(
     node: Node, start_pfn: int, end_pfn: int, nodemask: tuple[int, ...], reason: int
 ) -> Steps[dict[int, NodeError]]:
-    """Move every page of a region out of an isolated range, to nodes of the mask; what cannot go, stays.
+    """Move the pages of regions out of an isolated range, to nodes of the mask; pages that cannot move stay.
 
-    A moved page is new to reclaim: on the inactive list, and dirty if it was. `reason` is an MR_* number.
-    Returns why nodes that have a part in it were not asked: with them, more might have gone.
+    A moved page is on the inactive list, and dirty if it was dirty. `reason` is an MR_* number, for the
+    tracepoint. Returns nid → error for nodes that were needed but could not be asked: if they had answered,
+    more pages might have moved.
     """
     unasked = dict[int, NodeError]()
     for _ in range(MAX_PASSES):
@@ -68,7 +69,7 @@ def empty_range(
 
 
 def _movable(node: Node, start_pfn: int, end_pfn: int) -> tuple[Movable, ...]:
-    """Pages of regions in a range, by region and kind."""
+    """Return the pages of regions in a range, grouped by region, kind and dirty bit."""
     pg, base = node.pgdat.pg, node.pgdat.base_pfn
     pages = movable_pages(pg, start_pfn - base, end_pfn - base)
     owners = {slot: owner for owner, slot in node.slots.items()}
@@ -92,17 +93,36 @@ def _movable(node: Node, start_pfn: int, end_pfn: int) -> tuple[Movable, ...]:
 def _migrate(
     node: Node, moving: Movable, nodemask: tuple[int, ...], unasked: dict[int, NodeError]
 ) -> Steps[int]:
-    """Pages of one region and kind; how many have left. Enters in `unasked` who could not be asked."""
+    """Move one group of pages; return how many were moved. Errors of nodes are added to `unasked`."""
     highest = gfp_zone_checked(_GFP, node.pgdat.arch)
     try:
         walk = policy_walk(node.machine.zonelists, node.nid, Policy(), _GFP, highest, nodemask)
     except InvalidRequest:
         return 0  # no node of the mask has memory
-    pfns, indexes = unpack_pfns(moving.pfns), unpack_indexes(moving.indexes)
     cpu = (*node.pgdat.cpus, *node.pgdat.all_cpus)[0]
+    return (yield from migrate_by(node, moving, walk, _GFP, cpu, unasked))
+
+
+def migrate_by(
+    node: Node,
+    moving: Movable,
+    walk: Walk,
+    gfp: int,
+    cpu: int,
+    unasked: dict[int, NodeError],
+    *,
+    cpu_nid: int | None = None,
+    interleave: bool = False,
+) -> Steps[int]:
+    """Move pages to where a walk finds memory; return how many were moved.
+
+    `cpu` is the CPU whose pagesets give the new pages; it is on node `cpu_nid`, by default on this one.
+    Errors of nodes are added to `unasked`.
+    """
+    pfns, indexes = unpack_pfns(moving.pfns), unpack_indexes(moving.indexes)
     ac = AllocContext(
         moving.owner,
-        _GFP,
+        gfp,
         0,
         len(pfns),
         cpu,
@@ -113,6 +133,8 @@ def _migrate(
         moving.indexes,
         moving.dirty,
         moving=True,
+        cpu_nid=cpu_nid,
+        interleave=interleave,
         unasked=unasked,
     )
     yield from __alloc_pages(node, ac)
@@ -142,8 +164,11 @@ def _send(
     new: np.ndarray,
     unasked: dict[int, NodeError],
 ) -> Steps[int]:
-    """Have the home note that the pages are on another node now; how many of them are."""
-    # reclaim may have been faster: then the home would not know which of the two pages it is told of
+    """Have the home note that pages `old` are now the pages `new` of node `nid`; return how many it noted.
+
+    The pages that it noted are freed here, the new pages of the others are freed there.
+    """
+    # a page that reclaim took meanwhile must not be remapped: it may have been faulted in again
     left = node.pgdat.region_pfns(node.slot_of(moving.owner), indexes) == old
     entered = np.zeros(len(old), dtype=np.bool_)
     if left.any():
@@ -152,10 +177,10 @@ def _send(
             answer = yield from on(node, moving.owner.nid, remap)
             entered[left] = np.frombuffer(answer, dtype=np.uint8) != 0
         except PeerUnavailable as away:
-            unasked[moving.owner.nid] = away  # the pages stay where it will look for them
+            unasked[moving.owner.nid] = away  # the pages stay where the home's record says
     if not entered.all():
         refused = ops.Release(moving.owner, None, indexes[~entered].tobytes(), pack_pfns(new[~entered]))
-        # one that is not answered is repeated (rpc/peers.py)
+        # if there is no answer, the question is repeated later (outbox.py)
         with contextlib.suppress(PeerUnavailable):
             yield from on(node, nid, refused)
     if entered.any():

@@ -1,4 +1,4 @@
-"""One node: its state, the ops that change it, one after the other, and who is told of them."""
+"""One NUMA node: its state, the log of the ops that changed it, and what is told of each op."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from typing import Any, TypeVar
 from numa_service.machine.boot import start_kernel
 from numa_service.machine.booted import BootedMachine
 from numa_service.machine.spec import MachineSpec
-from numa_service.mm.page_alloc import ALLOC_NO_WATERMARKS
+from numa_service.mm.internal import ALLOC_NO_WATERMARKS
 from numa_service.mm.pgdata import KSWAPD_WOKEN
 from numa_service.mm.zonelist_cache import ZonelistScan
 from numa_service.node.mempolicy import Walk
 from numa_service.node.ops.op import Op
 from numa_service.node.owner_checks import check_owners
+from numa_service.node.page_wait import PageWaitTable
 from numa_service.node.prepare import PreparedRequests
 from numa_service.node.state import NodeState
-from numa_service.node.tracepoints import Tracepoints
+from numa_service.node.trace_ring import Tracepoints
 
 R = TypeVar("R")
 
-#: Ops kept in the log in memory, and bytes of page numbers that they may hold.
+#: The log is cut when it has more ops than this, or when their page numbers take more bytes than this.
 LOG_LIMIT = 1 << 14
 LOG_BYTES_LIMIT = 64 << 20
-#: Ops kept of a log that was longer, up to twice as many: it can be replayed no more, and memory that is
-#: always new makes every request slower.
+#: A log that was cut keeps its last LOG_TAIL ops, and may grow to twice as many before it is cut again. It is
+#: short because such a log cannot be replayed, and because appending to ever new memory slows every request.
 LOG_TAIL = 1 << 9
 
-#: Told of every op that was applied: the node, as it is then, the op and its result.
+#: Called after every op with the node (as the op left it), the op and its result.
 Observer = Callable[["Node", Op[Any], Any], None]
 
 
@@ -36,39 +37,43 @@ class Node(NodeState):
     """One NUMA node of a machine. :meth:`apply` is the only way to change its state."""
 
     def __init__(self, machine: BootedMachine, nid: int, lineage: int = 1, epoch: int | None = None) -> None:
-        """A node that has just booted; see :class:`NodeState`. Without an `epoch`: that of the lineage."""
+        """Make a node that has just booted; see :class:`NodeState`. `epoch` is `lineage` by default."""
         super().__init__(machine, nid, lineage, lineage if epoch is None else epoch)
         self.prepared = PreparedRequests(machine, nid)
-        #: Every op in order, with nothing else; see `log_dropped`.
+        #: The ops that were applied, oldest first, less the `log_dropped` oldest ones.
         self.log: deque[Op[Any]] = deque()
-        #: Ops that are no longer in the log; it is replayable while this is 0.
+        #: Number of ops that were cut off the log. The log can be replayed only while this is 0.
         self.log_dropped = 0
         self._log_bytes = 0
         self._log_room = LOG_LIMIT
-        self.alloc_failures: dict[int, int] = {}  #: order → blocks that nobody had; not state
+        #: order → blocks that could not be allocated. A metric, not part of the state.
+        self.alloc_failures: dict[int, int] = {}
+        #: Requests that wait for pages of this node. Not part of the state: they end with the process.
+        self.page_wait = PageWaitTable(self)
         self.tracepoints = Tracepoints(self.pgdat, machine.spec.latency)
-        #: Now, in ns, as the shell around this node tells it; for what wears off with time.
+        #: Returns the current time in ns, from the shell that drives this node. Leases, first replies,
+        #: repeats of unanswered questions and the zonelist cache depend on it.
         self.clock: Callable[[], int] = lambda: 0
-        #: Transcripts, tests.
+        #: Set by transcripts, replays and tests.
         self.observer: Observer | None = None
-        #: Told the name of daemons (``daemons.py``) that may have something to do.
+        #: Called with the name of a daemon (``daemons.py``) that may have work to do.
         self.wake: Callable[[str], None] | None = None
 
     @classmethod
     def boot(cls, spec: MachineSpec, nid: int, lineage: int = 1) -> Node:
-        """Boot one node of a machine in this process."""
+        """Boot one node of a machine, without the machine's other nodes."""
         return cls(start_kernel(spec, [nid]), nid, lineage)
 
     @classmethod
     def replay(cls, spec: MachineSpec, nid: int, log: list[Op[Any]], lineage: int = 1) -> Node:
-        """A fresh node brought to the state that a log leads to."""
+        """Boot a node and apply the ops of a complete log to it."""
         node = cls.boot(spec, nid, lineage)
         for op in log:
             node.apply(op)
         return node
 
     def apply(self, op: Op[R]) -> R:
-        """Carry out one op. An op that raises has changed nothing and is not logged."""
+        """Apply one op, log it and return its result. An op that raises changes nothing and is not logged."""
         tracer = self.tracepoints.tracer
         if tracer:
             tracer.op_begins(op)
@@ -91,11 +96,15 @@ class Node(NodeState):
 
     @property
     def log_length(self) -> int:
-        """Ops applied since it booted."""
+        """Number of ops applied since the node booted."""
         return self.log_dropped + len(self.log)
 
     def _cut_log(self) -> None:
-        """Keep the end. Many ops at once: code that ran for every request would be cold each time."""
+        """Drop all but the end of the log.
+
+        Many ops are dropped at once, because code that ran a little at every request would find the CPU's
+        caches cold each time.
+        """
         self._log_room = 2 * LOG_TAIL
         log = self.log
         while len(log) > LOG_TAIL or self._log_bytes > LOG_BYTES_LIMIT // 2:
@@ -103,7 +112,10 @@ class Node(NodeState):
             self.log_dropped += 1
 
     def zonelist_scan(self, walk: Walk, alloc_flags: int) -> ZonelistScan | None:
-        """How a walk uses the zonelist cache; None without one: later kernels, and __GFP_THISNODE."""
+        """Return the zonelist-cache scan for a walk, or None if there is no cache.
+
+        Only linux-3.0 has the cache, and it is not used for the this-node list of __GFP_THISNODE.
+        """
         if not self.machine.profile.zonelist_cache or walk.this_node:
             return None
         return ZonelistScan(
@@ -114,5 +126,5 @@ class Node(NodeState):
         )
 
     def check(self) -> list[str]:
-        """Violated invariants, those of owners included."""
+        """Return the violated invariants of memory and of owners, one line each."""
         return self.check_memory() + check_owners(self)

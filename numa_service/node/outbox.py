@@ -1,10 +1,11 @@
-"""What a node asks of others: the numbers of its questions, and what is owed to or by nodes that are away.
+"""The questions that a node asks other nodes, and those that have to be repeated because they got no answer.
 
-A lookup without an answer may have been carried out: it is asked again, under its own id, until the node
-answers, and what it gave is given back. An owner's end that a node has not heard of is repeated likewise.
-While a node owes answers it counts as away, and nobody waits for it.
+A lookup without an answer may have been carried out. It is repeated under the same request id until the other
+node answers, and the pages that it gave are freed there. The end of an owner is repeated likewise until every
+node has heard of it. A node that owes an answer counts as away: requests do not wait for it.
 
-State of the node, changed by ops (``ops/protocol.py``). Whoever drives the node carries the questions.
+The outbox is state of the node, changed by ops (``ops/protocol.py``). The shell that drives the node sends
+the questions.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 from numa_service.node.owners import Owner
 
-#: How long to wait before a node that is away is asked again, in ns; doubles up to the second.
+#: Shortest and longest delay in ns before a node that is away is asked again; the delay doubles each time.
 SETTLE_NS = (100_000_000, 1_000_000_000)
 
 
@@ -22,14 +23,14 @@ class Question(NamedTuple):
     """A question that has no answer yet."""
 
     request_id: str
-    #: What is asked, encoded.
+    #: The op or request that is asked for, encoded.
     op: bytes
-    #: Whom it concerns.
+    #: The owner whose pages it concerns, if any.
     owner: Owner | None
 
 
 class Debt:
-    """Questions that one node has not answered, oldest first, and when to ask it again."""
+    """The questions that one node has not answered, oldest first, and when it is asked again."""
 
     def __init__(self, now_ns: int) -> None:
         self.questions: deque[Question] = deque()
@@ -41,20 +42,21 @@ class Outbox:
     """The questions of one node."""
 
     def __init__(self) -> None:
-        #: Questions asked in this epoch: numbers their request ids.
+        #: Number of questions asked in this epoch; their request ids are made of it.
         self.asked = 0
+        #: nid → what that node has not answered.
         self.debts: dict[int, Debt] = {}
-        #: (node, owner) of questions under way, by identity; not state: who drives the node notes them.
+        #: id() of each Ask under way → (nid asked, owner). Not part of the state: the shell maintains it.
         self.asking: dict[int, tuple[int, Owner | None]] = {}
 
     def owe(self, nid: int, question: Question, now_ns: int) -> None:
-        """Keep a question that went unanswered and must not be lost."""
+        """Keep a question without an answer, to be repeated until node `nid` answers."""
         if nid not in self.debts:
             self.debts[nid] = Debt(now_ns)
         self.debts[nid].questions.append(question)
 
     def settle(self, nid: int, back: Question | None) -> None:
-        """Cross out the oldest question to a node: it has its answer, which `back` is to undo."""
+        """Remove the oldest question to a node, which has been answered. `back`, if any, is asked next."""
         debt = self.debts[nid]
         debt.questions.popleft()
         if back is not None:
@@ -63,13 +65,13 @@ class Outbox:
             del self.debts[nid]
 
     def postpone(self, nid: int, now_ns: int) -> None:
-        """Wait twice as long for a node that is still away."""
+        """Set the time of the next repeat to a node that is still away, and double the delay after that."""
         debt = self.debts[nid]
         debt.next_ns = now_ns + debt.delay_ns
         debt.delay_ns = min(2 * debt.delay_ns, SETTLE_NS[1])
 
     def hurry(self, nid: int, now_ns: int) -> None:
-        """Ask a node at once that may have come back."""
+        """Ask a node that may be back without further delay."""
         if nid in self.debts:
             self.debts[nid].next_ns = now_ns
 
@@ -78,18 +80,18 @@ class Outbox:
         return nid in self.debts
 
     def owed(self) -> dict[int, int]:
-        """nid → questions that it has not answered, of the nodes that owe any."""
+        """Return nid → number of questions that it has not answered, for the nodes that owe any."""
         return {nid: len(debt.questions) for nid, debt in sorted(self.debts.items())}
 
     def unsettled(self, nid: int) -> set[Owner]:
-        """Owners of whom a node is asked something now, or owes an answer."""
+        """Return the owners that a node is being asked about, or owes an answer about."""
         asked = {owner for to, owner in self.asking.values() if to == nid and owner}
         if nid in self.debts:
             asked |= {question.owner for question in self.debts[nid].questions if question.owner}
         return asked
 
     def dump(self) -> list[object]:
-        """All of the state as plain data, in an order of its own: what a digest covers; see :meth:`load`."""
+        """Return the state as plain data in a fixed order, for digests and for :meth:`load`."""
         debts = [
             (nid, debt.next_ns, debt.delay_ns, list(debt.questions))
             for nid, debt in sorted(self.debts.items())
@@ -97,7 +99,7 @@ class Outbox:
         return [self.asked, debts]
 
     def load(self, dumped: list[Any]) -> None:
-        """Take over what :meth:`dump` gave."""
+        """Replace the state by what :meth:`dump` returned."""
         self.asked, debts = dumped
         self.debts = {}
         for nid, next_ns, delay_ns, questions in debts:

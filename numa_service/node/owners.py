@@ -1,4 +1,4 @@
-"""Owners of pages: at home on one node, with pages on any."""
+"""Owners of pages: sessions and regions. An owner has one home node and may have pages on every node."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 from numa_service.mm.pgdat import MAX_OWNERS
 from numa_service.node.errors import LimitExceeded, NotFound, Precondition
 
-#: Bits of an owner's number that count; those above are its home's lineage less one.
+#: The low bits of an owner's id count sessions and regions; the bits above are its home's lineage less one.
 ID_BITS = 32
+#: The id of a node's kernel as an owner. Sessions and regions have ids from 1 on.
+KERNEL_ID = 0
 
 
 class Owner(NamedTuple):
-    """Who holds pages, over the whole machine: home node, its lineage, and a number there."""
+    """Who holds pages: the owner's home node, that node's lineage, and an id on that node."""
 
     nid: int
     lineage: int
@@ -20,21 +22,21 @@ class Owner(NamedTuple):
 
 
 class OwnerSlots(dict[Owner, int]):
-    """The small number under which each owner's pages are marked on a node."""
+    """Maps each owner to its slot on a node: the small number in `PgData.owner` that marks its pages."""
 
     def __init__(self, nid: int, lineage: int) -> None:
         super().__init__()
         self._nid = nid
         self._free: list[int] = []
         self._used = 1
-        #: Living lineages: of this node, and of those that have booted anew since.
+        #: The current lineage of this node, and of every node that has rebooted since this one booted.
         self._lineages = {nid: lineage}
 
     def make(self, owner: Owner) -> int:
-        """The number of an owner; made at first use.
+        """Return the slot of an owner, taking a free one at its first use.
 
-        LimitExceeded when there are too many, Precondition for one whose home has booted anew since: its
-        question was late.
+        LimitExceeded when every slot is taken. Precondition for an owner of a lineage that is no more: its
+        home has rebooted since the question was sent.
         """
         slot = self.get(owner)
         if slot is None:
@@ -48,27 +50,27 @@ class OwnerSlots(dict[Owner, int]):
         return slot
 
     def free(self, owner: Owner) -> int | None:
-        """Take an owner's number away, for another one to get; None when it has none."""
+        """Free the slot of an owner and return it; None if the owner has no slot."""
         slot = self.pop(owner, None)
         if slot is not None:
             self._free.append(slot)
         return slot
 
     def restarted(self, nid: int, lineage: int) -> list[Owner]:
-        """A node has booted anew: its owners that are no more."""
+        """Note that node `nid` has rebooted with a new lineage; return its owners of earlier lineages."""
         self._lineages[nid] = lineage
         return [owner for owner in self if owner.nid == nid and owner.lineage != lineage]
 
     def is_dead(self, owner: Owner) -> bool:
-        """Whether its home has booted anew since, as far as this node has been told."""
+        """Whether the owner's home is known here to have rebooted since the owner was made."""
         return owner.lineage < self._lineages.get(owner.nid, 0)
 
     def dump(self) -> list[Any]:
-        """All of it as plain data; see :meth:`load`."""
+        """Return all of it as plain data, which :meth:`load` reads."""
         return [list(self.items()), self._free, self._used, sorted(self._lineages.items())]
 
     def load(self, dumped: list[Any]) -> None:
-        """Take over what :meth:`dump` gave."""
+        """Replace the content by what :meth:`dump` returned."""
         slots, self._free, self._used, lineages = dumped
         self.clear()
         self.update({Owner(*owner): slot for owner, slot in slots})
@@ -76,12 +78,12 @@ class OwnerSlots(dict[Owner, int]):
 
     @property
     def state(self) -> tuple[object, ...]:
-        """What a digest covers of it."""
+        """The part of it that the node's digest covers, which is all."""
         return dict(self), self._free, self._used, sorted(self._lineages.items())
 
 
 def unknown_session(nid: int, lineage: int, session: int) -> NotFound:
-    """Why a node of this lineage has no such session."""
+    """Return the NotFound error for a session that a node of this lineage does not have."""
     if lineage > 1 and 0 < session <= (lineage - 1) << ID_BITS:
         return NotFound("session", str(session), f"lost in the restart of node {nid}: open another one")
     return NotFound("session", str(session), "unknown, closed, or its lease ran out")

@@ -1,6 +1,7 @@
-"""``prepare_alloc_pages()``: a request is checked, and what it has in common with others of its kind is kept.
+"""Checks an allocation request and computes the fixed part of its alloc_context (prepare_alloc_pages).
 
-That is until memory comes or goes anywhere in the machine: requests of one kind come in thousands.
+The result is cached, because thousands of requests have the same gfp flags and policy. The cache is emptied
+when memory of any node goes off-line or comes back.
 """
 
 from __future__ import annotations
@@ -11,33 +12,25 @@ from numa_client import WalkStep
 
 from numa_service.machine.booted import BootedMachine
 from numa_service.mm.gfp import Gfp, gfp_migratetype, gfp_zone
+from numa_service.mm.internal import ALLOC_CPUSET, ALLOC_KSWAPD, ALLOC_NOFRAGMENT, ALLOC_WMARK_LOW
 from numa_service.mm.mmzone import NR_ORDERS
-from numa_service.mm.page_alloc import (
-    ALLOC_CPUSET,
-    ALLOC_KSWAPD,
-    ALLOC_NOFRAGMENT,
-    ALLOC_WMARK_LOW,
-    LRU_KIND_NONE,
-    NUMA_HOW_HIT,
-    NUMA_HOW_LOCAL,
-)
+from numa_service.mm.page_alloc import LRU_KIND_NONE, NUMA_HOW_HIT, NUMA_HOW_LOCAL
 from numa_service.mm.pgdat import Pgdat
 from numa_service.mm.pgdata import TUNE_MOBILITY_DISABLED
 from numa_service.node import ops
 from numa_service.node.errors import InvalidRequest
-from numa_service.node.explain import walk_step
+from numa_service.node.explanation_recorder import walk_step
 from numa_service.node.mempolicy import Policy, PolicyMode, Walk, policy_walk
+from numa_service.node.ops.alloc import MAX_COUNT, MAX_REQUEST_PAGES
 from numa_service.node.owners import Owner
 
-MAX_COUNT = 1 << 16
-MAX_REQUEST_PAGES = 1 << 22
-#: Kinds of requests that are kept: flags and policies, and all of a request.
+#: Entries of the two caches: by gfp flags and policy, and by the whole request.
 MAX_KINDS = 256
 MAX_REQUESTS = 1 << 12
 
 
 class AllocRequest(NamedTuple):
-    """AllocPages, not checked yet."""
+    """The fields of AllocPages, not checked yet."""
 
     session: int
     gfp: int
@@ -50,7 +43,7 @@ class AllocRequest(NamedTuple):
 
 
 def check_cpu(pgdat: Pgdat, cpu: int) -> None:
-    """A CPU asks its own node."""
+    """Raise InvalidRequest unless the CPU belongs to this node."""
     if cpu not in pgdat.cpus:
         raise InvalidRequest("cpu", f"{cpu} is not a CPU of node {pgdat.nid} (it has {list(pgdat.cpus)})")
 
@@ -60,11 +53,12 @@ class Prepared(NamedTuple):
 
     migratetype: int
     highest_zoneidx: int
-    #: The last one, for policies of several.
+    #: The walk of the request; for policies that make several walks, the last one.
     walk: Walk
-    #: Rights of the fast path.
+    #: ALLOC_* flags of the fast path.
     alloc_flags: int
-    #: Zones that the fast path begins with, where they are this node's and it has but to take from them.
+    #: The zones of this node with which the walk begins, if one op can serve the fast path from them. Empty
+    #: if the walk begins elsewhere, the policy makes several walks, or the zonelist cache is in use.
     here: tuple[int, ...]
 
     def op(
@@ -80,7 +74,7 @@ class Prepared(NamedTuple):
         spends: bool = False,
         explain: bool = False,
     ) -> ops.Alloc:
-        """The fast path. `spends` and `explain`: see ops.Alloc."""
+        """Return the op of the fast path; see ops.Alloc for its fields."""
         return ops.Alloc(
             owner,
             self.here,
@@ -104,28 +98,28 @@ class PreparedAlloc(NamedTuple):
     """An AllocRequest that was checked."""
 
     prepared: Prepared
-    #: Its fast path; None when that does not begin on this node.
+    #: The op of its fast path; None if `prepared.here` is empty.
     op: ops.Alloc | None
-    #: What an explanation begins with.
+    #: The first step of the explanation, for a request that asks for one.
     walk_step: WalkStep | None = None
 
 
 class PreparedRequests:
-    """Those of one node."""
+    """Caches what requests with the same gfp flags and policy have in common, for one node."""
 
     def __init__(self, machine: BootedMachine, nid: int) -> None:
         self._machine = machine
         self._nid = nid
         names = machine.pgdats[nid].zone_names
-        #: Index of Normal, if the zone below it is DMA32; else -1.
+        #: Index of zone Normal if the node's architecture has a zone DMA32, else -1.
         self._zone_above_dma32 = names.index("Normal") if "DMA32" in names else -1
         self._known: dict[tuple[int, Policy], Prepared] = {}
         self._requests: dict[AllocRequest, PreparedAlloc] = {}
-        #: What they follow from: both are new objects when memory came or went.
+        #: What the cached values were computed from. Memory hotplug replaces both objects.
         self._of = machine.zonelists, machine.managed
 
     def __call__(self, gfp: int, policy: Policy) -> Prepared:
-        """For a request; InvalidRequest for flags or a policy that contradict themselves or each other."""
+        """Return the fixed part for gfp flags and a policy; InvalidRequest if they contradict each other."""
         self._forget_old()
         key = gfp, policy
         known = self._known.get(key)
@@ -136,7 +130,10 @@ class PreparedRequests:
         return known
 
     def alloc(self, request: AllocRequest, owner: Owner) -> PreparedAlloc:
-        """For a whole request of a session, which is that `owner`; InvalidRequest naming the field."""
+        """Check a request of a session and return it prepared; InvalidRequest names the field.
+
+        `owner` is the session as an owner.
+        """
         self._forget_old()
         known = self._requests.get(request)
         if known is None:
@@ -178,21 +175,22 @@ class PreparedRequests:
         migratetype = gfp_migratetype(gfp, bool(pgdat.pg.tune[TUNE_MOBILITY_DISABLED]))
         walk = policy_walk(machine.zonelists, self._nid, policy, gfp, highest)
         nid, zones = walk.segments[0]
-        several = policy.mode in (PolicyMode.INTERLEAVE, PolicyMode.PREFERRED_MANY)
+        several = policy.interleaves or policy.mode is PolicyMode.PREFERRED_MANY
         cached = machine.profile.zonelist_cache and not walk.this_node
         here = zones if nid == self._nid and not several and not cached else ()
         return Prepared(migratetype, highest, walk, self.alloc_flags(gfp, walk), here)
 
     def alloc_flags(self, gfp: int, walk: Walk) -> int:
-        """Rights of the fast path, which keeps migratetypes apart while there is a lower zone to go to.
+        """Return the ALLOC_* flags of the fast path (alloc_flags_nofragment).
 
-        alloc_flags_nofragment(), gfp_to_alloc_flags_cma() apart.
+        ALLOC_NOFRAGMENT (5.0) is set for zone Normal if DMA32 is there to fall back to. ALLOC_CMA
+        (gfp_to_alloc_flags_cma) is left to the node that applies the op.
         """
         flags = ALLOC_WMARK_LOW | ALLOC_CPUSET
         if gfp & Gfp.KSWAPD_RECLAIM:
             flags |= ALLOC_KSWAPD
         nid, zone = walk.preferred
-        if zone != self._zone_above_dma32:
+        if zone != self._zone_above_dma32 or not self._machine.profile.avoids_fragmentation:
             return flags
         if len(self._machine.spec.nodes) > 1 and not self._machine.managed[nid, "DMA32"]:
             return flags
@@ -200,7 +198,7 @@ class PreparedRequests:
 
 
 def gfp_zone_checked(gfp: int, arch: str) -> int:
-    """gfp_zone() with a request's error."""
+    """Return gfp_zone(), the highest zone that the flags allow; InvalidRequest for contradictory flags."""
     try:
         return gfp_zone(gfp, arch)
     except ValueError as e:

@@ -1,6 +1,7 @@
-"""A node's ops as lines of text: what golden transcripts and bug reports are made of.
+"""Transcripts: the ops of nodes as lines of text, for golden tests and bug reports.
 
-One line an op, in the order in which ops were applied; a reader sees the zonelist being walked.
+There is one line for each op, in the order in which the ops were applied, so that one can follow the walk
+over a zonelist.
 """
 
 from __future__ import annotations
@@ -12,22 +13,22 @@ from numa_service.node.ops.op import Op
 
 
 class Transcript:
-    """Collects the ops of any number of nodes; give :meth:`observe` to each as its observer."""
+    """Collects the ops of any number of nodes; each has :meth:`observe` as its observer."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
 
     def observe(self, node: Node, op: Op[Any], result: Any) -> None:
-        """Note one applied op; of those that only account for time, none."""
+        """Add the line of an op that was applied; ops that only account for time have none."""
         line = op.text(node, result)
         if line:
             self.lines.append(f"node{node.nid} {line}")
 
     def comment(self, text: str) -> None:
-        """Note what happens outside the nodes."""
+        """Add a comment, for what happens outside the nodes."""
         self.lines.append(f"# {text}")
 
     @property
     def text(self) -> str:
-        """All lines."""
+        """The whole transcript."""
         return "".join(f"{line}\n" for line in self.lines)

@@ -1,4 +1,4 @@
-"""Why a request got fewer blocks than it wanted."""
+"""Errors of requests that got fewer blocks than they wanted, and the choice among them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from numa_service.node.errors import NodeError, PeerUnavailable
 
 
 class Unserved(NodeError):
-    """A request got fewer blocks than it wanted: `got` of `wanted`. What had been taken was given back."""
+    """A request found `got` of the `wanted` blocks. The blocks that it had got were freed again."""
 
     def __init__(self, message: str, order: int, wanted: int, got: int) -> None:
         super().__init__(message)
         self.order = order
         self.wanted = wanted
         self.got = got
-        #: For a request that asked why.
+        #: Set for a request that asked for an explanation.
         self.explanation: Explanation | None = None
 
 
 class AllocFailed(Unserved):
-    """The zonelist was walked to its end, reclaim included, and the pages are not there."""
+    """The machine is short of memory: every node of the walk was asked, and reclaim did not help."""
 
     def __init__(self, order: int, wanted: int, got: int, nodes: tuple[int, ...]) -> None:
         super().__init__(
@@ -35,16 +35,24 @@ class AllocFailed(Unserved):
         self.nodes = nodes
 
 
-class NodesAway(Unserved):
-    """The nodes that answered do not have the pages, and others of the walk did not answer.
+class VmallocFailed(AllocFailed):
+    """vmalloc got no addresses or not all pages; the message is the kernel's report."""
 
-    What those have is not known: this is no shortage of memory.
+    def __init__(self, report: str, order: int, wanted: int, got: int) -> None:
+        super().__init__(order, wanted, got, ())
+        self.args = (report,)
+
+
+class NodesAway(Unserved):
+    """The nodes that answered are short of memory, and other nodes of the walk did not answer.
+
+    Those may have had the pages, so it is not known whether the machine is short of memory.
     """
 
     retry_seconds = PeerUnavailable.retry_seconds
 
     def __init__(self, order: int, wanted: int, got: int, away: Mapping[int, PeerUnavailable]) -> None:
-        """`away`: of each node that did not answer, what became of the question."""
+        """Make the error; `away` has the error of each node that did not answer, by nid."""
         reasons = "; ".join(str(error) for _, error in sorted(away.items()))
         super().__init__(
             f"order {order}, {got} of {wanted} blocks found, not all nodes were asked: {reasons}",
@@ -58,10 +66,10 @@ class NodesAway(Unserved):
 def unserved(
     order: int, wanted: int, got: int, nodes: tuple[int, ...], unasked: Mapping[int, NodeError]
 ) -> NodeError:
-    """Why a walk over `nodes` ended with less than was wanted.
+    """Return the error for a walk over `nodes` that found fewer blocks than were wanted.
 
-    `unasked`: of its nodes that were not, or not in full, asked for pages, why. Only without any is the
-    memory known to be short.
+    `unasked` has, by nid, why nodes of the walk were not, or not in full, asked for pages. Only if it is
+    empty is the result an AllocFailed, because only then the machine is known to be short of memory.
     """
     away = {nid: error for nid, error in unasked.items() if isinstance(error, PeerUnavailable)}
     if away:

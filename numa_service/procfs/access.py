@@ -1,6 +1,6 @@
-"""``nodeN/access0`` and ``access1``: a memory's best initiators and their numbers (drivers/base/node.c).
+"""``nodeN/access0`` and ``access1``: a memory's best initiators, their latencies and bandwidths.
 
-access0 is about every initiator, access1 about CPUs only. A machine without an HMAT has neither.
+access0 counts all initiators, access1 only CPUs (drivers/base/node.c). A machine without an HMAT has neither.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ ATTRIBUTES = ("read_bandwidth", "read_latency", "write_bandwidth", "write_latenc
 
 
 def _classes(snapshot: MachineSnapshot) -> Iterator[tuple[int, int]]:
-    """(memory's node, class) of every directory."""
+    """(memory's node, access class) of every directory."""
     for node in online_nodes(snapshot):
         yield from ((node.nid, access) for access in (0, 1) if (node.nid, access) in snapshot.access)
 
 
 def attributes(snapshot: MachineSnapshot) -> Iterator[tuple[int, str, str]]:
-    """(memory's node, class, attribute) of every file."""
+    """(memory's node, access class, attribute) of every file."""
     for nid, access in _classes(snapshot):
         yield from ((nid, str(access), name) for name in ATTRIBUTES)
 
 
 def attribute(snapshot: MachineSnapshot, nid: int, access: str, name: str) -> str:
-    """Latency in ns, bandwidth in MiB/s; 0 where the HMAT does not say."""
+    """The text of one file: a latency in ns or a bandwidth in MiB/s; 0 if the HMAT has no value."""
     seen = snapshot.access[nid, int(access)]
     values = {
         "read_bandwidth": seen.read_bandwidth,
@@ -38,11 +38,11 @@ def attribute(snapshot: MachineSnapshot, nid: int, access: str, name: str) -> st
 
 
 def initiators(snapshot: MachineSnapshot) -> Iterator[tuple[int, str, int]]:
-    """(memory's node, class, initiator) of every link."""
+    """(memory's node, access class, initiator) of every link in ``initiators``."""
     for nid, access in _classes(snapshot):
         yield from ((nid, str(access), of) for of in snapshot.access[nid, access].initiators)
 
 
 def targets(snapshot: MachineSnapshot) -> Iterator[tuple[int, str, int]]:
-    """(initiator, class, memory's node) of the links the other way."""
+    """(initiator, access class, memory's node) of every link in ``targets``."""
     yield from ((of, access, nid) for nid, access, of in initiators(snapshot))

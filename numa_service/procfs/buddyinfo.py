@@ -7,7 +7,7 @@ from numa_service.procfs.counters import zones
 
 
 def buddyinfo(snapshot: MachineSnapshot) -> str:
-    """Free blocks by order, one line a populated zone."""
+    """The file: numbers of free blocks by order, on one line for each populated zone."""
     return "".join(
         f"Node {zone.nid}, zone {zone.name:>8} {''.join(f'{count:>6} ' for count in zone.nr_free)}\n"
         for zone in zones(snapshot)

@@ -1,7 +1,7 @@
-"""Values behind the names: what a zone, a node or the machine counts, zero for what the model has not.
+"""Counters of a zone, a node or the machine by their names; 0 for those that the model does not have.
 
-Function names are the kernel's (``include/linux/vmstat.h``, ``mm/page_alloc.c``); everything is in pages
-unless the counter's own name says otherwise.
+Function names are the kernel's (``include/linux/vmstat.h``, ``mm/page_alloc.c``). Values are in pages unless
+the counter's name says otherwise.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from numa_service.mm.snapshot import MachineSnapshot, NodeSnapshot, ZoneSnapshot
 from numa_service.procfs.names import NUMA_STAT
 
-#: Node LRU counters and the zone counters that they are the sums of, where a node does not count by itself.
+#: LRU counters of a node, and the zone counters that they are sums of if the node has none itself.
 _ZONE_LRU = {
     "nr_inactive_anon": "nr_zone_inactive_anon",
     "nr_active_anon": "nr_zone_active_anon",
@@ -20,7 +20,7 @@ _ZONE_LRU = {
     "nr_unevictable": "nr_zone_unevictable",
 }
 
-#: Events that 3.0 counts under one name and later kernels under another, or in parts.
+#: Names of events in 3.0, and the names of the same events, or of their parts, in later kernels.
 _EVENT_PARTS = {
     "allocstall": (
         "allocstall_dma",
@@ -35,7 +35,7 @@ _EVENT_PARTS = {
 
 
 def zones(snapshot: MachineSnapshot) -> Iterator[ZoneSnapshot]:
-    """Every zone of every node, the empty ones included (``for_each_zone``)."""
+    """Every zone of every node, also the empty ones (``for_each_zone``)."""
     for node in snapshot.nodes:
         yield from node.zones
 
@@ -46,32 +46,32 @@ def first_populated_zone(node: NodeSnapshot) -> ZoneSnapshot | None:
 
 
 def is_highmem(snapshot: MachineSnapshot, zone: ZoneSnapshot) -> bool:
-    """``is_highmem``: HighMem, and Movable where it is cut from HighMem."""
+    """Whether a zone is high memory (``is_highmem``): HighMem, and a Movable that is taken from HighMem."""
     return snapshot.arch == "i386" and zone.name in ("HighMem", "Movable")
 
 
 def min_wmark_pages(zone: ZoneSnapshot) -> int:
-    """WMARK_MIN with the boost, as everybody but the kernel's own arithmetic sees it."""
+    """WMARK_MIN plus the boost, as the kernel's macro of this name has it."""
     return zone.wmark_min + zone.watermark_boost
 
 
 def low_wmark_pages(zone: ZoneSnapshot) -> int:
-    """WMARK_LOW with the boost."""
+    """WMARK_LOW plus the boost."""
     return zone.wmark_low + zone.watermark_boost
 
 
 def high_wmark_pages(zone: ZoneSnapshot) -> int:
-    """WMARK_HIGH with the boost."""
+    """WMARK_HIGH plus the boost."""
     return zone.wmark_high + zone.watermark_boost
 
 
 def promo_wmark_pages(zone: ZoneSnapshot) -> int:
-    """WMARK_PROMO with the boost."""
+    """WMARK_PROMO plus the boost."""
     return zone.wmark_promo + zone.watermark_boost
 
 
 def zone_page_state(zone: ZoneSnapshot, name: str) -> int:
-    """A per-zone counter by its zoneinfo name, NUMA events included."""
+    """A per-zone counter or NUMA event by its name in zoneinfo."""
     if name == "nr_free_pages":
         return zone.free
     if name in NUMA_STAT:
@@ -80,7 +80,7 @@ def zone_page_state(zone: ZoneSnapshot, name: str) -> int:
 
 
 def node_page_state(node: NodeSnapshot, name: str) -> int:
-    """A per-node counter by its zoneinfo name; an LRU size that is missing is summed from the zones."""
+    """A per-node counter by its name in zoneinfo; an LRU size that is missing is summed from the zones."""
     if name in node.node_stat:
         return node.node_stat[name]
     zone_name = _ZONE_LRU.get(name)
@@ -103,9 +103,9 @@ def global_node_page_state(snapshot: MachineSnapshot, name: str) -> int:
 
 
 def per_zone_lru_state(node: NodeSnapshot, zone: ZoneSnapshot, name: str) -> int:
-    """A counter of 3.0, where all are per zone.
+    """A counter of a zone in 3.0, where all counters are per zone.
 
-    LRU sizes are the zone's own. What the model counts per node is shown in the node's first populated
+    LRU sizes are the zone's own. A counter that the model has per node is shown in the node's first populated
     zone, so that sums over zones are right.
     """
     if name in _ZONE_LRU:
@@ -116,15 +116,16 @@ def per_zone_lru_state(node: NodeSnapshot, zone: ZoneSnapshot, name: str) -> int
 
 
 def all_vm_events(snapshot: MachineSnapshot, name: str) -> int:
-    """An event count by its vmstat name, summed over the nodes; events renamed since 3.0 are found too."""
+    """An event count by its name in vmstat, summed over the nodes; names that only 3.0 has are known too."""
     parts = _EVENT_PARTS.get(name, (name,))
     return sum(node.vm_event.get(part, 0) for node in snapshot.nodes for part in parts)
 
 
 def totalreserve_pages(snapshot: MachineSnapshot) -> int:
-    """Pages that userspace cannot count on (``calculate_totalreserve_pages``).
+    """Pages that are not available to userspace (``calculate_totalreserve_pages``).
 
-    Per zone its high watermark and the largest lowmem_reserve it keeps, at most what it manages.
+    They are the sum over all zones of the high watermark and the largest lowmem_reserve of the zone, together
+    at most its managed pages.
     """
     return sum(
         min(max((0, *zone.protection[zone.index :])) + high_wmark_pages(zone), zone.managed)
@@ -133,7 +134,7 @@ def totalreserve_pages(snapshot: MachineSnapshot) -> int:
 
 
 def sysctl_int(snapshot: MachineSnapshot, key: str, default: int) -> int:
-    """A numeric sysctl (dotted name), or the kernel's default. ValueError names a value that is no number."""
+    """A numeric sysctl by its dotted name, or `default` if it is not set; ValueError if it is no number."""
     text = snapshot.sysctls.get(key)
     if text is None:
         return default

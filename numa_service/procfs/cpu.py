@@ -1,37 +1,41 @@
 """CPUs: ``/sys/devices/system/cpu`` (drivers/base/cpu.c, topology.c), ``/proc/{cpuinfo,stat,uptime}``.
 
-The model's CPUs have a number and a node. A node's CPUs are taken to be one package of as many cores, one
-thread each; numa=fake cuts nodes, not packages.
+Where a machine file does not say which CPUs are packages and cores, the CPUs of a node are one package of as
+many cores with one thread each; numa=fake cuts nodes, but not packages.
 """
 
 from __future__ import annotations
 
+from numa_service.machine.notation import format_cpulist
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.procfs.names import printed_by
-from numa_service.procfs.node import bitmap, number_list, online_nodes
+from numa_service.procfs.node import bitmap, online_nodes
 
-#: CONFIG_NR_CPUS of the captured distribution's kernels, less one.
+#: CONFIG_NR_CPUS - 1 of the captured distribution's kernels.
 _KERNEL_MAX = {"x86_64": 8191, "i386": 31}
 
-#: As QEMU has its "QEMU Virtual CPU".
+#: Model name in /proc/cpuinfo, as QEMU has "QEMU Virtual CPU".
 MODEL_NAME = "Emulated CPU"
 
-#: Kinds of soft interrupts: HI to RCU.
+#: Number of softirqs, from HI to RCU.
 _NR_SOFTIRQS = 10
 
-#: Of a ``cpu`` line in /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal, guest, guest_nice.
+#: Columns of a ``cpu`` line in /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal, guest,
+#: guest_nice.
 _NR_TIMES, _SYSTEM, _IDLE = 10, 2, 3
-#: ``USER_HZ``: times there are in hundredths of a second.
+#: ns of a tick of ``USER_HZ``, the unit of times in /proc/stat.
 _TICK_NS = 10**7
 
 
 def cpus(snapshot: MachineSnapshot) -> list[int]:
-    """Every CPU, ascending."""
+    """Numbers of all CPUs, ascending."""
     return sorted({cpu for node in snapshot.nodes for cpu in node.cpus})
 
 
 def packages(snapshot: MachineSnapshot) -> list[tuple[int, ...]]:
     """CPUs of each package, in package order."""
+    if snapshot.packages:
+        return list(snapshot.packages)
     found: list[tuple[int, ...]] = []
     seen: set[int] = set()
     for node in snapshot.nodes:
@@ -43,29 +47,29 @@ def packages(snapshot: MachineSnapshot) -> list[tuple[int, ...]]:
 
 
 def nodes_of_cpus(snapshot: MachineSnapshot) -> list[tuple[int, int]]:
-    """(CPU, node) of every link between them: with numa=fake the first that lists it (``cpu_to_node``)."""
+    """(CPU, node) of every CPU; with numa=fake the node is the first that lists the CPU (``cpu_to_node``)."""
     first = {cpu: node.nid for node in reversed(online_nodes(snapshot)) for cpu in node.cpus}
     return sorted(first.items())
 
 
 def cpu_list(snapshot: MachineSnapshot) -> str:
-    """``online`` and ``present``: no CPU comes or goes."""
-    return f"{number_list(cpus(snapshot))}\n"
+    """The files ``online`` and ``present``, which are the same: no CPU comes or goes."""
+    return f"{format_cpulist(cpus(snapshot))}\n"
 
 
 def possible(snapshot: MachineSnapshot) -> str:
-    """Every number up to the last CPU's: x86 has no gaps there (``prefill_possible_map``)."""
-    return f"{number_list(range(cpus(snapshot)[-1] + 1))}\n"
+    """The file ``possible``: every number up to the last CPU's, as on x86 (``prefill_possible_map``)."""
+    return f"{format_cpulist(range(cpus(snapshot)[-1] + 1))}\n"
 
 
 def offline(snapshot: MachineSnapshot) -> str:
-    """Possible numbers that no CPU has."""
+    """The file ``offline``: possible numbers that no CPU has."""
     there = cpus(snapshot)
-    return f"{number_list(set(range(there[-1])) - set(there))}\n"
+    return f"{format_cpulist(set(range(there[-1])) - set(there))}\n"
 
 
 def kernel_max(snapshot: MachineSnapshot) -> str:
-    """Largest CPU number that the kernel is built for."""
+    """The file ``kernel_max``: the largest CPU number that the kernel is built for."""
     return f"{_KERNEL_MAX[snapshot.arch]}\n"
 
 
@@ -73,46 +77,55 @@ def _package(snapshot: MachineSnapshot, cpu: int) -> tuple[int, tuple[int, ...]]
     return next((at, own) for at, own in enumerate(packages(snapshot)) if cpu in own)
 
 
+def _core(snapshot: MachineSnapshot, cpu: int) -> tuple[int, tuple[int, ...]]:
+    """(number of the CPU's core in its package, CPUs of the core)."""
+    _, own = _package(snapshot, cpu)
+    if not snapshot.cores:
+        return own.index(cpu), (cpu,)
+    inside = [core for core in snapshot.cores if core[0] in own]
+    return next((at, core) for at, core in enumerate(inside) if cpu in core)
+
+
 def _map(snapshot: MachineSnapshot, numbers: tuple[int, ...]) -> str:
     return f"{bitmap(numbers, max(cpus(snapshot)) + 1)}\n"
 
 
 def physical_package_id(snapshot: MachineSnapshot, cpu: int) -> str:
-    """The CPU's package."""
+    """Number of the CPU's package."""
     return f"{_package(snapshot, cpu)[0]}\n"
 
 
 def core_id(snapshot: MachineSnapshot, cpu: int) -> str:
-    """The CPU's core in its package."""
-    return f"{_package(snapshot, cpu)[1].index(cpu)}\n"
+    """Number of the CPU's core in its package."""
+    return f"{_core(snapshot, cpu)[0]}\n"
 
 
 def die_id(snapshot: MachineSnapshot, cpu: int) -> str:
-    """A package is one die."""
+    """Number of the CPU's die: 0, as a package is one die."""
     return "0\n"
 
 
 def package_cpus(snapshot: MachineSnapshot, cpu: int) -> str:
-    """CPUs of the package, as a bitmap."""
+    """CPUs of the CPU's package as a bitmap."""
     return _map(snapshot, _package(snapshot, cpu)[1])
 
 
 def package_cpus_list(snapshot: MachineSnapshot, cpu: int) -> str:
-    """CPUs of the package."""
-    return f"{number_list(_package(snapshot, cpu)[1])}\n"
+    """CPUs of the CPU's package as a list."""
+    return f"{format_cpulist(_package(snapshot, cpu)[1])}\n"
 
 
 def core_cpus(snapshot: MachineSnapshot, cpu: int) -> str:
-    """CPUs of the core, as a bitmap: itself."""
-    return _map(snapshot, (cpu,))
+    """CPUs of the CPU's core as a bitmap."""
+    return _map(snapshot, _core(snapshot, cpu)[1])
 
 
 def core_cpus_list(snapshot: MachineSnapshot, cpu: int) -> str:
-    """CPUs of the core: itself."""
-    return f"{cpu}\n"
+    """CPUs of the CPU's core as a list."""
+    return f"{format_cpulist(_core(snapshot, cpu)[1])}\n"
 
 
-#: Files of cpuN/topology. The last four names are those before 5.3, kept since.
+#: Renderers of the files of cpuN/topology. The last four names are those from before 5.3, which were kept.
 TOPOLOGY = {
     "physical_package_id": physical_package_id,
     "core_id": core_id,
@@ -131,36 +144,40 @@ TOPOLOGY = {
 
 
 def topology_names(snapshot: MachineSnapshot) -> tuple[str, ...]:
-    """Those of this kernel."""
+    """Names of the files of cpuN/topology that the snapshot's kernel has."""
     return printed_by(snapshot.profile).topology
 
 
 def topology(snapshot: MachineSnapshot, cpu: int, name: str) -> str:
-    """A file of cpuN/topology."""
+    """The text of a file of cpuN/topology."""
     return TOPOLOGY[name](snapshot, cpu)
 
 
 def cpuinfo(snapshot: MachineSnapshot) -> str:
-    """The lines of /proc/cpuinfo that are about numbers: what kind of CPU it is, the model does not know.
+    """The lines of /proc/cpuinfo that number CPUs, cores and packages; the model knows no kinds of CPUs.
 
-    It has a name, as lscpu takes a CPU of no kind for none; and long mode, as a kernel of 64 bits needs it.
+    There is a model name, since lscpu ignores a CPU without one, and on x86-64 the flag of long mode.
     """
     flags = "flags\t\t: lm\n" if snapshot.arch == "x86_64" else ""
-    groups = packages(snapshot)
-    # the APIC id has as many bits for the core as the largest package needs
-    shift = (max(map(len, groups)) - 1).bit_length()
+    cores: dict[int, list[tuple[int, ...]]] = {}
+    for core in snapshot.cores or [(cpu,) for cpu in cpus(snapshot)]:
+        cores.setdefault(_package(snapshot, core[0])[0], []).append(core)
+    # the APIC id has as many bits for the core as the largest package needs, and for the thread likewise
+    threads = (max(len(core) for inside in cores.values() for core in inside) - 1).bit_length()
+    shift = (max(map(len, cores.values())) - 1).bit_length() + threads
+    places = {cpu: (at, core) for inside in cores.values() for at, core in enumerate(inside) for cpu in core}
     text = ""
     for cpu in cpus(snapshot):
         package, own = _package(snapshot, cpu)
-        core = own.index(cpu)
-        apicid = package << shift | core
+        number, core = places[cpu]
+        apicid = package << shift | number << threads | core.index(cpu)
         text += (
             f"processor\t: {cpu}\n"
             f"model name\t: {MODEL_NAME}\n"
             f"physical id\t: {package}\n"
             f"siblings\t: {len(own)}\n"
-            f"core id\t\t: {core}\n"
-            f"cpu cores\t: {len(own)}\n"
+            f"core id\t\t: {number}\n"
+            f"cpu cores\t: {len(cores[package])}\n"
             f"apicid\t\t: {apicid}\n"
             f"initial apicid\t: {apicid}\n"
             f"{flags}\n"
@@ -169,7 +186,7 @@ def cpuinfo(snapshot: MachineSnapshot) -> str:
 
 
 def _times(snapshot: MachineSnapshot, cpu: int) -> list[int]:
-    """A ``cpu`` line: work of the kernel is what is modelled. Not all 0: a CPU has at least been idle."""
+    """Times of a ``cpu`` line in ticks. Only system and idle are modelled; idle is 1 if all would be 0."""
     times = [0] * _NR_TIMES
     times[_SYSTEM] = sum(node.cpu_ns.get(cpu, 0) for node in snapshot.nodes) // _TICK_NS
     times[_IDLE] = snapshot.uptime.idle_ns.get(cpu, 0) // _TICK_NS
@@ -178,9 +195,9 @@ def _times(snapshot: MachineSnapshot, cpu: int) -> list[int]:
 
 
 def stat(snapshot: MachineSnapshot) -> str:
-    """CPU time (``fs/proc/stat.c``); interrupts, context switches and forks are not modelled: 0.
+    """The file /proc/stat (``fs/proc/stat.c``).
 
-    One process runs: the reader.
+    Interrupts, context switches and forks are not modelled, and are 0; one process runs, the reader.
     """
     times = {cpu: _times(snapshot, cpu) for cpu in cpus(snapshot)}
     rows = [f"cpu  {' '.join(map(str, map(sum, zip(*times.values(), strict=True))))}"]
@@ -191,7 +208,7 @@ def stat(snapshot: MachineSnapshot) -> str:
 
 
 def uptime(snapshot: MachineSnapshot) -> str:
-    """Seconds since boot, and idle seconds of all CPUs (``fs/proc/uptime.c``)."""
+    """The file /proc/uptime: seconds since boot, and idle seconds of all CPUs (``fs/proc/uptime.c``)."""
     idle = sum(snapshot.uptime.idle_ns.values()) // _TICK_NS
     ticks = snapshot.uptime.ns // _TICK_NS
     return f"{ticks // 100}.{ticks % 100:02} {idle // 100}.{idle % 100:02}\n"

@@ -6,7 +6,7 @@ from numa_service.mm.snapshot import MachineSnapshot
 
 
 def dmesg(snapshot: MachineSnapshot) -> str:
-    """``[    0.198181] text`` lines; the time is virtual."""
+    """The lines ``[    0.198181] text`` of the boot log; times are virtual."""
     return "".join(f"{_stamp(seconds)}{text}\n" for seconds, text in snapshot.dmesg)
 
 

@@ -1,8 +1,8 @@
 """``/proc/meminfo`` (``meminfo_proc_show`` in fs/proc/meminfo.c).
 
-Not modelled, always 0: Buffers, Zswap, Committed_AS, VmallocUsed, Percpu, HardwareCorrupted, huge page pools.
-DirectMap lines show the direct map as it is built at boot, before the kernel splits any of its 2 MiB
-entries; captures show some more in 4 KiB entries, and the same sum.
+Buffers, Zswap, Committed_AS and Percpu are not modelled, and are 0. DirectMap lines show
+the direct map as boot builds it, before the kernel splits any of its 2 MiB entries: captures have more in
+4 KiB entries, and the same sum.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from numa_service.procfs.counters import (
 )
 from numa_service.procfs.names import kernel_names
 
-#: 2 MiB in 4 KiB pages: a PMD entry on x86-64 and on i386 with PAE.
+#: Pages of a huge page, a PMD entry of 2 MiB on x86-64 and on i386 with PAE.
 HPAGE_PMD_NR = 512
 
-#: kB of vmalloc address space: 32 TiB on x86-64. On i386 what lowmem leaves of the kernel's 1 GiB, but for
-#: 24584 kB: the 8 MiB hole after lowmem, kmaps, fixmaps and CPU entry areas (the same in both captures).
+#: kB of vmalloc address space: 32 TiB on x86-64. On i386 it is what lowmem leaves of the kernel's 1 GiB, less
+#: 24584 kB for the 8 MiB hole after lowmem, kmaps, fixmaps and CPU entry areas, as in both captures.
 _VMALLOC_TOTAL_X86_64 = 34359738367
 _I386_KERNEL_SPACE = 1 << 20
 _I386_NOT_VMALLOC = 24584
@@ -36,18 +36,18 @@ _I386_NOT_VMALLOC = 24584
 _PAGECACHE = ("nr_active_file", "nr_inactive_file")
 _RECLAIMABLE = ("nr_slab_reclaimable", "nr_kernel_misc_reclaimable")
 
-#: Counts of huge pages, the only lines without a unit.
+#: The lines that count huge pages, and are the only ones without a unit.
 _HUGE_PAGE_COUNTS = ("HugePages_Total", "HugePages_Free", "HugePages_Rsvd", "HugePages_Surp")
 
 
 def meminfo(snapshot: MachineSnapshot) -> str:
-    """The machine's memory in kB; a line that the model knows nothing about is 0."""
+    """The file: the machine's memory in kB; a line that is not modelled is 0."""
     values = _values_kb(snapshot)
     return "".join(f"{row(name, values.get(name, 0))}\n" for name in _lines(snapshot))
 
 
 def _lines(snapshot: MachineSnapshot) -> tuple[str, ...]:
-    """Names of the lines; those of CMA, which distributions do not build, only where there are areas."""
+    """Names of the lines. Those of CMA, which captured kernels lack, are there if the machine has areas."""
     names = kernel_names(snapshot).meminfo
     if not global_zone_page_state(snapshot, "cma"):
         return names
@@ -56,14 +56,14 @@ def _lines(snapshot: MachineSnapshot) -> tuple[str, ...]:
 
 
 def row(name: str, value: int, column: int = 16) -> str:
-    """One line: label padded to `column`, value right-aligned in eight, kB unless it counts huge pages."""
+    """One line without newline: label padded to `column`, value right-aligned in eight, and unit."""
     label = f"{name}:".ljust(column)
     unit = "" if name in _HUGE_PAGE_COUNTS else " kB"
     return f"{label}{str(value).rjust(column + 8 - len(label))}{unit}"
 
 
 def kb(pages: int) -> int:
-    """Pages in kB."""
+    """A number of pages in kB."""
     return pages << (PAGE_SHIFT - 10)
 
 
@@ -79,7 +79,7 @@ def si_mem_available(snapshot: MachineSnapshot) -> int:
 
 
 def nodes_kb(nodes: Sequence[NodeSnapshot]) -> dict[str, int]:
-    """Lines that /proc/meminfo and a node's meminfo share, summed over `nodes`, in kB."""
+    """The values in kB of lines that /proc/meminfo and a node's meminfo share, summed over `nodes`."""
 
     def node(*names: str) -> int:
         return kb(sum(node_page_state(n, name) for n in nodes for name in names))
@@ -108,13 +108,13 @@ def nodes_kb(nodes: Sequence[NodeSnapshot]) -> dict[str, int]:
         "Slab": node("nr_slab_reclaimable", "nr_slab_unreclaimable"),
         "SReclaimable": node("nr_slab_reclaimable"),
         "SUnreclaim": node("nr_slab_unreclaimable"),
-        # The one counter that is in kB already.
+        # this counter is in kB already
         "KernelStack": sum(node_page_state(n, "nr_kernel_stack") for n in nodes),
         "PageTables": node("nr_page_table_pages"),
         "SecPageTables": node("nr_sec_page_table_pages"),
         "Bounce": zone("nr_bounce"),
         "WritebackTmp": node("nr_writeback_temp"),
-        # These counters are in huge pages.
+        # these counters are in huge pages
         "AnonHugePages": node("nr_anon_transparent_hugepages") * HPAGE_PMD_NR,
         "ShmemHugePages": node("nr_shmem_hugepages") * HPAGE_PMD_NR,
         "ShmemPmdMapped": node("nr_shmem_pmdmapped") * HPAGE_PMD_NR,
@@ -145,25 +145,43 @@ def _values_kb(snapshot: MachineSnapshot) -> dict[str, int]:
         "SwapFree": kb(swap_total - swap_used),
         "CommitLimit": kb(vm_commit_limit(snapshot)),
         "VmallocTotal": _vmalloc_total_kb(snapshot),
-        "Hugepagesize": kb(HPAGE_PMD_NR),
+        "VmallocUsed": kb(sum(node.vmalloc.used_pages for node in snapshot.nodes if node.vmalloc)),
+        "Hugepagesize": snapshot.default_hugepage_kb,
+        **hugetlb_report(snapshot),
+        "HardwareCorrupted": kb(sum(node.memory_failure.get("poisoned", 0) for node in snapshot.nodes)),
         "DirectMap4k": direct_4k,
         "DirectMap2M": direct_2m,
     }
 
 
+def hugetlb_report(snapshot: MachineSnapshot) -> dict[str, int]:
+    """The counts of huge pages of the default size, and the kB of all sizes (``hugetlb_report_meminfo``)."""
+    kb_of = snapshot.default_hugepage_kb
+    pools = [node.hugetlb[kb_of] for node in snapshot.nodes if kb_of in node.hugetlb]
+    return {
+        "HugePages_Total": sum(pool.nr for pool in pools),
+        "HugePages_Free": sum(pool.free for pool in pools),
+        "HugePages_Rsvd": sum(pool.resv for pool in pools),
+        "HugePages_Surp": sum(pool.surplus for pool in pools),
+        "Hugetlb": sum(kb * pool.nr for node in snapshot.nodes for kb, pool in node.hugetlb.items()),
+    }
+
+
 def vm_commit_limit(snapshot: MachineSnapshot) -> int:
-    """Pages that may be promised under strict overcommit (``vm_commit_limit``)."""
+    """Pages that may be committed under strict overcommit (``vm_commit_limit``)."""
     overcommit_kbytes = sysctl_int(snapshot, "vm.overcommit_kbytes", 0)
     if overcommit_kbytes:
         allowed = overcommit_kbytes >> (PAGE_SHIFT - 10)
     else:
-        total = sum(zone.managed for zone in zones(snapshot))
+        total = sum(zone.managed for zone in zones(snapshot)) - (
+            hugetlb_report(snapshot)["Hugetlb"] >> (PAGE_SHIFT - 10)
+        )
         allowed = total * sysctl_int(snapshot, "vm.overcommit_ratio", 50) // 100
     return allowed + sum(node.swap_total for node in snapshot.nodes)
 
 
 def _lowmem_mapped_pages(snapshot: MachineSnapshot) -> int:
-    """Pages that the direct map covers: low memory, and the whole first MiB, legacy hole included."""
+    """Pages that the direct map covers: low memory, and all of the first MiB with its hole."""
     pages = 0
     for zone in zones(snapshot):
         if zone.populated and not is_highmem(snapshot, zone):

@@ -14,12 +14,12 @@ from numa_service.procfs.node import online_nodes
 
 
 def memory_blocks(snapshot: MachineSnapshot) -> list[int]:
-    """Numbers of the blocks with RAM, ascending."""
+    """Numbers of the memory blocks with RAM, ascending."""
     return sorted({block.number for node in snapshot.nodes for block in node.memory_blocks})
 
 
 def nodes_of_blocks(snapshot: MachineSnapshot) -> Iterator[tuple[int, int]]:
-    """(node, block) of every link between them."""
+    """(node, memory block) of every link between them."""
     for node in online_nodes(snapshot):
         for block in node.memory_blocks:
             yield node.nid, block.number
@@ -34,48 +34,52 @@ def _block(snapshot: MachineSnapshot, number: int) -> MemoryBlockSnapshot:
 
 
 def block_size_bytes(snapshot: MachineSnapshot) -> str:
-    """Hexadecimal, without 0x."""
+    """The file ``block_size_bytes``: hexadecimal, without 0x."""
     return f"{MEMORY_BLOCK_PAGES << PAGE_SHIFT:x}\n"
 
 
 def auto_online_blocks(snapshot: MachineSnapshot) -> str:
-    """What becomes of memory that is added: the captured distribution's default. Nothing is added here."""
+    """The file ``auto_online_blocks``: the captured distribution's default. No memory is ever added here."""
     return f"{printed_by(snapshot.profile).auto_online_blocks}\n"
 
 
 def state(snapshot: MachineSnapshot, number: int) -> str:
-    """online or offline."""
+    """A block's file ``state``: online or offline."""
     return "online\n" if _block(snapshot, number).online else "offline\n"
 
 
 def online(snapshot: MachineSnapshot, number: int) -> str:
-    """The same as 1 or 0."""
+    """A block's file ``online``: 1 or 0."""
     return f"{int(_block(snapshot, number).online)}\n"
 
 
 def phys_index(snapshot: MachineSnapshot, number: int) -> str:
-    """The block's number."""
+    """A block's file ``phys_index``: its number, hexadecimal."""
     return f"{number:08x}\n"
 
 
 def phys_device(snapshot: MachineSnapshot, number: int) -> str:
-    """Always 0 on x86."""
+    """A block's file ``phys_device``: always 0 on x86."""
     return "0\n"
 
 
 def removable(snapshot: MachineSnapshot, number: int) -> str:
-    """1 wherever the kernel can take memory off-line at all (since 5.9); whether this block, trying tells."""
+    """A block's file ``removable``: since 5.9 always 1 in a kernel that can take memory off-line."""
     return "1\n"
 
 
 def valid_zones(snapshot: MachineSnapshot, number: int) -> str:
-    """The zone of a block that is on-line, "none" if there are several; where one that is off-line may go."""
+    """A block's file ``valid_zones``.
+
+    It has the zone of an on-line block, or "none" if it is in several, and the zones that an off-line block
+    may be put into.
+    """
     zones = _block(snapshot, number).valid_zones
     return f"{' '.join(zones) or 'none'}\n"
 
 
 def iomem(snapshot: MachineSnapshot) -> str:
-    """RAM only: the model has no devices, and its kernel is not in a place that it would tell."""
+    """The file /proc/iomem, with RAM only: the model has no devices, and does not show its kernel image."""
     ranges: list[list[int]] = []
     for start, end in sorted(each for node in snapshot.nodes for each in node.ram):
         if ranges and ranges[-1][1] == start:
@@ -88,12 +92,12 @@ def iomem(snapshot: MachineSnapshot) -> str:
 
 
 def swaps(snapshot: MachineSnapshot) -> str:
-    """Swap of the machine as one device; its sizes are the model's, its name, type and priority are not."""
+    """The file /proc/swaps: one device, whose sizes are the model's; name, type and priority are made up."""
     text = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
     total = kb(sum(node.swap_total for node in snapshot.nodes))
     used = kb(sum(node.swap_used for node in snapshot.nodes))
     if total:
-        # a number of eight digits reaches the next tab stop by itself
+        # the kernel writes one tab less behind a number of eight digits, which reaches the next tab stop
         columns = [f"{number}\t" if number >= 10_000_000 else f"{number}\t\t" for number in (total, used)]
         priority = printed_by(snapshot.profile).swap_priority
         text += f"{'/dev/swap':<40}partition\t{columns[0]}{columns[1]}{priority}\n"

@@ -1,19 +1,21 @@
-"""What files of the kernels say, per profile: names of lines in their order, and forms that differ.
+"""The text of each kernel's files, by profile: names of lines in their order, and formats that differ.
 
-Facts copied from captures of booted kernels (6.1, 6.12) and from 3.0's ``mm/vmstat.c`` (``vmstat_text[]``),
-``fs/proc/meminfo.c`` and ``drivers/base/node.c``. A name that ends in ``_*`` stands for one line a zone type.
+The names are taken from captures of booted kernels (6.1, 6.12), and for 3.0 from ``mm/vmstat.c``
+(``vmstat_text[]``), ``fs/proc/meminfo.c`` and ``drivers/base/node.c``. A name that ends in ``_*`` stands for
+one line for each zone type.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from numa_service.machine.spec import MachineSpec
+from numa_service.machine.zonelists import has_numa
 from numa_service.mm.mmzone import ZONE_NAMES
-from numa_service.mm.profile import PROFILES
+from numa_service.mm.profile import profile_named
+from numa_service.mm.rules.axis import ALWAYS, Series
 from numa_service.mm.snapshot import MachineSnapshot
 
-#: Per-zone NUMA events (CONFIG_NUMA), every profile.
+#: Per-zone NUMA events (CONFIG_NUMA), the same in every profile.
 NUMA_STAT = ("numa_hit", "numa_miss", "numa_foreign", "numa_interleave", "numa_local", "numa_other")
 
 #: The same events as ``/sys/devices/system/node/nodeN/numastat`` names them.
@@ -26,31 +28,36 @@ def _names(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class KernelNames:
-    """What one kernel prints, built with everything on; :func:`kernel_names` takes out the rest."""
+    """Names and formats of one kernel, with all its options built in.
 
+    :func:`kernel_names` leaves out those of options that a machine's kernel does not have.
+    """
+
+    #: The first series that prints more like this kernel than like the one before it.
+    since: Series
     zone_stat: tuple[str, ...]
     node_stat: tuple[str, ...]
-    #: Computed or boot-time lines of vmstat between the counters and the events.
+    #: Lines of vmstat between the counters and the events, with computed or boot-time values.
     vmstat_extra: tuple[str, ...]
     vm_event: tuple[str, ...]
     meminfo: tuple[str, ...]
     node_meminfo: tuple[str, ...]
     #: Labels of a node's meminfo that are padded one column less than the others.
     node_meminfo_short: tuple[str, ...]
-    #: Files of cpuN/topology. The names in _siblings are those before 5.3, kept since.
+    #: Files of cpuN/topology. The names with _siblings are those from before 5.3, which were kept.
     topology: tuple[str, ...]
-    #: Every counter is a zone's, and zoneinfo prints them so (before 4.8).
+    #: Whether all counters are per zone, also in zoneinfo (before 4.8).
     counts_per_zone: bool
-    #: pagetypeinfo stops counting a free list here, so as not to hold the zone lock for too long (since 5.4).
-    freecount_limit: int | None
-    #: MIGRATE_RECLAIMABLE is 1 and MIGRATE_MOVABLE 2 (up to 4.3).
-    reclaimable_before_movable: bool
-    #: Of the first swap area, unless somebody set it (least_priority).
+    #: Priority of the first swap area, if none was set (least_priority).
     swap_priority: int
-    #: What becomes of memory that is added, as the captured distribution configures it.
+    #: The default of auto_online_blocks in the captured distribution.
     auto_online_blocks: str
-    #: Kinds of files that this kernel does not have: patterns of ``procfs/tree.py``.
+    #: Whether an HMAT decides on memory tiers (mt_perf_to_adistance, since 6.7).
+    tiers_by_hmat: bool
+    #: Files that this kernel does not have, as patterns of ``procfs/tree.py``.
     absent_files: frozenset[str]
+    #: Files of a slab cache (``slab_attrs``) that the kernel does not have.
+    absent_slab_files: frozenset[str]
 
 
 _ZONE_STAT_6_1 = _names(
@@ -165,8 +172,8 @@ def _after(names: tuple[str, ...], before: str, name: str) -> tuple[str, ...]:
 
 _DIRTY_THRESHOLDS = ("nr_dirty_threshold", "nr_dirty_background_threshold")
 
-# 3.0 counts everything per zone. nr_anon_transparent_hugepages comes after the NUMA events there: it is
-# printed by the renderers from node_stat, which has no other member.
+# 3.0 counts everything per zone. Its nr_anon_transparent_hugepages comes after the NUMA events: it is the
+# only member of node_stat, which renderers print there.
 _ZONE_STAT_3_0 = _names(
     """
     nr_free_pages nr_inactive_anon nr_active_anon nr_inactive_file nr_active_file nr_unevictable nr_mlock
@@ -226,10 +233,12 @@ _ABSENT_3_0 = _names(
     sys/devices/system/memory/memory*/online sys/devices/system/memory/memory*/removable
     sys/devices/system/memory/memory*/valid_zones sys/kernel/mm/transparent_hugepage/hpage_pmd_size
     sys/kernel/mm/numa/demotion_enabled
+    sys/devices/virtual/memory_tiering/memory_tier*/nodelist
     """
 )
 
 _LINUX_6_1 = KernelNames(
+    since=(4, 8),  # counters per node
     zone_stat=_ZONE_STAT_6_1,
     node_stat=_NODE_STAT_6_1,
     vmstat_extra=_DIRTY_THRESHOLDS,
@@ -239,18 +248,19 @@ _LINUX_6_1 = KernelNames(
     node_meminfo_short=("FileHugePages", "FilePmdMapped"),
     topology=_TOPOLOGY_6_1,
     counts_per_zone=False,
-    freecount_limit=100_000,
-    reclaimable_before_movable=False,
     swap_priority=-2,
     auto_online_blocks="offline",
+    tiers_by_hmat=False,
     absent_files=frozenset({_NODE_MEMORY_FAILURE}),
+    absent_slab_files=frozenset({"skip_kfence"}),
 )
 
-#: By profile.
+#: The names of the kernels whose files were read, by profile.
 KERNELS: dict[str, KernelNames] = {
     "linux-6.1": _LINUX_6_1,
     "linux-6.12": replace(
         _LINUX_6_1,
+        since=(6, 12),
         zone_stat=(*_ZONE_STAT_6_1, "nr_unaccepted"),
         node_stat=_NODE_STAT_6_12,
         vmstat_extra=(*_DIRTY_THRESHOLDS, "nr_memmap_pages", "nr_memmap_boot_pages"),
@@ -259,9 +269,12 @@ KERNELS: dict[str, KernelNames] = {
         node_meminfo=_after(_NODE_MEMINFO_6_1, "FilePmdMapped", "Unaccepted"),
         node_meminfo_short=(),
         auto_online_blocks="online",
+        tiers_by_hmat=True,
         absent_files=frozenset(),
+        absent_slab_files=frozenset(),
     ),
     "linux-3.0": KernelNames(
+        since=ALWAYS,
         zone_stat=_ZONE_STAT_3_0,
         node_stat=("nr_anon_transparent_hugepages",),
         vmstat_extra=_DIRTY_THRESHOLDS,
@@ -271,15 +284,15 @@ KERNELS: dict[str, KernelNames] = {
         node_meminfo_short=(),
         topology=_TOPOLOGY_3_0,
         counts_per_zone=True,
-        freecount_limit=None,
-        reclaimable_before_movable=True,
         swap_priority=-1,
         auto_online_blocks="offline",
+        tiers_by_hmat=False,
         absent_files=frozenset({_NODE_MEMORY_FAILURE, *_ABSENT_3_0}),
+        absent_slab_files=frozenset({"skip_kfence", "usersize", "cpu_partial", "slabs_cpu_partial"}),
     ),
 }
 
-#: Not in an i386 kernel: NUMA balancing and PUD-sized huge pages are x86-64's.
+#: Names that i386 kernels lack: only x86-64 has NUMA balancing and PUD-sized huge pages.
 _X86_64_ONLY = _names(
     """
     pgpromote_success pgpromote_candidate numa_pte_updates numa_huge_pte_updates numa_hint_faults
@@ -290,33 +303,32 @@ _NUMA_ONLY = ("zone_reclaim_success", "zone_reclaim_failed")
 _HIGHMEM_ONLY = ("HighTotal", "HighFree", "LowTotal", "LowFree")
 
 
-def has_numa(machine: MachineSnapshot | MachineSpec) -> bool:
-    """Is this kernel built with CONFIG_NUMA? Every x86-64 one is; i386 only if it has more than one node."""
-    return machine.arch != "i386" or len(machine.nodes) > 1
-
-
 def _zone_suffixes(snapshot: MachineSnapshot) -> tuple[str, ...]:
-    """TEXTS_FOR_ZONES: what of dma, dma32, normal, high, movable and device this kernel has."""
-    zone_device = PROFILES[snapshot.profile].zone_device
+    """Those of dma, dma32, normal, high, movable and device that the kernel has (TEXTS_FOR_ZONES)."""
+    zone_device = profile_named(snapshot.profile).zone_device
     present = [name for name in ZONE_NAMES[snapshot.arch] if name != "Device" or zone_device]
     return tuple("high" if name == "HighMem" else name.lower() for name in present)
 
 
 def numa_stat_names(snapshot: MachineSnapshot) -> tuple[str, ...]:
-    """Per-zone NUMA events that this kernel prints: none without CONFIG_NUMA."""
+    """Per-zone NUMA events that the kernel prints; none without CONFIG_NUMA."""
     return NUMA_STAT if has_numa(snapshot) else ()
 
 
 def printed_by(profile: str) -> KernelNames:
-    """What the kernel of a profile prints, built with everything on; ValueError if that is not known."""
-    kernel = KERNELS.get(profile)
-    if kernel is None:
-        raise ValueError(f"no /proc format for profile {profile!r}: one of {', '.join(KERNELS)}")
-    return kernel
+    """The names of a profile's kernel with all its options: those of the nearest kernel in KERNELS.
+
+    ValueError if the profile is not known.
+    """
+    series = profile_named(profile).series
+    return max((names for names in KERNELS.values() if names.since <= series), key=lambda names: names.since)
 
 
 def kernel_names(snapshot: MachineSnapshot) -> KernelNames:
-    """What the kernel of `snapshot` prints, zone suffixes filled in; ValueError as of printed_by."""
+    """The names that the kernel of a snapshot prints, with zone suffixes filled in.
+
+    ValueError as of :func:`printed_by`.
+    """
     kernel = printed_by(snapshot.profile)
     absent: set[str] = set()
     if snapshot.arch == "i386":

@@ -1,19 +1,19 @@
-"""``numactl -H`` (``hardware`` and ``print_distances`` in numactl 2.0.16)."""
+"""The output of ``numactl -H`` (``hardware`` and ``print_distances`` in numactl 2.0.16)."""
 
 from __future__ import annotations
 
+from numa_service.machine.notation import format_cpulist
+from numa_service.machine.zonelists import has_numa
 from numa_service.mm.mmzone import PAGE_SHIFT
 from numa_service.mm.snapshot import MachineSnapshot
-from numa_service.procfs.names import has_numa
-from numa_service.procfs.node import number_list
 
 
 def numactl(snapshot: MachineSnapshot) -> str:
-    """Nodes with their CPUs, size and free memory in MiB ("MB" there), and the distance table."""
+    """Nodes with their CPUs, size and free memory in MiB (which numactl calls MB), and the distances."""
     if not has_numa(snapshot):
         return "No NUMA available on this system\n"
     nids = [node.nid for node in snapshot.nodes]
-    lines = [f"available: {len(nids)} nodes ({number_list(nids)})"]
+    lines = [f"available: {len(nids)} nodes ({format_cpulist(nids)})"]
     for node in snapshot.nodes:
         lines.append(f"node {node.nid} cpus:" + "".join(f" {cpu}" for cpu in sorted(node.cpus)))
         lines.append(f"node {node.nid} size: {_mb(sum(zone.managed for zone in node.zones))} MB")
@@ -30,7 +30,7 @@ def _mb(pages: int) -> int:
 
 
 def _field(number: int) -> str:
-    """C's ``% 3d``: at least three wide, and always a blank where the sign would be."""
+    """A number as C's ``% 3d`` prints it: at least three wide, with a blank in the place of the sign."""
     return f"{number: 3d}"
 
 

@@ -12,27 +12,26 @@ from numa_service.mm.mmzone import (
     PAGEBLOCK_NR_PAGES,
     PAGEBLOCK_ORDER,
 )
-from numa_service.mm.profile import PROFILES
+from numa_service.mm.profile import profile_named
 from numa_service.mm.snapshot import MachineSnapshot, NodeSnapshot
 from numa_service.procfs.counters import global_zone_page_state
-from numa_service.procfs.names import printed_by
 
 
 def pagetypeinfo(snapshot: MachineSnapshot) -> str:
-    """Free blocks and pageblocks by migratetype; the whole file once a node with memory, header included."""
+    """The file: free blocks and pageblocks by migratetype, with a header for each node with memory."""
     types = _printed_types(snapshot)
-    limit = printed_by(snapshot.profile).freecount_limit
+    limit = profile_named(snapshot.profile).freecount_limit
     lines = [line for node in snapshot.nodes for line in _node(node, types, limit)]
     return "".join(f"{line}\n" for line in lines)
 
 
 def _printed_types(snapshot: MachineSnapshot) -> list[tuple[int, str]]:
     """(index, name) of the migratetypes built into the kernel, in the order in which it prints them."""
-    names = PROFILES[snapshot.profile].migratetype_names
+    names = profile_named(snapshot.profile).migratetype_names
     types = [(index, name) for index, name in enumerate(names) if name is not None]
     if global_zone_page_state(snapshot, "cma"):
-        types = sorted([*types, (MIGRATE_CMA, "CMA")])  # built into the kernel of a machine that has areas
-    if printed_by(snapshot.profile).reclaimable_before_movable:
+        types = sorted([*types, (MIGRATE_CMA, "CMA")])  # a machine that has areas has a kernel with CMA
+    if profile_named(snapshot.profile).reclaimable_before_movable:
         swapped = {MIGRATE_MOVABLE: MIGRATE_RECLAIMABLE, MIGRATE_RECLAIMABLE: MIGRATE_MOVABLE}
         types.sort(key=lambda item: swapped.get(item[0], item[0]))
     return types

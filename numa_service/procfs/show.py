@@ -1,4 +1,4 @@
-"""What ``boot --show`` can print: name → renderer of a whole machine."""
+"""The texts that ``boot --show`` can print."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numa_service.procfs.numactl import numactl
 from numa_service.procfs.tree import read
 from numa_service.procfs.zonelists import zonelists
 
-#: Every text ends in a newline, or is empty.
+#: Renderer by name; every text ends with a newline, or is empty.
 SHOW: dict[str, Callable[[MachineSnapshot], str]] = {
     **{
         name: partial(read, path=f"proc/{name}")

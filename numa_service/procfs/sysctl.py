@@ -1,16 +1,16 @@
-"""``/proc/sys/vm``, and of ``/proc/sys/kernel`` what is about NUMA."""
+"""``/proc/sys/vm``, and the files of ``/proc/sys/kernel`` that concern NUMA."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from numa_service.machine.sysctl import SYSCTLS
+from numa_service.machine.zonelists import has_numa
 from numa_service.mm.snapshot import MachineSnapshot
-from numa_service.procfs.names import has_numa
 
 _FOLDERS = ("vm", "kernel")
-#: Not shown as a capture had them: files that do something when written, and the huge page pools, which
-#: start empty here whatever they held there.
+#: Sysctls of captures that are not shown: those that act when they are written, and those of hugetlb pools,
+#: which show what the pools have (``hugetlb.py``).
 _NOT_KEPT = (
     "vm.stat_refresh",
     "vm.compact_memory",
@@ -19,7 +19,7 @@ _NOT_KEPT = (
     "vm.nr_hugepages_mempolicy",
 )
 
-#: Of kernels with CONFIG_NUMA only.
+#: Sysctls that only kernels with CONFIG_NUMA have.
 NUMA_ONLY = (
     "kernel.numa_balancing",
     "vm.min_slab_ratio",
@@ -31,6 +31,7 @@ NUMA_ONLY = (
 
 
 def _all(snapshot: MachineSnapshot) -> Iterator[tuple[str, str, bool]]:
+    """(folder, name, whether it is in SYSCTLS) of every sysctl that is shown."""
     absent = _NOT_KEPT if has_numa(snapshot) else (*_NOT_KEPT, *NUMA_ONLY)
     for key in sorted(snapshot.sysctls):
         folder, _, name = key.partition(".")
@@ -40,15 +41,15 @@ def _all(snapshot: MachineSnapshot) -> Iterator[tuple[str, str, bool]]:
 
 
 def writable(snapshot: MachineSnapshot) -> Iterator[tuple[str, str]]:
-    """(folder, name) of those that the service knows."""
+    """(folder, name) of the sysctls in SYSCTLS that the kernel has, which can be written."""
     return ((folder, name) for folder, name, known in _all(snapshot) if known)
 
 
 def shown_only(snapshot: MachineSnapshot) -> Iterator[tuple[str, str]]:
-    """(folder, name) of those that a captured machine had beside them: as it had them."""
+    """(folder, name) of the other sysctls of a captured machine, which keep their captured values."""
     return ((folder, name) for folder, name, known in _all(snapshot) if not known)
 
 
 def show(snapshot: MachineSnapshot, folder: str, name: str) -> str:
-    """The value as the kernel prints it."""
+    """The text of a sysctl's file."""
     return f"{snapshot.sysctls[f'{folder}.{name}']}\n"

@@ -1,7 +1,8 @@
-"""Every file of the emulated machine's /proc and /sys: one table, path pattern → renderer.
+"""The tree of the emulated machine's /proc and /sys: a table of all files, and lookups of paths in it.
 
-What the model has nothing to say about has no file: vmallocinfo, pressure/memory, compact_memory,
-drop_caches. Paths are without the leading slash, or with it. Errors are OSErrors, as open(2) gives them.
+There are no files of what is not modelled at all: pressure/memory, compact_memory, drop_caches.
+Paths may have a leading slash or none. Errors are OSErrors with the errno of open(2), as the docstrings name
+them.
 """
 
 from __future__ import annotations
@@ -16,27 +17,33 @@ from functools import partial
 from itertools import product
 from typing import Any
 
+from numa_service.machine.zonelists import has_numa
 from numa_service.mm.snapshot import MachineSnapshot
-from numa_service.procfs import access, cpu, memory, mm, node, sysctl
+from numa_service.procfs import access, cpu, hugetlb, memory, memory_tiers, mm, node, sysctl, sysfs_slab
 from numa_service.procfs.buddyinfo import buddyinfo
 from numa_service.procfs.meminfo import meminfo
-from numa_service.procfs.names import has_numa, printed_by
+from numa_service.procfs.names import printed_by
 from numa_service.procfs.pagetypeinfo import pagetypeinfo
+from numa_service.procfs.slabinfo import slabinfo
+from numa_service.procfs.version import version
+from numa_service.procfs.vmallocinfo import vmallocinfo
 from numa_service.procfs.vmstat import vmstat
 from numa_service.procfs.zoneinfo import zoneinfo
 
-#: PATH_MAX and NAME_MAX.
+#: PATH_MAX and NAME_MAX; most links that are followed in a path (MAXSYMLINKS).
 MAX_PATH = 4096
 MAX_NAME = 255
 _MAX_LINKS = 40
 
-#: What stands for the stars of a pattern, one value each.
+#: Values for the stars of a path pattern, as (0, "nr_hugepages"); empty for a pattern without stars.
 Numbers = tuple[int | str, ...]
+#: A function that returns the values of all files of a pattern.
 Each = Callable[[MachineSnapshot], Iterable[Numbers]]
 
 _READ = stat.S_IFREG | 0o444
 _ROOT = stat.S_IFREG | 0o400
 _WRITE = stat.S_IFREG | 0o644
+_ROOT_WRITE = stat.S_IFREG | 0o600
 _LINK = stat.S_IFLNK | 0o777
 _DIR = stat.S_IFDIR | 0o555
 
@@ -47,13 +54,13 @@ def _once(snapshot: MachineSnapshot) -> Iterable[Numbers]:
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """Files of one kind. A link's renderer gives where it leads."""
+    """One row of the table: a path pattern, and the renderer of its files, or of the targets of its links."""
 
     path: str
     render: Callable[..., str]
     each: Each = _once
     mode: int = _READ
-    #: Parts of the path, of which one may have a star.
+    #: The parts of the path as regular expressions, with a group for each star.
     parts: tuple[re.Pattern[str], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -61,16 +68,16 @@ class Pattern:
         object.__setattr__(self, "parts", tuple(re.compile(part) for part in parts))
 
     def instances(self, snapshot: MachineSnapshot) -> Iterable[Numbers]:
-        """What the stars stand for, of each file of this kind that the machine's kernel has."""
+        """Values for the stars of each file of this pattern that the machine's kernel has."""
         return () if self.path in printed_by(snapshot.profile).absent_files else self.each(snapshot)
 
     def may_be_below(self, parts: tuple[str, ...]) -> bool:
-        """Whether a file of this kind can be at or below a path."""
+        """Whether a file of this pattern can be at or below a path, given by its parts."""
         ours = self.parts[: len(parts)]
         return len(ours) == len(parts) and all(p.fullmatch(t) for p, t in zip(ours, parts, strict=True))
 
     def match(self, parts: tuple[str, ...]) -> tuple[str, ...] | None:
-        """What the stars stand for in a path; None when it is no such path."""
+        """Values for the stars in a path, given by its parts; None if the path does not match."""
         if len(parts) != len(self.parts):
             return None
         found: list[str] = []
@@ -82,7 +89,7 @@ class Pattern:
         return tuple(found)
 
     def paths(self, snapshot: MachineSnapshot) -> Iterator[tuple[str, Numbers]]:
-        """Every path of this kind and what the stars stand for."""
+        """Every path of this pattern, with the values for its stars."""
         template = self.path.replace("*", "{}")
         for numbers in self.instances(snapshot):
             yield template.format(*numbers), numbers
@@ -112,12 +119,12 @@ def _block_nodes(snapshot: MachineSnapshot) -> Iterable[Numbers]:
     return ((block, nid) for nid, block in memory.nodes_of_blocks(snapshot))
 
 
-def _node_hugepages(snapshot: MachineSnapshot) -> Iterable[Numbers]:
-    return product((n.nid for n in node.online_nodes(snapshot)), mm.NODE_HUGEPAGES)
-
-
 def _node_memory_failure(snapshot: MachineSnapshot) -> Iterable[Numbers]:
     return product((n.nid for n in node.online_nodes(snapshot)), mm.MEMORY_FAILURE)
+
+
+def _tiers(snapshot: MachineSnapshot) -> Iterable[Numbers]:
+    return memory_tiers.tiers(snapshot) if has_numa(snapshot) else ()
 
 
 def _if(condition: Callable[[MachineSnapshot], bool]) -> Each:
@@ -137,9 +144,10 @@ def _to(template: str) -> Callable[..., str]:
 
 
 _NODE, _CPU, _MEMORY = (f"sys/devices/system/{name}" for name in ("node", "cpu", "memory"))
-_HUGE = "hugepages/hugepages-2048kB"
+_HUGE = "hugepages/hugepages-*kB"
 
 TABLE: tuple[Pattern, ...] = (
+    Pattern("proc/version", version),
     Pattern("proc/zoneinfo", zoneinfo),
     Pattern("proc/buddyinfo", buddyinfo),
     Pattern("proc/pagetypeinfo", pagetypeinfo, mode=_ROOT),
@@ -148,9 +156,13 @@ TABLE: tuple[Pattern, ...] = (
     Pattern("proc/cpuinfo", cpu.cpuinfo),
     Pattern("proc/stat", cpu.stat),
     Pattern("proc/uptime", cpu.uptime),
-    Pattern("proc/slabinfo", mm.slabinfo, mode=_ROOT),
+    Pattern("proc/slabinfo", slabinfo, _if(lambda snapshot: snapshot.slab == "slub"), _ROOT),
+    Pattern("proc/slabinfo", slabinfo, _if(lambda snapshot: snapshot.slab == "slab"), _ROOT_WRITE),
+    Pattern("proc/vmallocinfo", vmallocinfo, mode=_ROOT),
     Pattern("proc/swaps", memory.swaps),
     Pattern("proc/iomem", memory.iomem, mode=_ROOT),
+    Pattern("proc/sys/vm/nr_hugepages", hugetlb.nr_hugepages, mode=_WRITE),
+    Pattern("proc/sys/vm/nr_hugepages_mempolicy", hugetlb.nr_hugepages, _if(has_numa), _WRITE),
     Pattern("proc/sys/*/*", sysctl.show, sysctl.writable, mode=_WRITE),
     Pattern("proc/sys/*/*", sysctl.show, sysctl.shown_only),
     # nodes
@@ -176,7 +188,11 @@ TABLE: tuple[Pattern, ...] = (
             ("vmstat", node.vmstat),
         )
     ),
-    Pattern(f"{_NODE}/node*/{_HUGE}/*", mm.hugepages, _node_hugepages),
+    Pattern(f"{_NODE}/node*/{_HUGE}/nr_hugepages", hugetlb.node_nr_hugepages, hugetlb.of_nodes, _WRITE),
+    *(
+        Pattern(f"{_NODE}/node*/{_HUGE}/{name}", partial(hugetlb.of_node, name=name), hugetlb.of_nodes)
+        for name in ("free_hugepages", "surplus_hugepages")
+    ),
     Pattern(f"{_NODE}/node*/memory_failure/*", mm.memory_failure, _node_memory_failure),
     Pattern(f"{_NODE}/node*/access*/initiators/*", access.attribute, access.attributes),
     Pattern(f"{_NODE}/node*/access*/initiators/node*", _to("../../../node{2}"), access.initiators, _LINK),
@@ -201,12 +217,28 @@ TABLE: tuple[Pattern, ...] = (
     Pattern(f"{_MEMORY}/memory*/valid_zones", memory.valid_zones, _blocks),
     Pattern(f"{_MEMORY}/memory*/node*", _to("../../node/node{1}"), _block_nodes, _LINK),
     # mm
+    Pattern(f"sys/kernel/mm/{_HUGE}/nr_hugepages", hugetlb.nr_hugepages, hugetlb.sizes, _WRITE),
+    Pattern(
+        f"sys/kernel/mm/{_HUGE}/nr_hugepages_mempolicy", hugetlb.nr_hugepages, hugetlb.numa_sizes, _WRITE
+    ),
+    Pattern(f"sys/kernel/mm/{_HUGE}/nr_overcommit_hugepages", hugetlb.overcommit, hugetlb.sizes, _WRITE),
     *(
-        Pattern(f"sys/kernel/mm/{_HUGE}/{name}", partial(mm.hugepages, name=name))
-        for name in mm.MACHINE_HUGEPAGES
+        Pattern(f"sys/kernel/mm/{_HUGE}/{name}", partial(hugetlb.of_machine, name=name), hugetlb.sizes)
+        for name in ("free_hugepages", "resv_hugepages", "surplus_hugepages")
     ),
     Pattern("sys/kernel/mm/transparent_hugepage/hpage_pmd_size", mm.hpage_pmd_size),
     Pattern("sys/kernel/mm/numa/demotion_enabled", mm.demotion_enabled, _if(has_numa)),
+    Pattern(
+        "sys/kernel/mm/mempolicy/weighted_interleave/node*",
+        mm.interleave_weight,
+        mm.interleave_weights,
+        _WRITE,
+    ),
+    Pattern("sys/devices/virtual/memory_tiering/memory_tier*/nodelist", memory_tiers.nodelist, _tiers),
+    # slab caches
+    Pattern("sys/kernel/slab/*/shrink", sysfs_slab.shrink, sysfs_slab.directories, _ROOT_WRITE),
+    Pattern("sys/kernel/slab/*/*", sysfs_slab.attribute, sysfs_slab.files, _ROOT),
+    Pattern("sys/kernel/slab/*", sysfs_slab.target, sysfs_slab.aliases, _LINK),
 )
 
 _LINKS = tuple(pattern for pattern in TABLE if pattern.mode == _LINK)
@@ -217,19 +249,19 @@ class Entry:
     """One name in a directory."""
 
     name: str
-    #: As in struct stat: kind and permissions.
+    #: st_mode of struct stat: type and permissions.
     mode: int
-    #: Where a link leads; empty for the rest.
+    #: Target of a link; empty for other entries.
     target: str = ""
 
     @property
     def is_dir(self) -> bool:
-        """Whether there is more below it."""
+        """Whether it is a directory."""
         return stat.S_ISDIR(self.mode)
 
 
 def error(number: int, path: str) -> OSError:
-    """The OSError (FileNotFoundError, …) of an errno, for a path."""
+    """The OSError (FileNotFoundError, …) of an errno and a path."""
     return OSError(number, os.strerror(number), f"/{path.strip('/')}")
 
 
@@ -249,10 +281,7 @@ def _find(snapshot: MachineSnapshot, parts: tuple[str, ...]) -> tuple[Pattern, N
 
 
 def resolve(snapshot: MachineSnapshot, path: str) -> tuple[str, ...]:
-    """The parts of a path, links followed. It need not lead anywhere.
-
-    ENAMETOOLONG, ELOOP.
-    """
+    """The parts of a path with all links followed, whether there is a file or not. ENAMETOOLONG, ELOOP."""
     if len(path) >= MAX_PATH or any(len(part) > MAX_NAME for part in path.split("/")):
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), f"{path[:60]}…")
     ahead, links = path.split("/")[::-1], 0
@@ -278,7 +307,10 @@ def resolve(snapshot: MachineSnapshot, path: str) -> tuple[str, ...]:
 
 
 def find(snapshot: MachineSnapshot, path: str) -> tuple[str, Pattern, Numbers]:
-    """The file at a path: its path without links, its kind, and which of it. ENOENT, ENOTDIR, EISDIR."""
+    """(path without links, pattern, values for its stars) of the file at a path.
+
+    ENOENT, ENOTDIR, EISDIR, and the errors of :func:`resolve`.
+    """
     parts = resolve(snapshot, path)
     found = _find(snapshot, parts)
     if found is not None:
@@ -291,7 +323,7 @@ def find(snapshot: MachineSnapshot, path: str) -> tuple[str, Pattern, Numbers]:
 
 
 def _nothing_there(snapshot: MachineSnapshot, parts: tuple[str, ...], path: str) -> OSError:
-    """ENOTDIR for what is below a file, ENOENT for the rest."""
+    """The error for a path without file or directory: ENOTDIR if it is below a file, else ENOENT."""
     below_a_file = any(_find(snapshot, parts[:end]) for end in range(1, len(parts)))
     return error(errno.ENOTDIR if below_a_file else errno.ENOENT, path)
 
@@ -310,13 +342,13 @@ def _below(snapshot: MachineSnapshot, parts: tuple[str, ...]) -> Iterator[tuple[
 
 
 def read(snapshot: MachineSnapshot, path: str) -> str:
-    """Text of a file. ENOENT, ENOTDIR, EISDIR, ELOOP, ENAMETOOLONG."""
+    """The text of a file. ENOENT, ENOTDIR, EISDIR, ELOOP, ENAMETOOLONG."""
     _, pattern, numbers = find(snapshot, path)
     return pattern.render(snapshot, *numbers)
 
 
 def listdir(snapshot: MachineSnapshot, path: str = "") -> list[Entry]:
-    """What is in a directory, by name. ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG."""
+    """The entries of a directory, sorted by name. ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG."""
     parts = resolve(snapshot, path)
     found: dict[str, Entry] = {}
     for below, pattern, numbers in _below(snapshot, parts):
@@ -331,7 +363,10 @@ def listdir(snapshot: MachineSnapshot, path: str = "") -> list[Entry]:
 
 
 def walk(snapshot: MachineSnapshot, path: str = "") -> Iterator[tuple[str, Entry, str]]:
-    """Every file and link at or below a path, not through links: path, entry, text. ENOENT and the others."""
+    """(path, entry, text) of every file and link at or below a path; links are not followed below it.
+
+    The text of a link is empty. ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG.
+    """
     parts = resolve(snapshot, path)
     alone = _find(snapshot, parts)
     found = ("/".join(parts), *alone) if alone else None

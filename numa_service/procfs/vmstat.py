@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from numa_service.mm.mmzone import PAGE_SIZE
-from numa_service.mm.profile import PROFILES
+from numa_service.mm.profile import profile_named
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.procfs.counters import (
     all_vm_events,
@@ -21,7 +21,7 @@ from numa_service.procfs.names import kernel_names, numa_stat_names
 
 
 def vmstat(snapshot: MachineSnapshot) -> str:
-    """Every counter of the machine, one a line: zone items, NUMA events, node items, thresholds, events."""
+    """The file, one counter a line: zone counters, NUMA events, node counters, thresholds, events."""
     names = kernel_names(snapshot)
     numa = numa_stat_names(snapshot)
     rows: list[tuple[str, int]] = []
@@ -50,7 +50,7 @@ def global_dirty_limits(snapshot: MachineSnapshot) -> tuple[int, int]:
         if limit_bytes:
             return -(-limit_bytes // PAGE_SIZE)
         percent = sysctl_int(snapshot, f"vm.{prefix}_ratio", default_percent)
-        # In two steps, each rounded down, as the kernel does.
+        # in two steps, each of which rounds down, as in the kernel
         return percent * PAGE_SIZE // 100 * available // PAGE_SIZE
 
     threshold = limit("dirty", 20)
@@ -59,9 +59,9 @@ def global_dirty_limits(snapshot: MachineSnapshot) -> tuple[int, int]:
 
 
 def global_dirtyable_memory(snapshot: MachineSnapshot) -> int:
-    """Pages that may become dirty page cache: free beyond the reserves, and file pages. Never 0."""
+    """Pages that may become dirty page cache: free pages beyond the reserves, and file pages; at least 1."""
     free = global_zone_page_state(snapshot, "nr_free_pages")
-    reserved = totalreserve_pages(snapshot) if PROFILES[snapshot.profile].dirtyable_less_reserves else 0
+    reserved = totalreserve_pages(snapshot) if profile_named(snapshot.profile).dirtyable_less_reserves else 0
     total = free - min(free, reserved)
     total += global_node_page_state(snapshot, "nr_inactive_file")
     total += global_node_page_state(snapshot, "nr_active_file")

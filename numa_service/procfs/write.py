@@ -1,4 +1,4 @@
-"""What a write to a file of /proc or /sys asks the machine to do. Nothing is done here."""
+"""Writes to files of /proc and /sys: they are parsed into what the machine is to do, which others then do."""
 
 from __future__ import annotations
 
@@ -7,15 +7,23 @@ import os
 import stat
 from dataclasses import dataclass
 
+from numa_service.machine.record import SlabTunables
 from numa_service.machine.spec import MachineSpec, SpecError
-from numa_service.machine.sysctl import SYSCTLS, parse_sysctl
+from numa_service.machine.sysctl import SYSCTLS, parse_sysctl, weight_name
+from numa_service.machine.zonelists import has_numa
+from numa_service.mm.hugetlb.hstate import Hstate
+from numa_service.mm.slab.slab import parse_tunables, tunables_are_sane
 from numa_service.mm.snapshot import MachineSnapshot
-from numa_service.procfs.names import has_numa
 from numa_service.procfs.sysctl import NUMA_ONLY
+from numa_service.procfs.sysfs_slab import cache_of
 from numa_service.procfs.tree import error, find
 
-#: A write is at most a page, as in sysfs.
+#: Most bytes of a write: a page, as in sysfs.
 MAX_WRITE = 4096
+
+#: MAX_SLABINFO_WRITE: most bytes of a line for /proc/slabinfo.
+MAX_SLABINFO_WRITE = 128
+_INT_MAX = (1 << 31) - 1
 
 _STATES = ("online", "online_kernel", "online_movable", "offline")
 _TRUE = ("1", "y", "Y", "on", "ON", "On")
@@ -24,24 +32,50 @@ _FALSE = ("0", "n", "N", "off", "OFF", "Off")
 
 @dataclass(frozen=True, slots=True)
 class WriteSysctl:
-    """To be written for every node."""
+    """A sysctl, or a weight that is kept like one, is to be written, for every node of the machine."""
 
     key: str
     value: str
 
 
 @dataclass(frozen=True, slots=True)
+class ResizeHugepages:
+    """Pools of huge pages are to be made as large as asked for, which the node that keeps them does."""
+
+    #: kB of a huge page.
+    kb: int
+    count: int
+    #: The node whose pool it is; None: those of all nodes.
+    nid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ChangeMemoryBlock:
-    """To be asked of the node that has the block."""
+    """A memory block is to change its state, which the node that has the block does."""
 
     block: int
     state: str
 
 
-def parse_sysctl_write(spec: MachineSpec, path: str, data: bytes) -> WriteSysctl | None:
-    """What writing to a sysctl of a machine means, of which no node need be asked.
+@dataclass(frozen=True, slots=True)
+class TuneSlab:
+    """Tunables of a slab cache are to be written, for every node of the machine."""
 
-    None for a path that is not plainly that of a sysctl: :func:`parse_write` knows more. EFBIG, EINVAL.
+    tunables: SlabTunables
+
+
+@dataclass(frozen=True, slots=True)
+class ShrinkCache:
+    """A slab cache is to give back what it can, on every node."""
+
+    cache: str
+
+
+def parse_sysctl_write(spec: MachineSpec, path: str, data: bytes) -> WriteSysctl | None:
+    """A write to a sysctl, parsed without a snapshot, and so without asking any node.
+
+    None if the path is not plainly that of a writable sysctl: :func:`parse_write` then decides. OSError with
+    EFBIG or EINVAL.
     """
     match path.removeprefix("/").split("/"):
         case ["proc", "sys", folder, name]:
@@ -52,19 +86,32 @@ def parse_sysctl_write(spec: MachineSpec, path: str, data: bytes) -> WriteSysctl
     return None
 
 
-def parse_write(snapshot: MachineSnapshot, path: str, data: bytes) -> WriteSysctl | ChangeMemoryBlock | None:
-    """What writing `data` means; None when all is so already.
+def parse_write(
+    snapshot: MachineSnapshot, path: str, data: bytes
+) -> WriteSysctl | ChangeMemoryBlock | ResizeHugepages | TuneSlab | ShrinkCache | None:
+    """A write of `data` to a file, parsed; None if it would change nothing.
 
-    Errors as of open(2) and write(2): those of a read, EACCES for what cannot be written, EFBIG for more than
-    a page, EINVAL for what the kernel refuses; the reason is in the error's text.
+    OSErrors are those of :func:`numa_service.procfs.tree.find`, EACCES for a file that cannot be written,
+    EFBIG for more than a page, and EINVAL for what the kernel refuses, with the reason in its text.
     """
     place, pattern, numbers = find(snapshot, path)
     if not pattern.mode & stat.S_IWUSR:
         raise error(errno.EACCES, path)
+    if "_hugepages" in place or place.endswith(("/nr_hugepages", "/nr_hugepages_mempolicy")):
+        return _hugepages(snapshot, place, numbers, path, data)
     if place.startswith("proc/sys/"):
         key = ".".join(map(str, numbers))
         return WriteSysctl(key, _value(key, snapshot.profile, path, data))
+    if place.startswith("sys/kernel/mm/mempolicy/"):
+        key = weight_name(int(numbers[0]))
+        return WriteSysctl(key, _value(key, snapshot.profile, path, data))
     text = _text(path, data)
+    if place == "proc/slabinfo":
+        return _tunables(snapshot, path, text)
+    if place.startswith("sys/kernel/slab/"):
+        if not text.startswith("1"):  # shrink_store
+            raise _invalid(path, f"{text[:40]!r} is not 1")
+        return ShrinkCache(cache_of(snapshot, str(numbers[0])))
     block = int(numbers[0])
     if place.endswith("/state"):
         if text not in _STATES:
@@ -77,6 +124,39 @@ def parse_write(snapshot: MachineSnapshot, path: str, data: bytes) -> WriteSysct
     if wanted == now:
         return None
     return ChangeMemoryBlock(block, "online" if wanted else "offline")
+
+
+def _hugepages(
+    snapshot: MachineSnapshot, place: str, numbers: tuple[int | str, ...], path: str, data: bytes
+) -> WriteSysctl | ResizeHugepages:
+    """A write to a file of a pool of huge pages (nr_hugepages_store, nr_overcommit_hugepages_store)."""
+    text = _text(path, data)
+    if not (text.isascii() and text.isdecimal()) or int(text) >= 1 << 64:
+        raise _invalid(path, f"{text[:40]!r} is not a number of huge pages")
+    kb = int(numbers[-1]) if numbers and place.startswith("sys/") else snapshot.default_hugepage_kb
+    if place.endswith("/nr_overcommit_hugepages"):
+        if Hstate(kb).gigantic:
+            raise _invalid(path, f"huge pages of {kb} kB do not come from the buddy system")
+        key = "vm.nr_overcommit_hugepages"
+        return WriteSysctl(key, _value(key, snapshot.profile, path, data))
+    nid = int(numbers[0]) if place.startswith("sys/devices/") else None
+    return ResizeHugepages(kb, int(text), nid)
+
+
+def _tunables(snapshot: MachineSnapshot, path: str, text: str) -> TuneSlab | None:
+    """A line for /proc/slabinfo (slabinfo_write of SLAB); a cache is known by its own name only."""
+    if len(text) >= MAX_SLABINFO_WRITE:
+        raise _invalid(path, f"more than {MAX_SLABINFO_WRITE} bytes")
+    try:
+        written = SlabTunables(*parse_tunables(text))
+    except ValueError as refused:
+        raise _invalid(path, str(refused)) from None
+    if written.cache not in (cache.name for cache in snapshot.slab_caches):
+        raise _invalid(path, f"no cache is called {written.cache!r:.80}")
+    _, limit, batchcount, shared = written
+    if max(abs(limit), abs(batchcount), abs(shared)) > _INT_MAX:
+        raise _invalid(path, "a number is too large")
+    return TuneSlab(written) if tunables_are_sane(limit, batchcount, shared) else None
 
 
 def _value(key: str, profile: str, path: str, data: bytes) -> str:

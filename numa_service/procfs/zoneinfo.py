@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from numa_service.mm.profile import PROFILES
+from numa_service.mm.profile import profile_named
 from numa_service.mm.snapshot import MachineSnapshot, NodeSnapshot, ZoneSnapshot
 from numa_service.procfs.counters import (
     first_populated_zone,
@@ -21,7 +21,7 @@ from numa_service.procfs.names import KernelNames, kernel_names, numa_stat_names
 
 
 def zoneinfo(snapshot: MachineSnapshot) -> str:
-    """Every zone of every node: the short block for an unpopulated zone, or nothing for it."""
+    """The file: every zone of every node. An unpopulated zone has a short block, or in 3.0 none."""
     names = kernel_names(snapshot)
     print_zone = _zone_with_counters if names.counts_per_zone else _zone
     lines = [
@@ -36,22 +36,27 @@ def zoneinfo(snapshot: MachineSnapshot) -> str:
 def _zone(
     snapshot: MachineSnapshot, names: KernelNames, node: NodeSnapshot, zone: ZoneSnapshot
 ) -> Iterator[str]:
+    kernel = profile_named(snapshot.profile)
+    if not (zone.populated or kernel.prints_empty_zones):
+        return
     yield f"Node {node.nid}, zone {zone.name:>8}"
     if zone is first_populated_zone(node):
         yield "  per-node stats"
         for name in names.node_stat:
             yield f"      {name:<12} {node_page_state(node, name)}"
     yield f"  pages free     {zone.free}"
-    yield f"        boost    {zone.watermark_boost}"
+    if kernel.prints_boost:
+        yield f"        boost    {zone.watermark_boost}"
     yield f"        min      {min_wmark_pages(zone)}"
     yield f"        low      {low_wmark_pages(zone)}"
     yield f"        high     {high_wmark_pages(zone)}"
-    if PROFILES[snapshot.profile].has_promo:
+    if kernel.has_promo:
         yield f"        promo    {promo_wmark_pages(zone)}"
     yield f"        spanned  {zone.spanned}"
     yield f"        present  {zone.present}"
     yield f"        managed  {zone.managed}"
-    yield f"        cma      {zone.vm_stat.get('cma', 0)}"
+    if kernel.prints_cma:
+        yield f"        cma      {zone.vm_stat.get('cma', 0)}"
     yield f"        protection: ({', '.join(map(str, zone.protection))})"
     if not zone.populated:
         return
@@ -65,7 +70,7 @@ def _zone(
 def _zone_with_counters(
     snapshot: MachineSnapshot, names: KernelNames, node: NodeSnapshot, zone: ZoneSnapshot
 ) -> Iterator[str]:
-    """Before 4.8: counters per zone, protection after them, no managed; ``scanned`` is not modelled."""
+    """The block of a zone before 4.8: it has all counters and no managed pages; ``scanned`` is always 0."""
     if not zone.populated:
         return
     yield f"Node {node.nid}, zone {zone.name:>8}"
@@ -78,7 +83,7 @@ def _zone_with_counters(
     yield f"        present  {zone.present}"
     for name in (*names.zone_stat, *numa_stat_names(snapshot), *names.node_stat):
         yield f"    {name:<12} {per_zone_lru_state(node, zone, name)}"
-    known = PROFILES[snapshot.profile].zone_device
+    known = profile_named(snapshot.profile).zone_device
     reserves = [r for z, r in zip(node.zones, zone.protection, strict=True) if known or z.name != "Device"]
     yield f"        protection: ({', '.join(map(str, reserves))})"
     yield from _pagesets(zone)
@@ -88,7 +93,7 @@ def _zone_with_counters(
 
 
 def _inactive_ratio(zone: ZoneSnapshot) -> int:
-    """calculate_zone_inactive_ratio: square root of ten times the zone's GiB, at least 1."""
+    """The square root of ten times the zone's GiB, at least 1 (calculate_zone_inactive_ratio)."""
     gigabytes = zone.present >> (30 - 12)
     return math.isqrt(10 * gigabytes) if gigabytes else 1
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from numa_service.machine.zonelists import has_numa
 from numa_service.mm.snapshot import MachineSnapshot
-from numa_service.procfs.names import has_numa
 
 #: ZONELIST_FALLBACK and ZONELIST_NOFALLBACK as the kernel names them, in its order.
 _LISTS = ("general", "thisnode")
 
 
 def zonelists(snapshot: MachineSnapshot) -> str:
-    """ "Fallback order for Node …" for every node, then the zonelists of every populated zone.
+    """The lines "Fallback order for Node …", then the zonelists of every populated zone, without time stamps.
 
-    Without time stamps. A kernel without CONFIG_NUMA has no fallback order and no thisnode lists. 3.0 prints
-    no "Fallback order" lines; they are shown all the same.
+    A kernel without CONFIG_NUMA has no fallback order and no thisnode lists. The lines of the fallback order
+    are shown also for 3.0, which does not print them.
     """
     lines: list[str] = []
     numa = has_numa(snapshot)

@@ -1,4 +1,4 @@
-"""A node's daemons (``node/daemons.py``) on the event loop: one task each."""
+"""Runs a node's daemons (``node/daemons.py``) on the event loop, each in a task of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numa_service.node.inbox import Inbox
 from numa_service.node.node import Node
 from numa_service.rpc.peers import Peers
 
-#: After a round that failed, which is a bug, the daemon looks again.
+#: Pause of a daemon after a round that raised an exception, which only a bug does.
 FAILED_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
@@ -30,18 +30,18 @@ class Daemons:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        """Begin; call on the loop."""
+        """Start a task for each daemon. Call it on the event loop."""
         for daemon, changed in zip(self._daemons, self._changed, strict=True):
             self._spawn(self._run(daemon, changed), f"{daemon.name}-node-{self._node.nid}")
 
     def wake(self, name: str) -> None:
-        """The daemons of this name may have something to do."""
+        """Tell the daemons of this name that they may have something to do."""
         for daemon, changed in zip(self._daemons, self._changed, strict=True):
             if daemon.name == name:
                 changed.set()
 
     async def stop(self) -> None:
-        """End them, wherever they are."""
+        """Cancel every daemon, also one in the middle of a round, and wait for the tasks to end."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -58,7 +58,9 @@ class Daemons:
             if daemon.wanted():
                 if daemon.overlaps:
                     self._spawn(self._round(daemon), f"{daemon.name}-round-node-{self._node.nid}")
-                    await asyncio.sleep(0)  # it marks what it works on before the next look
+                    # the round must run up to its first wait, where it has marked what it works on: else
+                    # wanted() would start a second round for the same work
+                    await asyncio.sleep(0)
                 else:
                     await self._round(daemon)
             else:

@@ -1,4 +1,7 @@
-"""Explanations on the wire. Clients read them with ``numa_client/_explanation_codec.py``, and so do peers."""
+"""Converts explanations of allocations to protobuf, and a node's part of one in both directions.
+
+``numa_client/_explanation_codec.py`` converts them back, for clients and for the nodes that asked.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,13 @@ from numa_client._explanation_steps import Step, Zone
 from numa_client._gen.numa.v1 import explanation_pb2 as pb2
 from numa_client._gen.numa.v1 import types_pb2
 
-from numa_service.node.explain import NodeAccount
+from numa_service.node.explanation_recorder import NodeAccount
 
 _LEFT_BECAUSE = {name: number for number, name in LEFT_BECAUSE.items()}
 
 
 def explanation(explained: Explanation, cost: types_pb2.Cost) -> pb2.Explanation:
-    """An explanation; `cost` is the request's account, which the response has too."""
+    """Convert an explanation; `cost` is the request's cost, which the response repeats."""
     return pb2.Explanation(
         node=explained.node,
         cpu=explained.cpu,
@@ -84,6 +87,7 @@ def _walk(step: WalkStep) -> pb2.Walk:
         zones=map(_zone_of_node, step.zones),
         left_out=left_out(step.above_class, pb2.LEFT_OUT_REASON_CLASS)
         + left_out(step.outside_nodemask, pb2.LEFT_OUT_REASON_NODEMASK),
+        chosen=step.chosen,
     )
 
 
@@ -101,11 +105,11 @@ def _node_visit(visit: NodeVisit) -> pb2.NodeVisit:
     )
 
 
-# the part that travels between nodes, both ways
+# the part that travels between nodes, in both directions
 
 
 def account(accounted: NodeAccount) -> pb2.NodeAccount:
-    """What a node did for one pass."""
+    """Convert what one node's zones did in one pass over the zonelist."""
     return pb2.NodeAccount(zones=[_zone(visit) for visit in accounted.zones], steals=accounted.steals)
 
 

@@ -1,4 +1,7 @@
-"""HTTP beside gRPC: small servers, each on a socket of its own, that answer to that socket's names only."""
+"""Small HTTP servers beside gRPC, such as /metrics, each on a socket of its own.
+
+They answer only requests whose Host header names their socket.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,19 @@ from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-#: A Host header: a name, or an IPv6 address in brackets, and perhaps a port.
+#: Matches a Host header: a name, or an IPv6 address in brackets, with or without a port.
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+))(?::\d+)?", re.ASCII)
-#: Names of this host to itself, and to a browser whose port is forwarded to here.
+#: Names of the local host. A browser uses them too when a port of its own host is forwarded to here.
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def _brief(record: logging.LogRecord) -> bool:
-    """What is no HTTP is one line: aiohttp makes it an error of the server, with its parser's traceback."""
+    """Log bytes that are not HTTP as a one-line warning.
+
+    By itself aiohttp logs them as an error of the server, with the traceback of its parser.
+    """
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, web.RequestPayloadError):
         error = error.__cause__
@@ -39,8 +45,9 @@ _log.addFilter(_brief)
 class HttpServer:
     """An aiohttp application on a socket of its own.
 
-    Requests must name that socket: the host that it was told to listen on, the address that they came to, or
-    localhost. Else a page elsewhere could rebind its own name to this host, and have a browser here read us.
+    The Host header of a request must name that socket: the host that the server was told to listen on, the
+    address that the request came to, or localhost. Every other name is refused with 403: by DNS rebinding a
+    web page could point its own name at this host, and have a visitor's browser read the server.
     """
 
     def __init__(self, app: web.Application) -> None:
@@ -49,7 +56,7 @@ class HttpServer:
         self._host = ""
 
     async def start(self, host: str, port: int = 0) -> str:
-        """Serve; the address as host:port."""
+        """Start to serve; returns the address as host:port. OSError when the port is taken."""
         self._host = host
         await self._runner.setup()
         await web.TCPSite(self._runner, host, port).start()
@@ -72,9 +79,9 @@ class HttpServer:
 
 
 def metrics_app(registry: CollectorRegistry) -> web.Application:
-    """GET /metrics, in the text format or OpenMetrics as the scraper prefers.
+    """An application with GET /metrics, in the text format or in OpenMetrics, as the scraper prefers.
 
-    Collected on the event loop, between two ops: every number is of the same moment.
+    Metrics are collected on the event loop, between two ops, so that all numbers are of the same moment.
     """
 
     async def metrics(request: web.Request) -> web.Response:
@@ -87,12 +94,12 @@ def metrics_app(registry: CollectorRegistry) -> web.Application:
 
 
 def join_address(host: str, port: int) -> str:
-    """host:port, an IPv6 host in brackets."""
+    """Join host and port to host:port, with an IPv6 host in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _plain(name: str) -> str:
-    """A name or an address in one spelling."""
+    """One spelling for all spellings of a name or an IP address."""
     try:
         return str(ip_address(name))
     except ValueError:

@@ -1,8 +1,8 @@
-"""FilesService: /proc and /sys of the whole machine, rendered from one snapshot of every node.
+"""FilesService: /proc and /sys of the whole machine, rendered from a snapshot of every node.
 
-It is served beside MachineService and asks the nodes, so that clients of any language need one call and no
-renderer. A node's snapshot is of one moment; those of two nodes are of moments a call apart, as a kernel's
-own files are when it reads counters of one CPU after the other.
+The machine's server asks the nodes and renders, so that clients of any language need one call and no
+renderer. The snapshot of one node is consistent; snapshots of two nodes are taken a call apart, just as a
+kernel sums per-CPU counters one CPU after the other.
 """
 
 from __future__ import annotations
@@ -19,14 +19,27 @@ from numa_client import MachineInfo, NodeInfo
 from numa_client._channel import async_channel
 from numa_client._gen.numa.v1 import files_service_pb2 as pb2
 from numa_client._gen.numa.v1 import files_service_pb2_grpc as pb2_grpc
-from numa_client._gen.numa.v1 import node_service_pb2, node_service_pb2_grpc
+from numa_client._gen.numa.v1 import (
+    kmem_service_pb2,
+    kmem_service_pb2_grpc,
+    node_service_pb2,
+    node_service_pb2_grpc,
+)
 
 from numa_service.machine.snapshot import IdleClock, NodePart, assemble
 from numa_service.machine.spec import MachineSpec
+from numa_service.machine.vmalloc_init import vmalloc_nid
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.node.errors import InvalidRequest, NodeError, NotFound, PeerUnavailable, Precondition
 from numa_service.procfs import tree
-from numa_service.procfs.write import WriteSysctl, parse_sysctl_write, parse_write
+from numa_service.procfs.write import (
+    ResizeHugepages,
+    ShrinkCache,
+    TuneSlab,
+    WriteSysctl,
+    parse_sysctl_write,
+    parse_write,
+)
 from numa_service.rpc.grpc_server import MAX_MESSAGE_BYTES
 from numa_service.rpc.peers import ASK_SECONDS
 from numa_service.rpc.record_keeper import RecordKeeper
@@ -37,7 +50,7 @@ T = TypeVar("T")
 
 #: Files in one message of ReadTree.
 CHUNK = 500
-#: A memory block is emptied page by page before it goes.
+#: Deadline of ChangeMemoryBlock: all pages of a memory block are migrated away before it goes off-line.
 BLOCK_SECONDS = 60.0
 
 _OPTIONS = (("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.max_reconnect_backoff_ms", 1000))
@@ -45,7 +58,7 @@ _BAD_REQUEST = (errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG)
 
 
 def refusal(error: OSError) -> NodeError:
-    """What open(2), read(2) or write(2) would have said, as a refusal."""
+    """Convert the error that open(2), read(2) or write(2) would have returned into a NodeError."""
     name = errno.errorcode.get(error.errno or 0, "EIO")
     path, reason = str(error.filename)[: tree.MAX_NAME], f"{name}: {error.strerror}"
     if error.errno == errno.ENOENT:
@@ -56,14 +69,17 @@ def refusal(error: OSError) -> NodeError:
 
 
 class FilesServicer(pb2_grpc.FilesServiceServicer):
-    """Reads by asking every node. The keeper writes sysctls, and the node that has it a memory block."""
+    """Reads ask every node for a snapshot. The keeper of the machine's record writes sysctls.
+
+    A write to a memory block's `state` goes to the nodes that have pages of the block.
+    """
 
     def __init__(self, machine: Callable[[], MachineInfo], spec: MachineSpec, keeper: RecordKeeper) -> None:
         self._machine = machine
         self._spec = spec
         self._keeper = keeper
         self._idle = IdleClock()
-        #: By nid, with the address that it leads to.
+        #: nid → (address, channel to it).
         self._channels: dict[int, tuple[str, grpc.aio.Channel]] = {}
 
     async def close(self) -> None:
@@ -73,13 +89,13 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
         self._channels.clear()
 
     async def ReadFile(self, request: pb2.ReadFileRequest, context: Context) -> pb2.ReadFileResponse:
-        """A file's text."""
+        """The text of one file."""
         snapshot = await self._snapshot()
         text = _refusing(lambda: tree.read(snapshot, request.path))
         return pb2.ReadFileResponse(data=text.encode())
 
     async def ListDir(self, request: pb2.ListDirRequest, context: Context) -> pb2.ListDirResponse:
-        """What is in a directory."""
+        """The entries of a directory."""
         snapshot = await self._snapshot()
         entries = _refusing(lambda: tree.listdir(snapshot, request.path))
         return pb2.ListDirResponse(
@@ -89,14 +105,18 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
     async def ReadTree(  # type: ignore[override]  # grpc.aio takes a coroutine that writes, too
         self, request: pb2.ReadTreeRequest, context: Context
     ) -> None:
-        """Everything at or below a path, in messages of CHUNK files."""
+        """Every file at or below a path, in messages of CHUNK files."""
         snapshot = await self._snapshot()
         files = _refusing(lambda: [_tree_file(*found) for found in tree.walk(snapshot, request.path)])
         for start in range(0, len(files), CHUNK):
             await context.write(pb2.ReadTreeResponse(files=files[start : start + CHUNK]))
 
     async def WriteFile(self, request: pb2.WriteFileRequest, context: Context) -> pb2.WriteFileResponse:
-        """A sysctl for every node, be it away or not; a memory block on the node that has it."""
+        """Write a sysctl, slab tunables, the size of a pool of huge pages, a block's state; shrink a cache.
+
+        The first two are written for every node; one that is away gets them when it is back. A memory block
+        is changed on each node that has pages of it.
+        """
         sysctl = _refusing(lambda: parse_sysctl_write(self._spec, request.path, request.data))
         if sysctl is not None:
             return pb2.WriteFileResponse(note=await self._keeper.write_sysctl(sysctl.key, sysctl.value))
@@ -104,8 +124,14 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
         wanted = _refusing(lambda: parse_write(snapshot, request.path, request.data))
         if isinstance(wanted, WriteSysctl):
             return pb2.WriteFileResponse(note=await self._keeper.write_sysctl(wanted.key, wanted.value))
-        if wanted is not None:
-            # with pages on several nodes, each has a part of it
+        if isinstance(wanted, ResizeHugepages):
+            await self._resize_hugepages(wanted)
+        elif isinstance(wanted, TuneSlab):
+            await self._keeper.write_tunables(wanted.tunables)
+        elif isinstance(wanted, ShrinkCache):
+            await self._shrink(wanted.cache)
+        elif wanted is not None:
+            # a block can span the border of two nodes: each of them changes its part
             owners = [
                 node.nid
                 for node in snapshot.nodes
@@ -119,6 +145,27 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
                     await self._ask(node, "ChangeMemoryBlock", change, BLOCK_SECONDS)
         return pb2.WriteFileResponse()
 
+    async def _resize_hugepages(self, wanted: ResizeHugepages) -> None:
+        """Have the node that keeps the pools of huge pages do it."""
+        request = node_service_pb2.ResizeHugepagesRequest(
+            request_id=uuid4().hex, huge_page_kb=wanted.kb, count=wanted.count, node=wanted.nid
+        )
+        keeper = vmalloc_nid(self._spec)
+        for node in self._machine().nodes:
+            if node.node == keeper:
+                await self._ask(node, "ResizeHugepages", request, BLOCK_SECONDS)
+
+    async def _shrink(self, cache: str) -> None:
+        """Shrink a slab cache of the machine (kmem_cache_shrink).
+
+        CPUs of all nodes give their slabs back first: what they gave to a node that had been asked before
+        them goes in the second round.
+        """
+        for _ in range(2):
+            for node in self._machine().nodes:
+                request = kmem_service_pb2.ShrinkCacheRequest(request_id=uuid4().hex, cache=cache)
+                await self._ask(node, "ShrinkCache", request, stub=kmem_service_pb2_grpc.KmemServiceStub)
+
     async def _snapshot(self) -> MachineSnapshot:
         request = node_service_pb2.GetSnapshotRequest()
         nodes = self._machine().nodes
@@ -126,8 +173,15 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
         parts = [NodePart.from_json(answer.json) for answer in answers]
         return assemble(self._spec, parts, self._idle.read(self._spec, parts, time.time()))
 
-    async def _ask(self, node: NodeInfo, method: str, request: Any, timeout: float = ASK_SECONDS) -> Any:
-        """One call to a node; NodeError is what it said, PeerUnavailable that it says nothing."""
+    async def _ask(
+        self,
+        node: NodeInfo,
+        method: str,
+        request: Any,
+        timeout: float = ASK_SECONDS,
+        stub: Callable[[grpc.aio.Channel], Any] = node_service_pb2_grpc.NodeServiceStub,
+    ) -> Any:
+        """Call a node. NodeError is what it refused with, PeerUnavailable means that it did not answer."""
         if not node.address:
             raise PeerUnavailable(node.node, "it restarts")
         known = self._channels.get(node.node)
@@ -137,9 +191,8 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
             self._channels[node.node] = known
             if moved is not None:
                 await moved[1].close(None)
-        stub = node_service_pb2_grpc.NodeServiceStub(known[1])
         try:
-            return await getattr(stub, method)(request, timeout=timeout)
+            return await getattr(stub(known[1]), method)(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(node.node, error) from None
 

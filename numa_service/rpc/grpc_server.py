@@ -1,4 +1,4 @@
-"""A gRPC server as every process of a machine has one: health, reflection, call metrics."""
+"""The gRPC server of a node or a machine: servicers with health, reflection and call metrics."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from numa_service.rpc.instruments import CallMetrics
 from numa_service.rpc.methods import Methods
 from numa_service.rpc.tracing import Tracing
 
-#: Largest message, both ways: a reply with 65,536 PFNs is 512 KiB.
+#: Largest message in either direction. A reply with 65,536 PFNs has 512 KiB.
 MAX_MESSAGE_BYTES = 64 << 20
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # A port that is taken is an error, not a second server to share calls with.
+    # With SO_REUSEPORT a second server on a taken port would share its calls; without it that is an error.
     ("grpc.so_reuseport", 0),
-    # A client whose call takes long asks every 2 s whether this lives (numa_client._channel.CONNECTION). By
-    # default one that asks more than once in 5 min is cut off.
+    # During a long call a client sends a keepalive ping every 2 s (numa_client._channel.CONNECTION). By
+    # default gRPC disconnects a client that pings more than once in 5 min.
     ("grpc.http2.min_ping_interval_without_data_ms", 1000),
 )
 
@@ -38,7 +38,7 @@ class GrpcServer:
         add: Callable[[Any], None],
         tracing: Tracing | None = None,
     ) -> None:
-        """`add` adds the servicers of `services` to what it is given; `calls` counts what they do."""
+        """`add` adds the servicers of `services` to the server it is given; `calls` counts their calls."""
         self._services = tuple(services)
         self._add = add
         self._calls = calls
@@ -47,7 +47,7 @@ class GrpcServer:
         self._health = health.aio.HealthServicer()
 
     async def start(self, host: str, port: int) -> str:
-        """Serve; the address as host:port. RuntimeError when the port is taken."""
+        """Start to serve; returns the address as host:port. RuntimeError when the port is taken."""
         server = grpc.aio.server(options=_OPTIONS)
         methods = Methods(server, self._calls, self._tracing)
         self._add(methods)
@@ -62,7 +62,7 @@ class GrpcServer:
         return join_address(host, bound)
 
     async def stop(self, grace: float) -> None:
-        """NOT_SERVING first; then no new calls, and `grace` seconds for those under way."""
+        """Report NOT_SERVING, refuse new calls, and give calls under way `grace` seconds to end."""
         if self._server:
             await self._health.enter_graceful_shutdown()
             await self._server.stop(grace)

@@ -1,6 +1,7 @@
-"""What is counted as it happens: calls, and what allocations cost. State is read at scrape time instead.
+"""Metrics that are counted as things happen: gRPC calls, and what allocations cost.
 
-On the way of a request only plain numbers are added to; they become metrics when somebody scrapes.
+The state of a node is read at scrape time instead (``metrics/collector.py``). A request only adds to plain
+numbers; they become Prometheus metrics when somebody scrapes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from prometheus_client.utils import floatToGoString
 if TYPE_CHECKING:
     from numa_service.node.page_alloc import Allocation
 
-#: Virtual seconds: 50 ns (a pageset hit on a near node) to 1 s (a batch that reclaims to swap).
+#: In virtual seconds, from 50 ns (a pageset hit on a near node) to 1 s (a batch that reclaims to swap).
 _VIRTUAL_BUCKETS = (5e-8, *(m * 10.0**e for e in range(-7, 0) for m in (1, 2, 5)), 1.0)
 _HANDLING_BUCKETS = (
     2.5e-4,
@@ -38,33 +39,34 @@ _HANDLING_BUCKETS = (
     5.0,
     10.0,
 )
-#: Values that a tally puts aside and counts together: code that runs once between two calls is slow.
+#: Values that a tally collects before it sorts them into buckets. In batches that code stays in the CPU's
+#: caches; run once between two calls it does not, and is slow.
 UNCOUNTED = 256
 _CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
 class Tally:
-    """The numbers of one histogram."""
+    """The bucket counts and the sum of one histogram."""
 
     __slots__ = ("_bounds", "_counts", "_sum", "new")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        """`bounds` are upper, ascending; what is above the last goes into +Inf."""
+        """`bounds` are the buckets' upper bounds, ascending; values above the last one count as +Inf."""
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
-        #: Observed, and not yet counted: who adds one calls :meth:`count` when there are UNCOUNTED of them.
+        #: Values not yet in a bucket. Whoever appends one calls :meth:`count` when there are UNCOUNTED.
         self.new: list[float] = []
 
     def count(self) -> None:
-        """Count what is new."""
+        """Put the new values into their buckets."""
         for value in self.new:
             self._counts[bisect_left(self._bounds, value)] += 1
             self._sum += value
         self.new.clear()
 
     def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
-        """As a metric of that family."""
+        """Add the histogram to a metric family."""
         self.count()
         buckets, total = [], 0
         for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
@@ -80,7 +82,7 @@ class Instruments(Collector):
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double every series
         node = str(nid)
         self._node = node
-        #: Pages that other nodes gave, by nid.
+        #: nid → pages that requests of this node got from that node.
         self.fallback_pages: dict[int, int] = {}
         self._alloc = {local: Tally(_VIRTUAL_BUCKETS) for local in (True, False)}
         expiries = Counter(
@@ -90,7 +92,7 @@ class Instruments(Collector):
         registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
-        """What allocations cost, and what other nodes gave."""
+        """Metrics of allocations' modelled time, and of pages that other nodes gave."""
         family = HistogramMetricFamily(
             "numa_alloc_virtual_seconds",
             "Modelled time of a block: the mean of each AllocPages request. local: all its blocks are.",
@@ -109,11 +111,11 @@ class Instruments(Collector):
         yield pages
 
     def fallback(self, nid: int, pages: int) -> None:
-        """Another node gave pages."""
+        """Count pages that another node gave."""
         self.fallback_pages[nid] = self.fallback_pages.get(nid, 0) + pages
 
     def allocated(self, nid: int, allocation: Allocation) -> None:
-        """An AllocPages request was served by node `nid`."""
+        """Count an AllocPages request that node `nid` served."""
         if allocation.got:
             pages = allocation.pages
             local = pages[0][0] == nid and (len(pages) == 1 or all(n == nid for n, _ in pages))
@@ -123,7 +125,7 @@ class Instruments(Collector):
                 tally.count()
 
     def lease_expired(self) -> None:
-        """A session ended with its lease."""
+        """Count a session that was closed because its lease ran out."""
         self._expiries.inc()
 
 
@@ -135,15 +137,16 @@ class CallTally:
     def __init__(self, labels: tuple[str, str, str]) -> None:
         self.labels = labels
         self.started = 0
-        #: By status, of calls that are over.
+        #: Name of a gRPC status code → calls that ended with it.
         self.handled: defaultdict[str, int] = defaultdict(int)
         self.seconds = Tally(_HANDLING_BUCKETS)
 
 
 class CallMetrics(Collector):
-    """grpc_server_*: the names of go-grpc-prometheus, which dashboards know. A stream is one call.
+    """The grpc_server_* metrics of go-grpc-prometheus, whose names dashboards know. A stream is one call.
 
-    Messages of unary calls follow from how many began and how many ended OK; those of streams are not told.
+    The message counts of unary calls are derived: one received for each call begun, one sent for each that
+    ended with OK. Messages of streams are not counted.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -152,13 +155,13 @@ class CallMetrics(Collector):
         registry.register(self)
 
     def method(self, service: str, method: str, kind: str) -> CallTally:
-        """What one method's calls are to be counted in; `kind` is its gRPC type."""
+        """A new tally for the calls of a method; `kind` is its grpc_type ("unary", "bidi_stream", …)."""
         tally = CallTally((service, method, kind))
         self._calls.append(tally)
         return tally
 
     def collect(self) -> Iterator[Metric]:
-        """Methods that have been called."""
+        """Metrics of every method that has been called."""
         labels = ["grpc_service", "grpc_method", "grpc_type"]
         started = CounterMetricFamily("grpc_server_started", "Calls begun.", labels=labels)
         handled = CounterMetricFamily(
@@ -189,7 +192,7 @@ def _bound_name(bound: float) -> str:
 
 
 def code_name(code: Any) -> str:
-    """A status as a call's context has it: an enum member or a bare number."""
+    """The name of a status code, which a call's context has as an enum member or as a number."""
     if isinstance(code, grpc.StatusCode):
         return code.name
     return _CODE_NAMES.get(code, "UNKNOWN")

@@ -31,13 +31,13 @@ MACHINE_SERVICES: tuple[str, ...] = (
 
 
 class MachineServicer(pb2_grpc.MachineServiceServicer):
-    """Answers with what the callable says at that moment."""
+    """Serves the topology; `machine` is called for each request, so that the answer is current."""
 
     def __init__(self, machine: Callable[[], MachineInfo]) -> None:
         self._machine = machine
 
     async def GetMachine(self, request: pb2.GetMachineRequest, context: Context) -> pb2.GetMachineResponse:
-        """Topology, and the address of every node's own server."""
+        """The machine's topology, and the address of every node's own server."""
         machine = self._machine()
         return pb2.GetMachineResponse(
             name=machine.name,
@@ -49,7 +49,7 @@ class MachineServicer(pb2_grpc.MachineServiceServicer):
                     managed_pages=node.managed_pages,
                     address=node.address,
                     metrics_url=node.metrics_url,
-                    incarnation=node.incarnation,
+                    lineage=node.lineage,
                     fallback_order=node.fallback_order,
                 )
                 for node in machine.nodes
@@ -59,7 +59,10 @@ class MachineServicer(pb2_grpc.MachineServiceServicer):
 
 
 class _Files(files_pb2_grpc.FilesServiceServicer):
-    """Imports what renders files, and the model with it, at the first call: to come up is quicker."""
+    """Passes calls on to a FilesServicer, which it makes at the first call.
+
+    Only then the renderers, and with them the memory model, are imported: the machine's server starts sooner.
+    """
 
     def __init__(self, machine: Callable[[], MachineInfo], spec: MachineSpec, keeper: RecordKeeper) -> None:
         self._about = machine, spec, keeper
@@ -101,9 +104,9 @@ def _files_servicer() -> type[FilesServicer]:
 
 
 class MachineServer:
-    """MachineService: topology and addresses, as the callable tells them now. FilesService: /proc, /sys.
+    """The server of a machine: MachineService (topology, addresses) and FilesService (/proc, /sys).
 
-    Sysctls are written by the keeper of the machine's record.
+    `machine` is called for each request. Sysctls are written by the keeper of the machine's record.
     """
 
     def __init__(self, machine: Callable[[], MachineInfo], spec: MachineSpec, keeper: RecordKeeper) -> None:
@@ -117,10 +120,10 @@ class MachineServer:
         files_pb2_grpc.add_FilesServiceServicer_to_server(self._files, server)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Serve; host:port. RuntimeError when the port is taken."""
+        """Start to serve; returns the address as host:port. RuntimeError when the port is taken."""
         return await self._grpc.start(host, port)
 
     async def stop(self, grace: float = 1.0) -> None:
-        """No new calls; `grace` seconds for those under way."""
+        """Refuse new calls, and give calls under way `grace` seconds to end."""
         await self._grpc.stop(grace)
         await self._files.close()

@@ -1,4 +1,4 @@
-"""MemoryService: what clients ask of the node whose CPU they play."""
+"""MemoryService: sessions, pages and regions, for clients that act as tasks on a CPU of this node."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from numa_service.node.free_pages import Freed, begin_free
 from numa_service.node.node import Node
 from numa_service.node.page_alloc import Allocation, begin_alloc
 from numa_service.node.region import map_region
-from numa_service.node.requests import close, touch, unmap
+from numa_service.node.requests import close, mbind, migrate, move, touch, unmap
 from numa_service.node.unserved import Unserved
 from numa_service.rpc import convert
 from numa_service.rpc.instruments import Instruments
@@ -27,7 +27,7 @@ from numa_service.rpc.status import to_status
 from numa_service.rpc.stream import answer_in_order
 from numa_service.rpc.tokens import new_token, session_of
 
-#: Longest that one reply is held back.
+#: Longest delay of one reply under the latency mode `inject`, in real seconds.
 INJECT_SECONDS_MAX = 10.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -35,7 +35,10 @@ R = TypeVar("R", pb2.AllocPagesResponse, pb2.FreePagesResponse, pb2.TouchRegionR
 
 
 class MemoryServicer(pb2_grpc.MemoryServiceServicer):
-    """Sessions, pages and regions. Every request that changes something happens once per request id."""
+    """Sessions, pages and regions. Every request that changes something is carried out once per request id.
+
+    Methods reply at once when no other node has to be asked, else they return an awaitable.
+    """
 
     def __init__(
         self,
@@ -45,14 +48,14 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
         clock: Callable[[], int] = time.monotonic_ns,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`clock` gives ns for leases; `sleep` injects latency (seconds)."""
+        """`clock` gives the time of leases in ns; `sleep` injects latency (in seconds)."""
         self._node = node
         self._requests = requests
         self._instruments = instruments
         self._clock = clock
         self._sleep = sleep
         model = node.machine.spec.latency
-        #: Real seconds per virtual ns; 0: nobody sleeps.
+        #: Real seconds that a reply is delayed per virtual ns; 0: replies are not delayed.
         self._dilation = model.time_dilation / 1e9 if model.mode == "inject" else 0.0
 
     def OpenSession(
@@ -72,13 +75,13 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
             session_token=op.token,
             lease_seconds=lease_ns / 1e9,
             node=self._node.nid,
-            incarnation=self._node.lineage,
+            lineage=self._node.lineage,
         )
 
     async def RenewSession(
         self, request: pb2.RenewSessionRequest, context: Context
     ) -> pb2.RenewSessionResponse:
-        """Heartbeat."""
+        """Renew a session's lease."""
         session = session_of(self._node, request)
         self._requests.inbox.check_session(session)
         lease_ns = self._node.apply(ops.RenewSession(session, self._clock()))
@@ -87,7 +90,7 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
     def CloseSession(
         self, request: pb2.CloseSessionRequest, context: Context
     ) -> pb2.CloseSessionResponse | Awaitable[pb2.CloseSessionResponse]:
-        """End a session; everything it holds goes back, on every node."""
+        """End a session, and free everything that it holds on every node."""
         return self._once(request, self._close, context)
 
     def _close(self, request: pb2.CloseSessionRequest) -> Steps[pb2.CloseSessionResponse]:
@@ -98,7 +101,7 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
     def AllocPages(
         self, request: pb2.AllocPagesRequest, context: Context
     ) -> pb2.AllocPagesResponse | Awaitable[pb2.AllocPagesResponse]:
-        """Blocks held by hand."""
+        """Allocate blocks of 2^order pages that the session holds until it frees them."""
         reply = self._once(request, self._alloc, context)
         return self._injected(reply) if self._dilation else reply
 
@@ -124,12 +127,13 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
     def FreePages(
         self, request: pb2.FreePagesRequest, context: Context
     ) -> pb2.FreePagesResponse | Awaitable[pb2.FreePagesResponse]:
-        """Give blocks back, all or none."""
+        """Free blocks: all of them, or none if one of them is not the session's."""
         reply = self._once(request, self._free, context)
         return self._injected(reply) if self._dilation else reply
 
     def _free(self, request: pb2.FreePagesRequest) -> pb2.FreePagesResponse | Steps[pb2.FreePagesResponse]:
-        pages = [(p.node, p.pfns) for p in request.pages[:]]  # a slice: their iterator ends by an exception
+        # a slice is a plain list; iterating the repeated field itself ends with an IndexError, which is slow
+        pages = [(p.node, p.pfns) for p in request.pages[:]]
         begun = begin_free(self._node, request.session, request.order, pages, request.cpu, request.request_id)
         return convert.freed(begun) if isinstance(begun, Freed) else self._free_rest(begun)
 
@@ -139,7 +143,7 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
     async def StreamPages(  # type: ignore[override]  # grpc.aio takes a coroutine that reads and writes, too
         self, requests: Any, context: Context
     ) -> None:
-        """Requests one by one, answers in order."""
+        """AllocPages and FreePages requests, carried out one by one and answered in order."""
         await answer_in_order(context, lambda request: self._stream_step(request, context))
 
     async def _stream_step(
@@ -165,7 +169,7 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
     def MapRegion(
         self, request: pb2.MapRegionRequest, context: Context
     ) -> pb2.MapRegionResponse | Awaitable[pb2.MapRegionResponse]:
-        """Make a region."""
+        """Map a region of pageable memory; it has no pages until they are touched."""
         return self._once(request, self._map, context)
 
     def _map(self, request: pb2.MapRegionRequest) -> pb2.MapRegionResponse:
@@ -193,10 +197,54 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
         )
         return convert.touched((yield from steps))
 
+    def BindRegion(
+        self, request: pb2.BindRegionRequest, context: Context
+    ) -> pb2.BindRegionResponse | Awaitable[pb2.BindRegionResponse]:
+        """Give pages of a region a policy, and move those that are elsewhere (mbind)."""
+        return self._once(request, self._bind, context)
+
+    def _bind(self, request: pb2.BindRegionRequest) -> Steps[pb2.BindRegionResponse]:
+        self._node.session(request.session)
+        done = yield from mbind(
+            self._requests.inbox,
+            request.session,
+            request.region,
+            request.first_page,
+            request.nr_pages,
+            convert.policy(request.policy, self._node),
+            request.cpu,
+            move=request.move,
+            strict=request.strict,
+        )
+        return pb2.BindRegionResponse(moved_pages=done.moved, failed_pages=done.failed)
+
+    def MigratePages(
+        self, request: pb2.MigratePagesRequest, context: Context
+    ) -> pb2.MigratePagesResponse | Awaitable[pb2.MigratePagesResponse]:
+        """Move the pages of a session's regions from some nodes to others (migrate_pages)."""
+        return self._once(request, self._migrate, context)
+
+    def _migrate(self, request: pb2.MigratePagesRequest) -> Steps[pb2.MigratePagesResponse]:
+        old, new = list(request.old_nodes), list(request.new_nodes)
+        done = yield from migrate(self._requests.inbox, request.session, old, new, request.cpu)
+        return pb2.MigratePagesResponse(moved_pages=done.moved, failed_pages=done.failed)
+
+    def MovePages(
+        self, request: pb2.MovePagesRequest, context: Context
+    ) -> pb2.MovePagesResponse | Awaitable[pb2.MovePagesResponse]:
+        """Move single pages of a region, or say where they are (move_pages)."""
+        return self._once(request, self._move, context)
+
+    def _move(self, request: pb2.MovePagesRequest) -> Steps[pb2.MovePagesResponse]:
+        pages, nodes = list(request.pages), list(request.nodes) or None
+        inbox, session = self._requests.inbox, request.session
+        status, errno = yield from move(inbox, session, request.region, pages, nodes, request.cpu)
+        return pb2.MovePagesResponse(status=status, errno=errno)
+
     def UnmapRegion(
         self, request: pb2.UnmapRegionRequest, context: Context
     ) -> pb2.UnmapRegionResponse | Awaitable[pb2.UnmapRegionResponse]:
-        """End a region."""
+        """Unmap a region, and free its pages on every node."""
         return self._once(request, self._unmap, context)
 
     def _unmap(self, request: pb2.UnmapRegionRequest) -> Steps[pb2.UnmapRegionResponse]:
@@ -204,7 +252,7 @@ class MemoryServicer(pb2_grpc.MemoryServiceServicer):
         return pb2.UnmapRegionResponse(freed_pages=freed)
 
     async def _injected(self, reply: R | Awaitable[R]) -> R:
-        """The reply, as late as its modelled time says: it is to be felt. Errors are not held back."""
+        """The reply, delayed by its modelled latency times the time dilation. Errors are not delayed."""
         if isinstance(reply, Awaitable):
             reply = await reply
         await self._sleep(min(reply.cost.latency_ns * self._dilation, INJECT_SECONDS_MAX))

@@ -1,6 +1,7 @@
-"""The methods that a server has: every servicer's, counted, and with errors told as statuses.
+"""Wraps the methods of servicers: calls are counted, and exceptions become gRPC statuses.
 
-Wrapped once, when they are added: interceptors would be awaited for every call.
+A method is wrapped once, when its servicer is added to the server. gRPC's own interceptors would be awaited
+for every call.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class Methods:
-    """Stands in for the server where generated code adds a servicer."""
+    """Takes the server's place where generated code adds a servicer, and adds its methods wrapped."""
 
     def __init__(self, server: grpc.aio.Server, calls: CallMetrics, tracing: Tracing | None) -> None:
         self._server = server
@@ -29,10 +30,10 @@ class Methods:
         self._tracing = tracing
 
     def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
-        """What :meth:`add_registered_method_handlers` is told too."""
+        """Ignore the handlers: generated code passes the same ones to add_registered_method_handlers."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
-        """Give the server a servicer's methods."""
+        """Add a servicer's methods to the server, wrapped."""
         wrapped = {method: self._wrapped(service, method, handler) for method, handler in handlers.items()}
         self._server.add_registered_method_handlers(service, wrapped)
 
@@ -44,7 +45,7 @@ class Methods:
         elif handler.stream_stream is not None:
             make, behavior, kind = grpc.stream_stream_rpc_method_handler, handler.stream_stream, "bidi_stream"
         if inspect.isasyncgenfunction(behavior):
-            return handler  # gRPC's own health has one
+            return handler  # only the Watch method of gRPC's own health service is one
         path = f"/{service}/{method}"
         wrapped: Any = _served(behavior, path, self._calls.method(service, method, kind))
         if self._tracing:

@@ -1,4 +1,4 @@
-"""NodeService: one node, looked at and tuned."""
+"""NodeService: the state of one node, its sysctls, its memory blocks, and its self-check."""
 
 from __future__ import annotations
 
@@ -13,12 +13,20 @@ from numa_client._gen.numa.v1 import node_service_pb2 as pb2
 from numa_client._gen.numa.v1 import node_service_pb2_grpc as pb2_grpc
 
 from numa_service.node.ask import Steps
-from numa_service.node.inspect import cpu_time, page_view, pgdat_view, zone_view
+from numa_service.node.hugetlb import set_max_huge_pages
 from numa_service.node.machine_record import own_memory
 from numa_service.node.memory_hotplug import change_memory_block
 from numa_service.node.node import Node
+from numa_service.node.struct_views import (
+    cpu_time,
+    highmem_view,
+    page_view,
+    pgdat_view,
+    section_view,
+    zone_view,
+)
 from numa_service.rpc import convert
-from numa_service.rpc.owners import check_homes
+from numa_service.rpc.owner_checks import check_homes
 from numa_service.rpc.peers import Peers
 from numa_service.rpc.record_keeper import MachineDoor
 from numa_service.rpc.requests import Requests
@@ -27,7 +35,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class NodeServicer(pb2_grpc.NodeServiceServicer):
-    """State of the node now, sysctls and self-checks."""
+    """Serves the state of one node, and changes sysctls and memory blocks."""
 
     def __init__(
         self,
@@ -36,7 +44,7 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
         peers: Peers,
         machine: MachineDoor,
     ) -> None:
-        """`machine` is asked for what is the whole machine's, and told what it has to know."""
+        """`machine` writes sysctls for the whole machine and is told when this node's memory changed."""
         self._node = node
         self._requests = requests
         self._peers = peers
@@ -44,25 +52,30 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
         self._machine = machine
 
     async def GetNode(self, request: pb2.GetNodeRequest, context: Context) -> pb2.GetNodeResponse:
-        """Zones, counters, kswapd, sessions; the digest if asked for."""
+        """Zones, counters, kswapd and sessions; the digest of the state if the request asks for it."""
         return convert.node_state(self._node, self._node.digest() if request.with_digest else "")
 
     async def WriteSysctl(self, request: pb2.WriteSysctlRequest, context: Context) -> pb2.WriteSysctlResponse:
-        """Write a sysctl of the machine: this node has it then, and every other one that is up."""
+        """Write a sysctl of the machine. On return this node and every other node that is up follow it."""
         return pb2.WriteSysctlResponse(note=await self._machine.write_sysctl(request.key, request.value))
 
     async def GetSnapshot(self, request: pb2.GetSnapshotRequest, context: Context) -> pb2.GetSnapshotResponse:
-        """The node as the files of /proc and /sys show it."""
-        part = self._node.machine.node_part(self._node.nid, cpu_time(self._node), self._booted)
+        """The node's part of the snapshot that the files of /proc and /sys are rendered from."""
+        slab = self._node.kmem.counts()
+        part = self._node.machine.node_part(self._node.nid, cpu_time(self._node), self._booted, slab)
         return pb2.GetSnapshotResponse(json=part.to_json())
 
     async def Inspect(self, request: pb2.InspectRequest, context: Context) -> pb2.InspectResponse:
-        """One structure, field by field."""
+        """The fields of one kernel structure: pg_data_t, a zone, page or section, or high memory."""
         match request.WhichOneof("what"):
             case "zone":
                 view: Any = zone_view(self._node, request.zone)
             case "pfn":
                 view = page_view(self._node, request.pfn)
+            case "section":
+                view = section_view(self._node, request.section)
+            case "highmem":
+                view = highmem_view(self._node)
             case _:
                 view = pgdat_view(self._node)
         return pb2.InspectResponse(json=json.dumps(dataclasses.asdict(view)))
@@ -84,9 +97,21 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
         yield from change_memory_block(self._node, request.block, request.state)
         return pb2.ChangeMemoryBlockResponse(zones=convert.zone_summaries(self._node))
 
+    async def ResizeHugepages(
+        self, request: pb2.ResizeHugepagesRequest, context: Context
+    ) -> pb2.ResizeHugepagesResponse:
+        """Make the pools of huge pages of all nodes, or of one, as large as asked for, as far as possible."""
+        reply = self._requests.once(0, request, self._resize_hugepages, context.time_remaining())
+        return await reply if isinstance(reply, Awaitable) else reply
+
+    def _resize_hugepages(self, request: pb2.ResizeHugepagesRequest) -> Steps[pb2.ResizeHugepagesResponse]:
+        nid = request.node if request.HasField("node") else None
+        count = yield from set_max_huge_pages(self._requests.inbox, request.huge_page_kb, request.count, nid)
+        return pb2.ResizeHugepagesResponse(count=count)
+
     async def CheckInvariants(
         self, request: pb2.CheckInvariantsRequest, context: Context
     ) -> pb2.CheckInvariantsResponse:
-        """Recount everything that must hold; whether owners live, their homes are asked."""
+        """Check every invariant of the node, and ask other nodes whether their owners of pages here live."""
         violations = self._node.check() + await check_homes(self._node, self._peers)
         return pb2.CheckInvariantsResponse(violations=violations)

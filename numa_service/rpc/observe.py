@@ -1,4 +1,4 @@
-"""ObserveService: a node's counters as a stream of frames, and the reading end of it."""
+"""ObserveService: a node's counters as a stream of frames, and a reader of such a stream."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from numa_service.node.node import Node
 INTERVAL_MS_DEFAULT = 250
 INTERVAL_MS_MIN = 50
 INTERVAL_MS_MAX = 60_000
-#: Streams of one node at a time. A console is one, however many browsers it has.
+#: Streams that a node serves at a time. A console takes one, however many browsers it has.
 MAX_OBSERVERS = 16
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -33,7 +33,7 @@ class ObserveServicer(pb2_grpc.ObserveServiceServicer):
     """Frames of one node, for a bounded number of readers."""
 
     def __init__(self, node: Node, fallback_pages: Mapping[int, int]) -> None:
-        """`fallback_pages`: what requests of the node got from others so far, by node."""
+        """`fallback_pages` maps a nid to the pages that requests of this node got from that node."""
         self._node = node
         self._fallback_pages = fallback_pages
         self._closing = asyncio.Event()
@@ -41,13 +41,13 @@ class ObserveServicer(pb2_grpc.ObserveServiceServicer):
         self.observers = 0
 
     def close(self) -> None:
-        """End every stream: the server stops."""
+        """End every stream, because the server stops."""
         self._closing.set()
 
     async def Observe(  # type: ignore[override]  # grpc.aio takes a coroutine that writes, too
         self, request: pb2.ObserveRequest, context: Context
     ) -> None:
-        """A frame an interval. Written one after the other, so that a slow reader slows only itself."""
+        """Send a frame each interval. Frames that a slow reader has no room for are left out."""
         seconds = interval_seconds(request.interval_ms)
         if self.observers >= MAX_OBSERVERS:
             raise TooMany(f"{MAX_OBSERVERS} already observe node {self._node.nid}: close one first")
@@ -75,7 +75,7 @@ class ObserveServicer(pb2_grpc.ObserveServiceServicer):
 
 
 def interval_seconds(interval_ms: int) -> float:
-    """Of a request; InvalidRequest outside the limits."""
+    """Convert a request's interval to seconds; 0 is the default. InvalidRequest outside the limits."""
     interval_ms = interval_ms or INTERVAL_MS_DEFAULT
     if not INTERVAL_MS_MIN <= interval_ms <= INTERVAL_MS_MAX:
         raise InvalidRequest(
@@ -85,13 +85,13 @@ def interval_seconds(interval_ms: int) -> float:
 
 
 def frame(node: Node, fallback_pages: Mapping[int, int], sequence: int) -> pb2.ObserveResponse:
-    """The node now: counters only, so that it costs the same on the largest node."""
+    """A frame with the node's current counters. No list is walked, so its cost does not grow with memory."""
     pg, zone_names = node.pgdat.pg, node.pgdat.zone_names
     failures = int(pg.kswapd[KSWAPD_FAILURES])
     names = vm_event_names(zone_names)
     return pb2.ObserveResponse(
         node=node.nid,
-        incarnation=node.lineage,
+        lineage=node.lineage,
         sequence=sequence,
         time_ns=time.monotonic_ns(),
         zones=[_zone(node, extent) for extent in node.pgdat.extents if extent.present],
@@ -133,7 +133,7 @@ def _zone(node: Node, extent: ZoneExtent) -> pb2.ObservedZone:
 
 
 async def observe(address: str, interval_ms: int = 0) -> AsyncIterator[pb2.ObserveResponse]:
-    """Frames of the node that serves at `address`, until it goes; grpc.aio.AioRpcError."""
+    """Frames of the node that serves at `address`. grpc.aio.AioRpcError when the node goes away."""
     async with async_channel(address) as channel:
         async for message in pb2_grpc.ObserveServiceStub(channel).Observe(
             pb2.ObserveRequest(interval_ms=interval_ms)

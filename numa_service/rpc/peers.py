@@ -1,4 +1,4 @@
-"""Questions to other nodes over gRPC: the shell around the node's generators."""
+"""Asks other nodes over gRPC. This is the shell that drives the node's generators (``node/ask.py``)."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from numa_service.node import ops
 from numa_service.node.ask import Ask, Park, Steps
 from numa_service.node.errors import NeverSent, NodeError, PeerUnavailable
 from numa_service.node.node import Node
-from numa_service.rpc.convert import WIRE
 from numa_service.rpc.grpc_server import MAX_MESSAGE_BYTES
+from numa_service.rpc.questions import WIRE
 from numa_service.rpc.status import from_rpc_error
 from numa_service.rpc.tracing import Tracing
 
 T = TypeVar("T")
 
-#: Time that a request has for its questions when the client sets no deadline.
+#: Time that a request has for all its questions when the client sets no deadline.
 DEFAULT_TIMEOUT_SECONDS = 10.0
-#: Longest wait for one answer. A node answers in a millisecond; one that takes longer is away.
+#: Longest wait for one answer. Nodes answer in about a millisecond; one that takes so long counts as away.
 ASK_SECONDS = 2.0
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     *CONNECTION,
-    # Which retries are safe is known here, not by the channel.
+    # Peers.ask() itself repeats questions: it knows which ones are safe to repeat, the channel does not.
     ("grpc.enable_retries", 0),
 )
 
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 class Peers:
-    """Channels to the other nodes, and how questions travel on them."""
+    """Channels to the other nodes, and the questions asked through them."""
 
     def __init__(
         self,
@@ -50,15 +50,18 @@ class Peers:
         tracing: Tracing | None = None,
     ) -> None:
         self._node = node
-        #: Of every channel; none at all without tracing.
+        #: Interceptors of every channel; None without tracing.
         self._interceptors = [tracing.client_spans()] if tracing else None
         self._channels: dict[int, tuple[str, grpc.aio.Channel]] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        #: Told how many pages each lookup's answer brought: (nid, pages).
+        #: Called with (nid, pages) for each answer to a Lookup.
         self._got_pages = got_pages
 
     def connect(self, addresses: dict[int, str]) -> None:
-        """Where the other nodes answer: nid → host:port; a node not named is away. Call on the loop."""
+        """Set where the other nodes answer: nid → host:port. A node not named is away.
+
+        Call it on the event loop. A node that was away and has an address again is asked what it owes.
+        """
         for nid in sorted(self._channels.keys() - addresses.keys()):
             self._drop(nid)
         for nid, address in sorted(addresses.items()):
@@ -86,7 +89,12 @@ class Peers:
         await asyncio.gather(*self._closing, return_exceptions=True)
 
     async def ask(self, ask: Ask[Any], timeout: float) -> Any:
-        """One question; once more, under its own id, when the connection broke. NodeError: what it said."""
+        """Ask another node, and return its answer; `timeout` is in seconds.
+
+        When the connection breaks, the question is repeated once under the same request id. Raises the
+        NodeError that the other node refused with; PeerUnavailable when it did not answer, or its subclass
+        NeverSent when it cannot have received the question.
+        """
         asking = self._node.outbox.asking
         asking[id(ask)] = ask.nid, getattr(ask.op, "owner", None)
         try:
@@ -118,22 +126,22 @@ class Peers:
         raise AssertionError("unreachable")
 
     def stub(self, nid: int) -> zonelist_service_pb2_grpc.ZonelistServiceAsyncStub:
-        """Of a node's ZonelistService; NeverSent when it has no address."""
+        """The stub of a node's ZonelistService. NeverSent when the node has no address."""
         if nid not in self._channels:
             raise NeverSent(nid, "no address")
-        # the stub of synchronous channels serves both; only the types differ
+        # one stub class serves blocking and asyncio channels; only the type annotations differ
         stub: Any = zonelist_service_pb2_grpc.ZonelistServiceStub(self._channels[nid][1])
         return stub  # type: ignore[no-any-return]
 
     def _count_pages(self, ask: Ask[Any], answer: Any) -> None:
-        """Note what a lookup brought."""
+        """Report the pages that a Lookup brought."""
         if self._got_pages and isinstance(ask.op, ops.Alloc) and isinstance(answer, ops.AllocResult):
             self._got_pages(ask.nid, len(answer.pfns) // 8 << ask.op.order)
 
     def carrier(self, timeout: float | None = None) -> Callable[[Ask[Any] | Park], Awaitable[Any]]:
-        """What carries out the effects of one request, which has `timeout` seconds for its questions.
+        """A function that carries out the effects of one request, which has `timeout` seconds in all.
 
-        A question gets half of the time that is left, at most ASK_SECONDS.
+        Each question may take half of the time that is left, and at most ASK_SECONDS.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (DEFAULT_TIMEOUT_SECONDS if timeout is None else timeout)
@@ -150,10 +158,10 @@ class Peers:
         return carry
 
     async def run(self, steps: Steps[T], timeout: float | None = None) -> T:
-        """Run steps to their end, each question being one call to the node that it names.
+        """Run a generator of effects to its end, and return its result.
 
-        They may not ask a node that owes answers, unless they are those that settle with it: see
-        ``node/ask.py``.
+        Unless it settles what another node owes, wrap it in ``through_outbox`` (``node/ask.py``), which keeps
+        it from asking a node that owes answers.
         """
         carry = self.carrier(timeout)
         with contextlib.closing(steps):

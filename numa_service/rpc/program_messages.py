@@ -1,4 +1,4 @@
-"""Protobuf messages of WorkloadService, as the service reads and writes them."""
+"""Converts the protobuf messages of WorkloadService: programs in, progress and results out."""
 
 from __future__ import annotations
 
@@ -8,30 +8,37 @@ from typing import TypeVar
 from numa_client import (
     Access,
     Distribution,
+    EventLatency,
+    EventResult,
     Mix,
+    ObjectMix,
     Phase,
+    PhaseResult,
     Policy,
     Program,
     ProgramLimits,
     ProgramProgress,
     ProgramRegion,
+    ProgramResult,
 )
-from numa_client._codec import POLICY_MODES, REGION_KINDS
+from numa_client._codec import POLICY_FLAGS, POLICY_MODES, REGION_KINDS
 from numa_client._gen.numa.v1 import memory_service_pb2, types_pb2
 from numa_client._gen.numa.v1 import workload_service_pb2 as pb2
 from numa_client._program_codec import DISTRIBUTIONS, PATTERNS, UNITS
 
 from numa_service.node.errors import InvalidRequest
-from numa_service.workload.tally import LatencyHistogram, PhaseTally, Result, Tally
 
 W = TypeVar("W")
 
-#: Bytes of a whole program.
+#: Largest program, in bytes of its message.
 MAX_PROGRAM_BYTES = 64 << 10
 
 
 def program(message: pb2.Program) -> Program:
-    """A program; InvalidRequest for its size, and for numbers that name nothing."""
+    """Convert a program. InvalidRequest when it is too large, or an enum number is unknown.
+
+    What the program says is checked later (``workload/plan.py``).
+    """
     if message.ByteSize() > MAX_PROGRAM_BYTES:
         raise InvalidRequest("program", f"{message.ByteSize()} bytes: at most {MAX_PROGRAM_BYTES}")
     return Program(
@@ -60,6 +67,7 @@ def _phase(m: pb2.Phase, field: str) -> Phase:
         batch=m.batch,
         mixes=tuple(_mix(mix, f"{field}.mixes[{i}]") for i, mix in enumerate(m.mixes)),
         accesses=tuple(_access(access, f"{field}.accesses[{i}]") for i, access in enumerate(m.accesses)),
+        objects=tuple(_objects(mix, f"{field}.objects[{i}]") for i, mix in enumerate(m.objects)),
         each_node=m.each_node,
         release=m.release,
     )
@@ -91,6 +99,19 @@ def _access(m: pb2.Access, field: str) -> Access:
     )
 
 
+def _objects(m: pb2.ObjectMix, field: str) -> ObjectMix:
+    return ObjectMix(
+        name=m.name,
+        cache=m.cache,
+        size=m.size,
+        gfp=m.gfp,
+        node=m.node if m.HasField("node") else -1,
+        weight=m.weight,
+        lifetime=_distribution(m.lifetime, f"{field}.lifetime") if m.HasField("lifetime") else None,
+        think=_distribution(m.think, f"{field}.think") if m.HasField("think") else None,
+    )
+
+
 def _region(m: pb2.ProgramRegion, field: str) -> ProgramRegion:
     return ProgramRegion(
         name=m.name,
@@ -114,11 +135,14 @@ def _distribution(m: pb2.Distribution, field: str) -> Distribution:
 
 
 def _policy(m: types_pb2.Policy, field: str) -> Policy:
-    return Policy(_word(POLICY_MODES, m.mode, f"{field}.mode"), tuple(m.nodes))
+    mode = _word(POLICY_MODES, m.mode, f"{field}.mode")
+    home_node = m.home_node if m.HasField("home_node") else None
+    flag = _word(POLICY_FLAGS, m.flag, f"{field}.flag") if m.flag else None
+    return Policy(mode, tuple(m.nodes), home_node, flag)
 
 
 def _word(words: Mapping[W, int], number: int, field: str) -> W:
-    """The word that a number on the wire stands for."""
+    """The word that an enum number stands for. InvalidRequest when it is 0 or unknown."""
     for word, known in words.items():
         if known == number:
             return word
@@ -126,7 +150,7 @@ def _word(words: Mapping[W, int], number: int, field: str) -> W:
 
 
 def progress(p: ProgramProgress) -> pb2.RunProgramResponse:
-    """Where a program stands."""
+    """Convert the progress of a running program."""
     return pb2.RunProgramResponse(
         progress=pb2.ProgramProgress(
             phase=p.phase,
@@ -145,8 +169,8 @@ def progress(p: ProgramProgress) -> pb2.RunProgramResponse:
     )
 
 
-def result(r: Result) -> pb2.RunProgramResponse:
-    """What a program did."""
+def result(r: ProgramResult) -> pb2.RunProgramResponse:
+    """Convert the result of a program."""
     return pb2.RunProgramResponse(
         result=pb2.ProgramResult(
             phases=[_phase_result(phase) for phase in r.phases],
@@ -161,37 +185,41 @@ def result(r: Result) -> pb2.RunProgramResponse:
     )
 
 
-def _phase_result(phase: PhaseTally) -> pb2.PhaseResult:
+def _phase_result(phase: PhaseResult) -> pb2.PhaseResult:
     return pb2.PhaseResult(
         name=phase.name,
         virtual_ns=phase.virtual_ns,
         real_ns=phase.real_ns,
         freed_pages=phase.freed_pages,
-        mixes=[_event_result(kind) for kind in phase.kinds if kind.is_mix],
-        accesses=[_event_result(kind) for kind in phase.kinds if not kind.is_mix],
+        mixes=map(_event_result, phase.mixes),
+        accesses=map(_event_result, phase.accesses),
+        objects=map(_event_result, phase.objects),
     )
 
 
-def _event_result(tally: Tally) -> pb2.EventResult:
+def _event_result(kind: EventResult) -> pb2.EventResult:
     return pb2.EventResult(
-        name=tally.name,
-        events=tally.events,
-        pages=tally.pages,
-        failures=tally.failures,
+        name=kind.name,
+        events=kind.events,
+        pages=kind.pages,
+        failures=kind.failures,
         placement=[
-            memory_service_pb2.NodeCount(node=nid, pages=pages)
-            for nid, pages in sorted(tally.pages_by_node.items())
-            if pages
+            memory_service_pb2.NodeCount(node=nid, pages=pages) for nid, pages in kind.placement.items()
         ],
-        latency=_latency(tally.latency),
-        remote_lookups=tally.remote_lookups,
-        direct_reclaimed_pages=tally.direct_reclaimed,
-        hit_pages=tally.hits,
-        fault_pages=tally.faults,
-        major_fault_pages=tally.major_faults,
+        latency=_latency(kind.latency),
+        remote_lookups=kind.remote_lookups,
+        direct_reclaimed_pages=kind.direct_reclaimed_pages,
+        hit_pages=kind.hit_pages,
+        fault_pages=kind.fault_pages,
+        major_fault_pages=kind.major_fault_pages,
     )
 
 
-def _latency(histogram: LatencyHistogram) -> pb2.EventLatency:
-    p50, p90, p99, most = (histogram.percentile_ns(percent) for percent in (50, 90, 99, 100))
-    return pb2.EventLatency(mean_ns=histogram.mean_ns, p50_ns=p50, p90_ns=p90, p99_ns=p99, max_ns=most)
+def _latency(latency: EventLatency) -> pb2.EventLatency:
+    return pb2.EventLatency(
+        mean_ns=latency.mean_ns,
+        p50_ns=latency.p50_ns,
+        p90_ns=latency.p90_ns,
+        p99_ns=latency.p99_ns,
+        max_ns=latency.max_ns,
+    )

@@ -1,53 +1,47 @@
-"""The keeper of a machine's record: changes it, has it saved, and tells every node until it has it."""
+"""The keeper of a machine's record (``machine/record.py``), which all nodes have in common.
+
+It changes the record, saves it, and sends it to every node until the node has confirmed it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Protocol
 
-from numa_service.machine.record import MachineRecord, MemoryState
+from numa_service.machine.kept_record import KeptRecord, Listener
+from numa_service.machine.record import MachineRecord, MemoryState, SlabTunables
 from numa_service.machine.spec import MachineSpec, SpecError
-from numa_service.machine.sysctl import Sysctls, sysctl_name, without_effect
+from numa_service.machine.sysctl import sysctl_name, without_effect
 from numa_service.node.errors import InvalidRequest
 
-#: So long a node may take to say that it has a record; then it is told again.
+#: How long a node may take to confirm a record before it is sent again.
 TELL_SECONDS = 5.0
-#: How long a write waits for the nodes that are up. One that is cut off has it later.
+#: How long a write of a sysctl waits for the nodes that are up; one that does not answer gets it later.
 WRITE_SECONDS = 2.0
-#: Before a node that did not listen is told again.
+#: Pause before the record is sent again to a node that failed to take it.
 RETRY_SECONDS = 0.2
 
 _log = logging.getLogger(__name__)
 
-#: Tells a node the record; its answer is what the record is to say of its memory, if anything.
+#: Sends the record to a node. Its answer is the node's memory as the record should have it, or None if the
+#: record is right.
 Tell = Callable[[int, MachineRecord], Awaitable[MemoryState | None]]
 
 
 class MachineDoor(Protocol):
-    """Where a node takes what concerns the whole machine: its keeper, here or in another process."""
+    """A node's way to the keeper of the machine's record, which may be in another process."""
 
     async def write_sysctl(self, key: str, value: str) -> str:
-        """Write a sysctl for all nodes; a note, as WriteSysctlResponse has it. InvalidRequest."""
+        """Write a sysctl for all nodes; returns the `note` of WriteSysctlResponse. InvalidRequest."""
 
     async def remember_memory(self, state: MemoryState) -> None:
-        """Memory of the node that calls came or went."""
-
-
-@dataclass(slots=True)
-class _Listener:
-    """A node that is up."""
-
-    nid: int
-    #: That it said it has.
-    version: int = -1
-    telling: asyncio.Task[None] | None = None
+        """Record that memory of the calling node came on-line or went off-line."""
 
 
 class RecordKeeper:
-    """Keeps the record of one machine. All methods are for one event loop."""
+    """Keeps the record of one machine. All methods must be called on the same event loop."""
 
     def __init__(
         self,
@@ -56,68 +50,85 @@ class RecordKeeper:
         record: MachineRecord | None = None,
         save: Callable[[MachineRecord], Awaitable[None]] | None = None,
     ) -> None:
-        """`record` is what was saved last; `save` makes a record outlive this process."""
+        """`record` is the one saved last; `save` stores a record so that it outlives this process."""
         self._spec = spec
         self._tell = tell
         self._save = save
-        self.record = record or MachineRecord()
+        self._kept = KeptRecord(spec, record)
         self._changing = asyncio.Lock()
-        #: Of the nodes that are up, by nid.
-        self._listeners: dict[int, _Listener] = {}
+        #: nid → the task that sends the record to it, for the nodes that are up.
+        self._telling: dict[int, asyncio.Task[None]] = {}
+
+    @property
+    def record(self) -> MachineRecord:
+        """The record, as it was saved last."""
+        return self._kept.record
 
     async def write_sysctl(self, key: str, value: str) -> str:
-        """Write a sysctl for all nodes, those too that are away; a note if it has no effect. InvalidRequest.
+        """Write a sysctl for all nodes, including those that are away. InvalidRequest for a wrong value.
 
-        The nodes that are up have it when this returns, unless one of them does not answer.
+        On return the nodes that are up follow it, but for one that has not answered within WRITE_SECONDS.
+        Returns a note if the model does not follow this sysctl, else "".
         """
         name = sysctl_name(key)
         async with self._changing:
-            now = Sysctls(self._spec.arch, self._spec.profile, {**self._spec.sysctls, **self.record.values()})
             try:
-                kept = now.set(name, value)
+                record = self._kept.with_sysctl(name, value)
             except SpecError as refused:
                 raise InvalidRequest(name, str(refused).removeprefix(f"{name}: ")) from None
-            await self._change(self.record.with_sysctl(name, kept))
-        telling = [listener.telling for listener in self._listeners.values() if listener.telling]
-        if telling:
-            await asyncio.wait(telling, timeout=WRITE_SECONDS)
+            await self._change(record)
+        await self._until_told()
         return without_effect(name, value, self._spec.profile)
 
+    async def write_tunables(self, tunables: SlabTunables) -> None:
+        """Write tunables of a slab cache for all nodes, including those that are away."""
+        async with self._changing:
+            await self._change(self.record.with_tunables(tunables))
+        await self._until_told()
+
+    async def _until_told(self) -> None:
+        telling = [task for task in self._telling.values() if not task.done()]
+        if telling:
+            await asyncio.wait(telling, timeout=WRITE_SECONDS)
+
     async def remember_memory(self, state: MemoryState) -> None:
-        """Memory of a node came or went, or it booted anew with all of it."""
+        """Record that memory of a node went on-line or off-line, or that it booted with all its memory."""
         async with self._changing:
             record = self.record.with_memory(state)
             if record is not self.record:
                 await self._change(record)
 
     async def _change(self, record: MachineRecord) -> None:
-        """Saved before anybody is told: a version that a node has seen must never mean something else."""
+        """Save the new record, then send it to the nodes.
+
+        In this order a version that a node has seen can never come to mean another record.
+        """
         if self._save:
             await self._save(record)
-        self.record = record
-        for listener in self._listeners.values():
+        self._kept.keep(record)
+        for listener in self._kept.listeners.values():
             self._start_telling(listener)
 
     def came_up(self, nid: int) -> None:
-        """A node serves, perhaps in a new process: it is told the record, whatever it knew before."""
-        self.went(nid)
-        listener = self._listeners[nid] = _Listener(nid)
-        self._start_telling(listener)
+        """A node serves now, perhaps in a new process: send it the record, whatever it knew before."""
+        self.went_away(nid)
+        self._start_telling(self._kept.came_up(nid))
 
-    def went(self, nid: int) -> None:
-        """A node does not serve: it is told when it has come up again."""
-        listener = self._listeners.pop(nid, None)
-        if listener and listener.telling:
-            listener.telling.cancel()
+    def went_away(self, nid: int) -> None:
+        """A node serves no more: stop sending it the record until :meth:`came_up`."""
+        self._kept.went_away(nid)
+        if telling := self._telling.pop(nid, None):
+            telling.cancel()
 
-    def _start_telling(self, listener: _Listener) -> None:
-        if listener.telling is None or listener.telling.done():
+    def _start_telling(self, listener: Listener) -> None:
+        telling = self._telling.get(listener.nid)
+        if telling is None or telling.done():
             name = f"record-node-{listener.nid}"
-            listener.telling = asyncio.create_task(self._tell_until_told(listener), name=name)
+            self._telling[listener.nid] = asyncio.create_task(self._tell_until_told(listener), name=name)
 
-    async def _tell_until_told(self, listener: _Listener) -> None:
+    async def _tell_until_told(self, listener: Listener) -> None:
         failed = ""
-        while listener.version < self.record.version:
+        while self._kept.is_behind(listener):
             record = self.record
             try:
                 async with asyncio.timeout(TELL_SECONDS):
@@ -125,7 +136,7 @@ class RecordKeeper:
                 if memory is not None:
                     await self.remember_memory(memory)
             except Exception as error:
-                # of any kind: there is nobody else to tell it
+                # any exception: this task is the only one that sends the node its record, and must go on
                 if failed != (failed := f"{type(error).__name__}: {error}"):
                     _log.warning("node %d has not got version %d: %s", listener.nid, record.version, failed)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -133,6 +144,6 @@ class RecordKeeper:
                 listener.version = record.version
 
     def close(self) -> None:
-        """Tell nobody any more."""
-        for nid in list(self._listeners):
-            self.went(nid)
+        """Stop sending the record to any node."""
+        for nid in list(self._telling):
+            self.went_away(nid)

@@ -1,4 +1,4 @@
-"""Requests over gRPC: messages as the node's inbox knows them, and the tasks that drive those under way."""
+"""Requests over gRPC: converts messages for the node's inbox, and runs a task for each request under way."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from numa_client._gen.numa.v1 import (
+    kmem_service_pb2,
     memory_service_pb2,
     node_service_pb2,
+    vmalloc_service_pb2,
     workload_service_pb2,
     zonelist_service_pb2,
 )
@@ -20,7 +22,7 @@ from numa_client._gen.numa.v1 import (
 from numa_service.node.ask import Steps
 from numa_service.node.errors import InvalidRequest, NodeError, PeerUnavailable
 from numa_service.node.first_replies import FirstReply, node_asker
-from numa_service.node.folded import FOLD_BYTES
+from numa_service.node.folded import FOLD_BYTES, FOLD_FROM_BYTES
 from numa_service.node.inbox import Call, Inbox, Packed, Running, check_request_id
 from numa_service.node.node import Node
 from numa_service.rpc.peers import Peers
@@ -28,9 +30,8 @@ from numa_service.rpc.peers import Peers
 M = TypeVar("M", bound=Message)
 Q = TypeVar("Q", bound=Message)
 
-#: Replies are looked at for page numbers to be kept short when those to an asker take so many bytes.
-FOLD_FROM_BYTES = 32 << 20
-#: Of a list, to find it by: to look for all of it takes longer than to make it.
+#: A list of PFNs is searched for in the serialised reply by so many bytes of its beginning: a search for all
+#: of it takes longer than making the list.
 PREFIX_BYTES = 64
 
 _SERVICES: tuple[ServiceDescriptor, ...] = (
@@ -38,29 +39,40 @@ _SERVICES: tuple[ServiceDescriptor, ...] = (
     node_service_pb2.DESCRIPTOR.services_by_name["NodeService"],
     workload_service_pb2.DESCRIPTOR.services_by_name["WorkloadService"],
     zonelist_service_pb2.DESCRIPTOR.services_by_name["ZonelistService"],
+    kmem_service_pb2.DESCRIPTOR.services_by_name["KmemService"],
+    vmalloc_service_pb2.DESCRIPTOR.services_by_name["VmallocService"],
 )
-#: Every reply by its name, and the other way round.
+#: Message name → class, for every reply; _NAMES is its inverse.
 _REPLIES: dict[str, type[Message]] = {
     method.output_type.name: GetMessageClass(method.output_type)
     for service in _SERVICES
     for method in service.methods
 }
 _NAMES = {kind: name for name, kind in _REPLIES.items()}
-#: What tells a request from another kind of request under the same id.
+#: Start value of the digest of each kind of request, so that two kinds under one request id differ.
 _SEEDS: dict[type[Message], int] = {
     GetMessageClass(method.input_type): zlib.crc32(method.full_name.encode())
     for service in _SERVICES
     for method in service.methods
 }
-#: Requests whose replies are kept whatever room there is: they give back, and what they get is small.
-#: Of other nodes' questions these are all but two.
+#: Requests whose first replies are kept even when there is no room left: they free memory, and their replies
+#: are small. Of the questions of other nodes these are all but Lookup and Touch.
 _GIVING_BACK = {
     memory_service_pb2.FreePagesRequest,
+    memory_service_pb2.BindRegionRequest,
+    memory_service_pb2.MigratePagesRequest,
+    memory_service_pb2.MovePagesRequest,
     memory_service_pb2.UnmapRegionRequest,
     memory_service_pb2.CloseSessionRequest,
+    kmem_service_pb2.FreeObjectsRequest,
+    kmem_service_pb2.ShrinkCacheRequest,
+    vmalloc_service_pb2.VfreeRequest,
+    vmalloc_service_pb2.VunmapRequest,
+    vmalloc_service_pb2.KunmapRequest,
+    vmalloc_service_pb2.KunmapAtomicRequest,
     *(GetMessageClass(method.input_type) for method in _SERVICES[3].methods),
 } - {zonelist_service_pb2.LookupRequest, zonelist_service_pb2.TouchRequest}
-#: Lists of page numbers in a reply, in the order in which they are serialised.
+#: The lists of PFNs in a reply, in the order in which they are serialised.
 _LISTS: dict[type[Message], Callable[[Any], list[bytes]]] = {
     memory_service_pb2.AllocPagesResponse: lambda reply: [pages.pfns for pages in reply.pages],
     zonelist_service_pb2.LookupResponse: lambda reply: [reply.pfns],
@@ -68,12 +80,15 @@ _LISTS: dict[type[Message], Callable[[Any], list[bytes]]] = {
 
 
 class Requests:
-    """Mutating requests of a node. Each runs as its own task: a client that goes away does not stop it."""
+    """The mutating requests to a node, each carried out once per request id.
+
+    A request that asks other nodes runs in a task of its own, which goes on when its client goes away.
+    """
 
     def __init__(self, node: Node, peers: Peers) -> None:
         self.inbox = Inbox(node, self._pack)
         self._replies = node.replies
-        #: How question ids of other nodes begin → who asks.
+        #: First part of the request ids of another node's questions → asker.
         self._nodes = {str(nid): node_asker(nid) for nid in node.machine.spec.nids}
         self._peers = peers
         self._tasks: dict[Running, asyncio.Task[None]] = {}
@@ -81,17 +96,17 @@ class Requests:
     def once(
         self, session: int, request: Q, begin: Callable[[Q], M | Steps[M]], timeout: float | None
     ) -> M | Awaitable[M]:
-        """The reply to a client's request, carried out now, before, or by a duplicate still in flight.
+        """The reply to a client's request, which is carried out unless it already was, or is under way.
 
-        See :meth:`Inbox.once`; `timeout` is what the client gives it, in seconds. What asks nobody is over
-        before anybody could repeat it, or go away; the rest is done in a task. Session 0: a request that
-        opens one.
+        See :meth:`Inbox.once`, also for errors. `begin` returns the reply, or steps that lead to it; steps
+        that ask other nodes run in a task, and the result is an awaitable. `timeout` is the client's deadline
+        in seconds. Session 0 stands for a request that opens a session.
         """
         call = call_of(session, request)
         return self._answer(self.inbox.once(call, lambda: begin(request)), timeout)
 
     def once_between_nodes(self, request: Q, begin: Callable[[Q], M | Steps[M]]) -> M | Awaitable[M]:
-        """The reply to another node's question."""
+        """The reply to another node's question. InvalidRequest for a request id that names no node."""
         # every question has a request_id; Message, which they have in common, does not say so
         request_id: str = request.request_id  # type: ignore[attr-defined]
         check_request_id(request_id)
@@ -104,7 +119,7 @@ class Requests:
     async def once_in_task(
         self, session: int, request: Message, work: Callable[[], Awaitable[Message]]
     ) -> Any:
-        """:meth:`once` for what is more than steps: a task of its own, which a client's end does not stop."""
+        """:meth:`once` for work that is a coroutine. It runs in a task, which goes on without its client."""
         call = call_of(session, request)
         known = self.inbox.known(call)
         if known is not None:
@@ -140,7 +155,7 @@ class Requests:
         return reply_of(got)
 
     async def _drive(self, running: Running, timeout: float | None) -> None:
-        """Carry out the effects of a request to its end."""
+        """Carry out the effects of a request until it is over."""
         drive = self._peers.carrier(timeout)
         try:
             while running.effect is not None:
@@ -151,7 +166,7 @@ class Requests:
                 else:
                     self.inbox.advance(running, answer)
         except Exception:
-            # who waits for the reply is told of it
+            # whoever waits for the reply gets the exception
             assert running.over
         finally:
             self.inbox.abandon(running, PeerUnavailable(self.inbox.node.nid, "the node stops"))
@@ -164,7 +179,7 @@ class Requests:
         return Packed(_NAMES[kind], data, _lists_in(reply, data))
 
     async def finish(self, timeout: float) -> None:
-        """Wait for what is in flight; cancel what is left after `timeout` seconds."""
+        """Wait for the requests under way, and cancel those that are left after `timeout` seconds."""
         tasks = list(self._tasks.values())
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=timeout)
@@ -174,7 +189,7 @@ class Requests:
 
 
 async def reply_of(running: Running) -> Any:
-    """The reply of a request under way, when it is there."""
+    """Wait until a request is over, and return its reply or raise its error."""
     over = asyncio.Event()
     running.when_over(over.set)
     await over.wait()
@@ -182,20 +197,20 @@ async def reply_of(running: Running) -> Any:
 
 
 def call_of(asker: int, request: Any) -> Call:
-    """A request as the inbox looks at it; its digest is a checksum of its kind and bytes."""
+    """Describe a request to the inbox. Its digest is a CRC-32 of its kind and its bytes."""
     kind = request.__class__
     digest = zlib.crc32(request.SerializeToString(), _SEEDS[kind])
     return Call(asker, request.request_id, digest, kind in _GIVING_BACK)
 
 
 def _lists_in(reply: Message, data: bytes) -> tuple[tuple[int, int], ...]:
-    """Where the lists of page numbers stand in a serialised reply; none if they cannot be told apart."""
+    """[start, end) of each list of PFNs in a serialised reply; none at all if one cannot be located."""
     found: list[tuple[int, int]] = []
     at = 0
     for pfns in _LISTS[reply.__class__](reply):
         start = data.index(pfns[:PREFIX_BYTES], at)
         at = start + len(pfns)
         if data[start:at] != pfns:
-            return ()  # it begins as something before it does
+            return ()  # an earlier part of the reply has the same beginning
         found.append((start, at))
     return tuple(found)

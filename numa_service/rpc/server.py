@@ -1,4 +1,4 @@
-"""NodeServer: what a node puts on the network. The machine's own is in ``machine_server.py``."""
+"""NodeServer: the servers of a node, gRPC and HTTP. The machine's server is in ``rpc/machine_server.py``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from numa_client._gen.numa.v1 import (
+    kmem_service_pb2,
+    kmem_service_pb2_grpc,
     memory_service_pb2,
     memory_service_pb2_grpc,
     node_service_pb2,
@@ -18,6 +20,8 @@ from numa_client._gen.numa.v1 import (
     observe_service_pb2_grpc,
     trace_service_pb2,
     trace_service_pb2_grpc,
+    vmalloc_service_pb2,
+    vmalloc_service_pb2_grpc,
     workload_service_pb2,
     workload_service_pb2_grpc,
     zonelist_service_pb2,
@@ -35,6 +39,7 @@ from numa_service.rpc.daemons import Daemons
 from numa_service.rpc.exposition import HttpServer, metrics_app
 from numa_service.rpc.grpc_server import GrpcServer
 from numa_service.rpc.instruments import CallMetrics, Instruments
+from numa_service.rpc.kmem import KmemServicer
 from numa_service.rpc.memory import MemoryServicer
 from numa_service.rpc.node import NodeServicer
 from numa_service.rpc.observe import ObserveServicer
@@ -43,18 +48,21 @@ from numa_service.rpc.record_keeper import MachineDoor, RecordKeeper
 from numa_service.rpc.requests import Requests
 from numa_service.rpc.tracepoints import TraceServicer
 from numa_service.rpc.tracing import Tracing
+from numa_service.rpc.vmalloc import VmallocServicer
 from numa_service.rpc.workload import Pace, WorkloadServicer
 from numa_service.rpc.zonelist import ZonelistServicer
 
-#: What clients ask a node for.
+#: Services for clients.
 NODE_SERVICES: tuple[str, ...] = (
     memory_service_pb2.DESCRIPTOR.services_by_name["MemoryService"].full_name,
+    kmem_service_pb2.DESCRIPTOR.services_by_name["KmemService"].full_name,
+    vmalloc_service_pb2.DESCRIPTOR.services_by_name["VmallocService"].full_name,
     node_service_pb2.DESCRIPTOR.services_by_name["NodeService"].full_name,
     trace_service_pb2.DESCRIPTOR.services_by_name["TraceService"].full_name,
     observe_service_pb2.DESCRIPTOR.services_by_name["ObserveService"].full_name,
     workload_service_pb2.DESCRIPTOR.services_by_name["WorkloadService"].full_name,
 )
-#: What other nodes ask it for, at a port of their own.
+#: Services for other nodes, at a port of their own.
 PEER_SERVICES: tuple[str, ...] = (
     zonelist_service_pb2.DESCRIPTOR.services_by_name["ZonelistService"].full_name,
 )
@@ -62,21 +70,22 @@ PEER_SERVICES: tuple[str, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where a node answers."""
+    """The addresses at which a node answers."""
 
     #: host:port of the gRPC server for clients.
     grpc: str
-    #: host:port of the gRPC server for other nodes; no client is told.
+    #: host:port of the gRPC server for other nodes; clients are not told it.
     peers: str
     #: URL of the Prometheus metrics.
     metrics_url: str
 
 
 def freeze_heap() -> None:
-    """What is there now stays, and garbage collections need not walk it; for a process that only serves.
+    """Exempt all objects that exist now from garbage collection. For a process that only serves from now on.
 
-    The kernels' compiler is a million objects: walking them held up every request for a sixth of a second.
-    What requests leave behind, the log and first replies, has no cycles: it is looked through now and then.
+    The compiler of the kernels alone makes a million objects, and a collection that walked them held up every
+    request for a sixth of a second. What requests leave behind, the log and first replies, has no reference
+    cycles, so that rare collections are enough.
     """
     gc.collect()
     gc.freeze()
@@ -84,12 +93,12 @@ def freeze_heap() -> None:
 
 
 class NodeServer:
-    """A node's gRPC services, its leases, its peers and its metrics, all on one event loop: one writer.
+    """A node's gRPC services, daemons, peers and metrics, with one port for clients and one for other nodes.
 
-    Two doors: clients and other nodes come in by a port each.
+    All of it runs on one event loop, and nothing else changes the node's state.
 
-    `registry` has the metrics of calls and costs; whoever boots a node registers
-    ``numa_service.metrics.collector.NodeCollector(server)`` there too (rpc is below metrics).
+    `registry` has the metrics of calls and costs; whoever boots a node also registers
+    ``numa_service.metrics.collector.NodeCollector(server)`` there (rpc may not import metrics).
     """
 
     def __init__(
@@ -101,10 +110,12 @@ class NodeServer:
         tracing: Tracing | None = None,
         machine: MachineDoor | None = None,
     ) -> None:
-        """`clock` gives ns for leases; `sleep` injects latency, in seconds, if the machine says so.
+        """Set up the servers of `node`; nothing listens before :meth:`start`.
 
-        `pace` is that of programs. With `tracing`, calls and the questions that they lead to are spans.
-        `machine` keeps what is the whole machine's; without one this node is all of it that there is.
+        `clock` gives the time of leases in ns; `sleep` injects latency, in seconds, in the latency mode
+        `inject`. `pace` is the pace of workload programs. With `tracing`, calls and the questions that they
+        lead to become spans. `machine` leads to the keeper of the machine's record; without it the node is
+        alone and keeps the record itself.
         """
         self.node = node
         self.registry = CollectorRegistry()
@@ -121,7 +132,7 @@ class NodeServer:
         self._for_peers = GrpcServer(PEER_SERVICES, calls, self._add_peer_servicer, tracing)
         self._http = HttpServer(metrics_app(self.registry))
         self._kswapd_wait = asyncio.Event()
-        #: Tells only this node: for one that is by itself.
+        #: The keeper of the record if this node is alone: it tells only this node.
         self._alone = RecordKeeper(node.machine.spec, self._tell_itself)
         self._machine = machine or self._alone
         self._workload = WorkloadServicer(node, self._requests, self._peers, pace)
@@ -135,6 +146,12 @@ class NodeServer:
             self._sleep,
         )
         memory_service_pb2_grpc.add_MemoryServiceServicer_to_server(memory, server)
+        kmem_service_pb2_grpc.add_KmemServiceServicer_to_server(
+            KmemServicer(self.node, self._requests), server
+        )
+        vmalloc_service_pb2_grpc.add_VmallocServiceServicer_to_server(
+            VmallocServicer(self.node, self._requests), server
+        )
         node_service_pb2_grpc.add_NodeServiceServicer_to_server(
             NodeServicer(self.node, self._requests, self._peers, self._machine), server
         )
@@ -147,7 +164,10 @@ class NodeServer:
         zonelist_service_pb2_grpc.add_ZonelistServiceServicer_to_server(zonelist, server)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0, metrics_port: int = 0) -> Addresses:
-        """Serve on `host`, clients at `port`; 0 finds a free one. RuntimeError or OSError if it is taken."""
+        """Start to serve on `host`, clients at `port`; port 0 is any free one.
+
+        RuntimeError or OSError when a port is taken.
+        """
         self.node.wake = self._wake
         try:
             peers = await self._for_peers.start(host, 0)
@@ -168,20 +188,23 @@ class NodeServer:
         return self.follow(record)
 
     def follow(self, record: MachineRecord) -> MemoryState | None:
-        """Apply what is new in the machine's record; what it is to say of this node's memory, if anything."""
+        """Apply what is new in the machine's record.
+
+        Returns this node's memory as the record should have it, or None if the record is right.
+        """
         follow(self.node, record)
         return own_memory(self.node)
 
     def connect(self, peers: dict[int, str]) -> None:
-        """Tell where the other nodes answer this one: nid → host:port. Again whenever one has moved."""
+        """Set where the other nodes answer: nid → host:port. To be called again whenever one has moved."""
         self._peers.connect({nid: address for nid, address in peers.items() if nid != self.node.nid})
 
-    async def restarted(self, nid: int, incarnation: int) -> None:
-        """Another node has booted anew: its dead owners hold nothing here, and it is told what changed."""
-        await self._peers.run(through_outbox(self.node, node_restarted(self.node, nid, incarnation)))
+    async def restarted(self, nid: int, lineage: int) -> None:
+        """Another node has booted again: free the pages of its former owners, and tell it what changed."""
+        await self._peers.run(through_outbox(self.node, node_restarted(self.node, nid, lineage)))
 
     async def stop(self, grace: float = 1.0) -> None:
-        """No new calls; `grace` seconds for those under way, and what they were doing. Sessions stay."""
+        """Refuse new calls, and give calls and requests under way `grace` seconds to end. Sessions stay."""
         self._observe.close()
         self._alone.close()
         await self._close_doors(grace)
@@ -202,17 +225,17 @@ class NodeServer:
         return self._workload.running()
 
     def owed(self) -> dict[int, int]:
-        """nid → questions that it has not answered, of the nodes that are away and owe any."""
+        """nid → number of unanswered questions, for the nodes that are away and owe answers."""
         return self.node.outbox.owed()
 
     def check_leases(self) -> None:
-        """Look at the clock again: it was set, or the node was replayed with sessions."""
+        """Look for leases that ran out. Needed when the clock was set, or the node was replayed."""
         self._daemons.wake("leases")
 
     async def kswapd_wait(self, timeout: float) -> bool:
         """Wait until the node wants its kswapd; False after `timeout` seconds.
 
-        True at once when kswapd was woken and has not gone to sleep since: its predecessor died.
+        True at once when kswapd was woken and has not gone to sleep since: the kswapd process before died.
         """
         if self.node.kswapd_wanted:
             return True
@@ -224,5 +247,5 @@ class NodeServer:
         return True
 
     async def kswapd_step(self) -> bool:
-        """Let kswapd go on by one bounded step; whether another one is to follow."""
+        """Run one bounded step of kswapd; returns whether another one should follow at once."""
         return self.node.apply(ops.KswapdStep()).runs_on

@@ -1,4 +1,4 @@
-"""Errors and gRPC status: the one mapping, in both directions, with google.rpc details."""
+"""The one mapping between NodeErrors and gRPC statuses with google.rpc details, in both directions."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from grpc_status import rpc_status
 
 from numa_service.node.errors import (
     InvalidRequest,
+    KernelBug,
     LimitExceeded,
     MachineUnavailable,
     NodeError,
     NotFound,
     PeerUnavailable,
     Precondition,
+    SlabBug,
     fault,
 )
-from numa_service.node.unserved import AllocFailed, NodesAway
+from numa_service.node.unserved import AllocFailed, NodesAway, VmallocFailed
 
 #: ErrorInfo.domain of every error.
 DOMAIN = "numa.v1"
@@ -32,7 +34,11 @@ _log = logging.getLogger(__name__)
 
 
 def to_status(error: NodeError) -> status_pb2.Status:
-    """A node's error as google.rpc.Status: ErrorInfo always, what its class has to say, and RetryInfo."""
+    """Convert a NodeError to a google.rpc.Status.
+
+    Its details are ErrorInfo, one for the error's class if it has any (BadRequest, ResourceInfo), and
+    RetryInfo if the error says when to try again. TypeError for an unknown class.
+    """
     match error:
         case InvalidRequest():
             violation = {"field": error.field, "description": error.reason}
@@ -46,6 +52,12 @@ def to_status(error: NodeError) -> status_pb2.Status:
             )
             reason = f"{error.kind.upper()}_NOT_FOUND"
             return _status(code_pb2.NOT_FOUND, error, reason, {error.kind: error.name}, detail)
+        case SlabBug():
+            report = "\n".join(error.report)
+            return _status(code_pb2.FAILED_PRECONDITION, error, "SLAB_BUG", {"report": report})
+        case KernelBug():
+            report = "\n".join(error.report)
+            return _status(code_pb2.FAILED_PRECONDITION, error, "KERNEL_BUG", {"report": report})
         case Precondition():
             return _status(code_pb2.FAILED_PRECONDITION, error, "PRECONDITION", {})
         case AllocFailed():
@@ -55,6 +67,8 @@ def to_status(error: NodeError) -> status_pb2.Status:
                 "got": str(error.got),
                 "nodes": ",".join(map(str, error.nodes)),
             }
+            if isinstance(error, VmallocFailed):
+                metadata["report"] = str(error)
             return _status(code_pb2.RESOURCE_EXHAUSTED, error, "OUT_OF_MEMORY", metadata)
         case LimitExceeded():
             return _status(code_pb2.RESOURCE_EXHAUSTED, error, "LIMIT_EXCEEDED", {})
@@ -90,10 +104,10 @@ def _status(
 
 
 def from_rpc_error(nid: int, error: grpc.aio.AioRpcError) -> NodeError:
-    """What another node's answer means here.
+    """Convert the status of a call to node `nid` back to a NodeError.
 
-    Refusals become the class that they were there; everything else, a peer's own failures included, is a
-    node that does not answer.
+    A refusal becomes the error that it was on the other node. Every other status, including an internal error
+    of the other node, becomes PeerUnavailable.
     """
     message = error.details() or ""
     found = _details(error)
@@ -110,6 +124,9 @@ def from_rpc_error(nid: int, error: grpc.aio.AioRpcError) -> NodeError:
             prefix = f"{resource.resource_type} {resource.resource_name}: "
             return NotFound(resource.resource_type, resource.resource_name, message.removeprefix(prefix))
         case grpc.StatusCode.FAILED_PRECONDITION:
+            info = found.get("ErrorInfo")
+            if info is not None and info.reason == "KERNEL_BUG":
+                return KernelBug(tuple(info.metadata["report"].split("\n")))
             return Precondition(message)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             limit = LimitExceeded(message)
@@ -121,15 +138,16 @@ def from_rpc_error(nid: int, error: grpc.aio.AioRpcError) -> NodeError:
 
 
 def _details(error: grpc.aio.AioRpcError) -> dict[str, Any]:
-    """google.rpc details of a failed call, by message name."""
+    """The google.rpc details of a failed call, by message name."""
     try:
         status = rpc_status.from_call(error)
-    except ValueError:  # details that contradict the code: the code itself is still right
+    except ValueError:  # the details contradict the status code; the code itself is still right
         return {}
     found: dict[str, Any] = {}
     for packed in status.details if status else ():
         for kind in (
             error_details_pb2.BadRequest,
+            error_details_pb2.ErrorInfo,
             error_details_pb2.ResourceInfo,
             error_details_pb2.RetryInfo,
         ):
@@ -140,7 +158,7 @@ def _details(error: grpc.aio.AioRpcError) -> dict[str, Any]:
 
 
 class _PushedBack(NamedTuple):
-    """A grpc.Status."""
+    """The fields of a grpc.Status, which is abstract."""
 
     code: grpc.StatusCode
     details: str
@@ -148,10 +166,9 @@ class _PushedBack(NamedTuple):
 
 
 def _with_push_back(error: NodeError) -> grpc.Status:
-    """The status of an error.
+    """The status of an error. If the error says when to retry, gRPC's own retries are switched off.
 
-    Where it names a time to wait, gRPC's own retries, which come sooner, stop: whoever called is told of it,
-    before the deadline.
+    They would come sooner, and would use up the deadline before the caller sees the error.
     """
     # grpc_status has no types, and grpc.Status cannot be made: both are Any here
     status: Any = rpc_status.to_status(to_status(error))
@@ -162,17 +179,19 @@ def _with_push_back(error: NodeError) -> grpc.Status:
     return pushed_back  # type: ignore[no-any-return]
 
 
-#: What a servicer does for a call: it replies at once, or later. To gRPC it is always later.
+#: A method of a servicer: (request, context) → reply, or an awaitable of it. gRPC itself accepts only
+#: awaitables; ``rpc/methods.py`` makes one of both.
 Behavior: TypeAlias = Callable[[Any, Any], Any]
 
 
 async def abort(
     error: Exception, request: Any, context: grpc.aio.ServicerContext[Any, Any], method: str
 ) -> NoReturn:
-    """End a call with the status of what its method raised.
+    """End a call with the status of the exception that its method raised.
 
-    What is no NodeError is INTERNAL, and logged under the name `method`. The client is told the number of the
-    fault, not of this call: a log that leaves out repeats has it too.
+    An exception that is no NodeError becomes INTERNAL, and is logged with the name `method`. The client is
+    told an incident number that is the same for each repeat of the same fault, so that it can be found in a
+    log that leaves out repeats.
     """
     if isinstance(error, grpc.aio.AbortError):
         raise error
@@ -180,7 +199,7 @@ async def abort(
         try:
             await context.abort_with_status(_with_push_back(error))
         except grpc.aio.InternalError:
-            raise asyncio.CancelledError from None  # nobody is there to be told
+            raise asyncio.CancelledError from None  # the client has gone: nobody would get the status
     incident = fault(error)
     about = {"request_id": getattr(request, "request_id", ""), "incident": incident}
     _log.error("%s failed (incident %s)", method, incident, exc_info=error, extra=about)

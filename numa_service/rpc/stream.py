@@ -1,8 +1,8 @@
-"""Answers to the requests of a bidirectional stream, in order, while gRPC reads and writes.
+"""Answers the requests of a bidirectional stream in order, while gRPC reads ahead and writes behind.
 
-One request is read ahead and one answer written behind: each takes a turn through gRPC's own thread, and
-they are as long as an answer takes. There is never more of either, so a client that does not read is not
-read from.
+A read and a write each take a turn through gRPC's own thread, which is as long as answering a request takes.
+So the next request is read and the last answer is written while a request is answered. There is never more
+than one of each: from a client that does not read its answers no more requests are read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import grpc.aio
 
 from numa_service.node.errors import LimitExceeded
 
-#: How long a stream waits for its client to read.
+#: How long an answer may wait for the client to read it before the stream is ended.
 UNREAD_SECONDS = 30.0
 
 T = TypeVar("T")
@@ -27,16 +27,17 @@ _log = logging.getLogger(__name__)
 
 
 class _Begun(Generic[T]):
-    """A coroutine that runs up to the first thing that it waits for; awaiting it is the rest.
+    """A coroutine that has been started and runs up to its first wait; awaiting this object runs the rest.
 
-    As good as a task for one that waits once, without a task's two turns of the event loop.
+    For a coroutine that waits only once this does what a task does, without the task's two turns of the event
+    loop.
     """
 
     __slots__ = ("_coroutine", "_result", "_waits")
 
     def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
         self._coroutine = coroutine
-        #: What it waits for; None: it did not have to.
+        #: The future that it waits for first; None if it ended without waiting.
         self._waits: asyncio.Future[Any] | None = None
         try:
             self._waits = coroutine.send(None)
@@ -57,12 +58,12 @@ class _Begun(Generic[T]):
 
     @property
     def waits(self) -> bool:
-        """Whether what it waited for first is still to come."""
+        """Whether the future that it waits for first is still pending."""
         return self._waits is not None and not self._waits.done()
 
 
 class _Unread:
-    """The last answer, and since when it waits to be taken, by the loop's clock."""
+    """The write of the last answer, and when it began by the event loop's clock (seconds)."""
 
     __slots__ = ("since", "write")
 
@@ -73,9 +74,9 @@ class _Unread:
 
 @contextlib.asynccontextmanager
 async def _patience() -> AsyncIterator[_Unread]:
-    """TimeoutError in the body once an answer has waited for UNREAD_SECONDS.
+    """Raise TimeoutError in the body once an answer has been unread for UNREAD_SECONDS.
 
-    Looked at now and then: a timer for every answer took a fifth of the answer's time.
+    A timer looks at it every quarter of that time: a timer for each answer took a fifth of an answer's time.
     """
     loop = asyncio.get_running_loop()
     unread = _Unread()
@@ -97,7 +98,7 @@ async def _patience() -> AsyncIterator[_Unread]:
 
 
 async def answer_in_order(context: Context, answer: Callable[[Any], Awaitable[Any]]) -> None:
-    """Read requests until there are no more, and write what `answer` makes of each.
+    """Read requests until the client has sent its last one, and write `answer(request)` for each.
 
     LimitExceeded when the client leaves its answers unread.
     """
@@ -114,6 +115,6 @@ async def answer_in_order(context: Context, answer: Callable[[Any], Awaitable[An
             if unread.write:
                 await unread.write
     except TimeoutError:
-        # the status reaches the client behind the answers that it has not read
+        # the client gets this status after the answers that it has not read yet
         _log.warning("%s: cut off, its answers are unread", context.peer())
         raise LimitExceeded(f"answers were left unread for {UNREAD_SECONDS:g} s") from None

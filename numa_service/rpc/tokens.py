@@ -1,4 +1,4 @@
-"""Who may speak for a session: whoever has the token that its opening was answered with."""
+"""Session tokens: a request may act for a session if it has the token that OpenSession returned."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import Any
 from numa_service.node.errors import InvalidRequest
 from numa_service.node.node import Node
 from numa_service.node.owners import unknown_session
-from numa_service.node.session import TOKEN_BYTES
+from numa_service.node.session_state import TOKEN_BYTES
 
 
 def new_token() -> bytes:
-    """A token that nobody can guess. Made here: the model has no dice, and its log carries what came up."""
+    """A new random token. The model has no randomness; the token enters its log with the OpenSession op."""
     return secrets.token_bytes(TOKEN_BYTES)
 
 
 def session_of(node: Node, request: Any) -> int:
-    """The session that a request names, if it has the session's token. InvalidRequest when it names none.
+    """The id of the session that a request names, once its token is checked.
 
-    Without the token a session that lives is as unknown as one that never was: NotFound. Of one that is no
-    more nothing is said here: the request may be the repeat of one that was answered while it lived.
+    InvalidRequest when the request names no session. NotFound when the session lives and the token is wrong:
+    the same error as for a session that does not exist. A session that is not open passes: the request may be
+    the repeat of one that was answered while the session lived, and gets its first reply.
     """
     id: int = request.session
     session = node.sessions.get(id)

@@ -1,4 +1,4 @@
-"""TraceService: a node's events as a stream, and the mapping of events to and from protobuf."""
+"""TraceService: a node's tracepoint events as a stream, and the mapping of events to and from protobuf."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from numa_client._gen.numa.v1 import trace_service_pb2_grpc as pb2_grpc
 from numa_service.mm.mmzone import NR_ORDERS
 from numa_service.node.errors import InvalidRequest, TooMany
 from numa_service.node.node import Node
-from numa_service.node.tracepoints import EventFilter
-from numa_service.trace.tracepoints import NR_FIELDS, EmittedEvents, matching
+from numa_service.node.trace_ring import EventFilter
+from numa_service.trace.tracepoint_formats import NR_FIELDS, EmittedEvents, matching
 
-#: Clients that may listen to a node at a time.
+#: Streams of events that a node serves at a time.
 MAX_LISTENERS = 8
-#: Globs of a request, and the longest of them.
+#: Most globs in a request, and the longest glob.
 MAX_GLOBS = 32
 MAX_GLOB_CHARACTERS = 128
-#: Seconds between two looks at a ring that had nothing new.
+#: Seconds between two looks at a ring buffer that had no new events.
 POLL_SECONDS = 0.02
-#: A stream rests this many times as long as it worked: the node has at least so much more for its requests.
+#: After each look with events a stream pauses for this many times as long as it worked, so that three
+#: quarters of the time are left for the node's requests.
 REST = 3
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class TraceServicer(pb2_grpc.TraceServiceServicer):
-    """Streams events, each to whoever asked for it; the node records while at least one call is open."""
+    """Streams tracepoint events to clients. The node records events while at least one stream is open."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -39,7 +40,10 @@ class TraceServicer(pb2_grpc.TraceServiceServicer):
     async def StreamEvents(  # type: ignore[override]  # grpc.aio takes a coroutine that writes, too
         self, request: pb2.StreamEventsRequest, context: Context
     ) -> None:
-        """Events until the client leaves. A write that waits for the client makes it miss events."""
+        """Send events until the client leaves, or `max_events` are sent.
+
+        A client that reads too slowly misses events; `dropped_events` counts them.
+        """
         wanted = event_filter(self._node, request)
         if self._node.tracepoints.listeners >= MAX_LISTENERS:
             raise TooMany(f"node {self._node.nid} has {MAX_LISTENERS} listeners already")
@@ -66,7 +70,7 @@ class TraceServicer(pb2_grpc.TraceServiceServicer):
 
 
 def event_filter(node: Node, request: pb2.StreamEventsRequest) -> EventFilter:
-    """What a request wants to see; InvalidRequest names the field."""
+    """Convert the filter of a request. InvalidRequest for unknown events, zones or orders."""
     if len(request.events) > MAX_GLOBS or any(len(glob) > MAX_GLOB_CHARACTERS for glob in request.events):
         raise InvalidRequest("events", f"at most {MAX_GLOBS} globs of {MAX_GLOB_CHARACTERS} characters")
     names = node.pgdat.zone_names
@@ -85,7 +89,7 @@ def event_filter(node: Node, request: pb2.StreamEventsRequest) -> EventFilter:
 
 
 def response(events: EmittedEvents, dropped: int, most: int | None = None) -> pb2.StreamEventsResponse:
-    """Events on the wire, the first `most` of them."""
+    """Convert events to a message, the first `most` of them; None converts all."""
     here = slice(0, most)
     kinds = events.kind[here]
     values = events.values[: int(NR_FIELDS[kinds].sum())]
@@ -97,13 +101,13 @@ def response(events: EmittedEvents, dropped: int, most: int | None = None) -> pb
         comms=events.comm[here].tolist(),
         comm_names=events.comms,
         zones=(events.zone[here] + 1).tolist(),
-        values=values.tolist(),
+        values=values.view(np.uint64).tolist(),
         dropped_events=dropped,
     )
 
 
 def events_of(nid: int, message: pb2.StreamEventsResponse) -> EmittedEvents:
-    """Inverse of :func:`response`; without the orders, which are among the values of events that have one."""
+    """Inverse of :func:`response`. `order` is -1 throughout: the message has orders only among the values."""
     return EmittedEvents(
         nid=nid,
         kind=(np.array(message.kinds, dtype=np.int64) - 1).astype(np.uint8),
@@ -113,6 +117,6 @@ def events_of(nid: int, message: pb2.StreamEventsResponse) -> EmittedEvents:
         comm=np.array(message.comms, dtype=np.int64),
         zone=np.array(message.zones, dtype=np.int64) - 1,
         order=np.full(len(message.kinds), -1, dtype=np.int64),
-        values=np.array(message.values, dtype=np.int64),
+        values=np.array(message.values, dtype=np.uint64).view(np.int64),
         comms=tuple(message.comm_names),
     )

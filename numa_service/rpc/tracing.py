@@ -1,7 +1,8 @@
-"""OpenTelemetry spans over client, node and the nodes that it asks. Off unless the environment wants them.
+"""OpenTelemetry spans of calls to a node and of its calls to other nodes. Off unless the environment is set.
 
-OpenTelemetry is imported only when tracing is on; when it is off nothing is wrapped, on neither side.
-The context travels as the metadata ``traceparent`` (W3C): clients instrumented by others are part of it.
+OpenTelemetry is imported only when tracing is on; when it is off no method and no channel is wrapped.
+The trace context is the metadata ``traceparent`` (W3C), so that a client with any OpenTelemetry
+instrumentation is part of the trace.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from numa_service.rpc.status import Behavior
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-#: Either of them turns tracing on; the exporter reads them, and the rest of OTEL_EXPORTER_OTLP_*.
+#: Either variable turns tracing on. The exporter reads them, and the other OTEL_EXPORTER_OTLP_* variables.
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
 def tracing_from_environment(instance: str) -> Tracing | None:
-    """Spans to an OTLP collector (gRPC) if one is named and the SDK is not disabled.
+    """Tracing to an OTLP collector (gRPC), or None if no collector is named or OTEL_SDK_DISABLED is true.
 
-    `instance` says who this is.
+    `instance` becomes the resource attribute service.instance.id.
     """
     if not any(os.environ.get(name) for name in ENDPOINTS):
         return None
@@ -43,7 +44,7 @@ def tracing_from_environment(instance: str) -> Tracing | None:
 
 
 class Tracing:
-    """What makes spans of calls, for one provider."""
+    """Makes spans of calls, with one tracer provider."""
 
     def __init__(self, provider: TracerProvider) -> None:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -53,7 +54,7 @@ class Tracing:
         self.propagator = TraceContextTextMapPropagator()
 
     def served(self, behavior: Behavior, path: str) -> Behavior:
-        """A method's behaviour, each call of it in a span."""
+        """Wrap a servicer's method so that each call of it is a server span."""
         from opentelemetry.trace import SpanKind, Status, StatusCode
 
         attributes = _attributes(path)
@@ -84,7 +85,7 @@ class Tracing:
         return serve
 
     def client_spans(self) -> grpc.aio.UnaryUnaryClientInterceptor:
-        """Unary calls of others."""
+        """A channel interceptor that makes a client span of each unary call."""
         return _ClientSpans(self)
 
 
@@ -95,7 +96,7 @@ class _ClientSpans(grpc.aio.UnaryUnaryClientInterceptor):
     async def intercept_unary_unary(
         self, continuation: Any, client_call_details: grpc.aio.ClientCallDetails, request: Any
     ) -> Any:
-        """Make the call in a span of its own, which the other side is told of."""
+        """Make the call in a client span, and send the span's context as metadata."""
         from opentelemetry.trace import SpanKind, Status, StatusCode
 
         path = _text(client_call_details.method)

@@ -1,4 +1,4 @@
-"""WorkloadService: programs that run on the node's event loop, in slices between which others are served."""
+"""WorkloadService: workload programs that run on the node's event loop, in short slices between requests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc.aio
-from numa_client import Program, ProgramProgress
+from numa_client import Program, ProgramProgress, ProgramResult
 from numa_client._gen.numa.v1 import workload_service_pb2 as pb2
 from numa_client._gen.numa.v1 import workload_service_pb2_grpc as pb2_grpc
 
@@ -20,13 +20,12 @@ from numa_service.rpc.peers import Peers
 from numa_service.rpc.requests import Requests
 from numa_service.rpc.tokens import session_of
 from numa_service.workload.run import run_program, to_next_progress
-from numa_service.workload.tally import Result
 
 #: Programs that a node runs at a time.
 MAX_PROGRAMS = 8
 
-#: Turns of the event loop that others get after a slice: a call of another client takes about so many, from
-#: its arrival to its answer, and should not wait for a slice in each of them.
+#: Turns of the event loop that a program yields after each slice. A client's call takes about so many turns
+#: from its arrival to its answer, so that it waits for one slice at most, not for one in each turn.
 TURNS = 12
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -34,23 +33,25 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Real times, in seconds."""
+    """How programs share the event loop with requests: real times, in seconds."""
 
-    #: How long a program keeps the node to itself.
+    #: Length of a slice, in which a program has the event loop to itself.
     slice: float = 0.002
-    #: Between two messages of progress.
+    #: Interval between two messages of progress.
     progress: float = 0.25
-    #: How long a client may leave a message unread.
+    #: How long a client may leave a message unread before its program is stopped.
     read: float = 10.0
 
 
 @dataclass(slots=True)
 class _Reports:
-    """What passes between a program and the call that runs it: the newest progress, the wish to stop."""
+    """Shared by a program and the call that runs it: progress, and whether the program is to stop."""
 
+    #: Progress that the call has not taken yet.
     newest: ProgramProgress | None = None
+    #: The error to stop the program with, once it is to stop.
     cut: NodeError | None = None
-    #: What `newest` was last, taken or not.
+    #: The last progress, whether taken or not.
     latest: ProgramProgress | None = None
 
     def take(self) -> ProgramProgress | None:
@@ -59,14 +60,14 @@ class _Reports:
 
 
 class WorkloadServicer(pb2_grpc.WorkloadServiceServicer):
-    """Runs programs. Each happens once per request id, and ends with its call, its session or its limits."""
+    """Runs programs, each once per request id. A program is stopped when its call or its session ends."""
 
     def __init__(self, node: Node, requests: Requests, peers: Peers, pace: Pace | None = None) -> None:
         self._node = node
         self._requests = requests
         self._peers = peers
         self._pace = pace or Pace()
-        #: Those that run, in order, each with where it stands.
+        #: The programs that run, in the order in which they began.
         self._running: dict[int, tuple[Program, _Reports]] = {}
 
     def running(self) -> list[tuple[str, str]]:
@@ -79,7 +80,7 @@ class WorkloadServicer(pb2_grpc.WorkloadServiceServicer):
     async def RunProgram(  # type: ignore[override]  # grpc.aio takes a coroutine that writes, too
         self, request: pb2.RunProgramRequest, context: Context
     ) -> None:
-        """Progress, then the result."""
+        """Run a program: stream its progress, then its result."""
         session_of(self._node, request)
         program = program_messages.program(request.program)
         reports = _Reports()
@@ -90,7 +91,7 @@ class WorkloadServicer(pb2_grpc.WorkloadServiceServicer):
                     await self._tell(context, progress, running, reports)
             await context.write(await running)
         finally:
-            # the program ends at its next batch, as a task of its own
+            # the program, a task of its own, stops at its next batch
             reports.cut = reports.cut or Precondition("the call that ran the program has ended")
             running.cancel()
 
@@ -101,9 +102,9 @@ class WorkloadServicer(pb2_grpc.WorkloadServiceServicer):
         running: asyncio.Future[pb2.RunProgramResponse],
         reports: _Reports,
     ) -> None:
-        """Send progress; LimitExceeded when nobody reads it, and the program is over by then.
+        """Send progress. LimitExceeded, after the program has stopped, when the client does not read it.
 
-        The status can only follow the message: a client finds it when it reads again.
+        The status comes after the unread message: the client sees it once it reads again.
         """
         write = asyncio.ensure_future(context.write(program_messages.progress(progress)))
         try:
@@ -121,7 +122,7 @@ class WorkloadServicer(pb2_grpc.WorkloadServiceServicer):
     async def _once(
         self, request: pb2.RunProgramRequest, program: Program, reports: _Reports
     ) -> pb2.RunProgramResponse:
-        """The result of a program that is run now, was run before, or runs for an earlier call."""
+        """The result of the program, which runs unless it already did, or runs for an earlier call."""
         result: pb2.RunProgramResponse = await self._requests.once_in_task(
             request.session, request, lambda: self._run(request, program, reports)
         )
@@ -138,16 +139,18 @@ class WorkloadServicer(pb2_grpc.WorkloadServiceServicer):
         finally:
             del self._running[id(reports)]
 
-    async def _batches(self, request: pb2.RunProgramRequest, program: Program, reports: _Reports) -> Result:
+    async def _batches(
+        self, request: pb2.RunProgramRequest, program: Program, reports: _Reports
+    ) -> ProgramResult:
         steps = run_program(self._node, request.session, request.cpu, program, time.monotonic_ns)
         cut: NodeError | None = None
         turn_ends = time.monotonic() + self._pace.slice
         while True:
             thrown = None
-            if cut is None:  # else what follows is the program cleaning up
+            if cut is None:  # once it is stopped, its last steps only clean up
                 cut = thrown = self._reason_to_stop(request.session, reports)
             found = await self._peers.run(through_outbox(self._node, to_next_progress(steps, thrown)))
-            if isinstance(found, Result):
+            if isinstance(found, ProgramResult):
                 return found
             reports.newest = reports.latest = found
             if time.monotonic() >= turn_ends:
@@ -156,7 +159,7 @@ class WorkloadServicer(pb2_grpc.WorkloadServiceServicer):
                 turn_ends = time.monotonic() + self._pace.slice
 
     def _reason_to_stop(self, session: int, reports: _Reports) -> NodeError | None:
-        """Nobody listens any more, or the session comes to its end."""
+        """The error to stop the program with: its session is closing, or its call has ended; else None."""
         try:
             self._requests.inbox.check_session(session)
         except NotFound as error:

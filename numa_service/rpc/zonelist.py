@@ -1,4 +1,4 @@
-"""ZonelistService: what this node answers when another one walks its zonelist."""
+"""ZonelistService: answers the questions of other nodes, for example when their zonelist walks come here."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from numa_service.node.ask import Steps, check_asked
 from numa_service.node.node import Node
 from numa_service.node.ops.op import Op
 from numa_service.node.requests import Request
-from numa_service.rpc.convert import WIRE, op_of
-from numa_service.rpc.owners import unknown
+from numa_service.rpc.owner_checks import unknown_owners
+from numa_service.rpc.questions import WIRE, op_of
 from numa_service.rpc.requests import Requests
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ZonelistServicer(pb2_grpc.ZonelistServiceServicer):
-    """Every question but one is an op, carried out at once: a lookup is never forwarded."""
+    """Decodes each question into an op and applies it at once; a lookup is never forwarded.
+
+    Two methods differ: Run runs a request, and CheckOwners changes nothing.
+    """
 
     def __init__(self, node: Node, requests: Requests) -> None:
         self._node = node
@@ -44,54 +47,66 @@ class ZonelistServicer(pb2_grpc.ZonelistServiceServicer):
 
     async def Lookup(self, request: pb2.LookupRequest, context: Context) -> pb2.LookupResponse:
         """Take blocks for an owner of the calling node."""
-        return await self._answer(request)  # type: ignore[no-any-return]
+        return await self._answer(request)  # type: ignore[no-any-return]  # the method's own response
 
     async def Release(self, request: pb2.ReleaseRequest, context: Context) -> pb2.ReleaseResponse:
-        """Free blocks held by hand, or pages of a region that are still its own."""
-        return await self._answer(request)  # type: ignore[no-any-return]
+        """Free blocks that a session holds, or those pages of a region that were not reclaimed."""
+        return await self._answer(request)  # type: ignore[no-any-return]  # the method's own response
 
     async def ReleaseOwner(
         self, request: pb2.ReleaseOwnerRequest, context: Context
     ) -> pb2.ReleaseOwnerResponse:
-        """Free everything that an owner has here."""
-        return await self._answer(request)  # type: ignore[no-any-return]
+        """Free every page that an owner has on this node."""
+        return await self._answer(request)  # type: ignore[no-any-return]  # the method's own response
 
     async def Touch(self, request: pb2.TouchRequest, context: Context) -> pb2.TouchResponse:
-        """Access pages of a region."""
-        return await self._answer(request)  # type: ignore[no-any-return]
+        """Access a region's pages on this node."""
+        return await self._answer(request)  # type: ignore[no-any-return]  # the method's own response
 
     async def WakeKswapd(self, request: pb2.WakeKswapdRequest, context: Context) -> pb2.WakeKswapdResponse:
-        """wakeup_kswapd()."""
-        return await self._answer(request)  # type: ignore[no-any-return]
+        """Wake this node's kswapd, like wakeup_kswapd()."""
+        return await self._answer(request)  # type: ignore[no-any-return]  # the method's own response
 
     async def Reclaim(self, request: pb2.ReclaimRequest, context: Context) -> pb2.ReclaimResponse:
         """One pass of direct reclaim."""
-        return await self._answer(request)  # type: ignore[no-any-return]
+        return await self._answer(request)  # type: ignore[no-any-return]  # the method's own response
 
     async def Drain(self, request: pb2.DrainRequest, context: Context) -> pb2.DrainResponse:
-        """drain_all_pages()."""
-        return await self._answer(request)  # type: ignore[no-any-return]
+        """Drain this node's per-CPU lists, like drain_all_pages()."""
+        return await self._answer(request)  # type: ignore[no-any-return]  # the method's own response
 
     async def Remap(self, request: pb2.RemapRequest, context: Context) -> pb2.RemapResponse:
-        """Migrated pages of a region at home here."""
-        return await self._answer(request)  # type: ignore[no-any-return]
+        """Note that pages of a region whose home is this node were migrated to another node."""
+        return await self._answer(request)  # type: ignore[no-any-return]  # the method's own response
 
     async def MemoryNotify(
         self, request: pb2.MemoryNotifyRequest, context: Context
     ) -> pb2.MemoryNotifyResponse:
-        """Memory of another node came or went."""
-        return await self._answer(request)  # type: ignore[no-any-return]
+        """Note that memory of another node came on-line or went off-line."""
+        return await self._answer(request)  # type: ignore[no-any-return]  # the method's own response
 
     async def CountForeign(
         self, request: pb2.CountForeignRequest, context: Context
     ) -> pb2.CountForeignResponse:
-        """numa_foreign."""
-        return await self._answer(request)  # type: ignore[no-any-return]
+        """Count numa_foreign: allocations meant for this node that another one served."""
+        return await self._answer(request)  # type: ignore[no-any-return]  # the method's own response
+
+    async def Kmem(self, request: pb2.KmemRequest, context: Context) -> pb2.KmemResponse:
+        """Take or give back slabs and objects of a slab cache in this node's memory."""
+        return await self._answer(request)  # type: ignore[no-any-return]  # the method's own response
+
+    async def VmArea(self, request: pb2.VmAreaRequest, context: Context) -> pb2.VmAreaResponse:
+        """Make, find or end an area of kernel addresses, if this node keeps them."""
+        return await self._answer(request)  # type: ignore[no-any-return]  # the method's own response
+
+    async def Hugetlb(self, request: pb2.HugetlbRequest, context: Context) -> pb2.HugetlbResponse:
+        """Read or change this node's pool of huge pages of one size."""
+        return await self._answer(request)  # type: ignore[no-any-return]  # the method's own response
 
     async def Run(self, request: pb2.RunRequest, context: Context) -> pb2.RunResponse:
-        """A request that this node carries out by steps of its own."""
-        return await self._answer(request)  # type: ignore[no-any-return]
+        """Run a request here that may itself ask other nodes, such as closing a session."""
+        return await self._answer(request)  # type: ignore[no-any-return]  # the method's own response
 
     async def CheckOwners(self, request: pb2.CheckOwnersRequest, context: Context) -> pb2.CheckOwnersResponse:
-        """Which owners of this node are no more; no op, as nothing changes."""
-        return unknown(self._node, request)
+        """Which of the given owners of this node do not live. It changes nothing, so it is no op."""
+        return unknown_owners(self._node, request)

@@ -1,7 +1,8 @@
-"""A kernel's compiled code, called directly.
+"""Direct calls of a kernel's compiled code.
 
-Numba looks at the type of every argument of every call, to choose among what it has compiled: of the hundred
-arrays of a node that is 7 µs, ten times as long as the call itself. The compiled code looks at nothing.
+At every call Numba inspects the types of all arguments, to choose among the versions that it has compiled.
+For the hundred arrays of a node this takes 7 µs, ten times as long as the call itself. The compiled code can
+be called without that, but does not check anything.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from typing import Any
 
 
 def compiled_code(kernel: Any) -> Callable[..., Any] | None:
-    """The one thing that a kernel was compiled to; None when there are several, or none yet.
+    """Return the compiled code of a kernel; None unless the kernel is compiled for exactly one signature.
 
-    Who calls it answers for the types: they must be those of a call that went through `kernel`.
+    The caller must pass arguments of the same types as in a call that went through `kernel`.
     """
     compiled = list(kernel.overloads.values())
     return compiled[0].entry_point if len(compiled) == 1 else None

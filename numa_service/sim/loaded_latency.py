@@ -1,6 +1,7 @@
-"""Loaded latency, measured as MLC does: traffic at a rising rate, and what an access takes meanwhile.
+"""Measures loaded latency like Intel MLC: traffic at rising rates, and the mean latency of an access at each.
 
-Every point is made of TouchRegion requests like those of a client. Nothing here knows the curve.
+The traffic consists of TouchRegion requests like a client's, so that the measured points are independent of
+the latency curve that the model is given.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from numa_service.node.ops.alloc import MAX_COUNT
 from numa_service.node.region import map_region, touch_region
 from numa_service.sim.simulation import Simulation
 
-#: Offered load in percent of the bandwidth.
+#: Offered loads, in percent of the bandwidth.
 RATES = (5, 20, 40, 60, 75, 90, 100)
-#: Windows until the load has settled, and windows measured after.
+#: Windows until the load has settled, and windows that are then measured.
 SETTLE_WINDOWS, MEASURED_WINDOWS = 40, 8
-#: Requests in a window, all generators together: one more or less makes no difference to speak of.
+#: Requests of all generators together in one window: enough that one more or less makes no difference.
 REQUESTS_A_WINDOW = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """From CPUs of a node to a memory."""
+    """A path from the CPUs of a node to the memory of a node."""
 
     from_nid: int
     to_nid: int
@@ -40,12 +41,12 @@ class Path:
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """What a path is like when nobody else is there."""
+    """The idle latencies of a path, and its bandwidths and curves."""
 
     path: Path
     read_ns: int
     write_ns: int
-    #: The memory's, and the link's, MB/s; 0 is without limit.
+    #: Bandwidth of the memory, and of the link, in MB/s; 0 = unlimited.
     memory_mb_per_s: int
     link_mb_per_s: int
     memory_curve: str
@@ -53,25 +54,25 @@ class Idle:
 
     @property
     def mb_per_s(self) -> int:
-        """The narrower of the two; 0 is without limit."""
+        """The smaller bandwidth of the two, in MB/s; 0 if both are unlimited."""
         limits = [limit for limit in (self.memory_mb_per_s, self.link_mb_per_s) if limit]
         return min(limits, default=0)
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One offered rate."""
+    """What was measured at one offered rate."""
 
     path: Path
     offered_mb_per_s: float
-    #: What went through.
+    #: The rate that was achieved.
     mb_per_s: float
-    #: Mean time of an access, ns.
+    #: Mean latency of an access, ns.
     latency_ns: float
 
 
 def paths(spec: MachineSpec) -> list[Idle]:
-    """Every path of a machine, from the nodes with CPUs."""
+    """Return every path of a machine, from nodes with CPUs to nodes with memory."""
     model = spec.latency
     initiators = [node.nid for node in spec.nodes if spec.own_cpus[node.nid]]
     memories = [node.nid for node in spec.nodes if node.zones]
@@ -91,7 +92,7 @@ def paths(spec: MachineSpec) -> list[Idle]:
 
 
 def kinds(spec: MachineSpec) -> list[Idle]:
-    """One path of each kind: those with the same numbers behave the same."""
+    """Return one path of each kind: paths with equal latencies, bandwidths and curves behave alike."""
     first: dict[tuple[object, ...], Idle] = {}
     for idle in paths(spec):
         local = idle.path.from_nid == idle.path.to_nid
@@ -102,7 +103,7 @@ def kinds(spec: MachineSpec) -> list[Idle]:
 
 @dataclass(slots=True)
 class _Generator:
-    """A CPU that accesses a region of its own over and over."""
+    """A CPU that accesses its own region again and again."""
 
     cpu: int
     region: int
@@ -110,9 +111,10 @@ class _Generator:
 
 
 def sweep(spec: MachineSpec, path: Path, rates: tuple[int, ...] = RATES) -> Iterator[Point]:
-    """Measured points of a path, at rates in percent of its bandwidth; every CPU of its node takes part.
+    """Measure a path at rates in percent of its bandwidth; yield a point for each.
 
-    ValueError for a path without a limit.
+    Every CPU of the path's node makes an equal share of the traffic. ValueError for a path whose bandwidth is
+    unlimited.
     """
     bandwidth = next(idle.mb_per_s for idle in paths(spec) if idle.path == path)
     if not bandwidth:
@@ -123,7 +125,7 @@ def sweep(spec: MachineSpec, path: Path, rates: tuple[int, ...] = RATES) -> Iter
 
 
 class _Traffic:
-    """A machine in which the CPUs of one node access one memory, and nobody does anything else."""
+    """A machine in which only the CPUs of one node are busy, accessing one memory."""
 
     def __init__(self, spec: MachineSpec, path: Path, rates: list[float]) -> None:
         self.rates = rates
@@ -140,13 +142,13 @@ class _Traffic:
             node.apply(ops.Rest())
 
     def _pages(self, mb_per_s: float) -> int:
-        """Accesses of one request."""
+        """Return the pages that one request accesses at a rate."""
         return min(
             MAX_COUNT, max(1, round(mb_per_s * self._window_ns / 1000 / PAGE_SIZE / REQUESTS_A_WINDOW))
         )
 
     def _region(self, cpu: int, pages: int) -> int:
-        """A region at the path's end, all of it there."""
+        """Map a region on the memory's node and fault all of it in; return its id."""
         policy = Policy(PolicyMode.BIND, (self._path.to_nid,))
         region = map_region(self._home, self._session, LRU_KIND_ANON, pages, policy)
         self._touch(cpu, region, pages)
@@ -157,7 +159,7 @@ class _Traffic:
         return self._sim.call(self._home.nid, steps).cost
 
     def measure(self, mb_per_s: float) -> Point:
-        """Offer a rate, let it settle, and see what an access takes."""
+        """Offer a rate until the load has settled, then measure."""
         pages = self._pages(mb_per_s)
         period_ns = pages * PAGE_SIZE * len(self._generators) * 1000 / mb_per_s
         for index, generator in enumerate(self._generators):
@@ -169,9 +171,11 @@ class _Traffic:
         return Point(self._path, mb_per_s, accesses * PAGE_SIZE * 1000 / took_ns, spent / accesses)
 
     def _run(self, pages: int, period_ns: float, until_ns: float) -> tuple[int, int]:
-        """Whoever is first makes the next request, until all have come to a time; accesses, and their time.
+        """Make requests until the clocks of all generators have reached a time.
 
-        A request begins a period after the one before, or when that is over if it takes longer.
+        The generator whose clock is furthest behind makes the next request. A generator begins a request one
+        period after its previous one, or when that is over if it takes longer than a period. Returns the
+        number of accesses and their total time in ns.
         """
         accesses = spent = 0
         queue = [(generator.now_ns, index) for index, generator in enumerate(self._generators)]

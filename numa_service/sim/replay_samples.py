@@ -1,4 +1,4 @@
-"""Free pages and blocks of every zone at moments spread over a replay."""
+"""Samples of every zone's free pages and blocks, spread evenly over a replay."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Generic, TypeVar
 
 from numa_service.mm.pgdat import Pgdat
 
-#: Samples that are kept; with more, every other one goes.
+#: Most samples that are kept. When there are more, every other one is dropped.
 MAX_SAMPLES = 64
 
 
 @dataclass(frozen=True, slots=True)
 class ZoneSample:
-    """One zone at one moment. Pages, and free blocks by order."""
+    """One zone at one moment: free pages, pages in pagesets, and free blocks by order."""
 
     nid: int
     zone: str
@@ -35,7 +35,7 @@ S = TypeVar("S", bound=Sample)
 
 
 class Samples(Generic[S]):
-    """Takes samples ever further apart, so that there are never many."""
+    """Keeps a bounded number of samples: the interval between samples doubles when there are too many."""
 
     def __init__(self) -> None:
         self.kept: list[S] = []
@@ -43,7 +43,7 @@ class Samples(Generic[S]):
         self._stride = 1
 
     def due(self) -> bool:
-        """Whether to take one at this call."""
+        """Return whether a sample has to be taken at this call."""
         self._calls += 1
         return self._calls % self._stride == 0
 
@@ -56,7 +56,7 @@ class Samples(Generic[S]):
 
 
 def zone_samples(pgdats: list[Pgdat]) -> tuple[ZoneSample, ...]:
-    """Every zone with pages, now."""
+    """Return a sample of every zone that has managed pages."""
     return tuple(
         ZoneSample(
             nid=pgdat.nid,

@@ -1,4 +1,4 @@
-"""What a replay did, counted as it goes, and the report of it."""
+"""Counts what a replay does, and makes the report of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from numa_service.sim.simulation import Simulation
 from numa_service.sim.traced import NOWHERE, HeldInUse, TracedZones
 from numa_service.trace.events import EventCounts, EventKind, TraceEvents
 
-#: What could not be matched, by outcome; the keys of the report.
+#: Outcome → key in the report, for events that could not be replayed as they were traced.
 UNMATCHED = {
     FREE_UNKNOWN: "free_of_page_allocated_before_trace",
     FREE_PART: "free_of_part_of_block",
@@ -46,35 +46,37 @@ UNMATCHED = {
 
 @dataclass(frozen=True, slots=True)
 class PlacedIn:
-    """Allocations that one zone served, order counted in `pages`."""
+    """The allocations that one zone served, in blocks and in pages."""
 
     nid: int
     zone: str
     blocks: int
     pages: int
-    #: Blocks for CPUs of this node, and of others.
+    #: Blocks for CPUs of the zone's node, and for CPUs of other nodes.
     local: int
     remote: int
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Allocations that went where the traced kernel's went."""
+    """How many allocations were placed as in the traced kernel."""
 
+    #: Allocations that both kernels served.
     compared: int
     same_node: int
     same_zone: int
-    #: Allocated here, the real pfn in no known zone: not compared.
+    #: Allocations that are not compared, because their traced pfn is in no known zone.
     unknown_pfn: int
-    #: Of those compared, the ones that the traced kernel took to another node than that of their CPU here,
-    #: for whatever reason: the CPU's node was short or is another there, or a policy or the caller named it.
+    #: Compared allocations that the traced kernel placed on another node than that of their CPU here, for any
+    #: reason: that node was short of memory, the CPU belongs to another node there, or a policy or the caller
+    #: asked for the other node. And how many of them are on that node here, too.
     spilled: int
     spilled_same_node: int
 
 
 @dataclass(frozen=True, slots=True)
 class ZoneBalance:
-    """One zone at the end. Pages; `free + pageset + held_trace + held_in_use` must be `managed`."""
+    """One zone at the end, in pages: `free + pageset + held_trace + held_in_use` must be `managed`."""
 
     nid: int
     zone: str
@@ -83,14 +85,15 @@ class ZoneBalance:
     pageset: int
     held_trace: int
     held_in_use: int
-    #: Present, and never given to the buddy system.
+    #: Present pages that were never given to the buddy allocator.
     reserved: int
+    #: Whether the sum is right.
     conserved: bool
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayReport:
-    """A finished, or interrupted, replay. Keys and units are a contract: ``--json`` prints exactly this."""
+    """The report of a finished or interrupted replay. ``--json`` prints exactly these keys and units."""
 
     machine: str
     #: Events read, by tracepoint.
@@ -98,7 +101,7 @@ class ReplayReport:
     #: Allocations and frees that the machine served.
     allocs: int
     frees: int
-    #: Allocations and frees that should have been served: pfn 0 excepted.
+    #: Allocations and frees that should have been served: all except allocations that failed in the trace.
     wanted: int
     unmatched: dict[str, int]
     placed: list[PlacedIn]
@@ -108,20 +111,21 @@ class ReplayReport:
     local: int
     remote: int
     agreement: Agreement
-    #: Migratetype fallbacks here, and mm_page_alloc_extfrag events of the trace: each a block stolen.
+    #: Blocks taken from another migratetype: fallbacks here, and mm_page_alloc_extfrag events of the trace.
     steals: int
     traced_steals: int
-    #: Blocks from pagesets to free lists, and mm_page_pcpu_drain events.
+    #: Blocks moved from pagesets to free lists: here, and mm_page_pcpu_drain events of the trace.
     drained: int
     traced_drained: int
-    #: Blocks off free lists, to pagesets or at once to the caller, and mm_page_alloc_zone_locked events.
+    #: Blocks taken off free lists, for pagesets or directly for the caller: here, and
+    #: mm_page_alloc_zone_locked events of the trace.
     refilled: int
     traced_refilled: int
     #: Live blocks that were split because a part of them was freed.
     splits: int
-    #: Every zone, from time to time.
+    #: Samples of every zone, spread over the replay.
     samples: tuple[Sample, ...]
-    #: Blocks and pages of the trace still held at the end.
+    #: Blocks and pages of the trace that are still held at the end.
     live_blocks: int
     live_pages: int
     in_use: list[HeldInUse]
@@ -131,25 +135,29 @@ class ReplayReport:
     buddyinfo: str
     #: Violated invariants of mm.invariants and of the simulation.
     problems: list[str]
-    #: gfp flags not known here, by name: allocations replayed without them.
+    #: gfp flag unknown here → number of allocations that were replayed without it.
     unknown_gfp: dict[str, int]
-    #: Events of CPUs that the machine lacks: replayed on another.
+    #: Events of CPUs that the machine lacks; they were replayed on another CPU.
     events_of_moved_cpus: int
-    #: Lines of the trace without an event, by reason; events that the trace says it lost.
+    #: Reason → lines of the trace that are not events; and the number of events that the trace says were
+    #: lost.
     skipped_lines: dict[str, int]
     lost_events: int
     truncated_last_line: bool
 
     @property
     def matched(self) -> int:
-        """Allocations and frees served."""
+        """Number of allocations and frees that the machine served."""
         return self.allocs + self.frees
 
 
 class Compared(NamedTuple):
-    """Allocations of the trace that were served, a column each; NOWHERE where the real pfn is in no zone."""
+    """Served allocations of the trace, as columns: where they are here, and where in the traced kernel.
 
-    #: Row of the events.
+    The traced nid and zone are NOWHERE for a pfn that is in no known zone.
+    """
+
+    #: Row in the events.
     row: I64
     nid: I64
     zone: I64
@@ -159,17 +167,17 @@ class Compared(NamedTuple):
 
 @dataclass(slots=True)
 class ReplayTally:
-    """Counts of one replay."""
+    """The counts of one replay."""
 
     sim: Simulation
     traced: TracedZones
     in_use: tuple[HeldInUse, ...]
-    #: Allocations of a pfn that was live: the block was freed first.
+    #: Allocations of a pfn that was live: its free is missing from the trace, and was issued before them.
     missing_frees: int = 0
     steals: int = 0
     buddy_blocks: int = 0
     splits: int = 0
-    #: By how many more blocks they have become.
+    #: Live blocks that splits have added.
     split_off: int = 0
     _samples: Samples[Sample] = field(default_factory=Samples)
     _freed: I64 = field(init=False)
@@ -178,7 +186,7 @@ class ReplayTally:
     _failed_in_trace: int = 0
     _moved: int = 0
     _outcomes: I64 = field(init=False)
-    #: [nid, zone, order, migratetype, remote]: blocks.
+    #: Blocks, by [nid, zone, order, migratetype, remote].
     _placed: I64 = field(init=False)
     _frees: int = 0
     _allocs: int = 0
@@ -195,7 +203,8 @@ class ReplayTally:
         self._placed = np.zeros((nids, zones, NR_ORDERS, MIGRATE_PCPTYPES, 2), dtype=np.int64)
         self._compared = np.zeros(len(fields(Agreement)), dtype=np.int64)
         self._numa_before = {pgdat.nid: pgdat.pg.numa_event.sum(axis=0) for pgdat in pgdats}
-        #: Slots of whoever held pages before the trace: all that hold any now.
+        #: nid → owner slots that have pages now, before the first event: those of pages in use before the
+        #: trace.
         self._before = {pgdat.nid: np.flatnonzero(pgdat.pg.owner_pages) for pgdat in pgdats}
         self._freed = np.zeros(NR_ORDERS, dtype=np.int64)
         self._pageset_before = self._pageset_blocks()
@@ -204,16 +213,16 @@ class ReplayTally:
 
     @property
     def pgdats(self) -> list[Pgdat]:
-        """Every node's memory."""
+        """The pgdat of every node."""
         return [node.pgdat for node in self.sim.nodes.values()]
 
     @property
     def events_read(self) -> int:
-        """Events read so far, issued or not."""
+        """Number of events read so far, including those that are not issued."""
         return int(self._kinds.sum())
 
     def add_events(self, events: TraceEvents, cpu_moved: npt.NDArray[np.bool_]) -> None:
-        """Events read, issued or not."""
+        """Count events that were read; `cpu_moved` says, by CPU number, whether the machine lacks the CPU."""
         self._kinds += np.bincount(events.kind, minlength=len(EventKind))
         allocs = events.kind == EventKind.MM_PAGE_ALLOC
         self._failed_in_trace += int(np.count_nonzero(allocs & (events.pfn == 0)))
@@ -223,9 +232,9 @@ class ReplayTally:
     def add_outcomes(
         self, events: ReplayEvents, pfns: npt.NDArray[np.uint64], migratetypes: I64, done: int
     ) -> None:
-        """What became of the first `done` of these events; `pfns` are the real ones.
+        """Count the outcomes of the first `done` events; `pfns` are those of the traced kernel.
 
-        An event that is none of the trace (REPLAY_BULK, REPLAY_DRAIN) is served, but not compared.
+        Events that are not in the trace (REPLAY_BULK, REPLAY_DRAIN) are counted as placed, but not compared.
         """
         outcome, kind = events.outcome[:done], events.kind[:done]
         traced = (kind == REPLAY_ALLOC) | (kind == REPLAY_FREE)
@@ -236,7 +245,7 @@ class ReplayTally:
         place = np.ravel_multi_index(
             (nid, zone, events.order[got], migratetypes[got], remote), self._placed.shape
         )
-        np.add.at(self._placed.reshape(-1), place, 1)  # of one dimension: several times as quick
+        np.add.at(self._placed.reshape(-1), place, 1)  # several times as fast as with five dimensions
         freed = np.flatnonzero((kind == REPLAY_FREE) & (outcome > 0))
         self._frees += len(freed)
         self._freed += np.bincount(events.order[freed], minlength=NR_ORDERS)
@@ -246,7 +255,7 @@ class ReplayTally:
         self.compare(events, pfns, compared)
 
     def compare(self, events: ReplayEvents, pfns: npt.NDArray[np.uint64], here: Compared) -> None:
-        """Count the allocations that went where the traced kernel's went."""
+        """Count the allocations that are on the same node, and in the same zone, as in the traced kernel."""
         known = here.real_nid != NOWHERE
         same_node = known & (here.nid == here.real_nid)
         spilled = known & (here.real_nid != events.home[here.row])
@@ -260,12 +269,12 @@ class ReplayTally:
         ]
 
     def add_path(self, path: Sequence[int] | I64) -> None:
-        """Work counters of something that was done on a node."""
+        """Add PATH_* work counters of a node."""
         self.steals += int(path[PATH_STEALS])
         self.buddy_blocks += int(path[PATH_BUDDY_BLOCKS])
 
     def sample(self, time_ns: int) -> None:
-        """Note where every zone is, if it is time."""
+        """Take a sample of every zone, if one is due."""
         if self._samples.due():
             self._samples.add(Sample(self.events_read, time_ns, zone_samples(self.pgdats)))
 
@@ -273,10 +282,11 @@ class ReplayTally:
         return sum(int(np.count_nonzero(pgdat.pg.flags & PG_PCP)) for pgdat in self.pgdats)
 
     def _moved_blocks(self) -> tuple[int, int]:
-        """Blocks off the free lists and from pagesets back onto them.
+        """Return the blocks taken off free lists, and the blocks moved from pagesets to free lists.
 
-        Every block that moved is in the work counters; what went to callers and came from them without a
-        pageset is known, and so is by how much the pagesets grew.
+        They are computed from the work counters, which count every block that moved to or from a free list;
+        from the blocks that callers allocated and freed without a pageset; and from the growth of the
+        pagesets.
         """
         max_order = int(self.pgdats[0].pg.tune[TUNE_PCP_MAX_ORDER])
         orders = np.arange(NR_ORDERS)
@@ -289,7 +299,7 @@ class ReplayTally:
         return (moved + net) // 2 + direct, (moved - net) // 2
 
     def report(self, counts: EventCounts) -> ReplayReport:
-        """Everything so far; checks every invariant."""
+        """Return the report of everything so far, with a check of every invariant."""
         placed = self._placed
         kinds = {kind.name.lower(): int(n) for kind, n in zip(EventKind, self._kinds, strict=True)}
         asked = int(self._kinds[EventKind.MM_PAGE_ALLOC] + self._kinds[EventKind.MM_PAGE_FREE])
@@ -383,12 +393,15 @@ class ReplayTally:
 
 
 def _place(blocks: I64) -> tuple[I64, I64]:
-    """Nid and zone index of each block (mm.replay.block_of)."""
+    """Return nid and zone index of each block, as mm.replay.block_of() encodes them."""
     return (blocks >> BLOCK_NID_SHIFT) - 1, (blocks >> BLOCK_ZONE_SHIFT) & 0x7
 
 
 def _held_by_zone(pgdat: Pgdat, slots: I64 | None = None) -> I64:
-    """Pages of held blocks, or of those of some owners, by zone index, counted from the pages themselves."""
+    """Return the pages of held blocks by zone index, of all owners or of those with the given slots.
+
+    They are counted from the pages' flags, independently of any counter.
+    """
     pg = pgdat.pg
     heads = np.flatnonzero(pg.flags & PG_HELD)
     if slots is not None:

@@ -1,8 +1,8 @@
-"""A whole machine in one process: every node's real code, a virtual clock, a network that can misbehave.
+"""A whole machine in one process: every node's real code, a virtual clock, and a network with faults.
 
-One seed, one run: the order of events depends on nothing else. Requests go through each node's inbox, its
-questions through its outbox, and its daemons are those that the Ray actors run; a message between nodes is an
-event some virtual time later.
+A run is determined by its seed. Requests go through each node's inbox, questions to other nodes through its
+outbox, and its daemons are those that the Ray actors run. A message between nodes is an event that happens
+some virtual time after it was sent.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import heapq
 import pickle
 import random
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,12 +28,13 @@ from numa_service.node.inbox import Call, Inbox, Packed, Running
 from numa_service.node.memory_hotplug import change_memory_block, memory_blocks, offline_node
 from numa_service.node.node import Node
 from numa_service.node.ops.op import Op, Tagged, encode
+from numa_service.node.owner_checks import lives
 from numa_service.node.requests import Request
 from numa_service.sim.network import Faults, Network
 
 T = TypeVar("T")
 
-#: From wakeup_kswapd() to its first step: a scheduler tick.
+#: Virtual ns from wakeup_kswapd() to kswapd's first step: one jiffy.
 KSWAPD_WAKE_NS = JIFFY_NS
 
 
@@ -47,12 +49,12 @@ class Task(Generic[T]):
         self._result: T | None = None
 
     def finish(self, result: T | None, error: NodeError | None) -> None:
-        """Record how it ended."""
+        """Note the result of the request, or the error with which it ended."""
         self.done, self._result, self.error = True, result, error
 
     @property
     def result(self) -> T:
-        """What it returned; raises what it raised."""
+        """The result of the request, which must be done; raises the error that it ended with."""
         if self.error:
             raise self.error
         assert self.done, "the task is still running"
@@ -61,12 +63,12 @@ class Task(Generic[T]):
 
 @dataclass(order=True)
 class Event:
-    """Something that happens at a time; events of one time in the order in which they were made."""
+    """Something that happens at a virtual time; events of the same time happen in the order of `sequence`."""
 
     at_ns: int
     sequence: int
     act: Callable[[], object] = field(compare=False)
-    #: A daemon's next look: nobody waits for it.
+    #: Whether :meth:`Simulation.run` need not wait for the event, as it is only a daemon's check for work.
     background: bool = field(default=False, compare=False)
     cancelled: bool = field(default=False, compare=False)
 
@@ -76,7 +78,7 @@ def _pack(asker: int, reply: Any) -> Packed:
 
 
 class Host:
-    """One node with its inbox and daemons, from its boot to its end."""
+    """One node with its inbox and daemons, from its boot to its crash."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -84,25 +86,27 @@ class Host:
         self.daemons: dict[str, list[Daemon]] = {}
         for daemon in (kswapd(node), *daemons_of(node, self.inbox)):
             self.daemons.setdefault(daemon.name, []).append(daemon)
-        #: The next look of each daemon, by identity.
+        #: id() of a daemon → its next check for work.
         self.looks: dict[int, Event] = {}
-        #: Daemons in the middle of a round, by identity: each runs one at a time, unless it overlaps.
+        #: id() of the daemons that are in the middle of a round; a daemon that overlaps is never in here.
         self.busy: set[int] = set()
         self.alive = True
 
 
 class Simulation:
-    """All nodes of a machine, and the time they live in."""
+    """All nodes of a machine, the virtual clock, and the network between the nodes."""
 
     def __init__(
         self, spec: MachineSpec, seed: int = 0, faults: Faults | None = None, *, vmstat: bool = True
     ) -> None:
-        """Boot. Without `vmstat`, no CPU has vmstat ticks: for a shell whose clock is not this one."""
+        """Boot every node. A caller with a clock of its own passes vmstat=False: no vmstat ticks then."""
         self.spec = spec
         machine = start_kernel(spec)
         self.nodes = {node.nid: Node(machine.of_node(node.nid), node.nid) for node in spec.nodes}
         self.now_ns = 0
         self.down: set[int] = set()
+        #: nid → questions of that node that got no answer in time.
+        self.unanswered: Counter[int] = Counter()
         self.dice = random.Random(seed)
         self.network = Network(self.dice, faults or Faults(), spec.latency.remote_lookup_ns // 2)
         self._events: list[Event] = []
@@ -113,14 +117,14 @@ class Simulation:
         self.hosts: dict[int, Host] = {}
         for node in self.nodes.values():
             self.host(node)
-            node.replies.keep_ns = 0  # what comes twice comes within moments
+            node.replies.keep_ns = 0  # repeats arrive soon: replies are kept only up to REPLIES_LIMIT
 
     def host(self, node: Node) -> Host:
-        """Put a node that has booted into its place."""
+        """Put a node that has booted in the place of its nid, with a new inbox and new daemons."""
         self.nodes[node.nid] = node
         node.clock = lambda: self.now_ns
         node.tracepoints.now = self._traced_ns
-        # each node keeps its own books, as in a process of its own; a snapshot shows them all
+        # each node has a BootedMachine of its own, as in a process of its own, but snapshots show all nodes
         pgdats = {nid: other.pgdat for nid, other in self.nodes.items()}
         for other in self.nodes.values():
             other.machine.neighbours = pgdats
@@ -131,26 +135,26 @@ class Simulation:
     # driving
 
     def spawn(self, nid: int, steps: Steps[T]) -> Task[T]:
-        """Start a request on a node; it makes its way as the clock runs."""
+        """Start a request on a node and return it; it proceeds as the events are run."""
         node = self.nodes[nid]
         task = Task(through_outbox(node, steps), node)
         self.at(0, lambda: self._step(task, None, None))
         return task
 
     def call(self, nid: int, steps: Steps[T]) -> T:
-        """Run one request to its end, and everything else that happens meanwhile."""
+        """Run a request to its end, and everything else that happens meanwhile; return its result."""
         task = self.spawn(nid, steps)
         while not task.done:
             self.next()
         return task.result
 
     def run(self) -> None:
-        """Until nothing is left to happen but looks of daemons."""
+        """Run events until only daemons' checks for work are left."""
         while self._foreground:
             self.next()
 
     def advance(self, ns: int) -> None:
-        """Let virtual time pass, and happen what happens in it."""
+        """Advance the clock by `ns`, running the events of that time."""
         until = self.now_ns + ns
         while self._events and self._events[0].at_ns <= until:
             self.next()
@@ -161,7 +165,8 @@ class Simulation:
     def change_memory_block(self, block: int, state: str) -> MemoryState:
         """Write ``memoryN/state``: offline, online, online_kernel or online_movable.
 
-        NotFound, InvalidRequest (EINVAL), Busy (EBUSY).
+        Returns the memory that the block's node has afterwards. NotFound, InvalidRequest (EINVAL), Busy
+        (EBUSY).
         """
         nid = next((nid for nid, node in self.nodes.items() if block in memory_blocks(node)), None)
         if nid is None:
@@ -169,28 +174,30 @@ class Simulation:
         return self.call(nid, change_memory_block(self.nodes[nid], block, state))
 
     def offline_node(self, nid: int) -> dict[int, str]:
-        """Take all memory of a node off-line, and the node if it has no CPUs: blocks that stay, and why."""
+        """Take all memory of a node off-line, and the node itself if it has no CPUs.
+
+        Returns the blocks that stay on-line, and why.
+        """
         return self.call(nid, offline_node(self.nodes[nid]))
 
     def check(self) -> list[str]:
-        """Violated invariants of every node, and between them: no page is held by an owner nobody knows.
+        """Return the violated invariants of every node and between nodes.
 
-        Between nodes they hold when no request is under way.
+        Between nodes, each owner of pages must exist at its home. That holds only while no request is under
+        way.
         """
         problems = [problem for node in self.nodes.values() for problem in node.check()]
         for node in self.nodes.values():
             for owner in node.slots:
                 home = self.nodes[owner.nid]
-                if owner.lineage == home.lineage and not (
-                    owner.id in home.sessions or owner.id in home.regions
-                ):
+                if owner.lineage == home.lineage and not lives(home, owner):
                     problems.append(f"node {node.nid}: {owner} holds pages and is unknown at home")
         return problems
 
     # events
 
     def at(self, delay_ns: int, act: Callable[[], object], background: bool = False) -> Event:
-        """Have something happen later."""
+        """Schedule `act` to be called `delay_ns` from now."""
         self._sequence += 1
         event = Event(self.now_ns + delay_ns, self._sequence, act, background)
         heapq.heappush(self._events, event)
@@ -201,29 +208,29 @@ class Simulation:
         self.at(0, act)
 
     def cancel(self, event: Event) -> None:
-        """It does not happen after all."""
+        """Cancel an event, unless it has happened or is cancelled already."""
         if not event.cancelled:
             event.cancelled = True
             self._foreground -= not event.background
 
     def next(self) -> None:
-        """The next event; one that was cancelled takes no time."""
+        """Run the next event. A cancelled event does nothing and does not advance the clock."""
         event = heapq.heappop(self._events)
         if event.cancelled:
             return
-        event.cancelled = True  # it is too late now
+        event.cancelled = True  # so that a later cancel() has no effect
         self._foreground -= not event.background
         self._pass_time(event.at_ns)
         event.act()
 
     @property
     def _stat_interval_ns(self) -> int:
-        """Of the first node: the sysctl is the machine's."""
+        """vm.stat_interval in ns, as the first node has it: all nodes have the same."""
         seconds = next(iter(self.nodes.values())).machine.sysctls.stat_interval
         return seconds * 1_000_000_000 or JIFFY_NS
 
     def _pass_time(self, until_ns: int) -> None:
-        """Set the clock; with the vmstat ticks until then, as far as there is anything to do."""
+        """Set the clock, running the vmstat ticks until then on nodes where there is anything to do."""
         while self._vmstat and self._next_tick_ns <= until_ns:
             self.now_ns = self._next_tick_ns
             wanted = [
@@ -241,7 +248,7 @@ class Simulation:
 
     @staticmethod
     def _at_once(steps: Steps[T]) -> T:
-        """Of steps that ask nobody."""
+        """Run steps that ask no other node; return their result."""
         try:
             next(steps)
         except StopIteration as end:
@@ -250,11 +257,12 @@ class Simulation:
         raise AssertionError("it asks another node")
 
     def _traced_ns(self) -> int:
-        """One clock for the events of all nodes, which the cost of what they do advances, too."""
+        """Return the time for trace events: a clock for all nodes, which the cost of their work advances."""
         tracers = (node.tracepoints.tracer for node in self.nodes.values())
         return max(self.now_ns, *(tracer.clock_ns for tracer in tracers if tracer), 0)
 
     def _step(self, task: Task[Any], value: Any, error: NodeError | None) -> None:
+        """Resume a task with an answer or an error, and carry out the effect that it yields."""
         try:
             effect = task.steps.throw(error) if error else task.steps.send(value)
         except StopIteration as stop:
@@ -268,14 +276,17 @@ class Simulation:
     def carry_out(
         self, host: Host, effect: Ask[Any] | Park, then: Callable[[Any, NodeError | None], None]
     ) -> None:
-        """Carry out what a generator of a node has yielded; `then` is told the answer, or the error."""
+        """Carry out an effect that a generator of a node has yielded.
+
+        `then` is called with the answer, or with the error that came instead.
+        """
         if isinstance(effect, Park):
             effect.when_woken(partial(self._soon, lambda: then(None, None)))
         else:
             self._send(host, effect, then)
 
     def _send(self, host: Host, ask: Ask[Any], then: Callable[[Any, NodeError | None], None]) -> None:
-        """Carry a question to its node and the answer back, or lose it; whoever asked gives up in time."""
+        """Send a question to its node; `then` is called with the answer, or with an error after a timeout."""
         nid = host.node.nid
         asking = host.node.outbox.asking
         asking[id(ask)] = ask.nid, getattr(ask.op, "owner", None)
@@ -285,9 +296,14 @@ class Simulation:
                 self.cancel(timeout)
                 then(value, error)
 
-        # nobody listens on a node that is down; whether the others have heard is not known
+        # a node that is down cannot have heard the question; any other node may have
         lost = (NeverSent if ask.nid in self.down else PeerUnavailable)(ask.nid, "no answer")
-        timeout = self.at(self.network.faults.timeout_ns, lambda: over(None, lost))
+
+        def give_up() -> None:
+            self.unanswered[nid] += 1
+            over(None, lost)
+
+        timeout = self.at(self.network.faults.timeout_ns, give_up)
         if ask.nid in self.down or not self.network.reaches(nid, ask.nid) or self.network.loses():
             return
         if self.network.repeats():
@@ -304,11 +320,12 @@ class Simulation:
         value: Any,
         error: NodeError | None,
     ) -> None:
+        """Send the answer to a question, which the network may lose."""
         if self.network.reaches(from_nid, to_nid) and not self.network.loses():
             self.at(self.network.delay_ns(), lambda: over(value, error))
 
     def _deliver(self, asker: int, ask: Ask[Any], reply: Callable[[Any, NodeError | None], None]) -> None:
-        """A question has come to its node: it is carried out once; asked again, it gets the first answer."""
+        """Let a question arrive at its node, whose inbox carries it out once and repeats the first answer."""
         if ask.nid in self.down or not self.network.reaches(asker, ask.nid):
             return
         host = self.hosts[ask.nid]
@@ -317,7 +334,7 @@ class Simulation:
 
     @staticmethod
     def _carried_out(host: Host, asked: Tagged[Any]) -> Any:
-        """The answer to a question, or the steps to it."""
+        """Carry out a question; return its answer, or the steps that lead to it."""
         check_asked(host.node, asked)
         if isinstance(asked, Request):
             return asked.run(host.inbox)
@@ -331,7 +348,7 @@ class Simulation:
         begin: Callable[[], Any],
         reply: Callable[[Any, NodeError | None], None],
     ) -> None:
-        """A request has come to a node; `reply` is told how it ended."""
+        """Let a request arrive at a node's inbox; `reply` is called with its result or its error."""
         try:
             got = host.inbox.once(call, begin)
         except NodeError as error:
@@ -346,7 +363,7 @@ class Simulation:
             reply(got, None)
 
     def _drive(self, host: Host, running: Running) -> None:
-        """Carry out the effect that a request stands at, if nobody does yet."""
+        """Carry out the effect at which a request stands, unless that is being done already."""
         effect, running.effect = running.effect, None
         if effect is None:
             return
@@ -361,12 +378,14 @@ class Simulation:
     # daemons
 
     def _wake(self, host: Host, name: str) -> None:
+        """Have the daemons of a name check for work; kswapd does so after a delay."""
         for daemon in host.daemons[name]:
             look = host.looks.get(id(daemon))
             if id(daemon) not in host.busy and (look is None or look.background):
                 self._look_in(host, daemon, KSWAPD_WAKE_NS if name == "kswapd" else 0)
 
     def _look_in(self, host: Host, daemon: Daemon, delay_ns: int, background: bool = False) -> None:
+        """Schedule a daemon's next check for work, in place of an earlier one."""
         earlier = host.looks.get(id(daemon))
         if earlier is not None:
             self.cancel(earlier)
@@ -374,7 +393,7 @@ class Simulation:
         host.looks[id(daemon)] = self.at(delay_ns, act, background)
 
     def _look(self, host: Host, daemon: Daemon) -> None:
-        """Run one round of a daemon, if it is wanted, or look again later."""
+        """Begin a round of a daemon if it is wanted; otherwise schedule its next check."""
         host.looks.pop(id(daemon), None)
         if not host.alive:
             return
@@ -392,6 +411,7 @@ class Simulation:
     def _round(
         self, host: Host, daemon: Daemon, steps: Steps[int], value: Any, error: NodeError | None
     ) -> None:
+        """Resume a daemon's round with an answer or an error, and carry out the effect that it yields."""
         if not host.alive:
             return
         try:

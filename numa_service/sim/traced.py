@@ -1,4 +1,4 @@
-"""The traced machine: where its real pfns lie, and what was in use in each zone when tracing began."""
+"""The traced machine: where its zones are, and how many pages of each were in use when tracing began."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from numa_service.machine.spec import MachineSpec, NodeSpec, ZoneSpec
-from numa_service.machine.tree import Directory
-from numa_service.machine.zoneinfo import CapturedZone, parse_zoneinfo
+from numa_service.machine.captured_buddyinfo import parse_buddyinfo
+from numa_service.machine.captured_tree import Directory
+from numa_service.machine.captured_zoneinfo import CapturedZone, parse_zoneinfo
+from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError, ZoneSpec
+from numa_service.mm.internal import ALLOC_NO_WATERMARKS
 from numa_service.mm.mmzone import MIGRATE_MOVABLE, NR_ORDERS, ZONE_NAMES
-from numa_service.mm.page_alloc import ALLOC_NO_WATERMARKS, NUMA_HOW_HIT, NUMA_HOW_LOCAL
+from numa_service.mm.page_alloc import NUMA_HOW_HIT, NUMA_HOW_LOCAL
 from numa_service.node import ops
 from numa_service.node.node import Node
 from numa_service.node.owners import Owner
-from numa_service.trace.buddyinfo import parse_buddyinfo, read_captured
+from numa_service.trace.captured_files import read_captured
 from numa_service.trace.events import TraceError
 
-#: nid or zone index of a pfn that lies in no zone.
+#: The nid and zone index of a pfn that is in no zone.
 NOWHERE = -1
 
 
 @dataclass(frozen=True, slots=True)
 class TracedZone:
-    """One zone of the traced machine. Pages; None = not known."""
+    """One zone of the traced machine, with sizes in pages; None = not known."""
 
     nid: int
     name: str
@@ -37,7 +39,7 @@ class TracedZone:
 
     @property
     def in_use(self) -> int | None:
-        """Managed pages on no free list: those of pagesets count as in use."""
+        """Managed pages that are on no free list. Pages in pagesets count as in use."""
         if self.managed is None or self.free is None:
             return None
         return max(0, self.managed - self.free)
@@ -45,31 +47,31 @@ class TracedZone:
 
 @dataclass(frozen=True, slots=True)
 class HeldInUse:
-    """Pages of one zone that are held for whoever had them before the trace."""
+    """The pages of one zone that are held in place of those that were in use before the trace."""
 
     nid: int
     zone: str
-    #: Pages in use in the traced zone, and how many of them the emulated one could give.
+    #: Pages in use in the traced zone, and how many of them the emulated zone could give.
     wanted: int
     held: int
 
 
 class TracedZones:
-    """Zones of the machine that was traced."""
+    """The zones of the traced machine."""
 
     def __init__(self, zones: Iterable[TracedZone], arch: str) -> None:
-        """`arch` is the emulated machine's: it numbers the zones."""
+        """Make it of zones in any order. `arch`, by which zones are numbered, is the emulated machine's."""
         self.zones = tuple(sorted(zones, key=lambda zone: zone.start_pfn))
         self._names = ZONE_NAMES[arch]
         self._starts = np.array([z.start_pfn for z in self.zones], dtype=np.uint64)
         self._ends = np.array([z.start_pfn + z.spanned for z in self.zones], dtype=np.uint64)
-        # A row behind the last zone, for pfns that are in none.
+        # the last entry, at index -1, is for pfns that are in no zone
         self._nids = np.array([z.nid for z in self.zones] + [NOWHERE], dtype=np.int64)
         self._zones = np.array([self.zone_index(z.name) for z in self.zones] + [NOWHERE], dtype=np.int64)
 
     @classmethod
     def of(cls, spec: MachineSpec) -> TracedZones:
-        """The emulated machine is the traced one; what was in use is not known."""
+        """Take the zones of the emulated machine as the traced ones; what was in use is not known then."""
         return cls(
             (
                 TracedZone(node.nid, zone.name, zone.start_pfn, zone.spanned, zone.managed, None)
@@ -81,9 +83,9 @@ class TracedZones:
 
     @classmethod
     def read(cls, directory: Path, arch: str) -> TracedZones:
-        """From zoneinfo.txt and buddyinfo.txt of a capture made right before tracing.
+        """Read zoneinfo.txt and buddyinfo.txt of a capture that was made right before tracing.
 
-        SpecError or TraceError, one line, if one of them cannot be read.
+        SpecError or TraceError, each of one line, if one of the files cannot be read.
         """
         free = _free_pages(directory)
         zoneinfo = parse_zoneinfo(Directory(directory), "zoneinfo.txt")
@@ -100,22 +102,28 @@ class TracedZones:
         )
 
     def zone_index(self, name: str) -> int:
-        """Index of a zone by name; one above all others for a type that the architecture lacks."""
-        # a zone type that the emulated architecture lacks agrees with none
+        """Return the index of a zone by its name.
+
+        A zone type that the emulated architecture lacks has an index above all others, so it agrees with
+        none.
+        """
         return self._names.index(name) if name in self._names else len(self._names)
 
     def locate(self, pfns: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Real nid and zone index of each pfn; NOWHERE outside every zone. Spans are taken not to overlap."""
+        """Return nid and zone index of each pfn of the traced machine, NOWHERE for a pfn outside every zone.
+
+        The zones' spans are assumed not to overlap.
+        """
         at = np.searchsorted(self._starts, pfns, side="right").astype(np.int64) - 1
         if len(self.zones):
             at[(at >= 0) & (pfns >= self._ends[at])] = -1
         return self._nids[at], self._zones[at]
 
     def fit(self, spec: MachineSpec) -> tuple[MachineSpec, bool]:
-        """The machine with the managed pages of the traced boot, and whether they were taken over.
+        """Return the machine with the managed pages of the traced boot, and whether they were taken over.
 
-        Two boots of one machine differ in them (where the kernel image lies, for one). Only if it is the same
-        machine: the same zones in the same places.
+        Managed pages differ between two boots of one machine, for instance because the kernel image is loaded
+        elsewhere. They are taken over only if the zones are the same and in the same places.
         """
         known = {(z.nid, z.name): z for z in self.zones if z.managed is not None}
         places = {(node.nid, zone.name): zone.start_pfn for node in spec.nodes for zone in node.zones}
@@ -125,7 +133,7 @@ class TracedZones:
         def zone_of(node: NodeSpec, zone: ZoneSpec) -> ZoneSpec:
             managed = known[node.nid, zone.name].managed
             assert managed is not None
-            # where that boot's image lay, and so what it freed late, is not known
+            # it is not known where the kernel image was in that boot, and so which init memory it freed
             return replace(zone, managed=min(managed, zone.present), freed_late=0)
 
         nodes = tuple(
@@ -134,9 +142,9 @@ class TracedZones:
         return replace(spec, nodes=nodes), True
 
     def hold_in_use(self, nodes: Mapping[int, Node], keeper: Node) -> tuple[HeldInUse, ...]:
-        """Take what was in use from the freshly booted zones of the same names, in the largest blocks.
+        """Allocate as many pages as were in use, from the zones of freshly booted nodes, in large blocks.
 
-        They belong to a session of their own on `keeper`. A zone that is smaller here gives what it has.
+        They belong to a session of their own on `keeper`. A zone that has fewer pages here gives what it has.
         """
         wanted = [(zone, zone.in_use) for zone in self.zones]
         if all(pages is None for _, pages in wanted):
@@ -154,6 +162,7 @@ class TracedZones:
 
 
 def _hold(node: Node, owner: Owner, zone: int, pages: int) -> int:
+    """Allocate up to `pages` pages of a zone in the largest blocks; return how many were got."""
     held = 0
     for order in range(NR_ORDERS - 1, -1, -1):
         count = (pages - held) >> order
@@ -178,9 +187,10 @@ def _hold(node: Node, owner: Owner, zone: int, pages: int) -> int:
 
 
 def _free_pages(directory: Path) -> dict[tuple[int, str], int]:
+    """Return the free pages of each (nid, zone name) from a capture's buddyinfo.txt; TraceError."""
     text = read_captured(directory, "buddyinfo.txt")
     try:
         counts = parse_buddyinfo(text)
-    except TraceError as error:
+    except SpecError as error:
         raise TraceError(f"{directory}: {error}") from None
     return {key: sum(n << order for order, n in enumerate(row)) for key, row in counts.items()}

@@ -1,4 +1,4 @@
-"""Reading a trace ahead of what is done with it: inflating and tokenizing hold no lock of the interpreter."""
+"""Reads a trace in a thread, ahead of its use; inflating and tokenizing hold no lock of the interpreter."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Generator, Iterable
 
 from numa_service.trace.events import TraceEvents
 
-#: Chunks that wait, at most: 4 MB each.
+#: Most chunks that are read ahead, of 4 MB each.
 CHUNKS_AHEAD = 2
-#: For the reader to see that nobody wants more.
+#: How often a reader whose queue is full checks whether it is to stop.
 _STOP_SECONDS = 0.1
-#: For it to end; one that waits for a pipe is left behind.
+#: How long to wait for a stopped reader to end; one that waits for a pipe is left running.
 _END_SECONDS = 1.0
 
 
 class _Reader(threading.Thread):
-    """Puts chunks into a queue, then None; or whatever was raised."""
+    """A thread that puts chunks into a queue, then None, or the exception that reading raised."""
 
     def __init__(self, chunks: Iterable[TraceEvents]) -> None:
         super().__init__(name="trace-reader", daemon=True)
@@ -45,9 +45,9 @@ class _Reader(threading.Thread):
 
 
 def read_ahead(chunks: Iterable[TraceEvents]) -> Generator[TraceEvents]:
-    """The same chunks, read in a thread; what reading raises is raised here.
+    """The same chunks, read in a thread; an exception of the reader is raised here.
 
-    Whoever stops before the end closes it: the thread then ends with the chunk that it reads.
+    A caller that stops before the end closes the generator, and the thread ends after its present chunk.
     """
     reader = _Reader(chunks)
     reader.start()

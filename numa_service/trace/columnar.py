@@ -1,10 +1,10 @@
 """The columnar file of a trace (``.ntrace``): smaller than the gzipped text, and read without tokenizing.
 
-The file is :data:`MAGIC`, then frames: length and CRC32 (``<II``, the CRC over the length too), then a
-msgpack map. First a header frame, then frames of events, then when the kswapds ran (vmscan events, which have
-no page), last an end frame with the counts: a file without it is truncated, and a trace can be written as it
-arrives, its length not yet known. Columns are little-endian, times and pfns as differences, the bytes of one
-significance together, so that zlib finds the repetition.
+A file is :data:`MAGIC`, then frames. A frame is a length and a CRC32 (``<II``; the CRC covers the length),
+then a msgpack map. A header frame is followed by frames of events, frames of kswapd changes (vmscan events,
+which have no page), and an end frame with the counts. A file without an end frame is truncated: so a trace
+can be written while its length is not known yet. Columns are little-endian; times and pfns are stored as
+differences, and bytes of the same significance are stored together, so that zlib finds repetitions.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from numa_service.trace.events import (
     TraceHeader,
 )
 
-#: First bytes of the file: not ASCII, and with a line end that a text-mode copy would change.
+#: First bytes of a file: not ASCII, and with a line end that a copy in text mode would change.
 MAGIC = b"\x93NTRACE\r\n"
-#: 2: frames of kswapd changes, which version 1 has not.
+#: Version of the format. Version 1 had no frames of kswapd changes.
 VERSION = 2
 _READABLE = (1, 2)
-#: Events of a frame at most.
+#: Most events in a frame.
 FRAME_EVENTS = 1 << 17
-#: Bytes of a frame at most; what a damaged length may make a reader allocate.
+#: Most bytes in a frame, and thus the most that a damaged length makes a reader allocate.
 MAX_FRAME_BYTES = 16 << 20
 
-#: Changes of a kswapd frame at most.
+#: Most changes in a frame of kswapd changes.
 _FRAME_CHANGES = 1 << 16
 
-#: How our frames of events begin, behind the byte that says how many keys they have.
+#: First bytes of the map in a frame of events, as this module writes it.
 _EVENTS = b"\x84\xa5frame\xa6events"
 
 _FRAME = struct.Struct("<II")
-#: Stored as the difference to the element before.
+#: Columns that are stored as the difference to the element before.
 _DIFFERENCES = ("time_ns", "pfn")
 _ZLIB_LEVEL = 6
 
@@ -61,9 +61,10 @@ def write_ntrace(
     *,
     compress: bool = True,
 ) -> int:
-    """Write a trace, return its events. ``counts`` and ``kswapd`` are taken when ``chunks`` have ended.
+    """Write a trace, and return the number of its events.
 
-    The file appears whole or not at all; OSError as the file system gives it.
+    ``counts`` and ``kswapd`` are read after the last of the ``chunks``, and may grow until then. The file
+    appears whole or not at all. OSError of the file system.
     """
     partial = path.with_name(path.name + ".partial")
     events = 0
@@ -88,10 +89,13 @@ def write_ntrace(
 
 
 class NtraceParser:
-    """Events of one columnar file. ``header`` is known at once, ``counts`` after the last chunk."""
+    """Reads one columnar file.
+
+    ``header`` is known at once, ``counts`` and ``kswapd`` after the last chunk.
+    """
 
     def __init__(self, stream: BinaryIO, where: str) -> None:
-        """Read up to the header; ``where`` names the file in errors. TraceError if it is not such a file."""
+        """Read the header; ``where`` names the file in errors. TraceError if it is not a columnar file."""
         self._stream = stream
         self._where = where
         self._offset = 0
@@ -106,13 +110,13 @@ class NtraceParser:
         except (KeyError, TypeError) as error:
             raise self._error(at, f"malformed header frame ({error})") from None
         self.counts = EventCounts()
-        #: Complete after the last chunk, as `counts`.
+        #: When kswapds ran; complete after the last chunk.
         self.kswapd = KswapdLog()
 
     def chunks(self) -> Iterator[TraceEvents]:
-        """Events in the order and the chunks they were written; to be iterated once.
+        """The events, in the chunks in which they were written; to be iterated once.
 
-        TraceError with the offset of the frame that is damaged or missing.
+        TraceError gives the offset of the frame that is damaged or missing.
         """
         events = 0
         while True:
@@ -139,7 +143,10 @@ class NtraceParser:
             raise self._error(self._offset, "data after the end frame")
 
     def only_kswapd(self) -> KswapdLog:
-        """When the traced kswapds ran, instead of the events, which are passed over. TraceError as above."""
+        """When the traced kswapds ran; for use instead of :meth:`chunks`, whose events are skipped.
+
+        TraceError as of :meth:`chunks`.
+        """
         while True:
             at = self._offset
             begin = self._stream.read(_FRAME.size + len(_EVENTS))
@@ -223,7 +230,7 @@ def _unpack_events(frame: dict[str, Any]) -> TraceEvents:
         size = length * dtype.itemsize
         if frame["codec"] == "zlib":
             inflate = zlib.decompressobj()
-            # One byte more than there should be: a column that is too long is seen, and not inflated.
+            # at most one byte too many is inflated: enough to see that a column is too long
             data = inflate.decompress(data, size + 1)
         if len(data) != size:
             raise ValueError(f"column {name} has not {size} bytes")
@@ -233,7 +240,7 @@ def _unpack_events(frame: dict[str, Any]) -> TraceEvents:
 
 def _to_bytes(column: npt.NDArray[Any], differences: bool) -> bytes:
     if differences:
-        # Unsigned, so that it wraps: the way back is exact for every value.
+        # unsigned differences wrap, so that the sums are exact for every value
         unsigned = column.view("<u8")
         column = np.diff(unsigned, prepend=np.zeros(1, "<u8"))
     column = np.ascontiguousarray(column)

@@ -10,13 +10,13 @@ from numa_service.mm import jit
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Of the kernels' text too: they take over its constants.
+#: Numba's cache. Its name depends also on the text of the kernels in mm/, whose constants are compiled in.
 CACHE_DIR = jit.cache_dir("traces", jit.PACKAGE, Path(__file__).parent)
 
 
 def compiled(function: F) -> F:
-    """As the kernels of mm/, but called rather than inlined, and not part of the warm-up.
+    """Compile a function as the kernels of mm/, but not inlined, and not part of the warm-up.
 
-    Without the interpreter's lock, too: a trace is read while another part of it is replayed.
+    It runs without the interpreter's lock, so that a trace is read while another part of it is replayed.
     """
     return jit.compiled_into(CACHE_DIR, function, nogil=True)

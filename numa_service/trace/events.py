@@ -1,4 +1,4 @@
-"""Page events of a kernel trace, laid out by column (``include/trace/events/kmem.h``)."""
+"""The page events of a kernel trace as columns (``include/trace/events/kmem.h``), and what else it says."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import numpy.typing as npt
 
 
 class TraceError(ValueError):
-    """A trace that cannot be read: one line naming the file, where in it, and why."""
+    """A trace cannot be read; one line names the file, the place in it, and the reason."""
 
 
 class EventKind(IntEnum):
-    """Tracepoints whose fields are kept; everything else (vmscan, compaction, …) is OTHER.
+    """Tracepoints whose fields are kept; all others (vmscan, compaction, …) are OTHER.
 
-    MM_PAGE_FREE_BATCHED comes in addition to an MM_PAGE_FREE of the same page: it frees nothing by itself.
+    An MM_PAGE_FREE_BATCHED is traced beside an MM_PAGE_FREE of the same page, and frees nothing by itself.
     """
 
     MM_PAGE_ALLOC = 0
@@ -31,15 +31,15 @@ class EventKind(IntEnum):
     OTHER = 6
 
 
-#: Name of the tracepoint by kind, in kind order, without OTHER.
+#: Names of the tracepoints in the order of EventKind, without OTHER.
 PAGE_EVENT_NAMES = tuple(kind.name.lower() for kind in EventKind if kind is not EventKind.OTHER)
 
 
 @dataclass(frozen=True, slots=True)
 class TraceEvents:
-    """Events in file order, one array element each; a field that the event has not is 0.
+    """Events in file order, one array element each; a field that an event does not have is 0.
 
-    File order is the kernel's merge of per-CPU buffers by their clocks: ``time_ns`` may step back.
+    The kernel merges its per-CPU buffers by their clocks, so that ``time_ns`` may step back.
     """
 
     #: :class:`EventKind`.
@@ -49,11 +49,11 @@ class TraceEvents:
     cpu: npt.NDArray[np.uint16]
     #: Thread id of the task that ran on the CPU (the kernel's ``pid``).
     pid: npt.NDArray[np.uint32]
-    #: First page of the block; 0 is an allocation that failed.
+    #: First page frame of the block; 0 is an allocation that failed.
     pfn: npt.NDArray[np.uint64]
     #: Order of the block (``alloc_order`` of an extfrag event).
     order: npt.NDArray[np.uint8]
-    #: Pageblock type as the traced kernel numbers them (``alloc_migratetype`` of an extfrag event).
+    #: Migratetype as the traced kernel numbers them (``alloc_migratetype`` of an extfrag event).
     migratetype: npt.NDArray[np.uint8]
     #: :class:`numa_service.mm.gfp.Gfp` bits of an MM_PAGE_ALLOC, without the flags that are not known here.
     gfp: npt.NDArray[np.uint32]
@@ -95,7 +95,7 @@ class TraceEvents:
 
     @classmethod
     def concatenate(cls, chunks: list[TraceEvents]) -> TraceEvents:
-        """All chunks as one; costs 29 bytes of memory an event."""
+        """All chunks as one, which takes 29 bytes of memory an event."""
         if not chunks:
             return cls.empty(0)
         return cls(**{name: np.concatenate([getattr(c, name) for c in chunks]) for name in cls.DTYPES})
@@ -103,37 +103,37 @@ class TraceEvents:
 
 @dataclass(frozen=True, slots=True)
 class KswapdChange:
-    """A kswapd of the traced kernel that began to run, or went to sleep."""
+    """A kswapd of the traced kernel woke up or went to sleep."""
 
     time_ns: int
     nid: int
     awake: bool
-    #: Its thread id.
+    #: Thread id of the kswapd; 0 if the line does not show it.
     pid: int = 0
 
 
 class KswapdLog:
-    """Every such change of a trace, in its order; 32 bytes each, as a long trace has many."""
+    """The kswapd changes of a trace, in file order, packed into 32 bytes each: a long trace has many."""
 
     #: Numbers of a change.
     WIDTH = 4
 
     def __init__(self, rows: Iterable[int] = ()) -> None:
-        """`rows`: time, nid, whether awake and pid of each change, one after the other; ValueError."""
+        """`rows`: time_ns, nid, awake and pid of each change, one after the other; ValueError if cut off."""
         self._rows = array("q", rows)
         if len(self._rows) % self.WIDTH:
             raise ValueError("a kswapd change is cut off")
 
     def add(self, change: KswapdChange) -> None:
-        """One more."""
+        """Append a change."""
         self._rows.extend((change.time_ns, change.nid, change.awake, change.pid))
 
     def rows(self, begin: int, end: int) -> list[int]:
-        """Changes [begin, end), as numbers."""
+        """The changes [begin, end) as numbers, in the form that the constructor takes."""
         return self._rows[begin * self.WIDTH : end * self.WIDTH].tolist()
 
     def extend(self, rows: Iterable[int]) -> None:
-        """Some more, as numbers; ValueError as above."""
+        """Append changes given as numbers; ValueError as of the constructor."""
         self._rows.extend(KswapdLog(rows)._rows)
 
     def __len__(self) -> int:
@@ -147,7 +147,7 @@ class KswapdLog:
 
 @dataclass(frozen=True, slots=True)
 class TraceHeader:
-    """What the comment lines at the top of the trace say; None where they do not."""
+    """The comment lines at the top of a trace; None for what they do not say."""
 
     #: Current tracer, "nop" when only events were traced.
     tracer: str | None = None
@@ -168,55 +168,55 @@ class TraceHeader:
 
 @dataclass(frozen=True, slots=True)
 class SkippedLine:
-    """A line that is not a comment and gave no event."""
+    """A line that is no comment and no event."""
 
     line_number: int
     reason: str
-    #: Its beginning, undecodable bytes escaped.
+    #: The beginning of the line, with undecodable bytes escaped.
     text: str
 
 
 #: Skipped lines kept as examples; all are counted.
 MAX_SKIPPED_EXAMPLES = 5
-#: Bytes of them that are kept.
+#: Most bytes of an example that are kept.
 EXAMPLE_BYTES = 240
 
 
 @dataclass(slots=True)
 class EventCounts:
-    """What was in the trace; grows while the trace is read, complete when the last chunk has been yielded."""
+    """Counts of what a trace has. They grow while it is read, and are complete after the last chunk."""
 
     lines: int = 0
-    #: Events by tracepoint name, also those that became OTHER: the page events first, then as first seen.
+    #: Events by tracepoint name, those of kind OTHER too: page events first, then in the order first seen.
     events: dict[str, int] = field(default_factory=dict)
     #: mm_page_alloc events by the text of their gfp_flags, in the order first seen.
     gfp_texts: dict[str, int] = field(default_factory=dict)
-    #: Flag names and bits that ``mm.gfp.parse_gfp`` does not know: allocations that have them.
+    #: Numbers of allocations by each flag name or bit that ``mm.gfp.parse_gfp`` does not know.
     unknown_gfp: dict[str, int] = field(default_factory=dict)
     #: Lines without an event, by reason.
     skipped: dict[str, int] = field(default_factory=dict)
     skipped_examples: list[SkippedLine] = field(default_factory=list)
     #: Events that ``CPU:n [LOST m EVENTS]`` lines say are missing at that place.
     lost: int = 0
-    #: The last line had no end: its event, if any, was not taken.
+    #: Whether the last line had no end; its event, if any, was left out.
     truncated_last_line: bool = False
 
     @property
     def total_events(self) -> int:
-        """Events of all names."""
+        """Number of events of all names."""
         return sum(self.events.values())
 
     @property
     def total_skipped(self) -> int:
-        """Lines skipped for any reason."""
+        """Number of lines skipped for any reason."""
         return sum(self.skipped.values())
 
     def skip(self, reason: str, lines: int = 1) -> None:
-        """Count lines without an event."""
+        """Count lines that were skipped for this reason."""
         self.skipped[reason] = self.skipped.get(reason, 0) + lines
 
     def example(self, line_number: int, reason: str, line: bytes) -> None:
-        """Keep a skipped line if it is one of the first."""
+        """Keep a skipped line as an example, if it is one of the first."""
         if len(self.skipped_examples) < MAX_SKIPPED_EXAMPLES:
             text = line[:EXAMPLE_BYTES].decode("utf-8", "backslashreplace")
             self.skipped_examples.append(SkippedLine(line_number, reason, text))

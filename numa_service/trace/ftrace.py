@@ -1,6 +1,6 @@
-"""Text of ``/sys/kernel/tracing/trace`` or of ``perf script``, streamed into columns.
+"""Parser for the text of ``/sys/kernel/tracing/trace`` or of ``perf script``, which streams it into columns.
 
-Memory is bounded by one block of text and the columns of its events, whatever the length of the trace.
+Whatever the length of the trace, memory is bounded by one block of text and the columns of its events.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ from numa_service.trace.events import (
     TraceHeader,
 )
 
-#: Text held at once, in bytes; also the longest line.
+#: Bytes of text that are held at once; no line may be longer.
 BLOCK_BYTES = 8 << 20
-#: Events of one chunk at most; a block of real lines (90-170 bytes) has fewer.
+#: Most events of one chunk; a block of real lines (90-170 bytes) has fewer.
 CHUNK_EVENTS = 1 << 17
-#: Different event names, and different texts of gfp_flags; real traces have tens.
+#: Most different event names, and most different texts of gfp_flags; real traces have tens.
 _MAX_DISTINCT = 4096
-#: Bytes of all of them together, per table.
+#: Most bytes of all event names together, and of all texts of gfp_flags.
 _DISTINCT_BYTES = 1 << 19
 _SKIPPED_PER_SCAN = 1 << 16
 
 _ENTRIES = re.compile(rb"# entries-in-buffer/entries-written: (\d{1,18})/(\d{1,18})(?:\s+#P:(\d{1,9}))?")
 _TRACER = re.compile(rb"# tracer: (\S+)")
 _KSWAPD = re.compile(rb" (\d{1,9})\.(\d{6,9}): +(?:vmscan:)?mm_vmscan_kswapd_(wake|sleep): nid=(\d{1,4})\b")
-#: Bytes before the time in which the task is looked for.
+#: Bytes before the time in which the task's pid is searched for.
 _TASK_BYTES = 256
 _TASK = re.compile(rb"(?:-| )(\d{1,10}) +(?:\(.*?\) +)?\[\d+\]")
 _LAST_LINE = "the last line has no end"
 
 
 class ByteStream(Protocol):
-    """What the parser reads from."""
+    """A stream of bytes that the parser reads from."""
 
     def readinto(self, buffer: memoryview, /) -> int | None:
-        """Fill some of ``buffer``, return how many bytes; 0 at the end."""
+        """Fill part of ``buffer`` and return the number of bytes; 0 at the end."""
 
 
 def parse_header(text: bytes) -> TraceHeader:
-    """Comment lines at the top of a trace; perf's text has none, and every field stays None."""
+    """The comment lines at the top of a trace. Text of perf has none, so that every field is None."""
     tracer = entries_in_buffer = entries_written = nr_cpus = None
     for line in text.split(b"\n"):
         if line.strip() and not line.startswith(b"#"):
@@ -67,12 +67,12 @@ def parse_header(text: bytes) -> TraceHeader:
 
 
 def resolve_gfp(text: str) -> tuple[int, tuple[str, ...]]:
-    """Known gfp bits of a tracepoint's flags, and the words that ``parse_gfp`` does not know."""
+    """(gfp bits, words that ``parse_gfp`` does not know) of the text of gfp_flags."""
     bits = 0
     unknown = []
     for word in text.split("|"):
         try:
-            # Blank is GFP_KERNEL to parse_gfp; no kernel prints it.
+            # parse_gfp takes a blank for GFP_KERNEL; in a trace, where no kernel prints it, it is unknown
             bits |= parse_gfp(word if word.strip() else "(blank)")
         except ValueError:
             unknown.append(word)
@@ -80,7 +80,7 @@ def resolve_gfp(text: str) -> tuple[int, tuple[str, ...]]:
 
 
 def kswapd_changes(text: bytes | bytearray, end: int) -> Iterator[KswapdChange]:
-    """Wakes and sleeps of kswapds in the whole lines of ``text[:end]``."""
+    """The kswapd events in ``text[:end]``, which are whole lines."""
     for found in _KSWAPD.finditer(text, 0, end):
         seconds, fraction, what, nid = found.groups()
         begin = max(0, found.start() - _TASK_BYTES)
@@ -91,12 +91,12 @@ def kswapd_changes(text: bytes | bytearray, end: int) -> Iterator[KswapdChange]:
 
 
 class TextParser:
-    """Events of one text stream. ``header`` is known at once; ``counts`` grow as chunks are taken."""
+    """Reads one stream of text; ``header`` is known at once, ``counts`` and ``kswapd`` grow by the chunk."""
 
     def __init__(self, stream: ByteStream, where: str) -> None:
         """Read the first block of ``stream``; ``where`` names it in errors.
 
-        TraceError if there is nothing, or if it is not text.
+        TraceError if it is empty, or is not text.
         """
         self._stream = stream
         self._where = where
@@ -119,7 +119,7 @@ class TextParser:
         self._scratch = np.zeros(tokenizer.HEAD_LEN + 2, np.int64)
         self._state = np.zeros(tokenizer.STATE_LEN, np.int64)
         self.counts = EventCounts()
-        #: When kswapds ran, of the chunks so far.
+        #: When kswapds ran, in the chunks so far.
         self.kswapd = KswapdLog()
         self._fill()
         if not self._filled:
@@ -127,9 +127,9 @@ class TextParser:
         self.header = parse_header(bytes(self._text[: min(self._filled, 1 << 16)]))
 
     def chunks(self) -> Iterator[TraceEvents]:
-        """Events in file order, up to ``CHUNK_EVENTS`` at a time; to be iterated once.
+        """The events in file order, up to ``CHUNK_EVENTS`` at a time; to be iterated once.
 
-        TraceError where the text stops being text, and at the end if there was no page event in it.
+        TraceError if something in the stream is not text, and at its end if it had no page event.
         """
         while self._filled:
             end = self._text.rfind(b"\n", 0, self._filled) + 1
@@ -172,7 +172,7 @@ class TextParser:
             raise TraceError(f"{self._where}: byte {self._offset + zero} is 0: not text, or a damaged file")
 
     def _truncated_line(self) -> None:
-        # Its event could look whole and be wrong: "pfn=0x12" of "pfn=0x12345".
+        # its event might look whole and be wrong, as "pfn=0x12" of "pfn=0x12345"
         self.counts.truncated_last_line = True
         self.counts.lines += 1
         self.counts.skip(_LAST_LINE)
@@ -221,7 +221,7 @@ class TextParser:
         )
 
     def _account(self) -> None:
-        """Add what the last scan saw to ``counts``."""
+        """Add the results of the last scan to ``counts``."""
         counts, state = self.counts, self._state
         new = self._gfps.strings(len(self._gfp_unknown))
         for text in new:

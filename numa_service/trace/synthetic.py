@@ -1,7 +1,7 @@
-"""Traces of any length, made up: what bounds on memory and measurements of speed need, and no capture has.
+"""Synthetic traces of any length, to test bounds on memory and to measure speed: captures are too short.
 
-Tasks fault pages in by runs and free them in the same runs later, while others do the same. Which pages, on
-which CPU and for what follows from the seed alone; a trace is made a chunk at a time, in constant memory.
+Tasks allocate blocks in runs and free them in the same runs later, in turn with other tasks. Pages, CPUs and
+gfp flags depend on the seed only. A trace is made a chunk at a time, in constant memory.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from numa_service.mm.mmzone import PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
 from numa_service.trace.events import EventKind, TraceEvents
 from numa_service.trace.ftrace import CHUNK_EVENTS
 
-#: Blocks that one task takes, and gives back, in a row: captured traces of four workloads have 8 to 200
+#: Blocks that one task allocates, and later frees, in a row: captured traces of four workloads have 8 to 200
 #: events between two changes of the CPU.
 RUN = 32
-#: Of the blocks that there are, how many are live once the trace has got going.
+#: Share of all blocks that is allocated at any time, after the beginning of the trace.
 _LIVE = 0.75
-#: Between two events, on average; captured kernels under load have 1 to 3 µs. Their clock shows whole ones.
+#: Mean time between two events, in µs: captured kernels under load have 1 to 3, and their clock shows µs.
 _EVENT_US = 2
 _BEGIN_NS = 10**9
 
-#: Orders of the blocks of a pageblock: order-0 faults mostly, a few slab pages, a few huge pages.
+#: (order, number of blocks) in each of a cycle of pageblocks: mostly order 0, some slab pages, a huge page.
 _PAGEBLOCKS: tuple[tuple[tuple[int, int], ...], ...] = (
     ((0, 512),),
     ((0, 512),),
@@ -44,12 +44,12 @@ _MOVABLE, _KERNEL = _TEXTS
 
 
 class SyntheticTrace:
-    """Allocations and frees of the tasks on some CPUs."""
+    """A synthetic trace: allocations and frees of tasks, one on each run's CPU."""
 
     def __init__(self, cpus: Sequence[int], start_pfn: int, pages: int, seed: int = 1) -> None:
-        """`pages` from `start_pfn` on change hands, three quarters of them being live at a time.
+        """`pages` from `start_pfn` on are allocated and freed, three quarters of them live at a time.
 
-        Whole pageblocks; ValueError if there are too few.
+        ValueError unless they are at least seven whole pageblocks.
         """
         count = pages // PAGEBLOCK_NR_PAGES
         if start_pfn % PAGEBLOCK_NR_PAGES or count < len(_PAGEBLOCKS) or not cpus:
@@ -67,7 +67,7 @@ class SyntheticTrace:
             [start_pfn + i * PAGEBLOCK_NR_PAGES + firsts[kind] for i, kind in enumerate(kinds)]
         )
         runs = len(order) // RUN
-        # what a run takes lies side by side; one run and the next do not
+        # the blocks of a run are adjacent; runs are in random order
         shuffled = rng.permutation(runs)[:, None] * RUN + np.arange(RUN)
         self._order = order[shuffled]
         self._pfn = pfn[shuffled].astype(np.uint64)
@@ -76,7 +76,7 @@ class SyntheticTrace:
         self._live = int(runs * _LIVE)
 
     def chunks(self, events: int) -> Iterator[TraceEvents]:
-        """The first `events` of the trace."""
+        """The first `events` events of the trace, in chunks."""
         begin = done = 0
         while done < events:
             chunk = self._chunk(begin, begin + CHUNK_EVENTS // (2 * RUN), done)
@@ -86,9 +86,12 @@ class SyntheticTrace:
             begin += CHUNK_EVENTS // (2 * RUN)
 
     def _chunk(self, begin: int, end: int, done: int) -> TraceEvents:
-        """Runs [begin, end): each is allocated, and freed `_live` runs later."""
+        """The events of the runs [begin, end), each of which is allocated, and freed `_live` runs later.
+
+        `done` events are before them, which sets the clock.
+        """
         taken = np.arange(begin, end)
-        # a run that is taken, then one that is freed, as soon as there is one
+        # allocations of a run alternate with frees of an earlier one, as soon as there is one
         runs = np.stack([taken, taken - self._live], axis=1).reshape(-1)
         freed = np.tile(np.array([False, True]), len(taken))[runs >= 0]
         rows = (runs[runs >= 0]) % len(self._pfn)
@@ -110,7 +113,7 @@ class SyntheticTrace:
 
 
 def trace_text(chunk: TraceEvents) -> bytes:
-    """Lines of ``/sys/kernel/tracing/trace``; KeyError for gfp flags that are not made here."""
+    """The events as text of ``/sys/kernel/tracing/trace``; KeyError for gfp flags of other traces."""
     columns: list[list[int]] = [
         c.tolist()
         for c in (chunk.kind, chunk.pid, chunk.cpu, chunk.time_ns, chunk.pfn, chunk.order, chunk.migratetype)

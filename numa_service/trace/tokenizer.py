@@ -1,13 +1,13 @@
-"""One pass over trace text, compiled: lines in, columns out.
+"""The tokenizer of trace text: compiled functions that turn lines into columns in one pass.
 
-Two dialects, told apart line by line (``trace_print_context`` in ``kernel/trace/trace_output.c``,
-``perf_sample__fprintf_start`` in ``tools/perf/builtin-script.c``)::
+They know two forms of lines, those of the kernel (``trace_print_context`` in ``kernel/trace/trace_output.c``)
+and of perf (``perf_sample__fprintf_start`` in ``tools/perf/builtin-script.c``), told apart line by line::
 
              tar-978     [000] ...1.    30.381919: mm_page_free: page=00000000671fb572 pfn=0x10382c order=1
             perf  5537 [001]  1185.349462: kmem:mm_page_free: page=0x10f956 pfn=0x10f956 order=0
 
-Both print the task's name right-aligned in 16 columns, and it may hold any character: what follows
-column 16 is tried first. Functions here allocate nothing and know bytes only.
+Both print the task's name right-aligned in 16 columns. The name may have any character, so that the pid is
+first looked for behind column 16. The functions allocate nothing and work on bytes.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from numa_service.trace.compiled import compiled
 
 
 class InternTable(NamedTuple):
-    """Distinct byte strings, numbered in the order first seen."""
+    """A hash table of distinct byte strings, numbered in the order first seen."""
 
-    #: Open addressing: index + 1 of the string, 0 for a free slot; twice as many slots as strings.
+    #: Open addressing: number of the string + 1, 0 for a free slot; twice as many slots as strings.
     slots: npt.NDArray[np.int32]
     #: String i is text[starts[i]:starts[i + 1]].
     starts: npt.NDArray[np.int64]
     text: npt.NDArray[np.uint8]
-    #: size[0] strings are in use.
+    #: size[0] is the number of strings.
     size: npt.NDArray[np.int64]
-    #: Events by string.
+    #: Number of events by string.
     counts: npt.NDArray[np.int64]
 
     @classmethod
     def with_capacity(cls, strings: int, text_bytes: int) -> InternTable:
-        """Room for so many strings of so many bytes together; ``strings`` is a power of two."""
+        """An empty table for ``strings`` strings, a power of two, of ``text_bytes`` bytes together."""
         return cls(
             np.zeros(2 * strings, np.int32),
             np.zeros(strings + 1, np.int64),
@@ -52,7 +52,7 @@ class InternTable(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """Where :func:`scan` puts events: the arrays of ``TraceEvents``, and the gfp text by number."""
+    """The columns that :func:`scan` fills: those of ``TraceEvents``, with the gfp text by its number."""
 
     kind: npt.NDArray[np.uint8]
     time_ns: npt.NDArray[np.int64]
@@ -64,7 +64,7 @@ class Columns(NamedTuple):
     gfp_text: npt.NDArray[np.uint32]
 
 
-#: Why a line gave no event; the index is what the kernels return.
+#: Reasons why a line gave no event. The functions below return the index, _OK (0) for an event.
 REASONS = (
     "",
     "not an event line",
@@ -84,14 +84,14 @@ _TWICE = 5
 _NOT_A_NUMBER = 6
 _RANGE = 7
 
-#: Why :func:`scan` stopped.
+#: Reasons why :func:`scan` stopped: it has reached the end, or a table is full.
 DONE = 0
 EVENTS_FULL = 1
 SKIPPED_FULL = 2
 NAMES_FULL = 3
 GFP_FULL = 4
 
-# What scan() returns besides the columns, by index.
+# indexes of the array in which scan() keeps its position and its counts
 STATE_POS = 0
 STATE_EVENTS = 1
 STATE_LINES = 2
@@ -104,7 +104,7 @@ _OPEN, _CLOSE, _LBRACKET, _RBRACKET = 40, 41, 91, 93
 
 #: Position of the byte after the 16 columns of the task's name.
 _COMM_WIDTH = 16
-#: Longest column of context flags (6.12 prints 5); a bound, so that no line takes quadratic time.
+#: Longest column of context flags (6.12 prints 5); the bound keeps the time for a line from being quadratic.
 _MAX_FLAGS = 16
 
 _MAX_SECONDS = 9_000_000_000
@@ -166,7 +166,7 @@ def _skip_digits(buf: npt.NDArray[np.uint8], pos: int, end: int) -> int:
 
 @compiled
 def _decimal(buf: npt.NDArray[np.uint8], begin: int, end: int) -> int:
-    """Value of digits; more than 18 of them are beyond every limit here, leading zeros aside."""
+    """The value of decimal digits; 10^18, beyond every limit here, if it has more than 18 of them."""
     value = 0
     for pos in range(begin, end):
         if value > 10**17:
@@ -187,7 +187,7 @@ def _equals(buf: npt.NDArray[np.uint8], begin: int, end: int, key: npt.NDArray[n
 
 @compiled
 def _intern(table: InternTable, buf: npt.NDArray[np.uint8], begin: int, end: int) -> int:
-    """Number of the string, -1 if it is new and there is no room."""
+    """The number of ``buf[begin:end]`` in the table, which is added if it is new; -1 if there is no room."""
     mask = len(table.slots) - 1
     code = np.uint64(0xCBF29CE484222325)
     for pos in range(begin, end):
@@ -218,7 +218,7 @@ def _intern(table: InternTable, buf: npt.NDArray[np.uint8], begin: int, end: int
 
 
 def intern(table: InternTable, text: bytes) -> int:
-    """Number of a string given from Python; -1 if there is no room."""
+    """The number of a string in the table, for Python; -1 if there is no room."""
     return _intern(table, np.frombuffer(text, np.uint8), 0, len(text))
 
 
@@ -230,9 +230,9 @@ _HEAD_PID, _HEAD_CPU, _HEAD_TIME, _HEAD_NAME, _HEAD_NAME_END, HEAD_LEN = 0, 1, 2
 def _head_from_pid(
     buf: npt.NDArray[np.uint8], pos: int, end: int, line_end: int, head: npt.NDArray[np.int64]
 ) -> int:
-    """PID [CPU] flags TIMESTAMP: NAME: into ``head``, the pid's first digit being at ``pos``; a reason.
+    """Parse PID [CPU] flags TIMESTAMP: NAME: into ``head``; returns a reason.
 
-    ``end`` bounds the search for the CPU's bracket, ``line_end`` everything after it.
+    The pid begins at ``pos``. ``end`` bounds the search for the CPU's bracket, ``line_end`` what follows.
     """
     stop = _skip_digits(buf, pos, end)
     if stop < end and buf[stop] == _SLASH:  # perf: pid/tid
@@ -297,7 +297,7 @@ def _head_from_pid(
 
 @compiled
 def _head(buf: npt.NDArray[np.uint8], begin: int, end: int, head: npt.NDArray[np.int64]) -> int:
-    """Everything up to the event's name into ``head``; a reason."""
+    """Parse a line up to the event's name into ``head``; returns a reason."""
     comm_end = begin + _COMM_WIDTH
     if comm_end + 1 < end:
         pos = comm_end + 1 if buf[comm_end] == _MINUS else _skip_spaces(buf, comm_end, end)
@@ -305,7 +305,7 @@ def _head(buf: npt.NDArray[np.uint8], begin: int, end: int, head: npt.NDArray[np
             reason = _head_from_pid(buf, pos, end, end, head)
             if reason != _NO_EVENT:
                 return reason
-    # A line that lost its leading spaces: the first [CPU] that has a pid before it and a time after it.
+    # the line has lost its leading spaces: take the first [CPU] with a pid before it and a time behind it
     for bracket in range(begin + 1, end):
         if buf[bracket] != _LBRACKET:
             continue
@@ -329,7 +329,10 @@ def _head(buf: npt.NDArray[np.uint8], begin: int, end: int, head: npt.NDArray[np
 
 @compiled
 def _pfn(buf: npt.NDArray[np.uint8], begin: int, end: int, out: npt.NDArray[np.uint64], at: int) -> int:
-    """A pfn, hexadecimal with 0x or (before 5.10) decimal; the -1 of a failed allocation is 0. A reason."""
+    """Parse a pfn into ``out[at]``; returns a reason.
+
+    It is hexadecimal with 0x, or decimal before 5.10. The -1 of a failed allocation becomes 0.
+    """
     value = np.uint64(0)
     if end - begin > 2 and buf[begin] == 48 and (buf[begin + 1] | 32) == 120:
         if end - begin > 18:
@@ -359,7 +362,7 @@ def _pfn(buf: npt.NDArray[np.uint8], begin: int, end: int, out: npt.NDArray[np.u
 
 @compiled
 def _small(buf: npt.NDArray[np.uint8], begin: int, end: int, out: npt.NDArray[np.uint8], at: int) -> int:
-    """A decimal of at most 255; a reason."""
+    """Parse a decimal number of at most 255 into ``out[at]``; returns a reason."""
     if begin == end or _skip_digits(buf, begin, end) != end:
         return _NOT_A_NUMBER
     value = _decimal(buf, begin, end)
@@ -379,7 +382,10 @@ def _fields(
     at: int,
     gfp_span: npt.NDArray[np.int64],
 ) -> int:
-    """key=value words of a page event into its columns, the gfp text's place into ``gfp_span``; a reason."""
+    """Parse the key=value words of a page event into element ``at`` of its columns; returns a reason.
+
+    ``gfp_span`` becomes the [begin, end) of the gfp text in ``buf``.
+    """
     seen = 0
     while True:
         pos = _skip_spaces(buf, pos, end)
@@ -426,7 +432,7 @@ def _fields(
 
 @compiled
 def _lost_events(buf: npt.NDArray[np.uint8], begin: int, end: int) -> int:
-    """m of ``CPU:n [LOST m EVENTS]`` (``print_trace_line``), 0 for any other line."""
+    """The number m in a line ``CPU:n [LOST m EVENTS]`` (``print_trace_line``); 0 for any other line."""
     if end - begin < 12 or not _equals(buf, begin, begin + 4, _CPU_COLON):
         return 0
     pos = _skip_spaces(buf, _skip_digits(buf, begin + 4, end), end)
@@ -446,11 +452,11 @@ def scan(
     scratch: npt.NDArray[np.int64],
     state: npt.NDArray[np.int64],
 ) -> int:
-    """Tokenize whole lines of ``buf[state[STATE_POS]:end]``; why it stopped (DONE, EVENTS_FULL, …).
+    """Tokenize the whole lines of ``buf[state[STATE_POS]:end]``; returns why it stopped (DONE, …).
 
-    ``names`` starts with the page events in kind order, ``gfps`` with the empty text. ``scratch`` holds at
-    least ``HEAD_LEN + 2`` integers. A row of ``skipped`` is offset, end, line (counted from the first of this
-    scan) and reason. The line at which a table was full is not counted: continue from there.
+    ``names`` begins with the page events in the order of EventKind, ``gfps`` with the empty text. ``scratch``
+    has room for ``HEAD_LEN + 2`` integers. A row of ``skipped`` is offset, end, line (counted from the first
+    of this scan) and reason. The line at which a table was full is not counted: the next scan begins with it.
     """
     gfp_span = scratch[HEAD_LEN:]
     pos = state[STATE_POS]

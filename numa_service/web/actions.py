@@ -1,4 +1,4 @@
-"""What a browser may ask of a machine: explanations; memory and sysctls if the console is writable."""
+"""The actions of browsers on a machine: explanations, and if the console is writable, memory and sysctls."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from numa_service.mm.gfp import Gfp, parse_gfp
 from numa_service.mm.mmzone import NR_ORDERS
 
 ANSWER_SECONDS = 5.0
-#: Blocks of one allocation, and allocations held at one time.
+#: Most blocks in one allocation, and most allocations that the console holds at a time.
 MAX_BLOCKS = 16_384
 MAX_HELD = 256
-#: Of a policy, of gfp flags, of a sysctl.
+#: Most characters of a policy, of gfp flags, and of a sysctl's name or value.
 MAX_TEXT = 200
-#: Explanations at one time.
+#: Most explanations and zone reads at a time.
 MAX_AT_ONCE = 2
 
 
 class Refused(Exception):
-    """What was asked for is not possible; the text is for the browser."""
+    """A request is refused; the text is shown in the browser."""
 
 
 def _gfp(value: object) -> int:
@@ -42,20 +42,20 @@ def _text(value: object) -> str:
 
 
 class Asked(BaseModel):
-    """What a browser asks for: these fields and no others, of these types and no others."""
+    """Base of the requests of browsers. Unknown fields and values of another type are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class AskedZone(Asked):
-    """A zone of a node."""
+    """Which zone of which node to read."""
 
     node: int = Field(ge=0, lt=1 << 20)
     zone: str = Field(pattern=r"^[0-9A-Za-z]{1,16}$")
 
 
 class Placing(Asked):
-    """Who asks for memory, of which kind, and from where."""
+    """An allocation to explain: the CPU that asks, the order, gfp flags and policy."""
 
     cpu: int = Field(0, ge=0, le=1 << 20)
     order: int = Field(0, ge=0, lt=NR_ORDERS)
@@ -64,39 +64,39 @@ class Placing(Asked):
 
 
 class Alloc(Placing):
-    """Blocks to take and hold."""
+    """An allocation of `count` blocks that the console holds."""
 
     count: int = Field(1, ge=1, le=MAX_BLOCKS)
 
 
 class Free(Asked):
-    """Everything that is held."""
+    """Free everything that the console holds."""
 
     all: bool = True
 
 
 class Sysctl(Asked):
-    """A sysctl and what to write there."""
+    """A sysctl to write, and its value."""
 
     key: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_TEXT)]
     value: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_TEXT)]
 
 
 class Actions:
-    """Calls to the machine, on one connection that is made when it is first needed."""
+    """Calls to the machine over one connection, which is made when it is first needed."""
 
     def __init__(self, address: Callable[[], str]) -> None:
-        """`address` is where MachineService answers."""
+        """`address` returns the address of MachineService."""
         self._address = address
         self._machine: AsyncMachine | None = None
-        #: By CPU; their heartbeats keep what is held here until `free` or the end.
+        #: CPU → session. Their heartbeats renew the leases until the console closes them.
         self._sessions: dict[int, AsyncSession] = {}
         self._held: list[tuple[AsyncSession, Allocation]] = []
         self._busy = asyncio.Semaphore(MAX_AT_ONCE)
         self._writing = asyncio.Lock()
 
     async def close(self) -> None:
-        """End the sessions, which frees what they hold, and the connection."""
+        """Close the sessions, which frees what they hold, and the connection."""
         sessions, self._sessions = self._sessions, {}
         self._held.clear()
         await asyncio.gather(*(session.close() for session in sessions.values()), return_exceptions=True)
@@ -105,14 +105,15 @@ class Actions:
             self._machine = None
 
     async def zone(self, asked: AskedZone) -> dict[str, Any]:
-        """struct zone of a node's zone; its free lists are walked for it."""
+        """The fields of a zone's struct zone. The node walks the zone's free lists for it."""
         async with self._busy:
             return await (await self._connected()).inspect(asked.node, zone=asked.zone)
 
     async def explain(self, asked: Placing, writable: bool) -> dict[str, Any]:
-        """Why one block would come from where it would: it is taken, and given back at once.
+        """Explain where one block comes from: it is allocated, and freed at once.
 
-        A console that is not writable asks without the flags that let a request reclaim or wake kswapd.
+        A console that is not writable leaves out the gfp flags with which a request may reclaim or wake
+        kswapd, so that it changes nothing.
         """
         flags = asked.gfp
         if not writable:
@@ -130,7 +131,7 @@ class Actions:
         }
 
     async def alloc(self, asked: Alloc) -> dict[str, Any]:
-        """Take blocks and hold them."""
+        """Allocate blocks and hold them."""
         async with self._writing:
             if len(self._held) >= MAX_HELD:
                 raise Refused(f"{MAX_HELD} allocations are held: free them first")
@@ -144,7 +145,7 @@ class Actions:
             return {"pages_by_node": sorted(got.pages_by_node.items()), "held": self._held_pages()}
 
     async def free(self) -> dict[str, Any]:
-        """Give back everything that was taken from here."""
+        """Free everything that was allocated through the console."""
         async with self._writing:
             freed = self._held_pages()
             while self._held:
@@ -154,12 +155,12 @@ class Actions:
             return {"freed": freed, "held": 0}
 
     async def sysctl(self, asked: Sysctl) -> dict[str, Any]:
-        """Write a sysctl on every node; `note` says so if nothing here acts on it."""
+        """Write a sysctl on every node; `note` is not empty if the model does not follow it."""
         async with self._writing:
             return {"note": await (await self._connected()).write_sysctl(asked.key, asked.value)}
 
     async def _forget(self, cpu: int) -> None:
-        """A session that its node does not know any more."""
+        """Drop a session that its node does not know any more, and the allocations of it."""
         session = self._sessions.pop(cpu)
         self._held = [(holder, blocks) for holder, blocks in self._held if holder is not session]
         await session.close()
@@ -178,5 +179,5 @@ class Actions:
         if self._machine is None:
             self._machine = await AsyncMachine.connect(self._address(), timeout=ANSWER_SECONDS)
         else:
-            await self._machine.refresh()  # nodes move when they are restarted
+            await self._machine.refresh()  # a node that was restarted has another address
         return self._machine

@@ -1,7 +1,8 @@
 """The console's server: static files, the machine as JSON, one push stream a browser, and a few actions.
 
-It trusts nobody's page: requests must name this host (``rpc/exposition.py``), what is posted must come from
-this origin, and the page runs no script but ours. Nor anybody's body: whatever one makes go wrong is a 422.
+It is safe from other web pages: requests must name this host (``rpc/exposition.py``), a POST must have this
+server's origin, and the page's Content-Security-Policy allows no script but its own. Any error that the body
+of a POST causes is answered with 422.
 """
 
 from __future__ import annotations
@@ -17,20 +18,21 @@ from aiohttp import web
 from numa_client import MachineInfo, NumaError
 from pydantic import ValidationError
 
+from numa_service.mm.profile import profile_named
 from numa_service.rpc.exposition import Handler, HttpServer
 from numa_service.web.actions import Actions, Alloc, Asked, AskedZone, Free, Placing, Refused, Sysctl
-from numa_service.web.boot import boot_steps, boot_view
+from numa_service.web.boot_steps import boot_steps, boot_view
 from numa_service.web.feed import MachineFeed
 from numa_service.web.options import ConsoleOptions
 from numa_service.web.view import compact, machine_view, message, node_view
 
-#: Browsers that are pushed to at one time.
+#: Most browsers with a push stream at a time.
 MAX_VIEWERS = 32
-#: Between two pushes to one browser.
+#: Pause between two pushes to one browser.
 PUSH_SECONDS = 0.2
-#: A stream with nothing to say says so this often: who has gone is noticed by it.
+#: An idle stream sends a comment this often, by which a browser that has gone is noticed.
 ALIVE_SECONDS = 10.0
-#: A browser that takes nothing for so long is let go.
+#: The stream of a browser that reads nothing for so long is ended.
 STUCK_SECONDS = 30.0
 MAX_BODY_BYTES = 16 << 10
 
@@ -52,7 +54,7 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 _FEED = web.AppKey("feed", MachineFeed)
-#: Of an unforeseen error, in an answer and in the log.
+#: Most characters of an unforeseen error, in an answer and in the log.
 _MAX_REASON = 200
 
 A = TypeVar("A", bound=Asked)
@@ -62,7 +64,7 @@ _log = logging.getLogger(__name__)
 
 
 class ConsoleServer:
-    """The console of one machine, as the callables tell of it at that moment."""
+    """The server of one machine's console. Its callables are called for each request that needs them."""
 
     def __init__(
         self,
@@ -71,7 +73,7 @@ class ConsoleServer:
         dmesg: Callable[[], Iterable[tuple[float, str]]],
         options: ConsoleOptions,
     ) -> None:
-        """`machine_address` is where MachineService answers; `dmesg` gives the boot log, with seconds."""
+        """`machine_address` returns MachineService's address, `dmesg` the boot log as (seconds, text)."""
         self._machine = machine
         self._options = options
         self.feed = MachineFeed(machine)
@@ -102,11 +104,11 @@ class ConsoleServer:
         self._http = HttpServer(app)
 
     async def start(self) -> str:
-        """Serve; the URL. OSError when the port is taken."""
+        """Start to serve; returns the URL. OSError when the port is taken."""
         return f"http://{await self._http.start(self._options.host, self._options.port)}/"
 
     async def stop(self) -> None:
-        """End every stream, give back what was allocated from here, close the socket."""
+        """End every stream, close the socket, and free what was allocated through the console."""
         await self._http.stop()
         await self._actions.close()
 
@@ -115,7 +117,7 @@ class ConsoleServer:
             viewer.cancel()
         await asyncio.gather(*self._viewers, return_exceptions=True)
 
-    # who may ask
+    # checks of requests, and errors
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -130,7 +132,7 @@ class ConsoleServer:
         except (Refused, NumaError, TimeoutError) as error:
             return _json({"error": str(error) or "no answer in time"}, status=422)
         except Exception as error:
-            # whatever it was, of a post it was the body
+            # of a POST the body is to blame, so it is the client's error
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:_MAX_REASON]
             _log.warning("%s of %s failed: %s", request.method, request.path, reason)
             return _json({"error": f"that cannot be answered: {reason}"}, status=422 if posted else 500)
@@ -138,14 +140,14 @@ class ConsoleServer:
     def _add_post(
         self, app: web.Application, name: str, model: type[A], act: Callable[[A], Awaitable[dict[str, Any]]]
     ) -> None:
-        """Serve /api/`name`: a body that is a `model`, and nothing else, is acted upon."""
+        """Serve POST /api/`name`: `act` is called with the body, which must be a valid `model`."""
 
         async def post(request: web.Request) -> web.Response:
             return _json(await act(_valid(model.model_validate_json, await request.read())))
 
         app.router.add_post(f"/api/{name}", post)
 
-    # what there is
+    # GET requests
 
     async def _file(self, request: web.Request) -> web.Response:
         body, name = self._files[request.path]
@@ -156,12 +158,13 @@ class ConsoleServer:
         return _json(machine_view(self._machine(), self._options.writable))
 
     async def _get_boot(self, _: web.Request) -> web.Response:
-        return _json(boot_view(boot_steps(await asyncio.to_thread(self._dmesg))))
+        mm_init = profile_named(self._machine().profile).mm_init
+        return _json(boot_view(boot_steps(await asyncio.to_thread(self._dmesg), mm_init)))
 
     async def _get_zone(self, request: web.Request) -> web.Response:
         return _json(await self._actions.zone(_valid(AskedZone.model_validate_strings, dict(request.query))))
 
-    # the push
+    # the push stream
 
     async def _push(self, request: web.Request) -> web.StreamResponse:
         if len(self._viewers) >= MAX_VIEWERS:
@@ -173,7 +176,7 @@ class ConsoleServer:
             stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
             await stream.prepare(request)
             async with self.feed.watched():
-                # a browser that goes away, or stops reading
+                # the errors of a browser that goes away, or stops reading
                 with suppress(ConnectionError, TimeoutError):
                     await self._push_on(stream)
             return stream
@@ -181,7 +184,7 @@ class ConsoleServer:
             self._viewers.discard(task)
 
     async def _push_on(self, stream: web.StreamResponse) -> None:
-        """Whatever is newer than what this browser has: if it is slow, more at a time and less often."""
+        """Push what changed since the last push. A slow browser gets fewer pushes, each with more changes."""
         version, event = 0, 0
         while True:
             if not await self.feed.wait(version, ALIVE_SECONDS):
@@ -195,12 +198,12 @@ class ConsoleServer:
 
 
 async def _protect(_: web.Request, response: web.StreamResponse) -> None:
-    """Every answer, those that aiohttp makes included, has the headers."""
+    """Add the security headers to every answer, including those that aiohttp itself makes."""
     response.headers.update(_HEADERS)
 
 
 def _valid(validate: Callable[[T], A], asked: T) -> A:
-    """What is asked for; Refused names the first thing that is wrong with it."""
+    """Validate a request. Refused names the first field that is wrong, and why."""
     try:
         return validate(asked)
     except ValidationError as error:

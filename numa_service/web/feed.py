@@ -1,4 +1,7 @@
-"""One feed of a machine: an Observe stream a node while somebody looks, the newest frame of each kept."""
+"""The feed of a machine: it keeps the newest frame of each node, from Observe streams to all of them.
+
+The streams are open only while somebody watches.
+"""
 
 from __future__ import annotations
 
@@ -12,35 +15,35 @@ from numa_client import MachineInfo
 from numa_client._gen.numa.v1 import observe_service_pb2 as pb2
 
 from numa_service.rpc.observe import observe
-from numa_service.web.events import Events
+from numa_service.web.event_feed import Events
 
 INTERVAL_MS = 200
-#: Before a node that is away is asked again.
+#: Pause before a node that is away is tried again.
 RETRY_SECONDS = 0.25
 
 
 @dataclass(slots=True)
 class Seen:
-    """What is known of one node."""
+    """What the feed knows of one node."""
 
-    #: None: it has not answered yet, or is away.
+    #: The newest frame; None if the node has not answered yet or is away.
     frame: pb2.ObserveResponse | None = None
-    #: Its last frame, which stays while it is away.
+    #: The newest frame, kept also while the node is away.
     last: pb2.ObserveResponse | None = None
     vm_event_names: tuple[str, ...] = ()
-    #: :attr:`MachineFeed.version` when this last changed.
+    #: Value of :attr:`MachineFeed.version` when this node last changed.
     version: int = 0
 
 
 @dataclass(slots=True)
 class MachineFeed:
-    """Every node of a machine, watched while at least one is in :meth:`watched`."""
+    """The nodes of a machine, observed while at least one watcher is in :meth:`watched`."""
 
     machine: Callable[[], MachineInfo]
     interval_ms: int = INTERVAL_MS
     nodes: dict[int, Seen] = field(default_factory=dict)
     events: Events = field(default_factory=Events)
-    #: Grows with every change of a node: who has seen one version asks for what is newer.
+    #: Grows by one with every change of a node. A watcher remembers it and asks for what is newer.
     version: int = 0
     _watchers: int = 0
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -48,7 +51,7 @@ class MachineFeed:
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[MachineFeed]:
-        """Frames come while this is open; the last to leave ends the streams."""
+        """Observe the nodes while the body runs; the last watcher that leaves ends the streams."""
         self._watchers += 1
         try:
             if self._watchers == 1:
@@ -61,11 +64,11 @@ class MachineFeed:
 
     @property
     def watchers(self) -> int:
-        """How many watch."""
+        """Number of watchers."""
         return self._watchers
 
     async def wait(self, version: int, timeout: float) -> bool:
-        """Until something is newer than `version`; False after `timeout` seconds."""
+        """Wait until a node has changed after `version`; False after `timeout` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while self.version <= version:
@@ -73,14 +76,14 @@ class MachineFeed:
         return self.version > version
 
     def newer(self, version: int) -> list[int]:
-        """Nodes that changed after that version."""
+        """The nids of nodes that changed after `version`."""
         return [nid for nid, seen in self.nodes.items() if seen.version > version]
 
     def _start(self) -> None:
         nids = [node.node for node in self.machine().nodes]
         self.nodes = {nid: self.nodes.get(nid, Seen()) for nid in nids}
         for seen in self.nodes.values():
-            # counters went on while nobody looked: that is no event
+            # what the counters did while nobody watched must not become events
             seen.last = None
         self._tasks = [asyncio.create_task(self._follow(nid), name=f"observe-node-{nid}") for nid in nids]
 
@@ -129,6 +132,6 @@ class MachineFeed:
 
 
 def _same(old: pb2.ObserveResponse, new: pb2.ObserveResponse) -> bool:
-    """Whether two frames say the same of a node; the older one's number and time are overwritten."""
+    """Whether two frames are equal but for sequence number and time, which are overwritten in the older."""
     old.sequence, old.time_ns = new.sequence, new.time_ns
     return old == new

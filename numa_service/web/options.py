@@ -1,4 +1,4 @@
-"""What a console may be told: apart from the console, which those who only tell it need not import."""
+"""The options of a console, apart from its server, which commands that only pass them on need not import."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class ConsoleOptions:
     """How a machine's console is served."""
 
     host: str = "127.0.0.1"
-    #: 0: any that is free.
+    #: 0 stands for any free port.
     port: int = 0
     #: Whether browsers may allocate, free and write sysctls.
     writable: bool = False

@@ -1,4 +1,4 @@
-"""What browsers are sent: compact JSON of a machine, of its nodes, of events."""
+"""The JSON that browsers are sent: of a machine, of its nodes, and of events."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from numa_client import MachineInfo, NodeInfo
 from numa_client._gen.numa.v1 import observe_service_pb2 as pb2
 
 from numa_service.mm.mmzone import PAGE_SIZE
-from numa_service.web.events import Event
+from numa_service.web.event_feed import Event
 
-#: Nodes with CPUs that are nearer than this to each other are drawn in one socket: dies and sub-NUMA clusters
-#: have 11 or 12, sockets 16 and more. No machine description says it.
+#: Nodes with CPUs whose SLIT distance is smaller than this are drawn in one socket, as no machine description
+#: says which nodes share one. Dies and sub-NUMA clusters have 11 or 12, sockets 16 and more.
 SOCKET_DISTANCE = 15
 
 
 def machine_view(machine: MachineInfo, writable: bool) -> dict[str, Any]:
-    """What does not change while a machine is up."""
+    """The parts of a machine's description that do not change while it is up."""
     return {
         "name": machine.name,
         "profile": machine.profile,
@@ -34,7 +34,7 @@ def machine_view(machine: MachineInfo, writable: bool) -> dict[str, Any]:
 
 
 def sockets(machine: MachineInfo) -> list[list[int]]:
-    """Nodes as they are drawn together: dies of a socket, and memory without CPUs with the nearest."""
+    """Nids grouped as they are drawn: nodes of one socket, and nodes without CPUs with the nearest one."""
     row = {node.node: index for index, node in enumerate(machine.nodes)}
 
     def distance(a: NodeInfo, b: NodeInfo) -> int:
@@ -58,13 +58,13 @@ def sockets(machine: MachineInfo) -> list[list[int]]:
 
 
 def node_view(frame: pb2.ObserveResponse | None) -> str:
-    """A node now, as JSON; null while it is away."""
+    """The current state of a node as JSON, with one-letter keys (``static/model.js``); null while away."""
     if frame is None:
         return "null"
     kswapd = "hopeless" if frame.kswapd_hopeless else "running" if frame.kswapd.running else "asleep"
     return compact(
         {
-            "i": frame.incarnation,
+            "i": frame.lineage,
             "t": frame.time_ns // 1_000_000,
             "k": [kswapd, frame.kswapd.wakeups, frame.kswapd.reclaimed_pages, frame.kswapd.order],
             "s": frame.sessions,
@@ -94,16 +94,16 @@ def node_view(frame: pb2.ObserveResponse | None) -> str:
 
 
 def event_view(event: Event) -> list[Any]:
-    """An event, as an array."""
+    """An event as a JSON array."""
     return [event.id, round(event.time, 2), event.nid, event.kind, event.text]
 
 
 def message(nodes: Sequence[tuple[int, str]], events: Sequence[Event]) -> str:
-    """A push: nodes that changed, with their JSON, and events that are new."""
+    """The text of a push: the (nid, JSON) of nodes that changed, and the new events."""
     changed = ",".join(f'"{nid}":{text}' for nid, text in nodes)
     return f'{{"n":{{{changed}}},"e":{compact([event_view(event) for event in events])}}}'
 
 
 def compact(value: Any) -> str:
-    """JSON without blanks."""
+    """JSON without spaces."""
     return json.dumps(value, separators=(",", ":"))

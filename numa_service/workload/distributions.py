@@ -1,4 +1,4 @@
-"""Lifetimes and think times, many at once."""
+"""Sampling of lifetimes and think times, as arrays."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from numa_client import Distribution
 
 from numa_service.node.errors import InvalidRequest
 
-#: Longest mean, low or high: 10 days of virtual seconds, or as many times a node's memory.
+#: Largest mean, low or high: 11 days in virtual seconds, or that many times a node's memory.
 MAX_VALUE = 1e6
-#: A lognormal wider than this has a mean that no sample of any length comes near.
+#: Largest sigma of a lognormal: with a larger one the mean of no feasible sample is near the distribution's.
 MAX_SIGMA = 5.0
 
 
 def check_distribution(d: Distribution, field: str, *, forever: bool = True) -> None:
-    """InvalidRequest naming what of the field is wrong. `forever`: that kind is allowed."""
+    """InvalidRequest, naming the part of `field` that is wrong; `forever`: that kind is allowed."""
     kind = d.kind
     if kind == "forever":
         if not forever:
@@ -42,7 +42,7 @@ def _check(field: str, value: float, low: float, high: float) -> None:
 
 
 def sample(d: Distribution, random: np.random.Generator, count: int) -> npt.NDArray[np.float64]:
-    """`count` values, in the distribution's unit. Not for forever."""
+    """`count` random values in the distribution's unit; ValueError for the kind "forever"."""
     match d.kind:
         case "fixed":
             return np.full(count, d.mean)
@@ -53,6 +53,6 @@ def sample(d: Distribution, random: np.random.Generator, count: int) -> npt.NDAr
         case "lognormal":
             return random.lognormal(math.log(d.mean) - d.sigma**2 / 2, d.sigma, count)
         case "pareto":
-            # NumPy's is the Lomax form: shifted by one it is Pareto's, with a minimum of 1
+            # NumPy's pareto is the Lomax distribution: plus one, it is Pareto's with a minimum of 1
             return (random.pareto(d.alpha, count) + 1) * (d.mean * (d.alpha - 1) / d.alpha)
     raise ValueError(f"no values of {d.kind}")

@@ -1,8 +1,9 @@
-"""Blocks by the time they are due to be freed: a timer wheel whose slots are arrays.
+"""Blocks by the time at which they are to be freed: a hierarchical timer wheel whose slots are arrays.
 
-A slot is named by the highest base-16 digit in which a due time differs from now, and by that digit. As now
-moves on, whole slots fall due without being looked at; only the one slot that now has come into is sorted
-anew. Compare the kernel's ``kernel/time/timer.c``, where a slot is a list.
+The slot of a due time is given by the position of the highest base-16 digit in which it differs from now, and
+by the value of that digit. When now advances, whole slots fall due without a look at their entries; only the
+entries of the slot that now has entered are distributed again. In the kernel's wheel, in
+``kernel/time/timer.c``, a slot is a list.
 """
 
 from __future__ import annotations
@@ -16,26 +17,26 @@ Ticks = npt.NDArray[np.int64]
 
 _DIGIT_BITS = 4
 _SLOTS = 1 << _DIGIT_BITS
-#: Due times stay below: exact as float64, 52 days of ns or a petabyte of pages.
+#: Largest due time: exact as a float64, and 52 days in ns.
 MAX_TICKS = 1 << 52
 
 
 class Due:
-    """PFNs waiting for their time. Ticks are of any unit; they only grow."""
+    """A timer wheel of pfns. Its ticks may have any unit (ns, pages allocated) and only grow."""
 
     def __init__(self) -> None:
         self.now = 0
-        #: Blocks that wait.
+        #: Number of pfns that wait.
         self.count = 0
         self._slots: dict[int, list[tuple[Ticks, Pfns]]] = {}
 
     def add(self, due: Ticks, pfns: Pfns) -> None:
-        """Wait with these until then; what is due already waits for the next :meth:`take`."""
+        """Add pfns with their due times; those due already come with the next :meth:`take` that advances."""
         self.count += len(pfns)
         self._insert(np.clip(due, self.now + 1, MAX_TICKS), pfns)
 
     def _insert(self, due: Ticks, pfns: Pfns) -> None:
-        """All later than now."""
+        """Put pfns into their slots; all due times are after now."""
         if not len(due):
             return
         # the exponent of a float64 is the position of the highest bit
@@ -52,7 +53,7 @@ class Due:
             start = end
 
     def take(self, now: int) -> Pfns:
-        """Move on to `now`; what is due by then, oldest slot first."""
+        """Advance to `now`, and return the pfns that are due by then, oldest slot first."""
         if now <= self.now:
             return _NONE
         moved = now ^ self.now
@@ -72,7 +73,7 @@ class Due:
         return taken
 
     def drain(self) -> Pfns:
-        """Everything that waits."""
+        """Return all pfns that wait, and leave the wheel empty."""
         waiting = [pfns for slot in sorted(self._slots) for _, pfns in self._slots[slot]]
         self._slots.clear()
         self.count = 0

@@ -1,4 +1,4 @@
-"""Which pages of a region are accessed next, many at once."""
+"""Access patterns: the page indexes of a region that are accessed next, as arrays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def check_pattern(access: Access, field: str) -> None:
-    """InvalidRequest naming what of the field is wrong."""
+    """InvalidRequest, naming the part of `field` that is wrong."""
     pattern = access.pattern
     if not 0 <= access.write <= 1:
         raise InvalidRequest(f"{field}.write", f"{access.write:g} is not in 0…1")
@@ -30,7 +30,7 @@ def check_pattern(access: Access, field: str) -> None:
 
 
 class Indexes:
-    """Page indexes of one kind of access, in order."""
+    """The sequence of page indexes of one access of a program."""
 
     def __init__(self, access: Access, nr_pages: int, random: np.random.Generator) -> None:
         self._access = access
@@ -39,7 +39,7 @@ class Indexes:
         self._next = 0
 
     def take(self, count: int) -> npt.NDArray[np.int64]:
-        """The next `count`, from 0 to the region's size - 1."""
+        """The next `count` indexes, each from 0 to the region's size - 1."""
         pages, random = self._pages, self._random
         match self._access.pattern:
             case "sequential":
@@ -57,9 +57,10 @@ class Indexes:
 
 
 def ranks(u: npt.NDArray[np.float64], theta: float, count: int) -> npt.NDArray[np.int64]:
-    """Ranks 0 to `count` - 1 with probabilities falling as rank^-theta.
+    """Ranks from 0 to `count` - 1 with probabilities proportional to (rank + 1)^-theta, from uniform `u`.
 
-    By inversion of the continuous power law on [1, count + 1): as Zipf's but for the first few ranks.
+    They are sampled by inverting the continuous power law on [1, count + 1), which differs from Zipf's
+    distribution in the first few ranks only.
     """
     if abs(theta - 1) < 1e-9:
         x = np.exp(u * math.log(count + 1))
@@ -70,7 +71,7 @@ def ranks(u: npt.NDArray[np.float64], theta: float, count: int) -> npt.NDArray[n
 
 
 def scatter(ranks: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
-    """Ranks as pages: popular ones are spread over the region, each rank one page."""
+    """Page indexes for ranks: a permutation that spreads the popular ranks over the region."""
     step = max(1, round(count * _GOLDEN))
     while math.gcd(step, count) != 1:
         step += 1

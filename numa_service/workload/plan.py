@@ -1,4 +1,4 @@
-"""A program checked, and resolved for the node that runs it: flags as bits, shares as pages, limits set."""
+"""Plans: programs that are checked, and resolved for a node (flags as bits, shares as pages, limits set)."""
 
 from __future__ import annotations
 
@@ -7,39 +7,41 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numa_client
-from numa_client import Access, Distribution, Mix, Phase, Program, ProgramLimits, ProgramRegion
+from numa_client import Access, Distribution, Mix, ObjectMix, Phase, Program, ProgramLimits, ProgramRegion
 
 from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE, gfp_zone, parse_gfp
 from numa_service.mm.mmzone import NR_ORDERS
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
-from numa_service.node.errors import InvalidRequest
-from numa_service.node.mempolicy import Policy, PolicyMode, policy_walk
+from numa_service.mm.slab.pages import NUMA_NO_NODE
+from numa_service.node.errors import InvalidRequest, NotFound
+from numa_service.node.mempolicy import Policy, PolicyMode, checked_policy, policy_walk
 from numa_service.node.node import Node
 from numa_service.node.ops.fields import MAX_REGION_PAGES
 from numa_service.workload.distributions import check_distribution
 from numa_service.workload.patterns import check_pattern
 
 MAX_PHASES = 64
-#: Mixes and accesses of a phase.
+#: Most mixes, accesses and objects of a phase together.
 MAX_KINDS = 32
 MAX_REGIONS = 32
-#: Phases after those of each node have been written out.
+#: Most phases of a plan, in which a phase with `each_node` counts once for each node.
 MAX_PLANNED_PHASES = 1024
 MAX_NAME = 64
 MAX_SEED = (1 << 64) - 1
 MIN_RATE = 1e-6
 MAX_RATE = 1e12
-#: Multiples of the node's memory that a phase may allocate or access.
+#: Most that a phase may allocate or access, as a multiple of the node's memory.
 MAX_MEMORY = 1e6
 DEFAULT_BATCH = 4096
-#: Unless the program says so, a batch is no larger a share of the node's memory than this: small machines are
-#: to behave as large ones do.
+#: Largest share of the node's memory that a batch allocates, unless the program gives its size: so small
+#: machines behave as large ones do.
 BATCH_SHARE = 1 / 64
-#: What a node does in one go, with nobody else served: some milliseconds.
+#: Most events of a batch, during which the node serves nobody else: some milliseconds.
 MAX_BATCH = 16384
 _LRU_KINDS = {"anon": LRU_KIND_ANON, "file": LRU_KIND_FILE}
 
-#: What a program gets that asks for nothing, and the most it may ask for. 2^26 live pages are 1 GiB of books.
+#: Limits of a program that asks for none, and the highest it may ask for. To keep account of 2^26 live pages
+#: takes 1 GiB.
 DEFAULT_LIMITS = ProgramLimits(
     max_live_pages=1 << 26, max_events=1 << 32, max_virtual_seconds=3600.0, max_real_seconds=60.0
 )
@@ -50,58 +52,78 @@ MAX_LIMITS = ProgramLimits(
 
 @dataclass(frozen=True, slots=True)
 class MixPlan:
-    """A mix with its flags as bits."""
+    """A mix, with its gfp flags as bits."""
 
     name: str
     order: int
     gfp: int
     policy: Policy
     weight: float
-    #: None: until the program ends.
+    #: None: blocks live until the program ends.
     lifetime: Distribution | None
     think: Distribution | None
 
     @property
     def pages(self) -> int:
-        """Pages of an event."""
+        """Pages that one event allocates."""
         return 1 << self.order
 
 
 @dataclass(frozen=True, slots=True)
 class AccessPlan:
-    """An access, and the region that it is to."""
+    """An access, with the region that it is to."""
 
     name: str
     access: Access
-    #: In :attr:`Plan.regions`.
+    #: Index in :attr:`Plan.regions`.
     region: int
     weight: float
     think: Distribution | None
 
     @property
     def pages(self) -> int:
-        """Pages of an event."""
+        """Pages that one event accesses."""
         return 1
 
 
-Kind: TypeAlias = MixPlan | AccessPlan
+@dataclass(frozen=True, slots=True)
+class ObjectPlan:
+    """A kind of objects, with its cache and its gfp flags as bits."""
+
+    name: str
+    #: The cache's own name.
+    cache: str
+    #: Bytes that kmalloc is asked for; 0: objects are asked of the cache.
+    size: int
+    gfp: int
+    #: The node that objects are asked of, or NUMA_NO_NODE.
+    nid: int
+    weight: float
+    #: None: objects live until the program ends.
+    lifetime: Distribution | None
+    think: Distribution | None
+    #: Pages that one event allocates: an object's part of its slab.
+    pages: float
+
+
+Kind: TypeAlias = MixPlan | AccessPlan | ObjectPlan
 
 
 @dataclass(frozen=True, slots=True)
 class RegionPlan:
-    """A region with its size."""
+    """A region, with its size in pages."""
 
     name: str
     kind: int
     nr_pages: int
     policy: Policy
-    #: Last planned phase that uses it.
+    #: Index of the last phase of the plan that uses it, after which it is unmapped.
     last_phase: int = -1
 
 
 @dataclass(frozen=True, slots=True)
 class PhasePlan:
-    """A phase with its ends as numbers; infinite where the program gives none."""
+    """A phase. It ends when one of its ends is reached; those that the program does not give are infinite."""
 
     name: str
     end_ns: float
@@ -115,18 +137,21 @@ class PhasePlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a node runs."""
+    """A program as its node runs it."""
 
     program: Program
     phases: tuple[PhasePlan, ...]
     regions: tuple[RegionPlan, ...]
     limits: ProgramLimits
-    #: Managed pages of the home node: what `memory` is a multiple of.
+    #: Managed pages of the node that runs the program; amounts of `memory` are multiples of it.
     memory_pages: int
 
 
 def make_plan(program: Program, node: Node) -> Plan:
-    """InvalidRequest names the field that is wrong, as ``phases[1].mixes[0].lifetime.mean``."""
+    """The plan of a program for `node`.
+
+    InvalidRequest names the field that is wrong, as ``phases[1].mixes[0].lifetime.mean``.
+    """
     _check_name("name", program.name)
     if not 0 <= program.seed <= MAX_SEED:
         raise InvalidRequest("seed", f"{program.seed} is not a number of 64 bits")
@@ -149,7 +174,7 @@ def make_plan(program: Program, node: Node) -> Plan:
 
 
 class _Planner:
-    """Phases written out one after the other, with the regions that they use."""
+    """Collects the phases of a plan one after the other, and the regions that they use."""
 
     def __init__(self, node: Node, memory_pages: int, regions: dict[str, RegionPlan]) -> None:
         self._node = node
@@ -157,11 +182,11 @@ class _Planner:
         self._regions = regions
         self.phases: list[PhasePlan] = []
         self.used: list[RegionPlan] = []
-        #: ProgramRegion name and the node it is bound to (None: as its policy says) → index in `used`.
+        #: Index in `used` by the name of a region and the nid it is bound to (None: it has its own policy).
         self._index: dict[tuple[str, int | None], int] = {}
 
     def add(self, phase: Phase, field: str) -> None:
-        """Check a phase, and write it out for every node if it says so."""
+        """Check a phase and add it, once for each node with memory if it has `each_node`."""
         _check_phase(phase, field)
         targets: list[int | None] = [None]
         if phase.each_node:
@@ -176,6 +201,7 @@ class _Planner:
             kinds += [
                 self._access(access, f"{field}.accesses[{i}]", nid) for i, access in enumerate(phase.accesses)
             ]
+            kinds += [self._objects(mix, f"{field}.objects[{i}]", nid) for i, mix in enumerate(phase.objects)]
             name = phase.name or f"phase {field.removeprefix('phases[').removesuffix(']')}"
             self.phases.append(
                 PhasePlan(
@@ -201,11 +227,7 @@ class _Planner:
         policy = _policy(mix.policy, field, self._node)
         if nid is not None:
             policy = Policy(PolicyMode.BIND, (nid,))
-        try:
-            gfp = parse_gfp(mix.gfp)
-            gfp_zone(gfp, self._node.pgdat.arch)
-        except ValueError as e:
-            raise InvalidRequest(f"{field}.gfp", str(e)) from None
+        gfp = self._gfp(mix.gfp, field)
         _check_policy(policy, gfp, self._node, field)
         lifetime = mix.lifetime
         if lifetime is not None:
@@ -214,6 +236,40 @@ class _Planner:
         _check_think(mix.think, field)
         name = mix.name or f"order {mix.order}"
         return MixPlan(name, mix.order, gfp, policy, _weight(mix.weight, field), lifetime, mix.think)
+
+    def _gfp(self, text: str, field: str) -> int:
+        try:
+            gfp = parse_gfp(text)
+            gfp_zone(gfp, self._node.pgdat.arch)
+        except ValueError as e:
+            raise InvalidRequest(f"{field}.gfp", str(e)) from None
+        return gfp
+
+    def _objects(self, mix: ObjectMix, field: str, nid: int | None) -> ObjectPlan:
+        _check_name(f"{field}.name", mix.name)
+        gfp, kmem = self._gfp(mix.gfp, field), self._node.kmem
+        if bool(mix.cache) == bool(mix.size):
+            raise InvalidRequest(f"{field}.cache", "give either cache or size")
+        try:
+            cache = kmem.name(mix.cache or kmem.kmalloc_name(mix.size, gfp))
+        except NotFound as error:
+            raise InvalidRequest(f"{field}.cache", str(error)) from None
+        except InvalidRequest as error:
+            raise InvalidRequest(f"{field}.size", error.reason) from None
+        if nid is None:
+            nid = mix.node
+        if nid not in (NUMA_NO_NODE, *self._node.machine.spec.nids):
+            raise InvalidRequest(f"{field}.node", f"there is no node {nid}")
+        lifetime = mix.lifetime
+        if lifetime is not None:
+            check_distribution(lifetime, f"{field}.lifetime")
+            if lifetime.unit != "seconds":
+                raise InvalidRequest(f"{field}.lifetime.unit", "lifetimes of objects are in seconds")
+            lifetime = lifetime if lifetime.kind != "forever" else None
+        _check_think(mix.think, field)
+        weight, pages = _weight(mix.weight, field), kmem.pages_per_object(cache)
+        name = mix.name or mix.cache or f"{mix.size} bytes"
+        return ObjectPlan(name, cache, mix.size, gfp, nid, weight, lifetime, mix.think, pages)
 
     def _access(self, access: Access, field: str, nid: int | None) -> AccessPlan:
         _check_name(f"{field}.name", access.name)
@@ -236,10 +292,11 @@ class _Planner:
 
 def _check_phase(phase: Phase, field: str) -> None:
     _check_name(f"{field}.name", phase.name)
-    if not phase.mixes and not phase.accesses:
-        raise InvalidRequest(f"{field}.mixes", "neither mixes nor accesses: nothing to do")
-    if len(phase.mixes) + len(phase.accesses) > MAX_KINDS:
-        raise InvalidRequest(f"{field}.mixes", f"more than {MAX_KINDS} mixes and accesses")
+    kinds = len(phase.mixes) + len(phase.accesses) + len(phase.objects)
+    if not kinds:
+        raise InvalidRequest(f"{field}.mixes", "no mixes, accesses or objects: nothing to do")
+    if kinds > MAX_KINDS:
+        raise InvalidRequest(f"{field}.mixes", f"more than {MAX_KINDS} mixes, accesses and objects")
     _check_range(f"{field}.seconds", phase.seconds, MAX_LIMITS.max_virtual_seconds)
     _check_range(f"{field}.events", phase.events, MAX_LIMITS.max_events)
     _check_range(f"{field}.memory", phase.memory, MAX_MEMORY)
@@ -267,17 +324,17 @@ def _region(region: ProgramRegion, field: str, memory_pages: int, node: Node) ->
 
 
 def _policy(asked: numa_client.Policy | None, field: str, node: Node) -> Policy:
-    """As the node has policies; None is the default."""
+    """A client's policy as the node's type; None is the default policy."""
     if asked is None:
         return Policy()
     try:
-        return Policy.checked(PolicyMode[asked.mode.name], list(asked.nodes), node.machine.spec.nids)
+        return checked_policy(asked, node.machine.spec.nids, node.machine.profile)
     except InvalidRequest as e:
         raise InvalidRequest(f"{field}.{e.field}", e.reason) from None
 
 
 def _check_policy(policy: Policy, gfp: int, node: Node, field: str) -> None:
-    """There is a zonelist to walk."""
+    """InvalidRequest if the policy leaves no zonelist to walk for these flags."""
     try:
         policy_walk(node.machine.zonelists, node.nid, policy, gfp, gfp_zone(gfp, node.pgdat.arch))
     except InvalidRequest as e:
@@ -285,7 +342,7 @@ def _check_policy(policy: Policy, gfp: int, node: Node, field: str) -> None:
 
 
 def _limits(asked: ProgramLimits) -> ProgramLimits:
-    """Defaults where nothing is asked for; InvalidRequest above what the server allows."""
+    """The limits asked for, with defaults for those that are 0; InvalidRequest above MAX_LIMITS."""
     numbers = {}
     for name in ProgramLimits.__slots__:
         value, most = getattr(asked, name), getattr(MAX_LIMITS, name)
@@ -295,7 +352,7 @@ def _limits(asked: ProgramLimits) -> ProgramLimits:
 
 
 def _check_sums(program: Program, limits: ProgramLimits) -> None:
-    """What the phases ask for is within the limits, as far as that can be told beforehand."""
+    """InvalidRequest if the phases certainly exceed a limit: those that have one end only are summed."""
     seconds, events = 0.0, 0
     for i, phase in enumerate(program.phases):
         if not phase.events and not phase.memory:

@@ -1,12 +1,13 @@
 """Running a program next to a node: a generator that works batch by batch, through ordinary ops.
 
-It yields questions to other nodes like every request, and its progress after each batch: whoever drives it
-then serves others, tells the client, or cuts it by throwing a NodeError in, after which it frees what it
-holds.
+Like every request it yields questions to other nodes (`Ask`), and after each batch its progress. The shell
+that drives it then serves other requests and reports to the client. It stops a program by throwing a
+NodeError into it; the program then frees what it holds.
 
-A batch is: free what is due, then every mix and every access of the phase with its share of the events. The
-program is one thread: each request's modelled latency and the think times move its virtual clock; a rate is
-kept up with as far as they let it. All of this follows from the program, its seed and the answers alone.
+A batch frees the blocks that are due, then issues every kind of event of the phase with its share of the
+events. The program is one thread: the modelled latency of its requests and its think times advance its
+virtual clock, and a rate is kept as far as they allow. All of this depends on the program, its seed and the
+answers only.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from numa_client import Program, ProgramProgress
+from numa_client import Program, ProgramProgress, ProgramResult
 from numa_client._program import LifetimeUnit
 
 from numa_service.mm.pgdat import Pfns
@@ -26,37 +27,50 @@ from numa_service.node.ask import Ask, Park, Steps
 from numa_service.node.cost import Cost
 from numa_service.node.errors import LimitExceeded, NodeError, NotFound, PeerUnavailable, Precondition
 from numa_service.node.free_pages import free_pages
+from numa_service.node.kmem import kmem_cache_alloc, kmem_cache_free
 from numa_service.node.node import Node
+from numa_service.node.ops.kmem import MAX_REQUEST_OBJECTS
 from numa_service.node.page_alloc import alloc_for_owner, spend
 from numa_service.node.pfns import pack_pfns, unpack_pfns
 from numa_service.node.prepare import check_cpu
 from numa_service.node.region import Touched, map_region, touch_pages, unmap_region
-from numa_service.node.unserved import unserved
+from numa_service.node.unserved import Unserved, unserved
 from numa_service.workload.distributions import sample
 from numa_service.workload.due import MAX_TICKS, Due
 from numa_service.workload.patterns import Indexes
-from numa_service.workload.plan import AccessPlan, Kind, MixPlan, PhasePlan, Plan, make_plan
-from numa_service.workload.tally import PhaseTally, Result, Tally
+from numa_service.workload.plan import AccessPlan, Kind, MixPlan, ObjectPlan, PhasePlan, Plan, make_plan
+from numa_service.workload.tally import PhaseTally, Tally
 
-#: A program under way.
-ProgramSteps: TypeAlias = Generator[Ask[Any] | Park | ProgramProgress, Any, Result]
+#: A running program.
+ProgramSteps: TypeAlias = Generator[Ask[Any] | Park | ProgramProgress, Any, ProgramResult]
 
-#: Events of the first batch of a phase: what an event takes is not known yet.
+#: Events of the first batch of a phase that ends after a time: how long an event takes is not known yet.
 FIRST_BATCH = 256
-#: Blocks that one Free names.
+#: Most blocks in one Free op.
 MAX_FREE = 16384
 
 
-def run_program(
-    node: Node, session: int, cpu: int, program: Program, clock: Callable[[], int] = lambda: 0
-) -> ProgramSteps:
-    """Run a program for a session. InvalidRequest names the field of it that is wrong.
+#: Called with what kind of objects was allocated (None: objects were freed), their addresses, and the
+#: program's virtual ns.
+ObjectsTold: TypeAlias = Callable[[ObjectPlan | None, list[int], int], None]
 
-    LimitExceeded when it comes to one of its limits; AllocFailed, or NodesAway when nodes did not answer, if
-    it is to stop at a failure: what it held is free again. `clock` gives real ns, for throughput and the
-    limit on real time; it changes nothing else.
+
+def run_program(
+    node: Node,
+    session: int,
+    cpu: int,
+    program: Program,
+    clock: Callable[[], int] = lambda: 0,
+    objects: ObjectsTold | None = None,
+) -> ProgramSteps:
+    """Run a program for a session, on one CPU of the node.
+
+    InvalidRequest names the field of the program that is wrong. LimitExceeded is raised when it reaches one
+    of its limits; with `stop_on_failure` also AllocFailed, or NodesAway if nodes did not answer. All that it
+    holds is freed before an error is raised. `clock` gives real ns: it serves the limit on real time and the
+    times in reports, and changes nothing else. `objects` is told of slab objects that come and go.
     """
-    run = _Run(node, session, cpu, make_plan(program, node), clock)
+    run = _Run(node, session, cpu, make_plan(program, node), clock, objects)
     try:
         yield from run.phases()
     except NodeError:
@@ -67,10 +81,13 @@ def run_program(
     return run.result()
 
 
-def to_next_progress(steps: ProgramSteps, cut: NodeError | None = None) -> Steps[ProgramProgress | Result]:
-    """On to the end of the batch, as steps that any shell can drive; the Result when the program is over.
+def to_next_progress(
+    steps: ProgramSteps, cut: NodeError | None = None
+) -> Steps[ProgramProgress | ProgramResult]:
+    """Run a program to the end of its batch, as steps that any shell can drive.
 
-    With `cut`, that error is thrown into the program first; it comes back when the program has cleaned up.
+    Returns its progress, or its result if it is over. `cut`, if given, is thrown into the program first, and
+    is raised again once the program has freed what it held.
     """
     try:
         effect = steps.throw(cut) if cut else next(steps)
@@ -82,13 +99,13 @@ def to_next_progress(steps: ProgramSteps, cut: NodeError | None = None) -> Steps
             else:
                 effect = steps.send(answer)
     except StopIteration as end:
-        result: Result = end.value
+        result: ProgramResult = end.value
         return result
     return effect
 
 
 class _Kind:
-    """A mix or access while its phase runs."""
+    """A mix, access or kind of objects of the phase that runs, with its random numbers and its tally."""
 
     def __init__(self, plan: Kind, tally: Tally, seed: tuple[int, ...], regions: dict[int, int], run: Plan):
         self.plan = plan
@@ -96,21 +113,31 @@ class _Kind:
         self.random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
         self.region = 0
         self.indexes: Indexes | None = None
-        #: Events that its share has come to, and those issued: the rest is made up for in later batches.
+        #: Events that are due to it and not issued yet: the fraction left by its share of earlier batches.
         self.owed = 0.0
         if isinstance(plan, AccessPlan):
             self.region = regions[plan.region]
             self.indexes = Indexes(plan.access, run.regions[plan.region].nr_pages, self.random)
 
     def think_ns(self, count: int) -> int:
-        """Time to think before so many events."""
+        """Virtual ns to think before `count` events."""
         if self.plan.think is None:
             return 0
         return round(float(sample(self.plan.think, self.random, count).sum()) * 1e9)
 
 
 class _Run:
-    def __init__(self, node: Node, session: int, cpu: int, plan: Plan, clock: Callable[[], int]) -> None:
+    """A program that runs: its clocks, its totals and all that it holds."""
+
+    def __init__(
+        self,
+        node: Node,
+        session: int,
+        cpu: int,
+        plan: Plan,
+        clock: Callable[[], int],
+        objects: ObjectsTold | None,
+    ) -> None:
         check_cpu(node.pgdat, cpu)
         node.session(session)
         self._node = node
@@ -118,9 +145,10 @@ class _Run:
         self._cpu = cpu
         self._plan = plan
         self._clock = clock
+        self._objects_told = objects
         self._started_ns = clock()
         self._now_ns = 0
-        #: Pages given out so far: the other clock of lifetimes.
+        #: Pages allocated so far, which is also the clock of lifetimes in units of memory.
         self._allocated = 0
         self._accessed = 0
         self._freed = 0
@@ -128,11 +156,14 @@ class _Run:
         self._unfreed = 0
         self._events = 0
         self._failures = 0
-        #: (order, nid, unit of the lifetime) → blocks that will be freed.
+        #: Blocks with a lifetime, by (order, nid, unit of the lifetime).
         self._due: dict[tuple[int, int, LifetimeUnit], Due] = {}
-        #: (order, nid) → blocks that will not.
+        #: Blocks that live until the program ends, by (order, nid).
         self._forever: dict[tuple[int, int], list[Pfns]] = {}
-        #: Index of a planned region → its number while it is mapped.
+        #: Objects by cache: with a lifetime, and until the program ends. Their addresses are as pfns are.
+        self._objects_due: dict[str, Due] = {}
+        self._objects_forever: dict[str, list[Pfns]] = {}
+        #: Numbers of the regions that are mapped, by their index in the plan.
         self._regions: dict[int, int] = {}
         self._tallies: list[PhaseTally] = []
         self._fraction = 0.0
@@ -140,9 +171,9 @@ class _Run:
     # phases
 
     def phases(self) -> Generator[Ask[Any] | Park | ProgramProgress, Any, None]:
-        """One after the other."""
+        """Run all phases, one after the other."""
         for number, phase in enumerate(self._plan.phases):
-            tally = PhaseTally(phase.name, [Tally(k.name, isinstance(k, MixPlan)) for k in phase.kinds])
+            tally = PhaseTally(phase.name, [Tally(k.name, _among(k)) for k in phase.kinds])
             self._tallies.append(tally)
             self._fraction = 0.0
             self._map_regions(phase)
@@ -195,7 +226,7 @@ class _Run:
                     yield from self._issue(kind, count)
             events += batch
             self._events += batch
-            # a batch that cost nothing must not stand still for ever
+            # time advances by a ns an event at least: a batch that costs nothing would never end its phase
             until = batch_ns + max(batch, round(batch * 1e9 / phase.rate) if phase.rate else 0)
             self._idle(max(0, until - self._now_ns))
             yield self._progress(number)
@@ -206,11 +237,13 @@ class _Run:
             self._check_virtual_time()
         if isinstance(kind.plan, MixPlan):
             yield from self._allocate(kind, kind.plan, count)
+        elif isinstance(kind.plan, ObjectPlan):
+            yield from self._allocate_objects(kind, kind.plan, count)
         else:
             yield from self._access(kind, kind.plan, count)
 
     def _idle(self, ns: int) -> None:
-        """The CPU asks for no memory for so long; what it asked for before is less of a load."""
+        """Let virtual time pass without requests, which lowers the load that earlier requests have made."""
         if ns:
             self._now_ns += ns
             self._node.apply(ops.Spend(self._cpu, ns))
@@ -220,7 +253,7 @@ class _Run:
         spend(self._node, self._cpu, cost)
 
     def _check_limits(self, batch: int) -> None:
-        """LimitExceeded when the next batch goes beyond what the program may have."""
+        """LimitExceeded if the next batch would exceed a limit of the program."""
         limits = self._plan.limits
         if self._events + batch > limits.max_events:
             raise LimitExceeded(f"limits.max_events: more than {limits.max_events} events")
@@ -265,8 +298,38 @@ class _Run:
             order = self._node.machine.zonelists[self._node.nid].node_order
             raise unserved(mix.order, count, got.got, order, got.unasked)
 
+    def _allocate_objects(self, kind: _Kind, mix: ObjectPlan, count: int) -> Steps[None]:
+        node, tally = self._node, kind.tally
+        for start in range(0, count, MAX_REQUEST_OBJECTS):
+            wanted, cost, failed = min(MAX_REQUEST_OBJECTS, count - start), Cost(), 0
+            got: list[int] = []
+            try:
+                got = yield from kmem_cache_alloc(
+                    node, self._session, mix.cache, mix.gfp, wanted, self._cpu, mix.nid, cost, mix.size
+                )
+            except Unserved:
+                if self._plan.program.stop_on_failure:
+                    raise
+                failed = wanted
+            if self._objects_told:
+                self._objects_told(mix, got, self._now_ns)
+            self._now_ns += cost.latency_ns
+            self._failures += failed
+            tally.record(wanted, failed, cost, 0, 0)
+            tally.pages += len(got)
+            held = node.session(self._session).objects
+            # a node that has restarted meanwhile has taken its objects with it
+            tally.pages_by_node.update(held[address].slab.nid for address in got if address in held)
+            addresses = np.array(got, np.uint64)
+            if mix.lifetime is None:
+                self._objects_forever.setdefault(mix.cache, []).append(addresses)
+                continue
+            ticks = np.minimum(sample(mix.lifetime, kind.random, len(got)) * 1e9, MAX_TICKS)
+            due = self._objects_due.setdefault(mix.cache, Due())
+            due.add(ticks.astype(np.int64) + self._now_ns, addresses)
+
     def _hold(self, kind: _Kind, mix: MixPlan, nid: int, pfns: Pfns) -> None:
-        """Until their lifetimes are over."""
+        """Keep blocks until their lifetimes, which are drawn here, are over."""
         lifetime = mix.lifetime
         if lifetime is None:
             self._forever.setdefault((mix.order, nid), []).append(pfns)
@@ -306,10 +369,10 @@ class _Run:
             raise unserved(0, count, count - refused, order, touched.unasked)
 
     def _touch(self, number: int, wanted: npt.NDArray[np.int64], write: bool, touched: Touched) -> Steps[int]:
-        """Access pages, some of them more than once; how many accesses found no memory.
+        """Access pages, some of them more than once; returns how many accesses found no memory.
 
-        A page is touched once, and once more if it is named again: that is what activates a page of a file.
-        Further accesses of the batch only take their time.
+        A page is touched once, and a second time if it is named again, since that activates a page of a file.
+        Further accesses to it in this batch only take time.
         """
         node = self._node
         region = node.region(self._session, number)
@@ -318,7 +381,7 @@ class _Run:
         again = times > 1
         if not again.any():
             return refused
-        # those that found no memory fault, and fail, again
+        # pages that found no memory fault, and fail, again
         refused += yield from touch_pages(node, region, pages[again], write, self._cpu, touched)
         nids, more = region.nids[pages[again]].astype(np.int64) - 1, times[again] - 2
         for nid in np.unique(nids).tolist():
@@ -338,8 +401,22 @@ class _Run:
             for pfns in _pieces(waiting.take(self._ticks(unit))):
                 yield from self._free(order, nid, pfns)
 
+        for cache, waiting in self._objects_due.items():
+            yield from self._free_objects(cache, waiting.take(self._now_ns))
+
+    def _free_objects(self, cache: str, objects: Pfns) -> Steps[None]:
+        """Free objects of a cache, but for those that a node has lost in its restart."""
+        for start in range(0, len(objects), MAX_REQUEST_OBJECTS):
+            held, cost = self._node.session(self._session).objects, Cost()
+            mine = [a for a in objects[start : start + MAX_REQUEST_OBJECTS].tolist() if a in held]
+            if mine:
+                yield from kmem_cache_free(self._node, self._session, cache, mine, self._cpu, cost)
+                if self._objects_told:
+                    self._objects_told(None, mine, self._now_ns)
+                self._now_ns += cost.latency_ns
+
     def _free(self, order: int, nid: int, pfns: Pfns) -> Steps[None]:
-        """Free blocks of a node; if it is away, or was restarted, they are not there to be freed."""
+        """Free blocks of a node; if it is away or was restarted, they are counted as unfreed."""
         pages = len(pfns) << order
         self._live -= pages
         freed = 0
@@ -355,7 +432,7 @@ class _Run:
         self._unfreed += pages - freed
 
     def _free_all(self) -> Generator[Ask[Any] | Park | ProgramProgress, Any, None]:
-        """Everything that mixes hold, in pieces."""
+        """Free all blocks and objects that are held, with progress after each Free."""
         held = [(order, nid, waiting.drain()) for (order, nid, _), waiting in self._due.items()]
         held += [(order, nid, np.concatenate(blocks)) for (order, nid), blocks in self._forever.items()]
         self._forever.clear()
@@ -363,9 +440,15 @@ class _Run:
             for pfns in _pieces(blocks):
                 yield from self._free(order, nid, pfns)
                 yield self._progress(len(self._tallies) - 1)
+        objects = [(cache, waiting.drain()) for cache, waiting in self._objects_due.items()]
+        objects += [(cache, np.concatenate(parts)) for cache, parts in self._objects_forever.items()]
+        self._objects_forever.clear()
+        for cache, addresses in objects:
+            yield from self._free_objects(cache, addresses)
+            yield self._progress(len(self._tallies) - 1)
 
     def release(self) -> Generator[Ask[Any] | Park | ProgramProgress, Any, None]:
-        """Free everything, regions too. A session that has ended has seen to it."""
+        """Free all blocks, objects and regions. If the session has ended, that has freed them already."""
         if self._session not in self._node.sessions:
             return
         yield from self._free_all()
@@ -373,7 +456,7 @@ class _Run:
             yield from unmap_region(self._node, self._session, region)
         self._regions.clear()
 
-    # telling
+    # reports
 
     def _progress(self, number: int) -> ProgramProgress:
         return ProgramProgress(
@@ -391,10 +474,10 @@ class _Run:
             live_pages=self._live,
         )
 
-    def result(self) -> Result:
-        """Everything, when it is over."""
-        return Result(
-            phases=tuple(self._tallies),
+    def result(self) -> ProgramResult:
+        """What the program did, when it is over."""
+        return ProgramResult(
+            phases=tuple(tally.result() for tally in self._tallies),
             virtual_ns=self._now_ns,
             real_ns=self._clock() - self._started_ns,
             allocated_pages=self._allocated,
@@ -405,8 +488,13 @@ class _Run:
         )
 
 
+def _among(plan: Kind) -> str:
+    """The field of PhaseResult that has the counts of a kind."""
+    return "mixes" if isinstance(plan, MixPlan) else "accesses" if isinstance(plan, AccessPlan) else "objects"
+
+
 def _batch(phase: PhasePlan, events: int, spent_ns: int, pages: float, pages_per_event: float) -> int:
-    """Events of the next batch: no more than bring the phase to its end, as far as can be foreseen."""
+    """Events of the next batch, but no more than bring the phase to its end at its pace so far."""
     batch: float = phase.batch
     if phase.end_ns < math.inf:
         if phase.rate:
@@ -420,5 +508,5 @@ def _batch(phase: PhasePlan, events: int, spent_ns: int, pages: float, pages_per
 
 
 def _pieces(pfns: Pfns) -> Iterator[Pfns]:
-    """Blocks in parts that one Free may name."""
+    """Blocks in pieces that fit into one Free op."""
     return (pfns[start : start + MAX_FREE] for start in range(0, len(pfns), MAX_FREE))

@@ -1,18 +1,24 @@
-"""What a program did, as it is counted, and as it is told."""
+"""The running counts of a program, which become numa_client's ProgramResult when it ends."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
 
+from numa_client import EventLatency, EventResult, PhaseResult
+
 from numa_service.node.cost import Cost
 
+#: A histogram has 2^4 buckets between two powers of two.
 _SUB_BITS = 4
 _SUB = 1 << _SUB_BITS
 
 
 class LatencyHistogram:
-    """Virtual ns of events, each with its batch's mean; buckets no wider than 1/16 of their value."""
+    """Histogram of the virtual ns of events; a bucket is no wider than 1/16 of the values in it.
+
+    Events are recorded by the batch, and each counts with the mean of its batch.
+    """
 
     def __init__(self) -> None:
         self.events = 0
@@ -20,7 +26,7 @@ class LatencyHistogram:
         self._buckets: Counter[int] = Counter()
 
     def record(self, total_ns: int, events: int) -> None:
-        """A batch."""
+        """Record a batch of `events` that took `total_ns` together."""
         if events:
             self.events += events
             self.total_ns += total_ns
@@ -28,7 +34,7 @@ class LatencyHistogram:
 
     @property
     def mean_ns(self) -> float:
-        """0 without events."""
+        """Mean latency of an event; 0 without events."""
         return self.total_ns / self.events if self.events else 0.0
 
     def percentile_ns(self, percent: float) -> int:
@@ -41,6 +47,11 @@ class LatencyHistogram:
                 return _lower_bound(bucket)
         return 0
 
+    def result(self) -> EventLatency:
+        """Mean and percentiles, as clients get them."""
+        p50, p90, p99, most = (self.percentile_ns(percent) for percent in (50, 90, 99, 100))
+        return EventLatency(self.mean_ns, p50, p90, p99, most)
+
 
 def _bucket(value: int) -> int:
     shift = max(0, value.bit_length() - 1 - _SUB_BITS)
@@ -48,6 +59,7 @@ def _bucket(value: int) -> int:
 
 
 def _lower_bound(bucket: int) -> int:
+    """The smallest value that :func:`_bucket` puts into the bucket."""
     if bucket < 2 * _SUB:
         return bucket
     shift = (bucket >> _SUB_BITS) - 1
@@ -56,67 +68,75 @@ def _lower_bound(bucket: int) -> int:
 
 @dataclass(slots=True)
 class Tally:
-    """One kind of event of a phase."""
+    """The counts of one mix, access or kind of objects of a phase."""
 
     name: str
-    #: A mix; else an access.
-    is_mix: bool
+    #: Field of PhaseResult in which it stands: mixes, accesses or objects.
+    among: str
+    #: Blocks or objects asked for, or pages accessed.
     events: int = 0
-    #: Pages that were got, or accessed.
+    #: Pages or objects allocated, or pages accessed.
     pages: int = 0
-    #: Blocks, or pages, that were not to be had.
+    #: Blocks, objects or pages for which there was no memory.
     failures: int = 0
-    #: nid → pages got there, or accessed there.
+    #: These pages or objects by the nid of their node.
     pages_by_node: Counter[int] = field(default_factory=Counter)
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
     remote_lookups: int = 0
+    #: Pages that direct reclaim freed.
     direct_reclaimed: int = 0
-    #: Accesses.
+    #: Accesses that found their page, and those that faulted; 0 for a mix.
     hits: int = 0
     faults: int = 0
     major_faults: int = 0
 
     def record(self, events: int, failures: int, cost: Cost, lookups: int, reclaimed: int) -> None:
-        """What mixes and accesses have in common."""
+        """Add a batch: the counts that mixes and accesses have in common."""
         self.events += events
         self.failures += failures
         self.latency.record(cost.latency_ns, events)
         self.remote_lookups += lookups
         self.direct_reclaimed += reclaimed
 
+    def result(self) -> EventResult:
+        """The counts so far, as clients get them."""
+        return EventResult(
+            name=self.name,
+            events=self.events,
+            pages=self.pages,
+            failures=self.failures,
+            placement={nid: pages for nid, pages in sorted(self.pages_by_node.items()) if pages},
+            latency=self.latency.result(),
+            remote_lookups=self.remote_lookups,
+            direct_reclaimed_pages=self.direct_reclaimed,
+            hit_pages=self.hits,
+            fault_pages=self.faults,
+            major_fault_pages=self.major_faults,
+        )
+
 
 @dataclass(slots=True)
 class PhaseTally:
-    """One phase."""
+    """The counts of one phase."""
 
     name: str
+    #: Its mixes, then its accesses, then its objects.
     kinds: list[Tally]
     virtual_ns: int = 0
     real_ns: int = 0
     freed_pages: int = 0
 
-    @property
-    def events(self) -> int:
-        """Blocks asked for and pages accessed."""
-        return sum(kind.events for kind in self.kinds)
+    def result(self) -> PhaseResult:
+        """The counts so far, as clients get them."""
+        return PhaseResult(
+            name=self.name,
+            virtual_ns=self.virtual_ns,
+            real_ns=self.real_ns,
+            freed_pages=self.freed_pages,
+            mixes=self._results("mixes"),
+            accesses=self._results("accesses"),
+            objects=self._results("objects"),
+        )
 
-    @property
-    def pages(self) -> int:
-        """Pages got and accessed."""
-        return sum(kind.pages for kind in self.kinds)
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a program has done, phase by phase."""
-
-    phases: tuple[PhaseTally, ...]
-    virtual_ns: int
-    real_ns: int
-    allocated_pages: int
-    accessed_pages: int
-    freed_pages: int
-    #: Left to the session.
-    kept_pages: int
-    #: Held on nodes that did not answer when they were to be freed: they go with the session.
-    unfreed_pages: int
+    def _results(self, among: str) -> tuple[EventResult, ...]:
+        return tuple(kind.result() for kind in self.kinds if kind.among == among)

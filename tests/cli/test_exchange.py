@@ -28,7 +28,7 @@ run = CliRunner().invoke
 
 
 def _told(arguments: list[str]) -> str:
-    """The one line that main() would print."""
+    """The line that main() prints for an error."""
     error = run(app, arguments).exception
     assert isinstance(error, SpecError)
     assert "\n" not in str(error)

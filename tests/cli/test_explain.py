@@ -1,10 +1,13 @@
-"""numa-service explain: text, JSON, fills, errors."""
+"""numa-service explain: text, JSON, --fill, errors."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import typer
+from groundtruth import GROUNDTRUTH
 from typer.testing import CliRunner
 
 from numa_service.cli import explain as command
@@ -31,7 +34,7 @@ def test_json_is_the_tree() -> None:
     assert result.exit_code == 0, result.stderr
     tree = json.loads(result.stdout)
     assert (tree["order"], tree["count"], tree["placement"]) == (3, 2, {"2": 2})
-    assert tree["policy"] == {"mode": "bind", "nodes": [2]}
+    assert tree["policy"] == {"mode": "bind", "nodes": [2], "home_node": None, "flag": None}
     walk, fast = tree["steps"]
     assert (walk["step"], fast["step"]) == ("walk", "freelist_pass")
     [zone] = fast["nodes"][0]["zones"]
@@ -70,6 +73,23 @@ def test_a_sysctl_without_effect_says_so() -> None:
         "note: vm.zone_reclaim_mode = 7 is kept and shown, and changes nothing else here: "
         "node reclaim is not modelled"
     ]
+
+
+def test_a_capture_starts_as_fragmented_as_it_was(tmp_path: Path) -> None:
+    root = tmp_path / "captured"
+    shutil.copytree(GROUNDTRUTH / "topologies" / "numa-2n-big", root)
+    lines = (root / "buddyinfo.txt").read_text().splitlines()
+    heads = [line[: line.index(",") + len(", zone   Normal")] for line in lines]
+    (root / "buddyinfo.txt").write_text("".join(f"{head} 500 90 20 5{' 0' * 7}\n" for head in heads))
+    asked = [str(root), "--order", "4", "--gfp", "GFP_KERNEL"]
+    result = run(app, asked)
+    assert result.exit_code == 0, result.stderr
+    assert "page allocation failure: order 4" in result.stdout
+    assert "got 1" not in result.stdout
+    assert "memory starts as full as the source says" in result.stderr
+    fresh = run(app, [*asked, "--empty"])
+    assert "got 1 on node 0" in fresh.stdout
+    assert "memory starts" not in fresh.stderr
 
 
 def test_what_is_wrong_is_said() -> None:

@@ -1,4 +1,4 @@
-"""Files that somebody made to do harm: each is refused in one line, before it takes time or memory.
+"""Malicious files: each is refused in one line, before it takes much time or memory.
 
 They run in a process of their own, with limits on CPU time and address space several times what a refusal
 needs (measured: 0.4 to 1.0 s and 50 to 110 MB, of which a small good file takes 0.35 s and 45 MB).
@@ -30,7 +30,7 @@ NUMACTL = "available: 2 nodes (0-1)\nnode 0 cpus: 0\nnode 0 size: 9 MB\nnode 1 c
 
 
 def _file(content: str | bytes | Callable[[], bytes]) -> Callable[[Path], None]:
-    """A file; of what is large only how it is made, so that they are not in memory all together."""
+    """A file. Large content is given as a function, so that not all contents are in memory at once."""
 
     def make(path: Path) -> None:
         written = content() if callable(content) else content
@@ -40,7 +40,7 @@ def _file(content: str | bytes | Callable[[], bytes]) -> Callable[[Path], None]:
 
 
 def _capture(name: str, content: str | None, zoneinfo: str = "") -> Callable[[Path], None]:
-    """A directory with a file, or a link for a path with a slash at its start, or a FIFO for None."""
+    """A capture with one file: a text, a link to a path that begins with a slash, or a FIFO for None."""
 
     def make(path: Path) -> None:
         target = path / name
@@ -71,7 +71,7 @@ NODE, CPU = "sys/devices/system/node", "sys/devices/system/cpu"
 
 
 def _cpus(nodes: int, cpus: int) -> dict[str, str]:
-    """A large machine: two files of each CPU, and nodes with a part of them each."""
+    """The sysfs of a large machine: two files for each CPU, and nodes with a part of the CPUs each."""
     files = {f"{CPU}/cpu{cpu}/online": "1\n" for cpu in range(cpus)}
     files |= {f"{CPU}/cpu{cpu}/topology/core_id": "0\n" for cpu in range(cpus)}
     part = cpus // nodes
@@ -85,7 +85,7 @@ def _cpus(nodes: int, cpus: int) -> dict[str, str]:
 
 
 def _access(nodes: int) -> dict[str, str]:
-    """HMAT numbers of each node."""
+    """HMAT attributes of each node."""
     names = ("read_latency", "write_latency", "read_bandwidth", "write_bandwidth", "node0/uevent")
     return {
         f"{NODE}/node{nid}/access{access}/initiators/{name}": "90\n"
@@ -99,6 +99,15 @@ LARGE = _cpus(64, 8192)
 #: All that is read before it is right.
 WRONG_AT_ITS_END = LARGE | {f"{NODE}/node63/distance": "21 " * 63 + "x\n"}
 NODES_1024 = _cpus(1024, 1024)
+
+
+def _matrix(nodes: int) -> str:
+    """The largest machine file that is not too long; its last node repeats a CPU of another node."""
+    rows = "".join(f"[{'120, ' * nid}10{', 120' * (nodes - nid - 1)}],\n" for nid in range(nodes))
+    tables = (f'[[node]]\ncpus = "{nid % (nodes - 1)}"\nmemory = "1GiB"\n' for nid in range(nodes))
+    return f"distances = [\n{rows}]\n{''.join(tables)}"
+
+
 PAX = header(b"x", 10_000, b"x") + padded(b"10 path=a\n" * 1000)
 LONG = header(b"x", 4096, b"L") + (b"sys/" + b"a/" * 14 + b"a" * 4064)
 
@@ -135,6 +144,7 @@ CASES: dict[str, tuple[str, Callable[[Path], None], str]] = {
     ),
     "cpus": ("t.toml", _file(TOML.replace("0-1", "0-8191," * 60_000 + "1")), "CPU 0 is listed twice"),
     "cpu range": ("t.toml", _file(TOML.replace("0-1", "0-99999999")), "CPU 99999999 does not exist"),
+    "matrix": ("t.toml", _file(lambda: _matrix(1024)), "node[1023].cpus: CPU 0 is already on node 0"),
     "size": ("t.toml", _file(TOML.replace("1GiB", "1" * 400_000)), "is not a size"),
     "command line": ("t.toml", _file('cmdline = "' + "kernelcor=1 " * 40_000 + '"\n' + TOML), "takes 2048"),
     "swap": ("t.toml", _file('swap = "9999999TiB"\n' + TOML), "t.toml:1: swap: "),
@@ -170,6 +180,61 @@ CASES: dict[str, tuple[str, Callable[[Path], None], str]] = {
         _capture("zoneinfo.txt", "".join(ZONE.format(f"Z{i}") for i in range(40_000))),
         "has 40000 zones of 5",
     ),
+    "boot log digits": ("d.txt", _file("Fallback order for Node 0: " + "1" * 4_000_000), "node "),
+    "boot log ranges": (
+        "d.txt",
+        _file("BIOS-e820: [mem 0x0-0xfff] usable\n" * 100_000),
+        "more than 4096 ranges",
+    ),
+    "boot log orders": (
+        "d.txt",
+        _file(
+            "".join(f"Fallback order for Node {n}: {' '.join(map(str, range(700)))} 1\n" for n in range(700))
+        ),
+        "a node is in it twice",
+    ),
+    "boot log large": ("d.txt", _file("Initmem setup node 0\n" * 400_000), "characters of boot log"),
+    "libvirt comments": ("l.xml", _file(b"<!-- -->" * 8000 + b"<x"), "l.xml:"),
+    "libvirt cells": (
+        "l.xml",
+        _file("<domain><cpu><numa>" + "<cell memory='1'/>" * 100_000 + "</numa></cpu></domain>"),
+        "'1024' is not a number below 1024",
+    ),
+    "libvirt siblings": (
+        "l.xml",
+        _file(
+            "<capabilities><host><topology><cells><cell id='0'><cpus>"
+            + "".join(f"<cpu id='{n}' socket_id='0' siblings='0-8191'/>" for n in range(8192))
+            + "<cpu id='0'/></cpus></cell></cells></topology></host></capabilities>"
+        ),
+        "siblings: ",
+    ),
+    "lscpu lists": (
+        "l.txt",
+        _file("CPU(s): 9\n" + "".join(f"NUMA node{n} CPU(s): 0-8191\n" for n in range(1000))),
+        "nodes list more than 131072 CPUs",
+    ),
+    "lstopo depth": (
+        "l.txt",
+        _file("Machine (1GB)\n" + "".join(f"{' ' * n}Group L#0\n" for n in range(1, 1400)) + "PU L#0 (P#1)"),
+        "no PU",
+    ),
+    "lstopo long": ("l.txt", _file("Machine (L#0 " + "(" * 1_000_000), "a line of 1000013 characters"),
+    "numastat": ("n.txt", _file("   node0\n" + "   node1" * 200_000 + "\n"), "a line of 1600000"),
+    "buddyinfo": ("b.txt", _file("Node 0, zone DMA " + "1 " * 900_000), "b.txt: in none of the formats"),
+    "zoneinfo text": (
+        "z.txt",
+        _file("".join(ZONE.format(f"Z{i}") for i in range(40_000))),
+        "has 40000 zones of 5",
+    ),
+    "kubelet": ("k.json", _file('{"machineState": ' + '{"0": ' * 100_000), "k.json: "),
+    "cloud-hypervisor": (
+        "c.txt",
+        _file("--cpus boot=1 --numa " + "guest_numa_id=0,cpus=[0-8191] " * 60_000),
+        "a second one",
+    ),
+    "virtme": ("v.txt", _file("vng --numa 1G " + "--numa 1G,cpus=0-8191 " * 60_000), "at most 128"),
+    "quoted": ("q.txt", _file("> " * 1_000_000 + "x"), "q.txt: in none of the formats"),
     "numactl row": ("n.txt", _file(f"{NUMACTL}node   0   1\n  0: {'1' * 60}x\n"), "it is cut off"),
     "numactl line": (
         "n.txt",

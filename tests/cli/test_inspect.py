@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from numa_service.cli import inspect as command
-from numa_service.mm.structs import Page, PgListData, Zone, stands_for
+from numa_service.mm.structs import HighMemory, MemSection, Page, PgListData, Zone, stands_for
 
 app = typer.Typer(pretty_exceptions_enable=False)
 command.register(app)
@@ -18,14 +18,20 @@ run = CliRunner().invoke
 
 @pytest.mark.parametrize(
     ("arguments", "view"),
-    [(["pgdat", "1"], PgListData), (["zone", "0", "DMA32"], Zone), (["page", "0x9000"], Page)],
+    [
+        (["pgdat", "demo", "1"], PgListData),
+        (["zone", "demo", "0", "DMA32"], Zone),
+        (["page", "demo", "0x9000"], Page),
+        (["section", "demo", "0"], MemSection),
+        (["highmem", "i386-highmem", "0"], HighMemory),
+    ],
 )
 def test_every_field(arguments: list[str], view: type) -> None:
-    text = run(app, [arguments[0], "demo", *arguments[1:]])
+    text = run(app, arguments)
     assert text.exit_code == 0, text.stderr
     first_words = [line.split()[0] for line in text.stdout.splitlines() if not line.startswith(" ")]
     assert first_words == ["field", *stands_for(view)]
-    values = json.loads(run(app, [arguments[0], "demo", *arguments[1:], "--json"]).stdout)
+    values = json.loads(run(app, [*arguments, "--json"]).stdout)
     assert list(values) == list(stands_for(view))
 
 
@@ -45,6 +51,8 @@ def test_what_is_wrong_is_said() -> None:
         (["pgdat", "9"], 1, "node 9"),
         (["zone", "0", "HighMem"], 1, "node 0 has DMA, DMA32"),
         (["page", "99999999"], 1, "no node has it"),
+        (["section", "99"], 1, "section 99: no node has it"),
+        (["highmem", "0"], 1, "all memory has an address in the kernel"),
     ):
         result = run(app, [arguments[0], "demo", *arguments[1:]])
         assert result.exit_code == code, arguments

@@ -1,4 +1,4 @@
-"""numa-service latency: what the model says, and what a sweep finds."""
+"""numa-service latency: the model's numbers, and those of a sweep."""
 
 from __future__ import annotations
 

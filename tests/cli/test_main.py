@@ -1,4 +1,4 @@
-"""Commands are imported when they are asked for; the table of who has which is complete and true."""
+"""Modules of commands are imported on demand, and the table of modules and commands is right."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""How steps of a command are told."""
+"""The progress of commands by steps."""
 
 from __future__ import annotations
 

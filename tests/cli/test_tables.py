@@ -1,4 +1,4 @@
-"""stat, hardware, buddyinfo, zoneinfo and vmstat of a machine that is booted for the occasion."""
+"""stat, hardware, buddyinfo, zoneinfo and vmstat of a machine that the command boots."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The reference peer's nodes: the wire contract over memory that is a bitmap.
+"""The nodes of the reference peer: they serve the contract with a bitmap as memory.
 
-They know ownership and fallback to the other node, nothing of zones or watermarks.
+They know owners and fallback to the other node, but no zones or watermarks.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _retry_info(milliseconds: int) -> error_details_pb2.RetryInfo:
 
 
 class Refused(Exception):
-    """A request that the peer answers with a rich error."""
+    """A refusal, which the peer answers with google.rpc error details."""
 
     def __init__(
         self, code: int, message: str, field: str = "", reason: str = "", retry_ms: int | None = None
@@ -52,14 +52,14 @@ class Refused(Exception):
 
 
 class ReferenceMemory:
-    """What both nodes share: who holds which page."""
+    """The memory of both nodes: which session holds which page."""
 
     def __init__(self, pages_per_node: int) -> None:
         self.owner = np.zeros((2, pages_per_node), np.int64)  # session that holds each page, 0: free
         self.regions: dict[int, tuple[int, dict[int, tuple[int, int]]]] = {}
         self.sessions: set[int] = set()
         self.addresses: list[str] = []
-        self.incarnations = [1, 1]
+        self.lineages = [1, 1]
         self.lease_seconds = 30.0
         self.violations: list[str] = []
         self._numbers = iter(range(1, 1 << 31))
@@ -81,7 +81,7 @@ class ReferenceMemory:
         return session.to_bytes(16, "big")
 
     def take(self, session: int, order: int, count: int, nodes: tuple[int, ...]) -> list[tuple[int, int]]:
-        """First fit over the nodes in order; nothing is taken when there is not enough."""
+        """Take the first free blocks of the nodes in order, or nothing if there are not enough."""
         found: list[tuple[int, int]] = []
         for nid in nodes:
             free = (self.owner[nid].reshape(-1, 1 << order) == 0).all(axis=1)
@@ -99,7 +99,7 @@ class ReferenceNode(
     memory_service_pb2_grpc.MemoryServiceServicer,
     node_service_pb2_grpc.NodeServiceServicer,
 ):
-    """What one node's server answers."""
+    """The services of one node."""
 
     def __init__(self, machine: ReferenceMemory, nid: int) -> None:
         self.machine = machine
@@ -110,7 +110,7 @@ class ReferenceNode(
             {"node": nid, "cpus": [[0, 1], []][nid], "managed_pages": self.machine.owner.shape[1]}
             | {
                 "address": self.machine.addresses[nid],
-                "incarnation": self.machine.incarnations[nid],
+                "lineage": self.machine.lineages[nid],
                 "fallback_order": [nid, 1 - nid],
             }
             for nid in (0, 1)
@@ -128,7 +128,7 @@ class ReferenceNode(
             session_token=self.machine.token(session),
             lease_seconds=self.machine.lease_seconds,
             node=self.nid,
-            incarnation=self.machine.incarnations[self.nid],
+            lineage=self.machine.lineages[self.nid],
         )
 
     async def RenewSession(self, request: Any, context: Any) -> memory_service_pb2.RenewSessionResponse:
@@ -156,7 +156,7 @@ class ReferenceNode(
         )
 
     def explanation(self, request: Any) -> explanation_pb2.Explanation:
-        """One pass over one zone, with a step of every kind."""
+        """An explanation with a step of every kind."""
         check = {
             "mark_name": "low",
             "free_pages": 500,

@@ -1,6 +1,6 @@
-"""A peer for the client's tests, on real grpc.aio servers.
+"""A peer for the tests of the clients, on real grpc.aio servers.
 
-It answers a repeated request id with the first reply, as the contract says. Tests tell it to lose replies,
+It answers a repeated request id with the first reply, as the contract says. Tests can have it lose replies,
 hang, or end a lease.
 """
 
@@ -26,7 +26,7 @@ WITHOUT_REQUEST_ID = ("GetMachine", "GetNode", "RenewSession", "WriteFile", "Che
 
 
 class ReferenceMachine(ReferenceMemory, grpc.aio.ServerInterceptor):
-    """Both nodes, and what tests see and steer of them."""
+    """Both nodes, and the means of tests to steer and observe them."""
 
     def __init__(self, pages_per_node: int) -> None:
         super().__init__(pages_per_node)
@@ -58,17 +58,17 @@ class ReferenceMachine(ReferenceMemory, grpc.aio.ServerInterceptor):
         return server
 
     async def take_away(self, nid: int) -> None:
-        """The node has no address any more."""
+        """Stop a node's server and forget its address."""
         await self._servers[nid].stop(None)
         self.addresses[nid] = ""
 
     async def bring_back(self, nid: int, address: str = "127.0.0.1:0") -> None:
-        """At another address unless told otherwise, and as the same incarnation."""
+        """Start a node's server again with the same lineage, by default at another address."""
         self._servers[nid] = await self._serve(nid, address)
 
     async def succeed(self, nid: int) -> None:
-        """Another incarnation beside the one that is there, which hears nothing of it."""
-        self.incarnations[nid] += 1
+        """Start a new lineage of a node beside the old one, which is not told."""
+        self.lineages[nid] += 1
         self._servers.append(self._servers[nid])
         self._servers[nid] = await self._serve(nid)
 
@@ -83,7 +83,7 @@ class ReferenceMachine(ReferenceMemory, grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Callable[..., Awaitable[Any]], details: grpc.HandlerCallDetails
     ) -> Any:
-        """Every call passes here: noted, then hung, replayed, refused or answered as told."""
+        """Record each call, then hang, replay, refuse or answer it as the test wants."""
         method = details.method.rpartition("/")[2]
         serve = (handler := await continuation(details)).unary_unary
 

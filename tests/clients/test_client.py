@@ -1,4 +1,4 @@
-"""The clients against a peer on real gRPC servers: what they send, and what they make of answers.
+"""The clients against a peer on real gRPC servers: their requests, and the results they make of answers.
 
 The blocking client runs in a thread beside the servers' event loop.
 """

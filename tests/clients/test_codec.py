@@ -1,4 +1,4 @@
-"""Requests made and responses read, without a server."""
+"""Requests made of arguments and results made of responses, without a server."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from numa_client import (
     NodeInfo,
     NumaError,
     Policy,
+    PolicyFlag,
     PolicyMode,
     SessionInfo,
 )
 from numa_client import _codec as codec
 from numa_client._gen.numa.v1 import explanation_pb2, memory_service_pb2, types_pb2
 
-SESSION = SessionInfo(session=9, lease_seconds=30, node=0, incarnation=1, token=bytes(range(16)))
+SESSION = SessionInfo(session=9, lease_seconds=30, node=0, lineage=1, token=bytes(range(16)))
 
 
 def packed(*pfns: int) -> bytes:
@@ -88,6 +89,7 @@ def test_policy_messages() -> None:
     message = codec.policy_message(Policy.preferred_many(3, 1))
     assert message == types_pb2.Policy(mode=types_pb2.POLICY_MODE_PREFERRED_MANY, nodes=[3, 1])
     assert {codec.POLICY_MODES[mode] for mode in PolicyMode} == set(types_pb2.PolicyMode.values())
+    assert {0, *codec.POLICY_FLAGS.values()} == set(types_pb2.PolicyFlag.values())
 
 
 @pytest.mark.parametrize(
@@ -98,10 +100,19 @@ def test_policy_messages() -> None:
         Policy.preferred(1),
         Policy.interleave(0, 1),
         Policy.preferred_many(3),
+        Policy.local(),
+        Policy.weighted_interleave(0, 1),
+        Policy.bind(0, 1, home_node=1),
+        Policy.preferred_many(2, home_node=0),
+        Policy(PolicyMode.BIND, (0, 5), flag=PolicyFlag.RELATIVE),
+        Policy(PolicyMode.PREFERRED_MANY, (1,), 0, PolicyFlag.STATIC),
     ],
 )
 def test_policy_spelling_round_trip(policy: Policy) -> None:
     assert Policy.parse(str(policy)) == policy
+    message = codec.policy_message(policy)
+    assert message is not None
+    assert codec.policy(message) == policy
 
 
 def test_policy_ranges() -> None:
@@ -140,7 +151,13 @@ def test_ranges_are_checked_before_they_are_expanded(text: str, message: str) ->
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("local", "unknown policy 'local'"),
+        ("near", "unknown policy 'near'"),
+        ("local:0", "local takes no nodes"),
+        ("bind=fixed:0", "'fixed' is neither static nor relative"),
+        ("bind=:0", "'' is neither static nor relative"),
+        ("bind:0@", "give one home node"),
+        ("bind:0@0,1", "give one home node"),
+        ("bind:0@x", "'x' is not a node or a range"),
         ("bind", "give nodes"),
         ("bind:0,x", "'x' is not a node or a range"),
         ("bind:0-", "'0-' is not a node or a range"),

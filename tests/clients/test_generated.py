@@ -1,4 +1,4 @@
-"""The checked-in stubs are what proto/ gives today; the blocking client is what the asyncio one gives."""
+"""The stubs in the repository are those of proto/, and the blocking client is that of the asyncio one."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def test_regenerating_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_the_blocking_client_is_the_asyncio_one() -> None:
-    made = MAKE_SYNC["blocking"](MAKE_SYNC["ASYNC"].read_text())
-    assert made == MAKE_SYNC["SYNC"].read_text(), "run: make sync"
+    made = MAKE_SYNC["blocking"]([path.read_text() for path in MAKE_SYNC["MADE"]])
+    assert made == [path.read_text() for path in MAKE_SYNC["MADE"].values()], "run: make sync"
 
 
 def test_what_no_rule_makes_blocking_is_not_let_through() -> None:
-    text = MAKE_SYNC["ASYNC"].read_text()
+    texts = [path.read_text() for path in MAKE_SYNC["MADE"]]
     with pytest.raises(SystemExit, match="no rule makes this blocking: import asyncio"):
-        MAKE_SYNC["blocking"](f"{text}\n\nnow = asyncio.get_running_loop().time()\n")
+        MAKE_SYNC["blocking"]([f"{text}\n\nnow = asyncio.get_running_loop().time()\n" for text in texts])
     with pytest.raises(SystemExit, match="any more"):
-        MAKE_SYNC["blocking"](text.replace("asyncio.sleep", "anyio.sleep"))
+        MAKE_SYNC["blocking"]([text.replace("asyncio.sleep", "anyio.sleep") for text in texts])

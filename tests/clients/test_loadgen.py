@@ -1,4 +1,4 @@
-"""Loads against a peer on real gRPC servers. `operations` ends them, so nothing depends on how fast."""
+"""Loads against a peer on real gRPC servers. A number of operations ends them: speed does not matter."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ async def test_a_load_says_what_happened_to_its_node(peer: ReferenceMachine) -> 
     load = asyncio.create_task(run_load(plan(peer, target=1, workload="fill", count=1), stop=stop))
     await peer.wait_for_calls("AllocPages", 5)
     await peer.take_away(0)
-    peer.incarnations[0] = 2
+    peer.lineages[0] = 2
     await peer.bring_back(0)
     await peer.wait_for_calls("OpenSession", 2)
     stop.set()

@@ -1,4 +1,4 @@
-"""The command as a user runs it: its own process, a pipe for stdout, signals."""
+"""numa-loadgen as a user runs it: in a process of its own, with a pipe as stdout, and signals."""
 
 from __future__ import annotations
 

@@ -60,20 +60,20 @@ async def test_a_lost_reply_and_a_move_still_allocate_once(peer: ReferenceMachin
     assert len(peer.calls["AllocPages"]) > 1
 
 
-async def test_a_session_ends_with_the_incarnation_of_its_node(peer: ReferenceMachine) -> None:
+async def test_a_session_ends_with_the_lineage_of_its_node(peer: ReferenceMachine) -> None:
     async with await AsyncMachine.connect(peer.addresses[MACHINE]) as machine:
         session = machine.session()
         await session.open()
         await peer.take_away(MOVES)
-        peer.incarnations[MOVES] = 2
+        peer.lineages[MOVES] = 2
         await peer.bring_back(MOVES)
         asked = len(peer.calls["AllocPages"])
         for _ in range(2):
             with pytest.raises(NotFound, match="the session was lost in the restart of node 0") as lost:
                 await session.alloc()
             assert lost.value.code is grpc.StatusCode.NOT_FOUND
-            assert lost.value.metadata == {"node": "0", "incarnation": "2"}
-        assert len(peer.calls["AllocPages"]) == asked  # it was not asked of the wrong incarnation
+            assert lost.value.metadata == {"node": "0", "lineage": "2"}
+        assert len(peer.calls["AllocPages"]) == asked  # it was not asked of the wrong lineage
         assert await session.close() == 0
         async with machine.session() as another:
             assert (await another.alloc()).nr_pages == 1
@@ -92,7 +92,7 @@ async def test_the_blocking_client_follows_too(peer: ReferenceMachine) -> None:
             steer(peer.bring_back(MOVES))
             assert session.free(first).freed_pages == 10
             steer(peer.take_away(MOVES))
-            peer.incarnations[MOVES] = 2
+            peer.lineages[MOVES] = 2
             steer(peer.bring_back(MOVES))
             with pytest.raises(NotFound, match="open another one"):
                 session.alloc()

@@ -1,4 +1,4 @@
-"""The library and the dataclasses: TOML in, messages out, and what is wrong with a key."""
+"""Workload programs: the library, TOML to dataclasses to messages, and errors in keys."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numa_client import (
     Distribution,
     InvalidRequest,
     Mix,
+    ObjectMix,
     Phase,
     Policy,
     Program,
@@ -25,7 +26,7 @@ from numa_client import (
 from numa_client._gen.numa.v1 import workload_service_pb2 as pb2
 from numa_client._program_codec import run_request
 
-SESSION = SessionInfo(session=9, lease_seconds=30, node=0, incarnation=1, token=bytes(range(16)))
+SESSION = SessionInfo(session=9, lease_seconds=30, node=0, lineage=1, token=bytes(range(16)))
 
 EVERY_KEY = """
 name = "every"
@@ -76,12 +77,22 @@ theta = 0.9
 hot_pages = 0.1
 hot_accesses = 0.9
 think = { kind = "fixed", mean = 1e-6 }
+
+[[phases.objects]]
+name = "o"
+cache = "filp"
+size = 3
+gfp = "GFP_ATOMIC"
+node = 1
+weight = 2
+lifetime = { kind = "fixed", mean = 1 }
+think = { kind = "fixed", mean = 1e-6 }
 """
 
 
 def test_every_key_arrives() -> None:
     program = Program.from_toml(EVERY_KEY)
-    for cls in (Program, Phase, Mix, Access, ProgramRegion, ProgramLimits, Distribution):
+    for cls in (Program, Phase, Mix, Access, ObjectMix, ProgramRegion, ProgramLimits, Distribution):
         missing = [f.name for f in fields(cls) if not re.search(rf"\b{f.name}\b", EVERY_KEY)]
         assert missing == []
     message = run_request(SESSION, "id", program, 2).program
@@ -92,6 +103,7 @@ def test_every_key_arrives() -> None:
         (pb2.Phase.DESCRIPTOR, message.phases[0]),
         (pb2.Mix.DESCRIPTOR, message.phases[0].mixes[0]),
         (pb2.Access.DESCRIPTOR, message.phases[0].accesses[0]),
+        (pb2.ObjectMix.DESCRIPTOR, message.phases[0].objects[0]),
         (pb2.Distribution.DESCRIPTOR, message.phases[0].mixes[0].lifetime),
     ):
         assert {f.name for f, _ in found.ListFields()} == {f.name for f in descriptor.fields}
@@ -171,6 +183,7 @@ def test_the_library() -> None:
         "ml-loader",
         "page-cache-churn",
         "stream",
+        "web-server",
     )
 
 

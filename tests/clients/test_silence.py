@@ -1,4 +1,4 @@
-"""What the clients do when nobody answers: the machine is waited for, a silent node is looked for."""
+"""The clients when nobody answers: they wait for the machine, and look for a silent node's new address."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def steer_from_a_thread() -> Steer:
 
 
 async def test_connect_waits_for_a_machine_that_comes_up(peer: ReferenceMachine) -> None:
-    """Longer than gRPC alone would try."""
+    """It waits longer than gRPC alone would try."""
     knocks = 0
 
     def knocked(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -66,11 +66,9 @@ async def test_a_node_that_gave_no_answer_in_time_is_looked_for(peer: ReferenceM
         with pytest.raises(NotFound, match="the session was lost in the restart of node 0"):
             await session.alloc()
         assert len(peer.calls["GetMachine"]) == looks + 1
-        assert len(peer.calls["AllocPages"]) == 1, (
-            "a request of an earlier incarnation is not for its successor"
-        )
+        assert len(peer.calls["AllocPages"]) == 1, "a request of an earlier lineage is not for its successor"
         async with machine.session() as successor:
-            assert successor.info.incarnation == 2
+            assert successor.info.lineage == 2
 
 
 async def test_by_the_blocking_client_too(peer: ReferenceMachine) -> None:
@@ -87,7 +85,7 @@ async def test_by_the_blocking_client_too(peer: ReferenceMachine) -> None:
             with pytest.raises(NotFound, match="the session was lost in the restart of node 0"):
                 session.alloc()
             with machine.session() as successor:
-                return successor.info.incarnation
+                return successor.info.lineage
 
     assert await asyncio.to_thread(use) == 2
 
@@ -105,7 +103,7 @@ async def test_a_machine_that_does_not_answer_either_is_no_obstacle(peer: Refere
 
 
 async def test_a_connection_that_is_cut_in_silence_is_noticed_within_a_call(peer: ReferenceMachine) -> None:
-    """The same node, at the other end of a cable that is cut, and then at an address of its own."""
+    """A node is reached over a connection that is cut without a reset, and later at another address."""
     direct = peer.addresses[GOES]
     async with Cable(direct) as cable:
         peer.addresses[GOES] = cable.address

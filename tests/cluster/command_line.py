@@ -1,4 +1,4 @@
-"""The command line as a user types it."""
+"""Runs the command line as a user does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def ok(*arguments: str) -> str:
 
 
 def refused(*arguments: str) -> str:
-    """The one line of a command that fails."""
+    """Run a command that must fail; returns the one line that it prints."""
     result = run(*arguments)
     assert result.returncode == 1, result.stderr
     assert result.stdout == ""

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from processes import members, ray_session, until
 
-from numa_service.cluster import machine as machines
+from numa_service.cluster import lifecycle
 from numa_service.cluster.running import RunningMachine
 from numa_service.machine.presets import load_preset
 
@@ -44,15 +44,15 @@ def state() -> Iterator[Path]:
         monkeypatch.setenv("NUMA_SERVICE_STATE_DIR", str(path))
         yield path
         session = ray_session(path)
-        machines.down()
+        lifecycle.down()
         assert session is None or members(session) == []
     shutil.rmtree(path)
 
 
 @pytest.fixture(scope="module")
 def running(state: Path) -> RunningMachine:
-    """The preset demo: CPU nodes 0 and 1, CPU-less node 2."""
-    return machines.up(load_preset("demo"), "one")
+    """The preset demo: nodes 0 and 1 have CPUs, node 2 has none."""
+    return lifecycle.up(load_preset("demo"), "one")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Processes of a local Ray, looked at from outside, and waiting for what they do."""
+"""Finds the processes of a local Ray, and waits for conditions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATIENCE_SECONDS = 60.0
 
 
 def until(probe: Callable[[], T | None]) -> T:
-    """What `probe` says once it says something; every probe asks another process, so this does not spin."""
+    """Call `probe` until it returns something. Each call asks another process, so this does not spin."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not (answer := probe()):
         assert time.monotonic() < deadline, "it never happened"
@@ -26,14 +26,14 @@ def until(probe: Callable[[], T | None]) -> T:
 
 
 def ray_session(state_dir: Path) -> int | None:
-    """The process session of the Ray that a state directory speaks of."""
+    """The Unix session of the Ray of a state directory."""
     with suppress(FileNotFoundError):
         return int(json.loads((state_dir / "ray.json").read_text())["pid"])
     return None
 
 
 def members(session: int) -> list[int]:
-    """Living processes of a session; a title of its own (ray::NumaNode) hides a process's environment."""
+    """Living processes of a session; by environment they cannot be found, as Ray's titles overwrite it."""
     found = []
     for process in psutil.process_iter():
         with suppress(ProcessLookupError, psutil.NoSuchProcess):

@@ -33,7 +33,7 @@ def up(state: Path) -> Iterator[str]:
 def test_up_prints_what_clients_need(up: str) -> None:
     machine = json.loads(up)
     assert machine["name"] == "demo"
-    assert [(node["nid"], node["incarnation"]) for node in machine["nodes"]] == [(0, 1), (1, 1), (2, 1)]
+    assert [(node["nid"], node["lineage"]) for node in machine["nodes"]] == [(0, 1), (1, 1), (2, 1)]
     with Machine.connect(machine["address"]) as client:
         assert [node.address for node in client.info.nodes] == [node["address"] for node in machine["nodes"]]
 
@@ -119,7 +119,7 @@ def test_files_of_a_machine_that_is_up(up: str, tmp_path: Path) -> None:
 
 
 def test_a_machine_that_is_up_is_traced(up: str) -> None:
-    """Until there is enough of it, or until Ctrl-C."""
+    """Until there are enough events, or until Ctrl-C."""
     first = ["trace", "--name", "demo", "--event", "mm_page_alloc", "--node", "1"]
     process = subprocess.Popen([*COMMAND, *first, "--count", "64"], stdout=subprocess.PIPE, text=True)
     assert process.stdout
@@ -184,7 +184,7 @@ def test_a_cluster_that_is_named_is_joined_and_left_running(
     monkeypatch.setenv("NUMA_SERVICE_STATE_DIR", str(empty_state / "of-somebody-else"))
     try:
         machine = json.loads(ok("up", "uma", "--address", cluster.address, "--json"))
-        assert [node["incarnation"] for node in machine["nodes"]] == [1]
+        assert [node["lineage"] for node in machine["nodes"]] == [1]
         assert ok("status") == "no machine is up\n"
         assert machine["address"] in ok("status", "--address", cluster.address)
         assert ok("down", "uma", "--address", cluster.address) == "down: uma\n"

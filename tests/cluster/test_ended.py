@@ -1,4 +1,4 @@
-"""A machine that died without `down` says so; so does one with a node that keeps failing."""
+"""`status` tells of a machine that died without `down`, and of one with a node that keeps failing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def kill_in(state_dir: Path, program: str) -> None:
 
 
 def status() -> Any:
-    """Of `status --json`, which fails."""
+    """Run `status --json`, which must fail, and return what it prints."""
     result = run("status", "--json")
     assert result.returncode == 1, result.stderr
     return json.loads(result.stdout)
@@ -109,7 +109,7 @@ def test_a_node_that_keeps_failing(empty_state: Path) -> None:
             if start == 4:
                 assert "failing" not in ok("status")
             os.kill(until(process), signal.SIGKILL)
-            until(lambda start=start: machine.refresh().node(0).incarnation == start)
+            until(lambda start=start: machine.refresh().node(0).lineage == start)
     result = run("status")
     assert result.returncode == 1
     assert "failing  node 0: started 4 times in the last 5 minutes" in result.stdout

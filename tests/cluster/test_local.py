@@ -1,4 +1,4 @@
-"""The local Ray: loopback only, one a state directory, ended to the last process."""
+"""The local Ray: on the loopback interface only, one for each state directory, ended to the last process."""
 
 from __future__ import annotations
 

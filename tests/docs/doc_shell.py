@@ -8,14 +8,23 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 from doc_blocks import ROOT, Block
+from skips import NO_MOUNT_NAMESPACE
 
 #: What a reader has in the directory of the project.
 PROJECT = (".venv", "deploy", "docs", "proto")
 TIMEOUT = 180.0
 
 _OUTPUT = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+requires_namespaces = pytest.mark.skipif(
+    subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0
+    and subprocess.run(["unshare", "-Um", "true"], capture_output=True).returncode != 0,
+    reason=NO_MOUNT_NAMESPACE,
+)
 
 
 class DocShell:

@@ -11,9 +11,9 @@ from typing import get_args
 
 import pytest
 from doc_blocks import PAGES, ROOT, blocks, code, page, rows
-from doc_shell import DocShell
+from doc_shell import DocShell, requires_namespaces
 from groundtruth import ARCHIVES, unpacked
-from numa_client import Access, Mix, Phase, Program, ProgramLimits, ProgramRegion
+from numa_client import Access, Mix, ObjectMix, Phase, Program, ProgramLimits, ProgramRegion
 from numa_client._program import DistributionKind
 from skips import needs
 
@@ -24,8 +24,8 @@ from numa_service.machine.latency import LatencyModel
 from numa_service.machine.machinefile import LatencyTable, MachineTable, NodeTable
 from numa_service.machine.presets import list_presets
 from numa_service.machine.sysctl import SYSCTLS
-from numa_service.node.tracepoints import RING_EVENTS
-from numa_service.trace.tracepoints import TRACEPOINTS
+from numa_service.node.trace_ring import RING_EVENTS
+from numa_service.trace.tracepoint_formats import TRACEPOINTS
 from numa_service.workload.plan import DEFAULT_LIMITS, MAX_LIMITS
 
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
@@ -40,7 +40,9 @@ RUN = {
     "docs/tools.md": "test_tour.py",
     "docs/machine-file.md": "test_machine_file_runs",
     "docs/import-export.md": "test_import_export_runs",
+    "docs/zoo.md": "test_zoo_runs",
     "docs/replay.md": "test_replay_runs",
+    "docs/why.md": "test_why_runs",
     "lab/README.md": "test_exact_replay_runs",
     "docs/tracepoints.md": "test_tracepoints_run",
     "CONTRIBUTING.md": "test_contributing_runs",
@@ -209,6 +211,28 @@ def test_import_export_runs(tmp_path: Path) -> None:
     DocShell(tmp_path).play(blocks("docs/import-export.md"))
 
 
+@needs("numactl")
+@requires_namespaces
+def test_zoo_runs(tmp_path: Path) -> None:
+    """The page's loop, over three of the machines; the others differ by their files only."""
+    shell = DocShell(tmp_path)
+    *before, loop = [block for block in blocks("docs/zoo.md") if block.language in RUNNABLE]
+    shell.play(before)
+    script = loop.text.replace("--names)", "--names | grep -E 'gb200-hbm|no-node')")
+    assert script != loop.text
+    shell.bash(f"({script})", str(loop))
+    # a command that fails on one machine is told, and so is the loop's status
+    broken = script.replace("grep -q . /proc/meminfo", "test ! -e /sys/devices/system/node/node33")
+    told = shell.bash(f"({broken}) || echo status $?", f"{loop}, broken")
+    assert told.splitlines() == ["broken by zoo/gb200-hbm", "status 1"]
+
+
+def test_the_zoo_is_documented() -> None:
+    shapes = {preset.name.removeprefix("zoo/"): preset for preset in list_presets() if preset.broke}
+    told = {code(row[0])[0]: row[1:] for row in rows("docs/zoo.md", "## The shapes")}
+    assert told == {name: [p.description[:-1], p.broke[:-1]] for name, p in shapes.items()}
+
+
 def test_every_format_is_documented() -> None:
     read = [code(row[0])[0] for row in rows("docs/import-export.md", "## What is read")]
     assert sorted(read) == sorted(IMPORTS)
@@ -221,7 +245,7 @@ def test_every_format_is_documented() -> None:
 
 def test_every_key_of_a_program_is_documented() -> None:
     (example,) = [block for block in blocks("docs/workloads.md") if block.file == "every-key.toml"]
-    for cls in (Program, ProgramLimits, ProgramRegion, Phase, Mix, Access):
+    for cls in (Program, ProgramLimits, ProgramRegion, Phase, Mix, Access, ObjectMix):
         missing = [f.name for f in fields(cls) if not re.search(rf"\b{f.name}\b", example.text)]
         assert missing == [], cls
     kinds = [code(row[0])[0] for row in rows("docs/workloads.md", "## Distributions")]
@@ -243,6 +267,10 @@ def test_replay_runs(tmp_path: Path) -> None:
     DocShell(tmp_path).play(blocks("docs/replay.md"))
 
 
+def test_why_runs(tmp_path: Path) -> None:
+    DocShell(tmp_path).play(blocks("docs/why.md"))
+
+
 def test_exact_replay_runs(tmp_path: Path) -> None:
     shell = DocShell(tmp_path)
     (tmp_path / "lab").symlink_to(ROOT / "lab")
@@ -258,7 +286,7 @@ def test_tracepoints_run(tmp_path: Path) -> None:
 
 def test_every_tracepoint_is_documented() -> None:
     text = page("docs/tracepoints.md")
-    told = set(re.findall(r"`(\w+:mm_\w+)`", text))
+    told = set(re.findall(r"`((?:kmem|vmscan|migrate):\w+)`", text))
     told |= {
         f"{name.rpartition('_')[0]}{rest}" for name, rest in re.findall(r"`(\w+:mm_\w+)`, `(_\w+)`", text)
     }

@@ -21,10 +21,9 @@ from typing import Any
 import pytest
 import yaml
 from doc_blocks import ROOT, Block, blocks, code, page, rows
-from doc_shell import DocShell
+from doc_shell import DocShell, requires_namespaces
 from prometheus_client.parser import text_string_to_metric_families
 from real_prometheus import ask, prometheus, requires_prometheus
-from skips import NO_MOUNT_NAMESPACE
 
 pytestmark = pytest.mark.ray
 
@@ -35,19 +34,13 @@ METRICS = (
     "## Events",
     "## kswapd",
     "## Owners",
+    "## Slab caches",
     "## Load",
     "## Service",
     "## Calls and process",
 )
 #: Has samples only while a program runs.
 FLEETING = {"numa_programs"}
-
-
-requires_namespaces = pytest.mark.skipif(
-    subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0
-    and subprocess.run(["unshare", "-Um", "true"], capture_output=True).returncode != 0,
-    reason=NO_MOUNT_NAMESPACE,
-)
 
 
 def _split_readme() -> tuple[list[Block], list[Block]]:
@@ -105,7 +98,7 @@ def test_client_guide(shell: DocShell) -> None:
     assert {"interleave:0,1 {0: 50, 1: 50}", "preferred:1 {1: 100}"} <= set(printed.splitlines())
     nodes = status(shell)["nodes"]
     assert [node["state"]["held_pages"] for node in nodes] == [0, 0]
-    assert [node["incarnation"] for node in nodes] == [1, 1]
+    assert [node["lineage"] for node in nodes] == [1, 1]
 
 
 @requires_namespaces

@@ -16,8 +16,8 @@ from lab.__main__ import app
 from lab.tally import ExactReport
 from numa_service.machine.spec import SpecError
 from numa_service.procfs import SHOW
-from numa_service.sim.replay import Replay
 from numa_service.sim.replay_tally import ReplayReport
+from numa_service.sim.trace_replay import Replay
 
 ROOT = Path(__file__).resolve().parents[2]
 MACHINE = """

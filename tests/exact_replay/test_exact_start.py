@@ -17,10 +17,10 @@ from lab.replay import ExactReplay
 from lab.start import CapturedStart, read_marks, read_pagesets
 from numa_service.mm.pgdata import PG_HELD, ZONE_RECLAIM_ACTIVE
 from numa_service.procfs import SHOW
-from numa_service.sim.replay import Replay
+from numa_service.sim.trace_replay import Replay
 from numa_service.sim.traced import TracedZones
 from numa_service.trace.events import TraceError
-from numa_service.trace.source import open_trace, read_kswapd
+from numa_service.trace.reader import open_trace, read_kswapd
 
 
 def locked(cpu: int, pfn: int, order: int = 0, migratetype: int = 1) -> Other:

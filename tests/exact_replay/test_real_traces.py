@@ -17,7 +17,7 @@ from lab.start import CapturedStart
 from numa_service.machine.source import load
 from numa_service.sim.traced import TracedZones
 from numa_service.trace.events import TraceEvents
-from numa_service.trace.source import open_trace
+from numa_service.trace.reader import open_trace
 
 
 def first(events: int, chunks: Iterator[TraceEvents]) -> Iterator[TraceEvents]:

@@ -1,9 +1,9 @@
 """Compare what the emulator computes with what real kernels printed, field by field.
 
-For every captured boot: the captured machine is booted here, the sysctls of each `after-` file are written in
-the order in which the guest wrote them, and min, low, high, protection, pageset high and batch and the vmstat
-threshold of every populated zone are set beside the captured ones; so are the extent of the zones, the
-fallback order of every node, its zonelists and min_free_kbytes. No field here has a tolerance.
+Each captured machine is booted here, and the sysctls of each `after-` file are written in the order in which
+the guest wrote them. Then min, low, high, protection, pageset high and batch, and the vmstat threshold of
+every populated zone are compared with the captured ones, and so are the extents of zones, the fallback order
+and zonelists of every node, and min_free_kbytes. No field here has a tolerance.
 """
 
 from __future__ import annotations
@@ -47,26 +47,26 @@ class Field:
     where: str
     captured: object
     computed: object
-    #: How far off it may be; only what depends on more than the capture says has such.
+    #: Largest allowed difference; 0 unless the number depends on more than the capture tells.
     slack: int = 0
-    #: Why it may be off.
+    #: Cause of an allowed difference.
     cause: str = ""
-    #: The CPU that it was printed for: the same number for every CPU is one.
+    #: The CPU for which it was printed; a number that is the same for every CPU counts once.
     cpu: int | None = None
-    #: Whether it is computed here, not taken over; what is not is compared all the same, and not counted.
+    #: Whether it is computed here. A number that is taken over from the capture is compared but not counted.
     computed_here: bool = True
 
     @property
     def equal(self) -> bool:
-        """Exactly."""
+        """Whether the two are exactly the same."""
         return self.captured == self.computed
 
     @property
     def number(self) -> tuple[str, str, str, str] | None:
-        """What tells one number from another; None for what is not computed, and for 0 beside 0.
+        """Key by which distinct numbers are counted; None for a number that is not computed, and for 0 and 0.
 
-        A number that a file repeats for every CPU, or that stands as it stood in an earlier file of the same
-        capture, is one number.
+        A number that a file repeats for every CPU, or that is the same as in an earlier file of the same
+        capture, has the same key.
         """
         if self.explained and (not self.computed_here or self.captured == self.computed == 0):
             return None
@@ -74,14 +74,14 @@ class Field:
 
     @property
     def explained(self) -> bool:
-        """Equal, or off by no more than a listed cause makes it."""
+        """Whether the two are equal, or differ by no more than `slack`, for a listed cause."""
         if isinstance(self.captured, int) and isinstance(self.computed, int):
             return abs(self.captured - self.computed) <= self.slack
         return self.equal
 
 
 def compare(capture: Path) -> Iterator[Field]:
-    """Every field of one capture."""
+    """Compare every field of one capture."""
     machine = start_kernel(load(str(capture)))
     yield from _extents(capture, machine)
     yield from _zoneinfo(capture, "boot", capture / "zoneinfo.txt", machine)
@@ -98,9 +98,10 @@ def compare(capture: Path) -> Iterator[Field]:
 
 
 def _in_the_order_written(capture: Path) -> list[str]:
-    """Tags of the `after-` files as guest.sh makes them; those it does not name come last.
+    """Tags of the `after-` files in the order in which guest.sh writes them; unknown tags come last.
 
-    Order matters: until the first sysctl that makes the kernel compute marks anew they are as at boot.
+    The order matters: until the first sysctl that makes the kernel recompute watermarks, they are those of
+    boot.
     """
     tags = [path.name[len("zoneinfo.after-") : -len(".txt")] for path in capture.glob("zoneinfo.after-*.txt")]
     script = (capture / "guest.sh").read_text() if (capture / "guest.sh").is_file() else ""
@@ -110,14 +111,14 @@ def _in_the_order_written(capture: Path) -> list[str]:
 
 
 def read_sysctls(path: Path) -> dict[str, str]:
-    """`key = value` lines."""
+    """Parse lines of `key = value`."""
     return dict(line.split(" = ", 1) for line in path.read_text().splitlines() if " = " in line)
 
 
 def _written(after: Path, tag: str, machine: BootedMachine) -> list[tuple[str, str]]:
-    """Sysctls of an `after-` file that the machine does not have yet, and the one that the file is named for.
+    """Sysctls of an `after-` file that differ from the machine's, and the one that names the file.
 
-    That one was written even if it was written as it stood.
+    The guest wrote that one even if its value stayed the same.
     """
     now = machine.sysctls.as_dict()
     return [
@@ -145,7 +146,7 @@ def zone_fields(
     tuned: bool,
     managed_computed: bool = False,
 ) -> Iterator[Field]:
-    """The numbers of one zone, captured and computed; what it manages is computed or taken over."""
+    """The numbers of one zone, captured and computed; managed pages may be taken over from the capture."""
     where = f"{zone.nid}:{zone.name}"
 
     def row(kind: str, theirs: object, mine: object, where: str = where, cpu: int | None = None) -> Field:
@@ -168,7 +169,7 @@ def zone_fields(
 
 
 def _min_free_kbytes(capture: Path, machine: BootedMachine) -> Iterator[Field]:
-    """Computed for the same machine without the captured value."""
+    """min_free_kbytes computed for the same machine, without its captured value."""
     spec = machine.spec
     others = {key: value for key, value in spec.sysctls.items() if key != "vm.min_free_kbytes"}
     computed = start_kernel(replace(spec, sysctls=others), nids=()).sysctls.min_free_kbytes
@@ -185,7 +186,7 @@ def _early_ranges(text: str) -> dict[int, tuple[PfnRange, ...]]:
 
 
 def _extents(capture: Path, machine: BootedMachine) -> Iterator[Field]:
-    """Zones computed from the firmware's ranges and the command line, beside those of the zoneinfo."""
+    """Compare zones computed from firmware ranges and command line with those of zoneinfo."""
     spec = machine.spec
     ram = _early_ranges((capture / "dmesg.txt").read_text())
     # numa=fake is in the log's ranges already; no machine here has mirrored memory, without which

@@ -1,7 +1,7 @@
-"""Zones after memory blocks went off-line or came back: all of it is computed anew then, to the page.
+"""Watermarks and reserves after memory blocks went off-line or came back, compared exactly.
 
-The service has no memory hot-plug, and needs none for this: the formulas that boot uses are given what zones
-manage after the last block (``online_pages`` and ``offline_pages`` end in ``init_per_zone_wmark_min``).
+This uses the formulas of boot, with the managed pages that zones have after the last block, and not the
+service's own memory hotplug (``online_pages`` and ``offline_pages`` end with ``init_per_zone_wmark_min``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numa_service.machine.cmdline import thp_enabled
 from numa_service.machine.spec import MachineSpec
 from numa_service.machine.sysctl import Sysctls
 from numa_service.mm.mmzone import PAGE_SHIFT, ZONE_NAMES
-from numa_service.mm.profile import PROFILES, Profile
+from numa_service.mm.profile import Profile, profile_named
 from numa_service.mm.snapshot import ZoneSnapshot
 from numa_service.mm.watermark import (
     ZoneKey,
@@ -43,11 +43,11 @@ _BEFORE = {
 
 
 def compare_hotplug(directory: Path, spec: MachineSpec) -> Iterator[Field]:
-    """Every snapshot taken after a block changed its state."""
+    """Compare every snapshot that was taken after a block changed its state."""
     name = f"{directory.parent.name}/{directory.name}"
     if not all((directory / file).is_file() for file in ("blocks.json", "i0-before/zoneinfo.txt")):
         return
-    profile, huge = PROFILES[spec.profile], thp_enabled(spec.cmdline)
+    profile, huge = profile_named(spec.profile), thp_enabled(spec.cmdline)
     sysctls = Sysctls(spec.arch, spec.profile, read_sysctls(directory / "sysctl.txt"))
     blocks: list[dict[str, Any]] = json.loads((directory / "blocks.json").read_text())
     zones = _zones(directory / "i0-before")
@@ -71,7 +71,7 @@ def compare_hotplug(directory: Path, spec: MachineSpec) -> Iterator[Field]:
 def hotplug_min_free_kbytes(
     managed: Mapping[ZoneKey, int], high: Mapping[ZoneKey, int], profile: Profile, thp: bool
 ) -> int:
-    """init_per_zone_wmark_min of a running machine, whose high watermarks are already there (`high`)."""
+    """init_per_zone_wmark_min() of a running machine, with the HIGH watermarks `high` in force."""
     above = {key: max(0, pages - high[key]) for key, pages in managed.items()}
     plain = calculate_min_free_kbytes(above, profile)
     return max(plain, recommended_min_free_kbytes(managed, profile, plain)) if thp else plain
@@ -83,7 +83,7 @@ def _zones(snapshot: Path) -> dict[ZoneKey, ZoneSnapshot]:
 
 
 def _zone_of(block: Mapping[str, Any]) -> ZoneKey:
-    """Where the block was, or went: valid_zones was read before it did."""
+    """Zone that the block left or came to; valid_zones was read before that."""
     zones = block["valid_zones"].split()
     if block["action"] == "online_kernel":  # the default comes first, which may be Movable
         zones = [name for name in zones if name != "Movable"]
@@ -100,7 +100,7 @@ def _pages_per_block(directory: Path) -> int:
 def _snapshot_fields(
     name: str, snapshot: Path, managed: Mapping[ZoneKey, int], sysctls: Sysctls, spec: MachineSpec
 ) -> Iterator[Field]:
-    profile = PROFILES[spec.profile]
+    profile = profile_named(spec.profile)
     if (snapshot / "sysctl.txt").is_file():
         printed = int(read_sysctls(snapshot / "sysctl.txt")["vm.min_free_kbytes"])
         yield Field(name, snapshot.name, "min_free_kbytes", "machine", printed, sysctls.min_free_kbytes or 0)
@@ -124,7 +124,7 @@ def _computed(
         managed, profile, sysctls.min_free_kbytes or 0, sysctls.watermark_scale_factor
     )[key]
     own = [managed[zone.nid, name] for name in ZONE_NAMES[spec.arch]]
-    reserve = setup_per_zone_lowmem_reserve(own, sysctls.lowmem_reserve_ratio)
+    reserve = setup_per_zone_lowmem_reserve(own, sysctls.lowmem_reserve_ratio, profile)
     online, local = len(spec.cpus), len(spec.node(zone.nid).cpus)
     pages = managed[key]
     batch = zone_batchsize(pages, profile)

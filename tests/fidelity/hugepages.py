@@ -1,4 +1,4 @@
-"""Persistent huge pages of one node, 64 at a time until it falls short (the j-hugepages workload)."""
+"""Persistent huge pages of one node, added 64 at a time until it has no more (workload j-hugepages)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COMPACTED = (
 
 
 def compare_hugepages(directory: Path, spec: MachineSpec) -> Iterator[Field]:
-    """Of every row, the huge pages taken from each zone; of the last, how many the node could give."""
+    """Compare the huge pages taken from each zone in every row, and how many the node had in all."""
     before = directory / "j0-before"
     if not all((directory / name).is_file() for name in ("hugepages.json", "j0-before/zoneinfo.txt")):
         return
@@ -75,14 +75,14 @@ def _node_fields(
 
 
 def _on_pagesets(before: Path, nid: int, key: str) -> int:
-    """Pages of a zone on all pagesets, before the first row and when the node was full, together."""
+    """Pages of a zone on all pagesets before the first row, plus those after the last."""
     snapshots = [before, before.parent / f"j1-node{nid}-full"]
     counts = [read_pagesets(snapshot) for snapshot in snapshots if snapshot.is_dir()]
     return sum(n for pages in counts for (at, zone, _), n in pages.items() if f"{at}:{zone}" == key)
 
 
 def _compactible(nid: int, zones: dict[str, ZoneSnapshot], before: Path) -> int:
-    """Huge pages that free fragments and page cache would make, were they all moved together."""
+    """Huge pages that free fragments and page cache would amount to if compaction moved them together."""
     free = sum(zone.free for zone in zones.values())
     huge = sum(
         count << order

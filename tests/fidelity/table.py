@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -14,19 +12,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from fidelity.compare import Field, compare
 from fidelity.hotplug import compare_hotplug
 from fidelity.hugepages import compare_hugepages
+from fidelity.processes_table import process_captures, process_section
+from fidelity.public import public_section
+from fidelity.rows import COLUMNS, causes, kinds, row, rows
+from fidelity.slab_table import slab_section, work_section
 from fidelity.traces import TraceResult, event_row, placement_row, replay_trace, trace_fields, trace_rows
+from fidelity.vmalloc_table import vmalloc_captures, vmalloc_section
 from fidelity.workloads import compare_workload, machine_of_workload
 from groundtruth import GROUNDTRUTH
 
+#: Characters of a difference that are printed.
+_LONG = 500
 _HEADER = """# Fidelity: computed against captured
 
-Made by `make fidelity` from the captures in `tests/testdata/groundtruth`; with `NUMA_GROUNDTRUTH=DIR` it
-compares with those in DIR, and writes no document. Each captured kernel's machine is booted here from its
-zone spans, present and managed pages, CPUs, distances, sysctls, command line and boot log; the numbers
-below are then **computed** and compared with what the kernel printed, at boot and after each change of
-sysctls. Steps of captured workloads start from the captured free blocks, pagesets and marks, and run under
-the same CPU and policy. Zones after memory hot-plug are computed from the list of blocks that changed.
-Traces are replayed from the captured occupancy.
+Made by `make fidelity` from the captures in `tests/testdata/groundtruth`; with `make fidelity
+GROUNDTRUTH=DIR` it compares with those in DIR, and writes no document. Each captured kernel's machine is
+booted here from its zone spans, present and managed pages, CPUs, distances, sysctls, command line and boot
+log; the numbers below are then **computed** and compared with what the kernel printed, at boot and after
+each change of sysctls. Steps of captured workloads start from the captured free blocks, pagesets and marks,
+and run under the same CPU and policy. Zones after memory hot-plug are computed from the list of blocks that
+changed. Traces are replayed from the captured occupancy.
 
 "compared" is everything that was. "numbers" are distinct numbers that are computed here: what is taken over
 (`managed` of a boot) is none, what a file repeats for every CPU is one, and so is what stands in a later
@@ -53,51 +58,11 @@ tuned at run time and is not compared.
 
 """
 
-_COLUMNS = "compared | numbers | exact | explained | different |\n|---|---|---|---|---|---|\n"
-
-
-def row(name: str, fields: list[Field]) -> str:
-    """One row of a table: how much was compared, how many numbers that is, and how they agree."""
-    numbers: dict[tuple[str, str, str, str], list[Field]] = {}
-    for field in fields:
-        if field.number:
-            numbers.setdefault(field.number, []).append(field)
-    exact = sum(all(field.equal for field in same) for same in numbers.values())
-    different = sum(not all(field.explained for field in same) for same in numbers.values())
-    explained = len(numbers) - exact - different
-    return f"| {name} | {len(fields)} | {len(numbers)} | {exact} | {explained} | {different} |\n"
-
 
 def _part(field: Field) -> str:
     if field.file == "boot" or field.file.startswith("after-"):
         return "boots and changed sysctls"
     return {"step": "steps of workloads", "trace": "traces"}.get(field.file, "memory hot-plug")
-
-
-def _rows(what: str, everything: list[Field], key: Callable[[Field], str]) -> str:
-    text = f"\n| {what} | {_COLUMNS}"
-    for name in dict.fromkeys(map(key, everything)):
-        text += row(name, [field for field in everything if key(field) == name])
-    return text
-
-
-def _causes(everything: list[Field]) -> str:
-    text = (
-        "\n| cause of what is explained | kind | numbers | largest difference | of | allowed there |\n"
-        "|---|---|---|---|---|---|\n"
-    )
-    explained = [field for field in everything if field.explained and not field.equal]
-    for cause, kind in Counter((field.cause, field.kind) for field in explained):
-        fields = [field for field in explained if (field.cause, field.kind) == (cause, kind)]
-        largest = max(fields, key=lambda field: abs(_number(field.captured) - _number(field.computed)))
-        off = _number(largest.computed) - _number(largest.captured)
-        text += f"| {cause} | {kind} | {len(fields)} | {off:+} | {largest.captured} | {largest.slack} |\n"
-    return text
-
-
-def _number(value: object) -> int:
-    assert isinstance(value, int)
-    return value
 
 
 def _captures(folder: Path, depth: str) -> list[Path]:
@@ -108,7 +73,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="make fidelity",
         description="Compare with captured kernels, field by field; exit code 1 if one differs.",
-        epilog="make fidelity NUMA_GROUNDTRUTH=DIR compares with those in DIR, and writes no document.",
+        epilog="make fidelity GROUNDTRUTH=DIR compares with those in DIR, and writes no document.",
     )
     parser.add_argument(
         "captures",
@@ -116,15 +81,16 @@ def _arguments() -> argparse.Namespace:
         type=Path,
         default=GROUNDTRUTH,
         metavar="DIR",
-        help="a folder with topologies/, workloads/ and traces/, any of which may be missing, or a folder of "
-        "topologies; default: $NUMA_GROUNDTRUTH, else those of the repository (here %(default)s)",
+        help="a folder with topologies/, workloads/, traces/, slab/, vmalloc/ and processes/, any of which "
+        "may be missing, or a folder of topologies; default: $NUMA_GROUNDTRUTH, else those of the repository "
+        "(here %(default)s)",
     )
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there too")
     return parser.parse_args()
 
 
 def _fields(capture: Path, skipped: list[str]) -> list[Field]:
-    """Of a topology or a workload."""
+    """Compare one topology or workload."""
     if capture.parent.parent.name != "workloads":
         return list(compare(capture))
     name = f"{capture.parent.name}/{capture.name}"
@@ -143,14 +109,19 @@ def main() -> int:
     """Print the table, and the differences that nothing explains."""
     arguments = _arguments()
     write, root = arguments.write, arguments.captures.resolve()
-    parts = {"topologies", "workloads", "traces"}
+    parts = {"topologies", "workloads", "traces", "slab", "vmalloc", "processes"}
     whole = any((root / part).is_dir() for part in parts)
     topologies = _captures(root / "topologies" if whole else root, "*")
     workloads = _captures(root / "workloads", "*/*") if whole else []
     traces = sorted({p.parent for p in (root / "traces").glob("*/*/t.*trace*")}) if whole else []
+    memory = (
+        [*root.glob("slab/*/*/scenario.json"), *vmalloc_captures(root), *process_captures(root)]
+        if whole
+        else []
+    )
     total = len(topologies) + len(workloads) + len(traces)
-    if not total:
-        print(f"no captures in {root}: set NUMA_GROUNDTRUTH or name a folder of them", file=sys.stderr)
+    if not total and not memory:
+        print(f"no captures in {root}: set GROUNDTRUTH or name a folder of them", file=sys.stderr)
         return 1
     skipped: list[str] = []
     unreadable: list[str] = []
@@ -169,18 +140,18 @@ def main() -> int:
                     skipped.append(f"{name}: all of it: its topology, or the captures around it, are missing")
             else:
                 fields = _fields(capture, skipped)
-        except Exception as error:  # whatever is wrong with one capture, the others are compared
+        except Exception as error:  # one bad capture must not keep the others from being compared
             unreadable.append(f"{name}: {type(error).__name__}: {error}")
             continue
         everything += fields
     print(file=sys.stderr)
-    text = _HEADER + f"| | {_COLUMNS}"
+    text = _HEADER + f"| | {COLUMNS}"
     for part in dict.fromkeys(map(_part, everything)):
         text += row(part, [field for field in everything if _part(field) == part])
     text += row("**all**", everything)
-    text += _rows("capture", everything, lambda field: field.capture)
-    text += _rows("kind", everything, lambda field: field.kind)
-    text += _causes(everything)
+    text += rows("capture", everything, lambda field: field.capture)
+    text += kinds(everything)
+    text += causes(everything)
     if replayed:
         text += (
             "\nReplayed traces. Pages; off: in percent of managed, the orders as sum of |difference in free "
@@ -202,14 +173,22 @@ def main() -> int:
             "| trace | pageblock steals | blocks drained | blocks refilled | inferred allocations | inferred "
             f"pages drained |\n|---|---|---|---|---|---|\n{''.join(map(event_row, replayed))}"
         )
+    for section in (slab_section, work_section, vmalloc_section, process_section) if memory else ():
+        part, fields = section(root, skipped, unreadable)
+        text += part
+        everything += fields
+    if root == GROUNDTRUTH.resolve():
+        part, fields = public_section()
+        text += part
+        everything += fields
     if skipped:
-        text += "\nNot compared:\n\n" + "".join(f"- {line}\n" for line in skipped)
+        text += "\n## Not compared\n\n" + "".join(f"- {line}\n" for line in skipped)
     print(text)
     if write:
         write.write_text(text)
     different = [field for field in everything if not field.explained]
     for field in different:
-        print(f"DIFFERENT {field}")
+        print(f"DIFFERENT {field}"[:_LONG])
     for line in unreadable:
         print(f"UNREADABLE {line}")
     return 1 if different or unreadable else 0

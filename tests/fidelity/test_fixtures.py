@@ -1,4 +1,4 @@
-"""The comparison on excerpts of captures that are part of the tests: it runs everywhere."""
+"""The comparison, on excerpts of captures that are part of the tests and so are always there."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_every_number_of_a_boot_and_of_what_was_written_after_it_is_exact(captur
 
 
 def test_marks_stay_as_at_boot_until_something_makes_them_anew(tmp_path: Path) -> None:
-    """With sysctls written in another order, the marks of the first files are not those captured."""
+    """With sysctls written in another order, the watermarks of the first files are not the captured ones."""
     capture = tmp_path / "capture"
     shutil.copytree(CAPTURES / "topologies" / "sysctls-one-by-one", capture)
     (capture / "guest.sh").write_text(
@@ -71,17 +71,17 @@ def test_zones_are_computed_anew_when_a_block_goes() -> None:
 
 
 def test_a_step_that_is_left_out_is_named(tmp_path: Path) -> None:
-    """Its topology is known, its policy is not modelled: it is not passed over in silence."""
-    workload = tmp_path / "workloads" / "numa-4n-ring" / "weighted"
+    """A step whose policy is not modelled is listed as skipped, not left out silently."""
+    workload = tmp_path / "workloads" / "numa-4n-ring" / "lottery"
     shutil.copytree(CAPTURES / "topologies" / "numa-4n-ring", tmp_path / "topologies" / "numa-4n-ring")
     workload.mkdir(parents=True)
     shutil.copy(HOTPLUG / "version.txt", workload)
     (workload / "steps.json").write_text(
-        '[{"step": 0, "command": "policy weighted 0,1"}, {"step": 1, "command": "alloc W 8", "rc": 0}]'
+        '[{"step": 0, "command": "policy lottery 0,1"}, {"step": 1, "command": "alloc W 8", "rc": 0}]'
     )
     skipped: list[str] = []
     assert list(compare_workload(workload, skipped)) == []
-    assert skipped == ["numa-4n-ring/weighted step 1 alloc W 8: its policy is not modelled"]
+    assert skipped == ["numa-4n-ring/lottery step 1 alloc W 8: its policy is not modelled"]
 
 
 def test_a_number_counts_once() -> None:

@@ -1,4 +1,4 @@
-"""A captured trace beside the capture made after it, and the page that all comparisons make."""
+"""A replayed trace against the capture made after it, and the page that `make fidelity` writes."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from groundtruth import GROUNDTRUTH
 def test_the_steps_of_a_workload_go_where_the_kernel_put_them(
     workload: str, kinds: set[str], numbers: int, exact: int, pages_off: int
 ) -> None:
-    """How many are exact, and how far off all are together, was measured: a step is the same each time."""
+    """The expected numbers of exact steps and of pages off were measured; steps are deterministic."""
     fields = list(compare_workload(GROUNDTRUTH / "workloads" / workload))
     assert {field.kind for field in fields} == kinds
     assert [field for field in fields if not field.explained] == []

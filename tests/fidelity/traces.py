@@ -1,4 +1,4 @@
-"""Captured traces, replayed here from the captured occupancy, beside the capture made after them."""
+"""Captured traces, replayed from the captured occupancy and compared with the capture made after them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from lab.replay import ExactReplay, traced_machine
 from lab.tally import ExactReport
 from numa_service.machine.source import load
 from numa_service.trace.events import EventKind, TraceEvents
-from numa_service.trace.source import open_trace
+from numa_service.trace.reader import open_trace
 
-#: Goals, in percent of managed pages.
+#: Largest allowed difference, in percent of managed pages.
 FREE_PERCENT = 1
 ORDER_PERCENT = 2
 
@@ -28,14 +28,14 @@ LAYOUT = (
     "came after it not at all; a guard: the goal, and for the two zones that miss it what was measured"
 )
 
-#: Zones that miss the goal of the orders, by trace: what was measured, in percent of managed, rounded up. A
-#: replay is the same each time, so nothing above that is luck.
+#: Zones that miss the goal for the orders, by trace, with the measured difference in percent of managed,
+#: rounded up. Replays are deterministic, so a larger difference is a change.
 _MEASURED_ORDERS = {("numa-4n-ring/pressure", "3:DMA32"): 4.8, ("numa-4n-ring/swap", "0:DMA32"): 4.1}
 
 
 @dataclass(frozen=True, slots=True)
 class TraceResult:
-    """One trace."""
+    """Result of one trace."""
 
     name: str
     report: ExactReport
@@ -47,7 +47,7 @@ class TraceResult:
 
 
 def replay_trace(directory: Path) -> TraceResult | None:
-    """Replay on the machine of the same name; None if that was not captured, or the trace has no captures."""
+    """Replay a trace on the machine of the same name; None if a capture of machine or trace is missing."""
     topology = directory.parents[2] / "topologies" / directory.parent.name
     if not all((directory / part / "pagetypeinfo.txt").is_file() for part in ("before", "after")):
         return None
@@ -85,11 +85,11 @@ def _allocated(directory: Path) -> int:
 
 
 def trace_fields(result: TraceResult) -> Iterator[Field]:
-    """Free pages and their distribution over the orders, zone by zone, and that nothing was lost.
+    """Compare free pages and their distribution over the orders, zone by zone, and check that none was lost.
 
-    What is free or on a pageset is a matter of which zone served what; how it is shared out between the two
-    is one of when the kernel's workers drained them. No tolerance follows from what the replay did: one that
-    put more pages into the wrong zone must not be allowed more.
+    The sum of free pages and pages on pagesets depends on which zone served what; how they are divided
+    depends on when vmstat workers drained pagesets. No tolerance is derived from what the replay did: one
+    that puts more pages into the wrong zone must not be allowed more.
     """
     name = result.name
     problems = len(result.report.problems)
@@ -116,7 +116,7 @@ def _or_dash(value: float | None) -> str:
 
 
 def trace_rows(result: TraceResult) -> str:
-    """Rows of the table of traces."""
+    """Rows of the table of traces: one for each zone."""
     text = ""
     for zone in result.zones:
         met = zone.free_percent <= FREE_PERCENT and zone.order_percent <= ORDER_PERCENT
@@ -132,7 +132,7 @@ def trace_rows(result: TraceResult) -> str:
 
 
 def event_row(result: TraceResult) -> str:
-    """One row of the table of what was done: here, and in the trace."""
+    """One row of the table of events: their numbers here and in the trace."""
     report = result.report
     return (
         f"| {result.name} | {report.steals} / {report.traced_steals} | "
@@ -142,7 +142,7 @@ def event_row(result: TraceResult) -> str:
 
 
 def placement_row(result: TraceResult) -> str:
-    """One row of the table of where allocations went: of how many, those on the same node, zone, page."""
+    """One row of the table of placement: allocations compared, and those with the same node, zone, page."""
     seen = result.report.agreement
     computed = seen.compared - seen.by_policy
     shares = (

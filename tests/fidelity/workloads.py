@@ -1,8 +1,9 @@
-"""Steps of captured workloads, run again here: where pages went, how they were counted, where zones spilled.
+"""Steps of captured workloads, run again here: where pages came from, NUMA events, and when zones were left.
 
-Each allocating step starts from the captured state right before it (free blocks, pagesets), runs under the
-same CPU and policy, with its page tables, and is compared with the captured state right after it. Steps in
-which the kernel reclaimed, compacted or killed, and policies that are not modelled, are left out.
+Each step that allocates starts from the state captured right before it (free blocks, pagesets), runs on the
+same CPU under the same policy, page tables included, and is compared with the state captured right after it.
+Steps in which the kernel reclaimed, compacted or killed are left out, and so are policies that are not
+modelled.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from lab.pagetypeinfo import read_occupancy
 from lab.start import CapturedStart, read_pagesets
 from numa_service.machine.source import load
 from numa_service.machine.spec import MachineSpec
+from numa_service.machine.sysctl import weight_name
 from numa_service.mm.gfp import parse_gfp
 from numa_service.mm.mmzone import PAGEBLOCK_NR_PAGES
 from numa_service.mm.pgdata import PCP_HIGH_NOW
-from numa_service.mm.profile import PROFILES
+from numa_service.mm.profile import profile_named
 from numa_service.mm.snapshot import ZoneSnapshot
 from numa_service.mm.vmstat import NUMASTAT_NAMES
 from numa_service.mm.watermark import Watermarks
@@ -41,7 +43,7 @@ from numa_service.sim.traced import TracedZones
 
 PAGES_PER_MIB = 256
 _TABLE_PAGES = 512
-#: Pages of one call; a page table page goes before each.
+#: Pages of one call; a page table page is allocated before each.
 _BATCH = _TABLE_PAGES
 _USER = int(parse_gfp("GFP_HIGHUSER_MOVABLE|__GFP_ZERO|__GFP_COMP"))
 _TABLE = int(parse_gfp("GFP_KERNEL_ACCOUNT|__GFP_ZERO"))
@@ -54,10 +56,13 @@ _MODES = {
     "interleave": PolicyMode.INTERLEAVE,
     "preferred": PolicyMode.PREFERRED,
     "preferred_many": PolicyMode.PREFERRED_MANY,
+    "weighted": PolicyMode.WEIGHTED_INTERLEAVE,
 }
-#: Commands that take new memory.
+#: Where the files of weights are, up to the number of the node.
+_WEIGHTS = "mempolicy/weighted_interleave/node"
+#: Commands that allocate memory.
 _ALLOCATES = ("alloc", "allocseq", "touch", "readfile", "writefile")
-#: Counters that say that a step did more than allocate.
+#: Counters that show that a step did more than allocate.
 _DISTURBED = ("pgscan_kswapd", "pgscan_direct", "compact_stall", "oom_kill", "pgmigrate_success", "pswpout")
 
 OWN = "what others allocated meanwhile, and what pagesets of zones that were left may have kept"
@@ -72,19 +77,21 @@ _REFILL_DOUBLES = 5
 
 @dataclass(slots=True)
 class _Shell:
-    """What the commands so far have set."""
+    """Settings that the commands so far have made."""
 
     #: Nodes with memory: others drop out of every policy (mpol_set_nodemask).
     memory: frozenset[int]
     cpu: int = 0
     policy: Policy | None = field(default_factory=Policy)
     thp: bool = False
-    #: Size in pages and policy of mapped regions.
+    #: Weights of weighted interleave that were written, as sysctls.
+    weights: dict[str, str] = field(default_factory=dict)
+    #: Size in pages and policy of each mapped region.
     regions: dict[str, tuple[int, Policy | None]] = field(default_factory=dict)
 
 
 def compare_workload(directory: Path, skipped: list[str] | None = None) -> Iterator[Field]:
-    """Every step of one workload that can be run here; the others are added to `skipped`, with the reason."""
+    """Compare every step of a workload that can be run; others are added to `skipped` with the reason."""
     spec = machine_of_workload(directory)
     if spec is None or not (directory / "steps.json").is_file():
         return
@@ -131,7 +138,7 @@ def _obstacle(
 
 
 def machine_of_workload(directory: Path) -> MachineSpec | None:
-    """The topology of the workload, under the kernel that ran it; None if it was not captured by itself."""
+    """The workload's machine with the profile of its kernel; None if there is no capture of that topology."""
     topology = directory.parents[2] / "topologies" / directory.parent.name
     if not (topology / "zoneinfo.txt").is_file():
         return None
@@ -141,12 +148,14 @@ def machine_of_workload(directory: Path) -> MachineSpec | None:
 
 
 def _interpret(shell: _Shell, words: list[str]) -> tuple[int, Policy] | None:
-    """Take a command in; for one that touches new memory, its size in pages and its policy."""
+    """Process a command; for one that touches new memory, its size in pages and its policy."""
     match words:
         case ["cpu", number]:
             shell.cpu = int(number)
         case ["policy", mode, *nodes]:
             shell.policy = _policy(mode, nodes, shell.memory)
+        case ["ws", path, value] if _WEIGHTS in path:
+            shell.weights[weight_name(int(path.partition(_WEIGHTS)[2]))] = value
         case ["thp", state]:
             shell.thp = state == "on"
         case ["map", name, mib]:
@@ -162,7 +171,7 @@ def _interpret(shell: _Shell, words: list[str]) -> tuple[int, Policy] | None:
 
 
 def _policy(mode: str, nodes: list[str], memory: frozenset[int]) -> Policy | None:
-    """None for one that is not modelled, or that the kernel refuses."""
+    """The policy in force; None if it is not modelled, or the kernel refuses it."""
     if mode not in _MODES:
         return None
     named = {int(nid) for nid in nodes[0].split(",")} if nodes else set()
@@ -177,7 +186,7 @@ def _values(path: Path) -> dict[str, int]:
 
 
 def _disturbed(before: Path, after: Path) -> list[str]:
-    """Counters that moved and should not have."""
+    """Counters that changed although an allocating step does not change them."""
     was, now = _values(before / "vmstat.txt"), _values(after / "vmstat.txt")
     return [name for name in _DISTURBED if now.get(name, 0) != was.get(name, 0)]
 
@@ -194,7 +203,7 @@ def _numastat(path: Path) -> dict[int, dict[str, int]]:
 
 
 class StepRun:
-    """One step on a machine in the captured state: free blocks, pagesets and marks."""
+    """One step, on a machine in the captured state: free blocks, pagesets and watermarks."""
 
     def __init__(self, spec: MachineSpec, before: Path) -> None:
         zones = TracedZones.read(before, spec.arch)
@@ -230,7 +239,7 @@ class StepRun:
         return totals
 
     def alloc(self, cpu: int, gfp: int, order: int, count: int, policy: Policy, user: bool) -> int:
-        """Blocks got; noted where they are when they are the user's."""
+        """Allocate blocks; where they are is recorded if they are user memory."""
         home = next(node.nid for node in self.spec.nodes if cpu in node.cpus)
         node = self.sim.nodes[home]
         session = (self._sessions if user else self._tables)[home]
@@ -258,7 +267,7 @@ class StepRun:
         return pgdat.free_pages(pgdat.zone_names.index(name))
 
     def counted(self, nid: int) -> dict[str, int]:
-        """numastat of a node since the start."""
+        """numastat of a node since the start of the step."""
         delta = self._counters(self.sim.nodes[nid]) - self.numastat[nid]
         return dict(zip(NUMASTAT_NAMES, map(int, delta), strict=True))
 
@@ -273,7 +282,7 @@ def _compare_step(
     after: Path,
 ) -> Iterator[Field]:
     pages, policy = wanted
-    run = StepRun(spec, before)
+    run = StepRun(dataclasses.replace(spec, sysctls={**spec.sysctls, **shell.weights}), before)
     tables = shell.policy or Policy()
     left = pages
     while left > 0:
@@ -305,9 +314,10 @@ def _compare_step(
 
 
 def _others(step: dict[str, Any], before: Path, after: Path) -> int:
-    """Pages allocated between two snapshots that are neither the step's nor page tables.
+    """Pages allocated between two snapshots that are neither the step's own nor page tables.
 
-    How many is known, where and when is not. (khugepaged, slab, the reading of the snapshots themselves.)
+    Only their number is known, not their places and times. They are those of khugepaged, of slab, and of
+    reading the snapshots.
     """
     was, now = _values(before / "vmstat.txt"), _values(after / "vmstat.txt")
     taken = sum(value - was[name] for name, value in now.items() if name.startswith("pgalloc_"))
@@ -316,20 +326,20 @@ def _others(step: dict[str, Any], before: Path, after: Path) -> int:
 
 
 def _tables_taken(before: Path, after: Path) -> int:
-    """Page tables, net."""
+    """Change of the number of page table pages."""
     was, now = _values(before / "vmstat.txt"), _values(after / "vmstat.txt")
     return max(0, now["nr_page_table_pages"] - was["nr_page_table_pages"])
 
 
 class _Edge:
-    """How exactly it is known where a zone is left."""
+    """How exactly the capture tells at how many free pages a zone is left."""
 
     def __init__(self, run: StepRun, after: Path, cpu: int, tables: int, *, thp: bool) -> None:
         self._run = run
         self._cpu = cpu
         self._tables = tables
         self._thp = thp
-        self.tuned = PROFILES[run.spec.profile].has_promo
+        self.tuned = profile_named(run.spec.profile).has_promo
         captured = machine_of_zoneinfo((after / "zoneinfo.txt").read_text())
         self._after = {f"{z.nid}:{z.name}": z for n in captured.nodes for z in n.zones if z.populated}
         full = {
@@ -339,12 +349,13 @@ class _Edge:
         self.left = sorted(full)
 
     def pages(self, zone: str) -> int:
-        """How far from its mark a zone may be left, by what the capture does not tell.
+        """Pages by which the zone may be left earlier or later, since the capture does not tell all.
 
-        A refill takes a batch from a zone that is above its mark by one page: the step's own, and one of
-        somebody else's before the next. Every CPU keeps up to the vmstat threshold of changes to itself. A
-        refill of huge pages takes two. From ZONE_NORMAL above a DMA32 of the same node nothing is taken that
-        would mix types (alloc_flags_nofragment): which pageblock the page tables stole last decides then.
+        A refill takes a whole batch from a zone that is one page above its watermark; there may be one of the
+        step and one of another task before the next check. Every CPU keeps changes up to the vmstat threshold
+        to itself. A refill of huge pages takes two. From ZONE_NORMAL above a DMA32 of the same node no block
+        is taken that would mix types (alloc_flags_nofragment); then it matters which pageblock the page
+        tables took last.
         """
         captured = self._run.zones[zone]
         pages = 2 * captured.pagesets[0].batch << (_REFILL_DOUBLES if self.tuned else 0)
@@ -356,12 +367,12 @@ class _Edge:
         return pages
 
     def on_pagesets(self) -> int:
-        """Pages of the zones left that pagesets may have kept from the step.
+        """Pages on pagesets that the step may have been unable to use, of the zones that it left.
 
-        Captured is how many pages a pageset has, not of which type and order: page tables freed before the
-        step lie there, and its refills do not take them. What its own pageset had of them when the zone was
-        left is there at the end, or has become one of its page tables. What other CPUs' pagesets took from
-        the zone or gave back, they did on somebody else's account.
+        The capture has the number of pages on a pageset, but not their types and orders: page tables that
+        were freed before the step are there, and movable allocations do not take them. Those that the step's
+        own pageset had when the zone was left are still there at the end, or have become page tables of the
+        step. Pages that other CPUs' pagesets took from the zone or gave back are due to other tasks.
         """
         pages = self._tables if self.left else 0
         for zone in self.left:
@@ -374,7 +385,7 @@ class _Edge:
 def _spills(
     name: str, where: str, sequence: list[dict[str, Any]], run: StepRun, edge: _Edge
 ) -> Iterator[Field]:
-    """Free pages of each zone when it was first left for another."""
+    """Compare the free pages that each zone had when an allocation first went past it."""
     transitions = [entry for entry in sequence if entry["type"] == "transition"]
     seen: set[str] = set()
     walk = list(run.placed)
@@ -391,10 +402,10 @@ def _spills(
 
 
 def take_over_marks(sim: Simulation, before: Path) -> dict[str, ZoneSnapshot]:
-    """Marks and pageset sizes are part of the state that was captured; its zones, by nid and name.
+    """Write captured watermarks and pageset sizes into a machine; the captured zones, by nid and name.
 
-    They are those of that boot, whose kernel image lies elsewhere than in the topology's: what is computed of
-    them is compared with captured boots.
+    They are those of that boot, in which the kernel image lies elsewhere than in the topology's own capture.
+    How they are computed is compared on captured boots.
     """
     captured = machine_of_zoneinfo((before / "zoneinfo.txt").read_text())
     zones = {f"{z.nid}:{z.name}": z for n in captured.nodes for z in n.zones if z.populated}
@@ -406,7 +417,7 @@ def take_over_marks(sim: Simulation, before: Path) -> dict[str, ZoneSnapshot]:
         pgdat.pg.lowmem_reserve[zone.index] = zone.protection
         pgdat.pg.pcp_batch[zone.index] = zone.pagesets[0].batch
         for position, pageset in enumerate(zone.pagesets):
-            if PROFILES[sim.spec.profile].has_promo:  # the size that 6.12 has tuned it to
+            if profile_named(sim.spec.profile).has_promo:  # the size that 6.12 has tuned it to
                 pgdat.pg.pcp_tuning[position, zone.index, PCP_HIGH_NOW] = pageset.high
             else:
                 pgdat.set_pageset_high(zone.index, pageset.high, pageset.high)

@@ -1,4 +1,4 @@
-"""What boot leaves behind: boot allocators retired, memory models, zonelists and their rebuilding."""
+"""A booted machine: what boot allocators took, memory models, zonelists and their rebuilding."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ def test_6_x_allocates_from_the_top_and_3_0_upwards_from_16_mib() -> None:
     assert [r.purpose for r in new.boot_allocator.reserved if r.end_pfn == end] == ["node data"]
     image = next(r for r in old.boot_allocator.reserved if r.purpose == "kernel image")
     after = [r for r in old.boot_allocator.reserved if r.start_pfn >= image.end_pfn]
-    # behind the page of the bitmap, which went to the buddy system
+    # they lie behind the page of the bitmap, which went to the buddy system
     assert [r.purpose for r in after] == ["node data", "memmap", "per-CPU areas"]
     assert after[0].start_pfn > image.end_pfn
     for low, high in itertools.pairwise(after):
         assert low.end_pfn == high.start_pfn
     # struct page has 56 bytes in 3.0, 64 later
     assert pages_for(old, "memmap") * 64 == pages_for(new, "memmap") * 56
-    # of the first MiB 3.0 keeps 64 KiB from everybody
+    # 3.0 reserves 64 KiB of the first MiB only
     low = pages_for(new, "first MiB") - pages_for(old, "first MiB")
     assert (pages_for(new, "first MiB"), pages_for(old, "first MiB")) == (158, 15)
     assert sum(old.managed.values()) - sum(new.managed.values()) == pages_for(new, "memmap") // 8 + low
@@ -96,7 +96,7 @@ def test_reservations_are_in_the_boot_log(profile: str, start: str) -> None:
 @every_profile
 @pytest.mark.parametrize("name", ["numa-2n-big", "i386-highmem", "fake-4", "memoryless-cpuless"])
 def test_a_captured_machine_lacks_what_the_real_one_lacked(name: str, profile: str) -> None:
-    """Under any kernel: zones get the captured managed pages; ZONE_DMA lacks its first MiB, in 3.0 64 KiB."""
+    """Zones manage the captured pages under any profile; ZONE_DMA lacks its first MiB, in 3.0 64 KiB."""
     spec = load(str(GROUNDTRUTH / "topologies" / name))
     machine = start_kernel(replace(spec, profile=profile, sysctls={}))
     for node in spec.nodes:
@@ -178,7 +178,7 @@ def test_the_memory_map_of_a_machine_with_a_large_hole() -> None:
     assert len(sparse.memory_model.sections) == 16
     assert not sparse.memory_model.pfn_valid(2 << 18)
     assert flat.memory_model.pfn_valid(2 << 18)
-    # less memory by what the hole's map takes
+    # flatmem has less memory, by what the memory map of the hole takes
     difference = sum(sparse.managed.values()) - sum(flat.managed.values())
     assert difference == 62 * 4096
 
@@ -214,7 +214,7 @@ def test_nps4_boots_into_the_orders_of_its_profile() -> None:
 
 
 def test_cpus_weigh_on_the_order_only_after_boot() -> None:
-    """cxl-tier: at boot none is on-line; node 2 is not nearer for it. Equal distances show it."""
+    """At boot no CPU is on-line, so that the CPU-less node 2 is not preferred; equal distances show it."""
     spec = machine_file(
         "distances = [[10, 20, 20], [20, 10, 20], [20, 20, 10]]\n"
         '[[node]]\ncpus = [0]\nmemory = "1GiB"\n'
@@ -238,7 +238,7 @@ def test_nodes_and_zones_come_and_go() -> None:
     rebuild_zonelists(machine, {0: (0, 1, 2)})
     assert list(machine.zonelists) == [0]
     assert shown(machine, 0) == [(0, 2), (0, 1), (0, 0)]
-    # other nodes' machines may share what was: it stays as it is
+    # the old lists are not changed: machines of other nodes may share them
     assert list(lists) == [0, 1]
     rebuild_zonelists(machine, {0: (1,), 1: (2, 3)})
     assert shown(machine, 1) == [(1, 3), (1, 2), (0, 1)]
@@ -307,7 +307,7 @@ def test_online_nodes_are_walked_in_order(preset: str) -> None:
     ("name", "kbytes"), [("i386-lowmem-512m", 2826), ("random-24", 2706), ("uma-1n-6g", 67584)]
 )
 def test_khugepaged_asks_for_free_memory_only_where_thp_is_on(name: str, kbytes: int) -> None:
-    """Less than 512 MiB: it stays the square root, of what was managed before initmem was freed."""
+    """Below 512 MiB, min_free_kbytes stays the square root of what was managed before initmem was freed."""
     spec = load(str(GROUNDTRUTH / "topologies" / name))
     assert spec.sysctls["vm.min_free_kbytes"] == str(kbytes)
     computed = start_kernel(replace(spec, sysctls={}), []).sysctls.min_free_kbytes

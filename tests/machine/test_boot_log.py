@@ -1,8 +1,8 @@
-"""The boot log beside that of the captured kernels: every line on zones, nodes and zonelists, in order.
+"""The boot log against those of captured kernels: every line on zones, nodes and zonelists, in order.
 
-Nothing remains different in these kinds of lines. Not compared, because nothing here computes them: firmware
-(ACPI, SRAT as the tables list it), addresses of boot allocations (NODE_DATA, per-CPU areas: they depend on
-what the firmware and the initrd took), sizes of the kernel image and what is freed of it ("Memory:").
+These kinds of lines are all equal. Others are not compared, because nothing here computes them: firmware
+(ACPI, the SRAT as its tables list it), addresses of boot allocations (NODE_DATA, per-CPU areas: they depend
+on what firmware and initrd took), sizes of the kernel image and what is freed of it ("Memory:").
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def test_computed_lines_are_the_captured_ones(root: Path) -> None:
 
 
 def test_3_0_speaks_of_pfns() -> None:
-    """The ranges and the numbers of a 4 GiB box of that time, from its published log."""
+    """The ranges and numbers are those of a 4 GiB machine of that time, from its published boot log."""
     text = (
         'name = "old"\nprofile = "linux-3.0"\n[[node]]\ncpus = "0-3"\n'
         'ranges = [["0x10000", "0x9e000"], ["0x100000", "0xcfe90000"], ["0x100000000", "0x130000000"]]\n'
@@ -65,7 +65,7 @@ def test_3_0_speaks_of_pfns() -> None:
         "    0: 0x00100000 -> 0x00130000",
         "On node 0 totalpages: 1048094",
         "  DMA zone: 56 pages used for memmap",
-        # that box had taken 5 pages of ZONE_DMA before: 3921 were left
+        # that machine had allocated 5 pages of ZONE_DMA before, which left 3921
         "  DMA zone: 0 pages reserved",
         "  DMA zone: 3926 pages, LIFO batch:0",
         "  DMA32 zone: 14280 pages used for memmap",

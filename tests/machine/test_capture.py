@@ -1,4 +1,4 @@
-"""Captures of real kernels as machines, compared with what their files say, read another way."""
+"""Captures of real kernels as machines, compared with their files as this test reads them itself."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from groundtruth import GROUNDTRUTH, topologies
 
+from numa_service.machine.boot import start_kernel
 from numa_service.machine.capture import load_capture
 from numa_service.machine.machinefile import parse_machine
 from numa_service.machine.source import load
 from numa_service.machine.spec import MachineSpec, SpecError
+from numa_service.procfs.tree import walk
 
 every_topology = pytest.mark.parametrize("root", topologies(), ids=lambda root: root.name)
 
@@ -74,7 +76,7 @@ def test_sysctls_are_kept_as_printed(root: Path) -> None:
     ids=lambda root: root.name,
 )
 def test_a_machine_file_of_the_same_box_has_the_same_zones(root: Path) -> None:
-    """qemu's arguments, written as a machine file, come to the memory that the kernel found."""
+    """A machine file with the sizes of qemu's arguments has the memory that the kernel found."""
     scenario = json.loads((root / "scenario.json").read_text())
     captured = load(str(root))
     nodes = scenario.get("nodes") or [{"mem": scenario["mem"]}]
@@ -84,7 +86,7 @@ def test_a_machine_file_of_the_same_box_has_the_same_zones(root: Path) -> None:
     nid_of = _nid_of_proximity_domain(root)
     for pxm, qemu_node in enumerate(nodes):
         node = captured.node(nid_of.get(pxm, pxm))
-        # kernelcore= and movablecore= spread over nodes by a rule of their own: taken from the capture.
+        # taken from the capture, because kernelcore= and movablecore= spread memory by a rule of their own
         movable = sum(zone.present for zone in node.zones if zone.name == "Movable")
         text += f'[[node]]\nid = {node.nid}\ncpus = {list(node.cpus)}\nmemory = "{qemu_node["mem"]}MiB"\n'
         text += f"movable = {movable * 4096}\n"
@@ -109,7 +111,7 @@ def _low_end(spec: MachineSpec) -> int:
 
 
 def _flat(spec: MachineSpec, acpi_pages: int) -> list[object]:
-    """RAM and zones of every node, low memory taken to end that many pages later."""
+    """RAM and zones of every node, as if low memory ended `acpi_pages` later."""
     low_end = _low_end(spec)
     shown: list[object] = []
     for node in spec.nodes:
@@ -137,7 +139,7 @@ def test_fake_nodes_all_have_the_cpus() -> None:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A two-node capture that may be spoiled."""
+    """A copy of a two-node capture, for tests that damage it."""
     root = tmp_path / "copy"
     shutil.copytree(GROUNDTRUTH / "topologies" / "numa-2n-big", root)
     return root
@@ -153,7 +155,7 @@ def _tree_of(flat: Path, root: Path) -> Path:
         key, value = line.split(" = ", 1)
         (root / "proc/sys" / key.replace(".", "/")).write_text(value + "\n")
     shutil.copytree(flat / "node", root / "sys/devices/system/node")
-    shutil.copy(flat / "dmesg.txt", root)  # no file of a running system: `dmesg > dmesg.txt`
+    shutil.copy(flat / "dmesg.txt", root)  # not a file of a running system: `dmesg > dmesg.txt`
     return root
 
 
@@ -169,7 +171,7 @@ def test_without_iomem_holes_are_at_the_end_of_the_zone(copy: Path) -> None:
     spec = load_capture(copy)
     assert spec.node(0).zones == captured.node(0).zones
     assert spec.node(0).ram == ((1, 3999), (4096, 4096 + 520160), (1048576, 1310720))
-    # What a reader who is not root sees.
+    # this is what a reader who is not root sees
     (copy / "iomem.txt").write_text("00000000-00000000 : System RAM\n  00000000-00000000 : Kernel code\n")
     assert load_capture(copy) == spec
 
@@ -178,11 +180,12 @@ def test_without_iomem_holes_are_at_the_end_of_the_zone(copy: Path) -> None:
     ("version", "profile"),
     [
         ("6.1.0", "6.1"),
-        ("6.11.2", "6.1"),
-        ("6.12.1", "6.12"),
-        ("7.3", "6.12"),
-        ("4.8", "6.1"),
-        ("4.7", "3.0"),
+        ("6.11.2", "6.11"),
+        ("6.12.1", "6.12.1"),
+        ("6.12.117+deb12-amd64", "6.12"),
+        ("4.18.0-305.el8.x86_64", "4.18-el8"),
+        ("2.6.32-754.el6.i686", "2.6.32-el6"),
+        ("7.3", "6.19"),
     ],
 )
 def test_profile_of_other_versions(copy: Path, version: str, profile: str) -> None:
@@ -198,7 +201,7 @@ def test_reserve_ratios_of_a_kernel_with_other_zone_types(copy: Path) -> None:
     zoneinfo.write_text(re.sub(r"(protection: \(.*), \d+\)", r"\1)", text))
     sysctl.write_text(sysctl.read_text().replace("256\t256\t32\t0\t0", "100\t200\t30\t4"))
     assert load_capture(copy).sysctls["vm.lowmem_reserve_ratio"] == "100\t200\t30\t4\t0"
-    (copy / "version.txt").write_text("Linux version 4.4.0 (a@b)\n")
+    (copy / "version.txt").write_text("Linux version 4.2.0 (a@b)\n")
     assert load_capture(copy).sysctls["vm.lowmem_reserve_ratio"] == "100\t200\t30"
 
 
@@ -211,7 +214,7 @@ def test_swap_is_read(copy: Path) -> None:
 
 @pytest.mark.parametrize("root", topologies()[::6], ids=lambda root: root.name)
 def test_a_zoneinfo_cut_off_anywhere_is_refused(root: Path, tmp_path: Path) -> None:
-    """At the end of every line, and within every 40th character."""
+    """It is cut at the end of every line, and at every 40th character."""
     copy = tmp_path / "copy"
     copy.mkdir()
     if (root / "node").exists():
@@ -332,8 +335,151 @@ def test_missing_files_are_named(copy: Path, name: str, error: str) -> None:
         load_capture(copy)
 
 
+def test_what_was_free_is_said_by_pagetypeinfo_or_buddyinfo_or_zoneinfo(copy: Path) -> None:
+    spec = load_capture(copy)
+    zones = {(node.nid, zone.name): zone for node in spec.nodes for zone in node.zones}
+    assert {(zone.nid, zone.zone) for zone in spec.occupancy} == set(zones)
+    for zone in spec.occupancy:
+        assert 0 < zone.listed <= zone.free <= (zones[zone.nid, zone.zone].managed or 0)
+    assert {block.migratetype for zone in spec.occupancy for block in zone.blocks} == {0, 1, 2}
+    assert {name for zone in spec.occupancy for name, _ in zone.held} >= {"anonymous memory"}
+    (copy / "pagetypeinfo.txt").unlink()
+    by_order = load_capture(copy)
+    assert {(zone.nid, zone.zone) for zone in by_order.occupancy} == set(zones)
+    assert all(zone.free == zone.listed for zone in by_order.occupancy)
+    assert by_order.notes == ()
+    (copy / "buddyinfo.txt").unlink()
+    free_only = load_capture(copy)
+    assert [zone.free for zone in free_only.occupancy if zone.zone == "DMA"] == [
+        int(line.split()[-1])
+        for line in (copy / "zoneinfo.txt").read_text().splitlines()
+        if "pages free" in line
+    ][:1]
+    assert free_only.notes == ("in what blocks memory was free is not told: as large as possible was taken",)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("hello\n", "not 'Node N, zone NAME counts'"),
+        (f"Node 0, zone DMA {'0 ' * 14}\n", "14 orders, not 11"),
+        (f"Node 0, zone DMA {'0 ' * 10}9999\n", "10238976 pages free of "),
+    ],
+)
+def test_a_buddyinfo_of_no_use_is_noted(copy: Path, text: str, reason: str) -> None:
+    (copy / "buddyinfo.txt").write_text(text)
+    (copy / "pagetypeinfo.txt").write_text("Page block order: 9\n")
+    spec = load_capture(copy)
+    assert spec.occupancy
+    by_type, by_order, _ = spec.notes
+    assert "no free pages by type" in by_type
+    assert reason in by_order
+
+
 def test_a_capture_without_cpus_is_refused(copy: Path) -> None:
     for nid in (0, 1):
         (copy / "node" / f"node{nid}" / "cpulist").write_text("\n")
     with pytest.raises(SpecError, match="no node has a CPU"):
         load_capture(copy)
+
+
+def _old_zone(nid: int, name: str, start: int, pages: int, managed: int | None = None) -> str:
+    """A zone's block as kernels before 4.12 print it; `managed` came with 3.9."""
+    told = "" if managed is None else f"        managed  {managed}\n"
+    return (
+        f"Node {nid}, zone {name:>8}\n  pages free     9\n        min      1\n        scanned  0\n"
+        f"        spanned  {pages}\n        present  {pages}\n{told}"
+        "    nr_free_pages 9\n        protection: (0, 900, 900, 900)\n  pagesets\n    cpu: 0\n"
+        f"  start_pfn:         {start}\n"
+    )
+
+
+def _old_capture(root: Path, version: str, managed: int | None) -> Path:
+    for nid, row in enumerate(("10 20 20", "20 10 20", "20 20 10")):
+        folder = root / f"sys/devices/system/node/node{nid}"
+        folder.mkdir(parents=True)
+        (folder / "cpulist").write_text(f"{nid}\n")
+        (folder / "distance").write_text(f"{row}\n")
+    (root / "proc").mkdir()
+    (root / "proc/version").write_text(f"Linux version {version} (x@y)\n")
+    zones = _old_zone(0, "DMA", 1, 4000, managed and 3900), _old_zone(0, "DMA32", 4096, 500_000, managed)
+    (root / "proc/zoneinfo").write_text("".join((*zones, _old_zone(2, "DMA32", 600_000, 250_000, managed))))
+    return root
+
+
+@pytest.mark.parametrize(("version", "managed"), [("3.10.0-957.el7", 240_000), ("2.6.32-754.el6", None)])
+def test_old_kernels_print_populated_zones_only(tmp_path: Path, version: str, managed: int | None) -> None:
+    """Node 1 has no memory and is therefore not in the zoneinfo; before 3.9 there is no ``managed``."""
+    spec = load(str(_old_capture(tmp_path, version, managed)))
+    assert [[zone.name for zone in node.zones] for node in spec.nodes] == [["DMA", "DMA32"], [], ["DMA32"]]
+    assert _sum(spec, "present") == 754_000
+    assert _sum(spec, "managed") == (754_000 if managed is None else 3900 + 2 * managed)
+    assert start_kernel(spec).zonelists[1].node_order[-2:] == (2, 0)
+
+
+def test_a_zoneinfo_with_empty_zones_is_not_complete_without_the_others(copy: Path) -> None:
+    text = (copy / "zoneinfo.txt").read_text()
+    (copy / "zoneinfo.txt").write_text(text[: text.rindex("Node 1, zone")])
+    with pytest.raises(SpecError, match="node 1 has 4 zones of 5: truncated"):
+        load_capture(copy)
+
+
+@pytest.mark.parametrize("preset", ["two-socket", "i386-highmem"])
+@pytest.mark.parametrize("profile", ["linux-3.0", "linux-6.1", "linux-6.12"])
+def test_a_mirror_is_a_capture_of_the_same_kernel(tmp_path: Path, preset: str, profile: str) -> None:
+    booted = start_kernel(load(preset).with_profile(profile))
+    snapshot = booted.snapshot()
+    for path, entry, text in walk(snapshot):
+        if (
+            path.startswith(("proc/zoneinfo", "proc/version", "sys/devices/system/node/"))
+            and not entry.target
+        ):
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_text(text)
+    spec = load(str(tmp_path))
+    assert (spec.profile, spec.arch) == (profile, booted.spec.arch)
+    assert [[zone.present for zone in node.zones] for node in spec.nodes] == [
+        [zone.present for zone in node.zones] for node in booted.spec.nodes
+    ]
+
+
+def test_zones_that_manage_nothing_count_for_khugepaged(copy: Path) -> None:
+    """It raises min_free_kbytes by populated zones, that is, those with present pages."""
+    kbytes = start_kernel(load(str(copy))).sysctls.get("vm.min_free_kbytes")
+    text = (copy / "zoneinfo.txt").read_text()
+    at = text.index("Node 1, zone   Normal")
+    emptied = re.sub(r"managed  \d+", "managed  0", text[at:], count=1)
+    (copy / "zoneinfo.txt").write_text(text[:at] + emptied)
+    (copy / "sysctl.txt").unlink()
+    machine = start_kernel(load(str(copy)))
+    assert machine.managed[1, "Normal"] == 0
+    assert machine.sysctls.get("vm.min_free_kbytes") == kbytes
+
+
+def test_a_partial_tree_shares_cpus_and_has_no_distances(tmp_path: Path) -> None:
+    """Trees of other tools have a zoneinfo, and of their nodes a meminfo only."""
+    sections = []
+    for nid in range(2):
+        zone = _old_zone(nid, "Normal", 0x100000 + nid * 0x10000, 0x10000)
+        sections.append(
+            zone.replace("    cpu: 0", "".join(f"    cpu: {cpu}\n" for cpu in range(4)).rstrip("\n"))
+        )
+    for name, text in {
+        "proc/zoneinfo": "".join(sections),
+        "proc/cpuinfo": "".join(f"processor : {n}\nphysical id : {n % 2}\ncore id : 0\n" for n in range(4)),
+        "sys/devices/system/node/node0/meminfo": "Node 0 MemTotal: 262144 kB\n",
+        "sys/devices/system/node/node1/meminfo": "Node 1 MemTotal: 262144 kB\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    spec = load(str(tmp_path))
+    assert [node.cpus for node in spec.nodes] == [(0, 2), (1, 3)]
+    assert spec.cores == ((0, 2), (1, 3))
+    assert spec.distances == ((10, 20), (20, 10))
+    assert spec.profile == "linux-2.6.32"
+    assert spec.notes == (
+        "in what blocks memory was free is not told: as large as possible was taken",
+        "no version: by the form of its zoneinfo, linux-2.6.32 was taken",
+        "no distances: 20 between all nodes was taken",
+        "no file lists the CPUs of nodes: each has an equal share of the packages, in order",
+    )

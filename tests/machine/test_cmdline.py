@@ -1,4 +1,4 @@
-"""Boot parameters that shape memory, and what booted kernels made of them."""
+"""Boot parameters that concern memory, and the zones that captured kernels had with them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from groundtruth import GROUNDTRUTH, topologies
 
+from numa_service.machine.boot import start_kernel
 from numa_service.machine.cmdline import Amount, BootParameters, parse_cmdline, thp_enabled
 from numa_service.machine.machinefile import parse_machine
 from numa_service.machine.numa_emulation import Fake, numa_emulation
@@ -59,7 +60,7 @@ def test_parameters() -> None:
         ("kernelcore=mirror", "kernelcore: 'mirror' is not a size"),
         ("movablecore=101%", "movablecore: 101% is more than there is"),
         ("movable_core=2G", "movable_core: unknown boot parameter: did you mean movablecore?"),
-        ("numa=off", "numa: 'off' is not modelled: fake=N and fake=SIZE are"),
+        ("numa=on", "numa: 'on' is not modelled: off, fake=4 and fake=512M are"),
         ("numa=fake=0", "numa: fake=0 is not in 1 to "),
         ("numa_zonelist_order=best", "numa_zonelist_order: 'best' is not default, node or zone"),
     ],
@@ -69,8 +70,40 @@ def test_wrong_parameters(text: str, error: str) -> None:
         parse_cmdline(f"quiet {text}")
 
 
+def test_numa_off_is_one_node_with_everything() -> None:
+    """The hardware stays: an access takes the mean over nodes, and bandwidths add up."""
+    text = """distances = [[10, 30], [30, 10]]
+        [[node]]
+        cpus = "0-1"
+        memory = "2GiB"
+        [[node]]
+        cpus = "2-3"
+        memory = "2GiB"
+        [latency]
+        memory_mb_per_s = [1000, 2000]
+        """
+    spec = parse_machine('cmdline = "quiet numa=off"\n' + text, "m.toml", "m")
+    assert [(node.nid, node.cpus, node.managed) for node in spec.nodes] == [(0, (0, 1, 2, 3), None)]
+    assert count_pages(spec.nodes[0].ram) == sum(
+        count_pages(node.ram) for node in parse_machine(text, "m.toml", "m").nodes
+    )
+    assert spec.distances == ((10,),)
+    assert spec.latency.memory_bandwidth(0) == 3000
+    assert 175 < spec.latency.read_latency_ns(0, 0, 10) < 185
+    lines = [line for _, line in start_kernel(spec).dmesg]
+    assert "NUMA turned off" in lines
+    assert "Faking a node at [mem 0x0000000000000000-0x000000017fffffff]" in lines
+    assert not any(line.startswith("SRAT") for line in lines)
+
+
+def test_numa_off_sums_what_nodes_manage() -> None:
+    node = '[[node]]\ncpus = "{}"\nmemory = "2GiB"\nmanaged = "2000MiB"\n'
+    text = 'cmdline = "numa=off"\n' + node.format(0) + node.format(1)
+    assert parse_machine(text, "m.toml", "m").nodes[0].managed == 4000 * MIB
+
+
 def computed_zones(captured: MachineSpec) -> dict[int, list[tuple[str, int, int, int]]]:
-    """Zones of every node from nothing but RAM and the command line: name, start, spanned, present."""
+    """(name, start, spanned, present) of every zone, by nid, computed from RAM and the command line only."""
     parameters = parse_cmdline(captured.cmdline)
     ram = {node.nid: node.ram for node in captured.nodes}
     _, lowest = movable_zone(captured.arch, merge(span for ranges in ram.values() for span in ranges))
@@ -98,7 +131,7 @@ def test_zones_of_captures_are_computed_from_their_command_line(root: Path) -> N
 
 
 def test_eight_captures_have_a_movable_zone() -> None:
-    """So that the comparison above is one."""
+    """Without them the comparison above would show nothing."""
     movable = [
         root.name
         for root in topologies()
@@ -112,7 +145,7 @@ def test_the_kernel_s_share_is_spread_evenly() -> None:
     quarter = {nid: nid * GIB + GIB // 4 for nid in range(4)}
     assert find_zone_movable_pfns_for_nodes(ram, GIB, 0, 0) == quarter
     assert find_zone_movable_pfns_for_nodes(ram, 0, 3 * GIB, 0) == quarter
-    # the larger of the two demands for the kernel counts
+    # kernelcore= and movablecore= each leave the kernel an amount: the larger one counts
     assert find_zone_movable_pfns_for_nodes(ram, GIB, GIB, 0) == {
         nid: nid * GIB + 3 * GIB // 4 for nid in range(4)
     }
@@ -126,7 +159,7 @@ def test_what_a_small_node_cannot_give_the_others_do() -> None:
         3: ((3 * GIB, 4 * GIB),),
     }
     starts = find_zone_movable_pfns_for_nodes(ram, 3 * GIB // 2, 0, 0)
-    # half a GiB each at first; node 0 lacks a quarter of one, which the two others share
+    # each gives half a GiB at first; node 0 lacks a quarter of a GiB, which the two others then share
     assert starts == {1: GIB + 5 * GIB // 8, 3: 3 * GIB + 5 * GIB // 8}
 
 
@@ -184,7 +217,7 @@ def test_fake_nodes_are_cut_from_every_real_one() -> None:
     assert spec.latency.read_ns[0, 2] == 100
     assert spec.latency.read_ns[3, 0] == 210
     assert spec.latency.write_latency_ns(3, 2, 31) == 3
-    # the halves of a node share its memory, and nothing lies between them
+    # the halves of a node share its bandwidth, and there is no link between them
     assert [spec.latency.memory_bandwidth(nid) for nid in range(4)] == [500, 1000, 500, 1000]
     assert [spec.latency.link_bandwidth(0, nid) for nid in range(4)] == [0, 50, 0, 50]
     assert [spec.latency.memory_curve_name(nid) for nid in range(4)] == ["cxl", "ddr4", "cxl", "ddr4"]

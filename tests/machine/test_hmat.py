@@ -1,4 +1,4 @@
-"""The latency model as an HMAT: best initiators and their numbers."""
+"""The HMAT of a machine: best initiators, their latencies and bandwidths."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numa_service.machine.boot import start_kernel
+from numa_service.machine.captured_tree import Directory
 from numa_service.machine.hmat import (
     access_of,
     has_hmat,
@@ -18,7 +19,6 @@ from numa_service.machine.hmat import (
 )
 from numa_service.machine.latency import LatencyModel
 from numa_service.machine.presets import load_preset
-from numa_service.machine.tree import Directory
 from numa_service.mm.snapshot import AccessSnapshot
 from numa_service.procfs import tree
 
@@ -84,7 +84,7 @@ def test_sysfs_is_read_back(tmp_path: Path) -> None:
             ("read_bandwidth", bandwidth),
             ("write_bandwidth", bandwidth // 2),
         ):
-            # with the NUL that kernels of some years put last
+            # some kernels put a NUL byte last
             (folder / name).write_bytes(b"%d\n\0" % value)
     model, _ = hmat_from_sysfs(Directory(tmp_path), (0, 1), {0})
     assert model.read_ns == {(0, 0): 80, (0, 1): 136}

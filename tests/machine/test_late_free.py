@@ -1,4 +1,4 @@
-"""Which pages a kernel freed after it had computed its watermarks, from what its log and iomem say."""
+"""Which pages a kernel freed after it had computed its watermarks, from its boot log and iomem."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numa_service.machine.presets import load_preset
 
 CAPTURES = Path(__file__).resolve().parents[1] / "testdata" / "captures" / "topologies"
 
-#: numa-2n-big of the captures: the image lies on node 1.
+#: Lines of the capture numa-2n-big, whose kernel image lies on node 1.
 DMESG = """\
 [    0.030979] RAMDISK: [mem 0x7fdb0000-0x7ffdffff]
 [    0.825142] Freeing SMP alternatives memory: 36K

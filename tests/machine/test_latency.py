@@ -1,4 +1,4 @@
-"""The latency model: curves, defaults, and numbers of presets that hang together."""
+"""The latency model: curves, defaults, and whether the values of each preset fit together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_a_curve_goes_through_its_points_and_straight_between_them() -> None:
 
 
 def test_mlc_s_points_come_back() -> None:
-    """Idle 81.4 ns; MB/s and ns of both sockets, from the calibration data that "ddr4" names."""
+    """The points, in MB/s and ns, are of the calibration data that "ddr4" cites; idle is 81.4 ns."""
     for mb_per_s, latency_ns in ((35264.8, 91.03), (68717.3, 94.46), (111587.4, 101.21), (160242.9, 121.92)):
         assert 81.4 + queueing_ns(CURVES["ddr4"], mb_per_s / 215_900) == pytest.approx(latency_ns, rel=0.01)
     assert 81.4 + queueing_ns(CURVES["ddr4"], 1) == pytest.approx(282.66, rel=0.01)
@@ -40,7 +40,9 @@ def test_a_machine_that_says_nothing_has_the_numbers_of_a_socket() -> None:
     assert own.curve(own.memory_curve_name(0)) == ((0, 0), (100, 7)), "a machine's own goes first"
 
 
-@pytest.mark.parametrize("preset", list_presets(), ids=lambda preset: preset.name)
+@pytest.mark.parametrize(
+    "preset", [preset for preset in list_presets() if not preset.broke], ids=lambda preset: preset.name
+)
 def test_presets_give_every_bandwidth_and_say_where_it_is_from(preset: Preset) -> None:
     spec = preset.load()
     model, nids = spec.latency, {node.nid for node in spec.nodes}

@@ -1,4 +1,4 @@
-"""Machine files: what they describe, and every way in which they can be wrong, with its line."""
+"""Machine files: what they describe, and for every way in which they can be wrong the error and its line."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from numa_service.machine.boot import start_kernel
 from numa_service.machine.latency import LatencyModel
 from numa_service.machine.machinefile import LatencyTable, load_machine_file, parse_machine
 from numa_service.machine.spec import SpecError
+from numa_service.procfs.tree import read
 
 GOOD = """\
 name = "box"
@@ -173,7 +175,7 @@ TWO = ONE + '[[node]]\ncpus = "1"\nmemory = "1GiB"\n'
         (
             "xyz = 3\n" + ONE,
             "m.toml:1: xyz: unknown key: known are name, arch, profile, swap, cmdline, memory_model, "
-            "counter_drift, node, ",
+            "counter_drift, slab, packages, cores, possible, node, ",
         ),
         (ONE + "\ncpu = 3\n", "m.toml:5: node[0].cpu: unknown key: did you mean cpus?"),
         (
@@ -185,7 +187,8 @@ TWO = ONE + '[[node]]\ncpus = "1"\nmemory = "1GiB"\n'
         ('arch = "arm64"\n' + ONE, "m.toml:1: arch: unknown arch 'arm64': x86_64, i386"),
         (
             '\nprofile = "linux-2.4"\n' + ONE,
-            "m.toml:2: profile: unknown profile 'linux-2.4': linux-6.1, linux-6.12, linux-3.0",
+            "m.toml:2: profile: unknown profile 'linux-2.4': linux-2.6.30 to linux-6.19, "
+            "or as linux-4.18-el8",
         ),
         ('swap = "3 bytes"\n' + ONE, "m.toml:1: swap: unknown unit 'bytes'"),
         ("swap = 1.5\n" + ONE, "m.toml:1: swap: a size is a string"),
@@ -258,8 +261,8 @@ TWO = ONE + '[[node]]\ncpus = "1"\nmemory = "1GiB"\n'
             "m.toml:4: distances[1][1]: the distance of a node to itself is 10, not 12",
         ),
         (
-            "distances = [[10, 255], [20, 10]]\n" + TWO,
-            "m.toml:1: distances[0][1]: 255 is more than 254, the largest SLIT distance",
+            "distances = [[10, 256], [20, 10]]\n" + TWO,
+            "m.toml:1: distances[0][1]: 256 is more than 255, the largest SLIT distance",
         ),
         (
             'distances = [\n[10, 20],\n["20", 10]]\n' + TWO,
@@ -393,6 +396,74 @@ def test_pairs_that_an_hmat_says_nothing_of_are_zero() -> None:
     assert spec.latency.read_ns == {(0, 0): 80, (1, 0): 140}
     assert spec.latency.read_latency_ns(1, 1, 10) == 90
     assert spec.latency.read_mb_per_s == {(0, 1): 9000}
-    # who got so much had a memory and a link that give it
+    # a bandwidth that was measured is at least that of the memory and of the link
     assert (spec.latency.memory_bandwidth(1), spec.latency.link_bandwidth(0, 1)) == (9000, 9000)
     assert (spec.latency.memory_bandwidth(0), spec.latency.link_bandwidth(1, 0)) == (108_000, 51_000)
+
+
+def test_memory_that_is_added_rebuilds_the_zonelists_with_cpus_on_line() -> None:
+    """As a log of two CXL regions has it: node 3 prefers node 2, which has no CPUs, to node 0."""
+    text = (
+        '[[node]]\ncpus = "0-3"\nmemory = "4GiB"\n[[node]]\nmemory = 0\n'
+        + '[[node]]\nmemory = "4GiB"\nadded = true\n' * 2
+    )
+    booted = start_kernel(parse_machine(text, "m.toml", "m"))
+    assert [booted.zonelists[nid].node_order for nid in range(4)] == [
+        (0, 2, 3),
+        (1, 3, 2, 0),
+        (2, 3, 0),
+        (3, 2, 0),
+    ]
+    at_boot = start_kernel(parse_machine(text.replace("added = true\n", ""), "m.toml", "m"))
+    assert at_boot.zonelists[3].node_order == (3, 0, 2)
+    orders = [line for _, line in booted.dmesg if line.startswith("Fallback order for Node 3")]
+    assert orders == ["Fallback order for Node 3: 3 0 ", "Fallback order for Node 3: 3 2 0 "]
+    assert booted.managed[2, "Normal"] == booted.spec.node(2).zones[-1].present
+    assert booted.watermarks[2, "Normal"].min > 0
+    other = start_kernel(booted.spec, [0])
+    other.load(booted.dump())
+    assert other.zonelists[3].node_order == (3, 2, 0)
+
+
+def test_packages_and_cores() -> None:
+    text = 'packages = ["0-3", "4-7"]\ncores = ["0,2", "1,3", "4-5", "6", "7"]\n'
+    text += '[[node]]\ncpus = "0-5"\nmemory = "1GiB"\n[[node]]\ncpus = "6-7"\nmemory = "1GiB"\n'
+    snapshot = start_kernel(parse_machine(text, "m.toml", "m")).snapshot()
+
+    def read_of(cpu: int, name: str) -> str:
+        return read(snapshot, f"sys/devices/system/cpu/cpu{cpu}/topology/{name}").strip()
+
+    names = (
+        "physical_package_id",
+        "core_id",
+        "thread_siblings_list",
+        "core_siblings_list",
+        "thread_siblings",
+    )
+    assert [read_of(2, name) for name in names] == ["0", "0", "0,2", "0-3", "05"]
+    assert [read_of(7, name) for name in names] == ["1", "2", "7", "4-7", "80"]
+    block = read(snapshot, "proc/cpuinfo").split("\n\n")[5].splitlines()
+    assert {"physical id\t: 1", "siblings\t: 4", "core id\t\t: 0", "cpu cores\t: 3", "apicid\t\t: 9"} <= set(
+        block
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "error"),
+    [
+        ('packages = ["0"]', "m.toml:1: packages: CPU 1 is in none of them"),
+        ('packages = ["0-1", "1"]', "m.toml:1: packages[1]: CPU 1 is already in packages[0]"),
+        ('packages = ["0-2"]', "m.toml:1: packages[0]: CPU 2 is on no node"),
+        ('packages = ["0-1", ""]', "m.toml:1: packages[1]: it has no CPU"),
+        ('cores = ["0-1"]', "m.toml:1: cores: cores without packages"),
+        ('cores = ["0-1"]\npackages = ["0", "1"]', "m.toml:1: cores[0]: a core is in one package"),
+    ],
+)
+def test_wrong_packages(keys: str, error: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(error)):
+        parse_machine(f'{keys}\n[[node]]\ncpus = "0-1"\nmemory = "1GiB"\n', "m.toml", "m")
+
+
+def test_all_memory_added_is_an_error() -> None:
+    with pytest.raises(SpecError, match="no node has memory at boot"):
+        parse_machine('[[node]]\ncpus = "0"\nmemory = "1GiB"\nadded = true\n', "m.toml", "m")

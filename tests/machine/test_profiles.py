@@ -1,8 +1,6 @@
-"""Kernels are data: one more is a table here and a table of what its files say."""
+"""Kernels are data: any version is a combination of rules, and boots with the text of the nearest one."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import pytest
 
@@ -10,7 +8,7 @@ from numa_service.machine.boot import start_kernel
 from numa_service.machine.formats.draft import profile_of
 from numa_service.machine.machinefile import parse_machine
 from numa_service.machine.sysctl import SYSCTLS
-from numa_service.mm.profile import DEFAULT_PROFILE, LINUX_6_12, PROFILES, profile_of_version
+from numa_service.mm.profile import DEFAULT_PROFILE, PROFILES, profile_named, profile_of_version
 from numa_service.procfs import names, tree
 
 MACHINE = """
@@ -23,60 +21,90 @@ cpus = "2"
 memory = "64MiB"
 """
 
+#: A release on either side of most changes.
+VERSIONS = (
+    "2.6.32",
+    "3.10",
+    "3.18",
+    "4.4",
+    "4.9",
+    "4.18",
+    "5.4",
+    "5.10",
+    "5.15",
+    "5.17",
+    "6.6",
+    "6.8",
+    "6.18",
+)
 
-def test_one_more_kernel_is_two_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything else finds it there: boot, boot log, sysctls, /proc, importers."""
-    new = replace(
-        LINUX_6_12,
-        name="linux-6.18",
-        release="6.18.3",
-        since=(6, 18),
-        has_promo=False,
-        absent_sysctls=frozenset({"vm.numa_stat"}),
-        sysctl_defaults={"vm.swappiness": "61"},
-    )
-    known = names.KERNELS[LINUX_6_12.name]
-    monkeypatch.setitem(PROFILES, new.name, new)
-    monkeypatch.setitem(names.KERNELS, new.name, replace(known, vm_event=(*known.vm_event, "made_up")))
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_kernel_of_any_version_boots_and_shows_every_file(version: str) -> None:
+    spec = parse_machine(f'profile = "linux-{version}"\n{MACHINE}', source="small", default_name="small")
+    snapshot = start_kernel(spec).snapshot()
+    release = version if version.startswith("2.6") else f"{version}.0"
+    assert snapshot.dmesg[0][1] == f"Linux version {release} (numa-service) small"
+    for name in ("proc/zoneinfo", "proc/vmstat", "proc/meminfo", "proc/pagetypeinfo", "proc/buddyinfo"):
+        assert tree.read(snapshot, name)
+
+
+def test_what_a_kernel_prints_follows_its_rules() -> None:
     spec = parse_machine(MACHINE, source="small", default_name="small")
-    before, after = (start_kernel(spec.with_profile(name)).snapshot() for name in ("linux-6.12", new.name))
-    assert before.dmesg[0][1] == "Linux version 6.12.117 (numa-service) small"
-    assert after.dmesg[0][1] == "Linux version 6.18.3 (numa-service) small"
-    assert after.dmesg[1:] == before.dmesg[1:]
+    old, new = (
+        start_kernel(spec.with_profile(f"linux-{version}")).snapshot() for version in ("5.15", "5.16")
+    )
+    said = [{line for _, line in snapshot.dmesg} for snapshot in (old, new)]
+    assert said[1] - said[0] == {
+        "Linux version 5.16.0 (numa-service) small",
+        "Fallback order for Node 0: 0 1 ",
+        "Fallback order for Node 1: 1 0 ",
+    }
+    zoneinfo = [tree.read(snapshot, "proc/zoneinfo").splitlines() for snapshot in (old, new)]
+    assert (
+        [line for line in zoneinfo[1] if not line.startswith("        boost ")] == zoneinfo[0] != zoneinfo[1]
+    )
 
-    zoneinfo = [tree.read(snapshot, "proc/zoneinfo") for snapshot in (before, after)]
-    without_promo = [line for line in zoneinfo[0].splitlines() if not line.startswith("        promo ")]
-    assert zoneinfo[1].splitlines() == without_promo != zoneinfo[0].splitlines()
-    vmstat = [tree.read(snapshot, "proc/vmstat") for snapshot in (before, after)]
-    assert vmstat[1] == f"{vmstat[0]}made_up 0\n"
-    assert tree.read(after, "proc/sys/vm/swappiness") == "61\n"
+
+def test_a_sysctl_is_there_from_its_release_on() -> None:
+    spec = parse_machine(MACHINE, source="small", default_name="small")
+    old, new = (
+        start_kernel(spec.with_profile(f"linux-{version}")).snapshot() for version in ("4.14", "4.15")
+    )
+    assert tree.read(new, "proc/sys/vm/numa_stat") == "1\n"
     with pytest.raises(FileNotFoundError):
-        tree.read(after, "proc/sys/vm/numa_stat")
-    assert tree.read(before, "proc/sys/vm/numa_stat") == "1\n"
-    assert [profile_of(version) for version in ("6.17.9", "6.18.0-rc1", "7.0")] == [
-        "linux-6.12",
+        tree.read(old, "proc/sys/vm/numa_stat")
+
+
+def test_importers_name_the_kernel_of_a_version() -> None:
+    versions = ("6.17.9", "6.18.0-rc1", "7.0", "5.10.0-8-amd64", "none")
+    assert [profile_of(version) for version in versions] == [
+        "linux-6.17",
         "linux-6.18",
-        "linux-6.18",
+        "linux-6.19",
+        "linux-5.10",
+        None,
     ]
 
 
-def test_every_kernel_has_both_tables() -> None:
+def test_the_kernels_with_text_of_their_own_are_the_captured_ones() -> None:
     assert list(names.KERNELS) == list(PROFILES)
     assert {name: profile.name for name, profile in PROFILES.items()} == {name: name for name in PROFILES}
     assert DEFAULT_PROFILE in PROFILES
-    # of whatever version, there is a profile that is like it
-    assert min(profile.since for profile in PROFILES.values()) == (0, 0)
-    for profile in PROFILES.values():
-        major, minor = map(int, profile.version.split("."))
-        assert profile_of_version((major, minor)) is profile
+    for name, profile in PROFILES.items():
+        assert names.printed_by(name) is names.KERNELS[name]
+        assert profile_of_version(profile.release) is profile_of_version(profile.version) is profile
+    nearest = {version: names.printed_by(f"linux-{version}") for version in ("2.6.32", "4.7", "4.8", "6.11")}
+    assert list(nearest.values()) == [names.KERNELS[f"linux-{v}"] for v in ("3.0", "3.0", "6.1", "6.1")]
 
 
 def test_what_kernels_lack_or_have_otherwise_is_there_elsewhere() -> None:
-    """A name that nobody knows would be a difference that is none."""
+    """A misspelt name would be a difference without effect."""
     files = {pattern.path for pattern in tree.TABLE}
-    for name, profile in PROFILES.items():
+    for name in (*PROFILES, *(f"linux-{version}" for version in VERSIONS)):
+        profile = profile_named(name)
         told = {*profile.absent_sysctls, *profile.sysctl_defaults, *profile.sysctl_maxima}
         assert told <= set(SYSCTLS), name
-        assert names.KERNELS[name].absent_files <= files, name
+    assert all(kernel.absent_files <= files for kernel in names.KERNELS.values())
     lacking = [name for name in SYSCTLS if not any(SYSCTLS[name].is_in(profile) for profile in PROFILES)]
     assert lacking == []

@@ -116,7 +116,7 @@ def test_every_default_is_a_value_that_could_be_written(profile: str) -> None:
             assert parse_sysctl(name, default, profile) == default
 
 
-#: That a kernel would act on, whatever the machine.
+#: Values that a kernel acts on, whatever the machine.
 VALUES = {
     "vm.lowmem_reserve_ratio": "16 16 16",
     "vm.min_free_kbytes": "99999",
@@ -124,8 +124,12 @@ VALUES = {
 }
 
 
+#: The interval is read at each tick, the other one when a pool of huge pages needs a page.
+READ_WHEN_NEEDED = ("vm.stat_interval", "vm.nr_overcommit_hugepages", "vm.numa_zonelist_order")
+
+
 def _state(profile: str, key: str, value: str | None) -> dict[str, bytes]:
-    """What a booted machine of two nodes computes with, by array; after a write of a sysctl."""
+    """The arrays, as bytes by name, of a booted machine of two nodes after a write of a sysctl."""
     machine = start_kernel(load_preset("two-socket").with_profile(profile))
     if value is not None:
         machine.write_sysctl(key, value)
@@ -141,8 +145,8 @@ def _state(profile: str, key: str, value: str | None) -> dict[str, bytes]:
 def test_a_sysctl_says_that_it_changes_nothing_if_it_changes_nothing(profile: str) -> None:
     before = _state(profile, "", None)
     for name, sysctl in SYSCTLS.items():
-        if not sysctl.is_in(profile) or name in ("vm.stat_interval", "vm.numa_zonelist_order"):
-            continue  # the interval is looked up by whoever ticks; the order: tests/machine/test_boot.py
+        if not sysctl.is_in(profile) or name in READ_WHEN_NEEDED:
+            continue  # of the order see tests/machine/test_boot.py
         value = VALUES.get(name)
         if value is None:
             default = int(sysctl.default_in(profile) or 0)

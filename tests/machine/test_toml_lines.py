@@ -1,4 +1,4 @@
-"""The locator against documents in which every value is its own line number."""
+"""Lines of keys, in documents in which every value is its own line number; and long rows of numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numa_service.machine.toml_lines import KeyPath, key_lines, loads
+from numa_service.machine.toml_lines import KeyPath, TomlText, key_lines
 
 DOCUMENT = '''# comment = 1
 name = "line 2"
@@ -100,12 +100,12 @@ ROWS = st.lists(st.lists(st.integers(0, 10**6), min_size=1, max_size=60), min_si
 
 @given(ROWS, st.sampled_from(["", " ", "\t"]), st.sampled_from(["", ","]), st.booleans())
 def test_long_rows_are_what_tomllib_reads(rows: list[list[int]], space: str, end: str, quoted: bool) -> None:
-    """Beside keys that look like our mark, on a line with other things, and within text."""
+    """Also beside keys that look like the mark of a row, on a line with other values, and within strings."""
     lines = [f"{space}[{f',{space}'.join(map(str, row))}{end}]" for row in rows]
     text = "row = 1\nrow_ = {row = 0}\nm = [\n" + ",\n".join(lines) + f",\n]\nn = [{lines[0]}]\n"
     if quoted:
         text += 't = """\n' + "\n".join(lines) + '\n"""\n'
-    assert loads(text) == tomllib.loads(text)
+    assert TomlText(text, 8).loads() == tomllib.loads(text)
 
 
 @pytest.mark.parametrize(
@@ -113,4 +113,4 @@ def test_long_rows_are_what_tomllib_reads(rows: list[list[int]], space: str, end
 )
 def test_a_long_row_that_is_wrong_is_named_by_its_line(row: str) -> None:
     with pytest.raises(tomllib.TOMLDecodeError, match="line 2"):
-        loads(f"m = [\n{row},\n]\n")
+        TomlText(f"m = [\n{row},\n]\n", 8).loads()

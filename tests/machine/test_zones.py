@@ -1,4 +1,4 @@
-"""Zones of RAM."""
+"""Ranges of RAM, and the zones that they become."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A machine on the loopback under every kind of load, served to Prometheus as the service does it."""
+"""A machine on the loopback interface under every kind of load, with metrics as the service has them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CALM_SECONDS = 12.0
 
 
 class LoadedMachine(Loopback):
-    """The demo machine with a kswapd for each node, and clients that never rest."""
+    """The demo machine with a kswapd for each node, and clients that work without a pause."""
 
     def __init__(self) -> None:
         super().__init__("demo")
@@ -47,7 +47,7 @@ class LoadedMachine(Loopback):
         self._kswapds: list[asyncio.Task[None]] = []
 
     def info(self) -> MachineInfo:
-        """As the supervisor tells it: no addresses of a node that is away."""
+        """The machine's description as its supervisor gives it: a node that is away has no addresses."""
         machine = super().info()
         nodes = (
             replace(node, address="", metrics_url="") if node.node in self._away else node
@@ -75,7 +75,7 @@ class LoadedMachine(Loopback):
             await asyncio.sleep(0.02)
 
     async def restart(self, nid: int, seconds: float) -> None:
-        """The node is away for some time, and comes back empty."""
+        """Have a node away for some time, and then boot it again, empty."""
         self._away.add(nid)
         await self.kill(nid)
         await asyncio.sleep(seconds)
@@ -92,7 +92,7 @@ class LoadedMachine(Loopback):
     # load
 
     async def load(self, watched: asyncio.Event, stop: asyncio.Event) -> None:
-        """Clients, programs and pressure until `stop`; from `watched` on failures, lost clients, restarts."""
+        """Load the machine until `stop`; from `watched` on also with failures, lost clients and restarts."""
         async with await self.client() as client:
             others = [
                 asyncio.create_task(work(client)) for work in (self._programs, self._pairs, self._regions)
@@ -124,11 +124,13 @@ class LoadedMachine(Loopback):
             while True:
                 for policy in policies:
                     blocks = await session.alloc(count=64, policy=policy)
+                    dentries = await session.kmem_cache_alloc("dentry", 64)
                     await asyncio.sleep(0.01)
                     await session.free(blocks)
+                    await session.kmem_cache_free("dentry", dentries)
 
     async def _regions(self, client: AsyncMachine) -> None:
-        """More than node 0 has: kswapd and swap."""
+        """Access more memory than node 0 has, so that kswapd runs and swaps."""
         while True:
             async with client.session(cpu=0, lease_seconds=3600) as session:
                 anon = await session.map_region("anon", 50_000, Policy(PolicyMode.BIND, (0,)))
@@ -144,7 +146,7 @@ class LoadedMachine(Loopback):
                         await asyncio.sleep(0.05)
 
     async def _trouble(self, client: AsyncMachine) -> None:
-        """What should not happen, and does."""
+        """Cause failures, lost clients and restarts."""
         async with client.session(cpu=0, lease_seconds=3600) as session:
             with contextlib.suppress(OutOfMemory):
                 await self._spill(session)
@@ -212,11 +214,11 @@ class Loaded:
             raise self._failed
 
     def watched(self) -> None:
-        """Somebody looks: let there be trouble."""
+        """Start failures, lost clients and restarts, as Prometheus watches by now."""
         self._loop.call_soon_threadsafe(self._watched.set)
 
     def to_rest(self) -> None:
-        """Stop the load; what has ended it before is raised."""
+        """Stop the load; raises the error that has ended it before."""
         self._loop.call_soon_threadsafe(self._watched.set)
         self._loop.call_soon_threadsafe(self._rest.set)
         assert self._quiet.wait(60)

@@ -39,7 +39,7 @@ requires_promtool = needs("promtool")
 
 
 def promtool(*arguments: str | Path) -> str:
-    """What it prints; AssertionError when it finds fault."""
+    """Run promtool; returns its output. AssertionError when it finds an error."""
     done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -122,7 +122,7 @@ def test_every_alert_is_tested() -> None:
 
 @dataclass(frozen=True)
 class Watched:
-    """What Prometheus has seen, and what there was to see."""
+    """A Prometheus, and the machine that it has watched."""
 
     machine: LoadedMachine
     api: str
@@ -130,13 +130,13 @@ class Watched:
     end: float
 
     def over_time(self, expr: str) -> list[dict[str, Any]]:
-        """The series of a query with a number in them."""
+        """The series of a query that have a number at some time."""
         found = ask_range(self.api, expr, self.start, self.end, 1)
         return [s for s in found if any(math.isfinite(float(value)) for _, value in s["values"])]
 
 
 def substituted(dashboard: Dashboard, query: Query) -> str:
-    """As Grafana would ask it: all nodes or, where one is chosen, the first."""
+    """A query with variables replaced as Grafana does: all nodes, or the first where one is to be chosen."""
     many = {variable.name: variable.many for variable in dashboard.variables}
     values = {"machine": "demo", "node": "0|1|2" if many["node"] else "0", "zone": "DMA|DMA32|Normal"}
     values |= {"__rate_interval": "4s", "__range": "30s"}
@@ -145,7 +145,7 @@ def substituted(dashboard: Dashboard, query: Query) -> str:
 
 @pytest.fixture(scope="module")
 def watched() -> Iterator[Watched]:
-    """A Prometheus that has read a loaded machine, which has come to rest."""
+    """A Prometheus that has scraped a loaded machine, whose load is over."""
     pause = threading.Event()
     with (
         tempfile.TemporaryDirectory(prefix="numa-prometheus-") as name,
@@ -214,7 +214,7 @@ def test_every_query_has_an_answer(watched: Watched, dashboard: Dashboard) -> No
 
 @requires_prometheus
 def test_what_may_be_quiet_speaks_when_there_is_something_to_say(watched: Watched) -> None:
-    """The load has its troubles: only frees are never refused."""
+    """The load has failures of every kind but refused frees."""
     silent = {
         title
         for dashboard in DASHBOARDS
@@ -249,7 +249,7 @@ def test_every_rule_has_an_answer(watched: Watched) -> None:
 @requires_prometheus
 @needs("prometheus-node-exporter")
 def test_the_rules_say_what_node_exporter_says(watched: Watched) -> None:
-    """node_exporter reads the machine's own /proc and /sys; every series that both have is equal."""
+    """A node_exporter that reads the machine's own /proc and /sys has equal values of every series."""
     nodes = [server.node for server in watched.machine.servers.values()]
     snapshot = assemble(nodes[0].machine.spec, [node.machine.node_part(node.nid) for node in nodes])
     with tempfile.TemporaryDirectory(prefix="numa-exporter-") as name:

@@ -1,4 +1,4 @@
-"""What Prometheus reads, against what gRPC says."""
+"""The metrics that Prometheus reads, compared with the answers of gRPC."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def value(found: Samples, name: str, **labels: str) -> float:
 
 
 async def load(demo: Loopback, client: AsyncMachine) -> None:
-    """Some of everything: spill, reclaim, a refused call, an expired lease."""
+    """Cause fallback, reclaim, a refused call and an expired lease."""
     async with client.session(cpu=0) as session:
         await session.alloc(count=100)
         region = await session.map_region("anon", 55_000, Policy(PolicyMode.BIND, (0,)))
@@ -122,10 +122,37 @@ async def test_every_number_is_that_of_get_node(
         assert value(found, "numa_kswapd_wakeups_total", node=node) == state.kswapd.wakeups
         assert value(found, "numa_kswapd_reclaimed_pages_total", node=node) == state.kswapd.reclaimed_pages
         assert value(found, "numa_log_ops_total", node=node) == state.log_length
-        info = {"node": node, "machine": "demo", "profile": "linux-6.1", "incarnation": "1"}
+        info = {"node": node, "machine": "demo", "profile": "linux-6.1", "lineage": "1"}
         assert value(found, "numa_node_info", **info) == 1
     assert (await client.node(0)).held_pages == 1234
     await keeper.close()
+
+
+async def test_slab_caches_are_counted_and_few(
+    demo: Loopback, client: AsyncMachine, http: aiohttp.ClientSession
+) -> None:
+    async with client.session(cpu=0) as session:
+        single = [c for c in await client.slabinfo() if c.order == 0 and c.objects_per_slab < 100]
+        for i, cache in enumerate(single[:15], start=1):
+            await session.kmem_cache_alloc(cache.name, i * cache.objects_per_slab)
+        found = samples(await scrape(http, demo.addresses[0].metrics_url))
+        slabs = {
+            dict(labels)["cache"]: n for (name, labels), n in found.items() if name == "numa_slab_cache_slabs"
+        }
+        used = {info.name: info for info in await client.slabinfo(0) if info.slabs}
+        assert len(slabs) == 11
+        largest = sorted(used, key=lambda name: -used[name].slabs)[:10]
+        assert {name: n for name, n in slabs.items() if name != "others"} == {
+            name: used[name].slabs for name in largest
+        }
+        assert sum(slabs.values()) == sum(info.slabs for info in used.values())
+        objects = [n for (name, _), n in found.items() if name == "numa_slab_cache_objects"]
+        assert sum(objects) == sum(info.objects for info in used.values())
+        pages = sum(
+            value(found, "numa_slab_pages", node="0", state=s) for s in ("reclaimable", "unreclaimable")
+        )
+        assert pages == sum(slabs.values())  # of order 0
+        assert value(found, "numa_slab_held_objects", node="0") == demo.node(0).kmem.held > 0
 
 
 async def test_what_happened_is_counted(
@@ -222,13 +249,13 @@ async def test_targets_for_http_sd(demo: Loopback, http: aiohttp.ClientSession) 
         assert group["labels"]["machine"] == "demo"
         (target,) = group["targets"]
         text = await scrape(http, f"http://{target}{group['labels']['__metrics_path__']}")
-        assert f'numa_node_info{{incarnation="1",machine="demo",node="{group["labels"]["node"]}"' in text
+        assert f'numa_node_info{{lineage="1",machine="demo",node="{group["labels"]["node"]}"' in text
 
 
 async def test_metrics_and_targets_answer_to_their_own_names_only(
     demo: Loopback, http: aiohttp.ClientSession
 ) -> None:
-    """A page elsewhere whose name now leads to this host must not read them through a browser here."""
+    """By DNS rebinding a web page must not be able to read them through a browser on this host."""
     server = TargetServer(demo.info, demo.machine_server.registry)
     url = await server.start()
     for served in (url, url.replace("/targets", "/metrics"), demo.addresses[0].metrics_url):

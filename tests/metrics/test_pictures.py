@@ -23,7 +23,7 @@ START, END = 1_700_000_000.0, 1_700_000_060.0
 
 
 class Answers(BaseHTTPRequestHandler):
-    """Two series for every query, three nodes, two zones."""
+    """Stands in for Prometheus: it answers any query with two series, and knows three nodes and two zones."""
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
@@ -42,7 +42,7 @@ class Answers(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture(scope="module")

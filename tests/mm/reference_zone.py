@@ -1,4 +1,4 @@
-"""What the reference model is made of: zones, pagesets and held blocks, in dicts and lists."""
+"""Data of the reference implementation: zones, pagesets and allocated blocks."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ FALLBACKS = {
     MIGRATE_MOVABLE: (MIGRATE_RECLAIMABLE, MIGRATE_UNMOVABLE),
 }
 TYPES = (MIGRATE_UNMOVABLE, MIGRATE_MOVABLE, MIGRATE_RECLAIMABLE)
-#: Reserved pageblocks of 3.0 are where those of later kernels are.
+#: MIGRATE_RESERVE of 3.0 has the number of MIGRATE_HIGHATOMIC.
 RESERVE = MIGRATE_HIGHATOMIC
 ALL_TYPES = (*TYPES, MIGRATE_HIGHATOMIC, MIGRATE_CMA)
 PCP_LISTS = 14
 MAX_BATCH_SCALE = 5
 
-#: A list of blocks by pfn; the first key is the head.
+#: A list of blocks by pfn, head first.
 Blocks = OrderedDict[int, None]
 
 
@@ -54,7 +54,7 @@ def first(blocks: Blocks) -> int:
 
 @dataclass
 class Pageset:
-    """per_cpu_pages"""
+    """struct per_cpu_pages; counts are pages."""
 
     lists: list[Blocks] = field(default_factory=lambda: [OrderedDict() for _ in range(PCP_LISTS)])
     count: int = 0
@@ -68,7 +68,7 @@ class Pageset:
 
 @dataclass
 class Zone:
-    """A zone, [start, end) in pfns; watermarks min, low, high; reserve by class zone."""
+    """A zone, pfns [start, end); `marks` are MIN, LOW, HIGH, `reserve` is lowmem_reserve by class zone."""
 
     start: int
     end: int
@@ -111,7 +111,7 @@ class Held:
 
 
 def refill(zone: Zone, pageset: Pageset, order: int) -> int:
-    """6.12: pages to fetch; twice as many each time while nothing is freed."""
+    """6.12: pages of a refill (nr_pcp_alloc); doubles each time while nothing is freed."""
     pageset.high = min(max(pageset.high, zone.high), max(zone.high_max, zone.high))
     if pageset.high < zone.batch:
         return 1

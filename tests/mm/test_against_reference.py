@@ -1,4 +1,4 @@
-"""The model and the reference, given the same operations, must agree on every page at every step."""
+"""The model and the reference implementation agree on every page after every one of the same operations."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ LAYOUTS = (
 
 
 class Pair:
-    """One model and one reference of the same node."""
+    """The model and the reference implementation of one node."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -208,7 +208,7 @@ class Pair:
         if layout.kernel == "3.0":
             never = np.flatnonzero(pg.flags & (PG_RESERVED | PG_HOLE)) + self.model.base_pfn
             for index in self.reference.zones:
-                self.reference.set_up_reserve(index, set(never.tolist()))
+                self.reference.buddy.setup_zone_migrate_reserve(index, set(never.tolist()))
         self.base = self.model.base_pfn
         self.free_heads = {
             (zone, order, mt): int(free_list(pg, zone, order, mt))
@@ -293,12 +293,12 @@ class Pair:
         self.compare()
 
     def unreserve(self, zones: list[int], mt: int, force: bool) -> None:
-        expected = self.reference.unreserve_highatomic(zones, mt, force)
+        expected = self.reference.buddy.unreserve_highatomic_pageblock(zones, mt, force)
         assert self.model.unreserve_highatomic(zones, mt, force) == expected
         self.compare()
 
     def tick(self) -> None:
-        """6.12: `high` decays. The CPUs are the node's own, so nothing expires."""
+        """A vmstat tick; only under 6.12 it changes anything, as all CPUs are the node's own."""
         self.model.tick()
         if self.layout.kernel == "6.12":
             self.reference.tick(CPUS)
@@ -321,7 +321,7 @@ class Pair:
             zone.boost, zone.boosted = 0, False
 
     def held(self) -> dict[tuple[int, int, bool], list[int]]:
-        """What can be freed in one call: pfns by owner, order and whether they are region pages."""
+        """Allocated blocks that one call can free: pfns by (owner, order, whether they are region pages)."""
         groups: dict[tuple[int, int, bool], list[int]] = {}
         for pfn, block in self.reference.held.items():
             groups.setdefault((block.owner, block.order, block.lru > 0), []).append(pfn)
@@ -338,7 +338,7 @@ class Pair:
         return pfns
 
     def compare(self) -> None:
-        """Every free list and pageset in order, every counter."""
+        """Compare every free list and pageset list, in order, and every counter."""
         pg = self.model.pg
         small, large = pg.next.tolist(), pg.pb_next.tolist()
         for index, zone in self.reference.zones.items():
@@ -377,7 +377,7 @@ class Pair:
             owned[block.owner] += 1 << block.order
         assert (pg.owner_pages == owned).all()
         first = self.base >> PAGEBLOCK_ORDER
-        for pageblock, mt in self.reference.block_type.items():
+        for pageblock, mt in self.reference.buddy.block_type.items():
             assert pg.pb_migratetype[pageblock - first] == mt, pageblock
         self.steps += 1
         if self.steps % 16 == 0:
@@ -538,7 +538,7 @@ def test_state_machine_long() -> None:
 
 @pytest.mark.parametrize("layout", [RAGGED, NEW_RAGGED], ids=lambda layout: layout.name)
 def test_the_operations_reach_what_they_are_for(layout: Layout) -> None:
-    """The mix above steals, claims pageblocks, boosts, overflows pagesets and fails watermarks."""
+    """Random operations reach fallbacks, claimed pageblocks, boosts, full pagesets and failed watermarks."""
     boosts = claimed = 0
     factors = set()
     rng = random.Random(3)
@@ -547,7 +547,7 @@ def test_the_operations_reach_what_they_are_for(layout: Layout) -> None:
         random_step(pair, rng)
         zones = pair.reference.zones.values()
         boosts += any(zone.boosted for zone in zones)
-        claimed += set(FALLBACKS) <= set(pair.reference.block_type.values())
+        claimed += set(FALLBACKS) <= set(pair.reference.buddy.block_type.values())
         factors |= {pageset.free_factor for zone in zones for pageset in zone.pagesets.values()}
     assert boosts
     assert claimed
@@ -556,7 +556,7 @@ def test_the_operations_reach_what_they_are_for(layout: Layout) -> None:
 
 
 def test_the_operations_reach_the_reserves() -> None:
-    """Atomic reserves come and go; 6.12 finds zones below HIGH and moves `high` of pagesets."""
+    """High-atomic reserves are made and given back; 6.12 finds zones below HIGH and tunes `high`."""
     for layout in (EVEN, NEW_LARGE):
         rng = random.Random(5)
         pair = Pair(layout)
@@ -579,7 +579,7 @@ def test_the_operations_reach_the_reserves() -> None:
 
 
 def test_the_operations_reach_the_reserve_of_3_0() -> None:
-    """Its blocks are set aside at boot and used when nothing else is left."""
+    """MIGRATE_RESERVE is set up at boot, and used when nothing else is left."""
     rng = random.Random(6)
     pair = Pair(OLD)
     at_boot = sum(zone.free_of(MIGRATE_HIGHATOMIC) for zone in pair.reference.zones.values())

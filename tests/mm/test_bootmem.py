@@ -1,4 +1,4 @@
-"""The bitmap allocator: what it takes, where, and what it leaves to the buddy system."""
+"""The bootmem allocator: which pages it takes, and what it leaves to the buddy system."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_allocations_go_upwards_from_the_goal() -> None:
     assert alloc_bootmem_core(bdata, 3 * PAGE_SIZE, PAGE_SIZE, 16 * MIB) == 16 * MIB
     assert alloc_bootmem_core(bdata, PAGE_SIZE, PAGE_SIZE, 16 * MIB) == 16 * MIB + 3 * PAGE_SIZE
     assert alloc_bootmem_core(bdata, PAGE_SIZE, MIB, 16 * MIB) == 17 * MIB
-    # the search goes on where it ended, and comes back when nothing is left there
+    # the next search begins where the last one ended, and at the goal again if it finds nothing there
     reserve_bootmem_node(bdata, 4608, PAGES)
     assert alloc_bootmem_core(bdata, PAGE_SIZE, PAGE_SIZE, 16 * MIB) == 17 * MIB + PAGE_SIZE
     assert alloc_bootmem_core(bdata, 200 * PAGE_SIZE, PAGE_SIZE, 16 * MIB) == 17 * MIB + 2 * PAGE_SIZE
@@ -109,7 +109,7 @@ def test_small_allocations_share_a_page() -> None:
     assert alloc_bootmem_core(bdata, 100, 64) == base
     assert alloc_bootmem_core(bdata, 100, 64) == base + 128
     assert bdata.free_runs(0, 1 << 52)[0] == (4097, 4096 + PAGES)
-    # over the end of the page: the next one is taken as well, and no more
+    # it crosses the end of the page, so the next page is taken as well, and no more
     assert alloc_bootmem_core(bdata, PAGE_SIZE, 64) == base + 256
     assert bdata.free_runs(0, 1 << 52)[0] == (4098, 4096 + PAGES)
     # a whole page is not shared
@@ -133,7 +133,7 @@ def test_words_and_single_pages_go_to_the_buddy_system() -> None:
 
 
 def test_ranges_and_blocks_leave_the_same_buddy_system() -> None:
-    """Why `retire` may hand over ranges: the state is the same, lists included."""
+    """`retire` may return ranges instead of blocks: the state after freeing is the same, lists included."""
     dice = random.Random(6)
     bdata = node()
     for _ in range(20):
@@ -151,7 +151,7 @@ def test_ranges_and_blocks_leave_the_same_buddy_system() -> None:
     for name, array in by_range._asdict().items():
         other = getattr(by_block, name)
         if name in ("next", "prev"):
-            # a page that was on a list and is merged now keeps its old links; on a list no link is zero
+            # a merged page keeps the links it had on a list; a page on a list has no link that is 0
             assert np.array_equal(array[array != 0], other[array != 0]), name
         else:
             assert np.array_equal(array, other), name
@@ -164,7 +164,7 @@ def test_it_takes_over_what_was_reserved_before() -> None:
     boot = Bootmem.take_over(
         MEMORY, [Region(1, 159, 0, "first MiB"), Region(4096, 5000, 0, "image")], 1 << 52
     )
-    # each node's bitmap lies on the node, the first one behind the image
+    # each node's bitmap lies on the node itself; that of the first node follows the kernel image
     assert boot.reserved == [
         Region(1, 159, 0, "first MiB"),
         Region(4096, 5000, 0, "image"),

@@ -1,4 +1,4 @@
-"""Equal operations give equal digests; anything else that is state changes them."""
+"""Equal operations give equal digests, and any change of state another digest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def take(node: Pgdat, order: int = 0, count: int = 10, cpu: int = 0, owner: int 
 
 
 def some_history(node: Pgdat) -> list[str]:
-    """A digest after each step."""
+    """Digests after each step of a sequence of operations."""
     digests = [node.digest()]
     for order in (0, 1, 4, 9):
         got = node.alloc([NORMAL], 1, order, 7, MIGRATE_MOVABLE, NORMAL, WMARK_LOW, NUMA_HOW_HIT, 1, 0)

@@ -1,4 +1,4 @@
-"""gfp flags: names, the zone they lead to and the migratetype they want."""
+"""gfp flags: their names, and the zone and migratetype that follow from them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_unknown_names_are_named(text: str, complaint: str) -> None:
         ("GFP_DMA32", "DMA32", "Normal"),
         ("GFP_HIGHUSER", "Normal", "HighMem"),
         ("GFP_HIGHUSER_MOVABLE", "Movable", "Movable"),
-        # movable alone says how the page may be treated, not where it may lie
+        # __GFP_MOVABLE alone says that the page can be moved, not which zone it may come from
         ("GFP_USER|__GFP_MOVABLE", "Normal", "Normal"),
         ("GFP_DMA32|__GFP_MOVABLE", "DMA32", "Normal"),
     ],

@@ -1,4 +1,4 @@
-"""Each invariant can fail: one array is bent on purpose, and the audit says so."""
+"""Each invariant can fail: after one array is changed on purpose, the check reports it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OWNER, OTHER, REGION = 1, 2, 3
 
 
 def used_node() -> Pgdat:
-    """Something of everything: held blocks, pagesets, both LRUs, swap, free blocks of many orders."""
+    """A node with held blocks, pagesets, anonymous and file pages, swap, and free blocks of many orders."""
     node = one_zone(reserved=37, swap=100)
 
     def take(order: int, count: int, owner: int, kind: int = 0) -> None:
@@ -127,7 +127,7 @@ def managed(node: Pgdat) -> None:
 
 
 def free_buddies(node: Pgdat) -> None:
-    """Split a free block by hand and forget to merge it."""
+    """Split a free block into buddies that are not merged again."""
     pg = node.pg
     block = int(np.flatnonzero((pg.flags & PG_BUDDY != 0) & (pg.order == 3))[0])
     before, after = int(pg.prev[block]), int(pg.next[block])
@@ -285,3 +285,11 @@ def test_large_buddies_of_different_types_would_have_merged() -> None:
     pg.pb_migratetype[block] = 0
     first = block << 9
     assert check_pgdat(node) == [f"node 0: buddies {first:#x} and {first + 512:#x} of order 9 are both free"]
+
+
+@pytest.mark.parametrize("pfn", [0, 1, 1 << 40, -1])
+def test_a_page_that_is_not_the_node_s_is_in_no_zone(pfn: int) -> None:
+    pgdat = one_zone()
+    assert pgdat.zone_of(pgdat.base_pfn + len(pgdat.pg.flags)) == -1
+    assert pgdat.zone_of(pgdat.base_pfn - 1) == -1
+    assert pgdat.zone_of(pfn) == -1

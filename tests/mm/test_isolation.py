@@ -1,4 +1,4 @@
-"""Pageblocks with a job of their own: the atomic reserve, MIGRATE_RESERVE, CMA areas, isolation."""
+"""The high-atomic reserve, MIGRATE_RESERVE, CMA areas, and isolated pageblocks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 from mm.nodes import NORMAL, START, one_zone, pgdat
 
 from numa_service.mm.buddy import MIGRATE_RESERVE
+from numa_service.mm.internal import ALLOC_HARDER, ALLOC_HIGH, ALLOC_HIGHATOMIC
 from numa_service.mm.invariants import check_pgdat
 from numa_service.mm.mmzone import (
     MIGRATE_CMA,
@@ -17,15 +18,10 @@ from numa_service.mm.mmzone import (
     WMARK_LOW,
     WMARK_MIN,
 )
-from numa_service.mm.page_alloc import (
-    ALLOC_HARDER,
-    ALLOC_HIGH,
-    ALLOC_HIGHATOMIC,
-    NUMA_HOW_HIT,
-)
+from numa_service.mm.page_alloc import NUMA_HOW_HIT
 from numa_service.mm.pgdat import Pfns, Pgdat
 from numa_service.mm.pgdata import FREE_CMA, FREE_HIGHATOMIC, RESERVED_HIGHATOMIC
-from numa_service.mm.profile import LINUX_3_0, LINUX_6_1, LINUX_6_12, Profile
+from numa_service.mm.profile import LINUX_3_0, LINUX_6_1, LINUX_6_12, Profile, profile_named
 from numa_service.mm.watermark import Watermarks
 
 ATOMIC = WMARK_MIN | ALLOC_HARDER | ALLOC_HIGH | ALLOC_HIGHATOMIC
@@ -82,18 +78,18 @@ def test_about_one_percent_of_a_zone_is_reserved(profile: Profile, pages: int, b
 
 
 def test_the_reserve_is_kept_from_others() -> None:
-    """6.1 deducts the reserved blocks, 6.12 what is free in them; both until it is released."""
-    for profile in (LINUX_6_1, LINUX_6_12):
+    """6.1 and 6.8 subtract reserved pageblocks and 6.12 their free pages, until they are given back."""
+    for profile in (LINUX_6_1, profile_named("linux-6.8"), LINUX_6_12):
         n = node(65_536, profile)
         take(n, 1, MIGRATE_UNMOVABLE, ATOMIC, order=4)
         take(n, 70_000, MIGRATE_UNMOVABLE)
         free_highatomic = int(n.pg.reserves[NORMAL, FREE_HIGHATOMIC])
-        kept = 512 if profile is LINUX_6_1 else free_highatomic
+        kept = free_highatomic if profile is LINUX_6_12 else 512
         assert free_highatomic == 512 - 16
         assert n.free_pages(NORMAL) == MARKS[1] + kept
         assert len(take(n, 1, MIGRATE_UNMOVABLE)) == 0
         assert len(take(n, 1, MIGRATE_UNMOVABLE, ATOMIC, order=4)) == 1
-        # one block is kept unless it is that or OOM
+        # the last pageblock is given back only with `force`, before OOM
         assert not n.unreserve_highatomic([NORMAL], MIGRATE_UNMOVABLE, force=False)
         assert n.unreserve_highatomic([NORMAL], MIGRATE_UNMOVABLE, force=True)
         assert not n.unreserve_highatomic([NORMAL], MIGRATE_UNMOVABLE, force=True)
@@ -224,7 +220,7 @@ def test_ranges_that_cannot_be_isolated(pair: tuple[int, int]) -> None:
 
 
 def test_counts_are_found_again() -> None:
-    """As after occupancy was written outright."""
+    """Counts are right after free lists and types were written directly."""
     n = node(65_536, LINUX_6_12, cma=((START + 4096, START + 6144),))
     take(n, 1, MIGRATE_UNMOVABLE, ATOMIC, order=4)
     n.isolate(START + 8192, START + 9216)

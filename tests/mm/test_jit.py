@@ -1,4 +1,4 @@
-"""What makes the kernels fast: no reference counting, and one compilation of each."""
+"""Kernels have no reference counting, and each is compiled once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def compiled() -> list[Path]:
 
 @pytest.fixture(scope="module")
 def _warm() -> None:
-    """Use the allocator, the pagesets and reclaim once, so that they are in the cache."""
+    """Use the allocator, pagesets and reclaim once, so that their kernels are in the cache."""
     node = one_zone(swap=100)
     empty = np.zeros(0, dtype=np.uint32)
     for order in range(NR_ORDERS):
@@ -60,7 +60,7 @@ def test_no_kernel_counts_references() -> None:
 
 
 def test_reference_counting_would_be_seen(tmp_path: Path) -> None:
-    """The control: the same search finds it in code that is compiled the usual way."""
+    """Control: the same search does find reference counting in code that Numba compiles by default."""
     source = tmp_path / "counted.py"
     source.write_text(
         "import numba, numpy as np\n"
@@ -84,10 +84,11 @@ def test_reference_counting_would_be_seen(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_kernel_is_compiled_once(tmp_path: Path) -> None:
-    """Each costs compile time. Constants go in through i64() and flag(), or Numba specializes on them.
+    """A kernel that is compiled for several types costs compile time for each.
 
-    In a cache of its own: a benchmark that calls kernels from kernels leaves others in the usual one. Both
-    processes that compile have to call each kernel with the same types.
+    Constants therefore pass through i64() and flag(), as Numba would specialize on them. The test has a cache
+    of its own, since benchmarks that call kernels from kernels leave other specializations in the usual one.
+    Both processes that compile kernels have to call each with the same types.
     """
     subprocess.run(
         [sys.executable, "-m", "numa_service.cli.compile"],
@@ -111,7 +112,7 @@ print(jit.CACHE_DIR, CACHE_DIR, sum(vmscan._isqrt.stats.cache_hits.values()))
 
 
 def _use(package: Path, cache: Path, numba: str = "", cpu: str = "") -> tuple[str, str, int]:
-    """Folders of kernels and of what reads traces; how much of a small kernel came from the cache."""
+    """Cache folders of kernels and of trace readers, and how often a small kernel came from the cache."""
     env = os.environ | {
         "NUMBA_CACHE_DIR": str(cache),
         "NUMBA_CPU_NAME": cpu,
@@ -150,11 +151,11 @@ def test_who_has_the_same_text_shares_a_cache_and_nobody_else(tmp_path: Path) ->
 
 @pytest.mark.skipif(os.geteuid() != 0, reason=NOT_ROOT)
 def test_a_full_cache_of_somebody_elses_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in an image that runs under any user id: nothing has to be written."""
+    """A complete cache may be read-only, as in an image that runs under any user id."""
     cache, source = tmp_path / "kernels-0", tmp_path / "source.py"
     cache.mkdir()
     source.touch()
-    for folder in (cache, tmp_path, *tmp_path.parents[:2]):
+    for folder in (cache, tmp_path, *tmp_path.parents[:-2]):
         folder.chmod(0o755)
     monkeypatch.setattr(jit.config, "CACHE_DIR", str(cache))
 
@@ -179,15 +180,18 @@ def test_kernels_are_registered_and_cached_by_source_text() -> None:
 
 
 def test_each_inlined_kernel_names_the_benchmark_row_that_pays_for_it() -> None:
-    benchmark = (Path(__file__).parents[2] / "benchmarks" / "mm.py").read_text()
-    rows = {f"mm_{name}" for name in re.findall(r'^    "(order\w+)": \(', benchmark, re.MULTILINE)}
+    benchmarks = Path(__file__).parents[2] / "benchmarks"
+    of_pages = re.findall(r'^    "(order\w+)": \(', (benchmarks / "mm.py").read_text(), re.MULTILINE)
+    of_objects = re.findall(r'row\("(slab_\w+)"', (benchmarks / "slab.py").read_text())
+    rows = {f"mm_{name}" for name in of_pages} | set(of_objects)
     marks = [
         re.fullmatch(r"@kernel\(inline=True\)(?:  # (\w+))?", line)
-        for source in sorted(jit.PACKAGE.glob("*.py"))
+        for folder in jit.KERNELS
+        for source in sorted(folder.glob("*.py"))
         for line in source.read_text().splitlines()
         if line.startswith("@kernel(")
     ]
-    assert len(rows) == 6
+    assert (len(of_pages), len(of_objects)) == (6, 3)
     assert {mark and mark[1] for mark in marks} <= rows
     inlined = [kernel for kernel in jit.kernels() if kernel.targetoptions["forceinline"]]
     assert 0 < len(inlined) == len(marks) < len(jit.kernels()) / 3

@@ -1,4 +1,4 @@
-"""The boot allocator: what is free between what is taken."""
+"""memblock: the free ranges between reserved ones."""
 
 from __future__ import annotations
 

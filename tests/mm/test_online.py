@@ -1,4 +1,4 @@
-"""Walking the on-line nodes."""
+"""Iteration over on-line nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Page tables: what was entered is found, what has gone is not, and there are no more of them than needed."""
+"""Page tables: entered pages are found, freed ones are not, and no more tables are used than needed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def at(*indexes: int) -> np.ndarray:
 
 
 def take(node: Pgdat, owner: int, indexes: np.ndarray, kind: int = LRU_KIND_FILE) -> Pfns:
-    """Pages for these indexes; by hand, one for each, with LRU_KIND_NONE."""
+    """Allocate a page for each index; with LRU_KIND_NONE the owner holds them by hand."""
     how = MIGRATE_MOVABLE, NORMAL, WMARK_MIN, NUMA_HOW_HIT
     got = node.alloc([NORMAL], 0, 0, len(indexes), *how, owner, kind, indexes if kind else None)
     assert len(got) == len(indexes)
@@ -34,7 +34,7 @@ def take(node: Pgdat, owner: int, indexes: np.ndarray, kind: int = LRU_KIND_FILE
 
 
 def tables(node: Pgdat) -> int:
-    """Tables that are some owner's."""
+    """Number of tables in use by owners."""
     return sum(np.count_nonzero(node.tables.directory(owner)) for owner in node.tables.owners())
 
 
@@ -67,7 +67,7 @@ def test_a_reclaimed_page_is_found_gone_also_when_its_frame_is_used_again() -> N
 
 
 def test_a_page_comes_back_to_its_own_frame() -> None:
-    """The entry that reclaim left behind is right again then: the page is not another one, to be freed."""
+    """The stale entry that reclaim left is right again, so that the page is not freed as a second one."""
     node = one_zone()
     indexes = np.arange(200, dtype=np.uint32)
     before = take(node, REGION, indexes)
@@ -108,7 +108,7 @@ def test_pages_move_to_frames_that_their_owner_holds(kind: int) -> None:
     assert (flags & PG_LRU != 0).all()
     assert ((flags & PG_DIRTY != 0) == dirty).all()
     assert check_pgdat(node) == []
-    # frames that are not the owner's any more are nobody's to give
+    # pages that the owner does not hold any more cannot be moved to
     assert node.move_pages(REGION, indexes[2:], new[2:], old[2:], kind == LRU_KIND_ANON, dirty) == 0
     assert check_pgdat(node) == []
 
@@ -132,7 +132,7 @@ def test_what_an_owner_has_is_freed_with_its_tables() -> None:
 
 
 def test_tables_of_pages_that_have_gone_are_swept_out() -> None:
-    """A region far larger than the node, gone through twice with every page reclaimed."""
+    """Go twice through a region far larger than the node, with every page reclaimed in between."""
     node = one_zone()
     for first in range(0, 1 << 20, 4096):
         take(node, REGION, np.arange(first, first + 4096, dtype=np.uint32))
@@ -145,7 +145,7 @@ def test_tables_of_pages_that_have_gone_are_swept_out() -> None:
 
 
 def test_equal_tables_have_equal_digests_however_they_came_about() -> None:
-    """Which owner came first, where tables lie, and what has gone stale, is not state."""
+    """The order of owners, the places of tables and stale entries are not part of the state."""
     node, other = one_zone(), one_zone()
     indexes = np.arange(100, dtype=np.uint32)
     pages = {owner: take(node, owner, indexes).astype(np.int64) - START for owner in (REGION, OTHER)}
@@ -162,7 +162,7 @@ def test_equal_tables_have_equal_digests_however_they_came_about() -> None:
 
 
 def test_one_page_in_two_tables() -> None:
-    """What fork will make: the structure holds it; whose mark the page bears decides for whom it counts."""
+    """Two owners' tables may name one page, as after fork; it counts for the owner that the page names."""
     node = one_zone()
     [pfn] = take(node, REGION, at(5)).tolist()
     page = np.array([pfn - START])

@@ -1,4 +1,4 @@
-"""Every way in which a free can be wrong has its own reason, and none of them changes anything."""
+"""Each kind of wrong free is refused with its own reason, and changes nothing."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_reason(mistake: Callable[[Pgdat], tuple[int, Pfns]], reason: str, not_f
 
 @pytest.mark.parametrize("hole", [(2048, 3072), (2048 + 100, 2048 + 200), (1000, 1500)])
 def test_holes_are_no_pages_of_this_node(hole: tuple[int, int]) -> None:
-    """Whole pageblocks that are not there, and parts of one."""
+    """Holes: whole pageblocks, and a part of one."""
     low, high = START + hole[0], START + hole[1]
     ram = [(START, low), (high, START + 4096)]
     node = pgdat({NORMAL: (START, START + 4096)}, {NORMAL: (64, 80, 96)}, ram, ram)

@@ -1,4 +1,4 @@
-"""Pagesets over time: the vmstat tick, hot and cold ends, and counters that CPUs keep to themselves."""
+"""Pagesets: the vmstat tick, hot and cold pages, and per-CPU parts of NR_FREE_PAGES."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from mm.nodes import NORMAL, START, pgdat
 
+from numa_service.mm.internal import ALLOC_HARDER, ALLOC_HIGH
 from numa_service.mm.invariants import check_pgdat
 from numa_service.mm.mmzone import MIGRATE_MOVABLE, MIGRATE_UNMOVABLE, WMARK_LOW, WMARK_MIN
-from numa_service.mm.page_alloc import ALLOC_HARDER, ALLOC_HIGH, NUMA_HOW_HIT
+from numa_service.mm.page_alloc import NUMA_HOW_HIT
 from numa_service.mm.pgdat import Pfns, Pgdat
 from numa_service.mm.pgdata import NR_PCP_LISTS, PCP_HIGH_NOW, STAT_THRESHOLD
 from numa_service.mm.profile import LINUX_3_0, LINUX_6_1, LINUX_6_12, Profile
@@ -136,7 +137,7 @@ def test_3_0_hands_out_ascending_pages() -> None:
 
 
 def test_3_0_deducts_every_lower_order() -> None:
-    """Free: 300 single pages and one order-3 block; MIN is 64."""
+    """A node with 300 free single pages and one free order-3 block; MIN is 64."""
     n = node(LINUX_3_0, marks=(64, 64, 64), pages=4096)
     held = n.alloc([NORMAL], None, 0, 4096, MIGRATE_UNMOVABLE, NORMAL, 4, NUMA_HOW_HIT, 1)
     assert len(held) == 4096
@@ -151,13 +152,13 @@ def test_3_0_deducts_every_lower_order() -> None:
         got = n.alloc([NORMAL], None, order, 1, MIGRATE_UNMOVABLE, NORMAL, WMARK_MIN, NUMA_HOW_HIT, 2)
         return len(got)
 
-    # order 3: 308 - 9 > 64, but without the singles nothing is above 32
+    # order 3: 308 - 9 > 64, but without the 300 single pages what is left is not above 32
     assert one(3) == 0
     assert one(0) == 1
 
 
 def test_the_boost_is_ignored_by_the_most_urgent() -> None:
-    """By __GFP_ATOMIC (here HARDER) in 6.1, by __GFP_HIGH in 6.12; order 0, at MIN."""
+    """Order-0 requests at MIN ignore the boost: __GFP_ATOMIC (here HARDER) in 6.1, __GFP_HIGH in 6.12."""
     for profile, spared, not_spared in (
         (LINUX_6_1, ALLOC_HARDER, ALLOC_HIGH),
         (LINUX_6_12, ALLOC_HIGH, ALLOC_HARDER),

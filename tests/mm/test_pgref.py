@@ -1,4 +1,4 @@
-"""A node as one pointer: what kernels read is what the arrays hold, and nothing else gets in."""
+"""A PgData as one pointer: kernels read what the arrays contain, and wrong arrays are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numa_service.mm.pgref import PGREF, pgdata_at
 
 
 def node() -> PgData:
-    """Three zones, two CPUs; each array has other numbers in it."""
+    """Arrays for three zones and two CPUs, each with other numbers in it."""
     pg = alloc_pgdata(0, 1 << 12, 3, 2)
     for number, array in enumerate(pg):
         array.reshape(-1)[:] = np.arange(array.size) % 100 + number
@@ -26,7 +26,7 @@ def node() -> PgData:
 
 @numba.njit
 def _read(pg, zone):
-    """One array of each shape: an element, a row, a length."""
+    """Read an element, a row and a length of arrays of one, two and three dimensions."""
     return pg.flags[5], pg.watermark[zone, 1], pg.pcp_tuning[1, zone].sum(), pg.next.shape[0], pg.looks.size
 
 
@@ -103,7 +103,7 @@ def test_a_copy_has_a_table_of_its_own(copied: Any) -> None:
 
 
 def test_cached_code_finds_the_type() -> None:
-    """Numba files what it has compiled under the pickled types of the arguments."""
+    """Numba's cache index has the pickled types of arguments, so the type must survive pickling."""
     assert pickle.loads(pickle.dumps(PGREF)) == PGREF
     assert numba.typeof(node()) is PGREF
 

@@ -1,4 +1,4 @@
-"""Reclaim: whom it takes first, what it writes, and that nothing is lost on the way."""
+"""Reclaim: which pages it takes first, which it writes, and that no page is lost."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ def event(node: Pgdat, item: int) -> int:
 
 
 def shrink(node: Pgdat, priority: int, wanted: int = 1 << 20) -> tuple[int, int]:
-    """One pass of direct reclaim."""
+    """Make one pass of direct reclaim."""
     result = node.shrink(NORMAL, priority, wanted)
     assert check_pgdat(node) == []
     return result
 
 
 def kswapd_pass(node: Pgdat, priority: int, limit: int = NO_LIMIT) -> tuple[int, int, int]:
-    """One pass of kswapd, in steps that look at up to `limit` pages; (scanned, reclaimed, steps)."""
+    """Make one pass of kswapd in steps of up to `limit` pages; (scanned, reclaimed, steps)."""
     node.begin_kswapd_pass(NORMAL, priority, True)
     node.go_on_with_pass(limit)
     steps = 1
@@ -172,7 +172,7 @@ def test_a_batch_of_dirty_pages_alone_wakes_the_flushers_and_is_taken_next() -> 
     assert node.pg.node_stat[NR_VMSCAN_WRITE] == 0
     assert event(node, PGROTATED) == event(node, PGACTIVATE) == 32
     assert event(node, PGPGOUT) == 4 * 32
-    # nobody waits for the flushers
+    # the flushers' writing costs reclaim no time
     assert not node.take_path()[[PATH_FILE_IO, PATH_SWAPPED]].any()
     assert shrink(node, 3) == (8, 8)
     gone = node.touch(CACHE, np.arange(64, dtype=np.uint32), False)
@@ -222,7 +222,7 @@ def test_an_anonymous_page_is_spared_once_and_activated_when_it_is_used_again() 
 
 
 def test_a_page_that_was_active_is_soon_active_again() -> None:
-    """Deactivation does not take the mark away, so that one more access is enough."""
+    """Deactivation does not clear PG_REFERENCED, so one more access activates the page again."""
     node = one_zone()
     fill(node, CACHE, LRU_KIND_FILE, 100)
     indexes = np.arange(100, dtype=np.uint32)
@@ -259,7 +259,7 @@ def test_no_more_comes_back_from_swap_than_went_there() -> None:
 
 
 def test_swappiness_0_still_scans_anonymous_memory_when_there_is_no_page_cache() -> None:
-    """file_is_tiny is tested before swappiness is looked at, so that global reclaim swaps before it fails."""
+    """file_is_tiny is tested before swappiness, so that global reclaim swaps before it fails."""
     node = one_zone(pages=4096, marks=(64, 80, 200), swap=4096, swappiness=0)
     fill(node, HEAP, LRU_KIND_ANON, 4000)
     shrink(node, 4)
@@ -267,7 +267,7 @@ def test_swappiness_0_still_scans_anonymous_memory_when_there_is_no_page_cache()
 
 
 def test_swappiness_0_spares_anonymous_memory_otherwise() -> None:
-    """SCAN_EQUAL at priority 0 is for those who may swap at all."""
+    """SCAN_EQUAL at priority 0 needs a swappiness above 0."""
     node = one_zone(swap=4096, swappiness=0)
     fill(node, HEAP, LRU_KIND_ANON, 2000)
     fill(node, CACHE, LRU_KIND_FILE, 100)
@@ -354,7 +354,7 @@ def test_kswapd_and_direct_reclaim_are_counted_apart() -> None:
 
 
 def mixed(profile: Profile = LINUX_6_1) -> Pgdat:
-    """Two zones with swap: anonymous pages, dirty and clean file pages, half of all active."""
+    """A node of two zones, with swap: anonymous pages, dirty and clean file pages, half of each active."""
     spans = {DMA32: (4096, 8192), NORMAL: (8192, 16384)}
     marks = {DMA32: (4, 8, 1012), NORMAL: (64, 80, 2096)}
     node = pgdat(spans, marks, [(4096, 16384)], [(4096, 16384)], swap=1 << 14, profile=profile)
@@ -407,7 +407,7 @@ def test_a_step_of_a_pass_is_bounded_and_its_state_is_the_nodes() -> None:
 
 
 def test_a_pass_with_enough_scans_both_sides_in_proportion() -> None:
-    """The side with less left is given up; the other is scanned no further than its share."""
+    """The side with less left to scan is scanned no further, and the other to the same percentage."""
     node = one_zone(swap=8192, swappiness=100, marks=(64, 80, 96))
     fill(node, HEAP, LRU_KIND_ANON, 2000)
     fill(node, CACHE, LRU_KIND_FILE, 4200)

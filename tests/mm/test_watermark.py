@@ -1,4 +1,4 @@
-"""Watermarks, reserves and pageset sizes against numbers worked out by hand and read off real machines."""
+"""Watermarks, reserves and pageset sizes against numbers computed by hand, and numbers of real machines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from math import isqrt
 
 import pytest
 
-from numa_service.mm.profile import LINUX_3_0, LINUX_6_1, LINUX_6_12, Profile
+from numa_service.mm.profile import LINUX_3_0, LINUX_6_1, LINUX_6_12, Profile, profile_named
 from numa_service.mm.watermark import (
     Watermarks,
     boot_min_free_kbytes,
@@ -25,7 +25,7 @@ GIB = 1024 * MIB
 
 RATIO = (256, 256, 32, 0, 0)
 
-# managed; min_free_kbytes, marks and batch, each of 3.0 and 6.x; high of 6.x with 8 CPUs
+# managed pages; min_free_kbytes, watermarks and batch of 3.0 and of 6.x; high of 6.x with 8 CPUs
 GOLDEN = [
     (256 * MIB, 2048, 2048, (512, 640, 768), (512, 640, 768, 896), 15, 15, 80),
     (1 * GIB, 4096, 4096, (1024, 1280, 1536), (1024, 1286, 1548, 1810), 31, 63, 252),
@@ -78,7 +78,7 @@ def test_highmem_and_movable_are_not_what_min_free_kbytes_is_computed_from() -> 
 
 @pytest.mark.parametrize(("zones", "kbytes"), [(2, 45056), (3, 67584), (4, 90112), (6, 135168)])
 def test_khugepaged_raises_it_by_the_number_of_zones(zones: int, kbytes: int) -> None:
-    """Seen on booted machines with 2, 3, 4 and 6 populated zones up to Normal."""
+    """Values of booted machines with 2, 3, 4 and 6 populated zones up to Normal."""
     managed = {(nid, "Normal"): 4 * GIB for nid in range(zones)}
     managed |= {(0, "Movable"): 4 * GIB, (0, "HighMem"): 4 * GIB, (0, "DMA32"): 0}
     assert recommended_min_free_kbytes(managed, LINUX_6_1) == kbytes
@@ -95,7 +95,7 @@ def test_min_free_kbytes_once_the_initcalls_are_through() -> None:
     # 4096 kB make a high mark of 1548 pages; with huge pages off 6.x calculates again from what is above it
     assert boot_min_free_kbytes(managed, LINUX_6_1, thp=False) == isqrt((GIB - 1548) * 4 * 16) == 4083
     assert boot_min_free_kbytes(managed, LINUX_3_0, thp=False) == 4096
-    # khugepaged never looks at a machine of less than 512 MiB
+    # khugepaged does not start on a machine with less than 512 MiB
     small = {(0, "DMA32"): GIB // 2 - 1}
     for thp in (True, False):
         assert boot_min_free_kbytes(small, LINUX_6_1, thp) == calculate_min_free_kbytes(small, LINUX_6_1)
@@ -133,7 +133,7 @@ def test_watermark_scale_factor_widens_the_gap(factor: int, gap: int) -> None:
 
 
 def test_lowmem_reserve_is_a_share_of_what_lies_above_in_the_node() -> None:
-    reserve = setup_per_zone_lowmem_reserve([3840, 500_000, 1_000_000, 64_000, 0], RATIO)
+    reserve = setup_per_zone_lowmem_reserve([3840, 500_000, 1_000_000, 64_000, 0], RATIO, LINUX_6_1)
     assert reserve == [
         [0, 1953, 5859, 6109, 6109],
         [0, 0, 3906, 4156, 4156],
@@ -144,17 +144,34 @@ def test_lowmem_reserve_is_a_share_of_what_lies_above_in_the_node() -> None:
 
 
 def test_lowmem_reserve_of_a_captured_node() -> None:
-    """Node 0 of cxl-tier-hmat: DMA keeps 991 pages back from everybody else."""
-    assert setup_per_zone_lowmem_reserve([3840, 253_781, 0, 0, 0], RATIO)[0] == [0, 991, 991, 991, 991]
+    """Node 0 of cxl-tier-hmat: DMA reserves 991 pages against requests for higher zones."""
+    reserve = setup_per_zone_lowmem_reserve([3840, 253_781, 0, 0, 0], RATIO, LINUX_6_1)
+    assert reserve[0] == [0, 991, 991, 991, 991]
 
 
 def test_an_empty_zone_or_a_ratio_of_zero_reserves_nothing() -> None:
-    assert setup_per_zone_lowmem_reserve([0, 500_000, 1_000_000], (256, 0, 32)) == [[0] * 3] * 3
+    assert setup_per_zone_lowmem_reserve([0, 500_000, 1_000_000], (256, 0, 32), LINUX_6_1) == [[0] * 3] * 3
 
 
 def test_3_0_knows_no_ratio_of_zero() -> None:
-    reserve = setup_per_zone_lowmem_reserve([1000, 2000], (0, 0), force_ratio=True)
+    reserve = setup_per_zone_lowmem_reserve([1000, 2000], (0, 0), LINUX_3_0)
     assert reserve == [[0, 2000], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "reserve"),
+    [
+        # no pages in the second zone, and no ratio for the third (i386: Normal, HighMem, Movable)
+        ("4.16", [[0, 0, 3, 5], [0, 0, 300, 500], [0, 0, 0, 200], [0, 0, 0, 0]]),
+        ("5.7", [[0, 0, 3, 5], [0, 0, 9, 15], [0, 0, 0, 0], [0, 0, 0, 0]]),
+        ("5.8", [[0, 0, 3, 2], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]),
+        ("5.11", [[0, 0, 3, 5], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]),
+    ],
+)
+def test_lowmem_reserve_of_empty_zones_and_behind_them(kernel: str, reserve: list[list[int]]) -> None:
+    ratio = (100, 1 if kernel == "4.16" else 32, 0, 0)
+    profile = profile_named(f"linux-{kernel}")
+    assert setup_per_zone_lowmem_reserve([1000, 0, 300, 200], ratio, profile) == reserve
 
 
 @pytest.mark.parametrize(
@@ -162,13 +179,13 @@ def test_3_0_knows_no_ratio_of_zero() -> None:
     [(0, 1), (3840, 1), (64 * MIB, 3), (128 * MIB, 7), (124_819, 31), (211_996, 63), (300 * GIB, 63)],
 )
 def test_batch(pages: int, batch: int) -> None:
-    """3840, 124,819 and 211,996 are zones of captured boots."""
+    """Zones of 3840, 124,819 and 211,996 pages are those of captured boots."""
     assert zone_batchsize(pages, LINUX_6_1) == batch
 
 
 def test_pageset_high_of_captured_zones() -> None:
     assert zone_highsize(253_781, 5887, 63, 2, 4, LINUX_6_1, 0) == 2943
-    # a node without CPUs shares among all of them
+    # on a node without CPUs the pages are divided among all CPUs
     assert zone_highsize(516_052, 11_972, 63, 0, 4, LINUX_6_1, 0) == 2993
     assert zone_highsize(3840, 88, 1, 2, 4, LINUX_6_1, 0) == 44
 
@@ -188,11 +205,11 @@ def test_stat_threshold(pages: int, cpus: int, threshold: int) -> None:
 
 
 def test_movable_taken_from_high_memory_is_high_memory() -> None:
-    """A booted i386 machine of 3000 MiB with movablecore=600M, once min_free_kbytes was rewritten."""
+    """A booted i386 machine of 3000 MiB with movablecore=600M, after min_free_kbytes was written again."""
     managed = {(0, "DMA"): 3840, (0, "Normal"): 209719, (0, "HighMem"): 389122, (0, "Movable"): 153568}
     assert lowmem_pages(managed, LINUX_6_1) == 3840 + 209719
     marks = setup_per_zone_wmarks(managed, LINUX_6_1, 42308, 10)
     assert marks[0, "Movable"] == Watermarks(128, 2029, 3930, 5831)
-    # without high memory it shares like any zone (6.1)
+    # without high memory ZONE_MOVABLE has a share like any zone (6.1)
     low = {(0, "DMA"): 3840, (0, "Normal"): 100_000, (0, "HighMem"): 0, (0, "Movable"): 50_000}
     assert lowmem_pages(low, LINUX_6_1) == 153_840

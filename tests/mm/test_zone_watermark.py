@@ -1,4 +1,4 @@
-"""What a walk writes down of its comparisons, for whoever asks why."""
+"""The records of watermark checks that a walk makes for explanations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MARKS = (64, 80, 96)
 
 @pytest.fixture
 def node() -> Pgdat:
-    """Normal above DMA32, as many pages in each."""
+    """A node with DMA32 and Normal, of the same size."""
     zones = {DMA32: (0, PAGES), NORMAL: (PAGES, 2 * PAGES)}
     ram = [(0, 2 * PAGES)]
     return pgdat(zones, dict.fromkeys(zones, MARKS), ram, ram)

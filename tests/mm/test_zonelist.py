@@ -1,4 +1,4 @@
-"""Fallback orders that were derived by hand, published by upstream, or printed by booted kernels."""
+"""Fallback orders against orders derived by hand, published upstream, or printed by booted kernels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Slit = Sequence[Sequence[int]]
 def orders(
     slit: Slit, profile: Profile, *, without_cpus: tuple[int, ...] = (), memoryless: tuple[int, ...] = ()
 ) -> list[str]:
-    """Node order of every node, as digits."""
+    """Node order of each node, as a string of digits."""
     nids = tuple(range(len(slit)))
     topology = Topology(
         nids=nids,
@@ -36,7 +36,7 @@ def orders(
 
 
 def blocks(size: int, near: int, far: int, count: int) -> Slit:
-    """`count` sockets of `size` nodes: 10 to oneself, `near` in the socket, `far` beyond it."""
+    """Distances of `count` sockets of `size` nodes: 10 to itself, `near` in a socket, `far` between."""
     nodes = range(size * count)
     return [[10 if a == b else near if a // size == b // size else far for b in nodes] for a in nodes]
 
@@ -69,14 +69,14 @@ NEW_NPS4 = "01234567 12305674 23016745 30127456 45670123 56741230 67452301 74563
 
 @pytest.mark.parametrize("without_cpus", [(), tuple(range(8))], ids=["with CPUs", "at boot"])
 def test_nps4_row_by_row(without_cpus: tuple[int, ...]) -> None:
-    """Both tables whole. The first socket spreads over the second in both; not the other way in 3.0."""
+    """Full tables: the first socket spreads over the second in both; the second over the first not in 3.0."""
     assert orders(NPS4, LINUX_3_0, without_cpus=without_cpus) == OLD_NPS4.split()
     assert orders(NPS4, LINUX_6_1, without_cpus=without_cpus) == NEW_NPS4.split()
     assert orders(NPS4, LINUX_6_12, without_cpus=without_cpus) == NEW_NPS4.split()
 
 
 def test_the_example_of_upstream() -> None:
-    """Commit 54d032ced983 prints the old orders, odd last row included."""
+    """The old orders as the message of commit 54d032ced983 prints them, with the odd last row."""
     assert orders(PAIRS, LINUX_3_0) == ["0123", "1032", "2301", "3201"]
     assert orders(PAIRS, LINUX_6_1) == orders(PAIRS, LINUX_6_12) == ["0123", "1032", "2301", "3210"]
 
@@ -145,7 +145,7 @@ GIB = 1 << 18
 
 
 def sized(*nodes: dict[int, int], distance: int = 20) -> Topology:
-    """Nodes with these present pages by zone index (x86-64: DMA, DMA32, Normal, Movable)."""
+    """A topology of nodes with these present pages, by zone index (DMA, DMA32, Normal, Movable)."""
     return Topology(
         nids=tuple(range(len(nodes))),
         populated={nid: tuple(zones) for nid, zones in enumerate(nodes)},
@@ -159,7 +159,7 @@ BIG = sized({0: 4000, 1: 3 * GIB, 2: 13 * GIB}, {2: 16 * GIB})
 
 
 def test_zone_order_spares_low_memory() -> None:
-    """ZONE_DMA comes last of all: an allocation goes to another node rather than to low memory."""
+    """ZONE_DMA is last: an allocation rather goes to another node than to low memory."""
     lists = build_all_zonelists(BIG, LINUX_3_0, "zone")
     assert list(lists[0].fallback) == [Zoneref(0, 2), Zoneref(1, 2), Zoneref(0, 1), Zoneref(0, 0)]
     assert list(lists[1].fallback) == [Zoneref(1, 2), Zoneref(0, 2), Zoneref(0, 1), Zoneref(0, 0)]
@@ -210,5 +210,5 @@ def test_3_0_reclaims_before_it_goes_far() -> None:
     assert turns_zone_reclaim_on(far, LINUX_3_0)
     assert not turns_zone_reclaim_on(near, LINUX_3_0)
     assert not turns_zone_reclaim_on(far, LINUX_6_1)
-    # the memory-less node goes far for everything
+    # the memoryless node goes far for every allocation
     assert turns_zone_reclaim_on(sized({2: 1}, {}, distance=31), LINUX_3_0)

@@ -1,4 +1,4 @@
-"""The zonelist cache of 3.0: what is remembered, for how long, and when it is asked."""
+"""The zonelist cache of 3.0: what it remembers, for how long, and when it is used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NOW = 5 * ZLC_LIFETIME_NS
 
 
 def walk(scan: ZonelistScan, full: set[int]) -> list[int]:
-    """Positions looked at; those in `full` cannot serve, the first other one does."""
+    """Positions that one scan visits; zones in `full` cannot serve, the first other one does."""
     seen = []
     for position in range(len(LIST)):
         if position and scan.skips(position):
@@ -28,7 +28,7 @@ def test_a_full_zone_is_passed_over_by_the_next_scan() -> None:
     cache = ZonelistCache(LIST)
     assert walk(ZonelistScan(cache, 3, NOW), {0, 1}) == [0, 1, 2]
     assert cache.full == LIST[:2]
-    # the first zone is always looked at: only its failure switches the cache on
+    # the first zone is always visited: only when it fails does the scan use the cache
     assert walk(ZonelistScan(cache, 3, NOW + 1), {0, 1}) == [0, 2]
 
 
@@ -56,7 +56,7 @@ def test_the_second_scan_ignores_the_cache() -> None:
     assert again.scan_again()
     assert walk(again, {0, 1}) == [0, 1, 2]
     assert not again.scan_again()
-    # a zone served: its mark stays until the wipe
+    # a zone that serves a request stays marked full until the cache is cleared
     assert cache.full == LIST
 
 

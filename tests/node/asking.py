@@ -1,4 +1,4 @@
-"""A machine in one process of which one asks why."""
+"""A simulated machine whose requests can be asked for explanations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def bind(*nids: int) -> Policy:
 
 
 class Asking:
-    """One session on node 0, CPU 0."""
+    """A simulation with one session, which makes its requests on CPU 0 of node 0."""
 
     def __init__(self, preset: str = "demo", profile: str = "linux-6.1") -> None:
         self.sim = Simulation(dataclasses.replace(load(preset), profile=profile))
@@ -60,7 +60,7 @@ class Asking:
     def ask(
         self, count: int, order: int = 0, gfp: str = "GFP_KERNEL", policy: Policy | None = None
     ) -> Explanation:
-        """An explained request; one that fails has its explanation too."""
+        """Allocate with an explanation and return it, also that of a request that fails."""
         request = self.request(count, order, gfp, policy, explain=True)
         try:
             explanation = self.sim.call(0, alloc_pages(self.home, request)).explanation
@@ -80,5 +80,5 @@ class Asking:
             self.sim.call(0, touch_region(self.home, self.session, region, first, count, False, 0))
 
     def run(self) -> None:
-        """Let kswapd have its way."""
+        """Run the simulation until every kswapd sleeps."""
         self.sim.run()

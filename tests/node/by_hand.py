@@ -1,4 +1,4 @@
-"""The third shell: nodes driven by hand, one call after the other, without clock or network."""
+"""The third shell, beside gRPC and the simulation: it drives nodes call by call, without clock or network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class ByHand:
-    """Every node of a machine; a question is answered at once, kswapd runs between requests."""
+    """Every node of a machine. Questions between nodes are answered at once; kswapd runs after a request."""
 
     def __init__(self, spec: MachineSpec) -> None:
         machine = start_kernel(spec)
@@ -23,7 +23,7 @@ class ByHand:
         self.asked: list[tuple[int, str]] = []
 
     def call(self, nid: int, steps: Steps[T]) -> T:
-        """One request, then every kswapd that it woke."""
+        """Run a request, then every kswapd that it woke; return the request's result."""
         answer: Any = None
         try:
             while True:
@@ -39,6 +39,6 @@ class ByHand:
             self.run()
 
     def run(self) -> None:
-        """Let every kswapd that is wanted do its work."""
+        """Run every kswapd that has been woken until it sleeps."""
         for node in self.nodes.values():
             run_kswapd(node)

@@ -24,7 +24,7 @@ GOLDEN = "fill-spill-recover.txt"
 
 
 class Shell(Protocol):
-    """Whatever can run requests on nodes."""
+    """Anything that can run requests on nodes."""
 
     nodes: dict[int, Node]
 
@@ -38,7 +38,7 @@ def machine() -> MachineSpec:
 
 
 def play(shell: Shell) -> str:
-    """Run the scenario; its transcript."""
+    """Run the scenario on a shell; return the transcript."""
     home = shell.nodes[0]
     transcript = Transcript()
     for node in shell.nodes.values():

@@ -1,4 +1,4 @@
-"""Where the pages of a region are, as the nodes that have them know."""
+"""Reads where the pages of a region are from the page tables of the nodes that have them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numa_service.node.node import Node
 
 
 def pfns_of(nodes: Mapping[int, Node], home: int, region_id: int) -> npt.NDArray[np.int64]:
-    """By page index; -1 for pages that are nowhere. A node that is not among `nodes` has none."""
+    """Return the pfn of each page of a region, -1 for pages that are on none of `nodes`."""
     region, owner = nodes[home].regions[region_id], nodes[home].owner(region_id)
     pfns = np.full(len(region.nids), -1, dtype=np.int64)
     for nid, node in nodes.items():

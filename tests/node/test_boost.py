@@ -1,4 +1,4 @@
-"""Boosted reclaim: kswapd makes up for mixed migratetypes with clean page cache only."""
+"""Boosted reclaim: kswapd reclaims only clean page cache for the sake of watermark boosts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import pytest
 from node.by_hand import ByHand
 
 from numa_service.machine.source import load
+from numa_service.mm.internal import ALLOC_WMARK_MIN
 from numa_service.mm.mmzone import DEF_PRIORITY
-from numa_service.mm.page_alloc import ALLOC_WMARK_MIN, LRU_KIND_ANON, LRU_KIND_FILE
+from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.node import ops
 from numa_service.node.kswapd import BOOST_PRIORITY
 from numa_service.node.mempolicy import Policy
@@ -21,7 +22,7 @@ PAGES = 20_000
 
 
 def node_with(kind: int, pages: int = PAGES, dirty: bool = False) -> Node:
-    """Node 0 with that much page cache or anonymous memory, balanced."""
+    """Return node 0 with so many pages of page cache or anonymous memory; the node is balanced."""
     node = ByHand(DEMO).nodes[0]
     session = node.apply(ops.OpenSession("test", 10**15, 0))
     region = map_region(node, session, kind, pages, Policy())
@@ -34,7 +35,7 @@ def node_with(kind: int, pages: int = PAGES, dirty: bool = False) -> Node:
 
 
 def run(node: Node) -> tuple[int, list[ops.KswapdStepResult]]:
-    """kswapd once; pages reclaimed, and its steps between the begin and the sleep of a run."""
+    """Run kswapd until it sleeps; return the pages reclaimed, and its steps except the first and the last."""
     steps, runs_on = [], True
     while runs_on:
         step = node.apply(ops.KswapdStep())
@@ -72,9 +73,9 @@ def test_nothing_is_written_for_a_boost(kind: int, dirty: bool) -> None:
     assert reclaimed == 0
     assert node.swap_used == 0
     assert node.pgdat.snapshot().node_stat["nr_vmscan_write"] == 0
-    # without progress it stops at once: it could go on for ever
+    # without progress it stops at once, as it could otherwise go on for ever
     assert [step.priority for step in steps] == [DEF_PRIORITY]
-    # what was asked for is seen to all the same
+    # the boost ends all the same
     assert node.pgdat.pg.watermark_boost[DMA32] == 0
     assert node.check() == []
 
@@ -89,7 +90,7 @@ def test_a_node_below_its_marks_is_balanced_first() -> None:
     assert (first.did, first.boosted, first.balanced) == (ops.KswapdDid.LOOKED, True, False)
     assert not any(step.boosted for step in steps[1:])
     assert reclaimed > 0
-    # it takes what flushers have written, and writes nothing of a file itself
+    # it reclaims pages that flushers have written, and writes no file pages itself
     stat = node.pgdat.snapshot().node_stat
     assert stat["nr_written"] >= reclaimed
     assert stat["nr_vmscan_immediate_reclaim"] >= stat["nr_written"]

@@ -1,4 +1,4 @@
-"""Whose work a request pays for."""
+"""A request's cost covers its own work, and not the work of earlier requests."""
 
 from __future__ import annotations
 

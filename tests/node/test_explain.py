@@ -1,4 +1,4 @@
-"""Why here: the path of requests of many kinds, and that its numbers are those of the zones.
+"""Explanations of requests of many kinds; their numbers agree with the zones'.
 
 Regenerate the golden texts with REWRITE_GOLDEN=1 and read the diff.
 """
@@ -20,8 +20,7 @@ from node.asking import THISNODE, Asking, bind
 from numa_client import DirectReclaim, Explanation, FreelistPass, WalkStep, WatermarkCheck
 
 from numa_service.mm.buddy import first_free
-from numa_service.mm.mmzone import MIGRATE_PCPTYPES, NR_ORDERS, WMARK_HIGH
-from numa_service.mm.page_alloc import (
+from numa_service.mm.internal import (
     ALLOC_HARDER,
     ALLOC_HIGH,
     ALLOC_NO_WATERMARKS,
@@ -29,15 +28,16 @@ from numa_service.mm.page_alloc import (
     ALLOC_WMARK_LOW,
     ALLOC_WMARK_MIN,
 )
+from numa_service.mm.mmzone import MIGRATE_PCPTYPES, NR_ORDERS, WMARK_HIGH
 from numa_service.mm.pgdat import Pgdat
 from numa_service.mm.zone_watermark import CHECK_LAST
 from numa_service.node import ops
-from numa_service.node.explain import gfp_names
+from numa_service.node.explanation_recorder import gfp_names
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
 from numa_service.node.page_alloc import alloc_pages
 from numa_service.node.unserved import AllocFailed
-from numa_service.node.zone_account import watermark_check
+from numa_service.node.zone_recorder import watermark_check
 from numa_service.procfs import SHOW
 
 GOLDEN = Path(__file__).resolve().parents[1] / "testdata" / "explain"
@@ -65,7 +65,7 @@ def thisnode() -> Explanation:
 
 
 def atomic() -> Explanation:
-    """What GFP_KERNEL may not have any more, GFP_ATOMIC takes from below min."""
+    """GFP_KERNEL finds no page above min, and GFP_ATOMIC takes pages from below it."""
     asking = Asking()
     with pytest.raises(AllocFailed):
         asking.take(60_000, gfp=f"{THISNODE}|__GFP_NORETRY")
@@ -74,7 +74,7 @@ def atomic() -> Explanation:
 
 
 def fragmented() -> Explanation:
-    """Half of all pages are free, and hardly two side by side."""
+    """Half of all pages are free, but hardly two of them are adjacent."""
     asking = Asking()
     taken = asking.take(60_000, gfp=f"{THISNODE}|__GFP_NORETRY", partial=True)
     pfns = np.concatenate([np.frombuffer(p, "<u8") for _, p in taken.pages])
@@ -165,7 +165,7 @@ def passes(explanation: Explanation) -> list[FreelistPass]:
     return [step for step in explanation.steps if isinstance(step, FreelistPass)]
 
 
-# each scenario is what its name says
+# each scenario does what its name says
 
 
 def test_local_is_one_zone() -> None:
@@ -243,7 +243,7 @@ def test_a_node_without_the_class_is_left_out() -> None:
     assert not walk.outside_nodemask
 
 
-# the numbers are the zones' own
+# the numbers agree with the zones'
 
 
 def test_numbers_are_those_of_zoneinfo() -> None:
@@ -265,7 +265,7 @@ def test_numbers_are_those_of_zoneinfo() -> None:
 
 
 def compared(pgdat: Pgdat, zone: int, order: int, classzone: int, flags: int) -> WatermarkCheck:
-    """What the allocator would compare now."""
+    """Return what the allocator would compare for a zone now."""
     pgdat.explain(True)
     pgdat.explain(False)
     pgdat.look(pgdat.cpus[0], order, classzone, flags)
@@ -273,7 +273,7 @@ def compared(pgdat: Pgdat, zone: int, order: int, classzone: int, flags: int) ->
 
 
 def holds(check: WatermarkCheck, order: int) -> bool:
-    """What a reader makes of the numbers."""
+    """Return the outcome that a reader infers from the numbers of a check."""
     return not check.mark_name or (check.above_mark and (order == 0 or check.largest_free_order >= order))
 
 
@@ -291,7 +291,7 @@ FLAGS = (
 
 @pytest.fixture(scope="module", params=["linux-6.1", "linux-6.12", "linux-3.0"])
 def shared(request: pytest.FixtureRequest) -> Asking:
-    """Free pages in blocks of every order, and some alone."""
+    """A node with free blocks of every order, and some single free pages."""
     asking = Asking("demo", request.param)
     taken = asking.take(60_000, gfp=f"{THISNODE}|__GFP_NORETRY", partial=True)
     pfns = np.concatenate([np.frombuffer(p, "<u8") for _, p in taken.pages])
@@ -313,7 +313,7 @@ def shared(request: pytest.FixtureRequest) -> Asking:
 def test_the_inequality_decides_as_the_allocator_does(
     shared: Asking, zone: int, order: int, flags: int, above: int, boost: int, classzone: int
 ) -> None:
-    """A mark near the free pages, then one block: it is served when the numbers say so, and only then."""
+    """With a mark near the free pages, a block is served if and only if the numbers of the check say so."""
     home, pg = shared.home, shared.home.pgdat.pg
     kept = pg.watermark[zone].copy()
     boost = 0 if home.pgdat.profile.name == "linux-3.0" else boost  # boosting came with 5.0
@@ -361,7 +361,7 @@ def test_parts_of_the_mark() -> None:
     assert replace(check, free_pages=0, mark_name="").above_mark
 
 
-# it changes nothing
+# explaining changes no state
 
 
 def test_same_state_with_and_without() -> None:
@@ -384,7 +384,7 @@ def test_same_state_with_and_without() -> None:
             assert (explanation is not None) == explain
             asking.run()
         assert asking.sim.check() == []
-        # the answers that are kept for repeats say more
+        # compare memory only: first replies of nodes differ, as they have the explanations in them
         digests.append({nid: node.pgdat.digest() for nid, node in asking.sim.nodes.items()})
         for nid, node in asking.sim.nodes.items():
             assert Node.replay(asking.sim.spec, nid, list(node.log)).digest() == node.digest()
@@ -392,16 +392,16 @@ def test_same_state_with_and_without() -> None:
 
 
 def test_nobody_pays_who_does_not_ask(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without `explain` no zone is looked at and nothing is taken down."""
+    """Without `explain` no ZoneRecorder and no Recorder is made."""
 
     def looked(*_: object) -> None:
-        raise AssertionError("an account was made")
+        raise AssertionError("something was recorded")
 
-    monkeypatch.setattr("numa_service.node.ops.alloc.Account", looked)
+    monkeypatch.setattr("numa_service.node.ops.alloc.ZoneRecorder", looked)
     monkeypatch.setattr("numa_service.node.page_alloc.Recorder", looked)
     asking = Asking()
     assert asking.take(50_000).explanation is None
-    with pytest.raises(AssertionError, match="an account was made"):
+    with pytest.raises(AssertionError, match="something was recorded"):
         asking.ask(1)
 
 
@@ -415,7 +415,7 @@ def test_flags_are_printed_as_they_are_read(gfp: str) -> None:
 
 
 def test_explanations_bring_no_transport() -> None:
-    """Their types are the client's, which has one."""
+    """The types are those of the client, which renders explanations."""
     script = (
         "import sys, numa_service.node.page_alloc; print({'grpc', 'google', 'asyncio'} & set(sys.modules))"
     )

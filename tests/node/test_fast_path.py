@@ -1,4 +1,4 @@
-"""The fast path in one op: the same as walking the zonelist, and what it keeps is forgotten in time."""
+"""The fast path in one op has the same effect as a walk, and its caches are emptied when outdated."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FLAGS = (GFP_KERNEL, GFP_HIGHUSER_MOVABLE, GFP_KERNEL | Gfp.ZERO, Gfp.KSWAPD_REC
 
 
 def run(seed: int, requests: int = 150) -> tuple[list[object], dict[int, Node]]:
-    """What requests of two CPUs of node 0 were told, until memory is short, and the nodes then."""
+    """Make requests on two CPUs of node 0 until memory is short; return their results, and the nodes."""
     shell = ByHand(SPEC)
     node = shell.nodes[0]
     session = node.apply(ops.OpenSession("client", 10**15, 0))

@@ -1,4 +1,4 @@
-"""First replies are kept for their time, and who wants more of them than there is room for is refused."""
+"""First replies are kept for as long as promised, and askers whose replies take too much room are refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECOND = 1_000_000_000
 
 
 class Asked:
-    """Replies, and the numbers of the requests of each asker."""
+    """First replies, and how many requests each asker has made."""
 
     def __init__(self) -> None:
         self.now_ns = 100 * SECOND
@@ -33,7 +33,7 @@ class Asked:
         self.asked[asker] = start + times
 
     def refused(self, asker: int) -> str:
-        """Why; empty when it is not."""
+        """Return why another request of an asker is refused; "" if it is not."""
         self.kept.forget_old(self.now_ns)
         if not self.kept.crowded:
             return ""
@@ -69,7 +69,7 @@ def test_a_neighbour_puts_nothing_out(asked: Asked) -> None:
 
 
 def test_a_busy_session_is_not_refused(asked: Asked) -> None:
-    """4,000 small requests a second, for a minute: what is old enough makes room."""
+    """4,000 small requests a second, for a minute: old replies are dropped and make room."""
     for _ in range(60):
         asked.ask(1, 4000, 100)
         asked.now_ns += SECOND
@@ -80,7 +80,7 @@ def test_a_busy_session_is_not_refused(asked: Asked) -> None:
 
 
 def test_a_quiet_node_keeps_them_longer(asked: Asked) -> None:
-    """A peer that was cut off repeats its questions when it is back."""
+    """A node that was cut off repeats its questions when it is back."""
     asked.ask(node_asker(1), 1000, 1000)
     asked.now_ns += 3600 * SECOND
     asked.ask(node_asker(1), 1000, 1000)
@@ -146,7 +146,7 @@ def test_a_reply_is_the_first_of_its_request(asked: Asked) -> None:
 
 
 def test_what_is_dumped_is_loaded(monkeypatch: pytest.MonkeyPatch, asked: Asked) -> None:
-    """A node that goes on from a snapshot gives, forgets and refuses the same."""
+    """A node restored from a snapshot repeats, drops and refuses the same replies."""
     limits(monkeypatch, asker=1 << 20)
     asked.ask(1, 3, 1 << 19)
     asked.ask(2, CHUNK)

@@ -1,4 +1,4 @@
-"""Every field of pg_data_t, struct zone and struct page: what it shows is what the model did."""
+"""Views of pg_data_t, struct zone and struct page: every field agrees with what the model did."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import pytest
 from node.asking import Asking, bind
 from node.page_tables import pfns_of
 
-from numa_service.mm.page_alloc import ALLOC_WMARK_MIN, LRU_KIND_FILE
+from numa_service.mm.gfp import GFP_KERNEL
+from numa_service.mm.internal import ALLOC_WMARK_MIN
+from numa_service.mm.page_alloc import LRU_KIND_FILE
 from numa_service.mm.pgdata import KSWAPD_FAILURES
+from numa_service.mm.slab.pages import virt_to_pfn
 from numa_service.mm.structs import (
     PAGE_OFFSET,
     Page,
@@ -25,8 +28,10 @@ from numa_service.mm.structs import (
 from numa_service.node import ops
 from numa_service.node.daemons import run_kswapd
 from numa_service.node.errors import NotFound
-from numa_service.node.inspect import page_view, pgdat_view, zone_view
+from numa_service.node.kmem import kmem_cache_alloc, kmem_cache_free, kmem_cache_shrink
+from numa_service.node.memory_hotplug import memory_blocks
 from numa_service.node.region import map_region
+from numa_service.node.struct_views import page_view, pgdat_view, section_view, zone_view
 
 MAP = Path(__file__).resolve().parents[2] / "docs" / "kernel-map.md"
 GIB = 1 << 18
@@ -67,7 +72,7 @@ def test_pgdat_extent() -> None:
     assert view.nr_zones == 1 + home.pgdat.zone_names.index("Normal")
     assert view.node_mem_map["entries"] == len(home.pgdat.pg.flags)
     assert view.node_mem_map["bytes_per_entry"] <= 32
-    assert view.node_size_lock is None
+    assert view.node_size_lock == {"taken": 0}
 
 
 def test_pgdat_zonelists() -> None:
@@ -116,7 +121,8 @@ def test_zone_marks_and_extent() -> None:
     assert tuple(view.lowmem_reserve.values()) == seen.protection
     assert (view.zone_start_pfn, view.spanned_pages) == (seen.start_pfn, seen.spanned)
     assert view.present_pages == seen.present
-    assert view.lock is view.span_seqlock is view.lru_lock is view.wait_table is None
+    assert view.lock is view.lru_lock is None
+    assert view.span_seqlock == {"sequence": 0}
     asking.home.apply(ops.WriteSysctl("vm.min_free_kbytes", "100000"))
     assert zone_view(asking.home, "DMA32").watermark["min"] > view.watermark["min"]
 
@@ -175,7 +181,7 @@ def test_zone_sizes_from_formulas() -> None:
     assert view.wait_table_hash_nr_entries == 256
     assert 1 << view.wait_table_bits == view.wait_table_hash_nr_entries
     assert wait_table_bits(4) == 2
-    # 2 × fls(cpus) × (1 + fls(128 MiB units)) a CPU, where that can hide a failed mark
+    # 2 × fls(cpus) × (1 + fls(128 MiB units)) for each CPU, if that can hide a breach of the mark
     drift = 4 * 2 * 3 * 2
     gap = view.watermark["low"] - view.watermark["min"]
     assert view.percpu_drift_mark == (view.watermark["high"] + drift if drift > gap else 0)
@@ -195,8 +201,36 @@ def test_page_held() -> None:
     assert tail.mapping is None
     assert head.virtual == PAGE_OFFSET["x86_64"] + (pfn << 12)
     assert {"node=0", "zone=DMA32", "held"} <= set(head.flags)
-    for name in ("inuse", "objects", "slab", "freelist", "debug_flags", "shadow"):
+    for name in ("inuse", "objects", "slab", "freelist"):
         assert getattr(head, name) is None
+
+
+def test_page_of_a_slab() -> None:
+    asking = Asking()
+    node, sim = asking.home, asking.sim
+
+    def alloc(count: int) -> list[int]:
+        return sim.call(0, kmem_cache_alloc(node, asking.session, "kmalloc-1k", GFP_KERNEL, count, 0))
+
+    first, *others = alloc(2 * node.kmem.cache("kmalloc-1k").objects + 1)
+    per_slab = node.kmem.cache("kmalloc-1k").objects
+    pfn = virt_to_pfn(first)
+    full, tail = page_view(node, pfn), page_view(node, pfn + 1)
+    assert (full.slab, full.inuse, full.objects, full.freelist) == ("kmalloc-1k", per_slab, per_slab, None)
+    assert {"slab", "held"} <= set(full.flags)
+    assert (full.first_page, full.mapping, full.index, full.lru) == (None, None, None, None)
+    assert (tail.first_page, tail.slab, tail.inuse) == (pfn, None, None)
+    sim.call(0, kmem_cache_free(node, asking.session, "kmalloc-1k", [first], 0))
+    sim.call(0, kmem_cache_free(node, asking.session, "kmalloc-1k", [others[-2]], 0))
+    sim.call(0, kmem_cache_shrink(node, "kmalloc-1k"))
+    freed = page_view(node, pfn)
+    assert (freed.inuse, freed.objects, freed.freelist) == (per_slab - 1, per_slab, first)
+    assert freed.virtual == first  # its first object is at its start
+    heads = node.kmem.slabs.heads
+    listed = {page_view(node, heads[virt_to_pfn(address)]).lru for address in (first, *others[-2:])}
+    names = ["partial kmalloc-1k", *(f"{at:#x}" for at in node.kmem.at("kmalloc-1k").node.partial)]
+    ring = zip(names[2:] + names[:1], names[:-1], strict=True)
+    assert listed == set(ring)
 
 
 def test_page_free() -> None:
@@ -231,6 +265,55 @@ def test_page_of_a_region() -> None:
     assert pages[1].lru == (f"{pfns[0]:#x}", f"{pfns[2]:#x}")
     assert pages[0].lru is not None
     assert pages[0].lru[0] == "lru DMA32 inactive_file"
+
+
+@pytest.mark.parametrize("profile", ["linux-3.0", "linux-6.1", "linux-6.12"])
+def test_page_debug_fields(profile: str) -> None:
+    """No x86 kernel is built with them: of 3.0 they depend on options, later ones have no such field."""
+    asking = Asking(profile=profile)
+    pfn = int(np.frombuffer(asking.take(1).pages[0][1], "<u8")[0])
+    view = page_view(asking.home, pfn)
+    assert view.debug_flags is view.shadow is None
+    said = stands_for(view)
+    assert said["debug_flags"].startswith("CONFIG_WANT_PAGE_DEBUG_FLAGS, up to 3.18, which x86 never selects")
+    assert said["shadow"].startswith("CONFIG_KMEMCHECK, up to 4.14, off")
+
+
+# maps of memory
+
+
+def test_section() -> None:
+    home = Asking("uma").home
+    view, model = section_view(home, 33), home.machine.memory_model
+    assert (view.section_nr, view.node, view.start_pfn, view.pages) == (33, 0, 33 << 15, 1 << 15)
+    assert view.flags == ("present", "has_mem_map", "online", "early")
+    assert view.mem_map == model.pfn_to_page(view.start_pfn) == 0xFFFFEA0000000000 + (33 << 15) * 64
+    assert view.section_mem_map + (view.start_pfn + 5) * 64 == model.pfn_to_page(view.start_pfn + 5)
+    assert view.mem_map_pages == 512
+    with pytest.raises(NotFound, match="no section of node 0"):
+        section_view(home, 20)  # the hole below 4 GiB
+    assert section_view(Asking("uma", "linux-3.0").home, 33).flags == ("present", "has_mem_map")
+
+
+def test_section_whose_memory_is_off_line() -> None:
+    asking = Asking("two-socket")
+    node = asking.sim.nodes[1]
+    block = memory_blocks(node)[3]
+    asking.sim.change_memory_block(block, "offline")
+    assert section_view(node, block).flags == ("present", "has_mem_map", "early")
+
+
+def test_flat_map() -> None:
+    home = Asking("i386-highmem").home
+    view, model = pgdat_view(home), home.machine.memory_model
+    assert (view.node_mem_map["model"], view.node_mem_map["sizeof_struct_page"]) == ("flatmem", 40)
+    [memmap] = [r for r in home.machine.boot_allocator.reserved if r.purpose == "memmap"]
+    assert model.mem_map == PAGE_OFFSET["i386"] + (memmap.start_pfn << 12)
+    assert view.node_mem_map["address"] == model.mem_map + view.node_start_pfn * 40
+    assert model.page_to_pfn(model.pfn_to_page(0x40000)) == 0x40000
+    with pytest.raises(NotFound, match="FLATMEM has one map and no sections"):
+        section_view(home, 0)
+    assert pgdat_view(Asking("uma").home).node_mem_map["model"] == "sparsemem"
 
 
 def test_page_reserved_or_none() -> None:

@@ -1,4 +1,4 @@
-"""kswapd's runs: what they begin with and what they leave behind."""
+"""Runs of kswapd: how they begin, proceed and end."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 
 from numa_service.machine.machinefile import parse_machine
 from numa_service.machine.spec import MachineSpec
+from numa_service.mm.internal import ALLOC_WMARK_MIN
 from numa_service.mm.mmzone import DEF_PRIORITY, WMARK_HIGH, WMARK_MIN
-from numa_service.mm.page_alloc import ALLOC_WMARK_MIN, LRU_KIND_ANON, LRU_KIND_FILE
+from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.mm.pgdata import KSWAPD_ORDER, SC_RECLAIM_IDX, SC_TARGETS
 from numa_service.mm.vmscan import ROUND_PAGES, kswapd_target
 from numa_service.node import ops
@@ -54,7 +55,7 @@ def test_a_boost_ends_with_the_run_that_it_began_with(spec: MachineSpec) -> None
 
 def test_a_run_that_cannot_balance_the_node_ends_its_boosts_all_the_same(spec: MachineSpec) -> None:
     node = Simulation(spec).nodes[0]
-    # nothing is on an LRU list, and no zone has as much
+    # the boost is larger than the zones, and there is nothing on the LRU lists to reclaim
     node.pgdat.pg.watermark_boost[:2] = 1 << 20
     assert node.pgdat.wakeup_kswapd(0, 1)
     last = step_until(node, ops.KswapdDid.SLEPT)
@@ -63,7 +64,7 @@ def test_a_run_that_cannot_balance_the_node_ends_its_boosts_all_the_same(spec: M
 
 
 def test_who_paces_it_may_die_at_any_step(spec: MachineSpec) -> None:
-    """The run is the node's: whoever comes next goes on with it, and its state is in the digest."""
+    """The run is state of the node: the next driver continues it, and the digest covers it."""
     node = Simulation(spec).nodes[0]
     node.pgdat.pg.watermark_boost[:2] = 1 << 20
     assert node.pgdat.wakeup_kswapd(0, 1)
@@ -77,7 +78,7 @@ def test_who_paces_it_may_die_at_any_step(spec: MachineSpec) -> None:
 
 
 def node_with(pages: int = 0, *, kind: int = LRU_KIND_FILE, profile: str = "linux-6.1") -> Node:
-    """A node of 256 MiB, with so many pages of a region."""
+    """Return a node of 256 MiB with a region of so many pages."""
     text = f'profile = "{profile}"\nswap = "64MiB"\n[[node]]\ncpus = "0"\nmemory = "256MiB"\n'
     node = Simulation(parse_machine(text, source="one", default_name="one")).nodes[0]
     session = node.apply(ops.OpenSession("test", 10**15, 0))
@@ -89,7 +90,7 @@ def node_with(pages: int = 0, *, kind: int = LRU_KIND_FILE, profile: str = "linu
 
 
 def wake(node: Node, short: int, order: int = 0) -> Node:
-    """Wake kswapd of a node; DMA32 is so many pages short of its high watermark, DMA for good."""
+    """Wake a node's kswapd with DMA32 so many pages below its high watermark, and DMA below it for good."""
     node.pgdat.pg.watermark[:, WMARK_HIGH] = 1 << 20
     node.pgdat.pg.watermark[DMA32, WMARK_HIGH] = node.pgdat.free_pages(DMA32) + short
     assert node.pgdat.wakeup_kswapd(order, DMA32)
@@ -97,7 +98,7 @@ def wake(node: Node, short: int, order: int = 0) -> Node:
 
 
 def scans(node: Node) -> list[ops.KswapdStepResult]:
-    """Let kswapd run once; its steps that scanned."""
+    """Run kswapd until it sleeps; return the steps that scanned."""
     steps = []
     while (step := node.apply(ops.KswapdStep())).did is not ops.KswapdDid.SLEPT:
         steps.append(step)
@@ -108,7 +109,7 @@ def test_priority_rises_at_the_end_of_a_pass_only(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(reclaim, "STEP_PAGES", ROUND_PAGES)
     steps = scans(wake(node_with(40_000), 12_000))
     passes = [step.priority for step in steps if not step.in_pass]
-    # each pass scans less than it aims at, and the whole of what its priority says
+    # each pass scans its whole share by priority, which is less than its target
     assert passes == list(range(DEF_PRIORITY, DEF_PRIORITY - len(passes), -1))
     for priority in passes:
         mine = [step for step in steps if step.priority == priority]
@@ -118,7 +119,7 @@ def test_priority_rises_at_the_end_of_a_pass_only(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_pass_that_scans_as_much_as_it_aims_at_keeps_the_priority() -> None:
-    """While others take what it frees: then more of the same pressure is enough."""
+    """Others allocate what kswapd frees, but passes reach their target, so the priority need not rise."""
     node = wake(node_with(50_000), 500)
     node.pgdat.pg.watermark[0, WMARK_HIGH] = node.pgdat.free_pages(0) + 1
     node.pgdat.pg.watermark[:, WMARK_MIN] = 0
@@ -154,7 +155,7 @@ def test_a_run_in_small_steps_is_the_run_in_large_ones(
 
 
 def test_who_paces_it_may_die_in_the_middle_of_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever comes next goes on with the pass, also after a request for memory that came in between."""
+    """The next driver continues an unfinished pass, also after an allocation in between."""
     monkeypatch.setattr(reclaim, "STEP_PAGES", ROUND_PAGES)
     node = wake(node_with(40_000), 12_000)
     step = node.apply(ops.KswapdStep())
@@ -173,7 +174,7 @@ def test_who_paces_it_may_die_in_the_middle_of_a_pass(monkeypatch: pytest.Monkey
 
 
 def run_one_step(node: Node) -> ops.KswapdStepResult:
-    """As a driver that knows of nothing but the node would."""
+    """Drive kswapd as a driver that knows only the node does."""
     assert node.kswapd_wanted
     return node.apply(ops.KswapdStep())
 
@@ -181,7 +182,7 @@ def run_one_step(node: Node) -> ops.KswapdStepResult:
 def test_3_0_begins_anew_at_the_lowest_priority_after_progress() -> None:
     steps = scans(wake(node_with(40_000, profile="linux-3.0"), 200))
     priorities = [step.priority for step in steps]
-    # 9 and 19 pages are no progress, 39 more are
+    # 9 and 19 pages do not count as progress, 39 more do
     assert priorities[:4] == [12, 11, 10, 12]
     assert [step.reclaimed for step in steps[:3]] == [9, 19, 39]
     assert set(priorities) == {12, 11, 10}
@@ -190,12 +191,12 @@ def test_3_0_begins_anew_at_the_lowest_priority_after_progress() -> None:
 def test_3_0_looks_at_everything_before_it_gives_up() -> None:
     node = wake(node_with(profile="linux-3.0"), 1)
     assert [step.priority for step in scans(node)] == list(range(DEF_PRIORITY, -1, -1))
-    # 6.x leaves the last priority to direct reclaim
+    # 6.x leaves priority 0 to direct reclaim
     assert [step.priority for step in scans(wake(node_with(), 1))] == list(range(DEF_PRIORITY, 0, -1))
 
 
 def test_twice_the_order_that_is_wanted_is_enough() -> None:
-    """What is reclaimed for a large block need not be one: kswapd goes by order 0 from there on."""
+    """After reclaiming twice the block's size, kswapd goes by order 0: the pages need not be contiguous."""
     node = node_with(40_000)
     region = node.owner(next(iter(node.regions)))
     pg = node.pgdat.pg
@@ -225,7 +226,7 @@ def test_what_is_asked_while_it_runs_is_for_its_next_run(spec: MachineSpec) -> N
 
 
 def test_its_process_loads_neither_kernels_nor_numpy() -> None:
-    """A machine has one process for each: Numba alone would be 75 MB of it."""
+    """Each node has a process for kswapd, of which Numba alone would take 75 MB."""
     script = "import sys, numa_service.cluster.kswapd; print({'numba', 'numpy', 'grpc'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -1,4 +1,4 @@
-"""Load: windows over virtual time, waits that follow from them, and a log that leads to the same."""
+"""Load: windows of virtual time, the waits that follow from them, and that a log leads to the same load."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from numa_service.node.unserved import AllocFailed
 
 SPEC = load("demo")
 WINDOW_NS = SPEC.latency.window_ns
-#: Of node 0's memory, for one window: 18,000 MB/s.
+#: Bytes that node 0's memory can move in one window, at 18,000 MB/s.
 FULL = 18 * WINDOW_NS
 
 
@@ -31,7 +31,7 @@ def bind(nid: int) -> Policy:
 
 
 class Client:
-    """A session of a node, on its first CPU."""
+    """A session of a node that makes its requests on the node's first CPU."""
 
     def __init__(self, shell: ByHand, nid: int) -> None:
         self.shell = shell
@@ -110,7 +110,7 @@ def test_a_steady_load_settles_on_the_curve(percent: int) -> None:
 
 
 def test_cpus_that_never_pause_get_the_bandwidth_and_no_more() -> None:
-    """More than the curve can hold off: every access is stretched until the traffic fits."""
+    """If the demand exceeds the bandwidth, accesses are slowed down until the traffic fits."""
     load, pages = Load(SPEC, 0), 64
     clocks = [0, 0]
     for _ in range(20_000):
@@ -119,7 +119,7 @@ def test_cpus_that_never_pause_get_the_bandwidth_and_no_more() -> None:
         clocks[cpu] += took
         load.spend(cpu, took, ((0, pages * 4096),))
     assert load.memory.utilisation == pytest.approx(1, rel=0.02)
-    # two CPUs share 18,000 MB/s: a page takes one of them 2 × 4096 / 18 ns
+    # two CPUs share 18,000 MB/s: one access takes 2 × 4096 / 18 ns
     assert 90 + load.memory.wait_ns == pytest.approx(2 * 4096 / 18, rel=0.02)
 
 
@@ -156,7 +156,7 @@ def test_without_a_limit_nobody_waits() -> None:
     assert load.traffic == {0: 50 * 100 * FULL}
 
 
-# what nodes tell each other
+# reports between nodes
 
 
 def test_reports_are_totals_so_that_one_too_many_or_too_few_does_no_harm() -> None:
@@ -194,7 +194,7 @@ def test_two_nodes_load_the_memory_of_a_third_and_each_feels_the_other() -> None
     assert by_itself.access_ns == shared.access_ns == 64 * 250
     assert 0 < by_itself.queueing_ns < shared.queueing_ns
     assert both.nodes[2].load.memory.utilisation == pytest.approx(1, rel=0.1)
-    # the card of node 0 is on no link; node 1 reaches it over that of the sockets
+    # node 0 reaches its card without a link, node 1 over the link between the sockets
     assert first.node.load.link(2).wait_ns == 0
     assert second.node.load.link(2).utilisation > 0.1
 
@@ -207,7 +207,7 @@ def test_a_link_is_loaded_in_its_own_direction() -> None:
     assert client.node.load.link(1).utilisation > 0.9
     assert client.node.load.link(1).wait_ns > shell.nodes[1].load.memory.wait_ns
     assert other.node.load.link(0).utilisation == 0
-    # its own memory is busy with node 0's accesses
+    # node 0's accesses keep its memory busy
     assert other.alloc(1, 10).cost.queueing_ns == 10 * shell.nodes[1].load.memory.wait_ns > 0
 
 
@@ -263,11 +263,11 @@ def test_the_log_leads_to_the_same_load() -> None:
     assert loaded.digest() != before, "load is state"
 
 
-# how long CPUs have worked
+# working time of CPUs
 
 
 def test_cpus_have_worked_what_they_spent() -> None:
-    """Whatever becomes of their clocks: windows end, who lags is forgotten, load goes."""
+    """Windows that end, CPUs that lag and rest() do not change how long each CPU has worked."""
     load, spent = Load(SPEC, 0), {0: 0, 1: 0}
     for step in range(1000):
         cpu, ns = (1, 700) if step % 300 == 0 else (0, 1000 + step)

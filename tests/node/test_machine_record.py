@@ -1,4 +1,4 @@
-"""The machine's record: whoever is told it, in whatever order and how often, ends with the same machine."""
+"""Nodes that follow the record agree on the machine, in whatever order and how often they are told."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numa_service.node.node import Node
 from numa_service.sim.simulation import Simulation
 
 SPEC = load_preset("demo")
-#: All of them, as the keeper makes of some.
+#: A whole value of vm.lowmem_reserve_ratio, as the record keeper completes a shorter one.
 RATIOS = "256\t256\t32\t0\t0"
 NIDS = [node.nid for node in SPEC.nodes]
 SCALE = "vm.watermark_scale_factor"
@@ -26,6 +26,8 @@ STATES = st.builds(
     st.lists(st.tuples(st.integers(0, 5), st.integers(0, 1 << 40), st.integers(0, 1 << 40))).map(tuple),
     st.booleans(),
     st.integers(0, 1 << 60),
+    st.integers(0, 1 << 40),
+    st.integers(0, 1 << 40),
 )
 RECORDS = st.lists(st.tuples(st.text(), st.text()) | STATES, max_size=12).map(
     lambda changes: made_of(MachineRecord(), changes)
@@ -58,7 +60,7 @@ def test_old_news_of_memory_are_none() -> None:
     now = MemoryState(2, ((1, 100, 90),), True, (2 << 32) + 1)
     record = MachineRecord().with_memory(now)
     assert record.with_memory(now) is record
-    # of an earlier lineage, told late
+    # news of an earlier lineage that arrive late
     assert record.with_memory(MemoryState(2, (), False, (1 << 32) + 7)) is record
     assert record.with_memory(now._replace(sequence=now.sequence + 1)).version == 2
 
@@ -100,13 +102,13 @@ def test_a_node_knows_its_own_memory_better() -> None:
 
 
 def seen_by(node: Node) -> tuple[object, ...]:
-    """What a node makes of the whole machine."""
+    """Return everything that a node derives from the whole machine."""
     machine = node.machine
     return machine.sysctls.as_dict(), machine.managed, machine.watermarks, machine.populated
 
 
 class Story:
-    """A machine whose nodes come, go, and hear of the record late, or of an old one."""
+    """A machine whose nodes crash and reboot, and read the record late, or read an old one."""
 
     def __init__(self) -> None:
         self.sim = Simulation(SPEC)
@@ -119,8 +121,10 @@ class Story:
         self.keep(self.records[-1].with_sysctl(key, value))
 
     def memory(self, block: int, state: str) -> None:
-        """Node 2 is out of the others' reach, and only the record hears of it."""
+        """Change a memory block while node 2 cannot reach the others: only the record is told."""
         node = self.sim.nodes[2]
+        if block == 2:
+            self.tell(2)
         start = memory_blocks(node)[block] << 15
         if state == "offline":
             node.apply(ops.IsolateMemory(start, start + (1 << 15)))
@@ -138,7 +142,7 @@ class Story:
         follow(self.sim.nodes[nid], self.records[max(0, len(self.records) - 1 - age)])
 
     def restart(self, nid: int, age: int = 0) -> None:
-        """It boots, reads what was kept, and says what memory it has."""
+        """Reboot a node, which reads the record and reports its memory."""
         self.sim.host(Node.boot(SPEC, nid, lineage=self.sim.nodes[nid].lineage + 1))
         self.tell(nid, age)
         self.hear(nid)
@@ -152,8 +156,8 @@ ACTIONS = st.lists(
             st.just("vm.lowmem_reserve_ratio"),
             st.sampled_from([RATIOS, RATIOS.replace("256", "64")]),
         ),
-        # above what the kernel wants in any case: else it would stay where the way there had left it
-        st.tuples(st.just("write"), st.just("vm.min_free_kbytes"), st.sampled_from(["70000", "90000"])),
+        # above and below the kernel's own value, which goes by what was before
+        st.tuples(st.just("write"), st.just("vm.min_free_kbytes"), st.sampled_from(["70000", "900", "2000"])),
         st.tuples(st.just("block"), st.integers(1, 2)),
         st.tuples(st.just("tell"), st.sampled_from(NIDS), st.integers(0, 4)),
         st.tuples(st.just("restart"), st.sampled_from(NIDS), st.integers(0, 4)),
@@ -162,7 +166,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(ACTIONS)
 def test_in_the_end_every_node_has_the_same_machine(actions: list[tuple[object, ...]]) -> None:
     story, offline = Story(), set[int]()
@@ -183,5 +187,9 @@ def test_in_the_end_every_node_has_the_same_machine(actions: list[tuple[object, 
     machines = [seen_by(story.sim.nodes[nid]) for nid in NIDS]
     assert machines[0] == machines[1] == machines[2]
     for key, value in story.records[-1].values().items():
-        assert story.sim.nodes[0].machine.sysctls.get(key) == value
+        now = story.sim.nodes[0].machine.sysctls.get(key)
+        if key == "vm.min_free_kbytes":
+            assert int(now) >= int(value)  # memory that came or went may have raised it
+        else:
+            assert now == value
     assert story.sim.check() == []

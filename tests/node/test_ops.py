@@ -1,4 +1,4 @@
-"""What an op says of itself: every one has a codec, a check, a text and a payload."""
+"""Every op can be encoded, checked and printed, and states its payload."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KINDS = sorted(ops.OPS.values(), key=lambda kind: kind.tag)
 
 
 def values(hint: Any) -> st.SearchStrategy[Any]:
-    """Any value that a field of this type may have in a log."""
+    """Return a strategy for all values that a field of this type may have in a log."""
     if hint is int:
         return st.integers(-(2**63), 2**64 - 1)
     args = typing.get_args(hint)
@@ -40,7 +40,7 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
 
 def ops_of(kind: type[Op[Any]]) -> st.SearchStrategy[Op[Any]]:
     hints = typing.get_type_hints(kind)
-    # every op is a dataclass; Op, which they have in common, is not
+    # every op is a dataclass, but the base class Op is not, as mypy notes
     return st.builds(kind, *(values(hints[field.name]) for field in fields(kind)))  # type: ignore[arg-type]
 
 
@@ -53,7 +53,7 @@ def test_every_op_is_exported_and_has_a_tag_of_its_own() -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.tag)
 def test_the_payload_is_all_that_is_packed(kind: type[Op[object]]) -> None:
-    """The log is bounded by it: what an op carries and does not count is a log without a bound."""
+    """The size of the log is bounded by payloads, so they must count every field of variable size."""
     op = object.__new__(kind)
     packed = [field.name for field in fields(kind) if field.type == "bytes"]  # type: ignore[arg-type]
     for place, name in enumerate(packed):

@@ -9,8 +9,7 @@ from node.by_hand import ByHand
 
 from numa_service.machine.source import load
 from numa_service.mm.gfp import GFP_ATOMIC, GFP_HIGHUSER_MOVABLE, GFP_KERNEL, Gfp
-from numa_service.mm.mmzone import MIGRATE_HIGHATOMIC
-from numa_service.mm.page_alloc import (
+from numa_service.mm.internal import (
     ALLOC_CPUSET,
     ALLOC_HARDER,
     ALLOC_HIGH,
@@ -19,16 +18,18 @@ from numa_service.mm.page_alloc import (
     ALLOC_MIN_RESERVE,
     ALLOC_NON_BLOCK,
 )
-from numa_service.mm.profile import LINUX_6_1, LINUX_6_12, Profile
+from numa_service.mm.mmzone import MIGRATE_HIGHATOMIC
+from numa_service.mm.profile import LINUX_6_1, LINUX_6_12, Profile, profile_named
 from numa_service.node import ops
 from numa_service.node.errors import InvalidRequest, NodeError, NotFound, Precondition
 from numa_service.node.free_pages import free_pages
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
-from numa_service.node.page_alloc import Allocation, alloc_pages, gfp_to_alloc_flags
+from numa_service.node.page_alloc import Allocation, alloc_pages
 from numa_service.node.pfns import unpack_pfns
 from numa_service.node.prepare import AllocRequest
 from numa_service.node.unserved import AllocFailed
+from numa_service.node.zonelist_alloc import gfp_to_alloc_flags
 
 SPEC = load("demo")
 
@@ -226,6 +227,9 @@ def test_movable_pages_may_use_the_movable_class_zone(shell: ByHand, session: in
     assert placed(ask(shell, session, 10, gfp=GFP_HIGHUSER_MOVABLE)) == {0: 10}
 
 
+LINUX_6_2, LINUX_6_3 = profile_named("linux-6.2"), profile_named("linux-6.3")
+
+
 @pytest.mark.parametrize(
     ("gfp", "order", "profile", "flags"),
     [
@@ -236,6 +240,9 @@ def test_movable_pages_may_use_the_movable_class_zone(shell: ByHand, session: in
         (int(Gfp.KSWAPD_RECLAIM), 0, LINUX_6_1, ALLOC_KSWAPD | ALLOC_CPUSET),
         (int(Gfp.KSWAPD_RECLAIM), 0, LINUX_6_12, ALLOC_NON_BLOCK | ALLOC_KSWAPD | ALLOC_CPUSET),
         (GFP_KERNEL, 0, LINUX_6_12, ALLOC_KSWAPD | ALLOC_CPUSET),
+        (GFP_ATOMIC, 0, LINUX_6_2, ALLOC_HIGH | ALLOC_HARDER | ALLOC_KSWAPD),
+        (GFP_ATOMIC, 3, LINUX_6_3, ALLOC_MIN_RESERVE | ALLOC_NON_BLOCK | ALLOC_KSWAPD | ALLOC_HIGHATOMIC),
+        (int(Gfp.KSWAPD_RECLAIM), 0, LINUX_6_3, ALLOC_NON_BLOCK | ALLOC_KSWAPD | ALLOC_CPUSET),
         (GFP_ATOMIC | int(Gfp.NOMEMALLOC), 0, LINUX_6_1, ALLOC_HIGH | ALLOC_KSWAPD),
     ],
     ids=lambda value: getattr(value, "name", str(value)),
@@ -248,7 +255,7 @@ def test_reserves_of_atomic_requests_are_released_before_anything_fails(shell: B
     bound = Policy(PolicyMode.BIND, (0,))
     blocks = shell.nodes[0].pgdat.pg.pb_migratetype
     while not (blocks == MIGRATE_HIGHATOMIC).any():
-        # on the slow path, an atomic order-3 request reserves a pageblock for its like
+        # on the slow path, an atomic order-3 request reserves a high-atomic pageblock
         ask(shell, session, 128, policy=bound, partial=True)
         ask(shell, session, 2, gfp=GFP_ATOMIC, order=3, policy=bound)
     ask(shell, session, 65_536, policy=bound, partial=True)

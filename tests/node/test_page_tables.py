@@ -1,4 +1,4 @@
-"""The page table of a region is where its pages are; its home knows only on which node that is."""
+"""The nodes that have a region's pages have its page tables; its home knows only the node of each page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LEASE_NS = 10**15
 
 
 class Regions(ByHand):
-    """One session, at home on node 0."""
+    """The regions of one session, whose home is node 0."""
 
     def __init__(self) -> None:
         super().__init__(SPEC)
@@ -36,7 +36,7 @@ class Regions(ByHand):
         self.session = self.home.apply(ops.OpenSession("tables", LEASE_NS, 0))
 
     def fill(self, pages: int, nid: int, kind: int = LRU_KIND_ANON) -> int:
-        """A region bound to a node, every page of it written."""
+        """Map a region bound to a node and write every page of it; return its id."""
         bound = Policy(PolicyMode.BIND, (nid,))
         region = map_region(self.home, self.session, kind, pages, bound)
         for first in range(0, pages, 4096):
@@ -44,7 +44,7 @@ class Regions(ByHand):
         return region
 
     def touch(self, region: int, first: int, count: int) -> tuple[int, int]:
-        """Hits and faults of a write access."""
+        """Write pages of a region; return (hits, faults)."""
         steps = touch_region(self.home, self.session, region, first, count, True, 0)
         touched = self.call(0, steps)
         return touched.hits, touched.faults
@@ -78,7 +78,7 @@ def test_what_is_asked_about_a_region_is_4_bytes_a_page(shell: Regions) -> None:
 @pytest.mark.parametrize("kind", [LRU_KIND_ANON, LRU_KIND_FILE])
 def test_a_move_within_a_node_asks_nobody(shell: Regions, kind: int) -> None:
     node = shell.nodes[1]
-    # so that the area is most of what is free, and movable pages go there
+    # now most free pages are in the CMA area, so that movable allocations go there
     theirs = node.apply(ops.OpenSession("driver", LEASE_NS, 0))
     bound, cpu = Policy(PolicyMode.BIND, (1,)), node.pgdat.cpus[0]
     request = AllocRequest(theirs, GFP_KERNEL, 0, 1 << 16, cpu, bound, partial=True)
@@ -88,7 +88,7 @@ def test_a_move_within_a_node_asks_nobody(shell: Regions, kind: int) -> None:
     before, nids = shell.where(region), shell.home.regions[region].nids.copy()
     inside = (before >= start) & (before < end)
     assert inside.sum() > 500
-    # elsewhere on the node there is room again
+    # make room elsewhere on the node
     node.apply(ops.Free(node.owner(theirs), None, 0, held.pages[0][1][: 8 * 4000]))
     home_log = shell.home.log_length
     shell.asked.clear()
@@ -120,7 +120,7 @@ def test_pages_that_go_to_another_node_are_noted_at_home(shell: Regions) -> None
 
 
 def test_what_went_while_a_place_was_sought_stays_where_it_is(shell: Regions) -> None:
-    """Its home is not asked about it, and the place goes back; what was faulted in by then is left alone."""
+    """The home is not asked about such a page, its new page is freed, and later faults are left alone."""
     region = shell.fill(60_000, 2)
     node, owner, block = shell.nodes[2], shell.home.owner(region), 5
     moving = np.flatnonzero(shell.where(region) // MEMORY_BLOCK_PAGES == block).astype(np.uint32)
@@ -176,7 +176,7 @@ def test_only_where_the_old_node_still_stands_does_the_home_note_a_new_one(shell
 
 
 def test_a_note_whose_answer_came_too_late_is_taken_back(shell: Regions) -> None:
-    """Who moved the pages has kept them, as it could not know."""
+    """The node that moved the pages has kept them, as it got no answer."""
     region = shell.fill(10, 1)
     owner, table = shell.home.owner(region), shell.home.regions[region]
     table.nids[3] = 3

@@ -1,4 +1,4 @@
-"""A node goes on from a snapshot as if nothing had been: same digest, same later answers."""
+"""A node restored from a snapshot has the same digest and gives the same results to later ops."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from numa_service.sim.simulation import Simulation
 
 
 def lived_in(profile: str) -> Simulation:
-    """A machine in the middle of things."""
+    """Return a machine in which every part of node 0's state is in use."""
     sim = Simulation(dataclasses.replace(load("demo"), profile=profile))
     home = sim.nodes[0]
     session = home.apply(ops.OpenSession("before", ops.FOREVER_NS, 0))
@@ -61,7 +61,7 @@ def test_a_snapshot_is_the_whole_state(profile: str) -> None:
     assert after.snapshot() == before.snapshot()
     assert (after.lineage, after.epoch) == (1, 9)
     assert after.check() == before.check()
-    # and so is what comes of it
+    # later ops have the same results, too
     later: list[ops.Op[object]] = [ops.KswapdStep() for _ in range(6)]
     later += [ops.VmstatTick(), ops.Alloc(before.owner(1), (2, 1, 0), 0, 0, 500, 1, 2, 0x41, 3)]
     later += [ops.WriteSysctl("vm.watermark_boost_factor", "0"), ops.EndSession(1), ops.NumberQuestion()]

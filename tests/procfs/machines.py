@@ -1,4 +1,4 @@
-"""Small machines, built by hand."""
+"""Snapshots of small machines, built by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numa_service.mm.snapshot import MachineSnapshot, NodeSnapshot, PagesetSnaps
 
 
 def zone(nid: int, arch: str, name: str, pages: int = 0, **counters: int) -> ZoneSnapshot:
-    """A zone of `pages` pages (0: unpopulated), all of them free, with one pageset."""
+    """A zone of `pages` pages, all of them free, with one pageset; with 0 pages it is unpopulated."""
     populated = pages > 0
     return ZoneSnapshot(
         nid=nid,

@@ -1,4 +1,4 @@
-"""Captured /proc and /sys text → MachineSnapshot. Only tests read captures this way."""
+"""Parsers from the text of captured /proc and /sys files to a MachineSnapshot, for tests only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from numa_service.mm.mmzone import MIGRATE_TYPES, NR_ORDERS, ZONE_NAMES
-from numa_service.mm.profile import PROFILES
+from numa_service.mm.profile import profile_named
 from numa_service.mm.snapshot import MachineSnapshot, NodeSnapshot, PagesetSnapshot, ZoneSnapshot
 from numa_service.procfs.names import NUMA_STAT, KernelNames, kernel_names
 
@@ -18,7 +18,7 @@ _PAGESET = re.compile(
 
 
 def machine_of_zoneinfo(text: str) -> MachineSnapshot:
-    """Zones, counters and pagesets of a zoneinfo file; profile and architecture are told by its lines."""
+    """A snapshot with the zones, counters and pagesets of a zoneinfo; its lines tell profile and arch."""
     parts = _ZONE_HEADER.split(text)
     assert parts[0] == ""
     arch = "x86_64" if "zone    DMA32" in text else "i386"
@@ -107,7 +107,7 @@ def _replace_zones(
 
 
 def with_buddyinfo(machine: MachineSnapshot, text: str) -> MachineSnapshot:
-    """Free blocks by order."""
+    """The snapshot with free blocks by order."""
     changes: dict[tuple[int, str], dict[str, object]] = {}
     for nid, name, counts in re.findall(r"^Node (\d+), zone +(\w+) (.*)$", text, re.MULTILINE):
         changes[int(nid), name] = {"nr_free": tuple(map(int, counts.split()))}
@@ -115,8 +115,8 @@ def with_buddyinfo(machine: MachineSnapshot, text: str) -> MachineSnapshot:
 
 
 def with_pagetypeinfo(machine: MachineSnapshot, text: str) -> MachineSnapshot:
-    """Free blocks by migratetype and order, and pageblocks."""
-    names = PROFILES[machine.profile].migratetype_names
+    """The snapshot with free blocks by migratetype and order, and with pageblocks."""
+    names = profile_named(machine.profile).migratetype_names
     changes: dict[tuple[int, str], dict[str, object]] = {}
     rows = re.findall(r"^Node +(\d+), zone +(\w+), type +(\w+) (.*)$", text, re.MULTILINE)
     for nid, name, kind, counts in rows:
@@ -133,21 +133,21 @@ def with_pagetypeinfo(machine: MachineSnapshot, text: str) -> MachineSnapshot:
 
 
 def _share(total: int, parts: int, part: int) -> int:
-    """An uneven split of a total, so that what is printed has to be summed."""
+    """An uneven split of a total, so that a renderer has to sum it."""
     return total // (parts + 1) + (total - total // (parts + 1) * parts if part == parts - 1 else 0)
 
 
 def with_machine_counters(machine: MachineSnapshot, values: dict[str, int]) -> MachineSnapshot:
-    """Machine-wide counters by vmstat name, shared out over the zones and nodes."""
+    """The snapshot with machine-wide counters by vmstat name, split over its zones and nodes."""
     names: KernelNames = kernel_names(machine)
     numa = {name: values[name] for name in NUMA_STAT if name in values}
     zone_stat = {name: values[name] for name in names.zone_stat if name in values}
     node_stat = {name: values[name] for name in (*names.node_stat, *names.vmstat_extra) if name in values}
-    # Some names are both a node's counter and an event, by kernel: events are what is left.
+    # a name may be a node's counter in one kernel and an event in another: the remaining names are events
     events = {name: values[name] for name in names.vm_event if name in values and name not in node_stat}
     nr_zones = sum(len(node.zones) for node in machine.nodes)
     nr_nodes = len(machine.nodes)
-    # Free pages stay where they are; what came or went between the two files is the lowest zone's.
+    # free pages stay in their zones; the difference between the two files goes to the lowest zone
     first = machine.nodes[0].zones[0]
     was_free = sum(zone.free for node in machine.nodes for zone in node.zones)
     free_change = values["nr_free_pages"] - was_free
@@ -173,12 +173,12 @@ def with_machine_counters(machine: MachineSnapshot, values: dict[str, int]) -> M
 
 
 def key_values(text: str) -> dict[str, int]:
-    """``name value`` lines, as in vmstat and numastat."""
+    """Values by name of ``name value`` lines, as in vmstat and numastat."""
     return {name: int(value) for name, value in (line.split() for line in text.splitlines())}
 
 
 def meminfo_values(text: str) -> dict[str, int]:
-    """``Name: value kB`` lines of meminfo, or ``Node N Name: value kB`` of a node's, as printed."""
+    """Values as printed, by name, of ``Name: value kB`` lines of meminfo, or ``Node N Name: value kB``."""
     return {name: int(value) for name, value in re.findall(r"(\S+): +(\d+)", text)}
 
 
@@ -208,12 +208,12 @@ MEMINFO_COUNTERS: dict[str, tuple[str, int]] = {
 
 
 def meminfo_counters(values: dict[str, int]) -> dict[str, int]:
-    """Counters, by vmstat name, that a meminfo file was printed from."""
+    """The counters, by vmstat name, that a meminfo was printed from."""
     return {name: values[line] // size for line, (name, size) in MEMINFO_COUNTERS.items() if line in values}
 
 
 def with_topology(machine: MachineSnapshot, capture: Path) -> MachineSnapshot:
-    """CPUs and distances from the capture's node directory."""
+    """The snapshot with CPUs and distances from a capture's node directory."""
     nodes = []
     distances = []
     for node in machine.nodes:
@@ -229,7 +229,7 @@ def with_topology(machine: MachineSnapshot, capture: Path) -> MachineSnapshot:
 
 
 def with_dmesg(machine: MachineSnapshot, text: str) -> MachineSnapshot:
-    """The whole log, and from it the fallback orders and zonelists."""
+    """The snapshot with a boot log, and with the fallback orders and zonelists that it shows."""
     log = []
     for line in text.splitlines():
         stamped = re.fullmatch(r"\[ *(\d+\.\d{6})\] (.*)", line)

@@ -1,4 +1,4 @@
-"""/proc/stat and /proc/uptime: what CPUs did, and since when."""
+"""/proc/stat and /proc/uptime: busy and idle times of CPUs, and the time since boot."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numa_service.machine.presets import load_preset
 from numa_service.machine.snapshot import IdleClock, NodePart
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.snapshot import MachineSnapshot, Uptime
-from numa_service.node.inspect import cpu_time
+from numa_service.node.struct_views import cpu_time
 from numa_service.procfs import tree
 from numa_service.sim.simulation import Simulation
 
@@ -26,7 +26,7 @@ def two_nodes(*busy: dict[int, int]) -> MachineSnapshot:
 
 
 def test_stat() -> None:
-    """Work is the kernel's; kswapd of one node may have run on a CPU of another."""
+    """Work is system time; the kswapd of one node may have run on a CPU of another."""
     given = replace(
         two_nodes({0: 2 * SECOND}, {0: SECOND, 2: 10_000_000}),
         uptime=Uptime(1_700_000_000, 10 * SECOND, {0: 7 * SECOND, 1: 10 * SECOND, 2: 9 * SECOND}),
@@ -67,8 +67,8 @@ def test_idle_is_the_rest_of_the_time_and_never_falls() -> None:
     for busy_ns, now in (
         (0, 1000.0),
         (SECOND, 1010.0),
-        (21 * SECOND, 1012.0),  # more work than there was time for
-        (SECOND, 1013.0),  # its node was restarted, and has worked since
+        (21 * SECOND, 1012.0),  # the CPU worked longer than wall time has passed
+        (SECOND, 1013.0),  # its node was restarted, and has worked again
         (SECOND, 1016.0),
     ):
         uptime = clock.read(spec, parts(spec, busy_ns), now)
@@ -82,7 +82,7 @@ def test_idle_is_the_rest_of_the_time_and_never_falls() -> None:
 
 @pytest.mark.parametrize(("preset", "nid", "on"), [("demo", 0, 0), ("cxl-tier", 2, 0)])
 def test_kswapd_works_on_a_cpu(preset: str, nid: int, on: int) -> None:
-    """Of its node; of the nearest one, where that has none."""
+    """A kswapd runs on the CPUs of its node, or of the nearest node that has some."""
     spec = load_preset(preset)
     simulation = Simulation(spec)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Renderers where no capture reaches: linux-3.0, numactl, odd numbers, wrong input."""
+"""Renderers in cases that no capture has: linux-3.0, numactl, odd numbers, wrong input."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from dataclasses import replace
 import pytest
 from procfs.machines import machine, node
 
+from numa_service.machine.notation import format_cpulist
 from numa_service.procfs import SHOW, tree
 from numa_service.procfs.counters import totalreserve_pages
 from numa_service.procfs.meminfo import si_mem_available
 from numa_service.procfs.names import kernel_names
-from numa_service.procfs.node import bitmap, number_list
+from numa_service.procfs.node import bitmap
 from numa_service.procfs.vmstat import global_dirty_limits
 
 
 def test_numactl_prints_what_numactl_2_0_16_prints() -> None:
-    """Expected text: the real program's output on a /sys tree of this shape, sizes aside."""
+    """The expected text is the real program's for a /sys tree of this shape, except for the sizes."""
     text = SHOW["numactl"](
         machine(
             node(0, "x86_64", {"DMA32": 499_200}, cpus=(0, 1, 33)),
@@ -61,8 +62,8 @@ def test_a_kernel_without_numa_has_no_numa_text() -> None:
 @pytest.mark.parametrize(
     ("numbers", "text"), [((), ""), ((7,), "7"), ((3, 1, 2), "1-3"), ((0, 1, 3, 5, 6, 7), "0-1,3,5-7")]
 )
-def test_number_list(numbers: tuple[int, ...], text: str) -> None:
-    assert number_list(numbers) == text
+def test_format_cpulist(numbers: tuple[int, ...], text: str) -> None:
+    assert format_cpulist(numbers) == text
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_counters_are_summed_over_nodes() -> None:
 
 
 def test_node_lru_sizes_fall_back_to_the_zones() -> None:
-    """The model keeps LRU lists in zones; 6.x prints them per node too."""
+    """The model has LRU lists by zone; 6.x also prints their sizes by node."""
     base = node(0, "x86_64", {"DMA32": 100, "Normal": 100})
     sized = tuple(replace(z, vm_stat={"nr_zone_active_file": 10 * z.index}) for z in base.zones)
     summed = machine(replace(base, zones=sized))
@@ -205,5 +206,5 @@ def test_a_sysctl_that_is_no_number_is_named() -> None:
 
 def test_an_unknown_profile_is_named() -> None:
     given = machine(node(0, "x86_64", {"Normal": 1000}), profile="linux-2.4")
-    with pytest.raises(ValueError, match=r"no /proc format for profile 'linux-2\.4'"):
+    with pytest.raises(ValueError, match=r"unknown profile 'linux-2\.4'"):
         SHOW["zoneinfo"](given)

@@ -25,8 +25,8 @@ from numa_service.machine.boot import start_kernel
 from numa_service.machine.source import load
 from numa_service.machine.spec import SpecError
 from numa_service.procfs import SHOW
-from numa_service.sim.replay import Replay
 from numa_service.sim.replay_tally import ReplayReport
+from numa_service.sim.trace_replay import Replay
 from numa_service.trace.events import TraceError
 
 MACHINE = """

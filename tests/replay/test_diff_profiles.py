@@ -42,6 +42,49 @@ def test_a_machine_under_each_kernel() -> None:
     assert all(len(set(row.values())) == 2 for row in differences.values())
 
 
+def test_any_two_versions_with_the_rules_that_differ() -> None:
+    result = run(app, ["uma", "--json", "--profiles", "4.18.0-305.el8.x86_64,linux-5.17"])
+    assert result.exit_code == 0
+    report = json.loads(result.stdout)
+    assert report["profiles"] == ["linux-4.18-el8", "linux-5.17"]
+    rules = {rule["rule"]: rule for rule in report["rules"]}
+    load = rules["node_load"]
+    assert load["values"] == {"linux-4.18-el8": "set to the nodes left", "linux-5.17": "plus the nodes left"}
+    assert load["changes"] == [
+        {
+            "since": "5.16",
+            "stable": [],
+            "value": "plus the nodes left",
+            "source": "build_zonelists: 54d032ced983 mm/page_alloc: "
+            "use accumulated load when building node fallback list",
+            "witness": "source only",
+            "read_without_and_with": ["5.15.135", "5.17"],
+        }
+    ]
+    assert [change["since"] for change in rules["lowmem_reserve_rules"]["changes"]] == ["5.8", "5.11"]
+    assert rules["lowmem_reserve_rules"]["changes"][1]["stable"] == ["5.10.50"]
+    assert not rules["class of a reserve"]["modelled"]
+    assert "zone_order" not in rules  # the same in both
+    told = run(app, ["uma", "--profiles", "linux-3.10-el7,linux-3.10"]).stdout
+    assert "el7 report of an OOM kill" not in told
+    assert "Read in 3.10.0-1160.el7" in told
+
+
+def test_the_release_in_which_an_answer_changed() -> None:
+    result = run(app, ["nps4", "--json", "--all", "--profiles", "linux-5.18,linux-5.15"])
+    changed = {
+        (row["group"], row["what"]): row["changed_in"] for row in json.loads(result.stdout)["differences"]
+    }
+    assert changed["zonelist", "node 7: nodes"] == ["5.16"]
+    assert changed["sysctl", "vm.swappiness"] == []
+    both = run(app, ["nps4", "--json", "--all", "--profiles", "linux-5.15,linux-5.19"])
+    changed = {
+        (row["group"], row["what"]): row["changed_in"] for row in json.loads(both.stdout)["differences"]
+    }
+    assert {"5.16"} <= set(changed["zonelist", "node 7: nodes"]) <= {"5.16", "5.19"}
+    assert "changed in" in run(app, ["uma", "--all"]).stdout
+
+
 def test_a_table_and_all_rows() -> None:
     result = run(app, ["two-socket"])
     assert result.exit_code == 0
@@ -69,7 +112,7 @@ def test_a_trace_under_each_kernel(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["uma", "--profiles", "linux-6.1"], "two or more"),
-        (["uma", "--profiles", "linux-6.1,linux-9.9"], "no profile"),
+        (["uma", "--profiles", "linux-6.1,linux-9.9"], "unknown profile"),
         (["uma", "--machine", "uma"], "only for a trace"),
     ],
 )

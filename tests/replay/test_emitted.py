@@ -14,11 +14,11 @@ from numa_service.node.free_pages import free_pages
 from numa_service.node.mempolicy import Policy
 from numa_service.node.page_alloc import alloc_pages
 from numa_service.node.prepare import AllocRequest
-from numa_service.sim.replay import Replay
 from numa_service.sim.replay_tally import ReplayReport
 from numa_service.sim.simulation import Simulation
-from numa_service.trace.source import open_trace
-from numa_service.trace.tracepoints import Event, Printer, trace_header
+from numa_service.sim.trace_replay import Replay
+from numa_service.trace.reader import open_trace
+from numa_service.trace.tracepoint_formats import Event, Printer, trace_header
 
 SPEC = load_preset("demo")
 

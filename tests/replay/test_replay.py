@@ -12,12 +12,12 @@ from numa_service.mm.invariants import check_pgdat
 from numa_service.mm.pgdata import PG_HELD
 from numa_service.mm.split_page import split_held
 from numa_service.procfs import SHOW
-from numa_service.sim.replay import Replay
 from numa_service.sim.replay_samples import MAX_SAMPLES
 from numa_service.sim.replay_tally import ReplayReport
+from numa_service.sim.trace_replay import Replay
 from numa_service.sim.traced import TracedZones
 from numa_service.trace.events import TraceError
-from numa_service.trace.source import open_trace
+from numa_service.trace.reader import open_trace
 
 
 def unmatched(report: ReplayReport) -> dict[str, int]:
@@ -217,7 +217,7 @@ def test_the_machine_of_another_capture_keeps_its_own_pages(tmp_path: Path) -> N
 def test_samples_are_spread_over_the_trace_and_never_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("numa_service.sim.replay.SAMPLE_EVENTS", 10)
+    monkeypatch.setattr("numa_service.sim.trace_replay.SAMPLE_EVENTS", 10)
     events: list[Event] = [Alloc(0, PFNS[0] + i) for i in range(2000)]
     _, report = replay(tmp_path, events)
     assert MAX_SAMPLES // 4 < len(report.samples) <= MAX_SAMPLES

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from numa_service.machine.machinefile import parse_machine
-from numa_service.sim.replay import Replay
 from numa_service.sim.replay_tally import ReplayReport
+from numa_service.sim.trace_replay import Replay
 from numa_service.sim.traced import TracedZones
-from numa_service.trace.source import open_trace
+from numa_service.trace.reader import open_trace
 
 MOVABLE = "GFP_HIGHUSER_MOVABLE|__GFP_COMP|__GFP_ZERO"
 

@@ -1,4 +1,4 @@
-"""A whole machine on the loopback: a NodeServer a node and a MachineServer, in one process, without Ray."""
+"""A whole machine on the loopback interface in one process, without Ray: a MachineServer, and NodeServers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from numa_service.rpc.workload import Pace
 
 
 class Clock:
-    """Lease time, in ns, that stands still until a test moves it."""
+    """The clock of leases, in ns, which stands still until a test moves it."""
 
     def __init__(self) -> None:
         self.now_ns = 1_000_000_000
@@ -33,7 +33,7 @@ class Clock:
 
 
 class Loopback:
-    """What tests see of the machine."""
+    """A machine on the loopback interface, and what tests do with it."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Loopback:
             self.changed.notify_all()
 
     async def until(self, condition: Any) -> None:
-        """Wait for something that ops bring about."""
+        """Wait until a condition holds; it is checked after every op."""
         async with asyncio.timeout(30), self.changed:
             await self.changed.wait_for(condition)
 
@@ -94,12 +94,12 @@ class Loopback:
             await server.stop(0)
 
     async def kill(self, nid: int) -> None:
-        """The node's server is gone, its address is not."""
-        self.keeper.went(nid)
+        """Stop a node's server; its address stays known."""
+        self.keeper.went_away(nid)
         await self.servers[nid].stop(0)
 
     async def revive(self, nid: int) -> None:
-        """A server for the same node, at another address."""
+        """Start a new server for the same node, at another address."""
         server = NodeServer(self.node(nid), self.clock, machine=self.keeper)
         self.servers[nid] = server
         self.addresses[nid] = await server.start()
@@ -107,7 +107,7 @@ class Loopback:
         self.connect()
 
     async def restart(self, nid: int) -> None:
-        """The node is killed and boots anew, empty, and the others are told."""
+        """Kill a node, boot it again, empty, and tell the others."""
         await self.kill(nid)
         node = Node.boot(self.spec, nid, self.node(nid).lineage + 1)
         node.observer = self._observe
@@ -130,7 +130,7 @@ class Loopback:
         return {nid: server.node.digest() for nid, server in self.servers.items()}
 
     def free_pages(self) -> dict[int, int]:
-        """Free pages of each node, pagesets included."""
+        """nid → free pages, including those on pagesets."""
         return {
             nid: sum(
                 server.node.pgdat.free_pages(e.index) + int(server.node.pgdat.pg.pcp_count[:, e.index].sum())
@@ -140,11 +140,11 @@ class Loopback:
         }
 
     def of(self, nid: int, kind: type[Op[Any]]) -> list[Any]:
-        """Ops of a kind that a node applied."""
+        """The ops of a kind that a node has applied."""
         return [op for at, op in self.applied if at == nid and isinstance(op, kind)]
 
     async def kswapd(self, nid: int) -> int:
-        """What the Kswapd actor does: steps until it sleeps; pages reclaimed."""
+        """Do what the Kswapd actor does, steps until it sleeps; returns the pages reclaimed."""
         server = self.servers[nid]
         before = server.node.kswapd.reclaimed
         while await server.kswapd_step():
@@ -159,7 +159,7 @@ class Loopback:
                 managed_pages=sum(e.managed for e in server.node.pgdat.extents),
                 address=self.addresses[nid].grpc,
                 metrics_url=self.addresses[nid].metrics_url,
-                incarnation=server.node.lineage,
+                lineage=server.node.lineage,
                 fallback_order=server.node.machine.zonelists[nid].node_order,
             )
             for nid, server in self.servers.items()
@@ -167,7 +167,7 @@ class Loopback:
         return MachineInfo(self.spec.name, self.spec.profile, nodes, self.spec.distances)
 
     def check(self) -> None:
-        """Every node's invariants hold, and its log leads to its state."""
+        """Check that every node's invariants hold, and that replaying its log gives its state."""
         for nid, server in self.servers.items():
             node = server.node
             assert node.check() == []
@@ -176,7 +176,7 @@ class Loopback:
 
 
 def of(session: SessionInfo) -> dict[str, Any]:
-    """What every request of a session has."""
+    """Fields that every request of a session has."""
     return {"session": session.session, "session_token": session.token}
 
 

@@ -1,4 +1,4 @@
-"""Pages taken, spilled and given back, over real servers."""
+"""Allocations, fallback to other nodes and frees over real servers."""
 
 from __future__ import annotations
 

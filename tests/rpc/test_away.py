@@ -1,4 +1,4 @@
-"""What requests say that need a node which is away: never that memory is short."""
+"""Requests that need a node which is away: they are UNAVAILABLE, never out of memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from numa_service.node.ops.protocol import MAX_REQUEST_ID
 
 @pytest.fixture
 async def client(demo: Loopback) -> AsyncMachine:
-    """Asks once: it has no time to wait as long as the service says."""
+    """A client that tries once: its timeout is shorter than the time to wait that the service names."""
     return await demo.client(timeout=0.9)
 
 
@@ -55,7 +55,7 @@ async def run(session: AsyncSession, program: Program) -> None:
 
 
 async def test_pages_of_a_node_that_is_away(demo: Loopback, client: AsyncMachine) -> None:
-    """Held by hand, of a region, over a stream, by a program; explained."""
+    """Requests for such pages: by a session, of a region, over a stream, by a program, and explained."""
     async with client, client.session(cpu=0) as session:
         region = await session.map_region("anon", 100, Policy.bind(2))
         await demo.kill(2)
@@ -107,7 +107,7 @@ async def test_a_walk_that_needs_no_node_that_is_away_says_that_memory_is_short(
 async def test_what_a_node_gave_without_being_heard_goes_with_the_session(
     demo: Loopback, client: AsyncMachine
 ) -> None:
-    """Its end is told there, though the session never had pages there for all it knows."""
+    """The node is told that the session ended, although the home node knows of no pages there."""
     async with client:
         session = client.session(cpu=0)
         await session.open()

@@ -1,4 +1,4 @@
-"""/proc and /sys over real servers: one tree, put together from what every node tells."""
+"""/proc and /sys over real servers: one tree, rendered from the snapshots of all nodes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from numa_service.machine.snapshot import assemble
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.node import ops
 from numa_service.node.errors import PeerUnavailable
-from numa_service.node.inspect import cpu_time
+from numa_service.node.struct_views import cpu_time
 from numa_service.procfs import tree
 
 #: What they say is of the moment.
@@ -33,7 +33,7 @@ BLOCK = "/sys/devices/system/memory/memory5"
 
 
 def now(demo: Loopback) -> MachineSnapshot:
-    """The machine as its nodes are, without a network."""
+    """The machine's snapshot, taken from the nodes without the network."""
     nodes = [demo.node(nid) for nid in demo.servers]
     return assemble(demo.spec, [node.machine.node_part(node.nid, cpu_time(node)) for node in nodes])
 
@@ -63,7 +63,7 @@ def cpu_times(text: str) -> dict[str, list[int]]:
 
 
 async def test_cpu_time_goes_on(demo: Loopback, client: AsyncMachine) -> None:
-    """Idle while nothing is asked; busy with what requests took; since the boot."""
+    """Since boot a CPU is idle while there are no requests, and busy for the time that requests take."""
     before = time.time()
     first = cpu_times(await client.read_file("/proc/stat"))
     assert before - 600 < first["btime"][0] <= before
@@ -200,7 +200,7 @@ async def test_a_block_in_use_is_busy(demo: Loopback, client: AsyncMachine) -> N
 @pytest.mark.parametrize(
     ("path", "error", "reason"),
     [
-        ("/proc/vmallocinfo", NotFound, "ENOENT"),
+        ("/proc/sys/vm/compact_memory", NotFound, "ENOENT"),
         ("/proc", FailedPrecondition, "EISDIR"),
         ("/proc/zoneinfo/x", FailedPrecondition, "ENOTDIR"),
         ("/" + "x" * 5000, InvalidRequest, "ENAMETOOLONG"),

@@ -1,4 +1,4 @@
-"""What gRPC and Ray are told: so that a call costs less (docs/decisions/0006), and may last."""
+"""Settings of gRPC and Ray that make calls cheaper (docs/decisions/0006) and keep long ones alive."""
 
 from __future__ import annotations
 

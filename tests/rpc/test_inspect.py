@@ -10,7 +10,7 @@ import pytest
 from loopback import Loopback
 from numa_client import AsyncMachine, InvalidRequest, NotFound
 
-from numa_service.node.inspect import page_view, pgdat_view, zone_view
+from numa_service.node.struct_views import page_view, pgdat_view, section_view, zone_view
 
 
 def as_json(view: Any) -> Any:
@@ -30,6 +30,7 @@ async def test_a_client_sees_what_the_node_is(demo: Loopback, client: AsyncMachi
         assert page["_count"] == 1
         assert page["virtual"] == 0xFFFF888000000000 + (pfn << 12)
         assert (await client.inspect(nid, pfn=pfn + 1))["first_page"] == pfn
+        assert await client.inspect(nid, section=0) == as_json(section_view(node, 0))
 
 
 async def test_what_is_not_there(demo: Loopback, client: AsyncMachine) -> None:
@@ -39,5 +40,9 @@ async def test_what_is_not_there(demo: Loopback, client: AsyncMachine) -> None:
         await client.inspect(0, pfn=1 << 40)
     with pytest.raises(InvalidRequest, match="no node 7"):
         await client.inspect(7)
-    with pytest.raises(InvalidRequest, match="not both"):
+    with pytest.raises(NotFound, match="no section of node 1"):
+        await client.inspect(1, section=0)
+    with pytest.raises(NotFound, match="all memory has an address"):
+        await client.inspect(0, highmem=True)
+    with pytest.raises(InvalidRequest, match="only one of zone, pfn, section, highmem"):
         await client.inspect(0, zone="DMA", pfn=1)

@@ -1,4 +1,4 @@
-"""Load over real servers: nodes tell each other, replies show it, and a machine may let it be felt."""
+"""Load over real servers: nodes report traffic to each other, replies show it, and may be delayed by it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from numa_service.node import errors, ops
 from numa_service.node.ask import check_asked
 from numa_service.node.load import Report
 from numa_service.node.owners import Owner
-from numa_service.rpc.convert import WIRE, op_of
 from numa_service.rpc.memory import INJECT_SECONDS_MAX
+from numa_service.rpc.questions import WIRE, op_of
 
 CARD = Policy(PolicyMode.BIND, (2,))
 
@@ -71,7 +71,7 @@ def test_a_report_is_of_another_node(demo: Loopback, nid: int, reason: str) -> N
 
 
 class Slept:
-    """Sleeps not at all, and takes down how long it should have."""
+    """Stands in for asyncio.sleep: it returns at once, and records the seconds."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []

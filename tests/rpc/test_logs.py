@@ -1,4 +1,4 @@
-"""Log lines of the service: JSON, each with what it is about."""
+"""Log lines of the service: JSON, each with its machine, node, request and trace."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ async def test_an_internal_error_names_its_request(
 
 
 async def test_errors_that_repeat_are_counted(written: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that makes us fail all day fills no disk, and what it was told stands in the log."""
+    """A client that causes errors all day does not fill the disk; the incident it is told is in the log."""
     monkeypatch.setattr(logs, "REPEAT_SECONDS", 2.0)
     apply = Node.apply
 

@@ -73,7 +73,7 @@ async def test_what_is_refused(demo: Loopback, client: AsyncMachine) -> None:
 
 @pytest.fixture
 async def ticking() -> AsyncIterator[Loopback]:
-    """A tick every jiffy."""
+    """A node server whose vmstat daemon ticks every jiffy."""
     machine = Loopback(replace(load_preset("demo"), sysctls={"vm.stat_interval": "0"}))
     await machine.start()
     yield machine
@@ -99,7 +99,7 @@ async def test_a_tick_comes_while_there_is_anything_to_fold(ticking: Loopback) -
 
 
 async def fill(session: AsyncSession, policy: Policy) -> None:
-    """Until there is not one page more."""
+    """Allocate until there is not one page more."""
     with suppress(OutOfMemory):
         while True:
             await session.alloc(count=1 << 16, policy=policy, partial=True)

@@ -1,4 +1,4 @@
-"""Requests happen once: repeats, duplicates in flight, clients that go away, leases that run out."""
+"""Requests are carried out once: repeats, concurrent duplicates, clients that go away, leases that end."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ async def test_a_busy_neighbour_does_not_make_a_repeat_a_second_request(
 async def test_who_asks_for_more_than_can_be_kept_is_refused_and_may_give_back(
     demo: Loopback, client: AsyncMachine, stub: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Replies that are not to be forgotten yet take all the room that a session has."""
+    """A session's first replies that must still be kept take all the room that it has."""
     monkeypatch.setattr(replies, "ASKER_BYTES_LIMIT", 1 << 15)
     monkeypatch.setattr(replies, "CHUNK", 8)
     session = await open_session(stub)
@@ -144,7 +144,7 @@ async def test_who_asks_for_more_than_can_be_kept_is_refused_and_may_give_back(
 
 
 async def test_so_are_other_nodes(demo: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Node 0 has asked node 2 for too much: its client is told to wait, and not that memory is short."""
+    """When node 0 has asked node 2 for too much, its client is told to wait, and gets no OutOfMemory."""
     monkeypatch.setattr(replies, "ASKER_BYTES_LIMIT", 1 << 15)
     monkeypatch.setattr(replies, "CHUNK", 8)
     async with await demo.client(timeout=0.9) as client, client.session(cpu=0) as session:
@@ -166,7 +166,7 @@ async def test_so_are_other_nodes(demo: Loopback, monkeypatch: pytest.MonkeyPatc
 async def test_long_replies_are_kept_short(
     demo: Loopback, client: AsyncMachine, stub: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a session that has many: their pages, in rows or not, are the same when they are told again."""
+    """A repeat gets the same pages, consecutive or not, when the session's first replies are compressed."""
     monkeypatch.setattr(requests, "FOLD_FROM_BYTES", 0)
     session = await open_session(stub)
     for number, (count, policy) in enumerate(((20_000, _bind(2)), (30_000, _bind(0)), (40_000, None))):
@@ -239,7 +239,7 @@ async def test_a_lease_that_runs_out_frees_on_every_node(
 
 
 async def test_a_lease_ends_by_itself_in_real_time() -> None:
-    """No clock is moved here: the server wakes on its own."""
+    """The server notices it by its real clock, which no test moves here."""
     node = Node.boot(load_preset("uma"), 0)
     ended = asyncio.Event()
     node.observer = lambda _, op, __: ended.set() if isinstance(op, ops.EndSession) else None
@@ -254,7 +254,7 @@ async def test_a_lease_ends_by_itself_in_real_time() -> None:
 
 
 async def test_the_end_of_a_session_waits_for_its_requests(demo: Loopback, client: AsyncMachine) -> None:
-    """Alloc, touch and close at the same time: whatever wins, nothing is left behind."""
+    """Whatever comes first of concurrent alloc, touch and close, no page is left."""
     before = demo.free_pages()
     spill = demo.free_pages()[0] // 2
     for _ in range(3):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numa_client._gen.numa.v1 import zonelist_service_pb2 as pb2
 
 from numa_service.machine.presets import load_preset
+from numa_service.mm.internal import ALLOC_WMARK_MIN
 from numa_service.mm.invariants import check_pgdat
 from numa_service.mm.mmzone import DEF_PRIORITY
 from numa_service.node import ops
@@ -21,12 +22,11 @@ from numa_service.node.load import Report
 from numa_service.node.node import Node
 from numa_service.node.ops.op import TAGGED, encode
 from numa_service.node.owners import Owner
-from numa_service.node.page_alloc import ALLOC_WMARK_MIN
 from numa_service.node.requests import CloseSession
-from numa_service.rpc.convert import WIRE, op_of
+from numa_service.rpc.questions import WIRE, op_of
 
 SPEC = load_preset("demo")
-OWNER = {"node": 0, "incarnation": 1, "id": 7}
+OWNER = {"node": 0, "lineage": 1, "id": 7}
 SERVICE = pb2.DESCRIPTOR.services_by_name["ZonelistService"]
 #: Methods that change nothing, and so have no op.
 READS = {"CheckOwners"}
@@ -47,12 +47,15 @@ PLAIN: dict[str, Message] = {
         node=2, online=True, zones=[pb2.PresentZone(zone=2, present_pages=4096, managed_pages=4096)]
     ),
     "CountForeign": pb2.CountForeignRequest(zone=2, count=3),
+    "Kmem": pb2.KmemRequest(owner={"node": 0, "lineage": 1}, call="get_partial", cache="filp", lineage=1),
+    "VmArea": pb2.VmAreaRequest(op=encode(ops.FindVmArea(Owner(0, 1, 7), 0, False))),
+    "Hugetlb": pb2.HugetlbRequest(call="shrink", huge_page_kb=2048, count=3),
     "Run": pb2.RunRequest(request=encode(CloseSession(1))),
 }
 
 
 def serve(node: Node, question: Message) -> bytes:
-    """What the service does with a question; the reply as bytes."""
+    """Carry out a question as the service does; returns the serialised reply."""
     op = op_of(question)
     check_asked(node, op)
     return WIRE[type(op)].response(node.apply(op)).SerializeToString()
@@ -75,15 +78,18 @@ def test_a_plain_request_passes_its_check(method: str) -> None:
 def extremes(field: FieldDescriptor) -> list[Any]:
     kinds = {
         FieldDescriptor.CPPTYPE_UINT32: [0, 1, 3, 6, 255, 2**31, 2**32 - 1],
+        FieldDescriptor.CPPTYPE_INT64: [0, 1, -1, -(2**31), 2**31, 2**62, -(2**63), 2**63 - 1],
         FieldDescriptor.CPPTYPE_UINT64: [0, 1, 2**31, 2**32, 2**62, 2**63, 2**64 - 1],
         FieldDescriptor.CPPTYPE_BOOL: [True],
         FieldDescriptor.CPPTYPE_STRING: [b"", bytes(3), bytes(4), bytes(8), b"\xff" * 4, b"\xff" * 8],
     }
+    if field.type == FieldDescriptor.TYPE_STRING:
+        return ["", "free", "filp", "take", "put", "surplus", "reserve", "x" * 100_000]
     return kinds[field.cpp_type]
 
 
 def variants(message: Message) -> list[tuple[str, Message]]:
-    """The message with each field in turn at each of its extremes, parts of parts included."""
+    """Copies of a message with each field, also of nested messages, in turn at each of its extremes."""
     found: list[tuple[str, Message]] = []
     for field in message.DESCRIPTOR.fields:
         if field.name == "request_id":
@@ -161,7 +167,7 @@ def test_a_report_that_no_node_can_make_is_refused(report: Report) -> None:
 
 
 def report(node: Node, nid: int, ns: int, percent: int) -> None:
-    """Node `nid` says that in all its time it has moved so many percent of what it can have moved."""
+    """A report of node `nid` that it has moved `percent` of what it could have moved since its boot."""
     moved = min(1 << 62, node.load.most_bytes(nid, ns) * percent // 100)
     told = pb2.TrafficReport(node=nid, window_ns=ns, moved_bytes=moved)
     serve(node, pb2.TouchRequest(owner=OWNER, report=told))
@@ -187,7 +193,7 @@ def test_whatever_is_reported_replies_encode(reports: list[tuple[int, int, int]]
 
 
 def test_much_in_no_time_is_as_much_as_the_time_can_hold() -> None:
-    """The totals are possible, and what they grow by is not."""
+    """Totals that are possible, with a growth that is not."""
     node = Node.boot(SPEC, 1)
     report(node, 0, 1 << 50, 0)
     for n in range(1, 60):

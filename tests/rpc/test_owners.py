@@ -1,4 +1,4 @@
-"""Every owner of a page lives, or is being settled: nodes ask each other."""
+"""Checks that each owner of a page lives, or that its pages are about to be freed: nodes ask each other."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from numa_service.node.owners import Owner
 
 
 async def take(demo: Loopback, nid: int, owner: Owner, count: int = 1000) -> Any:
-    """Pages for an owner, as anybody may ask a node for."""
+    """Take pages for an owner by a Lookup, without its home node."""
     async with grpc.aio.insecure_channel(demo.addresses[nid].peers) as channel:
         request = pb2.LookupRequest(
             request_id=f"1.1.ghost-{owner}",
-            owner=pb2.Owner(node=owner.nid, incarnation=owner.lineage, id=owner.id),
+            owner=pb2.Owner(node=owner.nid, lineage=owner.lineage, id=owner.id),
             count=count,
             zones=range(len(demo.node(nid).pgdat.zone_names)),
             highest_zoneidx=2,
@@ -53,7 +53,7 @@ async def test_pages_of_an_owner_that_nobody_knows(
 
 
 async def test_what_is_being_settled_is_no_violation(demo: Loopback, client: AsyncMachine) -> None:
-    """The session is gone, and node 2, which was away, has not been told yet."""
+    """The session has ended, and node 2, which was away, has not been told yet."""
     async with client.session(cpu=0) as session:
         await session.alloc(count=10, policy=Policy.bind(2))
         demo.servers[0].connect({1: demo.addresses[1].peers})
@@ -73,7 +73,7 @@ async def test_a_home_that_is_away_is_not_judged(demo: Loopback, client: AsyncMa
 
 
 async def test_checks_while_sessions_come_and_go(demo: Loopback, client: AsyncMachine) -> None:
-    """An owner that ends between two looks was never a violation."""
+    """An owner that ends between two reads of the check is no violation."""
     running = True
 
     async def come_and_go(cpu: int) -> None:
@@ -92,7 +92,7 @@ async def test_checks_while_sessions_come_and_go(demo: Loopback, client: AsyncMa
 
 
 async def test_a_question_from_before_a_restart_is_too_late(demo: Loopback, client: AsyncMachine) -> None:
-    """Of a lineage that is no more, where that is known: nobody would ever free its pages."""
+    """It is refused where the restart is known: nobody would ever free the pages of that lineage."""
     await demo.restart(0)
     with pytest.raises(grpc.aio.AioRpcError, match="lineage 1 of node 0 is no more") as refused:
         await take(demo, 2, Owner(0, 1, 1))
@@ -103,7 +103,7 @@ async def test_a_question_from_before_a_restart_is_too_late(demo: Loopback, clie
 
 
 async def test_only_its_own_owners_does_a_node_know(demo: Loopback) -> None:
-    request = pb2.CheckOwnersRequest(node=1, owners=[pb2.Owner(node=2, incarnation=1, id=1)])
+    request = pb2.CheckOwnersRequest(node=1, owners=[pb2.Owner(node=2, lineage=1, id=1)])
     async with grpc.aio.insecure_channel(demo.addresses[0].peers) as channel:
         with pytest.raises(grpc.aio.AioRpcError, match=r"owners\.node: 2 is not this node, 0") as refused:
             await ZonelistServiceStub(channel).CheckOwners(request)

@@ -1,4 +1,4 @@
-"""Nodes that do not answer."""
+"""Requests that need other nodes which do not answer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def test_fallback_goes_on_past_a_dead_node(demo: Loopback, client: AsyncMa
 
 
 async def test_a_free_goes_on_where_it_stopped(demo: Loopback, client: AsyncMachine) -> None:
-    """Node 1 has freed when node 2 turns out to be away; a retry finishes, and frees nothing twice."""
+    """If node 2 is away after node 1 has freed its pages, a retry frees the rest, and nothing twice."""
     async with (
         client.session(cpu=0) as session,
         grpc.aio.insecure_channel(demo.addresses[0].grpc) as channel,
@@ -67,7 +67,7 @@ async def test_a_session_that_ends_while_a_node_is_away_is_freed_there_later(
 
 
 async def test_a_lookup_whose_answer_was_lost_is_given_back(demo: Loopback) -> None:
-    """The peer did it, nobody heard: the pages must not stay with an owner who knows nothing of them."""
+    """The peer has carried it out: the pages must not stay with an owner that does not know them."""
     peers = Peers(demo.node(0))
     ask = Ask(2, ops.Alloc(Owner(0, 1, 7), (1,), 0, 3, 4, 0, 1, 0x41, 2), "0.1.1")
     peers.connect({2: demo.addresses[2].peers})

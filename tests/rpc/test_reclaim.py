@@ -1,4 +1,4 @@
-"""Regions under pressure: kswapd is wanted, reclaims in steps, and pages come back from swap."""
+"""Regions under memory pressure: kswapd is woken, reclaims in steps, and pages are read back from swap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The keeper of the record: nodes that are away, hang or restart have every write in the end."""
+"""The keeper of the record: nodes that are away, hang or restart get every write in the end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEY = "vm.swappiness"
 
 
 class Nodes:
-    """What the keeper sees of three nodes: each has a record, or hangs, or fails."""
+    """Three nodes as the keeper sees them: each takes a record, hangs, or fails."""
 
     def __init__(self) -> None:
         self.has: dict[int, MachineRecord] = {}
@@ -109,14 +109,14 @@ async def test_entries_that_are_not_written_stay(nodes: Nodes) -> None:
 
 
 async def test_a_write_does_not_fail_with_a_node_and_reaches_it_later(nodes: Nodes) -> None:
-    """One is away, one is cut off in silence, one breaks the connection."""
+    """One node is away, one is cut off without a reset, one breaks the connection."""
     keeper = nodes.keeper()
     nodes.hanging.add(1)
     nodes.failing.add(2)
     for nid in (0, 1, 2):
         keeper.came_up(nid)
     await nodes.until_has(0, 0)
-    keeper.went(0)
+    keeper.went_away(0)
     await keeper.write_sysctl(KEY, "1")
     await keeper.write_sysctl(KEY, "2")
     assert nodes.has == {0: MachineRecord()}

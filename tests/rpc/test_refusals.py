@@ -31,7 +31,7 @@ PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
 
 @dataclass
 class Scene:
-    """A session on node 0 with ten pages of its own, two of them on node 2, and another session's page."""
+    """A session on node 0 with ten pages, two of them on node 2, and a page of another session."""
 
     demo: Loopback
     stub: Any
@@ -55,7 +55,7 @@ class Scene:
         return await self.stub.FreePages(pb2.FreePagesRequest(pages=packed, **request), timeout=10)
 
     async def refused(self, call: Any, code: grpc.StatusCode, field: str = "", text: str = "") -> None:
-        """The call fails so, in one line, and changes nothing."""
+        """Check that a call fails with this status in one line, and changes nothing."""
         before = self.demo.digests()
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
             await call
@@ -131,7 +131,7 @@ async def test_wrong_frees(scene: Scene) -> None:
 
 
 async def test_one_bad_block_and_none_is_freed(scene: Scene) -> None:
-    """Wherever the bad one is: on the client's node, or on the other one."""
+    """Whether the bad block is on the client's node or on another one."""
     await scene.refused(scene.free({0: [*scene.here, scene.others], 2: scene.there}), PRECONDITION)
     await scene.refused(scene.free({0: scene.here, 2: [*scene.there, 1]}), NOT_FOUND)
     request = pb2.FreePagesRequest(
@@ -197,7 +197,7 @@ async def test_sysctls(scene: Scene) -> None:
 
 
 async def test_questions_between_nodes_are_checked_before_any_array_is(scene: Scene) -> None:
-    owner = zonelist_service_pb2.Owner(node=1, incarnation=1, id=1)
+    owner = zonelist_service_pb2.Owner(node=1, lineage=1, id=1)
     async with grpc.aio.insecure_channel(scene.demo.addresses[2].peers) as channel:
         stub = zonelist_service_pb2_grpc.ZonelistServiceStub(channel)
 

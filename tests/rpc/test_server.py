@@ -1,4 +1,4 @@
-"""The servers themselves: health, reflection, addresses, errors that nobody foresaw."""
+"""The servers: health, reflection, addresses, and unforeseen errors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_reflection_lists_the_services(demo: Loopback) -> None:
 
 
 async def test_clients_and_nodes_come_in_by_doors_of_their_own(demo: Loopback) -> None:
-    """What nodes ask each other is not to be had at a client's port, nor what clients ask at a node's."""
+    """ZonelistService is not served at the port for clients, nor the other services at the port for nodes."""
     addresses = demo.addresses[1]
     for address, here, elsewhere in (
         (addresses.grpc, NODE_SERVICES, PEER_SERVICES),

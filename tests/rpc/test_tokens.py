@@ -1,4 +1,4 @@
-"""A session is spoken for by whoever has its token, and by nobody else."""
+"""Only requests with the session's token can act for a session."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from numa_client._program import Mix
 from numa_client._program_codec import run_request
 
 from numa_service.node.node import Node
-from numa_service.node.session import TOKEN_BYTES
+from numa_service.node.session_state import TOKEN_BYTES
 from numa_service.node.transcript import Transcript
 
 PROGRAM = Program((Phase(events=10, mixes=(Mix(),)),))
 
 
 class Door:
-    """A client without a library, at node 0."""
+    """The stubs of node 0, called without the client library."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.memory: Any = memory_service_pb2_grpc.MemoryServiceStub(channel)
@@ -42,14 +42,14 @@ class Door:
         return session_info(await self.memory.OpenSession(pb2.OpenSessionRequest(request_id=request_id)))
 
     async def ask(self, request: Any) -> Any:
-        """The last answer to a request, by the method that takes it."""
+        """Call the method for a request; returns the last answer."""
         name = type(request).__name__.removesuffix("Request")
         if name == "RunProgram":
             return [report async for report in self.workload.RunProgram(request)][-1]
         return await getattr(self.memory, name)(request)
 
     async def ask_in_stream(self, request: Any) -> Any:
-        """The same of a stream."""
+        """Send a request in a stream; returns the answer."""
         field = "alloc" if isinstance(request, pb2.AllocPagesRequest) else "free"
         call = self.memory.StreamPages()
         await call.write(pb2.StreamPagesRequest(**{field: request}))
@@ -65,7 +65,7 @@ async def door(demo: Loopback) -> AsyncIterator[Door]:
 
 
 def requests_of(session: SessionInfo, pfn: int, region: int) -> list[Any]:
-    """One of each kind that names a session; all would be carried out."""
+    """A request of each kind that names a session; with the token all of them would succeed."""
     mine = of(session)
     page = [types_pb2.NodePages(node=0, pfns=pack([pfn]))]
     return [
@@ -73,6 +73,9 @@ def requests_of(session: SessionInfo, pfn: int, region: int) -> list[Any]:
         pb2.AllocPagesRequest(**mine, request_id="alloc", count=1),
         pb2.MapRegionRequest(**mine, request_id="map", kind=pb2.REGION_KIND_ANON, nr_pages=4),
         pb2.TouchRegionRequest(**mine, request_id="touch", region=region, count=1),
+        pb2.BindRegionRequest(**mine, request_id="bind", region=region, nr_pages=4),
+        pb2.MovePagesRequest(**mine, request_id="move", region=region, pages=[0]),
+        pb2.MigratePagesRequest(**mine, request_id="migrate", old_nodes=[0], new_nodes=[1]),
         pb2.FreePagesRequest(**mine, request_id="free", pages=page),
         run_request(session, "run", PROGRAM, 0),
         pb2.UnmapRegionRequest(**mine, request_id="unmap", region=region),
@@ -81,7 +84,7 @@ def requests_of(session: SessionInfo, pfn: int, region: int) -> list[Any]:
 
 
 async def scene(door: Door) -> tuple[SessionInfo, list[Any]]:
-    """A session that holds a page and has a region, and requests of it."""
+    """A session that holds a page and has a region, and requests for it."""
     session = await door.open("mine")
     got = await door.ask(pb2.AllocPagesRequest(**of(session), request_id="a", count=1))
     mapped = pb2.MapRegionRequest(**of(session), request_id="m", kind=pb2.REGION_KIND_ANON, nr_pages=4)
@@ -96,7 +99,7 @@ def wrong_tokens(session: SessionInfo, other: SessionInfo) -> list[bytes]:
 
 
 async def refusal(call: Any) -> tuple[str, list[bytes]]:
-    """A refusal as the client reads it: its text and its details."""
+    """The text and the details of a refusal, as the client gets them."""
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await call
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
@@ -138,7 +141,7 @@ def renumbered(said: tuple[str, list[bytes]], session: int) -> list[bytes]:
 
 
 async def test_every_request_of_a_session_has_a_token(door: Door) -> None:
-    """A message that names a session and has no token could not be refused."""
+    """Every message with a field for a session has one for its token."""
     _, requests = await scene(door)
     files = pb2.DESCRIPTOR, workload_service_pb2.DESCRIPTOR
     kinds = [kind for file in files for kind in file.message_types_by_name.values()]
@@ -158,7 +161,7 @@ async def test_in_a_stream_too(demo: Loopback, door: Door) -> None:
 
 
 async def test_nobody_is_told_anothers_first_reply(demo: Loopback, door: Door) -> None:
-    """While the session lives, and when it is no more."""
+    """Neither while the session lives, nor after its end."""
     session = await door.open("mine")
     alloc = pb2.AllocPagesRequest(**of(session), request_id="a", count=3)
     close = pb2.CloseSessionRequest(**of(session), request_id="c")

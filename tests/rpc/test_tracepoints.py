@@ -1,4 +1,4 @@
-"""Events over the network: what is asked for comes, and who reads slowly slows nobody."""
+"""Events over the network: those that match the filter come, and a slow reader slows down nobody."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from numa_client._gen.numa.v1 import trace_service_pb2 as pb2
 from numa_client._gen.numa.v1 import trace_service_pb2_grpc as pb2_grpc
 
 from numa_service.mm import tracepoints as tp
-from numa_service.node.tracepoints import RING_EVENTS
+from numa_service.node.trace_ring import RING_EVENTS
 from numa_service.rpc.tracepoints import MAX_GLOBS, MAX_LISTENERS, events_of
-from numa_service.trace.tracepoints import NAMES, NR_FIELDS, TRACEPOINTS, Event
+from numa_service.trace.tracepoint_formats import NAMES, NR_FIELDS, TRACEPOINTS, Event
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ async def stub(demo: Loopback) -> AsyncIterator[Any]:
 
 
 async def begun(stub: Any, **request: Any) -> Any:
-    """A call whose node records already."""
+    """Start a stream, and wait until its node records events."""
     call = stub.StreamEvents(pb2.StreamEventsRequest(**request))
     first = await call.read()
     assert not first.kinds
@@ -49,7 +49,7 @@ def test_the_wire_knows_every_tracepoint() -> None:
 
 
 def test_the_contract_names_the_fields_in_order() -> None:
-    """In the comments of the enum: a client in another language has nothing else."""
+    """The comments of the enum in the .proto do: a client in another language has nothing else."""
     proto = (Path(__file__).resolve().parents[2] / "proto/numa/v1/trace_service.proto").read_text()
     body = proto[proto.index("enum TracepointKind {") : proto.index("// Events by column")]
     comment = ""
@@ -120,7 +120,7 @@ async def test_listeners_are_counted(demo: Loopback, stub: Any) -> None:
 async def test_who_does_not_read_slows_nobody_and_is_told(
     demo: Loopback, client: AsyncMachine, stub: Any
 ) -> None:
-    """Events go by while the client sleeps: far more than messages and ring can hold."""
+    """While the client sleeps, far more events happen than messages and ring buffer can hold."""
     call = await begun(stub)
     node = demo.servers[0].node
     tracer = node.tracepoints.tracer
@@ -138,3 +138,22 @@ async def test_who_does_not_read_slows_nobody_and_is_told(
     assert dropped > 0
     assert read + dropped == tracer.written
     call.cancel()
+
+
+async def test_objects_are_streamed_with_the_names_of_their_caches(
+    demo: Loopback, client: AsyncMachine, stub: Any
+) -> None:
+    call = await begun(stub, events=["kmem_cache_*"], max_events=6)
+    async with client.session(cpu=0) as session:
+        got = []
+        for cache in ("filp", "dentry"):
+            objects = await session.kmem_cache_alloc(cache, 2 if cache == "filp" else 1)
+            await session.kmem_cache_free(cache, objects)
+            got += objects.tolist()
+        told: list[Event] = []
+        while len(told) < 6:
+            told += events_of(0, await call.read())
+    frees = [event for event in told if event.name == "kmem_cache_free"]
+    assert sorted(event.fields["ptr"] for event in frees) == sorted(got)
+    assert [event.fields["name"] for event in frees] == ["filp", "filp", "dentry"]
+    assert {event.fields["node"] for event in told if event.name == "kmem_cache_alloc"} == {-1}

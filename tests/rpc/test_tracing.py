@@ -1,4 +1,4 @@
-"""One trace over client, node and the node that it asks; and nothing of it unless it is wanted."""
+"""One trace over client, node and the node that it asks; and no spans at all unless tracing is on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs over the network: streams, cuts, and the node's other clients meanwhile."""
+"""Programs over the network: their streams, how they are stopped, and the node's other clients meanwhile."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ ENDLESS = pages(events=1 << 32)
 
 @pytest.fixture
 async def demo() -> AsyncIterator[Loopback]:
-    """Reports whenever the node gives way, and waits only a moment for a client to read."""
+    """A machine that reports progress after every slice, and waits only briefly for a client to read."""
     machine = Loopback("demo", pace=Pace(slice=0.001, progress=0.0001, read=0.3))
     await machine.start()
     yield machine
@@ -64,14 +64,14 @@ async def finished(session: AsyncSession, program: Program) -> ProgramResult:
 
 
 async def started(session: AsyncSession, program: Program = ENDLESS) -> Any:
-    """A program that has told something."""
+    """Start a program, and wait for its first progress."""
     reports = session.run_program(program)
     assert isinstance(await anext(reports), ProgramProgress)
     return reports
 
 
 async def ended(demo: Loopback) -> None:
-    """No program is left, and what they held is free."""
+    """Wait until no program runs, and check that what they held is free."""
     await demo.until(lambda: not demo.servers[0]._requests.inbox.running)  # looked at after every op
     assert demo.node(0).held_pages() == 0
 

@@ -1,6 +1,6 @@
-"""Bugs, planted one at a time into the protocol: what each breaks, and how it is put in and taken out.
+"""Bugs that are planted one at a time into the protocol, to see whether attacks find them.
 
-The list in docs/attack.md is made of these.
+The docstring of each says what it breaks; the table in docs/attack.md consists of these docstrings.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from numa_service.machine.kept_record import KeptRecord
 from numa_service.node import ask, daemons
 from numa_service.node import ops as node_ops
 from numa_service.node.first_replies import FirstReplies
 from numa_service.node.inbox import Inbox
+from numa_service.node.kmem_slab import SlabKmem
+from numa_service.node.kmem_state import Kmem
 from numa_service.node.node import Node
 from numa_service.node.outbox import Outbox
 from numa_service.node.owners import OwnerSlots
@@ -40,12 +43,12 @@ def skip_a_debt(patch: pytest.MonkeyPatch) -> None:
 
 
 def keep_what_came_late(patch: pytest.MonkeyPatch) -> None:
-    """What a lookup gave whose answer was lost is not given back."""
+    """Pages of a lookup whose answer was lost are not freed."""
     patch.setattr(node_ops.Alloc, "undo", lambda self, result: None)
 
 
 def renumber_questions(patch: pytest.MonkeyPatch) -> None:
-    """A question that is asked again has another name."""
+    """A question that is repeated has another request id."""
     owe = Outbox.owe
 
     def renamed(self: Outbox, nid: int, question: Any, now_ns: int) -> None:
@@ -55,7 +58,7 @@ def renumber_questions(patch: pytest.MonkeyPatch) -> None:
 
 
 def number_questions_twice(patch: pytest.MonkeyPatch) -> None:
-    """Numbers of questions begin anew after eight."""
+    """Numbers of questions are used again after eight questions."""
 
     def short(self: node_ops.NumberQuestion, node: NodeState) -> int:
         node.outbox.asked = node.outbox.asked % 8 + 1
@@ -65,7 +68,7 @@ def number_questions_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 def settle_the_wrong_question(patch: pytest.MonkeyPatch) -> None:
-    """The newest debt is crossed out when the oldest is answered."""
+    """The newest unanswered question is removed when the oldest is answered."""
 
     def newest(self: Outbox, nid: int, back: Any) -> None:
         debt = self.debts[nid]
@@ -79,7 +82,7 @@ def settle_the_wrong_question(patch: pytest.MonkeyPatch) -> None:
 
 
 def unlock_a_region_early(patch: pytest.MonkeyPatch) -> None:
-    """A region is free again before its fault is over."""
+    """The lock of a region is released before a fault is over."""
 
     def open_to_all(self: Inbox, region: int, steps: Any) -> Any:
         return (yield from steps)
@@ -88,7 +91,7 @@ def unlock_a_region_early(patch: pytest.MonkeyPatch) -> None:
 
 
 def never_unlock_a_region(patch: pytest.MonkeyPatch) -> None:
-    """Who waits for a region is not told that it is free."""
+    """Requests that wait for a region's lock are not woken."""
 
     def silent(self: Inbox, region: int) -> None:
         if not self._regions[region]:
@@ -100,12 +103,12 @@ def never_unlock_a_region(patch: pytest.MonkeyPatch) -> None:
 
 
 def forget_holdings(patch: pytest.MonkeyPatch) -> None:
-    """Where a session has pages is not noted: its end frees none there."""
+    """The nodes where a session has pages are not noted: its end frees none there."""
     patch.setattr(node_ops.NoteHolding, "apply", lambda self, node: None)
 
 
 def keep_dead_owners(patch: pytest.MonkeyPatch) -> None:
-    """Pages of a dead lineage stay."""
+    """Pages of dead lineages are not freed."""
     patch.setattr(OwnerSlots, "restarted", lambda self, nid, lineage: [])
 
 
@@ -139,7 +142,7 @@ def leak_at_merge(patch: pytest.MonkeyPatch) -> None:
 
 
 def answer_from_an_earlier_epoch(patch: pytest.MonkeyPatch) -> None:
-    """Questions of a node that booted anew have the names of its earlier ones."""
+    """Questions of a rebooted node have the request ids of its earlier questions."""
 
     def same_names(node: Node, nid: int, asked: Any) -> Any:
         number = node.apply(node_ops.NumberQuestion())
@@ -149,7 +152,7 @@ def answer_from_an_earlier_epoch(patch: pytest.MonkeyPatch) -> None:
 
 
 def give_up_a_debt(patch: pytest.MonkeyPatch) -> None:
-    """A node that is still away is not asked a third time."""
+    """A question is not repeated any more after two repeats without an answer."""
     postpone, count = Outbox.postpone, dict[int, int]()
 
     def tired(self: Outbox, nid: int, now_ns: int) -> None:
@@ -163,8 +166,49 @@ def give_up_a_debt(patch: pytest.MonkeyPatch) -> None:
 
 
 def undo_nothing(patch: pytest.MonkeyPatch) -> None:
-    """A request that gets too little keeps what it got."""
+    """A request that fails keeps the blocks that it got."""
     patch.setattr("numa_service.node.page_alloc._undo", lambda *_: iter(()))
+
+
+def never_tell_again(patch: pytest.MonkeyPatch) -> None:
+    """A node that was told the machine's record is taken to have it."""
+    is_behind = KeptRecord.is_behind
+
+    def trusting(self: KeptRecord, listener: Any) -> bool:
+        behind = is_behind(self, listener)
+        listener.version = self.record.version
+        return behind
+
+    patch.setattr(KeptRecord, "is_behind", trusting)
+
+
+def forget_a_lost_free(patch: pytest.MonkeyPatch) -> None:
+    """Slab objects whose free got no answer are not freed later."""
+    owed = node_ops.KmemCall.owed
+    patch.setattr(node_ops.KmemCall, "owed", lambda self, heard: self.call != "free" and owed(self, heard))
+
+
+def keep_dead_homes(patch: pytest.MonkeyPatch) -> None:
+    """What CPUs and sessions of a node had of slabs is not taken back when the node is restarted."""
+    patch.setattr(Kmem, "home_restarted", lambda self, nid, lineage: None)
+
+
+def trust_an_old_slab(patch: pytest.MonkeyPatch) -> None:
+    """A slab that its node has lost in a restart is used all the same."""
+    patch.setattr(Kmem, "node_restarted", lambda self, nid, lineage: set())
+
+
+def forget_a_batch(patch: pytest.MonkeyPatch) -> None:
+    """Objects that SLAB sends home in a batch whose answer was lost are not sent again."""
+    owed = node_ops.KmemCall.owed
+    patch.setattr(
+        node_ops.KmemCall, "owed", lambda self, heard: self.call != "take_home" and owed(self, heard)
+    )
+
+
+def trust_an_old_array(patch: pytest.MonkeyPatch) -> None:
+    """An array of SLAB keeps objects that their node has lost in a restart."""
+    patch.setattr(SlabKmem, "_forget", lambda self, nid, lineage: None)
 
 
 PLANTED: tuple[Plant, ...] = (
@@ -184,4 +228,10 @@ PLANTED: tuple[Plant, ...] = (
     answer_from_an_earlier_epoch,
     give_up_a_debt,
     undo_nothing,
+    never_tell_again,
+    forget_a_lost_free,
+    keep_dead_homes,
+    trust_an_old_slab,
+    forget_a_batch,
+    trust_an_old_array,
 )

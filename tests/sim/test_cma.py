@@ -1,4 +1,4 @@
-"""CMA: areas from the command line, movable pages in them, and places in a row when a driver wants them."""
+"""CMA: areas from the command line, movable pages in them, and allocation of contiguous pages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from numa_service.procfs.show import SHOW
 from numa_service.sim.simulation import Simulation
 
 DEMO = load("demo")
-#: Of node 1, in pages.
+#: Size of the area of node 1, in pages.
 AREA = 4096
 
 
@@ -120,7 +120,7 @@ def test_an_area_that_cannot_be(spec: MachineSpec, why: str) -> None:
 
 def test_an_area_is_managed_memory_and_every_file_shows_it(driver: Driver) -> None:
     without = Simulation(DEMO).nodes[1].pgdat.extents[1].managed
-    # its memory map is as large as before, what it lacks are edges of pageblocks
+    # the pages of the area count as managed
     assert driver.node.pgdat.extents[1].managed == without
     assert driver.area[1] - driver.area[0] == AREA
     assert driver.nr_free_cma == AREA
@@ -151,7 +151,7 @@ def test_only_movable_requests_get_into_an_area(driver: Driver) -> None:
     pfns = unpack_pfns(got.pages[0][1])
     assert driver.in_area(pfns) == 0
     assert driver.nr_free_cma == AREA
-    # more than half of what is free is CMA now: movable pages take it first
+    # more than half of the free pages are in the area now: movable allocations prefer it then
     movable = unpack_pfns(driver.alloc(GFP_HIGHUSER_MOVABLE, 100).pages[0][1])
     assert driver.in_area(movable) == 100
     assert driver.sim.check() == []

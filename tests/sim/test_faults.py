@@ -1,4 +1,7 @@
-"""Requests over a network that loses, repeats and delays: nothing is held by two, nothing by nobody."""
+"""Requests over a network that repeats and delays messages, and nodes that are down: pages have one owner.
+
+Lost messages are the business of ``test_attack.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One scenario, three shells (by hand, simulated, on Ray), one transcript for the first two.
+"""One scenario in three shells (by hand, simulated, on Ray); the first two have the same transcript.
 
 Regenerate the golden file with REWRITE_GOLDEN=1 and read the diff.
 """

@@ -1,4 +1,4 @@
-"""The self-test: a sweep of every kind of path gives the curve that the machine has for it."""
+"""A sweep of every kind of path measures the curve that the machine has for it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from numa_service.machine.presets import list_presets, load_preset
 from numa_service.machine.spec import MachineSpec
 from numa_service.sim.loaded_latency import Idle, Path, kinds, paths, sweep
 
-NAMES = [preset.name for preset in list_presets()]
+#: make test sweeps the preset with nodes of every kind, make test-slow all of them.
+QUICK = "cxl-tier"
+NAMES = [
+    pytest.param(preset.name, marks=() if preset.name == QUICK else pytest.mark.slow)
+    for preset in list_presets()
+]
 
 
 def _agrees(spec: MachineSpec, idle: Idle) -> None:
     points = list(sweep(spec, idle.path))
     assert points[0].mb_per_s == pytest.approx(0.05 * idle.mb_per_s, rel=0.02)
-    # a single CPU comes to nine tenths: at the top of the curve an access takes it too long for more
+    # a single CPU reaches nine tenths: at the top of the curve its accesses take too long for more
     assert max(point.mb_per_s for point in points) > 0.9 * idle.mb_per_s
     assert points[-1].latency_ns > 1.3 * idle.read_ns
     for point in points:

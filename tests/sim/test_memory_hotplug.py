@@ -1,4 +1,4 @@
-"""Memory blocks and nodes go off-line and come back: a captured kernel's numbers, and every invariant."""
+"""Memory blocks and nodes go off-line and come back, as in a captured kernel, and every invariant holds."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ import pytest
 from groundtruth import GROUNDTRUTH
 from node.page_tables import pfns_of
 
+from numa_service.machine.captured_tree import Directory
+from numa_service.machine.captured_zoneinfo import parse_zoneinfo
 from numa_service.machine.source import load
 from numa_service.machine.spec import MachineSpec
-from numa_service.machine.tree import Directory
-from numa_service.machine.zoneinfo import parse_zoneinfo
 from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL
 from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.node import ops
 from numa_service.node.errors import Busy, InvalidRequest, NotFound
 from numa_service.node.free_pages import free_pages
-from numa_service.node.inspect import pgdat_view
 from numa_service.node.memory_hotplug import (
     change_memory_block,
     is_online,
@@ -34,6 +33,7 @@ from numa_service.node.page_alloc import alloc_pages
 from numa_service.node.pfns import unpack_pfns
 from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import map_region, touch_region
+from numa_service.node.struct_views import pgdat_view, zone_view
 from numa_service.node.unserved import AllocFailed
 from numa_service.sim.network import Faults
 from numa_service.sim.simulation import Simulation
@@ -50,7 +50,7 @@ def bind(nid: int) -> Policy:
 
 
 def hold_one_in(sim: Simulation, session: int, nid: int, blocks: set[int]) -> None:
-    """An unmovable page by hand in each of these memory blocks of a node."""
+    """Hold an unmovable page in each of these memory blocks of a node."""
     home = sim.nodes[0]
     request = AllocRequest(session, GFP_KERNEL, 10, 1 << 10, 0, bind(nid), partial=True)
     got = sim.call(0, alloc_pages(home, request))
@@ -71,7 +71,7 @@ def hold_one_in(sim: Simulation, session: int, nid: int, blocks: set[int]) -> No
 
 
 def fill_region(sim: Simulation, nid: int, kind: int, pages: int, policy: Policy, write: bool = True) -> int:
-    """A region of node `nid` with all of its pages present."""
+    """Map a region bound to node `nid` and fault in all of its pages."""
     node = sim.nodes[nid]
     session = session_of(sim, nid)
     region = map_region(node, session, kind, pages, policy)
@@ -82,7 +82,7 @@ def fill_region(sim: Simulation, nid: int, kind: int, pages: int, policy: Policy
 
 
 def replays(sim: Simulation) -> bool:
-    """Whether every node's log leads a fresh node to the same state."""
+    """Return whether the log of every node leads a fresh node to the same state."""
     return all(
         Node.replay(sim.spec, nid, list(node.log)).digest() == node.digest()
         for nid, node in sim.nodes.items()
@@ -96,7 +96,7 @@ _LINE = re.compile(r"\s+(min|low|high|spanned|present|managed|start_pfn:|protect
 
 
 def captured_machine() -> MachineSpec:
-    """numa-2n-big with what each zone managed in this boot: it differs from boot to boot."""
+    """Return numa-2n-big with the managed pages of the captured boot, as they differ from boot to boot."""
     spec = load(str(GROUNDTRUTH / "topologies" / "numa-2n-big"))
     managed = {(z.nid, z.name): z.managed for z in parse_zoneinfo(Directory(CAPTURE), "zoneinfo.txt")}
     nodes = tuple(
@@ -112,7 +112,7 @@ def captured_machine() -> MachineSpec:
 
 
 def captured_zones(step: str) -> dict[tuple[int, str], dict[str, str]]:
-    """Populated zones of a step's zoneinfo: sizes, marks, protection, and the first CPU's pageset."""
+    """Return the populated zones of a step's zoneinfo: sizes, marks, protection, the first CPU's pageset."""
     found: dict[tuple[int, str], dict[str, str]] = {}
     zone: dict[str, str] = {}
     for line in (CAPTURE / step / "zoneinfo.txt").read_text().splitlines():
@@ -127,7 +127,7 @@ def captured_zones(step: str) -> dict[tuple[int, str], dict[str, str]]:
 
 
 def own_zones(sim: Simulation) -> dict[tuple[int, str], dict[str, str]]:
-    """The same of the simulated machine."""
+    """Return the same of the simulated machine."""
     return {
         (zone.nid, zone.name): {
             "min": str(zone.wmark_min),
@@ -148,7 +148,7 @@ def own_zones(sim: Simulation) -> dict[tuple[int, str], dict[str, str]]:
 
 
 def write_blocks(sim: Simulation, kind: str) -> list[dict[str, Any]]:
-    """One of the capture's rounds of writes, and what became of each here."""
+    """Repeat a round of the capture's writes, and compare the outcome of each."""
     results = []
     for write in json.loads((CAPTURE / "blocks.json").read_text()):
         if write["type"] == kind:
@@ -164,7 +164,7 @@ def write_blocks(sim: Simulation, kind: str) -> list[dict[str, Any]]:
 def test_a_captured_kernel_took_the_same_blocks_off_line_and_computed_the_same_numbers() -> None:
     sim = Simulation(captured_machine())
     session = session_of(sim)
-    # what the kernel named in its log: reserved pages and slab in these blocks
+    # these blocks have reserved pages and slab, according to the kernel's log
     hold_one_in(sim, session, 1, {40, 55, 56})
     hold_one_in(sim, session, 0, {32})
     machine = sim.nodes[0].machine
@@ -209,7 +209,7 @@ def test_an_empty_block_goes_and_comes_back_to_movable() -> None:
     smaller = {z.name: z for z in node.pgdat.snapshot().zones}
     assert smaller["DMA32"].managed == zones["DMA32"].managed - MEMORY_BLOCK_PAGES
     assert smaller["DMA32"].spanned == zones["DMA32"].spanned  # it lay in the middle
-    # min_free_kbytes is 5 % of this machine's memory; the other nodes share it out anew
+    # min_free_kbytes is 5 % of this machine's memory; it is distributed among the remaining zones
     assert far.machine.sysctls.min_free_kbytes == node.machine.sysctls.min_free_kbytes
     assert (far.machine.sysctls.min_free_kbytes or 0) < before * 0.9
     assert far.pgdat.pg.watermark[1, 0] == far.machine.watermarks[0, "DMA32"].min
@@ -220,7 +220,7 @@ def test_an_empty_block_goes_and_comes_back_to_movable() -> None:
     session = session_of(sim)
     got = sim.call(0, alloc_pages(far, AllocRequest(session, GFP_HIGHUSER_MOVABLE, 0, 100, 0, bind(2))))
     assert all(pfn // MEMORY_BLOCK_PAGES == block for pfn in unpack_pfns(got.pages[0][1]).tolist())
-    # its zone lies within the span of the other
+    # the block's zone lies within the span of the other zone
     assert sim.check() == []
     sim.call(0, free_pages(far, session, 0, got.pages, 0))
     sim.change_memory_block(block, "offline")
@@ -281,7 +281,7 @@ def test_3_0_knows_neither_movable_nor_kernel() -> None:
 @pytest.mark.parametrize("jitter", [0.0, 2.0])
 def test_pages_of_regions_move_to_other_nodes_and_are_found_there(kind: int, jitter: float) -> None:
     sim = Simulation(DEMO, seed=5, faults=Faults(jitter=jitter, duplicate=jitter / 10))
-    # one region at home on the node that goes, one at home on a third
+    # the home of one region is the node that goes off-line, that of the other is a third node
     regions = {2: None, 0: fill_region(sim, 0, kind, 60_000, bind(2))}
     home = sim.nodes[0]
     before = pfns_of(sim.nodes, 0, regions[0] or 0)
@@ -323,7 +323,7 @@ def test_a_block_whose_pages_find_no_room_stays() -> None:
 
 
 def far_memory() -> MachineSpec:
-    """cxl-tier, with a node of which boot keeps nothing: memory that was plugged in later."""
+    """Return cxl-tier with a node of which boot reserves nothing, like memory that is plugged in later."""
     spec = load("cxl-tier")
     nodes = tuple(
         dataclasses.replace(node, zones=tuple(dataclasses.replace(z, managed=z.present) for z in node.zones))
@@ -348,13 +348,13 @@ def test_a_node_without_cpus_goes_with_its_memory_and_comes_back() -> None:
         assert sorted(other.machine.populated) == [0, 1, 3]
     assert not node.pgdat.wakeup_kswapd(0, 2)
     session = session_of(sim)
-    # a policy that prefers it is served by the others
+    # a policy that prefers the node is served by the others
     request = AllocRequest(session, GFP_KERNEL, 0, 5, 0, Policy(PolicyMode.PREFERRED, (2,)), explain=True)
     assert [nid for nid, _ in sim.call(0, alloc_pages(home, request)).pages] == [0]
     assert pgdat_view(node).node_zonelists == {"fallback": (), "thisnode": ()}
     assert sim.check() == []
     sim.change_memory_block(memory_blocks(node)[3], "online")
-    # CPUs are on-line now, unlike at boot: a node without any comes before one with, at the same distance
+    # unlike at boot, CPUs are on-line now: at equal distance, a node without CPUs comes first
     assert set(home.machine.zonelists[0].node_order) == {0, 1, 2, 3}
     assert home.machine.managed[2, "Normal"] == MEMORY_BLOCK_PAGES
     got = sim.call(0, alloc_pages(home, request._replace(policy=bind(2))))
@@ -367,14 +367,14 @@ def test_a_node_that_boots_anew_has_all_of_its_memory_and_hears_of_the_others() 
     sim = Simulation(DEMO)
     block = node2_blocks(sim)[1]
     sim.change_memory_block(block, "offline")
-    # node 2 is restarted: it has its memory again, and the others count on it
+    # node 2 reboots: it has all its memory again, and the others know
     sim.host(Node.boot(DEMO, 2, lineage=2))
     for nid in (0, 1):
         sim.call(nid, node_restarted(sim.nodes[nid], 2, 2))
         assert sim.nodes[nid].machine.managed == Simulation(DEMO).nodes[nid].machine.managed
         assert sim.nodes[nid].machine.watermarks == sim.nodes[2].machine.watermarks
     sim.change_memory_block(block, "offline")
-    # node 0 is: node 2 tells it what is missing
+    # node 0 reboots: node 2 tells it which of its own memory is off-line
     sim.host(Node.boot(DEMO, 0, lineage=2))
     for nid in (1, 2):
         sim.call(nid, node_restarted(sim.nodes[nid], 0, 2))
@@ -393,3 +393,42 @@ def test_notified_twice_nothing_more_changes() -> None:
     digest = node.digest()
     node.apply(notified)
     assert node.digest() == digest
+
+
+@pytest.mark.parametrize(
+    ("profile", "online", "offline"),
+    [
+        ("linux-3.0", (0, 0), (0, 0)),
+        ("linux-3.16", (1, 0), (1, 0)),
+        ("linux-4.18", (2, 2), (1, 0)),
+        ("linux-5.10", (2, 2), (2, 2)),
+        ("linux-6.1", (0, 0), (0, 0)),
+    ],
+    ids=["3.0", "3.16", "4.18", "5.10", "6.1"],
+)
+def test_locks_are_taken_as_often_as_by_the_kernel(
+    profile: str, online: tuple[int, int], offline: tuple[int, int]
+) -> None:
+    """(times of node_size_lock, by how much the sequence of span_seqlock rises) of each change."""
+    sim = Simulation(dataclasses.replace(DEMO, profile=profile))
+    node = sim.nodes[2]
+    zone = max(node.pgdat.extents, key=lambda extent: extent.managed).name
+
+    def locks() -> tuple[int, int]:
+        return (
+            pgdat_view(node).node_size_lock["taken"],
+            zone_view(node, zone).span_seqlock["sequence"],
+        )
+
+    assert locks() == (0, 0)
+    block = 5  # wholly RAM
+    sim.change_memory_block(block, "offline")
+    assert locks() == offline
+    sim.change_memory_block(block, "online")
+    assert locks() == (offline[0] + online[0], offline[1] + online[1])
+    with pytest.raises(InvalidRequest):
+        sim.change_memory_block(block, "online")
+    assert locks() == (offline[0] + online[0], offline[1] + online[1])
+    copy = Node.boot(sim.spec, 2)
+    copy.restore(node.snapshot())
+    assert pgdat_view(copy).node_size_lock == pgdat_view(node).node_size_lock

@@ -1,4 +1,4 @@
-"""Blocks come and go, contiguous pages are taken, while others fault, allocate and free: nothing is lost."""
+"""Memory hotplug and CMA while sessions fault, allocate and free: no page is lost or held twice."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PAGES = 20_000
 
 
 def in_use(sim: Simulation, rng: random.Random, regions: list[tuple[int, int]]) -> tuple[int, int]:
-    """Node and memory block of some page of a region, where there is one."""
+    """Return the nid and the memory block of some page of a region, None if it has no page."""
     nid, region = rng.choice(regions)
     table = sim.nodes[nid].regions[region]
     at = rng.randrange(PAGES)
@@ -67,7 +67,7 @@ def test_whatever_happens_meanwhile(seed: int, profile: str) -> None:
             )
             tasks.append(sim.spawn(at, steps))
             gfp = rng.choice((GFP_KERNEL, GFP_HIGHUSER_MOVABLE))
-            # by hand on node 0 only: such pages keep their block
+            # held pages only on node 0: they cannot be moved, and keep their block on-line
             request = AllocRequest(session, int(gfp), rng.randrange(3), 200, cpu, POLICIES[1])
             tasks.append(sim.spawn(nid, alloc_pages(node, request)))
         for _ in range(3):
@@ -91,7 +91,7 @@ def test_whatever_happens_meanwhile(seed: int, profile: str) -> None:
             nid, region = regions.pop(rng.randrange(len(regions)))
             sim.call(nid, unmap_region(sim.nodes[nid], sessions[nid], region))
     assert all("EINVAL" in str(error) for error in refused)
-    # it did happen
+    # the run did have moves of every kind
     log = [op for node in sim.nodes.values() for op in node.log]
     done = [ops.OfflinePages, ops.OnlinePages]
     if profile != "linux-3.0":  # whose bootmem keeps pages at the bottom of nodes, where regions begin

@@ -1,4 +1,4 @@
-"""vmstat ticks on the simulation's clock: counters folded, pagesets of other nodes drained."""
+"""vmstat ticks by the simulation's clock fold counters and drain pagesets of other nodes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_pageset_of_another_node_is_drained_on_the_third_quiet_second() -> Non
     assert on_pagesets(node) < left
     sim.advance(60 * SECOND)
     assert on_pagesets(node) == 0
-    # then there is nothing to do, and no tick
+    # after that there is nothing to do, and there is no tick
     quiet = ticks(node)
     sim.advance(3600 * SECOND)
     assert ticks(node) == quiet
@@ -136,7 +136,7 @@ def test_what_a_cpu_keeps_to_itself_is_folded_by_its_tick() -> None:
 
 
 def test_kswapd_is_not_fooled_by_drift_near_the_marks() -> None:
-    """Above HIGH by the counter, below it with every CPU's part: kswapd sees the latter."""
+    """A zone is above HIGH by NR_FREE_PAGES, but below with the CPUs' deltas, which kswapd adds up."""
     close = {"vm.min_free_kbytes": "512", "vm.watermark_scale_factor": "1"}
     pgdat = drifting(**close).nodes[2].pgdat
     pg = pgdat.pg
@@ -147,7 +147,7 @@ def test_kswapd_is_not_fooled_by_drift_near_the_marks() -> None:
     assert pgdat.balanced(0, 2)
     pg.free_delta[0, DMA32] = -1
     assert not pgdat.balanced(0, 2)
-    # far above the mark nobody adds up
+    # far above the mark the deltas are not added up
     pg.vm_stat[DMA32, NR_FREE_PAGES] = pg.drift[DMA32, DRIFT_MARK]
     pg.free_delta[0, DMA32] = -(10**9)
     assert pgdat.balanced(0, 2)

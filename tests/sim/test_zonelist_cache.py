@@ -1,4 +1,4 @@
-"""The zonelist cache of 3.0 at work: full nodes are not asked, and are asked again after a second."""
+"""The zonelist cache of linux-3.0: nodes found full are not asked again until a second has passed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECOND = 1_000_000_000
 
 
 def fill(asking: Asking, *nids: int) -> None:
-    """Take pages of nodes until not even MIN gives one."""
+    """Allocate pages of nodes until none is left even above MIN."""
     for nid in nids:
         request = asking.request(1 << 16, policy=bind(nid))._replace(partial=True)
         failed = False
@@ -26,7 +26,7 @@ def fill(asking: Asking, *nids: int) -> None:
 
 
 def lookups(asking: Asking, since: list[int]) -> dict[int, int]:
-    """Alloc ops that the other nodes were asked since then."""
+    """Return the Alloc ops that other nodes have been asked for since `before`."""
     return {
         nid: sum(isinstance(op, ops.Alloc) for op in list(node.log)[since[nid] :])
         for nid, node in asking.sim.nodes.items()
@@ -44,7 +44,7 @@ def skipped(visits: tuple[NodeVisit, ...]) -> list[tuple[int, tuple[str, ...]]]:
 
 @pytest.fixture
 def asking() -> Asking:
-    """Node 0 and 2 are full, node 1 is not; the fallback order of node 0 is 0, 2, 1."""
+    """Return a machine whose nodes 0 and 2 are full, node 1 is not; node 0's fallback order is 0, 2, 1."""
     asking = Asking(profile="linux-3.0")
     fill(asking, 0, 2)
     asking.sim.advance(2 * SECOND)
@@ -90,14 +90,14 @@ def test_pages_that_come_back_to_a_full_node_are_not_seen_until_the_wipe(asking:
 
 
 def test_a_scan_that_finds_nothing_is_repeated_without_the_cache(asking: Asking) -> None:
-    """Node 1 fills up too: the second scan finds what came back to node 2, within the second."""
+    """When node 1 is full, too, the second scan finds pages freed on node 2, though its marks are recent."""
     asking.take(10)
     node = asking.sim.nodes[2]
     owner = asking.home.owner(asking.session)
     held = [int(p) + node.pgdat.base_pfn for p in (node.pgdat.pg.flags == 4).nonzero()[0]][:20_000]
     node.apply(ops.Free(owner, None, 0, b"".join(pfn.to_bytes(8, "little") for pfn in held)))
     fill(asking, 1)
-    # the marks of node 2 are of this second
+    # node 2 was marked as full within this second
     asking.home.apply(ops.ZlcMarkFull(0, (2,), asking.home.clock()))
     explanation = asking.ask(10)
     first, again = (step for step in explanation.steps if isinstance(step, FreelistPass))
@@ -115,7 +115,7 @@ def test_why_a_zone_was_not_looked_at(asking: Asking) -> None:
     text = str(explanation)
     assert "2:DMA32    skipped: zonelist cache says full" in text
     assert "0:DMA      skipped: zonelist cache says full" in text
-    # the first zone is always looked at
+    # the first zone is always tried
     assert "0:DMA32    skipped" not in text
 
 

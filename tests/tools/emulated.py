@@ -15,10 +15,14 @@ from numa_service.cli.mirror import File
 from numa_service.machine.presets import load_preset
 from numa_service.machine.snapshot import assemble
 from numa_service.machine.spec import MachineSpec
+from numa_service.mm.hugetlb.hstate import PMD_KB
 from numa_service.mm.snapshot import MachineSnapshot
+from numa_service.node.hugetlb import keeper_of, set_max_huge_pages
 from numa_service.procfs import tree
 from numa_service.sim.simulation import Simulation
 
+#: Huge pages of the machine.
+HUGE_PAGES = 5
 PRESETS = ("two-socket", "cxl-tier", "eight-node", "uma")
 
 
@@ -79,6 +83,8 @@ def emulated(preset: str) -> Emulated:
     last = spec.nodes[-1].nid
     for wanted in ("0=20001:anon", "0=1003", f"{last}=3001:file", f"{last}=99"):
         fill(simulation, Fill.parse(wanted, spec))
+    keeper = simulation.hosts[keeper_of(simulation.nodes[0])]
+    simulation.call(keeper.node.nid, set_max_huge_pages(keeper.inbox, PMD_KB, HUGE_PAGES))
     snapshot = assemble(spec, [node.machine.node_part(nid) for nid, node in simulation.nodes.items()])
     files = (File(path, entry.mode, entry.target, text) for path, entry, text in tree.walk(snapshot))
     return Emulated(spec, snapshot, tuple(files))

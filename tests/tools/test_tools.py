@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from emulated import Emulated
+from emulated import HUGE_PAGES, Emulated
 from skips import needs
 
 from numa_service.cli.mirror import Mirror
@@ -83,6 +83,8 @@ def test_numastat_m(machine: Emulated) -> None:
         assert shown[:-1] == pytest.approx([n / 256 for n in pages], abs=0.011), name
         assert shown[-1] == pytest.approx(sum(pages) / 256, abs=0.011 * len(nodes)), name
     assert sum(wanted["Inactive(anon)"]) == 20_001
+    # numastat takes counts of huge pages for kB, too, and counts them as 2 MiB each
+    assert rows["HugePages_Total"].split()[-1] == f"{2 * HUGE_PAGES}.00"
 
 
 @needs("lstopo-no-graphics")

@@ -1,4 +1,4 @@
-"""Reading ahead changes nothing but when it is read."""
+"""Reading ahead gives the same chunks and the same errors."""
 
 from __future__ import annotations
 

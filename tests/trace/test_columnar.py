@@ -1,4 +1,4 @@
-"""The columnar file gives back every bit, or says where it is damaged."""
+"""The columnar file gives back every bit, or an error that says where it is damaged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from numa_service.trace.events import (
     TraceEvents,
     TraceHeader,
 )
-from numa_service.trace.source import read_kswapd
+from numa_service.trace.reader import read_kswapd
 
 HEADER = TraceHeader("nop", 90, 100, 4)
 COUNTS = EventCounts(
@@ -209,7 +209,7 @@ def test_kswapd_changes_are_kept_and_found_without_the_events(tmp_path: Path) ->
 
 
 def test_a_file_of_the_first_version_is_read(sample: bytes) -> None:
-    """It has no kswapd frames, and is otherwise the same."""
+    """A file of version 1 has no kswapd frames, and is otherwise the same."""
     (length,) = struct.unpack_from("<I", sample, len(columnar.MAGIC))
     assert b"\xa7version\x02" in sample[: len(columnar.MAGIC) + 8 + length]
     later = sample[len(columnar.MAGIC) + 8 + length :]

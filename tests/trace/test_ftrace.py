@@ -1,4 +1,4 @@
-"""Trace text to columns: every event, none invented, whatever the task is called."""
+"""Trace text as columns: every event is found and none is invented, whatever the task is called."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GFP_TEXTS = ["GFP_KERNEL", "GFP_HIGHUSER_MOVABLE|__GFP_COMP|__GFP_ZERO", "none",
 
 @dataclass(frozen=True)
 class Event:
-    """One event as the kernel would have it."""
+    """The columns of one event as the kernel has it."""
 
     comm: bytes
     pid: int

@@ -1,4 +1,4 @@
-"""Made-up traces: as many events as asked for, legal, and the same text and columns."""
+"""Synthetic traces have as many events as asked for, are legal, and have the same text and columns."""
 
 from __future__ import annotations
 

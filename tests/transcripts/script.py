@@ -1,7 +1,7 @@
-"""A machine driven by a script, command by command, and what its nodes did (as the tests of etcd's raft).
+"""Runs scenarios: scripts that drive a machine, with the expected transcript (like the tests of etcd's raft).
 
-A scenario is a text: commands, one a line, then ``----``, then what came of them, up to an empty line.
-The methods named ``do_…`` are the commands.
+A scenario is a text of cases. A case has commands, one a line, then ``----``, then what they print, up to an
+empty line. Each method named ``do_…`` is a command.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.node import ops
 from numa_service.node.cma import cma_alloc
 from numa_service.node.errors import NodeError
-from numa_service.node.explain import migratetype_name
+from numa_service.node.explanation_recorder import migratetype_name
 from numa_service.node.free_pages import begin_free
 from numa_service.node.inbox import Call, Inbox
 from numa_service.node.memory_hotplug import memory_blocks, node_restarted
@@ -39,7 +39,7 @@ SEPARATOR = "----"
 
 @dataclasses.dataclass
 class Case:
-    """Commands, and what they are to print; comments and empty lines before them stay as they are."""
+    """Some commands, with their expected output, and the comments and empty lines before them."""
 
     before: str
     commands: list[str]
@@ -51,7 +51,7 @@ class Case:
 
 
 def cases(text: str) -> Iterator[Case]:
-    """The cases of a scenario."""
+    """Yield the cases of a scenario."""
     before, commands, expected = "", list[str](), None
     for line in text.splitlines():
         if expected is not None:
@@ -72,19 +72,19 @@ def cases(text: str) -> Iterator[Case]:
 
 
 class Session:
-    """A client of the script."""
+    """A client's session in a script."""
 
     def __init__(self, nid: int, number: int) -> None:
         self.nid = nid
         self.number = number
         self.regions: dict[str, int] = {}
-        #: Blocks by hand: (node, order) → pfns, in the order in which they came.
+        #: Held blocks: (nid, order) → pfns, in the order of allocation.
         self.blocks: dict[tuple[int, int], list[int]] = {}
         self.requests = 0
 
 
 class Script:
-    """One machine, and who uses it."""
+    """One machine and its sessions."""
 
     def __init__(self) -> None:
         self.sim: Simulation
@@ -93,7 +93,7 @@ class Script:
         self._lose: list[bool] = []
 
     def run(self, commands: list[str]) -> str:
-        """What the commands print: ops as the nodes apply them, and results."""
+        """Run commands; return what they print: the ops that nodes applied, and results."""
         self._transcript.lines.clear()
         for command in commands:
             words = shlex.split(command)
@@ -127,7 +127,7 @@ class Script:
         return sum(node.pgdat.free_pages(extent.index) for extent in node.pgdat.extents)
 
     def do_zones(self, node: str) -> None:
-        """Free pages and marks of a node's zones."""
+        """Print free pages and watermarks of a node's zones."""
         pgdat = self.sim.nodes[int(node)].pgdat
         for extent in pgdat.extents:
             if extent.managed:
@@ -139,7 +139,7 @@ class Script:
                 self._say(f"{extent.name} free={free} pagesets={pagesets} {marks}")
 
     def do_pageblocks(self, node: str, zone: str) -> None:
-        """Pageblocks of a zone by migratetype, as /proc/pagetypeinfo counts them."""
+        """Print the pageblocks of a zone by migratetype, as /proc/pagetypeinfo counts them."""
         pgdat = self.sim.nodes[int(node)].pgdat
         (shown,) = [z for z in pgdat.snapshot().zones if z.name == zone]
         kinds = " ".join(
@@ -153,7 +153,7 @@ class Script:
         self.sim.nodes[int(node)].apply(ops.WriteSysctl(key, value))
 
     def do_run(self) -> None:
-        """Let everything come to its end that is under way, kswapd included."""
+        """Run everything that is under way to its end, including kswapd."""
         self.sim.run()
 
     def do_advance(self, seconds: str) -> None:
@@ -163,7 +163,7 @@ class Script:
         self._say("; ".join(self.sim.check()) or "no violations")
 
     def do_held(self) -> None:
-        """Pages that owners have on each node, and questions that nodes owe answers to."""
+        """Print the pages that owners have on each node, and the number of unanswered questions."""
         held = " ".join(f"node{nid}={node.held_pages()}" for nid, node in self.sim.nodes.items())
         owed = {nid: node.outbox.owed() for nid, node in self.sim.nodes.items() if node.outbox.owed()}
         self._say(f"held: {held}" + (f"; owed: {owed}" if owed else ""))
@@ -176,7 +176,7 @@ class Script:
     # faults
 
     def do_lose(self, what: str) -> None:
-        """The next question between nodes, or the answer to it, is lost."""
+        """Lose the next question between nodes, or the answer to it."""
         self._lose = {"question": [True], "answer": [False, True]}[what]
 
     def do_crash(self, node: str) -> None:
@@ -184,7 +184,7 @@ class Script:
         self.sim.down.add(int(node))
 
     def do_restart(self, node: str) -> None:
-        """A node that has crashed boots anew, empty, and the others are told."""
+        """Reboot a node that has crashed, with empty memory, and tell the other nodes."""
         nid = int(node)
         lineage = self.sim.nodes[nid].lineage + 1
         self.sim.host(Node.boot(self.sim.spec, nid, lineage)).node.observer = self._transcript.observe
@@ -224,7 +224,7 @@ class Script:
         self._say(f"got {where}, {got.remote_lookups} lookups, {got.cost.latency_ns} ns")
 
     def do_free(self, name: str, count: str = "", order: str = "0", node: str = "") -> None:
-        """Blocks of one order that came first; all of them, or so many, of one node, or of all."""
+        """Free the oldest blocks of one order: `count` of each node or all, of one node or of all nodes."""
         session = self.sessions[name]
         pages = []
         for (nid, of_order), pfns in session.blocks.items():
@@ -269,7 +269,7 @@ class Script:
     # memory that comes and goes
 
     def do_offline(self, node: str, block: str) -> None:
-        """A node's memory block by its place: 0 is the first, -1 the last."""
+        """Take a node's memory block off-line, given by its place: 0 is the first, -1 the last."""
         state = self.sim.change_memory_block(self._block(node, block), "offline")
         self._say(f"node{state.nid} has {sum(present for _, present, _ in state.zones)} pages")
 
@@ -281,7 +281,7 @@ class Script:
         return memory_blocks(self.sim.nodes[int(node)])[int(place)]
 
     def do_cma(self, name: str, count: str, area: str = "0", align: str = "0") -> None:
-        """Pages in a row, from an area of the session's own node."""
+        """Allocate contiguous pages from an area of the session's own node."""
         session = self.sessions[name]
         node = self.sim.nodes[session.nid]
         start, end = self.sim.call(
@@ -293,7 +293,7 @@ class Script:
     def _ask(
         self, session: Session, about: object, begin: Callable[[Inbox], Any], request_id: str = ""
     ) -> Any:
-        """Through the node's inbox, to the end; what it raises is raised."""
+        """Send a request to the session's node, run it to its end, and return or raise its result."""
         session.requests += 1
         digest = zlib.crc32(repr(about).encode())
         call = Call(session.number, request_id or f"{session.requests}", digest)
@@ -309,7 +309,7 @@ class Script:
 
 
 def _policy(text: str) -> Policy:
-    """bind:0,2 and so on; "" is the default."""
+    """Return the policy of a text like ``bind:0,2``; "" is the default policy."""
     if not text:
         return Policy()
     mode, _, nodes = text.partition(":")

@@ -1,4 +1,4 @@
-"""Every scenario prints what it printed before; ``--rewrite`` takes down what it prints now, for the diff."""
+"""Every scenario prints what its file says; ``--rewrite`` writes what it prints now into the file."""
 
 from __future__ import annotations
 

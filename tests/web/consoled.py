@@ -11,7 +11,7 @@ from numa_service.web.options import ConsoleOptions
 
 
 class Consoled(Loopback):
-    """What tests see of both."""
+    """The machine and its console, and what tests do with them."""
 
     def __init__(self, preset: str | MachineSpec, *, writable: bool = False) -> None:
         super().__init__(preset)

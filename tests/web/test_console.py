@@ -1,4 +1,4 @@
-"""The console's server: what it answers, to whom, and what it refuses."""
+"""The console's server: its answers, who gets them, and what it refuses."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def test_no_script_but_ours_may_run(consoled: Consoled, http: aiohttp.Clie
 
 
 async def test_names_of_others_are_refused(consoled: Consoled, http: aiohttp.ClientSession) -> None:
-    """A page of rebound.example whose name now leads to the loopback interface sends its own name."""
+    """By DNS rebinding a page of rebound.example can reach the loopback interface, but sends its own name."""
     for path in ("", "api/machine", "api/feed"):
         for host in ("rebound.example", "1.2.3.4", "[::2]", "127.0.0.1.rebound.example", "[", "a@localhost"):
             response = await http.get(f"{consoled.url}{path}", headers={"Host": host})
@@ -81,7 +81,7 @@ async def test_names_of_others_are_refused(consoled: Consoled, http: aiohttp.Cli
 async def test_the_address_that_a_request_came_to_is_a_name(
     consoled: Consoled, http: aiohttp.ClientSession
 ) -> None:
-    """Of a console that listens on every interface."""
+    """This matters to a console that listens on every interface."""
     other = ConsoleServer(consoled.info, lambda: "", list, ConsoleOptions(host="0.0.0.0"))
     url = (await other.start()).replace("0.0.0.0", "127.0.0.2")
     assert (await http.get(url)).status == 200
@@ -226,7 +226,7 @@ async def test_an_error_of_ours_is_answered_and_one_line_in_the_log(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whatever an action raises: nothing that a body leads to is a 500."""
+    """Whatever exception a body causes in an action, the answer is not 500."""
 
     async def explain(*_: object) -> dict[str, Any]:
         raise KeyError("on purpose")

@@ -1,4 +1,4 @@
-"""The page in a real browser: it moves, it is quiet, it works by keyboard and on a phone."""
+"""The page in a real browser: it updates, is idle when nothing changes, works by keyboard and on a phone."""
 
 from __future__ import annotations
 

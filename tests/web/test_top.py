@@ -1,4 +1,4 @@
-"""top on a machine on the loopback, keys and all."""
+"""top of a machine on the loopback interface, with its keys."""
 
 from __future__ import annotations
 

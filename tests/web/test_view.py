@@ -1,8 +1,9 @@
-"""What browsers are sent, without a server."""
+"""The JSON that browsers are sent, without a server."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from numa_client import MachineInfo, NodeInfo
@@ -11,8 +12,9 @@ from numa_client._gen.numa.v1 import observe_service_pb2 as pb2
 from numa_service.machine.boot import start_kernel
 from numa_service.machine.presets import list_presets, load_preset
 from numa_service.machine.spec import MachineSpec
-from numa_service.web.boot import boot_steps
-from numa_service.web.events import EVENTS_KEPT, TOLD_EVERY_NS, Events
+from numa_service.mm.profile import profile_named
+from numa_service.web.boot_steps import boot_steps
+from numa_service.web.event_feed import EVENTS_KEPT, TOLD_EVERY_NS, Events
 from numa_service.web.view import message, node_view, sockets
 
 
@@ -48,12 +50,17 @@ def test_boot_is_cut_into_steps_without_losing_a_line(name: str, profile: str) -
     assert functions[-1] == "kswapd_init"
     assert {"e820__memory_setup", "acpi_numa_init", "free_area_init", "build_all_zonelists"} <= set(functions)
     assert len(functions) == len(set(functions))
+    mm_init = profile_named(profile).mm_init
+    whole = [step.function for step in boot_steps(dmesg, mm_init)]
+    at = whole.index(mm_init[0])
+    assert tuple(whole[at : at + len(mm_init)]) == mm_init
+    assert [function for function in whole if function in functions] == functions
     (zonelists,) = [step for step in steps if step.function == "build_all_zonelists"]
     if len(spec.nodes) > 1 and profile == "linux-6.1":
         assert zonelists.nodes == {node.nid for node in spec.nodes}
 
 
-def frame(**fields: object) -> pb2.ObserveResponse:
+def frame(**fields: Any) -> pb2.ObserveResponse:
     zone = pb2.ObservedZone(
         zone="Normal",
         free_pages=1000,
@@ -65,7 +72,7 @@ def frame(**fields: object) -> pb2.ObserveResponse:
         free_blocks=[0] * 11,
         lru_pages=[0] * 4,
     )
-    return pb2.ObserveResponse(node=3, incarnation=1, zones=[zone], numa_stat=[0] * 6, **fields)  # type: ignore[arg-type]
+    return pb2.ObserveResponse(node=3, lineage=1, zones=[zone], numa_stat=[0] * 6, **fields)
 
 
 def test_a_push_is_json_and_names_are_data() -> None:
@@ -99,9 +106,9 @@ def test_events_tell_crossings_once_and_sums_now_and_then() -> None:
     assert events.since(events.last_id) == []
 
 
-def test_a_new_incarnation_is_one_event_and_no_arithmetic() -> None:
+def test_a_new_lineage_is_one_event_and_no_arithmetic() -> None:
     events = Events()
     after = frame()
-    after.incarnation = 2
+    after.lineage = 2
     events.compare(frame(sessions=5, held_pages=9), after, ())
-    assert [event.text for event in events.since(0)] == ["booted anew: incarnation 2, its memory is empty"]
+    assert [event.text for event in events.since(0)] == ["booted anew: lineage 2, its memory is empty"]

@@ -6,14 +6,24 @@ from dataclasses import replace
 from typing import Any
 
 from by_hand import ByHand
-from numa_client import Access, Distribution, Mix, Phase, Program, ProgramProgress, ProgramRegion
+from numa_client import (
+    Access,
+    Distribution,
+    EventResult,
+    Mix,
+    Phase,
+    PhaseResult,
+    Program,
+    ProgramProgress,
+    ProgramRegion,
+    ProgramResult,
+)
 
 from numa_service.machine.presets import load_preset
 from numa_service.node import ops
 from numa_service.node.errors import NodeError
 from numa_service.node.node import Node
 from numa_service.workload.run import run_program, to_next_progress
-from numa_service.workload.tally import Result
 
 EXPONENTIAL = Distribution("exponential", mean=1e-3)
 
@@ -22,7 +32,7 @@ class Driven:
     """A session on node 0 of a machine whose nodes are driven by hand."""
 
     def __init__(self, preset: str = "demo", unloaded: bool = False) -> None:
-        """`unloaded`: with so much bandwidth that nobody ever queues."""
+        """With `unloaded`, memories and links have so much bandwidth that no access ever queues."""
         self.spec = load_preset(preset)
         if unloaded:
             nids = [node.nid for node in self.spec.nodes]
@@ -38,18 +48,20 @@ class Driven:
         self.session = self.node.apply(ops.OpenSession("test", 10**9, 0))
         self.progress: list[ProgramProgress] = []
 
-    def run(self, program: Program, cut: NodeError | None = None, after: int = 0, **options: Any) -> Result:
-        """Run a program; with `cut`, throw that in after so many batches."""
+    def run(
+        self, program: Program, cut: NodeError | None = None, after: int = 0, **options: Any
+    ) -> ProgramResult:
+        """Run a program to its end; `cut`, if given, is thrown into it after `after` batches."""
         steps = run_program(self.node, self.session, 0, program, **options)
         while True:
             thrown = cut if cut and len(self.progress) == after else None
             found = self.machine.call(0, to_next_progress(steps, thrown))
-            if isinstance(found, Result):
+            if isinstance(found, ProgramResult):
                 return found
             self.progress.append(found)
 
     def check(self) -> None:
-        """Every node's invariants hold, and its log leads to its state."""
+        """Assert that every node's invariants hold, and that replaying its log gives its state."""
         for nid, node in self.machine.nodes.items():
             assert node.check() == []
             assert node.log_dropped == 0
@@ -59,12 +71,17 @@ class Driven:
         return [node.digest() for node in self.machine.nodes.values()]
 
     def held(self) -> int:
-        """Pages that anybody holds, on any node."""
+        """Pages that are held, on all nodes together."""
         return sum(node.held_pages() for node in self.machine.nodes.values())
 
 
+def kinds_of(phase: PhaseResult) -> tuple[EventResult, ...]:
+    """The mixes of a phase, then its accesses, then its objects."""
+    return (*phase.mixes, *phase.accesses, *phase.objects)
+
+
 def churn(**fields: Any) -> Program:
-    """Allocations of two orders and accesses to two regions."""
+    """A program of allocations of two orders and accesses to two regions."""
     phase = Phase(
         name="churn",
         events=20_000,

@@ -1,4 +1,4 @@
-"""Samples have the means that were asked for, and wrong distributions name their field."""
+"""Samples have the means and tails of their distributions, patterns their shapes; errors name the field."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_zipf_falls_as_a_power_of_the_rank(theta: float) -> None:
     assert found.min() == 0
     assert found.max() <= 9_999
     counts = np.bincount(found, minlength=10_000)
-    # a decade further down the ranks there are 10^theta times fewer accesses a page
+    # a decade higher in rank, a page has 10^theta times fewer accesses
     ratio = counts[100:200].mean() / counts[1000:2000].mean()
     assert ratio == pytest.approx(10**theta, rel=0.1)
 

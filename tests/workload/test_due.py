@@ -1,4 +1,4 @@
-"""The timer wheel, against a sorted list."""
+"""The timer wheel, compared with a plain dictionary of due times."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_everything_comes_when_it_is_due_and_not_before(steps: list[tuple[list[i
         pfns = list(range(pfn, pfn + len(when)))
         pfn += len(when)
         due.add(np.array(when, dtype=np.int64), np.array(pfns, dtype=np.uint64))
-        # what is due at once waits for the clock to move
+        # a pfn that is due at once comes when the clock advances
         waiting |= {p: min(max(w, now + 1), MAX_TICKS) for p, w in zip(pfns, when, strict=True)}
         now = min(now + passes, MAX_TICKS - 1)
         taken = set(due.take(now).tolist())

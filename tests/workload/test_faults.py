@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from numa_client import Access, Distribution, Mix, Phase, Policy, Program, ProgramRegion
+from driven import kinds_of
+from numa_client import Access, Distribution, Mix, Phase, Policy, Program, ProgramRegion, ProgramResult
 
 from numa_service.machine.presets import load_preset
 from numa_service.node import ops
 from numa_service.node.region import close_session
 from numa_service.sim.simulation import Simulation
 from numa_service.workload.run import run_program, to_next_progress
-from numa_service.workload.tally import Result
 
 EVERYWHERE = Policy.interleave(0, 1, 2)
 PROGRAM = Program(
@@ -34,16 +34,16 @@ def test_a_node_that_is_away_is_done_without_and_nothing_is_lost() -> None:
     session = home.apply(ops.OpenSession("test", ops.FOREVER_NS, 0))
     steps = run_program(home, session, 0, PROGRAM)
     batches, found = 0, None
-    while not isinstance(found, Result):
+    while not isinstance(found, ProgramResult):
         if batches == 5:
             sim.down.add(2)
         if batches == 20:
             sim.down.discard(2)
         found = sim.call(0, to_next_progress(steps))
         batches += 1
-    (tally,) = found.phases
-    assert [kind.failures for kind in tally.kinds] == [0, 0, 0], "the others have room"
-    assert all(kind.pages_by_node[2] > 0 for kind in tally.kinds)
+    (phase,) = found.phases
+    assert [kind.failures for kind in kinds_of(phase)] == [0, 0, 0], "the others have room"
+    assert all(kind.placement[2] > 0 for kind in kinds_of(phase))
     assert found.allocated_pages == found.freed_pages + found.unfreed_pages
     assert found.unfreed_pages > 0, "some were due while their node was away"
     sim.advance(2_000_000_000)  # what the node owes answers to is asked again: the end of the region, too
@@ -61,7 +61,7 @@ def test_the_simulation_gives_the_same_twice() -> None:
         session = sim.nodes[0].apply(ops.OpenSession("test", ops.FOREVER_NS, 0))
         steps = run_program(sim.nodes[0], session, 0, PROGRAM)
         found = None
-        while not isinstance(found, Result):
+        while not isinstance(found, ProgramResult):
             found = sim.call(0, to_next_progress(steps))
         return [node.digest() for node in sim.nodes.values()], found.virtual_ns
 

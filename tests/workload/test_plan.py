@@ -1,4 +1,4 @@
-"""Programs that are refused: the field is named, and nothing has changed."""
+"""Programs that are refused: the error names the field, and nothing has changed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 from driven import Driven, churn
-from numa_client import Access, Distribution, Mix, Phase, Policy, Program, ProgramLimits, ProgramRegion
+from numa_client import (
+    Access,
+    Distribution,
+    Mix,
+    ObjectMix,
+    Phase,
+    Policy,
+    Program,
+    ProgramLimits,
+    ProgramRegion,
+)
 
 from numa_service.node.errors import InvalidRequest
 from numa_service.workload import plan
@@ -27,6 +37,10 @@ def mix(**fields: Any) -> Program:
 
 def access(**fields: Any) -> Program:
     return phase(accesses=(Access(**{"region": "heap", "pattern": "uniform"} | fields),))
+
+
+def objects(**fields: Any) -> Program:
+    return phase(objects=(ObjectMix(**fields),))
 
 
 def region(**fields: Any) -> Program:
@@ -59,11 +73,23 @@ CASES: list[tuple[Program, str]] = [
     (mix(gfp="GFP_NONSENSE"), "phases[1].mixes[1].gfp"),
     (mix(gfp="__GFP_DMA|__GFP_HIGHMEM"), "phases[1].mixes[1].gfp"),
     (mix(policy=Policy.bind(9)), "phases[1].mixes[1].policy.nodes"),
-    (mix(policy=Policy.bind(2), gfp="GFP_DMA"), "phases[1].mixes[1].policy"),
+    (mix(policy=Policy.bind(2), gfp="GFP_KERNEL|__GFP_THISNODE"), "phases[1].mixes[1].policy"),
     (mix(weight=-1.0), "phases[1].mixes[1].weight"),
     (mix(lifetime=Distribution("exponential")), "phases[1].mixes[1].lifetime.mean"),
     (mix(think=Distribution("forever")), "phases[1].mixes[1].think.kind"),
     (mix(think=replace(SPENT, unit="memory")), "phases[1].mixes[1].think.unit"),
+    (phase(objects=(ObjectMix(size=8),) * 40), "phases[1].mixes"),
+    (objects(), "phases[1].objects[0].cache"),
+    (objects(cache="filp", size=8), "phases[1].objects[0].cache"),
+    (objects(cache="no such"), "phases[1].objects[0].cache"),
+    (objects(size=(4 << 20) + 1), "phases[1].objects[0].size"),
+    (objects(size=-1), "phases[1].objects[0].size"),
+    (objects(size=8, node=9), "phases[1].objects[0].node"),
+    (objects(size=8, gfp="GFP_NONSENSE"), "phases[1].objects[0].gfp"),
+    (objects(size=8, weight=-1.0), "phases[1].objects[0].weight"),
+    (objects(size=8, lifetime=Distribution("exponential")), "phases[1].objects[0].lifetime.mean"),
+    (objects(size=8, lifetime=replace(SPENT, unit="memory")), "phases[1].objects[0].lifetime.unit"),
+    (objects(size=8, think=Distribution("forever")), "phases[1].objects[0].think.kind"),
     (access(region="nowhere"), "phases[1].accesses[0].region"),
     (access(write=1.5), "phases[1].accesses[0].write"),
     (access(pattern="zipf"), "phases[1].accesses[0].theta"),

@@ -1,4 +1,4 @@
-"""Programs on real nodes: what they do, what they count, and that they do it again."""
+"""Programs on real nodes: what they do, what they count, and that they are deterministic."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from dataclasses import replace
 from typing import get_args
 
 import pytest
-from driven import EXPONENTIAL, Driven, churn
+from driven import EXPONENTIAL, Driven, churn, kinds_of
 from numa_client import (
     Access,
     Distribution,
     Mix,
+    ObjectMix,
     Phase,
     Policy,
     Program,
     ProgramLimits,
     ProgramProgress,
     ProgramRegion,
+    ProgramResult,
 )
 from numa_client._program import LifetimeUnit
 
@@ -30,7 +32,7 @@ FIXED = Distribution("fixed", mean=1e-4)
 
 
 def pages(**fields: object) -> Program:
-    """One mix, one phase."""
+    """A program of one phase with one mix; `fields` are those of any of the three."""
     mix = {name: fields.pop(name) for name in list(fields) if name in Mix.__slots__}
     phase = {name: fields.pop(name) for name in list(fields) if name in Phase.__slots__}
     phases = (Phase(**{"events": 10_000, "mixes": (Mix(**mix),)} | phase),)  # type: ignore[arg-type]
@@ -42,13 +44,7 @@ def test_the_same_program_does_the_same_again() -> None:
     results = [driven.run(churn()) for driven in (first, second)]
     assert first.digests() == second.digests()
     assert first.progress == second.progress
-    tallies = [
-        [(k.name, k.events, k.pages, k.failures, k.pages_by_node, k.latency.total_ns) for k in p.kinds]
-        for result in results
-        for p in result.phases
-    ]
-    assert tallies[0] == tallies[1]
-    assert results[0].virtual_ns == results[1].virtual_ns
+    assert results[0] == results[1]
     first.check()
     assert first.held() == 0
 
@@ -72,14 +68,14 @@ def test_events_are_shared_out_exactly_and_nothing_is_lost() -> None:
     driven = Driven()
     result = driven.run(churn())
     (phase,) = result.phases
-    assert [kind.events for kind in phase.kinds] == [10_000, 3333, 3333, 3333]
-    assert [kind.pages for kind in phase.kinds] == [10_000, 8 * 3333, 3333, 3333]
+    assert [kind.events for kind in kinds_of(phase)] == [10_000, 3333, 3333, 3333]
+    assert [kind.pages for kind in kinds_of(phase)] == [10_000, 8 * 3333, 3333, 3333]
     assert result.freed_pages == result.allocated_pages == 10_000 + 8 * 3333
-    heap, file = phase.kinds[2:]
-    assert heap.hits + heap.faults == 3333
-    assert heap.hits > 1000, "popular pages come again"
-    assert file.faults == file.major_faults == 3333
-    assert all(kind.latency.events == kind.events for kind in phase.kinds)
+    heap, file = kinds_of(phase)[2:]
+    assert heap.hit_pages + heap.fault_pages == 3333
+    assert heap.hit_pages > 1000, "popular pages come again"
+    assert file.fault_pages == file.major_fault_pages == 3333
+    assert all(0 < kind.latency.p50_ns <= kind.latency.max_ns for kind in kinds_of(phase))
     assert driven.progress[-1].live_pages == 0
     for progress in driven.progress:
         assert progress.allocated_pages == progress.freed_pages + progress.live_pages
@@ -108,9 +104,9 @@ def test_a_phase_ends_where_it_says(batch: int) -> None:
     seconds = Driven().run(pages(events=0, seconds=0.01, batch=batch, lifetime=FIXED))
     assert 0.01e9 <= seconds.virtual_ns < 0.013e9
     rated = Driven().run(pages(events=0, seconds=0.01, rate=1e6, batch=batch, lifetime=FIXED))
-    assert rated.phases[0].events == pytest.approx(10_000, rel=0.01)
+    assert kinds_of(rated.phases[0])[0].events == pytest.approx(10_000, rel=0.01)
     counted = Driven().run(pages(events=12_345, batch=batch, lifetime=FIXED))
-    assert counted.phases[0].events == 12_345
+    assert kinds_of(counted.phases[0])[0].events == 12_345
 
 
 def test_think_time_passes() -> None:
@@ -120,7 +116,7 @@ def test_think_time_passes() -> None:
 
 
 def test_who_thinks_queues_less() -> None:
-    """What a program asks for in a row is load, and loaded memory is slower."""
+    """Requests without a pause between them are load, and loaded memory is slower."""
     quick = Driven().run(pages())
     slow = Driven().run(pages(think=Distribution("fixed", mean=1e-6)))
     assert slow.virtual_ns - quick.virtual_ns < 10_000 * 1000
@@ -128,9 +124,9 @@ def test_who_thinks_queues_less() -> None:
 
 def test_policies_say_where() -> None:
     program = pages(policy=Policy.interleave(0, 1, 2), events=3000)
-    (tally,) = Driven().run(program).phases[0].kinds
-    assert tally.pages_by_node == {0: 1000, 1: 1000, 2: 1000}
-    assert tally.remote_lookups
+    (kind,) = kinds_of(Driven().run(program).phases[0])
+    assert kind.placement == {0: 1000, 1: 1000, 2: 1000}
+    assert kind.remote_lookups
 
 
 def test_each_node_in_turn() -> None:
@@ -144,8 +140,8 @@ def test_each_node_in_turn() -> None:
     driven = Driven()
     result = driven.run(Program(phases=(phase,), regions=(ProgramRegion("a", kind="anon", pages=500),)))
     assert [phase.name for phase in result.phases] == ["stream, node 0", "stream, node 1", "stream, node 2"]
-    for nid, phase_tally in enumerate(result.phases):
-        assert [kind.pages_by_node for kind in phase_tally.kinds] == [{nid: 1000}, {nid: 1000}]
+    for nid, done in enumerate(result.phases):
+        assert [kind.placement for kind in kinds_of(done)] == [{nid: 1000}, {nid: 1000}]
     assert driven.node.sessions[driven.session].regions == set()
     assert driven.held() == 0
     driven.check()
@@ -154,9 +150,9 @@ def test_each_node_in_turn() -> None:
 def test_failures_are_counted() -> None:
     driven = Driven()
     program = pages(order=10, events=500, policy=Policy.bind(1))
-    (tally,) = driven.run(program).phases[0].kinds
-    assert tally.failures + (tally.pages >> 10) == 500
-    assert 400 < tally.failures < 500
+    (kind,) = kinds_of(driven.run(program).phases[0])
+    assert kind.failures + (kind.pages >> 10) == 500
+    assert 400 < kind.failures < 500
     assert driven.held() == 0
 
 
@@ -175,11 +171,11 @@ def test_an_access_that_finds_no_memory_is_a_failure() -> None:
     phase = Phase(events=size, batch=16384, accesses=(Access("a", pattern="sequential", write=1.0),))
     program = Program(phases=(phase,), regions=(ProgramRegion("a", kind="anon", pages=size),))
     result = driven.run(program)
-    (tally,) = result.phases[0].kinds
-    assert tally.events == size
-    assert tally.hits + tally.faults + tally.failures == size
-    assert tally.failures > size // 3
-    assert result.accessed_pages == size - tally.failures
+    (kind,) = kinds_of(result.phases[0])
+    assert kind.events == size
+    assert kind.hit_pages + kind.fault_pages + kind.failures == size
+    assert kind.failures > size // 3
+    assert result.accessed_pages == size - kind.failures
 
 
 def test_what_is_kept_is_the_sessions() -> None:
@@ -273,8 +269,8 @@ def test_a_program_that_never_gets_anything_ends() -> None:
         policy=Policy.bind(1),
         gfp="GFP_NOWAIT",
     )
-    (tally,) = driven.run(hopeless).phases[0].kinds
-    assert tally.failures == tally.events > 0
+    (kind,) = kinds_of(driven.run(hopeless).phases[0])
+    assert kind.failures == kind.events > 0
 
 
 def test_it_can_be_cut_and_frees_everything() -> None:
@@ -308,3 +304,48 @@ def test_percentiles_of_the_histogram() -> None:
         exact = percent * 10
         assert exact * 15 / 16 <= histogram.percentile_ns(percent) <= exact
     assert LatencyHistogram().percentile_ns(50) == 0
+
+
+def objects(*kinds: ObjectMix, **fields: object) -> Program:
+    """A program of one phase with objects of slab caches; `fields` are the program's."""
+    # `fields` are any of a Program's, by name
+    return Program(phases=(Phase(events=20_000, objects=kinds),), **fields)  # type: ignore[arg-type]
+
+
+def test_objects_come_from_slabs_and_go_when_they_are_due() -> None:
+    driven = Driven()
+    near = ObjectMix("near", cache="dentry", weight=3, lifetime=EXPONENTIAL)
+    far = ObjectMix("far", size=1500, node=1, lifetime=FIXED)
+    held = []
+    steps = run_program(driven.node, driven.session, 0, objects(near, far))
+    while not isinstance(found := driven.machine.call(0, to_next_progress(steps)), ProgramResult):
+        held.append(driven.node.kmem.held)
+    here, there = found.phases[0].objects
+    assert (here.events, here.pages, here.placement) == (15_000, 15_000, {0: 15_000})
+    assert (there.events, there.pages, there.placement) == (5_000, 5_000, {1: 5_000})
+    assert there.latency.mean_ns > here.latency.mean_ns
+    assert 0 < max(held) < 20_000
+    assert driven.node.kmem.held == 0
+    assert "kmalloc-2k" in driven.machine.nodes[1].kmem.here
+    driven.check()
+
+
+def test_objects_are_deterministic_and_kept_if_asked_to() -> None:
+    first, second = Driven(), Driven()
+    kept = objects(ObjectMix(cache="filp"), ObjectMix(cache="dentry", lifetime=EXPONENTIAL), keep=True)
+    assert first.run(kept) == second.run(kept)
+    assert first.digests() == second.digests()
+    assert first.node.kmem.held >= 10_000
+    first.check()
+
+
+def test_objects_without_memory_are_counted_or_end_the_program() -> None:
+    much = ObjectMix(size=8192, gfp="__GFP_THISNODE|__GFP_NOWARN", node=0)
+    driven = Driven()
+    (result,) = driven.run(Program(phases=(Phase(events=40_000, objects=(much,)),))).phases[0].objects
+    assert result.events == result.pages + result.failures == 40_000
+    assert result.failures > 0
+    with pytest.raises(AllocFailed):
+        driven.run(Program(phases=(Phase(events=40_000, objects=(much,)),), stop_on_failure=True))
+    assert driven.node.kmem.held == 0
+    assert [problem for node in driven.machine.nodes.values() for problem in node.check()] == []

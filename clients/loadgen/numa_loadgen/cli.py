@@ -1,7 +1,8 @@
-"""``numa-loadgen``: loads a machine and says how it took it.
+"""``numa-loadgen``: loads a machine, and reports throughput and latencies.
 
-Exit codes: 0 done; 1 failed: nobody answered, a request was invalid, or no operation succeeded; 2 usage;
-130 interrupted by Ctrl-C (143 by SIGTERM): sessions were closed and the summary of what had run was printed.
+Exit statuses: 0 for success; 1 if nobody answered, a request was invalid, or no operation succeeded; 2 for
+wrong usage; 130 after Ctrl-C (143 after SIGTERM): then sessions were closed and the summary so far was
+printed.
 """
 
 from __future__ import annotations
@@ -52,35 +53,48 @@ def _policy(text: str) -> Policy:
 def run(
     target: Annotated[str, typer.Option(metavar="HOST:PORT", help="The machine's gRPC address.")],
     workload: Annotated[str, typer.Option(callback=_workload, help=_WORKLOAD_HELP)] = "mixed",
-    clients: Annotated[int, typer.Option(min=1, max=MAX_CLIENTS, help="Concurrent sessions.")] = 4,
-    duration: Annotated[float, typer.Option(metavar="SECONDS", help="How long.")] = 10.0,
+    clients: Annotated[int, typer.Option(min=1, max=MAX_CLIENTS, help="Number of concurrent sessions.")] = 4,
+    duration: Annotated[float, typer.Option(metavar="SECONDS", help="How long to run.")] = 10.0,
     operations: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many operations, if that is earlier.")
+        int | None, typer.Option(min=1, help="Stop after this many operations, if that is earlier.")
     ] = None,
-    order: Annotated[int, typer.Option(min=0, max=10, help="Blocks of 2^ORDER pages.")] = 0,
+    order: Annotated[
+        int, typer.Option(min=0, max=10, help="Order of the blocks: each has 2^ORDER pages.")
+    ] = 0,
     count: Annotated[
-        int, typer.Option(min=1, max=65536, help="Blocks of an allocation, pages of an access.")
+        int, typer.Option(min=1, max=65536, help="Number of blocks of an allocation, or pages of an access.")
     ] = 64,
-    cpu: Annotated[int | None, typer.Option(min=0, help="CPU of every client.")] = None,
-    node: Annotated[int | None, typer.Option(min=0, help="Clients go round the CPUs of this node.")] = None,
-    gfp: Annotated[str, typer.Option(metavar="FLAGS", help="As the kernel prints them.")] = "GFP_KERNEL",
+    cpu: Annotated[int | None, typer.Option(min=0, help="The CPU that every client runs on.")] = None,
+    node: Annotated[
+        int | None, typer.Option(min=0, help="Spread the clients over the CPUs of this node.")
+    ] = None,
+    gfp: Annotated[
+        str, typer.Option(metavar="FLAGS", help="GFP flags as the kernel prints them.")
+    ] = "GFP_KERNEL",
     policy: Annotated[
         Policy | None,
-        typer.Option(parser=_policy, metavar="MODE:NODES", help="bind:0,1, interleave:0-3, preferred:2, …"),
+        typer.Option(
+            parser=_policy,
+            metavar="MODE:NODES",
+            help="Memory policy: bind:0,1, interleave:0-3, preferred:2, …",
+        ),
     ] = None,
     rate: Annotated[
         float | None,
         typer.Option(
-            metavar="OPS/S", help="Open loop: start operations at this rate, whatever the replies do."
+            metavar="OPS/S", help="Open loop: start operations at this rate, without waiting for replies."
         ),
     ] = None,
     region_pages: Annotated[
-        int | None, typer.Option(min=1, help="Pages of each client's regions. [default: a share of memory]")
+        int | None,
+        typer.Option(min=1, help="Number of pages of each client's regions. [default: a share of memory]"),
     ] = None,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Deadline of every request.")] = 10.0,
-    seed: Annotated[int, typer.Option(help="Same seed, same choices.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random choices.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
-    progress: Annotated[bool, typer.Option("--progress/--no-progress", help="Live view on stderr.")] = True,
+    progress: Annotated[
+        bool, typer.Option("--progress/--no-progress", help="Show a live view on stderr.")
+    ] = True,
 ) -> None:
     """Runs one workload against a machine.
 
@@ -126,7 +140,7 @@ def run(
 
 
 async def _run(plan: LoadPlan, display: ProgressDisplay | None) -> tuple[LoadReport, int]:
-    """The report, and the signal that ended the load (0: none). A second signal kills as usual."""
+    """Run the load; returns the report, and the signal that ended it (0: none). A second signal kills."""
     stop = asyncio.Event()
     received = 0
     loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""How a load looks: live on stderr while it runs, a summary table when it is over."""
+"""Shows a load: live on stderr while it runs, and as tables when it is over."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PLAIN_SECONDS = 2.0
 
 
 def progress_line(progress: LoadProgress) -> str:
-    """One look in one line, for logs and pipes."""
+    """The progress of a load in one line, for logs and pipes."""
     return (
         f"{progress.elapsed_seconds:6.1f} s  {progress.operations_per_second:,.0f} ops/s"
         f"  {progress.pages_per_second:,.0f} pages/s  held {progress.held_pages:,}"
@@ -29,7 +29,7 @@ def progress_line(progress: LoadProgress) -> str:
 
 
 class ProgressDisplay:
-    """Shows looks at a load: redrawn in place on a terminal, else one line every two seconds."""
+    """Shows the progress of a load: redrawn in place on a terminal, else a line every two seconds."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -39,7 +39,7 @@ class ProgressDisplay:
         self._printed = 0.0
 
     def __call__(self, progress: LoadProgress) -> None:
-        """Shows one look."""
+        """Show progress."""
         if self._live is not None:
             self._live.update(_panel(progress), refresh=True)
         elif progress.elapsed_seconds - self._printed >= _PLAIN_SECONDS:

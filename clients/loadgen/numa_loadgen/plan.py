@@ -1,4 +1,4 @@
-"""What to run: one frozen description of a load."""
+"""The description of a load."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass
 
 from numa_client import Policy
 
-#: Each is a session, and a task.
+#: Most clients of a load; each is a session and a task.
 MAX_CLIENTS = 65536
 
 
 class PlanError(ValueError):
-    """A plan makes no sense. One line: which field, and why."""
+    """A plan has a wrong value. One line says which field, and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """A load on one machine. PlanError when a number is out of range."""
+    """The description of a load on one machine. PlanError when a number is out of range."""
 
     #: host:port of the machine.
     target: str
     #: A name in :data:`numa_loadgen.WORKLOADS`.
     workload: str = "mixed"
-    #: Concurrent sessions, each with one request in flight.
+    #: Concurrent sessions, each with one request under way at a time.
     clients: int = 4
     duration_seconds: float = 10.0
     #: Stop after so many operations, if that comes before the end of the duration.
@@ -32,14 +32,14 @@ class LoadPlan:
     order: int = 0
     #: Blocks of an allocation, and pages of an access to a region.
     count: int = 64
-    #: CPU that every client plays. By default clients go round the CPUs of `node`, or of the machine.
+    #: CPU of every client. By default clients are spread over the CPUs of `node`, or of the machine.
     cpu: int | None = None
     node: int | None = None
     gfp: str = "GFP_KERNEL"
     policy: Policy | None = None
-    #: Operations per second of all clients together (open loop); None sends as fast as replies come.
+    #: Operations per second of all clients together (open loop); None sends the next one after each reply.
     rate: float | None = None
-    #: Same seed, same choices of every client.
+    #: Seed of the random choices of all clients.
     seed: int = 0
     #: Pages of each client's regions; by default a share of the home node's memory.
     region_pages: int | None = None

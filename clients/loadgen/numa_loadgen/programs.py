@@ -1,4 +1,4 @@
-"""``numa-loadgen program``: programs that run next to a node, from the library or from TOML files."""
+"""``numa-loadgen program``: runs workload programs next to a node, from the library or from TOML files."""
 
 from __future__ import annotations
 
@@ -46,23 +46,33 @@ def list_() -> None:
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(callback=_known, help="A program of the library.")]) -> None:
+def show(
+    name: Annotated[str, typer.Argument(callback=_known, help="Name of a program of the library.")],
+) -> None:
     """Prints a program of the library as a TOML file, to start from."""
     print(program_text(name), end="")
 
 
 @app.command()
 def run(
-    program: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Of the library, or a TOML file.")],
+    program: Annotated[
+        str, typer.Argument(metavar="NAME|FILE", help="A program of the library, or a TOML file.")
+    ],
     target: Annotated[str, typer.Option(metavar="HOST:PORT", help="The machine's gRPC address.")],
-    cpu: Annotated[int | None, typer.Option(min=0, help="CPU that the program plays.")] = None,
-    node: Annotated[int | None, typer.Option(min=0, help="Play the first CPU of this node.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the program's own.")] = None,
+    cpu: Annotated[int | None, typer.Option(min=0, help="The CPU that the program runs on.")] = None,
+    node: Annotated[int | None, typer.Option(min=0, help="Run on the first CPU of this node.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed to use instead of the program's own.")] = None,
     timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="End it after so long; its limits do anyway.")
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Stop it after this many seconds, if its own limits do not stop it earlier.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-    progress: Annotated[bool, typer.Option("--progress/--no-progress", help="Live view on stderr.")] = True,
+    progress: Annotated[
+        bool, typer.Option("--progress/--no-progress", help="Show a live view on stderr.")
+    ] = True,
 ) -> None:
     """Runs a program on a node of a machine and prints what came of it.
 
@@ -90,7 +100,7 @@ def run(
 
 
 def _follow(reports: Any, console: Console | None) -> ProgramResult:
-    """Show progress until the result comes."""
+    """Show progress until the result comes. Aborted if the stream ends without one."""
     printed = time.monotonic()
     bar = Progress(
         TextColumn("{task.description}"),
@@ -116,7 +126,7 @@ def _follow(reports: Any, console: Console | None) -> ProgramResult:
 
 
 def progress_line(report: ProgramProgress) -> str:
-    """One look in one line."""
+    """The progress of a program in one line."""
     pages = report.allocated_pages + report.accessed_pages
     rate = pages * 1e9 / report.real_ns if report.real_ns else 0.0
     return (
@@ -126,16 +136,16 @@ def progress_line(report: ProgramProgress) -> str:
 
 
 def summary(name: str, result: ProgramResult) -> Group:
-    """The tables printed at the end: one a phase, and one of the whole."""
+    """The tables printed at the end: one for each phase, and one for the whole program."""
     tables = []
     for phase in result.phases:
         table = Table(
             title=f"{phase.name}: {phase.virtual_ns / 1e9:,.3f} virtual s", title_justify="left", box=SIMPLE
         )
         table.add_column("virtual ns of")
-        for column in ("events", "failed", "mean", "p50", "p99", "pages on nodes", "hits"):
+        for column in ("events", "failed", "mean", "p50", "p99", "got on nodes", "hits"):
             table.add_column(column, justify="right")
-        for kind in phase.mixes:
+        for kind in (*phase.mixes, *phase.objects):
             table.add_row(*_cells(kind), "")
         for kind in phase.accesses:
             table.add_row(*_cells(kind), f"{kind.hit_pages / kind.events:.1%}" if kind.events else "-")

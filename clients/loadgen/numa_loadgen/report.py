@@ -1,7 +1,7 @@
-"""What happened: recorded while a load runs, reported when it is over.
+"""Records what happens while a load runs, and reports it when the load is over.
 
-Wall times are what a client waited. Virtual times are what the service says the request would have cost on
-the emulated machine. The two have nothing to do with each other and are never added up.
+Wall times are how long a client waited. Virtual times are what the request would have cost on the emulated
+machine, as the service modelled it. The two are independent and are never added.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Step:
 
     #: alloc, free, touch, map or unmap.
     kind: str
-    #: Pages got or touched, by node.
+    #: nid → pages got or touched there.
     pages: Mapping[int, int] = field(default_factory=dict)
     freed_pages: int = 0
     #: Virtual ns of the request.
@@ -46,7 +46,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class LoadProgress:
-    """A look at a running load. Rates are of the time since the look before."""
+    """The progress of a running load. Rates are those since the progress before."""
 
     elapsed_seconds: float
     duration_seconds: float
@@ -66,12 +66,12 @@ class LoadProgress:
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """A load that is over. Pages unless the name says otherwise."""
+    """The report of a load. Numbers are pages unless the name says otherwise."""
 
     workload: str
     clients: int
     elapsed_seconds: float
-    #: Ended by a stop from outside, before its duration.
+    #: Whether it was stopped from outside before its end.
     interrupted: bool
     operations: int
     operations_per_second: float
@@ -80,9 +80,9 @@ class LoadReport:
     allocated_pages: int
     freed_pages: int
     touched_pages: int
-    #: Freed by ending the sessions.
+    #: Pages that were freed by closing the sessions.
     released_pages: int
-    #: Got or touched, on the client's own node and on others.
+    #: Pages got or touched on the client's own node, and on other nodes.
     local_pages: int
     remote_pages: int
     pages_by_node: Mapping[int, int]
@@ -91,7 +91,8 @@ class LoadReport:
     direct_reclaimed_pages: int
     #: Zonelist lookups that nodes sent to each other.
     remote_lookups: int
-    #: Open loop counts from the moment a request was due, not from when it was sent.
+    #: Whether requests were sent at a rate. Then wall times count from when a request was due, not from when
+    #: it was sent.
     open_loop: bool
     wall: Latency
     wall_by_kind: Mapping[str, Latency]
@@ -99,13 +100,13 @@ class LoadReport:
     virtual_ns_per_page_mean: float
     virtual_ns_per_page_p99: int
     errors: Mapping[str, int]
-    #: What the first failure of each status said.
+    #: Name of a status → message of the first failure with it.
     first_errors: Mapping[str, str]
     #: Sessions opened again because a node went away or a lease ran out.
     reopened_sessions: int
 
     def to_dict(self) -> dict[str, Any]:
-        """What ``--json`` prints; names are stable."""
+        """The object that ``--json`` prints; its keys are stable."""
         return asdict(self)
 
 
@@ -135,7 +136,7 @@ class Recorder:
         self.released_pages = 0
 
     def step(self, step: Step, wall_seconds: float, home: int) -> None:
-        """One operation done by a client whose CPU is on node `home`."""
+        """Count an operation of a client whose CPU is on node `home`."""
         self.operations += 1
         if step.kind not in self._wall:
             self._wall[step.kind] = HdrHistogram(1, _HOUR_US, _DIGITS)
@@ -162,12 +163,12 @@ class Recorder:
             self._virtual.record_value(max(1, step.latency_ns // pages), pages)
 
     def error(self, status: str, message: str) -> None:
-        """One operation failed."""
+        """Count an operation that failed."""
         self.errors[status] = self.errors.get(status, 0) + 1
         self.first_errors.setdefault(status, message)
 
     def progress(self, elapsed_seconds: float, duration_seconds: float) -> LoadProgress:
-        """A look now; the next one's rates start here."""
+        """The progress so far. The rates of the next one count from here."""
         then, operations, pages = self._last
         window = max(elapsed_seconds - then, 1e-9)
         self._last = (elapsed_seconds, self.operations, self._moved_pages)
@@ -189,7 +190,7 @@ class Recorder:
     def report(
         self, *, workload: str, clients: int, elapsed_seconds: float, interrupted: bool, open_loop: bool
     ) -> LoadReport:
-        """The end of it."""
+        """The report at the end."""
         every = HdrHistogram(1, _HOUR_US, _DIGITS)
         for histogram in self._wall.values():
             every.add(histogram)

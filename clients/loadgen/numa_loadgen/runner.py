@@ -1,4 +1,4 @@
-"""Runs a plan: sessions, pacing, what to do when a request fails."""
+"""Runs a load: its sessions, the pacing of requests, and what happens when one fails."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ async def run_load(
     """Runs the plan to its end, or until `stop` is set; sessions are always closed.
 
     `on_progress` is called in the event loop every `progress_seconds` and once at the end. Operations that
-    find no memory, or a node that is away, are counted and the load goes on. NumaError: nobody answers, the
-    first sessions are refused, or the service calls a request invalid. PlanError: the machine has no such
-    node or CPU, or nobody knows the workload.
+    find no memory, or a node that is away, are counted as errors and the load goes on. NumaError if nobody
+    answers, a first session is refused, or a request is invalid. PlanError if the machine has no such node or
+    CPU, or the workload is unknown.
     """
     if plan.workload not in WORKLOADS:
         raise PlanError(f"unknown workload {plan.workload!r}: choose from {', '.join(WORKLOADS)}")
@@ -57,14 +57,14 @@ class _Run:
         self._ended = asyncio.Event()
         cpus = self._cpus()
         self._clients = [_Client(self, index, cpu) for index, cpu in enumerate(cpus)]
-        #: Clients on every node.
+        #: nid → number of clients on the node.
         self.neighbours: dict[int, int] = {}
         for cpu in cpus:
             nid = machine.info.node_of_cpu(cpu).node
             self.neighbours[nid] = self.neighbours.get(nid, 0) + 1
 
     def _cpus(self) -> list[int]:
-        """CPU of every client: round the node's, or the machine's."""
+        """The CPU of every client: in turn those of the plan's node, or of the machine. PlanError."""
         info, plan = self.machine.info, self.plan
         if plan.cpu is not None:
             if plan.cpu not in info.cpus:
@@ -84,7 +84,7 @@ class _Run:
         return self._ended.is_set()
 
     def take_ticket(self) -> bool:
-        """Whether one more operation may start."""
+        """Take one of the plan's operations; False if there are none left or the load is over."""
         if self.over:
             return False
         if self._left is None:
@@ -96,7 +96,7 @@ class _Run:
         return True
 
     async def pause(self, seconds: float) -> None:
-        """Waits, but not past the end."""
+        """Wait, but not longer than until the load is over."""
         if seconds > 0:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._ended.wait(), seconds)
@@ -104,10 +104,10 @@ class _Run:
     async def run(
         self, on_progress: Callable[[LoadProgress], None] | None, progress_seconds: float
     ) -> LoadReport:
-        """Opens every session, lets the clients work, closes every session."""
+        """Open every session, let the clients work, and close every session."""
         elapsed = 0.0
         try:
-            # All are awaited before the first failure is raised, so that whatever was opened is closed below.
+            # all are awaited before the first failure is raised, so that every open session is closed below
             opened = await asyncio.gather(*(c.open() for c in self._clients), return_exceptions=True)
             for outcome in opened:
                 if outcome is not None:
@@ -152,7 +152,7 @@ class _Run:
 
 
 class _Client:
-    """One session and its workload; at most one request in flight."""
+    """One session and its workload, with at most one request under way."""
 
     def __init__(self, run: _Run, index: int, cpu: int) -> None:
         self._run = run
@@ -163,7 +163,7 @@ class _Client:
         self._workload: Workload | None = None
 
     async def open(self) -> None:
-        """Opens a session; its workload starts from nothing."""
+        """Open a session with a new workload."""
         plan, info = self._run.plan, self._run.machine.info
         session = self._run.machine.session(cpu=self._cpu, name=f"loadgen-{plan.workload}-{self._index}")
         await session.open()
@@ -174,17 +174,18 @@ class _Client:
         self._workload = WORKLOADS[plan.workload](plan, session, share, choices)
 
     async def close(self) -> None:
-        """Ends the session; a node that is away ends it when the lease runs out."""
+        """Close the session. A node that is away closes it when the lease runs out."""
         session, self._session = self._session, None
         self._run.recorder.held_pages -= self._held_pages
         self._held_pages = 0
         if session is not None:
             with suppress(NumaError):
-                freed_pages = await session.close()  # on a line of its own: `+=` reads before it awaits
+                # in a statement of its own: `x += await …` reads x before it waits, and would lose additions
+                freed_pages = await session.close()
                 self._run.recorder.released_pages += freed_pages
 
     async def work(self) -> None:
-        """Steps until the load is over."""
+        """Do the steps of the workload until the load is over."""
         run, operation = self._run, 0
         while run.take_ticket():
             due = self._due(operation)
@@ -195,8 +196,8 @@ class _Client:
                     return
             if self._workload is None or self._session is None:
                 raise RuntimeError("a client works in an open session")
-            # An open loop counts from the time a request was due: a stalled service delays the sending of
-            # the next ones, and that waiting is part of what their users would have seen.
+            # In an open loop, latency counts from the time a request was due: a stalled service delays the
+            # sending of the next requests, and real users would have waited that time, too.
             began = perf_counter() if due is None else due
             try:
                 step = await self._workload.step()
@@ -214,14 +215,14 @@ class _Client:
                 self._held_pages += run.recorder.held_pages - held
 
     def _due(self, operation: int) -> float | None:
-        """When this client's n-th operation should start: clients take turns at the common rate."""
+        """When this client's n-th operation should start: the clients share the rate in turns."""
         plan = self._run.plan
         if plan.rate is None:
             return None
         return self._run.started + (operation * plan.clients + self._index) / plan.rate
 
     async def _reopen(self) -> None:
-        """A new session, as soon as the node is back. What the old one held is freed with it."""
+        """Open a new session as soon as the node is back. What the old one held is freed."""
         await self.close()
         backoff = _FIRST_BACKOFF_SECONDS
         while not self._run.over:
@@ -238,7 +239,7 @@ class _Client:
 
 
 def _first(group: BaseExceptionGroup[NumaError]) -> NumaError:
-    """The first error of a group."""
+    """The first error of a possibly nested group."""
     for error in group.exceptions:
         return _first(error) if isinstance(error, BaseExceptionGroup) else error
     raise ValueError("an empty group")

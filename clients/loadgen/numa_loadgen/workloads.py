@@ -1,4 +1,4 @@
-"""What clients do. A workload is one client's behaviour: every step is one request.
+"""The workloads: each is the behaviour of a client, of which every step is one request.
 
 The share of a client is its part of the home node's memory: managed pages divided by the clients there.
 """
@@ -22,13 +22,13 @@ WORKLOADS: dict[str, type[Workload]] = {}
 
 
 def register(cls: type[Workload]) -> type[Workload]:
-    """Class decorator: makes a workload known under its `name`."""
+    """Class decorator that registers a workload under its `name`."""
     WORKLOADS[cls.name] = cls
     return cls
 
 
 class Workload(ABC):
-    """One client's behaviour in one session. Deterministic in the random generator that it is given."""
+    """The behaviour of one client in one session. All its random choices come from `choices`."""
 
     name: ClassVar[str]
     #: One line for --help.
@@ -44,11 +44,11 @@ class Workload(ABC):
 
     @abstractmethod
     async def step(self) -> Step:
-        """Sends one request. NumaError when it fails."""
+        """Send one request. NumaError when it fails."""
 
     @abstractmethod
     def refused(self) -> None:
-        """The last step found no memory: the next ones give some back."""
+        """Called when the last step found no memory: the next steps should free some."""
 
     async def _alloc(self) -> tuple[Allocation, Step]:
         plan = self.plan
@@ -68,7 +68,7 @@ class Workload(ABC):
 
 @register
 class AllocFree(Workload):
-    """Allocates a batch, frees it: the fast path, hot."""
+    """Allocates a batch and frees it: the fast path with full pagesets."""
 
     name = "alloc-free"
     summary = "allocate a batch, free it, again and again"
@@ -84,12 +84,12 @@ class AllocFree(Workload):
         return await self._free(held)
 
     def refused(self) -> None:
-        """Holds nothing when an allocation fails."""
+        """Do nothing: when an allocation fails, nothing is held."""
 
 
 @register
 class Fill(Workload):
-    """Takes until refused, gives everything back, starts over: fallback, watermarks and OOM."""
+    """Allocates until refused, frees everything, starts over: fallback, watermarks and out of memory."""
 
     name = "fill"
     summary = "take memory until refused, give all back, start over"
@@ -102,7 +102,7 @@ class Fill(Workload):
         self._draining = False
 
     async def step(self) -> Step:
-        """An allocation; after a refusal the frees of all."""
+        """An allocation; after a refusal, frees until nothing is held."""
         if self._draining and self._held:
             return await self._free(self._held.pop())
         self._draining = False
@@ -111,7 +111,7 @@ class Fill(Workload):
         return step
 
     def refused(self) -> None:
-        """Now gives all back."""
+        """Free everything in the next steps."""
         self._draining = True
 
 
@@ -132,7 +132,7 @@ class _Churn(Fill):
 
 
 class _RegionWorkload(Workload):
-    """Maps one region at first, and again after it had to give it up."""
+    """Maps one region and accesses it; after a refusal it unmaps the region and maps another one."""
 
     kind: ClassVar[RegionKind]
     #: Pages of the region as a multiple of the client's share.
@@ -142,7 +142,7 @@ class _RegionWorkload(Workload):
     _give_up = False
 
     async def step(self) -> Step:
-        """map, touch, …; unmap after a refusal."""
+        """Map, then touch again and again; after a refusal unmap."""
         if self._region is None:
             wanted = self.plan.region_pages or int(self.share_pages * self.shares)
             nr_pages = min(max(wanted, self.plan.count), _MAX_REGION_PAGES)
@@ -165,16 +165,16 @@ class _RegionWorkload(Workload):
 
     @abstractmethod
     def _access(self, last: int) -> tuple[int, bool]:
-        """First page, from 0 to `last`, and whether to write."""
+        """The first page to access, from 0 to `last`, and whether to write."""
 
     def refused(self) -> None:
-        """Unmaps its region at the next step."""
+        """Unmap the region in the next step."""
         self._give_up = True
 
 
 @register
 class PageCache(_RegionWorkload):
-    """Reads a file larger than memory from end to end, over and over: kswapd's daily work."""
+    """Reads a file larger than memory from end to end, over and over, which keeps kswapd busy."""
 
     name = "page-cache"
     summary = "stream through a file twice the size of memory, one write in eight"
@@ -191,7 +191,7 @@ class PageCache(_RegionWorkload):
 
 @register
 class Anon(_RegionWorkload):
-    """Anonymous memory the size of the node, four accesses in five to a quarter of it: LRU lists and swap."""
+    """Anonymous memory of the node's size, four of five accesses to a quarter of it: LRU lists and swap."""
 
     name = "anon"
     summary = "write and read anonymous memory the size of the node, with a hot quarter"
@@ -213,7 +213,7 @@ class _SomePageCache(PageCache):
 
 @register
 class Mixed(Workload):
-    """A machine at work: page allocations of random lifetime, page cache and anonymous memory together."""
+    """A busy machine: page allocations of random lifetime, page cache and anonymous memory together."""
 
     name = "mixed"
     summary = "page allocations of random lifetime, page cache and anonymous memory, 2:1:1"
@@ -227,10 +227,10 @@ class Mixed(Workload):
         ]
 
     async def step(self) -> Step:
-        """One step of one part."""
+        """One step of a part chosen at random."""
         return await self.choices.choices(self._parts, (2, 1, 1))[0].step()
 
     def refused(self) -> None:
-        """Page allocations and anonymous memory are given back; page cache is reclaimable anyway."""
+        """Free page allocations and anonymous memory; page cache can be reclaimed anyway."""
         self._parts[0].refused()
         self._parts[2].refused()

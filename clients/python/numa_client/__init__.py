@@ -30,11 +30,12 @@ from numa_client._explanation_steps import (
     ZoneVisit,
 )
 from numa_client._files import DirEntry, TreeFile
-from numa_client._policy import Policy, PolicyMode
+from numa_client._policy import Policy, PolicyFlag, PolicyMode
 from numa_client._program import (
     Access,
     Distribution,
     Mix,
+    ObjectMix,
     Phase,
     Program,
     ProgramLimits,
@@ -54,22 +55,30 @@ from numa_client._types import (
     Blocks,
     Cost,
     Freed,
+    KmapSlot,
     KswapdState,
     MachineInfo,
+    MovedPages,
     NodeInfo,
     NodeState,
     NumaStat,
+    Objects,
+    PageStatus,
     Pfns,
     RegionKind,
     SessionInfo,
+    SlabInfo,
     Touch,
+    VmArea,
     ZoneState,
 )
 
 if TYPE_CHECKING:
-    from numa_client._aio import AsyncMachine, AsyncRegion, AsyncSession
+    from numa_client._aio import AsyncMachine
+    from numa_client._aio_session import AsyncRegion, AsyncSession
     from numa_client._background import AsyncPageStream, PageStream
-    from numa_client._sync import Machine, Region, Session
+    from numa_client._sync import Machine
+    from numa_client._sync_session import Region, Session
 
 __all__ = [
     "Aborted",
@@ -93,24 +102,30 @@ __all__ = [
     "Freed",
     "FreelistPass",
     "InvalidRequest",
+    "KmapSlot",
     "KswapdState",
     "KswapdWakeup",
     "Machine",
     "MachineInfo",
     "Mix",
+    "MovedPages",
     "NodeInfo",
     "NodeState",
     "NodeVisit",
     "NotFound",
     "NumaError",
     "NumaStat",
+    "ObjectMix",
+    "Objects",
     "OutOfMemory",
+    "PageStatus",
     "PageStream",
     "PagesetDrain",
     "Pfns",
     "Phase",
     "PhaseResult",
     "Policy",
+    "PolicyFlag",
     "PolicyMode",
     "Program",
     "ProgramLimits",
@@ -121,9 +136,11 @@ __all__ = [
     "RegionKind",
     "Session",
     "SessionInfo",
+    "SlabInfo",
     "Touch",
     "TreeFile",
     "Unavailable",
+    "VmArea",
     "WalkStep",
     "WatermarkCheck",
     "ZoneState",
@@ -132,26 +149,26 @@ __all__ = [
     "program_text",
 ]
 
-#: Imported with the first use: they need gRPC, which data and errors do without.
+#: Class → its module, imported at the first use: these need gRPC, which the data classes and errors do not.
 _CLIENTS = {
     "AsyncMachine": "_aio",
     "AsyncPageStream": "_background",
-    "AsyncRegion": "_aio",
-    "AsyncSession": "_aio",
+    "AsyncRegion": "_aio_session",
+    "AsyncSession": "_aio_session",
     "Machine": "_sync",
     "PageStream": "_background",
-    "Region": "_sync",
-    "Session": "_sync",
+    "Region": "_sync_session",
+    "Session": "_sync_session",
 }
 
 
 def __getattr__(name: str) -> object:
-    """One of the clients' classes (PEP 562)."""
+    """Import a class of the clients when it is first used (PEP 562)."""
     if name not in _CLIENTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"numa_client.{_CLIENTS[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    """Those as well."""
+    """All names, including those that are not imported yet."""
     return sorted({*globals(), *__all__})

@@ -1,15 +1,12 @@
-"""The asyncio client: the names of the blocking one, which is made from this, awaited."""
+"""The asyncio client. The blocking one, ``_sync.py``, is generated from it and has the same methods."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from contextlib import suppress
-from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from uuid import uuid4
 
@@ -17,10 +14,9 @@ import grpc
 import grpc.aio
 
 from numa_client import _codec as codec
-from numa_client import _program_codec as program_codec
 from numa_client import _types as t
-from numa_client._background import AsyncHeartbeat, AsyncPageStream
-from numa_client._channel import BEATS_PER_LEASE, DEFAULT_TIMEOUT, async_channel
+from numa_client._aio_session import AsyncSession, call
+from numa_client._channel import DEFAULT_TIMEOUT, async_channel
 from numa_client._errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -28,24 +24,18 @@ from numa_client._errors import (
     NumaError,
     Unavailable,
 )
-from numa_client._explanation import Explained
 from numa_client._files import DirEntry, TreeFile
 from numa_client._gen.numa.v1 import (
     files_service_pb2,
     files_service_pb2_grpc,
+    kmem_service_pb2,
+    kmem_service_pb2_grpc,
     machine_service_pb2,
     machine_service_pb2_grpc,
-    memory_service_pb2,
-    memory_service_pb2_grpc,
     node_service_pb2,
     node_service_pb2_grpc,
-    workload_service_pb2,
-    workload_service_pb2_grpc,
 )
-from numa_client._policy import Policy
-from numa_client._program import Program
-from numa_client._program_result import ProgramProgress, ProgramResult
-from numa_client._search import Search, Visit, check_incarnation, no_answer, unreachable, wait_for_room
+from numa_client._search import Search, Visit, check_lineage, no_answer, unreachable, wait_for_room
 from numa_client._status import from_rpc_error
 
 if TYPE_CHECKING:
@@ -53,13 +43,6 @@ if TYPE_CHECKING:
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
-
-
-async def _call(method: Method[_Request, _Response], request: _Request, timeout: float) -> _Response:
-    try:
-        return await method(request, timeout=timeout)
-    except grpc.aio.AioRpcError as error:
-        raise from_rpc_error(error) from error
 
 
 async def _tree(call: AsyncIterable[files_service_pb2.ReadTreeResponse]) -> tuple[TreeFile, ...]:
@@ -82,7 +65,7 @@ class AsyncMachine:
         self._target = target
         self._timeout = timeout
         self._nodes: dict[str, grpc.aio.Channel] = {}
-        #: Nodes of which a call got no answer: the machine is asked where they are before the next one.
+        #: Nodes that did not answer a call: before the next call the machine is asked for their addresses.
         self._doubted: set[int] = set()
         self._closed = False
 
@@ -90,7 +73,7 @@ class AsyncMachine:
     async def connect(cls, target: str, timeout: float = DEFAULT_TIMEOUT) -> Self:
         """Connects to the MachineService at ``host:port`` and reads the topology.
 
-        Unavailable: nobody has answered there for `timeout` seconds.
+        Unavailable if nobody has answered there within `timeout` seconds.
         """
         channel = async_channel(target)
         machine = cls(channel, target, timeout)
@@ -108,7 +91,7 @@ class AsyncMachine:
 
     async def _read(self, timeout: float) -> t.MachineInfo:
         return codec.machine_info(
-            await _call(self._machine.GetMachine, machine_service_pb2.GetMachineRequest(), timeout)
+            await call(self._machine.GetMachine, machine_service_pb2.GetMachineRequest(), timeout)
         )
 
     def session(
@@ -127,38 +110,81 @@ class AsyncMachine:
         return AsyncSession(self, home.node, cpu, lease_seconds, name)
 
     async def node(self, nid: int, *, digest: bool = False) -> t.NodeState:
-        """State of one node now; its digest only if asked for, since that reads every page."""
+        """Reads the current state of one node; with its digest only on request, as that reads every page."""
         home, _ = codec.home(self.info, None, nid)
         request = node_service_pb2.GetNodeRequest(with_digest=digest)
         return codec.node_state(await self._ask(home.node, lambda node: node.GetNode, request))
 
     async def write_sysctl(self, key: str, value: str) -> str:
-        """Writes a sysctl (``vm.min_free_kbytes``) of the machine: of every node, also of one that is away.
+        """Writes a sysctl (``vm.min_free_kbytes``) of the machine: on every node, later on one that is away.
 
-        Returns one line if what would act on it is not modelled: it is kept and shown then, and that is all.
-        Empty otherwise. NotFound (ENOENT), InvalidRequest (EINVAL).
+        Returns a note if the value is only kept and shown, as nothing in the model depends on it; else "".
+        NotFound (ENOENT) for an unknown sysctl, InvalidRequest (EINVAL) for a wrong value.
         """
         request = codec.write_request(f"/proc/sys/{key.strip().replace('.', '/')}", value)
-        response = await self._look(lambda left: _call(self._files.WriteFile, request, left))
+        response = await self._look(lambda left: call(self._files.WriteFile, request, left))
         return response.note
 
-    async def inspect(self, nid: int, *, zone: str | None = None, pfn: int | None = None) -> dict[str, Any]:
-        """A structure of a node by the kernel's field names: its pg_data_t, or a zone or a page of it.
+    async def inspect(
+        self,
+        nid: int,
+        *,
+        zone: str | None = None,
+        pfn: int | None = None,
+        section: int | None = None,
+        highmem: bool = False,
+    ) -> dict[str, Any]:
+        """Reads a structure by the kernel's field names: the node's pg_data_t, or one of those named.
 
-        NotFound when the node has no such zone or page, InvalidRequest for both at once.
-        None: the field has no job in the model.
+        These are its zones, its pages, its sections of SPARSEMEM, and its high memory. A field that the model
+        does not use is None. NotFound when the node has no such thing, InvalidRequest for more than one.
         """
         home, _ = codec.home(self.info, None, nid)
-        request = codec.inspect_request(zone, pfn)
+        request = codec.inspect_request(zone, pfn, section, highmem)
         response = await self._ask(home.node, lambda node: node.Inspect, request)
         fields: dict[str, Any] = json.loads(response.json)
         return fields
 
-    async def change_memory_block(self, block: int, state: str) -> None:
-        """Takes a memory block off-line or on-line: `block` is 128 MiB from block × 128 MiB on.
+    async def slabinfo(self, node: int | None = None) -> tuple[t.SlabInfo, ...]:
+        """Reads the slab caches in the order of creation, with what one node has of each, or all nodes."""
+        nids = [info.node for info in self.info.nodes] if node is None else [node]
+        found = []
+        for nid in nids:
+            home, _ = codec.home(self.info, None, nid)
+            found.append(
+                await self._reach(
+                    home.node,
+                    lambda channel, left: call(
+                        kmem_service_pb2_grpc.KmemServiceStub(channel).ListCaches,
+                        kmem_service_pb2.ListCachesRequest(),
+                        left,
+                    ),
+                )
+            )
+        return codec.slabinfo(found)
 
-        `state` is ``offline``, ``online``, ``online_kernel`` or ``online_movable``, as in sysfs.
-        NotFound without such a block, InvalidRequest (EINVAL), FailedPrecondition (EBUSY).
+    async def kmem_cache_shrink(self, cache: str) -> int:
+        """Takes a cache's slabs from all CPUs and frees those that are empty; returns how many are left.
+
+        It goes from node to node. NotFound: the machine has no such cache.
+        """
+        request = kmem_service_pb2.ShrinkCacheRequest(request_id=uuid4().hex, cache=cache)
+        left_slabs = 0
+        for info in self.info.nodes:
+            response = await self._reach(
+                info.node,
+                lambda channel, left: call(
+                    kmem_service_pb2_grpc.KmemServiceStub(channel).ShrinkCache, request, left
+                ),
+            )
+            left_slabs += response.slabs
+        return left_slabs
+
+    async def change_memory_block(self, block: int, state: str) -> None:
+        """Takes a memory block off-line or on-line. Block N is the 128 MiB from N × 128 MiB on.
+
+        `state` is ``offline``, ``online``, ``online_kernel`` or ``online_movable``, as in sysfs. NotFound if
+        there is no such block, InvalidRequest (EINVAL), FailedPrecondition (EBUSY).
         """
         request = node_service_pb2.ChangeMemoryBlockRequest(request_id=uuid4().hex, block=block, state=state)
         missing: NotFound | None = None
@@ -166,43 +192,43 @@ class AsyncMachine:
             try:
                 await self._ask(node.node, lambda stub: stub.ChangeMemoryBlock, request)
             except NotFound as error:
-                missing = error  # it is another node's
+                missing = error  # the block may be another node's
             else:
                 return
         if missing:
             raise missing
 
     async def read_file(self, path: str) -> str:
-        """Text of a file of the machine's /proc or /sys (``/proc/zoneinfo``), as its kernel prints it.
+        """Reads a file of the machine's /proc or /sys (``/proc/zoneinfo``), as its kernel prints it.
 
         NotFound (ENOENT), FailedPrecondition (EISDIR, ENOTDIR), InvalidRequest (a path too long),
-        Unavailable if a node restarts, and for longer than `timeout`.
+        Unavailable if a node does not answer for longer than `timeout`.
         """
         request = files_service_pb2.ReadFileRequest(path=path)
-        response = await self._look(lambda left: _call(self._files.ReadFile, request, left))
+        response = await self._look(lambda left: call(self._files.ReadFile, request, left))
         return response.data.decode()
 
     async def list_dir(self, path: str = "/") -> tuple[DirEntry, ...]:
-        """What is in a directory of the machine's /proc or /sys, by name. Errors as of :meth:`read_file`."""
+        """Lists a directory of the machine's /proc or /sys, by name. Errors are as for :meth:`read_file`."""
         request = files_service_pb2.ListDirRequest(path=path)
-        return codec.dir_entries(await self._look(lambda left: _call(self._files.ListDir, request, left)))
+        return codec.dir_entries(await self._look(lambda left: call(self._files.ListDir, request, left)))
 
     async def read_tree(self, path: str = "/") -> tuple[TreeFile, ...]:
-        """Every file and link at or below a path, all of one moment of each node."""
+        """Reads every file and link at or below a path, all from one snapshot of each node."""
         request = files_service_pb2.ReadTreeRequest(path=path)
         return await self._look(lambda left: _tree(self._files.ReadTree(request, timeout=left)))
 
     async def write_file(self, path: str, text: str) -> str:
-        """Writes to a file, with a kernel's effects: ``/proc/sys/vm/*``, and ``state`` of a memory block.
+        """Writes a file that has effects: those of ``/proc/sys/vm``, and ``state`` of a memory block.
 
-        InvalidRequest (EINVAL, or more than 4096 bytes), FailedPrecondition (EACCES, EBUSY), NotFound.
-        Returns what write_sysctl returns.
+        Returns the note of :meth:`write_sysctl`. InvalidRequest (EINVAL, or more than 4096 bytes),
+        FailedPrecondition (EACCES, EBUSY), NotFound (ENOENT).
         """
-        response = await _call(self._files.WriteFile, codec.write_request(path, text), self._timeout)
+        response = await call(self._files.WriteFile, codec.write_request(path, text), self._timeout)
         return response.note
 
     async def check(self) -> dict[int, tuple[str, ...]]:
-        """Recounts what must hold on every node; violations by node, empty when all is well."""
+        """Checks the invariants of every node; returns nid → violations, for nodes that have any."""
         found = {}
         for node in self.info.nodes:
             request = node_service_pb2.CheckInvariantsRequest()
@@ -219,7 +245,7 @@ class AsyncMachine:
         await self._channel.close(None)
 
     async def _look(self, call: Callable[[float], Awaitable[_Response]]) -> _Response:
-        """Asks the machine's own server what changes nothing: again until it answers, or says to wait."""
+        """Makes a call to the machine's own server that may be repeated: until it answers, or time is up."""
         visit = Visit(self._target, self._timeout)
         self._check_open()
         while True:
@@ -235,12 +261,10 @@ class AsyncMachine:
         method: Callable[[node_service_pb2_grpc.NodeServiceAsyncStub], Method[_Request, _Response]],
         request: _Request,
     ) -> _Response:
-        """A call of a node's NodeService."""
+        """Calls a method of a node's NodeService."""
         return await self._reach(
             nid,
-            lambda channel, left: _call(
-                method(node_service_pb2_grpc.NodeServiceStub(channel)), request, left
-            ),
+            lambda channel, left: call(method(node_service_pb2_grpc.NodeServiceStub(channel)), request, left),
         )
 
     async def _reach(
@@ -250,16 +274,16 @@ class AsyncMachine:
         timeout: float | None = None,
         session_of: int = 0,
     ) -> _Response:
-        """Calls a node where it is; again where it is then, if it cannot be reached and has moved.
+        """Calls a node; if it cannot be reached and has another address by then, calls it there again.
 
-        `call` is given the channel and the seconds that are left. The request keeps its id: it is carried
-        out once. NotFound if `session_of` is an incarnation of the node that has ended.
+        `call` gets the channel and the seconds that are left. A repeated request keeps its id, so it is
+        carried out once. NotFound if `session_of` is a lineage of the node that has ended.
         """
         timeout = self._timeout if timeout is None else timeout
         deadline = time.monotonic() + timeout
         node = await self._look_for(nid, timeout / 2) if nid in self._doubted else self.info.node(nid)
         while True:
-            check_incarnation(node, session_of)
+            check_lineage(node, session_of)
             try:
                 return await call(self._node_channel(node), deadline - time.monotonic())
             except Unavailable as error:
@@ -272,7 +296,7 @@ class AsyncMachine:
                 await asyncio.sleep(wait)
 
     async def _look_for(self, nid: int, timeout: float) -> t.NodeInfo:
-        """A node as the machine knows it now; if it does not say in `timeout` seconds, as it was known."""
+        """Reads a node's address from the machine; the known one if that does not answer within `timeout`."""
         self._doubted.discard(nid)
         with suppress(Unavailable, DeadlineExceeded):
             self.info = await self._read(timeout)
@@ -309,278 +333,3 @@ class AsyncMachine:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-
-class AsyncSession:
-    """Holds pages on behalf of the caller. A background task renews the lease until :meth:`close`.
-
-    Made by :meth:`AsyncMachine.session`. Once the lease ran out (loop blocked, network gone), every call
-    raises NotFound: the pages are free again.
-    """
-
-    def __init__(self, machine: AsyncMachine, nid: int, cpu: int, lease_seconds: float, name: str) -> None:
-        self._machine = machine
-        self._nid = nid
-        #: Of the node that opened the session; 0 before.
-        self._incarnation = 0
-        self._channel: grpc.aio.Channel | None = None
-        self._ids = codec.RequestIds()
-        self._request = memory_service_pb2.OpenSessionRequest(
-            client_name=name, lease_seconds=lease_seconds, request_id=next(self._ids)
-        )
-        self._info: t.SessionInfo | None = None
-        self._heartbeat: AsyncHeartbeat | None = None
-        #: CPU that this session plays unless a call says otherwise.
-        self.cpu = cpu
-
-    @property
-    def info(self) -> t.SessionInfo:
-        """What the service granted. RuntimeError before :meth:`open`."""
-        if self._info is None:
-            raise RuntimeError("the session is not open: use it as an async context manager, or call open()")
-        return self._info
-
-    async def open(self) -> t.SessionInfo:
-        """Opens the session and starts the heartbeat. FailedPrecondition on a node without CPUs."""
-        if self._info is not None:
-            raise RuntimeError("a session is opened once: ask the machine for another one")
-        response = await self._ask(lambda memory: memory.OpenSession, self._request)
-        self._info = codec.session_info(response)
-        self._incarnation = response.incarnation
-        self._heartbeat = AsyncHeartbeat(self._beat, self._info.lease_seconds / BEATS_PER_LEASE)
-        return self._info
-
-    async def alloc(
-        self,
-        order: int = 0,
-        count: int = 1,
-        gfp: str = "GFP_KERNEL",
-        *,
-        cpu: int | None = None,
-        policy: Policy | None = None,
-        partial: bool = False,
-    ) -> t.Allocation:
-        """Takes `count` blocks of 2^order pages; fewer only if `partial`, else OutOfMemory."""
-        request = self._alloc_request(order, count, gfp, cpu, policy, partial)
-        return codec.allocation(await self._ask(lambda memory: memory.AllocPages, request), order)
-
-    async def explain(
-        self,
-        order: int = 0,
-        count: int = 1,
-        gfp: str = "GFP_KERNEL",
-        *,
-        cpu: int | None = None,
-        policy: Policy | None = None,
-    ) -> Explained:
-        """Allocates like :meth:`alloc`, and tells why there. The blocks are really taken: free them.
-
-        When they are not to be had, there are none and the explanation has the failure: no OutOfMemory.
-        """
-        request = codec.alloc_request(
-            self.info,
-            next(self._ids),
-            order=order,
-            count=count,
-            gfp=gfp,
-            cpu=self.cpu if cpu is None else cpu,
-            policy=policy,
-            explain=True,
-        )
-        return codec.explained(await self._ask(lambda memory: memory.AllocPages, request), order)
-
-    async def free(self, blocks: t.Blocks, *, cpu: int | None = None) -> t.Freed:
-        """Gives blocks back: an allocation, or a part of one (:meth:`Blocks.split`, :meth:`Blocks.on`).
-
-        All or nothing: NotFound or FailedPrecondition when one of them is not this session's.
-        """
-        return codec.freed(await self._ask(lambda memory: memory.FreePages, self._free_request(blocks, cpu)))
-
-    def stream(self, window: int = 16) -> AsyncPageStream:
-        """A pipeline for many small calls; at most `window` of them are unanswered at one time."""
-        return AsyncPageStream(self, window)
-
-    async def map_region(
-        self, kind: t.RegionKind = "anon", nr_pages: int = 1, policy: Policy | None = None
-    ) -> AsyncRegion:
-        """Makes a region of `nr_pages` pageable pages, anonymous or of a file. Takes no page yet."""
-        request = codec.map_request(self.info, next(self._ids), kind=kind, nr_pages=nr_pages, policy=policy)
-        response = await self._ask(lambda memory: memory.MapRegion, request)
-        return AsyncRegion(self, response.region, nr_pages)
-
-    def run_program(
-        self, program: Program | str | Path, *, cpu: int | None = None, timeout: float | None = None
-    ) -> AsyncGenerator[ProgramProgress | ProgramResult, None]:
-        """Runs a workload program next to the node: progress a few times a second, then its ProgramResult.
-
-        It starts when it is asked for the first of them.
-        `program`: one of the library by name, a TOML file by its path, or a Program. Its limits end it, or
-        `timeout` seconds; so does to stop reading, or to close this iterator. What it held is then free.
-        A node that runs too many is asked again. OutOfMemory: it still does, or the program came to a limit,
-        or stopped at a failure.
-        """
-        request = program_codec.run_request(
-            self.info, next(self._ids), program, self.cpu if cpu is None else cpu
-        )
-        return self._run(request, timeout)
-
-    async def _run(
-        self, request: workload_service_pb2.RunProgramRequest, timeout: float | None
-    ) -> AsyncGenerator[ProgramProgress | ProgramResult, None]:
-        """What a program streams; begun again if it is refused until a time that comes soon enough."""
-        patience = self._machine._timeout if timeout is None else min(timeout, self._machine._timeout)
-        deadline = time.monotonic() + patience
-        while True:
-            await self._go_home()
-            call, begun = self._workload.RunProgram(request, timeout=timeout), False
-            try:
-                async for message in call:
-                    begun = True
-                    yield program_codec.report(message)
-            except grpc.aio.AioRpcError as error:
-                self._doubt_home()
-                wait = wait_for_room(from_rpc_error(error), -math.inf if begun else deadline)
-            else:
-                return
-            finally:
-                call.cancel()
-            await asyncio.sleep(wait)
-
-    async def close(self) -> int:
-        """Ends the session; returns the pages this freed on all nodes. 0 if it had ended already."""
-        if self._info is None or self._heartbeat is None:
-            return 0
-        heartbeat, self._heartbeat = self._heartbeat, None
-        await heartbeat.stop()
-        request = memory_service_pb2.CloseSessionRequest(
-            session=self._info.session, session_token=self._info.token, request_id=next(self._ids)
-        )
-        try:
-            response = await self._ask(lambda memory: memory.CloseSession, request)
-        except NotFound:  # the lease ran out first: what close() is for is done
-            return 0
-        return response.freed_pages
-
-    async def _ask(
-        self,
-        method: Callable[[memory_service_pb2_grpc.MemoryServiceAsyncStub], Method[_Request, _Response]],
-        request: _Request,
-        at_most: float = math.inf,
-    ) -> _Response:
-        """A call of the home node, wherever it is, `at_most` seconds long."""
-        return await self._machine._reach(
-            self._nid,
-            lambda channel, left: _call(method(self._at(channel)), request, left),
-            min(self._machine._timeout, at_most),
-            self._incarnation,
-        )
-
-    async def _go_home(self) -> memory_service_pb2_grpc.MemoryServiceAsyncStub:
-        """The home node's services where it is now, for what is sent only once: a stream, a program."""
-
-        async def arrive(
-            channel: grpc.aio.Channel, _: float
-        ) -> memory_service_pb2_grpc.MemoryServiceAsyncStub:
-            return self._at(channel)
-
-        return await self._machine._reach(self._nid, arrive, session_of=self._incarnation)
-
-    def _doubt_home(self) -> None:
-        """A call of the home node broke off: the machine is asked where it is before the next one."""
-        self._machine._doubted.add(self._nid)
-
-    def _at(self, channel: grpc.aio.Channel) -> memory_service_pb2_grpc.MemoryServiceAsyncStub:
-        """The home node's services over a channel."""
-        if self._channel is not channel:
-            self._memory = memory_service_pb2_grpc.MemoryServiceStub(channel)
-            self._workload = workload_service_pb2_grpc.WorkloadServiceStub(channel)
-            self._channel = channel
-        return self._memory
-
-    def _alloc_request(
-        self, order: int, count: int, gfp: str, cpu: int | None, policy: Policy | None, partial: bool
-    ) -> memory_service_pb2.AllocPagesRequest:
-        return codec.alloc_request(
-            self.info,
-            next(self._ids),
-            order=order,
-            count=count,
-            gfp=gfp,
-            cpu=self.cpu if cpu is None else cpu,
-            policy=policy,
-            partial=partial,
-        )
-
-    def _free_request(self, blocks: t.Blocks, cpu: int | None) -> memory_service_pb2.FreePagesRequest:
-        cpu = self.cpu if cpu is None else cpu
-        return codec.free_request(self.info, next(self._ids), blocks, cpu)
-
-    async def _touch(
-        self, region: int, first: int, count: int, write: bool, cpu: int | None
-    ) -> memory_service_pb2.TouchRegionResponse:
-        request = codec.touch_request(
-            self.info,
-            next(self._ids),
-            region,
-            first=first,
-            count=count,
-            write=write,
-            cpu=self.cpu if cpu is None else cpu,
-        )
-        return await self._ask(lambda memory: memory.TouchRegion, request)
-
-    async def _unmap(self, region: int) -> int:
-        request = memory_service_pb2.UnmapRegionRequest(
-            session=self.info.session,
-            session_token=self.info.token,
-            request_id=next(self._ids),
-            region=region,
-        )
-        response = await self._ask(lambda memory: memory.UnmapRegion, request)
-        return response.freed_pages
-
-    async def _beat(self, seconds: float) -> float:
-        """Renews the lease within `seconds`; returns those until it is to be renewed again, 0 for never."""
-        request = memory_service_pb2.RenewSessionRequest(
-            session=self.info.session, session_token=self.info.token
-        )
-        try:
-            response = await self._ask(lambda memory: memory.RenewSession, request, seconds)
-        except (NotFound, FailedPrecondition):
-            return 0  # the session is gone, or the machine closed
-        except NumaError:
-            return seconds  # the lease lasts for more beats: the next one may get through
-        return response.lease_seconds / BEATS_PER_LEASE
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            await self.close()
-        else:
-            with suppress(NumaError):  # must not hide the error that ends the block
-                await self.close()
-
-
-class AsyncRegion:
-    """Pageable memory of a session. Made by :meth:`AsyncSession.map_region`."""
-
-    def __init__(self, session: AsyncSession, region: int, nr_pages: int) -> None:
-        self._session = session
-        #: Number of the region in its session.
-        self.region = region
-        self.nr_pages = nr_pages
-
-    async def touch(
-        self, first: int, count: int = 1, write: bool = False, *, cpu: int | None = None
-    ) -> t.Touch:
-        """Accesses `count` pages from page `first` on. OutOfMemory when a fault finds no page."""
-        return codec.touch(await self._session._touch(self.region, first, count, write, cpu))
-
-    async def unmap(self) -> int:
-        """Ends the region; returns the pages this freed."""
-        return await self._session._unmap(self.region)

@@ -1,6 +1,7 @@
-"""What goes on beside the caller, as tasks and as threads: the two clients differ here, and nowhere else.
+"""Background work of the clients, heartbeats and streams: in tasks for one client, in threads for the other.
 
-The rest of the blocking client is made from the asyncio one (``clients/python/make_sync.py``).
+The two clients differ only here. The rest of the blocking client is generated from the asyncio one
+(``clients/python/make_sync.py``).
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
 
 
 class AsyncHeartbeat:
-    """Renews a lease from a task. `beat` is given the seconds that it may take, and returns those to wait.
+    """Renews a lease from a task.
 
-    Zero: the session is gone, and this ends.
+    `beat` gets the seconds that it may take, and returns the seconds until the next beat; 0 means that the
+    session is gone, and ends the heartbeat.
     """
 
     def __init__(self, beat: Callable[[float], Awaitable[float]], seconds: float) -> None:
@@ -44,13 +46,13 @@ class AsyncHeartbeat:
             seconds = await self._beat(seconds)
 
     async def stop(self) -> None:
-        """Returns when there will be no further beat; one that is under way is given up."""
+        """Ends the heartbeat; a beat that is under way is cancelled."""
         self._task.cancel()
         await asyncio.wait([self._task])
 
 
 class Heartbeat:
-    """As :class:`AsyncHeartbeat`, from a thread."""
+    """Like :class:`AsyncHeartbeat`, but from a thread."""
 
     def __init__(self, beat: Callable[[float], float], seconds: float) -> None:
         self._beat = beat
@@ -63,13 +65,13 @@ class Heartbeat:
             seconds = self._beat(seconds)
 
     def stop(self) -> None:
-        """Returns when there will be no further beat; one that is under way is waited for."""
+        """Ends the heartbeat, after a beat that is under way."""
         self._stop.set()
         self._thread.join()
 
 
 class _Requests(Protocol):
-    """What a stream needs of its session, whichever it is."""
+    """What a stream needs of its session, blocking or asyncio."""
 
     def _alloc_request(
         self, order: int, count: int, gfp: str, cpu: int | None, policy: Policy | None, partial: bool
@@ -89,10 +91,10 @@ class _Home(_Requests, Protocol):
 
 
 class AsyncPageStream:
-    """alloc and free of a session without waiting for each answer: run several at one time.
+    """A pipeline for alloc and free: start several calls at a time instead of waiting for each answer.
 
-    Made by :meth:`AsyncSession.stream`; an async context manager. They are carried out in the order of the
-    calls. When the stream itself breaks, calls under way fail with what broke it.
+    Made by :meth:`AsyncSession.stream`; an async context manager. Requests are carried out in the order of
+    the calls. When the stream itself breaks, the calls under way raise the error that broke it.
     """
 
     def __init__(self, session: _AsyncHome, window: int) -> None:
@@ -135,7 +137,7 @@ class AsyncPageStream:
                 try:
                     await self._call.write(request)
                 except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                    await self._reader  # it has the reason, and fails every call under way
+                    await self._reader  # the reader gets the status, and fails every call under way with it
             answer: memory_service_pb2.StreamPagesResponse = await answered
         if answer.WhichOneof("answer") == "error":
             raise from_status(answer.error)
@@ -175,10 +177,11 @@ class AsyncPageStream:
 
 
 class PageStream:
-    """alloc and free of a session without waiting for each answer: each call returns a future.
+    """A pipeline for alloc and free: each call returns a future instead of waiting for the answer.
 
-    Made by :meth:`Session.stream`; a context manager. They are carried out in the order of the calls. A call
-    waits while the window is full; when the stream itself breaks, what is under way fails with the reason.
+    Made by :meth:`Session.stream`; a context manager. Requests are carried out in the order of the calls. A
+    call waits while the window is full. When the stream itself breaks, all futures get the error that broke
+    it.
     """
 
     def __init__(self, session: _Home, window: int) -> None:

@@ -1,10 +1,10 @@
-"""Requests made and responses read: pure functions, shared by the sync and the asyncio client."""
+"""Makes requests of arguments, and results of responses: pure functions that both clients share."""
 
 from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -16,20 +16,29 @@ from numa_client._files import DirEntry, TreeFile
 from numa_client._gen.numa.v1 import (
     explanation_pb2,
     files_service_pb2,
+    kmem_service_pb2,
     machine_service_pb2,
     memory_service_pb2,
     node_service_pb2,
     types_pb2,
+    vmalloc_service_pb2,
 )
-from numa_client._policy import Policy, PolicyMode
+from numa_client._policy import Policy, PolicyFlag, PolicyMode
 
-#: Words and their numbers on the wire.
+#: Policy modes and kinds of regions → their numbers on the wire.
 POLICY_MODES: dict[PolicyMode, types_pb2.PolicyMode] = {
     PolicyMode.DEFAULT: types_pb2.POLICY_MODE_UNSPECIFIED,
     PolicyMode.BIND: types_pb2.POLICY_MODE_BIND,
     PolicyMode.PREFERRED: types_pb2.POLICY_MODE_PREFERRED,
     PolicyMode.INTERLEAVE: types_pb2.POLICY_MODE_INTERLEAVE,
     PolicyMode.PREFERRED_MANY: types_pb2.POLICY_MODE_PREFERRED_MANY,
+    PolicyMode.LOCAL: types_pb2.POLICY_MODE_LOCAL,
+    PolicyMode.WEIGHTED_INTERLEAVE: types_pb2.POLICY_MODE_WEIGHTED_INTERLEAVE,
+}
+
+POLICY_FLAGS: dict[PolicyFlag, types_pb2.PolicyFlag] = {
+    PolicyFlag.STATIC: types_pb2.POLICY_FLAG_STATIC_NODES,
+    PolicyFlag.RELATIVE: types_pb2.POLICY_FLAG_RELATIVE_NODES,
 }
 REGION_KINDS: dict[t.RegionKind, memory_service_pb2.RegionKind] = {
     "anon": memory_service_pb2.REGION_KIND_ANON,
@@ -38,7 +47,7 @@ REGION_KINDS: dict[t.RegionKind, memory_service_pb2.RegionKind] = {
 
 
 class RequestIds:
-    """Ids that no other client uses: a random prefix and a counter. A retry sends the same one again."""
+    """Request ids that no other client has: a random prefix and a counter. A retry repeats its id."""
 
     def __init__(self) -> None:
         self._prefix = uuid.uuid4().hex
@@ -48,17 +57,21 @@ class RequestIds:
         return f"{self._prefix}-{next(self._counter)}"
 
 
-def inspect_request(zone: str | None, pfn: int | None) -> node_service_pb2.InspectRequest:
-    """What to look at; InvalidRequest for two things at once."""
-    if zone is not None and pfn is not None:
-        raise InvalidRequest("a zone or a page, not both", field="pfn")
-    return node_service_pb2.InspectRequest(zone=zone, pfn=pfn)
+def inspect_request(
+    zone: str | None, pfn: int | None, section: int | None, highmem: bool
+) -> node_service_pb2.InspectRequest:
+    """The request for one of these, or with none of them for the node. InvalidRequest for several."""
+    given = {"zone": zone, "pfn": pfn, "section": section, "highmem": highmem or None}
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise InvalidRequest(f"only one of {', '.join(given)}", field=named[-1])
+    return node_service_pb2.InspectRequest(zone=zone, pfn=pfn, section=section, highmem=highmem or None)
 
 
 def home(info: t.MachineInfo, cpu: int | None, node: int | None) -> tuple[t.NodeInfo, int]:
-    """Node that serves a session, and the CPU that it plays: the one asked for, or the node's first.
+    """The home node and the CPU of a session: those asked for, or the first CPU of the node or the machine.
 
-    With neither, the machine's first CPU. A node without CPUs is left for the service to refuse.
+    A node without CPUs is not refused here, but by the service.
     InvalidRequest for a CPU or node that the machine does not have, or a CPU of another node.
     """
     try:
@@ -85,18 +98,40 @@ def home(info: t.MachineInfo, cpu: int | None, node: int | None) -> tuple[t.Node
 
 
 def _number(field: str, value: int) -> int:
-    """The value, if a protobuf unsigned field can carry it: what is in range is for the service to judge."""
+    """Check that an unsigned protobuf field can carry the value; the service checks its range."""
     if not 0 <= value < 1 << 32:
         raise InvalidRequest(f"{field} {value} is out of range", field=field)
     return value
 
 
+def _address(field: str, value: int) -> int:
+    """Check that an unsigned 64-bit protobuf field can carry the value; the service checks its range."""
+    if not 0 <= value < 1 << 64:
+        raise InvalidRequest(f"{field} {value} is out of range", field=field)
+    return value
+
+
 def policy_message(policy: Policy | None) -> types_pb2.Policy | None:
-    """None stays unset: MPOL_DEFAULT."""
+    """A policy as message; None stays unset, which means MPOL_DEFAULT."""
     if policy is None:
         return None
     return types_pb2.Policy(
-        mode=POLICY_MODES[policy.mode], nodes=[_number("policy", nid) for nid in policy.nodes]
+        mode=POLICY_MODES[policy.mode],
+        nodes=[_number("policy", nid) for nid in policy.nodes],
+        home_node=None if policy.home_node is None else _number("policy", policy.home_node),
+        flag=POLICY_FLAGS[policy.flag] if policy.flag else types_pb2.POLICY_FLAG_UNSPECIFIED,
+    )
+
+
+def policy(message: types_pb2.Policy) -> Policy:
+    """The policy of a message of the service."""
+    modes = {number: mode for mode, number in POLICY_MODES.items()}
+    flags = {number: flag for flag, number in POLICY_FLAGS.items()}
+    return Policy(
+        modes[message.mode],
+        tuple(message.nodes),
+        message.home_node if message.HasField("home_node") else None,
+        flags.get(message.flag),
     )
 
 
@@ -112,7 +147,7 @@ def alloc_request(
     partial: bool = False,
     explain: bool = False,
 ) -> memory_service_pb2.AllocPagesRequest:
-    """AllocPages for `count` blocks of 2^order pages."""
+    """The AllocPages request for `count` blocks of 2^order pages."""
     return memory_service_pb2.AllocPagesRequest(
         session=session.session,
         session_token=session.token,
@@ -130,7 +165,7 @@ def alloc_request(
 def free_request(
     session: t.SessionInfo, request_id: str, blocks: t.Blocks, cpu: int
 ) -> memory_service_pb2.FreePagesRequest:
-    """FreePages for all these blocks; their array is packed as it is."""
+    """The FreePages request for all these blocks; their PFN arrays are sent as they are."""
     return memory_service_pb2.FreePagesRequest(
         session=session.session,
         session_token=session.token,
@@ -147,7 +182,7 @@ def free_request(
 def map_request(
     session: t.SessionInfo, request_id: str, *, kind: t.RegionKind, nr_pages: int, policy: Policy | None
 ) -> memory_service_pb2.MapRegionRequest:
-    """MapRegion of `nr_pages` pages. InvalidRequest for a kind that is neither anon nor file."""
+    """The MapRegion request for `nr_pages` pages. InvalidRequest for a kind other than anon and file."""
     if kind not in REGION_KINDS:
         raise InvalidRequest(f"unknown region kind {kind!r}: choose from anon, file", field="kind")
     return memory_service_pb2.MapRegionRequest(
@@ -163,7 +198,7 @@ def map_request(
 def touch_request(
     session: t.SessionInfo, request_id: str, region: int, *, first: int, count: int, write: bool, cpu: int
 ) -> memory_service_pb2.TouchRegionRequest:
-    """TouchRegion of `count` pages from page `first` of the region."""
+    """The TouchRegion request for `count` pages from page `first` of the region on."""
     return memory_service_pb2.TouchRegionRequest(
         session=session.session,
         session_token=session.token,
@@ -176,8 +211,252 @@ def touch_request(
     )
 
 
+def bind_request(
+    session: t.SessionInfo,
+    request_id: str,
+    region: int,
+    *,
+    first: int,
+    count: int,
+    policy: Policy | None,
+    move: bool,
+    strict: bool,
+    cpu: int,
+) -> memory_service_pb2.BindRegionRequest:
+    """The BindRegion request for `count` pages from page `first` of the region on."""
+    return memory_service_pb2.BindRegionRequest(
+        session=session.session,
+        session_token=session.token,
+        request_id=request_id,
+        region=region,
+        first_page=_number("first", first),
+        nr_pages=_number("count", count),
+        policy=policy_message(policy),
+        move=move,
+        strict=strict,
+        cpu=_number("cpu", cpu),
+    )
+
+
+def migrate_request(
+    session: t.SessionInfo, request_id: str, old: Sequence[int], new: Sequence[int], cpu: int
+) -> memory_service_pb2.MigratePagesRequest:
+    """The MigratePages request from some nodes to others."""
+    return memory_service_pb2.MigratePagesRequest(
+        session=session.session,
+        session_token=session.token,
+        request_id=request_id,
+        old_nodes=[_number("old", nid) for nid in old],
+        new_nodes=[_number("new", nid) for nid in new],
+        cpu=_number("cpu", cpu),
+    )
+
+
+def move_request(
+    session: t.SessionInfo,
+    request_id: str,
+    region: int,
+    *,
+    pages: Sequence[int],
+    nodes: Sequence[int],
+    cpu: int,
+) -> memory_service_pb2.MovePagesRequest:
+    """The MovePages request for pages of a region; without nodes it asks where they are."""
+    return memory_service_pb2.MovePagesRequest(
+        session=session.session,
+        session_token=session.token,
+        request_id=request_id,
+        region=region,
+        pages=[_number("pages", page) for page in pages],
+        nodes=nodes,
+        cpu=_number("cpu", cpu),
+    )
+
+
+def alloc_objects_request(
+    session: t.SessionInfo, request_id: str, cache: str, count: int, gfp: str, cpu: int, node: int | None
+) -> kmem_service_pb2.AllocObjectsRequest:
+    """The AllocObjects request for `count` objects of a cache."""
+    return kmem_service_pb2.AllocObjectsRequest(
+        session=session.session,
+        session_token=session.token,
+        request_id=request_id,
+        cache=cache,
+        count=_number("count", count),
+        gfp_flags=gfp,
+        cpu=_number("cpu", cpu),
+        node=None if node is None else _number("node", node),
+    )
+
+
+def kmalloc_request(
+    session: t.SessionInfo, request_id: str, size: int, count: int, gfp: str, cpu: int, node: int | None
+) -> kmem_service_pb2.KmallocRequest:
+    """The Kmalloc request for `count` times `size` bytes."""
+    return kmem_service_pb2.KmallocRequest(
+        session=session.session,
+        session_token=session.token,
+        request_id=request_id,
+        size=_number("size", size),
+        count=_number("count", count),
+        gfp_flags=gfp,
+        cpu=_number("cpu", cpu),
+        node=None if node is None else _number("node", node),
+    )
+
+
+def free_objects_request(
+    session: t.SessionInfo, request_id: str, cache: str, objects: t.Objects, cpu: int
+) -> kmem_service_pb2.FreeObjectsRequest:
+    """The FreeObjects request; `cache` is empty for objects of any."""
+    return kmem_service_pb2.FreeObjectsRequest(
+        session=session.session,
+        session_token=session.token,
+        request_id=request_id,
+        cache=cache,
+        objects=objects.astype("<u8", copy=False).tobytes(),
+        cpu=_number("cpu", cpu),
+    )
+
+
+def objects(packed: bytes) -> t.Objects:
+    """The addresses of a response, as a view of it."""
+    return np.frombuffer(packed, "<u8")
+
+
+def vmalloc_request(
+    session: t.SessionInfo, request_id: str, size: int, cpu: int, node: int | None, huge: bool, caller: str
+) -> vmalloc_service_pb2.VmallocRequest:
+    """The Vmalloc request for `size` bytes."""
+    return vmalloc_service_pb2.VmallocRequest(
+        session=session.session,
+        session_token=session.token,
+        request_id=request_id,
+        size_bytes=_address("size", size),
+        caller=caller,
+        cpu=_number("cpu", cpu),
+        node=None if node is None else _number("node", node),
+        huge=huge,
+    )
+
+
+def vm_area(response: vmalloc_service_pb2.VmallocResponse) -> t.VmArea:
+    """The area of a response."""
+    return t.VmArea(response.address, {part.node: part.pages for part in response.pages})
+
+
+def vfree_request(
+    session: t.SessionInfo, request_id: str, address: int, cpu: int
+) -> vmalloc_service_pb2.VfreeRequest:
+    """The Vfree request for the area that has an address."""
+    return vmalloc_service_pb2.VfreeRequest(
+        session=session.session,
+        session_token=session.token,
+        request_id=request_id,
+        address=_address("address", address),
+        cpu=_number("cpu", cpu),
+    )
+
+
+def vmap_request(
+    session: t.SessionInfo, request_id: str, pages: int, cpu: int, caller: str
+) -> vmalloc_service_pb2.VmapRequest:
+    """The Vmap request for so many pages."""
+    return vmalloc_service_pb2.VmapRequest(
+        session=session.session,
+        session_token=session.token,
+        request_id=request_id,
+        count_pages=_number("pages", pages),
+        caller=caller,
+        cpu=_number("cpu", cpu),
+    )
+
+
+def vunmap_request(
+    session: t.SessionInfo, request_id: str, address: int
+) -> vmalloc_service_pb2.VunmapRequest:
+    """The Vunmap request for the area that has an address."""
+    return vmalloc_service_pb2.VunmapRequest(
+        session=session.session,
+        session_token=session.token,
+        request_id=request_id,
+        address=_address("address", address),
+    )
+
+
+def kmap_request(
+    session: t.SessionInfo, request_id: str, pfn: int, atomic: bool
+) -> vmalloc_service_pb2.KmapRequest:
+    """The Kmap request for a page."""
+    return vmalloc_service_pb2.KmapRequest(
+        session=session.session,
+        session_token=session.token,
+        request_id=request_id,
+        pfn=_address("pfn", pfn),
+        atomic=atomic,
+    )
+
+
+def kunmap_request(session: t.SessionInfo, request_id: str, pfn: int) -> vmalloc_service_pb2.KunmapRequest:
+    """The Kunmap request for a page."""
+    return vmalloc_service_pb2.KunmapRequest(
+        session=session.session,
+        session_token=session.token,
+        request_id=request_id,
+        pfn=_address("pfn", pfn),
+    )
+
+
+def kmap_atomic_request(
+    session: t.SessionInfo, request_id: str, pfn: int, cpu: int
+) -> vmalloc_service_pb2.KmapAtomicRequest:
+    """The KmapAtomic request for a page."""
+    return vmalloc_service_pb2.KmapAtomicRequest(
+        session=session.session,
+        session_token=session.token,
+        request_id=request_id,
+        pfn=_address("pfn", pfn),
+        cpu=_number("cpu", cpu),
+    )
+
+
+def kmap_slot(response: vmalloc_service_pb2.KmapAtomicResponse) -> t.KmapSlot:
+    """The slot of a response."""
+    return t.KmapSlot(response.slot if response.HasField("slot") else None, response.address)
+
+
+def kunmap_atomic_request(
+    session: t.SessionInfo, request_id: str, pfn: int, cpu: int
+) -> vmalloc_service_pb2.KunmapAtomicRequest:
+    """The KunmapAtomic request for a page."""
+    return vmalloc_service_pb2.KunmapAtomicRequest(
+        session=session.session,
+        session_token=session.token,
+        request_id=request_id,
+        pfn=_address("pfn", pfn),
+        cpu=_number("cpu", cpu),
+    )
+
+
+def slabinfo(responses: Iterable[kmem_service_pb2.ListCachesResponse]) -> tuple[t.SlabInfo, ...]:
+    """The caches of one machine; slabs and objects are those of all these nodes together."""
+    return tuple(
+        t.SlabInfo(
+            name=caches[0].name,
+            aliases=tuple(caches[0].aliases),
+            object_bytes=caches[0].object_bytes,
+            objects_per_slab=caches[0].objects_per_slab,
+            order=caches[0].order,
+            active_objects=sum(cache.active_objects for cache in caches),
+            objects=sum(cache.objects for cache in caches),
+            slabs=sum(cache.slabs for cache in caches),
+        )
+        for caches in zip(*(response.caches for response in responses), strict=True)
+    )
+
+
 def machine_info(response: machine_service_pb2.GetMachineResponse) -> t.MachineInfo:
-    """Topology, its row-major distances made a matrix."""
+    """The topology of a response; its row-major distances become a matrix."""
     width = len(response.nodes)
     return t.MachineInfo(
         name=response.name,
@@ -189,7 +468,7 @@ def machine_info(response: machine_service_pb2.GetMachineResponse) -> t.MachineI
                 managed_pages=node.managed_pages,
                 address=node.address,
                 metrics_url=node.metrics_url,
-                incarnation=node.incarnation,
+                lineage=node.lineage,
                 fallback_order=tuple(node.fallback_order),
             )
             for node in response.nodes
@@ -199,18 +478,18 @@ def machine_info(response: machine_service_pb2.GetMachineResponse) -> t.MachineI
 
 
 def session_info(response: memory_service_pb2.OpenSessionResponse) -> t.SessionInfo:
-    """What was granted."""
+    """The session of a response."""
     return t.SessionInfo(
         session=response.session,
         lease_seconds=response.lease_seconds,
         node=response.node,
-        incarnation=response.incarnation,
+        lineage=response.lineage,
         token=response.session_token,
     )
 
 
 def cost(message: types_pb2.Cost) -> t.Cost:
-    """The cost account of a request."""
+    """The cost of a request."""
     return t.Cost(
         latency_ns=message.latency_ns,
         access_ns=message.access_ns,
@@ -224,7 +503,7 @@ def cost(message: types_pb2.Cost) -> t.Cost:
 
 
 def pages_by_node(messages: Iterable[types_pb2.NodePages]) -> dict[int, t.Pfns]:
-    """PFN arrays by node. Views of the message; only a node that was visited twice costs a copy."""
+    """nid → PFNs. The arrays are views of the message, and copies only for a node that was visited twice."""
     pages: dict[int, t.Pfns] = {}
     for message in messages:
         pfns = np.frombuffer(message.pfns, "<u8")
@@ -233,7 +512,7 @@ def pages_by_node(messages: Iterable[types_pb2.NodePages]) -> dict[int, t.Pfns]:
 
 
 def allocation(response: memory_service_pb2.AllocPagesResponse, order: int) -> t.Allocation:
-    """Blocks given out; `order` is the request's."""
+    """The allocation of a response; `order` is that of the request."""
     return t.Allocation(
         order=order,
         pages=pages_by_node(response.pages),
@@ -244,23 +523,22 @@ def allocation(response: memory_service_pb2.AllocPagesResponse, order: int) -> t
 
 
 def explanation(message: explanation_pb2.Explanation) -> Explanation:
-    """The kernel path of one request."""
-    modes = {int(number): mode for mode, number in POLICY_MODES.items()}
-    return _explanation_codec.explanation(message, cost(message.cost), modes)
+    """The explanation of one request."""
+    return _explanation_codec.explanation(message, cost(message.cost), policy(message.policy))
 
 
 def explained(response: memory_service_pb2.AllocPagesResponse, order: int) -> Explained:
-    """What an explained request got, and why there."""
+    """The blocks of an explained request, and the explanation."""
     return Explained(t.Blocks(order, pages_by_node(response.pages)), explanation(response.explanation))
 
 
 def freed(response: memory_service_pb2.FreePagesResponse) -> t.Freed:
-    """Answer to a free."""
+    """The result of a FreePages response."""
     return t.Freed(response.freed_pages, cost(response.cost))
 
 
 def touch(response: memory_service_pb2.TouchRegionResponse) -> t.Touch:
-    """Answer to an access."""
+    """The result of a TouchRegion response."""
     return t.Touch(
         hit_pages=response.hit_pages,
         fault_pages=response.fault_pages,
@@ -294,11 +572,11 @@ def _zone_state(zone: types_pb2.ZoneSummary) -> t.ZoneState:
 
 
 def node_state(response: node_service_pb2.GetNodeResponse) -> t.NodeState:
-    """State of a node; vm_events in name order."""
+    """The state of a node; vm_events are sorted by name."""
     stat, kswapd = response.numa_stat, response.kswapd
     return t.NodeState(
         node=response.node,
-        incarnation=response.incarnation,
+        lineage=response.lineage,
         zones=tuple(_zone_state(zone) for zone in response.zones),
         numa_stat=t.NumaStat(
             numa_hit=stat.numa_hit,
@@ -326,16 +604,16 @@ def node_state(response: node_service_pb2.GetNodeResponse) -> t.NodeState:
 
 
 def write_request(path: str, text: str) -> files_service_pb2.WriteFileRequest:
-    """What ``echo text > path`` sends."""
+    """The WriteFile request for what ``echo text > path`` writes."""
     return files_service_pb2.WriteFileRequest(path=path, data=text.encode())
 
 
 def dir_entries(response: files_service_pb2.ListDirResponse) -> tuple[DirEntry, ...]:
-    """A directory, by name."""
+    """The entries of a directory, sorted by name."""
     return tuple(DirEntry(entry.name, entry.mode, entry.target) for entry in response.entries)
 
 
 def tree_files(response: files_service_pb2.ReadTreeResponse) -> Iterator[TreeFile]:
-    """One message of a tree."""
+    """The files of one message of ReadTree."""
     for file in response.files:
         yield TreeFile(file.path, file.mode, file.target, file.data.decode())

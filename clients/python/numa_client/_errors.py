@@ -1,4 +1,4 @@
-"""What can go wrong, as exceptions with typed attributes. What a call's status becomes: ``_status.py``."""
+"""The exceptions of this package. ``_status.py`` makes them of the gRPC status of a failed call."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 
 class NumaError(Exception):
-    """Root of every error of this package. Raised itself for codes that have no class of their own."""
+    """Base class of all errors of this package; raised itself for codes that have no class of their own."""
 
-    #: grpc.StatusCode by name: what every error of a class is, on the wire and when raised by this package.
+    #: Name of the grpc.StatusCode that the errors of this class have.
     STATUS: ClassVar[str] = "UNKNOWN"
 
     def __init__(
@@ -24,23 +24,23 @@ class NumaError(Exception):
         metadata: Mapping[str, str] | None = None,
         code: grpc.StatusCode | None = None,
     ) -> None:
-        """`code` is for codes that have no class: the others have their own."""
+        """`code` is given for codes that have no class of their own."""
         super().__init__(message)
-        #: One line: what was refused and why.
+        #: One line that says what was refused, and why.
         self.message = message
         self._code = code
-        #: Field of the request that is wrong, e.g. "order"; empty when unknown, or when it is something else.
+        #: Field of the request that is wrong, e.g. "order"; empty if it is unknown, or no field is wrong.
         self.field = field
         #: google.rpc.ErrorInfo.reason, e.g. "SESSION_EXPIRED"; empty when the service sent none.
         self.reason = reason
         #: google.rpc.ErrorInfo.metadata.
         self.metadata: dict[str, str] = dict(metadata or {})
-        #: google.rpc.RetryInfo: how long to wait before another attempt; None when the service did not say.
+        #: google.rpc.RetryInfo: seconds to wait before another attempt; None if the service did not say.
         self.retry_seconds: float | None = None
 
     @property
     def code(self) -> grpc.StatusCode:
-        """Of gRPC, which is not imported before: who only reads a program or a policy does without it."""
+        """The gRPC status code. gRPC is imported only here: parsing a program or policy does without it."""
         from grpc import StatusCode
 
         return self._code or StatusCode[self.STATUS]
@@ -65,7 +65,10 @@ class FailedPrecondition(NumaError):
 
 
 class OutOfMemory(NumaError):
-    """RESOURCE_EXHAUSTED: no zone that the request may use could give the pages. Nothing was taken."""
+    """RESOURCE_EXHAUSTED: a limit is reached, or no zone that the request may use has the pages.
+
+    An allocation that raises it has taken no page.
+    """
 
     STATUS = "RESOURCE_EXHAUSTED"
 
@@ -83,6 +86,6 @@ class DeadlineExceeded(NumaError):
 
 
 class Aborted(NumaError):
-    """ABORTED: overtaken by something else, e.g. a restart in the middle of an allocation."""
+    """ABORTED: the operation was ended by another event, e.g. a restart during an allocation."""
 
     STATUS = "ABORTED"

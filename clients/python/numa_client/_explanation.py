@@ -1,4 +1,4 @@
-"""Why an allocation went where it went, as the service tells it. Pages unless the name says otherwise."""
+"""The explanation of an allocation: why its blocks came from where they did. Numbers are mostly pages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numa_client._types import Blocks, Cost
 
 @dataclass(slots=True)
 class Explanation:
-    """The kernel path of one request, with the numbers it compared. ``str()`` is the readable form."""
+    """The path of one request through the allocator, with the numbers compared; ``str()`` is for reading."""
 
     #: Node of the requesting CPU.
     node: int
@@ -28,14 +28,14 @@ class Explanation:
     profile: str
     #: What was done, in order.
     steps: tuple[Step, ...]
-    #: Blocks got by node, in the order of the walks; what was got in vain is here too.
+    #: nid → blocks got, in the order of the walks. A failed request has those that it got and gave back.
     placement: Mapping[int, int]
     cost: Cost
-    #: Why it failed; empty when it did not. What had been got went back.
+    #: Why the request failed; empty if it did not.
     failure: str
 
     def __str__(self) -> str:
-        """Reads like the kernel path; several lines."""
+        """The explanation as text of several lines, in the order of the kernel's path."""
         policy = f", policy {self.policy}" if self.policy.nodes else ""
         asked = f"{self.gfp}, {text.blocks(self.count, self.order)}"
         where = ", ".join(f"{n} on node {nid}" for nid, n in self.placement.items()) or "none"
@@ -54,6 +54,6 @@ class Explanation:
 class Explained:
     """An allocation and its explanation."""
 
-    #: What was really taken: to be freed as ever. Empty when the request failed.
+    #: The blocks allocated, which must be freed as usual. Empty if the request failed.
     blocks: Blocks
     explanation: Explanation

@@ -1,4 +1,4 @@
-"""Explanations read from the wire."""
+"""Converts explanations from protobuf. The service's counterpart is ``numa_service/rpc/explain.py``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from numa_client import _types as t
 from numa_client._errors import NumaError
 from numa_client._explanation import Explanation
 from numa_client._gen.numa.v1 import explanation_pb2 as pb2
-from numa_client._policy import Policy, PolicyMode
+from numa_client._policy import Policy
 
-#: By their numbers on the wire.
+#: Number on the wire → why a zone was left.
 LEFT_BECAUSE: dict[pb2.LeftBecause, e.LeftBecause] = {
     pb2.LEFT_BECAUSE_UNSPECIFIED: "complete",
     pb2.LEFT_BECAUSE_BELOW_MARK: "below_mark",
@@ -21,8 +21,8 @@ LEFT_BECAUSE: dict[pb2.LeftBecause, e.LeftBecause] = {
 }
 
 
-def explanation(message: pb2.Explanation, cost: t.Cost, modes: dict[int, PolicyMode]) -> Explanation:
-    """An explanation; `modes` are policy modes by their number on the wire."""
+def explanation(message: pb2.Explanation, cost: t.Cost, policy: Policy) -> Explanation:
+    """Convert an explanation; its cost and its policy are converted already."""
     return Explanation(
         node=message.node,
         cpu=message.cpu,
@@ -31,7 +31,7 @@ def explanation(message: pb2.Explanation, cost: t.Cost, modes: dict[int, PolicyM
         count=message.count,
         migratetype=message.migratetype,
         classzone=message.classzone,
-        policy=Policy(modes[message.policy.mode], tuple(message.policy.nodes)),
+        policy=policy,
         profile=message.profile,
         steps=tuple(_step(step) for step in message.steps),
         placement={entry.node: entry.blocks for entry in message.placement},
@@ -76,6 +76,7 @@ def _walk(walk: pb2.Walk, latency_ns: int) -> e.WalkStep:
         above_class=left_out(pb2.LEFT_OUT_REASON_CLASS),
         outside_nodemask=left_out(pb2.LEFT_OUT_REASON_NODEMASK),
         latency_ns=latency_ns,
+        chosen=walk.chosen,
     )
 
 
@@ -91,7 +92,7 @@ def _node(visit: pb2.NodeVisit) -> e.NodeVisit:
 
 
 def zone_visit(zone: pb2.ZoneVisit) -> e.ZoneVisit:
-    """One zone of a node's account: to peers it goes alone."""
+    """Convert one zone. The service uses this, too, for the part of an explanation that other nodes send."""
     return e.ZoneVisit(
         zone=zone.zone,
         before=_check(zone.before),

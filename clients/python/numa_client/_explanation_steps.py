@@ -1,6 +1,7 @@
-"""What a request did on its way through the allocator, step by step. Pages unless the name says otherwise.
+"""The steps of a request on its way through the allocator. Numbers are pages unless the name says otherwise.
 
-A node makes these with the request. They are not frozen: those take several times as long to make.
+A node makes these while it serves the request. The classes are not frozen, as constructing a frozen dataclass
+takes several times as long.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from typing import Literal, TypeAlias
 Zone = tuple[int, str]
 
 
-#: Why a zone was left.
+#: Why the walk went on to the next zone: see LeftBecause in proto/numa/v1/explanation.proto.
 LeftBecause: TypeAlias = Literal["complete", "below_mark", "no_block", "would_mix", "reserved"]
 
 
 @dataclass(slots=True)
 class WatermarkCheck:
-    """``__zone_watermark_ok`` in numbers: usable > needed, and a block that is large enough."""
+    """The numbers of ``__zone_watermark_ok``: it passes if usable > needed and a block is large enough."""
 
-    #: min, low or high; empty when the request ignores watermarks.
+    #: Name of the watermark: min, low or high; empty if the request ignores watermarks.
     mark_name: str
     free_pages: int
     #: Free pages of the high-atomic reserve that the request may not use.
@@ -30,102 +31,104 @@ class WatermarkCheck:
     order_cost_pages: int
     mark_pages: int
     boost_pages: int
-    #: Taken off the mark for ALLOC_HIGH, and for ALLOC_HARDER.
+    #: Parts of the mark that are subtracted for ALLOC_HIGH and for ALLOC_HARDER.
     high_part_pages: int
     harder_part_pages: int
     lowmem_reserve_pages: int
-    #: Largest order with a free block that the request may use; -1 without any.
+    #: Largest order with a free block that the request may use; -1 if there is none.
     largest_free_order: int
     ok: bool
     #: Free CMA pages, for a request that is not movable.
     cma_pages: int = 0
-    #: linux-3.0, for higher orders: pages in free blocks of lower ones, and how often the mark is halved.
+    #: Only in linux-3.0: pages in free blocks of orders that are too low, and how often the mark is halved.
     too_small_pages: int = 0
     halvings: int = 0
 
     @property
     def usable_pages(self) -> int:
-        """The left side of the comparison."""
+        """The left side of the comparison: free pages that the request may use."""
         unusable = self.unusable_pages + self.cma_pages + self.too_small_pages
         return self.free_pages - unusable - self.order_cost_pages
 
     @property
     def needed_pages(self) -> int:
-        """The right side."""
+        """The right side of the comparison: the pages that must be left."""
         mark = self.mark_pages + self.boost_pages - self.high_part_pages - self.harder_part_pages
         return mark >> self.halvings if self.halvings else mark + self.lowmem_reserve_pages
 
     @property
     def above_mark(self) -> bool:
-        """Whether the comparison holds; a block that is large enough is another question."""
+        """Whether the comparison holds; this does not say that there is a block that is large enough."""
         return not self.mark_name or self.usable_pages > self.needed_pages
 
 
 @dataclass(slots=True)
 class ZoneVisit:
-    """One zone, looked at for one pass."""
+    """One zone in one pass over the zonelist."""
 
     zone: str
-    #: The test when the walk came to the zone, and when it left it.
+    #: The watermark check when the walk came to the zone, and when it left the zone.
     before: WatermarkCheck
     after: WatermarkCheck
     served_blocks: int
-    #: Why the walk went on; `complete` when it did not.
+    #: Why the walk went on to the next zone; `complete` if it did not.
     left_because: LeftBecause
-    #: The CPU's pageset.
+    #: Pages in the CPU's pageset of the zone, before and after.
     pageset_before_pages: int
     pageset_after_pages: int
-    #: Blocks taken from the buddy lists, those that refilled the pageset included.
+    #: Blocks taken from the buddy lists, including those that refilled the pageset.
     buddy_blocks: int
-    #: Blocks split, by order.
+    #: Order → blocks of this order that were split.
     splits: Mapping[int, int]
-    #: Pageblocks that changed hands, by "from -> to".
+    #: "from -> to" → pageblocks whose migratetype was changed.
     claims: Mapping[str, int]
-    #: Served blocks that lie in pageblocks of another type, by that type.
+    #: Migratetype → served blocks that lie in pageblocks of this other type.
     foreign_blocks: Mapping[str, int]
 
 
 @dataclass(slots=True)
 class NodeVisit:
-    """A node in a pass."""
+    """One node in one pass over the zonelist."""
 
     node: int
-    #: It was asked over the network: one lookup for all its zones.
+    #: Whether it was asked over the network, with one lookup for all its zones.
     remote: bool
-    #: Why it gave no answer; empty when it did.
+    #: Why it did not answer; empty if it did.
     away: str
     zones: tuple[ZoneVisit, ...]
     #: Fallbacks to free lists of another migratetype.
     steals: int
-    #: Zones passed over unseen: the zonelist cache (linux-3.0) says that they are full.
+    #: Zones that were skipped because the zonelist cache (linux-3.0) has them as full.
     cached_full: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
 class WalkStep:
-    """A zonelist is chosen."""
+    """The choice of a zonelist, and of the zones in it that the request may use."""
 
     #: Node whose zonelist it is.
     node: int
-    #: It is the list of this node only (__GFP_THISNODE).
+    #: Whether it is the node's list without fallback (__GFP_THISNODE).
     this_node_only: bool
-    #: Blocks that it is to get.
+    #: Blocks wanted from this walk.
     count: int
     zones: tuple[Zone, ...]
-    #: Zones that the request may not use: above its class, and outside its nodemask.
+    #: Zones that the request may not use: above its highest zone, and outside its nodemask.
     above_class: tuple[Zone, ...]
     outside_nodemask: tuple[Zone, ...]
     latency_ns: int
+    #: What the memory policy chose, as "interleave:0-2, its turn"; empty without one.
+    chosen: str = ""
     step: Literal["walk"] = "walk"
 
 
 @dataclass(slots=True)
 class FreelistPass:
-    """``get_page_from_freelist`` once."""
+    """One call of ``get_page_from_freelist``."""
 
-    #: Where in the allocator this is, e.g. "fast path", "after direct reclaim".
+    #: The place of the call in the allocator, e.g. "fast path", "after direct reclaim".
     name: str
-    #: ALLOC_* without the prefix, the watermark first.
+    #: Names of the ALLOC_* flags without the prefix, the watermark first.
     alloc_flags: tuple[str, ...]
     nodes: tuple[NodeVisit, ...]
     latency_ns: int
@@ -134,10 +137,10 @@ class FreelistPass:
 
 @dataclass(slots=True)
 class KswapdWakeup:
-    """``wakeup_kswapd`` on one node."""
+    """A call of ``wakeup_kswapd`` for one node."""
 
     node: int
-    #: False: it was awake already, its node is balanced, or it has given up.
+    #: False if it was awake already, its node is balanced, or it has given up.
     woken: bool
     away: str
     latency_ns: int
@@ -146,10 +149,11 @@ class KswapdWakeup:
 
 @dataclass(slots=True)
 class DirectReclaim:
-    """One pass over the LRU lists of one node."""
+    """One pass of direct reclaim over the LRU lists of one node."""
 
     node: int
-    #: 12 is gentle, 0 scans everything.
+    #: Scan priority: a pass scans each list's size >> priority. The first pass has 12, and 0 scans
+    #: everything.
     priority: int
     scanned_pages: int
     reclaimed_pages: int
@@ -160,7 +164,7 @@ class DirectReclaim:
 
 @dataclass(slots=True)
 class PagesetDrain:
-    """``drain_all_pages`` on one node."""
+    """A call of ``drain_all_pages`` on one node."""
 
     node: int
     drained_pages: int

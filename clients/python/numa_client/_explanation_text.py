@@ -1,4 +1,4 @@
-"""The readable form of an explanation: one line a zone, with the comparison as the kernel makes it."""
+"""The text of an explanation: a line for each zone, with both sides of the kernel's watermark check."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PARTS = ("access", "pageset", "buddy", "fallback", "reclaim", "zeroing", "queue
 
 
 def lines(steps: Sequence[e.Step], order: int) -> Iterator[str]:
-    """The steps of a request for blocks of that order."""
+    """The lines for the steps of a request for blocks of that order."""
     for reclaim, some in groupby(steps, lambda step: isinstance(step, e.DirectReclaim)):
         if reclaim:
             yield from _reclaim([step for step in some if isinstance(step, e.DirectReclaim)])
@@ -22,12 +22,12 @@ def lines(steps: Sequence[e.Step], order: int) -> Iterator[str]:
 
 
 def blocks(count: int, order: int) -> str:
-    """So many blocks of 2^order pages."""
+    """A number of blocks in words: "3 blocks of order 2", "1 page"."""
     return f"{_plural(count, 'block')} of order {order}" if order else _plural(count, "page")
 
 
 def spent(cost: Cost) -> str:
-    """A cost account, without the parts that are zero."""
+    """A cost in words, without the parts that are zero."""
     parts = [(part, getattr(cost, f"{part}_ns")) for part in _PARTS]
     listed = ", ".join(f"{part} {ns:,}" for part, ns in parts if ns)
     return f"{cost.latency_ns:,} virtual ns" + (f": {listed}" if listed else "")
@@ -38,6 +38,8 @@ def _step(step: e.Step, order: int) -> Iterator[str]:
         case e.WalkStep():
             which = "this-node list" if step.this_node_only else "zonelist"
             yield f"{which} of node {step.node}, {blocks(step.count, order)}: {_zones(step.zones)}"
+            if step.chosen:
+                yield f"  policy: {step.chosen}"
             if step.above_class:
                 yield f"  left out, above the class: {_zones(step.above_class)}"
             if step.outside_nodemask:
@@ -55,7 +57,7 @@ def _step(step: e.Step, order: int) -> Iterator[str]:
 
 
 def _reclaim(passes: list[e.DirectReclaim]) -> Iterator[str]:
-    """One line a pass that scanned something; those in between, that found nothing, share one."""
+    """A line for each pass that scanned something; consecutive passes that found nothing share one."""
     for idle, some in groupby(passes, lambda step: not step.scanned_pages and not step.away):
         steps = list(some)
         if idle:
@@ -99,7 +101,7 @@ def _zone(nid: int, zone: e.ZoneVisit, order: int) -> Iterator[str]:
 
 
 def comparison(check: e.WatermarkCheck) -> str:
-    """Both sides of the watermark test, each part that is not zero with its name."""
+    """Both sides of the watermark check, with the names of all parts that are not zero."""
     left = f"free {check.free_pages}"
     if check.order_cost_pages:
         left += f" - {check.order_cost_pages}"
@@ -127,7 +129,7 @@ def comparison(check: e.WatermarkCheck) -> str:
 def _why(zone: e.ZoneVisit, check: e.WatermarkCheck, order: int) -> str:
     match zone.left_because:
         case "below_mark":
-            # the test is strict: one page more than the right side is the least that passes
+            # the comparison is strict: it passes from one page more than the right side on
             return f"{_plural(check.needed_pages + 1 - check.usable_pages, 'page')} short"
         case "no_block":
             largest = f" (largest {check.largest_free_order})" if check.largest_free_order >= 0 else ""

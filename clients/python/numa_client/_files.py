@@ -11,14 +11,14 @@ class DirEntry:
     """One name in a directory."""
 
     name: str
-    #: As in struct stat: kind and permissions.
+    #: st_mode of struct stat: kind of file and permissions.
     mode: int
-    #: Where a symbolic link leads; empty for the rest.
+    #: Target of a symbolic link; empty for everything else.
     target: str
 
     @property
     def is_dir(self) -> bool:
-        """Whether there is more below it."""
+        """Whether it is a directory."""
         return stat.S_ISDIR(self.mode)
 
 
@@ -26,11 +26,11 @@ class DirEntry:
 class TreeFile:
     """One file or link of a tree."""
 
-    #: From the root, without a leading slash.
+    #: Path from the root, without a leading slash.
     path: str
-    #: As in struct stat: kind and permissions.
+    #: st_mode of struct stat: kind of file and permissions.
     mode: int
-    #: Where a symbolic link leads; empty for a file.
+    #: Target of a symbolic link; empty for a file.
     target: str
     #: Text of a file; empty for a link.
     text: str

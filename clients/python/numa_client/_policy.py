@@ -1,4 +1,4 @@
-"""Memory policies (``set_mempolicy(2)``), and how a command line spells them."""
+"""Memory policies (``set_mempolicy(2)``), and their spelling on command lines."""
 
 from __future__ import annotations
 
@@ -8,29 +8,47 @@ from enum import StrEnum
 
 from numa_client._errors import InvalidRequest
 
-#: 1 << CONFIG_NODES_SHIFT of distributions' kernels: nodes are numbered from 0 to one below it.
+#: The kernel's MAX_NUMNODES with the CONFIG_NODES_SHIFT of 10 that distributions use: nids are below it.
 MAX_NUMNODES = 1024
-#: Characters: more than a list of every single node has.
+#: Most characters of a policy: more than a list of every single node has.
 _MAX_TEXT = 8192
 _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 
 
 class PolicyMode(StrEnum):
-    """How nodes are chosen; values as numactl's long options spell them."""
+    """How nodes are chosen. The values are the long options of numactl."""
 
     DEFAULT = "default"
     BIND = "bind"
     PREFERRED = "preferred"
     INTERLEAVE = "interleave"
     PREFERRED_MANY = "preferred-many"
+    LOCAL = "local"
+    WEIGHTED_INTERLEAVE = "weighted-interleave"
+
+
+#: Modes that take no nodes.
+_WITHOUT_NODES = (PolicyMode.DEFAULT, PolicyMode.LOCAL)
+
+
+class PolicyFlag(StrEnum):
+    """What the nodes of a policy are; without a flag they are nodes by number."""
+
+    #: Nodes by number, which no cpuset maps to others (MPOL_F_STATIC_NODES).
+    STATIC = "static"
+    #: Places among the nodes that may be used, 0 being the first (MPOL_F_RELATIVE_NODES).
+    RELATIVE = "relative"
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A mode and the nodes it speaks of. The service judges whether they fit the machine."""
+    """A mode and its nodes. Whether the machine has them is checked by the service."""
 
     mode: PolicyMode = PolicyMode.DEFAULT
     nodes: tuple[int, ...] = ()
+    #: Where the walk of BIND and PREFERRED_MANY begins; None: at the node of the CPU.
+    home_node: int | None = None
+    flag: PolicyFlag | None = None
 
     @classmethod
     def default(cls) -> Policy:
@@ -38,9 +56,14 @@ class Policy:
         return cls()
 
     @classmethod
-    def bind(cls, *nodes: int) -> Policy:
+    def local(cls) -> Policy:
+        """MPOL_LOCAL: the node of the requesting CPU, then its zonelist."""
+        return cls(PolicyMode.LOCAL)
+
+    @classmethod
+    def bind(cls, *nodes: int, home_node: int | None = None) -> Policy:
         """MPOL_BIND: only these nodes."""
-        return cls(PolicyMode.BIND, nodes)
+        return cls(PolicyMode.BIND, nodes, home_node)
 
     @classmethod
     def preferred(cls, node: int) -> Policy:
@@ -53,19 +76,27 @@ class Policy:
         return cls(PolicyMode.INTERLEAVE, nodes)
 
     @classmethod
-    def preferred_many(cls, *nodes: int) -> Policy:
+    def weighted_interleave(cls, *nodes: int) -> Policy:
+        """MPOL_WEIGHTED_INTERLEAVE: of each of these nodes in turn as many pages as its weight says."""
+        return cls(PolicyMode.WEIGHTED_INTERLEAVE, nodes)
+
+    @classmethod
+    def preferred_many(cls, *nodes: int, home_node: int | None = None) -> Policy:
         """MPOL_PREFERRED_MANY: these nodes first, then every node."""
-        return cls(PolicyMode.PREFERRED_MANY, nodes)
+        return cls(PolicyMode.PREFERRED_MANY, nodes, home_node)
 
     @classmethod
     def parse(cls, text: str) -> Policy:
-        """``default``, ``bind:0,1``, ``preferred:2``, ``interleave:0-3``, ``preferred-many:0,2``.
+        """``default``, ``bind:0,1``, ``preferred:2``, ``interleave:0-3``, ``preferred-many:0,2``, and more.
 
+        A flag stands behind the mode, as in ``bind=relative:0``, a home node at the end: ``bind:0,1@1``.
         InvalidRequest (field ``policy``) says which part is wrong.
         """
         if len(text) > _MAX_TEXT:
             raise _wrong(text, f"{len(text)} characters, at most {_MAX_TEXT}")
-        name, _, mask = text.partition(":")
+        told, _, home = text.partition("@")
+        named, _, mask = told.partition(":")
+        name, equals, flag = named.partition("=")
         try:
             mode = PolicyMode(name)
         except ValueError:
@@ -73,19 +104,27 @@ class Policy:
             raise InvalidRequest(
                 f"unknown policy {name[:40]!r}: choose from {known}", field="policy"
             ) from None
-        if mode is PolicyMode.DEFAULT and mask:
-            raise _wrong(text, "default takes no nodes")
-        if mode is not PolicyMode.DEFAULT and not mask:
+        if mode in _WITHOUT_NODES and mask:
+            raise _wrong(text, f"{mode} takes no nodes")
+        if mode not in _WITHOUT_NODES and not mask:
             raise _wrong(text, f"give nodes, as in {name}:0,1")
-        return cls(mode, _nodes(text, mask))
+        if equals and flag not in PolicyFlag.__members__.values():
+            raise _wrong(text, f"{flag[:40]!r} is neither static nor relative")
+        near = _nodes(text, home)
+        if len(near) != ("@" in text):
+            raise _wrong(text, "give one home node, as in bind:0,1@1")
+        return cls(mode, _nodes(text, mask), near[0] if near else None, PolicyFlag(flag) if flag else None)
 
     def __str__(self) -> str:
         """The spelling that :meth:`parse` takes."""
-        return f"{self.mode}:{','.join(map(str, self.nodes))}" if self.nodes else str(self.mode)
+        flag = f"={self.flag}" if self.flag else ""
+        nodes = f":{','.join(map(str, self.nodes))}" if self.nodes else ""
+        home = "" if self.home_node is None else f"@{self.home_node}"
+        return f"{self.mode}{flag}{nodes}{home}"
 
 
 def _nodes(text: str, mask: str) -> tuple[int, ...]:
-    """Nodes of a list as ``0-3,8``, each once, in the order given; bounds are checked before it expands."""
+    """The nodes of a list such as ``0-3,8``, each once, in order; bounds are checked before it expands."""
     nodes: dict[int, None] = {}
     for part in mask.split(",") if mask else ():
         match = _RANGE.fullmatch(part)

@@ -1,4 +1,4 @@
-"""Workload programs: what a node is to run, as dataclasses and as TOML files, whose keys are their fields.
+"""Workload programs, which a node runs: as dataclasses, and as TOML files whose keys are their fields.
 
 A library of them is in ``programs/``.
 """
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="DataclassInstance")
 
 _LIBRARY = resources.files("numa_client") / "programs"
-#: Of a program's text; the largest of the library has 3 KiB.
+#: Largest text of a program; the largest one in the library has 3 KiB.
 MAX_PROGRAM_BYTES = 256 << 10
-#: tomllib takes time and memory that are quadratic in the parts of a key; those of a program have three.
+#: Matches keys with more than 16 dotted parts; a program's have at most three. The time and memory that
+#: tomllib takes are quadratic in that number.
 _LONG_KEY = re.compile(
     r"""(?:^|[{,])[ \t]*(?:\[{1,2}[ \t]*)?(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){16}""",
     re.MULTILINE,
@@ -39,45 +40,64 @@ AccessPattern: TypeAlias = Literal["sequential", "uniform", "zipf", "hot-set"]
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """Lifetimes and think times. Which numbers count depends on the kind."""
+    """A distribution of lifetimes or think times. The kind decides which of the parameters are used."""
 
     kind: DistributionKind
-    #: fixed (the value), exponential, lognormal, pareto.
+    #: For exponential, lognormal and pareto the mean; for fixed the value.
     mean: float = 0.0
-    #: uniform.
+    #: For uniform: the bounds.
     low: float = 0.0
     high: float = 0.0
-    #: lognormal: standard deviation of the logarithm.
+    #: For lognormal: standard deviation of the logarithm.
     sigma: float = 0.0
-    #: pareto: exponent of the tail, above 1.
+    #: For pareto: exponent of the tail, above 1.
     alpha: float = 0.0
-    #: Virtual seconds, or multiples of the session's node's memory, counted as the program allocates it.
+    #: Virtual seconds, or multiples of the memory of the session's node that the program allocates meanwhile.
     unit: LifetimeUnit = "seconds"
 
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """Blocks of one kind: how they are asked for, and how long they live."""
+    """One kind of allocation: how blocks are asked for, and how long they live."""
 
     name: str = ""
     order: int = 0
     gfp: str = "GFP_KERNEL"
     policy: Policy | None = None
-    #: Share of the phase's events, relative to the others'.
+    #: Share of the phase's events, relative to the weights of the others.
     weight: float = 1.0
-    #: None is forever: until the program ends.
+    #: None means until the program ends.
     lifetime: Distribution | None = None
     #: Virtual seconds that pass before each block is asked for.
     think: Distribution | None = None
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectMix:
+    """One kind of slab objects: how they are asked for, and how long they live."""
+
+    name: str = ""
+    #: Name of a slab cache (kmem_cache_alloc); or else `size`, bytes of kmalloc.
+    cache: str = ""
+    size: int = 0
+    gfp: str = "GFP_KERNEL"
+    #: The node that objects are asked of; -1: the CPU's own, or what it has at hand (NUMA_NO_NODE).
+    node: int = -1
+    #: Share of the phase's events, relative to the weights of the others.
+    weight: float = 1.0
+    #: In seconds; None means until the program ends.
+    lifetime: Distribution | None = None
+    #: Virtual seconds that pass before each object is asked for.
+    think: Distribution | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ProgramRegion:
-    """Pageable memory, mapped while phases use it."""
+    """A region of pageable memory, which is mapped while phases use it."""
 
     name: str
     kind: RegionKind
-    #: Size in pages, or as a multiple of the memory of the session's node: one of the two.
+    #: The size, either in pages, or as a multiple of the memory of the session's node.
     pages: int = 0
     memory: float = 0.0
     policy: Policy | None = None
@@ -93,9 +113,9 @@ class Access:
     weight: float = 1.0
     #: Share of accesses that write, 0 to 1.
     write: float = 0.0
-    #: zipf: the exponent.
+    #: For zipf: the exponent.
     theta: float = 0.0
-    #: hot-set: this share of the pages gets that share of the accesses.
+    #: For hot-set: `hot_pages` of the pages get `hot_accesses` of the accesses; both are shares.
     hot_pages: float = 0.0
     hot_accesses: float = 0.0
     think: Distribution | None = None
@@ -103,31 +123,35 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Events of several kinds together, until the first of the ends that are given: at least one of three."""
+    """Events of several kinds at the same time, until the first of its ends: seconds, events or memory.
+
+    At least one of the three must be given.
+    """
 
     name: str = ""
-    #: End: virtual seconds.
+    #: Ends the phase after so many virtual seconds.
     seconds: float = 0.0
-    #: End: blocks asked for and pages accessed.
+    #: Ends the phase after so many blocks and objects asked for and pages accessed.
     events: int = 0
-    #: End: pages of all events, as a multiple of the memory of the session's node.
+    #: Ends the phase after so many pages of all events, as a multiple of the memory of the session's node.
     memory: float = 0.0
-    #: Events per virtual second; 0: as fast as costs and think times allow.
+    #: Events per virtual second; 0 means as many as costs and think times allow.
     rate: float = 0.0
-    #: Events issued together, kind after kind. Fewer is finer, and slower; 0: 4096, or a 64th of the node's
-    #: memory if that is less.
+    #: Events issued together, kind after kind. A smaller batch mixes the kinds more finely, and is slower. 0
+    #: is 4096, or a 64th of the node's memory if that is less.
     batch: int = 0
     mixes: tuple[Mix, ...] = ()
     accesses: tuple[Access, ...] = ()
-    #: Once for every node with memory, mixes and regions bound to it.
+    objects: tuple[ObjectMix, ...] = ()
+    #: Run the phase once for every node with memory, with mixes and regions bound to that node.
     each_node: bool = False
-    #: Free at its end what all mixes so far still hold.
+    #: At the end of the phase, free all blocks and objects that are still held.
     release: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramLimits:
-    """Where the program is cut; 0 is the server's default."""
+    """Limits at which the program is stopped; 0 is the server's default."""
 
     max_live_pages: int = 0
     max_events: int = 0
@@ -137,23 +161,23 @@ class ProgramLimits:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Phases, one after the other. The same program on the same state gives the same state and results."""
+    """Phases, one after the other. A run is deterministic in the program and the state of the machine."""
 
     phases: tuple[Phase, ...]
     name: str = ""
-    #: One line: what it models.
+    #: One line that says what it models.
     summary: str = ""
     seed: int = 0
     regions: tuple[ProgramRegion, ...] = ()
     limits: ProgramLimits = field(default_factory=ProgramLimits)
-    #: A block or page that is not to be had ends the program; otherwise it is counted.
+    #: Whether a failed allocation or access ends the program; otherwise failures are counted.
     stop_on_failure: bool = False
-    #: Leave to the session what mixes still hold at the end; otherwise it is freed.
+    #: Whether blocks and objects that are still held at the end stay with the session; else they are freed.
     keep: bool = False
 
     @classmethod
     def from_toml(cls, text: str) -> Self:
-        """Read a program; InvalidRequest names the key that is wrong. Values are for the service to judge."""
+        """Parse a program. InvalidRequest names an unknown or missing key; the service checks the values."""
         if _LONG_KEY.search(text):
             raise InvalidRequest("not a program: a key of more than 16 parts", field="program")
         try:
@@ -164,7 +188,7 @@ class Program:
 
     @classmethod
     def load(cls, source: str | Path) -> Self:
-        """A program of the library by its name, or a TOML file by its path."""
+        """Load a program of the library by its name, or a TOML file by its path. InvalidRequest."""
         if source in list_programs():
             return cls.from_toml(program_text(str(source)))
         try:
@@ -178,7 +202,7 @@ class Program:
 
 
 def _read(path: Path) -> str:
-    """A program's text; OSError, or ValueError for what is no regular file, too large or not UTF-8."""
+    """The text of a file. OSError; ValueError if it is no regular file, too large or not UTF-8."""
     if not path.is_file():
         path.stat()
         raise ValueError("not a regular file")
@@ -190,12 +214,12 @@ def _read(path: Path) -> str:
 
 
 def list_programs() -> tuple[str, ...]:
-    """Names of the library."""
+    """The names of the programs in the library."""
     return tuple(sorted(p.name.removesuffix(".toml") for p in _LIBRARY.iterdir() if p.name.endswith(".toml")))
 
 
 def program_text(name: str) -> str:
-    """TOML of a program of the library, with its comments."""
+    """The TOML text of a program of the library, with its comments."""
     return (_LIBRARY / f"{name}.toml").read_text(encoding="utf-8")
 
 
@@ -203,18 +227,19 @@ _TABLES: dict[type, dict[str, type]] = {
     Program: {"limits": ProgramLimits},
     Mix: {"lifetime": Distribution, "think": Distribution},
     Access: {"think": Distribution},
+    ObjectMix: {"lifetime": Distribution, "think": Distribution},
 }
 _LISTS: dict[type, dict[str, type]] = {
     Program: {"phases": Phase, "regions": ProgramRegion},
-    Phase: {"mixes": Mix, "accesses": Access},
+    Phase: {"mixes": Mix, "accesses": Access, "objects": ObjectMix},
 }
-#: Which there are is the service's business to judge.
+#: Types whose values are words; the service checks whether it knows them.
 _WORDS = ("DistributionKind", "LifetimeUnit", "RegionKind", "AccessPattern")
 _SCALARS: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
 
 
 def _table(cls: type[T], table: object, path: str) -> T:
-    """A dataclass from a TOML table, whose keys are its fields."""
+    """Make a dataclass of a TOML table whose keys are its fields; `path` names the table in errors."""
     if not isinstance(table, Mapping):
         raise InvalidRequest(f"{path}: a table", field=path)
     known = {f.name: f for f in fields(cls)}

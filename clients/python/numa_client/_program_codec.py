@@ -1,4 +1,4 @@
-"""Programs as messages, and what the service tells of them read from its own."""
+"""Converts programs to messages, and the messages about their progress and results back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ M = TypeVar("M")
 N = TypeVar("N")
 W = TypeVar("W", bound=str)
 
-#: Words of a program and their numbers on the wire.
+#: Words in a program → their numbers on the wire.
 PATTERNS: dict[p.AccessPattern, pb2.AccessPattern] = {
     "sequential": pb2.ACCESS_PATTERN_SEQUENTIAL,
     "uniform": pb2.ACCESS_PATTERN_UNIFORM,
@@ -41,7 +41,7 @@ UNITS: dict[p.LifetimeUnit, pb2.LifetimeUnit] = {
 def run_request(
     session: t.SessionInfo, request_id: str, program: p.Program | str | Path, cpu: int
 ) -> pb2.RunProgramRequest:
-    """RunProgram of a program, of one of the library by name, or of a TOML file."""
+    """The RunProgram request for a program, the name of one in the library, or the path of a TOML file."""
     if not isinstance(program, p.Program):
         program = p.Program.load(program)
     return pb2.RunProgramRequest(
@@ -98,6 +98,7 @@ def _phase(phase: p.Phase, path: str) -> pb2.Phase:
         batch=phase.batch,
         mixes=[_mix(mix, f"{path}.mixes[{i}]") for i, mix in enumerate(phase.mixes)],
         accesses=[_access(access, f"{path}.accesses[{i}]") for i, access in enumerate(phase.accesses)],
+        objects=[_objects(mix, f"{path}.objects[{i}]") for i, mix in enumerate(phase.objects)],
         each_node=phase.each_node,
         release=phase.release,
     )
@@ -133,6 +134,21 @@ def _access(access: p.Access, path: str) -> pb2.Access:
     )
 
 
+def _objects(mix: p.ObjectMix, path: str) -> pb2.ObjectMix:
+    return _made(
+        pb2.ObjectMix,
+        path,
+        name=mix.name,
+        cache=mix.cache,
+        size=mix.size,
+        gfp=mix.gfp,
+        node=None if mix.node == -1 else mix.node,
+        weight=mix.weight,
+        lifetime=_distribution(mix.lifetime, f"{path}.lifetime"),
+        think=_distribution(mix.think, f"{path}.think"),
+    )
+
+
 def _distribution(d: p.Distribution | None, path: str) -> pb2.Distribution | None:
     if d is None:
         return None
@@ -156,7 +172,7 @@ def _enum(names: Mapping[W, N], name: W, path: str) -> N:
 
 
 def _made(cls: type[M], path: str, **values: Any) -> M:
-    """A message; InvalidRequest for a number that its field cannot carry."""
+    """Make a message. InvalidRequest for a number that its field cannot carry."""
     message = cls()
     for name, value in values.items():
         try:
@@ -173,7 +189,7 @@ def _made(cls: type[M], path: str, **values: Any) -> M:
 
 
 def report(message: pb2.RunProgramResponse) -> ProgramProgress | ProgramResult:
-    """What the service tells next."""
+    """Convert the next message of a RunProgram stream."""
     if message.WhichOneof("report") == "progress":
         m = message.progress
         return ProgramProgress(
@@ -200,6 +216,7 @@ def report(message: pb2.RunProgramResponse) -> ProgramProgress | ProgramResult:
                 phase.freed_pages,
                 tuple(map(_event_result, phase.mixes)),
                 tuple(map(_event_result, phase.accesses)),
+                tuple(map(_event_result, phase.objects)),
             )
             for phase in r.phases
         ),

@@ -1,4 +1,4 @@
-"""What the service tells of a workload program: where it stands, and what it did."""
+"""The progress and the result of a workload program."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ProgramProgress:
-    """Where a program stands. Totals since its start."""
+    """The progress of a program. Numbers are totals since its start."""
 
-    #: From 0; phases of each node are counted one by one.
+    #: Index of the phase, from 0; a phase that runs for each node counts once for each.
     phase: int
     phases: int
     phase_name: str
-    #: Of the phase, 0 to 1.
+    #: Part of the phase that is done, 0 to 1.
     fraction: float
     virtual_ns: int
     real_ns: int
@@ -28,7 +28,7 @@ class ProgramProgress:
 
 @dataclass(frozen=True, slots=True)
 class EventLatency:
-    """Virtual ns of an event. An event counts with its batch's mean; percentiles are at most 1/16 too low."""
+    """Virtual ns of an event, which counts with its batch's mean. Percentiles are at most 1/16 too low."""
 
     mean_ns: float
     p50_ns: int
@@ -39,21 +39,22 @@ class EventLatency:
 
 @dataclass(frozen=True, slots=True)
 class EventResult:
-    """What came of a mix or an access."""
+    """The result of one mix, access or kind of objects of a phase."""
 
     name: str
-    #: Blocks asked for, or pages accessed.
+    #: Blocks or objects asked for, or pages accessed.
     events: int
-    #: Pages got, or accessed.
+    #: Pages or objects got, or pages accessed.
     pages: int
-    #: Blocks or pages that were not to be had.
+    #: Blocks, pages or objects that could not be had.
     failures: int
-    #: Pages by node.
+    #: nid → pages or objects got, or pages accessed, there.
     placement: Mapping[int, int]
     latency: EventLatency
+    #: This and the next are not counted for objects.
     remote_lookups: int
     direct_reclaimed_pages: int
-    #: Accesses only.
+    #: For accesses only: resident pages, pages faulted in, and of these those read from swap or file.
     hit_pages: int
     fault_pages: int
     major_fault_pages: int
@@ -61,7 +62,7 @@ class EventResult:
 
 @dataclass(frozen=True, slots=True)
 class PhaseResult:
-    """One phase."""
+    """The result of one phase."""
 
     name: str
     virtual_ns: int
@@ -69,6 +70,7 @@ class PhaseResult:
     freed_pages: int
     mixes: tuple[EventResult, ...]
     accesses: tuple[EventResult, ...]
+    objects: tuple[EventResult, ...] = ()
 
     @property
     def pages_per_second(self) -> float:
@@ -79,7 +81,7 @@ class PhaseResult:
 
 @dataclass(frozen=True, slots=True)
 class ProgramResult:
-    """What a program did."""
+    """The result of a program."""
 
     phases: tuple[PhaseResult, ...]
     virtual_ns: int
@@ -87,9 +89,9 @@ class ProgramResult:
     allocated_pages: int
     accessed_pages: int
     freed_pages: int
-    #: Left to the session.
+    #: Pages left to the session (`Program.keep`).
     kept_pages: int
-    #: On nodes that did not answer when they were to be freed: they go with the session.
+    #: Pages on nodes that did not answer when they were to be freed; they are freed with the session.
     unfreed_pages: int
 
     @property

@@ -15,16 +15,16 @@ _BY_CODE = {grpc.StatusCode[kind.STATUS]: kind for kind in NumaError.__subclasse
 
 def from_rpc_error(error: grpc.RpcError) -> NumaError:
     """The exception for a failed call: class by status code, attributes from google.rpc error details."""
-    call: Any = error  # what is raised for a failed call is a grpc.Call too; the stubs do not say so
+    call: Any = error  # the error of a failed call is a grpc.Call too; the type stubs do not say so
     try:
         status = rpc_status.from_call(call)
-    except ValueError:  # details that contradict the status: the status itself is still right
+    except ValueError:  # the details contradict the status code; the code itself is still right
         status = None
     return _error(call.code(), call.details() or "", status)
 
 
 def from_status(data: bytes) -> NumaError:
-    """The exception for a google.rpc.Status in an answer: one request of a stream failed."""
+    """The exception for a serialised google.rpc.Status, with which a stream answers a request that failed."""
     status = status_pb2.Status.FromString(data)
     code = next((code for code in grpc.StatusCode if code.value[0] == status.code), grpc.StatusCode.UNKNOWN)
     return _error(code, status.message, status)

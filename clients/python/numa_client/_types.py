@@ -1,4 +1,4 @@
-"""What the service answers, as dataclasses. Numbers of pages unless the name says otherwise."""
+"""The answers of the service as dataclasses. Numbers are pages unless the name says otherwise."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-#: First page frame numbers of blocks: read-only views of the reply, nothing copied.
+#: PFN of the first page of each block; the arrays are read-only views of the reply.
 Pfns = NDArray[np.uint64]
+
+#: Addresses of objects of slab caches; the arrays are read-only views of the reply.
+Objects = NDArray[np.uint64]
 
 #: What a region is backed by: swap, or a file.
 RegionKind = Literal["anon", "file"]
@@ -21,16 +24,16 @@ class NodeInfo:
     """One NUMA node of a machine."""
 
     node: int
-    #: Empty for a memory-only node (CXL): it takes no sessions.
+    #: Empty for a node without CPUs (CXL), which takes no sessions.
     cpus: tuple[int, ...]
     managed_pages: int
     #: host:port of the node's own server; empty while it restarts.
     address: str
-    #: Prometheus metrics of the node.
+    #: URL of the node's Prometheus metrics.
     metrics_url: str
     #: Grows by one with every restart of the node's process.
-    incarnation: int
-    #: Nodes in the order in which this one falls back, itself included.
+    lineage: int
+    #: Nodes in the order of this node's zonelist, itself included.
     fallback_order: tuple[int, ...]
 
 
@@ -72,7 +75,7 @@ class MachineInfo:
 
 @dataclass(slots=True)  # a node makes it with each explanation: not frozen, as these are not
 class Cost:
-    """Modelled time of one request in virtual ns, by what it was spent on. Nobody slept."""
+    """Modelled time of one request in virtual ns, by what it was spent on."""
 
     #: Sum of the parts below.
     latency_ns: int
@@ -82,13 +85,13 @@ class Cost:
     pageset_ns: int
     #: Buddy list work: splits, merges, steals.
     buddy_ns: int
-    #: Zones looked at and left, and round trips to other nodes.
+    #: Zones that were tried in vain, and round trips to other nodes.
     fallback_ns: int
     #: Direct reclaim and swap.
     reclaim_ns: int
     #: Clearing pages (__GFP_ZERO).
     zeroing_ns: int
-    #: Accesses and clearing, waiting behind other traffic to the same memory, or over the same link.
+    #: Time that accesses and clearing wait behind other traffic to the same memory or over the same link.
     queueing_ns: int = 0
 
 
@@ -97,7 +100,7 @@ class Blocks:
     """Blocks of 2^order pages that a session holds."""
 
     order: int
-    #: PFN of the first page of each block, by node, in the order in which nodes were visited.
+    #: nid → PFN of the first page of each block, in the order in which nodes were visited.
     pages: Mapping[int, Pfns]
 
     @property
@@ -112,7 +115,7 @@ class Blocks:
 
     @property
     def pages_by_node(self) -> dict[int, int]:
-        """Pages (not blocks) on each node."""
+        """nid → pages (not blocks) on this node."""
         return {nid: len(pfns) << self.order for nid, pfns in self.pages.items()}
 
     def on(self, *nids: int) -> Blocks:
@@ -120,7 +123,7 @@ class Blocks:
         return Blocks(self.order, {nid: pfns for nid, pfns in self.pages.items() if nid in nids})
 
     def split(self, count: int) -> tuple[Blocks, Blocks]:
-        """The first `count` blocks, and the rest: so that a part of an allocation can be freed."""
+        """The first `count` blocks and the rest, for example to free a part of an allocation."""
         head: dict[int, Pfns] = {}
         tail: dict[int, Pfns] = {}
         for nid, pfns in self.pages.items():
@@ -134,12 +137,12 @@ class Blocks:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Allocation(Blocks):
-    """Blocks just given out, and what that cost."""
+    """The blocks that an allocation got, and its cost."""
 
     cost: Cost
     #: Zonelist lookups sent to other nodes.
     remote_lookups: int
-    #: Pages that the requester itself had to reclaim.
+    #: Pages reclaimed by direct reclaim of this request.
     direct_reclaimed_pages: int
 
     @property
@@ -150,7 +153,7 @@ class Allocation(Blocks):
 
 @dataclass(frozen=True, slots=True)
 class Freed:
-    """Answer to a free."""
+    """The result of freeing blocks."""
 
     freed_pages: int
     cost: Cost
@@ -158,15 +161,15 @@ class Freed:
 
 @dataclass(frozen=True, slots=True)
 class Touch:
-    """Answer to an access to pages of a region."""
+    """The result of an access to pages of a region."""
 
     #: Pages that were resident.
     hit_pages: int
-    #: Pages faulted in: for the first time, or because reclaim had taken them.
+    #: Pages faulted in, for the first time or because they had been reclaimed.
     fault_pages: int
-    #: Of these, pages read from swap or from the file.
+    #: Those of the faulted pages that were read from swap or from the file.
     major_fault_pages: int
-    #: Where the touched pages are now: pages by node.
+    #: nid → touched pages that are there now.
     placement: Mapping[int, int]
     cost: Cost
     remote_lookups: int
@@ -179,16 +182,35 @@ class Touch:
 
 
 @dataclass(frozen=True, slots=True)
+class MovedPages:
+    """What a call has moved, in pages."""
+
+    moved_pages: int
+    #: Pages that had to move and could not.
+    failed_pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class PageStatus:
+    """What move_pages() said of pages."""
+
+    #: Of each page its node, or a negative errno; shorter than what was asked if the call ended early.
+    status: tuple[int, ...]
+    #: The errno with which the call ended, 0 for success.
+    errno: int
+
+
+@dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """What the service granted when a session was opened."""
+    """A session that the service opened."""
 
     session: int
-    #: Seconds without a heartbeat after which everything the session holds is freed.
+    #: Seconds without a heartbeat after which the session is closed and everything it holds is freed.
     lease_seconds: float
     node: int
-    #: Incarnation of the node: the session dies with it.
-    incarnation: int
-    #: Whoever has it may do everything with the session, as every request of it does: keep it to yourself.
+    #: Lineage of the node, with which the session ends.
+    lineage: int
+    #: A secret that every request of the session carries: whoever has it can act for the session.
     token: bytes = field(repr=False)
 
 
@@ -206,7 +228,7 @@ class ZoneState:
     min_pages: int
     low_pages: int
     high_pages: int
-    #: lowmem_reserve against requests of each class zone.
+    #: lowmem_reserve, for requests of each highest zone.
     protection_pages: tuple[int, ...]
     #: Free blocks (not pages) of each order, 0 to 10.
     free_blocks: tuple[int, ...]
@@ -216,6 +238,44 @@ class ZoneState:
     active_anon_pages: int
     inactive_file_pages: int
     active_file_pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class SlabInfo:
+    """A slab cache, as /proc/slabinfo counts it."""
+
+    name: str
+    #: Names of the caches that share it.
+    aliases: tuple[str, ...]
+    #: Bytes from one object to the next.
+    object_bytes: int
+    objects_per_slab: int
+    #: Pages of a slab are 2 to this power.
+    order: int
+    #: Objects that are in use, or in a slab that a CPU has at hand.
+    active_objects: int
+    #: All objects of the slabs.
+    objects: int
+    slabs: int
+
+
+@dataclass(frozen=True, slots=True)
+class VmArea:
+    """Kernel addresses that vmalloc has made."""
+
+    address: int
+    #: Node → pages that are mapped there, and that hold the pointers to them.
+    pages: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class KmapSlot:
+    """Where kmap_atomic has mapped a page."""
+
+    #: Number behind FIX_KMAP_BEGIN; None for a page of low memory, which needs no slot.
+    slot: int | None
+    #: The address of a page of low memory; 0 for one in a slot.
+    address: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +292,7 @@ class NumaStat:
 
 @dataclass(frozen=True, slots=True)
 class KswapdState:
-    """What kswapd of a node did, and whether it is at work."""
+    """What a node's kswapd has done, and whether it is running."""
 
     running: bool
     wakeups: int
@@ -243,27 +303,27 @@ class KswapdState:
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """One node now."""
+    """The state of one node."""
 
     node: int
-    incarnation: int
+    lineage: int
     zones: tuple[ZoneState, ...]
     numa_stat: NumaStat
-    #: By /proc/vmstat name.
+    #: Name in /proc/vmstat → count.
     vm_events: Mapping[str, int]
     kswapd: KswapdState
-    #: Open sessions (a number, not pages).
+    #: Number of open sessions.
     sessions: int
     #: Pages held by sessions and regions on this node.
     held_pages: int
     swap_total_pages: int
     swap_used_pages: int
-    #: blake2b of the state: equal digests, equal states; empty unless asked for.
+    #: blake2b of the state, by which states can be compared; empty unless asked for.
     digest: str
     #: Ops in the node's log.
     log_length: int
 
     @property
     def free_pages(self) -> int:
-        """Free pages of all its zones."""
+        """Free pages of all zones of the node."""
         return sum(zone.free_pages for zone in self.zones)

@@ -1,30 +1,35 @@
-"""ACPI tables as firmware gives them: SRAT (who is where), SLIT (distances), HMAT (latencies), MADT (CPUs).
+"""Importer for ACPI tables: SRAT (proximity domains), SLIT (distances), HMAT (latencies) and MADT (CPUs).
 
 Proximity domains become nodes in the order in which the SRAT names them, CPUs first (acpi_map_pxm_to_node).
-CPU numbers are those of the MADT's order; without one, of the SRAT's.
+CPUs are numbered in the order of the MADT, or without one in that of the SRAT.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from numa_service.machine.formats.draft import Draft, DraftNode, machine_name
-from numa_service.machine.hmat import with_mib_per_s
+from numa_service.machine.captured_tree import Tree
+from numa_service.machine.formats.draft import SLIT_INVALID, Draft, DraftNode, machine_name, slit_valid
+from numa_service.machine.hmat import pairs_in_mb_per_s
 from numa_service.machine.notation import MAX_NUMNODES
 from numa_service.machine.spec import SpecError
-from numa_service.machine.tree import Tree
 from numa_service.machine.zones import PfnRange, merge, without_bios_holes
 from numa_service.mm.mmzone import PAGE_SHIFT, PAGE_SIZE
 
 SIGNATURES = ("SRAT", "SLIT", "HMAT", "APIC")
 _HEADER_BYTES = 36
 _MAX_TABLE = 4 << 20
-#: Of a table that lists CPUs and ranges of memory: 8192 CPUs take 200 KB.
+#: Most bytes of a table that lists CPUs and ranges of memory: 8192 CPUs take 200 KB.
 _MAX_LIST = 1 << 20
 _MAX_LOCALITIES = 1024
-_UNREACHABLE = 255
+
+#: Page frame at 4 GiB, above the hole in which PCs have devices.
+_LOW_END = 4 << 30 >> PAGE_SHIFT
+
+HOTPLUG_TAKEN = "memory that the SRAT calls hot-pluggable is there, as far as it is node after node"
+HOTPLUG_LEFT_OUT = "memory that the SRAT calls hot-pluggable is room for more: left out"
 
 # SRAT structure types and the size of each
 _APIC, _MEMORY, _X2APIC, _GICC = 0, 1, 2, 3
@@ -34,30 +39,35 @@ _ENABLED, _HOTPLUG, _NON_VOLATILE = 1, 2, 4
 
 @dataclass(slots=True)
 class _Srat:
+    """The enabled CPUs and memory of an SRAT."""
+
     #: (proximity domain, APIC id) in the order of the table.
     cpus: list[tuple[int, int]] = field(default_factory=list)
+    #: (proximity domain, range) in the order of the table.
     memory: list[tuple[int, PfnRange]] = field(default_factory=list)
+    #: The same of memory that may be plugged and unplugged.
+    hotplug: list[tuple[int, PfnRange]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 def is_acpi_table(content: bytes) -> bool:
-    """Whether it starts as one of the tables read here does."""
+    """Whether a file begins with the signature of a table that is read here."""
     return content[:4] in {signature.encode() for signature in SIGNATURES} and len(content) >= 8
 
 
 def find_tables(tree: Tree, but: str = "") -> dict[str, bytes]:
-    """Tables read here in a directory as ``/sys/firmware/acpi/tables``, or of files as SRAT.dat, by place.
+    """Contents of the tables in a directory that are read here, by path; `but` names a file to leave out.
 
-    `but`: the name of one that is left out.
+    The directory is ``/sys/firmware/acpi/tables``, or has files as acpixtract makes them (SRAT.dat).
     """
     names = [name for name in tree.names() if name[:4].upper() in SIGNATURES and name != but]
     return {tree.where(name): tree.read(name, _MAX_TABLE) for name in names if tree.is_file(name)}
 
 
 def read_acpi(files: Mapping[str, bytes], name: str, place: str) -> Draft:
-    """The machine of a set of tables, an SRAT among them; SpecError names table, file and offset.
+    """The machine of a set of tables, one of which is an SRAT; SpecError names table, file and offset.
 
-    `files`: what errors call each, and its content; `place` is what they call all.
+    `files` has each table's content by its path. `place` is where they come from, for error messages.
     """
     tables: dict[str, tuple[bytes, str]] = {}
     for source, content in files.items():
@@ -86,7 +96,7 @@ def read_acpi(files: Mapping[str, bytes], name: str, place: str) -> Draft:
 
 
 def _checked(content: bytes, source: str) -> str:
-    """The signature of a table whose length and checksum are right."""
+    """The signature of a table; SpecError if it is unknown, or if length or checksum are wrong."""
     if len(content) < _HEADER_BYTES:
         raise SpecError(f"{source}: {len(content)} bytes: an ACPI table has a header of {_HEADER_BYTES}")
     signature, length = struct.unpack_from("<4sI", content)
@@ -105,7 +115,10 @@ def _checked(content: bytes, source: str) -> str:
 
 
 def _structures(content: bytes, start: int, source: str, wide: bool) -> Iterator[tuple[int, int, int]]:
-    """(type, offset, length) of what follows a table's fixed part; `wide`: 16-bit type, 32-bit length."""
+    """(type, offset, length) of each structure behind a table's fixed part.
+
+    `wide`: types have 16 bits and lengths 32, as in an HMAT; else both have 8.
+    """
     offset, head = start, struct.Struct("<HHI") if wide else struct.Struct("<BB")
     while offset < len(content):
         if offset + head.size > len(content):
@@ -142,6 +155,7 @@ def _srat(content: bytes, source: str) -> _Srat:
             pxm, apic, flags = struct.unpack_from("<III", content, offset + 2)
         if flags & _ENABLED:
             result.cpus.append((pxm, apic))
+    _take_hotplug(result)
     return result
 
 
@@ -153,19 +167,50 @@ def _memory(result: _Srat, content: bytes, offset: int, revision: int, source: s
         return
     if base + length > 1 << 64:
         raise SpecError(f"{source}: SRAT: offset {offset}: memory beyond 64 bits")
-    if flags & _HOTPLUG:
-        result.notes.append("memory that the SRAT calls hot-pluggable is taken to be absent")
-        return
     if flags & _NON_VOLATILE:
         result.notes.append("non-volatile memory is left out")
         return
     first, end = -(-base // PAGE_SIZE), base + length >> PAGE_SHIFT
     if first < end:
-        result.memory.append((pxm, (first, end)))
+        (result.hotplug if flags & _HOTPLUG else result.memory).append((pxm, (first, end)))
+
+
+def memory_at_boot(
+    others: Collection[int], hotplug: Sequence[tuple[int, PfnRange]], with_cpus: Collection[int]
+) -> list[tuple[int, PfnRange]]:
+    """The hot-pluggable ranges that are memory at boot, as (proximity domain, range).
+
+    The flag says that memory may be plugged, not that it is absent: a kernel takes what the e820 map has
+    there, which an SRAT does not tell. A domain with other memory (one of `others`) has the flag on room for
+    more, as of QEMU's -m maxmem=. If all of a domain with CPUs has it, it is memory, node after node; what
+    lies behind a gap, or another domain, above the last such domain is room for more.
+    """
+    wanted = set(with_cpus) if others else {pxm for pxm, _ in hotplug}
+    ranges = sorted((span, pxm) for pxm, span in hotplug if pxm in wanted and pxm not in others)
+    first = {pxm: span for span, pxm in reversed(ranges)}
+    last = max(first, key=lambda pxm: first[pxm], default=0)
+    taken: list[tuple[int, PfnRange]] = []
+    end = 0
+    for span, pxm in ranges:
+        follows = pxm == last and (span[0] == end or end < _LOW_END >= span[0])
+        if span <= first[last] or follows:
+            taken.append((pxm, span))
+            end = span[1]
+    return taken
+
+
+def _take_hotplug(srat: _Srat) -> None:
+    """Add the hot-pluggable ranges that are memory at boot to `memory`."""
+    taken = memory_at_boot({pxm for pxm, _ in srat.memory}, srat.hotplug, {pxm for pxm, _ in srat.cpus})
+    srat.memory += taken
+    if taken:
+        srat.notes.append(HOTPLUG_TAKEN)
+    if len(taken) < len(srat.hotplug):
+        srat.notes.append(HOTPLUG_LEFT_OUT)
 
 
 def _madt(content: bytes, source: str) -> list[int]:
-    """APIC ids of the CPUs that the MADT says are there, in its order."""
+    """APIC ids of the enabled CPUs of a MADT, in its order."""
     order: list[int] = []
     for kind, offset, length in _structures(content, 44, f"{source}: APIC", wide=False):
         if kind == 0 and length >= 8:
@@ -180,7 +225,7 @@ def _madt(content: bytes, source: str) -> list[int]:
 
 
 def _nodes(draft: Draft, srat: _Srat, madt: list[int] | None) -> dict[int, int]:
-    """Makes the nodes; returns nid by proximity domain."""
+    """Add the nodes to the draft; returns nid by proximity domain. `madt` is as of :func:`_madt`."""
     nid_of: dict[int, int] = {}
     for pxm in (*(pxm for pxm, _ in srat.cpus), *(pxm for pxm, _ in srat.memory)):
         nid_of.setdefault(pxm, len(nid_of))
@@ -227,15 +272,16 @@ def _slit(draft: Draft, nid_of: dict[int, int], content: bytes, source: str) -> 
         draft.note(f"the SLIT has {count} localities, fewer than the SRAT: 20 elsewhere was taken")
     entries = content[44:]
     rows = [[float(entries[a * count + b]) for b in pxms] for a in pxms]
-    if any(value == _UNREACHABLE for row in rows for value in row):
-        draft.note("SLIT distances of 255 (unreachable) are 254 here")
+    if not slit_valid([entries[a * count : (a + 1) * count] for a in range(count)]):
+        draft.note(SLIT_INVALID)
+        return
     draft.set_distances([nid_of[pxm] for pxm in pxms], rows)
 
 
 def _hmat(draft: Draft, nid_of: dict[int, int], content: bytes, source: str) -> None:
-    """Access latencies (ns) and bandwidths of memory itself; side caches are not modelled.
+    """Set the draft's latencies and bandwidths from an HMAT; memory-side caches are not modelled.
 
-    The kernel shows the table's "MB/s" as MiB/s, and QEMU writes MiB/s there.
+    The table's "MB/s" are taken for MiB/s: as such the kernel shows them and QEMU writes them.
     """
     revision = content[8]
     tables: dict[int, dict[tuple[int, int], int]] = {}
@@ -269,7 +315,7 @@ def _hmat(draft: Draft, nid_of: dict[int, int], content: bytes, source: str) -> 
                     continue
                 value = entry * unit
                 if data_type < 3 and revision > 1:
-                    value = -(-value // 1000)  # ps since revision 2
+                    value = -(-value // 1000)  # since revision 2 in ps
                 tables.setdefault(data_type, {})[nid_of[from_pxm], nid_of[to_pxm]] = min(value, 10**9)
     reads = {**tables.get(0, {}), **tables.get(1, {})}
     read_bandwidth = {**tables.get(3, {}), **tables.get(4, {})}
@@ -277,6 +323,6 @@ def _hmat(draft: Draft, nid_of: dict[int, int], content: bytes, source: str) -> 
         draft.latency,
         read_ns=reads,
         write_ns={**tables.get(0, {}), **tables[2]} if 2 in tables else {},
-        read_mb_per_s=with_mib_per_s(read_bandwidth),
-        write_mb_per_s=with_mib_per_s({**tables.get(3, {}), **tables[5]} if 5 in tables else {}),
+        read_mb_per_s=pairs_in_mb_per_s(read_bandwidth),
+        write_mb_per_s=pairs_in_mb_per_s({**tables.get(3, {}), **tables[5]} if 5 in tables else {}),
     )

@@ -1,14 +1,14 @@
-"""A machine before it is checked: what every importer makes, and every exporter starts from."""
+"""Drafts: machines that are not checked yet, which every importer makes and every exporter starts from."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import repeat
+from itertools import groupby, repeat
 
 from numa_service.machine.cmdline import parse_cmdline
-from numa_service.machine.hmat import told_pairs
+from numa_service.machine.hmat import hmat_pairs
 from numa_service.machine.latency import LatencyModel
 from numa_service.machine.machinefile import LOCAL_DISTANCE, MAX_DISTANCE, REMOTE_DISTANCE
 from numa_service.machine.notation import (
@@ -19,34 +19,38 @@ from numa_service.machine.notation import (
     format_size,
     one_line,
 )
+from numa_service.machine.occupancy import ZoneOccupancy
 from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError
 from numa_service.machine.sysctl import SYSCTLS
 from numa_service.machine.zones import PfnRange, count_pages, intersect, q35_ram
 from numa_service.mm.mmzone import PAGE_SHIFT, PAGE_SIZE
-from numa_service.mm.profile import DEFAULT_PROFILE, PROFILES, profile_of_version
+from numa_service.mm.profile import DEFAULT_PROFILE, profile_named, profile_of_version
 from numa_service.mm.sparse import SECTION_SIZE_BITS
 
-#: Of a node whose memory nothing tells: as hwloc's synthetic topologies have it.
+#: Memory of a node if the source does not say it: that of a node in hwloc's synthetic topologies.
 DEFAULT_NODE_BYTES = 1 << 30
-#: NODE_MIN_SIZE of x86: memory of a node with less is not used.
+#: NODE_MIN_SIZE of x86: a kernel does not use the memory of a node that has less.
 NODE_MIN_BYTES = 4 << 20
 _SECTION_BYTES = 1 << SECTION_SIZE_BITS["x86_64"]
-_SECTION_MAP_BYTES = (_SECTION_BYTES >> PAGE_SHIFT) * PROFILES[DEFAULT_PROFILE].struct_page_bytes["x86_64"]
-_VERSION = re.compile(r"(\d+)\.(\d+)", re.ASCII)
+_STRUCT_PAGE_BYTES = profile_named(DEFAULT_PROFILE).struct_page_bytes["x86_64"]
+_SECTION_MAP_BYTES = (_SECTION_BYTES >> PAGE_SHIFT) * _STRUCT_PAGE_BYTES
 _DMA32_END = 4 << 30 >> PAGE_SHIFT
 _Q35_ACPI_PAGES = 32
-#: A matrix alone may have a million numbers that are noted.
+#: Most notes of a draft: a matrix may have a million elements that would each be noted.
 MAX_NOTES = 256
+#: What a kernel says of a SLIT that is not :func:`slit_valid`, and what is taken then.
+SLIT_INVALID = "ACPI: SLIT table looks invalid. Not used. (20 between all nodes, as in a kernel)"
 _MOVES = ("kernelcore=", "movablecore=", "numa=")
 
+#: (from nid, to nid)
 Pair = tuple[int, int]
 
 
 @dataclass(slots=True)
 class DraftNode:
-    """One node. RAM is a size in bytes, or ranges of pages where its place is known.
+    """One node. Its RAM is a size in bytes (`memory`), or `ranges` of pages where its place is known.
 
-    Of a node that only shows what its kernel manages the RAM is found by `Draft.check`.
+    If the source only tells the managed memory of a node, `Draft.check` computes its RAM.
     """
 
     nid: int
@@ -55,23 +59,34 @@ class DraftNode:
     ranges: tuple[PfnRange, ...] | None = None
     #: Pages of ZONE_MOVABLE.
     movable: int = 0
-    #: Bytes that its kernel manages: MemTotal, hwloc's local_memory, numactl's size. None: not told.
+    #: Bytes that its kernel manages: MemTotal, hwloc's local_memory, numactl's size. None: the source does
+    #: not say.
     managed: int | None = None
     generic_initiator: bool = False
+    #: Whether its memory came after boot (see `NodeSpec.added`).
+    added: bool = False
+
+    def add_later(self, size: int, what: str, draft: Draft) -> None:
+        """Add memory that a device has, which the kernel finds after it has booted."""
+        if self.memory and not self.added:
+            draft.note(f"node {self.nid}: memory of {what} comes after boot: taken to be there at boot")
+        else:
+            self.added = size > 0
+        self.memory += size
 
     @property
     def bytes(self) -> int:
-        """Of its RAM."""
+        """Bytes of the node's RAM."""
         return self.memory if self.ranges is None else count_pages(self.ranges) * PAGE_SIZE
 
 
 @dataclass(slots=True)
 class Draft:
-    """A machine, as far as its source tells."""
+    """A machine, as far as its source describes it."""
 
     name: str
     nodes: list[DraftNode]
-    #: By (from nid, to nid); what is missing is 10 on the diagonal and 20 elsewhere.
+    #: SLIT distances by (from nid, to nid); missing ones are 10 from a node to itself and 20 to others.
     distances: dict[Pair, int] = field(default_factory=dict)
     latency: LatencyModel = field(default_factory=LatencyModel)
     arch: str = "x86_64"
@@ -80,14 +95,26 @@ class Draft:
     cmdline: str = ""
     memory_model: str | None = None
     counter_drift: bool = False
+    #: The slab allocator; None: the kernel's default.
+    slab: str | None = None
+    #: CPUs of each package, and of each core; empty if the source does not say (see `MachineSpec`).
+    packages: list[tuple[int, ...]] = field(default_factory=list)
+    cores: list[tuple[int, ...]] = field(default_factory=list)
+    #: Numbers that nodes may have beside those of `nodes`.
+    possible: tuple[int, ...] = ()
     sysctls: dict[str, str] = field(default_factory=dict)
-    #: Made from a machine: nothing of it is to be doubted.
+    #: Pages that were free by nid, and what held others; empty if the source does not say.
+    free: dict[int, int] = field(default_factory=dict)
+    held: dict[int, tuple[tuple[str, int], ...]] = field(default_factory=dict)
+    #: The same by zone, of a source that tells it so.
+    occupancy: tuple[ZoneOccupancy, ...] = ()
+    #: Whether the draft was made from a MachineSpec: then nothing is corrected or assumed.
     exact: bool = False
-    #: What the source says and a machine here cannot, and what was assumed. One line each.
+    #: One line for each thing that the source says and a machine here cannot, and for each assumption.
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
-        """Says it once; after MAX_NOTES only that there is more."""
+        """Add a note unless it is there already; after MAX_NOTES a last one says that there are more."""
         if len(self.notes) > MAX_NOTES:
             return
         line = printable(text) if len(self.notes) < MAX_NOTES else "there is more, which is not listed"
@@ -95,16 +122,20 @@ class Draft:
             self.notes.append(line)
 
     def distance(self, from_nid: int, to_nid: int) -> int:
-        """SLIT distance."""
+        """SLIT distance from one node to another."""
         return self.distances.get((from_nid, to_nid), _default_distance(from_nid, to_nid))
 
     @property
     def has_distances(self) -> bool:
-        """Whether any differs from what is taken without a matrix."""
+        """Whether any distance differs from its default."""
         return any(distance != _default_distance(*pair) for pair, distance in self.distances.items())
 
     def set_distances(self, nids: Sequence[int], rows: Sequence[Sequence[float]]) -> None:
-        """Takes a matrix over, as a SLIT: 10 is local, 254 the most; says what had to change for it."""
+        """Set the distances between `nids` from a matrix, whose rows are the from-nodes.
+
+        They become legal for a SLIT: 10 for a node itself, 10 to 255 for others. If the diagonal has another
+        value, all are scaled by it; a note names the first value that is changed otherwise.
+        """
         own = {rows[i][i] for i in range(len(nids))}
         scale = 1.0
         if len(own) == 1 and (local := own.pop()) > 0 and local != LOCAL_DISTANCE:
@@ -112,23 +143,51 @@ class Draft:
             self.note(
                 f"distances: a node's own was {local:g}: all were scaled so that it is {LOCAL_DISTANCE}"
             )
+        changed: list[str] = []
         for i, from_nid in enumerate(nids):
             if scale == 1.0 and (row := _legal_row(rows[i], i)):
-                # a large machine has a million of them
+                # a whole row at once: the matrix of a large machine has a million elements
                 self.distances.update(zip(zip(repeat(from_nid), nids, strict=False), row, strict=True))
                 continue
             for j, to_nid in enumerate(nids):
                 value = round(min(rows[i][j] * scale, 1e6))
                 legal = LOCAL_DISTANCE if i == j else min(max(value, LOCAL_DISTANCE), MAX_DISTANCE)
                 if legal != value:
-                    self.note(
-                        f"distances: {value} from node {from_nid} to node {to_nid} was made {legal}: "
-                        f"a node's own is {LOCAL_DISTANCE}, others are {LOCAL_DISTANCE} to {MAX_DISTANCE}"
-                    )
+                    changed.append(f"{value} from node {from_nid} to node {to_nid} was made {legal}")
                 self.distances[from_nid, to_nid] = legal
+        if changed:
+            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+            self.note(
+                f"distances: {changed[0]}{more}: "
+                f"a node's own is {LOCAL_DISTANCE}, others are {LOCAL_DISTANCE} to {MAX_DISTANCE}"
+            )
+
+    def set_slit(self, nids: Sequence[int], given: Mapping[Pair, int]) -> None:
+        """Set the distances between `nids` as firmware does: one that is given one way only is both ways.
+
+        A SLIT that a kernel does not use is not used.
+        """
+        if not given:
+            return
+        rows = [
+            [float(given.get((a, b), given.get((b, a), _default_distance(a, b)))) for b in nids] for a in nids
+        ]
+        if slit_valid(rows):
+            self.set_distances(nids, rows)
+        else:
+            self.note(SLIT_INVALID)
+
+    def set_cpu_levels(self, cores: int, threads: int) -> None:
+        """Set packages and cores of CPUs that are numbered in a row: threads, then cores, then packages."""
+        cpus = sorted(cpu for node in self.nodes for cpu in node.cpus)
+        self.packages = [tuple(group) for _, group in groupby(cpus, lambda cpu: cpu // (cores * threads))]
+        self.cores = [tuple(group) for _, group in groupby(cpus, lambda cpu: cpu // threads)]
 
     def check_nodes(self) -> None:
-        """SpecError for what no machine has. It is quick: to be asked before matrices are taken over."""
+        """SpecError for nodes, CPUs or memory that no machine can have.
+
+        It is cheap, so that importers call it before they read matrices.
+        """
         if not self.nodes:
             raise SpecError("no node")
         if len(self.nodes) > MAX_NUMNODES:
@@ -146,12 +205,18 @@ class Draft:
             raise SpecError(f"memory beyond {MAX_PHYSMEM_BYTES >> 40}TiB, the most that can be addressed")
 
     def check(self) -> None:
-        """Makes it legal where that loses nothing, or little and says so; SpecError where it cannot be."""
+        """Correct the draft so that it can be a machine, and note what that loses.
+
+        Nodes and CPUs may get new numbers, sizes are rounded, missing memory is assumed. SpecError if the
+        draft cannot be corrected.
+        """
         self.check_nodes()
         self.nodes.sort(key=lambda node: node.nid)
         if self.nodes[-1].nid >= MAX_NUMNODES:
             self._renumber_nodes()
         self._renumber_cpus()
+        if not self.exact:
+            self._check_packages()
         self._ram_behind_managed()
         for node in self.nodes:
             if node.memory % PAGE_SIZE:
@@ -161,7 +226,7 @@ class Draft:
                 node.memory -= node.memory % PAGE_SIZE
         if not self.exact:
             self._ignore_small_nodes()
-            if told_pairs(self.latency) and not PROFILES[self.profile].reads_hmat:
+            if hmat_pairs(self.latency) and not profile_named(self.profile).reads_hmat:
                 self.note(
                     f"{self.profile} reads no HMAT: latencies and bandwidths count, and no access0 shows them"
                 )
@@ -174,7 +239,10 @@ class Draft:
             self._sizes_behind_ranges()
 
     def _ram_behind_managed(self) -> None:
-        """RAM of nodes of which only the managed part is told. Boot takes what is over, so that is exact."""
+        """Compute the RAM of nodes whose managed memory only is known.
+
+        Boot allocates what is more than that, so that the managed memory comes out exactly.
+        """
         for node in self.nodes:
             if node.managed is None or self.exact:
                 continue
@@ -193,7 +261,10 @@ class Draft:
                 )
 
     def _ignore_small_nodes(self) -> None:
-        """As numa_register_memblks does: the node stays, without memory. A node alone is kept as it is."""
+        """Take the memory from nodes with less than NODE_MIN_SIZE, as numa_register_memblks does.
+
+        The nodes stay. The only node of a machine keeps its memory.
+        """
         for node in self.nodes:
             if 0 < node.bytes < NODE_MIN_BYTES and len(self.nodes) > 1:
                 self.note(f"node {node.nid}: {node.bytes} bytes are left out: a kernel takes 4 MiB or more")
@@ -218,13 +289,14 @@ class Draft:
         self.renumber(new)
 
     def renumber(self, new: Mapping[int, int]) -> None:
-        """Nodes get other numbers."""
+        """Give the nodes other numbers; `new` has the new nid by the old one."""
 
         def pairs(values: Mapping[Pair, int]) -> dict[Pair, int]:
             return {(new[a], new[b]): value for (a, b), value in values.items()}
 
         for node in self.nodes:
             node.nid = new[node.nid]
+        self.possible, self.occupancy, self.free, self.held = (), (), {}, {}
         self.distances = pairs(self.distances)
         self.latency = replace(
             self.latency,
@@ -243,9 +315,33 @@ class Draft:
             self.note(f"CPUs are now 0-{len(cpus) - 1}: there are none above {NR_CPUS - 1} here")
             for node in self.nodes:
                 node.cpus = tuple(sorted(new[cpu] for cpu in node.cpus))
+            self.packages, self.cores = (
+                [tuple(new[cpu] for cpu in group if cpu in new) for group in groups]
+                for groups in (self.packages, self.cores)
+            )
+
+    def _check_packages(self) -> None:
+        """Leave out CPUs that are not there; a topology that lacks CPUs, or is the default, is dropped."""
+        cpus = sorted(cpu for node in self.nodes for cpu in node.cpus)
+        known = set(cpus)
+        self.packages, self.cores = (
+            [group for group in (tuple(sorted(known.intersection(group))) for group in groups) if group]
+            for groups in (self.packages, self.cores)
+        )
+        home = {cpu: at for at, group in enumerate(self.packages) for cpu in group}
+        if sorted(cpu for group in self.packages for cpu in group) != cpus:
+            self.packages, self.cores = [], []
+        elif (
+            sorted(cpu for group in self.cores for cpu in group) != cpus
+            or any(len({home[cpu] for cpu in group}) > 1 for group in self.cores)
+            or len(self.cores) == len(cpus)
+        ):
+            self.cores = []
+        if not self.cores and self.packages == [node.cpus for node in self.nodes if node.cpus]:
+            self.packages = []
 
     def _sizes_behind_ranges(self) -> None:
-        """If sizes would place the memory just so, sizes it is: they are easier to read and change."""
+        """Replace ranges by sizes, which are easier to read and change, if they place the memory the same."""
         if any(node.memory and not node.ranges for node in self.nodes):
             return
         sizes = q35_sizes([node.ranges or () for node in self.nodes])
@@ -256,23 +352,35 @@ class Draft:
 
 
 def ram_of(managed: int) -> int:
-    """Bytes of RAM for a node that manages so many: with the memory map and a MiB or more, in whole blocks.
+    """Bytes of RAM that a node which manages `managed` bytes is taken to have.
 
-    A memory block is 128 MiB; less than one is rounded to 4 MiB.
+    They include the memory map and at least 1 MiB of other memory, and are rounded up to memory blocks of
+    128 MiB, or to 4 MiB if they are less than a block.
     """
     least = max(-(-managed * _SECTION_BYTES // (_SECTION_BYTES - _SECTION_MAP_BYTES)), managed + (1 << 20))
     unit = _SECTION_BYTES if least > _SECTION_BYTES else NODE_MIN_BYTES
     return -(-least // unit) * unit
 
 
+def slit_valid(rows: Sequence[Sequence[float]]) -> bool:
+    """Whether a kernel uses a SLIT: 10 for a node itself, more for others (slit_valid)."""
+    return all(
+        row[i] == LOCAL_DISTANCE and min(row[:i], default=11) > LOCAL_DISTANCE < min(row[i + 1 :], default=11)
+        for i, row in enumerate(rows)
+    )
+
+
 def linux_numbers(nodes: Sequence[DraftNode]) -> dict[int, int]:
-    """nid → the one that Linux gives it behind firmware: nodes with CPUs first (acpi_map_pxm_to_node)."""
+    """The nid that Linux gives to each node of these firmware tables: nodes with CPUs come first.
+
+    See acpi_map_pxm_to_node.
+    """
     order = [node.nid for node in nodes if node.cpus] + [node.nid for node in nodes if not node.cpus]
     return {nid: i for i, nid in enumerate(order)}
 
 
 def q35_sizes(ram: Sequence[Sequence[PfnRange]]) -> list[int] | None:
-    """Pages of nodes that qemu's q35 would place so (the inverse of q35_ram); None if it would not."""
+    """Pages of each node if qemu's q35 would place these RAM ranges so, else None: the inverse of q35_ram."""
     placed = [i for i, ranges in enumerate(ram) if ranges]
     if not placed:
         return None
@@ -293,7 +401,7 @@ def q35_sizes(ram: Sequence[Sequence[PfnRange]]) -> list[int] | None:
 
 
 def draft_of(spec: MachineSpec) -> Draft:
-    """The draft of a machine: what a machine file can say of it, and notes on what it cannot."""
+    """The draft of a machine: what a machine file can express of it, and notes on what it cannot."""
     own = spec.own_cpus
     cmdline = " ".join(word for word in spec.cmdline.split() if not word.startswith(_MOVES))
     known = {
@@ -311,6 +419,7 @@ def draft_of(spec: MachineSpec) -> Draft:
                 movable=_movable(node),
                 managed=_managed(node),
                 generic_initiator=node.generic_initiator,
+                added=node.added,
             )
             for node in spec.nodes
         ],
@@ -327,6 +436,11 @@ def draft_of(spec: MachineSpec) -> Draft:
         cmdline=cmdline,
         memory_model=spec.memory_model,
         counter_drift=spec.counter_drift,
+        slab=spec.slab,
+        packages=list(spec.packages),
+        possible=spec.possible_nodes,
+        occupancy=spec.occupancy,
+        cores=list(spec.cores),
         sysctls=known,
         exact=True,
         notes=list(spec.notes),
@@ -345,7 +459,7 @@ def draft_of(spec: MachineSpec) -> Draft:
 
 
 def _managed(node: NodeSpec) -> int | None:
-    """Bytes; of a captured node those of its zones."""
+    """Managed bytes of a node, the sum over its zones if the machine was captured; None: unknown."""
     zones = [zone.managed for zone in node.zones if zone.managed is not None]
     pages = sum(zones) if zones else node.managed
     return None if pages is None else pages * PAGE_SIZE
@@ -357,13 +471,15 @@ def _movable(node: NodeSpec) -> int:
 
 
 def profile_of(version: str) -> str | None:
-    """Profile that behaves most like a kernel of that version (``5.10.0-8-amd64``); None without a number."""
-    match = _VERSION.match(version)
-    return None if match is None else profile_of_version((int(match[1]), int(match[2]))).name
+    """Name of the profile of a kernel version as ``5.10.0-8-amd64``; None if it has no number."""
+    try:
+        return profile_of_version(version).name
+    except ValueError:
+        return None
 
 
 def _legal_row(row: Sequence[float], own: int) -> list[int] | None:
-    """A row of a matrix if it needs no change."""
+    """A row of a distance matrix as integers, if all its values are legal; else None."""
     legal = row[own] == LOCAL_DISTANCE and min(row) >= LOCAL_DISTANCE and max(row) <= MAX_DISTANCE
     return list(map(round, row)) if legal else None
 
@@ -373,11 +489,11 @@ def _default_distance(from_nid: int, to_nid: int) -> int:
 
 
 def machine_name(text: str) -> str:
-    """A legal name as near to this as can be."""
+    """A legal machine name made from a text: illegal characters become dashes."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")
     return name[:63].rstrip("-._") or "machine"
 
 
 def printable(text: str) -> str:
-    """One line of it without control characters, for notes and comments."""
+    """A text on one line and without control characters, for notes and comments."""
     return one_line(text, 300)

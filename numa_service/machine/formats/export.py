@@ -1,28 +1,31 @@
-"""Writing a machine in another format."""
+"""Writes a machine in any of the formats that can be exported."""
 
 from __future__ import annotations
 
 from numa_service.machine.formats.draft import Draft, draft_of
+from numa_service.machine.formats.hwloc_synthetic import to_synthetic
 from numa_service.machine.formats.hwloc_xml_write import to_hwloc_xml
 from numa_service.machine.formats.machine_toml import to_spec, to_toml
 from numa_service.machine.formats.picture import to_dot, to_svg
 from numa_service.machine.formats.qemu_write import to_qemu
-from numa_service.machine.formats.synthetic import to_synthetic
 from numa_service.machine.spec import MachineSpec
 
-#: What can be written, by name.
+#: Names of the formats that can be written.
 EXPORTS = ("toml", "hwloc-xml", "synthetic", "qemu", "dot", "svg")
 
 
 def export(spec: MachineSpec, form: str, origin: str = "") -> tuple[str, list[str]]:
-    """(text, what it cannot say) of a machine in a format of EXPORTS; SpecError if it cannot be said so."""
+    """(text, notes on what it cannot express) of a machine in one of EXPORTS; `origin` heads a TOML file.
+
+    SpecError if the format cannot express the machine at all.
+    """
     return write(draft_of(spec), form, origin, spec)
 
 
 def write(
     draft: Draft, form: str, origin: str = "", spec: MachineSpec | None = None
 ) -> tuple[str, list[str]]:
-    """The same of a checked draft; `spec` is its machine, if that is there already."""
+    """As :func:`export`, from a checked draft; `spec` is the draft's machine, if it has been made already."""
     text, left = "", list[str]()
     match form:
         case "toml":

@@ -1,7 +1,7 @@
-"""hwloc's XML (1.x, 2.x, 3.x) as a machine: PUs, NUMA nodes, distances, memory attributes.
+"""Importer for hwloc's XML (1.x, 2.x, 3.x): PUs, NUMA nodes, distances and memory attributes.
 
-CPUs of a node are the PUs below it (1.x: nodes contain objects), or below what it is attached to (2.x: nodes
-are memory children). Sockets, cores, caches and devices are not part of a machine here.
+The CPUs of a node are the PUs below it in hwloc 1.x, where nodes contain objects; in 2.x nodes are memory
+children, and have the PUs below their parent. Dies, groups, caches and devices are not part of a machine.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
-
-from lxml import etree
 
 from numa_service.machine.formats.draft import DEFAULT_NODE_BYTES, Draft, DraftNode, machine_name, profile_of
 from numa_service.machine.formats.unknown import xml_looks_like
-from numa_service.machine.hmat import Pairs, with_mib_per_s
+from numa_service.machine.formats.xml import MAX_OBJECTS, Element, one_text_line, parse_xml
+from numa_service.machine.hmat import Pairs, pairs_in_mb_per_s
 from numa_service.machine.notation import (
     MAX_LISTED_CPUS,
     MAX_NUMNODES,
@@ -29,38 +27,31 @@ from numa_service.machine.notation import (
 from numa_service.machine.spec import SpecError
 from numa_service.machine.zones import PfnRange
 
-#: Infos of a NUMANode, ours: where its RAM is, ``0x1000-0x9f000,0x100000-0x80000000`` in bytes; that its
-#: machine was told to manage just local_memory of it; that its initiators are no CPUs.
+#: Names of ``<info>`` elements that this project adds to a NUMANode: the byte ranges of its RAM
+#: (``0x1000-0x9f000,0x100000-0x80000000``); that its managed memory is given by the machine file; that it
+#: has initiators which are no CPUs.
 RANGES_INFO = "PhysicalRanges"
 MANAGED_INFO = "ManagedMemory"
 GENERIC_INFO = "GenericInitiator"
 _NODE_TYPES = {"NUMANode", "NUMA", "Node", "NUMA Node", "NUMAnode"}
 _MEMORY_TYPES = _NODE_TYPES | {"MemCache"}
-#: Elements, and their attributes, which take more memory. 8192 CPUs with caches have 40,000 and 400,000.
-_MAX_OBJECTS = 200_000
-_MAX_ATTRIBUTES = 500_000
 _MAX_DEPTH = 200
 _MAX_LEGACY_MATRICES = 1000
-#: Initiators of memory attributes: no more than there are nodes to be near to.
+#: Most different initiators of memory attributes.
 _MAX_INITIATORS = 4 * MAX_NUMNODES
-_CHUNK = 1 << 16
-#: Bytes of one tag and the text behind it; the parser counts only whole tags.
-_MAX_TAG = 1 << 20
-_LONG_TAG = re.compile(rb"<[^<]{%d}" % _MAX_TAG)
-#: Words of 32 bits in a bitmap: 65,536 CPUs; and in all of them, which is more than whole words fill a file.
+#: Most words of 32 bits in a bitmap (65,536 CPUs), and in all bitmaps: a file of the largest size has fewer
+#: whole words, but commas alone count as empty ones.
 _MAX_BITMAP = 1 << 11
 _MAX_BITMAPS = 3 << 19
 _MEANS_BANDWIDTH = 8
-#: As HBM and CXL cards have it in the SLITs of servers: nearer than another socket, not local.
+#: Distance of HBM and CXL memory in the SLITs of servers: nearer than another socket, not local.
 _NEAR_DISTANCE = 15
 _RANGE = re.compile(r"0x([0-9a-f]{1,16})-0x([0-9a-f]{1,16})", re.ASCII)
-
-Element = etree._Element
 
 
 @dataclass(slots=True)
 class _Numa:
-    """A NUMANode object."""
+    """A NUMANode object: its number, its PUs, and its memory in bytes."""
 
     element: Element
     nid: int
@@ -68,66 +59,21 @@ class _Numa:
     memory: int
 
 
-def is_hwloc_xml(content: bytes) -> bool:
-    """Whether it may be: it looks like XML."""
-    return content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
-
-
 def read_hwloc_xml(content: bytes, source: str, name: str) -> Draft:
-    """The machine of a topology; SpecError names `source`, line and attribute."""
-    root = _parse(content, source)
-    return _Topology(root, source, name).draft()
-
-
-def _parse(content: bytes, source: str) -> Element:
-    """The element tree. Nothing is fetched or expanded: entities are refused, depth and size are limited."""
-    parser = etree.XMLPullParser(
-        ("start",),
-        resolve_entities=False,
-        no_network=True,
-        load_dtd=False,
-        dtd_validation=False,
-        huge_tree=False,
-        remove_comments=True,
-        remove_pis=True,
-    )
-    elements = attributes = 0
-    if _LONG_TAG.search(content):
-        raise SpecError(f"{source}: XML: more than {_MAX_TAG} bytes between two '<': no topology")
-    try:
-        # piece by piece, so that what is too large is known before it is in memory
-        for start in range(0, len(content), _CHUNK):
-            parser.feed(content[start : start + _CHUNK])
-            event: Any
-            for event in parser.read_events():
-                elements += 1
-                attributes += len(event[1].attrib)
-            if elements > _MAX_OBJECTS or attributes > _MAX_ATTRIBUTES:
-                raise SpecError(
-                    f"{source}: more than {_MAX_OBJECTS} elements or {_MAX_ATTRIBUTES} attributes"
-                )
-        root = parser.close()
-    except (etree.XMLSyntaxError, ValueError) as error:
-        if isinstance(error, SpecError):
-            raise
-        line = getattr(error, "lineno", None) or 1
-        raise SpecError(f"{source}:{line}: XML: {_one_line(str(error))}") from None
-    dtd: Any = root.getroottree().docinfo.internalDTD
-    if dtd is not None and next(dtd.iterentities(), None) is not None:
-        raise SpecError(f"{source}: XML: entities are declared, which no topology has: refused")
+    """The draft of a topology, named `name`; SpecError names `source`, line and attribute."""
+    root = parse_xml(content, source)
     if root.tag not in ("topology", "root"):
         what = xml_looks_like(root.tag.rpartition("}")[2])
         raise SpecError(
-            f"{source}:{root.sourceline}: <{one_line(root.tag, 60)}> is not a topology of hwloc, the only "
-            f"XML that is read: it looks like {what}"
+            f"{source}:{root.sourceline}: <{one_line(root.tag, 60)}> is neither a topology of hwloc nor a "
+            f"domain or capabilities of libvirt: it looks like {what}"
         )
-    for element in root.iter():
-        if not isinstance(element.tag, str):
-            raise SpecError(f"{source}:{element.sourceline}: XML: entities are not expanded: refused")
-    return root
+    return _Topology(root, source, name).draft()
 
 
 class _Topology:
+    """Reads the elements of one topology into a draft; `draft` is the only entry point."""
+
     def __init__(self, root: Element, source: str, name: str) -> None:
         self.root = root
         self.source = source
@@ -135,15 +81,15 @@ class _Topology:
         self.note = self.result.note
         #: PU element → CPU number.
         self.cpu_of: dict[Element, int] = {}
-        #: Whether cpusets have the numbers of `cpu_of`.
+        #: Whether the CPU numbers in cpusets are those of `cpu_of`: not if the PUs had to be renumbered.
         self.bitmaps_hold = True
-        #: `cpu_of` as a bitmap, and back, where bitmaps hold.
+        #: All CPUs as a bitmap, and PU element by CPU number; only filled if `bitmaps_hold`.
         self.cpus = 0
         self.pu_of: dict[int, Element] = {}
         self._below: dict[Element, tuple[tuple[Element, ...], int]] = {}
-        #: Objects looked at once more: for what is below a node, or a matrix of hwloc 1.
+        #: Objects visited again, below nodes or for matrices of hwloc 1.x; limited by `_step`.
         self.steps = 0
-        #: Words of bitmaps, and CPUs that nodes and initiators have there.
+        #: Words in all bitmaps so far, and CPUs that nodes and initiators list in all; both are limited.
         self.words = 0
         self.listed = 0
 
@@ -165,9 +111,11 @@ class _Topology:
         if not numas:
             self.note("no NUMANode object: one node with everything (UMA)")
             self.result.nodes = [self._uma()]
+            self._packages()
             return self.result
         self._number_nodes(numas)
         self.result.nodes = self._nodes(numas)
+        self._packages()
         self._foreign_memory(numas)
         self._distances(numas)
         self._memattrs(numas)
@@ -178,10 +126,10 @@ class _Topology:
     def fail(self, element: Element, attribute: str, reason: str) -> SpecError:
         kind = element.get("type")
         what = f"<{element.tag}{f' type={kind[:20]!r}' if kind else ''}>"
-        return SpecError(f"{self.source}:{element.sourceline}: {what} {attribute}: {_one_line(reason)}")
+        return SpecError(f"{self.source}:{element.sourceline}: {what} {attribute}: {one_text_line(reason)}")
 
     def number(self, element: Element, attribute: str, default: int | None = None) -> int:
-        """A decimal attribute."""
+        """The value of a decimal attribute; SpecError if it is no number, or missing without a default."""
         text = element.get(attribute)
         if text is None:
             if default is None:
@@ -192,7 +140,7 @@ class _Topology:
         return int(text)
 
     def mask(self, element: Element, attribute: str) -> int:
-        """A bitmap as hwloc prints it; an infinite one counts as far as it is written."""
+        """A bitmap attribute as an integer; of an infinite bitmap only the words that are written count."""
         text = element.get(attribute, "").lower().removeprefix("0xf...f").strip(",")
         if not text:
             return 0
@@ -203,14 +151,14 @@ class _Topology:
         if count > _MAX_BITMAP:
             raise self.fail(element, attribute, f"a bitmap of {count} words, at most {_MAX_BITMAP}")
         digits = "".join([word.removeprefix("0x").zfill(8) for word in text.split(",")])
-        # none of them has more than its 8, and nothing else that int() takes
+        # every word has 8 digits at most, and no sign or underscore, which int() would take
         if len(digits) == 8 * count and digits.isalnum():
             with contextlib.suppress(ValueError):
                 return int(digits, 16)
         raise self.fail(element, attribute, f"{text[:40]!r} is not a bitmap as 0x00000001,0x0000ffff")
 
     def members(self, bitmap: int, element: Element) -> set[int]:
-        """CPUs of a bitmap that there are."""
+        """Numbers of the CPUs in a bitmap, without those that the topology does not have."""
         bitmap &= self.cpus
         self.listed += bitmap.bit_count()
         if self.listed > MAX_LISTED_CPUS:
@@ -218,7 +166,7 @@ class _Topology:
         return mask_bits(bitmap)
 
     def below(self, element: Element) -> tuple[tuple[Element, ...], int]:
-        """PUs inside an object, and their numbers as a bitmap."""
+        """PUs inside an object, and their CPU numbers as a bitmap."""
         if element not in self._below:
             objects = list(element.iter("object"))
             self._step(len(objects), element, "PUs")
@@ -228,7 +176,7 @@ class _Topology:
 
     def _step(self, count: int, element: Element, what: str) -> None:
         self.steps += count
-        if self.steps > 4 * _MAX_OBJECTS:
+        if self.steps > 4 * MAX_OBJECTS:
             raise self.fail(element, what, "too many nodes or <distances> over too many objects")
 
     def _objects(self, types: set[str]) -> Iterator[Element]:
@@ -252,7 +200,7 @@ class _Topology:
         if pages is not None and pages.get("size") not in ("4096", "0"):
             self.note(f"pages of {pages.get('size')} bytes: they have 4096 here")
         kinds = {element.get("type", "") for element in self.root.iter("object")}
-        left = kinds & {"Package", "Socket", "Die", "Group", "Core", "L1Cache", "L2Cache", "L3Cache", "Cache"}
+        left = kinds & {"Die", "Group", "L1Cache", "L2Cache", "L3Cache", "Cache"}
         if left:
             self.note(f"not part of a machine here: {', '.join(sorted(left))} objects")
         allowed, every = self.mask(top, "allowed_cpuset"), self.mask(top, "cpuset")
@@ -289,14 +237,14 @@ class _Topology:
         return _Numa(element, self.number(element, "os_index", -1), inside, memory)
 
     def _beside(self, element: Element, cpuset: int) -> tuple[Element, ...]:
-        """PUs below what a memory child is attached to."""
+        """PUs of a memory child: those below the object that it is attached to."""
         parent = element.getparent()
         while parent is not None and parent.get("type") in _MEMORY_TYPES:
             parent = parent.getparent()
         if parent is None or (element.get("cpuset") is not None and not cpuset):
             return ()
         inside, cpus = self.below(parent)
-        # of hwloc 1.x nodes lie beside each other below a machine whose PUs they do not share
+        # in hwloc 1.x, nodes may be siblings below a machine whose PUs they do not all share
         if cpuset and self.bitmaps_hold:
             return tuple(self.pu_of[cpu] for cpu in self.members(cpuset & cpus, element))
         self.listed += len(inside)
@@ -323,19 +271,26 @@ class _Topology:
                 numa.nid = i
 
     def _nodes(self, numas: list[_Numa]) -> list[DraftNode]:
-        """A CPU is on the node with the fewest CPUs that has it: of those, plain memory first (no HBM)."""
+        """The draft's nodes, each CPU on one of them.
+
+        Of several nodes that list a CPU, it is on the one with the fewest CPUs, and of equal ones on that of
+        plain memory (not HBM, which has a subtype).
+        """
         ranked = sorted(numas, key=lambda n: (len(n.pus), bool(n.element.get("subtype")), n.nid))
         owner: dict[Element, int] = {}
         for numa in ranked:
             for pu in numa.pus:
                 owner.setdefault(pu, numa.nid)
+        memoryless = self._memoryless(numas)
+        for nid, pus in memoryless.items():
+            owner.update(dict.fromkeys(pus, nid))
         strays = [pu for pu in self.cpu_of if pu not in owner]
         if strays:
             first = min(numas, key=lambda n: n.nid)
             cpus = format_cpulist(self.cpu_of[pu] for pu in strays)
             self.note(f"CPUs {cpus} are on no node: put on node {first.nid}")
             owner.update(dict.fromkeys(strays, first.nid))
-        nodes = {numa.nid: self._node(numa) for numa in numas}
+        nodes = {numa.nid: self._node(numa) for numa in numas} | {nid: DraftNode(nid) for nid in memoryless}
         cpus_of: dict[int, list[int]] = {}
         for pu, nid in owner.items():
             cpus_of.setdefault(nid, []).append(self.cpu_of[pu])
@@ -350,8 +305,41 @@ class _Topology:
                 node.managed = node.managed if node.ranges else None
         return [nodes[nid] for nid in sorted(nodes)]
 
+    def _memoryless(self, numas: list[_Numa]) -> dict[int, list[Element]]:
+        """PUs by nid of nodes without memory, which hwloc 2 shows in complete_nodeset only."""
+        top = self.root.find("object")
+        known = {numa.nid for numa in numas}
+        if top is None or any(self.number(numa.element, "os_index", -1) != numa.nid for numa in numas):
+            return {}
+        missing = mask_bits(self.mask(top, "complete_nodeset")) - mask_bits(self.mask(top, "nodeset")) - known
+        found: dict[int, list[Element]] = {}
+        for pu in self.cpu_of if missing else ():
+            of = mask_bits(self.mask(pu, "complete_nodeset"))
+            if len(of) == 1 and of <= missing:
+                found.setdefault(of.pop(), []).append(pu)
+        if max(found, default=0) >= MAX_NUMNODES:
+            raise SpecError(f"{self.source}: complete_nodeset: there are at most {MAX_NUMNODES} nodes")
+        if missing - found.keys():
+            left = format_cpulist(missing - found.keys())
+            self.note(f"nodes {left} have no memory and no CPUs, or were not allowed: left out")
+        return found
+
+    def _packages(self) -> None:
+        """Set the packages and cores; those that lack CPUs, or are no more than nodes, are dropped later."""
+        for kinds, groups in (
+            ({"Package", "Socket"}, self.result.packages),
+            ({"Core"}, self.result.cores),
+        ):
+            for element in self._objects(kinds):
+                inside, _ = self.below(element)
+                groups.append(tuple(sorted(self.cpu_of[pu] for pu in inside)))
+
     def _node(self, numa: _Numa) -> DraftNode:
-        """local_memory is what is managed; beside ranges of ours that is new only if it was told."""
+        """A node without its CPUs.
+
+        local_memory is its managed memory. In a file that this project wrote, boot computes that from the
+        ranges, unless an info says that the machine file gave it.
+        """
         infos, ranges = self._infos(numa.element), self._ranges(numa)
         told = not ranges or MANAGED_INFO in infos
         return DraftNode(
@@ -423,7 +411,7 @@ class _Topology:
             self._near(numas)
 
     def _near(self, numas: list[_Numa]) -> None:
-        """Without distances: memory by some CPUs (HBM, MCDRAM) is nearer to those than to others."""
+        """Without distances in the file, put memory-only nodes (HBM, MCDRAM) near to the CPUs they list."""
         owner = {cpu: node.nid for node in self.result.nodes for cpu in node.cpus}
         with_cpus = set(owner.values())
         for numa in numas:
@@ -444,7 +432,11 @@ class _Topology:
         return [float(word) for word in words]
 
     def _legacy(self, matrix: Element, numas: list[_Numa]) -> tuple[list[int], list[float]]:
-        """hwloc 1.x: between the objects some levels below the one that has them, relative to a base."""
+        """(nids, values) of a matrix of hwloc 1.x; both are empty if it is not between nodes.
+
+        The matrix is between the objects `relative_depth` levels below the one it stands in, and its values
+        are relative to `latency_base`.
+        """
         parent = matrix.getparent()
         assert parent is not None, "found below the root"
         depth = self.number(matrix, "relative_depth", 1)
@@ -458,7 +450,7 @@ class _Topology:
         order = [nid_of[element] for element in level if element in nid_of]
         count = self.number(matrix, "nbobjs")
         if len(order) != count:
-            # hwloc 2 counts levels that it does not write
+            # hwloc 2 exports relative depths that count levels which are not in the file
             order = [n.nid for n in numas if n.element is parent or parent in n.element.iterancestors()]
         if len(order) != count:
             self.note("distances between other objects than nodes are left out")
@@ -482,7 +474,7 @@ class _Topology:
         return True
 
     def _memattrs(self, numas: list[_Numa]) -> None:
-        """HMAT numbers; an initiator is every node whose CPUs are all among those it names."""
+        """Set latencies and bandwidths; an initiator stands for every node whose CPUs it has all."""
         by_gp = {numa.element.get("gp_index"): numa.nid for numa in numas}
         elements = {element.get("gp_index"): element for element in self.root.iter("object")}
         pus_of = {numa.element: numa.pus for numa in numas}
@@ -516,7 +508,7 @@ class _Topology:
         self._take_memattrs(found)
 
     def _take_memattrs(self, found: dict[str, Pairs]) -> None:
-        """Reads and writes alike where only both together are told."""
+        """Set latencies and bandwidths; the attributes "Latency" and "Bandwidth" are for both directions."""
         reads = {**found.get("Latency", {}), **found.get("ReadLatency", {})}
         read_bandwidth = {**found.get("Bandwidth", {}), **found.get("ReadBandwidth", {})}
         writes, write_bandwidth = Pairs(), Pairs()
@@ -528,8 +520,8 @@ class _Topology:
             self.result.latency,
             read_ns=reads,
             write_ns=writes,
-            read_mb_per_s=with_mib_per_s(read_bandwidth),
-            write_mb_per_s=with_mib_per_s(write_bandwidth),
+            read_mb_per_s=pairs_in_mb_per_s(read_bandwidth),
+            write_mb_per_s=pairs_in_mb_per_s(write_bandwidth),
         )
 
 
@@ -537,13 +529,9 @@ _MEMATTRS = ("Latency", "ReadLatency", "WriteLatency", "Bandwidth", "ReadBandwid
 
 
 def _bitmap(cpus: Iterable[int]) -> int:
-    """Bits of those CPUs that a bitmap may have."""
+    """The CPUs as a bitmap; numbers beyond the largest bitmap of a file are left out."""
     bits = bytearray(4 * _MAX_BITMAP)
     for cpu in cpus:
         if cpu < 32 * _MAX_BITMAP:
             bits[cpu >> 3] |= 1 << (cpu & 7)
     return int.from_bytes(bits, "little")
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:200]

@@ -1,9 +1,9 @@
-"""A machine as hwloc's XML, version 2.0: what lstopo reads back.
+"""Exporter for hwloc's XML, version 2.0, which lstopo reads.
 
-Nodes are memory children of groups with their CPUs; nodes without CPUs of the group that is nearest, as hwloc
-finds it in ``/sys``: by the initiators that an HMAT names, else by distance. There is one PU and no core for
-each CPU: a machine here knows no cores. ``local_memory`` is what the machine's kernel manages (MemTotal);
-where the RAM is says an info of the node (``PhysicalRanges``).
+A node is a memory child of a group that has its CPUs. A node without CPUs is a child of the nearest group, as
+hwloc finds it in ``/sys``: by the initiators of the HMAT, else by distance. There is one PU for each CPU and
+no core, since a machine here has none. ``local_memory`` is what the machine's kernel manages (MemTotal); the
+place of the RAM is in an info of the node (``PhysicalRanges``).
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ from collections.abc import Iterable, Sequence
 from lxml import etree
 
 from numa_service.machine.formats.draft import Draft, DraftNode
-from numa_service.machine.formats.hwloc_xml import GENERIC_INFO, MANAGED_INFO, RANGES_INFO, Element
-from numa_service.machine.hmat import Pairs, best_initiators, numbers, told_pairs
+from numa_service.machine.formats.hwloc_xml import GENERIC_INFO, MANAGED_INFO, RANGES_INFO
+from numa_service.machine.formats.xml import Element
+from numa_service.machine.hmat import Pairs, best_initiators, hmat_pairs, hmem_attrs
 from numa_service.machine.spec import MachineSpec
 from numa_service.machine.zones import count_pages
 from numa_service.mm.memblock import BootMemoryError
 from numa_service.mm.mmzone import PAGE_SIZE
-from numa_service.mm.profile import PROFILES
+from numa_service.mm.profile import profile_named
 
-#: hwloc writes so many values of a matrix into an element.
+#: Values of a matrix in one element, as hwloc writes them.
 _VALUES_A_LINE = 10
 _NUMA_LATENCY = 1 | 4
 _HIGHER_IS_BETTER, _LOWER_IS_BETTER, _NEEDS_INITIATOR = 1, 2, 4
 
 
 def to_hwloc_xml(draft: Draft, spec: MachineSpec) -> tuple[bytes, list[str]]:
-    """(the document, what it cannot say) of a checked draft and its machine."""
+    """(document, notes on what it cannot express) of a checked draft and its machine."""
     root = etree.Element("topology", version="2.0")
     writer = _Writer(draft, spec)
     root.append(writer.machine())
@@ -47,7 +48,7 @@ def to_hwloc_xml(draft: Draft, spec: MachineSpec) -> tuple[bytes, list[str]]:
 
 
 def bitmap(members: Iterable[int]) -> str:
-    """As hwloc prints it: ``0x00000001,0x0000ffff``."""
+    """A bitmap as hwloc prints it: ``0x00000001,0x0000ffff``."""
     value = sum(1 << member for member in members)
     words = []
     while value:
@@ -57,17 +58,19 @@ def bitmap(members: Iterable[int]) -> str:
 
 
 class _Writer:
+    """Makes the elements of one topology; memory attributes refer to nodes, so `machine` comes first."""
+
     def __init__(self, draft: Draft, spec: MachineSpec) -> None:
         self.draft = draft
         self.spec = spec
         self.managed = _managed_pages(spec)
-        self.told = told_pairs(draft.latency)
+        self.told = hmat_pairs(draft.latency)
         self._gp_index = 0
         self.gp_of: dict[int, int] = {}
         self.owners = [node for node in draft.nodes if node.cpus]
         everywhere = frozenset(node.nid for node in self.owners)
-        #: Nids of the nodes with CPUs → nodes with just those near. Any two sets are apart, or one within
-        #: the other, as objects are in a tree.
+        #: The nodes that lie near exactly these nodes with CPUs, by the nids of those. Any two of the sets
+        #: are disjoint, or one contains the other, so that they form a tree of groups.
         self.near: dict[frozenset[int], list[DraftNode]] = {everywhere: []}
         for node in self.owners:
             self.near.setdefault(frozenset({node.nid}), []).append(node)
@@ -95,7 +98,7 @@ class _Writer:
         infos = {
             "Backend": "numa-service",
             "OSName": "Linux",
-            "OSRelease": f"{PROFILES[draft.profile].version}.0",
+            "OSRelease": profile_named(draft.profile).release,
             "Architecture": "x86_64" if draft.arch == "x86_64" else "i686",
         }
         for name, value in infos.items():
@@ -104,7 +107,7 @@ class _Writer:
         return top
 
     def _fill(self, parent: Element, inside: frozenset[int]) -> None:
-        """What is by the CPUs of just those nodes, and below it what is by some of them."""
+        """Add to an element the nodes near exactly the nodes `inside`, then a group for each smaller set."""
         cpus = self._cpus(inside)
         for node in self.near[inside]:
             parent.append(self._numa(node, cpus))
@@ -145,11 +148,11 @@ class _Writer:
         return element
 
     def memattrs(self) -> Iterable[Element]:
-        """Latencies (ns) and bandwidths (MiB/s) from the CPUs of each node, where the machine has its own."""
+        """The elements of latencies (ns) and bandwidths (MiB/s), for the pairs that the HMAT has."""
         latency: list[Pairs] = [{}, {}]
         bandwidth: list[Pairs] = [{}, {}]
         for pair in sorted(self.told):
-            read_ns, write_ns, read, write = numbers(self.draft.latency, *pair)
+            read_ns, write_ns, read, write = hmem_attrs(self.draft.latency, *pair)
             for pairs, value in zip((*latency, *bandwidth), (read_ns, write_ns, read, write), strict=True):
                 pairs[pair] = value
         model = self.draft.latency
@@ -157,7 +160,7 @@ class _Writer:
         yield from self._memattr("Bandwidth", _HIGHER_IS_BETTER, bandwidth, bool(model.write_mb_per_s))
 
     def _memattr(self, name: str, flags: int, both: list[Pairs], apart: bool) -> Iterable[Element]:
-        """One attribute for both, or also one of reads and one of writes, as hwloc makes them of ``/sys``."""
+        """The element of an attribute; with `apart`, one of the mean, one of reads and one of writes."""
         reads, writes = both
         kinds = [(name, reads)]
         if apart:
@@ -180,7 +183,7 @@ class _Writer:
                 yield attr
 
     def _near(self, node: DraftNode) -> frozenset[int]:
-        """Nids of the nodes whose CPUs are near a node without."""
+        """Nids of the nodes with CPUs that are nearest to a node without."""
         nids = [owner.nid for owner in self.owners]
         by = [nid for nid in nids if (nid, node.nid) in self.told]
         if by:
@@ -189,7 +192,7 @@ class _Writer:
         return frozenset(nid for nid in nids if away[nid] == min(away.values()))
 
     def _together(self, to: int) -> Iterable[frozenset[int]]:
-        """Nodes with CPUs, by nid: those that are best at a memory are one initiator, the others alone."""
+        """The initiators of a memory as sets of nids: the best ones together, every other alone."""
         owners = {node.nid for node in self.owners}
         told = [of for of in sorted(owners) if (of, to) in self.told]
         best = frozenset(best_initiators(self.draft.latency, told, to).initiators) if told else frozenset()
@@ -197,8 +200,10 @@ class _Writer:
 
 
 def _managed_pages(spec: MachineSpec) -> dict[int, int]:
-    """By nid; of a machine that is too small to boot all of its RAM."""
-    from numa_service.machine.boot import managed_pages  # with Numba, which nothing else here needs
+    """Managed pages by nid; all RAM, if the machine is too small to boot."""
+    from numa_service.machine.boot import (
+        managed_pages,  # it imports Numba, which is slow and needed only here
+    )
 
     try:
         return managed_pages(spec)

@@ -1,28 +1,31 @@
-"""A draft as a machine file, and as the machine that the file describes."""
+"""Writes a draft as a machine file, and makes the machine that the file describes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields, replace
 
+from numa_service.machine.captured_occupancy import share_free
 from numa_service.machine.formats.draft import Draft, DraftNode, machine_name, printable
 from numa_service.machine.latency import Curve, LatencyModel
 from numa_service.machine.machinefile import parse_machine
 from numa_service.machine.notation import format_cpulist, format_size
+from numa_service.machine.occupancy import ZoneOccupancy
 from numa_service.machine.spec import MachineSpec, SpecError
 from numa_service.machine.zones import PfnRange
 from numa_service.mm.mmzone import PAGE_SIZE
+from numa_service.mm.profile import profile_named
 from numa_service.mm.sparse import default_memory_model
 
-#: A matrix of defaults is written for people to change, if it is not too large for that.
+#: Most nodes for which a distance matrix of defaults is written, so that people can change it.
 _MATRIX_TO_READ = 64
-#: What an HMAT says of pairs of nodes: 0 is nothing.
+#: Matrices of the values that an HMAT has; 0 is not given.
 _HMAT = ("read_ns", "write_ns", "read_mb_per_s", "write_mb_per_s")
 _BY_NODE = {*_HMAT, "memory_mb_per_s", "link_mb_per_s", "memory_curve", "link_curve", "curves"}
 
 
 def to_toml(draft: Draft, origin: str = "") -> str:
-    """The machine file of a checked draft; notes become comments. `origin` is what it was made from."""
+    """The machine file of a checked draft; notes become comments. `origin`, if given, is its first line."""
     lines = [f"# {printable(origin)}"] if origin else []
     lines += [f"# note: {note}" for note in draft.notes]
     lines.append(f"name = {_string(machine_name(draft.name))}")
@@ -45,12 +48,26 @@ def to_toml(draft: Draft, origin: str = "") -> str:
 
 
 def to_spec(draft: Draft, source: str) -> MachineSpec:
-    """The machine of a checked draft; SpecError, calling it `source`, if it cannot be one."""
+    """The machine of a checked draft; SpecError, naming `source`, if the machine file is not valid."""
     try:
         spec = parse_machine(to_toml(draft), source="machine file", default_name=draft.name)
     except SpecError as error:
         raise SpecError(f"{source}: {error}") from None
-    return replace(spec, source=source, notes=tuple(draft.notes))
+    notes = list(draft.notes)
+    occupancy = draft.occupancy
+    if draft.free:
+        occupancy = _occupancy(draft, spec)
+        notes.append(
+            "free memory is told by node only: high zones were taken to be used first, and free blocks to be "
+            "as large as possible"
+        )
+    return replace(spec, source=source, notes=tuple(notes), occupancy=occupancy)
+
+
+def _occupancy(draft: Draft, spec: MachineSpec) -> tuple[ZoneOccupancy, ...]:
+    from numa_service.machine.boot import start_kernel  # it imports Numba, which is slow
+
+    return share_free(draft.free, start_kernel(spec, []).managed, draft.held)
 
 
 def _settings(draft: Draft) -> Iterable[str]:
@@ -63,8 +80,15 @@ def _settings(draft: Draft) -> Iterable[str]:
         yield f"cmdline = {_string(draft.cmdline)}"
     if draft.memory_model not in (None, default_memory_model(draft.arch)):
         yield f"memory_model = {_string(draft.memory_model or '')}"
+    if draft.possible:
+        yield f"possible = {_string(format_cpulist(draft.possible))}"
     if draft.counter_drift:
         yield "counter_drift = true"
+    if draft.slab not in (None, profile_named(draft.profile).slab_allocators[0]):
+        yield f"slab = {_string(draft.slab or '')}"
+    for name, groups in (("packages", draft.packages), ("cores", draft.cores)):
+        if groups:
+            yield f"{name} = [{', '.join(_string(format_cpulist(group)) for group in groups)}]"
 
 
 def _node(node: DraftNode, sized: bool) -> Iterable[str]:
@@ -79,6 +103,8 @@ def _node(node: DraftNode, sized: bool) -> Iterable[str]:
         yield f"movable = {_string(format_size(node.movable * PAGE_SIZE))}"
     if node.managed is not None:
         yield f"managed = {_string(format_size(node.managed))}"
+    if node.added:
+        yield "added = true"
     if node.generic_initiator:
         yield "generic_initiator = true"
 
@@ -123,7 +149,7 @@ def _range(span: PfnRange) -> str:
 
 
 def _string(text: str) -> str:
-    """A basic string of TOML."""
+    """A text as a basic string of TOML."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').encode("utf-8", "replace").decode("utf-8")
     escaped = escaped.replace("\t", "\\t")
     return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'

@@ -1,4 +1,4 @@
-"""The text of ``numactl --hardware``."""
+"""Importer for the text that ``numactl --hardware`` prints."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import re
 from numa_service.machine.formats.draft import Draft, DraftNode, machine_name
 from numa_service.machine.notation import MAX_NUMNODES
 from numa_service.machine.spec import SpecError
+from numa_service.mm.mmzone import PAGE_SHIFT
 
 _AVAILABLE = re.compile(r"^available: (\d{1,6}) nodes? \([^)\n]*\)", re.ASCII | re.MULTILINE)
 _CPUS = re.compile(r"node (\d{1,6}) cpus:((?: +\d{1,6})*) *", re.ASCII)
 _SIZE = re.compile(r"node (\d{1,6}) size: (\d{1,12}) MB", re.ASCII)
+_FREE = re.compile(r"node (\d{1,6}) free: (\d{1,12}) MB", re.ASCII)
 _NO_SIZE = re.compile(r"node (\d{1,6}) size: <not available>", re.ASCII)
 _COLUMNS = re.compile(r"node((?: +\d{1,6})+) *", re.ASCII)
 _ROW = re.compile(r" *(\d{1,6}):((?: +\d{1,6})+) *", re.ASCII)
-#: Four for each node, and what somebody copied around them; the longest has 8192 CPUs.
+#: Most lines of a text: numactl prints four for each node, and people copy others around them.
 _MAX_LINES = 8 * MAX_NUMNODES
 _MAX_LINE = 1 << 16
 _MAX_TEXT = 6 << 20
@@ -27,7 +29,7 @@ def is_numactl(text: str) -> bool:
 
 
 def read_numactl(text: str, source: str, name: str) -> Draft:
-    """The machine; SpecError names the line."""
+    """The draft of such a text, named `name`; SpecError names `source` and the line."""
     draft = Draft(machine_name(name), [])
     nodes: dict[int, DraftNode] = {}
     columns: list[int] | None = None
@@ -54,6 +56,8 @@ def read_numactl(text: str, source: str, name: str) -> Draft:
             node(match[1], number).cpus = tuple(sorted({int(cpu) for cpu in match[2].split()}))
         elif match := _SIZE.fullmatch(line):
             node(match[1], number).managed = int(match[2]) << 20
+        elif match := _FREE.fullmatch(line):
+            draft.free[node(match[1], number).nid] = int(match[2]) << 20 >> PAGE_SHIFT
         elif match := _NO_SIZE.fullmatch(line):
             node(match[1], number)
         elif (match := _COLUMNS.fullmatch(line)) and "free" not in line:

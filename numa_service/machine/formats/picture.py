@@ -1,7 +1,7 @@
-"""A machine as a picture: a graph for graphviz, or an SVG that needs nothing else.
+"""Exporters for pictures of a machine: a graph for graphviz, or an SVG that needs no other program.
 
-Nodes that are nearer to each other than a remote socket are drawn in one box, a socket by our guess: a
-machine here knows distances, not sockets. Nodes without CPUs are with the nearest that has some.
+A machine here has distances and no sockets. Nodes that are nearer to each other than REMOTE_DISTANCE are
+drawn in one box, which is taken for a socket; a node without CPUs is in the box of the nearest one with CPUs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CELL_WIDTH, _CELL_HEIGHT = 34, 20
 
 
 def sockets(draft: Draft) -> list[list[DraftNode]]:
-    """Nodes in groups whose members are nearer than 20 to one of the group."""
+    """Groups of nodes; each node with CPUs is nearer than REMOTE_DISTANCE to another one of its group."""
     groups: list[list[DraftNode]] = []
 
     def between(a: DraftNode, b: DraftNode) -> int:
@@ -37,7 +37,7 @@ def sockets(draft: Draft) -> list[list[DraftNode]]:
 
 
 def size_text(size: int) -> str:
-    """Bytes for a reader: ``16GiB``, ``23.5GiB``."""
+    """A number of bytes, rounded for people: ``16GiB``, ``23.5GiB``."""
     for shift, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB")):
         if size >= 1 << shift:
             number = size / (1 << shift)
@@ -57,7 +57,7 @@ def _lines(node: DraftNode) -> list[str]:
 
 
 def to_dot(draft: Draft) -> str:
-    """A graph: a cluster for each socket, an edge with its distance for each pair of nodes."""
+    """A graph in graphviz's language: a cluster for each socket, an edge with the distance for each pair."""
     lines = [f"graph {_quoted(draft.name)} {{", "    layout = dot;", "    compound = true;"]
     lines.append(f"    label = {_quoted(draft.name)};")
     lines.append(
@@ -84,7 +84,7 @@ def _quoted(text: str) -> str:
 
 
 def to_svg(draft: Draft) -> str:
-    """Boxes for sockets and nodes, and the matrix of distances below them."""
+    """An SVG: boxes for sockets and nodes, and the matrix of distances below them."""
     groups = sockets(draft)
     columns = max(1, math.ceil(math.sqrt(len(groups))))
     parts: list[str] = []

@@ -1,4 +1,4 @@
-"""QEMU's arguments: ``-numa``, ``-smp``, ``-m``, ``-object memory-backend-*``, ``-append``."""
+"""Importer for QEMU's arguments: ``-numa``, ``-smp``, ``-m``, ``-object memory-backend-*``, ``-append``."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import re
 from dataclasses import dataclass, field, replace
 
 from numa_service.machine.formats.draft import Draft, DraftNode, linux_numbers, machine_name
-from numa_service.machine.hmat import with_mib_per_s
-from numa_service.machine.notation import MAX_NUMNODES, NR_CPUS, format_cpulist
+from numa_service.machine.hmat import pairs_in_mb_per_s
+from numa_service.machine.notation import MAX_NUMNODES, NR_CPUS, format_cpulist, format_size
 from numa_service.machine.spec import SpecError
 from numa_service.machine.zones import merge
 
 DEFAULT_MEMORY = 128 << 20
+_READ = ("-numa", "-smp", "-m", "-object", "-append", "-name", "-device", "-M", "-machine")
+_DIMMS = ("pc-dimm", "virtio-mem-pci", "virtio-mem")
 _LEVELS = ("drawers", "books", "sockets", "dies", "clusters", "cores", "threads")
-#: Property of ``-numa cpu`` → level of -smp; QEMU 9 calls modules what 7 has no word for.
+#: Property of ``-numa cpu`` → level of -smp. QEMU 9 also has modules, which are not read.
 _IDS = {
     "socket-id": "sockets",
     "die-id": "dies",
@@ -30,17 +32,21 @@ _WORD = re.compile(
 _QUOTED = re.compile(r"""\\(.)|"((?:[^"\\]++|\\.)*+)"|'([^']*+)'""", re.DOTALL)
 _NS = re.compile(r"(\d{1,18})(ns|us|ms|s)?", re.ASCII)
 _NS_SCALE = {None: 1, "ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
-#: A matrix of 128 nodes has half of it.
-_MAX_TEXT = 2 << 20
-#: Of QEMU (MAX_NODES); what a size of -m is rounded up to.
+#: Most characters of a command line; the distances of 128 nodes take half of them.
+MAX_TEXT = 2 << 20
+#: Most nodes of QEMU (MAX_NODES).
 MAX_QEMU_NODES = 128
+#: Bytes that sizes of -m are multiples of.
 RAM_UNIT = 8 << 10
 
+#: (key, value) of each property of an argument; a value without a key has "".
 Options = list[tuple[str, str]]
 
 
 @dataclass(slots=True)
 class _Arguments:
+    """The arguments of a command line that are read."""
+
     memory: int = DEFAULT_MEMORY
     append: str = ""
     name: str = ""
@@ -50,24 +56,32 @@ class _Arguments:
     cpus: list[Options] = field(default_factory=list)
     dists: list[Options] = field(default_factory=list)
     hmat: list[Options] = field(default_factory=list)
+    #: -device pc-dimm and virtio-mem-pci.
+    devices: list[Options] = field(default_factory=list)
+    #: What of CXL there is, for a note: volatile devices, and sizes of the windows.
+    cxl: list[str] = field(default_factory=list)
+    windows: list[int] = field(default_factory=list)
     caches: int = 0
 
 
 def is_qemu(text: str) -> bool:
-    """Whether the text looks like a command line of QEMU's."""
+    """Whether the text looks like a QEMU command line."""
     start = text[:65536]
     return "qemu-system" in start or re.search(r"(?:^|\s)-numa\s", start) is not None
 
 
 def read_qemu(text: str, source: str, name: str) -> Draft:
-    """The machine of a command line; SpecError names the argument."""
-    if len(text) > _MAX_TEXT:
-        raise SpecError(f"{source}: {len(text)} characters, at most {_MAX_TEXT}")
-    return _Reader(source, _collect(_words(text, source), source), name).draft()
+    """The draft of a command line, named as -name says or `name`; SpecError names the argument."""
+    if len(text) > MAX_TEXT:
+        raise SpecError(f"{source}: {len(text)} characters, at most {MAX_TEXT}")
+    return _Reader(source, _collect(shell_words(text, source), source), name).draft()
 
 
-def _words(text: str, source: str) -> list[str]:
-    """Words as a POSIX shell makes them; shlex takes time that is quadratic in the length of a word."""
+def shell_words(text: str, source: str) -> list[str]:
+    """The words of a command line, split as by a POSIX shell.
+
+    shlex is not used: its time is quadratic in the length of a word.
+    """
     words, done = [], 0
     text = re.sub(r"\\\r?\n", " ", text)
     for match in _WORD.finditer(text):
@@ -93,7 +107,7 @@ def _collect(words: list[str], source: str) -> _Arguments:
     taken = iter(words)
     for word in taken:
         option = word.removeprefix("-") if word.startswith("--") else word
-        if option not in ("-numa", "-smp", "-m", "-object", "-append", "-name"):
+        if option not in _READ:
             continue
         value = next(taken, None)
         if value is None:
@@ -107,12 +121,19 @@ def _collect(words: list[str], source: str) -> _Arguments:
                 first, *others = _options(value)
                 sizes = [v for k, v in (first, *others) if k in ("", "size")]
                 if sizes:
-                    result.memory = _size(sizes[0], "-m", source, plain=1 << 20)
+                    result.memory = qemu_size(sizes[0], "-m", source, plain=1 << 20)
             case "-smp":
                 for key, number in _options(value):
                     if not re.fullmatch(r"\d{1,6}", number, re.ASCII):
                         raise SpecError(f"{source}: -smp {key or 'cpus'}: {number[:30]!r} is not a number")
                     result.smp[key or "cpus"] = int(number)
+            case "-device":
+                _device(result, _properties(value, source))
+            case "-M" | "-machine":
+                sizes = [
+                    v for k, v in _options(value) if re.fullmatch(r"cxl-fmw\.\d{1,3}\.size", k, re.ASCII)
+                ]
+                result.windows += [qemu_size(size, "cxl-fmw", source) for size in sizes]
             case "-object":
                 _backend(result, _properties(value, source), source)
             case _:
@@ -121,14 +142,14 @@ def _collect(words: list[str], source: str) -> _Arguments:
 
 
 def _options(text: str) -> Options:
-    """``a,b=1`` as [("", "a"), ("b", "1")]; a doubled comma is one."""
+    """The properties of an argument: ``a,b=1`` is [("", "a"), ("b", "1")]; ``,,`` is a comma in a value."""
     parts = text.replace(",,", "\0").split(",")
     split = (part.replace("\0", ",").partition("=") for part in parts if part)
     return [(key, value) if equals else ("", key) for key, equals, value in split]
 
 
 def _properties(text: str, source: str) -> Options:
-    """Of an -object or -numa, which may be JSON."""
+    """The properties of an -object or -numa, which may also be given as JSON."""
     if not text.startswith("{"):
         return _options(text)
     try:
@@ -144,7 +165,16 @@ def _backend(result: _Arguments, options: Options, source: str) -> None:
         return
     if "id" not in values or "size" not in values:
         raise SpecError(f"{source}: -object {values['']}: id or size is missing")
-    result.backends[values["id"]] = _size(values["size"], f"-object {values['id']}", source)
+    result.backends[values["id"]] = qemu_size(values["size"], f"-object {values['id']}", source)
+
+
+def _device(result: _Arguments, options: Options) -> None:
+    values = dict(options)
+    kind = values.get("", values.get("driver", ""))
+    if kind in _DIMMS:
+        result.devices.append(options)
+    elif kind == "cxl-type3":
+        result.cxl.append(values.get("volatile-memdev", ""))
 
 
 def _numa(result: _Arguments, value: str, source: str) -> None:
@@ -166,6 +196,8 @@ def _numa(result: _Arguments, value: str, source: str) -> None:
 
 
 class _Reader:
+    """Makes the draft of one command line."""
+
     def __init__(self, source: str, arguments: _Arguments, name: str) -> None:
         self.source = source
         self.arguments = arguments
@@ -181,6 +213,10 @@ class _Reader:
             nodes = {0: DraftNode(0, tuple(range(count)), self.arguments.memory)}
         self.result.nodes = [nodes[nid] for nid in sorted(nodes)]
         self._cpus(nodes, levels, count)
+        if self.arguments.smp.keys() & set(_LEVELS):
+            cores = levels["dies"] * levels["clusters"] * levels["cores"]
+            self.result.set_cpu_levels(cores, levels["threads"])
+        self._later(nodes)
         self._distances(set(nodes))
         self._hmat(set(nodes))
         changed = [(nid, new) for nid, new in linux_numbers(self.result.nodes).items() if nid != new]
@@ -191,6 +227,32 @@ class _Reader:
             self.result.note("hmat-cache: memory-side caches are not modelled")
         return self.result
 
+    def _later(self, nodes: dict[int, DraftNode]) -> None:
+        """Memory that a guest finds after it has booted: DIMMs and virtio-mem; and CXL, of which none is."""
+        backends = self.arguments.backends
+        for options in self.arguments.devices:
+            values = dict(options)
+            kind = values.get("", values.get("driver", ""))
+            what = f"-device {kind}"
+            if values.get("memdev", "") not in backends:
+                raise self.fail(f"{what} memdev={values.get('memdev', '')[:40]}", "there is no such -object")
+            nid = self._number({"node": "0"} | values, "node", what, MAX_NUMNODES)
+            if nid not in nodes:
+                raise self.fail(f"{what} node={nid}", "there is no such node")
+            size = backends[values["memdev"]]
+            if kind != "pc-dimm":
+                size = qemu_size(values.get("requested-size", "0"), f"{what} requested-size", self.source)
+            nodes[nid].add_later(size, kind, self.result)
+        cards = [(name, backends[name]) for name in self.arguments.cxl if name in backends]
+        if cards:
+            listed = ", ".join(f"{name[:40]} {format_size(size)}" for name, size in cards[:8])
+            windows = ", ".join(format_size(size) for size in self.arguments.windows[:8]) or "no window"
+            self.result.note(
+                f"cxl-type3 ({listed}) behind cxl-fmw ({windows}) is no memory at boot: a kernel makes a "
+                "node without memory of each window, and no more than the window holds comes when a region "
+                "is made of it and put on-line (then: a node with added = true)"
+            )
+
     def _number(self, options: dict[str, str], key: str, what: str, limit: int) -> int:
         text = options.get(key, "")
         if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or int(text) >= limit:
@@ -198,13 +260,13 @@ class _Reader:
         return int(text)
 
     def _smp(self) -> tuple[dict[str, int], int]:
-        """(how many of each level, CPUs at start)."""
+        """(number of parts by level of -smp, number of CPUs at start)."""
         said = self.arguments.smp
         levels = {level: said.get(level) or 1 for level in _LEVELS}
         product = math.prod(levels.values())
         count = said.get("cpus") or said.get("maxcpus") or product
         most = said.get("maxcpus") or max(count, product)
-        # what is not said is sockets, or cores where sockets are said
+        # the level that QEMU computes, if it is not given: sockets, or cores where sockets are given
         for level in ("cores", "sockets") if "sockets" in said else ("sockets",):
             if level not in said and most % product == 0:
                 levels[level] = most // product
@@ -233,7 +295,10 @@ class _Reader:
                     raise self.fail(f"-numa node memdev={values['memdev'][:40]}", "there is no such -object")
                 node.memory, sized = self.arguments.backends[values["memdev"]], True
             elif "mem" in values:
-                node.memory, sized = _size(values["mem"], "-numa node mem", self.source, plain=1 << 20), True
+                node.memory, sized = (
+                    qemu_size(values["mem"], "-numa node mem", self.source, plain=1 << 20),
+                    True,
+                )
             spans = merge(self._range(value) for key, value in options if key == "cpus")
             placed += sum(end - start for start, end in spans)
             if placed > NR_CPUS:
@@ -252,7 +317,7 @@ class _Reader:
         return nodes
 
     def _range(self, text: str) -> tuple[int, int]:
-        """First CPU, and the one past the last."""
+        """First CPU, and the one past the last, of ``3`` or ``0-3``."""
         match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", text, re.ASCII)
         if match is None or int(match[2] or match[1]) >= NR_CPUS:
             raise self.fail("-numa node cpus", f"{text[:30]!r} is not a CPU or a range as 0-3")
@@ -293,7 +358,7 @@ class _Reader:
     def _matching(
         self, values: dict[str, str], levels: dict[str, int], places: dict[tuple[str, int], set[int]]
     ) -> list[int]:
-        """CPUs with these ids; ids not given are any."""
+        """CPUs that have all the ids given in a ``-numa cpu``."""
         wanted = [
             (level, self._number(values, key, "-numa cpu", levels[level]))
             for key, level in _IDS.items()
@@ -303,7 +368,7 @@ class _Reader:
         return sorted(set.intersection(*few_first)) if few_first else list(range(math.prod(levels.values())))
 
     def _places(self, levels: dict[str, int]) -> dict[tuple[str, int], set[int]]:
-        """CPUs that may be, by each level and its id: of socket 0, of core 3, …"""
+        """All possible CPUs by (level, id): those of ("sockets", 0), of ("cores", 3), …"""
         if math.prod(levels.values()) > NR_CPUS:
             raise self.fail("-smp", f"more than {NR_CPUS} CPUs")
         places: dict[tuple[str, int], set[int]] = {}
@@ -329,14 +394,7 @@ class _Reader:
             values = dict(options)
             pair = self._pair(values, ("src", "dst"), "-numa dist", nids)
             given[pair] = self._number(values, "val", "-numa dist", 256)
-        if not given:
-            return
-        order = sorted(nids)
-        rows: list[list[float]] = []
-        for a in order:
-            row = [given.get((a, b), given.get((b, a), 10 if a == b else 20)) for b in order]
-            rows.append([float(value) for value in row])
-        self.result.set_distances(order, rows)
+        self.result.set_slit(sorted(nids), given)
 
     def _hmat(self, nids: set[int]) -> None:
         tables: dict[str, dict[tuple[int, int], int]] = {}
@@ -353,7 +411,7 @@ class _Reader:
                     raise self.fail("-numa hmat-lb latency", f"{values.get('latency', '')[:30]!r} is not ns")
                 number = int(match[1]) * _NS_SCALE[match[2]]
             elif kind.endswith("bandwidth"):
-                number = _size(values.get("bandwidth", ""), "-numa hmat-lb bandwidth", self.source) >> 20
+                number = qemu_size(values.get("bandwidth", ""), "-numa hmat-lb bandwidth", self.source) >> 20
             else:
                 raise self.fail("-numa hmat-lb data-type", f"{kind[:30]!r} is not access-latency or the like")
             if number:
@@ -366,13 +424,13 @@ class _Reader:
             self.result.latency,
             read_ns={**latency, **tables.get("read-latency", {})},
             write_ns={**latency, **writes} if writes else {},
-            read_mb_per_s=with_mib_per_s({**bandwidth, **tables.get("read-bandwidth", {})}),
-            write_mb_per_s=with_mib_per_s({**bandwidth, **write_bandwidth} if write_bandwidth else {}),
+            read_mb_per_s=pairs_in_mb_per_s({**bandwidth, **tables.get("read-bandwidth", {})}),
+            write_mb_per_s=pairs_in_mb_per_s({**bandwidth, **write_bandwidth} if write_bandwidth else {}),
         )
 
 
-def _size(text: str, what: str, source: str, plain: int = 1) -> int:
-    """Bytes; a number without a suffix counts in `plain` bytes (-m: MiB)."""
+def qemu_size(text: str, what: str, source: str, plain: int = 1) -> int:
+    """Bytes of a size; a number without a suffix is in units of `plain` bytes (of -m: MiB)."""
     match = _SIZE.fullmatch(text)
     if match is None:
         raise SpecError(f"{source}: {what}: {text[:30]!r} is not a size as 512M or 4G")

@@ -1,4 +1,4 @@
-"""A machine as QEMU's arguments: what boots a real kernel on the same nodes."""
+"""Exporter for QEMU's arguments, with which a real kernel boots on the same nodes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import shlex
 
 from numa_service.machine.formats.draft import Draft, linux_numbers
 from numa_service.machine.formats.qemu import MAX_QEMU_NODES, RAM_UNIT
-from numa_service.machine.hmat import numbers, told_pairs
+from numa_service.machine.hmat import hmat_pairs, hmem_attrs
 from numa_service.machine.spec import SpecError
 
 
 def to_qemu(draft: Draft) -> tuple[str, list[str]]:
-    """(arguments, one to a line with backslashes between; what they cannot say) of a checked draft."""
+    """(arguments, notes on what they cannot express) of a checked draft.
+
+    Each argument is on a line of its own, and lines end with a backslash. SpecError if there are more than
+    MAX_QEMU_NODES nodes.
+    """
     notes: list[str] = []
     if len(draft.nodes) > MAX_QEMU_NODES:
         raise SpecError(f"QEMU has at most {MAX_QEMU_NODES} nodes, this machine {len(draft.nodes)}")
@@ -34,7 +38,7 @@ def to_qemu(draft: Draft) -> tuple[str, list[str]]:
     hmat = list(_hmat(draft, number, notes))
     lines = ["-machine q35,hmat=on" if hmat else "-machine q35"]
     lines.append(f"-m {_size(sum(sizes.values()))}")
-    lines.append(f"-smp {len(cpus)},sockets={len(cpus)},cores=1,threads=1,maxcpus={len(cpus)}")
+    lines.append(f"-smp {len(cpus)}{_levels(draft, cpu_number, notes)},maxcpus={len(cpus)}")
     owners = [node.nid for node in draft.nodes if node.cpus]
     for node in draft.nodes:
         i = number[node.nid]
@@ -60,16 +64,16 @@ def to_qemu(draft: Draft) -> tuple[str, list[str]]:
 
 
 def _hmat(draft: Draft, number: dict[int, int], notes: list[str]) -> list[str]:
-    """Latency (ns) and bandwidth (MiB/s) from the nodes with CPUs to those with memory."""
+    """The -numa hmat-lb: latencies (ns) and bandwidths (MiB/s) from nodes with CPUs to nodes with memory."""
     model, lines = draft.latency, []
     targets = [node for node in draft.nodes if node.bytes]
     owners = [node for node in draft.nodes if node.cpus]
-    told = told_pairs(model)
+    told = hmat_pairs(model)
     for a in owners:
         for b in targets:
             if (a.nid, b.nid) not in told:
                 continue
-            read_ns, write_ns, read, write = numbers(model, a.nid, b.nid)
+            read_ns, write_ns, read, write = hmem_attrs(model, a.nid, b.nid)
             head = f"-numa hmat-lb,initiator={number[a.nid]},target={number[b.nid]},hierarchy=memory"
             for name, unit, values, apart in (
                 ("latency", "", (read_ns, write_ns), model.write_ns),
@@ -82,6 +86,23 @@ def _hmat(draft: Draft, number: dict[int, int], notes: list[str]) -> list[str]:
     if model.curves or model.memory_curve or model.link_curve:
         notes.append("HMAT has no latency curves: left out")
     return lines
+
+
+def _levels(draft: Draft, cpu_number: dict[int, int], notes: list[str]) -> str:
+    """The part of -smp on sockets, cores and threads, which QEMU numbers in a row; "" if they are not so."""
+    packages = draft.packages or [node.cpus for node in draft.nodes if node.cpus]
+    cores = draft.cores or [(cpu,) for cpu in cpu_number]
+    rows = [[sorted(cpu_number[cpu] for cpu in group) for group in groups] for groups in (packages, cores)]
+    counts = [len(row[0]) for row in rows]
+    if all(
+        row == [list(range(first, first + count)) for first in range(0, len(cpu_number), count)]
+        for row, count in zip(rows, counts, strict=True)
+    ):
+        per_package, threads = counts
+        return f",sockets={len(packages)},cores={per_package // threads},threads={threads}"
+    if draft.packages:
+        notes.append("QEMU's sockets and cores are CPUs in a row, as many in each: left out")
+    return ""
 
 
 def _size(size: int) -> str:

@@ -1,9 +1,9 @@
-"""A gathered ``/sys`` (and ``/proc``) tree, as ``hwloc-gather-topology`` makes it: no zoneinfo needed.
+"""Importer for trees of ``/sys`` and ``/proc``, as ``hwloc-gather-topology`` makes them, without a zoneinfo.
 
-Anything may be missing. Without a node directory there is one node; without CPU directories ``/proc/cpuinfo``
-counts; without a node's meminfo ``/proc/meminfo`` is shared out; without all of these, memory blocks alone
-are one node. What is taken then is said in notes. MemTotal is what the kernel manages; where RAM is say the
-memory blocks (``memory/memoryN``), if they are there.
+Any file may be missing. Without a node directory there is one node; without CPU directories the CPUs are
+those of ``/proc/cpuinfo``; without a node's meminfo the nodes share the MemTotal of ``/proc/meminfo``; a tree
+of memory blocks only is one node. Notes say which of these was assumed. MemTotal is what the kernel manages;
+the place of the RAM is that of the memory blocks (``memory/memoryN``), if they are in the tree.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import re
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
-from numa_service.machine.files import UnreadableError
+from numa_service.machine.captured_topology import parse_cpumap, read_packages
+from numa_service.machine.captured_tree import Tree
 from numa_service.machine.formats.draft import DEFAULT_NODE_BYTES, Draft, DraftNode, machine_name, profile_of
 from numa_service.machine.hmat import hmat_from_sysfs
+from numa_service.machine.input_files import UnreadableError
 from numa_service.machine.latency import LatencyModel
 from numa_service.machine.notation import (
     MAX_LISTED_CPUS,
@@ -22,35 +24,30 @@ from numa_service.machine.notation import (
     MAX_PHYSMEM_BYTES,
     NR_CPUS,
     format_cpulist,
-    mask_bits,
     parse_cpulist,
 )
 from numa_service.machine.spec import SpecError
-from numa_service.machine.tree import Tree
 from numa_service.machine.zones import PfnRange, count_pages, merge, without_bios_holes
 from numa_service.mm.mmzone import PAGE_SHIFT
 
 _NODES, _CPUS = "sys/devices/system/node", "sys/devices/system/cpu"
 _BLOCKS = "sys/devices/system/memory"
-#: One of these is in every tree.
+#: Paths of which every tree has at least one.
 _MARKS = (_NODES, _CPUS, _BLOCKS, "proc/cpuinfo")
-#: Of the command line, what matters to memory and is not in the tree already.
+#: Parameters of the command line that are kept: those on memory whose effects the tree does not show.
 _PARAMETERS = ("cma=", "numa_cma=", "numa_zonelist_order=", "transparent_hugepage=")
 _MAX_FILE = 4 << 20
-#: COMMAND_LINE_SIZE of s390, which takes the most.
+#: COMMAND_LINE_SIZE of s390, the largest.
 _MAX_CMDLINE = 4096
-#: Characters; 32 CPUs take nine.
-_MAX_MASK = 1 << 13
 _TOTAL = re.compile(r"MemTotal:\s*(\d{1,15})\s*kB", re.ASCII)
 _PROCESSOR = re.compile(r"^processor\s*:?\s*(\d{1,6})\b", re.ASCII | re.MULTILINE)
 _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 _ROW = re.compile(r"\d{1,9}(?: \d{1,9})*", re.ASCII)
 _SWAP = re.compile(r"^\S+\s+\S+\s+(\d{1,12})\s+\d+\s+-?\d+\s*$", re.ASCII | re.MULTILINE)
-_MAP = re.compile(r"[0-9a-f]{1,16}(?:,[0-9a-f]{1,8})*", re.ASCII | re.IGNORECASE)
 
 
 def find_tree(tree: Tree) -> Tree | None:
-    """The directory that holds ``sys`` and ``proc``: `tree`, or the only directory in it; None."""
+    """The directory that has ``sys`` and ``proc``: `tree`, or the only directory in it; None if neither."""
     if any(tree.exists(mark) for mark in _MARKS):
         return tree
     inside = [name for name in tree.names() if tree.is_dir(name)]
@@ -60,11 +57,13 @@ def find_tree(tree: Tree) -> Tree | None:
 
 
 def read_sysfs(tree: Tree) -> Draft:
-    """The machine that a tree shows; SpecError names the file that is wrong."""
+    """The draft of a tree; SpecError names the file that is wrong."""
     return _Sysfs(tree).draft()
 
 
 class _Sysfs:
+    """Makes the draft of one tree."""
+
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
         self.result = Draft(machine_name(tree.name), [])
@@ -83,6 +82,7 @@ class _Sysfs:
             self._uma(online)
         else:
             self.result.nodes = list(self._nodes(nids, online))
+            self._possible(nids)
             self._single_owners()
             self._strays(online)
             self._memory(nids)
@@ -92,6 +92,7 @@ class _Sysfs:
                 raise SpecError(f"{self.tree.place}: {error}") from None
             self._distances(nids)
             self._initiators(nids)
+        self.result.packages, self.result.cores = read_packages(self.tree, online)
         return self.result
 
     def _uma(self, cpus: set[int]) -> None:
@@ -106,14 +107,14 @@ class _Sysfs:
             node.memory = DEFAULT_NODE_BYTES
 
     def text(self, name: str) -> str | None:
-        """A file of the tree; None if it is not there."""
+        """The text of a file of the tree; None if it is missing or cannot be read."""
         if not self.tree.is_file(name):
             return None
         try:
-            # kernels of some years ended their files with a NUL byte
+            # some kernels end their files with a NUL byte
             return self.tree.read(name, _MAX_FILE).decode("utf-8", "replace").rstrip("\0")
         except UnreadableError:
-            return None  # root's, or a sysfs file that its driver cannot answer
+            return None  # readable by root only, or a sysfs file that its driver cannot answer
 
     def _identity(self) -> None:
         version = self.text("proc/version") or ""
@@ -147,7 +148,7 @@ class _Sysfs:
         self.result.swap_pages = sum(int(kb) >> PAGE_SHIFT - 10 for kb in _SWAP.findall(swaps))
 
     def _nofile(self) -> str:
-        """What hwloc-gather-topology writes down of uname and sysconf."""
+        """The file into which hwloc-gather-topology writes results of uname and sysconf; "" without it."""
         return self.text("proc/hwloc-nofile-info") or ""
 
     def _directories(self, where: str, prefix: str) -> set[int]:
@@ -155,7 +156,7 @@ class _Sysfs:
         return {int(name) for name in names if _NUMBER.fullmatch(name)}
 
     def _few(self, where: str, prefix: str, most: int) -> set[int]:
-        """The same, refused at once if they are more than a machine may have."""
+        """As :meth:`_directories`; SpecError if there are more than `most`."""
         found = self._directories(where, prefix)
         if len(found) > most:
             raise SpecError(f"{self.tree.where(where)}: {len(found)} of {prefix}N, at most {most}")
@@ -202,6 +203,13 @@ class _Sysfs:
             return [nid for nid in found if nid in listed]
         return found
 
+    def _possible(self, nids: list[int]) -> None:
+        """Take over numbers that nodes may have beside those that are there."""
+        stated = self.text(f"{_NODES}/possible")
+        listed = set(self._cpulist(f"{_NODES}/possible", stated)) if stated else set()
+        if listed > set(nids) and max(listed) < MAX_NUMNODES:
+            self.result.possible = tuple(sorted(listed))
+
     def _cpulist(self, name: str, text: str) -> tuple[int, ...]:
         try:
             return parse_cpulist(text)
@@ -234,7 +242,7 @@ class _Sysfs:
         return self._directories(f"{_NODES}/node{nid}", "cpu")
 
     def _single_owners(self) -> None:
-        """With numa=fake every node of a real one has its CPUs: a CPU is on the first."""
+        """Put each CPU on the first node that lists it: with numa=fake several nodes list the same CPU."""
         seen: set[int] = set()
         for node in self.result.nodes:
             shared = seen.intersection(node.cpus)
@@ -280,7 +288,7 @@ class _Sysfs:
                 node.managed = share
 
     def _blocks(self) -> _Blocks:
-        """Memory blocks that are on-line; none without their size."""
+        """The memory blocks that are on-line; none if the tree does not have their size."""
         text = (self.text(f"{_BLOCKS}/block_size_bytes") or "").strip()
         size = int(text, 16) if re.fullmatch(r"[0-9a-fA-F]{4,12}", text, re.ASCII) else 0
         if size < 1 << PAGE_SHIFT or size & size - 1:
@@ -293,7 +301,10 @@ class _Sysfs:
         return _Blocks(size >> PAGE_SHIFT, found - offline)
 
     def _place(self, blocks: _Blocks, numbers: Mapping[int, Set[int]]) -> None:
-        """Where the nodes' RAM is, by memory blocks; sizes stay where those do not hold what is managed."""
+        """Set the ranges of the nodes' RAM from memory blocks; `numbers` are each node's blocks.
+
+        If the blocks of a node hold less than it manages, all nodes keep their sizes.
+        """
         taken: set[int] = set()
         ranges: dict[int, tuple[PfnRange, ...]] = {}
         for node in self.result.nodes:
@@ -333,7 +344,7 @@ class _Sysfs:
         self.result.set_distances(nids, rows)
 
     def _initiators(self, nids: list[int]) -> None:
-        """HMAT numbers that a kernel gives of each node's best initiators, of any kind and with CPUs."""
+        """Set latencies, bandwidths and generic initiators from ``access0`` and ``access1`` of each node."""
         with_cpus = {node.nid for node in self.result.nodes if node.cpus}
         self.result.latency, generic = hmat_from_sysfs(self.tree.below(_NODES), nids, with_cpus)
         for node in self.result.nodes:
@@ -344,28 +355,18 @@ class _Sysfs:
 
 @dataclass(frozen=True, slots=True)
 class _Blocks:
-    """Memory blocks: how many pages each has, and which are on-line."""
+    """Memory blocks: the pages of each, and the numbers of those that are on-line."""
 
     pages: int
     online: set[int]
 
     def of(self, numbers: Set[int]) -> tuple[PfnRange, ...]:
-        """Ranges of those of them that are on-line."""
+        """Page frame ranges of those blocks of `numbers` that are on-line."""
         return merge((n * self.pages, (n + 1) * self.pages) for n in numbers & self.online)
 
 
-def parse_cpumap(text: str, source: str) -> set[int]:
-    """CPUs of a mask as the kernel prints it (``%*pb``): ``00000000,0000000f``."""
-    compact = text.strip()
-    if len(compact) > _MAX_MASK or not _MAP.fullmatch(compact):
-        raise SpecError(f"{source}:1: {compact[:40]!r} is not a CPU mask as 00000000,0000000f")
-    first, *groups = compact.split(",")
-    value = int(first + "".join(group.zfill(8) for group in groups), 16)
-    return mask_bits(value)
-
-
 def _arch_of(cpuinfo: str) -> str:
-    """Architecture by the words that only its cpuinfo has; "" if it may be x86."""
+    """The architecture that a cpuinfo's words are typical of; "" if it may be x86."""
     for word, arch in (
         ("IA-64", "ia64"),
         ("CPU implementer", "arm"),

@@ -1,7 +1,7 @@
-"""A tar archive of a gathered tree, as :class:`Archive`: nothing is unpacked to disk.
+"""Reads a tar archive of a gathered tree as an :class:`Archive`; nothing is unpacked to disk.
 
-Read are ustar, the older V7 and GNU forms with long names, and pax. A header takes microseconds here, and
-tens of them in `tarfile`; an archive of somebody else may have as many as its bytes hold.
+It reads ustar, the older V7 and GNU formats with long names, and pax. `tarfile` takes ten times as long for a
+header, and an archive from elsewhere may consist of headers only.
 """
 
 from __future__ import annotations
@@ -15,52 +15,54 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from numa_service.machine.files import read_bytes
+from numa_service.machine.captured_topology import TOPOLOGY_FILES
+from numa_service.machine.captured_tree import MAX_ENTRIES, MAX_TREE_BYTES, Archive
+from numa_service.machine.input_files import read_bytes
 from numa_service.machine.spec import SpecError
-from numa_service.machine.tree import MAX_ENTRIES, MAX_TREE_BYTES, Archive
 
-#: What such a file's name ends with.
+#: Endings of the names of tar archives.
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _MAX_PACKED_BYTES = 4 << 20
 _XZ_MEMORY = 72 << 20
 _BZIP2 = b"BZh"
-#: What unpacks a file that begins so.
+#: Decompressor of a file, by the bytes that it begins with.
 _PACKERS: dict[bytes, Callable[[], Any]] = {
     b"\x1f\x8b": lambda: zlib.decompressobj(wbits=31),
     _BZIP2: bz2.BZ2Decompressor,
     b"\xfd7zXZ": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY),
 }
-#: Each takes up to 30 ms: it is 900 kB once runs are shortened. Archives of trees are mostly runs: 15 MiB
-#: of them, 256 CPUs, are 4 blocks, and 32 MiB are 8 to 10.
+#: Most blocks of bzip2, each of which takes up to 30 ms. A block has 900 kB after runs of equal bytes are
+#: shortened, and archives of trees are mostly runs: that of 256 CPUs, 15 MiB, has 4 blocks, and 32 MiB have
+#: 8 to 10.
 _MAX_BZIP2_BLOCKS = 10
 _BZIP2_BLOCK = bytes.fromhex("314159265359")
 
 _BLOCK = 512
-#: Name, size, checksum, type, magic, prefix.
+#: Fields of a header that are read: name, size, checksum, type, magic, prefix.
 _HEADER = struct.Struct("100s24x12s12x8sc100x6s82x155s12x")
 _FILES, _DIRECTORY, _LINK = (b"0", b"\0", b"7"), b"5", b"2"
-#: No content follows these, whatever their size says: hard links, links, devices, directories and FIFOs.
+#: Types without content, whatever their size field says: hard links, links, devices, directories, FIFOs.
 _BARE = (b"1", _LINK, b"3", b"4", _DIRECTORY, b"6")
 _GNU_NAME, _GNU_SPARSE, _PAX = b"L", b"S", (b"x", b"X")
-#: Long targets of links, and what pax says of all files: of neither anything is read.
+#: Types that are skipped: long targets of links, and pax headers for all files.
 _LEFT_OUT = (b"K", b"g")
-#: Bytes of a name, as of every path in Linux; of a pax header, which has a few of them.
+#: Most bytes of a name, as of a path in Linux (PATH_MAX), and of a pax header, which has a few names.
 _MAX_NAME = 4096
 _MAX_PAX_BYTES = 64 << 10
-#: GNU tar writes up to five for a file.
+#: Most records in all pax headers; GNU tar writes up to five for a file.
 _MAX_PAX_RECORDS = 10 * MAX_ENTRIES
 _PAX_RECORD = re.compile(rb"([1-9]\d{0,6}) ([^=]{1,255})=")
-#: Adler-32's low half is one and the sum of the bytes, modulo this.
+#: The low half of an Adler-32 is one plus the sum of the bytes, modulo this: a quick way to sum bytes.
 _ADLER = 65521
 _HIGH = bytes(range(128, 256))
-#: Slashes in a name, and names in a path from the tree's root on, of anything that is read.
+#: Most slashes in a member's name, and most parts of its path within the tree; others are not kept.
 _MAX_SLASHES = 32
 _MAX_DEPTH = 12
 _NO_SPARSE = "a sparse file is in it, as no tree has: make it without --sparse"
 
 
 def read_tar(path: Path) -> Archive:
-    """What matters of an archive; SpecError names it, and what is wrong with it."""
+    """The files of an archive that importers may read; SpecError names the archive and what is wrong."""
     tree = Archive(str(path), path.name.split(".tar")[0].removesuffix(".tgz"))
     try:
         for name, kind, content in _Members(_inflated(path)):
@@ -73,7 +75,7 @@ def read_tar(path: Path) -> Archive:
 
 
 def _inflated(path: Path) -> bytes:
-    """The archive's own bytes; SpecError before there are too many of them."""
+    """The unpacked bytes of an archive; SpecError as soon as there are too many."""
     packed = read_bytes(path, MAX_TREE_BYTES)
     magic = next((magic for magic in _PACKERS if packed.startswith(magic)), None)
     if magic is None:
@@ -92,13 +94,16 @@ def _inflated(path: Path) -> bytes:
 
 
 def _bzip2_blocks(packed: bytes) -> int:
-    """How many blocks there are. They begin at any bit, with a mark that nothing else has but by chance."""
+    """Number of blocks in bzip2 data. A block begins at any bit, with a mark that is searched for."""
     bits = int.from_bytes(packed, "big")
     return sum((bits >> shift).to_bytes(len(packed), "big").count(_BZIP2_BLOCK) for shift in range(8))
 
 
 class _Members:
-    """(name, type, content) of each member, in order; ValueError says where it is not an archive, and why."""
+    """Iterates over (name, type, content) of the members of an archive, in order.
+
+    ValueError says at which byte, and why, it is not an archive.
+    """
 
     def __init__(self, content: bytes) -> None:
         self._content = memoryview(content)
@@ -129,7 +134,7 @@ class _Members:
             if long_name is None and magic == b"ustar\0" and prefix[0]:
                 name = _string(prefix) + b"/" + name
             if kind == b"\0" and name.endswith(b"/"):
-                kind = _DIRECTORY  # as V7 had them
+                kind = _DIRECTORY  # V7 has no type for directories: their names end with a slash
             if long_size is not None:
                 size = long_size
             content = self._take(0 if kind in _BARE else size)
@@ -142,7 +147,7 @@ class _Members:
             raise ValueError("nothing is in it")
 
     def _header(self) -> bytes:
-        """The next one; nothing at the end of the archive, which is a block of NUL, or that of the file."""
+        """The next header; empty at the end of the archive: a block of NULs, or the end of the file."""
         start = self._at
         header = bytes(self._content[start : start + _BLOCK])
         self._at += _BLOCK
@@ -153,13 +158,13 @@ class _Members:
         field = header[148:156]
         stated = self._number(field, "checksum")
         difference = (zlib.adler32(header) & 0xFFFF) - 1 - sum(field) + 8 * ord(" ") - stated
-        # some old ones took bytes for signed
+        # some old programs sum signed bytes
         if difference % _ADLER and (difference - 256 * _high_bytes(header)) % _ADLER:
             raise ValueError(f"byte {start}: a header with a wrong checksum")
         return header
 
     def _take(self, size: int, most: int = MAX_TREE_BYTES) -> memoryview:
-        """What follows a header, which is filled up to whole blocks."""
+        """The content behind a header, which is padded to whole blocks; ValueError if it exceeds `most`."""
         start = self._at
         if size > most:
             raise ValueError(f"byte {start}: {size} bytes, at most {most}")
@@ -169,11 +174,11 @@ class _Members:
         return self._content[start : start + size]
 
     def _number(self, field: bytes, what: str) -> int:
-        """Octal digits; or, as GNU tar writes what needs more of them, binary behind a first bit."""
+        """The value of a numeric field: octal digits, or binary with the first bit set, for large numbers."""
         if field[0] == 0x80:
             return int.from_bytes(field[1:], "big")
         digits = _string(field).strip()
-        if digits.strip(b"01234567"):  # negative ones, with a first byte of 255, among them
+        if digits.strip(b"01234567"):  # a binary negative number, which begins with 255, is wrong too
             raise ValueError(f"byte {self._at - _BLOCK}: {what} {field!r} is not a number")
         return int(digits or b"0", 8)
 
@@ -185,7 +190,7 @@ class _Members:
         return int(value)
 
     def _records(self, content: bytes) -> dict[bytes, bytes]:
-        """What a pax header says: ``LENGTH KEY=VALUE``, a line each."""
+        """The records of a pax header, each a line ``LENGTH KEY=VALUE``, by key."""
         records: dict[bytes, bytes] = {}
         at = 0
         while at < len(content) and content[at]:
@@ -212,7 +217,7 @@ def _high_bytes(header: bytes) -> int:
 
 
 def _add(tree: Archive, name: bytes, kind: bytes, content: memoryview) -> None:
-    """Regular files and directories below ``proc`` and ``sys``. Links become empty directories."""
+    """Add a member to the tree if it is below ``proc`` or ``sys``; links become empty directories."""
     if name.count(b"/") > _MAX_SLASHES or not (kind in _FILES or kind in (_DIRECTORY, _LINK)):
         return
     parts = [part for part in name.decode("utf-8", "replace").split("/") if part not in ("", ".")]
@@ -222,15 +227,18 @@ def _add(tree: Archive, name: bytes, kind: bytes, content: memoryview) -> None:
     if top is None or ".." in parts or _is_ballast(parts[top:]):
         return
     if "topology" in parts[-2:]:
-        # that a CPU has one is all that is read
-        tree.add("/".join(parts[: parts.index("topology") + 1]), None)
+        # importers ask whether a CPU has a topology directory, and read few of the files in it
+        if parts[-1] in TOPOLOGY_FILES and kind in _FILES:
+            tree.add("/".join(parts), content)
+        else:
+            tree.add("/".join(parts[: parts.index("topology") + 1]), None)
     elif kind in _FILES and len(parts) <= _MAX_DEPTH:
         tree.add("/".join(parts), content)
     elif kind != _LINK or parts[-1].startswith(("node", "cpu", "memory")):
-        # links to CPUs, nodes and memory blocks are directories: their names are what is read
+        # links to CPUs, nodes and memory blocks are kept as directories: importers read their names only
         tree.add("/".join(parts[:_MAX_DEPTH]), None)
 
 
 def _is_ballast(parts: list[str]) -> bool:
-    """Most of an archive: what describes devices and caches, which no machine here has."""
+    """Whether a path describes devices or caches, as most of an archive does: no importer reads it."""
     return parts[:2] in (["sys", "bus"], ["proc", "device-tree"]) or "cache" in parts[4:6]

@@ -1,4 +1,4 @@
-"""What an input looks like that is in none of the formats: it is said in the error, with what is known."""
+"""Guesses what an input is that is in none of the known formats, for the error message."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 from numa_service.machine.notation import one_line
 
-#: What a file that is not text starts with.
+#: First bytes of files that are not text, and what such a file is.
 _MAGIC = (
     (b"\x1f\x8b", "gzip data: unpack it, or call it .tar.gz if it is an archive of /sys and /proc"),
     (b"BZh", "bzip2 data: unpack it, or call it .tar.bz2 if it is an archive of /sys and /proc"),
@@ -22,7 +22,7 @@ _MAGIC = (
     (codecs.BOM_UTF16_BE, "UTF-16 text: save it as UTF-8"),
 )
 
-#: Searched in the first 64 KiB, in this order: the first that is found says what it is.
+#: Patterns of text, and what it is; the first that is found in the first 64 KiB counts.
 _TEXTS = (
     (
         r"^(?:.*\bMem-Info:|.*\binvoked oom-killer:|.*page allocation failure: order)",
@@ -49,7 +49,7 @@ _TEXTS = (
     (r"\A(?:%YAML|---\s)|^(?:apiVersion|kind): ", "YAML"),
     (r"\A#!", "a script"),
 )
-#: Root element of XML → what writes it.
+#: Root element of XML, and what such a document is.
 _XML = {
     "domain": "a domain of libvirt (virsh dumpxml)",
     "capabilities": "the capabilities of a host by libvirt (virsh capabilities)",
@@ -60,7 +60,7 @@ _XML = {
 
 
 def looks_like(start: bytes) -> str:
-    """What the first 64 KiB of an input look like, as a noun."""
+    """A noun phrase for what an input seems to be, by its first 64 KiB."""
     for magic, what in _MAGIC:
         if start.startswith(magic):
             return what
@@ -75,5 +75,5 @@ def looks_like(start: bytes) -> str:
 
 
 def xml_looks_like(tag: str) -> str:
-    """What XML with that root element is."""
+    """A noun phrase for what XML with this root element is."""
     return _XML.get(tag, "XML of something else")

@@ -1,4 +1,4 @@
-"""Grafana dashboards as code: ``python -m numa_service.metrics.dashboards DIRECTORY`` writes their JSON."""
+"""Grafana dashboards as code: ``python -m numa_service.metrics.dashboards`` writes their JSON files."""
 
 from numa_service.metrics.dashboards.load import LOAD
 from numa_service.metrics.dashboards.machine import MACHINE

@@ -1,4 +1,4 @@
-"""Writes what Grafana and Prometheus provision: ``python -m numa_service.metrics.dashboards [DEPLOY]``."""
+"""Writes the dashboards and rules below deploy/: ``python -m numa_service.metrics.dashboards [DEPLOY]``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numa_service.metrics.node_exporter import node_exporter_rules
 
 
 def files() -> dict[str, str]:
-    """Path below deploy/ → text."""
+    """Path below deploy/ → text, for every file that is written."""
     written = {f"grafana/dashboards/{dashboard.file}": as_json(dashboard) for dashboard in DASHBOARDS}
     return written | {"prometheus/rules/node_exporter.yml": node_exporter_rules()}
 

@@ -1,4 +1,4 @@
-"""The Load dashboard: programs, what they ask for, and what that does to memories and links."""
+"""The Load dashboard: workload programs, the requests of all clients, and the load of memories and links."""
 
 from __future__ import annotations
 

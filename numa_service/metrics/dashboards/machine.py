@@ -1,4 +1,4 @@
-"""The Machine dashboard: all nodes side by side, and what flows between them."""
+"""The Machine dashboard: all nodes side by side, and the pages that they get from each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a dashboard consists of, and how Grafana wants it written (schemaVersion 41)."""
+"""The parts of a dashboard, and their conversion to Grafana's JSON (schemaVersion 41)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from enum import StrEnum
 from typing import Any
 
 SCHEMA_VERSION = 41
-#: Columns of Grafana's grid.
+#: Width of Grafana's grid.
 COLUMNS = 24
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 
 class Kind(StrEnum):
-    """Panel types, by Grafana's names."""
+    """The panel types used, with Grafana's names."""
 
     TIMESERIES = "timeseries"
     STAT = "stat"
@@ -30,13 +30,13 @@ class Query:
 
     expr: str
     legend: str = ""
-    #: Why a healthy machine under load may have nothing to say here; empty: it always has.
+    #: Why the query may have no result on a healthy machine under load; empty if it always has one.
     quiet: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One panel. Panels of a row follow each other from left to right."""
+    """One panel. The panels of a row are placed from left to right."""
 
     title: str
     queries: tuple[Query, ...]
@@ -45,16 +45,16 @@ class Panel:
     width: int = 8
     height: int = 8
     description: str = ""
-    #: A table whose columns are the values of the second label, and its rows those of the first.
+    #: For a table with a row for each value of the first label and a column for each of the second.
     matrix: tuple[str, str] | None = None
-    #: Number → what it stands for, and its colour.
+    #: (number, text, colour): how a number is shown.
     states: tuple[tuple[int, str, str], ...] = ()
-    #: A stat's colours: (from which value on, colour); the first without a value.
+    #: Colours of a stat: (lower bound of the values, colour); the first one has no bound.
     thresholds: tuple[tuple[float | None, str], ...] = ((None, "green"),)
     stack: bool = False
-    #: Legend → colour, drawn without a fill: lines that bound something.
+    #: (regular expression of legends, colour): lines drawn dashed and without a fill, such as watermarks.
     marks: tuple[tuple[str, str], ...] = ()
-    #: A variable: one panel for each of its values.
+    #: Name of a variable, for each value of which the panel is repeated.
     repeat: str = ""
     minimum: float | None = 0
     maximum: float | None = None
@@ -62,7 +62,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A heading, and what is under it."""
+    """A heading, and the panels below it."""
 
     title: str
     panels: tuple[Panel, ...]
@@ -70,7 +70,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A choice at the top: values of a label."""
+    """A drop-down list at the top: the values that `label` has in `metric`; `many` allows several."""
 
     name: str
     metric: str
@@ -80,7 +80,7 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """Moments that are marked in every panel: where the query has a value."""
+    """Marks in every panel the moments at which the query has a value."""
 
     name: str
     query: Query
@@ -146,11 +146,11 @@ class Dashboard:
 
     @property
     def file(self) -> str:
-        """Name of its JSON file."""
+        """Name of the dashboard's JSON file."""
         return f"{self.uid}.json"
 
     def queries(self) -> Iterator[tuple[str, Query]]:
-        """Everything that is asked of Prometheus, and by what."""
+        """Every query, with the title of the panel or annotation that has it."""
         for row in self.rows:
             for panel in row.panels:
                 for query in panel.queries:
@@ -160,7 +160,7 @@ class Dashboard:
 
 
 def as_json(dashboard: Dashboard) -> str:
-    """The file that Grafana provisions."""
+    """The dashboard as the JSON text that Grafana provisions."""
     written = {
         "uid": dashboard.uid,
         "title": dashboard.title,
@@ -202,7 +202,7 @@ def _variable(variable: Variable) -> dict[str, Any]:
         "datasource": DATASOURCE,
         "definition": query,
         "query": {"query": query, "refId": f"variable-{variable.name}"},
-        "refresh": 2,  # whenever the time range changes: nodes come and go
+        "refresh": 2,  # read again whenever the time range changes, as nodes come and go
         "sort": 3,  # numerically
         **(many if variable.many else {}),
     }
@@ -220,7 +220,7 @@ def _annotation(annotation: Annotation) -> dict[str, Any]:
 
 
 def _panels(rows: tuple[Row, ...]) -> list[dict[str, Any]]:
-    """Panels on the grid, each row below the one before; a panel that does not fit goes to the next line."""
+    """Place the panels on the grid, row below row; a panel that does not fit starts a new line."""
     panels: list[dict[str, Any]] = []
     y = 0
     for row in rows:
@@ -240,7 +240,7 @@ def _panels(rows: tuple[Row, ...]) -> list[dict[str, Any]]:
                 x, y, lowest = 0, y + lowest, 0
             grid = {"x": x, "y": y, "w": panel.width, "h": panel.height}
             panels.append({"id": len(panels) + 1, **_panel(panel), "gridPos": grid})
-            # what is beside one that repeats would be in its way
+            # a panel that repeats takes a whole line: its copies need the room beside it
             x, lowest = COLUMNS if panel.repeat else x + panel.width, max(lowest, panel.height)
         y += lowest
     return panels

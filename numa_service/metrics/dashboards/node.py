@@ -1,4 +1,4 @@
-"""The Node dashboard: one pg_data_t, zone by zone."""
+"""The Node dashboard: one node (pg_data_t), zone by zone."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _NOW = Row(
         _stat("Held pages", f"sum(numa_held_pages{{{_N}}})"),
         _stat("Sessions", f"sum(numa_sessions{{{_N}}})"),
         _stat("Swap used, pages", f'sum(numa_swap_pages{{{_N}, state="used"}})'),
-        _stat("Incarnation", f"max(numa_node_incarnation{{{_N}}})"),
+        _stat("Lineage", f"max(numa_node_lineage{{{_N}}})"),
     ),
 )
 
@@ -145,6 +145,25 @@ _LRU = Row(
     ),
 )
 
+_SLAB = Row(
+    "Slab caches",
+    (
+        Panel(
+            "Pages of slabs",
+            (Query(f"sum by (state) (numa_slab_pages{{{_N}}})", "{{state}}"),),
+            stack=True,
+        ),
+        Panel(
+            "Slabs of the largest caches",
+            (Query(f"sum by (cache) (numa_slab_cache_slabs{{{_N}}})", "{{cache}}"),),
+        ),
+        Panel(
+            "Objects of the largest caches",
+            (Query(f"sum by (cache) (numa_slab_cache_objects{{{_N}}})", "{{cache}}"),),
+        ),
+    ),
+)
+
 _RECLAIM = Row(
     "kswapd and direct reclaim",
     (
@@ -184,7 +203,7 @@ NODE = Dashboard(
     "numa-node",
     "NUMA / Node",
     "One node: its zones, free lists, pagesets, LRU lists and reclaim.",
-    (_NOW, _ZONES, _BUDDY, _LRU, _RECLAIM),
+    (_NOW, _ZONES, _BUDDY, _LRU, _SLAB, _RECLAIM),
     (
         MACHINE_VARIABLE,
         Variable("node", 'numa_node_info{machine="$machine"}', "node"),

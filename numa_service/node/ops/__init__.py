@@ -1,13 +1,36 @@
-"""Ops: the synchronous steps of a node, a file a family. Every change of a node's state is one of these."""
+"""Ops: the synchronous steps of a node, one file for each family. Only ops change a node's state."""
 
+from numa_service.node.kmem_state import KmemAnswer
 from numa_service.node.ops.account import CountEvents, Rest, Spend, VmstatTick
 from numa_service.node.ops.alloc import Alloc, AllocResult, CountForeign, ZlcClear, ZlcMarkFull
 from numa_service.node.ops.cma import CmaIsolate, CmaTake
 from numa_service.node.ops.free import Free, FreeDeadOwners, FreeOwner
+from numa_service.node.ops.highmem import Kmap, KmapFlushUnused, KmapLocal, Kunmap, KunmapLocal
+from numa_service.node.ops.hugetlb import (
+    HugetlbAdd,
+    HugetlbAnswer,
+    HugetlbCall,
+    HugetlbReserve,
+    HugetlbTakeRange,
+    HugetlbTurns,
+)
+from numa_service.node.ops.kmem import (
+    KmemAlloc,
+    KmemAllocResult,
+    KmemCall,
+    KmemFlush,
+    KmemFree,
+    KmemInstall,
+    KmemPutPartial,
+    KmemReap,
+    KmemTune,
+)
 from numa_service.node.ops.machine import MemoryNotify, WriteSysctl
 from numa_service.node.ops.memory import IsolateMemory, OfflineNode, OfflinePages, OnlinePages, UndoIsolation
+from numa_service.node.ops.memory_failure import Poisoned, PoisonPage
 from numa_service.node.ops.migrate import MigratePages, ReleaseMigrated, Remap
 from numa_service.node.ops.op import OPS, Op, decode, encode
+from numa_service.node.ops.page_bits import ClearPageBit, SetPageBit
 from numa_service.node.ops.protocol import (
     ForgetReplies,
     NumberQuestion,
@@ -26,7 +49,15 @@ from numa_service.node.ops.reclaim import (
     ReclaimResult,
     WakeKswapd,
 )
-from numa_service.node.ops.region import EndRegion, FillRegion, MapRegion, Release, Touch, TouchResult
+from numa_service.node.ops.region import (
+    BindRegion,
+    EndRegion,
+    FillRegion,
+    MapRegion,
+    Release,
+    Touch,
+    TouchResult,
+)
 from numa_service.node.ops.session import (
     FOREVER_NS,
     EndSession,
@@ -35,12 +66,23 @@ from numa_service.node.ops.session import (
     OpenSession,
     RenewSession,
 )
+from numa_service.node.ops.vmalloc import (
+    FindVmArea,
+    FreeVmArea,
+    GetVmArea,
+    MapVmArea,
+    PurgeVmapAreas,
+    TakeVmallocOwner,
+    VmAreaPages,
+)
 
 __all__ = [
     "FOREVER_NS",
     "OPS",
     "Alloc",
     "AllocResult",
+    "BindRegion",
+    "ClearPageBit",
     "CmaIsolate",
     "CmaTake",
     "CountEvents",
@@ -49,16 +91,41 @@ __all__ = [
     "EndRegion",
     "EndSession",
     "FillRegion",
+    "FindVmArea",
     "ForgetReplies",
     "Free",
     "FreeDeadOwners",
     "FreeOwner",
+    "FreeVmArea",
+    "GetVmArea",
+    "HugetlbAdd",
+    "HugetlbAnswer",
+    "HugetlbCall",
+    "HugetlbReserve",
+    "HugetlbTakeRange",
+    "HugetlbTurns",
     "Interleave",
     "IsolateMemory",
+    "Kmap",
+    "KmapFlushUnused",
+    "KmapLocal",
+    "KmemAlloc",
+    "KmemAllocResult",
+    "KmemAnswer",
+    "KmemCall",
+    "KmemFlush",
+    "KmemFree",
+    "KmemInstall",
+    "KmemPutPartial",
+    "KmemReap",
+    "KmemTune",
     "KswapdDid",
     "KswapdStep",
     "KswapdStepResult",
+    "Kunmap",
+    "KunmapLocal",
     "MapRegion",
+    "MapVmArea",
     "MemoryNotify",
     "MigratePages",
     "NoteHolding",
@@ -70,7 +137,10 @@ __all__ = [
     "OpenSession",
     "Owe",
     "PeerBack",
+    "PoisonPage",
+    "Poisoned",
     "Postpone",
+    "PurgeVmapAreas",
     "Reclaim",
     "ReclaimResult",
     "Release",
@@ -79,11 +149,14 @@ __all__ = [
     "Remember",
     "RenewSession",
     "Rest",
+    "SetPageBit",
     "Settle",
     "Spend",
+    "TakeVmallocOwner",
     "Touch",
     "TouchResult",
     "UndoIsolation",
+    "VmAreaPages",
     "VmstatTick",
     "WakeKswapd",
     "WriteSysctl",

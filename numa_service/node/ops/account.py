@@ -1,4 +1,4 @@
-"""What is only counted: virtual time of CPUs, events of requests, the vmstat tick."""
+"""Ops that only count: virtual time of CPUs, events of requests, and the vmstat tick."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from numa_service.node.state import NodeState
 
 @dataclass(slots=True)
 class Spend(Op[None]):
-    """A CPU has spent virtual time: on a request, or idle between two.
+    """Advances a CPU's virtual clock: by the time of a request, or by idle time between two requests.
 
-    Makes the load that later requests meet (``node/load.py``).
+    Later requests find the load that this makes (``node/load.py``).
     """
 
     tag = "spend"
 
     cpu: int
     ns: int
-    #: (node of the memory, bytes)
+    #: (nid of the memory, bytes moved)
     traffic: tuple[tuple[int, int], ...] = ()
 
     def apply(self, node: NodeState) -> None:
-        """Advance its clock."""
+        """Advance the clock and account for the traffic."""
         node.load.spend(self.cpu, self.ns, self.traffic)
 
     def check(self, node: NodeState) -> None:
-        """Of a CPU of this node, and amounts that fit 64 bits."""
+        """Check that the CPU is this node's, that the nodes exist, and that the numbers fit 64 bits."""
         if self.cpu not in node.pgdat.cpus:
             raise InvalidRequest("cpu", f"{self.cpu} is not a CPU of node {node.nid}")
         check_below("ns", self.ns, MAX_INT64)
@@ -39,31 +39,31 @@ class Spend(Op[None]):
             check_below("traffic", nr_bytes, MAX_INT64)
 
     def text(self, node: NodeState, result: None) -> str:
-        """Nothing."""
+        """Return "": the op only accounts for time."""
         return ""
 
 
 @dataclass(frozen=True, slots=True)
 class Rest(Op[None]):
-    """No CPU of this node does anything, and nobody uses its memory, for so long that all load is gone."""
+    """Removes all load of this node, as after a long time without traffic from its CPUs or to its memory."""
 
     tag = "rest"
 
     def apply(self, node: NodeState) -> None:
-        """Begin anew without load."""
+        """Forget the load."""
         node.load.rest()
 
     def check(self, node: NodeState) -> None:
-        """It says nothing."""
+        """Accept: the op has no fields."""
 
     def text(self, node: NodeState, result: None) -> str:
-        """Nothing."""
+        """Return "": the op only accounts for time."""
         return ""
 
 
 @dataclass(frozen=True, slots=True)
 class CountEvents(Op[None]):
-    """Faults and stalls of a request, in /proc/vmstat's counters."""
+    """Counts the faults and stalls of a request in the counters of /proc/vmstat."""
 
     tag = "count_events"
 
@@ -73,7 +73,7 @@ class CountEvents(Op[None]):
     stalls: int = 0
 
     def apply(self, node: NodeState) -> None:
-        """Add them; pages that were read count in kB."""
+        """Add to the counters; pgpgin counts kB, the others count events."""
         event = node.pgdat.pg.vm_event
         event[PGFAULT] += self.faults
         event[PGMAJFAULT] += self.major_faults
@@ -81,12 +81,12 @@ class CountEvents(Op[None]):
         event[ALLOCSTALL] += self.stalls
 
     def check(self, node: NodeState) -> None:
-        """Of numbers that one request can have."""
+        """Check that the numbers are below 2^32."""
         for name in ("faults", "major_faults", "pages_in", "stalls"):
             check_below(name, getattr(self, name), 1 << 32)
 
     def text(self, node: NodeState, result: None) -> str:
-        """What there was of each."""
+        """Return the counters that change, by name."""
         counts = {
             "pgfault": self.faults,
             "pgmajfault": self.major_faults,
@@ -98,17 +98,23 @@ class CountEvents(Op[None]):
 
 @dataclass(frozen=True, slots=True)
 class VmstatTick(Op[int]):
-    """vmstat_update() on every CPU: counters folded, idle pagesets drained; pages that left the pagesets."""
+    """vmstat_update() for every CPU: folds per-CPU counters and drains idle pagesets.
+
+    A grace period is over by then for slabs of SLAB_TYPESAFE_BY_RCU caches.
+
+    The result is the number of pages that left the pagesets.
+    """
 
     tag = "vmstat_tick"
 
     def apply(self, node: NodeState) -> int:
-        """For every CPU of the machine: each has pagesets here."""
+        """Update for every CPU of the machine, as each has pagesets on this node."""
+        node.kmem.rcu_callbacks()
         return node.pgdat.tick()
 
     def check(self, node: NodeState) -> None:
-        """It says nothing."""
+        """Accept: the op has no fields."""
 
     def text(self, node: NodeState, result: int) -> str:
-        """One line."""
+        """Return the op and its result as one line."""
         return f"vmstat_update drained={result}"

@@ -1,13 +1,22 @@
-"""Taking pages: what a walk over a zonelist does on each node, and what it leaves behind there."""
+"""Ops of allocation: what a walk over a zonelist does on each node that it comes to."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from numa_service.mm.fallback import ALLOC_CMA, ALLOC_KSWAPD, ALLOC_NOFRAGMENT
+from numa_service.mm.internal import (
+    ALLOC_CMA,
+    ALLOC_CPUSET,
+    ALLOC_KSWAPD,
+    ALLOC_NO_WATERMARKS,
+    ALLOC_NOFRAGMENT,
+    ALLOC_RESERVES,
+    ALLOC_WMARK_LOW,
+    ALLOC_WMARK_MASK,
+)
 from numa_service.mm.page_alloc import (
     LRU_KIND_FILE,
     LRU_KIND_NONE,
@@ -17,16 +26,10 @@ from numa_service.mm.page_alloc import (
     take_boosted,
 )
 from numa_service.mm.vmstat import PATH_STEALS
-from numa_service.mm.zone_watermark import (
-    ALLOC_CPUSET,
-    ALLOC_NO_WATERMARKS,
-    ALLOC_RESERVES,
-    ALLOC_WMARK_LOW,
-    ALLOC_WMARK_MASK,
-)
 from numa_service.node.cost import Cost
-from numa_service.node.errors import InvalidRequest
-from numa_service.node.explain import NodeAccount
+from numa_service.node.errors import InvalidRequest, Precondition
+from numa_service.node.explanation_recorder import NodeAccount
+from numa_service.node.kmem_state import pack
 from numa_service.node.load import Report
 from numa_service.node.ops.fields import (
     GFP_BITS,
@@ -44,14 +47,15 @@ from numa_service.node.ops.fields import (
     owner_text,
 )
 from numa_service.node.ops.free import Free
+from numa_service.node.ops.kmem import KmemCall, check_cache, check_slab_order
 from numa_service.node.ops.op import Op
 from numa_service.node.ops.region import Release
-from numa_service.node.owners import Owner
+from numa_service.node.owners import KERNEL_ID, Owner
 from numa_service.node.pfns import unpack_indexes, unpack_pfns
 from numa_service.node.state import NodeState
-from numa_service.node.zone_account import Account
+from numa_service.node.zone_recorder import ZoneRecorder
 
-#: Blocks, and pages, that one request may ask for.
+#: Most blocks, and most pages, that one request may ask for.
 MAX_COUNT = 1 << 16
 MAX_REQUEST_PAGES = 1 << 22
 
@@ -69,56 +73,73 @@ _NUMA_HOW = NUMA_HOW_HIT | NUMA_HOW_LOCAL | NUMA_HOW_INTERLEAVE
 
 
 class AllocResult(NamedTuple):
-    """Pages taken from one node."""
+    """The blocks that one node gave."""
 
+    #: Packed pfns of the blocks.
     pfns: bytes
     #: PATH_* work counters.
     path: tuple[int, ...]
-    #: For an op that asked to explain.
+    #: What the zones compared and gave, for an op with `explain`.
     account: NodeAccount | None = None
-    #: Zones that could not serve any more; told only by kernels with a zonelist cache.
+    #: Zones that could give no more blocks; filled only on kernels with a zonelist cache.
     full: tuple[int, ...] = ()
-    #: What an access to this node's memory waits now, in virtual ns.
+    #: Virtual ns that an access to this node's memory waits now.
     wait_ns: int = 0
-    #: What a request that is over has cost, if that has been spent. Not to be changed: others cost the same.
+    #: The cost of the whole request, if the op served it completely and has spent the cost (`Alloc.spends`).
+    #: It is shared with other results and must not be changed.
     spent: Cost | None = None
+    #: Packed addresses of the objects of a new slab, and the lineage of the node that it is on.
+    objects: bytes = b""
+    lineage: int = 0
 
 
 @dataclass(slots=True)
 class Alloc(Op[AllocResult]):
-    """Take blocks from this node's zones for an owner, here or elsewhere (get_page_from_freelist)."""
+    """Takes blocks from zones of this node for an owner of any node (get_page_from_freelist)."""
 
     tag = "alloc"
     asked = True
 
     owner: Owner
     zones: tuple[int, ...]
-    #: CPU that asks; every zone has a pageset for every CPU of the machine.
+    #: The CPU of the request, of any node: every zone has a pageset for every CPU of the machine.
     cpu: int
     order: int
     count: int
     migratetype: int
     highest_zoneidx: int
     alloc_flags: int
-    #: NUMA_HOW_* bits.
+    #: NUMA_HOW_* bits: which numastat counters count the blocks.
     numa_how: int
-    #: LRU_KIND_*: region pages go on the LRU as pages `indexes`.
+    #: LRU_KIND_*: unless it is LRU_KIND_NONE, the pages become the pages `indexes` of a region, on the LRU
+    #: lists.
     lru_kind: int = 0
+    #: Packed page indexes in the region.
     indexes: bytes = b""
+    #: Whether the region's pages are dirty from the start.
     dirty: bool = False
-    #: Also tell what was looked at; changes nothing else.
+    #: Also return what the zones compared and gave. It does not change what the op does.
     explain: bool = False
-    #: Of the node that asks.
+    #: The asking node's report of its traffic to this node's memory.
     report: Report | None = None
-    #: Of the request.
+    #: The gfp flags of the request, for its cost and for tracepoints.
     gfp: int = 0
-    #: With all its blocks the request is over, and its CPU spends what it cost: see Spend.
+    #: If the op gets all blocks, it also spends the cost of the request, as Spend does: the request is over.
     spends: bool = False
+    #: Name of the slab cache that the block becomes a slab of, for a CPU of the owner's node; "" for none.
+    slab: str = ""
+    #: Most objects of the new slab that the owner's node gets; 0: all.
+    slab_objects: int = 0
 
     def apply(self, node: NodeState) -> AllocResult:
-        """Take as many of the blocks as the zones can give above their marks."""
+        """Take as many blocks as the zones can give and stay above their watermarks."""
         pgdat = node.pgdat
-        before = None
+        owner = self.owner
+        if self.slab:
+            if node.slots.is_dead(owner):
+                raise Precondition(f"lineage {owner.lineage} of node {owner.nid} is no more")
+            owner = node.kernel
+        recorder = None
         if self.explain:
             walk = (
                 self.zones,
@@ -128,7 +149,7 @@ class Alloc(Op[AllocResult]):
                 self.highest_zoneidx,
                 self.alloc_flags,
             )
-            before = Account(pgdat, *walk)
+            recorder = ZoneRecorder(pgdat, *walk)
         pfns, path, boosted = pgdat.alloc_packed(
             self.zones,
             self.cpu,
@@ -138,16 +159,16 @@ class Alloc(Op[AllocResult]):
             self.highest_zoneidx,
             self.alloc_flags,
             self.numa_how,
-            node.slots.get(self.owner) or node.slots.make(self.owner),
+            node.slots.get(owner) or node.slots.make(owner),
             self.lru_kind,
             self.indexes,
             self.dirty,
         )
         if not pfns:
-            node.forget_if_empty(self.owner)
-        account = before.since(len(pfns) // 8, path[PATH_STEALS]) if before else None
+            node.forget_if_empty(owner)
+        account = recorder.finish(len(pfns) // 8, path[PATH_STEALS]) if recorder else None
         if boosted and take_boosted(pgdat.pg):
-            # rmqueue(): an allocation that mixed migratetypes wakes kswapd to defragment
+            # rmqueue(): an allocation that mixed migratetypes wakes kswapd for boosted reclaim
             pgdat.wakeup_kswapd(0, self.highest_zoneidx)
         full = self._full_zones(node, pfns) if node.machine.profile.zonelist_cache else ()
         load = node.load
@@ -158,16 +179,20 @@ class Alloc(Op[AllocResult]):
         if self.spends and len(pfns) == 8 * self.count:
             spent = node.cost_of_pages(path, self.count << self.order, wait_ns, self.gfp)
             load.spend(self.cpu, spent.latency_ns, spent.traffic.items())
-        return AllocResult(pfns, path, account, full, wait_ns, spent)
+        objects = b""
+        if self.slab and pfns:
+            pfn = int.from_bytes(pfns, "little")
+            objects = pack(node.kmem.new_slab(self.slab, pfn, self.order, self.owner, self.slab_objects))
+        return AllocResult(pfns, path, account, full, wait_ns, spent, objects, node.lineage)
 
     def _full_zones(self, node: NodeState, pfns: bytes) -> tuple[int, ...]:
-        """Zones that the walk left because they could not serve: all before the one that served last."""
+        """Return the zones that could give no more blocks: all before the zone that served last."""
         if len(pfns) // 8 < self.count:
             return self.zones
         return self.zones[: self.zones.index(node.pgdat.zone_of(int(unpack_pfns(pfns)[-1])))]
 
     def check(self, node: NodeState) -> None:
-        """Of a walk that has come to this node."""
+        """Check every field: compiled kernels check no bounds."""
         check_owner(node, self.owner)
         check_report(node, self.report)
         check_order(self.order)
@@ -185,6 +210,12 @@ class Alloc(Op[AllocResult]):
             raise InvalidRequest("order", "pages of a region are single")
         if len(self.indexes) != (4 * self.count if self.lru_kind != LRU_KIND_NONE else 0):
             raise InvalidRequest("indexes", f"{len(self.indexes)} bytes do not fit {self.count} pages")
+        if self.slab:
+            check_cache(node, self.slab)
+            check_slab_order(node, self.slab, self.order)
+            check_below("slab_objects", self.slab_objects, MAX_COUNT)
+            if self.count != 1 or self.lru_kind != LRU_KIND_NONE or self.owner.id != KERNEL_ID:
+                raise InvalidRequest("slab", "a slab is one block, and the kernel's")
         if self.indexes:
             indexes = unpack_indexes(self.indexes)
             check_below("indexes", int(indexes.max()), MAX_REGION_PAGES)
@@ -192,7 +223,7 @@ class Alloc(Op[AllocResult]):
                 raise InvalidRequest("indexes", "one is named twice")
 
     def text(self, node: NodeState, result: AllocResult) -> str:
-        """With what its zones have left."""
+        """Return the op and its result as one line, with the free pages that the node's zones have left."""
         mark = "low" if self.alloc_flags & ALLOC_WMARK_MASK == ALLOC_WMARK_LOW else "min"
         names = node.pgdat.zone_names
         zones = ",".join(names[zone] for zone in self.zones)
@@ -207,38 +238,43 @@ class Alloc(Op[AllocResult]):
         )
 
     def owed(self, heard: bool) -> bool:
-        """It may have given pages to nobody."""
+        """Return whether the node may have taken pages that the asker does not know of."""
         return heard
 
-    def undo(self, result: AllocResult) -> Op[int] | None:
-        """Give them back."""
+    def undo(self, result: AllocResult) -> Op[Any] | None:
+        """Return the op that frees the pages of an answer that came too late."""
         if not result.pfns:
             return None
+        if self.slab:
+            pfn = int.from_bytes(result.pfns, "little")
+            return KmemCall(
+                self.owner, "put_back", self.slab, self.cpu, result.lineage, (pfn,), result.objects
+            )
         if self.lru_kind:
             return Release(self.owner, None, self.indexes[: len(result.pfns) // 2], result.pfns)
         return Free(self.owner, self.cpu, self.order, result.pfns)
 
     @property
     def payload(self) -> int:
-        """Of the indexes."""
+        """Bytes of the indexes."""
         return len(self.indexes)
 
 
 @dataclass(frozen=True, slots=True)
 class ZlcMarkFull(Op[None]):
-    """Zones of a fallback list could not serve (zlc_mark_zone_full); kernels with a zonelist cache."""
+    """Marks zones of a fallback list as full in the zonelist cache (zlc_mark_zone_full)."""
 
     tag = "zlc_mark_full"
 
-    #: Node whose list it is; every home has its own cache of it.
+    #: The node whose fallback list it is. Each node has caches of its own for all lists that it walks.
     list_nid: int
-    #: Places in the list.
+    #: Positions of the zones in the list.
     positions: tuple[int, ...]
-    #: zlc_setup() comes first, at that time; None: not in this scan.
+    #: Time of the scan's zlc_setup() in ns, which this op carries out first; None if that was done before.
     setup_ns: int | None
 
     def apply(self, node: NodeState) -> None:
-        """Set their bits in fullzones."""
+        """Set the zones' bits in fullzones."""
         cache = node.zonelist_cache(self.list_nid)
         if self.setup_ns is not None:
             cache.setup(self.setup_ns)
@@ -246,14 +282,14 @@ class ZlcMarkFull(Op[None]):
             cache.mark_zone_full(position)
 
     def check(self, node: NodeState) -> None:
-        """Of places in a list that there is."""
+        """Check that the node exists and that its list has these positions."""
         check_nid(node, "list_nid", self.list_nid)
         length = len(node.machine.zonelists[self.list_nid].fallback)
         for position in self.positions:
             check_below("positions", position, length)
 
     def text(self, node: NodeState, result: None) -> str:
-        """With the zones by name."""
+        """Return the op as one line, with the zones by name."""
         refs = node.machine.zonelists[self.list_nid].fallback
         names = node.pgdat.zone_names
         zones = ",".join(f"node{refs[at].nid}/{names[refs[at].zone]}" for at in self.positions)
@@ -262,7 +298,7 @@ class ZlcMarkFull(Op[None]):
 
 @dataclass(frozen=True, slots=True)
 class ZlcClear(Op[None]):
-    """Direct reclaim got pages: every zone of a fallback list is worth trying (zlc_clear_zones_full)."""
+    """Clears a zonelist cache after direct reclaim has freed pages (zlc_clear_zones_full)."""
 
     tag = "zlc_clear"
 
@@ -273,17 +309,17 @@ class ZlcClear(Op[None]):
         node.zonelist_cache(self.list_nid).clear_zones_full()
 
     def check(self, node: NodeState) -> None:
-        """Of a list that there is."""
+        """Check that the node exists."""
         check_nid(node, "list_nid", self.list_nid)
 
     def text(self, node: NodeState, result: None) -> str:
-        """One line."""
+        """Return the op and its result as one line."""
         return f"zlc_clear_zones_full list=node{self.list_nid}"
 
 
 @dataclass(frozen=True, slots=True)
 class CountForeign(Op[None]):
-    """numa_foreign: allocations that preferred this zone were served elsewhere."""
+    """Counts blocks that preferred a zone of this node but were served by another node (numa_foreign)."""
 
     tag = "count_foreign"
     asked = True
@@ -292,14 +328,14 @@ class CountForeign(Op[None]):
     count: int
 
     def apply(self, node: NodeState) -> None:
-        """Add them to the zone's counter."""
+        """Add to the zone's counter."""
         node.pgdat.count_foreign(self.zone, self.count)
 
     def check(self, node: NodeState) -> None:
-        """Of a zone, and as many as one request may have."""
+        """Check the zone, and that the count is one that a request may have."""
         check_zoneidx(node, self.zone, "zone")
         check_below("count", self.count, MAX_COUNT + 1)
 
     def text(self, node: NodeState, result: None) -> str:
-        """One line."""
+        """Return the op and its result as one line."""
         return f"numa_foreign zone={node.pgdat.zone_names[self.zone]} count={self.count}"

@@ -1,4 +1,4 @@
-"""The contiguous memory allocator: finding a place, and taking it (``mm/cma.c``)."""
+"""Ops of the contiguous memory allocator: isolating a place, and taking its pages (``mm/cma.c``)."""
 
 from __future__ import annotations
 
@@ -24,20 +24,24 @@ from numa_service.node.state import NodeState
 
 @dataclass(frozen=True, slots=True)
 class CmaIsolate(Op[tuple[int, int]]):
-    """Isolate the pageblocks of the next place for contiguous pages in an area; [start, end) of the place.
+    """Finds a place for contiguous pages in a CMA area and isolates its pageblocks.
 
-    The first one from `from_pfn` on that nobody holds by hand, aligned. NotFound; Busy when there is none.
+    It is the first aligned place from `from_pfn` on whose pages are all free or movable. The result is
+    [start, end) of the place in pfns. NotFound for an unknown area; Busy if there is no such place.
     """
 
     tag = "cma_isolate"
 
+    #: Index of the area on this node.
     area: int
+    #: Pages.
     count: int
+    #: The place begins at a multiple of 2^align_order pages.
     align_order: int
     from_pfn: int
 
     def apply(self, node: NodeState) -> tuple[int, int]:
-        """The place, its pageblocks isolated."""
+        """Isolate the place's pageblocks and return the place."""
         areas = node.pgdat.cma_areas
         if not 0 <= self.area < len(areas):
             raise NotFound("CMA area", str(self.area), f"node {node.nid} has {len(areas)}")
@@ -48,19 +52,22 @@ class CmaIsolate(Op[tuple[int, int]]):
         return place
 
     def check(self, node: NodeState) -> None:
-        """Of a number of pages and their alignment."""
+        """Check the number of pages, the alignment and the pfn; `apply` checks the area."""
         check_below("count", self.count - 1, MAX_COUNT)
         check_below("align_order", self.align_order, NR_ORDERS)
         check_below("from_pfn", self.from_pfn, MAX_NODE_PAGES)
 
     def text(self, node: NodeState, result: tuple[int, int]) -> str:
-        """One line."""
+        """Return the op and its result as one line."""
         return f"cma_isolate area={self.area} count={self.count} -> {range_text(*result)}"
 
 
 @dataclass(frozen=True, slots=True)
 class CmaTake(Op[None]):
-    """Give an owner the isolated place, page by page, and put the rest of its pageblocks back. Busy."""
+    """Gives the isolated pages of a place to an owner, each as a block of order 0.
+
+    The rest of the place's pageblocks is returned to use. Busy if a page of the place is still in use.
+    """
 
     tag = "cma_take"
 
@@ -69,7 +76,7 @@ class CmaTake(Op[None]):
     end_pfn: int
 
     def apply(self, node: NodeState) -> None:
-        """All of the place, or nothing."""
+        """Take all pages of the place, or none."""
         slot = node.slots.make(self.owner)
         try:
             node.pgdat.take_contiguous(self.start_pfn, self.end_pfn, slot)
@@ -79,10 +86,10 @@ class CmaTake(Op[None]):
         node.pgdat.unisolate(*pageblocks_around(self.start_pfn, self.end_pfn), MIGRATE_CMA)
 
     def check(self, node: NodeState) -> None:
-        """Of an owner and a range."""
+        """Check the owner and the range."""
         check_owner(node, self.owner)
         check_pfn_range(self.start_pfn, self.end_pfn)
 
     def text(self, node: NodeState, result: None) -> str:
-        """One line."""
+        """Return the op and its result as one line."""
         return f"cma_take {owner_text(self.owner)} {range_text(self.start_pfn, self.end_pfn)}"

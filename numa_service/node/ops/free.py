@@ -1,4 +1,4 @@
-"""Giving pages back: blocks held by hand, and all that an owner has."""
+"""Ops that free: blocks that were allocated one by one, and everything that an owner has."""
 
 from __future__ import annotations
 
@@ -19,11 +19,16 @@ from numa_service.node.ops.op import Op
 from numa_service.node.owners import Owner
 from numa_service.node.pfns import check_pfns
 from numa_service.node.state import NodeState
+from numa_service.node.vm_areas import areas_of, end_areas
 
 
 @dataclass(slots=True)
 class Free(Op[int]):
-    """Free blocks held by hand, all or none; pages freed (__free_pages). NotFound, Precondition."""
+    """Frees blocks of one order that an owner holds, all or none (__free_pages).
+
+    The result is the number of pages freed. NotFound for a pfn that the node does not have or that is free;
+    Precondition for a page that is not such a block of the owner's.
+    """
 
     tag = "free"
     asked = True
@@ -32,11 +37,17 @@ class Free(Op[int]):
     cpu: int | None
     order: int
     pfns: bytes
-    #: The request is over then, and its CPU spends what it cost.
+    #: Also spend the cost of the request, as Spend does: this op is all of it.
     spends: bool = False
+    #: The blocks are of a request that failed: nobody but the asker knows of them.
+    undoes: bool = False
+
+    def owed(self, heard: bool) -> bool:
+        """Return whether nobody else would repeat the question: a client repeats its own request."""
+        return self.undoes
 
     def apply(self, node: NodeState) -> int:
-        """Free them; none, if one is not the owner's."""
+        """Free all blocks, or none if one must not be freed."""
         check_pfns(self.pfns)
         try:
             freed = node.pgdat.free_packed(self.cpu, self.order, node.slot_of(self.owner), self.pfns)
@@ -49,7 +60,7 @@ class Free(Op[int]):
         return freed
 
     def check(self, node: NodeState) -> None:
-        """Of blocks held by hand."""
+        """Check the owner, the order, the CPU and the length of the pfns; `apply` checks the blocks."""
         check_owner(node, self.owner)
         check_order(self.order)
         if self.cpu is not None:
@@ -57,18 +68,18 @@ class Free(Op[int]):
         check_pfns(self.pfns)
 
     def text(self, node: NodeState, result: int) -> str:
-        """One line."""
+        """Return the op and its result as one line."""
         return f"free {owner_text(self.owner)} -> {result} pages"
 
     @property
     def payload(self) -> int:
-        """Of the frame numbers."""
+        """Bytes of the pfns."""
         return len(self.pfns)
 
 
 @dataclass(frozen=True, slots=True)
 class FreeOwner(Op[int]):
-    """Free all that an owner has on this node; pages freed."""
+    """Frees everything that an owner has on this node; the result is the number of pages freed."""
 
     tag = "free_owner"
     asked = True
@@ -76,46 +87,56 @@ class FreeOwner(Op[int]):
     owner: Owner
 
     def apply(self, node: NodeState) -> int:
-        """Free what it holds by hand, then what its page table names."""
+        """Free the owner's blocks, the pages of its page table, its swap and its slot, and end its areas."""
+        end_areas(node, self.owner)
         return node.drop_owner(self.owner)
 
     def owed(self, heard: bool) -> bool:
-        """Nobody else would free it."""
+        """Return True: nothing else would free the pages."""
         return True
 
     def check(self, node: NodeState) -> None:
-        """Of an owner."""
+        """Check the owner."""
         check_owner(node, self.owner)
 
     def text(self, node: NodeState, result: int) -> str:
-        """One line."""
+        """Return the op and its result as one line."""
         return f"freeowner {owner_text(self.owner)} -> {result} pages"
 
 
 @dataclass(frozen=True, slots=True)
 class FreeDeadOwners(Op[int]):
-    """A node has booted anew: free what its owners of other lineages have here; pages freed.
+    """Frees the pages of a rebooted node's dead owners on this node; the result is the number of pages freed.
 
-    What sessions of this node had there is lost.
+    The sessions of this node that had pages there note that they have lost them.
     """
 
     tag = "free_dead_owners"
 
+    #: The node that has rebooted, and its new lineage.
     nid: int
     lineage: int
 
     def apply(self, node: NodeState) -> int:
-        """Note the loss, then free."""
+        """Note which sessions have lost pages, then free the dead owners' pages."""
         for session in node.sessions.values():
             if self.nid in session.holdings:
                 session.lost.add(self.nid)
+        for id in sorted(node.kmem.node_restarted(self.nid, self.lineage)):
+            node.sessions[id].lost.add(self.nid)
+        node.hugetlb.node_restarted(self.nid, self.lineage)
+        node.kmem.home_restarted(self.nid, self.lineage)
+        for area in areas_of(node.vmalloc) if node.vmalloc else ():
+            owner = Owner(*area.owner) if area.owner else node.kernel
+            if owner.nid == self.nid and owner.lineage < self.lineage:
+                end_areas(node, owner)
         return sum(node.drop_owner(owner) for owner in node.slots.restarted(self.nid, self.lineage))
 
     def check(self, node: NodeState) -> None:
-        """Of another node."""
+        """Check the node and the lineage."""
         check_nid(node, "node", self.nid)
         check_below("lineage", self.lineage, MAX_INT64)
 
     def text(self, node: NodeState, result: int) -> str:
-        """One line."""
+        """Return the op and its result as one line."""
         return f"free_dead_owners node={self.nid} lineage={self.lineage} -> {result} pages"

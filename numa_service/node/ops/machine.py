@@ -1,4 +1,4 @@
-"""What a node knows of the whole machine: sysctls, and the memory of other nodes."""
+"""Ops that change what a node knows of the whole machine: sysctls, and the memory of other nodes."""
 
 from __future__ import annotations
 
@@ -22,23 +22,31 @@ from numa_service.node.state import NodeState
 
 @dataclass(frozen=True, slots=True)
 class MemoryNotify(Op[None]):
-    """Memory of another node came or went."""
+    """Tells a node what memory another node has now, after memory hotplug there."""
 
     tag = "memory_notify"
     asked = True
 
     state: MemoryState
+    #: Version of the machine's record that has this state; 0 if the other node itself tells it.
+    version: int = 0
 
     def apply(self, node: NodeState) -> None:
-        """Recompute watermarks, pagesets and zonelists of this node."""
-        memory_notify(node.machine, self.state)
+        """Recompute this node's watermarks, pagesets and zonelists.
+
+        What the other node tells once more changes nothing: the record may have had more since.
+        """
+        if not self.version and self.state.sequence <= node.machine.memory_news.get(self.state.nid, -1):
+            return
+        memory_notify(node.machine, self.state, recorded=self.version > 0)
+        node.record_version = max(node.record_version, self.version)
 
     def owed(self, heard: bool) -> bool:
-        """Every node has to know."""
+        """Return True: every node has to know."""
         return True
 
     def check(self, node: NodeState) -> None:
-        """Of another node's zones."""
+        """Check that it is another node, and its zones' numbers of pages."""
         check_nid(node, "node", self.state.nid)
         if self.state.nid == node.nid:
             raise InvalidRequest("node", "its own memory a node knows")
@@ -46,25 +54,28 @@ class MemoryNotify(Op[None]):
         for _, present, managed in self.state.zones:
             check_below("managed_pages", managed, present + 1)
             check_below("present_pages", present, MAX_NODE_PAGES)
+        check_below("min_free_kbytes", self.state.min_free_kbytes, MAX_INT64)
+        check_below("followed", self.state.followed, MAX_INT64)
+        check_below("version", self.version, MAX_INT64)
 
     def text(self, node: NodeState, result: None) -> str:
-        """One line."""
+        """Return the op and its result as one line."""
         return f"memory_notify node{self.state.nid} {state_text(node, self.state)}"
 
 
 @dataclass(frozen=True, slots=True)
 class WriteSysctl(Op[None]):
-    """Write a sysctl, with its effects on this node. InvalidRequest."""
+    """Writes a sysctl, with its effects on this node. InvalidRequest for an unknown key or a bad value."""
 
     tag = "write_sysctl"
 
     key: str
     value: str
-    #: Of the machine's record that says so; 0: it was written here alone.
+    #: Version of the machine's record in which the sysctl was written; 0 if it is written on this node alone.
     version: int = 0
 
     def apply(self, node: NodeState) -> None:
-        """By the machine's rules for it."""
+        """Write the sysctl and recompute what depends on it."""
         try:
             node.machine.write_sysctl(self.key, self.value)
         except SpecError as e:
@@ -72,9 +83,9 @@ class WriteSysctl(Op[None]):
         node.record_version = max(node.record_version, self.version)
 
     def check(self, node: NodeState) -> None:
-        """Of its version. Whether there is such a sysctl, and what it may be, `apply` says."""
+        """Check the version; `apply` checks the key and the value."""
         check_below("version", self.version, MAX_INT64)
 
     def text(self, node: NodeState, result: None) -> str:
-        """One line."""
+        """Return the op and its result as one line."""
         return f"sysctl {self.key}={self.value}"

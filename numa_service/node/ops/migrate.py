@@ -1,4 +1,4 @@
-"""Pages of regions that move: within a node, or from one to another (``mm/migrate.c``)."""
+"""Ops of page migration: pages of regions move within a node, or between nodes (``mm/migrate.c``)."""
 
 from __future__ import annotations
 
@@ -24,22 +24,26 @@ from numa_service.node.state import NodeState
 
 @dataclass(frozen=True, slots=True)
 class MigratePages(Op[int]):
-    """Move pages of a region to pages of this node that it holds by hand; how many were moved.
+    """Moves pages of a region within this node; the result is the number of pages moved.
 
-    A page that is no longer where it was stays as it is: reclaim, or an access, was faster.
+    The targets are pages that were allocated for the region but are not in its page table yet. If a page has
+    meanwhile been reclaimed, or faulted in elsewhere, its target is freed instead.
     """
 
     tag = "migrate_pages"
 
+    #: The region.
     owner: Owner
     lru_kind: int
+    #: Whether the moved pages are dirty.
     dirty: bool
+    #: Page indexes in the region, and for each the old and the new pfn (all packed).
     indexes: bytes
     from_pfns: bytes
     to_pfns: bytes
 
     def apply(self, node: NodeState) -> int:
-        """With pgmigrate_success."""
+        """Move the pages and count them in pgmigrate_success."""
         slot = node.slots.get(self.owner)
         if slot is None:
             return 0
@@ -56,7 +60,7 @@ class MigratePages(Op[int]):
         return moved
 
     def check(self, node: NodeState) -> None:
-        """Of pages of this node."""
+        """Check the owner, the kind, and that the pfns are this node's, one pair for each index."""
         check_owner(node, self.owner)
         check_below("lru_kind", self.lru_kind, LRU_KIND_FILE + 1)
         check_indexes(self.indexes)
@@ -68,32 +72,34 @@ class MigratePages(Op[int]):
                 check_below(field, int(pages.max()), len(node.pgdat.pg.flags))
 
     def text(self, node: NodeState, result: int) -> str:
-        """One line."""
+        """Return the op and its result as one line."""
         return f"migrate {owner_text(self.owner)} pages={len(self.indexes) // 4} -> {result} pages"
 
     @property
     def payload(self) -> int:
-        """Of indexes, old and new frames."""
+        """Bytes of the indexes and of both lists of pfns."""
         return len(self.indexes) + len(self.from_pfns) + len(self.to_pfns)
 
 
 @dataclass(frozen=True, slots=True)
 class Remap(Op[bytes]):
-    """Pages of a region at home here have moved between nodes: one byte a page, 1 = noted.
+    """Notes at a region's home that pages of the region are to be on another node.
 
-    0: the page is no longer on the node that it moved from.
+    The result has one byte for each page: 1 if it was noted, 0 if the page is not recorded on `from_nid`.
     """
 
     tag = "remap"
     asked = True
 
+    #: The region, whose home is this node.
     owner: Owner
+    #: Packed page indexes in the region.
     indexes: bytes
     from_nid: int
     to_nid: int
 
     def apply(self, node: NodeState) -> bytes:
-        """Note the new node where the old one still stands."""
+        """Record `to_nid` for the pages that are recorded on `from_nid`."""
         region = node.regions.get(self.owner.id)
         indexes = unpack_indexes(self.indexes)
         if region is None or self.owner != node.owner(self.owner.id):
@@ -105,18 +111,18 @@ class Remap(Op[bytes]):
         return bytes(entered.astype(np.uint8))
 
     def owed(self, heard: bool) -> bool:
-        """Who asked has kept the pages, and the home may look for them elsewhere."""
+        """Return whether the home may have noted the move, which the asker abandons without an answer."""
         return heard
 
     def undo(self, result: bytes) -> Op[bytes] | None:
-        """They are where they were."""
+        """Return the op that notes the pages on their old node again."""
         noted = unpack_indexes(self.indexes)[np.frombuffer(result, dtype=np.uint8) != 0]
         if not len(noted):
             return None
         return Remap(self.owner, noted.tobytes(), self.to_nid, self.from_nid)
 
     def check(self, node: NodeState) -> None:
-        """Of pages that were migrated."""
+        """Check the owner, the nodes, and that the region has these indexes."""
         check_owner(node, self.owner)
         check_nid(node, "from_node", self.from_nid)
         check_nid(node, "to_node", self.to_nid)
@@ -126,20 +132,23 @@ class Remap(Op[bytes]):
             check_below("indexes", int(unpack_indexes(self.indexes).max()), len(region.nids))
 
     def text(self, node: NodeState, result: bytes) -> str:
-        """One line."""
+        """Return the op and its result as one line."""
         entered, pages = sum(result), len(self.indexes) // 4
         where = f"node{self.from_nid}->node{self.to_nid}"
         return f"remap {owner_text(self.owner)} {where} pages={pages} entered={entered}"
 
     @property
     def payload(self) -> int:
-        """Of the indexes."""
+        """Bytes of the indexes."""
         return len(self.indexes)
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseMigrated(Op[int]):
-    """Free the pages that another node has got; pages freed. What reclaim was faster to take is read back."""
+    """Frees the old pages after a migration to another node; the result is the number of pages freed.
+
+    Pages that reclaim has swapped out meanwhile count as read back from swap, and their slots are freed.
+    """
 
     tag = "release_migrated"
 
@@ -149,7 +158,7 @@ class ReleaseMigrated(Op[int]):
     indexes: bytes
 
     def apply(self, node: NodeState) -> int:
-        """With pgmigrate_success."""
+        """Free the pages and count them in pgmigrate_success."""
         pfns, indexes = unpack_pfns(self.pfns), unpack_indexes(self.indexes)
         slot = node.slots.get(self.owner)
         freed = node.pgdat.release(slot, indexes, None, pfns) if slot is not None else 0
@@ -159,17 +168,17 @@ class ReleaseMigrated(Op[int]):
         return freed
 
     def check(self, node: NodeState) -> None:
-        """Of pages of a region."""
+        """Check the owner, the kind, the indexes and the pfns."""
         check_owner(node, self.owner)
         check_below("lru_kind", self.lru_kind, LRU_KIND_FILE + 1)
         check_indexes(self.indexes)
         check_frames("pfns", self.pfns, self.indexes)
 
     def text(self, node: NodeState, result: int) -> str:
-        """One line."""
+        """Return the op and its result as one line."""
         return f"release_migrated {owner_text(self.owner)} pages={len(self.pfns) // 8} -> {result} pages"
 
     @property
     def payload(self) -> int:
-        """Of frames and indexes."""
+        """Bytes of the pfns and the indexes."""
         return len(self.pfns) + len(self.indexes)

@@ -1,8 +1,8 @@
-"""What an op is: one synchronous step on one node, as plain data that knows how it is carried out.
+"""The base class of ops. An op is one synchronous step on one node: plain data that can be applied.
 
-All that concerns an op stands in its class: fields, result, :meth:`Op.apply`, :meth:`Op.check` of what came
-from outside, :meth:`Op.text` for transcripts, the size of its :attr:`Op.payload`, and its :attr:`Op.tag`, by
-which :func:`decode` finds it again. The log of a node is a sequence of these.
+Everything about an op is in its class: its fields, the type of its result, :meth:`Op.apply`,
+:meth:`Tagged.check` for ops from other nodes, :meth:`Op.text` for transcripts, :attr:`Op.payload` for its
+size, and :attr:`Tagged.tag`, by which :func:`decode` finds the class. The log of a node is a sequence of ops.
 """
 
 from __future__ import annotations
@@ -21,55 +21,59 @@ from numa_service.node.state import NodeState
 
 R = TypeVar("R")
 
-#: Everything that has a tag.
+#: Every op, and every request between nodes (``node/requests.py``), by its tag.
 TAGGED: dict[str, type[Tagged[Any]]] = {}
 #: Every op by its tag.
 OPS: dict[str, type[Op[Any]]] = {}
 
 
 class Tagged(ABC, Generic[R]):
-    """What can be logged, and asked of another node: plain data with a tag; `R` is what it leads to."""
+    """Plain data that can be encoded, and that another node may ask for; its result is an `R`."""
 
     __slots__ = ()
 
-    #: Its name in logs, on the wire and in transcripts; never given to another one.
+    #: Its name when encoded: unique, and never reused for something else.
     tag: ClassVar[str]
     #: Whether another node may ask for it.
     asked: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         if "tag" in cls.__dict__:
-            # a dataclass with slots is made twice: the second class is the one that stays
+            # a dataclass with slots is made twice, and the second class is the one in use
             other = TAGGED.get(cls.tag)
             assert other is None or other.__qualname__ == cls.__qualname__, f"two are {cls.tag}"
             TAGGED[cls.tag] = cls
 
     @abstractmethod
     def check(self, node: NodeState) -> None:
-        """Raise InvalidRequest, with the field, for values that must not be carried out.
+        """Raise InvalidRequest, naming the field, for values that must not reach :meth:`Op.apply`.
 
-        Kernels check no bounds. Whether what it names exists, and who owns it, is found out later.
+        Compiled kernels check no bounds. Whether the things that it names exist, and whose they are, is
+        checked when it is applied.
         """
 
     def owed(self, heard: bool) -> bool:
-        """Whether it is asked again until it is answered; `heard`: the other node may have carried it out."""
+        """Return whether the question, if it got no answer, has to be repeated until it is answered.
+
+        `heard` is False if the question was not sent; otherwise the other node may have carried it out.
+        """
         return False
 
     def undo(self, result: R) -> Op[Any] | None:
-        """What takes back an answer that came too late to be used; None: nothing has to be."""
+        """Return the op that undoes an answer that came too late to be used; None if none is needed."""
         return None
 
 
 class Op(Tagged[R]):
-    """One step; `R` is what applying it returns.
+    """One synchronous step on a node; applying it returns an `R`.
 
-    Ops are immutable by convention. Alloc, Free and Spend, of which every request makes some, skip
-    ``frozen=True``: it makes construction five times as slow.
+    Ops are immutable by convention. Alloc, Free, Spend and Remember, of which every request makes some, are
+    dataclasses without ``frozen=True``, which makes construction five times as slow.
     """
 
     __slots__ = ()
 
-    #: Name of the daemons that may have something to do when it has been applied.
+    #: Name of the daemons that may have work after this op; "" for none.
     wakes: ClassVar[str] = ""
 
     def __init_subclass__(cls) -> None:
@@ -78,29 +82,29 @@ class Op(Tagged[R]):
 
     @abstractmethod
     def apply(self, node: NodeState) -> R:
-        """Carry it out. An op that raises NodeError has changed nothing."""
+        """Carry out the step. An op that raises NodeError must have changed nothing."""
 
     @abstractmethod
     def text(self, node: NodeState, result: R) -> str:
-        """The op and its result as a line of a transcript; "" for one that only accounts for time.
+        """Return the op and its result as a line of a transcript; "" for an op that transcripts leave out.
 
-        `node` is as the op has left it.
+        `node` is in the state in which the op has left it.
         """
 
     @property
     def payload(self) -> int:
-        """Bytes of page numbers and indexes that it carries."""
+        """Bytes of its variable-sized fields, for the limit of the log's size."""
         return 0
 
 
 def encode(op: Tagged[Any]) -> bytes:
-    """An op, or a request of another node, as msgpack: its tag, and its fields in order."""
+    """Return an op, or a request between nodes, as msgpack: its tag, then its fields in order."""
     packed: bytes = msgpack.packb((op.tag, *(getattr(op, name) for name, _ in _codec(type(op)))))
     return packed
 
 
 def decode(data: bytes) -> Tagged[Any]:
-    """Inverse of :func:`encode`; ValueError for what is no op."""
+    """Return the op that :func:`encode` encoded; ValueError for bytes that are not an op."""
     try:
         tag, *values = msgpack.unpackb(data)
         kind = TAGGED[tag]
@@ -114,14 +118,17 @@ def decode(data: bytes) -> Tagged[Any]:
 
 @lru_cache(maxsize=256)
 def _codec(kind: type[Tagged[Any]]) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
-    """Names of an op's fields, and what makes a field of what msgpack has read."""
+    """Return (name, reader) of each field of an op; see :func:`_reader`."""
     hints = typing.get_type_hints(kind)
-    # every op is a dataclass; Tagged, which they have in common, is not
+    # every subclass is a dataclass, but Tagged itself is not, as mypy notes
     return tuple((field.name, _reader(hints[field.name])) for field in fields(kind))  # type: ignore[arg-type]
 
 
 def _reader(hint: Any) -> Callable[[Any], Any]:
-    """What gives a msgpack value the type of a field: lists become tuples, and tuples with names."""
+    """Return a function that converts a msgpack value to a field's type.
+
+    Lists become tuples or NamedTuples. It raises ValueError or TypeError for a value of another type.
+    """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         (inner,) = (_reader(arg) for arg in args if arg is not types.NoneType)
@@ -133,7 +140,7 @@ def _reader(hint: Any) -> Callable[[Any], Any]:
         return _row(tuple, [_reader(arg) for arg in args])
     if isinstance(hint, type) and issubclass(hint, tuple):
         hints = typing.get_type_hints(hint)
-        # a tuple with names: no type says so
+        # a NamedTuple: there is no static type for these
         return _row(lambda items: hint(*items), [_reader(hints[name]) for name in hint._fields])  # type: ignore[attr-defined]
     if hint not in (int, bool, str, bytes):
         raise TypeError(f"an op cannot have a field of {hint}")

@@ -1,4 +1,4 @@
-"""What passes between nodes, and between a node and its clients, as far as a later answer depends on it."""
+"""Ops of the protocol between nodes and with clients: first replies, and questions to be repeated."""
 
 from __future__ import annotations
 
@@ -20,29 +20,31 @@ MAX_REQUEST_ID = 256
 
 @dataclass(slots=True)
 class Remember(Op[None]):
-    """A request was carried out: keep its reply, for who repeats it."""
+    """Keeps the reply to a request that was carried out, as the answer to repeats of the request."""
 
     tag = "remember"
 
+    #: The session or node that asked (``first_replies.Key``).
     asker: int
     request_id: str
-    #: Tells the request from another one under the same id.
+    #: Digest of the request: a different request under the same id is refused.
     digest: int
+    #: Type of the reply, by which the shell unpacks it.
     kind: str
-    #: Not shown: that of an opening has the token of its session.
+    #: Not part of repr(), as the reply to OpenSession has the session's token.
     reply: bytes = field(repr=False)
     now_ns: int
-    #: [start, end) of the lists of page numbers in `reply`, where that is worth it: they are kept short.
+    #: [start, end) of the lists of pfns in `reply` that are to be stored in short form (``folded.py``).
     lists: tuple[tuple[int, int], ...] = ()
 
     def apply(self, node: NodeState) -> None:
-        """Under who asked, and its request id."""
+        """Keep the reply under the asker and the request id."""
         reply = fold(self.reply, self.lists) if self.lists else self.reply
         first = FirstReply(self.digest, self.kind, reply)
         node.replies.remember((self.asker, self.request_id), first, self.now_ns)
 
     def check(self, node: NodeState) -> None:
-        """Of an id that nobody used, and lists within the reply."""
+        """Check that the id has no reply yet, and that the lists are within the reply."""
         if not 0 < len(self.request_id) <= MAX_REQUEST_ID:
             raise InvalidRequest("request_id", f"not 1 to {MAX_REQUEST_ID} characters")
         if (self.asker, self.request_id) in node.replies:
@@ -55,104 +57,105 @@ class Remember(Op[None]):
             at = end
 
     def text(self, node: NodeState, result: None) -> str:
-        """Nothing: every request has one."""
+        """Return "": every request has this op."""
         return ""
 
     @property
     def payload(self) -> int:
-        """Of the reply."""
+        """Bytes of the reply."""
         return len(self.reply)
 
 
 @dataclass(frozen=True, slots=True)
 class ForgetReplies(Op[None]):
-    """Drop first replies that nobody will ask for again, as far as there are too many."""
+    """Drops the first replies that are too old to be asked for again, while there are too many."""
 
     tag = "forget_replies"
 
     now_ns: int
 
     def apply(self, node: NodeState) -> None:
-        """By their age."""
+        """Drop the old replies."""
         node.replies.forget_old(self.now_ns)
 
     def check(self, node: NodeState) -> None:
-        """Of a time."""
+        """Check the time."""
         check_below("now_ns", self.now_ns, MAX_INT64)
 
     def text(self, node: NodeState, result: None) -> str:
-        """Nothing."""
+        """Return "": the op only accounts for time."""
         return ""
 
 
 @dataclass(frozen=True, slots=True)
 class NumberQuestion(Op[int]):
-    """The number of the next question to another node."""
+    """Takes the next number for a question to another node, which makes its request id unique."""
 
     tag = "number_question"
 
     def apply(self, node: NodeState) -> int:
-        """Never given before in this epoch."""
+        """Return a number that was not returned before in this epoch."""
         node.outbox.asked += 1
         return node.outbox.asked
 
     def check(self, node: NodeState) -> None:
-        """It says nothing."""
+        """Accept: the op has no fields."""
 
     def text(self, node: NodeState, result: int) -> str:
-        """Nothing: the question itself is seen where it is answered."""
+        """Return "": a transcript has the question as an op of the node that answers it."""
         return ""
 
 
 @dataclass(frozen=True, slots=True)
 class Owe(Op[None]):
-    """A question to another node has no answer, and must not be lost."""
+    """Keeps a question that another node has not answered, so that it is repeated until it is answered."""
 
     tag = "owe"
     wakes = "settle"
 
     nid: int
     request_id: str
-    #: The op that was asked for, encoded.
+    #: The op or request that was asked for, encoded.
     question: bytes
+    #: The owner whose pages it concerns, if any.
     owner: Owner | None
     now_ns: int
 
     def apply(self, node: NodeState) -> None:
-        """Behind what that node owes already."""
+        """Append the question to those that the node has not answered."""
         node.outbox.owe(self.nid, Question(self.request_id, self.question, self.owner), self.now_ns)
 
     def check(self, node: NodeState) -> None:
-        """Of a node, and an op that may be asked for."""
+        """Check the node, the time, and that other nodes may ask for the op."""
         check_nid(node, "node", self.nid)
         check_below("now_ns", self.now_ns, MAX_INT64)
         check_question(self.question)
 
     def text(self, node: NodeState, result: None) -> str:
-        """One line."""
+        """Return the op and its result as one line."""
         return f"owes node{self.nid} {decode(self.question).tag}"
 
     @property
     def payload(self) -> int:
-        """Of the question."""
+        """Bytes of the question."""
         return len(self.question)
 
 
 @dataclass(frozen=True, slots=True)
 class Settle(Op[None]):
-    """A node that was away has answered the oldest question that it owed an answer to."""
+    """Removes the oldest question that a node has not answered: it has answered now."""
 
     tag = "settle"
     wakes = "settle"
 
     nid: int
-    #: Encoded: the op that undoes what was answered; None when there is nothing to undo.
+    #: The encoded op that undoes what the node has done; None if nothing has to be undone.
     back: bytes | None
-    #: Why it refused.
+    #: The text of the error, if the node refused.
     refused: str = ""
 
     def apply(self, node: NodeState) -> None:
-        """Cross it out; what undoes it is asked next, under a name that follows from the question's."""
+        """Remove the question. `back` is asked next, under a request id derived from the question's."""
         undo = None
         if self.back is not None:
             first = node.outbox.debts[self.nid].questions[0]
@@ -160,21 +163,21 @@ class Settle(Op[None]):
         node.outbox.settle(self.nid, undo)
 
     def check(self, node: NodeState) -> None:
-        """Of a node that owes an answer."""
+        """Check that the node owes an answer, and that other nodes may ask for `back`."""
         if not node.outbox.is_away(self.nid):
             raise InvalidRequest("node", f"{self.nid} owes nothing")
         if self.back is not None:
             check_question(self.back)
 
     def text(self, node: NodeState, result: None) -> str:
-        """One line."""
+        """Return the op and its result as one line."""
         back = f", gives back by {decode(self.back).tag}" if self.back is not None else ""
         return f"settled with node{self.nid}{back}{f': {self.refused}' if self.refused else ''}"
 
 
 @dataclass(frozen=True, slots=True)
 class Postpone(Op[None]):
-    """A node that owes answers is still away: it is asked again later."""
+    """Delays the next repeat of questions to a node that still does not answer."""
 
     tag = "postpone"
 
@@ -182,23 +185,23 @@ class Postpone(Op[None]):
     now_ns: int
 
     def apply(self, node: NodeState) -> None:
-        """Twice as long each time, up to a second."""
+        """Set the time of the next repeat; the delay doubles each time, up to a second."""
         node.outbox.postpone(self.nid, self.now_ns)
 
     def check(self, node: NodeState) -> None:
-        """Of a node that owes an answer."""
+        """Check that the node owes an answer, and the time."""
         if not node.outbox.is_away(self.nid):
             raise InvalidRequest("node", f"{self.nid} owes nothing")
         check_below("now_ns", self.now_ns, MAX_INT64)
 
     def text(self, node: NodeState, result: None) -> str:
-        """Nothing: it only keeps time."""
+        """Return "": the op only changes times."""
         return ""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerBack(Op[None]):
-    """A node that was away may be back: what it owes is asked for at once."""
+    """Repeats the questions to a node without further delay, because the node may be back."""
 
     tag = "peer_back"
     wakes = "settle"
@@ -207,21 +210,21 @@ class PeerBack(Op[None]):
     now_ns: int
 
     def apply(self, node: NodeState) -> None:
-        """Do not wait for the next time."""
+        """Make the next repeat due now."""
         node.outbox.hurry(self.nid, self.now_ns)
 
     def check(self, node: NodeState) -> None:
-        """Of a node."""
+        """Check the node and the time."""
         check_nid(node, "node", self.nid)
         check_below("now_ns", self.now_ns, MAX_INT64)
 
     def text(self, node: NodeState, result: None) -> str:
-        """Nothing."""
+        """Return "": the op only accounts for time."""
         return ""
 
 
 def check_question(question: bytes) -> Tagged[Any]:
-    """What another node is asked for; InvalidRequest when none may ask for it."""
+    """Decode a question to another node; InvalidRequest if it is no op, or one that may not be asked for."""
     try:
         op = decode(question)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Reclaim: what a request that finds too little does to a node, and each step of its kswapd."""
+"""Ops of reclaim: waking kswapd, its steps, direct reclaim, and draining of pagesets (``mm/vmscan.c``)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numa_service.mm.pgdata import (
     KSWAPD_ORDER,
     KSWAPD_WOKEN,
 )
-from numa_service.mm.profile import PASS_WHOLE
+from numa_service.mm.variants import PASS_WHOLE
 from numa_service.mm.vmscan import NO_LIMIT, kswapd_target
 from numa_service.mm.vmstat import PAGEOUTRUN
 from numa_service.node.kswapd import BOOST_PRIORITY, STEP_PAGES, KswapdRun
@@ -32,28 +32,28 @@ from numa_service.node.state import NodeState
 
 @dataclass(frozen=True, slots=True)
 class WakeKswapd(Op[bool]):
-    """wakeup_kswapd(); True when it was asleep and is wanted."""
+    """Wakes kswapd if the node needs it (wakeup_kswapd); the result is True if it was asleep and is woken."""
 
     tag = "wake_kswapd"
     asked = True
 
     order: int
     highest_zoneidx: int
-    #: Of the request, for tracepoints.
+    #: The gfp flags of the request, for tracepoints.
     gfp: int = 0
 
     def apply(self, node: NodeState) -> bool:
-        """Note what it is wanted for."""
+        """Wake kswapd for an order and a highest zone."""
         return node.pgdat.wakeup_kswapd(self.order, self.highest_zoneidx)
 
     def check(self, node: NodeState) -> None:
-        """Of a request's order, zone and flags."""
+        """Check the order, the zone and the flags."""
         check_order(self.order)
         check_zoneidx(node, self.highest_zoneidx)
         check_bits("gfp_flags", self.gfp, GFP_BITS)
 
     def text(self, node: NodeState, result: bool) -> str:
-        """One line."""
+        """Return the op and its result as one line."""
         outcome = "woken" if result else "not needed"
         zone = node.pgdat.zone_names[self.highest_zoneidx]
         return f"wakeup_kswapd order={self.order} classzone={zone} {outcome}"
@@ -61,16 +61,17 @@ class WakeKswapd(Op[bool]):
 
 @dataclass(frozen=True, slots=True)
 class ReclaimResult:
-    """One step of reclaim. Pages."""
+    """What one pass of direct reclaim did, in pages."""
 
     scanned: int
     reclaimed: int
+    #: PATH_* work counters.
     path: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Reclaim(Op[ReclaimResult]):
-    """Direct reclaim: one pass over this node's LRU lists (shrink_node)."""
+    """Makes one pass of direct reclaim over this node's LRU lists (shrink_node)."""
 
     tag = "reclaim"
     asked = True
@@ -80,7 +81,7 @@ class Reclaim(Op[ReclaimResult]):
     nr_to_reclaim: int
 
     def apply(self, node: NodeState) -> ReclaimResult:
-        """Scan the lists' share that the priority says."""
+        """Scan the share of the lists that the priority gives: size >> priority."""
         node.forget_path()
         scanned, reclaimed = node.pgdat.shrink(self.highest_zoneidx, self.priority, self.nr_to_reclaim)
         if reclaimed:
@@ -88,23 +89,23 @@ class Reclaim(Op[ReclaimResult]):
         return ReclaimResult(scanned, reclaimed, node.take_path())
 
     def check(self, node: NodeState) -> None:
-        """Of a zone, a priority, and as many pages as one request may have."""
+        """Check the zone, the priority, and that a request may have so many pages."""
         check_zoneidx(node, self.highest_zoneidx)
         check_below("priority", self.priority, DEF_PRIORITY + 1)
         check_below("nr_to_reclaim_pages", self.nr_to_reclaim, MAX_REQUEST_PAGES + 1)
 
     def text(self, node: NodeState, result: ReclaimResult) -> str:
-        """One line."""
+        """Return the op and its result as one line."""
         done = f"scanned={result.scanned} reclaimed={result.reclaimed}"
         return f"direct_reclaim priority={self.priority} {done}"
 
 
 @dataclass(frozen=True, slots=True)
 class DrainPagesets(Op[int]):
-    """Last resorts before a request gives up; pages that the pagesets had.
+    """Drains all pagesets, and releases a high-atomic pageblock, before a request gives up.
 
-    Releases one high-atomic pageblock of `zones` (unreserve_highatomic_pageblock; `force`: even the last),
-    then empties the pagesets (drain_all_pages).
+    The pageblock is one of `zones` (unreserve_highatomic_pageblock; with `force` even the last one). Then the
+    pagesets of all CPUs are emptied (drain_all_pages). The result is the number of pages that they had.
     """
 
     tag = "drain_pagesets"
@@ -115,7 +116,7 @@ class DrainPagesets(Op[int]):
     force: bool = False
 
     def apply(self, node: NodeState) -> int:
-        """First the reserve, then the pagesets."""
+        """Release the reserve, then empty the pagesets."""
         if self.zones:
             node.pgdat.unreserve_highatomic(self.zones, self.migratetype, self.force)
         pages = int(node.pgdat.pg.pcp_count.sum())
@@ -123,33 +124,36 @@ class DrainPagesets(Op[int]):
         return pages
 
     def check(self, node: NodeState) -> None:
-        """Of zones and a migratetype."""
+        """Check the zones and the migratetype."""
         check_zones(node, self.zones)
         check_migratetype(self.migratetype)
 
     def text(self, node: NodeState, result: int) -> str:
-        """One line."""
+        """Return the op and its result as one line."""
         names = ",".join(node.pgdat.zone_names[zone] for zone in self.zones) or "-"
         return f"drain_all_pages highatomic={names}{' force' if self.force else ''} -> {result} pages"
 
 
 class KswapdDid(IntEnum):
-    """What a step of kswapd was."""
+    """What a step of kswapd did."""
 
-    #: Its run has begun.
+    #: A run began.
     BEGAN = 0
-    #: The node was balanced, or is not and boosts have to wait: nothing was scanned.
+    #: It checked the watermarks and scanned nothing: the node is balanced, or boosted reclaim has to wait
+    #: because the node is not.
     LOOKED = 1
+    #: It scanned LRU lists.
     SCANNED = 2
+    #: The run ended.
     SLEPT = 3
 
 
 @dataclass(frozen=True, slots=True)
 class KswapdStepResult:
-    """One step of kswapd. Pages."""
+    """What one step of kswapd did; amounts are in pages."""
 
     did: KswapdDid
-    #: Of the run, as the step found it; of one that has begun, what it was woken for.
+    #: For BEGAN: what the run was woken for.
     order: int = 0
     highest_zoneidx: int = 0
     priority: int = 0
@@ -157,9 +161,9 @@ class KswapdStepResult:
     balanced: bool = False
     scanned: int = 0
     reclaimed: int = 0
-    #: The pass that it scanned in is not over: the next step goes on with it.
+    #: Whether the pass over the LRU lists is unfinished, and the next step continues it.
     in_pass: bool = False
-    #: It was woken while it worked, and must go on after it has slept.
+    #: Whether kswapd was woken during the run, so that another run follows.
     wanted_again: bool = False
 
     @property
@@ -170,18 +174,18 @@ class KswapdStepResult:
 
 @dataclass(frozen=True, slots=True)
 class KswapdStep(Op[KswapdStepResult]):
-    """kswapd goes on by one bounded step: it begins its run, scans, or goes to sleep (balance_pgdat).
+    """Makes one bounded step of kswapd: it begins a run, checks, scans, or goes to sleep (balance_pgdat).
 
-    A pass scans the share of the LRU lists that its priority says, in as many steps as that takes. Before a
-    pass it looks whether the node is balanced, after a pass whether priority is to rise (its number to fall).
-    A balanced node that has boosted watermarks gives up as many clean pages as they were boosted by; one that
-    is not balanced is balanced first.
+    A pass scans the share of the LRU lists that its priority gives, in as many steps as that takes. Before a
+    pass kswapd checks whether the node is balanced; after a pass it decides whether to raise the priority (to
+    lower its number). On a balanced node with boosted watermarks, it reclaims as many clean pages as the
+    boosts amount to; a node that is not balanced is balanced first.
     """
 
     tag = "kswapd_step"
 
     def apply(self, node: NodeState) -> KswapdStepResult:
-        """By where the run stands."""
+        """Make the step that the state of the run calls for."""
         run = node.kswapd.run
         if run is None:
             return self._begin(node)
@@ -196,7 +200,7 @@ class KswapdStep(Op[KswapdStepResult]):
     def _begin(self, node: NodeState) -> KswapdStepResult:
         pg = node.pgdat.pg
         order, highest = int(pg.kswapd[KSWAPD_ORDER]), int(pg.kswapd[KSWAPD_HIGHEST_ZONEIDX])
-        # what is asked for from here on is for the next run
+        # what wakeups ask for from now on is for the next run
         pg.kswapd[KSWAPD_ORDER] = pg.kswapd[KSWAPD_HIGHEST_ZONEIDX] = 0
         node.pgdat.set_reclaim_active(True)
         pg.vm_event[PAGEOUTRUN] += 1
@@ -206,19 +210,19 @@ class KswapdStep(Op[KswapdStepResult]):
         return KswapdStepResult(KswapdDid.BEGAN, order, highest)
 
     def _look(self, node: NodeState, run: KswapdRun) -> KswapdStepResult | None:
-        """Whether there is need of another pass: None if so."""
+        """Check whether another pass is needed; return None if it is, else the result of the step."""
         priority, boosted = run.priority, run.boost > 0
         run.balanced = node.pgdat.balanced(run.order, run.highest_zoneidx)
         if run.balanced == boosted:
             return None
         if run.balanced:
             run.over = True
-        else:  # first the plain watermarks
+        else:  # the watermarks proper come before the boosts
             run.boost, run.priority = 0, DEF_PRIORITY
         return KswapdStepResult(KswapdDid.LOOKED, priority=priority, boosted=boosted, balanced=run.balanced)
 
     def _scan(self, node: NodeState, run: KswapdRun) -> KswapdStepResult:
-        """Begin a pass at the run's priority, or go on with the one that it is in."""
+        """Scan up to STEP_PAGES pages, in a new pass at the run's priority or in the unfinished one."""
         pgdat, priority, boosted = node.pgdat, run.priority, run.boost > 0
         if not pgdat.in_pass:
             pgdat.begin_kswapd_pass(run.highest_zoneidx, priority, may_write=not boosted)
@@ -241,27 +245,27 @@ class KswapdStep(Op[KswapdStepResult]):
         )
 
     def _end_pass(self, node: NodeState, run: KswapdRun) -> None:
-        """Raise the priority if the pass scanned less than it aimed at, or reclaimed nothing."""
+        """End a pass: raise the priority if it scanned less than its target, or reclaimed nothing."""
         scanned, reclaimed, target = node.pgdat.end_kswapd_pass()
         rises = scanned < target and not (run.boost and run.priority == BOOST_PRIORITY)
         run.boost -= min(run.boost, reclaimed)
         if run.order and run.reclaimed >= 2 << run.order:
             run.order = 0
         if run.boost and not reclaimed:
-            run.over = True  # what is clean is gone; the rest would have to be written
+            run.over = True  # no clean pages are left, and boosted reclaim does not write
         elif rises or not reclaimed:
             run.priority -= 1
             run.over = run.priority < 1
 
     def _end_whole_pass(self, node: NodeState, run: KswapdRun) -> None:
-        """Raise the priority, or begin anew at the lowest one if there was progress (3.0)."""
+        """End a pass of linux-3.0: raise the priority, or reset it to DEF_PRIORITY after progress."""
         node.pgdat.end_kswapd_pass()
         gone_through = run.priority == 0
         progress = run.reclaimed_since_restart >= SWAP_CLUSTER_MAX
         if not progress and not gone_through:
             run.priority -= 1
         elif not progress and not run.order:
-            run.over = True  # a kernel would go on until each zone is all_unreclaimable
+            run.over = True  # the kernel would go on until every zone is all_unreclaimable
         else:
             if not progress:
                 run.order = 0
@@ -272,7 +276,7 @@ class KswapdStep(Op[KswapdStepResult]):
     def _sleep(self, node: NodeState, run: KswapdRun) -> KswapdStepResult:
         pg = node.pgdat.pg
         for zone, boost in enumerate(run.boosts):
-            # the boosts that it began with end, whether it got anywhere or not; increments since stay
+            # take back the boosts that the run began with, with or without success; later boosts stay
             pg.watermark_boost[zone] -= min(boost, int(pg.watermark_boost[zone]))
         if run.reclaimed or run.balanced:
             pg.kswapd[KSWAPD_FAILURES] = 0
@@ -290,10 +294,10 @@ class KswapdStep(Op[KswapdStepResult]):
         )
 
     def check(self, node: NodeState) -> None:
-        """It says nothing: where the run stands is the node's to know."""
+        """Accept: the op has no fields, as the run is state of the node."""
 
     def text(self, node: NodeState, result: KswapdStepResult) -> str:
-        """By what it was."""
+        """Return one line that says what the step did."""
         done = f"scanned={result.scanned} reclaimed={result.reclaimed}"
         match result.did:
             case KswapdDid.BEGAN:

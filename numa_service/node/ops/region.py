@@ -1,4 +1,4 @@
-"""Regions: at home the node of each page, and what becomes of their pages where those are."""
+"""Ops of regions: those of the home, which records the node of each page, and those of nodes with pages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.mm.vmstat import PATH_SWAPPED
 from numa_service.node.errors import InvalidRequest
 from numa_service.node.load import Report
-from numa_service.node.mempolicy import PolicyMode
 from numa_service.node.ops.fields import (
     MAX_REGION_PAGES,
     check_below,
@@ -19,44 +18,52 @@ from numa_service.node.ops.fields import (
     check_indexes,
     check_nid,
     check_owner,
+    check_policy,
     check_report,
     owner_text,
+    policy_text,
 )
 from numa_service.node.ops.op import Op
 from numa_service.node.owners import Owner
 from numa_service.node.pfns import unpack_indexes, unpack_pfns
-from numa_service.node.session import Region
+from numa_service.node.session_state import Region
 from numa_service.node.state import NodeState
 
 
 @dataclass(frozen=True, slots=True)
 class TouchResult:
-    """Which of the pages are still there."""
+    """Which of the touched pages are on the node."""
 
-    #: One byte a page: 0 resident, 1 gone.
+    #: One byte for each page: 0 = resident, 1 = gone.
     gone: bytes
-    #: Gone pages that were in swap here, and were read back.
+    #: Number of gone pages that were in this node's swap and were read back.
     swapped_in: int
+    #: PATH_* work counters.
     path: tuple[int, ...]
-    #: As in AllocResult.
+    #: Virtual ns that an access to this node's memory waits now.
     wait_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Touch(Op[TouchResult]):
-    """Access pages of a region on this node."""
+    """Accesses pages of a region that were allocated on this node."""
 
     tag = "touch"
     asked = True
 
+    #: The region.
     owner: Owner
+    #: Packed page indexes in the region.
     indexes: bytes
     write: bool
-    #: Of the node that asks.
+    #: The asking node's report of its traffic to this node's memory.
     report: Report | None = None
 
     def apply(self, node: NodeState) -> TouchResult:
-        """Set referenced and dirty bits; read back from swap what is gone."""
+        """Set the pages' referenced and dirty bits, and read the gone ones back from swap.
+
+        A page that is read back gets no memory here: the region's home allocates for it.
+        """
         node.forget_path()
         slot = node.slots.get(self.owner)
         gone = node.pgdat.touch(node.slot_of(self.owner), unpack_indexes(self.indexes), self.write)
@@ -68,52 +75,55 @@ class Touch(Op[TouchResult]):
         return TouchResult(gone.tobytes(), swapped, tuple(path), node.load.memory.wait_ns)
 
     def check(self, node: NodeState) -> None:
-        """Of an access to pages of a region."""
+        """Check the report, the owner and the indexes."""
         check_report(node, self.report)
         check_owner(node, self.owner)
         check_indexes(self.indexes)
 
     def text(self, node: NodeState, result: TouchResult) -> str:
-        """One line."""
+        """Return the op and its result as one line."""
         pages, gone = len(self.indexes) // 4, sum(result.gone)
         return f"touch {owner_text(self.owner)} pages={pages} gone={gone} swapped_in={result.swapped_in}"
 
     @property
     def payload(self) -> int:
-        """Of the indexes."""
+        """Bytes of the indexes."""
         return len(self.indexes)
 
 
 @dataclass(frozen=True, slots=True)
 class Release(Op[int]):
-    """Free the pages that a region still has at these indexes; pages freed."""
+    """Frees the pages that a region has at some indexes; the result is the number of pages freed."""
 
     tag = "release"
     asked = True
 
+    #: The region.
     owner: Owner
     cpu: int | None
+    #: Packed page indexes in the region.
     indexes: bytes
-    #: Of pages that were got and are not wanted: only these are freed, not what the region has there by now.
+    #: If given, one pfn for each index: the page at an index is freed only if it has that pfn, and not if the
+    #: region has got another page there since.
     pfns: bytes = b""
 
     def apply(self, node: NodeState) -> int:
-        """Free them; indexes without a page are passed over."""
+        """Free the pages; indexes without a page are skipped."""
         slot = node.slots.get(self.owner)
         if slot is None:
             return 0
         pfns = unpack_pfns(self.pfns) if self.pfns else None
         freed = node.pgdat.release(slot, unpack_indexes(self.indexes), self.cpu, pfns)
-        # pages that came too late for their region: its end has passed here, or passes this node by
+        # if the region has ended meanwhile, nothing else will free its slot
         node.forget_if_empty(self.owner)
         return freed
 
     def owed(self, heard: bool) -> bool:
-        """Nobody else would free them."""
+        """Return True: nothing else would free the pages."""
         return True
 
     def check(self, node: NodeState) -> None:
-        """Of pages of a region."""
+        """Check the owner, the CPU, the indexes and the pfns."""
         check_owner(node, self.owner)
         if self.cpu is not None:
             check_cpu(node, self.cpu)
@@ -122,64 +132,88 @@ class Release(Op[int]):
             check_frames("pfns", self.pfns, self.indexes)
 
     def text(self, node: NodeState, result: int) -> str:
-        """One line."""
+        """Return the op and its result as one line."""
         return f"release {owner_text(self.owner)} -> {result} pages"
 
     @property
     def payload(self) -> int:
-        """Of indexes, and frames if there are any."""
+        """Bytes of the indexes and the pfns."""
         return len(self.indexes) + len(self.pfns)
 
 
 @dataclass(frozen=True, slots=True)
 class MapRegion(Op[int]):
-    """Make a region; its number. NotFound."""
+    """Makes a region at its home; the result is its id. NotFound for an unknown session."""
 
     tag = "map_region"
 
     session: int
     lru_kind: int
     nr_pages: int
-    #: Policy mode and nodes.
-    policy: tuple[int, tuple[int, ...]]
+    #: The memory policy, as Policy.plain().
+    policy: tuple[int, tuple[int, ...], int, int]
 
     def apply(self, node: NodeState) -> int:
-        """Make it, with no page anywhere."""
+        """Make the region, of which no page is faulted in."""
         session = node.session(self.session)
         id = node.take_id()
         node.regions[id] = Region(
             id,
             self.session,
             self.lru_kind,
-            self.policy,
+            [(0, self.policy)],
             nids=np.zeros(self.nr_pages, dtype=np.uint16),
         )
         session.regions.add(id)
         return id
 
     def check(self, node: NodeState) -> None:
-        """Of its kind, size and policy."""
+        """Check the kind, the size and the policy."""
         if self.lru_kind not in (LRU_KIND_ANON, LRU_KIND_FILE):
             raise InvalidRequest("kind", "a region is REGION_KIND_ANON or REGION_KIND_FILE")
         if not 1 <= self.nr_pages <= MAX_REGION_PAGES:
             raise InvalidRequest("nr_pages", f"{self.nr_pages} is not in 1…{MAX_REGION_PAGES}")
-        mode, nodes = self.policy
-        check_below("policy.mode", mode, len(PolicyMode))
-        for nid in nodes:
-            check_nid(node, "policy.nodes", nid)
+        check_policy(node, self.policy)
 
     def text(self, node: NodeState, result: int) -> str:
-        """One line."""
+        """Return the op and its result as one line."""
         kind = "anon" if self.lru_kind == LRU_KIND_ANON else "file"
-        mode, nodes = self.policy
-        where = f" nodes={','.join(map(str, nodes))}" if nodes else ""
-        policy = PolicyMode(mode).name.lower()
-        return f"map session={self.session} {kind} pages={self.nr_pages} {policy}{where} -> region {result}"
+        policy = policy_text(self.policy)
+        return f"map session={self.session} {kind} pages={self.nr_pages} {policy} -> region {result}"
+
+
+@dataclass(frozen=True, slots=True)
+class BindRegion(Op[None]):
+    """Gives the pages [first, end) of a region at its home a memory policy (mbind)."""
+
+    tag = "bind_region"
+
+    region: int
+    first: int
+    end: int
+    #: As Policy.plain().
+    policy: tuple[int, tuple[int, ...], int, int]
+
+    def apply(self, node: NodeState) -> None:
+        """Set the policy; neighbours with the same one become one part."""
+        node.regions[self.region].bind(self.first, self.end, self.policy)
+
+    def check(self, node: NodeState) -> None:
+        """Check the policy, and that the region exists and has these pages."""
+        check_policy(node, self.policy)
+        if self.region not in node.regions:
+            raise InvalidRequest("region", f"there is no region {self.region}")
+        check_below("end", self.end, len(node.regions[self.region].nids) + 1)
+        check_below("first", self.first, self.end)
+
+    def text(self, node: NodeState, result: None) -> str:
+        """Return the op and its result as one line."""
+        return f"mbind region={self.region} pages={self.first}-{self.end - 1} {policy_text(self.policy)}"
 
 
 @dataclass(frozen=True, slots=True)
 class FillRegion(Op[None]):
-    """Note at a region's home which node faulted pages are on."""
+    """Notes at a region's home that pages have been faulted in on a node."""
 
     tag = "fill_region"
 
@@ -188,7 +222,7 @@ class FillRegion(Op[None]):
     indexes: bytes
 
     def apply(self, node: NodeState) -> None:
-        """Note the node as one that was given pages, too."""
+        """Record the node of each page, and that the node has, or may have, pages of the region."""
         region = node.regions[self.region]
         at = unpack_indexes(self.indexes)
         if self.nid != node.nid:
@@ -196,7 +230,7 @@ class FillRegion(Op[None]):
         region.nids[at] = self.nid + 1
 
     def check(self, node: NodeState) -> None:
-        """Of entries that there are."""
+        """Check the node, and that the region exists and has these indexes."""
         check_nid(node, "node", self.nid)
         check_indexes(self.indexes)
         if self.region not in node.regions:
@@ -206,39 +240,42 @@ class FillRegion(Op[None]):
             check_below("indexes", largest, len(node.regions[self.region].nids))
 
     def text(self, node: NodeState, result: None) -> str:
-        """One line."""
+        """Return the op and its result as one line."""
         return f"fill region={self.region} from=node{self.nid} pages={len(self.indexes) // 4}"
 
     @property
     def payload(self) -> int:
-        """Of the indexes."""
+        """Bytes of the indexes."""
         return len(self.indexes)
 
 
 @dataclass(frozen=True, slots=True)
 class EndRegion(Op[int]):
-    """Forget a region whose pages elsewhere are free; frees what it has here. Pages freed."""
+    """Ends a region at its home, after other nodes have freed its pages.
+
+    The region's pages on this node are freed; the result is their number.
+    """
 
     tag = "end_region"
 
     region: int
 
     def apply(self, node: NodeState) -> int:
-        """Drop it, and its owner."""
+        """Remove the region and free its pages and slot."""
         return end_region(node, self.region)
 
     def check(self, node: NodeState) -> None:
-        """Of a region that there is."""
+        """Check that the region exists."""
         if self.region not in node.regions:
             raise InvalidRequest("region", f"there is no region {self.region}")
 
     def text(self, node: NodeState, result: int) -> str:
-        """One line."""
+        """Return the op and its result as one line."""
         return f"end region={self.region} -> {result} pages"
 
 
 def end_region(node: NodeState, id: int) -> int:
-    """Drop a region of this node; pages freed here."""
+    """Remove a region from its home; return the number of pages freed on this node."""
     region = node.regions.pop(id)
     node.sessions[region.session].regions.discard(id)
     return node.drop_owner(node.owner(id))

@@ -1,1 +1,1 @@
-"""A simulator that attacks: clients, crashes, cuts and bad networks drawn from a seed, and what must hold."""
+"""Attacks on a simulated machine: clients, crashes and network faults, all drawn from a seed."""

@@ -1,4 +1,4 @@
-"""A client of a node in a simulation: it repeats what was not answered, and knows what it was given."""
+"""A simulated client of a node: it repeats requests that get no answer, and knows what it holds."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from numa_service.mm.gfp import GFP_KERNEL
+from numa_service.mm.slab.pages import virt_to_pfn
 from numa_service.node import ops
-from numa_service.node.errors import InvalidRequest, NodeError, NotFound, PeerUnavailable
+from numa_service.node.errors import InvalidRequest, NodeError, NotFound, PeerUnavailable, SlabBug
 from numa_service.node.free_pages import begin_free
 from numa_service.node.inbox import Call, Inbox
+from numa_service.node.kmem import kmem_cache_alloc, kmem_cache_free
 from numa_service.node.page_alloc import begin_alloc
 from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import map_region
@@ -22,16 +24,16 @@ from numa_service.sim.attack import plan
 from numa_service.sim.attack.plan import MS, SECOND
 from numa_service.sim.simulation import Simulation
 
-#: So long a client waits for one answer, and so long it repeats a request that has none.
+#: A client waits ANSWER_NS for an answer before it repeats a request, and gives up after PATIENCE_NS.
 ANSWER_NS = 2500 * MS
 PATIENCE_NS = 10 * SECOND
 
-#: A block by hand: node, first page, order.
+#: A block that a client holds: (nid, first pfn, order).
 Block = tuple[int, int, int]
 
 
 class Client:
-    """One session, from its opening to its end."""
+    """A client with one session, from the session's opening to its end."""
 
     def __init__(self, sim: Simulation, number: int, violated: Callable[[str], None]) -> None:
         self._sim = sim
@@ -41,27 +43,34 @@ class Client:
         self.lineage = 0
         self.session = 0
         self.lease_ns = 0
-        #: When its lease was last renewed.
+        #: Virtual time at which the lease was last renewed.
         self.renewed_ns = 0
-        #: Since when it is no more, and why; None while it lives.
+        #: Virtual time at which the session ended; None while it lives.
         self.gone_ns: int | None = None
         self.blocks: set[Block] = set()
-        #: A request ended without an answer, or failed half done: it may hold more, or less, than it knows.
+        #: Whether it has been given blocks since these were last compared with other clients' blocks.
+        self.was_given = False
+        #: The slab cache and the node of each object that it holds, by address.
+        self.objects: dict[int, tuple[str, int]] = {}
+        #: Whether it may hold other blocks than it knows, because a request got no answer or was half done.
         self.unsure = False
-        #: Its node was restarted under it.
+        #: Whether its node has crashed while the session lived.
         self.homeless = False
+        #: nid → virtual time at which the node crashed last.
+        self._lost_ns: dict[int, int] = {}
+        #: (id, pages) of its regions.
         self._regions: list[tuple[int, int]] = []
         self._requests = 0
-        #: Requests without an end; each has one within its patience.
+        #: Request id → time by which the request must have ended, for requests under way.
         self.waiting: dict[str, int] = {}
 
     @property
     def lives(self) -> bool:
-        """Whether it has a session that nobody has ended, as far as it knows."""
+        """Whether it has a session that has not ended, as far as it knows."""
         return bool(self.session) and self.gone_ns is None
 
     def do(self, action: Any) -> None:
-        """Carry out one action of the plan, if the client can."""
+        """Carry out one action of the plan, if the client is able to."""
         if isinstance(action, plan.Open):
             self._open(action)
         elif self.lives:
@@ -77,6 +86,10 @@ class Client:
                 case plan.Unmap() if self._regions:
                     region, _ = self._regions.pop()
                     self._ask(("unmap", region), lambda inbox: unmap(inbox, self.session, region))
+                case plan.AllocObjects():
+                    self._alloc_objects(action)
+                case plan.FreeObjects():
+                    self._free_objects(action)
                 case plan.Close():
                     self.gone_ns = self._sim.now_ns
                     mine = self._name()
@@ -86,7 +99,7 @@ class Client:
                     self.vanish()
 
     def vanish(self) -> None:
-        """Say nothing more."""
+        """Die: send nothing more, so that the lease runs out."""
         if self.gone_ns is None:
             self.gone_ns = self._sim.now_ns
             self.unsure = True
@@ -103,14 +116,14 @@ class Client:
 
         def opened(answer: tuple[int, int]) -> None:
             self.session, self.lineage = answer
-            # the answer may be late, or that of an earlier attempt
+            # the answer may be late, or be that to an earlier attempt: count from the first one
             self.renewed_ns = asked_ns
             self._sim.at(self.lease_ns // 3, self._renew, background=True)
 
         self._ask(("open", action.lease_ns), begin, opened, session=0)
 
     def _renew(self) -> None:
-        """Heartbeat: not repeated, and nothing is kept for it."""
+        """Send a heartbeat, which is not repeated and has no first reply; schedule the next one."""
         host = self._sim.hosts[self.nid]
         if not self.lives:
             return
@@ -129,6 +142,7 @@ class Client:
         order, count, policy = action.order, action.count, action.policy
         cpu = 2 * self.nid
         request = AllocRequest(self.session, GFP_KERNEL, order, count, cpu, policy)
+        asked_ns = self._sim.now_ns
 
         def got(allocation: Any) -> None:
             new = {
@@ -136,10 +150,12 @@ class Client:
                 for nid, pfns in allocation.pages
                 for pfn in np.frombuffer(pfns, "<u8").tolist()
             }
-            # of a node that boots anew meanwhile an answer may name pages that are lost, and then again
+            # if a node reboots meanwhile, it may give the same pages again, and an answer may name lost ones:
+            # a client learns of that when it frees them
             if not self.unsure and (new & self.blocks or len(new) != count):
                 self._violated(f"client {self.number}: was given what it has, or not all of {count}")
-            self.blocks |= new
+            self.blocks |= {block for block in new if self._lost_ns.get(block[0], -1) < asked_ns}
+            self.was_given = True
 
         self._ask(("alloc", order, count, policy), lambda inbox: begin_alloc(inbox.node, request), got)
 
@@ -166,6 +182,44 @@ class Client:
             freed,
             name=name,
         )
+
+    def _alloc_objects(self, action: plan.AllocObjects) -> None:
+        cache, count, of = action.cache, action.count, action.nid
+        asked_ns = self._sim.now_ns
+
+        def got(addresses: list[int]) -> None:
+            if not self.unsure and (len(set(addresses) - set(self.objects)) != count):
+                self._violated(f"client {self.number}: was given objects it has, or not all of {count}")
+            for address in addresses:
+                nid = self._nid_of(address)
+                if self._lost_ns.get(nid, -1) < asked_ns:
+                    self.objects[address] = cache, nid
+            self.was_given = True
+
+        self._ask(
+            ("alloc objects", cache, count, of),
+            lambda inbox: kmem_cache_alloc(
+                inbox.node, self.session, cache, GFP_KERNEL, count, 2 * self.nid, of
+            ),
+            got,
+        )
+
+    def _free_objects(self, action: plan.FreeObjects) -> None:
+        if not self.objects:
+            return
+        cache = next(iter(self.objects.values()))[0]
+        mine = [address for address, (of, _) in self.objects.items() if of == cache]
+        some = mine[: max(1, int(action.share * len(mine)))]
+        for address in some:
+            del self.objects[address]
+        self._ask(
+            ("free objects", cache, tuple(some)),
+            lambda inbox: kmem_cache_free(inbox.node, self.session, cache, some, 2 * self.nid),
+        )
+
+    def _nid_of(self, address: int) -> int:
+        pfn = virt_to_pfn(address)
+        return next(node.nid for node in self._sim.spec.nodes for low, high in node.ram if low <= pfn < high)
 
     def _map(self, action: plan.Map) -> None:
         self._ask(
@@ -195,38 +249,45 @@ class Client:
         name: str | None = None,
         session: int | None = None,
     ) -> None:
-        """Send a request, again until it is answered or patience ends."""
+        """Send a request, and repeat it until it is answered or PATIENCE_NS have passed.
+
+        `about` identifies the content of the request; `begin` carries it out on the node; `then` is called
+        with the answer.
+        """
         name = name or self._name()
         call = Call(self.session if session is None else session, name, zlib.crc32(repr(about).encode()))
         _Exchange(self, call, begin, then).send()
 
     def answered(self, about: str, error: NodeError | None) -> None:
-        """Draw conclusions from how a request ended."""
+        """Note what the end of a request says about the session, and report errors that must not occur."""
         if isinstance(error, NotFound) and error.kind == "session":
             self._check_lease()
             self._ended()
-        elif isinstance(error, InvalidRequest):
+        elif isinstance(error, InvalidRequest) or (isinstance(error, SlabBug) and not self.unsure):
             self._violated(f"client {self.number}: {about}: {error}")
         elif isinstance(error, PeerUnavailable | NodesAway):
-            # half of a request that spans nodes may have been done, and is not undone where nobody heard
+            # a request that involves several nodes may be half done
             self.unsure = True
 
     def _check_lease(self) -> None:
-        """A session that its node does not know has ended by its client, by its lease, or with its node."""
+        """Report a violation if the session has ended long before its lease, and its node did not reboot."""
         same = self._sim.nodes[self.nid].lineage == self.lineage
         if self.gone_ns is None and same and self._sim.now_ns < self.renewed_ns + self.lease_ns // 2:
             self._violated(f"client {self.number}: session {self.session} ended before its lease")
 
     def _ended(self) -> None:
-        """The session is no more: its lease has run out, or its node was restarted."""
+        """Note that the session has ended, with its lease or with its node."""
         if self.gone_ns is None:
             self.gone_ns = self._sim.now_ns
         self.unsure = True
         self.blocks.clear()
+        self.objects.clear()
 
     def lost(self, nid: int) -> None:
-        """What it had on a node is gone with that."""
+        """Note that a node has crashed, with all pages that the client had there."""
         self.blocks = {block for block in self.blocks if block[0] != nid}
+        self.objects = {address: held for address, held in self.objects.items() if held[1] != nid}
+        self._lost_ns[nid] = self._sim.now_ns
         self.unsure = True
         if nid == self.nid:
             self.homeless = self.gone_ns is None
@@ -234,7 +295,7 @@ class Client:
 
 
 class _Exchange:
-    """One request, with its repeats."""
+    """One request with its repeats."""
 
     def __init__(
         self, client: Client, call: Call, begin: Callable[[Inbox], Any], then: Callable[[Any], None]
@@ -250,7 +311,7 @@ class _Exchange:
         client.waiting[call.request_id] = self._until_ns
 
     def send(self) -> None:
-        """Send it, again if there is no answer in time."""
+        """Send the request, and again after ANSWER_NS unless it has ended by then."""
         sim, nid = self._sim, self._client.nid
         if self._over:
             return
@@ -264,7 +325,10 @@ class _Exchange:
         sim.at(ANSWER_NS, self.send)
 
     def _arrive(self) -> None:
-        """It has come to the node, if that is there; a node that was restarted knows no session of before."""
+        """Let the request arrive at the node, if the node is alive.
+
+        A node that has rebooted answers that it does not know the session.
+        """
         host = self._sim.hosts[self._client.nid]
         if host.alive and not self._over:
             self._sim.request(host, self._call, lambda: self._begin(host.inbox), self._reply)

@@ -1,6 +1,6 @@
-"""What is done to a machine in one run: a list of actions at virtual times, drawn from a seed.
+"""The plan of an attacked run: faults of the network, and actions at virtual times, all drawn from a seed.
 
-A plan is data, so that a run that fails can be made shorter by leaving actions out.
+A plan is data, so that a failing run can be shortened by leaving out actions.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ from dataclasses import dataclass, field
 from numa_service.machine.machinefile import parse_machine
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
+from numa_service.mm.slab.pages import NUMA_NO_NODE
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.sim.network import Faults
 
 MS = 1_000_000
 SECOND = 1_000 * MS
 
-#: Two CPUs a node; small, so that requests spill, reclaim and fail.
+#: The machine that is attacked, small enough that requests fall back to other nodes, reclaim and fail.
 MACHINE = """
 swap = "8MiB"
+cmdline = "slub_debug=F,filp"
 [[node]]
 cpus = "0-1"
 memory = "72MiB"
@@ -31,11 +33,29 @@ cpus = "4-5"
 memory = "16MiB"
 """
 NODES = 3
+#: Sysctls that are written while a run goes on: they move watermarks and the start of reclaim. Of
+#: vm.min_free_kbytes nothing below what the kernel wants (946): whether that stays depends on the order of
+#: events (machine/record.py).
+SYSCTLS = {
+    "vm.min_free_kbytes": ("1200", "2500", "4000"),
+    "vm.watermark_scale_factor": ("10", "100", "1000"),
+    "vm.swappiness": ("0", "60", "100"),
+    "vm.zone_reclaim_mode": ("0", "1", "7"),
+}
+
+
+#: Slab caches: one of small objects, one whose pages can be reclaimed, one whose pages are freed a grace
+#: period later, and one with checks, whose objects go to the slab one by one.
+CACHES = ("kmalloc-64", "dentry", "sighand_cache", "filp")
+
+
+#: Slab allocators, by seed.
+ALLOCATORS = ("slub", "slab", "slub", "slob")
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One thing that is done, at a virtual time; the numbers it needs are drawn with it."""
+    """One thing that is done at a virtual time, with all the numbers that it needs."""
 
     at_ns: int
 
@@ -51,7 +71,7 @@ class Open(Action):
 
 @dataclass(frozen=True, slots=True)
 class Alloc(Action):
-    """A client asks for blocks."""
+    """A client allocates blocks."""
 
     client: int
     order: int
@@ -61,7 +81,7 @@ class Alloc(Action):
 
 @dataclass(frozen=True, slots=True)
 class Free(Action):
-    """A client gives a share of its blocks back."""
+    """A client frees a share of its blocks."""
 
     client: int
     share: float
@@ -69,7 +89,7 @@ class Free(Action):
 
 @dataclass(frozen=True, slots=True)
 class Map(Action):
-    """A client makes a region."""
+    """A client maps a region."""
 
     client: int
     lru_kind: int
@@ -89,9 +109,27 @@ class Touch(Action):
 
 @dataclass(frozen=True, slots=True)
 class Unmap(Action):
-    """A client ends its last region."""
+    """A client unmaps its last region."""
 
     client: int
+
+
+@dataclass(frozen=True, slots=True)
+class AllocObjects(Action):
+    """A client allocates objects of a slab cache, from a node if `nid` is one."""
+
+    client: int
+    cache: str
+    count: int
+    nid: int
+
+
+@dataclass(frozen=True, slots=True)
+class FreeObjects(Action):
+    """A client frees a share of its objects."""
+
+    client: int
+    share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +141,7 @@ class Close(Action):
 
 @dataclass(frozen=True, slots=True)
 class Evict(Action):
-    """Another node has the session of a client closed, whatever that says."""
+    """A node has the session of a client closed without the client's consent."""
 
     client: int
     by_nid: int
@@ -111,14 +149,14 @@ class Evict(Action):
 
 @dataclass(frozen=True, slots=True)
 class Vanish(Action):
-    """A client dies: it says nothing more, and its lease runs out."""
+    """A client dies: it sends nothing more, and its lease runs out."""
 
     client: int
 
 
 @dataclass(frozen=True, slots=True)
 class Crash(Action):
-    """A node dies, after so many further events, and comes back empty."""
+    """A node crashes after so many further events, and reboots with empty memory after `back_ns`."""
 
     nid: int
     events: int
@@ -127,7 +165,7 @@ class Crash(Action):
 
 @dataclass(frozen=True, slots=True)
 class Cut(Action):
-    """Some nodes do not reach the others for a while."""
+    """Some nodes are cut off from the others for `for_ns`."""
 
     nids: frozenset[int]
     for_ns: int
@@ -135,30 +173,40 @@ class Cut(Action):
 
 @dataclass(frozen=True, slots=True)
 class KillKswapd(Action):
-    """The kswapd of a node dies, wherever it is, and another one comes."""
+    """The kswapd of a node dies, wherever its run stands, and is replaced after `back_ns`."""
 
     nid: int
     back_ns: int
 
 
 @dataclass(frozen=True, slots=True)
+class WriteSysctl(Action):
+    """A sysctl of the machine is written; each node has it in the end, also one that is away now."""
+
+    key: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """One run."""
+    """Everything that determines one run."""
 
     seed: int
     faults: Faults
-    #: By node: ns that its clock is ahead, and the rate at which it runs.
+    #: By nid: ns that the node's clock is ahead, and the rate at which it runs.
     clocks: tuple[tuple[int, float], ...]
+    #: The machine's slab allocator.
+    slab: str
     actions: tuple[Action, ...] = field(default=())
 
 
-def machine() -> MachineSpec:
-    """The machine that is attacked."""
-    return parse_machine(MACHINE, source="attacked", default_name="attacked")
+def machine(slab: str) -> MachineSpec:
+    """Return the machine that is attacked, with a slab allocator."""
+    return parse_machine(f'slab = "{slab}"\n{MACHINE}', source="attacked", default_name="attacked")
 
 
 def draw(seed: int) -> Plan:
-    """The plan of a seed."""
+    """Draw the plan of a seed; the same seed always gives the same plan."""
     dice = random.Random(seed)
     faults = Faults(
         lose=dice.choice((0.0, 0.02, 0.1)),
@@ -180,7 +228,35 @@ def draw(seed: int) -> Plan:
     for _ in range(dice.choice((0, 1, 2))):
         killed_ns = dice.randrange(end_ns)
         actions.append(KillKswapd(killed_ns, dice.randrange(NODES), _between(dice, 1, 1000)))
-    return Plan(seed, faults, clocks, tuple(sorted(actions, key=lambda action: action.at_ns)))
+    for _ in range(dice.choice((0, 0, 1, 4))):
+        key = dice.choice(tuple(SYSCTLS))
+        actions.append(WriteSysctl(dice.randrange(end_ns), key, dice.choice(SYSCTLS[key])))
+    actions += _slab_lives(seed, actions)
+    return Plan(
+        seed,
+        faults,
+        clocks,
+        ALLOCATORS[seed % len(ALLOCATORS)],
+        tuple(sorted(actions, key=lambda action: action.at_ns)),
+    )
+
+
+def _slab_lives(seed: int, actions: list[Action]) -> list[Action]:
+    """Draw what the clients do with slab objects while they live; it disturbs no other draw of the seed."""
+    dice = random.Random(f"slab {seed}")
+    slab: list[Action] = []
+    for opened in [action for action in actions if isinstance(action, Open)]:
+        caches = dice.sample(CACHES, dice.choice((1, 2)))
+        now = opened.at_ns
+        for _ in range(dice.randrange(12)):
+            now += dice.choice((0, 1, 1, 20, 300)) * MS
+            if dice.random() < 0.6:
+                count = dice.randrange(1, dice.choice((4, 60, 600)))
+                nid = dice.choice((NUMA_NO_NODE, NUMA_NO_NODE, *range(NODES)))
+                slab.append(AllocObjects(now, opened.client, dice.choice(caches), count, nid))
+            else:
+                slab.append(FreeObjects(now, opened.client, dice.choice((0.1, 0.5, 1.0))))
+    return slab
 
 
 def _between(dice: random.Random, least_ms: int, most_ms: int) -> int:
@@ -202,7 +278,7 @@ def _policy(dice: random.Random) -> Policy:
 
 
 def _life(dice: random.Random, client: int) -> list[Action]:
-    """What one client does, from its session to the end of it."""
+    """Draw what one client does, from the opening of its session to the session's end."""
     now = _between(dice, 0, dice.choice((500, 4000)))
     actions: list[Action] = [Open(now, client, dice.randrange(NODES), _between(dice, 2000, 15_000))]
     for _ in range(dice.randrange(4, 16)):

@@ -1,4 +1,4 @@
-"""One attacked run: the plan is carried out, and after every event what must hold is looked at."""
+"""One attacked run: carries out a plan, and checks after every event what must hold."""
 
 from __future__ import annotations
 
@@ -6,23 +6,27 @@ from functools import partial
 from typing import Any
 
 from numa_service.node.ask import ask
+from numa_service.node.kmem import kmem_cache_shrink
 from numa_service.node.memory_hotplug import node_restarted
 from numa_service.node.node import Node
 from numa_service.node.requests import CloseSession
 from numa_service.sim.attack import plan
 from numa_service.sim.attack.client import PATIENCE_NS, Client
 from numa_service.sim.attack.plan import MS, SECOND, Plan
+from numa_service.sim.keeper import Keeper
 from numa_service.sim.simulation import Host, Simulation
 
-#: Pages of who is gone are free so long after its lease has run out, by the slowest clock.
+#: The pages of a client that is gone must be free GRACE_NS after the end of its lease, by the slowest clock;
+#: and for each question of its home without an answer since then, its timeout and PAUSE_NS later.
 GRACE_NS = 10 * SECOND
+PAUSE_NS = SECOND
 SLOWEST_CLOCK = 0.97
-#: After the last action everything is whole again, and so long is waited for the end of all that goes on.
+#: After the last action faults end, and the run waits this long for everything under way to end.
 SETTLED_NS = 40 * SECOND
 
 
 class Violation(Exception):
-    """Something that must hold does not; the message says what, and when."""
+    """Something that must hold does not; the message says what, and when in the run."""
 
 
 class Run:
@@ -30,23 +34,28 @@ class Run:
 
     def __init__(self, attacked: Plan) -> None:
         self._plan = attacked
-        self.sim = Simulation(plan.machine(), attacked.seed, attacked.faults, vmstat=True)
+        self.sim = Simulation(plan.machine(attacked.slab), attacked.seed, attacked.faults, vmstat=True)
+        self._keeper = Keeper(self.sim, attacked.seed)
         self._clients: dict[int, Client] = {}
-        #: Pages of each node; and what it knows of the other nodes' lineages.
+        #: nid → managed pages; and nid → the lineages of other nodes that it has been told.
         self._managed = {nid: int(node.pgdat.pg.managed.sum()) for nid, node in self.sim.nodes.items()}
         self._known: dict[int, dict[int, int]] = {nid: {} for nid in self.sim.nodes}
-        #: (when it is to happen in events from now, node, when it is back)
+        #: [events until the crash, nid, ns until the reboot] of crashes to come.
         self._crashes: list[list[int]] = []
         self._cuts = 0
-        #: Clients whose node was restarted under them.
+        #: Client → unanswered questions of its home when it was gone.
+        self._unanswered: dict[int, int] = {}
+        #: Former clients, whose node has crashed while their session lived.
         self._earlier: list[Client] = []
         self._events = 0
         self._problems: list[str] = []
+        #: By node, the process and the number of its last op when its pages were counted.
+        self._checked: dict[int, tuple[Node, int]] = {}
         for host in self.sim.hosts.values():
             self._set_clock(host)
 
     def play(self) -> None:
-        """Carry out the plan; Violation."""
+        """Carry out the plan; raise Violation as soon as something that must hold does not."""
         sim = self.sim
         for action in self._plan.actions:
             sim.at(action.at_ns, partial(self._act, action))
@@ -55,6 +64,7 @@ class Run:
             self._next()
         sim.network.faults = type(sim.network.faults)(timeout_ns=2000 * MS)
         sim.network.partition = frozenset()
+        self._keeper.heal()
         until = sim.now_ns + SETTLED_NS
         while sim._events and sim._events[0].at_ns < until:
             self._next()
@@ -76,7 +86,7 @@ class Run:
         self._crashes = [crash for crash in self._crashes if crash[0] >= 0]
         self._check_step()
 
-    # what is done
+    # actions
 
     def _act(self, action: Any) -> None:
         match action:
@@ -88,8 +98,11 @@ class Run:
                 self.sim.at(for_ns, partial(self._mend, self._cuts))
             case plan.KillKswapd(nid=nid, back_ns=back_ns):
                 self._kill_kswapd(nid, back_ns)
+            case plan.WriteSysctl(key=key, value=value):
+                self._keeper.write_sysctl(key, value)
             case plan.Evict(client=number, by_nid=by_nid):
-                self._evict(self._clients[number], by_nid)
+                if number in self._clients:
+                    self._evict(self._clients[number], by_nid)
             case plan.Open(client=number):
                 self._clients[number] = Client(self.sim, number, self._problems.append)
                 self._clients[number].do(action)
@@ -101,7 +114,7 @@ class Run:
                     client.do(action)
 
     def _open_again(self, client: Client) -> Client:
-        """A client whose node was restarted begins anew, on the same node."""
+        """Replace a client whose node has rebooted by a new one on the same node."""
         self._earlier.append(client)
         number = len(self._earlier) * 100 + client.number % 100
         again = self._clients[client.number % 100] = Client(self.sim, number, self._problems.append)
@@ -113,7 +126,7 @@ class Run:
             self.sim.network.partition = frozenset()
 
     def _kill_kswapd(self, nid: int, back_ns: int) -> None:
-        """The run stands where it stood: it is state of the node."""
+        """Delay kswapd's next step, as if its process were replaced; its run is state of the node."""
         host = self.sim.hosts[nid]
         (kswapd,) = host.daemons["kswapd"]
         if id(kswapd) in host.looks:
@@ -127,18 +140,20 @@ class Run:
                 self.sim.spawn(by_nid, ask(node, client.nid, CloseSession(session)))
 
     def _crash(self, nid: int, back_ns: int) -> None:
-        """A node dies with all that it holds, and with what it was doing."""
+        """Crash a node, which loses its memory and the requests under way; schedule its reboot."""
         host = self.sim.hosts[nid]
         if not host.alive:
             return
         host.alive = False
         self.sim.down.add(nid)
+        self._keeper.went_away(nid)
         for client in self._clients.values():
             client.lost(nid)
         self.sim.at(back_ns, partial(self._restart, nid, host.node.lineage + 1))
 
     def _restart(self, nid: int, lineage: int) -> None:
         node = Node.boot(self.sim.spec, nid, lineage)
+        self._keeper.restart(node)
         self.sim.down.discard(nid)
         self._known[nid] = {}
         self._set_clock(self.sim.host(node))
@@ -146,7 +161,7 @@ class Run:
             self.sim.at(self.sim.network.delay_ns(), partial(self._connect, other))
 
     def _connect(self, nid: int) -> None:
-        """The supervisor tells a node which others there are: what a Ray actor's ``connect`` does."""
+        """Tell a node which other nodes are alive, as a Ray actor's ``connect`` does after a restart."""
         host = self.sim.hosts[nid]
         if not host.alive:
             return
@@ -165,35 +180,91 @@ class Run:
     # what must hold
 
     def _check_step(self) -> None:
-        """Local: every page is somewhere once, and who waits will not wait for ever."""
+        """Check what must hold after every event.
+
+        On each node every page is either free or has an owner; no request waits longer than its client; no
+        block is held by two clients; and no pages are left of clients that are gone.
+        """
         problems = self._problems
         for nid, host in self.sim.hosts.items():
-            pg = host.node.pgdat.pg
-            if host.alive:
-                pages = free_pages(host) + int(pg.owner_pages.sum())
+            node = host.node
+            at = (node, node.log_dropped + len(node.log))
+            if host.alive and self._checked.get(nid) != at:  # only ops move pages
+                self._checked[nid] = at
+                pages = free_pages(host) + int(node.pgdat.pg.owner_pages.sum())
                 if pages != self._managed[nid]:
                     problems.append(f"node {nid}: {pages} pages, of {self._managed[nid]}")
         now = self.sim.now_ns
-        seen: dict[tuple[int, int], int] = {}
+        if any(client.was_given for client in self._clients.values()):
+            self._check_blocks()
+            self._check_objects()
         for client in self._clients.values():
             for request, until_ns in client.waiting.items():
                 if now > until_ns + 3 * SECOND:
                     problems.append(f"client {client.number}: request {request} has no end")
-            for nid, pfn, _ in client.blocks if client.gone_ns is None else ():
-                if seen.setdefault((nid, pfn), client.number) != client.number:
-                    problems.append(f"page {pfn:#x} of node {nid} is held by two clients")
             self._check_gone(client)
         for client in self._earlier:
             self._check_gone(client)
         if problems:
             raise Violation(f"at {now / 1e9:.6f} s, event {self._events}: {problems[0]}")
 
+    def _check_blocks(self) -> None:
+        """No page was given to two clients."""
+        seen: dict[tuple[int, int], int] = {}
+        for client in self._clients.values():
+            client.was_given = False
+            for nid, pfn, _ in client.blocks if client.gone_ns is None else ():
+                if seen.setdefault((nid, pfn), client.number) != client.number:
+                    self._problems.append(f"page {pfn:#x} of node {nid} is held by two clients")
+
+    def _check_objects(self) -> None:
+        """No object was given to two clients, and nodes have noted of each which home has it."""
+        seen: dict[int, int] = {}
+        for client in self._clients.values():
+            for address in client.objects if client.gone_ns is None else ():
+                if seen.setdefault(address, client.number) != client.number:
+                    self._problems.append(f"object {address:#x} is held by two clients")
+        for nid, host in self.sim.hosts.items():
+            for address, slab in host.node.kmem.known_objects().items() if host.alive else ():
+                there = self.sim.hosts[slab.nid]
+                now = there.alive and there.node.lineage == slab.lineage
+                if now and there.node.kmem.taken.get(address) != host.node.kernel:
+                    self._problems.append(f"node {nid} has object {address:#x}, node {slab.nid} disagrees")
+
+    def _check_slabs(self) -> None:
+        """At the end, objects and slabs that homes have are with their nodes as the homes', and no others."""
+        known: set[tuple[int, int, int]] = set()
+        frozen: set[tuple[int, int, int]] = set()
+        for nid, host in self.sim.hosts.items():
+            kmem = host.node.kmem
+            known |= {(slab.nid, nid, address) for address, slab in kmem.known_objects().items()}
+            frozen |= {(slab.nid, nid, slab.pfn) for slab in kmem.known_slabs()}
+        for name, ours in (("taken", known), ("frozen", frozen)):
+            theirs = {
+                (nid, home.nid, what)
+                for nid, host in self.sim.hosts.items()
+                for what, home in getattr(host.node.kmem, name).items()
+            }
+            if theirs != ours:
+                self._problems.append(f"{name}: nodes have {theirs - ours}, homes have {ours - theirs}")
+
+    def _shrink(self) -> None:
+        """Give back all slabs; only kernels have pages then, and a tick later not even they."""
+        for _ in range(2):  # empty slabs that a CPU of another node gave back go at the second time
+            for nid, host in self.sim.hosts.items():
+                for name in sorted(host.node.kmem.used):
+                    self.sim.call(nid, kmem_cache_shrink(host.node, name))
+        self.sim.advance(3 * SECOND)
+
     def _check_gone(self, client: Client) -> None:
-        """Pages of a dead client, and of a dead lineage, are gone within its lease and ten seconds."""
+        """Check that a client that is gone has no pages GRACE_NS after the end of its lease."""
         if client.gone_ns is None or not client.session or self._unwell:
             return
-        late_ns = client.gone_ns + int(client.lease_ns / SLOWEST_CLOCK) + GRACE_NS
-        if self.sim.now_ns > max(late_ns, self._well_since + GRACE_NS):
+        unanswered = self.sim.unanswered[client.nid]
+        waits = unanswered - self._unanswered.setdefault(client.number, unanswered)
+        grace_ns = GRACE_NS + waits * (self._plan.faults.timeout_ns + PAUSE_NS)
+        late_ns = client.gone_ns + int(client.lease_ns / SLOWEST_CLOCK)
+        if self.sim.now_ns > max(late_ns, self._well_since) + grace_ns:
             for nid, host in self.sim.hosts.items():
                 for owner, slot in host.node.slots.items():
                     dead = owner.nid == client.nid and owner.lineage == client.lineage
@@ -202,7 +273,7 @@ class Run:
 
     @property
     def _unwell(self) -> bool:
-        """Nodes that are away, or cut off, cannot be told that somebody is gone."""
+        """Whether a node is down or cut off, so that it cannot be told that a client is gone."""
         ill = bool(self.sim.down or self.sim.network.partition)
         if ill:
             self._ill_ns = self.sim.now_ns
@@ -210,13 +281,11 @@ class Run:
 
     @property
     def _well_since(self) -> int:
+        """Virtual time at which a node was last known to be down or cut off."""
         return getattr(self, "_ill_ns", 0)
 
     def _check_living(self) -> None:
-        """What a client that lives was given, and has not given back, is what its owner holds.
-
-        And no page of a region is there twice.
-        """
+        """Check that living clients hold the blocks that they know of, and no region has a page twice."""
         for nid, host in self.sim.hosts.items():
             for region in host.node.regions.values():
                 owner = host.node.owner(region.id)
@@ -234,6 +303,10 @@ class Run:
             expected = dict.fromkeys(self.sim.hosts, 0)
             for nid, _, order in client.blocks:
                 expected[nid] += 1 << order
+            mine = self.sim.nodes[client.nid].sessions[client.session].objects
+            if set(mine) != set(client.objects):
+                what = f"was given {len(client.objects)} objects, and holds {len(mine)}"
+                self._problems.append(f"client {client.number} {what}")
             for nid, host in self.sim.hosts.items():
                 slot = host.node.slots.get(self.sim.nodes[client.nid].owner(client.session))
                 held = int(host.node.pgdat.pg.owner_pages[slot]) if slot is not None else 0
@@ -243,8 +316,11 @@ class Run:
         self._check_step()
 
     def _check_end(self) -> None:
-        """Everybody is gone: nothing is held, owed, locked or under way, and all counters agree."""
+        """Check that nothing is held, owed, locked or under way after the last client, and all invariants."""
         problems = self._problems
+        self._check_slabs()
+        if not problems:
+            self._shrink()
         for nid, host in self.sim.hosts.items():
             node, inbox = host.node, host.inbox
             if node.held_pages() or node.swap_used:
@@ -262,19 +338,28 @@ class Run:
                 if left:
                     problems.append(f"node {nid}: {name} are left: {left}")
             problems += node.check()
+            for key, value in self._keeper.record.values().items():
+                if (has := node.machine.sysctls.get(key)) != value:
+                    problems.append(f"node {nid}: {key} is {has}, and {value} was written")
+        machines = {
+            repr((node.machine.sysctls.as_dict(), node.machine.managed, node.machine.watermarks))
+            for node in self.sim.nodes.values()
+        }
+        if len(machines) > 1:
+            problems.append("nodes disagree about the machine's sysctls, memory or watermarks")
         if problems:
             raise Violation(f"at the end: {problems[0]}")
 
 
 def free_pages(host: Host) -> int:
-    """Free pages of a node, on its buddy lists and in its pagesets."""
+    """Return the free pages of a node: those on its free lists and in its pagesets."""
     pgdat = host.node.pgdat
     free = sum(pgdat.free_pages(extent.index) for extent in pgdat.extents)
     return free + int(pgdat.pg.pcp_count.sum())
 
 
 def attack(attacked: Plan) -> str:
-    """How a run violates what must hold; "" if it does not."""
+    """Carry out a plan; return the text of the violation, "" if there is none."""
     try:
         Run(attacked).play()
     except Violation as violation:

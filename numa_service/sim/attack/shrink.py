@@ -1,4 +1,4 @@
-"""Making a failing run shorter: actions are left out as long as it fails (delta debugging, Zeller 1999)."""
+"""Shortens a failing run: leaves out actions while it still fails (delta debugging, Zeller 1999)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numa_service.sim.attack.plan import Plan
 
 
 def shrink(plan: Plan, fails: Callable[[Plan], bool]) -> tuple[int, ...]:
-    """Places of the actions that are enough for it to fail; `fails` runs a plan."""
+    """Return the indexes of actions that suffice for a plan to fail; `fails` runs a plan."""
     kept = tuple(range(len(plan.actions)))
     parts = 2
     while len(kept) > 1:
@@ -26,5 +26,5 @@ def shrink(plan: Plan, fails: Callable[[Plan], bool]) -> tuple[int, ...]:
 
 
 def only(plan: Plan, places: tuple[int, ...]) -> Plan:
-    """The same plan with some of its actions."""
+    """Return a plan with only the actions at some indexes."""
     return replace(plan, actions=tuple(plan.actions[place] for place in places))

@@ -1,4 +1,4 @@
-// The boot log, step by step, with the nodes that a step is about lit in the picture.
+// The boot log, step by step; the nodes that a step names are highlighted in the picture.
 import { $, ask, h, say } from "./dom.js";
 
 const STEP_MS = 1600;

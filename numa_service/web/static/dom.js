@@ -1,4 +1,4 @@
-// Elements and numbers. Text goes in as text, never as markup: names come from users.
+// Makes elements, and text of numbers. Text is always set as text, never as markup, as names come from users.
 const SVG = "http://www.w3.org/2000/svg";
 
 function fill(element, attributes, children) {
@@ -15,7 +15,7 @@ export const $ = (id) => document.getElementById(id);
 export const h = (name, attributes = {}, ...children) => fill(document.createElement(name), attributes, children);
 export const s = (name, attributes = {}, ...children) => fill(document.createElementNS(SVG, name), attributes, children);
 
-// An attribute or text is written only when it differs: a page of 64 nodes has thousands.
+// Writes an attribute or text only if it differs: a page of 64 nodes has thousands of them.
 export function put(element, name, value) {
   const text = String(value);
   if (element.getAttribute(name) !== text) element.setAttribute(name, text);
@@ -39,7 +39,7 @@ export function bytes(pages, size = 4096) {
   while (value >= 1024 && unit < units.length - 1) { value /= 1024; unit += 1; }
   return `${value >= 100 || unit < 2 ? Math.round(value) : value.toFixed(1)} ${units[unit]}`;
 }
-// 0-3,8 as the kernel writes lists
+// A list of numbers as the kernel prints it: 0-3,8.
 export function list(numbers) {
   const runs = [];
   for (const n of numbers) {

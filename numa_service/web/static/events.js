@@ -2,7 +2,7 @@
 import { h } from "./dom.js";
 
 const KEPT = 100;
-const AT_ONCE = 24; // a machine in trouble says more than anybody reads
+const AT_ONCE = 24; // most events added at a time: a machine in trouble has more than anybody reads
 const time = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
 
 export class EventList {

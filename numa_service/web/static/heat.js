@@ -1,4 +1,4 @@
-// Free blocks of every zone by order, on one canvas: the colour is the share of the zone that such blocks are.
+// Free blocks of every zone by order, on one canvas: the colour shows the share of the zone's pages that is in them.
 import { bytes, count, say } from "./dom.js";
 
 const LEFT = 30, FOOT = 34, CELL_HIGH = 15, GAP = 1;
@@ -38,7 +38,7 @@ export class Heat {
       for (let order = 0; order < this.orders; order += 1) this.#paint(column, order, zone);
     });
   }
-  // The range of shades is cut in 24: a cell that keeps its shade is not drawn again.
+  // There are 24 shades: a cell that keeps its shade is not drawn again.
   #paint(column, order, zone) {
     const share = ((zone.blocks[order] ?? 0) * 2 ** order) / Math.max(1, zone.managed);
     const shade = share ? 1 + Math.min(23, Math.round(23 * Math.sqrt(share))) : 0, key = column * 64 + order;

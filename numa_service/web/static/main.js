@@ -1,4 +1,4 @@
-// Puts the parts together: what the feed says goes into the model at once, and on the screen once a frame.
+// Puts the parts together: the model takes each push at once, and is drawn once a frame of the screen.
 import { $, ask, bytes, say } from "./dom.js";
 import { Boot } from "./boot.js";
 import { EventList } from "./events.js";
@@ -8,15 +8,15 @@ import { NodePanel } from "./node.js";
 import { Picture } from "./picture.js";
 import { Why } from "./why.js";
 
-const BUDGET_MS = 4; // of a frame, for nodes
-const FLOWS_MS = 150; // how often arrows change
-const SLOW_MS = 200; // how often the rest does
+const BUDGET_MS = 4; // time that drawing nodes may take of one frame
+const FLOWS_MS = 150; // interval at which arrows are drawn
+const SLOW_MS = 200; // interval at which everything else is drawn
 
 function theme() {
   const root = document.documentElement, dark = matchMedia("(prefers-color-scheme: dark)");
   const redraw = [];
   let chosen = null;
-  try { chosen = localStorage.getItem("theme"); } catch { /* no storage: the system's choice */ }
+  try { chosen = localStorage.getItem("theme"); } catch { /* without storage the system's choice holds */ }
   const apply = () => {
     root.dataset.theme = chosen ?? (dark.matches ? "dark" : "light");
     say($("theme"), root.dataset.theme === "dark" ? "Light" : "Dark");
@@ -25,7 +25,7 @@ function theme() {
   dark.addEventListener("change", apply);
   $("theme").addEventListener("click", () => {
     chosen = root.dataset.theme === "dark" ? "light" : "dark";
-    try { localStorage.setItem("theme", chosen); } catch { /* lasts as long as the page */ }
+    try { localStorage.setItem("theme", chosen); } catch { /* without storage the choice lasts as long as the page */ }
     apply();
   });
   apply();
@@ -47,7 +47,7 @@ async function start() {
   say($("name"), machine.name);
   document.title = `${machine.name} · numa-service`;
   const model = new Model(machine);
-  // the map of free blocks of a large machine is as wide as the page
+  // the map of free blocks takes the page's whole width on a large machine
   document.body.classList.toggle("many", machine.nodes.length > 8);
   const panel = new NodePanel($("node-title"), $("node-body"), model);
   const heat = new Heat($("heat-map"), $("heat-cell"), model);
@@ -62,7 +62,7 @@ async function start() {
   panel.show(picture.selected); why.select(picture.selected);
   await boot.load();
 
-  // What there is to draw, a part's at a time: a frame takes no longer than BUDGET_MS, however many nodes changed.
+  // Nodes that changed are drawn one by one until BUDGET_MS are used up; the others follow in the next frames.
   const dirty = new Set(), seen = new Set();
   let asked = false, flowed = 0, told = 0, paused = false, late = [], news = [];
   const draw = (clock) => {

@@ -1,8 +1,9 @@
-// The machine as last heard of. Views read it; only `take` writes it.
+// The machine as of the last push. The views read it; only `take` writes it.
 const HALF_LIFE_MS = 500;
-// Frames that say nothing new are not sent: a change is of the last interval, however long it was quiet before.
+// A node that does not change is not sent: a change happened in the last interval, however long before it the
+// last push of this node came.
 const INTERVAL_MS = 250;
-const SILENT = 0.02; // share of what it was, below which a flow is over
+const SILENT = 0.02; // a flow is over once its rate has decayed below this share
 
 export class Zone {
   constructor([name, free, min, low, high, boost, managed, present, spanned, pcp, blocks, lru]) {
@@ -11,7 +12,7 @@ export class Zone {
     this.anon = lru[0] + lru[1]; this.file = lru[2] + lru[3];
     this.level = free < this.min ? "min" : free < this.low ? "low" : free < this.high ? "high" : "ok";
   }
-  // Share of the bar: square root, so that watermarks of a percent are visible.
+  // Place in the bar, from 0 to 1: the square root of the share, so that watermarks of a percent are visible.
   at(pages) { return Math.sqrt(Math.min(1, pages / Math.max(1, this.present))); }
 }
 
@@ -19,7 +20,7 @@ export class Model {
   constructor(machine) {
     this.machine = machine;
     this.nodes = new Map(machine.nodes.map((node) => [node.nid, { ...node, now: null, zones: [], names: "" }]));
-    this.shape = 0; // another number, other zones: what is drawn is drawn anew
+    this.shape = 0; // changes when zones come or go: then everything is built again
     this.flows = new Map(); // "from>to" → {from, to, rate, at}
     this.row = new Map(machine.nodes.map((node, index) => [node.nid, index]));
   }
@@ -53,7 +54,7 @@ export class Model {
     const quiet = Math.max(0, clock - flow.at - 2 * INTERVAL_MS);
     return flow.rate * 2 ** (-quiet / HALF_LIFE_MS);
   }
-  // Flows that go on, the strongest first.
+  // The flows that are not over, the strongest first.
   flowing(clock, most = 64) {
     const found = [];
     for (const [key, flow] of this.flows) {

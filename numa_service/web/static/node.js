@@ -1,4 +1,4 @@
-// One node in full: watermarks of its zones, what is in them, kswapd, numastat, distances.
+// One node in detail: watermarks of its zones, the pages in them, kswapd, numastat, distances.
 import { ask, bytes, count, h, list, percent, put, say } from "./dom.js";
 
 const CONTENTS = [["free", "free"], ["pcp", "pagesets"], ["file", "page cache"], ["anon", "anonymous"], ["held", "held"]];
@@ -44,7 +44,7 @@ export class NodePanel {
   #fill(node) {
     const { now } = node;
     const cpus = node.cpus.length ? `CPUs ${list(node.cpus)}` : "no CPUs";
-    say(this.line, now ? `${cpus} · ${count(now.s)} sessions · ${bytes(now.h)} held · incarnation ${now.i}${now.w[0] ? ` · swap ${bytes(now.w[1])} of ${bytes(now.w[0])}` : ""}` : `${cpus} · does not answer: it restarts`);
+    say(this.line, now ? `${cpus} · ${count(now.s)} sessions · ${bytes(now.h)} held · lineage ${now.i}${now.w[0] ? ` · swap ${bytes(now.w[1])} of ${bytes(now.w[0])}` : ""}` : `${cpus} · does not answer: it restarts`);
     say(this.kswapd, now ? `kswapd ${now.k[0]} · woken ${count(now.k[1])} times · ${bytes(now.k[2])} reclaimed` : "");
     node.zones.forEach((zone, index) => {
       const parts = this.#zones[index];
@@ -58,7 +58,7 @@ export class NodePanel {
     });
     if (now) now.n.forEach((value, i) => say(this.stats[i], count(value)));
   }
-  // The lists are walked for this: only when somebody asks.
+  // Read only when asked for: the node walks its free lists for this.
   async #types(node, into) {
     into.replaceChildren(h("p", { class: "line", text: "…" }));
     try {

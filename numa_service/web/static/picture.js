@@ -1,4 +1,4 @@
-// The machine as people draw it: sockets, nodes in them, CPUs and zones in those, arrows where pages are got.
+// The picture of the machine: sockets with nodes, nodes with CPUs and zones, and arrows for pages got from elsewhere.
 import { bytes, list, put, rate, s, say } from "./dom.js";
 
 const GAP = 12, PAD = 12, LABEL = 22, CPUS_DRAWN = 16;
@@ -41,7 +41,7 @@ export class Picture {
     const boxes = s("g"), cards = s("g");
     for (let first = 0; first < sockets.length; first += columns) {
       const row = sockets.slice(first, first + columns);
-      const tops = []; // of each line of cards, and the end of the last
+      const tops = []; // top of each line of cards, and the end of the last
       for (const nids of row) {
         const cols = this.#columns(nids);
         nids.forEach((nid, at) => { const line = Math.floor(at / cols); tops[line] = Math.max(tops[line] ?? 0, heightOf(nid)); });
@@ -136,7 +136,7 @@ export class Picture {
     put(card.g, "aria-label", `node ${node.nid}, ${node.cpus.length || "no"} CPUs, ${node.now ? `${bytes(free)} free, kswapd ${state}` : "does not answer"}`);
   }
 
-  // Arrows, from who asked to who gave; width and strength by rate.
+  // Arrows from the node that asked to the one that gave pages; width and opacity show the rate.
   flow(flows) {
     const gone = new Set(this.#arrows.keys());
     for (const { key, from, to, rate: pages } of flows) {
@@ -161,7 +161,7 @@ export class Picture {
     if (!a || !b) return null;
     const [ax, ay, bx, by] = [a.x + a.width / 2, a.y + a.height / 2, b.x + b.width / 2, b.y + b.height / 2];
     const long = Math.hypot(bx - ax, by - ay) || 1, nx = -(by - ay) / long, ny = (bx - ax) / long;
-    // side by side with the arrow back: each is moved to its own right
+    // moved to its own right, so that it lies beside the arrow in the other direction
     const edge = (c, dx, dy) => Math.min((c.width / 2) / (Math.abs(dx) || 1e-9), (c.height / 2) / (Math.abs(dy) || 1e-9));
     const dx = (bx - ax) / long, dy = (by - ay) / long, off = this.dense ? 6 : 16;
     const start = Math.max(0, edge(a, dx, dy) - 14), end = Math.max(0, edge(b, dx, dy) - 10);
@@ -169,7 +169,7 @@ export class Picture {
     const bend = Math.min(40, long / 8), mx = (x1 + x2) / 2 + nx * bend, my = (y1 + y2) / 2 + ny * bend;
     const tx = x2 - mx, ty = y2 - my, t = Math.hypot(tx, ty) || 1, ux = tx / t, uy = ty / t, size = this.dense ? 6 : 9;
     const point = (along, across) => `${(x2 + ux * along - uy * across).toFixed(1)},${(y2 + uy * along + ux * across).toFixed(1)}`;
-    // nearer to who asks: the label of the arrow back is then elsewhere
+    // the label is nearer to the node that asks, so that it does not cover the label of the opposite arrow
     const along = (p, q, r) => (0.4624 * p + 0.4352 * q + 0.1024 * r).toFixed(1);
     return {
       path: s("path", { class: "flow", d: `M${x1.toFixed(1)} ${y1.toFixed(1)}Q${mx.toFixed(1)} ${my.toFixed(1)} ${x2.toFixed(1)} ${y2.toFixed(1)}` }),

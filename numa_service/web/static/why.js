@@ -1,4 +1,4 @@
-// Why an allocation goes where it goes, asked of the machine itself; and changes, if this console may make any.
+// Asks the machine why an allocation goes where it goes; and changes the machine, if the console is writable.
 import { $, ask, count, h, say } from "./dom.js";
 
 const GFPS = ["GFP_KERNEL", "GFP_HIGHUSER_MOVABLE", "GFP_USER", "GFP_ATOMIC", "GFP_NOWAIT", "GFP_KERNEL|__GFP_THISNODE", "GFP_KERNEL|GFP_DMA32", "GFP_KERNEL|GFP_DMA", "GFP_TRANSHUGE_LIGHT"];
@@ -23,7 +23,7 @@ export class Why {
     policy.replaceChildren(...options.map(([value, text]) => h("option", { value, text })));
     if (node.cpus.length) cpu.value = node.cpus[0];
     else {
-      // who is nearest asks for memory that has no CPU
+      // a node without CPUs is explained from a CPU of the nearest node that has some
       const near = this.model.machine.nodes.filter((n) => n.cpus.length).sort((a, b) => this.model.distance(a.nid, nid) - this.model.distance(b.nid, nid))[0];
       if (near) cpu.value = near.cpus[0];
       policy.value = `bind:${nid}`;

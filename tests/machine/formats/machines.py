@@ -1,4 +1,4 @@
-"""Machines at random, for the tests of formats."""
+"""Hypothesis strategies for machines, for the tests of formats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 @st.composite
 def drafts(draw: st.DrawFn, *, gaps: bool = True, latency: bool = True) -> Draft:
-    """Nodes with and without CPUs and memory; numbers of nodes and CPUs with gaps, if `gaps`."""
+    """Drafts of nodes with and without CPUs and memory; with `gaps`, nids and CPU numbers have gaps."""
     count = draw(st.integers(1, 6))
     top = 1024 if gaps else count
     nids = sorted(draw(st.sets(st.integers(0, top - 1), min_size=count, max_size=count)))
@@ -32,7 +32,7 @@ def drafts(draw: st.DrawFn, *, gaps: bool = True, latency: bool = True) -> Draft
         for nid, size in zip(nids, sizes, strict=True)
     ]
     pairs = [(a, b) for a in nids for b in nids]
-    distances = {pair: 10 if pair[0] == pair[1] else draw(st.integers(10, 254)) for pair in pairs}
+    distances = {pair: 10 if pair[0] == pair[1] else draw(st.integers(11, 255)) for pair in pairs}
     model = LatencyModel()
     if latency and draw(st.booleans()):
         model = LatencyModel(
@@ -45,7 +45,7 @@ def drafts(draw: st.DrawFn, *, gaps: bool = True, latency: bool = True) -> Draft
 
 
 def specs(**options: bool) -> st.SearchStrategy[MachineSpec]:
-    """The same, as machines."""
+    """The machines of such drafts; `options` are those of :func:`drafts`."""
     return drafts(**options).map(lambda draft: to_spec(draft, "random"))
 
 
@@ -55,7 +55,7 @@ def shape(spec: MachineSpec) -> object:
 
 
 def times(spec: MachineSpec) -> dict[tuple[int, int], tuple[int, int]]:
-    """(read, write) latencies from every node with CPUs."""
+    """(read, write) latencies in ns by pair of nodes, from every node with CPUs."""
     model = spec.latency
     return {
         (a.nid, b.nid): (

@@ -15,10 +15,9 @@ _CONTROL, _BUFFER = 0x1000, 0x100000
 
 
 def acpi_tables(arguments: str) -> dict[str, bytes]:
-    """SRAT, SLIT, HMAT and APIC that QEMU makes for these arguments, by signature; their checksums set.
+    """SRAT, SLIT, HMAT and APIC that QEMU makes for these arguments, by signature.
 
-    The firmware would set the checksums: here nothing runs in the machine. CalledProcessError says why QEMU
-    refuses.
+    Their checksums, which the firmware would set, are set here. CalledProcessError says why QEMU refuses.
     """
     command = [QEMU, "-accel", "tcg", "-qtest", "stdio", "-display", "none", "-nodefaults", "-S"]
     with subprocess.Popen(
@@ -69,7 +68,7 @@ def _file(ask: Callable[[str], str], name: str) -> bytes:
 
 
 def _split(blob: bytes) -> dict[str, bytes]:
-    """Tables follow each other, with padding; FACS has no checksum and no revision."""
+    """The tables of a blob, which has padding between them, by signature."""
     tables: dict[str, bytes] = {}
     for signature in (b"SRAT", b"SLIT", b"HMAT", b"APIC"):
         at = blob.find(signature)

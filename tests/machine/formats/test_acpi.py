@@ -1,4 +1,4 @@
-"""ACPI tables made by hand: every field that can be wrong, and what Linux makes of proximity domains."""
+"""ACPI tables made by hand: every field that can be wrong, and which nodes proximity domains become."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from numa_service.machine.captured_tree import Directory
 from numa_service.machine.formats.acpi import find_tables, read_acpi
 from numa_service.machine.formats.detect import read_source
 from numa_service.machine.formats.draft import Draft
 from numa_service.machine.source import load
 from numa_service.machine.spec import SpecError
-from numa_service.machine.tree import Directory
 
 MIB = 1 << 20
 
 
 def table(signature: bytes, body: bytes, revision: int = 3) -> bytes:
-    """A whole table with the right length and checksum."""
+    """A table with header, right length and right checksum."""
     head = struct.pack(
         "<4sIBB6s8sI4sI", signature, 36 + len(body), revision, 0, b"TEST  ", b"TESTTABL", 1, b"TST ", 1
     )
@@ -28,17 +28,17 @@ def table(signature: bytes, body: bytes, revision: int = 3) -> bytes:
 
 
 def apic(pxm: int, number: int, flags: int = 1) -> bytes:
-    """Processor Local APIC/SAPIC affinity."""
+    """An SRAT structure: Processor Local APIC/SAPIC affinity."""
     return struct.pack("<BBBBIB3sI", 0, 16, pxm & 0xFF, number, flags, 0, (pxm >> 8).to_bytes(3, "little"), 0)
 
 
 def x2apic(pxm: int, number: int) -> bytes:
-    """Processor Local x2APIC affinity."""
+    """An SRAT structure: Processor Local x2APIC affinity."""
     return struct.pack("<BBHIIIII", 2, 24, 0, pxm, number, 1, 0, 0)
 
 
 def memory(pxm: int, base: int, length: int, flags: int = 1) -> bytes:
-    """Memory affinity."""
+    """An SRAT structure: Memory affinity."""
     return struct.pack("<BBIHQQIIQ", 1, 40, pxm, 0, base, length, 0, flags, 0)
 
 
@@ -53,7 +53,7 @@ def slit(*rows: list[int]) -> bytes:
 def latency(
     kind: int, unit: int, lists: tuple[list[int], list[int]], entries: list[int], flags: int = 0
 ) -> bytes:
-    """HMAT system locality structure."""
+    """An HMAT structure: system locality latency and bandwidth."""
     initiators, targets = lists
     tail = struct.pack(f"<{len(initiators) + len(targets)}I", *initiators, *targets)
     tail += struct.pack(f"<{len(entries)}H", *entries)
@@ -122,10 +122,55 @@ def test_disabled_hotpluggable_and_persistent_are_left_out(tmp_path: Path) -> No
 
 
 def test_distances_by_domain_and_unreachable_ones(tmp_path: Path) -> None:
-    rows = [[10, 99, 99, 99, 99, 21]] + [[99] * 6] * 4 + [[255, 99, 99, 99, 99, 10]]
+    rows = [[10 if i == j else 99 for j in range(6)] for i in range(6)]
+    rows[0][5], rows[5][0] = 21, 255
     draft = _read(tmp_path, SRAT=TWO, SLIT=slit(*rows))
-    assert [draft.distance(a, b) for a, b in ((0, 1), (1, 0), (0, 0))] == [21, 254, 10]
-    assert any("255" in note for note in draft.notes)
+    assert [draft.distance(a, b) for a, b in ((0, 1), (1, 0), (0, 0))] == [21, 255, 10]
+    assert not any("distance" in note for note in draft.notes)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [[[10, 10], [10, 10]], [[10, 20], [9, 10]], [[20, 30], [30, 20]], [[10, 20], [10, 10]]],
+    ids=["all 10", "less than 10", "another diagonal", "one of 10"],
+)
+def test_an_invalid_slit_is_not_used(rows: list[list[int]], tmp_path: Path) -> None:
+    draft = _read(tmp_path, SRAT=srat(apic(0, 0), apic(1, 1), memory(0, 0, 64 * MIB)), SLIT=slit(*rows))
+    assert [draft.distance(a, b) for a in (0, 1) for b in (0, 1)] == [10, 20, 20, 10]
+    assert any("SLIT table looks invalid. Not used." in note for note in draft.notes)
+
+
+def test_hot_pluggable_memory_of_whole_domains_is_there(tmp_path: Path) -> None:
+    """As clouds describe it: a range below 1 GiB, memory node after node, then room for more."""
+    draft = _read(
+        tmp_path,
+        SRAT=srat(
+            apic(0, 0),
+            apic(1, 1),
+            memory(0, 0, 1 << 30, flags=3),
+            memory(0, 4 << 30, 3 << 30, flags=3),
+            memory(0, 1 << 40, 2 << 30, flags=3),
+            memory(1, (1 << 40) + (2 << 30), 4 << 30, flags=3),
+            memory(0, (1 << 40) + (6 << 30), 1 << 30, flags=3),
+            memory(1, 2 << 40, 1 << 40, flags=3),
+            memory(0, 1 << 48, 1 << 50, flags=3),
+        ),
+    )
+    assert [node.bytes >> 20 for node in draft.nodes] == [6143, 4096]  # without the BIOS holes
+    assert len([note for note in draft.notes if "hot-pluggable" in note]) == 2
+
+
+def test_one_hot_pluggable_domain_ends_at_the_first_gap(tmp_path: Path) -> None:
+    ranges = memory(0, 0, 1 << 30, 3), memory(0, 4 << 30, 3 << 30, 3), memory(0, 8 << 30, 1 << 40, 3)
+    draft = _read(tmp_path, SRAT=srat(apic(0, 0), *ranges))
+    assert draft.nodes[0].bytes >> 20 == 4095
+
+
+def test_a_node_all_of_whose_memory_is_hot_pluggable_beside_one_that_has_other(tmp_path: Path) -> None:
+    """The window for more of QEMU's -m maxmem= is on a node with memory of its own, or without CPUs."""
+    ranges = memory(0, 0, 1 << 30), memory(1, 1 << 30, 1 << 30, 3), memory(2, 8 << 30, 8 << 30, 3)
+    draft = _read(tmp_path, SRAT=srat(apic(0, 0), apic(1, 1), *ranges))
+    assert [node.bytes >> 20 for node in draft.nodes] == [1024, 1024]
 
 
 @pytest.mark.parametrize(("revision", "unit"), [(1, 10), (2, 10_000)])
@@ -145,10 +190,11 @@ def test_latencies_are_ns_in_revision_1_and_ps_later(revision: int, unit: int, t
 
 
 def test_a_file_and_a_directory_are_sources(tmp_path: Path) -> None:
+    rows = [[10 if i == j else 30 if i == 5 else 11 for j in range(6)] for i in range(6)]
     (tmp_path / "SRAT").write_bytes(TWO)
-    (tmp_path / "SLIT").write_bytes(slit([10] * 6, *[[17] * 6] * 4, [30, 30, 30, 30, 30, 10]))
+    (tmp_path / "SLIT").write_bytes(slit(*rows))
     for source in (tmp_path, tmp_path / "SRAT"):
-        assert load(str(source)).distances == ((10, 10), (30, 10))
+        assert load(str(source)).distances == ((10, 11), (30, 10))
     assert read_source("-", None, TWO).nodes[1].cpus == (2,)
 
 

@@ -1,4 +1,4 @@
-"""hwloc judges: it reads what is written, and reads synthetic strings as they are read here."""
+"""lstopo as the judge: it reads the XML that is written, and reads synthetic strings as the importer does."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _lstopo(*arguments: str) -> str:
     return done.stdout
 
 
-#: Version 1 of the XML has no nodes around nodes.
+#: Version 1 of the XML cannot have nodes around nodes.
 CASES = [(text, "2") for text in SYNTHETIC] + [(text, "1") for text in SYNTHETIC if text.count("[") < 3]
 
 
@@ -65,7 +65,7 @@ _V1 = ["--export-xml-flags", "1"]
 @pytest.mark.parametrize(
     ("name", "flags"),
     [(name, []) for name in ("two-socket", "cxl-tier", "nps4", "uma", "i386-highmem")]
-    # of cxl-tier hwloc writes two of four nodes in version 1
+    # in version 1 hwloc writes only two of the four nodes of cxl-tier, which is left out
     + [(name, _V1) for name in ("two-socket", "nps4", "uma")],
 )
 def test_lstopo_reads_what_is_written_and_hands_the_same_back(
@@ -117,7 +117,7 @@ def test_distances_and_attributes_that_hwloc_annotates_are_read(tmp_path: Path) 
 def _seen(
     xml: str,
 ) -> tuple[dict[int, tuple[str | None, str | None]], list[str], dict[str, dict[object, str]]]:
-    """Memory and CPUs of nodes, distances, memory attributes."""
+    """(memory and CPUs by nid, distances, memory attributes by name) of a document."""
     root = etree.fromstring(xml.encode(), etree.XMLParser(load_dtd=False))
     nodes = {int(e.get("os_index")): e for e in root.iter("object") if e.get("type") == "NUMANode"}
     nid_of = {element.get("gp_index"): nid for nid, element in nodes.items()}
@@ -136,7 +136,7 @@ def _seen(
 
 
 def _gathered(root: Path) -> None:
-    """Two sockets with HBM and a card with memory for both; node 5 is a GPU. Numbers are made up."""
+    """A tree of two sockets with HBM, a card with memory for both, and a GPU (node 5); values are made up."""
     cpus = {0: "0-1", 1: "2-3"}
     kb = {0: 8208776, 1: 8257056, 2: 4194304, 3: 4194304, 4: 1048576, 5: 0}
     rows = ["10 21 13 23 17 31", "21 10 23 13 17 31", "13 23 10 23 30 31", "23 13 23 10 30 31"]
@@ -173,7 +173,7 @@ def _gathered(root: Path) -> None:
 
 
 def test_lstopo_sees_in_a_mirror_what_it_sees_in_the_tree(tmp_path: Path) -> None:
-    """Memory to the byte, CPUs of nodes without any, distances and every memory attribute; in our XML too."""
+    """Memory, CPUs of CPU-less nodes, distances and memory attributes are equal, in our XML too."""
     source, mirror = tmp_path / "box", tmp_path / "mirror"
     _gathered(source)
     app = typer.Typer()

@@ -1,4 +1,4 @@
-"""hwloc XML as it is found: versions 1 to 3, odd trees, and hostile ones."""
+"""hwloc's XML of versions 1 to 3, of odd machines, and of hostile authors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _read(body: str, top: str = "topology") -> Draft:
 
 
 def _nodes(draft: Draft) -> dict[int, tuple[tuple[int, ...], int]]:
-    """CPUs, and what is managed: local_memory, or the RAM where nothing says how much that is."""
+    """(CPUs, bytes) by nid: the managed memory (local_memory), or the RAM if that is not given."""
     return {n.nid: (n.cpus, n.memory if n.managed is None else n.managed) for n in draft.nodes}
 
 
@@ -208,7 +208,7 @@ _HBM = f"""<object type="Machine" cpuset="0xf">
 
 
 def _export(draft: Draft) -> tuple[dict[int, str], dict[str, dict[tuple[int, str], int]]]:
-    """Cpusets of the nodes in what is written, and attributes by (nid, cpuset of the initiator)."""
+    """(cpuset by nid, attributes by name and (initiator's cpuset, nid)) of the XML that is written."""
     root = etree.fromstring(write(draft, "hwloc-xml")[0].encode())
     nodes = {int(e.get("os_index")): e for e in root.iter("object") if e.get("type") == "NUMANode"}
     nid_of = {element.get("gp_index"): nid for nid, element in nodes.items()}
@@ -248,7 +248,7 @@ def test_what_is_told_of_pairs_is_written_and_no_more() -> None:
     assert attributes == {
         "Bandwidth": {(3, "0x00000003"): 90000, (3, "0x0000000c"): 7, (2, "0x0000000f"): 22500}
     }
-    # node 2 is equally near to both packages now: an HMAT says more than the place in the tree
+    # node 2 is now equally near to both packages: the HMAT decides, not the place in the tree
     assert cpusets == {0: "0x00000003", 1: "0x0000000c", 2: "0x0000000f", 3: "0x00000003"}
 
 
@@ -280,7 +280,7 @@ def test_memory_near_some_of_the_cpus_gets_a_group_and_what_crosses_it_is_the_ma
 
 
 def test_local_memory_is_what_the_machine_manages() -> None:
-    """Told of a machine, as its kernel shows it; and kept through another export."""
+    """It is written as the machine's kernel shows it, and kept when the XML is read and written again."""
     for text in ('memory = "1GiB"', 'memory = "1GiB"\nmanaged = "900MiB"'):
         spec = parse_machine(f'[[node]]\ncpus = "0"\n{text}\n', "x", "x")
         document = export(spec, "hwloc-xml")[0]
@@ -334,7 +334,7 @@ def test_the_kernel_and_what_is_foreign_are_said() -> None:
           count="1"/>{_pu(0)}
         </object></object>"""
     )
-    assert draft.profile == "linux-3.0"
+    assert draft.profile == "linux-2.6.32"
     assert any("architecture ia64" in note for note in draft.notes)
     assert "pages of 65536 bytes: they have 4096 here" in draft.notes
 
@@ -363,7 +363,7 @@ BAD = {
     "deep": ("<topology>" + '<object type="Group">' * 5000 + "</object>" * 5000 + "</topology>", "x.xml:"),
     "huge attribute": (f'<topology><object type="PU" os_index="{"9" * 12_000_000}"/></topology>', "x.xml:"),
     "cut off": ('<topology><object type="Machine">', "x.xml:1: XML"),
-    "not a topology": ("<html/>", "<html> is not a topology"),
+    "not a topology": ("<html/>", "<html> is neither a topology"),
     "empty": ("<topology/>", "no <object>"),
     "no cpu": ('<topology><object type="Machine" local_memory="1"/></topology>', "no CPU"),
     "number": (

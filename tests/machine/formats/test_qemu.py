@@ -1,4 +1,4 @@
-"""QEMU's arguments: read as QEMU does, written so that it takes them; and the ACPI tables it then makes."""
+"""QEMU's arguments: read as QEMU reads them, and accepted when written; the ACPI tables it makes of them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from hypothesis import assume, given, settings
 from machines import specs, times
 from skips import needs
 
+from numa_service.machine.captured_tree import Directory
 from numa_service.machine.formats.acpi import find_tables, read_acpi
 from numa_service.machine.formats.detect import read_source
-from numa_service.machine.formats.draft import linux_numbers
+from numa_service.machine.formats.draft import draft_of, linux_numbers
 from numa_service.machine.formats.export import export
 from numa_service.machine.formats.machine_toml import to_spec
 from numa_service.machine.formats.qemu import read_qemu
+from numa_service.machine.formats.qemu_write import to_qemu
+from numa_service.machine.machinefile import parse_machine
 from numa_service.machine.presets import list_presets, load_preset
 from numa_service.machine.source import load
 from numa_service.machine.spec import MachineSpec, SpecError
-from numa_service.machine.tree import Directory
 
 needs_qemu = needs(qtest.QEMU)
 
@@ -36,8 +38,12 @@ def _from_tables(tables: dict[str, bytes], folder: Path) -> MachineSpec:
     return to_spec(draft, "tables")
 
 
+#: The zoo's machines have more memory or nodes than QEMU takes here, or node numbers with gaps.
+_PRESETS = [preset.name for preset in list_presets() if not preset.broke]
+
+
 @needs_qemu
-@pytest.mark.parametrize("name", [preset.name for preset in list_presets()])
+@pytest.mark.parametrize("name", _PRESETS)
 def test_qemu_makes_the_same_machine_of_what_is_written(name: str, tmp_path: Path) -> None:
     spec = load_preset(name)
     text, _ = export(spec, "qemu")
@@ -66,7 +72,7 @@ def test_qemu_refuses_what_it_cannot_take() -> None:
 @given(specs(gaps=False, latency=False))
 @settings(max_examples=40, deadline=None)
 def test_qemu_takes_every_machine(spec: MachineSpec) -> None:
-    # of less QEMU has no room for its tables
+    # with less memory QEMU has no room for its ACPI tables
     assume(sum(zone.present for node in spec.nodes for zone in node.zones) >= 16 << 8)
     text, _ = export(spec, "qemu")
     assert "SRAT" in qtest.acpi_tables(text)
@@ -164,3 +170,54 @@ def test_wrong_arguments_are_named(text: str) -> None:
         read_qemu(text, "x", "x").check()
     assert BAD[text] in str(caught.value)
     assert str(caught.value).startswith("x: ")
+
+
+def test_sockets_cores_and_threads() -> None:
+    """They are numbered in a row; without a word of them, or if every node is a socket, none are noted."""
+    draft = read_qemu("qemu-system -smp 8,sockets=2,cores=2,threads=2 -m 1G", "x", "x")
+    draft.check()
+    assert draft.packages == [(0, 1, 2, 3), (4, 5, 6, 7)]
+    assert draft.cores == [(0, 1), (2, 3), (4, 5), (6, 7)]
+    for smp in ("-smp 8", "-smp 8,sockets=2"):
+        draft = read_qemu(f"{smp} -numa node,cpus=0-3 -numa node,cpus=4-7 -m 1G", "x", "x")
+        draft.check()
+        assert (draft.packages, draft.cores) == ([], [])
+
+
+def test_packages_and_cores_are_exported() -> None:
+    text = 'packages = ["0-3", "4-7"]\ncores = ["0-1", "2-3", "4-5", "6-7"]\n'
+    text += '[[node]]\ncpus = "0-7"\nmemory = "1GiB"\n'
+    spec = parse_machine(text, "m", "m")
+    written, notes = to_qemu(draft_of(spec))
+    assert "-smp 8,sockets=2,cores=2,threads=2,maxcpus=8" in written
+    assert not notes
+    again = read_qemu(written, "x", "m")
+    again.check()
+    assert (again.packages, again.cores) == (list(spec.packages), list(spec.cores))
+    written, notes = to_qemu(draft_of(parse_machine(text.replace('"0-3", "4-7"', '"0-5", "6-7"'), "m", "m")))
+    assert "-smp 8,maxcpus=8" in written
+    assert any("sockets and cores" in note for note in notes)
+
+
+def test_memory_of_devices_comes_after_boot() -> None:
+    draft = read_qemu(
+        "qemu-system -smp 2 -m 1G -object memory-backend-ram,id=a,size=1G -numa node,cpus=0-1,memdev=a "
+        "-numa node -object memory-backend-ram,id=b,size=512M -device pc-dimm,id=d,memdev=b,node=1 "
+        "-object memory-backend-ram,id=c,size=4G -device virtio-mem-pci,memdev=c,node=1,requested-size=256M",
+        "x",
+        "x",
+    )
+    draft.check()
+    assert [(node.memory >> 20, node.added) for node in draft.nodes] == [(1024, False), (768, True)]
+
+
+def test_cxl_is_no_memory_at_boot() -> None:
+    draft = read_qemu(
+        "qemu-system -smp 2 -m 1G -object memory-backend-ram,id=v,size=16G "
+        "-device cxl-type3,volatile-memdev=v -M cxl-fmw.0.targets.0=c,cxl-fmw.0.size=4G",
+        "x",
+        "x",
+    )
+    draft.check()
+    assert [node.memory >> 20 for node in draft.nodes] == [1024]
+    assert any("cxl-type3 (v 16GiB) behind cxl-fmw (4GiB)" in note for note in draft.notes)

@@ -1,4 +1,4 @@
-"""What two formats can both say is not lost between them."""
+"""What two formats can both express is not lost between them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from machines import drafts, shape, specs, times
 from numa_service.machine.formats.detect import read_source
 from numa_service.machine.formats.draft import Draft, draft_of, q35_sizes
 from numa_service.machine.formats.export import EXPORTS, export, write
+from numa_service.machine.formats.hwloc_synthetic import read_synthetic
 from numa_service.machine.formats.hwloc_xml import read_hwloc_xml
 from numa_service.machine.formats.machine_toml import to_spec, to_toml
 from numa_service.machine.formats.qemu import read_qemu
-from numa_service.machine.formats.synthetic import read_synthetic
 from numa_service.machine.machinefile import parse_machine
 from numa_service.machine.presets import list_presets
 from numa_service.machine.spec import MachineSpec, SpecError
 from numa_service.machine.zones import q35_ram
 
-PRESETS = [preset.name for preset in list_presets()]
+#: What numa=fake has cut is exported as nodes like others: their zones and distances are not those of a cut.
+PRESETS = [preset.name for preset in list_presets() if preset.name != "zoo/fake-numa"]
 
 
 def _preset(name: str) -> MachineSpec:
@@ -99,7 +100,7 @@ def test_sizes_are_found_again_behind_the_places_that_they_gave(draft: Draft) ->
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("form", [form for form in EXPORTS if form not in ("dot", "svg", "synthetic")])
 def test_what_is_written_of_a_preset_is_found_out_and_read(name: str, form: str, tmp_path: Path) -> None:
-    path = tmp_path / f"{name}.export"
+    path = tmp_path / f"{name.replace('/', '-')}.export"
     path.write_text(export(_preset(name), form)[0])
     again = to_spec(read_source(str(path)), str(path))
     assert again.distances == _preset(name).distances

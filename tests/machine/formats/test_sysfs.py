@@ -1,4 +1,4 @@
-"""Gathered /sys trees with anything missing that can be missing."""
+"""Gathered trees of /sys, from which any file may be missing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _meminfo(nid: int, kb: int) -> dict[str, str]:
 
 
 def _read(root: Path) -> Draft:
-    """What a tree is read as. Whatever is missing in it, it boots and is written in every format."""
+    """The draft of a tree; checks that it boots and can be written in every format, whatever it lacks."""
     draft = read_source(str(root))
     spec = load(str(root))
     managed = start_kernel(spec).managed
@@ -59,7 +59,7 @@ def _read(root: Path) -> Draft:
 
 
 def _nodes(draft: Draft) -> dict[int, tuple[tuple[int, ...], int]]:
-    """CPUs, and what is managed: MemTotal, or the RAM where nothing says how much that is."""
+    """(CPUs, bytes) by nid: the managed memory (MemTotal), or the RAM if that is not given."""
     return {n.nid: (n.cpus, n.memory if n.managed is None else n.managed) for n in draft.nodes}
 
 
@@ -111,7 +111,7 @@ def test_cpus_and_nodes_offline(tmp_path: Path) -> None:
     }
     files |= {
         f"{CPU}/cpu1/online": "0\n",
-        f"{CPU}/cpu7/online": "1\n",  # without topology: not really there
+        f"{CPU}/cpu7/online": "1\n",  # without a topology directory a CPU is not on-line
         f"{NODE}/online": "0,2\n",
         f"{NODE}/node0/cpulist": "0-1\n",
         f"{NODE}/node1/cpulist": "\n",
@@ -142,7 +142,7 @@ def test_no_meminfo_of_the_nodes_shares_out_that_of_all(tmp_path: Path) -> None:
 
 
 def test_a_node_without_meminfo_is_empty_if_others_have_one(tmp_path: Path) -> None:
-    """What a kernel without CONFIG_SYSFS' node files, or a gatherer that was cut short, leaves behind."""
+    """Such trees come from a kernel without the node files, or from a gathering that was cut short."""
     files = {
         **_cpus(0, 1, 2),
         **_meminfo(3, GIB >> 10),
@@ -189,7 +189,7 @@ def test_latencies_of_the_nearest_cpus(tmp_path: Path) -> None:
 def _initiators(
     nid: int, access: int, of: str, read: tuple[int, int], write: tuple[int, int]
 ) -> dict[str, str]:
-    """Numbers are (ns, MiB/s)."""
+    """The files of one access class of a node; `read` and `write` are (ns, MiB/s)."""
     where = f"{NODE}/node{nid}/access{access}/initiators"
     values = {"read_latency": read[0], "write_latency": write[0]}
     values |= {"read_bandwidth": read[1], "write_bandwidth": write[1]}
@@ -236,7 +236,7 @@ def test_no_numbers_in_the_tree_none_in_the_machine(tmp_path: Path) -> None:
     [
         (8208776, 8257056),  # a server of 2 x 8 GiB
         (524288, 4, 4096, 100_000_004),
-        (3_000, 5_000_000),  # the kernel is on another node, or not told
+        (3_000, 5_000_000),  # the kernel is on another node, or on none
         (1 << 30, 1 << 30, (1 << 30) + 4),
         (16_384, 0),  # a small machine, and a node without memory
     ],
@@ -266,7 +266,7 @@ def test_files_that_end_with_a_nul_byte(tmp_path: Path) -> None:
 
 
 def _blocks(*numbers: int, offline: int | None = None) -> dict[str, str]:
-    """Blocks of 128 MiB."""
+    """The files of memory blocks of 128 MiB."""
     files = {f"{BLOCK}/memory{n}/state": "offline\n" if n == offline else "online\n" for n in numbers}
     return files | {f"{BLOCK}/block_size_bytes": "8000000\n"}
 
@@ -328,7 +328,7 @@ def test_hwlocs_own_notes_are_read(tmp_path: Path) -> None:
     files = {"proc/hwloc-nofile-info": nofile, "proc/cpuinfo": "", f"{NODE}/node0/uevent": ""}
     draft = _read(_tree(tmp_path, files))
     assert draft.nodes[0].cpus == (0, 1, 2)
-    assert draft.profile == "linux-6.12"
+    assert draft.profile == "linux-6.12.1"
     assert any("pages of 65536" in note for note in draft.notes)
     assert any("aarch64" in note for note in draft.notes)
 
@@ -400,3 +400,43 @@ def test_a_directory_that_is_nothing_says_what_was_looked_for(tmp_path: Path) ->
 def test_a_tree_without_cpus_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="no CPU: no sys/devices/system/cpu"):
         read_source(str(_tree(tmp_path, {f"{NODE}/node0/meminfo": ""})))
+
+
+def _siblings(packages: dict[int, str], cores: dict[int, str]) -> dict[str, str]:
+    return {
+        f"{CPU}/cpu{cpu}/topology/{name}": f"{mask}\n"
+        for name, masks in (("core_siblings", packages), ("thread_siblings", cores))
+        for cpu, mask in masks.items()
+    }
+
+
+def test_packages_and_cores_by_masks_of_siblings(tmp_path: Path) -> None:
+    """Two nodes of a package; threads of a core are two apart. Masks that overlap are not used."""
+    files = {
+        **{f"{NODE}/node{nid}/cpulist": f"{nid * 4}-{nid * 4 + 3}\n" for nid in (0, 1)},
+        **_meminfo(0, GIB >> 10),
+        **_meminfo(1, GIB >> 10),
+        **_siblings(dict.fromkeys(range(8), "ff"), {n: f"{5 << (n // 4 * 4 + n % 2):x}" for n in range(8)}),
+    }
+    draft = _read(_tree(tmp_path / "good", files))
+    assert draft.packages == [tuple(range(8))]
+    assert draft.cores == [(0, 2), (1, 3), (4, 6), (5, 7)]
+    files |= _siblings({0: "7f"}, {})
+    draft = _read(_tree(tmp_path / "overlapping", files))
+    assert (draft.packages, draft.cores) == ([], [])
+
+
+def test_packages_and_cores_by_cpuinfo(tmp_path: Path) -> None:
+    paragraphs = (f"processor\t: {n}\nphysical id\t: {n // 4}\ncore id\t\t: {n % 2}\n" for n in range(8))
+    draft = _read(
+        _tree(tmp_path, {"proc/cpuinfo": "\n".join(paragraphs), "proc/meminfo": "MemTotal: 999 kB\n"})
+    )
+    assert draft.packages == [(0, 1, 2, 3), (4, 5, 6, 7)]
+    assert draft.cores == [(0, 2), (1, 3), (4, 6), (5, 7)]
+
+
+def test_possible_nodes(tmp_path: Path) -> None:
+    files = {**_cpus(0, 1), f"{NODE}/node0/cpulist": "0-1\n", **_meminfo(0, GIB >> 10)}
+    assert _read(_tree(tmp_path / "same", files | {f"{NODE}/possible": "0\n"})).possible == ()
+    draft = _read(_tree(tmp_path / "more", files | {f"{NODE}/possible": "0-3\n"}))
+    assert draft.possible == (0, 1, 2, 3)

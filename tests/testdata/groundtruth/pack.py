@@ -1,7 +1,11 @@
-"""Packs a directory of captures into the archives beside this file: ``python pack.py DIR``.
+"""Packs a directory of captures into the archives beside this file: ``python pack.py DIR [FOLDER...]``.
 
 Boots and workloads are packed as they are. Traces go in their columnar form, not compressed by itself, as xz
 finds more in it than zlib does (2 MB for 29 MB of gzipped text). One trace has its first lines as text, too.
+Of slab caches, what describes them is packed; of their traces, the sizes and places of objects, counted, and
+of some caches of SLUB each allocation and free; in an archive of their own, the events of SLAB and SLOB in
+columns with the lines of slabinfo that each command changed. Of vmalloc and of processes the files that are
+used are packed.
 The same input and the same liblzma give the same bytes.
 """
 
@@ -17,19 +21,44 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from fidelity.allocations import count_allocations
+from fidelity.kmem_events import pack_events
+from fidelity.slab_steps import pack_steps
+from fidelity.slub_work import PACKED, packed_work, work_captures
+
 from numa_service.trace.columnar import write_ntrace
-from numa_service.trace.source import open_trace
+from numa_service.trace.reader import open_trace
 
 HERE = Path(__file__).resolve().parent
-FOLDERS = ("topologies", "workloads", "traces")
+FOLDERS = ("topologies", "workloads", "traces", "slab", "vmalloc", "processes", "slab-traces")
+#: What is packed of a capture of slab caches, besides its traces.
+SLAB_FILES = {"scenario.json", "guest.sh", "slab.txt", "slab-attributes.txt", "slabinfo.txt", "tunables.txt"}
+#: The allocators whose objects are compared by size and place.
+SLAB_TRACES = ("slab", "slob")
 #: The trace whose first lines are kept as text, too, and how many of them.
 TEXT_OF = "numa-2n-big/forkmix"
 TEXT_LINES = 20_000
+#: Of captures of vmalloc: what is compared, and what says how it was made.
+VMALLOC_FILES = {"vmallocinfo.txt", "meminfo.txt", "module-files.txt", "scenario.json", "guest.sh"}
+#: Of captures of processes, besides their steps.
+PROCESS_FILES = {"s.gps", "scenario.json", "guest.sh", "zoneinfo.txt"}
 
 
 def contents(folder: Path) -> Iterator[tuple[Path, bytes]]:
     """What goes into the archive of one folder."""
+    if folder.name == "slab":
+        yield from slab_contents(folder)
+        return
+    if folder.name == "slab-traces":
+        yield from slab_traces(folder.with_name("slab"))
+        return
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if folder.name == "vmalloc" and path.name not in VMALLOC_FILES:
+            continue
+        if folder.name == "processes" and path.parent.name != "steps" and path.name not in PROCESS_FILES:
+            continue
         if path.name == "t.trace.gz":
             yield path.with_name("t.ntrace"), columnar(path)
             if path.parent == folder / TEXT_OF:
@@ -37,6 +66,28 @@ def contents(folder: Path) -> Iterator[tuple[Path, bytes]]:
                     yield path.with_name("start.trace"), b"".join(islice(text, TEXT_LINES))
         else:
             yield path, path.read_bytes()
+
+
+def slab_contents(folder: Path) -> Iterator[tuple[Path, bytes]]:
+    """What goes into the archive of captures of slab caches."""
+    for capture in sorted(path for path in folder.glob("*/*") if path.is_dir()):
+        for path in sorted(path for path in capture.iterdir() if path.name in SLAB_FILES):
+            yield path, path.read_bytes()
+        if capture.parent.name.endswith(SLAB_TRACES) and (traces := sorted(capture.glob("*.trace.gz"))):
+            rows = [row.line() for trace in traces for row in count_allocations(trace)]
+            yield capture / "allocations.txt", "".join(f"{row}\n" for row in rows).encode()
+    for capture in work_captures(folder.parent):
+        yield capture / PACKED, packed_work(capture).encode()
+
+
+def slab_traces(folder: Path) -> Iterator[tuple[Path, bytes]]:
+    """What goes into the archive of traces of slab caches: the folder is that of the captures."""
+    for trace in sorted(folder.glob("*/*/*.trace.gz")):
+        if trace.parent.parent.name.endswith(SLAB_TRACES):
+            workload = trace.with_name(trace.name.removesuffix(".trace.gz"))
+            yield workload.with_suffix(".kmem"), pack_events(trace)
+            if steps := pack_steps(workload):
+                yield workload.with_suffix(".steps"), steps
 
 
 def columnar(text: Path) -> bytes:
@@ -61,5 +112,5 @@ def pack(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    for name in FOLDERS:
+    for name in sys.argv[2:] or FOLDERS:
         pack(Path(sys.argv[1]).resolve() / name)

@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from numa_client._gen.numa.v1 import types_pb2 as numa_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19numa/v1/explanation.proto\x12\x07numa.v1\x1a\x13numa/v1/types.proto\"\xa7\x02\n\x0b\x45xplanation\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x0b\n\x03\x63pu\x18\x02 \x01(\r\x12\x11\n\tgfp_flags\x18\x03 \x01(\t\x12\r\n\x05order\x18\x04 \x01(\r\x12\r\n\x05\x63ount\x18\x05 \x01(\r\x12\x13\n\x0bmigratetype\x18\x06 \x01(\t\x12\x11\n\tclasszone\x18\x07 \x01(\t\x12\x1f\n\x06policy\x18\x08 \x01(\x0b\x32\x0f.numa.v1.Policy\x12\x0f\n\x07profile\x18\t \x01(\t\x12\x1c\n\x05steps\x18\n \x03(\x0b\x32\r.numa.v1.Step\x12&\n\tplacement\x18\x0b \x03(\x0b\x32\x13.numa.v1.NodeBlocks\x12\x1b\n\x04\x63ost\x18\x0c \x01(\x0b\x32\r.numa.v1.Cost\x12\x0f\n\x07\x66\x61ilure\x18\r \x01(\t\"*\n\nNodeBlocks\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x0e\n\x06\x62locks\x18\x02 \x01(\r\"\x83\x02\n\x04Step\x12\x12\n\nlatency_ns\x18\x01 \x01(\x04\x12\x1d\n\x04walk\x18\x02 \x01(\x0b\x32\r.numa.v1.WalkH\x00\x12.\n\rfreelist_pass\x18\x03 \x01(\x0b\x32\x15.numa.v1.FreelistPassH\x00\x12.\n\rkswapd_wakeup\x18\x04 \x01(\x0b\x32\x15.numa.v1.KswapdWakeupH\x00\x12\x30\n\x0e\x64irect_reclaim\x18\x05 \x01(\x0b\x32\x16.numa.v1.DirectReclaimH\x00\x12.\n\rpageset_drain\x18\x06 \x01(\x0b\x32\x15.numa.v1.PagesetDrainH\x00\x42\x06\n\x04step\"\x87\x01\n\x04Walk\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x16\n\x0ethis_node_only\x18\x02 \x01(\x08\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\"\n\x05zones\x18\x04 \x03(\x0b\x32\x13.numa.v1.ZoneOfNode\x12&\n\x08left_out\x18\x05 \x03(\x0b\x32\x14.numa.v1.LeftOutZone\"(\n\nZoneOfNode\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x0c\n\x04zone\x18\x02 \x01(\t\"X\n\x0bLeftOutZone\x12!\n\x04zone\x18\x01 \x01(\x0b\x32\x13.numa.v1.ZoneOfNode\x12&\n\x06reason\x18\x02 \x01(\x0e\x32\x16.numa.v1.LeftOutReason\"T\n\x0c\x46reelistPass\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x61lloc_flags\x18\x02 \x03(\t\x12!\n\x05nodes\x18\x03 \x03(\x0b\x32\x12.numa.v1.NodeVisit\"s\n\tNodeVisit\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x0e\n\x06remote\x18\x02 \x01(\x08\x12\x0c\n\x04\x61way\x18\x03 \x01(\t\x12%\n\x07\x61\x63\x63ount\x18\x04 \x01(\x0b\x32\x14.numa.v1.NodeAccount\x12\x13\n\x0b\x63\x61\x63hed_full\x18\x05 \x03(\t\"M\n\x0bNodeAccount\x12!\n\x05zones\x18\x01 \x03(\x0b\x32\x12.numa.v1.ZoneVisit\x12\x0e\n\x06steals\x18\x02 \x01(\rJ\x04\x08\x03\x10\x04R\x05order\"\xdb\x02\n\tZoneVisit\x12\x0c\n\x04zone\x18\x01 \x01(\t\x12\'\n\x06\x62\x65\x66ore\x18\x02 \x01(\x0b\x32\x17.numa.v1.WatermarkCheck\x12&\n\x05\x61\x66ter\x18\x03 \x01(\x0b\x32\x17.numa.v1.WatermarkCheck\x12\x15\n\rserved_blocks\x18\x04 \x01(\r\x12*\n\x0cleft_because\x18\x05 \x01(\x0e\x32\x14.numa.v1.LeftBecause\x12\x1c\n\x14pageset_before_pages\x18\x06 \x01(\x04\x12\x1b\n\x13pageset_after_pages\x18\x07 \x01(\x04\x12\x14\n\x0c\x62uddy_blocks\x18\x08 \x01(\x04\x12\x0e\n\x06splits\x18\t \x03(\x04\x12\x1e\n\x06\x63laims\x18\n \x03(\x0b\x32\x0e.numa.v1.Claim\x12+\n\x0e\x66oreign_blocks\x18\x0b \x03(\x0b\x32\x13.numa.v1.TypeBlocks\"?\n\x05\x43laim\x12\x11\n\tfrom_type\x18\x01 \x01(\t\x12\x0f\n\x07to_type\x18\x02 \x01(\t\x12\x12\n\npageblocks\x18\x03 \x01(\r\"1\n\nTypeBlocks\x12\x13\n\x0bmigratetype\x18\x01 \x01(\t\x12\x0e\n\x06\x62locks\x18\x02 \x01(\r\"\xca\x02\n\x0eWatermarkCheck\x12\x11\n\tmark_name\x18\x01 \x01(\t\x12\x12\n\nfree_pages\x18\x02 \x01(\x04\x12\x16\n\x0eunusable_pages\x18\x03 \x01(\x04\x12\x18\n\x10order_cost_pages\x18\x04 \x01(\x04\x12\x12\n\nmark_pages\x18\x05 \x01(\x04\x12\x13\n\x0b\x62oost_pages\x18\x06 \x01(\x04\x12\x17\n\x0fhigh_part_pages\x18\x07 \x01(\x04\x12\x19\n\x11harder_part_pages\x18\x08 \x01(\x04\x12\x1c\n\x14lowmem_reserve_pages\x18\t \x01(\x04\x12\x1a\n\x12largest_free_order\x18\n \x01(\x05\x12\n\n\x02ok\x18\x0b \x01(\x08\x12\x11\n\tcma_pages\x18\x0c \x01(\x04\x12\x17\n\x0ftoo_small_pages\x18\r \x01(\x04\x12\x10\n\x08halvings\x18\x0e \x01(\r\"9\n\x0cKswapdWakeup\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\r\n\x05woken\x18\x02 \x01(\x08\x12\x0c\n\x04\x61way\x18\x03 \x01(\t\"m\n\rDirectReclaim\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x10\n\x08priority\x18\x02 \x01(\r\x12\x15\n\rscanned_pages\x18\x03 \x01(\x04\x12\x17\n\x0freclaimed_pages\x18\x04 \x01(\x04\x12\x0c\n\x04\x61way\x18\x05 \x01(\t\"A\n\x0cPagesetDrain\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x15\n\rdrained_pages\x18\x02 \x01(\x04\x12\x0c\n\x04\x61way\x18\x03 \x01(\t*i\n\rLeftOutReason\x12\x1f\n\x1bLEFT_OUT_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15LEFT_OUT_REASON_CLASS\x10\x01\x12\x1c\n\x18LEFT_OUT_REASON_NODEMASK\x10\x02*\x9a\x01\n\x0bLeftBecause\x12\x1c\n\x18LEFT_BECAUSE_UNSPECIFIED\x10\x00\x12\x1b\n\x17LEFT_BECAUSE_BELOW_MARK\x10\x01\x12\x19\n\x15LEFT_BECAUSE_NO_BLOCK\x10\x02\x12\x1a\n\x16LEFT_BECAUSE_WOULD_MIX\x10\x03\x12\x19\n\x15LEFT_BECAUSE_RESERVED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19numa/v1/explanation.proto\x12\x07numa.v1\x1a\x13numa/v1/types.proto\"\xa7\x02\n\x0b\x45xplanation\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x0b\n\x03\x63pu\x18\x02 \x01(\r\x12\x11\n\tgfp_flags\x18\x03 \x01(\t\x12\r\n\x05order\x18\x04 \x01(\r\x12\r\n\x05\x63ount\x18\x05 \x01(\r\x12\x13\n\x0bmigratetype\x18\x06 \x01(\t\x12\x11\n\tclasszone\x18\x07 \x01(\t\x12\x1f\n\x06policy\x18\x08 \x01(\x0b\x32\x0f.numa.v1.Policy\x12\x0f\n\x07profile\x18\t \x01(\t\x12\x1c\n\x05steps\x18\n \x03(\x0b\x32\r.numa.v1.Step\x12&\n\tplacement\x18\x0b \x03(\x0b\x32\x13.numa.v1.NodeBlocks\x12\x1b\n\x04\x63ost\x18\x0c \x01(\x0b\x32\r.numa.v1.Cost\x12\x0f\n\x07\x66\x61ilure\x18\r \x01(\t\"*\n\nNodeBlocks\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x0e\n\x06\x62locks\x18\x02 \x01(\r\"\x83\x02\n\x04Step\x12\x12\n\nlatency_ns\x18\x01 \x01(\x04\x12\x1d\n\x04walk\x18\x02 \x01(\x0b\x32\r.numa.v1.WalkH\x00\x12.\n\rfreelist_pass\x18\x03 \x01(\x0b\x32\x15.numa.v1.FreelistPassH\x00\x12.\n\rkswapd_wakeup\x18\x04 \x01(\x0b\x32\x15.numa.v1.KswapdWakeupH\x00\x12\x30\n\x0e\x64irect_reclaim\x18\x05 \x01(\x0b\x32\x16.numa.v1.DirectReclaimH\x00\x12.\n\rpageset_drain\x18\x06 \x01(\x0b\x32\x15.numa.v1.PagesetDrainH\x00\x42\x06\n\x04step\"\x97\x01\n\x04Walk\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x16\n\x0ethis_node_only\x18\x02 \x01(\x08\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\"\n\x05zones\x18\x04 \x03(\x0b\x32\x13.numa.v1.ZoneOfNode\x12&\n\x08left_out\x18\x05 \x03(\x0b\x32\x14.numa.v1.LeftOutZone\x12\x0e\n\x06\x63hosen\x18\x06 \x01(\t\"(\n\nZoneOfNode\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x0c\n\x04zone\x18\x02 \x01(\t\"X\n\x0bLeftOutZone\x12!\n\x04zone\x18\x01 \x01(\x0b\x32\x13.numa.v1.ZoneOfNode\x12&\n\x06reason\x18\x02 \x01(\x0e\x32\x16.numa.v1.LeftOutReason\"T\n\x0c\x46reelistPass\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x61lloc_flags\x18\x02 \x03(\t\x12!\n\x05nodes\x18\x03 \x03(\x0b\x32\x12.numa.v1.NodeVisit\"s\n\tNodeVisit\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x0e\n\x06remote\x18\x02 \x01(\x08\x12\x0c\n\x04\x61way\x18\x03 \x01(\t\x12%\n\x07\x61\x63\x63ount\x18\x04 \x01(\x0b\x32\x14.numa.v1.NodeAccount\x12\x13\n\x0b\x63\x61\x63hed_full\x18\x05 \x03(\t\"M\n\x0bNodeAccount\x12!\n\x05zones\x18\x01 \x03(\x0b\x32\x12.numa.v1.ZoneVisit\x12\x0e\n\x06steals\x18\x02 \x01(\rJ\x04\x08\x03\x10\x04R\x05order\"\xdb\x02\n\tZoneVisit\x12\x0c\n\x04zone\x18\x01 \x01(\t\x12\'\n\x06\x62\x65\x66ore\x18\x02 \x01(\x0b\x32\x17.numa.v1.WatermarkCheck\x12&\n\x05\x61\x66ter\x18\x03 \x01(\x0b\x32\x17.numa.v1.WatermarkCheck\x12\x15\n\rserved_blocks\x18\x04 \x01(\r\x12*\n\x0cleft_because\x18\x05 \x01(\x0e\x32\x14.numa.v1.LeftBecause\x12\x1c\n\x14pageset_before_pages\x18\x06 \x01(\x04\x12\x1b\n\x13pageset_after_pages\x18\x07 \x01(\x04\x12\x14\n\x0c\x62uddy_blocks\x18\x08 \x01(\x04\x12\x0e\n\x06splits\x18\t \x03(\x04\x12\x1e\n\x06\x63laims\x18\n \x03(\x0b\x32\x0e.numa.v1.Claim\x12+\n\x0e\x66oreign_blocks\x18\x0b \x03(\x0b\x32\x13.numa.v1.TypeBlocks\"?\n\x05\x43laim\x12\x11\n\tfrom_type\x18\x01 \x01(\t\x12\x0f\n\x07to_type\x18\x02 \x01(\t\x12\x12\n\npageblocks\x18\x03 \x01(\r\"1\n\nTypeBlocks\x12\x13\n\x0bmigratetype\x18\x01 \x01(\t\x12\x0e\n\x06\x62locks\x18\x02 \x01(\r\"\xca\x02\n\x0eWatermarkCheck\x12\x11\n\tmark_name\x18\x01 \x01(\t\x12\x12\n\nfree_pages\x18\x02 \x01(\x04\x12\x16\n\x0eunusable_pages\x18\x03 \x01(\x04\x12\x18\n\x10order_cost_pages\x18\x04 \x01(\x04\x12\x12\n\nmark_pages\x18\x05 \x01(\x04\x12\x13\n\x0b\x62oost_pages\x18\x06 \x01(\x04\x12\x17\n\x0fhigh_part_pages\x18\x07 \x01(\x04\x12\x19\n\x11harder_part_pages\x18\x08 \x01(\x04\x12\x1c\n\x14lowmem_reserve_pages\x18\t \x01(\x04\x12\x1a\n\x12largest_free_order\x18\n \x01(\x05\x12\n\n\x02ok\x18\x0b \x01(\x08\x12\x11\n\tcma_pages\x18\x0c \x01(\x04\x12\x17\n\x0ftoo_small_pages\x18\r \x01(\x04\x12\x10\n\x08halvings\x18\x0e \x01(\r\"9\n\x0cKswapdWakeup\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\r\n\x05woken\x18\x02 \x01(\x08\x12\x0c\n\x04\x61way\x18\x03 \x01(\t\"m\n\rDirectReclaim\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x10\n\x08priority\x18\x02 \x01(\r\x12\x15\n\rscanned_pages\x18\x03 \x01(\x04\x12\x17\n\x0freclaimed_pages\x18\x04 \x01(\x04\x12\x0c\n\x04\x61way\x18\x05 \x01(\t\"A\n\x0cPagesetDrain\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x15\n\rdrained_pages\x18\x02 \x01(\x04\x12\x0c\n\x04\x61way\x18\x03 \x01(\t*i\n\rLeftOutReason\x12\x1f\n\x1bLEFT_OUT_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15LEFT_OUT_REASON_CLASS\x10\x01\x12\x1c\n\x18LEFT_OUT_REASON_NODEMASK\x10\x02*\x9a\x01\n\x0bLeftBecause\x12\x1c\n\x18LEFT_BECAUSE_UNSPECIFIED\x10\x00\x12\x1b\n\x17LEFT_BECAUSE_BELOW_MARK\x10\x01\x12\x19\n\x15LEFT_BECAUSE_NO_BLOCK\x10\x02\x12\x1a\n\x16LEFT_BECAUSE_WOULD_MIX\x10\x03\x12\x19\n\x15LEFT_BECAUSE_RESERVED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'numa.v1.explanation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LEFTOUTREASON']._serialized_start=2251
-  _globals['_LEFTOUTREASON']._serialized_end=2356
-  _globals['_LEFTBECAUSE']._serialized_start=2359
-  _globals['_LEFTBECAUSE']._serialized_end=2513
+  _globals['_LEFTOUTREASON']._serialized_start=2267
+  _globals['_LEFTOUTREASON']._serialized_end=2372
+  _globals['_LEFTBECAUSE']._serialized_start=2375
+  _globals['_LEFTBECAUSE']._serialized_end=2529
   _globals['_EXPLANATION']._serialized_start=60
   _globals['_EXPLANATION']._serialized_end=355
   _globals['_NODEBLOCKS']._serialized_start=357
@@ -43,29 +43,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STEP']._serialized_start=402
   _globals['_STEP']._serialized_end=661
   _globals['_WALK']._serialized_start=664
-  _globals['_WALK']._serialized_end=799
-  _globals['_ZONEOFNODE']._serialized_start=801
-  _globals['_ZONEOFNODE']._serialized_end=841
-  _globals['_LEFTOUTZONE']._serialized_start=843
-  _globals['_LEFTOUTZONE']._serialized_end=931
-  _globals['_FREELISTPASS']._serialized_start=933
-  _globals['_FREELISTPASS']._serialized_end=1017
-  _globals['_NODEVISIT']._serialized_start=1019
-  _globals['_NODEVISIT']._serialized_end=1134
-  _globals['_NODEACCOUNT']._serialized_start=1136
-  _globals['_NODEACCOUNT']._serialized_end=1213
-  _globals['_ZONEVISIT']._serialized_start=1216
-  _globals['_ZONEVISIT']._serialized_end=1563
-  _globals['_CLAIM']._serialized_start=1565
-  _globals['_CLAIM']._serialized_end=1628
-  _globals['_TYPEBLOCKS']._serialized_start=1630
-  _globals['_TYPEBLOCKS']._serialized_end=1679
-  _globals['_WATERMARKCHECK']._serialized_start=1682
-  _globals['_WATERMARKCHECK']._serialized_end=2012
-  _globals['_KSWAPDWAKEUP']._serialized_start=2014
-  _globals['_KSWAPDWAKEUP']._serialized_end=2071
-  _globals['_DIRECTRECLAIM']._serialized_start=2073
-  _globals['_DIRECTRECLAIM']._serialized_end=2182
-  _globals['_PAGESETDRAIN']._serialized_start=2184
-  _globals['_PAGESETDRAIN']._serialized_end=2249
+  _globals['_WALK']._serialized_end=815
+  _globals['_ZONEOFNODE']._serialized_start=817
+  _globals['_ZONEOFNODE']._serialized_end=857
+  _globals['_LEFTOUTZONE']._serialized_start=859
+  _globals['_LEFTOUTZONE']._serialized_end=947
+  _globals['_FREELISTPASS']._serialized_start=949
+  _globals['_FREELISTPASS']._serialized_end=1033
+  _globals['_NODEVISIT']._serialized_start=1035
+  _globals['_NODEVISIT']._serialized_end=1150
+  _globals['_NODEACCOUNT']._serialized_start=1152
+  _globals['_NODEACCOUNT']._serialized_end=1229
+  _globals['_ZONEVISIT']._serialized_start=1232
+  _globals['_ZONEVISIT']._serialized_end=1579
+  _globals['_CLAIM']._serialized_start=1581
+  _globals['_CLAIM']._serialized_end=1644
+  _globals['_TYPEBLOCKS']._serialized_start=1646
+  _globals['_TYPEBLOCKS']._serialized_end=1695
+  _globals['_WATERMARKCHECK']._serialized_start=1698
+  _globals['_WATERMARKCHECK']._serialized_end=2028
+  _globals['_KSWAPDWAKEUP']._serialized_start=2030
+  _globals['_KSWAPDWAKEUP']._serialized_end=2087
+  _globals['_DIRECTRECLAIM']._serialized_start=2089
+  _globals['_DIRECTRECLAIM']._serialized_end=2198
+  _globals['_PAGESETDRAIN']._serialized_start=2200
+  _globals['_PAGESETDRAIN']._serialized_end=2265
 # @@protoc_insertion_point(module_scope)

@@ -85,18 +85,20 @@ class Step(_message.Message):
     def __init__(self, latency_ns: _Optional[int] = ..., walk: _Optional[_Union[Walk, _Mapping]] = ..., freelist_pass: _Optional[_Union[FreelistPass, _Mapping]] = ..., kswapd_wakeup: _Optional[_Union[KswapdWakeup, _Mapping]] = ..., direct_reclaim: _Optional[_Union[DirectReclaim, _Mapping]] = ..., pageset_drain: _Optional[_Union[PagesetDrain, _Mapping]] = ...) -> None: ...
 
 class Walk(_message.Message):
-    __slots__ = ("node", "this_node_only", "count", "zones", "left_out")
+    __slots__ = ("node", "this_node_only", "count", "zones", "left_out", "chosen")
     NODE_FIELD_NUMBER: _ClassVar[int]
     THIS_NODE_ONLY_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     ZONES_FIELD_NUMBER: _ClassVar[int]
     LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    CHOSEN_FIELD_NUMBER: _ClassVar[int]
     node: int
     this_node_only: bool
     count: int
     zones: _containers.RepeatedCompositeFieldContainer[ZoneOfNode]
     left_out: _containers.RepeatedCompositeFieldContainer[LeftOutZone]
-    def __init__(self, node: _Optional[int] = ..., this_node_only: _Optional[bool] = ..., count: _Optional[int] = ..., zones: _Optional[_Iterable[_Union[ZoneOfNode, _Mapping]]] = ..., left_out: _Optional[_Iterable[_Union[LeftOutZone, _Mapping]]] = ...) -> None: ...
+    chosen: str
+    def __init__(self, node: _Optional[int] = ..., this_node_only: _Optional[bool] = ..., count: _Optional[int] = ..., zones: _Optional[_Iterable[_Union[ZoneOfNode, _Mapping]]] = ..., left_out: _Optional[_Iterable[_Union[LeftOutZone, _Mapping]]] = ..., chosen: _Optional[str] = ...) -> None: ...
 
 class ZoneOfNode(_message.Message):
     __slots__ = ("node", "zone")

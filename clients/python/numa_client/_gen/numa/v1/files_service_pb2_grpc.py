@@ -26,10 +26,10 @@ if _version_not_supported:
 
 
 class FilesServiceStub:
-    """/proc and /sys of the emulated machine, by path, as its kernel prints them. One per machine, beside
-    MachineService: it asks every node for one snapshot and renders from those. UNAVAILABLE while a node restarts.
+    """The files of the emulated machine's /proc and /sys, as its kernel prints them. Every machine serves this beside
+    MachineService: it asks each node for a snapshot and renders files from these. UNAVAILABLE while a node restarts.
 
-    Errors name the errno. NOT_FOUND: ENOENT. INVALID_ARGUMENT: EINVAL, ENAMETOOLONG, ELOOP, EFBIG.
+    Messages of errors name the errno. NOT_FOUND: ENOENT. INVALID_ARGUMENT: EINVAL, ENAMETOOLONG, ELOOP, EFBIG.
     FAILED_PRECONDITION: EACCES, EISDIR, ENOTDIR, EBUSY.
     """
 
@@ -62,37 +62,37 @@ class FilesServiceStub:
 
 
 class FilesServiceServicer:
-    """/proc and /sys of the emulated machine, by path, as its kernel prints them. One per machine, beside
-    MachineService: it asks every node for one snapshot and renders from those. UNAVAILABLE while a node restarts.
+    """The files of the emulated machine's /proc and /sys, as its kernel prints them. Every machine serves this beside
+    MachineService: it asks each node for a snapshot and renders files from these. UNAVAILABLE while a node restarts.
 
-    Errors name the errno. NOT_FOUND: ENOENT. INVALID_ARGUMENT: EINVAL, ENAMETOOLONG, ELOOP, EFBIG.
+    Messages of errors name the errno. NOT_FOUND: ENOENT. INVALID_ARGUMENT: EINVAL, ENAMETOOLONG, ELOOP, EFBIG.
     FAILED_PRECONDITION: EACCES, EISDIR, ENOTDIR, EBUSY.
     """
 
     def ReadFile(self, request, context):
-        """A file's text.
+        """Reads a file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDir(self, request, context):
-        """What is in a directory.
+        """Lists a directory.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadTree(self, request, context):
-        """Every file and link at or below a path, all from the same snapshots.
+        """Reads every file and link at or below a path, all from the same snapshots.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WriteFile(self, request, context):
-        """Writes a sysctl, or the state of a memory block. A sysctl is every node's: those that are up have it then, and one
-        that is away when it is back.
+        """Writes a sysctl, or the state of a memory block. A sysctl is set on every node: before the response on those that
+        are up, and on a node that is away when it is back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,10 +130,10 @@ def add_FilesServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class FilesService:
-    """/proc and /sys of the emulated machine, by path, as its kernel prints them. One per machine, beside
-    MachineService: it asks every node for one snapshot and renders from those. UNAVAILABLE while a node restarts.
+    """The files of the emulated machine's /proc and /sys, as its kernel prints them. Every machine serves this beside
+    MachineService: it asks each node for a snapshot and renders files from these. UNAVAILABLE while a node restarts.
 
-    Errors name the errno. NOT_FOUND: ENOENT. INVALID_ARGUMENT: EINVAL, ENAMETOOLONG, ELOOP, EFBIG.
+    Messages of errors name the errno. NOT_FOUND: ENOENT. INVALID_ARGUMENT: EINVAL, ENAMETOOLONG, ELOOP, EFBIG.
     FAILED_PRECONDITION: EACCES, EISDIR, ENOTDIR, EBUSY.
     """
 

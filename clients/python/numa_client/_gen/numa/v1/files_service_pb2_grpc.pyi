@@ -27,10 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class FilesServiceStub:
-    """/proc and /sys of the emulated machine, by path, as its kernel prints them. One per machine, beside
-    MachineService: it asks every node for one snapshot and renders from those. UNAVAILABLE while a node restarts.
+    """The files of the emulated machine's /proc and /sys, as its kernel prints them. Every machine serves this beside
+    MachineService: it asks each node for a snapshot and renders files from these. UNAVAILABLE while a node restarts.
 
-    Errors name the errno. NOT_FOUND: ENOENT. INVALID_ARGUMENT: EINVAL, ENAMETOOLONG, ELOOP, EFBIG.
+    Messages of errors name the errno. NOT_FOUND: ENOENT. INVALID_ARGUMENT: EINVAL, ENAMETOOLONG, ELOOP, EFBIG.
     FAILED_PRECONDITION: EACCES, EISDIR, ENOTDIR, EBUSY.
     """
 
@@ -39,42 +39,42 @@ class FilesServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FilesServiceAsyncStub: ...
     ReadFile: _grpc.UnaryUnaryMultiCallable[_files_service_pb2.ReadFileRequest, _files_service_pb2.ReadFileResponse]
-    """A file's text."""
+    """Reads a file."""
     ListDir: _grpc.UnaryUnaryMultiCallable[_files_service_pb2.ListDirRequest, _files_service_pb2.ListDirResponse]
-    """What is in a directory."""
+    """Lists a directory."""
     ReadTree: _grpc.UnaryStreamMultiCallable[_files_service_pb2.ReadTreeRequest, _files_service_pb2.ReadTreeResponse]
-    """Every file and link at or below a path, all from the same snapshots."""
+    """Reads every file and link at or below a path, all from the same snapshots."""
     WriteFile: _grpc.UnaryUnaryMultiCallable[_files_service_pb2.WriteFileRequest, _files_service_pb2.WriteFileResponse]
-    """Writes a sysctl, or the state of a memory block. A sysctl is every node's: those that are up have it then, and one
-    that is away when it is back.
+    """Writes a sysctl, or the state of a memory block. A sysctl is set on every node: before the response on those that
+    are up, and on a node that is away when it is back.
     """
 
 @_typing.type_check_only
 class FilesServiceAsyncStub(FilesServiceStub):
-    """/proc and /sys of the emulated machine, by path, as its kernel prints them. One per machine, beside
-    MachineService: it asks every node for one snapshot and renders from those. UNAVAILABLE while a node restarts.
+    """The files of the emulated machine's /proc and /sys, as its kernel prints them. Every machine serves this beside
+    MachineService: it asks each node for a snapshot and renders files from these. UNAVAILABLE while a node restarts.
 
-    Errors name the errno. NOT_FOUND: ENOENT. INVALID_ARGUMENT: EINVAL, ENAMETOOLONG, ELOOP, EFBIG.
+    Messages of errors name the errno. NOT_FOUND: ENOENT. INVALID_ARGUMENT: EINVAL, ENAMETOOLONG, ELOOP, EFBIG.
     FAILED_PRECONDITION: EACCES, EISDIR, ENOTDIR, EBUSY.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ReadFile: _aio.UnaryUnaryMultiCallable[_files_service_pb2.ReadFileRequest, _files_service_pb2.ReadFileResponse]  # type: ignore[assignment]
-    """A file's text."""
+    """Reads a file."""
     ListDir: _aio.UnaryUnaryMultiCallable[_files_service_pb2.ListDirRequest, _files_service_pb2.ListDirResponse]  # type: ignore[assignment]
-    """What is in a directory."""
+    """Lists a directory."""
     ReadTree: _aio.UnaryStreamMultiCallable[_files_service_pb2.ReadTreeRequest, _files_service_pb2.ReadTreeResponse]  # type: ignore[assignment]
-    """Every file and link at or below a path, all from the same snapshots."""
+    """Reads every file and link at or below a path, all from the same snapshots."""
     WriteFile: _aio.UnaryUnaryMultiCallable[_files_service_pb2.WriteFileRequest, _files_service_pb2.WriteFileResponse]  # type: ignore[assignment]
-    """Writes a sysctl, or the state of a memory block. A sysctl is every node's: those that are up have it then, and one
-    that is away when it is back.
+    """Writes a sysctl, or the state of a memory block. A sysctl is set on every node: before the response on those that
+    are up, and on a node that is away when it is back.
     """
 
 class FilesServiceServicer(metaclass=_abc_1.ABCMeta):
-    """/proc and /sys of the emulated machine, by path, as its kernel prints them. One per machine, beside
-    MachineService: it asks every node for one snapshot and renders from those. UNAVAILABLE while a node restarts.
+    """The files of the emulated machine's /proc and /sys, as its kernel prints them. Every machine serves this beside
+    MachineService: it asks each node for a snapshot and renders files from these. UNAVAILABLE while a node restarts.
 
-    Errors name the errno. NOT_FOUND: ENOENT. INVALID_ARGUMENT: EINVAL, ENAMETOOLONG, ELOOP, EFBIG.
+    Messages of errors name the errno. NOT_FOUND: ENOENT. INVALID_ARGUMENT: EINVAL, ENAMETOOLONG, ELOOP, EFBIG.
     FAILED_PRECONDITION: EACCES, EISDIR, ENOTDIR, EBUSY.
     """
 
@@ -84,7 +84,7 @@ class FilesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _files_service_pb2.ReadFileRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_files_service_pb2.ReadFileResponse, _abc.Awaitable[_files_service_pb2.ReadFileResponse]]:
-        """A file's text."""
+        """Reads a file."""
 
     @_abc_1.abstractmethod
     def ListDir(
@@ -92,7 +92,7 @@ class FilesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _files_service_pb2.ListDirRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_files_service_pb2.ListDirResponse, _abc.Awaitable[_files_service_pb2.ListDirResponse]]:
-        """What is in a directory."""
+        """Lists a directory."""
 
     @_abc_1.abstractmethod
     def ReadTree(
@@ -100,7 +100,7 @@ class FilesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _files_service_pb2.ReadTreeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_files_service_pb2.ReadTreeResponse], _abc.AsyncIterator[_files_service_pb2.ReadTreeResponse]]:
-        """Every file and link at or below a path, all from the same snapshots."""
+        """Reads every file and link at or below a path, all from the same snapshots."""
 
     @_abc_1.abstractmethod
     def WriteFile(
@@ -108,8 +108,8 @@ class FilesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _files_service_pb2.WriteFileRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_files_service_pb2.WriteFileResponse, _abc.Awaitable[_files_service_pb2.WriteFileResponse]]:
-        """Writes a sysctl, or the state of a memory block. A sysctl is every node's: those that are up have it then, and one
-        that is away when it is back.
+        """Writes a sysctl, or the state of a memory block. A sysctl is set on every node: before the response on those that
+        are up, and on a node that is away when it is back.
         """
 
 def add_FilesServiceServicer_to_server(servicer: FilesServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dnuma/v1/machine_service.proto\x12\x07numa.v1\"\x13\n\x11GetMachineRequest\"h\n\x12GetMachineResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12 \n\x05nodes\x18\x03 \x03(\x0b\x32\x11.numa.v1.NodeInfo\x12\x11\n\tdistances\x18\x04 \x03(\r\"\x90\x01\n\x08NodeInfo\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x0c\n\x04\x63pus\x18\x02 \x03(\r\x12\x15\n\rmanaged_pages\x18\x03 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x13\n\x0bmetrics_url\x18\x05 \x01(\t\x12\x13\n\x0bincarnation\x18\x06 \x01(\x04\x12\x16\n\x0e\x66\x61llback_order\x18\x07 \x03(\r2W\n\x0eMachineService\x12\x45\n\nGetMachine\x12\x1a.numa.v1.GetMachineRequest\x1a\x1b.numa.v1.GetMachineResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dnuma/v1/machine_service.proto\x12\x07numa.v1\"\x13\n\x11GetMachineRequest\"h\n\x12GetMachineResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12 \n\x05nodes\x18\x03 \x03(\x0b\x32\x11.numa.v1.NodeInfo\x12\x11\n\tdistances\x18\x04 \x03(\r\"\x8c\x01\n\x08NodeInfo\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x0c\n\x04\x63pus\x18\x02 \x03(\r\x12\x15\n\rmanaged_pages\x18\x03 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x13\n\x0bmetrics_url\x18\x05 \x01(\t\x12\x0f\n\x07lineage\x18\x06 \x01(\x04\x12\x16\n\x0e\x66\x61llback_order\x18\x07 \x03(\r2W\n\x0eMachineService\x12\x45\n\nGetMachine\x12\x1a.numa.v1.GetMachineRequest\x1a\x1b.numa.v1.GetMachineResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,7 +36,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMACHINERESPONSE']._serialized_start=63
   _globals['_GETMACHINERESPONSE']._serialized_end=167
   _globals['_NODEINFO']._serialized_start=170
-  _globals['_NODEINFO']._serialized_end=314
-  _globals['_MACHINESERVICE']._serialized_start=316
-  _globals['_MACHINESERVICE']._serialized_end=403
+  _globals['_NODEINFO']._serialized_end=310
+  _globals['_MACHINESERVICE']._serialized_start=312
+  _globals['_MACHINESERVICE']._serialized_end=399
 # @@protoc_insertion_point(module_scope)

@@ -23,19 +23,19 @@ class GetMachineResponse(_message.Message):
     def __init__(self, name: _Optional[str] = ..., profile: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[NodeInfo, _Mapping]]] = ..., distances: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class NodeInfo(_message.Message):
-    __slots__ = ("node", "cpus", "managed_pages", "address", "metrics_url", "incarnation", "fallback_order")
+    __slots__ = ("node", "cpus", "managed_pages", "address", "metrics_url", "lineage", "fallback_order")
     NODE_FIELD_NUMBER: _ClassVar[int]
     CPUS_FIELD_NUMBER: _ClassVar[int]
     MANAGED_PAGES_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     METRICS_URL_FIELD_NUMBER: _ClassVar[int]
-    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
     FALLBACK_ORDER_FIELD_NUMBER: _ClassVar[int]
     node: int
     cpus: _containers.RepeatedScalarFieldContainer[int]
     managed_pages: int
     address: str
     metrics_url: str
-    incarnation: int
+    lineage: int
     fallback_order: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, node: _Optional[int] = ..., cpus: _Optional[_Iterable[int]] = ..., managed_pages: _Optional[int] = ..., address: _Optional[str] = ..., metrics_url: _Optional[str] = ..., incarnation: _Optional[int] = ..., fallback_order: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, node: _Optional[int] = ..., cpus: _Optional[_Iterable[int]] = ..., managed_pages: _Optional[int] = ..., address: _Optional[str] = ..., metrics_url: _Optional[str] = ..., lineage: _Optional[int] = ..., fallback_order: _Optional[_Iterable[int]] = ...) -> None: ...

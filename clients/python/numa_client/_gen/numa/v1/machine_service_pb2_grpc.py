@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class MachineServiceStub:
-    """The whole machine: what it is and where its nodes answer. One per machine.
+    """The whole machine. Every machine has one server of it.
     """
 
     def __init__(self, channel):
@@ -43,11 +43,11 @@ class MachineServiceStub:
 
 
 class MachineServiceServicer:
-    """The whole machine: what it is and where its nodes answer. One per machine.
+    """The whole machine. Every machine has one server of it.
     """
 
     def GetMachine(self, request, context):
-        """Topology, and the address of every node's own server.
+        """Reads the topology, and the addresses of the nodes' own servers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,7 +70,7 @@ def add_MachineServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MachineService:
-    """The whole machine: what it is and where its nodes answer. One per machine.
+    """The whole machine. Every machine has one server of it.
     """
 
     @staticmethod

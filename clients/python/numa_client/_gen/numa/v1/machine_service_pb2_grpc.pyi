@@ -27,25 +27,25 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class MachineServiceStub:
-    """The whole machine: what it is and where its nodes answer. One per machine."""
+    """The whole machine. Every machine has one server of it."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> MachineServiceAsyncStub: ...
     GetMachine: _grpc.UnaryUnaryMultiCallable[_machine_service_pb2.GetMachineRequest, _machine_service_pb2.GetMachineResponse]
-    """Topology, and the address of every node's own server."""
+    """Reads the topology, and the addresses of the nodes' own servers."""
 
 @_typing.type_check_only
 class MachineServiceAsyncStub(MachineServiceStub):
-    """The whole machine: what it is and where its nodes answer. One per machine."""
+    """The whole machine. Every machine has one server of it."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetMachine: _aio.UnaryUnaryMultiCallable[_machine_service_pb2.GetMachineRequest, _machine_service_pb2.GetMachineResponse]  # type: ignore[assignment]
-    """Topology, and the address of every node's own server."""
+    """Reads the topology, and the addresses of the nodes' own servers."""
 
 class MachineServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The whole machine: what it is and where its nodes answer. One per machine."""
+    """The whole machine. Every machine has one server of it."""
 
     @_abc_1.abstractmethod
     def GetMachine(
@@ -53,6 +53,6 @@ class MachineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _machine_service_pb2.GetMachineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_machine_service_pb2.GetMachineResponse, _abc.Awaitable[_machine_service_pb2.GetMachineResponse]]:
-        """Topology, and the address of every node's own server."""
+        """Reads the topology, and the addresses of the nodes' own servers."""
 
 def add_MachineServiceServicer_to_server(servicer: MachineServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

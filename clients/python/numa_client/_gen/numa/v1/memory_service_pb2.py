@@ -26,53 +26,65 @@ from numa_client._gen.numa.v1 import explanation_pb2 as numa_dot_v1_dot_explanat
 from numa_client._gen.numa.v1 import types_pb2 as numa_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cnuma/v1/memory_service.proto\x12\x07numa.v1\x1a\x19numa/v1/explanation.proto\x1a\x13numa/v1/types.proto\"T\n\x12OpenSessionRequest\x12\x13\n\x0b\x63lient_name\x18\x01 \x01(\t\x12\x15\n\rlease_seconds\x18\x02 \x01(\x01\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"w\n\x13OpenSessionResponse\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x15\n\rlease_seconds\x18\x02 \x01(\x01\x12\x0c\n\x04node\x18\x03 \x01(\r\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\x12\x15\n\rsession_token\x18\x05 \x01(\x0c\"=\n\x13RenewSessionRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x15\n\rsession_token\x18\x02 \x01(\x0c\"-\n\x14RenewSessionResponse\x12\x15\n\rlease_seconds\x18\x01 \x01(\x01\"Q\n\x13\x43loseSessionRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rsession_token\x18\x03 \x01(\x0c\"+\n\x14\x43loseSessionResponse\x12\x13\n\x0b\x66reed_pages\x18\x01 \x01(\x04\"\xd0\x01\n\x11\x41llocPagesRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x11\n\tgfp_flags\x18\x03 \x01(\t\x12\r\n\x05order\x18\x04 \x01(\r\x12\r\n\x05\x63ount\x18\x05 \x01(\r\x12\x0b\n\x03\x63pu\x18\x06 \x01(\r\x12\x1f\n\x06policy\x18\x07 \x01(\x0b\x32\x0f.numa.v1.Policy\x12\x0f\n\x07partial\x18\x08 \x01(\x08\x12\x0f\n\x07\x65xplain\x18\t \x01(\x08\x12\x15\n\rsession_token\x18\n \x01(\x0c\"\xb7\x01\n\x12\x41llocPagesResponse\x12!\n\x05pages\x18\x01 \x03(\x0b\x32\x12.numa.v1.NodePages\x12\x1b\n\x04\x63ost\x18\x02 \x01(\x0b\x32\r.numa.v1.Cost\x12\x16\n\x0eremote_lookups\x18\x03 \x01(\r\x12\x1e\n\x16\x64irect_reclaimed_pages\x18\x04 \x01(\x04\x12)\n\x0b\x65xplanation\x18\x05 \x01(\x0b\x32\x14.numa.v1.Explanation\"\x8d\x01\n\x10\x46reePagesRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\r\n\x05order\x18\x03 \x01(\r\x12!\n\x05pages\x18\x04 \x03(\x0b\x32\x12.numa.v1.NodePages\x12\x0b\n\x03\x63pu\x18\x05 \x01(\r\x12\x15\n\rsession_token\x18\x06 \x01(\x0c\"E\n\x11\x46reePagesResponse\x12\x13\n\x0b\x66reed_pages\x18\x01 \x01(\x04\x12\x1b\n\x04\x63ost\x18\x02 \x01(\x0b\x32\r.numa.v1.Cost\"t\n\x12StreamPagesRequest\x12+\n\x05\x61lloc\x18\x01 \x01(\x0b\x32\x1a.numa.v1.AllocPagesRequestH\x00\x12)\n\x04\x66ree\x18\x02 \x01(\x0b\x32\x19.numa.v1.FreePagesRequestH\x00\x42\x06\n\x04\x63\x61ll\"\x8a\x01\n\x13StreamPagesResponse\x12,\n\x05\x61lloc\x18\x01 \x01(\x0b\x32\x1b.numa.v1.AllocPagesResponseH\x00\x12*\n\x04\x66ree\x18\x02 \x01(\x0b\x32\x1a.numa.v1.FreePagesResponseH\x00\x12\x0f\n\x05\x65rror\x18\x03 \x01(\x0cH\x00\x42\x08\n\x06\x61nswer\"\xa4\x01\n\x10MapRegionRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12!\n\x04kind\x18\x03 \x01(\x0e\x32\x13.numa.v1.RegionKind\x12\x10\n\x08nr_pages\x18\x04 \x01(\x04\x12\x1f\n\x06policy\x18\x05 \x01(\x0b\x32\x0f.numa.v1.Policy\x12\x15\n\rsession_token\x18\x06 \x01(\x0c\"#\n\x11MapRegionResponse\x12\x0e\n\x06region\x18\x01 \x01(\x04\"\x9f\x01\n\x12TouchRegionRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\x04\x12\x12\n\nfirst_page\x18\x04 \x01(\x04\x12\r\n\x05\x63ount\x18\x05 \x01(\r\x12\r\n\x05write\x18\x06 \x01(\x08\x12\x0b\n\x03\x63pu\x18\x07 \x01(\r\x12\x15\n\rsession_token\x18\x08 \x01(\x0c\"\xd4\x01\n\x13TouchRegionResponse\x12\x11\n\thit_pages\x18\x01 \x01(\x04\x12\x13\n\x0b\x66\x61ult_pages\x18\x02 \x01(\x04\x12\x19\n\x11major_fault_pages\x18\x03 \x01(\x04\x12%\n\tplacement\x18\x04 \x03(\x0b\x32\x12.numa.v1.NodeCount\x12\x1b\n\x04\x63ost\x18\x05 \x01(\x0b\x32\r.numa.v1.Cost\x12\x16\n\x0eremote_lookups\x18\x06 \x01(\r\x12\x1e\n\x16\x64irect_reclaimed_pages\x18\x07 \x01(\x04\"(\n\tNodeCount\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\r\n\x05pages\x18\x02 \x01(\x04\"`\n\x12UnmapRegionRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\x04\x12\x15\n\rsession_token\x18\x04 \x01(\x0c\"*\n\x13UnmapRegionResponse\x12\x13\n\x0b\x66reed_pages\x18\x01 \x01(\x04*U\n\nRegionKind\x12\x1b\n\x17REGION_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10REGION_KIND_ANON\x10\x01\x12\x14\n\x10REGION_KIND_FILE\x10\x02\x32\xa4\x05\n\rMemoryService\x12H\n\x0bOpenSession\x12\x1b.numa.v1.OpenSessionRequest\x1a\x1c.numa.v1.OpenSessionResponse\x12K\n\x0cRenewSession\x12\x1c.numa.v1.RenewSessionRequest\x1a\x1d.numa.v1.RenewSessionResponse\x12K\n\x0c\x43loseSession\x12\x1c.numa.v1.CloseSessionRequest\x1a\x1d.numa.v1.CloseSessionResponse\x12\x45\n\nAllocPages\x12\x1a.numa.v1.AllocPagesRequest\x1a\x1b.numa.v1.AllocPagesResponse\x12\x42\n\tFreePages\x12\x19.numa.v1.FreePagesRequest\x1a\x1a.numa.v1.FreePagesResponse\x12L\n\x0bStreamPages\x12\x1b.numa.v1.StreamPagesRequest\x1a\x1c.numa.v1.StreamPagesResponse(\x01\x30\x01\x12\x42\n\tMapRegion\x12\x19.numa.v1.MapRegionRequest\x1a\x1a.numa.v1.MapRegionResponse\x12H\n\x0bTouchRegion\x12\x1b.numa.v1.TouchRegionRequest\x1a\x1c.numa.v1.TouchRegionResponse\x12H\n\x0bUnmapRegion\x12\x1b.numa.v1.UnmapRegionRequest\x1a\x1c.numa.v1.UnmapRegionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cnuma/v1/memory_service.proto\x12\x07numa.v1\x1a\x19numa/v1/explanation.proto\x1a\x13numa/v1/types.proto\"T\n\x12OpenSessionRequest\x12\x13\n\x0b\x63lient_name\x18\x01 \x01(\t\x12\x15\n\rlease_seconds\x18\x02 \x01(\x01\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"s\n\x13OpenSessionResponse\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x15\n\rlease_seconds\x18\x02 \x01(\x01\x12\x0c\n\x04node\x18\x03 \x01(\r\x12\x0f\n\x07lineage\x18\x04 \x01(\x04\x12\x15\n\rsession_token\x18\x05 \x01(\x0c\"=\n\x13RenewSessionRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x15\n\rsession_token\x18\x02 \x01(\x0c\"-\n\x14RenewSessionResponse\x12\x15\n\rlease_seconds\x18\x01 \x01(\x01\"Q\n\x13\x43loseSessionRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rsession_token\x18\x03 \x01(\x0c\"+\n\x14\x43loseSessionResponse\x12\x13\n\x0b\x66reed_pages\x18\x01 \x01(\x04\"\xd0\x01\n\x11\x41llocPagesRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x11\n\tgfp_flags\x18\x03 \x01(\t\x12\r\n\x05order\x18\x04 \x01(\r\x12\r\n\x05\x63ount\x18\x05 \x01(\r\x12\x0b\n\x03\x63pu\x18\x06 \x01(\r\x12\x1f\n\x06policy\x18\x07 \x01(\x0b\x32\x0f.numa.v1.Policy\x12\x0f\n\x07partial\x18\x08 \x01(\x08\x12\x0f\n\x07\x65xplain\x18\t \x01(\x08\x12\x15\n\rsession_token\x18\n \x01(\x0c\"\xb7\x01\n\x12\x41llocPagesResponse\x12!\n\x05pages\x18\x01 \x03(\x0b\x32\x12.numa.v1.NodePages\x12\x1b\n\x04\x63ost\x18\x02 \x01(\x0b\x32\r.numa.v1.Cost\x12\x16\n\x0eremote_lookups\x18\x03 \x01(\r\x12\x1e\n\x16\x64irect_reclaimed_pages\x18\x04 \x01(\x04\x12)\n\x0b\x65xplanation\x18\x05 \x01(\x0b\x32\x14.numa.v1.Explanation\"\x8d\x01\n\x10\x46reePagesRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\r\n\x05order\x18\x03 \x01(\r\x12!\n\x05pages\x18\x04 \x03(\x0b\x32\x12.numa.v1.NodePages\x12\x0b\n\x03\x63pu\x18\x05 \x01(\r\x12\x15\n\rsession_token\x18\x06 \x01(\x0c\"E\n\x11\x46reePagesResponse\x12\x13\n\x0b\x66reed_pages\x18\x01 \x01(\x04\x12\x1b\n\x04\x63ost\x18\x02 \x01(\x0b\x32\r.numa.v1.Cost\"t\n\x12StreamPagesRequest\x12+\n\x05\x61lloc\x18\x01 \x01(\x0b\x32\x1a.numa.v1.AllocPagesRequestH\x00\x12)\n\x04\x66ree\x18\x02 \x01(\x0b\x32\x19.numa.v1.FreePagesRequestH\x00\x42\x06\n\x04\x63\x61ll\"\x8a\x01\n\x13StreamPagesResponse\x12,\n\x05\x61lloc\x18\x01 \x01(\x0b\x32\x1b.numa.v1.AllocPagesResponseH\x00\x12*\n\x04\x66ree\x18\x02 \x01(\x0b\x32\x1a.numa.v1.FreePagesResponseH\x00\x12\x0f\n\x05\x65rror\x18\x03 \x01(\x0cH\x00\x42\x08\n\x06\x61nswer\"\xa4\x01\n\x10MapRegionRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12!\n\x04kind\x18\x03 \x01(\x0e\x32\x13.numa.v1.RegionKind\x12\x10\n\x08nr_pages\x18\x04 \x01(\x04\x12\x1f\n\x06policy\x18\x05 \x01(\x0b\x32\x0f.numa.v1.Policy\x12\x15\n\rsession_token\x18\x06 \x01(\x0c\"#\n\x11MapRegionResponse\x12\x0e\n\x06region\x18\x01 \x01(\x04\"\xd1\x01\n\x11\x42indRegionRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rsession_token\x18\x03 \x01(\x0c\x12\x0e\n\x06region\x18\x04 \x01(\x04\x12\x12\n\nfirst_page\x18\x05 \x01(\x04\x12\x10\n\x08nr_pages\x18\x06 \x01(\x04\x12\x1f\n\x06policy\x18\x07 \x01(\x0b\x32\x0f.numa.v1.Policy\x12\x0c\n\x04move\x18\x08 \x01(\x08\x12\x0e\n\x06strict\x18\t \x01(\x08\x12\x0b\n\x03\x63pu\x18\n \x01(\r\"?\n\x12\x42indRegionResponse\x12\x13\n\x0bmoved_pages\x18\x01 \x01(\x04\x12\x14\n\x0c\x66\x61iled_pages\x18\x02 \x01(\x04\"\x84\x01\n\x13MigratePagesRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rsession_token\x18\x03 \x01(\x0c\x12\x11\n\told_nodes\x18\x04 \x03(\r\x12\x11\n\tnew_nodes\x18\x05 \x03(\r\x12\x0b\n\x03\x63pu\x18\x06 \x01(\r\"A\n\x14MigratePagesResponse\x12\x13\n\x0bmoved_pages\x18\x01 \x01(\x04\x12\x14\n\x0c\x66\x61iled_pages\x18\x02 \x01(\x04\"\x89\x01\n\x10MovePagesRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rsession_token\x18\x03 \x01(\x0c\x12\x0e\n\x06region\x18\x04 \x01(\x04\x12\r\n\x05pages\x18\x05 \x03(\x04\x12\r\n\x05nodes\x18\x06 \x03(\x05\x12\x0b\n\x03\x63pu\x18\x07 \x01(\r\"2\n\x11MovePagesResponse\x12\x0e\n\x06status\x18\x01 \x03(\x05\x12\r\n\x05\x65rrno\x18\x02 \x01(\r\"\x9f\x01\n\x12TouchRegionRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\x04\x12\x12\n\nfirst_page\x18\x04 \x01(\x04\x12\r\n\x05\x63ount\x18\x05 \x01(\r\x12\r\n\x05write\x18\x06 \x01(\x08\x12\x0b\n\x03\x63pu\x18\x07 \x01(\r\x12\x15\n\rsession_token\x18\x08 \x01(\x0c\"\xd4\x01\n\x13TouchRegionResponse\x12\x11\n\thit_pages\x18\x01 \x01(\x04\x12\x13\n\x0b\x66\x61ult_pages\x18\x02 \x01(\x04\x12\x19\n\x11major_fault_pages\x18\x03 \x01(\x04\x12%\n\tplacement\x18\x04 \x03(\x0b\x32\x12.numa.v1.NodeCount\x12\x1b\n\x04\x63ost\x18\x05 \x01(\x0b\x32\r.numa.v1.Cost\x12\x16\n\x0eremote_lookups\x18\x06 \x01(\r\x12\x1e\n\x16\x64irect_reclaimed_pages\x18\x07 \x01(\x04\"(\n\tNodeCount\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\r\n\x05pages\x18\x02 \x01(\x04\"`\n\x12UnmapRegionRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\x04\x12\x15\n\rsession_token\x18\x04 \x01(\x0c\"*\n\x13UnmapRegionResponse\x12\x13\n\x0b\x66reed_pages\x18\x01 \x01(\x04*U\n\nRegionKind\x12\x1b\n\x17REGION_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10REGION_KIND_ANON\x10\x01\x12\x14\n\x10REGION_KIND_FILE\x10\x02\x32\xfc\x06\n\rMemoryService\x12H\n\x0bOpenSession\x12\x1b.numa.v1.OpenSessionRequest\x1a\x1c.numa.v1.OpenSessionResponse\x12K\n\x0cRenewSession\x12\x1c.numa.v1.RenewSessionRequest\x1a\x1d.numa.v1.RenewSessionResponse\x12K\n\x0c\x43loseSession\x12\x1c.numa.v1.CloseSessionRequest\x1a\x1d.numa.v1.CloseSessionResponse\x12\x45\n\nAllocPages\x12\x1a.numa.v1.AllocPagesRequest\x1a\x1b.numa.v1.AllocPagesResponse\x12\x42\n\tFreePages\x12\x19.numa.v1.FreePagesRequest\x1a\x1a.numa.v1.FreePagesResponse\x12L\n\x0bStreamPages\x12\x1b.numa.v1.StreamPagesRequest\x1a\x1c.numa.v1.StreamPagesResponse(\x01\x30\x01\x12\x42\n\tMapRegion\x12\x19.numa.v1.MapRegionRequest\x1a\x1a.numa.v1.MapRegionResponse\x12H\n\x0bTouchRegion\x12\x1b.numa.v1.TouchRegionRequest\x1a\x1c.numa.v1.TouchRegionResponse\x12\x45\n\nBindRegion\x12\x1a.numa.v1.BindRegionRequest\x1a\x1b.numa.v1.BindRegionResponse\x12K\n\x0cMigratePages\x12\x1c.numa.v1.MigratePagesRequest\x1a\x1d.numa.v1.MigratePagesResponse\x12\x42\n\tMovePages\x12\x19.numa.v1.MovePagesRequest\x1a\x1a.numa.v1.MovePagesResponse\x12H\n\x0bUnmapRegion\x12\x1b.numa.v1.UnmapRegionRequest\x1a\x1c.numa.v1.UnmapRegionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'numa.v1.memory_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REGIONKIND']._serialized_start=2170
-  _globals['_REGIONKIND']._serialized_end=2255
+  _globals['_REGIONKIND']._serialized_start=2837
+  _globals['_REGIONKIND']._serialized_end=2922
   _globals['_OPENSESSIONREQUEST']._serialized_start=89
   _globals['_OPENSESSIONREQUEST']._serialized_end=173
   _globals['_OPENSESSIONRESPONSE']._serialized_start=175
-  _globals['_OPENSESSIONRESPONSE']._serialized_end=294
-  _globals['_RENEWSESSIONREQUEST']._serialized_start=296
-  _globals['_RENEWSESSIONREQUEST']._serialized_end=357
-  _globals['_RENEWSESSIONRESPONSE']._serialized_start=359
-  _globals['_RENEWSESSIONRESPONSE']._serialized_end=404
-  _globals['_CLOSESESSIONREQUEST']._serialized_start=406
-  _globals['_CLOSESESSIONREQUEST']._serialized_end=487
-  _globals['_CLOSESESSIONRESPONSE']._serialized_start=489
-  _globals['_CLOSESESSIONRESPONSE']._serialized_end=532
-  _globals['_ALLOCPAGESREQUEST']._serialized_start=535
-  _globals['_ALLOCPAGESREQUEST']._serialized_end=743
-  _globals['_ALLOCPAGESRESPONSE']._serialized_start=746
-  _globals['_ALLOCPAGESRESPONSE']._serialized_end=929
-  _globals['_FREEPAGESREQUEST']._serialized_start=932
-  _globals['_FREEPAGESREQUEST']._serialized_end=1073
-  _globals['_FREEPAGESRESPONSE']._serialized_start=1075
-  _globals['_FREEPAGESRESPONSE']._serialized_end=1144
-  _globals['_STREAMPAGESREQUEST']._serialized_start=1146
-  _globals['_STREAMPAGESREQUEST']._serialized_end=1262
-  _globals['_STREAMPAGESRESPONSE']._serialized_start=1265
-  _globals['_STREAMPAGESRESPONSE']._serialized_end=1403
-  _globals['_MAPREGIONREQUEST']._serialized_start=1406
-  _globals['_MAPREGIONREQUEST']._serialized_end=1570
-  _globals['_MAPREGIONRESPONSE']._serialized_start=1572
-  _globals['_MAPREGIONRESPONSE']._serialized_end=1607
-  _globals['_TOUCHREGIONREQUEST']._serialized_start=1610
-  _globals['_TOUCHREGIONREQUEST']._serialized_end=1769
-  _globals['_TOUCHREGIONRESPONSE']._serialized_start=1772
-  _globals['_TOUCHREGIONRESPONSE']._serialized_end=1984
-  _globals['_NODECOUNT']._serialized_start=1986
-  _globals['_NODECOUNT']._serialized_end=2026
-  _globals['_UNMAPREGIONREQUEST']._serialized_start=2028
-  _globals['_UNMAPREGIONREQUEST']._serialized_end=2124
-  _globals['_UNMAPREGIONRESPONSE']._serialized_start=2126
-  _globals['_UNMAPREGIONRESPONSE']._serialized_end=2168
-  _globals['_MEMORYSERVICE']._serialized_start=2258
-  _globals['_MEMORYSERVICE']._serialized_end=2934
+  _globals['_OPENSESSIONRESPONSE']._serialized_end=290
+  _globals['_RENEWSESSIONREQUEST']._serialized_start=292
+  _globals['_RENEWSESSIONREQUEST']._serialized_end=353
+  _globals['_RENEWSESSIONRESPONSE']._serialized_start=355
+  _globals['_RENEWSESSIONRESPONSE']._serialized_end=400
+  _globals['_CLOSESESSIONREQUEST']._serialized_start=402
+  _globals['_CLOSESESSIONREQUEST']._serialized_end=483
+  _globals['_CLOSESESSIONRESPONSE']._serialized_start=485
+  _globals['_CLOSESESSIONRESPONSE']._serialized_end=528
+  _globals['_ALLOCPAGESREQUEST']._serialized_start=531
+  _globals['_ALLOCPAGESREQUEST']._serialized_end=739
+  _globals['_ALLOCPAGESRESPONSE']._serialized_start=742
+  _globals['_ALLOCPAGESRESPONSE']._serialized_end=925
+  _globals['_FREEPAGESREQUEST']._serialized_start=928
+  _globals['_FREEPAGESREQUEST']._serialized_end=1069
+  _globals['_FREEPAGESRESPONSE']._serialized_start=1071
+  _globals['_FREEPAGESRESPONSE']._serialized_end=1140
+  _globals['_STREAMPAGESREQUEST']._serialized_start=1142
+  _globals['_STREAMPAGESREQUEST']._serialized_end=1258
+  _globals['_STREAMPAGESRESPONSE']._serialized_start=1261
+  _globals['_STREAMPAGESRESPONSE']._serialized_end=1399
+  _globals['_MAPREGIONREQUEST']._serialized_start=1402
+  _globals['_MAPREGIONREQUEST']._serialized_end=1566
+  _globals['_MAPREGIONRESPONSE']._serialized_start=1568
+  _globals['_MAPREGIONRESPONSE']._serialized_end=1603
+  _globals['_BINDREGIONREQUEST']._serialized_start=1606
+  _globals['_BINDREGIONREQUEST']._serialized_end=1815
+  _globals['_BINDREGIONRESPONSE']._serialized_start=1817
+  _globals['_BINDREGIONRESPONSE']._serialized_end=1880
+  _globals['_MIGRATEPAGESREQUEST']._serialized_start=1883
+  _globals['_MIGRATEPAGESREQUEST']._serialized_end=2015
+  _globals['_MIGRATEPAGESRESPONSE']._serialized_start=2017
+  _globals['_MIGRATEPAGESRESPONSE']._serialized_end=2082
+  _globals['_MOVEPAGESREQUEST']._serialized_start=2085
+  _globals['_MOVEPAGESREQUEST']._serialized_end=2222
+  _globals['_MOVEPAGESRESPONSE']._serialized_start=2224
+  _globals['_MOVEPAGESRESPONSE']._serialized_end=2274
+  _globals['_TOUCHREGIONREQUEST']._serialized_start=2277
+  _globals['_TOUCHREGIONREQUEST']._serialized_end=2436
+  _globals['_TOUCHREGIONRESPONSE']._serialized_start=2439
+  _globals['_TOUCHREGIONRESPONSE']._serialized_end=2651
+  _globals['_NODECOUNT']._serialized_start=2653
+  _globals['_NODECOUNT']._serialized_end=2693
+  _globals['_UNMAPREGIONREQUEST']._serialized_start=2695
+  _globals['_UNMAPREGIONREQUEST']._serialized_end=2791
+  _globals['_UNMAPREGIONRESPONSE']._serialized_start=2793
+  _globals['_UNMAPREGIONRESPONSE']._serialized_end=2835
+  _globals['_MEMORYSERVICE']._serialized_start=2925
+  _globals['_MEMORYSERVICE']._serialized_end=3817
 # @@protoc_insertion_point(module_scope)

@@ -29,18 +29,18 @@ class OpenSessionRequest(_message.Message):
     def __init__(self, client_name: _Optional[str] = ..., lease_seconds: _Optional[float] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class OpenSessionResponse(_message.Message):
-    __slots__ = ("session", "lease_seconds", "node", "incarnation", "session_token")
+    __slots__ = ("session", "lease_seconds", "node", "lineage", "session_token")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
-    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
     SESSION_TOKEN_FIELD_NUMBER: _ClassVar[int]
     session: int
     lease_seconds: float
     node: int
-    incarnation: int
+    lineage: int
     session_token: bytes
-    def __init__(self, session: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., node: _Optional[int] = ..., incarnation: _Optional[int] = ..., session_token: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, session: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., node: _Optional[int] = ..., lineage: _Optional[int] = ..., session_token: _Optional[bytes] = ...) -> None: ...
 
 class RenewSessionRequest(_message.Message):
     __slots__ = ("session", "session_token")
@@ -173,6 +173,88 @@ class MapRegionResponse(_message.Message):
     REGION_FIELD_NUMBER: _ClassVar[int]
     region: int
     def __init__(self, region: _Optional[int] = ...) -> None: ...
+
+class BindRegionRequest(_message.Message):
+    __slots__ = ("session", "request_id", "session_token", "region", "first_page", "nr_pages", "policy", "move", "strict", "cpu")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    FIRST_PAGE_FIELD_NUMBER: _ClassVar[int]
+    NR_PAGES_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    MOVE_FIELD_NUMBER: _ClassVar[int]
+    STRICT_FIELD_NUMBER: _ClassVar[int]
+    CPU_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    request_id: str
+    session_token: bytes
+    region: int
+    first_page: int
+    nr_pages: int
+    policy: _types_pb2.Policy
+    move: bool
+    strict: bool
+    cpu: int
+    def __init__(self, session: _Optional[int] = ..., request_id: _Optional[str] = ..., session_token: _Optional[bytes] = ..., region: _Optional[int] = ..., first_page: _Optional[int] = ..., nr_pages: _Optional[int] = ..., policy: _Optional[_Union[_types_pb2.Policy, _Mapping]] = ..., move: _Optional[bool] = ..., strict: _Optional[bool] = ..., cpu: _Optional[int] = ...) -> None: ...
+
+class BindRegionResponse(_message.Message):
+    __slots__ = ("moved_pages", "failed_pages")
+    MOVED_PAGES_FIELD_NUMBER: _ClassVar[int]
+    FAILED_PAGES_FIELD_NUMBER: _ClassVar[int]
+    moved_pages: int
+    failed_pages: int
+    def __init__(self, moved_pages: _Optional[int] = ..., failed_pages: _Optional[int] = ...) -> None: ...
+
+class MigratePagesRequest(_message.Message):
+    __slots__ = ("session", "request_id", "session_token", "old_nodes", "new_nodes", "cpu")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    OLD_NODES_FIELD_NUMBER: _ClassVar[int]
+    NEW_NODES_FIELD_NUMBER: _ClassVar[int]
+    CPU_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    request_id: str
+    session_token: bytes
+    old_nodes: _containers.RepeatedScalarFieldContainer[int]
+    new_nodes: _containers.RepeatedScalarFieldContainer[int]
+    cpu: int
+    def __init__(self, session: _Optional[int] = ..., request_id: _Optional[str] = ..., session_token: _Optional[bytes] = ..., old_nodes: _Optional[_Iterable[int]] = ..., new_nodes: _Optional[_Iterable[int]] = ..., cpu: _Optional[int] = ...) -> None: ...
+
+class MigratePagesResponse(_message.Message):
+    __slots__ = ("moved_pages", "failed_pages")
+    MOVED_PAGES_FIELD_NUMBER: _ClassVar[int]
+    FAILED_PAGES_FIELD_NUMBER: _ClassVar[int]
+    moved_pages: int
+    failed_pages: int
+    def __init__(self, moved_pages: _Optional[int] = ..., failed_pages: _Optional[int] = ...) -> None: ...
+
+class MovePagesRequest(_message.Message):
+    __slots__ = ("session", "request_id", "session_token", "region", "pages", "nodes", "cpu")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    PAGES_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    CPU_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    request_id: str
+    session_token: bytes
+    region: int
+    pages: _containers.RepeatedScalarFieldContainer[int]
+    nodes: _containers.RepeatedScalarFieldContainer[int]
+    cpu: int
+    def __init__(self, session: _Optional[int] = ..., request_id: _Optional[str] = ..., session_token: _Optional[bytes] = ..., region: _Optional[int] = ..., pages: _Optional[_Iterable[int]] = ..., nodes: _Optional[_Iterable[int]] = ..., cpu: _Optional[int] = ...) -> None: ...
+
+class MovePagesResponse(_message.Message):
+    __slots__ = ("status", "errno")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    ERRNO_FIELD_NUMBER: _ClassVar[int]
+    status: _containers.RepeatedScalarFieldContainer[int]
+    errno: int
+    def __init__(self, status: _Optional[_Iterable[int]] = ..., errno: _Optional[int] = ...) -> None: ...
 
 class TouchRegionRequest(_message.Message):
     __slots__ = ("session", "request_id", "region", "first_page", "count", "write", "cpu", "session_token")

@@ -26,11 +26,11 @@ if _version_not_supported:
 
 
 class MemoryServiceStub:
-    """Pages of the emulated machine. Every node serves this for the CPUs it has: a client talks to the
-    node of the CPU it plays. A node without CPUs refuses sessions with FAILED_PRECONDITION.
+    """Memory of the emulated machine. Every node serves this for its own CPUs: a client acts as a task on a CPU, and talks
+    to that CPU's node. A node without CPUs refuses sessions with FAILED_PRECONDITION.
 
-    Mutating requests carry a `request_id` chosen by the client, unique in its session: a repeated id
-    gets the first reply again, so a request may be retried safely.
+    Mutating requests carry a `request_id` chosen by the client, unique in its session. A request with a repeated id is
+    not carried out again but gets the first reply, so that requests can be retried safely.
     """
 
     def __init__(self, channel):
@@ -79,6 +79,21 @@ class MemoryServiceStub:
                 request_serializer=numa_dot_v1_dot_memory__service__pb2.TouchRegionRequest.SerializeToString,
                 response_deserializer=numa_dot_v1_dot_memory__service__pb2.TouchRegionResponse.FromString,
                 _registered_method=True)
+        self.BindRegion = channel.unary_unary(
+                '/numa.v1.MemoryService/BindRegion',
+                request_serializer=numa_dot_v1_dot_memory__service__pb2.BindRegionRequest.SerializeToString,
+                response_deserializer=numa_dot_v1_dot_memory__service__pb2.BindRegionResponse.FromString,
+                _registered_method=True)
+        self.MigratePages = channel.unary_unary(
+                '/numa.v1.MemoryService/MigratePages',
+                request_serializer=numa_dot_v1_dot_memory__service__pb2.MigratePagesRequest.SerializeToString,
+                response_deserializer=numa_dot_v1_dot_memory__service__pb2.MigratePagesResponse.FromString,
+                _registered_method=True)
+        self.MovePages = channel.unary_unary(
+                '/numa.v1.MemoryService/MovePages',
+                request_serializer=numa_dot_v1_dot_memory__service__pb2.MovePagesRequest.SerializeToString,
+                response_deserializer=numa_dot_v1_dot_memory__service__pb2.MovePagesResponse.FromString,
+                _registered_method=True)
         self.UnmapRegion = channel.unary_unary(
                 '/numa.v1.MemoryService/UnmapRegion',
                 request_serializer=numa_dot_v1_dot_memory__service__pb2.UnmapRegionRequest.SerializeToString,
@@ -87,29 +102,29 @@ class MemoryServiceStub:
 
 
 class MemoryServiceServicer:
-    """Pages of the emulated machine. Every node serves this for the CPUs it has: a client talks to the
-    node of the CPU it plays. A node without CPUs refuses sessions with FAILED_PRECONDITION.
+    """Memory of the emulated machine. Every node serves this for its own CPUs: a client acts as a task on a CPU, and talks
+    to that CPU's node. A node without CPUs refuses sessions with FAILED_PRECONDITION.
 
-    Mutating requests carry a `request_id` chosen by the client, unique in its session: a repeated id
-    gets the first reply again, so a request may be retried safely.
+    Mutating requests carry a `request_id` chosen by the client, unique in its session. A request with a repeated id is
+    not carried out again but gets the first reply, so that requests can be retried safely.
     """
 
     def OpenSession(self, request, context):
-        """Starts a session. Pages belong to sessions; when the lease runs out, all of them are freed.
+        """Opens a session with a lease. Pages belong to sessions; when the lease runs out, all of them are freed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RenewSession(self, request, context):
-        """Heartbeat: the lease starts anew.
+        """Renews the lease of a session, as a heartbeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CloseSession(self, request, context):
-        """Ends a session and frees what it holds, on every node.
+        """Closes a session and frees everything that it holds, on every node.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,23 +138,23 @@ class MemoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FreePages(self, request, context):
-        """Frees blocks. All or nothing: one bad block and none is freed.
+        """Frees blocks: all of them, or none if one of them cannot be freed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamPages(self, request_iterator, context):
-        """AllocPages and FreePages without waiting for each answer: answers come in the order of the requests. One
-        request is carried out at a time, and one more is read meanwhile; a client that leaves its answers unread for
-        30 s is cut off with RESOURCE_EXHAUSTED. What was asked before stays done.
+        """AllocPages and FreePages in a stream, so that a client need not wait for each answer. Requests are carried out one
+        at a time and answered in order; one request is read ahead. A client that leaves its answers unread for 30 s is cut
+        off with RESOURCE_EXHAUSTED; the requests carried out by then stay done.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def MapRegion(self, request, context):
-        """Makes a region of pageable memory: anonymous, or backed by a file. No page is taken yet.
+        """Maps a region of pageable memory, anonymous or backed by a file. No page is taken yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,8 +167,29 @@ class MemoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BindRegion(self, request, context):
+        """Gives pages of a region a memory policy, as mbind(2).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MigratePages(self, request, context):
+        """Moves the pages of all regions of a session from some nodes to others, as migrate_pages(2).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MovePages(self, request, context):
+        """Moves single pages of a region, or says where they are, as move_pages(2).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UnmapRegion(self, request, context):
-        """Ends a region: frees its pages and swap.
+        """Unmaps a region, and frees its pages and swap.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -202,6 +238,21 @@ def add_MemoryServiceServicer_to_server(servicer, server):
                     request_deserializer=numa_dot_v1_dot_memory__service__pb2.TouchRegionRequest.FromString,
                     response_serializer=numa_dot_v1_dot_memory__service__pb2.TouchRegionResponse.SerializeToString,
             ),
+            'BindRegion': grpc.unary_unary_rpc_method_handler(
+                    servicer.BindRegion,
+                    request_deserializer=numa_dot_v1_dot_memory__service__pb2.BindRegionRequest.FromString,
+                    response_serializer=numa_dot_v1_dot_memory__service__pb2.BindRegionResponse.SerializeToString,
+            ),
+            'MigratePages': grpc.unary_unary_rpc_method_handler(
+                    servicer.MigratePages,
+                    request_deserializer=numa_dot_v1_dot_memory__service__pb2.MigratePagesRequest.FromString,
+                    response_serializer=numa_dot_v1_dot_memory__service__pb2.MigratePagesResponse.SerializeToString,
+            ),
+            'MovePages': grpc.unary_unary_rpc_method_handler(
+                    servicer.MovePages,
+                    request_deserializer=numa_dot_v1_dot_memory__service__pb2.MovePagesRequest.FromString,
+                    response_serializer=numa_dot_v1_dot_memory__service__pb2.MovePagesResponse.SerializeToString,
+            ),
             'UnmapRegion': grpc.unary_unary_rpc_method_handler(
                     servicer.UnmapRegion,
                     request_deserializer=numa_dot_v1_dot_memory__service__pb2.UnmapRegionRequest.FromString,
@@ -216,11 +267,11 @@ def add_MemoryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MemoryService:
-    """Pages of the emulated machine. Every node serves this for the CPUs it has: a client talks to the
-    node of the CPU it plays. A node without CPUs refuses sessions with FAILED_PRECONDITION.
+    """Memory of the emulated machine. Every node serves this for its own CPUs: a client acts as a task on a CPU, and talks
+    to that CPU's node. A node without CPUs refuses sessions with FAILED_PRECONDITION.
 
-    Mutating requests carry a `request_id` chosen by the client, unique in its session: a repeated id
-    gets the first reply again, so a request may be retried safely.
+    Mutating requests carry a `request_id` chosen by the client, unique in its session. A request with a repeated id is
+    not carried out again but gets the first reply, so that requests can be retried safely.
     """
 
     @staticmethod
@@ -429,6 +480,87 @@ class MemoryService:
             '/numa.v1.MemoryService/TouchRegion',
             numa_dot_v1_dot_memory__service__pb2.TouchRegionRequest.SerializeToString,
             numa_dot_v1_dot_memory__service__pb2.TouchRegionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BindRegion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/numa.v1.MemoryService/BindRegion',
+            numa_dot_v1_dot_memory__service__pb2.BindRegionRequest.SerializeToString,
+            numa_dot_v1_dot_memory__service__pb2.BindRegionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MigratePages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/numa.v1.MemoryService/MigratePages',
+            numa_dot_v1_dot_memory__service__pb2.MigratePagesRequest.SerializeToString,
+            numa_dot_v1_dot_memory__service__pb2.MigratePagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MovePages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/numa.v1.MemoryService/MovePages',
+            numa_dot_v1_dot_memory__service__pb2.MovePagesRequest.SerializeToString,
+            numa_dot_v1_dot_memory__service__pb2.MovePagesResponse.FromString,
             options,
             channel_credentials,
             insecure,

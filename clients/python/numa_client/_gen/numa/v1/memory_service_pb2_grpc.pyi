@@ -27,11 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class MemoryServiceStub:
-    """Pages of the emulated machine. Every node serves this for the CPUs it has: a client talks to the
-    node of the CPU it plays. A node without CPUs refuses sessions with FAILED_PRECONDITION.
+    """Memory of the emulated machine. Every node serves this for its own CPUs: a client acts as a task on a CPU, and talks
+    to that CPU's node. A node without CPUs refuses sessions with FAILED_PRECONDITION.
 
-    Mutating requests carry a `request_id` chosen by the client, unique in its session: a repeated id
-    gets the first reply again, so a request may be retried safely.
+    Mutating requests carry a `request_id` chosen by the client, unique in its session. A request with a repeated id is
+    not carried out again but gets the first reply, so that requests can be retried safely.
     """
 
     @_typing.overload
@@ -39,65 +39,77 @@ class MemoryServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> MemoryServiceAsyncStub: ...
     OpenSession: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.OpenSessionRequest, _memory_service_pb2.OpenSessionResponse]
-    """Starts a session. Pages belong to sessions; when the lease runs out, all of them are freed."""
+    """Opens a session with a lease. Pages belong to sessions; when the lease runs out, all of them are freed."""
     RenewSession: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.RenewSessionRequest, _memory_service_pb2.RenewSessionResponse]
-    """Heartbeat: the lease starts anew."""
+    """Renews the lease of a session, as a heartbeat."""
     CloseSession: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.CloseSessionRequest, _memory_service_pb2.CloseSessionResponse]
-    """Ends a session and frees what it holds, on every node."""
+    """Closes a session and frees everything that it holds, on every node."""
     AllocPages: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.AllocPagesRequest, _memory_service_pb2.AllocPagesResponse]
     """Allocates `count` blocks of 2^order pages that the session holds until it frees them."""
     FreePages: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.FreePagesRequest, _memory_service_pb2.FreePagesResponse]
-    """Frees blocks. All or nothing: one bad block and none is freed."""
+    """Frees blocks: all of them, or none if one of them cannot be freed."""
     StreamPages: _grpc.StreamStreamMultiCallable[_memory_service_pb2.StreamPagesRequest, _memory_service_pb2.StreamPagesResponse]
-    """AllocPages and FreePages without waiting for each answer: answers come in the order of the requests. One
-    request is carried out at a time, and one more is read meanwhile; a client that leaves its answers unread for
-    30 s is cut off with RESOURCE_EXHAUSTED. What was asked before stays done.
+    """AllocPages and FreePages in a stream, so that a client need not wait for each answer. Requests are carried out one
+    at a time and answered in order; one request is read ahead. A client that leaves its answers unread for 30 s is cut
+    off with RESOURCE_EXHAUSTED; the requests carried out by then stay done.
     """
     MapRegion: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.MapRegionRequest, _memory_service_pb2.MapRegionResponse]
-    """Makes a region of pageable memory: anonymous, or backed by a file. No page is taken yet."""
+    """Maps a region of pageable memory, anonymous or backed by a file. No page is taken yet."""
     TouchRegion: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.TouchRegionRequest, _memory_service_pb2.TouchRegionResponse]
     """Accesses pages of a region: resident ones are marked referenced, the others fault in."""
+    BindRegion: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.BindRegionRequest, _memory_service_pb2.BindRegionResponse]
+    """Gives pages of a region a memory policy, as mbind(2)."""
+    MigratePages: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.MigratePagesRequest, _memory_service_pb2.MigratePagesResponse]
+    """Moves the pages of all regions of a session from some nodes to others, as migrate_pages(2)."""
+    MovePages: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.MovePagesRequest, _memory_service_pb2.MovePagesResponse]
+    """Moves single pages of a region, or says where they are, as move_pages(2)."""
     UnmapRegion: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.UnmapRegionRequest, _memory_service_pb2.UnmapRegionResponse]
-    """Ends a region: frees its pages and swap."""
+    """Unmaps a region, and frees its pages and swap."""
 
 @_typing.type_check_only
 class MemoryServiceAsyncStub(MemoryServiceStub):
-    """Pages of the emulated machine. Every node serves this for the CPUs it has: a client talks to the
-    node of the CPU it plays. A node without CPUs refuses sessions with FAILED_PRECONDITION.
+    """Memory of the emulated machine. Every node serves this for its own CPUs: a client acts as a task on a CPU, and talks
+    to that CPU's node. A node without CPUs refuses sessions with FAILED_PRECONDITION.
 
-    Mutating requests carry a `request_id` chosen by the client, unique in its session: a repeated id
-    gets the first reply again, so a request may be retried safely.
+    Mutating requests carry a `request_id` chosen by the client, unique in its session. A request with a repeated id is
+    not carried out again but gets the first reply, so that requests can be retried safely.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     OpenSession: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.OpenSessionRequest, _memory_service_pb2.OpenSessionResponse]  # type: ignore[assignment]
-    """Starts a session. Pages belong to sessions; when the lease runs out, all of them are freed."""
+    """Opens a session with a lease. Pages belong to sessions; when the lease runs out, all of them are freed."""
     RenewSession: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.RenewSessionRequest, _memory_service_pb2.RenewSessionResponse]  # type: ignore[assignment]
-    """Heartbeat: the lease starts anew."""
+    """Renews the lease of a session, as a heartbeat."""
     CloseSession: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.CloseSessionRequest, _memory_service_pb2.CloseSessionResponse]  # type: ignore[assignment]
-    """Ends a session and frees what it holds, on every node."""
+    """Closes a session and frees everything that it holds, on every node."""
     AllocPages: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.AllocPagesRequest, _memory_service_pb2.AllocPagesResponse]  # type: ignore[assignment]
     """Allocates `count` blocks of 2^order pages that the session holds until it frees them."""
     FreePages: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.FreePagesRequest, _memory_service_pb2.FreePagesResponse]  # type: ignore[assignment]
-    """Frees blocks. All or nothing: one bad block and none is freed."""
+    """Frees blocks: all of them, or none if one of them cannot be freed."""
     StreamPages: _aio.StreamStreamMultiCallable[_memory_service_pb2.StreamPagesRequest, _memory_service_pb2.StreamPagesResponse]  # type: ignore[assignment]
-    """AllocPages and FreePages without waiting for each answer: answers come in the order of the requests. One
-    request is carried out at a time, and one more is read meanwhile; a client that leaves its answers unread for
-    30 s is cut off with RESOURCE_EXHAUSTED. What was asked before stays done.
+    """AllocPages and FreePages in a stream, so that a client need not wait for each answer. Requests are carried out one
+    at a time and answered in order; one request is read ahead. A client that leaves its answers unread for 30 s is cut
+    off with RESOURCE_EXHAUSTED; the requests carried out by then stay done.
     """
     MapRegion: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.MapRegionRequest, _memory_service_pb2.MapRegionResponse]  # type: ignore[assignment]
-    """Makes a region of pageable memory: anonymous, or backed by a file. No page is taken yet."""
+    """Maps a region of pageable memory, anonymous or backed by a file. No page is taken yet."""
     TouchRegion: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.TouchRegionRequest, _memory_service_pb2.TouchRegionResponse]  # type: ignore[assignment]
     """Accesses pages of a region: resident ones are marked referenced, the others fault in."""
+    BindRegion: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.BindRegionRequest, _memory_service_pb2.BindRegionResponse]  # type: ignore[assignment]
+    """Gives pages of a region a memory policy, as mbind(2)."""
+    MigratePages: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.MigratePagesRequest, _memory_service_pb2.MigratePagesResponse]  # type: ignore[assignment]
+    """Moves the pages of all regions of a session from some nodes to others, as migrate_pages(2)."""
+    MovePages: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.MovePagesRequest, _memory_service_pb2.MovePagesResponse]  # type: ignore[assignment]
+    """Moves single pages of a region, or says where they are, as move_pages(2)."""
     UnmapRegion: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.UnmapRegionRequest, _memory_service_pb2.UnmapRegionResponse]  # type: ignore[assignment]
-    """Ends a region: frees its pages and swap."""
+    """Unmaps a region, and frees its pages and swap."""
 
 class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Pages of the emulated machine. Every node serves this for the CPUs it has: a client talks to the
-    node of the CPU it plays. A node without CPUs refuses sessions with FAILED_PRECONDITION.
+    """Memory of the emulated machine. Every node serves this for its own CPUs: a client acts as a task on a CPU, and talks
+    to that CPU's node. A node without CPUs refuses sessions with FAILED_PRECONDITION.
 
-    Mutating requests carry a `request_id` chosen by the client, unique in its session: a repeated id
-    gets the first reply again, so a request may be retried safely.
+    Mutating requests carry a `request_id` chosen by the client, unique in its session. A request with a repeated id is
+    not carried out again but gets the first reply, so that requests can be retried safely.
     """
 
     @_abc_1.abstractmethod
@@ -106,7 +118,7 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_service_pb2.OpenSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_service_pb2.OpenSessionResponse, _abc.Awaitable[_memory_service_pb2.OpenSessionResponse]]:
-        """Starts a session. Pages belong to sessions; when the lease runs out, all of them are freed."""
+        """Opens a session with a lease. Pages belong to sessions; when the lease runs out, all of them are freed."""
 
     @_abc_1.abstractmethod
     def RenewSession(
@@ -114,7 +126,7 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_service_pb2.RenewSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_service_pb2.RenewSessionResponse, _abc.Awaitable[_memory_service_pb2.RenewSessionResponse]]:
-        """Heartbeat: the lease starts anew."""
+        """Renews the lease of a session, as a heartbeat."""
 
     @_abc_1.abstractmethod
     def CloseSession(
@@ -122,7 +134,7 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_service_pb2.CloseSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_service_pb2.CloseSessionResponse, _abc.Awaitable[_memory_service_pb2.CloseSessionResponse]]:
-        """Ends a session and frees what it holds, on every node."""
+        """Closes a session and frees everything that it holds, on every node."""
 
     @_abc_1.abstractmethod
     def AllocPages(
@@ -138,7 +150,7 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_service_pb2.FreePagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_service_pb2.FreePagesResponse, _abc.Awaitable[_memory_service_pb2.FreePagesResponse]]:
-        """Frees blocks. All or nothing: one bad block and none is freed."""
+        """Frees blocks: all of them, or none if one of them cannot be freed."""
 
     @_abc_1.abstractmethod
     def StreamPages(
@@ -146,9 +158,9 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_memory_service_pb2.StreamPagesRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_memory_service_pb2.StreamPagesResponse], _abc.AsyncIterator[_memory_service_pb2.StreamPagesResponse]]:
-        """AllocPages and FreePages without waiting for each answer: answers come in the order of the requests. One
-        request is carried out at a time, and one more is read meanwhile; a client that leaves its answers unread for
-        30 s is cut off with RESOURCE_EXHAUSTED. What was asked before stays done.
+        """AllocPages and FreePages in a stream, so that a client need not wait for each answer. Requests are carried out one
+        at a time and answered in order; one request is read ahead. A client that leaves its answers unread for 30 s is cut
+        off with RESOURCE_EXHAUSTED; the requests carried out by then stay done.
         """
 
     @_abc_1.abstractmethod
@@ -157,7 +169,7 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_service_pb2.MapRegionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_service_pb2.MapRegionResponse, _abc.Awaitable[_memory_service_pb2.MapRegionResponse]]:
-        """Makes a region of pageable memory: anonymous, or backed by a file. No page is taken yet."""
+        """Maps a region of pageable memory, anonymous or backed by a file. No page is taken yet."""
 
     @_abc_1.abstractmethod
     def TouchRegion(
@@ -168,11 +180,35 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Accesses pages of a region: resident ones are marked referenced, the others fault in."""
 
     @_abc_1.abstractmethod
+    def BindRegion(
+        self,
+        request: _memory_service_pb2.BindRegionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_service_pb2.BindRegionResponse, _abc.Awaitable[_memory_service_pb2.BindRegionResponse]]:
+        """Gives pages of a region a memory policy, as mbind(2)."""
+
+    @_abc_1.abstractmethod
+    def MigratePages(
+        self,
+        request: _memory_service_pb2.MigratePagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_service_pb2.MigratePagesResponse, _abc.Awaitable[_memory_service_pb2.MigratePagesResponse]]:
+        """Moves the pages of all regions of a session from some nodes to others, as migrate_pages(2)."""
+
+    @_abc_1.abstractmethod
+    def MovePages(
+        self,
+        request: _memory_service_pb2.MovePagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_service_pb2.MovePagesResponse, _abc.Awaitable[_memory_service_pb2.MovePagesResponse]]:
+        """Moves single pages of a region, or says where they are, as move_pages(2)."""
+
+    @_abc_1.abstractmethod
     def UnmapRegion(
         self,
         request: _memory_service_pb2.UnmapRegionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_service_pb2.UnmapRegionResponse, _abc.Awaitable[_memory_service_pb2.UnmapRegionResponse]]:
-        """Ends a region: frees its pages and swap."""
+        """Unmaps a region, and frees its pages and swap."""
 
 def add_MemoryServiceServicer_to_server(servicer: MemoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

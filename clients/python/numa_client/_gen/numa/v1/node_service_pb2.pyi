@@ -14,7 +14,7 @@ class GetNodeRequest(_message.Message):
     def __init__(self, with_digest: _Optional[bool] = ...) -> None: ...
 
 class GetNodeResponse(_message.Message):
-    __slots__ = ("node", "incarnation", "zones", "numa_stat", "vm_events", "kswapd", "sessions", "held_pages", "swap_total_pages", "swap_used_pages", "digest", "log_length")
+    __slots__ = ("node", "lineage", "zones", "numa_stat", "vm_events", "kswapd", "sessions", "held_pages", "swap_total_pages", "swap_used_pages", "digest", "log_length")
     class VmEventsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -23,7 +23,7 @@ class GetNodeResponse(_message.Message):
         value: int
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     NODE_FIELD_NUMBER: _ClassVar[int]
-    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
     ZONES_FIELD_NUMBER: _ClassVar[int]
     NUMA_STAT_FIELD_NUMBER: _ClassVar[int]
     VM_EVENTS_FIELD_NUMBER: _ClassVar[int]
@@ -35,7 +35,7 @@ class GetNodeResponse(_message.Message):
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     LOG_LENGTH_FIELD_NUMBER: _ClassVar[int]
     node: int
-    incarnation: int
+    lineage: int
     zones: _containers.RepeatedCompositeFieldContainer[_types_pb2.ZoneSummary]
     numa_stat: _types_pb2.NumaStat
     vm_events: _containers.ScalarMap[str, int]
@@ -46,7 +46,7 @@ class GetNodeResponse(_message.Message):
     swap_used_pages: int
     digest: str
     log_length: int
-    def __init__(self, node: _Optional[int] = ..., incarnation: _Optional[int] = ..., zones: _Optional[_Iterable[_Union[_types_pb2.ZoneSummary, _Mapping]]] = ..., numa_stat: _Optional[_Union[_types_pb2.NumaStat, _Mapping]] = ..., vm_events: _Optional[_Mapping[str, int]] = ..., kswapd: _Optional[_Union[KswapdState, _Mapping]] = ..., sessions: _Optional[int] = ..., held_pages: _Optional[int] = ..., swap_total_pages: _Optional[int] = ..., swap_used_pages: _Optional[int] = ..., digest: _Optional[str] = ..., log_length: _Optional[int] = ...) -> None: ...
+    def __init__(self, node: _Optional[int] = ..., lineage: _Optional[int] = ..., zones: _Optional[_Iterable[_Union[_types_pb2.ZoneSummary, _Mapping]]] = ..., numa_stat: _Optional[_Union[_types_pb2.NumaStat, _Mapping]] = ..., vm_events: _Optional[_Mapping[str, int]] = ..., kswapd: _Optional[_Union[KswapdState, _Mapping]] = ..., sessions: _Optional[int] = ..., held_pages: _Optional[int] = ..., swap_total_pages: _Optional[int] = ..., swap_used_pages: _Optional[int] = ..., digest: _Optional[str] = ..., log_length: _Optional[int] = ...) -> None: ...
 
 class KswapdState(_message.Message):
     __slots__ = ("running", "wakeups", "reclaimed_pages", "order", "failures")
@@ -87,12 +87,16 @@ class GetSnapshotResponse(_message.Message):
     def __init__(self, json: _Optional[bytes] = ...) -> None: ...
 
 class InspectRequest(_message.Message):
-    __slots__ = ("zone", "pfn")
+    __slots__ = ("zone", "pfn", "section", "highmem")
     ZONE_FIELD_NUMBER: _ClassVar[int]
     PFN_FIELD_NUMBER: _ClassVar[int]
+    SECTION_FIELD_NUMBER: _ClassVar[int]
+    HIGHMEM_FIELD_NUMBER: _ClassVar[int]
     zone: str
     pfn: int
-    def __init__(self, zone: _Optional[str] = ..., pfn: _Optional[int] = ...) -> None: ...
+    section: int
+    highmem: bool
+    def __init__(self, zone: _Optional[str] = ..., pfn: _Optional[int] = ..., section: _Optional[int] = ..., highmem: _Optional[bool] = ...) -> None: ...
 
 class InspectResponse(_message.Message):
     __slots__ = ("json",)
@@ -115,6 +119,24 @@ class ChangeMemoryBlockResponse(_message.Message):
     ZONES_FIELD_NUMBER: _ClassVar[int]
     zones: _containers.RepeatedCompositeFieldContainer[_types_pb2.ZoneSummary]
     def __init__(self, zones: _Optional[_Iterable[_Union[_types_pb2.ZoneSummary, _Mapping]]] = ...) -> None: ...
+
+class ResizeHugepagesRequest(_message.Message):
+    __slots__ = ("request_id", "huge_page_kb", "count", "node")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    HUGE_PAGE_KB_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    huge_page_kb: int
+    count: int
+    node: int
+    def __init__(self, request_id: _Optional[str] = ..., huge_page_kb: _Optional[int] = ..., count: _Optional[int] = ..., node: _Optional[int] = ...) -> None: ...
+
+class ResizeHugepagesResponse(_message.Message):
+    __slots__ = ("count",)
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    def __init__(self, count: _Optional[int] = ...) -> None: ...
 
 class CheckInvariantsRequest(_message.Message):
     __slots__ = ()

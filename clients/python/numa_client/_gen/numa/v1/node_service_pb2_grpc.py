@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class NodeServiceStub:
-    """One NUMA node, looked at and tuned.
+    """The state of one NUMA node, its sysctls, its memory blocks, and its self-check.
     """
 
     def __init__(self, channel):
@@ -60,6 +60,11 @@ class NodeServiceStub:
                 request_serializer=numa_dot_v1_dot_node__service__pb2.ChangeMemoryBlockRequest.SerializeToString,
                 response_deserializer=numa_dot_v1_dot_node__service__pb2.ChangeMemoryBlockResponse.FromString,
                 _registered_method=True)
+        self.ResizeHugepages = channel.unary_unary(
+                '/numa.v1.NodeService/ResizeHugepages',
+                request_serializer=numa_dot_v1_dot_node__service__pb2.ResizeHugepagesRequest.SerializeToString,
+                response_deserializer=numa_dot_v1_dot_node__service__pb2.ResizeHugepagesResponse.FromString,
+                _registered_method=True)
         self.CheckInvariants = channel.unary_unary(
                 '/numa.v1.NodeService/CheckInvariants',
                 request_serializer=numa_dot_v1_dot_node__service__pb2.CheckInvariantsRequest.SerializeToString,
@@ -68,49 +73,58 @@ class NodeServiceStub:
 
 
 class NodeServiceServicer:
-    """One NUMA node, looked at and tuned.
+    """The state of one NUMA node, its sysctls, its memory blocks, and its self-check.
     """
 
     def GetNode(self, request, context):
-        """State now: zones, numastat, vm events, kswapd, sessions.
+        """Reads the node's state: zones, numastat, vm events, kswapd, sessions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WriteSysctl(self, request, context):
-        """Writes a sysctl of the machine, with a kernel's effects, as a write to its file does: the machine's supervisor
-        keeps it and tells every node. UNAVAILABLE while the supervisor restarts.
+        """Writes a sysctl of the machine, with the same effects as a write to its file: the machine's supervisor keeps it and
+        tells every node. UNAVAILABLE while the supervisor restarts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetSnapshot(self, request, context):
-        """What the files of /proc and /sys say of this node, at one moment: FilesService renders them from it.
+        """Reads a consistent snapshot of the node, from which FilesService renders files of /proc and /sys.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Inspect(self, request, context):
-        """pg_data_t of the node, or a struct zone or a struct page of it, field by field.
+        """Reads the fields of the node's pg_data_t, of a struct zone, a struct page or a struct mem_section of the node,
+        or of its high memory.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ChangeMemoryBlock(self, request, context):
-        """Takes a memory block off-line or on-line, as a write to its state in sysfs would; pages of regions move to
-        other nodes. NOT_FOUND: another node has it. INVALID_ARGUMENT (EINVAL), FAILED_PRECONDITION (EBUSY). UNAVAILABLE:
-        a node is away that would take pages from it.
+        """Takes a memory block off-line or on-line, as a write to its `state` in sysfs does; pages of regions move to other
+        nodes. NOT_FOUND: the node has no such block; another one may. INVALID_ARGUMENT (EINVAL), FAILED_PRECONDITION
+        (EBUSY). UNAVAILABLE: a node that would take pages from it is away.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResizeHugepages(self, request, context):
+        """Writes nr_hugepages: makes the pools of huge pages of all nodes, or of one, as large as asked for, as far as that is
+        possible. FAILED_PRECONDITION on a node that does not keep the pools: the first with memory and CPUs does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CheckInvariants(self, request, context):
-        """Recounts everything that must hold (page conservation, list disjointness, counters); an empty list is health.
+        """Checks the node's invariants, such as page conservation, list disjointness and counters; lists violations.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,6 +158,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     request_deserializer=numa_dot_v1_dot_node__service__pb2.ChangeMemoryBlockRequest.FromString,
                     response_serializer=numa_dot_v1_dot_node__service__pb2.ChangeMemoryBlockResponse.SerializeToString,
             ),
+            'ResizeHugepages': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResizeHugepages,
+                    request_deserializer=numa_dot_v1_dot_node__service__pb2.ResizeHugepagesRequest.FromString,
+                    response_serializer=numa_dot_v1_dot_node__service__pb2.ResizeHugepagesResponse.SerializeToString,
+            ),
             'CheckInvariants': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckInvariants,
                     request_deserializer=numa_dot_v1_dot_node__service__pb2.CheckInvariantsRequest.FromString,
@@ -158,7 +177,7 @@ def add_NodeServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class NodeService:
-    """One NUMA node, looked at and tuned.
+    """The state of one NUMA node, its sysctls, its memory blocks, and its self-check.
     """
 
     @staticmethod
@@ -286,6 +305,33 @@ class NodeService:
             '/numa.v1.NodeService/ChangeMemoryBlock',
             numa_dot_v1_dot_node__service__pb2.ChangeMemoryBlockRequest.SerializeToString,
             numa_dot_v1_dot_node__service__pb2.ChangeMemoryBlockResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResizeHugepages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/numa.v1.NodeService/ResizeHugepages',
+            numa_dot_v1_dot_node__service__pb2.ResizeHugepagesRequest.SerializeToString,
+            numa_dot_v1_dot_node__service__pb2.ResizeHugepagesResponse.FromString,
             options,
             channel_credentials,
             insecure,

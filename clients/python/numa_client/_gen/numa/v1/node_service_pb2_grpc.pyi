@@ -27,55 +27,67 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class NodeServiceStub:
-    """One NUMA node, looked at and tuned."""
+    """The state of one NUMA node, its sysctls, its memory blocks, and its self-check."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> NodeServiceAsyncStub: ...
     GetNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.GetNodeRequest, _node_service_pb2.GetNodeResponse]
-    """State now: zones, numastat, vm events, kswapd, sessions."""
+    """Reads the node's state: zones, numastat, vm events, kswapd, sessions."""
     WriteSysctl: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.WriteSysctlRequest, _node_service_pb2.WriteSysctlResponse]
-    """Writes a sysctl of the machine, with a kernel's effects, as a write to its file does: the machine's supervisor
-    keeps it and tells every node. UNAVAILABLE while the supervisor restarts.
+    """Writes a sysctl of the machine, with the same effects as a write to its file: the machine's supervisor keeps it and
+    tells every node. UNAVAILABLE while the supervisor restarts.
     """
     GetSnapshot: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.GetSnapshotRequest, _node_service_pb2.GetSnapshotResponse]
-    """What the files of /proc and /sys say of this node, at one moment: FilesService renders them from it."""
+    """Reads a consistent snapshot of the node, from which FilesService renders files of /proc and /sys."""
     Inspect: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.InspectRequest, _node_service_pb2.InspectResponse]
-    """pg_data_t of the node, or a struct zone or a struct page of it, field by field."""
+    """Reads the fields of the node's pg_data_t, of a struct zone, a struct page or a struct mem_section of the node,
+    or of its high memory.
+    """
     ChangeMemoryBlock: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.ChangeMemoryBlockRequest, _node_service_pb2.ChangeMemoryBlockResponse]
-    """Takes a memory block off-line or on-line, as a write to its state in sysfs would; pages of regions move to
-    other nodes. NOT_FOUND: another node has it. INVALID_ARGUMENT (EINVAL), FAILED_PRECONDITION (EBUSY). UNAVAILABLE:
-    a node is away that would take pages from it.
+    """Takes a memory block off-line or on-line, as a write to its `state` in sysfs does; pages of regions move to other
+    nodes. NOT_FOUND: the node has no such block; another one may. INVALID_ARGUMENT (EINVAL), FAILED_PRECONDITION
+    (EBUSY). UNAVAILABLE: a node that would take pages from it is away.
+    """
+    ResizeHugepages: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.ResizeHugepagesRequest, _node_service_pb2.ResizeHugepagesResponse]
+    """Writes nr_hugepages: makes the pools of huge pages of all nodes, or of one, as large as asked for, as far as that is
+    possible. FAILED_PRECONDITION on a node that does not keep the pools: the first with memory and CPUs does.
     """
     CheckInvariants: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.CheckInvariantsRequest, _node_service_pb2.CheckInvariantsResponse]
-    """Recounts everything that must hold (page conservation, list disjointness, counters); an empty list is health."""
+    """Checks the node's invariants, such as page conservation, list disjointness and counters; lists violations."""
 
 @_typing.type_check_only
 class NodeServiceAsyncStub(NodeServiceStub):
-    """One NUMA node, looked at and tuned."""
+    """The state of one NUMA node, its sysctls, its memory blocks, and its self-check."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.GetNodeRequest, _node_service_pb2.GetNodeResponse]  # type: ignore[assignment]
-    """State now: zones, numastat, vm events, kswapd, sessions."""
+    """Reads the node's state: zones, numastat, vm events, kswapd, sessions."""
     WriteSysctl: _aio.UnaryUnaryMultiCallable[_node_service_pb2.WriteSysctlRequest, _node_service_pb2.WriteSysctlResponse]  # type: ignore[assignment]
-    """Writes a sysctl of the machine, with a kernel's effects, as a write to its file does: the machine's supervisor
-    keeps it and tells every node. UNAVAILABLE while the supervisor restarts.
+    """Writes a sysctl of the machine, with the same effects as a write to its file: the machine's supervisor keeps it and
+    tells every node. UNAVAILABLE while the supervisor restarts.
     """
     GetSnapshot: _aio.UnaryUnaryMultiCallable[_node_service_pb2.GetSnapshotRequest, _node_service_pb2.GetSnapshotResponse]  # type: ignore[assignment]
-    """What the files of /proc and /sys say of this node, at one moment: FilesService renders them from it."""
+    """Reads a consistent snapshot of the node, from which FilesService renders files of /proc and /sys."""
     Inspect: _aio.UnaryUnaryMultiCallable[_node_service_pb2.InspectRequest, _node_service_pb2.InspectResponse]  # type: ignore[assignment]
-    """pg_data_t of the node, or a struct zone or a struct page of it, field by field."""
+    """Reads the fields of the node's pg_data_t, of a struct zone, a struct page or a struct mem_section of the node,
+    or of its high memory.
+    """
     ChangeMemoryBlock: _aio.UnaryUnaryMultiCallable[_node_service_pb2.ChangeMemoryBlockRequest, _node_service_pb2.ChangeMemoryBlockResponse]  # type: ignore[assignment]
-    """Takes a memory block off-line or on-line, as a write to its state in sysfs would; pages of regions move to
-    other nodes. NOT_FOUND: another node has it. INVALID_ARGUMENT (EINVAL), FAILED_PRECONDITION (EBUSY). UNAVAILABLE:
-    a node is away that would take pages from it.
+    """Takes a memory block off-line or on-line, as a write to its `state` in sysfs does; pages of regions move to other
+    nodes. NOT_FOUND: the node has no such block; another one may. INVALID_ARGUMENT (EINVAL), FAILED_PRECONDITION
+    (EBUSY). UNAVAILABLE: a node that would take pages from it is away.
+    """
+    ResizeHugepages: _aio.UnaryUnaryMultiCallable[_node_service_pb2.ResizeHugepagesRequest, _node_service_pb2.ResizeHugepagesResponse]  # type: ignore[assignment]
+    """Writes nr_hugepages: makes the pools of huge pages of all nodes, or of one, as large as asked for, as far as that is
+    possible. FAILED_PRECONDITION on a node that does not keep the pools: the first with memory and CPUs does.
     """
     CheckInvariants: _aio.UnaryUnaryMultiCallable[_node_service_pb2.CheckInvariantsRequest, _node_service_pb2.CheckInvariantsResponse]  # type: ignore[assignment]
-    """Recounts everything that must hold (page conservation, list disjointness, counters); an empty list is health."""
+    """Checks the node's invariants, such as page conservation, list disjointness and counters; lists violations."""
 
 class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
-    """One NUMA node, looked at and tuned."""
+    """The state of one NUMA node, its sysctls, its memory blocks, and its self-check."""
 
     @_abc_1.abstractmethod
     def GetNode(
@@ -83,7 +95,7 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_service_pb2.GetNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.GetNodeResponse, _abc.Awaitable[_node_service_pb2.GetNodeResponse]]:
-        """State now: zones, numastat, vm events, kswapd, sessions."""
+        """Reads the node's state: zones, numastat, vm events, kswapd, sessions."""
 
     @_abc_1.abstractmethod
     def WriteSysctl(
@@ -91,8 +103,8 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_service_pb2.WriteSysctlRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.WriteSysctlResponse, _abc.Awaitable[_node_service_pb2.WriteSysctlResponse]]:
-        """Writes a sysctl of the machine, with a kernel's effects, as a write to its file does: the machine's supervisor
-        keeps it and tells every node. UNAVAILABLE while the supervisor restarts.
+        """Writes a sysctl of the machine, with the same effects as a write to its file: the machine's supervisor keeps it and
+        tells every node. UNAVAILABLE while the supervisor restarts.
         """
 
     @_abc_1.abstractmethod
@@ -101,7 +113,7 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_service_pb2.GetSnapshotRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.GetSnapshotResponse, _abc.Awaitable[_node_service_pb2.GetSnapshotResponse]]:
-        """What the files of /proc and /sys say of this node, at one moment: FilesService renders them from it."""
+        """Reads a consistent snapshot of the node, from which FilesService renders files of /proc and /sys."""
 
     @_abc_1.abstractmethod
     def Inspect(
@@ -109,7 +121,9 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_service_pb2.InspectRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.InspectResponse, _abc.Awaitable[_node_service_pb2.InspectResponse]]:
-        """pg_data_t of the node, or a struct zone or a struct page of it, field by field."""
+        """Reads the fields of the node's pg_data_t, of a struct zone, a struct page or a struct mem_section of the node,
+        or of its high memory.
+        """
 
     @_abc_1.abstractmethod
     def ChangeMemoryBlock(
@@ -117,9 +131,19 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_service_pb2.ChangeMemoryBlockRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.ChangeMemoryBlockResponse, _abc.Awaitable[_node_service_pb2.ChangeMemoryBlockResponse]]:
-        """Takes a memory block off-line or on-line, as a write to its state in sysfs would; pages of regions move to
-        other nodes. NOT_FOUND: another node has it. INVALID_ARGUMENT (EINVAL), FAILED_PRECONDITION (EBUSY). UNAVAILABLE:
-        a node is away that would take pages from it.
+        """Takes a memory block off-line or on-line, as a write to its `state` in sysfs does; pages of regions move to other
+        nodes. NOT_FOUND: the node has no such block; another one may. INVALID_ARGUMENT (EINVAL), FAILED_PRECONDITION
+        (EBUSY). UNAVAILABLE: a node that would take pages from it is away.
+        """
+
+    @_abc_1.abstractmethod
+    def ResizeHugepages(
+        self,
+        request: _node_service_pb2.ResizeHugepagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_service_pb2.ResizeHugepagesResponse, _abc.Awaitable[_node_service_pb2.ResizeHugepagesResponse]]:
+        """Writes nr_hugepages: makes the pools of huge pages of all nodes, or of one, as large as asked for, as far as that is
+        possible. FAILED_PRECONDITION on a node that does not keep the pools: the first with memory and CPUs does.
         """
 
     @_abc_1.abstractmethod
@@ -128,6 +152,6 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_service_pb2.CheckInvariantsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.CheckInvariantsResponse, _abc.Awaitable[_node_service_pb2.CheckInvariantsResponse]]:
-        """Recounts everything that must hold (page conservation, list disjointness, counters); an empty list is health."""
+        """Checks the node's invariants, such as page conservation, list disjointness and counters; lists violations."""
 
 def add_NodeServiceServicer_to_server(servicer: NodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

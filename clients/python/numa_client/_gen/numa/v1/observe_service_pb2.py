@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from numa_client._gen.numa.v1 import node_service_pb2 as numa_dot_v1_dot_node__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dnuma/v1/observe_service.proto\x12\x07numa.v1\x1a\x1anuma/v1/node_service.proto\"%\n\x0eObserveRequest\x12\x13\n\x0binterval_ms\x18\x01 \x01(\r\"\xfd\x02\n\x0fObserveResponse\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x0f\n\x07time_ns\x18\x04 \x01(\x04\x12$\n\x05zones\x18\x05 \x03(\x0b\x32\x15.numa.v1.ObservedZone\x12\x11\n\tnuma_stat\x18\x06 \x03(\x04\x12\x16\n\x0evm_event_names\x18\x07 \x03(\t\x12\x11\n\tvm_events\x18\x08 \x03(\x04\x12$\n\x06kswapd\x18\t \x01(\x0b\x32\x14.numa.v1.KswapdState\x12\x17\n\x0fkswapd_hopeless\x18\n \x01(\x08\x12\x10\n\x08sessions\x18\x0b \x01(\x04\x12\x12\n\nheld_pages\x18\x0c \x01(\x04\x12\x18\n\x10swap_total_pages\x18\r \x01(\x04\x12\x17\n\x0fswap_used_pages\x18\x0e \x01(\x04\x12(\n\x08\x66\x61llback\x18\x0f \x03(\x0b\x32\x16.numa.v1.FallbackPages\"\x83\x02\n\x0cObservedZone\x12\x0c\n\x04zone\x18\x01 \x01(\t\x12\x12\n\nfree_pages\x18\x02 \x01(\x04\x12\x11\n\tmin_pages\x18\x03 \x01(\x04\x12\x11\n\tlow_pages\x18\x04 \x01(\x04\x12\x12\n\nhigh_pages\x18\x05 \x01(\x04\x12\x13\n\x0b\x62oost_pages\x18\x06 \x01(\x04\x12\x15\n\rmanaged_pages\x18\x07 \x01(\x04\x12\x15\n\rpresent_pages\x18\x08 \x01(\x04\x12\x15\n\rspanned_pages\x18\t \x01(\x04\x12\x15\n\rpageset_pages\x18\n \x01(\x04\x12\x13\n\x0b\x66ree_blocks\x18\x0b \x03(\x04\x12\x11\n\tlru_pages\x18\x0c \x03(\x04\",\n\rFallbackPages\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\r\n\x05pages\x18\x02 \x01(\x04\x32P\n\x0eObserveService\x12>\n\x07Observe\x12\x17.numa.v1.ObserveRequest\x1a\x18.numa.v1.ObserveResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dnuma/v1/observe_service.proto\x12\x07numa.v1\x1a\x1anuma/v1/node_service.proto\"%\n\x0eObserveRequest\x12\x13\n\x0binterval_ms\x18\x01 \x01(\r\"\xf9\x02\n\x0fObserveResponse\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x0f\n\x07lineage\x18\x02 \x01(\x04\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x0f\n\x07time_ns\x18\x04 \x01(\x04\x12$\n\x05zones\x18\x05 \x03(\x0b\x32\x15.numa.v1.ObservedZone\x12\x11\n\tnuma_stat\x18\x06 \x03(\x04\x12\x16\n\x0evm_event_names\x18\x07 \x03(\t\x12\x11\n\tvm_events\x18\x08 \x03(\x04\x12$\n\x06kswapd\x18\t \x01(\x0b\x32\x14.numa.v1.KswapdState\x12\x17\n\x0fkswapd_hopeless\x18\n \x01(\x08\x12\x10\n\x08sessions\x18\x0b \x01(\x04\x12\x12\n\nheld_pages\x18\x0c \x01(\x04\x12\x18\n\x10swap_total_pages\x18\r \x01(\x04\x12\x17\n\x0fswap_used_pages\x18\x0e \x01(\x04\x12(\n\x08\x66\x61llback\x18\x0f \x03(\x0b\x32\x16.numa.v1.FallbackPages\"\x83\x02\n\x0cObservedZone\x12\x0c\n\x04zone\x18\x01 \x01(\t\x12\x12\n\nfree_pages\x18\x02 \x01(\x04\x12\x11\n\tmin_pages\x18\x03 \x01(\x04\x12\x11\n\tlow_pages\x18\x04 \x01(\x04\x12\x12\n\nhigh_pages\x18\x05 \x01(\x04\x12\x13\n\x0b\x62oost_pages\x18\x06 \x01(\x04\x12\x15\n\rmanaged_pages\x18\x07 \x01(\x04\x12\x15\n\rpresent_pages\x18\x08 \x01(\x04\x12\x15\n\rspanned_pages\x18\t \x01(\x04\x12\x15\n\rpageset_pages\x18\n \x01(\x04\x12\x13\n\x0b\x66ree_blocks\x18\x0b \x03(\x04\x12\x11\n\tlru_pages\x18\x0c \x03(\x04\",\n\rFallbackPages\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\r\n\x05pages\x18\x02 \x01(\x04\x32P\n\x0eObserveService\x12>\n\x07Observe\x12\x17.numa.v1.ObserveRequest\x1a\x18.numa.v1.ObserveResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,11 +35,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OBSERVEREQUEST']._serialized_start=70
   _globals['_OBSERVEREQUEST']._serialized_end=107
   _globals['_OBSERVERESPONSE']._serialized_start=110
-  _globals['_OBSERVERESPONSE']._serialized_end=491
-  _globals['_OBSERVEDZONE']._serialized_start=494
-  _globals['_OBSERVEDZONE']._serialized_end=753
-  _globals['_FALLBACKPAGES']._serialized_start=755
-  _globals['_FALLBACKPAGES']._serialized_end=799
-  _globals['_OBSERVESERVICE']._serialized_start=801
-  _globals['_OBSERVESERVICE']._serialized_end=881
+  _globals['_OBSERVERESPONSE']._serialized_end=487
+  _globals['_OBSERVEDZONE']._serialized_start=490
+  _globals['_OBSERVEDZONE']._serialized_end=749
+  _globals['_FALLBACKPAGES']._serialized_start=751
+  _globals['_FALLBACKPAGES']._serialized_end=795
+  _globals['_OBSERVESERVICE']._serialized_start=797
+  _globals['_OBSERVESERVICE']._serialized_end=877
 # @@protoc_insertion_point(module_scope)

@@ -14,9 +14,9 @@ class ObserveRequest(_message.Message):
     def __init__(self, interval_ms: _Optional[int] = ...) -> None: ...
 
 class ObserveResponse(_message.Message):
-    __slots__ = ("node", "incarnation", "sequence", "time_ns", "zones", "numa_stat", "vm_event_names", "vm_events", "kswapd", "kswapd_hopeless", "sessions", "held_pages", "swap_total_pages", "swap_used_pages", "fallback")
+    __slots__ = ("node", "lineage", "sequence", "time_ns", "zones", "numa_stat", "vm_event_names", "vm_events", "kswapd", "kswapd_hopeless", "sessions", "held_pages", "swap_total_pages", "swap_used_pages", "fallback")
     NODE_FIELD_NUMBER: _ClassVar[int]
-    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     TIME_NS_FIELD_NUMBER: _ClassVar[int]
     ZONES_FIELD_NUMBER: _ClassVar[int]
@@ -31,7 +31,7 @@ class ObserveResponse(_message.Message):
     SWAP_USED_PAGES_FIELD_NUMBER: _ClassVar[int]
     FALLBACK_FIELD_NUMBER: _ClassVar[int]
     node: int
-    incarnation: int
+    lineage: int
     sequence: int
     time_ns: int
     zones: _containers.RepeatedCompositeFieldContainer[ObservedZone]
@@ -45,7 +45,7 @@ class ObserveResponse(_message.Message):
     swap_total_pages: int
     swap_used_pages: int
     fallback: _containers.RepeatedCompositeFieldContainer[FallbackPages]
-    def __init__(self, node: _Optional[int] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., time_ns: _Optional[int] = ..., zones: _Optional[_Iterable[_Union[ObservedZone, _Mapping]]] = ..., numa_stat: _Optional[_Iterable[int]] = ..., vm_event_names: _Optional[_Iterable[str]] = ..., vm_events: _Optional[_Iterable[int]] = ..., kswapd: _Optional[_Union[_node_service_pb2.KswapdState, _Mapping]] = ..., kswapd_hopeless: _Optional[bool] = ..., sessions: _Optional[int] = ..., held_pages: _Optional[int] = ..., swap_total_pages: _Optional[int] = ..., swap_used_pages: _Optional[int] = ..., fallback: _Optional[_Iterable[_Union[FallbackPages, _Mapping]]] = ...) -> None: ...
+    def __init__(self, node: _Optional[int] = ..., lineage: _Optional[int] = ..., sequence: _Optional[int] = ..., time_ns: _Optional[int] = ..., zones: _Optional[_Iterable[_Union[ObservedZone, _Mapping]]] = ..., numa_stat: _Optional[_Iterable[int]] = ..., vm_event_names: _Optional[_Iterable[str]] = ..., vm_events: _Optional[_Iterable[int]] = ..., kswapd: _Optional[_Union[_node_service_pb2.KswapdState, _Mapping]] = ..., kswapd_hopeless: _Optional[bool] = ..., sessions: _Optional[int] = ..., held_pages: _Optional[int] = ..., swap_total_pages: _Optional[int] = ..., swap_used_pages: _Optional[int] = ..., fallback: _Optional[_Iterable[_Union[FallbackPages, _Mapping]]] = ...) -> None: ...
 
 class ObservedZone(_message.Message):
     __slots__ = ("zone", "free_pages", "min_pages", "low_pages", "high_pages", "boost_pages", "managed_pages", "present_pages", "spanned_pages", "pageset_pages", "free_blocks", "lru_pages")

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ObserveServiceStub:
-    """What a node looks like from moment to moment, for those who watch: the console and `numa-service top`.
+    """A node's counters as they change, for displays such as the console and `numa-service top`.
     """
 
     def __init__(self, channel):
@@ -43,13 +43,13 @@ class ObserveServiceStub:
 
 
 class ObserveServiceServicer:
-    """What a node looks like from moment to moment, for those who watch: the console and `numa-service top`.
+    """A node's counters as they change, for displays such as the console and `numa-service top`.
     """
 
     def Observe(self, request, context):
-        """Frames of the node's counters, one an interval, until the client goes. No list is walked and nothing is
-        sampled while nobody watches. A frame is read when it is sent: who reads slowly gets fewer, never old ones.
-        RESOURCE_EXHAUSTED when too many watch already.
+        """Sends a frame of the node's counters each interval until the client leaves. No list is walked, and nothing is read
+        while nobody observes. A frame is read when it is sent, so that a slow client gets fewer frames but no old ones.
+        RESOURCE_EXHAUSTED when there are too many observers already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,7 +72,7 @@ def add_ObserveServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ObserveService:
-    """What a node looks like from moment to moment, for those who watch: the console and `numa-service top`.
+    """A node's counters as they change, for displays such as the console and `numa-service top`.
     """
 
     @staticmethod

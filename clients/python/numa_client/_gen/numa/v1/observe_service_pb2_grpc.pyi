@@ -27,31 +27,31 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ObserveServiceStub:
-    """What a node looks like from moment to moment, for those who watch: the console and `numa-service top`."""
+    """A node's counters as they change, for displays such as the console and `numa-service top`."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ObserveServiceAsyncStub: ...
     Observe: _grpc.UnaryStreamMultiCallable[_observe_service_pb2.ObserveRequest, _observe_service_pb2.ObserveResponse]
-    """Frames of the node's counters, one an interval, until the client goes. No list is walked and nothing is
-    sampled while nobody watches. A frame is read when it is sent: who reads slowly gets fewer, never old ones.
-    RESOURCE_EXHAUSTED when too many watch already.
+    """Sends a frame of the node's counters each interval until the client leaves. No list is walked, and nothing is read
+    while nobody observes. A frame is read when it is sent, so that a slow client gets fewer frames but no old ones.
+    RESOURCE_EXHAUSTED when there are too many observers already.
     """
 
 @_typing.type_check_only
 class ObserveServiceAsyncStub(ObserveServiceStub):
-    """What a node looks like from moment to moment, for those who watch: the console and `numa-service top`."""
+    """A node's counters as they change, for displays such as the console and `numa-service top`."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Observe: _aio.UnaryStreamMultiCallable[_observe_service_pb2.ObserveRequest, _observe_service_pb2.ObserveResponse]  # type: ignore[assignment]
-    """Frames of the node's counters, one an interval, until the client goes. No list is walked and nothing is
-    sampled while nobody watches. A frame is read when it is sent: who reads slowly gets fewer, never old ones.
-    RESOURCE_EXHAUSTED when too many watch already.
+    """Sends a frame of the node's counters each interval until the client leaves. No list is walked, and nothing is read
+    while nobody observes. A frame is read when it is sent, so that a slow client gets fewer frames but no old ones.
+    RESOURCE_EXHAUSTED when there are too many observers already.
     """
 
 class ObserveServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What a node looks like from moment to moment, for those who watch: the console and `numa-service top`."""
+    """A node's counters as they change, for displays such as the console and `numa-service top`."""
 
     @_abc_1.abstractmethod
     def Observe(
@@ -59,9 +59,9 @@ class ObserveServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _observe_service_pb2.ObserveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_observe_service_pb2.ObserveResponse], _abc.AsyncIterator[_observe_service_pb2.ObserveResponse]]:
-        """Frames of the node's counters, one an interval, until the client goes. No list is walked and nothing is
-        sampled while nobody watches. A frame is read when it is sent: who reads slowly gets fewer, never old ones.
-        RESOURCE_EXHAUSTED when too many watch already.
+        """Sends a frame of the node's counters each interval until the client leaves. No list is walked, and nothing is read
+        while nobody observes. A frame is read when it is sent, so that a slow client gets fewer frames but no old ones.
+        RESOURCE_EXHAUSTED when there are too many observers already.
         """
 
 def add_ObserveServiceServicer_to_server(servicer: ObserveServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

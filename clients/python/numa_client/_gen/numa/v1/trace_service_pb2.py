@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bnuma/v1/trace_service.proto\x12\x07numa.v1\"X\n\x13StreamEventsRequest\x12\x0e\n\x06\x65vents\x18\x01 \x03(\t\x12\r\n\x05zones\x18\x02 \x03(\t\x12\x0e\n\x06orders\x18\x03 \x03(\r\x12\x12\n\nmax_events\x18\x04 \x01(\x04\"\xc6\x01\n\x14StreamEventsResponse\x12&\n\x05kinds\x18\x01 \x03(\x0e\x32\x17.numa.v1.TracepointKind\x12\x10\n\x08times_ns\x18\x02 \x03(\x04\x12\x0c\n\x04\x63pus\x18\x03 \x03(\r\x12\x0c\n\x04pids\x18\x04 \x03(\r\x12\r\n\x05\x63omms\x18\x05 \x03(\r\x12\x12\n\ncomm_names\x18\x06 \x03(\t\x12\r\n\x05zones\x18\x07 \x03(\r\x12\x0e\n\x06values\x18\x08 \x03(\x04\x12\x16\n\x0e\x64ropped_events\x18\t \x01(\x04*\xec\x05\n\x0eTracepointKind\x12\x1f\n\x1bTRACEPOINT_KIND_UNSPECIFIED\x10\x00\x12!\n\x1dTRACEPOINT_KIND_MM_PAGE_ALLOC\x10\x01\x12 \n\x1cTRACEPOINT_KIND_MM_PAGE_FREE\x10\x02\x12(\n$TRACEPOINT_KIND_MM_PAGE_FREE_BATCHED\x10\x03\x12-\n)TRACEPOINT_KIND_MM_PAGE_ALLOC_ZONE_LOCKED\x10\x04\x12&\n\"TRACEPOINT_KIND_MM_PAGE_PCPU_DRAIN\x10\x05\x12)\n%TRACEPOINT_KIND_MM_PAGE_ALLOC_EXTFRAG\x10\x06\x12)\n%TRACEPOINT_KIND_MM_VMSCAN_KSWAPD_WAKE\x10\x07\x12*\n&TRACEPOINT_KIND_MM_VMSCAN_KSWAPD_SLEEP\x10\x08\x12+\n\'TRACEPOINT_KIND_MM_VMSCAN_WAKEUP_KSWAPD\x10\t\x12\x32\n.TRACEPOINT_KIND_MM_VMSCAN_DIRECT_RECLAIM_BEGIN\x10\n\x12\x30\n,TRACEPOINT_KIND_MM_VMSCAN_DIRECT_RECLAIM_END\x10\x0b\x12)\n%TRACEPOINT_KIND_MM_VMSCAN_LRU_ISOLATE\x10\x0c\x12\x31\n-TRACEPOINT_KIND_MM_VMSCAN_LRU_SHRINK_INACTIVE\x10\r\x12/\n+TRACEPOINT_KIND_MM_VMSCAN_LRU_SHRINK_ACTIVE\x10\x0e\x12)\n%TRACEPOINT_KIND_MM_VMSCAN_WRITE_FOLIO\x10\x0f\x12$\n TRACEPOINT_KIND_MM_MIGRATE_PAGES\x10\x10\x32]\n\x0cTraceService\x12M\n\x0cStreamEvents\x12\x1c.numa.v1.StreamEventsRequest\x1a\x1d.numa.v1.StreamEventsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bnuma/v1/trace_service.proto\x12\x07numa.v1\"X\n\x13StreamEventsRequest\x12\x0e\n\x06\x65vents\x18\x01 \x03(\t\x12\r\n\x05zones\x18\x02 \x03(\t\x12\x0e\n\x06orders\x18\x03 \x03(\r\x12\x12\n\nmax_events\x18\x04 \x01(\x04\"\xc6\x01\n\x14StreamEventsResponse\x12&\n\x05kinds\x18\x01 \x03(\x0e\x32\x17.numa.v1.TracepointKind\x12\x10\n\x08times_ns\x18\x02 \x03(\x04\x12\x0c\n\x04\x63pus\x18\x03 \x03(\r\x12\x0c\n\x04pids\x18\x04 \x03(\r\x12\r\n\x05\x63omms\x18\x05 \x03(\r\x12\x12\n\ncomm_names\x18\x06 \x03(\t\x12\r\n\x05zones\x18\x07 \x03(\r\x12\x0e\n\x06values\x18\x08 \x03(\x04\x12\x16\n\x0e\x64ropped_events\x18\t \x01(\x04*\xbc\x07\n\x0eTracepointKind\x12\x1f\n\x1bTRACEPOINT_KIND_UNSPECIFIED\x10\x00\x12!\n\x1dTRACEPOINT_KIND_MM_PAGE_ALLOC\x10\x01\x12 \n\x1cTRACEPOINT_KIND_MM_PAGE_FREE\x10\x02\x12(\n$TRACEPOINT_KIND_MM_PAGE_FREE_BATCHED\x10\x03\x12-\n)TRACEPOINT_KIND_MM_PAGE_ALLOC_ZONE_LOCKED\x10\x04\x12&\n\"TRACEPOINT_KIND_MM_PAGE_PCPU_DRAIN\x10\x05\x12)\n%TRACEPOINT_KIND_MM_PAGE_ALLOC_EXTFRAG\x10\x06\x12)\n%TRACEPOINT_KIND_MM_VMSCAN_KSWAPD_WAKE\x10\x07\x12*\n&TRACEPOINT_KIND_MM_VMSCAN_KSWAPD_SLEEP\x10\x08\x12+\n\'TRACEPOINT_KIND_MM_VMSCAN_WAKEUP_KSWAPD\x10\t\x12\x32\n.TRACEPOINT_KIND_MM_VMSCAN_DIRECT_RECLAIM_BEGIN\x10\n\x12\x30\n,TRACEPOINT_KIND_MM_VMSCAN_DIRECT_RECLAIM_END\x10\x0b\x12)\n%TRACEPOINT_KIND_MM_VMSCAN_LRU_ISOLATE\x10\x0c\x12\x31\n-TRACEPOINT_KIND_MM_VMSCAN_LRU_SHRINK_INACTIVE\x10\r\x12/\n+TRACEPOINT_KIND_MM_VMSCAN_LRU_SHRINK_ACTIVE\x10\x0e\x12)\n%TRACEPOINT_KIND_MM_VMSCAN_WRITE_FOLIO\x10\x0f\x12$\n TRACEPOINT_KIND_MM_MIGRATE_PAGES\x10\x10\x12\x1b\n\x17TRACEPOINT_KIND_KMALLOC\x10\x11\x12 \n\x1cTRACEPOINT_KIND_KMALLOC_NODE\x10\x12\x12\x19\n\x15TRACEPOINT_KIND_KFREE\x10\x13\x12$\n TRACEPOINT_KIND_KMEM_CACHE_ALLOC\x10\x14\x12)\n%TRACEPOINT_KIND_KMEM_CACHE_ALLOC_NODE\x10\x15\x12#\n\x1fTRACEPOINT_KIND_KMEM_CACHE_FREE\x10\x16\x32]\n\x0cTraceService\x12M\n\x0cStreamEvents\x12\x1c.numa.v1.StreamEventsRequest\x1a\x1d.numa.v1.StreamEventsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,11 +32,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'numa.v1.trace_service_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TRACEPOINTKIND']._serialized_start=332
-  _globals['_TRACEPOINTKIND']._serialized_end=1080
+  _globals['_TRACEPOINTKIND']._serialized_end=1288
   _globals['_STREAMEVENTSREQUEST']._serialized_start=40
   _globals['_STREAMEVENTSREQUEST']._serialized_end=128
   _globals['_STREAMEVENTSRESPONSE']._serialized_start=131
   _globals['_STREAMEVENTSRESPONSE']._serialized_end=329
-  _globals['_TRACESERVICE']._serialized_start=1082
-  _globals['_TRACESERVICE']._serialized_end=1175
+  _globals['_TRACESERVICE']._serialized_start=1290
+  _globals['_TRACESERVICE']._serialized_end=1383
 # @@protoc_insertion_point(module_scope)

@@ -26,6 +26,12 @@ class TracepointKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TRACEPOINT_KIND_MM_VMSCAN_LRU_SHRINK_ACTIVE: _ClassVar[TracepointKind]
     TRACEPOINT_KIND_MM_VMSCAN_WRITE_FOLIO: _ClassVar[TracepointKind]
     TRACEPOINT_KIND_MM_MIGRATE_PAGES: _ClassVar[TracepointKind]
+    TRACEPOINT_KIND_KMALLOC: _ClassVar[TracepointKind]
+    TRACEPOINT_KIND_KMALLOC_NODE: _ClassVar[TracepointKind]
+    TRACEPOINT_KIND_KFREE: _ClassVar[TracepointKind]
+    TRACEPOINT_KIND_KMEM_CACHE_ALLOC: _ClassVar[TracepointKind]
+    TRACEPOINT_KIND_KMEM_CACHE_ALLOC_NODE: _ClassVar[TracepointKind]
+    TRACEPOINT_KIND_KMEM_CACHE_FREE: _ClassVar[TracepointKind]
 TRACEPOINT_KIND_UNSPECIFIED: TracepointKind
 TRACEPOINT_KIND_MM_PAGE_ALLOC: TracepointKind
 TRACEPOINT_KIND_MM_PAGE_FREE: TracepointKind
@@ -43,6 +49,12 @@ TRACEPOINT_KIND_MM_VMSCAN_LRU_SHRINK_INACTIVE: TracepointKind
 TRACEPOINT_KIND_MM_VMSCAN_LRU_SHRINK_ACTIVE: TracepointKind
 TRACEPOINT_KIND_MM_VMSCAN_WRITE_FOLIO: TracepointKind
 TRACEPOINT_KIND_MM_MIGRATE_PAGES: TracepointKind
+TRACEPOINT_KIND_KMALLOC: TracepointKind
+TRACEPOINT_KIND_KMALLOC_NODE: TracepointKind
+TRACEPOINT_KIND_KFREE: TracepointKind
+TRACEPOINT_KIND_KMEM_CACHE_ALLOC: TracepointKind
+TRACEPOINT_KIND_KMEM_CACHE_ALLOC_NODE: TracepointKind
+TRACEPOINT_KIND_KMEM_CACHE_FREE: TracepointKind
 
 class StreamEventsRequest(_message.Message):
     __slots__ = ("events", "zones", "orders", "max_events")

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class TraceServiceStub:
-    """Tracepoints of a node: what its allocator and its reclaim do, event by event, with the kernel's names and
-    fields. Every node serves this for itself.
+    """Tracepoint events of a node's allocator and reclaim, with the kernel's names and fields. Every node serves this for
+    itself.
     """
 
     def __init__(self, channel):
@@ -44,14 +44,14 @@ class TraceServiceStub:
 
 
 class TraceServiceServicer:
-    """Tracepoints of a node: what its allocator and its reclaim do, event by event, with the kernel's names and
-    fields. Every node serves this for itself.
+    """Tracepoint events of a node's allocator and reclaim, with the kernel's names and fields. Every node serves this for
+    itself.
     """
 
     def StreamEvents(self, request, context):
-        """Events from now on, until the client ends the call or `max_events` have been sent. A node records only
-        while somebody listens. A client that reads too slowly misses events, and is told how many; the node never
-        waits for it. RESOURCE_EXHAUSTED: too many listen already.
+        """Sends events from now on, until the client ends the call or `max_events` have been sent. A node records events only
+        while a client listens. A client that reads too slowly misses events, and is told how many; the node never waits
+        for it. RESOURCE_EXHAUSTED when there are too many listeners already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -74,8 +74,8 @@ def add_TraceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TraceService:
-    """Tracepoints of a node: what its allocator and its reclaim do, event by event, with the kernel's names and
-    fields. Every node serves this for itself.
+    """Tracepoint events of a node's allocator and reclaim, with the kernel's names and fields. Every node serves this for
+    itself.
     """
 
     @staticmethod

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TraceServiceStub:
-    """Tracepoints of a node: what its allocator and its reclaim do, event by event, with the kernel's names and
-    fields. Every node serves this for itself.
+    """Tracepoint events of a node's allocator and reclaim, with the kernel's names and fields. Every node serves this for
+    itself.
     """
 
     @_typing.overload
@@ -36,27 +36,27 @@ class TraceServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TraceServiceAsyncStub: ...
     StreamEvents: _grpc.UnaryStreamMultiCallable[_trace_service_pb2.StreamEventsRequest, _trace_service_pb2.StreamEventsResponse]
-    """Events from now on, until the client ends the call or `max_events` have been sent. A node records only
-    while somebody listens. A client that reads too slowly misses events, and is told how many; the node never
-    waits for it. RESOURCE_EXHAUSTED: too many listen already.
+    """Sends events from now on, until the client ends the call or `max_events` have been sent. A node records events only
+    while a client listens. A client that reads too slowly misses events, and is told how many; the node never waits
+    for it. RESOURCE_EXHAUSTED when there are too many listeners already.
     """
 
 @_typing.type_check_only
 class TraceServiceAsyncStub(TraceServiceStub):
-    """Tracepoints of a node: what its allocator and its reclaim do, event by event, with the kernel's names and
-    fields. Every node serves this for itself.
+    """Tracepoint events of a node's allocator and reclaim, with the kernel's names and fields. Every node serves this for
+    itself.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StreamEvents: _aio.UnaryStreamMultiCallable[_trace_service_pb2.StreamEventsRequest, _trace_service_pb2.StreamEventsResponse]  # type: ignore[assignment]
-    """Events from now on, until the client ends the call or `max_events` have been sent. A node records only
-    while somebody listens. A client that reads too slowly misses events, and is told how many; the node never
-    waits for it. RESOURCE_EXHAUSTED: too many listen already.
+    """Sends events from now on, until the client ends the call or `max_events` have been sent. A node records events only
+    while a client listens. A client that reads too slowly misses events, and is told how many; the node never waits
+    for it. RESOURCE_EXHAUSTED when there are too many listeners already.
     """
 
 class TraceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Tracepoints of a node: what its allocator and its reclaim do, event by event, with the kernel's names and
-    fields. Every node serves this for itself.
+    """Tracepoint events of a node's allocator and reclaim, with the kernel's names and fields. Every node serves this for
+    itself.
     """
 
     @_abc_1.abstractmethod
@@ -65,9 +65,9 @@ class TraceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trace_service_pb2.StreamEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_trace_service_pb2.StreamEventsResponse], _abc.AsyncIterator[_trace_service_pb2.StreamEventsResponse]]:
-        """Events from now on, until the client ends the call or `max_events` have been sent. A node records only
-        while somebody listens. A client that reads too slowly misses events, and is told how many; the node never
-        waits for it. RESOURCE_EXHAUSTED: too many listen already.
+        """Sends events from now on, until the client ends the call or `max_events` have been sent. A node records events only
+        while a client listens. A client that reads too slowly misses events, and is told how many; the node never waits
+        for it. RESOURCE_EXHAUSTED when there are too many listeners already.
         """
 
 def add_TraceServiceServicer_to_server(servicer: TraceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

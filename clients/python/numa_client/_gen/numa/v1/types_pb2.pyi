@@ -14,19 +14,36 @@ class PolicyMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     POLICY_MODE_PREFERRED: _ClassVar[PolicyMode]
     POLICY_MODE_INTERLEAVE: _ClassVar[PolicyMode]
     POLICY_MODE_PREFERRED_MANY: _ClassVar[PolicyMode]
+    POLICY_MODE_LOCAL: _ClassVar[PolicyMode]
+    POLICY_MODE_WEIGHTED_INTERLEAVE: _ClassVar[PolicyMode]
+
+class PolicyFlag(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    POLICY_FLAG_UNSPECIFIED: _ClassVar[PolicyFlag]
+    POLICY_FLAG_STATIC_NODES: _ClassVar[PolicyFlag]
+    POLICY_FLAG_RELATIVE_NODES: _ClassVar[PolicyFlag]
 POLICY_MODE_UNSPECIFIED: PolicyMode
 POLICY_MODE_BIND: PolicyMode
 POLICY_MODE_PREFERRED: PolicyMode
 POLICY_MODE_INTERLEAVE: PolicyMode
 POLICY_MODE_PREFERRED_MANY: PolicyMode
+POLICY_MODE_LOCAL: PolicyMode
+POLICY_MODE_WEIGHTED_INTERLEAVE: PolicyMode
+POLICY_FLAG_UNSPECIFIED: PolicyFlag
+POLICY_FLAG_STATIC_NODES: PolicyFlag
+POLICY_FLAG_RELATIVE_NODES: PolicyFlag
 
 class Policy(_message.Message):
-    __slots__ = ("mode", "nodes")
+    __slots__ = ("mode", "nodes", "home_node", "flag")
     MODE_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
+    HOME_NODE_FIELD_NUMBER: _ClassVar[int]
+    FLAG_FIELD_NUMBER: _ClassVar[int]
     mode: PolicyMode
     nodes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, mode: _Optional[_Union[PolicyMode, str]] = ..., nodes: _Optional[_Iterable[int]] = ...) -> None: ...
+    home_node: int
+    flag: PolicyFlag
+    def __init__(self, mode: _Optional[_Union[PolicyMode, str]] = ..., nodes: _Optional[_Iterable[int]] = ..., home_node: _Optional[int] = ..., flag: _Optional[_Union[PolicyFlag, str]] = ...) -> None: ...
 
 class NodePages(_message.Message):
     __slots__ = ("node", "pfns")

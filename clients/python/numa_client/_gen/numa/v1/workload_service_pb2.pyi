@@ -99,7 +99,7 @@ class ProgramLimits(_message.Message):
     def __init__(self, max_live_pages: _Optional[int] = ..., max_events: _Optional[int] = ..., max_virtual_seconds: _Optional[float] = ..., max_real_seconds: _Optional[float] = ...) -> None: ...
 
 class Phase(_message.Message):
-    __slots__ = ("name", "seconds", "events", "memory", "rate", "batch", "mixes", "accesses", "each_node", "release")
+    __slots__ = ("name", "seconds", "events", "memory", "rate", "batch", "mixes", "accesses", "each_node", "release", "objects")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +110,7 @@ class Phase(_message.Message):
     ACCESSES_FIELD_NUMBER: _ClassVar[int]
     EACH_NODE_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
+    OBJECTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     seconds: float
     events: int
@@ -120,7 +121,8 @@ class Phase(_message.Message):
     accesses: _containers.RepeatedCompositeFieldContainer[Access]
     each_node: bool
     release: bool
-    def __init__(self, name: _Optional[str] = ..., seconds: _Optional[float] = ..., events: _Optional[int] = ..., memory: _Optional[float] = ..., rate: _Optional[float] = ..., batch: _Optional[int] = ..., mixes: _Optional[_Iterable[_Union[Mix, _Mapping]]] = ..., accesses: _Optional[_Iterable[_Union[Access, _Mapping]]] = ..., each_node: _Optional[bool] = ..., release: _Optional[bool] = ...) -> None: ...
+    objects: _containers.RepeatedCompositeFieldContainer[ObjectMix]
+    def __init__(self, name: _Optional[str] = ..., seconds: _Optional[float] = ..., events: _Optional[int] = ..., memory: _Optional[float] = ..., rate: _Optional[float] = ..., batch: _Optional[int] = ..., mixes: _Optional[_Iterable[_Union[Mix, _Mapping]]] = ..., accesses: _Optional[_Iterable[_Union[Access, _Mapping]]] = ..., each_node: _Optional[bool] = ..., release: _Optional[bool] = ..., objects: _Optional[_Iterable[_Union[ObjectMix, _Mapping]]] = ...) -> None: ...
 
 class Mix(_message.Message):
     __slots__ = ("name", "order", "gfp", "policy", "weight", "lifetime", "think")
@@ -139,6 +141,26 @@ class Mix(_message.Message):
     lifetime: Distribution
     think: Distribution
     def __init__(self, name: _Optional[str] = ..., order: _Optional[int] = ..., gfp: _Optional[str] = ..., policy: _Optional[_Union[_types_pb2.Policy, _Mapping]] = ..., weight: _Optional[float] = ..., lifetime: _Optional[_Union[Distribution, _Mapping]] = ..., think: _Optional[_Union[Distribution, _Mapping]] = ...) -> None: ...
+
+class ObjectMix(_message.Message):
+    __slots__ = ("name", "cache", "size", "gfp", "node", "weight", "lifetime", "think")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CACHE_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    GFP_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    LIFETIME_FIELD_NUMBER: _ClassVar[int]
+    THINK_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    cache: str
+    size: int
+    gfp: str
+    node: int
+    weight: float
+    lifetime: Distribution
+    think: Distribution
+    def __init__(self, name: _Optional[str] = ..., cache: _Optional[str] = ..., size: _Optional[int] = ..., gfp: _Optional[str] = ..., node: _Optional[int] = ..., weight: _Optional[float] = ..., lifetime: _Optional[_Union[Distribution, _Mapping]] = ..., think: _Optional[_Union[Distribution, _Mapping]] = ...) -> None: ...
 
 class ProgramRegion(_message.Message):
     __slots__ = ("name", "kind", "pages", "memory", "policy")
@@ -243,20 +265,22 @@ class ProgramResult(_message.Message):
     def __init__(self, phases: _Optional[_Iterable[_Union[PhaseResult, _Mapping]]] = ..., virtual_ns: _Optional[int] = ..., real_ns: _Optional[int] = ..., allocated_pages: _Optional[int] = ..., accessed_pages: _Optional[int] = ..., freed_pages: _Optional[int] = ..., kept_pages: _Optional[int] = ..., unfreed_pages: _Optional[int] = ...) -> None: ...
 
 class PhaseResult(_message.Message):
-    __slots__ = ("name", "virtual_ns", "real_ns", "freed_pages", "mixes", "accesses")
+    __slots__ = ("name", "virtual_ns", "real_ns", "freed_pages", "mixes", "accesses", "objects")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VIRTUAL_NS_FIELD_NUMBER: _ClassVar[int]
     REAL_NS_FIELD_NUMBER: _ClassVar[int]
     FREED_PAGES_FIELD_NUMBER: _ClassVar[int]
     MIXES_FIELD_NUMBER: _ClassVar[int]
     ACCESSES_FIELD_NUMBER: _ClassVar[int]
+    OBJECTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     virtual_ns: int
     real_ns: int
     freed_pages: int
     mixes: _containers.RepeatedCompositeFieldContainer[EventResult]
     accesses: _containers.RepeatedCompositeFieldContainer[EventResult]
-    def __init__(self, name: _Optional[str] = ..., virtual_ns: _Optional[int] = ..., real_ns: _Optional[int] = ..., freed_pages: _Optional[int] = ..., mixes: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ..., accesses: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ...) -> None: ...
+    objects: _containers.RepeatedCompositeFieldContainer[EventResult]
+    def __init__(self, name: _Optional[str] = ..., virtual_ns: _Optional[int] = ..., real_ns: _Optional[int] = ..., freed_pages: _Optional[int] = ..., mixes: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ..., accesses: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ..., objects: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ...) -> None: ...
 
 class EventResult(_message.Message):
     __slots__ = ("name", "events", "pages", "failures", "placement", "latency", "remote_lookups", "direct_reclaimed_pages", "hit_pages", "fault_pages", "major_fault_pages")

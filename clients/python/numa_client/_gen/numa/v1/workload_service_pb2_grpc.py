@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class WorkloadServiceStub:
-    """Programs that run next to the node, at its speed: a client ships what it wants done, and reads how it
-    goes. Every node serves this for the sessions that it has.
+    """Workload programs that run next to a node, without a round trip for each request: a client sends a program and reads
+    its progress. Every node serves this for its own sessions.
     """
 
     def __init__(self, channel):
@@ -44,15 +44,14 @@ class WorkloadServiceStub:
 
 
 class WorkloadServiceServicer:
-    """Programs that run next to the node, at its speed: a client ships what it wants done, and reads how it
-    goes. Every node serves this for the sessions that it has.
+    """Workload programs that run next to a node, without a round trip for each request: a client sends a program and reads
+    its progress. Every node serves this for its own sessions.
     """
 
     def RunProgram(self, request, context):
-        """Runs a program in a session: progress a few times a second, then one result. The end of the call is the
-        end of the program; what it held is freed at once. What goes wrong with a program names its field, as
-        `phases[1].mixes[0].lifetime.mean`. RESOURCE_EXHAUSTED: it came to one of its limits, or its client did
-        not read.
+        """Runs a program in a session: sends progress a few times a second, then the result. If the call ends before, the
+        program is stopped and what it held is freed at once. Errors in a program name its field, such as
+        `phases[1].mixes[0].lifetime.mean`. RESOURCE_EXHAUSTED: it reached one of its limits, or its client did not read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,8 +74,8 @@ def add_WorkloadServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WorkloadService:
-    """Programs that run next to the node, at its speed: a client ships what it wants done, and reads how it
-    goes. Every node serves this for the sessions that it has.
+    """Workload programs that run next to a node, without a round trip for each request: a client sends a program and reads
+    its progress. Every node serves this for its own sessions.
     """
 
     @staticmethod

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class WorkloadServiceStub:
-    """Programs that run next to the node, at its speed: a client ships what it wants done, and reads how it
-    goes. Every node serves this for the sessions that it has.
+    """Workload programs that run next to a node, without a round trip for each request: a client sends a program and reads
+    its progress. Every node serves this for its own sessions.
     """
 
     @_typing.overload
@@ -36,29 +36,27 @@ class WorkloadServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WorkloadServiceAsyncStub: ...
     RunProgram: _grpc.UnaryStreamMultiCallable[_workload_service_pb2.RunProgramRequest, _workload_service_pb2.RunProgramResponse]
-    """Runs a program in a session: progress a few times a second, then one result. The end of the call is the
-    end of the program; what it held is freed at once. What goes wrong with a program names its field, as
-    `phases[1].mixes[0].lifetime.mean`. RESOURCE_EXHAUSTED: it came to one of its limits, or its client did
-    not read.
+    """Runs a program in a session: sends progress a few times a second, then the result. If the call ends before, the
+    program is stopped and what it held is freed at once. Errors in a program name its field, such as
+    `phases[1].mixes[0].lifetime.mean`. RESOURCE_EXHAUSTED: it reached one of its limits, or its client did not read.
     """
 
 @_typing.type_check_only
 class WorkloadServiceAsyncStub(WorkloadServiceStub):
-    """Programs that run next to the node, at its speed: a client ships what it wants done, and reads how it
-    goes. Every node serves this for the sessions that it has.
+    """Workload programs that run next to a node, without a round trip for each request: a client sends a program and reads
+    its progress. Every node serves this for its own sessions.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RunProgram: _aio.UnaryStreamMultiCallable[_workload_service_pb2.RunProgramRequest, _workload_service_pb2.RunProgramResponse]  # type: ignore[assignment]
-    """Runs a program in a session: progress a few times a second, then one result. The end of the call is the
-    end of the program; what it held is freed at once. What goes wrong with a program names its field, as
-    `phases[1].mixes[0].lifetime.mean`. RESOURCE_EXHAUSTED: it came to one of its limits, or its client did
-    not read.
+    """Runs a program in a session: sends progress a few times a second, then the result. If the call ends before, the
+    program is stopped and what it held is freed at once. Errors in a program name its field, such as
+    `phases[1].mixes[0].lifetime.mean`. RESOURCE_EXHAUSTED: it reached one of its limits, or its client did not read.
     """
 
 class WorkloadServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Programs that run next to the node, at its speed: a client ships what it wants done, and reads how it
-    goes. Every node serves this for the sessions that it has.
+    """Workload programs that run next to a node, without a round trip for each request: a client sends a program and reads
+    its progress. Every node serves this for its own sessions.
     """
 
     @_abc_1.abstractmethod
@@ -67,10 +65,9 @@ class WorkloadServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workload_service_pb2.RunProgramRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_workload_service_pb2.RunProgramResponse], _abc.AsyncIterator[_workload_service_pb2.RunProgramResponse]]:
-        """Runs a program in a session: progress a few times a second, then one result. The end of the call is the
-        end of the program; what it held is freed at once. What goes wrong with a program names its field, as
-        `phases[1].mixes[0].lifetime.mean`. RESOURCE_EXHAUSTED: it came to one of its limits, or its client did
-        not read.
+        """Runs a program in a session: sends progress a few times a second, then the result. If the call ends before, the
+        program is stopped and what it held is freed at once. Errors in a program name its field, such as
+        `phases[1].mixes[0].lifetime.mean`. RESOURCE_EXHAUSTED: it reached one of its limits, or its client did not read.
         """
 
 def add_WorkloadServiceServicer_to_server(servicer: WorkloadServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -8,17 +8,17 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Owner(_message.Message):
-    __slots__ = ("node", "incarnation", "id")
+    __slots__ = ("node", "lineage", "id")
     NODE_FIELD_NUMBER: _ClassVar[int]
-    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     node: int
-    incarnation: int
+    lineage: int
     id: int
-    def __init__(self, node: _Optional[int] = ..., incarnation: _Optional[int] = ..., id: _Optional[int] = ...) -> None: ...
+    def __init__(self, node: _Optional[int] = ..., lineage: _Optional[int] = ..., id: _Optional[int] = ...) -> None: ...
 
 class LookupRequest(_message.Message):
-    __slots__ = ("request_id", "owner", "order", "count", "migratetype", "highest_zoneidx", "zones", "cpu", "alloc_flags", "numa_how", "lru_kind", "indexes", "dirty", "explain", "report", "gfp_flags")
+    __slots__ = ("request_id", "owner", "order", "count", "migratetype", "highest_zoneidx", "zones", "cpu", "alloc_flags", "numa_how", "lru_kind", "indexes", "dirty", "explain", "report", "gfp_flags", "slab", "slab_objects")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     ORDER_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +35,8 @@ class LookupRequest(_message.Message):
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
     GFP_FLAGS_FIELD_NUMBER: _ClassVar[int]
+    SLAB_FIELD_NUMBER: _ClassVar[int]
+    SLAB_OBJECTS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     owner: Owner
     order: int
@@ -51,7 +53,9 @@ class LookupRequest(_message.Message):
     explain: bool
     report: TrafficReport
     gfp_flags: int
-    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., order: _Optional[int] = ..., count: _Optional[int] = ..., migratetype: _Optional[int] = ..., highest_zoneidx: _Optional[int] = ..., zones: _Optional[_Iterable[int]] = ..., cpu: _Optional[int] = ..., alloc_flags: _Optional[int] = ..., numa_how: _Optional[int] = ..., lru_kind: _Optional[int] = ..., indexes: _Optional[bytes] = ..., dirty: _Optional[bool] = ..., explain: _Optional[bool] = ..., report: _Optional[_Union[TrafficReport, _Mapping]] = ..., gfp_flags: _Optional[int] = ...) -> None: ...
+    slab: str
+    slab_objects: int
+    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., order: _Optional[int] = ..., count: _Optional[int] = ..., migratetype: _Optional[int] = ..., highest_zoneidx: _Optional[int] = ..., zones: _Optional[_Iterable[int]] = ..., cpu: _Optional[int] = ..., alloc_flags: _Optional[int] = ..., numa_how: _Optional[int] = ..., lru_kind: _Optional[int] = ..., indexes: _Optional[bytes] = ..., dirty: _Optional[bool] = ..., explain: _Optional[bool] = ..., report: _Optional[_Union[TrafficReport, _Mapping]] = ..., gfp_flags: _Optional[int] = ..., slab: _Optional[str] = ..., slab_objects: _Optional[int] = ...) -> None: ...
 
 class TrafficReport(_message.Message):
     __slots__ = ("node", "window_ns", "moved_bytes")
@@ -64,18 +68,22 @@ class TrafficReport(_message.Message):
     def __init__(self, node: _Optional[int] = ..., window_ns: _Optional[int] = ..., moved_bytes: _Optional[int] = ...) -> None: ...
 
 class LookupResponse(_message.Message):
-    __slots__ = ("pfns", "path", "account", "full_zones", "wait_ns")
+    __slots__ = ("pfns", "path", "account", "full_zones", "wait_ns", "objects", "lineage")
     PFNS_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     FULL_ZONES_FIELD_NUMBER: _ClassVar[int]
     WAIT_NS_FIELD_NUMBER: _ClassVar[int]
+    OBJECTS_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
     pfns: bytes
     path: _containers.RepeatedScalarFieldContainer[int]
     account: _explanation_pb2.NodeAccount
     full_zones: _containers.RepeatedScalarFieldContainer[int]
     wait_ns: int
-    def __init__(self, pfns: _Optional[bytes] = ..., path: _Optional[_Iterable[int]] = ..., account: _Optional[_Union[_explanation_pb2.NodeAccount, _Mapping]] = ..., full_zones: _Optional[_Iterable[int]] = ..., wait_ns: _Optional[int] = ...) -> None: ...
+    objects: bytes
+    lineage: int
+    def __init__(self, pfns: _Optional[bytes] = ..., path: _Optional[_Iterable[int]] = ..., account: _Optional[_Union[_explanation_pb2.NodeAccount, _Mapping]] = ..., full_zones: _Optional[_Iterable[int]] = ..., wait_ns: _Optional[int] = ..., objects: _Optional[bytes] = ..., lineage: _Optional[int] = ...) -> None: ...
 
 class ReleaseRequest(_message.Message):
     __slots__ = ("request_id", "owner", "order", "pfns", "cpu", "indexes")
@@ -273,6 +281,96 @@ class CheckOwnersResponse(_message.Message):
     unknown: _containers.RepeatedCompositeFieldContainer[Owner]
     def __init__(self, unknown: _Optional[_Iterable[_Union[Owner, _Mapping]]] = ...) -> None: ...
 
+class KmemRequest(_message.Message):
+    __slots__ = ("request_id", "owner", "call", "cache", "cpu", "lineage", "pfns", "objects", "count")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    CACHE_FIELD_NUMBER: _ClassVar[int]
+    CPU_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    PFNS_FIELD_NUMBER: _ClassVar[int]
+    OBJECTS_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    owner: Owner
+    call: str
+    cache: str
+    cpu: int
+    lineage: int
+    pfns: _containers.RepeatedScalarFieldContainer[int]
+    objects: bytes
+    count: int
+    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., call: _Optional[str] = ..., cache: _Optional[str] = ..., cpu: _Optional[int] = ..., lineage: _Optional[int] = ..., pfns: _Optional[_Iterable[int]] = ..., objects: _Optional[bytes] = ..., count: _Optional[int] = ...) -> None: ...
+
+class KmemResponse(_message.Message):
+    __slots__ = ("lineage", "pfns", "objects", "frozen", "report")
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    PFNS_FIELD_NUMBER: _ClassVar[int]
+    OBJECTS_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    lineage: int
+    pfns: _containers.RepeatedScalarFieldContainer[int]
+    objects: bytes
+    frozen: bool
+    report: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, lineage: _Optional[int] = ..., pfns: _Optional[_Iterable[int]] = ..., objects: _Optional[bytes] = ..., frozen: _Optional[bool] = ..., report: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class VmAreaRequest(_message.Message):
+    __slots__ = ("request_id", "op")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    OP_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    op: bytes
+    def __init__(self, request_id: _Optional[str] = ..., op: _Optional[bytes] = ...) -> None: ...
+
+class VmAreaResponse(_message.Message):
+    __slots__ = ("addr", "report", "order", "pfns", "array", "found")
+    ADDR_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    PFNS_FIELD_NUMBER: _ClassVar[int]
+    ARRAY_FIELD_NUMBER: _ClassVar[int]
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    addr: int
+    report: str
+    order: int
+    pfns: bytes
+    array: int
+    found: bool
+    def __init__(self, addr: _Optional[int] = ..., report: _Optional[str] = ..., order: _Optional[int] = ..., pfns: _Optional[bytes] = ..., array: _Optional[int] = ..., found: _Optional[bool] = ...) -> None: ...
+
+class HugetlbRequest(_message.Message):
+    __slots__ = ("request_id", "call", "huge_page_kb", "count", "owner", "pfn")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    HUGE_PAGE_KB_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    PFN_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    call: str
+    huge_page_kb: int
+    count: int
+    owner: Owner
+    pfn: int
+    def __init__(self, request_id: _Optional[str] = ..., call: _Optional[str] = ..., huge_page_kb: _Optional[int] = ..., count: _Optional[int] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., pfn: _Optional[int] = ...) -> None: ...
+
+class HugetlbResponse(_message.Message):
+    __slots__ = ("nr", "free", "surplus", "changed", "pfn")
+    NR_FIELD_NUMBER: _ClassVar[int]
+    FREE_FIELD_NUMBER: _ClassVar[int]
+    SURPLUS_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    PFN_FIELD_NUMBER: _ClassVar[int]
+    nr: int
+    free: int
+    surplus: int
+    changed: int
+    pfn: int
+    def __init__(self, nr: _Optional[int] = ..., free: _Optional[int] = ..., surplus: _Optional[int] = ..., changed: _Optional[int] = ..., pfn: _Optional[int] = ...) -> None: ...
+
 class RunRequest(_message.Message):
     __slots__ = ("request_id", "request")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -282,7 +380,9 @@ class RunRequest(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., request: _Optional[bytes] = ...) -> None: ...
 
 class RunResponse(_message.Message):
-    __slots__ = ("pages",)
+    __slots__ = ("pages", "fates")
     PAGES_FIELD_NUMBER: _ClassVar[int]
+    FATES_FIELD_NUMBER: _ClassVar[int]
     pages: int
-    def __init__(self, pages: _Optional[int] = ...) -> None: ...
+    fates: bytes
+    def __init__(self, pages: _Optional[int] = ..., fates: _Optional[bytes] = ...) -> None: ...

@@ -26,9 +26,9 @@ if _version_not_supported:
 
 
 class ZonelistServiceStub:
-    """Between nodes: what a node asks of a peer when it walks its zonelist. Not for clients: it is served at a port of its
-    own, which no client is told, and knows no session tokens. A lookup is never forwarded: the peer answers from its own
-    zones.
+    """Calls between nodes, which a node (the caller) makes to another one (the peer), above all when it walks its zonelist.
+    This is not for clients: it is served at a port of its own, which clients are not told, and checks no session tokens.
+    A lookup is never forwarded: the peer answers from its own zones.
     """
 
     def __init__(self, channel):
@@ -87,6 +87,21 @@ class ZonelistServiceStub:
                 request_serializer=numa_dot_v1_dot_zonelist__service__pb2.CountForeignRequest.SerializeToString,
                 response_deserializer=numa_dot_v1_dot_zonelist__service__pb2.CountForeignResponse.FromString,
                 _registered_method=True)
+        self.Kmem = channel.unary_unary(
+                '/numa.v1.ZonelistService/Kmem',
+                request_serializer=numa_dot_v1_dot_zonelist__service__pb2.KmemRequest.SerializeToString,
+                response_deserializer=numa_dot_v1_dot_zonelist__service__pb2.KmemResponse.FromString,
+                _registered_method=True)
+        self.VmArea = channel.unary_unary(
+                '/numa.v1.ZonelistService/VmArea',
+                request_serializer=numa_dot_v1_dot_zonelist__service__pb2.VmAreaRequest.SerializeToString,
+                response_deserializer=numa_dot_v1_dot_zonelist__service__pb2.VmAreaResponse.FromString,
+                _registered_method=True)
+        self.Hugetlb = channel.unary_unary(
+                '/numa.v1.ZonelistService/Hugetlb',
+                request_serializer=numa_dot_v1_dot_zonelist__service__pb2.HugetlbRequest.SerializeToString,
+                response_deserializer=numa_dot_v1_dot_zonelist__service__pb2.HugetlbResponse.FromString,
+                _registered_method=True)
         self.Run = channel.unary_unary(
                 '/numa.v1.ZonelistService/Run',
                 request_serializer=numa_dot_v1_dot_zonelist__service__pb2.RunRequest.SerializeToString,
@@ -100,20 +115,20 @@ class ZonelistServiceStub:
 
 
 class ZonelistServiceServicer:
-    """Between nodes: what a node asks of a peer when it walks its zonelist. Not for clients: it is served at a port of its
-    own, which no client is told, and knows no session tokens. A lookup is never forwarded: the peer answers from its own
-    zones.
+    """Calls between nodes, which a node (the caller) makes to another one (the peer), above all when it walks its zonelist.
+    This is not for clients: it is served at a port of its own, which clients are not told, and checks no session tokens.
+    A lookup is never forwarded: the peer answers from its own zones.
     """
 
     def Lookup(self, request, context):
-        """Takes blocks from the peer's zones for an owner of the calling node.
+        """Allocates blocks from the peer's zones for an owner of the caller.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Release(self, request, context):
-        """Gives blocks of an owner back.
+        """Frees blocks of an owner.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,7 +142,7 @@ class ZonelistServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Touch(self, request, context):
-        """Accesses pages of a region; tells which are gone.
+        """Accesses pages of a region on the peer; tells which of them were reclaimed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,49 +156,71 @@ class ZonelistServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Reclaim(self, request, context):
-        """Direct reclaim in the peer's zones on behalf of the caller.
+        """One pass of direct reclaim in the peer's zones on behalf of the caller.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Drain(self, request, context):
-        """Empties the peer's pagesets.
+        """drain_all_pages() on the peer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Remap(self, request, context):
-        """Pages of a region whose home the peer is have moved to another node.
+        """Tells the home node of a region that pages of the region were migrated to another node.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def MemoryNotify(self, request, context):
-        """Memory of the caller came or went.
+        """Tells that memory of a node came on-line or went off-line.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CountForeign(self, request, context):
-        """numa_foreign on the preferred zone, when the pages came from elsewhere.
+        """Counts numa_foreign on the peer: allocations that were meant for it and served by another node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Kmem(self, request, context):
+        """Takes, or gives back, slabs and objects of a slab cache that are in the peer's memory.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VmArea(self, request, context):
+        """Makes, finds or ends an area of kernel addresses, if the peer keeps them for the machine.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Hugetlb(self, request, context):
+        """Reads or changes the peer's pool of huge pages of one size.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Run(self, request, context):
-        """Has the peer run a request, by steps and with questions of its own: closing one of its sessions.
+        """Has the peer run a request that may itself ask other nodes: closing one of its sessions, or what concerns the pools
+        of huge pages of all nodes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CheckOwners(self, request, context):
-        """Which owners that have pages on the calling node are no more, here at their home. Changes nothing.
+        """Asks which of the peer's owners that have pages on the caller do not live. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -242,6 +279,21 @@ def add_ZonelistServiceServicer_to_server(servicer, server):
                     request_deserializer=numa_dot_v1_dot_zonelist__service__pb2.CountForeignRequest.FromString,
                     response_serializer=numa_dot_v1_dot_zonelist__service__pb2.CountForeignResponse.SerializeToString,
             ),
+            'Kmem': grpc.unary_unary_rpc_method_handler(
+                    servicer.Kmem,
+                    request_deserializer=numa_dot_v1_dot_zonelist__service__pb2.KmemRequest.FromString,
+                    response_serializer=numa_dot_v1_dot_zonelist__service__pb2.KmemResponse.SerializeToString,
+            ),
+            'VmArea': grpc.unary_unary_rpc_method_handler(
+                    servicer.VmArea,
+                    request_deserializer=numa_dot_v1_dot_zonelist__service__pb2.VmAreaRequest.FromString,
+                    response_serializer=numa_dot_v1_dot_zonelist__service__pb2.VmAreaResponse.SerializeToString,
+            ),
+            'Hugetlb': grpc.unary_unary_rpc_method_handler(
+                    servicer.Hugetlb,
+                    request_deserializer=numa_dot_v1_dot_zonelist__service__pb2.HugetlbRequest.FromString,
+                    response_serializer=numa_dot_v1_dot_zonelist__service__pb2.HugetlbResponse.SerializeToString,
+            ),
             'Run': grpc.unary_unary_rpc_method_handler(
                     servicer.Run,
                     request_deserializer=numa_dot_v1_dot_zonelist__service__pb2.RunRequest.FromString,
@@ -261,9 +313,9 @@ def add_ZonelistServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ZonelistService:
-    """Between nodes: what a node asks of a peer when it walks its zonelist. Not for clients: it is served at a port of its
-    own, which no client is told, and knows no session tokens. A lookup is never forwarded: the peer answers from its own
-    zones.
+    """Calls between nodes, which a node (the caller) makes to another one (the peer), above all when it walks its zonelist.
+    This is not for clients: it is served at a port of its own, which clients are not told, and checks no session tokens.
+    A lookup is never forwarded: the peer answers from its own zones.
     """
 
     @staticmethod
@@ -526,6 +578,87 @@ class ZonelistService:
             '/numa.v1.ZonelistService/CountForeign',
             numa_dot_v1_dot_zonelist__service__pb2.CountForeignRequest.SerializeToString,
             numa_dot_v1_dot_zonelist__service__pb2.CountForeignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Kmem(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/numa.v1.ZonelistService/Kmem',
+            numa_dot_v1_dot_zonelist__service__pb2.KmemRequest.SerializeToString,
+            numa_dot_v1_dot_zonelist__service__pb2.KmemResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VmArea(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/numa.v1.ZonelistService/VmArea',
+            numa_dot_v1_dot_zonelist__service__pb2.VmAreaRequest.SerializeToString,
+            numa_dot_v1_dot_zonelist__service__pb2.VmAreaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Hugetlb(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/numa.v1.ZonelistService/Hugetlb',
+            numa_dot_v1_dot_zonelist__service__pb2.HugetlbRequest.SerializeToString,
+            numa_dot_v1_dot_zonelist__service__pb2.HugetlbResponse.FromString,
             options,
             channel_credentials,
             insecure,

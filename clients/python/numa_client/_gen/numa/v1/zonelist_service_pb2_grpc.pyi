@@ -27,9 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ZonelistServiceStub:
-    """Between nodes: what a node asks of a peer when it walks its zonelist. Not for clients: it is served at a port of its
-    own, which no client is told, and knows no session tokens. A lookup is never forwarded: the peer answers from its own
-    zones.
+    """Calls between nodes, which a node (the caller) makes to another one (the peer), above all when it walks its zonelist.
+    This is not for clients: it is served at a port of its own, which clients are not told, and checks no session tokens.
+    A lookup is never forwarded: the peer answers from its own zones.
     """
 
     @_typing.overload
@@ -37,67 +37,83 @@ class ZonelistServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ZonelistServiceAsyncStub: ...
     Lookup: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.LookupRequest, _zonelist_service_pb2.LookupResponse]
-    """Takes blocks from the peer's zones for an owner of the calling node."""
+    """Allocates blocks from the peer's zones for an owner of the caller."""
     Release: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.ReleaseRequest, _zonelist_service_pb2.ReleaseResponse]
-    """Gives blocks of an owner back."""
+    """Frees blocks of an owner."""
     ReleaseOwner: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.ReleaseOwnerRequest, _zonelist_service_pb2.ReleaseOwnerResponse]
     """Frees everything that an owner has on the peer."""
     Touch: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.TouchRequest, _zonelist_service_pb2.TouchResponse]
-    """Accesses pages of a region; tells which are gone."""
+    """Accesses pages of a region on the peer; tells which of them were reclaimed."""
     WakeKswapd: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.WakeKswapdRequest, _zonelist_service_pb2.WakeKswapdResponse]
     """wakeup_kswapd() on the peer."""
     Reclaim: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.ReclaimRequest, _zonelist_service_pb2.ReclaimResponse]
-    """Direct reclaim in the peer's zones on behalf of the caller."""
+    """One pass of direct reclaim in the peer's zones on behalf of the caller."""
     Drain: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.DrainRequest, _zonelist_service_pb2.DrainResponse]
-    """Empties the peer's pagesets."""
+    """drain_all_pages() on the peer."""
     Remap: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.RemapRequest, _zonelist_service_pb2.RemapResponse]
-    """Pages of a region whose home the peer is have moved to another node."""
+    """Tells the home node of a region that pages of the region were migrated to another node."""
     MemoryNotify: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.MemoryNotifyRequest, _zonelist_service_pb2.MemoryNotifyResponse]
-    """Memory of the caller came or went."""
+    """Tells that memory of a node came on-line or went off-line."""
     CountForeign: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.CountForeignRequest, _zonelist_service_pb2.CountForeignResponse]
-    """numa_foreign on the preferred zone, when the pages came from elsewhere."""
+    """Counts numa_foreign on the peer: allocations that were meant for it and served by another node."""
+    Kmem: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.KmemRequest, _zonelist_service_pb2.KmemResponse]
+    """Takes, or gives back, slabs and objects of a slab cache that are in the peer's memory."""
+    VmArea: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.VmAreaRequest, _zonelist_service_pb2.VmAreaResponse]
+    """Makes, finds or ends an area of kernel addresses, if the peer keeps them for the machine."""
+    Hugetlb: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.HugetlbRequest, _zonelist_service_pb2.HugetlbResponse]
+    """Reads or changes the peer's pool of huge pages of one size."""
     Run: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.RunRequest, _zonelist_service_pb2.RunResponse]
-    """Has the peer run a request, by steps and with questions of its own: closing one of its sessions."""
+    """Has the peer run a request that may itself ask other nodes: closing one of its sessions, or what concerns the pools
+    of huge pages of all nodes.
+    """
     CheckOwners: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.CheckOwnersRequest, _zonelist_service_pb2.CheckOwnersResponse]
-    """Which owners that have pages on the calling node are no more, here at their home. Changes nothing."""
+    """Asks which of the peer's owners that have pages on the caller do not live. Changes nothing."""
 
 @_typing.type_check_only
 class ZonelistServiceAsyncStub(ZonelistServiceStub):
-    """Between nodes: what a node asks of a peer when it walks its zonelist. Not for clients: it is served at a port of its
-    own, which no client is told, and knows no session tokens. A lookup is never forwarded: the peer answers from its own
-    zones.
+    """Calls between nodes, which a node (the caller) makes to another one (the peer), above all when it walks its zonelist.
+    This is not for clients: it is served at a port of its own, which clients are not told, and checks no session tokens.
+    A lookup is never forwarded: the peer answers from its own zones.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Lookup: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.LookupRequest, _zonelist_service_pb2.LookupResponse]  # type: ignore[assignment]
-    """Takes blocks from the peer's zones for an owner of the calling node."""
+    """Allocates blocks from the peer's zones for an owner of the caller."""
     Release: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.ReleaseRequest, _zonelist_service_pb2.ReleaseResponse]  # type: ignore[assignment]
-    """Gives blocks of an owner back."""
+    """Frees blocks of an owner."""
     ReleaseOwner: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.ReleaseOwnerRequest, _zonelist_service_pb2.ReleaseOwnerResponse]  # type: ignore[assignment]
     """Frees everything that an owner has on the peer."""
     Touch: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.TouchRequest, _zonelist_service_pb2.TouchResponse]  # type: ignore[assignment]
-    """Accesses pages of a region; tells which are gone."""
+    """Accesses pages of a region on the peer; tells which of them were reclaimed."""
     WakeKswapd: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.WakeKswapdRequest, _zonelist_service_pb2.WakeKswapdResponse]  # type: ignore[assignment]
     """wakeup_kswapd() on the peer."""
     Reclaim: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.ReclaimRequest, _zonelist_service_pb2.ReclaimResponse]  # type: ignore[assignment]
-    """Direct reclaim in the peer's zones on behalf of the caller."""
+    """One pass of direct reclaim in the peer's zones on behalf of the caller."""
     Drain: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.DrainRequest, _zonelist_service_pb2.DrainResponse]  # type: ignore[assignment]
-    """Empties the peer's pagesets."""
+    """drain_all_pages() on the peer."""
     Remap: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.RemapRequest, _zonelist_service_pb2.RemapResponse]  # type: ignore[assignment]
-    """Pages of a region whose home the peer is have moved to another node."""
+    """Tells the home node of a region that pages of the region were migrated to another node."""
     MemoryNotify: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.MemoryNotifyRequest, _zonelist_service_pb2.MemoryNotifyResponse]  # type: ignore[assignment]
-    """Memory of the caller came or went."""
+    """Tells that memory of a node came on-line or went off-line."""
     CountForeign: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.CountForeignRequest, _zonelist_service_pb2.CountForeignResponse]  # type: ignore[assignment]
-    """numa_foreign on the preferred zone, when the pages came from elsewhere."""
+    """Counts numa_foreign on the peer: allocations that were meant for it and served by another node."""
+    Kmem: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.KmemRequest, _zonelist_service_pb2.KmemResponse]  # type: ignore[assignment]
+    """Takes, or gives back, slabs and objects of a slab cache that are in the peer's memory."""
+    VmArea: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.VmAreaRequest, _zonelist_service_pb2.VmAreaResponse]  # type: ignore[assignment]
+    """Makes, finds or ends an area of kernel addresses, if the peer keeps them for the machine."""
+    Hugetlb: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.HugetlbRequest, _zonelist_service_pb2.HugetlbResponse]  # type: ignore[assignment]
+    """Reads or changes the peer's pool of huge pages of one size."""
     Run: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.RunRequest, _zonelist_service_pb2.RunResponse]  # type: ignore[assignment]
-    """Has the peer run a request, by steps and with questions of its own: closing one of its sessions."""
+    """Has the peer run a request that may itself ask other nodes: closing one of its sessions, or what concerns the pools
+    of huge pages of all nodes.
+    """
     CheckOwners: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.CheckOwnersRequest, _zonelist_service_pb2.CheckOwnersResponse]  # type: ignore[assignment]
-    """Which owners that have pages on the calling node are no more, here at their home. Changes nothing."""
+    """Asks which of the peer's owners that have pages on the caller do not live. Changes nothing."""
 
 class ZonelistServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Between nodes: what a node asks of a peer when it walks its zonelist. Not for clients: it is served at a port of its
-    own, which no client is told, and knows no session tokens. A lookup is never forwarded: the peer answers from its own
-    zones.
+    """Calls between nodes, which a node (the caller) makes to another one (the peer), above all when it walks its zonelist.
+    This is not for clients: it is served at a port of its own, which clients are not told, and checks no session tokens.
+    A lookup is never forwarded: the peer answers from its own zones.
     """
 
     @_abc_1.abstractmethod
@@ -106,7 +122,7 @@ class ZonelistServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _zonelist_service_pb2.LookupRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_zonelist_service_pb2.LookupResponse, _abc.Awaitable[_zonelist_service_pb2.LookupResponse]]:
-        """Takes blocks from the peer's zones for an owner of the calling node."""
+        """Allocates blocks from the peer's zones for an owner of the caller."""
 
     @_abc_1.abstractmethod
     def Release(
@@ -114,7 +130,7 @@ class ZonelistServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _zonelist_service_pb2.ReleaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_zonelist_service_pb2.ReleaseResponse, _abc.Awaitable[_zonelist_service_pb2.ReleaseResponse]]:
-        """Gives blocks of an owner back."""
+        """Frees blocks of an owner."""
 
     @_abc_1.abstractmethod
     def ReleaseOwner(
@@ -130,7 +146,7 @@ class ZonelistServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _zonelist_service_pb2.TouchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_zonelist_service_pb2.TouchResponse, _abc.Awaitable[_zonelist_service_pb2.TouchResponse]]:
-        """Accesses pages of a region; tells which are gone."""
+        """Accesses pages of a region on the peer; tells which of them were reclaimed."""
 
     @_abc_1.abstractmethod
     def WakeKswapd(
@@ -146,7 +162,7 @@ class ZonelistServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _zonelist_service_pb2.ReclaimRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_zonelist_service_pb2.ReclaimResponse, _abc.Awaitable[_zonelist_service_pb2.ReclaimResponse]]:
-        """Direct reclaim in the peer's zones on behalf of the caller."""
+        """One pass of direct reclaim in the peer's zones on behalf of the caller."""
 
     @_abc_1.abstractmethod
     def Drain(
@@ -154,7 +170,7 @@ class ZonelistServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _zonelist_service_pb2.DrainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_zonelist_service_pb2.DrainResponse, _abc.Awaitable[_zonelist_service_pb2.DrainResponse]]:
-        """Empties the peer's pagesets."""
+        """drain_all_pages() on the peer."""
 
     @_abc_1.abstractmethod
     def Remap(
@@ -162,7 +178,7 @@ class ZonelistServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _zonelist_service_pb2.RemapRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_zonelist_service_pb2.RemapResponse, _abc.Awaitable[_zonelist_service_pb2.RemapResponse]]:
-        """Pages of a region whose home the peer is have moved to another node."""
+        """Tells the home node of a region that pages of the region were migrated to another node."""
 
     @_abc_1.abstractmethod
     def MemoryNotify(
@@ -170,7 +186,7 @@ class ZonelistServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _zonelist_service_pb2.MemoryNotifyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_zonelist_service_pb2.MemoryNotifyResponse, _abc.Awaitable[_zonelist_service_pb2.MemoryNotifyResponse]]:
-        """Memory of the caller came or went."""
+        """Tells that memory of a node came on-line or went off-line."""
 
     @_abc_1.abstractmethod
     def CountForeign(
@@ -178,7 +194,31 @@ class ZonelistServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _zonelist_service_pb2.CountForeignRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_zonelist_service_pb2.CountForeignResponse, _abc.Awaitable[_zonelist_service_pb2.CountForeignResponse]]:
-        """numa_foreign on the preferred zone, when the pages came from elsewhere."""
+        """Counts numa_foreign on the peer: allocations that were meant for it and served by another node."""
+
+    @_abc_1.abstractmethod
+    def Kmem(
+        self,
+        request: _zonelist_service_pb2.KmemRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_zonelist_service_pb2.KmemResponse, _abc.Awaitable[_zonelist_service_pb2.KmemResponse]]:
+        """Takes, or gives back, slabs and objects of a slab cache that are in the peer's memory."""
+
+    @_abc_1.abstractmethod
+    def VmArea(
+        self,
+        request: _zonelist_service_pb2.VmAreaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_zonelist_service_pb2.VmAreaResponse, _abc.Awaitable[_zonelist_service_pb2.VmAreaResponse]]:
+        """Makes, finds or ends an area of kernel addresses, if the peer keeps them for the machine."""
+
+    @_abc_1.abstractmethod
+    def Hugetlb(
+        self,
+        request: _zonelist_service_pb2.HugetlbRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_zonelist_service_pb2.HugetlbResponse, _abc.Awaitable[_zonelist_service_pb2.HugetlbResponse]]:
+        """Reads or changes the peer's pool of huge pages of one size."""
 
     @_abc_1.abstractmethod
     def Run(
@@ -186,7 +226,9 @@ class ZonelistServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _zonelist_service_pb2.RunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_zonelist_service_pb2.RunResponse, _abc.Awaitable[_zonelist_service_pb2.RunResponse]]:
-        """Has the peer run a request, by steps and with questions of its own: closing one of its sessions."""
+        """Has the peer run a request that may itself ask other nodes: closing one of its sessions, or what concerns the pools
+        of huge pages of all nodes.
+        """
 
     @_abc_1.abstractmethod
     def CheckOwners(
@@ -194,6 +236,6 @@ class ZonelistServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _zonelist_service_pb2.CheckOwnersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_zonelist_service_pb2.CheckOwnersResponse, _abc.Awaitable[_zonelist_service_pb2.CheckOwnersResponse]]:
-        """Which owners that have pages on the calling node are no more, here at their home. Changes nothing."""
+        """Asks which of the peer's owners that have pages on the caller do not live. Changes nothing."""
 
 def add_ZonelistServiceServicer_to_server(servicer: ZonelistServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

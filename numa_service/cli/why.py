@@ -1,0 +1,286 @@
+"""``why``: tells from a kernel's text why an allocation failed, and what would have served it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from numa_service.cli.compile import compile_first
+from numa_service.machine.formats.mem_info import ALLOC_FAILURE, OOM, SYSRQ, Report, parse_mem_info
+from numa_service.machine.formats.mem_info_machine import machine_of
+from numa_service.machine.input_files import MAX_BYTES, decode, read_bytes
+from numa_service.machine.notation import one_line
+from numa_service.machine.spec import SpecError
+from numa_service.machine.verdict import (
+    BELOW_MIN,
+    CAUSE_FRAGMENTED,
+    CAUSE_MARKS,
+    FAILING,
+    LAST_TRY,
+    NO_BLOCK,
+    PASSES,
+    Verdict,
+    ZoneCheck,
+    judge,
+)
+from numa_service.mm.gfp import Gfp
+
+if TYPE_CHECKING:
+    from numa_service.sim.claims import Claim
+
+#: Exit status for "the numbers do not explain it".
+UNEXPLAINED = 3
+_KINDS = {OOM: "OOM kill", ALLOC_FAILURE: "page allocation failure", SYSRQ: "asked for by hand (sysrq)"}
+_MOST_TASKS = 5
+#: What memory is held as, and the counters that say how much.
+_HOLDERS = {
+    "anonymous": ("active_anon", "inactive_anon", "isolated_anon"),
+    "page cache": ("active_file", "inactive_file", "isolated_file"),
+    "unevictable": ("unevictable",),
+    "slab": ("slab", "slab_reclaimable", "slab_unreclaimable"),
+    "page tables": ("pagetables",),
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("why")(why)
+
+
+def why(
+    report: Annotated[
+        str, typer.Argument(help="A file with the kernel's text, in any log or mail; - for standard input.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Tell why an allocation failed, from what the kernel printed: an OOM kill, a page allocation failure.
+
+    The first report in the text counts. Every remedy is run on a machine as full as that one. The exit status
+    is 0 if the numbers explain the failure, and 3 if they do not.
+    """
+    text = decode(_content(report), report)
+    read = parse_mem_info(text, report)
+    verdict = judge(read)
+    runs = _Runs(read, verdict, report)
+    if as_json:
+        typer.echo(json.dumps(_plain(read, verdict, runs), indent=1))
+    else:
+        for line in _text(read, verdict, runs):
+            typer.echo(line)
+    raise typer.Exit(0 if verdict.explained else UNEXPLAINED)
+
+
+def _content(report: str) -> bytes:
+    if report != "-":
+        return read_bytes(Path(report))
+    content = sys.stdin.buffer.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise SpecError(f"standard input: more than {MAX_BYTES >> 20} MiB: not what it is taken for")
+    return content
+
+
+class _Runs:
+    """The request and the remedies, run on the machine of the report."""
+
+    def __init__(self, report: Report, verdict: Verdict, source: str) -> None:
+        # imported here: it brings the whole model, and its compiler
+        from numa_service.node.occupy import too_large
+        from numa_service.sim.claims import run_as_it_was, run_remedies
+
+        self.was: Claim | None = None
+        self.claims: list[Claim] = []
+        self.notes: tuple[str, ...] = ()
+        #: Why nothing was run; empty if it was.
+        self.not_run = ""
+        self.disagree = False
+        try:
+            spec = machine_of(report, source, Path(source).stem)
+        except SpecError as error:
+            self.not_run = str(error).removeprefix(f"{source}: ")
+            return
+        self.notes = spec.notes
+        if too_large(spec):
+            self.not_run = "more memory is in use than can be filled in one process"
+            return
+        compile_first()
+        self.was = run_as_it_was(report, verdict, spec)
+        #: The numbers say that the request must fail, and on the machine it does not.
+        self.disagree = self.was.helps and verdict.cause in FAILING
+        self.claims = run_remedies(report, verdict, spec)
+
+
+def _text(report: Report, verdict: Verdict, runs: _Runs) -> list[str]:
+    lines = [_headline(report), *verdict.text, ""]
+    lines.append(f"The walk, up to {verdict.class_name}, in pages of {report.page_kb} kB:")
+    lines += [
+        f"  node {c.zone.nid} {c.zone.name:7} {_arithmetic(report, verdict, c)}" for c in verdict.checks
+    ]
+    if runs.claims:
+        lines += ["", "What would have served this request, each run on a machine as full as this one:"]
+        width = max(len(claim.text) for claim in runs.claims)
+        for claim in runs.claims:
+            lines.append(f"  {'yes' if claim.helps else 'no ':3}  {claim.text:{width}}  {claim.result}")
+        lines += _advice(verdict, runs.claims)
+    if runs.was is not None and runs.was.helps and not verdict.explained:
+        lines += ["", f"Run on a machine as full as this one, the request is served: {runs.was.result}."]
+    if runs.disagree:
+        lines += ["", "The machine that was run disagrees: there the request is served as it was."]
+    lines += _held(report)
+    notes = [*verdict.assumed, *runs.notes]
+    if runs.not_run:
+        notes.append(f"nothing was run: {runs.not_run}")
+    return [*lines, "", *(f"note: {note}" for note in notes)]
+
+
+def _headline(report: Report) -> str:
+    request = report.request
+    who = one_line(request.comm, 40) or "somebody"
+    if report.kernel:
+        who += f" (Linux {one_line(report.kernel, 60)})"
+    kind = _KINDS.get(request.kind or "", "the request is not in the text")
+    what = [] if request.order is None or request.order < 0 else [f"order {request.order}"]
+    if request.gfp_text:
+        what.append(request.gfp_text)
+    if request.constraint not in ("", "NONE"):
+        what.append(f"constraint {request.constraint.lower().replace('_', ' ')}")
+    killed = f"; killed: {', '.join(one_line(name, 40) for name in report.killed)}" if report.killed else ""
+    return f"{who}: {kind}{''.join(f', {word}' for word in what)}{killed}"
+
+
+def _arithmetic(report: Report, verdict: Verdict, check: ZoneCheck) -> str:
+    """One zone in one line: what it had, what was needed, and what is missing."""
+    if check.outcome not in (BELOW_MIN, NO_BLOCK, LAST_TRY, PASSES):
+        return f"free {check.free}: {check.outcome}"
+    words = [f"free {check.free}"]
+    for pages, what in ((check.highatomic, "high-atomic"), (check.cma, "CMA")):
+        if pages:
+            words.append(f"- {pages} {what}")
+    words.append(f"against {check.lowered}")
+    inside = f"min {check.mark}"
+    if check.boost:
+        inside += f" with a boost of {check.boost}"
+    if check.boost_rose:
+        inside += f", risen by {check.boost_rose} since"
+    if check.lowered != check.mark + check.boost_rose:
+        inside += ", lowered as the request is urgent"
+    words.append(f"({inside})")
+    if check.reserve:
+        words.append(f"+ {check.reserve} reserve")
+    if check.cost:
+        words.append(f"+ {check.cost} for the block")
+    line = " ".join(words) + ": "
+    line += f"{check.short} short" if check.short > 0 else f"{-check.short} above"
+    if check.short == 0:
+        line = line.replace("0 above", "just there, and must be above")
+    if check.outcome == BELOW_MIN and 0 <= check.short < check.boost:
+        line += f" ({check.boost - check.short} above without the boost)"
+    if check.outcome == BELOW_MIN and 0 <= check.short < check.highatomic:
+        line += f" ({check.highatomic - check.short} above with the high-atomic pages)"
+    if check.outcome == LAST_TRY:
+        line += f", and {check.short_of_high} short of high {check.high}"
+    if verdict.order and check.blocks is not None:
+        size = f"{report.page_kb << verdict.order} kB"
+        kept = f", {check.blocks_kept} kept for high-atomic or CMA" if check.blocks_kept else ""
+        line += f"; blocks of {size} or more: {check.blocks or 'none'}{kept}"
+    return line
+
+
+def _advice(verdict: Verdict, claims: list[Claim]) -> list[str]:
+    """What is not run, and what a "yes" means."""
+    lines = []
+    if verdict.cause == CAUSE_FRAGMENTED:
+        lines.append("Compaction (vm.compact_memory) is not modelled, and not among these.")
+    if not any(claim.helps for claim in claims):
+        lines.append("None of these would have served it: see what holds memory.")
+    elif verdict.cause == CAUSE_MARKS:
+        lines.append(
+            "Where memory is used up, a yes serves this request and few after it: see what holds it."
+        )
+    if not verdict.gfp & Gfp.DIRECT_RECLAIM:
+        lines.append(
+            "The request could not wait for reclaim. A larger vm.min_free_kbytes makes kswapd keep more free "
+            "before such a request comes; that takes time, and is not run here."
+        )
+    return lines
+
+
+def _held(report: Report) -> list[str]:
+    """Who held memory: the machine's counters, or those of its zones, and the largest tasks."""
+    unit = report.page_kb << 10
+    parts = []
+    for name, fields in _HOLDERS.items():
+        if report.counters:
+            pages = sum(report.counters.get(field, 0) for field in fields)
+        else:
+            pages = sum(report.pages(zone, field) or 0 for zone in report.zones for field in fields)
+        if pages:
+            parts.append(f"{name} {_size(pages * unit)}")
+    lines = ["", f"Memory was held as: {', '.join(parts)}."] if parts else []
+    if "Total" in report.swap_kb:
+        free, total = report.swap_kb.get("Free", 0), report.swap_kb["Total"]
+        if total:
+            lines.append(f"Swap: {_size(free << 10)} free of {_size(total << 10)}.")
+        else:
+            lines.append("There was no swap.")
+    tasks = sorted(report.tasks, key=lambda task: -task.columns.get("rss", 0))[:_MOST_TASKS]
+    if tasks:
+        largest = ", ".join(
+            f"{one_line(task.name, 20) or task.pid} {_size(task.columns.get('rss', 0) * unit)}"
+            for task in tasks
+        )
+        lines.append(f"Largest of the {len(report.tasks)} tasks shown: {largest}.")
+    return lines
+
+
+def _size(size: int) -> str:
+    for shift, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB")):
+        if size >> shift:
+            return f"{size / (1 << shift):.1f} {unit}"
+    return f"{size >> 10} KiB"
+
+
+def _plain(report: Report, verdict: Verdict, runs: _Runs) -> dict[str, Any]:
+    """The answer as JSON: the same facts as the text, in pages."""
+    request = report.request
+    return {
+        "explained": verdict.explained,
+        "cause": verdict.cause,
+        "verdict": verdict.text,
+        "kernel": report.kernel,
+        "request": {
+            "kind": request.kind,
+            "comm": request.comm,
+            "order": request.order,
+            "gfp": request.gfp_text,
+            "highest_zone": verdict.class_name,
+            "allowed_nodes": verdict.allowed,
+            "constraint": request.constraint,
+        },
+        "page_kb": report.page_kb,
+        "zones": [
+            {
+                "node": check.zone.nid,
+                "zone": check.zone.name,
+                "outcome": check.outcome,
+                **{
+                    name: getattr(check, name)
+                    for name in ZoneCheck.__slots__
+                    if name not in ("zone", "outcome")
+                },
+                "short": check.short,
+                "short_of_high": check.short_of_high,
+            }
+            for check in verdict.checks
+        ],
+        "as_it_was": None if runs.was is None else asdict(runs.was),
+        "disagree": runs.disagree,
+        "claims": [asdict(claim) for claim in runs.claims],
+        "not_run": runs.not_run,
+        "killed": report.killed,
+        "notes": [*verdict.assumed, *runs.notes],
+    }

@@ -1,0 +1,139 @@
+"""What calls do to pages: their effects carried out, fork with its copies, and the end of a process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from numa_service.mm.mmap import vm_flags as vf
+from numa_service.mm.mmap.effects import Advise, Effect, Move, Populate, Protect, Unmap, Zap
+from numa_service.mm.mmap.entries import ACCESSED, DIRTY, PRESENT, WRITE, ZERO, has, pfns_of
+from numa_service.mm.mmap.fault import fault_in
+from numa_service.mm.mmap.fork import dup_mm, vma_needs_copy
+from numa_service.mm.mmap.frames import ANON, SHMEM
+from numa_service.mm.mmap.madvise import MADV_COLD, MADV_FREE, MADV_REMOVE
+from numa_service.mm.mmap.munmap import exit_mmap
+from numa_service.mm.mmap.pgtables import PageTables, TablePages
+from numa_service.mm.mmap.process import Process
+from numa_service.mm.mmap.rules import PAGE_SHIFT
+from numa_service.mm.mmap.vma import Vma
+
+
+def carry_out(process: Process, effects: Iterable[Effect], sharers: Iterable[Process] = ()) -> None:
+    """Do to pages and page tables what calls left to be done, in order.
+
+    `sharers`: the processes that may map the same files, this one among them; MADV_REMOVE takes pages from
+    all of them.
+    """
+    for effect in effects:
+        if isinstance(effect, Unmap):
+            for vma in effect.vmas:
+                process.zap(vma, vma.start, vma.end)
+            process.tables.apply([effect])
+            process.forget_tables()
+            _drop_unmapped(process, effect.vmas)
+        elif isinstance(effect, Zap):
+            for vma in process.mm.tree.intersecting(effect.start, effect.end):
+                process.zap(vma, max(vma.start, effect.start), min(vma.end, effect.end))
+        elif isinstance(effect, Move):
+            process.move(effect)
+        elif isinstance(effect, Protect):
+            for vma in process.mm.tree.intersecting(effect.start, effect.end):
+                if not vma.flags & vf.VM_WRITE:
+                    process.protect(max(vma.start, effect.start), min(vma.end, effect.end))
+        elif isinstance(effect, Populate):
+            populate(process, effect.start, effect.end)
+        else:
+            _advise(process, effect, sharers)
+
+
+def populate(process: Process, start: int, end: int) -> None:
+    """mm_populate: private memory that may be written to is written to, so that it is the process's own."""
+    for vma in process.mm.tree.intersecting(start, end):
+        if vma.flags & vf.VM_LOCKONFAULT or not vma.flags & vf.VM_ACCESS_FLAGS or vma.special is not None:
+            continue
+        write = vma.flags & (vf.VM_WRITE | vf.VM_SHARED) == vf.VM_WRITE
+        low, high = max(vma.start, start), min(vma.end, end)
+        process.minflt += fault_in(process, vma, low, high, write=write)
+
+
+def fork(parent: Process, tables: TablePages) -> Process:
+    """A child with the same pages: who writes to an anonymous one first gets a copy (copy_page_range)."""
+    mm = dup_mm(parent.mm)
+    child = Process(mm, PageTables(mm.layout, tables), parent.frames, parent.place)
+    for vma in parent.mm.tree:
+        if not vma_needs_copy(vma) or vma.flags & (vf.VM_DONTCOPY | vf.VM_WIPEONFORK):
+            continue
+        parent.tables.copy_to(child.tables, vma.start, vma.end)
+        copied_on_write = vma.flags & (vf.VM_SHARED | vf.VM_MAYWRITE) == vf.VM_MAYWRITE
+        for address, part in parent.chunks(vma.start, vma.end):
+            if copied_on_write:
+                part &= ~WRITE
+            for _, its in child.chunks(address, address + (len(part) << PAGE_SHIFT), make=True):
+                its[:] = part & ~ACCESSED
+                if vma.flags & vf.VM_SHARED:
+                    its &= ~DIRTY
+                pfns = pfns_of(its[has(its, PRESENT) & ~has(its, ZERO)])
+                child.frames.map(pfns)
+                child.count(pfns, 1)
+    return child
+
+
+def exit_process(process: Process) -> None:
+    """Everything that a process has goes."""
+    carry_out(process, exit_mmap(process.mm))
+    assert not any(process.rss)
+    process.tables.release()
+
+
+def _drop_unmapped(process: Process, vmas: Iterable[Vma]) -> None:
+    """Shared anonymous memory goes with the last mapping of it: nothing else has its file."""
+    for vma in vmas:
+        file = vma.file
+        if file is None or file.pages is None or file.mappings or not file.unlinked:
+            continue
+        pfns = file.pages.all()
+        file.pages.remove(np.arange(file.pages.size, dtype=np.int64))
+        if len(pfns):
+            process.frames.source.free(pfns)
+
+
+def _advise(process: Process, effect: Advise, sharers: Iterable[Process]) -> None:
+    """Advices about pages that are in memory; those about the future change nothing here."""
+    frames = process.frames
+    if effect.advice == MADV_REMOVE:
+        _remove(process, effect, sharers)
+    elif effect.advice in (MADV_FREE, MADV_COLD):
+        for _, part in process.chunks(effect.start, effect.end):
+            mapped = has(part, PRESENT) & ~has(part, ZERO)
+            pfns = pfns_of(part)
+            # a page that others map, too, is left alone
+            mapped &= frames.mapcount[pfns] == 1
+            if effect.advice == MADV_FREE:
+                mapped &= frames.kind[pfns] == ANON
+                part[mapped] &= ~(DIRTY | ACCESSED)
+                frames.dirty[pfns[mapped]] = False
+                frames.lazyfree[pfns[mapped]] = True
+            else:
+                part[mapped] &= ~ACCESSED
+            frames.referenced[pfns[mapped]] = False
+
+
+def _remove(process: Process, effect: Advise, sharers: Iterable[Process]) -> None:
+    """MADV_REMOVE: a hole in a file of shmem, and nobody maps it any more (shmem_fallocate)."""
+    vma = effect.vma
+    assert vma.file is not None
+    first = vma.pgoff + ((effect.start - vma.start) >> PAGE_SHIFT)
+    count = (effect.end - effect.start) >> PAGE_SHIFT
+    for sharer in sharers:
+        for other in sharer.mm.tree:
+            if other.file is vma.file:
+                low = other.start + ((first - other.pgoff) << PAGE_SHIFT)
+                high = low + (count << PAGE_SHIFT)
+                sharer.zap(other, max(low, other.start), min(high, other.end))
+    if vma.file.pages is None or vma.file.pages.kind != SHMEM:
+        return
+    gone = vma.file.pages.remove(np.arange(first, first + count, dtype=np.int64))
+    if len(gone):
+        process.frames.source.free(gone)

@@ -1,0 +1,33 @@
+"""Page table entries as numbers: a page frame number and bits, in arrays of one page of PTEs each."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+Entries = npt.NDArray[np.int64]
+
+PRESENT: Final = 1
+WRITE: Final = 2
+ACCESSED: Final = 4
+DIRTY: Final = 8
+#: The page of zeros, which counts for nothing (is_zero_pfn).
+ZERO: Final = 16
+_BITS: Final = 8
+
+
+def entry_of(pfns: Entries, bits: int) -> Entries:
+    """Entries of pages."""
+    return (pfns << _BITS) | (bits | PRESENT)
+
+
+def pfns_of(entries: Entries) -> Entries:
+    """The pages of entries; 0 of the page of zeros and of none."""
+    return entries >> _BITS
+
+
+def has(entries: Entries, bit: int) -> npt.NDArray[np.bool_]:
+    """Which entries have a bit."""
+    return (entries & bit) != 0

@@ -1,0 +1,120 @@
+"""madvise(): the advices that change VMAs, and the checks of those that change pages."""
+
+from __future__ import annotations
+
+import errno
+from typing import Final
+
+from numa_service.mm.mmap import vm_flags as vf
+from numa_service.mm.mmap.effects import Advise, Effect, Zap
+from numa_service.mm.mmap.errnos import Errno
+from numa_service.mm.mmap.mm_struct import MmStruct
+from numa_service.mm.mmap.ranges import change_range, set_flags
+from numa_service.mm.mmap.rules import PAGE_MASK, page_align
+from numa_service.mm.mmap.vma import Vma
+
+MADV_NORMAL: Final = 0
+MADV_RANDOM: Final = 1
+MADV_SEQUENTIAL: Final = 2
+MADV_WILLNEED: Final = 3
+MADV_DONTNEED: Final = 4
+MADV_FREE: Final = 8
+MADV_REMOVE: Final = 9
+MADV_DONTFORK: Final = 10
+MADV_DOFORK: Final = 11
+MADV_MERGEABLE: Final = 12
+MADV_UNMERGEABLE: Final = 13
+MADV_HUGEPAGE: Final = 14
+MADV_NOHUGEPAGE: Final = 15
+MADV_DONTDUMP: Final = 16
+MADV_DODUMP: Final = 17
+MADV_WIPEONFORK: Final = 18
+MADV_KEEPONFORK: Final = 19
+MADV_COLD: Final = 20
+MADV_PAGEOUT: Final = 21
+MADV_POPULATE_READ: Final = 22
+MADV_POPULATE_WRITE: Final = 23
+MADV_DONTNEED_LOCKED: Final = 24
+MADV_COLLAPSE: Final = 25
+
+#: Flags that an advice takes away and gives.
+_FLAGS: Final = {
+    MADV_NORMAL: (vf.VM_RAND_READ | vf.VM_SEQ_READ, 0),
+    MADV_SEQUENTIAL: (vf.VM_RAND_READ, vf.VM_SEQ_READ),
+    MADV_RANDOM: (vf.VM_SEQ_READ, vf.VM_RAND_READ),
+    MADV_DONTFORK: (0, vf.VM_DONTCOPY),
+    MADV_DOFORK: (vf.VM_DONTCOPY, 0),
+    MADV_WIPEONFORK: (0, vf.VM_WIPEONFORK),
+    MADV_KEEPONFORK: (vf.VM_WIPEONFORK, 0),
+    MADV_DONTDUMP: (0, vf.VM_DONTDUMP),
+    MADV_DODUMP: (vf.VM_DONTDUMP, 0),
+    MADV_MERGEABLE: (0, vf.VM_MERGEABLE),
+    MADV_UNMERGEABLE: (vf.VM_MERGEABLE, 0),
+    MADV_HUGEPAGE: (vf.VM_NOHUGEPAGE, vf.VM_HUGEPAGE),
+    MADV_NOHUGEPAGE: (vf.VM_HUGEPAGE, vf.VM_NOHUGEPAGE),
+}
+
+
+def madvise(mm: MmStruct, start: int, length: int, advice: int, effects: list[Effect]) -> None:
+    """Follow an advice for a range. Holes in it are passed over, and are ENOMEM at the end.
+
+    What is to be done is added to `effects`, also before an error.
+    """
+    if advice not in mm.rules.advices:
+        raise Errno(errno.EINVAL, f"there is no advice {advice}")
+    if start & ~PAGE_MASK:
+        raise Errno(errno.EINVAL, f"{start:#x} is not the address of a page")
+    aligned = page_align(length)
+    if (length and not aligned) or start + aligned >> 64:
+        raise Errno(errno.EINVAL, "the range ends behind the last address")
+    if not aligned:
+        return
+
+    def one(vma: Vma, low: int, high: int) -> Vma:
+        if advice not in _FLAGS:
+            effects.append(_of_pages(vma, low, high, advice))
+            return vma
+        _check(vma, advice)
+        gone, new = _FLAGS[advice]
+        try:
+            return set_flags(mm, vma, low, high, vma.flags & ~gone | new)
+        except Errno as error:
+            # madvise() has ENOMEM for holes alone
+            raise Errno(errno.EAGAIN, error.reason) from error
+
+    if not change_range(mm, start, start + aligned, one):
+        raise Errno(errno.ENOMEM, "not all of the range is mapped")
+
+
+def _check(vma: Vma, advice: int) -> None:
+    flags = vma.flags
+    wrong = {
+        MADV_DOFORK: flags & vf.VM_IO,
+        MADV_WIPEONFORK: vma.file is not None or flags & vf.VM_SHARED,
+        MADV_DODUMP: not flags & vf.VM_HUGETLB and flags & vf.VM_SPECIAL,
+        MADV_HUGEPAGE: flags & (vf.VM_SPECIAL | vf.VM_HUGETLB),
+        MADV_NOHUGEPAGE: 0,
+    }
+    if wrong.get(advice, 0):
+        raise Errno(errno.EINVAL, f"advice {advice} is not for this mapping")
+
+
+def _of_pages(vma: Vma, low: int, high: int, advice: int) -> Effect:
+    """An advice about pages, if the VMA may have it."""
+    flags = vma.flags
+    fixed = vf.VM_HUGETLB | vf.VM_PFNMAP | vf.VM_LOCKED
+    refused = 0
+    if advice in (MADV_DONTNEED, MADV_COLD, MADV_PAGEOUT):
+        refused = errno.EINVAL if flags & fixed else 0
+    elif advice == MADV_FREE:
+        refused = 0 if vma.is_anonymous and not flags & fixed else errno.EINVAL
+    elif advice == MADV_WILLNEED and vma.is_anonymous:
+        refused = 0
+    elif advice == MADV_REMOVE:
+        if flags & vf.VM_LOCKED or vma.file is None:
+            refused = errno.EINVAL
+        elif flags & (vf.VM_SHARED | vf.VM_WRITE) != vf.VM_SHARED | vf.VM_WRITE:
+            refused = errno.EACCES
+    if refused:
+        raise Errno(refused, f"advice {advice} is not for this mapping")
+    return Zap(low, high) if advice == MADV_DONTNEED else Advise(vma, low, high, advice)

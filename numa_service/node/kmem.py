@@ -1,0 +1,363 @@
+"""Requests for objects of slab caches: ``kmem_cache_alloc``, ``kmalloc`` and their frees, across nodes.
+
+A CPU's node does by one op what it can by itself. What it needs of other nodes is asked for here, one
+question at a time, and entered by another op; in between other requests of the same CPU may be served, as in
+the kernel, where a CPU that waits for pages may get a slab from elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from numa_service.mm.gfp import Gfp
+from numa_service.mm.slab.flags import SlabFlag
+from numa_service.mm.slab.kmem_cache import PAGE_SIZE
+from numa_service.mm.slab.pages import NUMA_NO_NODE, virt_to_pfn
+from numa_service.mm.slab.reports import not_from_kmalloc
+from numa_service.mm.slab.slub_place import SlabRef
+from numa_service.mm.slab.slub_reports import no_slab_page
+from numa_service.node import ops
+from numa_service.node.ask import Steps, on
+from numa_service.node.cost import Cost
+from numa_service.node.errors import (
+    InvalidRequest,
+    NodeError,
+    NotFound,
+    PeerUnavailable,
+    Precondition,
+    SlabBug,
+    UnknownObject,
+)
+from numa_service.node.kmem_state import GiveBack, KmemAnswer, large_order, pack, unpack
+from numa_service.node.mempolicy import Policy, PolicyMode
+from numa_service.node.node import Node
+from numa_service.node.ops.kmem import MAX_REQUEST_OBJECTS
+from numa_service.node.page_alloc import spend
+from numa_service.node.prepare import check_cpu, gfp_zone_checked
+from numa_service.node.trace_ring import AllocatedObjects
+from numa_service.node.unserved import unserved
+from numa_service.node.zonelist_alloc import AllocContext, __alloc_pages
+
+
+@dataclass(slots=True)
+class _Request:
+    """What one request of a CPU knows."""
+
+    session: int
+    #: The cache's own name.
+    cache: str
+    cpu: int
+    cost: Cost = field(default_factory=Cost)
+    #: nid → the error for which that node was not asked for pages.
+    unasked: dict[int, NodeError] = field(default_factory=dict)
+
+
+def kmem_cache_alloc(
+    node: Node,
+    session: int,
+    cache: str,
+    gfp: int,
+    count: int,
+    cpu: int,
+    nid: int = NUMA_NO_NODE,
+    cost: Cost | None = None,
+    size: int = 0,
+) -> Steps[list[int]]:
+    """Addresses of `count` objects of a cache, which the session holds; all or none.
+
+    `size` are the bytes that kmalloc was asked for; 0: it was not.
+
+    What it costs is spent, and is in `cost`, which has to be new. InvalidRequest, NotFound, TooMany;
+    NodesAway or AllocFailed if there is no memory.
+    """
+    node.session(session)
+    name = node.kmem.name(cache)
+    if node.pgdat.arch != "x86_64":
+        raise Precondition("the caches of a 32-bit kernel are shown: objects of them have no addresses here")
+    check_cpu(node.pgdat, cpu)
+    if not 1 <= count <= MAX_REQUEST_OBJECTS:
+        raise InvalidRequest("count", f"{count} is not in 1…{MAX_REQUEST_OBJECTS}")
+    if nid != NUMA_NO_NODE and nid not in node.machine.spec.nids:
+        raise InvalidRequest("node", f"there is no node {nid}")
+    asked = nid
+    gfp_zone_checked(gfp, node.pgdat.arch)
+    if nid not in node.machine.populated or not node.machine.populated[nid]:
+        nid = NUMA_NO_NODE  # as for a node without memory (___slab_alloc)
+    request = _Request(session, name, cpu, cost or Cost())
+    got: list[int] = []
+    try:
+        yield from _slab_alloc(node, request, gfp, count, nid, got)
+    except NodeError:
+        mine = node.sessions[session].objects if session in node.sessions else {}
+        left = [address for address in got if address in mine]
+        if left:
+            yield from _free(node, request, pack(left))
+        raise
+    if node.tracepoints.tracer:
+        what = _traced(node, name, gfp, size, asked)
+        node.tracepoints.tracer.objects_allocated(node.owner(session), cpu, gfp, got, what)
+    if request.cost.latency_ns:
+        spend(node, cpu, request.cost)
+    return got
+
+
+def _traced(node: Node, name: str, gfp: int, size: int, asked: int) -> AllocatedObjects:
+    """What tracepoints say of objects of a cache, or of whole pages (trace_kmalloc, …)."""
+    order = large_order(name)
+    if order is not None:
+        return AllocatedObjects(True, size, PAGE_SIZE << order, asked, bool(gfp & Gfp.ACCOUNT))
+    of = node.kmem.cache(name)
+    accounted = bool(gfp & Gfp.ACCOUNT or (not size and SlabFlag.ACCOUNT in of.flags))
+    return AllocatedObjects(size > 0, size or of.object_size, of.size, asked, accounted)
+
+
+def _slab_alloc(node: Node, request: _Request, gfp: int, count: int, nid: int, got: list[int]) -> Steps[None]:
+    """Get objects until there are `count` (___slab_alloc)."""
+    session, cache, cpu = request.session, request.cache, request.cpu
+    searched = False
+    while len(got) < count:
+        result = node.apply(ops.KmemAlloc(session, cache, cpu, nid, count - len(got), searched))
+        got += unpack(result.objects)
+        yield from _give_back(node, request, result.back)
+        if not result.need:
+            return
+        searched = False
+        if result.need == "slab":
+            yield from _cache_grow(node, request, gfp, result, count - len(got), got)
+            continue
+        slab = result.slab
+        if slab is not None:
+            answer = yield from _call(node, request, slab.nid, "get_freelist", slab.lineage, (slab.pfn,))
+        else:
+            answer = yield from _call(node, request, result.nid, result.need, count=result.most)
+        if answer is None or not answer.objects:
+            searched = slab is None
+            continue
+        partial: tuple[int, ...] = ()
+        if slab is None:
+            first, *others = answer.pfns or (0,)
+            slab, partial = SlabRef(first, result.nid, answer.lineage), tuple(others)
+        yield from _install(node, request, slab, answer.objects, partial, got, result.direct)
+
+
+def _cache_grow(
+    node: Node, request: _Request, gfp: int, need: ops.KmemAllocResult, left: int, got: list[int]
+) -> Steps[None]:
+    """Get objects of a new slab; with SLAB of any node, if the one that is asked has no memory.
+
+    (new_slab of SLUB, cache_grow_begin and fallback_alloc of SLAB, slob_new_pages.)
+    """
+    kmem, cache, nid = node.kmem, request.cache, need.nid
+    near = kmem.first_node(request.cpu)
+    prefer = near if nid == NUMA_NO_NODE else nid
+    made = yield from _allocate_slab(node, request, kmem.page_requests(cache, gfp, nid), prefer, need.most)
+    if made is not None:
+        yield from _install(node, request, *made, (), got, need.direct)
+        return
+    fallback = kmem.fallback_requests(cache, gfp)
+    nodes = node.machine.zonelists[node.nid].node_order
+    for other in nodes if fallback else ():
+        if other == prefer:
+            continue
+        answer = yield from _call(node, request, other, "take", count=left)
+        if answer is not None and answer.objects:
+            slab = SlabRef(0, other, answer.lineage)
+            yield from _install(node, request, slab, answer.objects, (), got, True)
+            return
+    made = yield from _allocate_slab(node, request, fallback, near, left)
+    if made is None:
+        raise unserved(kmem.orders(cache)[0], 1, 0, nodes, request.unasked)
+    yield from _install(node, request, *made, (), got, True)
+
+
+def _install(
+    node: Node,
+    request: _Request,
+    slab: SlabRef,
+    objects: bytes,
+    partial: tuple[int, ...],
+    got: list[int],
+    direct: bool,
+) -> Steps[None]:
+    """The CPU gets what a node gave, and the session its last object, or all of them if `direct`."""
+    op = ops.KmemInstall(request.session, request.cache, request.cpu, slab, objects, partial, direct)
+    try:
+        result = node.apply(op)
+    except NotFound:  # the session has ended meanwhile
+        slabs = slab.pfn, *partial
+        back = GiveBack("put_back", request.cache, slab.nid, slab.lineage, slabs, objects)
+        yield from _give_back(node, request, (back,))
+        raise
+    got += unpack(result.objects)
+    yield from _give_back(node, request, result.back)
+
+
+def _allocate_slab(
+    node: Node, request: _Request, asked: list[tuple[int, int]], prefer: int, most: int
+) -> Steps[tuple[SlabRef, bytes] | None]:
+    """A slab of new pages and at most so many of its objects, by the first order and flags that have any.
+
+    The walk over the zonelist is that of all requests; the node that has the pages makes the slab.
+    """
+    policy = Policy() if prefer == node.nid else Policy(PolicyMode.PREFERRED, (prefer,))
+    for order, flags in asked:
+        prepared = node.prepared(flags, policy)
+        ac = AllocContext(
+            node.kernel,
+            flags,
+            order,
+            1,
+            request.cpu,
+            prepared.migratetype,
+            prepared.walk,
+            request.cost,
+            slab=request.cache,
+            slab_objects=most,
+        )
+        yield from __alloc_pages(node, ac)
+        request.unasked.update(ac.unasked)
+        if ac.new_slab is not None:
+            (at, lineage, objects), (_, pfns) = ac.new_slab, ac.pages[0]
+            return SlabRef(int.from_bytes(pfns, "little"), at, lineage), objects
+    return None
+
+
+def _call(
+    node: Node,
+    request: _Request,
+    nid: int,
+    call: str,
+    lineage: int = 0,
+    pfns: tuple[int, ...] = (),
+    objects: bytes = b"",
+    count: int = 0,
+) -> Steps[KmemAnswer | None]:
+    """Ask the node of a slab; None if it does not answer, or does not know what it is asked about."""
+    op = ops.KmemCall(node.kernel, call, request.cache, request.cpu, lineage, pfns, objects, count)
+    if nid != node.nid:
+        request.cost.add_lookup(node.machine.spec.latency)
+    try:
+        return (yield from on(node, nid, op))
+    except PeerUnavailable:
+        return None  # what must not be lost is asked for again (outbox.py)
+    except Precondition:
+        return None  # one of the two nodes was restarted
+
+
+def _give_back(node: Node, request: _Request, back: Iterable[GiveBack]) -> Steps[None]:
+    """Tell other nodes what goes back to them, and go on with what follows from it."""
+    waiting = list(back)
+    while waiting:
+        call, cache, nid, lineage, pfns, objects = waiting.pop(0)
+        of = _Request(request.session, cache, request.cpu, request.cost)
+        answer = yield from _call(node, of, nid, call, lineage, pfns, objects)
+        if answer is not None and answer.frozen:
+            slab = SlabRef(pfns[0], nid, lineage)
+            more = node.apply(ops.KmemPutPartial(cache, request.cpu, slab))
+            waiting += more
+
+
+def kmem_cache_free(
+    node: Node, session: int, cache: str, objects: list[int], cpu: int, cost: Cost | None = None
+) -> Steps[None]:
+    """Free objects of a cache that the session holds; all or none (kmem_cache_free_bulk).
+
+    `cache` is "" for kfree, which takes objects of any cache. What it costs is spent, and is in `cost`, which
+    has to be new. InvalidRequest, NotFound; SlabBug with the kernel's report for what is no such object.
+    """
+    node.session(session)
+    name = node.kmem.name(cache) if cache else ""
+    check_cpu(node.pgdat, cpu)
+    if not 1 <= len(objects) <= MAX_REQUEST_OBJECTS:
+        raise InvalidRequest("objects", f"{len(objects)} is not in 1…{MAX_REQUEST_OBJECTS}")
+    if min(objects) < 0 or max(objects) >= 1 << 64:
+        raise InvalidRequest("objects", "an address has 64 bits")
+    request = _Request(session, name, cpu, cost or Cost())
+    try:
+        yield from _free(node, request, pack(objects))
+    except UnknownObject as error:
+        raise (yield from _wrong_free(node, request, error.address)) from None
+    if request.cost.latency_ns:
+        spend(node, cpu, request.cost)
+
+
+def _free(node: Node, request: _Request, objects: bytes) -> Steps[None]:
+    """Free objects that the session holds, in the order in which the kernel does."""
+    while objects and request.session in node.sessions:
+        op = ops.KmemFree(request.session, request.cache, request.cpu, objects)
+        back, left = node.apply(op)
+        if node.tracepoints.tracer:
+            kept = set(unpack(left))
+            freed = [address for address in unpack(objects) if address not in kept]
+            owner = node.owner(request.session)
+            node.tracepoints.tracer.objects_freed(owner, request.cpu, freed, request.cache)
+        objects = left
+        yield from _give_back(node, request, back)
+
+
+def _wrong_free(node: Node, request: _Request, address: int) -> Steps[NodeError]:
+    """The error for an address where the session holds no object: the node that has the page knows why."""
+    pfn = virt_to_pfn(address)
+    spec = node.machine.spec
+    nid = next((n.nid for n in spec.nodes for low, high in n.ram if low <= pfn < high), None)
+    report = no_slab_page().report if request.cache else not_from_kmalloc(address).report
+    cache = request.cache or next(iter(node.kmem.names), "")
+    if nid is None or not cache:
+        return SlabBug(report)
+    if nid in node.sessions[request.session].lost:
+        return NotFound("object", f"{address:#x}", f"lost in the restart of node {nid}, or never allocated")
+    op = ops.KmemCall(node.kernel, "wrong_free", cache, request.cpu, 0, (), pack([address]))
+    answer = yield from on(node, nid, op)
+    if answer.report == no_slab_page().report:
+        return SlabBug(report)
+    if answer.report:
+        return SlabBug(answer.report)
+    if free_in := node.kmem.at_hand(address):
+        return SlabBug(node.kmem.already_free(free_in, address))
+    return Precondition(f"object {address:#x}: not the session's")
+
+
+def kmalloc(
+    node: Node,
+    session: int,
+    size: int,
+    gfp: int,
+    count: int,
+    cpu: int,
+    nid: int = NUMA_NO_NODE,
+    cost: Cost | None = None,
+) -> Steps[list[int]]:
+    """Addresses of `count` times `size` bytes, of the size class or of whole pages (kmalloc_node).
+
+    InvalidRequest for no bytes at all, and for more than the largest block of pages.
+    """
+    name = node.kmem.kmalloc_name(size, gfp)
+    return (yield from kmem_cache_alloc(node, session, name, gfp, count, cpu, nid, cost, size=size))
+
+
+def free_objects(node: Node, session: int) -> Steps[None]:
+    """Free all objects of a session that ends."""
+    cpus = node.pgdat.cpus
+    while session in node.sessions and node.sessions[session].objects and cpus:
+        some = list(node.sessions[session].objects)[:MAX_REQUEST_OBJECTS]
+        yield from _free(node, _Request(session, "", cpus[0]), pack(some))
+
+
+def cache_reap(node: Node) -> Steps[None]:
+    """One round of SLAB's reapers of this node's CPUs."""
+    back = node.apply(ops.KmemReap(node.clock()))
+    if back:
+        yield from _give_back(node, _Request(0, "", next(iter(node.pgdat.cpus))), back)
+
+
+def kmem_cache_shrink(node: Node, cache: str) -> Steps[None]:
+    """Take a cache's slabs from the CPUs of this node, and free empty slabs of its memory.
+
+    A whole machine is shrunk node by node (kmem_cache_shrink). NotFound.
+    """
+    name = node.kmem.name(cache)
+    cpu = next(iter(node.pgdat.cpus), next(iter(node.pgdat.cpu_index)))
+    back = node.apply(ops.KmemFlush(name))
+    yield from _give_back(node, _Request(0, name, cpu), back)
+    node.apply(ops.KmemCall(node.kernel, "shrink", name, cpu, node.lineage))

@@ -1,0 +1,40 @@
+"""Bad memory: pages that are taken off-line, softly or after an error (``mm/memory-failure.c``)."""
+
+from __future__ import annotations
+
+from numa_service.node import ops
+from numa_service.node.ask import Steps
+from numa_service.node.errors import Busy
+from numa_service.node.migrate import empty_range
+from numa_service.node.node import Node
+from numa_service.node.ops.memory_failure import Poisoned
+from numa_service.trace.tracepoint_formats import MR_MEMORY_FAILURE
+
+
+def soft_offline_page(node: Node, pfn: int) -> Steps[None]:
+    """Take a page out of use without loss: one of a region is moved first (soft_offline_page).
+
+    NotFound; Precondition (EHWPOISON) for a page that is bad already; Busy (EBUSY) for one that is in use and
+    cannot be moved, of which nothing is noted.
+    """
+    result = node.apply(ops.PoisonPage(pfn, True))
+    if not result.taken and result.kind.endswith("LRU page"):
+        nids = tuple(nid for nid, zones in node.machine.populated.items() if zones)
+        yield from empty_range(node, pfn, pfn + 1, nids, MR_MEMORY_FAILURE)
+        result = node.apply(ops.PoisonPage(pfn, True))
+    if not result.taken:
+        raise Busy(f"EBUSY: page {pfn:#x} of node {node.nid} is in use: {result.kind}")
+
+
+def memory_failure(node: Node, pfn: int) -> Poisoned:
+    """Handle an error of a page's memory; return what became of the page, and who has lost it.
+
+    A clean page of a file is read anew at its next access. Errors as of ops.PoisonPage.
+    """
+    return node.apply(ops.PoisonPage(pfn, False))
+
+
+def recovery_line(pfn: int, result: Poisoned) -> str:
+    """Return what the kernel prints of an error (action_result)."""
+    end = "Recovered" if result.taken else "Ignored"
+    return f"Memory failure: {pfn:#x}: recovery action for {result.kind}: {end}"
