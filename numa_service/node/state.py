@@ -39,7 +39,7 @@ from numa_service.node.pfns import unpack_pfns
 from numa_service.node.session_state import Region, Session
 
 #: Version of the layout of snapshots. A snapshot of another version is refused.
-SNAPSHOT_VERSION = 3
+SNAPSHOT_VERSION = 4
 #: By the name of the allocator.
 _KMEM: dict[str, Callable[[Holder], Kmem]] = {"slub": SlubKmem, "slab": SlabKmem, "slob": SlobKmem}
 

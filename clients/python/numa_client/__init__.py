@@ -51,6 +51,7 @@ from numa_client._program_result import (
     ProgramResult,
 )
 from numa_client._types import (
+    AllocatedObjects,
     Allocation,
     Blocks,
     Cost,
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Aborted",
     "Access",
+    "AllocatedObjects",
     "Allocation",
     "AsyncMachine",
     "AsyncPageStream",

@@ -1,6 +1,6 @@
 """Ops: the synchronous steps of a node, one file for each family. Only ops change a node's state."""
 
-from numa_service.node.kmem_state import KmemAnswer
+from numa_service.node.kmem_calls import KmemAnswer
 from numa_service.node.ops.account import CountEvents, Rest, Spend, VmstatTick
 from numa_service.node.ops.alloc import Alloc, AllocResult, CountForeign, ZlcClear, ZlcMarkFull
 from numa_service.node.ops.cma import CmaIsolate, CmaTake
@@ -17,13 +17,18 @@ from numa_service.node.ops.hugetlb import (
 from numa_service.node.ops.kmem import (
     KmemAlloc,
     KmemAllocResult,
+    KmemCaches,
     KmemCall,
+    KmemCheckHeld,
     KmemFlush,
     KmemFree,
     KmemInstall,
     KmemPutPartial,
     KmemReap,
+    KmemShutdown,
     KmemTune,
+    KmemValidate,
+    KmemWrite,
 )
 from numa_service.node.ops.machine import MemoryNotify, WriteSysctl
 from numa_service.node.ops.memory import IsolateMemory, OfflineNode, OfflinePages, OnlinePages, UndoIsolation
@@ -112,13 +117,18 @@ __all__ = [
     "KmemAlloc",
     "KmemAllocResult",
     "KmemAnswer",
+    "KmemCaches",
     "KmemCall",
+    "KmemCheckHeld",
     "KmemFlush",
     "KmemFree",
     "KmemInstall",
     "KmemPutPartial",
     "KmemReap",
+    "KmemShutdown",
     "KmemTune",
+    "KmemValidate",
+    "KmemWrite",
     "KswapdDid",
     "KswapdStep",
     "KswapdStepResult",
