@@ -6,15 +6,16 @@ a node does about it is ``Kmem.follow``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
+from typing import NamedTuple
 
 from numa_service.machine.record import CacheArgs, ChangedCache, SlabCaches
 from numa_service.machine.slab_caches import created_beside, kmem_cache_args, slab_caches_of
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.slab.flags import SlabFlag
 from numa_service.mm.slab.slob import SlobCache
-from numa_service.node.errors import InvalidRequest, NotFound, Precondition, TooMany
-from numa_service.node.kmem_calls import KMALLOC
+from numa_service.node.errors import InvalidRequest, NotFound, Precondition, SlabBug, TooMany
+from numa_service.node.kmem_calls import KMALLOC, Shutdown
 
 #: Caches that clients can have made at one time.
 MAX_CACHES = 256
@@ -119,6 +120,30 @@ def kmem_cache_destroy(spec: MachineSpec, now: SlabCaches, name: str) -> tuple[S
 
 def _without(users: tuple[str, ...], name: str) -> tuple[str, ...]:
     return tuple(user for user in users if user != name)
+
+
+class ShutdownStep(NamedTuple):
+    """What a node is to do now, with the slabs of a cache that is dying."""
+
+    nid: int
+    #: "flush": its CPUs give them back (flush_all); "shutdown": it frees those that are empty (KmemShutdown).
+    call: str
+
+
+def shutdown_on_all(nids: Iterable[int], cache: str) -> Generator[ShutdownStep, Shutdown | None, None]:
+    """All CPUs give their slabs back, then nodes free those that are empty (__kmem_cache_shutdown).
+
+    What a node answers to "shutdown" is sent in. SlabBug if there are others: as in the kernel, no node is
+    asked after the first that has some. Precondition with SLOB, which would not see them.
+    """
+    for nid in nids:
+        yield ShutdownStep(nid, "flush")
+    for nid in nids:
+        found = yield ShutdownStep(nid, "shutdown")
+        if found and found.report:
+            raise SlabBug(found.report)
+        if found and found.slabs:
+            raise Precondition(f"cache {cache}: {found.slabs} pages of node {nid} have objects of it")
 
 
 def shut_down(now: SlabCaches, cache: str) -> SlabCaches:

@@ -17,14 +17,16 @@ from numa_client._gen.numa.v1 import machine_service_pb2 as pb2
 
 from numa_service.machine.record import CacheArgs, MachineRecord
 from numa_service.machine.spec import MachineSpec
-from numa_service.node.errors import NodeError, PeerUnavailable, Precondition, SlabBug
+from numa_service.node.errors import NodeError, PeerUnavailable
 from numa_service.node.inbox import check_request_id
+from numa_service.node.kmem_calls import Shutdown
 from numa_service.node.slab_caches import (
     kmem_cache_create,
     kmem_cache_destroy,
     parse_flags,
     revive,
     shut_down,
+    shutdown_on_all,
 )
 from numa_service.rpc.node_calls import NodeCalls
 from numa_service.rpc.record_keeper import RecordKeeper
@@ -33,6 +35,14 @@ M = TypeVar("M", bound=Message)
 
 #: Requests whose replies are kept, for repeats.
 _REPLIES = 256
+
+
+_KMEM = kmem_service_pb2_grpc.KmemServiceStub
+#: Method and request of each step of :func:`shutdown_on_all`.
+_CALLS: dict[str, tuple[str, Callable[..., Message]]] = {
+    "flush": ("FlushCache", kmem_service_pb2.FlushCacheRequest),
+    "shutdown": ("ShutdownCache", kmem_service_pb2.ShutdownCacheRequest),
+}
 
 
 class SlabCacheRequests:
@@ -102,21 +112,18 @@ class SlabCacheRequests:
         return pb2.DestroyCacheResponse()
 
     async def _shutdown(self, cache: str) -> None:
-        """All CPUs give their slabs back, then nodes free those that are empty (__kmem_cache_shutdown).
-
-        SlabBug if there are others: as in the kernel, no node is asked after the first that has some.
-        """
+        """Have all nodes give up the slabs of a cache. SlabBug, and other NodeErrors, if it has to stay."""
         for nid in self._keeper.behind():
             raise PeerUnavailable(nid, f"it has not heard that cache {cache} is being destroyed")
-        stub = kmem_service_pb2_grpc.KmemServiceStub
-        for node in self._nodes.nodes:
-            flush = kmem_service_pb2.FlushCacheRequest(request_id=uuid4().hex, cache=cache)
-            await self._nodes.ask(node, "FlushCache", flush, stub=stub)
-        for node in self._nodes.nodes:
-            shutdown = kmem_service_pb2.ShutdownCacheRequest(request_id=uuid4().hex, cache=cache)
-            found = await self._nodes.ask(node, "ShutdownCache", shutdown, stub=stub)
-            if found.report:
-                raise SlabBug(tuple(found.report))
-            if found.slabs:
-                pages = f"{found.slabs} pages of node {node.node}"
-                raise Precondition(f"cache {cache}: {pages} have objects of it, which its SLOB would not see")
+        nodes = {node.node: node for node in self._nodes.nodes}
+        steps = shutdown_on_all(nodes, cache)
+        step = next(steps, None)
+        while step:
+            method, kind = _CALLS[step.call]
+            request = kind(request_id=uuid4().hex, cache=cache)
+            answer = await self._nodes.ask(nodes[step.nid], method, request, stub=_KMEM)
+            found = Shutdown(answer.slabs, tuple(answer.report)) if step.call == "shutdown" else None
+            try:
+                step = steps.send(found)
+            except StopIteration:
+                return
