@@ -82,7 +82,8 @@ CTL_WRONG = 6  # index of the object that is wrong
 CTL_GROUP = 7  # objects in `objects` that go to another place together
 CTL_FRAMES = 8  # entries of `frames` that are taken
 CTL_RUNS = 9  # runs of objects of one slab that were allocated; `which` says where each begins
-NR_CTL = 10
+CTL_LEFT = 10  # objects that are left to be freed later
+NR_CTL = 11
 
 # what an allocation cannot go on without
 NEED_NOTHING = 0
