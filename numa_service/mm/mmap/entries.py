@@ -15,6 +15,8 @@ ACCESSED: Final = 4
 DIRTY: Final = 8
 #: The page of zeros, which counts for nothing (is_zero_pfn).
 ZERO: Final = 16
+#: NUMA balancing wants to know of the next access: it faults (pte_protnone).
+NUMA: Final = 32
 _BITS: Final = 8
 
 
