@@ -28,7 +28,7 @@ from numa_service.machine.captured_zoneinfo import (
 )
 from numa_service.machine.hmat import hmat_from_sysfs
 from numa_service.machine.input_files import UnreadableError
-from numa_service.machine.late_free import LateFree, late_frees
+from numa_service.machine.late_free import LateFree, late_frees, managed_at_boot
 from numa_service.machine.notation import (
     MAX_LISTED_CPUS,
     MAX_NUMNODES,
@@ -70,10 +70,12 @@ def read_capture(tree: Tree) -> MachineSpec:
     packages, cores = read_packages(tree, {cpu for own in cpus.values() for cpu in own})
     if untold(packages, cores, cpus.values()):
         packages, cores = [], []
+    sysctls = capture.sysctls(zones, arch, profile)
+    ratios = sysctls.get(_RATIO) or default_lowmem_reserve_ratio(arch, profile)
     latency, generic = hmat_from_sysfs(capture.nodes(), nids, {nid for nid in nids if cpus[nid]})
     nodes = tuple(
         NodeSpec(nid, cpus[nid], specs, ram, generic_initiator=nid in generic)
-        for nid, (specs, ram) in capture.memory(zones, arch, nids).items()
+        for nid, (specs, ram) in capture.memory(zones, arch, nids, list(map(int, ratios.split()))).items()
     )
     if not any(node.cpus for node in nodes):
         raise SpecError(f"{tree.place}: no node has a CPU")
@@ -87,7 +89,7 @@ def read_capture(tree: Tree) -> MachineSpec:
         nodes=nodes,
         distances=distances,
         swap_pages=capture.swap_pages(),
-        sysctls=capture.sysctls(zones, arch, profile),
+        sysctls=sysctls,
         cmdline=capture.cmdline(),
         memory_model=default_memory_model(arch),
         latency=latency,
@@ -270,16 +272,17 @@ class _Capture:
         return tuple(map(int, words))
 
     def memory(
-        self, zones: list[CapturedZone], arch: str, nids: list[int]
+        self, zones: list[CapturedZone], arch: str, nids: list[int], ratios: list[int]
     ) -> dict[int, tuple[tuple[ZoneSpec, ...], tuple[PfnRange, ...]]]:
         """Zones with pages, and ranges of RAM, by nid.
 
         A zone's RAM is what the iomem calls System RAM within its span, if that has exactly as many pages as
         are present. If it has not (an iomem not read as root, memory blocks off-line), the zone's RAM is
-        taken to begin at the start of its span and to have no holes.
+        taken to begin at the start of its span and to have no holes. `ratios` are those of lowmem_reserve.
         """
         system_ram = self._system_ram()
         late = self.late_frees()
+        then = _managed_at_boot(zones, arch, ratios) if late is None else {}
         taken: list[tuple[PfnRange, CapturedZone]] = []
         specs: dict[int, list[ZoneSpec]] = {nid: [] for nid in nids}
         for zone in zones:
@@ -295,7 +298,8 @@ class _Capture:
             if count_pages(ram) != zone.present:
                 ram = ((zone.start_pfn, zone.start_pfn + zone.present),)
             taken += [(piece, zone) for piece in ram]
-            freed_late = sum(count_pages(intersect(ram, free.pfns)) for free in late)
+            freed_late = sum(count_pages(intersect(ram, free.pfns)) for free in late or ())
+            freed_late += zone.managed - then.get((zone.nid, zone.name), zone.managed)
             specs[zone.nid].append(
                 ZoneSpec(
                     zone.name,
@@ -321,11 +325,11 @@ class _Capture:
             for nid in nids
         }
 
-    def late_frees(self) -> tuple[LateFree, ...]:
-        """The pages that the kernel freed after it had computed its watermarks; none without a boot log."""
+    def late_frees(self) -> tuple[LateFree, ...] | None:
+        """The pages that the kernel freed after it had computed its watermarks; None without a boot log."""
         dmesg, iomem = self.find("dmesg.txt", "dmesg-end.txt"), self.find("iomem.txt", "proc/iomem")
         if dmesg is None:
-            return ()
+            return None
         return late_frees(self.tree.text(dmesg), self.lines(iomem))
 
     def _system_ram(self) -> tuple[PfnRange, ...]:
@@ -397,6 +401,28 @@ class _Capture:
                 raise SpecError(f"{where}:{number}: not a line of /proc/swaps: {line[:60]!r}")
             pages += int(match[1]) >> PAGE_SHIFT - 10
         return pages
+
+
+def _managed_at_boot(zones: list[CapturedZone], arch: str, ratios: list[int]) -> dict[tuple[int, str], int]:
+    """Pages that each zone managed when its kernel computed the reserves that are printed."""
+    names = ZONE_NAMES[arch]
+    then: dict[tuple[int, str], int] = {}
+    for nid in sorted({zone.nid for zone in zones}):
+        own = {zone.name: zone for zone in zones if zone.nid == nid}
+        # a kernel that prints all zones may have other types than are modelled
+        every = list(own.values())
+        types = tuple(own) if len(own) == every[0].nr_types else names
+        managed = [own[name].managed if name in own else 0 for name in names]
+        reserves = {
+            names.index(zone.name): [
+                zone.protection[types.index(name)] if name in types[: len(zone.protection)] else 0
+                for name in names
+            ]
+            for zone in every
+        }
+        found = managed_at_boot(managed, reserves, ratios)
+        then |= {(nid, name): found[names.index(name)] for name in own}
+    return then
 
 
 def _cpulist(tree: Tree, name: str) -> tuple[int, ...]:

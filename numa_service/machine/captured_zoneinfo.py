@@ -13,7 +13,7 @@ _HEADER = re.compile(r"Node (\d{1,9}), zone +([A-Za-z0-9]{1,16})", re.ASCII)
 _FIELD = re.compile(r" +(spanned|present|managed|start_pfn:|cpu:) *(.*)")
 _FREE = re.compile(r" +pages free +(\d{1,18})", re.ASCII)
 _COUNTER = re.compile(r" +(nr_\w{1,60}) +(\d{1,18})", re.ASCII)
-_PROTECTION = re.compile(r" +protection: \((\d+(?:, \d+)*)\)", re.ASCII)
+_PROTECTION = re.compile(r" +protection: \((\d{1,18}(?:, \d{1,18})*)\)", re.ASCII)
 _NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 
 
@@ -40,6 +40,8 @@ class CapturedZone:
     #: NR_FREE_PAGES, and the other counters of the zone; None and empty where they are not printed.
     free: int | None = None
     counters: dict[str, int] = field(default_factory=dict)
+    #: lowmem_reserve by zone type of that kernel, in pages.
+    protection: tuple[int, ...] = ()
 
 
 def parse_zoneinfo(tree: Tree, name: str) -> list[CapturedZone]:
@@ -98,6 +100,7 @@ class _Draft:
         #: Number of zone types of this kernel: ``protection:`` has one value for each.
         self.nr_zone_types = 0
         self._values: dict[str, int] = {}
+        self._protection: tuple[int, ...] = ()
         self._counters_first = False
         self._free: int | None = None
         self._counters: dict[str, int] = {}
@@ -131,7 +134,8 @@ class _Draft:
                 raise SpecError(
                     f"{self._at(number)}: protection: {shown(line.strip())} is cut off or garbled"
                 )
-            self.nr_zone_types = protection[1].count(",") + 1
+            self._protection = tuple(map(int, protection[1].split(", ")))
+            self.nr_zone_types = len(self._protection)
 
     def finish(self, number: int) -> CapturedZone:
         """The zone, whose block ended before line `number`; SpecError if a field is missing."""
@@ -160,6 +164,7 @@ class _Draft:
             has_managed="managed" in self._values,
             free=self._free,
             counters=self._counters,
+            protection=self._protection,
             cpus=tuple(self._cpus),
         )
 
