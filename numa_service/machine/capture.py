@@ -26,6 +26,7 @@ from numa_service.machine.captured_zoneinfo import (
     lists_populated_zones_only,
     parse_zoneinfo,
 )
+from numa_service.machine.cmdline import thp_enabled
 from numa_service.machine.hmat import hmat_from_sysfs
 from numa_service.machine.input_files import UnreadableError
 from numa_service.machine.late_free import LateFree, late_frees, managed_at_boot
@@ -41,8 +42,14 @@ from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError, ZoneSpec
 from numa_service.machine.sysctl import SYSCTLS, default_lowmem_reserve_ratio, parse_sysctl
 from numa_service.machine.zones import PfnRange, count_pages, intersect, merge
 from numa_service.mm.mmzone import PAGE_SHIFT, PAGE_SIZE, ZONE_NAMES, zone_index
-from numa_service.mm.profile import DEFAULT_PROFILE, profile_of_version
+from numa_service.mm.profile import DEFAULT_PROFILE, profile_named, profile_of_version
 from numa_service.mm.sparse import default_memory_model
+from numa_service.mm.watermark import (
+    DEFAULT_WATERMARK_SCALE_FACTOR,
+    boot_min_free_kbytes,
+    highmem_zones,
+    setup_per_zone_wmarks,
+)
 
 _NODE_TREE = ("node", "sys/devices/system/node")
 _IOMEM = re.compile(r" *([0-9a-f]{1,16})-([0-9a-f]{1,16}) : (.*)", re.ASCII)
@@ -51,6 +58,7 @@ _SYSCTL = re.compile(r"([\w./-]+) *= ?(.*)", re.ASCII)
 #: looked for.
 _ROW = re.compile(r"\d{1,3}(?: \d{1,3})*", re.ASCII)
 _RATIO = "vm.lowmem_reserve_ratio"
+_MIN_FREE = "vm.min_free_kbytes"
 _SWAP = re.compile(r"\S+\s+\S+\s+(\d{1,12})\s+\d+\s+-?\d+", re.ASCII)
 
 
@@ -81,6 +89,8 @@ def read_capture(tree: Tree) -> MachineSpec:
         raise SpecError(f"{tree.place}: no node has a CPU")
     if not any(node.zones for node in nodes):
         raise SpecError(f"{tree.place}: no node has memory")
+    if _MIN_FREE not in sysctls:
+        sysctls |= capture.told_min_free(zones, nodes, profile)
     return MachineSpec(
         name=tree.name or "host",
         source=tree.place,
@@ -382,6 +392,42 @@ class _Capture:
             name = file.replace("/", ".")
             values[name] = _checked(name, text.strip(), profile, f"{tree.where(file)}:1")
         return values
+
+    def told_min_free(
+        self, zones: list[CapturedZone], nodes: tuple[NodeSpec, ...], profile: str
+    ) -> dict[str, str]:
+        """min_free_kbytes behind the printed watermarks, where a boot of such a machine computes another.
+
+        It was written, or khugepaged was not there. Marks that follow from the default, but for a hundredth
+        that zones may have grown by, tell nothing.
+        """
+        kernel = profile_named(profile)
+        then = {
+            (node.nid, zone.name): (zone.managed or 0) - zone.freed_late
+            for node in nodes
+            for zone in node.zones
+        }
+        high = highmem_zones(then, kernel)
+        printed = {
+            (zone.nid, zone.name): zone.wmark_min
+            for zone in zones
+            if zone.wmark_min is not None and zone.managed and zone.name not in high
+        }
+        low = {key for key, pages in then.items() if pages and key[1] not in high}
+        contradicts = any(zone.wmark_min and not zone.managed for zone in zones)
+        if contradicts or printed.keys() != low or not any(printed.values()):
+            return {}
+        populated = {(zone.nid, zone.name) for zone in zones if zone.present}
+        default = boot_min_free_kbytes(then, kernel, thp_enabled(self.cmdline()), populated)
+        marks = setup_per_zone_wmarks(then, kernel, default, DEFAULT_WATERMARK_SCALE_FACTOR)
+        if all(abs(marks[key].min - mark) <= 2 + mark // 100 for key, mark in printed.items()):
+            return {}
+        # shares are rounded down: the most pages that make the printed marks, zone by zone
+        total = sum(then[key] for key in low)
+        pages = min(((mark + 1) * total - 1) // then[key] for key, mark in printed.items())
+        kbytes = max(pages, sum(printed.values())) << (PAGE_SHIFT - 10)
+        self.notes.append(f"{_MIN_FREE}={kbytes} makes the printed watermarks: boot would make others")
+        return {_MIN_FREE: str(kbytes)}
 
     def cmdline(self) -> str:
         """The kernel command line. It is only shown: its effects on zones are read from the zoneinfo."""

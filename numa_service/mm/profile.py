@@ -184,6 +184,8 @@ class Profile:
 
     # files and tracepoints
 
+    #: /proc/zoneinfo prints the managed pages of a zone.
+    prints_managed: bool
     #: /proc/zoneinfo prints the promo watermark.
     has_promo: bool
     #: /proc/zoneinfo prints the boost of the watermarks.

@@ -138,6 +138,7 @@ CLOSE = {
         _MM_INIT,
     ),
     "slab_allocators": (("slub", "slab", "slob"), ("slub", "slab", "slob"), ("slub",)),
+    "prints_managed": (False, True, True),
     "has_promo": (False, False, True),
     "prints_boost": (False, True, True),
     "prints_empty_zones": (False, True, True),

@@ -57,7 +57,7 @@ function show(answer) {
   }));
   $("served").hidden = !answer.claims.length;
   $("claims").replaceChildren(...answer.claims.map((claim) =>
-    h("li", { "data-helps": claim.helps }, h("b", { text: claim.helps ? "yes" : "no" }), h("span", { text: claim.text }), h("span", { class: "line", text: claim.result }))));
+    h("li", { "data-helps": String(claim.helps) }, h("b", { text: claim.helps ? "yes" : "no" }), h("span", { text: claim.text }), h("span", { class: "line", text: claim.result }))));
   lines("advice", answer.advice);
   lines("held", answer.held);
   lines("notes", answer.notes);
