@@ -89,7 +89,7 @@ def read_capture(tree: Tree) -> MachineSpec:
         swap_pages=capture.swap_pages(),
         sysctls=capture.sysctls(zones, arch, profile),
         cmdline=capture.cmdline(),
-        memory_model=default_memory_model(arch),
+        memory_model=default_memory_model(arch, len(nodes)),
         latency=latency,
         packages=tuple(packages),
         cores=tuple(cores),

@@ -79,10 +79,10 @@ class SlubKmem(Kmem):
         super().__init__(node, self._caches.values())
         #: Those that have been used here, by name.
         self.here: dict[str, CacheHere] = {}
-        self.place = SlubPlace([node.nid], node.pgdat.cpus)
+        self.place = SlubPlace([node.nid], node.pgdat.cpus, self._arch)
         self.slabs = NodeSlabs(node.nid, self._free_pages, self.place, node.lineage)
         self._forget_homes()
-        self._profile = slub_of(node.machine.profile.name)
+        self._profile = slub_of(node.machine.profile.name, node.pgdat.arch)
 
     def _forget_homes(self) -> None:
         """No home but this one is known."""

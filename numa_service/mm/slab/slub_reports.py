@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from numa_service.mm.slab.reports import SlabBugError, still_has_objects
+from numa_service.mm.slab.reports import SlabBugError, pointer, still_has_objects
 from numa_service.mm.slab.slub_node import Slab
 
 
@@ -17,7 +17,7 @@ def _slab_bug(cache: str, text: str) -> str:
 
 
 def _not_freed(cache: str, address: int) -> str:
-    return f"FIX {cache}: Object at 0x{address:016x} not freed"
+    return f"FIX {cache}: Object at 0x{pointer(address)} not freed"
 
 
 def already_free(cache: str, address: int) -> SlabBugError:
@@ -28,7 +28,7 @@ def already_free(cache: str, address: int) -> SlabBugError:
 def invalid_pointer(cache: str, address: int) -> SlabBugError:
     """No object begins at the address (free_consistency_checks)."""
     return SlabBugError(
-        _slab_bug(cache, f"Invalid object pointer 0x{address:016x}"), _not_freed(cache, address)
+        _slab_bug(cache, f"Invalid object pointer 0x{pointer(address)}"), _not_freed(cache, address)
     )
 
 
@@ -54,5 +54,5 @@ def objects_remaining(cache: str, slabs: Iterable[tuple[Slab, list[int]]]) -> Sl
     report = []
     for slab, objects in slabs:
         report.append(_slab_bug(cache, f"Objects remaining in {cache} on __kmem_cache_shutdown()"))
-        report += [f"Object 0x{address:016x} @offset={address - slab.address}" for address in objects]
+        report += [f"Object 0x{pointer(address)} @offset={address - slab.address}" for address in objects]
     return still_has_objects(cache, report)
