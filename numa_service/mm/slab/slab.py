@@ -239,7 +239,7 @@ class SlabCaches:
 
         Later ones can merge with it, unless it is `exempt`: the cache of caches.
         """
-        cache = self._create(args, early=exempt)
+        cache = self.kmem_cache_open(args, early=exempt)
         cache.exempt = exempt
         self.caches.append(cache)
         return cache
@@ -253,12 +253,15 @@ class SlabCaches:
                 cache.object_size = max(cache.object_size, args.size)
                 cache.aliases.append(args.name)
                 return cache
-        cache = self._create(args)
+        cache = self.kmem_cache_open(args)
         self.caches.append(cache)
         return cache
 
-    def _create(self, args: KmemCacheArgs, *, early: bool = False) -> SlabCache:
-        """A new cache (__kmem_cache_create, kmem_cache_create of 3.0; without DEBUG)."""
+    def kmem_cache_open(self, args: KmemCacheArgs, *, early: bool = False) -> SlabCache:
+        """A cache that merges with none, and that is not one of `caches` (__kmem_cache_create without DEBUG).
+
+        `early`: kmalloc has no caches yet. (kmem_cache_create of 3.0.)
+        """
         rules, word = self.rules, self.rules.arch.word
         align = calculate_alignment(args.flags, args.align, align_up(args.size, word), rules.arch)
         size = align_up(align_up(args.size, word), align)
