@@ -16,7 +16,9 @@ import grpc.aio
 
 from numa_client import _codec as codec
 from numa_client import _program_codec as program_codec
+from numa_client import _task_codec as task_codec
 from numa_client import _types as t
+from numa_client._aio_task import AsyncTask
 from numa_client._background import AsyncHeartbeat, AsyncPageStream
 from numa_client._channel import BEATS_PER_LEASE
 from numa_client._errors import (
@@ -29,6 +31,7 @@ from numa_client._gen.numa.v1 import (
     kmem_service_pb2_grpc,
     memory_service_pb2,
     memory_service_pb2_grpc,
+    task_service_pb2_grpc,
     vmalloc_service_pb2_grpc,
     workload_service_pb2,
     workload_service_pb2_grpc,
@@ -38,6 +41,7 @@ from numa_client._program import Program
 from numa_client._program_result import ProgramProgress, ProgramResult
 from numa_client._search import wait_for_room
 from numa_client._status import from_rpc_error
+from numa_client._task import TaskCall, TaskResult
 
 if TYPE_CHECKING:
     Method = grpc.aio.UnaryUnaryMultiCallable
@@ -291,6 +295,26 @@ class AsyncSession:
         response = await self._ask(lambda memory: memory.MapRegion, request)
         return AsyncRegion(self, response.region, nr_pages)
 
+    async def spawn(
+        self,
+        comm: str,
+        cmdline: Sequence[str] = (),
+        *,
+        cpu: int | None = None,
+        path: str = "",
+        memlock_bytes: int | None = None,
+    ) -> AsyncTask:
+        """Begins a task that runs a small static program; it ends with the session at the latest.
+
+        Its home is this session's node, its CPU may be any of the machine. OSError if there is no memory for
+        it.
+        """
+        where = self.cpu if cpu is None else cpu
+        request = task_codec.spawn_request(
+            self.info, next(self._ids), where, comm, cmdline, path, memlock_bytes
+        )
+        return AsyncTask(self, task_codec.spawned(await self._ask_task(lambda task: task.SpawnTask, request)))
+
     def run_program(
         self, program: Program | str | Path, *, cpu: int | None = None, timeout: float | None = None
     ) -> AsyncGenerator[ProgramProgress | ProgramResult, None]:
@@ -368,6 +392,23 @@ class AsyncSession:
             lambda channel, left: call(method(kmem_service_pb2_grpc.KmemServiceStub(channel)), request, left),
             session_of=self._lineage,
         )
+
+    async def _ask_task(
+        self,
+        method: Callable[[task_service_pb2_grpc.TaskServiceAsyncStub], Method[_Request, _Response]],
+        request: _Request,
+    ) -> _Response:
+        """Calls a method of the home node's TaskService."""
+        return await self._machine._reach(
+            self._nid,
+            lambda channel, left: call(method(task_service_pb2_grpc.TaskServiceStub(channel)), request, left),
+            session_of=self._lineage,
+        )
+
+    async def _run_task(self, pid: int, calls: Sequence[TaskCall]) -> tuple[TaskResult, ...]:
+        """Has a task make calls; returns the results of those that were made."""
+        request = task_codec.run_request(self.info, next(self._ids), pid, calls)
+        return task_codec.results(await self._ask_task(lambda task: task.RunTask, request))
 
     async def _ask_vmalloc(
         self,

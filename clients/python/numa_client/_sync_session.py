@@ -17,6 +17,7 @@ import grpc
 
 from numa_client import _codec as codec
 from numa_client import _program_codec as program_codec
+from numa_client import _task_codec as task_codec
 from numa_client import _types as t
 from numa_client._background import Heartbeat, PageStream
 from numa_client._channel import BEATS_PER_LEASE
@@ -30,6 +31,7 @@ from numa_client._gen.numa.v1 import (
     kmem_service_pb2_grpc,
     memory_service_pb2,
     memory_service_pb2_grpc,
+    task_service_pb2_grpc,
     vmalloc_service_pb2_grpc,
     workload_service_pb2,
     workload_service_pb2_grpc,
@@ -39,6 +41,8 @@ from numa_client._program import Program
 from numa_client._program_result import ProgramProgress, ProgramResult
 from numa_client._search import wait_for_room
 from numa_client._status import from_rpc_error
+from numa_client._sync_task import Task
+from numa_client._task import TaskCall, TaskResult
 
 if TYPE_CHECKING:
     Method = grpc.UnaryUnaryMultiCallable
@@ -292,6 +296,26 @@ class Session:
         response = self._ask(lambda memory: memory.MapRegion, request)
         return Region(self, response.region, nr_pages)
 
+    def spawn(
+        self,
+        comm: str,
+        cmdline: Sequence[str] = (),
+        *,
+        cpu: int | None = None,
+        path: str = "",
+        memlock_bytes: int | None = None,
+    ) -> Task:
+        """Begins a task that runs a small static program; it ends with the session at the latest.
+
+        Its home is this session's node, its CPU may be any of the machine. OSError if there is no memory for
+        it.
+        """
+        where = self.cpu if cpu is None else cpu
+        request = task_codec.spawn_request(
+            self.info, next(self._ids), where, comm, cmdline, path, memlock_bytes
+        )
+        return Task(self, task_codec.spawned(self._ask_task(lambda task: task.SpawnTask, request)))
+
     def run_program(
         self, program: Program | str | Path, *, cpu: int | None = None, timeout: float | None = None
     ) -> Generator[ProgramProgress | ProgramResult, None, None]:
@@ -369,6 +393,23 @@ class Session:
             lambda channel, left: call(method(kmem_service_pb2_grpc.KmemServiceStub(channel)), request, left),
             session_of=self._lineage,
         )
+
+    def _ask_task(
+        self,
+        method: Callable[[task_service_pb2_grpc.TaskServiceStub], Method[_Request, _Response]],
+        request: _Request,
+    ) -> _Response:
+        """Calls a method of the home node's TaskService."""
+        return self._machine._reach(
+            self._nid,
+            lambda channel, left: call(method(task_service_pb2_grpc.TaskServiceStub(channel)), request, left),
+            session_of=self._lineage,
+        )
+
+    def _run_task(self, pid: int, calls: Sequence[TaskCall]) -> tuple[TaskResult, ...]:
+        """Has a task make calls; returns the results of those that were made."""
+        request = task_codec.run_request(self.info, next(self._ids), pid, calls)
+        return task_codec.results(self._ask_task(lambda task: task.RunTask, request))
 
     def _ask_vmalloc(
         self,

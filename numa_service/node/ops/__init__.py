@@ -5,7 +5,14 @@ from numa_service.node.ops.account import CountEvents, Rest, Spend, VmstatTick
 from numa_service.node.ops.alloc import Alloc, AllocResult, CountForeign, ZlcClear, ZlcMarkFull
 from numa_service.node.ops.cma import CmaIsolate, CmaTake
 from numa_service.node.ops.free import Free, FreeDeadOwners, FreeOwner
-from numa_service.node.ops.highmem import Kmap, KmapFlushUnused, KmapLocal, Kunmap, KunmapLocal
+from numa_service.node.ops.highmem import (
+    Kmap,
+    KmapFlushUnused,
+    KmapLocal,
+    Kunmap,
+    KunmapLocal,
+    TakePkmapWaiters,
+)
 from numa_service.node.ops.hugetlb import (
     HugetlbAdd,
     HugetlbAnswer,
@@ -71,6 +78,16 @@ from numa_service.node.ops.session import (
     OpenSession,
     RenewSession,
 )
+from numa_service.node.ops.task import ReturnStock, TaskCall, TaskExit, TaskFork, TaskSpawn, TaskTouch
+from numa_service.node.ops.task_pages import (
+    BeginRefault,
+    EndRefault,
+    FramesFreed,
+    ReserveFrames,
+    StockTables,
+    StockTask,
+    TakeLimbo,
+)
 from numa_service.node.ops.vmalloc import (
     FindVmArea,
     FreeVmArea,
@@ -86,6 +103,7 @@ __all__ = [
     "OPS",
     "Alloc",
     "AllocResult",
+    "BeginRefault",
     "BindRegion",
     "ClearPageBit",
     "CmaIsolate",
@@ -93,11 +111,13 @@ __all__ = [
     "CountEvents",
     "CountForeign",
     "DrainPagesets",
+    "EndRefault",
     "EndRegion",
     "EndSession",
     "FillRegion",
     "FindVmArea",
     "ForgetReplies",
+    "FramesFreed",
     "Free",
     "FreeDeadOwners",
     "FreeOwner",
@@ -158,11 +178,22 @@ __all__ = [
     "Remap",
     "Remember",
     "RenewSession",
+    "ReserveFrames",
     "Rest",
+    "ReturnStock",
     "SetPageBit",
     "Settle",
     "Spend",
+    "StockTables",
+    "StockTask",
+    "TakeLimbo",
+    "TakePkmapWaiters",
     "TakeVmallocOwner",
+    "TaskCall",
+    "TaskExit",
+    "TaskFork",
+    "TaskSpawn",
+    "TaskTouch",
     "Touch",
     "TouchResult",
     "UndoIsolation",

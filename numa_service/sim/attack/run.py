@@ -6,6 +6,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from numa_service.machine.record import CacheArgs
 from numa_service.mm.slab.flags import SlabFlag
 from numa_service.node.ask import ask
@@ -202,6 +204,8 @@ class Run:
             at = (node, node.log_dropped + len(node.log))
             if host.alive and self._checked.get(nid) != at:  # only ops move pages
                 self._checked[nid] = at
+                if node.tasks and at[1] and node.log[-1].tag.startswith("task_"):
+                    problems += node.tasks.check()
                 pages = free_pages(host) + int(node.pgdat.pg.owner_pages.sum())
                 if pages != self._managed[nid]:
                     problems.append(f"node {nid}: {pages} pages, of {self._managed[nid]}")
@@ -285,6 +289,10 @@ class Run:
         grace_ns = GRACE_NS + waits * (self._plan.faults.timeout_ns + PAUSE_NS)
         late_ns = client.gone_ns + int(client.lease_ns / SLOWEST_CLOCK)
         if self.sim.now_ns > max(late_ns, self._well_since) + grace_ns:
+            home = self.sim.hosts[client.nid]
+            if home.alive and home.node.lineage == client.lineage:
+                for pid in home.node.tasks.of_session(client.session):
+                    self._problems.append(f"task {pid} of node {client.nid} has outlived its client")
             for nid, host in self.sim.hosts.items():
                 for owner, slot in host.node.slots.items():
                     dead = owner.nid == client.nid and owner.lineage == client.lineage
@@ -317,6 +325,7 @@ class Run:
                 entered = int((region.nids > 0).sum())
                 if there > entered:
                     self._problems.append(f"region {region.id} of node {nid}: {there} pages for {entered}")
+            self._check_frames(host)
         for client in self._clients.values():
             if not client.lives or client.unsure or client.waiting:
                 continue
@@ -335,6 +344,19 @@ class Run:
                     self._problems.append(f"client {client.number} {given}, and holds {held}")
         self._check_step()
 
+    def _check_frames(self, host: Host) -> None:
+        """Pages that nodes have of the tasks of a home are those that the home knows of."""
+        tasks = host.node.tasks
+        numbers = np.arange(len(tasks.source.nids), dtype=np.uint32)
+        for nid, other in self.sim.hosts.items():
+            for owner in tasks.owners[:2]:
+                if owner in other.node.slots:
+                    there = other.node.pgdat.region_pfns(other.node.slots[owner], numbers) >= 0
+                    strays = numbers[there & (tasks.source.nids != nid)]
+                    if len(strays):
+                        what = f"frames {strays[:4].tolist()} of {owner}"
+                        self._problems.append(f"node {nid} has {what}, of which the home does not know")
+
     def _check_end(self) -> None:
         """Check that nothing is held, owed, locked or under way after the last client, and all invariants."""
         problems = self._problems
@@ -349,6 +371,7 @@ class Run:
             for name, left in (
                 ("sessions", node.sessions),
                 ("regions", node.regions),
+                ("tasks", node.tasks),
                 ("owners", node.slots),
                 ("debts", node.outbox.owed()),
                 ("questions", node.outbox.asking),
