@@ -221,7 +221,7 @@ class NodeState:
         ]
         parts = [
             SNAPSHOT_VERSION,
-            (self.nid, self.lineage, self.digest()),
+            (self.nid, self.lineage, self.digest(), self.record_version),
             self.machine.dump(),
             dump_pgdat(self.pgdat),
             self._next_id,
@@ -254,11 +254,12 @@ class NodeState:
         version, *parts = msgpack.unpackb(snapshot, strict_map_key=False)
         if version != SNAPSHOT_VERSION:
             raise ValueError(f"a snapshot of version {version}: {SNAPSHOT_VERSION} is read")
-        (nid, lineage, digest), machine, pgdat, next_id, slots, sessions, regions, run, load = parts[:9]
+        (nid, lineage, digest, record_version), machine, pgdat, next_id, slots, sessions, regions, run, load = parts[:9]
         caches, replies, outbox, kmem, vmalloc, highmem, hugetlb, page_bits, failure, tasks = parts[9:]
         if nid != self.nid:
             raise ValueError(f"a snapshot of node {nid}, not {self.nid}")
         self.lineage = lineage
+        self.record_version = record_version
         self.kernel = Owner(nid, lineage, KERNEL_ID)
         load_pgdat(self.pgdat, pgdat)
         self.machine.load(machine)
