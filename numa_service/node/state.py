@@ -254,7 +254,8 @@ class NodeState:
         version, *parts = msgpack.unpackb(snapshot, strict_map_key=False)
         if version != SNAPSHOT_VERSION:
             raise ValueError(f"a snapshot of version {version}: {SNAPSHOT_VERSION} is read")
-        (nid, lineage, digest, record_version), machine, pgdat, next_id, slots, sessions, regions, run, load = parts[:9]
+        (nid, lineage, digest, record_version), machine, pgdat, next_id, slots, *owned = parts[:9]
+        sessions, regions, run, load = owned
         caches, replies, outbox, kmem, vmalloc, highmem, hugetlb, page_bits, failure, tasks = parts[9:]
         if nid != self.nid:
             raise ValueError(f"a snapshot of node {nid}, not {self.nid}")
