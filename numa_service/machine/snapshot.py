@@ -30,6 +30,8 @@ class NodePart:
     sysctls: dict[str, str]
     #: When the node booted, in seconds since 1970.
     booted: float = 0.0
+    #: pid → name → text of the files of /proc/PID of the node's tasks, if they were asked for.
+    tasks: dict[int, dict[str, str]] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         """The part as JSON, for another process of the same version."""
@@ -104,6 +106,7 @@ def assemble(spec: MachineSpec, parts: Iterable[NodePart], uptime: Uptime | None
         uptime=uptime or Uptime(),
         slab=spec.slab,
         slab_caches=slab_caches_of(spec),
+        tasks={pid: files for part in found for pid, files in sorted(part.tasks.items())},
     )
 
 

@@ -374,7 +374,7 @@ def _refault(node: Node, task: Task, kind: int, nid: int, frames: bytes, ran: Ra
             policy = Policy()
         got = yield from _walk(node, task, kind, mine, policy, ran)
     finally:
-        node.apply(ops.EndRefault(got, mine))
+        node.apply(ops.EndRefault(task.pid, got, mine))
     pages = sum(count for _, count in got)
     read = pages if kind == FILE else 0
     ran.faults += pages

@@ -63,21 +63,23 @@ class Task:
     #: Pages that were got for it and are not used yet; see ``task_pages.py``.
     stock: dict[int, Pfns] = field(default_factory=dict)
     tables: dict[int, list[int]] = field(default_factory=dict)
+    #: Pages that were read back from swap, or from a disk.
+    majflt: int = 0
 
     def dump(self) -> list[Any]:
         """Return all but the process as plain data."""
         who = self.pid, self.ppid, self.session, self.cpu, self.cpu_nid, self.comm, self.cmdline
         stock = [(kind, pfns.tobytes()) for kind, pfns in sorted(self.stock.items()) if len(pfns)]
         tables = [(order, pfns) for order, pfns in sorted(self.tables.items()) if pfns]
-        return [who, self.policy, self.turn, stock, tables]
+        return [who, self.policy, self.turn, stock, tables, self.majflt]
 
     @classmethod
     def load(cls, dumped: list[Any], process: Process) -> Task:
         """Make it from what :meth:`dump` returned."""
-        (pid, ppid, session, cpu, cpu_nid, comm, cmdline), policy, turn, stock, tables = dumped
+        (pid, ppid, session, cpu, cpu_nid, comm, cmdline), policy, turn, stock, tables, majflt = dumped
         left = {kind: np.frombuffer(pfns, np.int64).copy() for kind, pfns in stock}
         task = cls(pid, ppid, session, cpu, cpu_nid, comm, tuple(cmdline), process, load_policy(policy))
-        task.turn, task.stock, task.tables = Turn(*turn), left, dict(tables)
+        task.turn, task.stock, task.tables, task.majflt = Turn(*turn), left, dict(tables), majflt
         return task
 
 

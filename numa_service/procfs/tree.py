@@ -127,6 +127,14 @@ def _tiers(snapshot: MachineSnapshot) -> Iterable[Numbers]:
     return memory_tiers.tiers(snapshot) if has_numa(snapshot) else ()
 
 
+def _tasks(snapshot: MachineSnapshot) -> Iterable[Numbers]:
+    return ((pid, name) for pid, files in snapshot.tasks.items() for name in files)
+
+
+def _task_file(snapshot: MachineSnapshot, pid: int, name: str) -> str:
+    return snapshot.tasks[pid][name]
+
+
 def _if(condition: Callable[[MachineSnapshot], bool]) -> Each:
     return lambda snapshot: _once(snapshot) if condition(snapshot) else ()
 
@@ -165,6 +173,7 @@ TABLE: tuple[Pattern, ...] = (
     Pattern("proc/sys/vm/nr_hugepages_mempolicy", hugetlb.nr_hugepages, _if(has_numa), _WRITE),
     Pattern("proc/sys/*/*", sysctl.show, sysctl.writable, mode=_WRITE),
     Pattern("proc/sys/*/*", sysctl.show, sysctl.shown_only),
+    Pattern("proc/*/*", _task_file, _tasks),
     # nodes
     *(
         Pattern(f"{_NODE}/{name}", render, _if(has_numa))

@@ -43,8 +43,10 @@ RW = PROT_READ | PROT_WRITE
 class Tasks:
     """A simulated machine with a session on a node, and what its tasks are told."""
 
-    def __init__(self, faults: Faults | None = None, home: int = 0, seed: int = 0) -> None:
-        self.sim = Simulation(parse_machine(MACHINE, source="tasks", default_name="tasks"), seed, faults)
+    def __init__(
+        self, faults: Faults | None = None, home: int = 0, seed: int = 0, machine: str = MACHINE
+    ) -> None:
+        self.sim = Simulation(parse_machine(machine, source="tasks", default_name="tasks"), seed, faults)
         self.nid = home
         self.before = self.free()
         self.session = self.node.apply(ops.OpenSession("tasks", ops.FOREVER_NS, 0))
