@@ -163,11 +163,11 @@ def cover(files: list[list[str]]) -> list[Live]:
         covers = [Live(path, source, _create(f"{stage}/{path}"), render) for path, source, render in lives]
         for live in covers:
             live.refresh()
-        own = _replace_proc(stage) if any(TASKS.match(path) for path, *_ in files) else ""
+        if any(TASKS.match(path) for path, *_ in files):
+            _replace_proc(stage)
         for path in dict.fromkeys([*paths, *(live.path for live in covers)]):
-            there = f"/{path.replace(own, f'proc/{HOST}/', 1) if own and path.startswith(own) else path}"
-            if os.path.lexists(there):
-                _bind(f"{stage}/{path}", there)
+            if os.path.lexists(f"/{path}"):
+                _bind(f"{stage}/{path}", f"/{path}")
         if os.path.isdir(COMPLETE):
             _bind(stage, COMPLETE)
         if _libc.umount2(os.fsencode(stage), MNT_DETACH):
@@ -177,25 +177,23 @@ def cover(files: list[list[str]]) -> list[Live]:
     return covers
 
 
-def _replace_proc(stage: str) -> str:
+def _replace_proc(stage: str) -> None:
     """Let /proc have the machine's tasks in place of the host's processes.
 
-    It takes no new names: so what it has is seen through links into a place below, but for the processes.
-    Returns the directory of this process, which is there alone.
+    It takes no new names: so what it has is seen through links into a place below. Of processes there is this
+    one, as tools look themselves up by their number; children of it are only in the place below.
     """
-    own, names = f"proc/{os.getpid()}/", [name for name in os.listdir("/proc") if not name.isdigit()]
+    names = [name for name in os.listdir("/proc") if not name.isdigit()]
     os.makedirs(f"{stage}/proc/{HOST}")
     _mount("/proc", f"{stage}/proc/{HOST}", None, MS_BIND | MS_REC)
-    os.mkdir(f"{stage}/{PROC}")
-    for name in names:
+    os.makedirs(f"{stage}/{PROC}/{HOST}")
+    for name in [*names, str(os.getpid())]:
         os.symlink(f"{HOST}/{name}", f"{stage}/{PROC}/{name}")
-    for name in os.listdir(f"{stage}/proc"):
-        if name.isdigit() and f"proc/{name}/" != own:
+    for name in filter(str.isdigit, os.listdir(f"{stage}/proc")):
+        if not os.path.lexists(f"{stage}/{PROC}/{name}"):
             os.rename(f"{stage}/proc/{name}", f"{stage}/{PROC}/{name}")
-    os.mkdir(f"{stage}/{PROC}/{HOST}")
     _mount(f"{stage}/proc/{HOST}", f"{stage}/{PROC}/{HOST}", None, MS_BIND | MS_REC)
     _bind(f"{stage}/{PROC}", "/proc")
-    return own
 
 
 def _open(path: str) -> int:
