@@ -68,6 +68,8 @@ _GIVING_BACK = {
     memory_service_pb2.CloseSessionRequest,
     kmem_service_pb2.FreeObjectsRequest,
     kmem_service_pb2.ShrinkCacheRequest,
+    kmem_service_pb2.FlushCacheRequest,
+    kmem_service_pb2.ShutdownCacheRequest,
     vmalloc_service_pb2.VfreeRequest,
     vmalloc_service_pb2.VunmapRequest,
     vmalloc_service_pb2.KunmapRequest,

@@ -22,6 +22,7 @@ from numa_service.node.node import Node
 from numa_service.node.outbox import Outbox
 from numa_service.node.owners import OF_TASKS, OwnerSlots
 from numa_service.node.state import NodeState
+from numa_service.sim import keeper
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -230,6 +231,16 @@ def leave_tasks_behind(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(region, "exit_tasks", nothing)
 
 
+def destroy_without_asking(patch: pytest.MonkeyPatch) -> None:
+    """A slab cache goes although nodes have objects of it."""
+
+    def nothing(nids: Any, cache: str) -> Any:
+        return
+        yield
+
+    patch.setattr(keeper, "shutdown_on_all", nothing)
+
+
 PLANTED: tuple[Plant, ...] = (
     forget_a_first_reply,
     skip_a_debt,
@@ -255,4 +266,5 @@ PLANTED: tuple[Plant, ...] = (
     trust_an_old_array,
     forget_a_lost_release,
     leave_tasks_behind,
+    destroy_without_asking,
 )

@@ -40,6 +40,7 @@ from numa_client._program import (
     Program,
     ProgramLimits,
     ProgramRegion,
+    VmallocMix,
     list_programs,
     program_text,
 )
@@ -52,6 +53,7 @@ from numa_client._program_result import (
 )
 from numa_client._task import TaskCall, TaskResult
 from numa_client._types import (
+    AllocatedObjects,
     Allocation,
     Blocks,
     Cost,
@@ -86,6 +88,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Aborted",
     "Access",
+    "AllocatedObjects",
     "Allocation",
     "AsyncMachine",
     "AsyncPageStream",
@@ -148,6 +151,7 @@ __all__ = [
     "TreeFile",
     "Unavailable",
     "VmArea",
+    "VmallocMix",
     "WalkStep",
     "WatermarkCheck",
     "ZoneState",

@@ -166,15 +166,16 @@ class AsyncSession:
         *,
         cpu: int | None = None,
         node: int | None = None,
-    ) -> t.Objects:
+    ) -> t.AllocatedObjects:
         """Allocates `count` objects of a slab cache, from `node` if it is given; all or OutOfMemory.
 
-        NotFound: the machine has no such cache. The session holds the objects until it frees them.
+        NotFound: the machine has no such cache. The session holds the objects until it frees them. The array
+        has a `cost`.
         """
         where = self.cpu if cpu is None else cpu
         request = codec.alloc_objects_request(self.info, next(self._ids), cache, count, gfp, where, node)
         response = await self._ask_kmem(lambda kmem: kmem.AllocObjects, request)
-        return codec.objects(response.objects)
+        return codec.objects(response)
 
     async def kmalloc(
         self,
@@ -184,25 +185,37 @@ class AsyncSession:
         *,
         cpu: int | None = None,
         node: int | None = None,
-    ) -> t.Objects:
+    ) -> t.AllocatedObjects:
         """Allocates `count` times `size` bytes from the cache of the size's class; all or OutOfMemory."""
         where = self.cpu if cpu is None else cpu
         request = codec.kmalloc_request(self.info, next(self._ids), size, count, gfp, where, node)
-        return codec.objects((await self._ask_kmem(lambda kmem: kmem.Kmalloc, request)).objects)
+        response = await self._ask_kmem(lambda kmem: kmem.Kmalloc, request)
+        return codec.objects(response)
 
-    async def kmem_cache_free(self, cache: str, objects: t.Objects, *, cpu: int | None = None) -> None:
-        """Frees objects of a cache; all or none.
+    async def kmem_cache_free(self, cache: str, objects: t.Objects, *, cpu: int | None = None) -> t.Cost:
+        """Frees objects of a cache, all or none; returns what it took.
 
         FailedPrecondition with the reason SLAB_BUG for what the kernel reports as a bug; its lines are in
         ``metadata["report"]``. NotFound for an object that was lost in the restart of its node.
         """
         where = self.cpu if cpu is None else cpu
         request = codec.free_objects_request(self.info, next(self._ids), cache, objects, where)
-        await self._ask_kmem(lambda kmem: kmem.FreeObjects, request)
+        return codec.cost((await self._ask_kmem(lambda kmem: kmem.FreeObjects, request)).cost)
 
-    async def kfree(self, objects: t.Objects, *, cpu: int | None = None) -> None:
-        """Frees objects of any caches; all or none. Errors are as for :meth:`kmem_cache_free`."""
-        await self.kmem_cache_free("", objects, cpu=cpu)
+    async def kfree(self, objects: t.Objects, *, cpu: int | None = None) -> t.Cost:
+        """Frees objects of any caches; all or none. The rest is as for :meth:`kmem_cache_free`."""
+        return await self.kmem_cache_free("", objects, cpu=cpu)
+
+    async def write_object(self, address: int, offset: int, data: bytes, *, cpu: int | None = None) -> None:
+        """Notes a write where the bytes of an object are not its own, as a task with a bug makes it.
+
+        `offset` is from the address of the object: its size is past its end, a negative one before its start;
+        of a free object (used after its free) all bytes are meant. In a cache with debugging the kernel's
+        checks find it: :meth:`kmem_cache_free`, an allocation's `report`, or a write to ``validate``.
+        """
+        where = self.cpu if cpu is None else cpu
+        request = codec.write_object_request(self.info, next(self._ids), address, offset, data, where)
+        await self._ask_kmem(lambda kmem: kmem.WriteObject, request)
 
     async def vmalloc(
         self,

@@ -142,7 +142,11 @@ class TaskCall(Op[Did]):
             value, number, reason = -1, error.number, error.reason
         except CallError as error:
             value, number, reason = -1, error.errno, str(error)
-        populate = _carry_out(node, task, on.effects)
+        populate: tuple[tuple[int, int], ...] = ()
+        try:
+            populate = _carry_out(node, task, on.effects)
+        except Errno as error:  # MADV_COLLAPSE
+            value, number, reason = -1, error.number, error.reason
         work.give_stock_back()
         work.settle()
         return Did(value, number, reason, populate=populate, taken=work.taken, path=work.path())

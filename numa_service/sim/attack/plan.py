@@ -49,6 +49,9 @@ SYSCTLS = {
 CACHES = ("kmalloc-64", "dentry", "sighand_cache", "filp")
 
 
+#: Names of caches that are made while a run goes on, and of one that is shared with an earlier cache.
+MADE_CACHES = ("made-first", "made-second")
+SHARED_CACHE = "made-shared"
 #: Slab allocators, by seed.
 ALLOCATORS = ("slub", "slab", "slub", "slob")
 
@@ -130,6 +133,21 @@ class FreeObjects(Action):
 
     client: int
     share: float
+
+
+@dataclass(frozen=True, slots=True)
+class CreateCache(Action):
+    """A slab cache is made for the whole machine."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class DestroyCache(Action):
+    """A slab cache is needed no more: it goes if nobody has objects of it."""
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +314,7 @@ def draw(seed: int) -> Plan:
         actions.append(WriteSysctl(dice.randrange(end_ns), key, dice.choice(SYSCTLS[key])))
     opened = [action for action in actions if isinstance(action, Open)]
     actions += _slab_lives(seed, actions)
+    actions += _cache_lives(seed, actions)
     actions += _task_lives(seed, opened)
     return Plan(
         seed,
@@ -322,6 +341,28 @@ def _slab_lives(seed: int, actions: list[Action]) -> list[Action]:
             else:
                 slab.append(FreeObjects(now, opened.client, dice.choice((0.1, 0.5, 1.0))))
     return slab
+
+
+def _cache_lives(seed: int, actions: list[Action]) -> list[Action]:
+    """Draw caches that come and go, and clients that use them; it disturbs no other draw of the seed."""
+    dice = random.Random(f"caches {seed}")
+    made: list[Action] = []
+    opened = [action for action in actions if isinstance(action, Open)]
+    for name in (*MADE_CACHES, SHARED_CACHE)[: dice.choice((0, 0, 1, 3))]:
+        first = dice.choice(opened)
+        now = max(0, first.at_ns - _between(dice, 1, 200))
+        for _ in range(dice.choice((1, 2))):
+            made.append(CreateCache(now, name, dice.choice((64, 700, 5000))))
+            for _ in range(dice.randrange(4)):
+                now += _between(dice, 1, 300)
+                client, count = dice.choice(opened).client, dice.randrange(1, 80)
+                made.append(AllocObjects(now, client, name, count, dice.choice((NUMA_NO_NODE, 0, 1, 2))))
+                if dice.random() < 0.5:
+                    made.append(FreeObjects(now + _between(dice, 1, 300), client, 1.0))
+            now += _between(dice, 1, 2000)
+            made.append(DestroyCache(now, name))
+            now += _between(dice, 1, 2000)
+    return made
 
 
 def _task_lives(seed: int, opened: list[Open]) -> list[Action]:

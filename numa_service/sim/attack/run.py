@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from numa_service.machine.record import CacheArgs
+from numa_service.mm.slab.flags import SlabFlag
 from numa_service.node.ask import ask
+from numa_service.node.errors import NodeError
 from numa_service.node.kmem import kmem_cache_shrink
 from numa_service.node.memory_hotplug import node_restarted
 from numa_service.node.node import Node
@@ -102,6 +106,13 @@ class Run:
                 self._kill_kswapd(nid, back_ns)
             case plan.WriteSysctl(key=key, value=value):
                 self._keeper.write_sysctl(key, value)
+            case plan.CreateCache(name=name, size=size):
+                with suppress(NodeError):  # one of this name is there
+                    flags = int(SlabFlag.NO_MERGE) if name in plan.MADE_CACHES else 0
+                    self._keeper.create_cache(name, CacheArgs(size, flags=flags))
+            case plan.DestroyCache(name=name):
+                with suppress(NodeError):  # there is none
+                    self._keeper.destroy_cache(name)
             case plan.Evict(client=number, by_nid=by_nid):
                 if number in self._clients:
                     self._evict(self._clients[number], by_nid)
@@ -202,6 +213,7 @@ class Run:
         if any(client.was_given for client in self._clients.values()):
             self._check_blocks()
             self._check_objects()
+        self._check_caches()
         for client in self._clients.values():
             for request, until_ns in client.waiting.items():
                 if now > until_ns + 3 * SECOND:
@@ -234,6 +246,14 @@ class Run:
                 now = there.alive and there.node.lineage == slab.lineage
                 if now and there.node.kmem.taken.get(address) != host.node.kernel:
                     self._problems.append(f"node {nid} has object {address:#x}, node {slab.nid} disagrees")
+
+    def _check_caches(self) -> None:
+        """No slab cache has gone of which a client has objects."""
+        caches = {of.name for of in self._keeper.record.caches[1].caches}
+        for client in self._clients.values():
+            held = {cache for cache, _ in client.objects.values()} if client.lives else set()
+            for name in sorted(held.intersection(plan.MADE_CACHES) - caches):
+                self._problems.append(f"client {client.number} has objects of {name}, which is no more")
 
     def _check_slabs(self) -> None:
         """At the end, objects and slabs that homes have are with their nodes as the homes', and no others."""
@@ -361,6 +381,10 @@ class Run:
                 if left:
                     problems.append(f"node {nid}: {name} are left: {left}")
             problems += node.check()
+            if node.kmem.changed != self._keeper.record.caches[1]:
+                problems.append(f"node {nid}: knows other slab caches than were made")
+            if any(cache.dying for cache in node.kmem.changed.caches):
+                problems.append(f"node {nid}: a slab cache is dying, and nobody goes on with it")
             for key, value in self._keeper.record.values().items():
                 if (has := node.machine.sysctls.get(key)) != value:
                     problems.append(f"node {nid}: {key} is {has}, and {value} was written")
