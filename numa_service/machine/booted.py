@@ -188,15 +188,17 @@ class BootedMachine:
         booted: float = 0.0,
         slab: Mapping[str, SlabNodeSnapshot] | None = None,
         tasks: dict[int, dict[str, str]] | None = None,
+        page_tables: dict[int, int] | None = None,
     ) -> NodePart:
         """What this process knows of its node.
 
         `cpu_ns` is the busy time of each CPU in virtual ns, `booted` when the node booted, in s since 1970,
-        `slab` what the node has of slab caches, by name, `tasks` the files of its tasks.
+        `slab` what the node has of slab caches, by name, `tasks` the files of its tasks,
+        `page_tables` the pages of their page tables by node.
         """
         seen = self._node_snapshot(self.pgdats[nid])
         node = replace(seen, cpu_ns=dict(cpu_ns or {}), slab=dict(slab or {}))
-        return NodePart(node, self.sysctls.as_dict(), booted, tasks or {})
+        return NodePart(node, self.sysctls.as_dict(), booted, tasks or {}, page_tables or {})
 
     def _node_snapshot(self, pgdat: Pgdat) -> NodeSnapshot:
         shown = node_snapshot(self.spec, pgdat, online=pgdat.nid in self.populated)

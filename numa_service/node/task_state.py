@@ -27,7 +27,7 @@ from numa_service.mm.mmap.rules import I386_PAE, X86_64, rules_of
 from numa_service.mm.mmap.vma import DEV_ZERO, File
 from numa_service.node.errors import NotFound, Precondition
 from numa_service.node.owners import OF_TASKS, Owner
-from numa_service.node.task_pages import FREED, IDLE, OWNER_IDS, FrameSource, TableSource
+from numa_service.node.task_pages import FREED, IDLE, OWNER_IDS, FrameSource, TableSource, nid_and_pfn
 
 #: Tasks of a home, and of one session.
 MAX_TASKS = 1 << 13
@@ -177,6 +177,15 @@ class Tasks(dict[int, Task]):
                 del self.spaces[inode]
         self.inodes = {path: inode for path, inode in self.inodes.items() if inode in self.spaces}
 
+    def page_tables(self) -> dict[int, int]:
+        """nid → pages of page tables of that node that the kernel counts (NR_PAGETABLE): not the PGDs."""
+        counted: dict[int, int] = {}
+        for task in self.values():
+            for block in task.process.tables.counted_pages(counts_pud=self.rules.counts_pud):
+                nid, _ = nid_and_pfn(block)
+                counted[nid] = counted.get(nid, 0) + 1
+        return counted
+
     # migration
 
     def remap(self, numbers: npt.NDArray[np.uint32], from_nid: int, to_nid: int) -> Bools:
@@ -204,6 +213,10 @@ class Tasks(dict[int, Task]):
                 problems.append(
                     f"task {pid}: {rss} pages are mapped by kind, its resident set is {process.rss}"
                 )
+        pgds = len(self) << self.layout.pgd_order
+        tables = pgds + sum(sum(task.process.tables.counts()) for task in self.values())
+        if tables != self.tables.out:
+            problems.append(f"node {self._nid}: {tables} pages of page tables, {self.tables.out} are counted")
         if (counted != self.frames.mapcount).any():
             wrong = np.flatnonzero(counted != self.frames.mapcount)[:4].tolist()
             problems.append(

@@ -64,7 +64,9 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
         """The node's part of the snapshot that the files of /proc and /sys are rendered from."""
         slab = self._node.kmem.counts()
         tasks = task_files(self._node, request.pid) if request.with_tasks else {}
-        part = self._node.machine.node_part(self._node.nid, cpu_time(self._node), self._booted, slab, tasks)
+        tables = self._node.tasks.page_tables()
+        nid, cpus = self._node.nid, cpu_time(self._node)
+        part = self._node.machine.node_part(nid, cpus, self._booted, slab, tasks, tables)
         return pb2.GetSnapshotResponse(json=part.to_json())
 
     async def Inspect(self, request: pb2.InspectRequest, context: Context) -> pb2.InspectResponse:
