@@ -44,6 +44,7 @@ from numa_service.mm.pgdata import (
     PG_YOUNG,
     ZONE_BELOW_HIGH,
     ZONE_BOOSTED_WATERMARK,
+    ZONE_FAIR_DEPLETED,
     ZONE_RECLAIM_ACTIVE,
 )
 from numa_service.mm.sparse import FLATMEM
@@ -193,6 +194,7 @@ def zone_view(node: Node, name: str) -> Zone:
                 (ZONE_BOOSTED_WATERMARK, "boosted_watermark"),
                 (ZONE_RECLAIM_ACTIVE, "reclaim_active"),
                 (ZONE_BELOW_HIGH, "below_high"),
+                (ZONE_FAIR_DEPLETED, "fair_depleted"),
             )
             if pg.zone_flags[zone] & bit
         ),

@@ -97,6 +97,7 @@ def _access(m: pb2.Access, field: str) -> Access:
         theta=m.theta,
         hot_pages=m.hot_pages,
         hot_accesses=m.hot_accesses,
+        stride=m.stride,
         think=_distribution(m.think, f"{field}.think") if m.HasField("think") else None,
     )
 
@@ -132,6 +133,7 @@ def _region(m: pb2.ProgramRegion, field: str) -> ProgramRegion:
         pages=m.pages,
         memory=m.memory,
         policy=_policy(m.policy, f"{field}.policy") if m.HasField("policy") else None,
+        tlb_page_kb=m.tlb_page_kb,
     )
 
 

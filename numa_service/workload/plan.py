@@ -19,6 +19,7 @@ from numa_client import (
     VmallocMix,
 )
 
+from numa_service.machine.tlb import PAGE_KB
 from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE, gfp_zone, parse_gfp
 from numa_service.mm.mmzone import NR_ORDERS, PAGE_SHIFT
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
@@ -148,6 +149,8 @@ class RegionPlan:
     kind: int
     nr_pages: int
     policy: Policy
+    #: Page size in KiB by which it is translated.
+    tlb_page_kb: int
     #: Index of the last phase of the plan that uses it, after which it is unmapped.
     last_phase: int = -1
 
@@ -315,10 +318,10 @@ class _Planner:
 
     def _access(self, access: Access, field: str, nid: int | None) -> AccessPlan:
         _check_name(f"{field}.name", access.name)
-        check_pattern(access, field)
-        _check_think(access.think, field)
         if access.region not in self._regions:
             raise InvalidRequest(f"{field}.region", f"there is no region {access.region!r}")
+        check_pattern(access, self._regions[access.region].nr_pages, field)
+        _check_think(access.think, field)
         key = access.region, nid
         if key not in self._index:
             region = self._regions[access.region]
@@ -362,7 +365,10 @@ def _region(region: ProgramRegion, field: str, memory_pages: int, node: Node) ->
         raise InvalidRequest(f"{field}.pages", f"{pages} is not in 1…{MAX_REGION_PAGES}")
     policy = _policy(region.policy, field, node)
     _check_policy(policy, GFP_HIGHUSER_MOVABLE, node, field)
-    return RegionPlan(region.name, _LRU_KINDS[region.kind], pages, policy)
+    page_kb = region.tlb_page_kb or 4
+    if page_kb not in PAGE_KB:
+        raise InvalidRequest(f"{field}.tlb_page_kb", f"{page_kb} is none of {', '.join(map(str, PAGE_KB))}")
+    return RegionPlan(region.name, _LRU_KINDS[region.kind], pages, policy, page_kb)
 
 
 def _policy(asked: numa_client.Policy | None, field: str, node: Node) -> Policy:

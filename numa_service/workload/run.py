@@ -21,6 +21,7 @@ import numpy.typing as npt
 from numa_client import Program, ProgramProgress, ProgramResult
 from numa_client._program import LifetimeUnit
 
+from numa_service.machine.tlb import Translation
 from numa_service.mm.pgdat import Pfns
 from numa_service.node import ops
 from numa_service.node.ask import Ask, Park, Steps
@@ -119,17 +120,29 @@ def to_next_progress(
 class _Kind:
     """A mix, access or kind of objects of the phase that runs, with its random numbers and its tally."""
 
-    def __init__(self, plan: Kind, tally: Tally, seed: tuple[int, ...], regions: dict[int, int], run: Plan):
+    def __init__(
+        self,
+        plan: Kind,
+        share: float,
+        tally: Tally,
+        seed: tuple[int, ...],
+        regions: dict[int, int],
+        run: Plan,
+    ):
+        """`share` is its part of the phase's accesses."""
         self.plan = plan
         self.tally = tally
         self.random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
         self.region = 0
         self.indexes: Indexes | None = None
+        self.translation: Translation | None = None
         #: Events that are due to it and not issued yet: the fraction left by its share of earlier batches.
         self.owed = 0.0
         if isinstance(plan, AccessPlan):
             self.region = regions[plan.region]
-            self.indexes = Indexes(plan.access, run.regions[plan.region].nr_pages, self.random)
+            region = run.regions[plan.region]
+            self.indexes = Indexes(plan.access, region.nr_pages, self.random)
+            self.translation = Translation(region.nr_pages, region.tlb_page_kb, share)
 
     def think_ns(self, count: int) -> int:
         """Virtual ns to think before `count` events."""
@@ -210,8 +223,9 @@ class _Run:
 
     def _phase(self, number: int, phase: PhasePlan, tally: PhaseTally) -> Generator[Any, Any, None]:
         seed = self._plan.program.seed
+        accesses = sum(kind.weight for kind in phase.kinds if isinstance(kind, AccessPlan)) or 1.0
         kinds = [
-            _Kind(plan, kind, (seed, number, i), self._regions, self._plan)
+            _Kind(plan, plan.weight / accesses, kind, (seed, number, i), self._regions, self._plan)
             for i, (plan, kind) in enumerate(zip(phase.kinds, tally.kinds, strict=True))
         ]
         weights = np.array([kind.plan.weight for kind in kinds])
@@ -396,6 +410,7 @@ class _Run:
         write, indexes = plan.access.write, kind.indexes.take(count)
         writes = kind.random.random(count) < write if 0 < write < 1 else np.full(count, write > 0)
         touched = Touched()
+        self._translate(kind, indexes, touched.cost)
         refused = 0
         for is_write, wanted in ((True, indexes[writes]), (False, indexes[~writes])):
             if len(wanted):
@@ -413,6 +428,12 @@ class _Run:
         if refused and self._plan.program.stop_on_failure:
             order = self._node.machine.zonelists[self._node.nid].node_order
             raise unserved(0, count, count - refused, order, touched.unasked)
+
+    def _translate(self, kind: _Kind, indexes: npt.NDArray[np.int64], cost: Cost) -> None:
+        """What the TLBs miss. Page tables are taken to be on the program's node, whose CPU made them."""
+        assert kind.translation
+        misses = kind.translation.access(indexes)
+        cost.translation_ns += kind.translation.miss_ns(misses, self._node.load.idle_ns(self._node.nid))
 
     def _touch(self, number: int, wanted: npt.NDArray[np.int64], write: bool, touched: Touched) -> Steps[int]:
         """Access pages, some of them more than once; returns how many accesses found no memory.

@@ -45,6 +45,7 @@ max_real_seconds = 4.5
 [[regions]]
 name = "r"
 kind = "file"
+tlb_page_kb = 2048
 pages = 10
 memory = 0.5
 policy = "bind:1"
@@ -77,6 +78,7 @@ write = 0.5
 theta = 0.9
 hot_pages = 0.1
 hot_accesses = 0.9
+stride = 4
 think = { kind = "fixed", mean = 1e-6 }
 
 [[phases.objects]]

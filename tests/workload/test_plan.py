@@ -108,6 +108,7 @@ CASES: list[tuple[Program, str]] = [
     (access(write=1.5), "phases[1].accesses[0].write"),
     (access(pattern="zipf"), "phases[1].accesses[0].theta"),
     (access(pattern="hot-set"), "phases[1].accesses[0].hot_pages"),
+    (access(pattern="stride"), "phases[1].accesses[0].stride"),
     (access(pattern="hot-set", hot_pages=0.1, hot_accesses=2), "phases[1].accesses[0].hot_accesses"),
     (region(name=""), "regions[2].name"),
     (region(name="heap"), "regions"),

@@ -23,8 +23,9 @@ from numa_client import (
 )
 from numa_client._program import LifetimeUnit
 
+from numa_service.machine.tlb import WALK_NS
 from numa_service.node import ops
-from numa_service.node.errors import LimitExceeded, NotFound, Precondition
+from numa_service.node.errors import InvalidRequest, LimitExceeded, NotFound, Precondition
 from numa_service.node.unserved import AllocFailed
 from numa_service.node.vm_areas import areas_of
 from numa_service.workload.run import run_program, to_next_progress
@@ -351,6 +352,28 @@ def test_objects_without_memory_are_counted_or_end_the_program() -> None:
         driven.run(Program(phases=(Phase(events=40_000, objects=(much,)),), stop_on_failure=True))
     assert driven.node.kmem.held == 0
     assert [problem for node in driven.machine.nodes.values() for problem in node.check()] == []
+
+
+def chased(page_kb: int) -> Program:
+    """A list over 32 MiB that is followed twice, translated by pages of a size."""
+    region = ProgramRegion("heap", kind="anon", pages=8192, tlb_page_kb=page_kb)
+    phases = [
+        Phase(name=name, events=8192, accesses=(Access("heap", pattern="pointer-chase"),))
+        for name in ("fill", "chase")
+    ]
+    return Program(tuple(phases), regions=(region,))
+
+
+def test_the_page_size_of_a_region_is_time() -> None:
+    times = {kb: Driven(unloaded=True).run(chased(kb)).phases[1].virtual_ns for kb in (4, 2048)}
+    assert times[4] - times[2048] == (8192 - 16) * WALK_NS, (
+        "every access walks; of 16 huge pages only the first accesses do"
+    )
+
+
+def test_a_page_size_that_no_tlb_has() -> None:
+    with pytest.raises(InvalidRequest, match=r"regions\[0\].tlb_page_kb"):
+        Driven().run(chased(64))
 
 
 def areas(driven: Driven) -> list[str]:

@@ -35,7 +35,7 @@ _LONG_KEY = re.compile(
 
 DistributionKind: TypeAlias = Literal["fixed", "uniform", "exponential", "lognormal", "pareto", "forever"]
 LifetimeUnit: TypeAlias = Literal["seconds", "memory"]
-AccessPattern: TypeAlias = Literal["sequential", "uniform", "zipf", "hot-set"]
+AccessPattern: TypeAlias = Literal["sequential", "uniform", "zipf", "hot-set", "stride", "pointer-chase"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +118,9 @@ class ProgramRegion:
     pages: int = 0
     memory: float = 0.0
     policy: Policy | None = None
+    #: Page size in KiB by which accesses are translated: 4, 2048 or 1048576; 0 is 4. It decides what the TLBs
+    #: reach; memory is taken in pages of 4 KiB all the same.
+    tlb_page_kb: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,8 @@ class Access:
     #: For hot-set: `hot_pages` of the pages get `hot_accesses` of the accesses; both are shares.
     hot_pages: float = 0.0
     hot_accesses: float = 0.0
+    #: For stride: how many pages it is.
+    stride: int = 0
     think: Distribution | None = None
 
 

@@ -23,6 +23,8 @@ PATTERNS: dict[p.AccessPattern, pb2.AccessPattern] = {
     "uniform": pb2.ACCESS_PATTERN_UNIFORM,
     "zipf": pb2.ACCESS_PATTERN_ZIPF,
     "hot-set": pb2.ACCESS_PATTERN_HOT_SET,
+    "stride": pb2.ACCESS_PATTERN_STRIDE,
+    "pointer-chase": pb2.ACCESS_PATTERN_POINTER_CHASE,
 }
 DISTRIBUTIONS: dict[p.DistributionKind, pb2.DistributionKind] = {
     "fixed": pb2.DISTRIBUTION_KIND_FIXED,
@@ -70,6 +72,7 @@ def _program(program: p.Program) -> pb2.Program:
                 pages=region.pages,
                 memory=region.memory,
                 policy=codec.policy_message(region.policy),
+                tlb_page_kb=region.tlb_page_kb,
             )
             for i, region in enumerate(program.regions)
         ],
@@ -131,6 +134,7 @@ def _access(access: p.Access, path: str) -> pb2.Access:
         theta=access.theta,
         hot_pages=access.hot_pages,
         hot_accesses=access.hot_accesses,
+        stride=access.stride,
         think=_distribution(access.think, f"{path}.think"),
     )
 

@@ -162,6 +162,14 @@ BOOT = (
 
 FILES = (
     Axis(
+        "prints_managed",
+        "zoneinfo prints the managed pages of a zone",
+        (
+            always(False, "zoneinfo_show_print"),
+            Change((3, 9), True, "zoneinfo_show_print", "zoneinfo of a 3.12 of SUSE", ("3.0.101", "3.10.65")),
+        ),
+    ),
+    Axis(
         "has_promo",
         "zoneinfo prints the promo watermark",
         (always(False), Change((6, 12), True, "zoneinfo_show_print", CAPTURES, ("6.8.1", "6.12.0"))),

@@ -10,6 +10,7 @@ import numpy as np
 from numa_service.mm.internal import (
     ALLOC_CMA,
     ALLOC_CPUSET,
+    ALLOC_FAIR,
     ALLOC_KSWAPD,
     ALLOC_NO_WATERMARKS,
     ALLOC_NOFRAGMENT,
@@ -67,6 +68,7 @@ _ALLOC_FLAGS = (
     | ALLOC_CPUSET
     | ALLOC_CMA
     | ALLOC_NOFRAGMENT
+    | ALLOC_FAIR
     | ALLOC_KSWAPD
 )
 _NUMA_HOW = NUMA_HOW_HIT | NUMA_HOW_LOCAL | NUMA_HOW_INTERLEAVE

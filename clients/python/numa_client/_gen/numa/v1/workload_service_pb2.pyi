@@ -16,6 +16,8 @@ class AccessPattern(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ACCESS_PATTERN_UNIFORM: _ClassVar[AccessPattern]
     ACCESS_PATTERN_ZIPF: _ClassVar[AccessPattern]
     ACCESS_PATTERN_HOT_SET: _ClassVar[AccessPattern]
+    ACCESS_PATTERN_STRIDE: _ClassVar[AccessPattern]
+    ACCESS_PATTERN_POINTER_CHASE: _ClassVar[AccessPattern]
 
 class DistributionKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -36,6 +38,8 @@ ACCESS_PATTERN_SEQUENTIAL: AccessPattern
 ACCESS_PATTERN_UNIFORM: AccessPattern
 ACCESS_PATTERN_ZIPF: AccessPattern
 ACCESS_PATTERN_HOT_SET: AccessPattern
+ACCESS_PATTERN_STRIDE: AccessPattern
+ACCESS_PATTERN_POINTER_CHASE: AccessPattern
 DISTRIBUTION_KIND_UNSPECIFIED: DistributionKind
 DISTRIBUTION_KIND_FIXED: DistributionKind
 DISTRIBUTION_KIND_UNIFORM: DistributionKind
@@ -181,21 +185,23 @@ class VmallocMix(_message.Message):
     def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., node: _Optional[int] = ..., weight: _Optional[float] = ..., lifetime: _Optional[_Union[Distribution, _Mapping]] = ..., think: _Optional[_Union[Distribution, _Mapping]] = ...) -> None: ...
 
 class ProgramRegion(_message.Message):
-    __slots__ = ("name", "kind", "pages", "memory", "policy")
+    __slots__ = ("name", "kind", "pages", "memory", "policy", "tlb_page_kb")
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     PAGES_FIELD_NUMBER: _ClassVar[int]
     MEMORY_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
+    TLB_PAGE_KB_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: _memory_service_pb2.RegionKind
     pages: int
     memory: float
     policy: _types_pb2.Policy
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[_memory_service_pb2.RegionKind, str]] = ..., pages: _Optional[int] = ..., memory: _Optional[float] = ..., policy: _Optional[_Union[_types_pb2.Policy, _Mapping]] = ...) -> None: ...
+    tlb_page_kb: int
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[_memory_service_pb2.RegionKind, str]] = ..., pages: _Optional[int] = ..., memory: _Optional[float] = ..., policy: _Optional[_Union[_types_pb2.Policy, _Mapping]] = ..., tlb_page_kb: _Optional[int] = ...) -> None: ...
 
 class Access(_message.Message):
-    __slots__ = ("name", "region", "pattern", "weight", "write", "theta", "hot_pages", "hot_accesses", "think")
+    __slots__ = ("name", "region", "pattern", "weight", "write", "theta", "hot_pages", "hot_accesses", "think", "stride")
     NAME_FIELD_NUMBER: _ClassVar[int]
     REGION_FIELD_NUMBER: _ClassVar[int]
     PATTERN_FIELD_NUMBER: _ClassVar[int]
@@ -205,6 +211,7 @@ class Access(_message.Message):
     HOT_PAGES_FIELD_NUMBER: _ClassVar[int]
     HOT_ACCESSES_FIELD_NUMBER: _ClassVar[int]
     THINK_FIELD_NUMBER: _ClassVar[int]
+    STRIDE_FIELD_NUMBER: _ClassVar[int]
     name: str
     region: str
     pattern: AccessPattern
@@ -214,7 +221,8 @@ class Access(_message.Message):
     hot_pages: float
     hot_accesses: float
     think: Distribution
-    def __init__(self, name: _Optional[str] = ..., region: _Optional[str] = ..., pattern: _Optional[_Union[AccessPattern, str]] = ..., weight: _Optional[float] = ..., write: _Optional[float] = ..., theta: _Optional[float] = ..., hot_pages: _Optional[float] = ..., hot_accesses: _Optional[float] = ..., think: _Optional[_Union[Distribution, _Mapping]] = ...) -> None: ...
+    stride: int
+    def __init__(self, name: _Optional[str] = ..., region: _Optional[str] = ..., pattern: _Optional[_Union[AccessPattern, str]] = ..., weight: _Optional[float] = ..., write: _Optional[float] = ..., theta: _Optional[float] = ..., hot_pages: _Optional[float] = ..., hot_accesses: _Optional[float] = ..., think: _Optional[_Union[Distribution, _Mapping]] = ..., stride: _Optional[int] = ...) -> None: ...
 
 class Distribution(_message.Message):
     __slots__ = ("kind", "mean", "low", "high", "sigma", "alpha", "unit")
