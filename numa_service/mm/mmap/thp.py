@@ -233,7 +233,7 @@ class Thp:
         self._leave(head, who, index)
         mapped = int((mapcount[head : head + self.nr] > 0).sum())
         if not mapped:
-            self._free(head)
+            self.free(head)
         elif mapped < self.nr and not self.huge[head].pmds:
             self._defer(head)
 
@@ -269,7 +269,7 @@ class Thp:
             if left or not at_once or not self.rules.queues_partly_mapped_only:
                 self._defer(head)
             if not left:
-                self._free(head)
+                self.free(head)
         return single
 
     def _by_head(self, pfns: Pfns) -> Iterator[tuple[int, Pfns]]:
@@ -288,7 +288,8 @@ class Thp:
             self.deferred[head] = None
             self.count("thp_deferred_split_page")
 
-    def _free(self, head: int) -> None:
+    def free(self, head: int) -> None:
+        """A huge page that nothing maps goes back whole."""
         self._forget(head)
         self.pages.free_order(head, self.order)
 

@@ -446,3 +446,34 @@ def test_settings_come_from_files() -> None:
     files = {"enabled": "madvise", "use_zero_page": "0", "khugepaged/pages_to_scan": "8"}
     settings = settings_of(files)
     assert settings == ThpSettings(enabled="madvise", use_zero_page=0, khugepaged_pages_to_scan=8)
+
+
+class NoTables(Unlimited):
+    """Pages of tables, of which there are so many."""
+
+    left = 100
+
+    def alloc(self, order: int) -> int:
+        if not self.left:
+            raise MemoryError
+        self.left -= 1
+        return super().alloc(order)
+
+
+def test_without_a_table_nothing_is_taken_and_it_can_be_tried_again() -> None:
+    one = machine()
+    one.tables = tables = NoTables()
+    its = one.process()
+    place(its.mm, 0, 2 * NR)
+    # a page of each level but the last
+    tables.left = 2
+    with pytest.raises(MemoryError):
+        go(its, 0)
+    assert one.pages.out == 0
+    assert its.rss == [0, 0, 0]
+    assert one.thp.huge == {}
+    assert one.thp.events == {}
+    tables.left = 1
+    assert go(its, 0) == 1
+    assert huge_of(its) == [0]
+    check([its])
