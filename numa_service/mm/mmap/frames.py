@@ -130,6 +130,8 @@ class Frames:
         self.marked = np.zeros(1024, np.bool_)
         #: Anonymous pages that need not be written when they are reclaimed (MADV_FREE).
         self.lazyfree = np.zeros(1024, np.bool_)
+        #: Who used it last, as NUMA balancing notes it (page_cpupid_last); 0 is nobody.
+        self.cpupid = np.zeros(1024, np.int64)
 
     def number_of(self, owner: Owner) -> int:
         """The number of what pages belong to, given at first use; what nobody maps loses it now and then."""
@@ -170,6 +172,7 @@ class Frames:
         self.referenced[pfns] = False
         self.lazyfree[pfns] = False
         self.marked[pfns] = False
+        self.cpupid[pfns] = 0
         return pfns
 
     def expect(self, pfns: Pfns, kind: int) -> None:
@@ -209,6 +212,7 @@ class Frames:
             self.referenced = np.concatenate([self.referenced, np.zeros_like(self.referenced)])
             self.marked = np.concatenate([self.marked, np.zeros_like(self.marked)])
             self.lazyfree = np.concatenate([self.lazyfree, np.zeros_like(self.lazyfree)])
+            self.cpupid = np.concatenate([self.cpupid, np.zeros_like(self.cpupid)])
 
 
 class AddressSpace:
