@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from mm.balancing.box import Box
 from mm.mmap.inhabited import check, process
 from mm.mmap.spaces import HERE, PAGE, place
 
+from numa_service.mm.balancing.change_prot import change_prot_numa
+from numa_service.mm.balancing.fault import hint_faults
 from numa_service.mm.gfp import Gfp
 from numa_service.mm.mmap.carry_out import carry_out, exit_process, fork
 from numa_service.mm.mmap.effects import Effect
@@ -477,3 +480,21 @@ def test_without_a_table_nothing_is_taken_and_it_can_be_tried_again() -> None:
     assert go(its, 0) == 1
     assert huge_of(its) == [0]
     check([its])
+
+
+def test_numa_balancing_marks_and_moves_huge_pages_whole() -> None:
+    box = Box(pages=8)
+    thp = box.process.frames.thp = Thp(thp_rules_of(profile_of_version("6.1")), box.source)
+    start = 1 << 30
+    vma = box.area(start, 2 * NR)
+    touch(box.process, start, vma.end, write=True)
+    assert thp.nr_anon == 2
+    assert change_prot_numa(box.balancing, box.mm, vma, start, start + NR * PAGE, 0) == NR
+    assert box.balancing.counters.numa_huge_pte_updates == 1
+    found = hint_faults(box.balancing, box.task, start + PAGE, start + 3 * PAGE, 0)
+    assert (found.faults, found.migrated_pages) == (1, NR)
+    # of a part only its pages are marked, which are mapped page by page then
+    assert change_prot_numa(box.balancing, box.mm, vma, start + NR * PAGE, start + (NR + 5) * PAGE, 0) == 5
+    assert thp.nr_anon == 1
+    assert thp.events["thp_split_pmd"] == 1
+    check([box.process])
