@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from numa_service.machine.cmdline import parse_cmdline, thp_enabled
+from numa_service.machine.cmdline import parse_cmdline, thp_mode
 from numa_service.machine.hmat import access_of, generic_initiators
 from numa_service.machine.snapshot import NodePart, node_snapshot, zonelists_shown
 from numa_service.machine.spec import MachineSpec
 from numa_service.machine.sysctl import Sysctls, check_weight, sysctl_name
+from numa_service.machine.thp_files import ENABLED_KEY, boot_values
 from numa_service.machine.zonelists import Populated, built_lines, fallback_order_lines, topology_of
 from numa_service.mm.memblock import BootAllocator, Memblock
 from numa_service.mm.mmzone import MIGRATE_TYPES, PAGE_SHIFT, PAGEBLOCK_NR_PAGES, ZONE_NAMES
@@ -31,7 +32,10 @@ from numa_service.mm.watermark import (
     THP_LEAST_PAGES,
     Watermarks,
     ZoneKey,
+    above_high,
     boot_min_free_kbytes,
+    calculate_min_free_kbytes,
+    recommended_min_free_kbytes,
     setup_per_zone_lowmem_reserve,
     setup_per_zone_wmarks,
     zone_batchsize,
@@ -70,8 +74,6 @@ class BootedMachine:
     watermarks: dict[ZoneKey, Watermarks] = field(default_factory=dict)
     #: vm.min_free_kbytes as somebody wrote it; None = never.
     user_min_free_kbytes: int | None = None
-    #: Whether khugepaged runs: it raises min_free_kbytes when memory comes or goes.
-    khugepaged: bool = False
     #: `managed` as boot left it; a node that is restarted has these pages again.
     booted: dict[ZoneKey, int] = field(default_factory=dict)
     #: The slab caches of the kernel's boot (``slab_caches``).
@@ -81,6 +83,11 @@ class BootedMachine:
     #: Nodes booted in the same process that belong to another BootedMachine; only snapshots show them.
     neighbours: dict[int, Pgdat] = field(default_factory=dict)
     vmalloc_nid: int = 0
+
+    @property
+    def khugepaged(self) -> bool:
+        """Whether khugepaged runs, which raises min_free_kbytes when memory comes or goes."""
+        return self.profile.thp_min_free and self.sysctls.get(ENABLED_KEY) != "never"
 
     @property
     def max_low_pfn(self) -> int:
@@ -272,8 +279,12 @@ def init_per_zone_wmark_min(machine: BootedMachine) -> None:
         for zone in node.zones:
             then[node.nid, zone.name] -= zone.freed_late
     built_in = Sysctls(spec.arch, spec.profile)
-    thp = thp_enabled(spec.cmdline)
-    machine.khugepaged = thp and machine.profile.thp_min_free and sum(then.values()) >= THP_LEAST_PAGES
+    mode = thp_mode(spec.cmdline)
+    for key, value in boot_values(spec.profile, mode, small=sum(then.values()) < THP_LEAST_PAGES).items():
+        built_in.set(key, value)
+        if asked.get(key) is None:
+            asked.set(key, value)
+    thp = mode != "never"
     kbytes = boot_min_free_kbytes(then, machine.profile, thp, machine.populated_zones())
     built_in.set("vm.min_free_kbytes", str(kbytes))
     if asked.min_free_kbytes is None:
@@ -303,6 +314,21 @@ def _setup_per_zone_wmarks(machine: BootedMachine, managed: Mapping[ZoneKey, int
         for extent in pgdat.extents:
             pgdat.set_watermarks(extent.index, machine.watermarks[pgdat.nid, extent.name])
     zone_pcp_update(machine, managed, sysctls)
+
+
+def start_stop_khugepaged(machine: BootedMachine, managed: Mapping[ZoneKey, int], sysctls: Sysctls) -> None:
+    """Recompute min_free_kbytes, which khugepaged raises while it runs (set_recommended_min_free_kbytes)."""
+    profile, now = machine.profile, sysctls.min_free_kbytes or 0
+    kbytes = now
+    if machine.khugepaged:
+        populated = machine.populated_zones()
+        kbytes = max(now, recommended_min_free_kbytes(managed, profile, now, populated))
+    elif profile.thp_off_recalculates:
+        computed = calculate_min_free_kbytes(above_high(managed, profile, now), profile)
+        user = machine.user_min_free_kbytes
+        kbytes = now if user is not None and computed <= user else computed
+    sysctls.set("vm.min_free_kbytes", str(kbytes))
+    _setup_per_zone_wmarks(machine, managed, sysctls)
 
 
 def _setup_per_zone_lowmem_reserve(
@@ -349,4 +375,5 @@ _HANDLERS: dict[str, Callable[[BootedMachine, Mapping[ZoneKey, int], Sysctls], N
     "vm.watermark_scale_factor": _setup_per_zone_wmarks,
     "vm.lowmem_reserve_ratio": _setup_per_zone_lowmem_reserve,
     "vm.percpu_pagelist_high_fraction": zone_pcp_update,
+    ENABLED_KEY: start_stop_khugepaged,
 }

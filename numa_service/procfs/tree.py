@@ -19,7 +19,18 @@ from typing import Any
 
 from numa_service.machine.zonelists import has_numa
 from numa_service.mm.snapshot import MachineSnapshot
-from numa_service.procfs import access, cpu, hugetlb, memory, memory_tiers, mm, node, sysctl, sysfs_slab
+from numa_service.procfs import (
+    access,
+    cpu,
+    hugetlb,
+    memory,
+    memory_tiers,
+    mm,
+    node,
+    sysctl,
+    sysfs_slab,
+    transparent_hugepage,
+)
 from numa_service.procfs.buddyinfo import buddyinfo
 from numa_service.procfs.meminfo import meminfo
 from numa_service.procfs.names import printed_by
@@ -153,6 +164,8 @@ def _to(template: str) -> Callable[..., str]:
 
 _NODE, _CPU, _MEMORY = (f"sys/devices/system/{name}" for name in ("node", "cpu", "memory"))
 _HUGE = "hugepages/hugepages-*kB"
+#: Where the files of transparent huge pages are.
+THP = "sys/kernel/mm/transparent_hugepage"
 
 TABLE: tuple[Pattern, ...] = (
     Pattern("proc/version", version),
@@ -235,7 +248,11 @@ TABLE: tuple[Pattern, ...] = (
         Pattern(f"sys/kernel/mm/{_HUGE}/{name}", partial(hugetlb.of_machine, name=name), hugetlb.sizes)
         for name in ("free_hugepages", "resv_hugepages", "surplus_hugepages")
     ),
-    Pattern("sys/kernel/mm/transparent_hugepage/hpage_pmd_size", mm.hpage_pmd_size),
+    Pattern(f"{THP}/hpage_pmd_size", mm.hpage_pmd_size),
+    Pattern(f"{THP}/*", transparent_hugepage.show, transparent_hugepage.written, _WRITE),
+    Pattern(f"{THP}/*/*", transparent_hugepage.show, transparent_hugepage.written_below, _WRITE),
+    Pattern(f"{THP}/*/*", transparent_hugepage.count, transparent_hugepage.counts),
+    Pattern(f"{THP}/*/*/*", transparent_hugepage.count, transparent_hugepage.counts_of_sizes),
     Pattern("sys/kernel/mm/numa/demotion_enabled", mm.demotion_enabled, _if(has_numa)),
     Pattern(
         "sys/kernel/mm/mempolicy/weighted_interleave/node*",

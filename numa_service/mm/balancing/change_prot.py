@@ -21,7 +21,7 @@ def change_prot_numa(balancing: NumaBalancing, mm: NumaMm, vma: Vma, start: int,
     """
     process, updates = mm.process, 0
     size = 1 << process.shift
-    process.tables.split_huge(start, end)
+    process.split_ends(start, end)
     for address, part in process.chunks(start, end):
         at = address
         while at < address + (len(part) << PAGE_SHIFT):
