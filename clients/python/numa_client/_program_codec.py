@@ -102,6 +102,7 @@ def _phase(phase: p.Phase, path: str) -> pb2.Phase:
         mixes=[_mix(mix, f"{path}.mixes[{i}]") for i, mix in enumerate(phase.mixes)],
         accesses=[_access(access, f"{path}.accesses[{i}]") for i, access in enumerate(phase.accesses)],
         objects=[_objects(mix, f"{path}.objects[{i}]") for i, mix in enumerate(phase.objects)],
+        vmallocs=[_vmalloc(mix, f"{path}.vmallocs[{i}]") for i, mix in enumerate(phase.vmallocs)],
         each_node=phase.each_node,
         release=phase.release,
     )
@@ -146,6 +147,19 @@ def _objects(mix: p.ObjectMix, path: str) -> pb2.ObjectMix:
         cache=mix.cache,
         size=mix.size,
         gfp=mix.gfp,
+        node=None if mix.node == -1 else mix.node,
+        weight=mix.weight,
+        lifetime=_distribution(mix.lifetime, f"{path}.lifetime"),
+        think=_distribution(mix.think, f"{path}.think"),
+    )
+
+
+def _vmalloc(mix: p.VmallocMix, path: str) -> pb2.VmallocMix:
+    return _made(
+        pb2.VmallocMix,
+        path,
+        name=mix.name,
+        size=mix.size,
         node=None if mix.node == -1 else mix.node,
         weight=mix.weight,
         lifetime=_distribution(mix.lifetime, f"{path}.lifetime"),
@@ -221,6 +235,7 @@ def report(message: pb2.RunProgramResponse) -> ProgramProgress | ProgramResult:
                 tuple(map(_event_result, phase.mixes)),
                 tuple(map(_event_result, phase.accesses)),
                 tuple(map(_event_result, phase.objects)),
+                tuple(map(_event_result, phase.vmallocs)),
             )
             for phase in r.phases
         ),

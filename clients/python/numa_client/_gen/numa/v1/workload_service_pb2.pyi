@@ -103,7 +103,7 @@ class ProgramLimits(_message.Message):
     def __init__(self, max_live_pages: _Optional[int] = ..., max_events: _Optional[int] = ..., max_virtual_seconds: _Optional[float] = ..., max_real_seconds: _Optional[float] = ...) -> None: ...
 
 class Phase(_message.Message):
-    __slots__ = ("name", "seconds", "events", "memory", "rate", "batch", "mixes", "accesses", "each_node", "release", "objects")
+    __slots__ = ("name", "seconds", "events", "memory", "rate", "batch", "mixes", "accesses", "each_node", "release", "objects", "vmallocs")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
@@ -115,6 +115,7 @@ class Phase(_message.Message):
     EACH_NODE_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     OBJECTS_FIELD_NUMBER: _ClassVar[int]
+    VMALLOCS_FIELD_NUMBER: _ClassVar[int]
     name: str
     seconds: float
     events: int
@@ -126,7 +127,8 @@ class Phase(_message.Message):
     each_node: bool
     release: bool
     objects: _containers.RepeatedCompositeFieldContainer[ObjectMix]
-    def __init__(self, name: _Optional[str] = ..., seconds: _Optional[float] = ..., events: _Optional[int] = ..., memory: _Optional[float] = ..., rate: _Optional[float] = ..., batch: _Optional[int] = ..., mixes: _Optional[_Iterable[_Union[Mix, _Mapping]]] = ..., accesses: _Optional[_Iterable[_Union[Access, _Mapping]]] = ..., each_node: _Optional[bool] = ..., release: _Optional[bool] = ..., objects: _Optional[_Iterable[_Union[ObjectMix, _Mapping]]] = ...) -> None: ...
+    vmallocs: _containers.RepeatedCompositeFieldContainer[VmallocMix]
+    def __init__(self, name: _Optional[str] = ..., seconds: _Optional[float] = ..., events: _Optional[int] = ..., memory: _Optional[float] = ..., rate: _Optional[float] = ..., batch: _Optional[int] = ..., mixes: _Optional[_Iterable[_Union[Mix, _Mapping]]] = ..., accesses: _Optional[_Iterable[_Union[Access, _Mapping]]] = ..., each_node: _Optional[bool] = ..., release: _Optional[bool] = ..., objects: _Optional[_Iterable[_Union[ObjectMix, _Mapping]]] = ..., vmallocs: _Optional[_Iterable[_Union[VmallocMix, _Mapping]]] = ...) -> None: ...
 
 class Mix(_message.Message):
     __slots__ = ("name", "order", "gfp", "policy", "weight", "lifetime", "think")
@@ -165,6 +167,22 @@ class ObjectMix(_message.Message):
     lifetime: Distribution
     think: Distribution
     def __init__(self, name: _Optional[str] = ..., cache: _Optional[str] = ..., size: _Optional[int] = ..., gfp: _Optional[str] = ..., node: _Optional[int] = ..., weight: _Optional[float] = ..., lifetime: _Optional[_Union[Distribution, _Mapping]] = ..., think: _Optional[_Union[Distribution, _Mapping]] = ...) -> None: ...
+
+class VmallocMix(_message.Message):
+    __slots__ = ("name", "size", "node", "weight", "lifetime", "think")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    LIFETIME_FIELD_NUMBER: _ClassVar[int]
+    THINK_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    size: int
+    node: int
+    weight: float
+    lifetime: Distribution
+    think: Distribution
+    def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., node: _Optional[int] = ..., weight: _Optional[float] = ..., lifetime: _Optional[_Union[Distribution, _Mapping]] = ..., think: _Optional[_Union[Distribution, _Mapping]] = ...) -> None: ...
 
 class ProgramRegion(_message.Message):
     __slots__ = ("name", "kind", "pages", "memory", "policy", "tlb_page_kb")
@@ -273,7 +291,7 @@ class ProgramResult(_message.Message):
     def __init__(self, phases: _Optional[_Iterable[_Union[PhaseResult, _Mapping]]] = ..., virtual_ns: _Optional[int] = ..., real_ns: _Optional[int] = ..., allocated_pages: _Optional[int] = ..., accessed_pages: _Optional[int] = ..., freed_pages: _Optional[int] = ..., kept_pages: _Optional[int] = ..., unfreed_pages: _Optional[int] = ...) -> None: ...
 
 class PhaseResult(_message.Message):
-    __slots__ = ("name", "virtual_ns", "real_ns", "freed_pages", "mixes", "accesses", "objects")
+    __slots__ = ("name", "virtual_ns", "real_ns", "freed_pages", "mixes", "accesses", "objects", "vmallocs")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VIRTUAL_NS_FIELD_NUMBER: _ClassVar[int]
     REAL_NS_FIELD_NUMBER: _ClassVar[int]
@@ -281,6 +299,7 @@ class PhaseResult(_message.Message):
     MIXES_FIELD_NUMBER: _ClassVar[int]
     ACCESSES_FIELD_NUMBER: _ClassVar[int]
     OBJECTS_FIELD_NUMBER: _ClassVar[int]
+    VMALLOCS_FIELD_NUMBER: _ClassVar[int]
     name: str
     virtual_ns: int
     real_ns: int
@@ -288,7 +307,8 @@ class PhaseResult(_message.Message):
     mixes: _containers.RepeatedCompositeFieldContainer[EventResult]
     accesses: _containers.RepeatedCompositeFieldContainer[EventResult]
     objects: _containers.RepeatedCompositeFieldContainer[EventResult]
-    def __init__(self, name: _Optional[str] = ..., virtual_ns: _Optional[int] = ..., real_ns: _Optional[int] = ..., freed_pages: _Optional[int] = ..., mixes: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ..., accesses: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ..., objects: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ...) -> None: ...
+    vmallocs: _containers.RepeatedCompositeFieldContainer[EventResult]
+    def __init__(self, name: _Optional[str] = ..., virtual_ns: _Optional[int] = ..., real_ns: _Optional[int] = ..., freed_pages: _Optional[int] = ..., mixes: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ..., accesses: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ..., objects: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ..., vmallocs: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ...) -> None: ...
 
 class EventResult(_message.Message):
     __slots__ = ("name", "events", "pages", "failures", "placement", "latency", "remote_lookups", "direct_reclaimed_pages", "hit_pages", "fault_pages", "major_fault_pages")
