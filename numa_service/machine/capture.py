@@ -101,7 +101,7 @@ def read_capture(tree: Tree) -> MachineSpec:
         swap_pages=capture.swap_pages(),
         sysctls=sysctls,
         cmdline=capture.cmdline(),
-        memory_model=default_memory_model(arch),
+        memory_model=default_memory_model(arch, len(nodes)),
         latency=latency,
         packages=tuple(packages),
         cores=tuple(cores),

@@ -206,7 +206,7 @@ FILES = (
             Change((6, 4), ("slub", "slab"), "mm/Kconfig", read=("6.2.12", "6.4.6")),
             Change((6, 8), ("slub",), "mm/Kconfig", CAPTURES, ("6.5", "6.8.1")),
         ),
-        note="Rules of SLAB and SLOB are those of 6.1, for whichever kernel they are chosen.",
+        note="Rules of SLAB are those of 3.0 up to 4.5, then of 6.1; of SLOB up to 5.3.",
     ),
     Axis(
         "freecount_limit",
