@@ -101,12 +101,6 @@ def slub_caches(snapshot: MachineSnapshot) -> list[SlubCache]:
     return [cache for cache in snapshot.slab_caches if isinstance(cache, SlubCache)]
 
 
-def files(snapshot: MachineSnapshot) -> Iterator[tuple[str, str]]:
-    """(directory, file) of every file."""
-    names = attribute_names(snapshot.profile)
-    yield from ((cache.sysfs_name, name) for cache in slub_caches(snapshot) for name in names)
-
-
 def directories(snapshot: MachineSnapshot) -> Iterator[tuple[str]]:
     """Every cache's directory."""
     return ((cache.sysfs_name,) for cache in slub_caches(snapshot))
