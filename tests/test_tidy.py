@@ -22,7 +22,7 @@ TRACKED = [
 ]
 SOURCES = [p for p in TRACKED if p.suffix == ".py" and "_gen" not in p.parts and p.exists()]
 
-MAX_LINES = 600
+MAX_LINES = 700
 
 
 def test_files_fit_a_head() -> None:

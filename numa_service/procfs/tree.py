@@ -143,10 +143,6 @@ def _sizes_of_node(snapshot: MachineSnapshot, nid: int) -> Iterable[int]:
     return (kb for (kb,) in hugetlb.sizes(snapshot))
 
 
-def _slab_directories(snapshot: MachineSnapshot) -> Iterable[str]:
-    return (name for (name,) in sysfs_slab.directories(snapshot))
-
-
 _nodes = Stars(_nids)
 _node_pools = Stars(_nids, _sizes_of_node)
 _node_memory_failure = Stars(_nids, lambda snapshot, nid: mm.MEMORY_FAILURE)
@@ -160,9 +156,8 @@ _initiators = Stars(_nids, access.classes, access.initiators)
 _targets = Stars(_nids, access.classes_from, access.targets)
 _blocks = Stars(memory.memory_blocks)
 _block_nodes = Stars(memory.memory_blocks, memory.nodes_of_block)
-_slab_files = Stars(
-    _slab_directories, lambda snapshot, directory: sysfs_slab.attribute_names(snapshot.profile)
-)
+_slab_files = Stars(sysfs_slab.directories, sysfs_slab.files)
+_slab_writable = Stars(sysfs_slab.directories, sysfs_slab.writable_files)
 
 
 def _tiers(snapshot: MachineSnapshot) -> Iterable[Numbers]:
@@ -278,7 +273,7 @@ TABLE: tuple[Pattern, ...] = (
     ),
     Pattern("sys/devices/virtual/memory_tiering/memory_tier*/nodelist", memory_tiers.nodelist, _tiers),
     # slab caches
-    Pattern("sys/kernel/slab/*/shrink", sysfs_slab.shrink, sysfs_slab.directories, _ROOT_WRITE),
+    Pattern("sys/kernel/slab/*/*", sysfs_slab.attribute, _slab_writable, _ROOT_WRITE),
     Pattern("sys/kernel/slab/*/*", sysfs_slab.attribute, _slab_files, _ROOT),
     Pattern("sys/kernel/slab/*", sysfs_slab.target, sysfs_slab.aliases, _LINK),
 )

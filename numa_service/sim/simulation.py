@@ -120,7 +120,7 @@ class Simulation:
             self.host(node)
             node.replies.keep_ns = 0  # repeats arrive soon: replies are kept only up to REPLIES_LIMIT
         to_keeper = Network(random.Random(seed), self.network.faults, spec.latency.remote_lookup_ns // 2)
-        self.keeper = Keeper(spec, self.nodes, self.down, to_keeper, self.at)
+        self.keeper = Keeper(self, to_keeper)
 
     def host(self, node: Node) -> Host:
         """Put a node that has booted in the place of its nid, with a new inbox and new daemons."""

@@ -87,7 +87,7 @@ class LoadedMachine(Loopback):
         self.connect()
         for other in self.servers.values():
             if other is not server:
-                await other.restarted(nid, node.lineage)
+                other.restarted(nid, node.lineage)
 
     # load
 
