@@ -92,7 +92,7 @@ class NumaNode:
         for info in (node.info for node in others):
             # before a node's first lineage, 1, it had no owners that could have pages here
             if info.lineage > self._lineages.get(info.node, 1):
-                server.restarted(info.node, info.lineage)
+                await server.restarted(info.node, info.lineage)
             self._lineages[info.node] = info.lineage
 
     async def follow(self, record: MachineRecord) -> MemoryState | None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from numa_service.mm.mmap import vm_flags as vf
-from numa_service.mm.mmap.entries import ACCESSED, DIRTY, has, pfns_of
+from numa_service.mm.mmap.entries import ACCESSED, DIRTY, HUGE, has, pfns_of
 from numa_service.mm.mmap.frames import ANON, FILE, SHMEM
+from numa_service.mm.mmap.huge_memory import allowed
 from numa_service.mm.mmap.process import Process
 from numa_service.mm.mmap.vma import Vma
 from numa_service.procfs.pid_maps import header, is_heap, is_stack
@@ -35,6 +36,7 @@ class Resident:
     referenced: int = 0
     anonymous: int = 0
     lazyfree: int = 0
+    anonymous_thp: int = 0
     pss_locked: int = 0
 
     def add(self, other: Resident) -> None:
@@ -68,12 +70,13 @@ def resident(process: Process, vma: Vma) -> Resident:
         referenced=int((has(entries, ACCESSED) | frames.referenced[pfns]).sum()) << 12,
         anonymous=int(anonymous.sum()) << 12,
         lazyfree=int(clean_anon.sum()) << 12,
+        anonymous_thp=int(has(entries, HUGE).sum()) << 12,
         pss_locked=pss if vma.flags & vf.VM_LOCKED else 0,
     )
 
 
 def numbers(process: Process, vma: Vma) -> dict[str, int]:
-    """The lines of one VMA in smaps, in kB, by their label, in order; those of huge pages are 0 here."""
+    """The lines of one VMA in smaps, in kB, by their label, in order; no file has huge pages here."""
     sizes = {"Size": (vma.end - vma.start) >> 10, "KernelPageSize": 4, "MMUPageSize": 4}
     return sizes | _lines(resident(process, vma), rollup=False)
 
@@ -92,7 +95,7 @@ def _lines(found: Resident, *, rollup: bool) -> dict[str, int]:
         "Referenced": found.referenced >> 10,
         "Anonymous": found.anonymous >> 10,
         "LazyFree": found.lazyfree >> 10,
-        "AnonHugePages": 0,
+        "AnonHugePages": found.anonymous_thp >> 10,
         "ShmemPmdMapped": 0,
         "FilePmdMapped": 0,
         "Shared_Hugetlb": 0,
@@ -104,14 +107,24 @@ def _lines(found: Resident, *, rollup: bool) -> dict[str, int]:
 
 
 def smaps(process: Process) -> str:
-    """The whole file, without THPeligible and ProtectionKey."""
+    """The whole file, without ProtectionKey."""
     lines: list[str] = []
     unnamed = process.mm.rules.unnamed_flags
     for vma in process.mm.tree:
         lines.append(header(process.mm, vma))
         lines += [f"{label + ':':<15} {kb:>8} kB" for label, kb in numbers(process, vma).items()]
+        lines += _eligible(process, vma)
         lines.append(f"VmFlags: {vf.flags_text(vma.flags, unnamed=unnamed)}")
     return "".join(f"{line}\n" for line in lines)
+
+
+def _eligible(process: Process, vma: Vma) -> list[str]:
+    """The line that says whether a VMA may have huge pages, where a kernel has it."""
+    thp = process.frames.thp
+    if thp is None or not thp.rules.says_eligible:
+        return []
+    number = int(allowed(thp, vma, smaps=True))
+    return [f"THPeligible:    {number:>8}" if thp.rules.aligns_eligible else f"THPeligible:    {number}"]
 
 
 def smaps_rollup(process: Process) -> str:
@@ -143,7 +156,11 @@ def numa_line(process: Process, vma: Vma, policy: str) -> str:
     frames, pfns = process.frames, pfns_of(entries)
     pages, anon = len(pfns), int((frames.kind[pfns] == ANON).sum())
     dirty = int((has(entries, DIRTY) | frames.dirty[pfns]).sum())
-    most = int(frames.mapcount[pfns].max())
+    # of a huge page the first one counts
+    counted = pfns_of(entries[~has(entries, HUGE)])
+    if frames.thp is not None:
+        counted = np.concatenate([counted, pfns[has(entries, HUGE)] & -frames.thp.nr])
+    most = int(frames.mapcount[counted].max())
     line += f" anon={anon}" if anon else ""
     line += f" dirty={dirty}" if dirty else ""
     line += f" mapped={pages}" if pages not in (anon, dirty) else ""

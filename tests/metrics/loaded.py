@@ -87,7 +87,7 @@ class LoadedMachine(Loopback):
         self.connect()
         for other in self.servers.values():
             if other is not server:
-                other.restarted(nid, node.lineage)
+                await other.restarted(nid, node.lineage)
 
     # load
 

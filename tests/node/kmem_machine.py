@@ -11,6 +11,7 @@ from numa_service.mm.gfp import GFP_KERNEL
 from numa_service.node import ops
 from numa_service.node.kmem import kmem_cache_alloc, kmem_cache_free
 from numa_service.node.node import Node
+from numa_service.node.restart import node_restarted
 from numa_service.sim.simulation import Simulation
 
 LEASE_NS = 10**15
@@ -49,7 +50,7 @@ class Machine:
         node = self.sim.restart(nid).node
         for other in self.sim.nodes.values():
             if other is not node:
-                other.apply(ops.FreeDeadOwners(nid, node.lineage))
+                self.sim.call(other.nid, node_restarted(other, nid, node.lineage))
         self.sessions[nid] = self.open(nid)
         return node
 

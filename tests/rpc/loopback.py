@@ -117,7 +117,7 @@ class Loopback:
         self.connect()
         for other in self.servers.values():
             if other.node is not node:
-                other.restarted(nid, node.lineage)
+                await other.restarted(nid, node.lineage)
         self.keeper.came_up(nid)
 
     async def client(self, timeout: float = 30) -> AsyncMachine:

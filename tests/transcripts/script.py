@@ -30,6 +30,7 @@ from numa_service.node.page_alloc import begin_alloc
 from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import map_region
 from numa_service.node.requests import close, touch, unmap
+from numa_service.node.restart import node_restarted
 from numa_service.node.transcript import Transcript
 from numa_service.sim.simulation import Simulation
 
@@ -188,7 +189,7 @@ class Script:
         again.observer = self._transcript.observe
         for other in self.sim.nodes.values():
             if other is not again:
-                other.apply(ops.FreeDeadOwners(again.nid, again.lineage))
+                self.sim.call(other.nid, node_restarted(other, again.nid, again.lineage))
                 other.apply(ops.PeerBack(again.nid, self.sim.now_ns))
 
     # clients

@@ -77,10 +77,13 @@ def madvise(mm: MmStruct, start: int, length: int, advice: int, effects: list[Ef
         _check(vma, advice)
         gone, new = _FLAGS[advice]
         try:
-            return set_flags(mm, vma, low, high, vma.flags & ~gone | new)
+            changed = set_flags(mm, vma, low, high, vma.flags & ~gone | new)
         except Errno as error:
             # madvise() has ENOMEM for holes alone
             raise Errno(errno.EAGAIN, error.reason) from error
+        if advice == MADV_HUGEPAGE:
+            effects.append(Advise(changed, low, high, advice))
+        return changed
 
     if not change_range(mm, start, start + aligned, one):
         raise Errno(errno.ENOMEM, "not all of the range is mapped")

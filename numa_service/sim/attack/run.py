@@ -10,12 +10,12 @@ import numpy as np
 
 from numa_service.machine.record import CacheArgs
 from numa_service.mm.slab.flags import SlabFlag
-from numa_service.node import ops
 from numa_service.node.ask import ask
 from numa_service.node.errors import NodeError
 from numa_service.node.kmem import kmem_cache_shrink
 from numa_service.node.node import Node
 from numa_service.node.requests import CloseSession
+from numa_service.node.restart import node_restarted
 from numa_service.sim.attack import plan
 from numa_service.sim.attack.client import PATIENCE_NS, Client
 from numa_service.sim.attack.plan import MS, SECOND, Plan
@@ -175,7 +175,7 @@ class Run:
             if other != nid and peer.alive:
                 host.node.outbox.hurry(other, host.node.clock())
                 if peer.node.lineage > self._known[nid].get(other, 1):
-                    host.node.apply(ops.FreeDeadOwners(other, peer.node.lineage))
+                    self.sim.spawn(nid, node_restarted(host.node, other, peer.node.lineage))
                 self._known[nid][other] = peer.node.lineage
 
     def _set_clock(self, host: Host) -> None:
