@@ -76,10 +76,10 @@ class BootedMachine:
     user_min_free_kbytes: int | None = None
     #: `managed` as boot left it; a node that is restarted has these pages again.
     booted: dict[ZoneKey, int] = field(default_factory=dict)
+    #: Whether khugepaged runs: it raises min_free_kbytes when memory comes or goes.
+    khugepaged: bool = False
     #: The slab caches of the kernel's boot (``slab_caches``).
     slab_caches: tuple[Cache, ...] = ()
-    #: `MemoryState.sequence` of the last state of each node's memory that was applied.
-    memory_news: dict[int, int] = field(default_factory=dict)
     #: Nodes booted in the same process that belong to another BootedMachine; only snapshots show them.
     neighbours: dict[int, Pgdat] = field(default_factory=dict)
     vmalloc_nid: int = 0
@@ -110,7 +110,6 @@ class BootedMachine:
             sysctls=deepcopy(self.sysctls),
             pgdats={nid: self.pgdats[nid]},
             dmesg=list(self.dmesg),
-            memory_news={},
             neighbours={},
         )
 
@@ -136,15 +135,13 @@ class BootedMachine:
             self.user_min_free_kbytes,
             sorted((nid, zone, pages) for (nid, zone), pages in self.managed.items()),
             [(nid, list(zones)) for nid, zones in self.populated.items()],
-            sorted(self.memory_news.items()),
             [(nid, list(lists.node_order)) for nid, lists in sorted(self.zonelists.items())],
         ]
 
     def load(self, dumped: list[Any]) -> None:
         """Restore what :meth:`dump` returned, into a machine that was booted from the same spec."""
-        sysctls, user_min, managed, populated, news, orders = dumped
+        sysctls, user_min, managed, populated, orders = dumped
         self.managed = {(nid, zone): pages for nid, zone, pages in managed}
-        self.memory_news = dict(news)
         ours = self.sysctls.as_dict()
         for key, value in sysctls.items():
             if ours.get(key) != value:
