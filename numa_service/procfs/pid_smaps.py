@@ -8,8 +8,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from numa_service.mm.mmap import vm_flags as vf
-from numa_service.mm.mmap.entries import ACCESSED, DIRTY, has, pfns_of
-from numa_service.mm.mmap.frames import ANON, FILE, SHMEM
+from numa_service.mm.mmap.entries import ACCESSED, DIRTY, Entries, has, pfns_of
+from numa_service.mm.mmap.frames import ANON, FILE, SHMEM, AddressSpace
+from numa_service.mm.mmap.hugetlb import huge_size, of_vma
+from numa_service.mm.mmap.hugetlb_fault import within
 from numa_service.mm.mmap.process import Process
 from numa_service.mm.mmap.vma import Vma
 from numa_service.procfs.pid_maps import header, is_heap, is_stack
@@ -36,6 +38,8 @@ class Resident:
     anonymous: int = 0
     lazyfree: int = 0
     pss_locked: int = 0
+    shared_hugetlb: int = 0
+    private_hugetlb: int = 0
 
     def add(self, other: Resident) -> None:
         """Count both together, for smaps_rollup."""
@@ -44,7 +48,9 @@ class Resident:
 
 
 def resident(process: Process, vma: Vma) -> Resident:
-    """smaps_account, for every page of a VMA."""
+    """smaps_account, for every page of a VMA; of huge pages smaps_hugetlb_range."""
+    if vma.flags & vf.VM_HUGETLB:
+        return _of_huge_pages(process, vma)
     entries = process.mapped_entries(vma.start, vma.end)
     frames, pfns = process.frames, pfns_of(entries)
     mapcount = frames.mapcount[pfns]
@@ -72,9 +78,17 @@ def resident(process: Process, vma: Vma) -> Resident:
     )
 
 
+def _of_huge_pages(process: Process, vma: Vma) -> Resident:
+    size = huge_size(vma)
+    mapcount = process.frames.mapcount[pfns_of(_huge_entries(process, vma))]
+    shared = int((mapcount > 1).sum())
+    return Resident(shared_hugetlb=shared * size, private_hugetlb=(len(mapcount) - shared) * size)
+
+
 def numbers(process: Process, vma: Vma) -> dict[str, int]:
-    """The lines of one VMA in smaps, in kB, by their label, in order; those of huge pages are 0 here."""
-    sizes = {"Size": (vma.end - vma.start) >> 10, "KernelPageSize": 4, "MMUPageSize": 4}
+    """The lines of one VMA in smaps, in kB, by their label, in order."""
+    page = huge_size(vma) >> 10
+    sizes = {"Size": (vma.end - vma.start) >> 10, "KernelPageSize": page, "MMUPageSize": page}
     return sizes | _lines(resident(process, vma), rollup=False)
 
 
@@ -95,8 +109,8 @@ def _lines(found: Resident, *, rollup: bool) -> dict[str, int]:
         "AnonHugePages": 0,
         "ShmemPmdMapped": 0,
         "FilePmdMapped": 0,
-        "Shared_Hugetlb": 0,
-        "Private_Hugetlb": 0,
+        "Shared_Hugetlb": found.shared_hugetlb >> 10,
+        "Private_Hugetlb": found.private_hugetlb >> 10,
         "Swap": 0,
         "SwapPss": 0,
         "Locked": found.pss_locked >> (10 + _PSS_SHIFT),
@@ -137,20 +151,31 @@ def numa_line(process: Process, vma: Vma, policy: str) -> str:
         line += " heap"
     elif vma.special is None and is_stack(process.mm, vma):
         line += " stack"
-    entries = process.mapped_entries(vma.start, vma.end)
+    huge = bool(vma.flags & vf.VM_HUGETLB)
+    line += " huge" if huge else ""
+    entries = _huge_entries(process, vma) if huge else process.mapped_entries(vma.start, vma.end)
     if not len(entries):
         return line
     frames, pfns = process.frames, pfns_of(entries)
     pages, anon = len(pfns), int((frames.kind[pfns] == ANON).sum())
+    if huge:
+        anon = sum(not isinstance(frames.owner_of(pfn), AddressSpace) for pfn in pfns.tolist())
     dirty = int((has(entries, DIRTY) | frames.dirty[pfns]).sum())
     most = int(frames.mapcount[pfns].max())
     line += f" anon={anon}" if anon else ""
     line += f" dirty={dirty}" if dirty else ""
     line += f" mapped={pages}" if pages not in (anon, dirty) else ""
     line += f" mapmax={most}" if most > 1 else ""
-    nodes = np.bincount(frames.source.nids_of(pfns))
+    pool = of_vma(vma).pool if huge else None
+    nids = frames.source.nids_of(pfns) if pool is None else [pool.nid_of(pfn) for pfn in pfns.tolist()]
+    nodes = np.bincount(nids)
     line += "".join(f" N{nid}={count}" for nid, count in enumerate(nodes.tolist()) if count)
-    return f"{line} kernelpagesize_kB=4"
+    return f"{line} kernelpagesize_kB={huge_size(vma) >> 10}"
+
+
+def _huge_entries(process: Process, vma: Vma) -> Entries:
+    tree = process.mm.tree
+    return np.array([tree.huge_entries[at] for at in within(tree, vma, vma.start, vma.end)], np.int64)
 
 
 def _escaped(path: str) -> str:

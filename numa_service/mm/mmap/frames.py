@@ -14,6 +14,8 @@ Nids = npt.NDArray[np.int16]
 #: What a page is (MM_FILEPAGES, MM_ANONPAGES and MM_SHMEMPAGES of a resident set).
 FILE, ANON, SHMEM = range(3)
 KINDS: Final = 3
+#: A huge page of a pool, which counts for no resident set.
+HUGETLB: Final = 3
 
 
 class PageSource(Protocol):
@@ -93,7 +95,7 @@ class Frames:
         self._owners: dict[int, Owner] = {}
         self._last = 0
         self._sweep_at = 64
-        #: FILE, ANON or SHMEM.
+        #: FILE, ANON, SHMEM or HUGETLB.
         self.kind = np.zeros(1024, np.int8)
         self.dirty = np.zeros(1024, np.bool_)
         self.referenced = np.zeros(1024, np.bool_)
@@ -128,6 +130,11 @@ class Frames:
     def alloc(self, nids: Nids, kind: int) -> Pfns:
         """New pages that nothing maps yet."""
         pfns = self.source.alloc(nids)
+        self.begin(pfns, kind)
+        return pfns
+
+    def begin(self, pfns: Pfns, kind: int) -> None:
+        """Pages that have just been allocated are new ones."""
         self._reach(int(pfns.max(initial=0)))
         self.mapcount[pfns] = 0
         self.kind[pfns] = kind
@@ -135,7 +142,6 @@ class Frames:
         self.referenced[pfns] = False
         self.lazyfree[pfns] = False
         self.marked[pfns] = False
-        return pfns
 
     def map(self, pfns: Pfns) -> None:
         """One mapping more of each. None is named twice: they are of one VMA, which has each page once."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 from numa_service.mm.mmap.frames import AddressSpace
 from numa_service.mm.mmap.readahead import ReadaheadState
@@ -25,6 +25,8 @@ class File:
     inode: int
     readable: bool = True
     writable: bool = True
+    #: It can be mapped (f_op->mmap): directories and most files of /proc cannot.
+    mappable: bool = True
     #: Its pages are of shmem: tmpfs, or shared anonymous memory.
     shmem: bool = False
     #: Its file system looks for addresses by thp_get_unmapped_area.
@@ -38,6 +40,8 @@ class File:
     #: Length in pages, for readahead.
     size: int = 0
     readahead: ReadaheadState = field(default_factory=ReadaheadState)
+    #: Of a file of huge pages what it has beside them (hugetlb.HugeFile, of which nothing is known here).
+    huge: Any = None
     #: Pages that were promised for shared anonymous memory, until nothing maps it (shmem_acct_size).
     promised: int = 0
 
@@ -78,6 +82,11 @@ class Vma:
     chain: tuple[AnonVma, ...] = field(default=())
     #: The VMAs of the address space that it is in, among which it is.
     space: object = None
+    #: Of a private one of huge pages, in the process that made it: which promises are used up
+    #: (HPAGE_RESV_OWNER; a hugetlb.ResvMap, which parts of it share).
+    resv: Any = None
+    #: A page was taken from it for want of huge pages: a fault ends badly (HPAGE_RESV_UNMAPPED).
+    resv_unmapped: bool = False
 
     @property
     def pages(self) -> int:
