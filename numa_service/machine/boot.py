@@ -28,7 +28,7 @@ from numa_service.machine.free_area_init import (
     zone_range_lines,
 )
 from numa_service.machine.hugetlb_init import hugetlb_init
-from numa_service.machine.snapshot import slab_caches_of
+from numa_service.machine.slab_caches import slab_caches_of
 from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError, ZoneSpec
 from numa_service.machine.sysctl import Sysctls
 from numa_service.machine.vmalloc_init import boot_areas, vmalloc_nid

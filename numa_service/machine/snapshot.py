@@ -11,13 +11,13 @@ from pydantic import TypeAdapter
 
 from numa_service.machine.cmdline import parse_cmdline
 from numa_service.machine.hmat import access_of, generic_initiators
+from numa_service.machine.record import SlabCaches
+from numa_service.machine.slab_caches import slab_caches_of
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES, is_offline, zone_for_pfn_range
-from numa_service.mm.mmzone import PAGE_SHIFT, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
+from numa_service.mm.mmzone import PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
 from numa_service.mm.page_alloc import NO_PAGEBLOCK
 from numa_service.mm.pgdat import Pgdat
-from numa_service.mm.slab.cache import Cache
-from numa_service.mm.slab.start import booted_caches
 from numa_service.mm.snapshot import MachineSnapshot, MemoryBlockSnapshot, NodeSnapshot, Uptime
 from numa_service.mm.zonelist import Zonelists
 
@@ -80,8 +80,15 @@ class IdleClock:
         return Uptime(int(booted), ns, dict(self._idle))
 
 
-def assemble(spec: MachineSpec, parts: Iterable[NodePart], uptime: Uptime | None = None) -> MachineSnapshot:
+def assemble(
+    spec: MachineSpec,
+    parts: Iterable[NodePart],
+    uptime: Uptime | None = None,
+    caches: SlabCaches | None = None,
+) -> MachineSnapshot:
     """The snapshot of a machine whose nodes are in several processes; sysctls are those of the lowest nid.
+
+    `caches` are the slab caches that are not as boot left them.
 
     It has no boot log and no zonelists: no file of /proc or /sys shows them.
     """
@@ -103,22 +110,7 @@ def assemble(spec: MachineSpec, parts: Iterable[NodePart], uptime: Uptime | None
         generic_initiators=generic_initiators(spec),
         uptime=uptime or Uptime(),
         slab=spec.slab,
-        slab_caches=slab_caches_of(spec),
-    )
-
-
-def slab_caches_of(spec: MachineSpec) -> tuple[Cache, ...]:
-    """The slab caches of a machine that has booted."""
-    pages = sum(end - start for node in spec.nodes for start, end in node.ram)
-    return booted_caches(
-        spec.slab,
-        spec.profile,
-        spec.cmdline,
-        len(spec.cpus),
-        spec.node_ids,
-        pages << PAGE_SHIFT,
-        spec.arch,
-        any(zone.name == "HighMem" for node in spec.nodes for zone in node.zones),
+        slab_caches=slab_caches_of(spec, caches),
     )
 
 

@@ -29,10 +29,10 @@ from numa_service.node.errors import (
     SlabBug,
     UnknownObject,
 )
-from numa_service.node.kmem_state import GiveBack, KmemAnswer, large_order, pack, unpack
+from numa_service.node.kmem_calls import GiveBack, KmemAnswer, large_order, pack, unpack
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
-from numa_service.node.ops.kmem import MAX_REQUEST_OBJECTS
+from numa_service.node.ops.kmem import MAX_REQUEST_OBJECTS, MAX_WRITE_BYTES
 from numa_service.node.page_alloc import spend
 from numa_service.node.prepare import check_cpu, gfp_zone_checked
 from numa_service.node.trace_ring import AllocatedObjects
@@ -49,6 +49,8 @@ class _Request:
     cache: str
     cpu: int
     cost: Cost = field(default_factory=Cost)
+    #: What the kernel prints meanwhile.
+    report: list[str] = field(default_factory=list)
     #: nid → the error for which that node was not asked for pages.
     unasked: dict[int, NodeError] = field(default_factory=dict)
 
@@ -63,10 +65,12 @@ def kmem_cache_alloc(
     nid: int = NUMA_NO_NODE,
     cost: Cost | None = None,
     size: int = 0,
+    report: list[str] | None = None,
 ) -> Steps[list[int]]:
     """Addresses of `count` objects of a cache, which the session holds; all or none.
 
-    `size` are the bytes that kmalloc was asked for; 0: it was not.
+    `size` are the bytes that kmalloc was asked for; 0: it was not. `report` gets what the kernel prints of
+    free objects that were written to.
 
     What it costs is spent, and is in `cost`, which has to be new. InvalidRequest, NotFound, TooMany;
     NodesAway or AllocFailed if there is no memory.
@@ -84,7 +88,7 @@ def kmem_cache_alloc(
     gfp_zone_checked(gfp, node.pgdat.arch)
     if nid not in node.machine.populated or not node.machine.populated[nid]:
         nid = NUMA_NO_NODE  # as for a node without memory (___slab_alloc)
-    request = _Request(session, name, cpu, cost or Cost())
+    request = _Request(session, name, cpu, cost or Cost(), [] if report is None else report)
     got: list[int] = []
     try:
         yield from _slab_alloc(node, request, gfp, count, nid, got)
@@ -119,6 +123,7 @@ def _slab_alloc(node: Node, request: _Request, gfp: int, count: int, nid: int, g
     while len(got) < count:
         result = node.apply(ops.KmemAlloc(session, cache, cpu, nid, count - len(got), searched))
         got += unpack(result.objects)
+        request.report += result.report
         yield from _give_back(node, request, result.back)
         if not result.need:
             return
@@ -131,6 +136,7 @@ def _slab_alloc(node: Node, request: _Request, gfp: int, count: int, nid: int, g
             answer = yield from _call(node, request, slab.nid, "get_freelist", slab.lineage, (slab.pfn,))
         else:
             answer = yield from _call(node, request, result.nid, result.need, count=result.most)
+            request.report += answer.report if answer else ()
         if answer is None or not answer.objects:
             searched = slab is None
             continue
@@ -267,12 +273,15 @@ def kmem_cache_free(
     has to be new. InvalidRequest, NotFound; SlabBug with the kernel's report for what is no such object.
     """
     node.session(session)
-    name = node.kmem.name(cache) if cache else ""
+    name = node.kmem.own_name(cache) if cache else ""
     check_cpu(node.pgdat, cpu)
     if not 1 <= len(objects) <= MAX_REQUEST_OBJECTS:
         raise InvalidRequest("objects", f"{len(objects)} is not in 1…{MAX_REQUEST_OBJECTS}")
     if min(objects) < 0 or max(objects) >= 1 << 64:
         raise InvalidRequest("objects", "an address has 64 bits")
+    written = [address for address in objects if node.kmem.was_written(address)]
+    if written and (report := node.apply(ops.KmemCheckHeld(session, pack(written)))):
+        raise SlabBug(report)
     request = _Request(session, name, cpu, cost or Cost())
     try:
         yield from _free(node, request, pack(objects))
@@ -298,9 +307,7 @@ def _free(node: Node, request: _Request, objects: bytes) -> Steps[None]:
 
 def _wrong_free(node: Node, request: _Request, address: int) -> Steps[NodeError]:
     """The error for an address where the session holds no object: the node that has the page knows why."""
-    pfn = virt_to_pfn(address)
-    spec = node.machine.spec
-    nid = next((n.nid for n in spec.nodes for low, high in n.ram if low <= pfn < high), None)
+    nid = _nid_of(node, address)
     report = no_slab_page().report if request.cache else not_from_kmalloc(address).report
     cache = request.cache or next(iter(node.kmem.names), "")
     if nid is None or not cache:
@@ -318,6 +325,30 @@ def _wrong_free(node: Node, request: _Request, address: int) -> Steps[NodeError]
     return Precondition(f"object {address:#x}: not the session's")
 
 
+def _nid_of(node: Node, address: int) -> int | None:
+    """The node that has the page at an address."""
+    pfn = virt_to_pfn(address)
+    return next((n.nid for n in node.machine.spec.nodes for low, high in n.ram if low <= pfn < high), None)
+
+
+def write_object(node: Node, session: int, address: int, offset: int, data: bytes, cpu: int) -> Steps[None]:
+    """A task writes to where the bytes of an object are not its own, or to a free object.
+
+    Nothing follows until a check finds it. InvalidRequest; Precondition if the object is neither the
+    session's nor free.
+    """
+    check_cpu(node.pgdat, cpu)
+    if not 1 <= len(data) <= MAX_WRITE_BYTES:
+        raise InvalidRequest("data", f"{len(data)} bytes are not 1…{MAX_WRITE_BYTES}")
+    if address in node.session(session).objects:
+        node.apply(ops.KmemWrite(node.kernel, session, address, offset, data))
+        return
+    nid = _nid_of(node, address)
+    if nid is None:
+        raise InvalidRequest("object", f"no memory is at {address:#x}")
+    yield from on(node, nid, ops.KmemWrite(node.kernel, 0, address, offset, data))
+
+
 def kmalloc(
     node: Node,
     session: int,
@@ -327,13 +358,14 @@ def kmalloc(
     cpu: int,
     nid: int = NUMA_NO_NODE,
     cost: Cost | None = None,
+    report: list[str] | None = None,
 ) -> Steps[list[int]]:
     """Addresses of `count` times `size` bytes, of the size class or of whole pages (kmalloc_node).
 
     InvalidRequest for no bytes at all, and for more than the largest block of pages.
     """
     name = node.kmem.kmalloc_name(size, gfp)
-    return (yield from kmem_cache_alloc(node, session, name, gfp, count, cpu, nid, cost, size=size))
+    return (yield from kmem_cache_alloc(node, session, name, gfp, count, cpu, nid, cost, size, report))
 
 
 def free_objects(node: Node, session: int) -> Steps[None]:
@@ -351,13 +383,22 @@ def cache_reap(node: Node) -> Steps[None]:
         yield from _give_back(node, _Request(0, "", next(iter(node.pgdat.cpus))), back)
 
 
+def flush_all(node: Node, cache: str) -> Steps[None]:
+    """Take a cache's slabs from the CPUs of this node, and give them back to the nodes they are of."""
+    if cache in node.kmem.used:
+        back = node.apply(ops.KmemFlush(cache))
+        yield from _give_back(node, _Request(0, cache, _any_cpu(node)), back)
+
+
 def kmem_cache_shrink(node: Node, cache: str) -> Steps[None]:
     """Take a cache's slabs from the CPUs of this node, and free empty slabs of its memory.
 
     A whole machine is shrunk node by node (kmem_cache_shrink). NotFound.
     """
-    name = node.kmem.name(cache)
-    cpu = next(iter(node.pgdat.cpus), next(iter(node.pgdat.cpu_index)))
-    back = node.apply(ops.KmemFlush(name))
-    yield from _give_back(node, _Request(0, name, cpu), back)
-    node.apply(ops.KmemCall(node.kernel, "shrink", name, cpu, node.lineage))
+    name = node.kmem.own_name(cache)
+    yield from flush_all(node, name)
+    node.apply(ops.KmemCall(node.kernel, "shrink", name, _any_cpu(node), node.lineage))
+
+
+def _any_cpu(node: Node) -> int:
+    return next(iter(node.pgdat.cpus), next(iter(node.pgdat.cpu_index)))

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from numa_service.mm.gfp import Gfp
+from numa_service.mm.slab.cache import Cache
 from numa_service.mm.slab.flags import SlabFlag
 from numa_service.mm.slab.pages import NUMA_NO_NODE, virt_to_pfn
 from numa_service.mm.slab.profile import slab_of
+from numa_service.mm.slab.reports import still_has_objects
 from numa_service.mm.slab.slab import SlabCache
 from numa_service.mm.slab.slab_alloc import (
     BATCHREFILL_LIMIT,
@@ -33,18 +35,17 @@ from numa_service.mm.slab.slub_place import SlabRef
 from numa_service.mm.slab.slub_reports import no_slab_page, wrong_cache
 from numa_service.mm.slab.snapshot import SlabNodeSnapshot
 from numa_service.node.errors import InvalidRequest
-from numa_service.node.kmem_state import (
+from numa_service.node.kmem_calls import (
     CpuAlloc,
     CpuFree,
     GiveBack,
-    Holder,
-    Kmem,
     KmemAnswer,
     Question,
+    Shutdown,
     SlabView,
     pack,
-    slab_counter,
 )
+from numa_service.node.kmem_state import Holder, Kmem, slab_counter
 from numa_service.node.owners import Owner
 from numa_service.node.session_state import Held
 
@@ -96,8 +97,7 @@ class SlabKmem(Kmem):
     calls = frozenset(("refill", "take", "flush", "take_home", "free", "put_back", "shrink", "wrong_free"))
 
     def __init__(self, node: Holder) -> None:
-        self._caches = {c.name: c for c in node.machine.slab_caches if isinstance(c, SlabCache)}
-        super().__init__(node, self._caches.values())
+        super().__init__(node)
         #: Those that have been used here, by name.
         self.here: dict[str, CacheHere] = {}
         #: The slab of each page that is one's.
@@ -110,12 +110,31 @@ class SlabKmem(Kmem):
         home = {cpu: nid for nid, cpus in node.machine.spec.own_cpus.items() for cpu in cpus}
         self._counted = counted_cpus(self._profile, self._caches, home, node.nid)
 
+    def _enter(self, caches: Iterable[Cache]) -> None:
+        super()._enter(caches)
+        self._caches = {name: cache for name, cache in self._known.items() if isinstance(cache, SlabCache)}
+
+    def _drop(self, name: str) -> None:
+        del self.here[name]
+
+    def shutdown(self, name: str) -> Shutdown:
+        """Empty slabs are freed, also those that wait for a grace period. SLAB names no objects."""
+        self._cpu = None
+        here = self.here.get(name)
+        if here is None:
+            return Shutdown()
+        if here.node.drain():
+            return Shutdown(len(here.node.partial) + len(here.node.full), still_has_objects(name).report)
+        self.rcu_callbacks()
+        return Shutdown()
+
     def at(self, name: str) -> CacheHere:
         """What this node has of a cache."""
         here = self.here.get(name)
         if here is None:
             cache = dataclasses.replace(self._caches[name])
-            nid, counted = self._node.nid, self._counted[name]
+            nid, all_cpus = self._node.nid, len(self._node.machine.spec.own_cpus[self._node.nid])
+            counted = self._counted.get(name, all_cpus)
             node = SlabNode(cache, nid, counted, (), REAPTIMEOUT_NODE, self.struct_pages, self._destroy)
             here = self.here[name] = CacheHere(cache, node, self._node.pgdat.cpus)
         return here
@@ -444,6 +463,12 @@ class SlabKmem(Kmem):
         for name, here in self.here.items():
             for array in here.arrays():
                 yield name, array.entry, array.of
+
+    def write(self, name: str, address: int, offset: int, data: bytes, inuse: bool) -> None:
+        """Nothing: without CONFIG_DEBUG_SLAB nobody would look."""
+
+    def forget_written(self, addresses: Iterable[int]) -> None:
+        """Nothing: none are known."""
 
     # snapshots and checks
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from numa_service.mm.gfp import Gfp
+from numa_service.mm.slab.cache import Cache
 from numa_service.mm.slab.flags import SlabFlag
 from numa_service.mm.slab.kmem_cache import KmemCacheArgs
 from numa_service.mm.slab.pages import NUMA_NO_NODE, page_address, virt_to_pfn
@@ -22,22 +23,20 @@ from numa_service.mm.slab.slub_place import SlabRef
 from numa_service.mm.slab.snapshot import SlabNodeSnapshot
 from numa_service.mm.vmstat import NR_SLAB_UNRECLAIMABLE
 from numa_service.node.errors import InvalidRequest
-from numa_service.node.kmem_state import (
+from numa_service.node.kmem_calls import (
+    KMALLOC,
     CpuAlloc,
     CpuFree,
     GiveBack,
-    Holder,
-    Kmem,
     KmemAnswer,
     Question,
+    Shutdown,
     SlabView,
     pack,
 )
+from numa_service.node.kmem_state import Holder, Kmem
 from numa_service.node.owners import Owner
 from numa_service.node.session_state import Held
-
-#: How the name begins under which objects of kmalloc are known, before their size.
-_KMALLOC = "kmalloc-"
 
 
 class SlobKmem(Kmem):
@@ -46,8 +45,7 @@ class SlobKmem(Kmem):
     calls = frozenset(("take", "free", "put_back", "shrink", "wrong_free"))
 
     def __init__(self, node: Holder) -> None:
-        self._caches = {c.name: c for c in node.machine.slab_caches if isinstance(c, SlobCache)}
-        super().__init__(node, self._caches.values())
+        super().__init__(node)
         self.small = SlobLists()
         #: By address, the cache of each object, also of those that wait for a grace period.
         self.objects: dict[int, str] = {}
@@ -55,6 +53,19 @@ class SlobKmem(Kmem):
         self.whole: dict[int, int] = {}
         #: Objects of SLAB_TYPESAFE_BY_RCU caches that were freed, the oldest first.
         self.rcu: deque[int] = deque()
+
+    def _enter(self, caches: Iterable[Cache]) -> None:
+        super()._enter(caches)
+        self._caches = {name: cache for name, cache in self._known.items() if isinstance(cache, SlobCache)}
+
+    def _drop(self, name: str) -> None:
+        """Nothing: pages are of no cache."""
+
+    def shutdown(self, name: str) -> Shutdown:
+        """Pages with objects of the cache, of which the kernel's SLOB does not know and prints nothing."""
+        self.rcu_callbacks()
+        pages = {virt_to_pfn(address) for address, of in self.objects.items() if of == name}
+        return Shutdown(len(pages))
 
     def knows(self, name: str) -> bool:
         """Whether objects can be of that: a cache, or what kmalloc gives for so many bytes."""
@@ -72,7 +83,7 @@ class SlobKmem(Kmem):
 
     def _kmalloc_cache(self, size: int, gfp: int) -> str | None:
         block = kmalloc_block(size)
-        return f"{_KMALLOC}{size}" if block is not None and block.order is None else None
+        return f"{KMALLOC}{size}" if block is not None and block.order is None else None
 
     def _orders(self, name: str) -> tuple[int, int]:
         order = self.cache(name).order
@@ -234,6 +245,12 @@ class SlobKmem(Kmem):
     def _on_cpus(self) -> Iterator[tuple[str, Sequence[int], SlabRef]]:
         return iter(())
 
+    def write(self, name: str, address: int, offset: int, data: bytes, inuse: bool) -> None:
+        """Nothing: nobody would look."""
+
+    def forget_written(self, addresses: Iterable[int]) -> None:
+        """Nothing: none are known."""
+
     # snapshots and checks
 
     def _dump(self) -> list[Any]:
@@ -277,7 +294,7 @@ class SlobKmem(Kmem):
 
 def _kmalloc_size(name: str) -> int | None:
     """The bytes that kmalloc was asked for, from the name under which its objects are known."""
-    size = name.removeprefix(_KMALLOC)
+    size = name.removeprefix(KMALLOC)
     if size == name or not size.isdecimal() or not size.isascii() or len(size) > 4:
         return None
     block = kmalloc_block(int(size))
@@ -286,4 +303,4 @@ def _kmalloc_size(name: str) -> int | None:
 
 @lru_cache(maxsize=1 << 12)
 def _kmalloc_cache(size: int) -> SlobCache:
-    return SlobCache(KmemCacheArgs(f"{_KMALLOC}{size}", size), kmalloc=True)
+    return SlobCache(KmemCacheArgs(f"{KMALLOC}{size}", size), kmalloc=True)

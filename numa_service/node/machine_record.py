@@ -7,7 +7,7 @@ each node is on-line.
 from __future__ import annotations
 
 from numa_service.machine.hotplug import memory_state
-from numa_service.machine.record import MachineRecord, MemoryState, SlabTunables, SysctlWrite
+from numa_service.machine.record import MachineRecord, MemoryState, SlabCaches, SlabTunables, SysctlWrite
 from numa_service.node import ops
 from numa_service.node.node import Node
 
@@ -20,8 +20,11 @@ def follow(node: Node, record: MachineRecord) -> None:
     is what another lineage of this node had. An older record changes nothing.
     """
     written, _ = record.sysctls.get("vm.min_free_kbytes", (0, None))
+    known = node.record_version
+    if record.caches[0] > known:  # before the tunables of caches, which may be older than the last change
+        node.apply(ops.KmemCaches(record.caches[1].caches, record.caches[0]))
     for version, news in record.news():
-        if version <= node.record_version:
+        if version <= known or isinstance(news, SlabCaches):
             continue
         if isinstance(news, SysctlWrite):
             node.apply(ops.WriteSysctl(news.key, news.value, version))

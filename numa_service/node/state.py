@@ -37,9 +37,10 @@ from numa_service.node.owners import ID_BITS, KERNEL_ID, Owner, OwnerSlots, unkn
 from numa_service.node.page_bits import PageBits
 from numa_service.node.pfns import unpack_pfns
 from numa_service.node.session_state import Region, Session
+from numa_service.node.task_state import Tasks
 
 #: Version of the layout of snapshots. A snapshot of another version is refused.
-SNAPSHOT_VERSION = 3
+SNAPSHOT_VERSION = 4
 #: By the name of the allocator.
 _KMEM: dict[str, Callable[[Holder], Kmem]] = {"slub": SlubKmem, "slab": SlabKmem, "slob": SlobKmem}
 
@@ -69,6 +70,8 @@ class NodeState:
         #: The kernel of this node: the owner of the pages of its slabs.
         self.kernel = Owner(nid, lineage, KERNEL_ID)
         self.slots = OwnerSlots(nid, lineage)
+        #: The tasks whose home is this node.
+        self.tasks = Tasks(machine, nid, lineage)
         #: The node's part of hugetlb.
         self.hugetlb = HugetlbOfNode(self)
         self.replies = FirstReplies()
@@ -135,6 +138,12 @@ class NodeState:
         slot = self.slots[owner]
         if not self.pgdat.pg.owner_pages[slot] and not self.pgdat.pg.owner_swap[slot]:
             self.drop_owner(owner)
+
+    def free_swap(self, slot: int, pages: int) -> None:
+        """Free up to `pages` slots of swap that an owner has here and that nobody will read."""
+        pages = min(pages, int(self.pgdat.pg.owner_swap[slot]))
+        self.pgdat.pg.owner_swap[slot] -= pages
+        self.pgdat.pg.reclaim_stat[SWAP_USED] -= pages
 
     def expired(self, now_ns: int) -> list[int]:
         """Return the ids of the sessions whose lease has run out, ascending."""
@@ -226,6 +235,7 @@ class NodeState:
             self.pgdat.hugetlb.dump(),
             self.page_bits.dump(),
             self.pgdat.memory_failure.dump(),
+            self.tasks.dump(),
         ]
         packed: bytes = msgpack.packb(parts)
         return packed
@@ -241,7 +251,7 @@ class NodeState:
         if version != SNAPSHOT_VERSION:
             raise ValueError(f"a snapshot of version {version}: {SNAPSHOT_VERSION} is read")
         (nid, lineage, digest), machine, pgdat, next_id, slots, sessions, regions, run, load = parts[:9]
-        caches, replies, outbox, kmem, vmalloc, highmem, hugetlb, page_bits, failure = parts[9:]
+        caches, replies, outbox, kmem, vmalloc, highmem, hugetlb, page_bits, failure, tasks = parts[9:]
         if nid != self.nid:
             raise ValueError(f"a snapshot of node {nid}, not {self.nid}")
         self.lineage = lineage
@@ -269,12 +279,14 @@ class NodeState:
         self.pgdat.hugetlb.load(hugetlb)
         self.page_bits.load(page_bits)
         self.pgdat.memory_failure.load(failure)
+        self.tasks = Tasks(self.machine, self.nid, self.lineage)
+        self.tasks.load(tasks)
         if self.digest() != digest:
             raise ValueError("the snapshot does not lead to the state that it is of")
 
     def check_memory(self) -> list[str]:
         """Return the violated invariants of pages, zones and counters."""
-        return check_pgdat(self.pgdat) + self.kmem.check() + self.hugetlb.check()
+        return check_pgdat(self.pgdat) + self.kmem.check() + self.hugetlb.check() + self.tasks.check()
 
     def digest(self) -> str:
         """Return a blake2b digest of the whole state: two nodes with equal digests behave the same."""
@@ -307,4 +319,5 @@ class NodeState:
         digest.update(repr(self.pgdat.hugetlb.dump()).encode())
         digest.update(repr(self.page_bits.dump()).encode())
         digest.update(repr(self.pgdat.memory_failure.dump()).encode())
+        digest.update(msgpack.packb(self.tasks.dump()))
         return digest.hexdigest()

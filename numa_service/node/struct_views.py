@@ -63,7 +63,7 @@ from numa_service.mm.vmstat import NR_ZONE_LRU_BASE
 from numa_service.mm.zonelist import Zonelists, Zoneref
 from numa_service.node.errors import NotFound
 from numa_service.node.explanation_recorder import migratetype_name
-from numa_service.node.kmem_state import SlabView
+from numa_service.node.kmem_calls import SlabView
 from numa_service.node.node import Node
 
 _LRU_NAMES = ("inactive_anon", "active_anon", "inactive_file", "active_file", "unevictable")

@@ -236,7 +236,7 @@ TABLE: tuple[Pattern, ...] = (
     ),
     Pattern("sys/devices/virtual/memory_tiering/memory_tier*/nodelist", memory_tiers.nodelist, _tiers),
     # slab caches
-    Pattern("sys/kernel/slab/*/shrink", sysfs_slab.shrink, sysfs_slab.directories, _ROOT_WRITE),
+    Pattern("sys/kernel/slab/*/*", sysfs_slab.attribute, sysfs_slab.writable_files, _ROOT_WRITE),
     Pattern("sys/kernel/slab/*/*", sysfs_slab.attribute, sysfs_slab.files, _ROOT),
     Pattern("sys/kernel/slab/*", sysfs_slab.target, sysfs_slab.aliases, _LINK),
 )

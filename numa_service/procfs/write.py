@@ -12,10 +12,12 @@ from numa_service.machine.spec import MachineSpec, SpecError
 from numa_service.machine.sysctl import SYSCTLS, parse_sysctl, weight_name
 from numa_service.machine.zonelists import has_numa
 from numa_service.mm.hugetlb.hstate import Hstate
+from numa_service.mm.slab.flags import DEBUG_FLAGS
+from numa_service.mm.slab.profile import slub_of
 from numa_service.mm.slab.slab import parse_tunables, tunables_are_sane
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.procfs.sysctl import NUMA_ONLY
-from numa_service.procfs.sysfs_slab import cache_of
+from numa_service.procfs.sysfs_slab import COMMANDS, WRITABLE, cache_of
 from numa_service.procfs.tree import error, find
 
 #: Most bytes of a write: a page, as in sysfs.
@@ -65,10 +67,32 @@ class TuneSlab:
 
 
 @dataclass(frozen=True, slots=True)
+class WriteSlabFile:
+    """A number is to be written to a file of a slab cache, for every node of the machine."""
+
+    cache: str
+    file: str
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class ValidateCache:
+    """The objects of a slab cache are to be checked, on every node."""
+
+    cache: str
+
+
+@dataclass(frozen=True, slots=True)
 class ShrinkCache:
     """A slab cache is to give back what it can, on every node."""
 
     cache: str
+
+
+#: What a write can mean.
+Written = (
+    WriteSysctl | ChangeMemoryBlock | ResizeHugepages | TuneSlab | WriteSlabFile | ShrinkCache | ValidateCache
+)
 
 
 def parse_sysctl_write(spec: MachineSpec, path: str, data: bytes) -> WriteSysctl | None:
@@ -86,13 +110,11 @@ def parse_sysctl_write(spec: MachineSpec, path: str, data: bytes) -> WriteSysctl
     return None
 
 
-def parse_write(
-    snapshot: MachineSnapshot, path: str, data: bytes
-) -> WriteSysctl | ChangeMemoryBlock | ResizeHugepages | TuneSlab | ShrinkCache | None:
+def parse_write(snapshot: MachineSnapshot, path: str, data: bytes) -> Written | None:
     """A write of `data` to a file, parsed; None if it would change nothing.
 
     OSErrors are those of :func:`numa_service.procfs.tree.find`, EACCES for a file that cannot be written,
-    EFBIG for more than a page, and EINVAL for what the kernel refuses, with the reason in its text.
+    EFBIG for more than a page, and EINVAL or ERANGE for what the kernel refuses, with the reason in its text.
     """
     place, pattern, numbers = find(snapshot, path)
     if not pattern.mode & stat.S_IWUSR:
@@ -109,9 +131,7 @@ def parse_write(
     if place == "proc/slabinfo":
         return _tunables(snapshot, path, text)
     if place.startswith("sys/kernel/slab/"):
-        if not text.startswith("1"):  # shrink_store
-            raise _invalid(path, f"{text[:40]!r} is not 1")
-        return ShrinkCache(cache_of(snapshot, str(numbers[0])))
+        return _slab_file(snapshot, path, text, *map(str, numbers))
     block = int(numbers[0])
     if place.endswith("/state"):
         if text not in _STATES:
@@ -141,6 +161,34 @@ def _hugepages(
         return WriteSysctl(key, _value(key, snapshot.profile, path, data))
     nid = int(numbers[0]) if place.startswith("sys/devices/") else None
     return ResizeHugepages(kb, int(text), nid)
+
+
+def _slab_file(
+    snapshot: MachineSnapshot, path: str, text: str, directory: str, file: str
+) -> ShrinkCache | ValidateCache | WriteSlabFile:
+    """A write to a file of a cache of SLUB (shrink_store, min_partial_store, cpu_partial_store, …)."""
+    cache = cache_of(snapshot, directory)
+    if file in COMMANDS:
+        if not text.startswith("1"):
+            raise _invalid(path, f"{text[:40]!r} is not 1")
+        if file == "shrink":
+            return ShrinkCache(cache.name)
+        if slub_of(snapshot.profile).work.validates_debugged and not cache.flags & DEBUG_FLAGS:
+            raise _invalid(path, "only a cache with debugging is checked")
+        return ValidateCache(cache.name)
+    if file == "skip_kfence":  # only the first character counts
+        text = text[:1]
+    digits = text.removeprefix("+")
+    if not (digits.isascii() and digits.isdecimal()):
+        raise _invalid(path, f"{text[:40]!r} is not a number")
+    value, most = int(digits), WRITABLE[file]
+    if value > most and file == "skip_kfence":
+        raise _invalid(path, f"{text!r} is neither 0 nor 1")
+    if value > most:
+        raise OSError(errno.ERANGE, f"{os.strerror(errno.ERANGE)}: more than {most}", f"/{path.strip('/')}")
+    if file == "cpu_partial" and value and cache.flags & DEBUG_FLAGS:
+        raise _invalid(path, "a cache with debugging has no slabs of CPUs")
+    return WriteSlabFile(cache.name, file, value)
 
 
 def _tunables(snapshot: MachineSnapshot, path: str, text: str) -> TuneSlab | None:

@@ -13,6 +13,7 @@ from numa_service.machine.record import MemoryState
 from numa_service.node import ops
 from numa_service.node.errors import InvalidRequest
 from numa_service.node.hugetlb import AllocHugePage, GrowPool, ReserveHugePages
+from numa_service.node.kmem_calls import pack, unpack
 from numa_service.node.load import Report
 from numa_service.node.ops.op import Op, Tagged, decode, encode
 from numa_service.node.ops.vmalloc import GotVmArea
@@ -144,6 +145,17 @@ def _kmem(op: ops.KmemCall, request_id: str) -> Question:
     )
 
 
+def _kmem_write(op: ops.KmemWrite, request_id: str) -> Question:
+    return zonelist_pb2.KmemRequest(
+        request_id=request_id,
+        owner=_owner(op.owner),
+        call="write",
+        objects=pack([op.object]),
+        offset=op.offset,
+        data=op.data,
+    )
+
+
 def _hugetlb(op: ops.HugetlbCall, request_id: str) -> Question:
     return zonelist_pb2.HugetlbRequest(
         request_id=request_id,
@@ -267,6 +279,7 @@ WIRE: dict[type[Tagged[Any]], Wire] = {
             lineage=r.lineage, pfns=r.pfns, objects=r.objects, frozen=r.frozen, report=r.report
         ),
     ),
+    ops.KmemWrite: Wire("Kmem", _kmem_write, lambda m: None, lambda _: zonelist_pb2.KmemResponse()),
     ops.GetVmArea: _VM_AREA,
     ops.MapVmArea: _VM_AREA,
     ops.FindVmArea: _VM_AREA,
@@ -382,6 +395,10 @@ def _memory_notify_op(m: zonelist_pb2.MemoryNotifyRequest) -> Op[Any]:
 
 
 def _kmem_op(m: zonelist_pb2.KmemRequest) -> Op[Any]:
+    if m.call == "write":
+        if len(m.objects) != 8:
+            raise InvalidRequest("objects", "write is about one object")
+        return ops.KmemWrite(_owner_of(m.owner), 0, unpack(m.objects)[0], m.offset, m.data)
     return ops.KmemCall(
         _owner_of(m.owner), m.call, m.cache, m.cpu, m.lineage, tuple(m.pfns), m.objects, m.count
     )

@@ -82,9 +82,22 @@ class RecordKeeper:
 
     async def write_tunables(self, tunables: SlabTunables) -> None:
         """Write tunables of a slab cache for all nodes, including those that are away."""
+        await self.change(lambda record: record.with_tunables(tunables))
+
+    async def change(self, changed: Callable[[MachineRecord], MachineRecord]) -> MachineRecord:
+        """Let the record be what `changed` makes of it, which may raise instead; return it.
+
+        Nodes that are up follow it on return, as for :meth:`write_sysctl`.
+        """
         async with self._changing:
-            await self._change(self.record.with_tunables(tunables))
+            record = changed(self.record)
+            await self._change(record)
         await self._until_told()
+        return record
+
+    def behind(self) -> list[int]:
+        """The nodes that are not known to have the newest record, those that are away among them."""
+        return self._kept.behind()
 
     async def _until_told(self) -> None:
         telling = [task for task in self._telling.values() if not task.done()]

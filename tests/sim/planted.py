@@ -21,6 +21,7 @@ from numa_service.node.node import Node
 from numa_service.node.outbox import Outbox
 from numa_service.node.owners import OwnerSlots
 from numa_service.node.state import NodeState
+from numa_service.sim import keeper
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -211,6 +212,16 @@ def trust_an_old_array(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SlabKmem, "_forget", lambda self, nid, lineage: None)
 
 
+def destroy_without_asking(patch: pytest.MonkeyPatch) -> None:
+    """A slab cache goes although nodes have objects of it."""
+
+    def nothing(nids: Any, cache: str) -> Any:
+        return
+        yield
+
+    patch.setattr(keeper, "shutdown_on_all", nothing)
+
+
 PLANTED: tuple[Plant, ...] = (
     forget_a_first_reply,
     skip_a_debt,
@@ -234,4 +245,5 @@ PLANTED: tuple[Plant, ...] = (
     trust_an_old_slab,
     forget_a_batch,
     trust_an_old_array,
+    destroy_without_asking,
 )

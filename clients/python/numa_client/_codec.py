@@ -319,9 +319,28 @@ def free_objects_request(
     )
 
 
-def objects(packed: bytes) -> t.Objects:
+def objects(
+    response: kmem_service_pb2.AllocObjectsResponse | kmem_service_pb2.KmallocResponse,
+) -> t.AllocatedObjects:
     """The addresses of a response, as a view of it."""
-    return np.frombuffer(packed, "<u8")
+    addresses = np.frombuffer(response.objects, "<u8").view(t.AllocatedObjects)
+    addresses.cost, addresses.report = cost(response.cost), tuple(response.report)
+    return addresses
+
+
+def write_object_request(
+    session: t.SessionInfo, request_id: str, address: int, offset: int, data: bytes, cpu: int
+) -> kmem_service_pb2.WriteObjectRequest:
+    """The WriteObject request for bytes at an offset from an object."""
+    return kmem_service_pb2.WriteObjectRequest(
+        session=session.session,
+        session_token=session.token,
+        request_id=request_id,
+        object=_address("object", int(address)),
+        offset=offset,
+        data=data,
+        cpu=_number("cpu", cpu),
+    )
 
 
 def vmalloc_request(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -167,12 +168,16 @@ def _cached(process: Process, vma: Vma, numbers: Pfns) -> Pfns:
     pfns = cache.find(numbers)
     missing = pfns == 0
     if missing.any():
-        if cache.kind == SHMEM and vma.flags & vf.VM_NORESERVE:
-            count = int(missing.sum())
+        count = int(missing.sum()) if cache.kind == SHMEM and vma.flags & vf.VM_NORESERVE else 0
+        if count:
             process.mm.charge(count)
-            assert vma.file is not None
+        try:
+            fresh = process.frames.alloc(process.place(vma, numbers[missing]), cache.kind)
+        except BaseException:
+            process.mm.committed.uncharge(count)
+            raise
+        if count and vma.file is not None:
             vma.file.promised += count
-        fresh = process.frames.alloc(process.place(vma, numbers[missing]), cache.kind)
         cache.add(numbers[missing], fresh)
         process.frames.belong(fresh, cache, numbers[missing])
         pfns[missing] = fresh
@@ -186,7 +191,7 @@ def _read_ahead(process: Process, vma: Vma, number: int) -> None:
     pfn = int(cache.find(np.array([number]))[0])
     if vma.flags & (vf.VM_RAND_READ | vf.VM_SEQ_READ) or not file.size:
         return
-    window = None
+    window, before = None, replace(file.readahead)
     if not pfn:
         window = missed(file.readahead, number)
     else:
@@ -198,7 +203,13 @@ def _read_ahead(process: Process, vma: Vma, number: int) -> None:
         return
     wanted = np.arange(window.start, min(window.start + window.size, file.size), dtype=np.int64)
     wanted = wanted[cache.find(wanted) == 0]
-    fresh = frames.alloc(process.place(vma, wanted), FILE)
+    try:
+        fresh = frames.alloc(process.place(vma, wanted), FILE)
+    except BaseException:
+        # whoever finds memory for them begins anew
+        file.readahead = before
+        frames.marked[pfn] |= window.marked >= 0 and pfn != 0
+        raise
     cache.add(wanted, fresh)
     frames.belong(fresh, cache, wanted)
     frames.marked[fresh[wanted == window.marked]] = True

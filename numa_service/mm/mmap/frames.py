@@ -21,8 +21,8 @@ HUGETLB: Final = 3
 class PageSource(Protocol):
     """Where pages come from, and where they go when nothing maps them any more."""
 
-    def alloc(self, nids: Nids) -> Pfns:
-        """One page for each of `nids`, of that node where it has one."""
+    def alloc(self, nids: Nids, kind: int) -> Pfns:
+        """One page of a kind for each of `nids`, of that node where it has one."""
         ...
 
     def free(self, pfns: Pfns) -> None:
@@ -43,7 +43,7 @@ class Numbered:
         self._freed: list[Pfns] = []
         self.out = 0
 
-    def alloc(self, nids: Nids) -> Pfns:
+    def alloc(self, nids: Nids, kind: int = ANON) -> Pfns:
         """Numbers from 1 on, unless some of as many pages as now were freed together."""
         count = len(nids)
         self.out += count
@@ -122,6 +122,11 @@ class Frames:
         """What a page belongs to."""
         return self._owners[int(self.mapping[pfn])]
 
+    def forget(self, owner: Owner) -> None:
+        """No page belongs to it any more: it loses its number."""
+        self._owners.pop(owner.number, None)
+        owner.number = 0
+
     def belong(self, pfns: Pfns, owner: Owner, numbers: Pfns) -> None:
         """Pages belong to an anon_vma or to a file, with these numbers in it (page->mapping, page->index)."""
         self.mapping[pfns] = self.number_of(owner)
@@ -129,19 +134,23 @@ class Frames:
 
     def alloc(self, nids: Nids, kind: int) -> Pfns:
         """New pages that nothing maps yet."""
-        pfns = self.source.alloc(nids)
+        pfns = self.source.alloc(nids, kind)
         self.begin(pfns, kind)
         return pfns
 
     def begin(self, pfns: Pfns, kind: int) -> None:
         """Pages that have just been allocated are new ones."""
-        self._reach(int(pfns.max(initial=0)))
+        self.expect(pfns, kind)
         self.mapcount[pfns] = 0
-        self.kind[pfns] = kind
         self.dirty[pfns] = kind == ANON
         self.referenced[pfns] = False
         self.lazyfree[pfns] = False
         self.marked[pfns] = False
+
+    def expect(self, pfns: Pfns, kind: int) -> None:
+        """Pages are of a kind, also those that are not in use yet."""
+        self._reach(int(pfns.max(initial=0)))
+        self.kind[pfns] = kind
 
     def map(self, pfns: Pfns) -> None:
         """One mapping more of each. None is named twice: they are of one VMA, which has each page once."""

@@ -25,8 +25,6 @@ class File:
     inode: int
     readable: bool = True
     writable: bool = True
-    #: It can be mapped (f_op->mmap): directories and most files of /proc cannot.
-    mappable: bool = True
     #: Its pages are of shmem: tmpfs, or shared anonymous memory.
     shmem: bool = False
     #: Its file system looks for addresses by thp_get_unmapped_area.
@@ -44,6 +42,8 @@ class File:
     huge: Any = None
     #: Pages that were promised for shared anonymous memory, until nothing maps it (shmem_acct_size).
     promised: int = 0
+    #: It can be mapped (f_op->mmap): directories and most files of /proc cannot.
+    mappable: bool = True
 
 
 @dataclass(eq=False, slots=True)

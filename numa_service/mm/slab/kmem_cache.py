@@ -41,8 +41,8 @@ class KmemCacheArgs:
     #: Alignment that the creator asks for; 0 leaves it to the allocator.
     align: int = 0
     flags: SlabFlag = NO_FLAGS
-    #: Objects have a constructor.
-    ctor: bool = False
+    #: Their constructor, as %pS prints a function of the kernel; "": they have none.
+    ctor: str = ""
     #: How much of an object may be copied to and from user space.
     usersize: int = 0
     #: The creator says where in the object the free pointer may be (use_freeptr_offset, since 6.12).

@@ -114,7 +114,7 @@ _SLUB_6_12 = SlubProfile(
         align_rules=ALIGN_DIVISOR,
     ),
     boot=BootCaches(boot_caches_6_12.BUILT_IN, boot_caches_6_12.MODULES),
-    work=SlubWorkRules(preferred_node_first=True, always_compound=True),
+    work=SlubWorkRules(preferred_node_first=True, always_compound=True, all_is_checked=True),
 )
 
 _SLUB_3_0 = SlubProfile(
@@ -146,7 +146,19 @@ _SLUB_3_0 = SlubProfile(
         usercopy=False,
     ),
     boot=None,
-    work=SlubWorkRules(preferred_node_first=False, always_compound=False),
+    work=SlubWorkRules(
+        preferred_node_first=False,
+        always_compound=False,
+        objects_remaining="Objects remaining on kmem_cache_close()",
+        still_has_objects="SLUB {cache}: kmem_cache_destroy called for cache that still has objects.",
+        report_prefix="INFO: ",
+        left_redzone="Redzone",
+        right_redzone="Redzone",
+        end_poison="Poison",
+        tells_offset=False,
+        tells_restored=False,
+        validates_debugged=False,
+    ),
 )
 
 #: SLUB by the name of a kernel.

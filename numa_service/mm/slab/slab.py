@@ -184,7 +184,7 @@ class SlabCaches:
 
         Later ones can merge with it, unless it is `exempt`.
         """
-        cache = self._create(args)
+        cache = self.kmem_cache_open(args)
         cache.exempt = exempt
         self.caches.append(cache)
         return cache
@@ -197,12 +197,12 @@ class SlabCaches:
                 cache.object_size = max(cache.object_size, args.size)
                 cache.aliases.append(args.name)
                 return cache
-        cache = self._create(args)
+        cache = self.kmem_cache_open(args)
         self.caches.append(cache)
         return cache
 
-    def _create(self, args: KmemCacheArgs) -> SlabCache:
-        """A new cache (__kmem_cache_create without DEBUG)."""
+    def kmem_cache_open(self, args: KmemCacheArgs) -> SlabCache:
+        """A cache that merges with none, and that is not one of `caches` (__kmem_cache_create)."""
         align = calculate_alignment(args.flags, args.align, args.size)
         size = align_up(align_up(args.size, WORD), align)
         if size < MIN_SIZE:

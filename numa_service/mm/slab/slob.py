@@ -6,6 +6,7 @@ fills a page or more comes from the page allocator.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -140,3 +141,19 @@ class SlobCache:
     def objects(self) -> int:
         """Objects for which such pages have room, if no others are in them."""
         return (PAGE_SIZE << self.order) // self.size
+
+
+class SlobCaches:
+    """The caches of a machine in the order in which they were created. None is shared."""
+
+    def __init__(self, caches: Iterable[SlobCache]) -> None:
+        self.caches = list(caches)
+
+    def kmem_cache_create(self, args: KmemCacheArgs) -> SlobCache:
+        """A new cache (kmem_cache_create_usercopy)."""
+        self.caches.append(self.kmem_cache_open(args))
+        return self.caches[-1]
+
+    def kmem_cache_open(self, args: KmemCacheArgs) -> SlobCache:
+        """A cache that is not one of `caches`."""
+        return SlobCache(args)

@@ -460,4 +460,5 @@ class KmemCache:
             raise objects_remaining(
                 self.cache.name,
                 [(slab, sorted(set(slab.all_objects()) - set(slab.freelist))) for slab in remaining],
+                self.machine.rules,
             )

@@ -300,7 +300,8 @@ class KmemCacheNode:
         debugging there is one slab with one object, and the slab stays (alloc_single_from_partial).
         """
         place = self._place
-        place.room(max(self.cache.objects, 2 + int(place.data.caches[self._k, CACHE_CPU_PARTIAL])))
+        wanted = 2 + int(place.data.caches[self._k, CACHE_CPU_PARTIAL])
+        place.room(max(self.cache.objects, min(wanted, self.nr_partial)))
         first = place.data.slabs[self._field(NODE_FIRST)]
         free = 1 if self.debug else int(first[SLAB_OBJECTS] - first[SLAB_INUSE])
         count = slub_get_partial(place.address, self._k, self._n, home)

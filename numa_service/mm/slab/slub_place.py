@@ -20,6 +20,7 @@ from numa_service.mm.slab.compiled.data import (
     CACHE_PAD,
     CACHE_SIZE,
     CACHE_SPARE,
+    CPU_NR_PARTIAL,
     CTL_BACK,
     CTL_DISCARD,
     CTL_FRAMES,
@@ -53,6 +54,8 @@ from numa_service.mm.slab.kmem_cache import PAGE_SHIFT
 from numa_service.mm.slab.slub import SlubCache
 
 _ADDRESSES = 1 << 64
+#: More than any node has; min_partial is a number of 64 bits.
+_MANY_SLABS = 1 << 62
 #: PAGE_OFFSET of x86_64 with page tables of four levels and without KASLR.
 PAGE_OFFSET = 0xFFFF888000000000
 
@@ -94,6 +97,8 @@ class SlubPlace:
         #: Caches by their row.
         self.caches: list[SlubCache] = []
         self._row_of: dict[int, int] = {}
+        #: Rows of caches that are no more, by the number of objects of a slab.
+        self._spare: dict[int, list[int]] = {}
         self._objects = 0
 
     def _see(self) -> None:
@@ -111,24 +116,37 @@ class SlubPlace:
         return self._add_cache(cache) if row is None else row
 
     def _add_cache(self, cache: SlubCache) -> int:
-        row = self._row_of[id(cache)] = len(self.caches)
-        self.caches.append(cache)
-        if row == len(self.data.caches):
-            self._grow(caches=2 * row, nodes=2 * row, cpus=2 * row)
-        self.data.caches[row, [CACHE_SIZE, CACHE_OBJECTS, CACHE_PAD, CACHE_DEBUG, CACHE_SPARE]] = (
+        spare = self._spare.get(cache.objects)
+        if spare:
+            row = spare.pop()
+            self.caches[row] = cache
+        else:
+            row = len(self.caches)
+            self.caches.append(cache)
+            if row == len(self.data.caches):
+                self._grow(caches=2 * row, nodes=2 * row, cpus=2 * row)
+            self.data.caches[row, CACHE_SPARE] = NONE
+        self._row_of[id(cache)] = row
+        self.data.caches[row, [CACHE_SIZE, CACHE_OBJECTS, CACHE_PAD, CACHE_DEBUG]] = (
             cache.size,
             cache.objects,
             cache.red_left_pad,
             bool(cache.flags & DEBUG_FLAGS),
-            NONE,
         )
         self.set_limits(row, cache.min_partial, cpu_partial_slabs(cache))
         self.data.nodes[row][:, [NODE_FIRST, NODE_LAST]] = NONE
         self.data.cpus[row][:, :3] = NONE  # CPU_SLAB, CPU_FREE, CPU_PARTIAL
+        self.data.cpus[row][:, CPU_NR_PARTIAL] = 0
         return row
+
+    def remove_cache(self, cache: SlubCache) -> None:
+        """A cache without slabs is no more; its row is used for another with slabs of as many objects."""
+        row = self._row_of.pop(id(cache))
+        self._spare.setdefault(cache.objects, []).append(row)
 
     def set_limits(self, row: int, min_partial: int, cpu_partial: int) -> None:
         """How many slabs a node's partial list has at least, and that of a CPU at most."""
+        min_partial = min(min_partial, _MANY_SLABS)
         self.data.caches[row, [CACHE_MIN_PARTIAL, CACHE_CPU_PARTIAL]] = min_partial, cpu_partial
 
     def _grow(self, **lengths: int) -> None:

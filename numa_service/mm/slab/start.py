@@ -8,13 +8,13 @@ from functools import lru_cache
 
 from numa_service.mm.slab.allocator import SlabAllocator
 from numa_service.mm.slab.boot_caches import NO_BOOT_CACHES, boot_slab, boot_slub
-from numa_service.mm.slab.cache import Cache
+from numa_service.mm.slab.cache import Caches
 from numa_service.mm.slab.kmem_cache import KmemCacheArgs
 from numa_service.mm.slab.pages import PageSource
 from numa_service.mm.slab.profile import slab_of, slub_of
 from numa_service.mm.slab.slab import SlabCaches, slab_parameters
 from numa_service.mm.slab.slab_boot import start_slab
-from numa_service.mm.slab.slob import SlobCache
+from numa_service.mm.slab.slob import SlobCache, SlobCaches
 from numa_service.mm.slab.slob_alloc import Slob
 from numa_service.mm.slab.slub import SlubCaches
 from numa_service.mm.slab.slub_alloc import Slub
@@ -89,14 +89,13 @@ def booted_caches(
     memory_bytes: int,
     arch: str = "x86_64",
     highmem: bool = False,
-) -> tuple[Cache, ...]:
-    """The caches of a machine that has booted with all its CPUs. Callers share them: change none of them."""
+) -> Caches:
+    """The caches of a machine that has booted with all its CPUs. Callers share them: change nothing of it."""
     if allocator == "slub":
-        caches = boot_caches(kernel, cmdline, cpus, cpus, node_ids, arch, highmem=highmem)
-        return tuple(caches.caches)
+        return boot_caches(kernel, cmdline, cpus, cpus, node_ids, arch, highmem=highmem)
     if allocator == "slab":
-        return tuple(_boot_slab(kernel, cmdline, cpus, node_ids, memory_bytes).caches)
-    return tuple(SlobCache(args) for args in slob_boot_args(kernel))
+        return _boot_slab(kernel, cmdline, cpus, node_ids, memory_bytes)
+    return SlobCaches(SlobCache(args) for args in slob_boot_args(kernel))
 
 
 def slob_boot_args(kernel: str) -> list[KmemCacheArgs]:

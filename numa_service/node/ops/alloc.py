@@ -29,7 +29,7 @@ from numa_service.mm.vmstat import PATH_STEALS
 from numa_service.node.cost import Cost
 from numa_service.node.errors import InvalidRequest, Precondition
 from numa_service.node.explanation_recorder import NodeAccount
-from numa_service.node.kmem_state import pack
+from numa_service.node.kmem_calls import pack
 from numa_service.node.load import Report
 from numa_service.node.ops.fields import (
     GFP_BITS,
@@ -138,6 +138,7 @@ class Alloc(Op[AllocResult]):
         if self.slab:
             if node.slots.is_dead(owner):
                 raise Precondition(f"lineage {owner.lineage} of node {owner.nid} is no more")
+            node.kmem.check_gives(self.slab)
             owner = node.kernel
         recorder = None
         if self.explain:

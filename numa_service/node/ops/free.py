@@ -16,7 +16,7 @@ from numa_service.node.ops.fields import (
     owner_text,
 )
 from numa_service.node.ops.op import Op
-from numa_service.node.owners import Owner
+from numa_service.node.owners import PGTABLE_ID, Owner
 from numa_service.node.pfns import check_pfns
 from numa_service.node.state import NodeState
 from numa_service.node.vm_areas import areas_of, end_areas
@@ -55,6 +55,8 @@ class Free(Op[int]):
             if e.not_found:
                 raise NotFound("page", f"{e.pfn:#x} on node {node.nid}", e.reason) from None
             raise Precondition(f"page {e.pfn:#x} on node {node.nid}: {e.reason}") from None
+        if self.owner.id == PGTABLE_ID:
+            node.forget_if_empty(self.owner)  # no end of an owner would do it
         if self.spends and self.cpu is not None:
             node.load.spend(self.cpu, node.cost_of_free(len(self.pfns) // 8).latency_ns, ())
         return freed

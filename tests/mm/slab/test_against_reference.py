@@ -32,7 +32,7 @@ CACHES = {
         KmemCacheArgs("shared", 22),
         KmemCacheArgs("lines", 200, flags=SlabFlag.HWCACHE_ALIGN),
         KmemCacheArgs("large", 3000, flags=SlabFlag.NO_MERGE),
-        KmemCacheArgs("made", 72, ctor=True),
+        KmemCacheArgs("made", 72, ctor="ctor"),
         KmemCacheArgs("rcu", 500, flags=SlabFlag.TYPESAFE_BY_RCU),
     )
 }

@@ -22,10 +22,10 @@ def test_where_the_free_list_is() -> None:
         (KmemCacheArgs("plain", 64), Freelist.IN_OBJECT, 64),
         # 64 indices do not fit in an object of 56 bytes that takes 64
         (KmemCacheArgs("short", 56, flags=SlabFlag.HWCACHE_ALIGN), Freelist.ON_SLAB, 63),
-        (KmemCacheArgs("constructed", 712, ctor=True), Freelist.ON_SLAB, 11),
+        (KmemCacheArgs("constructed", 712, ctor="ctor"), Freelist.ON_SLAB, 11),
         # 16 objects leave nothing over, and their 16 indices are worth an object of their own
-        (KmemCacheArgs("full", 256, ctor=True), Freelist.OFF_SLAB, 16),
-        (KmemCacheArgs("untracked", 256, ctor=True, flags=SlabFlag.NOLEAKTRACE), Freelist.ON_SLAB, 15),
+        (KmemCacheArgs("full", 256, ctor="ctor"), Freelist.OFF_SLAB, 16),
+        (KmemCacheArgs("untracked", 256, ctor="ctor", flags=SlabFlag.NOLEAKTRACE), Freelist.ON_SLAB, 15),
     ):
         cache = caches.kmem_cache_create(args)
         assert (cache.freelist, cache.objects) == (freelist, objects), args.name
@@ -38,8 +38,8 @@ def test_an_object_has_sixteen_bytes_at_least() -> None:
 
 def test_large_slabs_are_for_machines_with_memory_and_caches_that_are_not_reclaimed() -> None:
     """Five objects of 712 bytes leave 536 of a page: more than one part in eight."""
-    args = KmemCacheArgs("inode", 712, ctor=True)
-    reclaimed = KmemCacheArgs("reclaimed", 712, ctor=True, flags=SlabFlag.RECLAIM_ACCOUNT)
+    args = KmemCacheArgs("inode", 712, ctor="ctor")
+    reclaimed = KmemCacheArgs("reclaimed", 712, ctor="ctor", flags=SlabFlag.RECLAIM_ACCOUNT)
     assert empty().kmem_cache_create(args).order == 1
     assert empty().kmem_cache_create(reclaimed).order == 0
     assert empty(memory=32 << 20).kmem_cache_create(args).order == 0
@@ -47,7 +47,7 @@ def test_large_slabs_are_for_machines_with_memory_and_caches_that_are_not_reclai
 
 
 def test_colours_and_what_a_node_keeps() -> None:
-    cache = empty().kmem_cache_create(KmemCacheArgs("inode", 712, ctor=True))
+    cache = empty().kmem_cache_create(KmemCacheArgs("inode", 712, ctor="ctor"))
     assert cache.colours() == [0, 64, 128, 192, 256]
     assert [cache.free_limit(cpus) for cpus in (1, 2)] == [65, 92]
     assert empty().kmem_cache_create(KmemCacheArgs("full", 256)).colours() == [0]

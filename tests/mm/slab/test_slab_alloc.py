@@ -103,7 +103,7 @@ def test_objects_are_where_a_model_of_lists_has_them(
 
 
 def test_a_new_slab_is_used_downwards_and_colours_go_round() -> None:
-    slab, source = machine(KmemCacheArgs("inode", 712, ctor=True))
+    slab, source = machine(KmemCacheArgs("inode", 712, ctor="ctor"))
     got = [slab.kmem_cache_alloc("inode", 0, GFP_KERNEL) for _ in range(11 * 6)]
     starts = []
     for first in range(0, len(got), 11):
@@ -144,7 +144,7 @@ def test_pages_of_a_cache_that_is_read_under_rcu_wait() -> None:
 
 
 def test_free_lists_off_their_slabs_are_objects_of_kmalloc() -> None:
-    slab, source = machine(KmemCacheArgs("inode", 256, ctor=True), cmdline="noaliencache")
+    slab, source = machine(KmemCacheArgs("inode", 256, ctor="ctor"), cmdline="noaliencache")
     addresses = [slab.kmem_cache_alloc("inode", 0, GFP_KERNEL) for _ in range(16 * 40)]
     assert len(slab.caches["kmalloc-32"].objects) == 40
     for address in addresses:

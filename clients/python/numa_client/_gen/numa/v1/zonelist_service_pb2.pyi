@@ -282,7 +282,7 @@ class CheckOwnersResponse(_message.Message):
     def __init__(self, unknown: _Optional[_Iterable[_Union[Owner, _Mapping]]] = ...) -> None: ...
 
 class KmemRequest(_message.Message):
-    __slots__ = ("request_id", "owner", "call", "cache", "cpu", "lineage", "pfns", "objects", "count")
+    __slots__ = ("request_id", "owner", "call", "cache", "cpu", "lineage", "pfns", "objects", "count", "offset", "data")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     CALL_FIELD_NUMBER: _ClassVar[int]
@@ -292,6 +292,8 @@ class KmemRequest(_message.Message):
     PFNS_FIELD_NUMBER: _ClassVar[int]
     OBJECTS_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     owner: Owner
     call: str
@@ -301,7 +303,9 @@ class KmemRequest(_message.Message):
     pfns: _containers.RepeatedScalarFieldContainer[int]
     objects: bytes
     count: int
-    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., call: _Optional[str] = ..., cache: _Optional[str] = ..., cpu: _Optional[int] = ..., lineage: _Optional[int] = ..., pfns: _Optional[_Iterable[int]] = ..., objects: _Optional[bytes] = ..., count: _Optional[int] = ...) -> None: ...
+    offset: int
+    data: bytes
+    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., call: _Optional[str] = ..., cache: _Optional[str] = ..., cpu: _Optional[int] = ..., lineage: _Optional[int] = ..., pfns: _Optional[_Iterable[int]] = ..., objects: _Optional[bytes] = ..., count: _Optional[int] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class KmemResponse(_message.Message):
     __slots__ = ("lineage", "pfns", "objects", "frozen", "report")
