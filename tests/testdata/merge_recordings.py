@@ -12,7 +12,7 @@ from pathlib import Path
 
 NAMES = {
     "mempolicy": ("counter", "cpuset", "errno", "extra", "mount", "move", "place", "shared", "weighted"),
-    "mmap": ("errno", "hugetlb", "pools"),
+    "mmap": ("errno", "hugetlb", "poison", "pools"),
 }
 
 
