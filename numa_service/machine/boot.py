@@ -115,8 +115,6 @@ def start_kernel(spec: MachineSpec, nids: Collection[int] | None = None) -> Boot
     has = boot.profile.slab_allocators
     if spec.slab not in has:
         raise SpecError(f"slab: {spec.profile} has {', '.join(has)}, no {spec.slab}")
-    if spec.arch != "x86_64" and spec.slab != "slub":
-        raise SpecError(f"slab: of {spec.arch} only slub is known, not {spec.slab}")
     boot.printk(f"Linux version {boot.profile.release} (numa-service) {spec.name}", 0)
     if spec.cmdline:
         boot.printk(f"Command line: {spec.cmdline}")
@@ -315,6 +313,9 @@ def _alloc_node_mem_map(boot: _Boot, node: NodeSpec) -> None:
         return  # the map of memory that comes later is allocated where there is memory then
     memmap = boot.memory_model.memmap_pages(node.nid, node.ram[0][0], node.ram[-1][1])
     taken = boot.memory.alloc(node, memmap, "memmap")
+    if boot.memory.is_high(node):  # memblock then takes memory of any node
+        for other in boot.spec.nodes:
+            taken += boot.memory.alloc(other, memmap - taken, "memmap")
     if taken < memmap and not node.has_known_managed:
         raise BootMemoryError(
             f"node {node.nid}: its memory map needs {memmap} pages, {taken} are left: give it more memory"

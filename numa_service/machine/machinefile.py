@@ -314,7 +314,7 @@ class _Builder:
             sysctls=sysctls,
             latency=latency,
             cmdline=table.cmdline,
-            memory_model=table.memory_model or default_memory_model(table.arch),
+            memory_model=table.memory_model or default_memory_model(table.arch, len(order)),
             counter_drift=table.counter_drift,
             slab=self._slab(),
             packages=tuple(table.packages),

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from numa_service.mm.gfp import Gfp
+from numa_service.mm.highmem.rules import highmem_rules
 from numa_service.mm.slab.flags import SlabFlag
 from numa_service.mm.slab.kmem_cache import PAGE_SIZE
 from numa_service.mm.slab.pages import NUMA_NO_NODE, virt_to_pfn
@@ -22,6 +23,7 @@ from numa_service.node.ask import Steps, on
 from numa_service.node.cost import Cost
 from numa_service.node.errors import (
     InvalidRequest,
+    KernelBug,
     NodeError,
     NotFound,
     PeerUnavailable,
@@ -77,8 +79,6 @@ def kmem_cache_alloc(
     """
     node.session(session)
     name = node.kmem.name(cache)
-    if node.pgdat.arch != "x86_64":
-        raise Precondition("the caches of a 32-bit kernel are shown: objects of them have no addresses here")
     check_cpu(node.pgdat, cpu)
     if not 1 <= count <= MAX_REQUEST_OBJECTS:
         raise InvalidRequest("count", f"{count} is not in 1…{MAX_REQUEST_OBJECTS}")
@@ -86,7 +86,8 @@ def kmem_cache_alloc(
         raise InvalidRequest("node", f"there is no node {nid}")
     asked = nid
     gfp_zone_checked(gfp, node.pgdat.arch)
-    if nid not in node.machine.populated or not node.machine.populated[nid]:
+    gfp = kmalloc_fix_flags(node, gfp)
+    if not node.kmem.has_slabs(nid):
         nid = NUMA_NO_NODE  # as for a node without memory (___slab_alloc)
     request = _Request(session, name, cpu, cost or Cost(), [] if report is None else report)
     got: list[int] = []
@@ -104,6 +105,16 @@ def kmem_cache_alloc(
     if request.cost.latency_ns:
         spend(node, cpu, request.cost)
     return got
+
+
+def kmalloc_fix_flags(node: Node, gfp: int) -> int:
+    """The flags without __GFP_HIGHMEM, which has no addresses for objects (GFP_SLAB_BUG_MASK).
+
+    KernelBug where the kernel stops instead of warning.
+    """
+    if gfp & Gfp.HIGHMEM and not highmem_rules(node.machine.profile).fixes_slab_gfp:
+        raise KernelBug(("kernel BUG at mm/slab.h: BUG_ON(flags & GFP_SLAB_BUG_MASK)",))
+    return gfp & ~Gfp.HIGHMEM
 
 
 def _traced(node: Node, name: str, gfp: int, size: int, asked: int) -> AllocatedObjects:
@@ -225,7 +236,8 @@ def _allocate_slab(
         request.unasked.update(ac.unasked)
         if ac.new_slab is not None:
             (at, lineage, objects), (_, pfns) = ac.new_slab, ac.pages[0]
-            return SlabRef(int.from_bytes(pfns, "little"), at, lineage), objects
+            if objects:
+                return SlabRef(int.from_bytes(pfns, "little"), at, lineage), objects
     return None
 
 

@@ -1,4 +1,4 @@
-"""Objects of slab caches on one node with SLOB (``mm/slob.c`` of 6.1): its pages, in three lists.
+"""Objects of slab caches on one node with SLOB (``mm/slob.c``): its pages, in three lists.
 
 The kernel has these lists once, for all nodes. Here each node has those of its own pages: a request that
 names no node looks for room on the nearest one only, before new pages are asked for. CPUs have nothing.
@@ -16,7 +16,8 @@ from numa_service.mm.slab.cache import Cache
 from numa_service.mm.slab.flags import SlabFlag
 from numa_service.mm.slab.kmem_cache import KmemCacheArgs
 from numa_service.mm.slab.pages import NUMA_NO_NODE, page_address, virt_to_pfn
-from numa_service.mm.slab.slob import SlobBlock, SlobCache, SlobList, kmalloc_block
+from numa_service.mm.slab.profile import slob_of
+from numa_service.mm.slab.slob import SlobBlock, SlobCache, SlobList, SlobRules, kmalloc_block
 from numa_service.mm.slab.slob_alloc import SlobLists, no_object
 from numa_service.mm.slab.slob_page import PAGE_UNITS, SlobPage
 from numa_service.mm.slab.slub_place import SlabRef
@@ -46,7 +47,8 @@ class SlobKmem(Kmem):
 
     def __init__(self, node: Holder) -> None:
         super().__init__(node)
-        self.small = SlobLists()
+        self._rules = slob_of(node.machine.profile.name, node.pgdat.arch)
+        self.small = SlobLists(self._rules)
         #: By address, the cache of each object, also of those that wait for a grace period.
         self.objects: dict[int, str] = {}
         #: First pages and orders of objects that are whole pages.
@@ -74,7 +76,7 @@ class SlobKmem(Kmem):
     def cache(self, name: str) -> SlobCache:
         """A cache by its name."""
         size = _kmalloc_size(name)
-        return self._caches[name] if size is None else _kmalloc_cache(size)
+        return self._caches[name] if size is None else _kmalloc_cache(size, self._rules)
 
     @property
     def used(self) -> Iterable[str]:
@@ -82,7 +84,7 @@ class SlobKmem(Kmem):
         return ()
 
     def _kmalloc_cache(self, size: int, gfp: int) -> str | None:
-        block = kmalloc_block(size)
+        block = kmalloc_block(size, self._rules)
         return f"{KMALLOC}{size}" if block is not None and block.order is None else None
 
     def _orders(self, name: str) -> tuple[int, int]:
@@ -105,7 +107,7 @@ class SlobKmem(Kmem):
         for kind, pages in self.small.lists.items():
             if page in pages:
                 listed = f"free_slob_{kind.value}", [other.pfn for other in pages]
-        start = page_address(pfn) + page.blocks[0][0] * 2 if page.blocks else None
+        start = page_address(pfn, self._arch) + page.blocks[0][0] * 2 if page.blocks else None
         return SlabView("slob", None, None, start, listed)
 
     def slab_pages(self) -> dict[int, tuple[int, int]]:
@@ -144,7 +146,7 @@ class SlobKmem(Kmem):
         self._mark_slab(pfn, order, NR_SLAB_UNRECLAIMABLE)
         if block.order is not None:
             self.whole[pfn] = order
-            return self._taken(name, [page_address(pfn)], home)
+            return self._taken(name, [page_address(pfn, self._arch)], home)
         first = self.small.new_page(pfn, self._node.nid, block)
         return self._taken(name, [first, *self._take(block, max(most, 1) - 1)], home)
 
@@ -302,5 +304,5 @@ def _kmalloc_size(name: str) -> int | None:
 
 
 @lru_cache(maxsize=1 << 12)
-def _kmalloc_cache(size: int) -> SlobCache:
-    return SlobCache(KmemCacheArgs(f"{KMALLOC}{size}", size), kmalloc=True)
+def _kmalloc_cache(size: int, rules: SlobRules) -> SlobCache:
+    return SlobCache(KmemCacheArgs(f"{KMALLOC}{size}", size), rules, kmalloc=True)

@@ -85,10 +85,10 @@ class SlubKmem(Kmem):
         #: Those that have been used here, by name.
         self.here: dict[str, CacheHere] = {}
         super().__init__(node)
-        self.place = SlubPlace([node.nid], node.pgdat.cpus)
+        self.place = SlubPlace([node.nid], node.pgdat.cpus, self._arch)
         self.slabs = NodeSlabs(node.nid, self._free_pages, self.place, node.lineage)
         self._forget_homes()
-        self._profile = slub_of(node.machine.profile.name)
+        self._profile = slub_of(node.machine.profile.name, node.pgdat.arch)
         self.written = WrittenBytes(self._profile, self.slabs)
 
     def _enter(self, caches: Iterable[Cache]) -> None:

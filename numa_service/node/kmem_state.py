@@ -17,11 +17,11 @@ import numpy as np
 from numa_service.machine.booted import BootedMachine
 from numa_service.machine.record import SlabCaches, changed_cache
 from numa_service.machine.slab_caches import slab_caches_of
-from numa_service.mm.gfp import Gfp
+from numa_service.mm.gfp import GFP_KERNEL, Gfp, gfp_zone
 from numa_service.mm.pgdat import Pgdat
 from numa_service.mm.pgdata import PG_SLAB
 from numa_service.mm.slab.cache import Cache
-from numa_service.mm.slab.kmem_cache import get_order
+from numa_service.mm.slab.kmem_cache import SLAB_ARCH, get_order
 from numa_service.mm.slab.pages import page_address, virt_to_pfn
 from numa_service.mm.slab.slub_place import SlabRef
 from numa_service.mm.slab.snapshot import SlabNodeSnapshot
@@ -88,6 +88,9 @@ class Kmem(ABC):
         self.held = 0
         #: The CPU on whose pagesets pages go that are given back.
         self._cpu: int | None = None
+        self._arch = SLAB_ARCH[node.pgdat.arch]
+        #: The highest zone of which slabs can be: objects have their addresses all the time.
+        self._highest_zone = gfp_zone(int(GFP_KERNEL), node.pgdat.arch)
 
     # caches
 
@@ -188,9 +191,16 @@ class Kmem(ABC):
         return {name: self.count(name) for name in self.used}
 
     def first_node(self, cpu: int) -> int:
-        """The nearest node with memory of a CPU of this node (numa_mem_id)."""
+        """The nearest node with memory for slabs of a CPU of this node (numa_mem_id).
+
+        On a 32-bit machine that is low memory, which perhaps one node has for all.
+        """
         order = self._node.machine.zonelists[self._node.nid].fallback
-        return order[0].nid if order else self._node.nid
+        return next((ref.nid for ref in order if ref.zone <= self._highest_zone), self._node.nid)
+
+    def has_slabs(self, nid: int) -> bool:
+        """Whether slabs can be of a node: it has memory that the kernel can use for them (slab_nodes)."""
+        return any(zone <= self._highest_zone for zone in self._node.machine.populated.get(nid, ()))
 
     # what CPUs of this node do
 
@@ -261,13 +271,18 @@ class Kmem(ABC):
 
     # what a node does with its slabs for any home
 
-    def new_slab(self, name: str, pfn: int, order: int, home: Owner, most: int) -> tuple[int, ...]:
-        """Pages become a slab, of whose objects the home gets at most so many, or with 0 all."""
+    def new_slab(self, name: str, pfn: int, order: int, home: Owner, most: int, cpu: int) -> tuple[int, ...]:
+        """Pages become a slab, of whose objects the home gets at most so many, or with 0 all.
+
+        The home gets nothing, and the pages have gone back, if there is no memory for the slab's free list.
+        `cpu` is the one that asks.
+        """
+        self._cpu = cpu
         if large_order(name) is None:
             return self._new_slab(name, pfn, order, home, most)
         self.large[pfn] = order
         self._node.pgdat.pg.node_stat[NR_SLAB_UNRECLAIMABLE] += 1 << order
-        address = page_address(pfn)
+        address = page_address(pfn, self._arch)
         self.taken[address] = home
         return (address,)
 

@@ -15,6 +15,7 @@ from numa_service.mm.mmzone import MIGRATE_MOVABLE
 from numa_service.node import ops
 from numa_service.node.ask import Steps, on
 from numa_service.node.errors import Busy, InvalidRequest, NodeError, NotFound, PeerUnavailable
+from numa_service.node.kmap import wake_pkmap
 from numa_service.node.migrate import empty_range
 from numa_service.node.node import Node
 from numa_service.node.ops.memory import ONLINE_TYPES
@@ -99,6 +100,7 @@ def node_restarted(node: Node, nid: int, lineage: int) -> Steps[None]:
     If this node's memory is not as booted, the other node is told.
     """
     node.apply(ops.FreeDeadOwners(nid, lineage))
+    yield from wake_pkmap(node)
     anew = booted_state(node.machine, nid)._replace(sequence=lineage << 32)
     if known_state_differs(node.machine, anew):
         node.apply(ops.MemoryNotify(anew))

@@ -14,7 +14,7 @@ import msgpack
 import numpy as np
 
 from numa_service.machine.booted import BootedMachine
-from numa_service.mm.highmem.highmem import Highmem
+from numa_service.mm.highmem.highmem import Highmem, PkmapUsers
 from numa_service.mm.highmem.rules import highmem_rules
 from numa_service.mm.invariants import check_pgdat
 from numa_service.mm.pgdat import MAX_OWNERS, Pgdat
@@ -81,10 +81,14 @@ class NodeState:
         #: Which pages are locked, or under writeback.
         self.page_bits = PageBits()
         self.kmem: Kmem = _KMEM[machine.spec.slab](self)
-        #: Mappings of high pages, on the node that keeps the kernel's addresses; None on a 64-bit machine.
+        #: Mappings of high pages; the pool of kmap is on the node that keeps the kernel's addresses. None on
+        #: a 64-bit machine.
         self.highmem: Highmem | None = None
-        if nid == machine.vmalloc_nid and "HighMem" in self.pgdat.zone_names:
-            self.highmem = Highmem(highmem_rules(machine.profile), machine.memory_model.pfn_to_page)
+        if "HighMem" in self.pgdat.zone_names:
+            rules, pool = highmem_rules(machine.profile), None
+            if nid == machine.vmalloc_nid:
+                pool = PkmapUsers(rules, machine.memory_model.pfn_to_page)
+            self.highmem = Highmem(rules, pool)
         #: Zonelist caches (linux-3.0) for requests of this node, by the node whose fallback list is walked.
         self._zonelist_caches: dict[int, ZonelistCache] = {}
         #: Cost of allocating pages of this node, and of freeing blocks, memoised because most requests cost

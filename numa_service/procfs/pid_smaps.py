@@ -8,8 +8,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from numa_service.mm.mmap import vm_flags as vf
-from numa_service.mm.mmap.entries import ACCESSED, DIRTY, Entries, has, pfns_of
+from numa_service.mm.mmap.entries import ACCESSED, DIRTY, HUGE, Entries, has, pfns_of
 from numa_service.mm.mmap.frames import ANON, FILE, SHMEM, AddressSpace
+from numa_service.mm.mmap.huge_memory import allowed
 from numa_service.mm.mmap.hugetlb import huge_size, of_vma
 from numa_service.mm.mmap.hugetlb_fault import within
 from numa_service.mm.mmap.process import Process
@@ -37,6 +38,7 @@ class Resident:
     referenced: int = 0
     anonymous: int = 0
     lazyfree: int = 0
+    anonymous_thp: int = 0
     pss_locked: int = 0
     shared_hugetlb: int = 0
     private_hugetlb: int = 0
@@ -74,6 +76,7 @@ def resident(process: Process, vma: Vma) -> Resident:
         referenced=int((has(entries, ACCESSED) | frames.referenced[pfns]).sum()) << 12,
         anonymous=int(anonymous.sum()) << 12,
         lazyfree=int(clean_anon.sum()) << 12,
+        anonymous_thp=int(has(entries, HUGE).sum()) << 12,
         pss_locked=pss if vma.flags & vf.VM_LOCKED else 0,
     )
 
@@ -106,7 +109,7 @@ def _lines(found: Resident, *, rollup: bool) -> dict[str, int]:
         "Referenced": found.referenced >> 10,
         "Anonymous": found.anonymous >> 10,
         "LazyFree": found.lazyfree >> 10,
-        "AnonHugePages": 0,
+        "AnonHugePages": found.anonymous_thp >> 10,
         "ShmemPmdMapped": 0,
         "FilePmdMapped": 0,
         "Shared_Hugetlb": found.shared_hugetlb >> 10,
@@ -118,14 +121,24 @@ def _lines(found: Resident, *, rollup: bool) -> dict[str, int]:
 
 
 def smaps(process: Process) -> str:
-    """The whole file, without THPeligible and ProtectionKey."""
+    """The whole file, without ProtectionKey."""
     lines: list[str] = []
     unnamed = process.mm.rules.unnamed_flags
     for vma in process.mm.tree:
         lines.append(header(process.mm, vma))
         lines += [f"{label + ':':<15} {kb:>8} kB" for label, kb in numbers(process, vma).items()]
+        lines += _eligible(process, vma)
         lines.append(f"VmFlags: {vf.flags_text(vma.flags, unnamed=unnamed)}")
     return "".join(f"{line}\n" for line in lines)
+
+
+def _eligible(process: Process, vma: Vma) -> list[str]:
+    """The line that says whether a VMA may have huge pages, where a kernel has it."""
+    thp = process.frames.thp
+    if thp is None or not thp.rules.says_eligible:
+        return []
+    number = int(allowed(thp, vma, smaps=True))
+    return [f"THPeligible:    {number:>8}" if thp.rules.aligns_eligible else f"THPeligible:    {number}"]
 
 
 def smaps_rollup(process: Process) -> str:
@@ -161,7 +174,11 @@ def numa_line(process: Process, vma: Vma, policy: str) -> str:
     if huge:
         anon = sum(not isinstance(frames.owner_of(pfn), AddressSpace) for pfn in pfns.tolist())
     dirty = int((has(entries, DIRTY) | frames.dirty[pfns]).sum())
-    most = int(frames.mapcount[pfns].max())
+    # of a huge page the first one counts
+    counted = pfns_of(entries[~has(entries, HUGE)])
+    if frames.thp is not None:
+        counted = np.concatenate([counted, pfns[has(entries, HUGE)] & -frames.thp.nr])
+    most = int(frames.mapcount[counted].max())
     line += f" anon={anon}" if anon else ""
     line += f" dirty={dirty}" if dirty else ""
     line += f" mapped={pages}" if pages not in (anon, dirty) else ""

@@ -12,10 +12,10 @@ from numa_service.machine.spec import MachineSpec, SpecError
 from numa_service.machine.sysctl import SYSCTLS, parse_sysctl, weight_name
 from numa_service.machine.zonelists import has_numa
 from numa_service.mm.hugetlb.hstate import Hstate
+from numa_service.mm.mmzone import PAGE_SHIFT
 from numa_service.mm.slab.flags import DEBUG_FLAGS
 from numa_service.mm.slab.profile import slub_of
 from numa_service.mm.slab.slab import parse_tunables, tunables_are_sane
-from numa_service.mm.mmzone import PAGE_SHIFT
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.procfs.sysctl import NUMA_ONLY
 from numa_service.procfs.sysfs_slab import COMMANDS, WRITABLE, cache_of
@@ -54,7 +54,7 @@ class ResizeHugepages:
 
 @dataclass(frozen=True, slots=True)
 class OfflinePage:
-    """A page is to be taken out of use, softly or as after an error of its memory, by the node that has it."""
+    """A page is to be taken out of use by the node that has it: softly, or as after an error of its memory."""
 
     pfn: int
     soft: bool

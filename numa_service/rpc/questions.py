@@ -13,12 +13,14 @@ from numa_service.machine.record import MemoryState
 from numa_service.node import ops
 from numa_service.node.errors import InvalidRequest
 from numa_service.node.hugetlb import AllocHugePage, GrowPool, ReserveHugePages
+from numa_service.node.kmap import MapPage, MappingsEnded, PageOwner, UnmapPage, WakePkmap
 from numa_service.node.kmem_calls import pack, unpack
 from numa_service.node.load import Report
 from numa_service.node.ops.op import Op, Tagged, decode, encode
 from numa_service.node.ops.vmalloc import GotVmArea
 from numa_service.node.owners import Owner
-from numa_service.node.requests import CloseSession, MoveAway, Request
+from numa_service.node.request import Request
+from numa_service.node.requests import CloseSession, MoveAway
 from numa_service.rpc import explain
 
 #: A request message of ZonelistService.
@@ -315,6 +317,11 @@ WIRE: dict[type[Tagged[Any]], Wire] = {
     GrowPool: _RUN,
     ReserveHugePages: _RUN,
     AllocHugePage: _RUN,
+    PageOwner: _RUN,
+    MapPage: _RUN,
+    UnmapPage: _RUN,
+    MappingsEnded: _RUN,
+    WakePkmap: _RUN,
     MoveAway: Wire(
         "Run",
         lambda request, request_id: zonelist_pb2.RunRequest(request_id=request_id, request=encode(request)),

@@ -12,7 +12,7 @@ from numa_client._gen.numa.v1 import zonelist_service_pb2_grpc as pb2_grpc
 from numa_service.node.ask import Steps, check_asked
 from numa_service.node.node import Node
 from numa_service.node.ops.op import Op
-from numa_service.node.requests import Request
+from numa_service.node.request import Request
 from numa_service.rpc.owner_checks import unknown_owners
 from numa_service.rpc.questions import WIRE, op_of
 from numa_service.rpc.requests import Requests

@@ -29,7 +29,7 @@ from numa_service.node.memory_hotplug import change_memory_block, memory_blocks,
 from numa_service.node.node import Node
 from numa_service.node.ops.op import Op, Tagged, encode
 from numa_service.node.owner_checks import lives
-from numa_service.node.requests import Request
+from numa_service.node.request import Request
 from numa_service.sim.network import Faults, Network
 
 T = TypeVar("T")

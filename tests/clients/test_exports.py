@@ -71,6 +71,7 @@ def test_numa_client() -> None:
         "TreeFile",
         "Unavailable",
         "VmArea",
+        "VmallocMix",
         "WalkStep",
         "WatermarkCheck",
         "ZoneState",

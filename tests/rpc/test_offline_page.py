@@ -49,6 +49,6 @@ async def test_a_page_that_is_held_stays(demo: Loopback, client: AsyncMachine) -
         with pytest.raises(FailedPrecondition, match="EIO"):
             await client.write_file(SOFT, str(pfn << 12))
         assert await corrupted_kb(client) == 0
-        with pytest.raises(FailedPrecondition, match="EBUSY.*Ignored"):
+        with pytest.raises(FailedPrecondition, match=r"EBUSY.*Ignored"):
             await client.write_file(HARD, str(pfn << 12))
         assert await corrupted_kb(client) == 4

@@ -164,8 +164,7 @@ async def test_kmap_waits_for_an_entry_and_kunmap_wakes(highmem: Loopback) -> No
             await session.kmap(pfns[-1], atomic=True)
         assert refused.value.reason == "KERNEL_BUG"
         waits = asyncio.create_task(session.kmap(pfns[-1]))
-        inbox = highmem.servers[0]._requests.inbox
-        while not inbox.pkmap_waiters:
+        while not len(highmem.node(0).pkmap_wait):
             await asyncio.sleep(0)
         await session.kunmap(pfns[3])
         assert await waits == PKMAP_BASE + 4 * 4096

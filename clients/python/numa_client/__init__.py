@@ -40,6 +40,7 @@ from numa_client._program import (
     Program,
     ProgramLimits,
     ProgramRegion,
+    VmallocMix,
     list_programs,
     program_text,
 )
@@ -150,6 +151,7 @@ __all__ = [
     "TreeFile",
     "Unavailable",
     "VmArea",
+    "VmallocMix",
     "WalkStep",
     "WatermarkCheck",
     "ZoneState",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from numa_service.machine.formats.mem_info import Report, ReportedZone, parse_mem_info
+from numa_service.machine.late_free import managed_at_boot
 from numa_service.machine.notation import MAX_PHYSMEM_BYTES, format_cpulist
 from numa_service.machine.occupancy import FreeBlocks, ZoneOccupancy
 from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError, ZoneSpec
+from numa_service.machine.sysctl import default_lowmem_reserve_ratio
 from numa_service.machine.verdict import rules_version
 from numa_service.mm.mmzone import (
     MAX_ORDER_NR_PAGES,
@@ -16,6 +19,7 @@ from numa_service.mm.mmzone import (
     MIGRATE_UNMOVABLE,
     NR_ORDERS,
     PAGE_SHIFT,
+    ZONE_NAMES,
 )
 from numa_service.mm.profile import profile_named, profile_of_version
 from numa_service.mm.watermark import highmem_zones, setup_per_zone_wmarks
@@ -76,6 +80,7 @@ def machine_of(report: Report, source: str, name: str) -> MachineSpec:
             start = -(-(start + present) // MAX_ORDER_NR_PAGES) * MAX_ORDER_NR_PAGES
             if start > MAX_PHYSMEM_BYTES >> PAGE_SHIFT:
                 raise SpecError(f"{source}: memory beyond {MAX_PHYSMEM_BYTES >> 40} TiB")
+        zones = _freed_late(report, nid, zones, arch, profile)
         ram = tuple((zone.start_pfn, zone.start_pfn + zone.present) for zone in zones)
         nodes.append(NodeSpec(nid, (cpu,), tuple(zones), ram))
     if not any(zone.managed for node in nodes for zone in node.zones):
@@ -112,6 +117,24 @@ def _sizes(report: Report, zone: ReportedZone, source: str) -> tuple[int, int]:
         # before 3.9 `present` leaves out the memory map, whose end boot may free after all
         present = managed = max(present, report.pages(zone, "free") or 0)
     return present, managed
+
+
+def _freed_late(report: Report, nid: int, zones: list[ZoneSpec], arch: str, profile: str) -> list[ZoneSpec]:
+    """The zones of a node, with what they have got since their reserves were computed."""
+    names = ZONE_NAMES[arch]
+    managed = dict.fromkeys(names, 0) | {zone.name: zone.managed or 0 for zone in zones}
+    reserves = {
+        names.index(zone.name): zone.lowmem_reserve
+        for zone in report.zones
+        if zone.nid == nid and zone.lowmem_reserve and zone.name in names
+    }
+    ratios = list(map(int, default_lowmem_reserve_ratio(arch, profile).split()))
+    then = managed_at_boot(list(managed.values()), reserves, ratios)
+    return [
+        replace(zone, freed_late=managed[zone.name] - then[names.index(zone.name)])
+        for zone in zones
+        if zone.name in names
+    ]
 
 
 def _marks(report: Report, nodes: list[NodeSpec], profile: str) -> tuple[dict[str, str], bool]:

@@ -14,7 +14,16 @@ from numa_service.mm.mmap.errnos import Sigbus
 from numa_service.mm.mmap.fault import fault_in
 from numa_service.mm.mmap.fork import dup_mm, vma_needs_copy
 from numa_service.mm.mmap.frames import ANON, SHMEM
-from numa_service.mm.mmap.madvise import MADV_COLD, MADV_FREE, MADV_PAGEOUT, MADV_REMOVE
+from numa_service.mm.mmap.huge_memory import copy_pmds, split_in_range
+from numa_service.mm.mmap.khugepaged import khugepaged_enter, madvise_collapse
+from numa_service.mm.mmap.madvise import (
+    MADV_COLD,
+    MADV_COLLAPSE,
+    MADV_FREE,
+    MADV_HUGEPAGE,
+    MADV_PAGEOUT,
+    MADV_REMOVE,
+)
 from numa_service.mm.mmap.munmap import exit_mmap
 from numa_service.mm.mmap.pgtables import PageTables, TablePages
 from numa_service.mm.mmap.process import Process
@@ -106,6 +115,7 @@ def fork(parent: Process, tables: TablePages) -> Process:
                 pfns = pfns_of(its[has(its, PRESENT) & ~has(its, ZERO)])
                 child.frames.map(pfns)
                 child.count(pfns, 1)
+        copy_pmds(parent, child, vma)
     return child
 
 
@@ -113,6 +123,8 @@ def exit_process(process: Process) -> None:
     """Everything that a process has goes."""
     carry_out(process, exit_mmap(process.mm))
     assert not any(process.rss)
+    if process.frames.thp is not None:
+        process.frames.thp.exit(process)
     process.tables.release()
 
 
@@ -136,7 +148,12 @@ def _advise(process: Process, effect: Advise, sharers: Iterable[Process]) -> Non
     frames = process.frames
     if effect.advice == MADV_REMOVE:
         _remove(process, effect, sharers)
+    elif effect.advice == MADV_COLLAPSE:
+        madvise_collapse(process, effect.vma, effect.start, effect.end)
+    elif effect.advice == MADV_HUGEPAGE:
+        khugepaged_enter(process, effect.vma)
     elif effect.advice in (MADV_FREE, MADV_COLD):
+        split_in_range(process, effect.start, effect.end)
         for _, part in process.chunks(effect.start, effect.end):
             mapped = has(part, PRESENT) & ~has(part, ZERO)
             pfns = pfns_of(part)

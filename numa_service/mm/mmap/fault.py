@@ -14,6 +14,7 @@ from numa_service.mm.mmap.anon_vma import anon_vma_prepare
 from numa_service.mm.mmap.entries import ACCESSED, DIRTY, PRESENT, WRITE, ZERO, Entries, has, pfns_of
 from numa_service.mm.mmap.errnos import Errno
 from numa_service.mm.mmap.frames import ANON, FILE, SHMEM, Pfns
+from numa_service.mm.mmap.huge_memory import fault_pmds, may_fault_huge, reused_parts
 from numa_service.mm.mmap.process import Process
 from numa_service.mm.mmap.readahead import hit, missed, reached
 from numa_service.mm.mmap.rules import PAGE_SHIFT
@@ -53,6 +54,16 @@ def fault_in(process: Process, vma: Vma, start: int, end: int, *, write: bool) -
     """Touch pages of one VMA. Sigbus where there is no huge page."""
     if vma.flags & vf.VM_HUGETLB:
         return hugetlb_fault.fault_in(process, vma, start, end, write=write)
+    if not may_fault_huge(process, vma):
+        return _fault_ptes(process, vma, start, end, write=write)
+    faults = 0
+    for low, high, done in fault_pmds(process, vma, start, end, write=write):
+        faults += _fault_ptes(process, vma, low, high, write=write) if done is None else done
+    return faults
+
+
+def _fault_ptes(process: Process, vma: Vma, start: int, end: int, *, write: bool) -> int:
+    """Touch them page by page."""
     faults = 0
     for address, part in process.chunks(start, end, make=True):
         if write:
@@ -110,6 +121,8 @@ def _write_private(process: Process, vma: Vma, part: Entries, missing: np.ndarra
         _cached(process, vma, numbers[none])
     # alone with an anonymous page: it is written to as it is (wp_page_reuse)
     reused = mapped & (frames.kind[old] == ANON) & (frames.mapcount[old] == 1)
+    if frames.thp is not None and frames.thp.huge:
+        reused = reused_parts(process, part, mapped, reused)
     assert vma.anon_vma is not None
     if reused.any():
         # page_move_anon_rmap: what was a parent's is the process's own from now on

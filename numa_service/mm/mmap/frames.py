@@ -7,6 +7,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from numa_service.mm.mmap.thp import Thp
+
 Pfns = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Nids = npt.NDArray[np.int16]
@@ -41,6 +43,7 @@ class Numbered:
         self._nids: Nids = np.zeros(1024, np.int16)
         self._next = 1
         self._freed: list[Pfns] = []
+        self._blocks: dict[int, list[int]] = {}
         self.out = 0
 
     def alloc(self, nids: Nids, kind: int = ANON) -> Pfns:
@@ -54,12 +57,36 @@ class Numbered:
                 self._freed.append(last[count:])
             self._nids[pfns] = nids
             return pfns
+        pfns = self._new(count)
+        self._nids[pfns] = nids
+        return pfns
+
+    def _new(self, count: int) -> Pfns:
         pfns = np.arange(self._next, self._next + count, dtype=np.int64)
         self._next += count
         while self._next > len(self._nids):
             self._nids = np.concatenate([self._nids, np.zeros_like(self._nids)])
-        self._nids[pfns] = nids
         return pfns
+
+    def alloc_order(self, nid: int, order: int, gfp: int) -> int:
+        """A block, of the node that is asked for; however hard it is tried for, there is one."""
+        free = self._blocks.setdefault(order, [])
+        if free:
+            head = free.pop()
+        else:
+            self._next = -(-self._next >> order) << order
+            head = int(self._new(1 << order)[0])
+        self._nids[head : head + (1 << order)] = nid
+        self.out += 1 << order
+        return head
+
+    def free_order(self, pfn: int, order: int) -> None:
+        """The block may be given again."""
+        self._blocks[order].append(pfn)
+        self.out -= 1 << order
+
+    def split_order(self, pfn: int, order: int) -> None:
+        """Its pages go back one by one: nothing to do."""
 
     def free(self, pfns: Pfns) -> None:
         """They may be given again."""
@@ -86,8 +113,10 @@ class Owner(Protocol):
 class Frames:
     """Columns by page frame number, of pages that are mapped or in the page cache."""
 
-    def __init__(self, source: PageSource) -> None:
+    def __init__(self, source: PageSource, thp: Thp | None = None) -> None:
         self.source = source
+        #: Huge pages; None: there are none.
+        self.thp = thp
         self.mapcount = np.zeros(1024, np.int32)
         #: Number of the anon_vma or of the file that a page belongs to, and the page's number in it.
         self.mapping = np.zeros(1024, np.int64)
@@ -103,6 +132,8 @@ class Frames:
         self.marked = np.zeros(1024, np.bool_)
         #: Anonymous pages that need not be written when they are reclaimed (MADV_FREE).
         self.lazyfree = np.zeros(1024, np.bool_)
+        #: Who used it last, as NUMA balancing notes it (page_cpupid_last); 0 is nobody.
+        self.cpupid = np.zeros(1024, np.int64)
 
     def number_of(self, owner: Owner) -> int:
         """The number of what pages belong to, given at first use; what nobody maps loses it now and then."""
@@ -146,6 +177,7 @@ class Frames:
         self.referenced[pfns] = False
         self.lazyfree[pfns] = False
         self.marked[pfns] = False
+        self.cpupid[pfns] = 0
 
     def expect(self, pfns: Pfns, kind: int) -> None:
         """Pages are of a kind, also those that are not in use yet."""
@@ -161,8 +193,20 @@ class Frames:
         left = self.mapcount[pfns] - 1
         self.mapcount[pfns] = left
         done = pfns[(left == 0) & (self.kind[pfns] == ANON)]
+        if self.thp is not None and self.thp.huge:
+            done = self.thp.unmapped(self.mapcount, pfns, done)
         if len(done):
             self.source.free(done)
+
+    def alloc_huge(self, nid: int, gfp: int) -> Pfns:
+        """The pages of a new huge page, which nothing maps yet; none if there is none to have."""
+        assert self.thp is not None
+        head = self.thp.alloc(nid, gfp)
+        if not head:
+            return np.zeros(0, np.int64)
+        pfns = np.arange(head, head + self.thp.nr, dtype=np.int64)
+        self.begin(pfns, ANON)
+        return pfns
 
     def _reach(self, pfn: int) -> None:
         while pfn >= len(self.mapcount):
@@ -174,6 +218,7 @@ class Frames:
             self.referenced = np.concatenate([self.referenced, np.zeros_like(self.referenced)])
             self.marked = np.concatenate([self.marked, np.zeros_like(self.marked)])
             self.lazyfree = np.concatenate([self.lazyfree, np.zeros_like(self.lazyfree)])
+            self.cpupid = np.concatenate([self.cpupid, np.zeros_like(self.cpupid)])
 
 
 class AddressSpace:

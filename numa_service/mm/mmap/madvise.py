@@ -87,12 +87,15 @@ def madvise(mm: MmStruct, start: int, length: int, advice: int, effects: list[Ef
         _check(mm, vma, advice)
         gone, new = _FLAGS[advice]
         try:
-            return set_flags(mm, vma, low, high, vma.flags & ~gone | new)
+            changed = set_flags(mm, vma, low, high, vma.flags & ~gone | new)
         except Errno as error:
             if error.number != errno.ENOMEM:
                 raise
             # madvise() has ENOMEM for holes alone
             raise Errno(errno.EAGAIN, error.reason) from error
+        if advice == MADV_HUGEPAGE:
+            effects.append(Advise(changed, low, high, advice))
+        return changed
 
     if advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE) and mm.rules.populate_ends_at_hole:
         whole = _up_to_hole(mm, start, start + aligned)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from numa_service.mm.mmap import vm_flags as vf
@@ -58,11 +58,18 @@ class MmStruct:
         self.start_brk = self.brk = 0
         #: An address within the first stack.
         self.start_stack = 0
+        #: Called with an address at which VMAs come to meet: what is mapped across it has to be split.
+        self.on_boundary: Callable[[int], None] | None = None
 
     @property
     def map_count(self) -> int:
         """VMAs."""
         return len(self.tree)
+
+    def boundary(self, address: int) -> None:
+        """vma_adjust_trans_huge: VMAs come to meet at an address."""
+        if self.on_boundary is not None:
+            self.on_boundary(address)
 
     def stat_account(self, flags: int, pages: int) -> None:
         """vm_stat_account: pages of a VMA come, or go if there are less than none."""

@@ -89,6 +89,29 @@ class PageTables:
         """Whether a huge page is mapped there."""
         return address >> self._shifts[0] in self._huge
 
+    def huge_between(self, start: int, end: int) -> list[int]:
+        """The indices (address >> shift) of huge pages of which a part is in a range, lowest first."""
+        if not self._huge or start >= end:
+            return []
+        first, last = start >> self._shifts[0], (end - 1) >> self._shifts[0]
+        if last - first < len(self._huge):
+            return [index for index in range(first, last + 1) if index in self._huge]
+        return sorted(index for index in self._huge if first <= index <= last)
+
+    def split_pmd(self, index: int) -> None:
+        """The page of PTEs that waited behind a huge page is in use (pgtable_trans_huge_withdraw)."""
+        self._huge.remove(index)
+
+    def deposit(self, index: int) -> None:
+        """A huge page takes the place of a page of PTEs, which waits (pgtable_trans_huge_deposit)."""
+        assert index in self._levels[0]
+        self._huge.add(index)
+
+    def zap_pmd(self, index: int) -> None:
+        """A huge page goes, and with it the page of PTEs that waited behind it (zap_deposited_table)."""
+        self._huge.remove(index)
+        self._free(0, index)
+
     def split_huge(self, start: int, end: int) -> list[int]:
         """Huge pages of which only a part is in a range get PTEs (split_huge_pmd); their addresses."""
         shift = self._shifts[0]

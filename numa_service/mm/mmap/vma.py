@@ -61,6 +61,20 @@ class AnonVma:
     number: int = 0
 
 
+@dataclass(slots=True)
+class NumabState:
+    """struct vma_numab_state: when NUMA balancing scans a VMA, and for whom. Times in jiffies."""
+
+    next_scan: int
+    #: When what is known of tasks grows old.
+    pids_reset: int
+    #: Scans of the address space (numa_scan_seq) when its own began, and when it was last scanned to its end.
+    start_scan_seq: int
+    prev_scan_seq: int
+    #: A bit for each task that used it, lately and before (pids_active).
+    pids: list[int] = field(default_factory=lambda: [0, 0])
+
+
 @dataclass(eq=False, slots=True)
 class Vma:
     """Addresses from `start` to `end` (exclusive), in bytes."""
@@ -87,6 +101,8 @@ class Vma:
     resv: Any = None
     #: A page was taken from it for want of huge pages: a fault ends badly (HPAGE_RESV_UNMAPPED).
     resv_unmapped: bool = False
+    #: What NUMA balancing knows of it, in kernels that keep that; a part that is cut off begins anew.
+    numab: NumabState | None = None
 
     @property
     def pages(self) -> int:
@@ -102,7 +118,14 @@ class Vma:
         """A VMA like this one for addresses within it, without anon_vma."""
         moved = (start - self.start) >> PAGE_SHIFT
         return replace(
-            self, start=start, end=end, pgoff=self.pgoff + moved, anon_vma=None, chain=(), space=None
+            self,
+            start=start,
+            end=end,
+            pgoff=self.pgoff + moved,
+            anon_vma=None,
+            chain=(),
+            space=None,
+            numab=None,
         )
 
     def start_gap(self, stack_guard_gap: int) -> int:

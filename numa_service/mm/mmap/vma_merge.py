@@ -148,6 +148,7 @@ def split(mm: MmStruct, vma: Vma, address: int, *, checked: bool = True) -> Vma:
     upper = vma.copy(address, vma.end)
     upper.anon_vma = vma.anon_vma
     anon_vma_clone(upper, vma)
+    mm.boundary(address)
     mm.tree.resize(vma, vma.start, address)
     mm.tree.insert(upper)
     return upper
@@ -172,6 +173,7 @@ def _merge_part(mm: MmStruct, vma: Vma, start: int, end: int, wanted: Wanted) ->
         before = _both_agree(prev, following)
     if after and prev is not None:
         if end != vma.end:
+            mm.boundary(end)
             vma.pgoff += pages
             mm.tree.resize(vma, end, vma.end)
             mm.tree.resize(prev, prev.start, end)
@@ -183,6 +185,7 @@ def _merge_part(mm: MmStruct, vma: Vma, start: int, end: int, wanted: Wanted) ->
         return prev
     if before and following is not None:
         if start != vma.start:
+            mm.boundary(start)
             mm.tree.resize(vma, vma.start, start)
             following.pgoff -= pages
             mm.tree.resize(following, start, following.end)

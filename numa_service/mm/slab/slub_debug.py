@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from numa_service.mm.slab.flags import SlabFlag
+from numa_service.mm.slab.reports import pointer
 from numa_service.mm.slab.slub import SlubCache, SlubRules
 from numa_service.mm.slab.slub_reports import slab_bug, slab_fix
 from numa_service.mm.slab.slub_work_rules import SlubWorkRules
@@ -101,19 +102,19 @@ def check_object(
         what = f"{part.what} " if work.tells_restored else ""
         report += [
             slab_bug(cache.name, f"{part.what} overwritten"),
-            f"{work.report_prefix}0x{first:016x}-0x{last:016x}{where}. "
+            f"{work.report_prefix}0x{pointer(first)}-0x{pointer(last)}{where}. "
             f"First byte {written[wrong[0]]:#x} instead of {part.value:#x}",
-            slab_fix(cache.name, f"Restoring {what}0x{first:016x}-0x{last:016x}={part.value:#x}"),
+            slab_fix(cache.name, f"Restoring {what}0x{pointer(first)}-0x{pointer(last)}={part.value:#x}"),
         ]
         restored.update(wrong)
         good = good and not part.bad
         if not good and not work.all_is_checked:
             return Checked(False, report, restored)
-    pointer = [at for at in free_pointer(cache, rules, inuse) if at in written]
-    if any(written[at] for at in pointer):  # NULL is a pointer that is right
+    link = [at for at in free_pointer(cache, rules, inuse) if at in written]
+    if any(written[at] for at in link):  # NULL is a pointer that is right
         report.append(slab_bug(cache.name, "Freepointer corrupt"))
         good = False
-    return Checked(good, report, restored.union(pointer))
+    return Checked(good, report, restored.union(link))
 
 
 def matters(cache: SlubCache, rules: SlubRules, work: SlubWorkRules, inuse: bool, at: int, byte: int) -> bool:

@@ -22,6 +22,7 @@ from numa_service.mm.slab.compiled.data import (
     CACHE_SPARE,
     CPU_NR_PARTIAL,
     CTL_BACK,
+    CTL_DIRECT_MAP,
     CTL_DISCARD,
     CTL_FRAMES,
     CTL_GROUP,
@@ -50,14 +51,13 @@ from numa_service.mm.slab.compiled.lists import (
     slub_remove_slab,
 )
 from numa_service.mm.slab.flags import DEBUG_FLAGS
-from numa_service.mm.slab.kmem_cache import PAGE_SHIFT
+from numa_service.mm.slab.kmem_cache import PAGE_SHIFT, X86_64, SlabArch
+from numa_service.mm.slab.pages import virt_to_pfn
 from numa_service.mm.slab.slub import SlubCache
 
 _ADDRESSES = 1 << 64
 #: More than any node has; min_partial is a number of 64 bits.
 _MANY_SLABS = 1 << 62
-#: PAGE_OFFSET of x86_64 with page tables of four levels and without KASLR.
-PAGE_OFFSET = 0xFFFF888000000000
 
 
 class SlabRef(NamedTuple):
@@ -82,8 +82,9 @@ def cpu_partial_slabs(cache: SlubCache) -> int:
 class SlubPlace:
     """The arrays of a place, and where nodes, CPUs and caches have their rows in them."""
 
-    def __init__(self, nids: Iterable[int], cpus: Iterable[int]) -> None:
+    def __init__(self, nids: Iterable[int], cpus: Iterable[int], arch: SlabArch = X86_64) -> None:
         """No cache has been used yet."""
+        self.arch = arch
         #: Which of the arrays' nodes and CPUs has which number.
         self.node_of = {nid: n for n, nid in enumerate(nids)}
         self.cpu_of = {cpu: c for c, cpu in enumerate(cpus)}
@@ -91,6 +92,7 @@ class SlubPlace:
         #: What a kernel is passed.
         self.address = self.data.address
         self._ctl = self.data.ctl.data
+        self._ctl[CTL_DIRECT_MAP] = signed(arch.page_offset)
         self._see()
         #: Slabs by their row.
         self._refs: list[SlabRef] = []
@@ -224,7 +226,7 @@ class SlubPlace:
 
     def set_home(self, address: int, home: int) -> None:
         """Note which home has an object."""
-        row = self.find((address - PAGE_OFFSET) >> PAGE_SHIFT)
+        row = self.find(virt_to_pfn(address))
         self.data.home[self.object_of(row, address)] = home
 
     # -- what calls are about, and what they leave

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from numa_service.mm.slab.reports import SlabBugError
+from numa_service.mm.slab.reports import SlabBugError, pointer
 from numa_service.mm.slab.slub_node import Slab
 from numa_service.mm.slab.slub_work_rules import SlubWorkRules
 
@@ -25,7 +25,7 @@ def slab_fix(cache: str, text: str) -> str:
 
 def not_freed(cache: str, address: int) -> str:
     """An object stays allocated (free_debug_processing)."""
-    return slab_fix(cache, f"Object at 0x{address:016x} not freed")
+    return slab_fix(cache, f"Object at 0x{pointer(address)} not freed")
 
 
 def already_free(cache: str, address: int) -> SlabBugError:
@@ -36,7 +36,7 @@ def already_free(cache: str, address: int) -> SlabBugError:
 def invalid_pointer(cache: str, address: int) -> SlabBugError:
     """No object begins at the address (free_consistency_checks)."""
     return SlabBugError(
-        slab_bug(cache, f"Invalid object pointer 0x{address:016x}"), not_freed(cache, address)
+        slab_bug(cache, f"Invalid object pointer 0x{pointer(address)}"), not_freed(cache, address)
     )
 
 
@@ -65,5 +65,5 @@ def objects_remaining(
     for slab, objects in slabs:
         report.append(slab_bug(cache, rules.objects_remaining.format(cache=cache)))
         found = f"{rules.report_prefix}Object"
-        report += [f"{found} 0x{address:016x} @offset={address - slab.address}" for address in objects]
+        report += [f"{found} 0x{pointer(address)} @offset={address - slab.address}" for address in objects]
     return SlabBugError(*report, rules.still_has_objects.format(cache=cache))

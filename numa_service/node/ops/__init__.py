@@ -5,7 +5,14 @@ from numa_service.node.ops.account import CountEvents, Rest, Spend, VmstatTick
 from numa_service.node.ops.alloc import Alloc, AllocResult, CountForeign, ZlcClear, ZlcMarkFull
 from numa_service.node.ops.cma import CmaIsolate, CmaTake
 from numa_service.node.ops.free import Free, FreeDeadOwners, FreeOwner
-from numa_service.node.ops.highmem import Kmap, KmapFlushUnused, KmapLocal, Kunmap, KunmapLocal
+from numa_service.node.ops.highmem import (
+    Kmap,
+    KmapFlushUnused,
+    KmapLocal,
+    Kunmap,
+    KunmapLocal,
+    TakePkmapWaiters,
+)
 from numa_service.node.ops.hugetlb import (
     HugetlbAdd,
     HugetlbAnswer,
@@ -180,6 +187,7 @@ __all__ = [
     "StockTables",
     "StockTask",
     "TakeLimbo",
+    "TakePkmapWaiters",
     "TakeVmallocOwner",
     "TaskCall",
     "TaskExit",

@@ -91,6 +91,8 @@ class FreeOwner(Op[int]):
     def apply(self, node: NodeState) -> int:
         """Free the owner's blocks, the pages of its page table, its swap and its slot, and end its areas."""
         end_areas(node, self.owner)
+        if node.highmem and node.highmem.pool:
+            node.highmem.pool.end(self.owner)
         return node.drop_owner(self.owner)
 
     def owed(self, heard: bool) -> bool:
@@ -132,6 +134,12 @@ class FreeDeadOwners(Op[int]):
             owner = Owner(*area.owner) if area.owner else node.kernel
             if owner.nid == self.nid and owner.lineage < self.lineage:
                 end_areas(node, owner)
+        if node.highmem and node.highmem.pool:
+            pool = node.highmem.pool
+            for task in pool.tasks():
+                if task[0] == self.nid and task[1] < self.lineage:
+                    pool.end(task)
+            pool.waiting.discard(self.nid)
         return sum(node.drop_owner(owner) for owner in node.slots.restarted(self.nid, self.lineage))
 
     def check(self, node: NodeState) -> None:

@@ -111,7 +111,9 @@ class EndSession(Op[int]):
             end_areas(node, node.owner(session.vmalloc_id))
             freed += node.drop_owner(node.owner(session.vmalloc_id))
         if node.highmem:
-            node.highmem.end(self.session)
+            node.highmem.local.end(self.session)
+            if node.highmem.pool:
+                node.highmem.pool.end(node.owner(self.session))
         node.page_bits.end(self.session)
         del node.sessions[session.id]
         return freed
