@@ -54,7 +54,7 @@ class ResizeHugepages:
 
 @dataclass(frozen=True, slots=True)
 class OfflinePage:
-    """A page is to be taken out of use by the node that has it: softly, or as after an error of its memory."""
+    """A page is to be taken out of use by its node: softly, or as after an error of its memory."""
 
     pfn: int
     soft: bool
