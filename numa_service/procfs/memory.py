@@ -48,6 +48,11 @@ def auto_online_blocks(snapshot: MachineSnapshot) -> str:
     return f"{printed_by(snapshot.profile).auto_online_blocks}\n"
 
 
+def write_only(snapshot: MachineSnapshot) -> str:
+    """A file that can only be written, as soft_offline_page and hard_offline_page: empty."""
+    return ""
+
+
 def state(snapshot: MachineSnapshot, number: int) -> str:
     """A block's file ``state``: online or offline."""
     return "online\n" if _block(snapshot, number).online else "offline\n"

@@ -57,6 +57,7 @@ _READ = stat.S_IFREG | 0o444
 _ROOT = stat.S_IFREG | 0o400
 _WRITE = stat.S_IFREG | 0o644
 _ROOT_WRITE = stat.S_IFREG | 0o600
+_ROOT_WRITE_ONLY = stat.S_IFREG | 0o200
 _LINK = stat.S_IFLNK | 0o777
 _DIR = stat.S_IFDIR | 0o555
 
@@ -268,6 +269,10 @@ TABLE: tuple[Pattern, ...] = (
     # memory blocks
     Pattern(f"{_MEMORY}/block_size_bytes", memory.block_size_bytes, _if(_has_blocks)),
     Pattern(f"{_MEMORY}/auto_online_blocks", memory.auto_online_blocks, _if(_has_blocks)),
+    *(
+        Pattern(f"{_MEMORY}/{name}_offline_page", memory.write_only, _if(_has_blocks), _ROOT_WRITE_ONLY)
+        for name in ("soft", "hard")
+    ),
     Pattern(f"{_MEMORY}/memory*/state", memory.state, _blocks, _WRITE),
     Pattern(f"{_MEMORY}/memory*/phys_index", memory.phys_index, _blocks),
     Pattern(f"{_MEMORY}/memory*/phys_device", memory.phys_device, _blocks),
@@ -412,8 +417,10 @@ def _below(snapshot: MachineSnapshot, parts: tuple[str, ...]) -> Iterator[tuple[
 
 
 def read(snapshot: MachineSnapshot, path: str) -> str:
-    """The text of a file. ENOENT, ENOTDIR, EISDIR, ELOOP, ENAMETOOLONG."""
+    """The text of a file. ENOENT, ENOTDIR, EISDIR, ELOOP, ENAMETOOLONG; EACCES if it can only be written."""
     _, pattern, numbers = find(snapshot, path)
+    if not pattern.mode & stat.S_IRUSR:
+        raise error(errno.EACCES, path)
     return pattern.render(snapshot, *numbers)
 
 

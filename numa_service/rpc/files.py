@@ -28,12 +28,15 @@ from numa_service.machine.record import MachineRecord
 from numa_service.machine.snapshot import IdleClock, NodePart, assemble
 from numa_service.machine.spec import MachineSpec
 from numa_service.machine.vmalloc_init import vmalloc_nid
+from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES
+from numa_service.mm.mmzone import PAGE_SHIFT
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.node.errors import InvalidRequest, NodeError, NotFound, Precondition
 from numa_service.node.slab_caches import with_written
 from numa_service.procfs import tree
 from numa_service.procfs.sysfs_slab import ONLY_SHOWN
 from numa_service.procfs.write import (
+    OfflinePage,
     ResizeHugepages,
     ShrinkCache,
     TuneSlab,
@@ -120,6 +123,8 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
             return pb2.WriteFileResponse(note=await self._keeper.write_sysctl(wanted.key, wanted.value))
         if isinstance(wanted, ResizeHugepages):
             await self._resize_hugepages(wanted)
+        elif isinstance(wanted, OfflinePage):
+            return pb2.WriteFileResponse(note=await self._offline_page(snapshot, wanted))
         elif isinstance(wanted, TuneSlab):
             await self._keeper.write_tunables(wanted.tunables)
         elif isinstance(wanted, ShrinkCache):
@@ -152,6 +157,25 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
         for node in self._nodes.nodes:
             if node.node == keeper:
                 await self._nodes.ask(node, "ResizeHugepages", request, BLOCK_SECONDS)
+
+    async def _offline_page(self, snapshot: MachineSnapshot, wanted: OfflinePage) -> str:
+        """Have the node that has a page take it out of use; what its kernel prints."""
+        block = wanted.pfn // MEMORY_BLOCK_PAGES
+        owners = [node.nid for node in snapshot.nodes if any(b.number == block for b in node.memory_blocks)]
+        if not owners:
+            raise Precondition(f"ENXIO: no memory is at {wanted.pfn << PAGE_SHIFT:#x}")
+        request = node_service_pb2.OfflinePageRequest(
+            request_id=uuid4().hex, pfn=wanted.pfn, soft=wanted.soft
+        )
+        for node in self._nodes.nodes:
+            if node.node in owners:
+                try:
+                    answer = await self._nodes.ask(node, "OfflinePage", request, BLOCK_SECONDS)
+                except NotFound:
+                    continue  # the block spans the border of two nodes
+                return str(answer.message)
+        reason = "EIO" if wanted.soft else "EBUSY"
+        raise Precondition(f"{reason}: there is a hole at {wanted.pfn << PAGE_SHIFT:#x}")
 
     async def _shrink(self, cache: str) -> None:
         """Shrink a slab cache of the machine (kmem_cache_shrink).

@@ -181,6 +181,10 @@ def test_every_path_can_be_read_and_found(preset: object, profile: str) -> None:
         assert name in names(folder)
         if entry.target:
             assert tree.listdir(given, path) == tree.listdir(given, f"{folder}/{entry.target}")
+        elif not entry.mode & 0o444:
+            with pytest.raises(PermissionError):
+                tree.read(given, f"/{path}")
+            assert not text
         else:
             assert tree.read(given, f"/{path}") == text
             # there is no capture of every kernel's areas at boot

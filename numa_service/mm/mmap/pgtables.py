@@ -215,7 +215,7 @@ class PageTables:
                 if source in self._huge and not whole:
                     self._huge.discard(source)
                 if whole:
-                    self._make_above(new)
+                    self.make_above(new)
                     self._levels[0][target] = self._levels[0].pop(source)
                     if source in self._huge:
                         self._huge.discard(source)
@@ -225,7 +225,8 @@ class PageTables:
             old += extent
             new += extent
 
-    def _make_above(self, address: int) -> None:
+    def make_above(self, address: int) -> None:
+        """The tables above that of PTEs: a huge page has its entry in the lowest of them."""
         for shift in reversed(self._shifts[1:]):
             self.fault_level(shift, address >> shift)
 

@@ -144,6 +144,7 @@ class TaskCall(Op[Did]):
             return Did(want=short.want, taken=work.taken, path=work.path())
         except Errno as error:
             value, number, reason = -1, error.number, error.reason
+            on.effects += error.effects
         except CallError as error:
             value, number, reason = -1, error.errno, str(error)
         populate: tuple[tuple[int, int], ...] = ()
