@@ -32,6 +32,7 @@ from numa_service.machine.source import load
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.node.occupy import start_in_use
 from numa_service.node.struct_views import cpu_time
+from numa_service.node.task_files import task_files
 from numa_service.procfs import tree
 from numa_service.sim.simulation import Simulation
 
@@ -314,7 +315,7 @@ class Booted:
     def look(self) -> MachineSnapshot:
         """The machine as it is now."""
         parts = [
-            node.machine.node_part(nid, cpu_time(node), self._booted, node.kmem.counts())
+            node.machine.node_part(nid, cpu_time(node), self._booted, node.kmem.counts(), task_files(node))
             for nid, node in self.simulation.nodes.items()
         ]
         spec = self.simulation.spec

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,16 +19,20 @@ from numa_service.machine.input_files import MAX_BYTES, decode, read_bytes
 from numa_service.machine.notation import one_line
 from numa_service.machine.spec import SpecError
 from numa_service.machine.verdict import (
+    ABOVE_CLASS,
     BELOW_MIN,
     CAUSE_FRAGMENTED,
     CAUSE_MARKS,
     FAILING,
     LAST_TRY,
     NO_BLOCK,
+    NO_MANAGED,
+    NODE_FORBIDDEN,
     PASSES,
     Verdict,
     ZoneCheck,
     judge,
+    size_text,
 )
 from numa_service.mm.gfp import Gfp
 
@@ -37,6 +43,16 @@ if TYPE_CHECKING:
 UNEXPLAINED = 3
 _KINDS = {OOM: "OOM kill", ALLOC_FAILURE: "page allocation failure", SYSRQ: "asked for by hand (sysrq)"}
 _MOST_TASKS = 5
+#: What came of a zone, in a word: "out" is one that the request may not use.
+_KIND_OF = {
+    NODE_FORBIDDEN: "out",
+    ABOVE_CLASS: "out",
+    NO_MANAGED: "out",
+    BELOW_MIN: "below",
+    NO_BLOCK: "pieces",
+    LAST_TRY: "try",
+    PASSES: "passes",
+}
 #: What memory is held as, and the counters that say how much.
 _HOLDERS = {
     "anonymous": ("active_anon", "inactive_anon", "isolated_anon"),
@@ -57,6 +73,9 @@ def why(
         str, typer.Argument(help="A file with the kernel's text, in any log or mail; - for standard input.")
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    console: Annotated[
+        bool, typer.Option("--console", help="Show the verdict as a picture too, in a browser, until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Tell why an allocation failed, from what the kernel printed: an OOM kill, a page allocation failure.
 
@@ -72,7 +91,22 @@ def why(
     else:
         for line in _text(read, verdict, runs):
             typer.echo(line)
+    if console:
+        with suppress(KeyboardInterrupt):
+            asyncio.run(_show(_plain(read, verdict, runs)))
     raise typer.Exit(0 if verdict.explained else UNEXPLAINED)
+
+
+async def _show(answer: dict[str, Any]) -> None:
+    """Serve the picture until it is cancelled."""
+    from numa_service.web.verdict import VerdictServer  # brings an HTTP server
+
+    server = VerdictServer(answer)
+    typer.echo(f"picture {await server.start()} (Ctrl-C ends)", err=True)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await server.stop()
 
 
 def _content(report: str) -> bytes:
@@ -115,7 +149,9 @@ class _Runs:
 
 
 def _text(report: Report, verdict: Verdict, runs: _Runs) -> list[str]:
-    lines = [_headline(report), *verdict.text, ""]
+    """The answer first, then what to do, then what it rests on."""
+    lines = [verdict.text[0], *_first_aid(verdict, runs), f"The request: {_headline(report)}."]
+    lines += [*verdict.text[1:], ""]
     lines.append(f"The walk, up to {verdict.class_name}, in pages of {report.page_kb} kB:")
     lines += [
         f"  node {c.zone.nid} {c.zone.name:7} {_arithmetic(report, verdict, c)}" for c in verdict.checks
@@ -125,16 +161,30 @@ def _text(report: Report, verdict: Verdict, runs: _Runs) -> list[str]:
         width = max(len(claim.text) for claim in runs.claims)
         for claim in runs.claims:
             lines.append(f"  {'yes' if claim.helps else 'no ':3}  {claim.text:{width}}  {claim.result}")
-        lines += _advice(verdict, runs.claims)
-    if runs.was is not None and runs.was.helps and not verdict.explained:
-        lines += ["", f"Run on a machine as full as this one, the request is served: {runs.was.result}."]
-    if runs.disagree:
-        lines += ["", "The machine that was run disagrees: there the request is served as it was."]
-    lines += _held(report)
+    for block in (_advice(verdict, runs), _held(report)):
+        if block:
+            lines += ["", *block]
+    return [*lines, "", *(f"note: {note}" for note in _notes(verdict, runs))]
+
+
+def _first_aid(verdict: Verdict, runs: _Runs) -> list[str]:
+    """One line on what would have served the request; none where that is not the question."""
+    if verdict.cause not in FAILING:
+        return []
+    if runs.not_run:
+        return [f"What would have served it is not known: {runs.not_run}."]
+    helped = [claim for claim in runs.claims if claim.helps]
+    if not helped:
+        return ["Nothing that was tried would have served it: see what holds memory."]
+    more = f"; {len(helped) - 1} more below" if len(helped) > 1 else ""
+    return [f"What would have served it: {helped[0].text} ({helped[0].result}){more}."]
+
+
+def _notes(verdict: Verdict, runs: _Runs) -> list[str]:
     notes = [*verdict.assumed, *runs.notes]
     if runs.not_run:
         notes.append(f"nothing was run: {runs.not_run}")
-    return [*lines, "", *(f"note: {note}" for note in notes)]
+    return notes
 
 
 def _headline(report: Report) -> str:
@@ -190,22 +240,25 @@ def _arithmetic(report: Report, verdict: Verdict, check: ZoneCheck) -> str:
     return line
 
 
-def _advice(verdict: Verdict, claims: list[Claim]) -> list[str]:
+def _advice(verdict: Verdict, runs: _Runs) -> list[str]:
     """What is not run, and what a "yes" means."""
     lines = []
-    if verdict.cause == CAUSE_FRAGMENTED:
+    helped = any(claim.helps for claim in runs.claims)
+    if runs.claims and verdict.cause == CAUSE_FRAGMENTED:
         lines.append("Compaction (vm.compact_memory) is not modelled, and not among these.")
-    if not any(claim.helps for claim in claims):
-        lines.append("None of these would have served it: see what holds memory.")
-    elif verdict.cause == CAUSE_MARKS:
+    if helped and verdict.cause == CAUSE_MARKS:
         lines.append(
             "Where memory is used up, a yes serves this request and few after it: see what holds it."
         )
-    if not verdict.gfp & Gfp.DIRECT_RECLAIM:
+    if runs.claims and not verdict.gfp & Gfp.DIRECT_RECLAIM:
         lines.append(
             "The request could not wait for reclaim. A larger vm.min_free_kbytes makes kswapd keep more free "
             "before such a request comes; that takes time, and is not run here."
         )
+    if runs.was is not None and runs.was.helps and not verdict.explained:
+        lines.append(f"Run on a machine as full as this one, the request is served: {runs.was.result}.")
+    if runs.disagree:
+        lines.append("The machine that was run disagrees: there the request is served as it was.")
     return lines
 
 
@@ -219,35 +272,29 @@ def _held(report: Report) -> list[str]:
         else:
             pages = sum(report.pages(zone, field) or 0 for zone in report.zones for field in fields)
         if pages:
-            parts.append(f"{name} {_size(pages * unit)}")
-    lines = ["", f"Memory was held as: {', '.join(parts)}."] if parts else []
+            parts.append(f"{name} {size_text(pages * unit)}")
+    lines = [f"Memory was held as: {', '.join(parts)}."] if parts else []
     if "Total" in report.swap_kb:
         free, total = report.swap_kb.get("Free", 0), report.swap_kb["Total"]
         if total:
-            lines.append(f"Swap: {_size(free << 10)} free of {_size(total << 10)}.")
+            lines.append(f"Swap: {size_text(free << 10)} free of {size_text(total << 10)}.")
         else:
             lines.append("There was no swap.")
     tasks = sorted(report.tasks, key=lambda task: -task.columns.get("rss", 0))[:_MOST_TASKS]
     if tasks:
         largest = ", ".join(
-            f"{one_line(task.name, 20) or task.pid} {_size(task.columns.get('rss', 0) * unit)}"
+            f"{one_line(task.name, 20) or task.pid} {size_text(task.columns.get('rss', 0) * unit)}"
             for task in tasks
         )
         lines.append(f"Largest of the {len(report.tasks)} tasks shown: {largest}.")
     return lines
 
 
-def _size(size: int) -> str:
-    for shift, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB")):
-        if size >> shift:
-            return f"{size / (1 << shift):.1f} {unit}"
-    return f"{size >> 10} KiB"
-
-
 def _plain(report: Report, verdict: Verdict, runs: _Runs) -> dict[str, Any]:
     """The answer as JSON: the same facts as the text, in pages."""
     request = report.request
     return {
+        "headline": _headline(report),
         "explained": verdict.explained,
         "cause": verdict.cause,
         "verdict": verdict.text,
@@ -274,6 +321,8 @@ def _plain(report: Report, verdict: Verdict, runs: _Runs) -> dict[str, Any]:
                 },
                 "short": check.short,
                 "short_of_high": check.short_of_high,
+                "kind": _KIND_OF[check.outcome],
+                "text": _arithmetic(report, verdict, check),
             }
             for check in verdict.checks
         ],
@@ -281,6 +330,8 @@ def _plain(report: Report, verdict: Verdict, runs: _Runs) -> dict[str, Any]:
         "disagree": runs.disagree,
         "claims": [asdict(claim) for claim in runs.claims],
         "not_run": runs.not_run,
+        "advice": _advice(verdict, runs),
+        "held": _held(report),
         "killed": report.killed,
-        "notes": [*verdict.assumed, *runs.notes],
+        "notes": _notes(verdict, runs),
     }

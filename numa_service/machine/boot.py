@@ -28,7 +28,7 @@ from numa_service.machine.free_area_init import (
     zone_range_lines,
 )
 from numa_service.machine.hugetlb_init import hugetlb_init
-from numa_service.machine.snapshot import slab_caches_of
+from numa_service.machine.slab_caches import slab_caches_of
 from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError, ZoneSpec
 from numa_service.machine.sysctl import Sysctls
 from numa_service.machine.vmalloc_init import boot_areas, vmalloc_nid
@@ -115,8 +115,6 @@ def start_kernel(spec: MachineSpec, nids: Collection[int] | None = None) -> Boot
     has = boot.profile.slab_allocators
     if spec.slab not in has:
         raise SpecError(f"slab: {spec.profile} has {', '.join(has)}, no {spec.slab}")
-    if spec.arch != "x86_64" and spec.slab != "slub":
-        raise SpecError(f"slab: of {spec.arch} only slub is known, not {spec.slab}")
     boot.printk(f"Linux version {boot.profile.release} (numa-service) {spec.name}", 0)
     if spec.cmdline:
         boot.printk(f"Command line: {spec.cmdline}")
@@ -131,7 +129,6 @@ def start_kernel(spec: MachineSpec, nids: Collection[int] | None = None) -> Boot
         profile=boot.profile,
         sysctls=boot.sysctls,
         managed=boot.managed,
-        booted=dict(boot.managed),
         zonelists=boot.zonelists,
         pgdats=boot.pgdats,
         dmesg=boot.dmesg,
@@ -315,6 +312,9 @@ def _alloc_node_mem_map(boot: _Boot, node: NodeSpec) -> None:
         return  # the map of memory that comes later is allocated where there is memory then
     memmap = boot.memory_model.memmap_pages(node.nid, node.ram[0][0], node.ram[-1][1])
     taken = boot.memory.alloc(node, memmap, "memmap")
+    if boot.memory.is_high(node):  # memblock then takes memory of any node
+        for other in boot.spec.nodes:
+            taken += boot.memory.alloc(other, memmap - taken, "memmap")
     if taken < memmap and not node.has_known_managed:
         raise BootMemoryError(
             f"node {node.nid}: its memory map needs {memmap} pages, {taken} are left: give it more memory"

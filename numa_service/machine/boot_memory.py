@@ -99,6 +99,10 @@ class BootMemory:
         """Free ranges of a node from `start_pfn` on that boot allocators can reach."""
         return self.allocator.free_ranges(node.nid, start_pfn, self._max_low_pfn)
 
+    def is_high(self, node: NodeSpec) -> bool:
+        """Whether boot allocators can reach none of a node's RAM."""
+        return all(start >= self._max_low_pfn for start, _ in node.ram)
+
     def alloc(self, node: NodeSpec, pages: int, purpose: str) -> int:
         """Allocate up to `pages` of a node's low memory, as the plan allows; returns the number allocated."""
         taken = 0

@@ -6,8 +6,9 @@ a running system (``proc/zoneinfo``, ``sys/devices/system/node``, ``proc/sys/vm`
 Only the zoneinfo is required.
 
 What is read: zone spans, present and managed pages, CPUs, distances, what sysfs shows of an HMAT, sysctls,
-swap, free blocks, and from the boot log the pages freed after watermarks had been computed. What is not read,
-because the model computes it: watermarks, protection, pagesets, zonelists.
+swap, free blocks, and from the boot log the pages freed after watermarks had been computed; without it they
+follow from the printed protection, and without sysctls min_free_kbytes from the printed min watermarks. All
+else is computed: watermarks, protection, pagesets, zonelists.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from numa_service.machine.captured_zoneinfo import (
     lists_populated_zones_only,
     parse_zoneinfo,
 )
+from numa_service.machine.cmdline import thp_mode
 from numa_service.machine.hmat import hmat_from_sysfs
 from numa_service.machine.input_files import UnreadableError
-from numa_service.machine.late_free import LateFree, late_frees
+from numa_service.machine.late_free import LateFree, late_frees, managed_at_boot
 from numa_service.machine.notation import (
     MAX_LISTED_CPUS,
     MAX_NUMNODES,
@@ -41,8 +43,14 @@ from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError, ZoneSpec
 from numa_service.machine.sysctl import SYSCTLS, default_lowmem_reserve_ratio, parse_sysctl
 from numa_service.machine.zones import PfnRange, count_pages, intersect, merge
 from numa_service.mm.mmzone import PAGE_SHIFT, PAGE_SIZE, ZONE_NAMES, zone_index
-from numa_service.mm.profile import DEFAULT_PROFILE, profile_of_version
+from numa_service.mm.profile import DEFAULT_PROFILE, profile_named, profile_of_version
 from numa_service.mm.sparse import default_memory_model
+from numa_service.mm.watermark import (
+    DEFAULT_WATERMARK_SCALE_FACTOR,
+    boot_min_free_kbytes,
+    highmem_zones,
+    setup_per_zone_wmarks,
+)
 
 _NODE_TREE = ("node", "sys/devices/system/node")
 _IOMEM = re.compile(r" *([0-9a-f]{1,16})-([0-9a-f]{1,16}) : (.*)", re.ASCII)
@@ -51,6 +59,7 @@ _SYSCTL = re.compile(r"([\w./-]+) *= ?(.*)", re.ASCII)
 #: looked for.
 _ROW = re.compile(r"\d{1,3}(?: \d{1,3})*", re.ASCII)
 _RATIO = "vm.lowmem_reserve_ratio"
+_MIN_FREE = "vm.min_free_kbytes"
 _SWAP = re.compile(r"\S+\s+\S+\s+(\d{1,12})\s+\d+\s+-?\d+", re.ASCII)
 
 
@@ -70,15 +79,19 @@ def read_capture(tree: Tree) -> MachineSpec:
     packages, cores = read_packages(tree, {cpu for own in cpus.values() for cpu in own})
     if untold(packages, cores, cpus.values()):
         packages, cores = [], []
+    sysctls = capture.sysctls(zones, arch, profile)
+    ratios = sysctls.get(_RATIO) or default_lowmem_reserve_ratio(arch, profile)
     latency, generic = hmat_from_sysfs(capture.nodes(), nids, {nid for nid in nids if cpus[nid]})
     nodes = tuple(
         NodeSpec(nid, cpus[nid], specs, ram, generic_initiator=nid in generic)
-        for nid, (specs, ram) in capture.memory(zones, arch, nids).items()
+        for nid, (specs, ram) in capture.memory(zones, arch, nids, list(map(int, ratios.split()))).items()
     )
     if not any(node.cpus for node in nodes):
         raise SpecError(f"{tree.place}: no node has a CPU")
     if not any(node.zones for node in nodes):
         raise SpecError(f"{tree.place}: no node has memory")
+    if _MIN_FREE not in sysctls:
+        sysctls |= capture.told_min_free(zones, nodes, profile)
     return MachineSpec(
         name=tree.name or "host",
         source=tree.place,
@@ -87,9 +100,9 @@ def read_capture(tree: Tree) -> MachineSpec:
         nodes=nodes,
         distances=distances,
         swap_pages=capture.swap_pages(),
-        sysctls=capture.sysctls(zones, arch, profile),
+        sysctls=sysctls,
         cmdline=capture.cmdline(),
-        memory_model=default_memory_model(arch),
+        memory_model=default_memory_model(arch, len(nodes)),
         latency=latency,
         packages=tuple(packages),
         cores=tuple(cores),
@@ -270,16 +283,17 @@ class _Capture:
         return tuple(map(int, words))
 
     def memory(
-        self, zones: list[CapturedZone], arch: str, nids: list[int]
+        self, zones: list[CapturedZone], arch: str, nids: list[int], ratios: list[int]
     ) -> dict[int, tuple[tuple[ZoneSpec, ...], tuple[PfnRange, ...]]]:
         """Zones with pages, and ranges of RAM, by nid.
 
         A zone's RAM is what the iomem calls System RAM within its span, if that has exactly as many pages as
         are present. If it has not (an iomem not read as root, memory blocks off-line), the zone's RAM is
-        taken to begin at the start of its span and to have no holes.
+        taken to begin at the start of its span and to have no holes. `ratios` are those of lowmem_reserve.
         """
         system_ram = self._system_ram()
         late = self.late_frees()
+        then = _managed_at_boot(zones, arch, ratios) if late is None else {}
         taken: list[tuple[PfnRange, CapturedZone]] = []
         specs: dict[int, list[ZoneSpec]] = {nid: [] for nid in nids}
         for zone in zones:
@@ -295,7 +309,8 @@ class _Capture:
             if count_pages(ram) != zone.present:
                 ram = ((zone.start_pfn, zone.start_pfn + zone.present),)
             taken += [(piece, zone) for piece in ram]
-            freed_late = sum(count_pages(intersect(ram, free.pfns)) for free in late)
+            freed_late = sum(count_pages(intersect(ram, free.pfns)) for free in late or ())
+            freed_late += zone.managed - then.get((zone.nid, zone.name), zone.managed)
             specs[zone.nid].append(
                 ZoneSpec(
                     zone.name,
@@ -321,11 +336,11 @@ class _Capture:
             for nid in nids
         }
 
-    def late_frees(self) -> tuple[LateFree, ...]:
-        """The pages that the kernel freed after it had computed its watermarks; none without a boot log."""
+    def late_frees(self) -> tuple[LateFree, ...] | None:
+        """The pages that the kernel freed after it had computed its watermarks; None without a boot log."""
         dmesg, iomem = self.find("dmesg.txt", "dmesg-end.txt"), self.find("iomem.txt", "proc/iomem")
         if dmesg is None:
-            return ()
+            return None
         return late_frees(self.tree.text(dmesg), self.lines(iomem))
 
     def _system_ram(self) -> tuple[PfnRange, ...]:
@@ -379,6 +394,42 @@ class _Capture:
             values[name] = _checked(name, text.strip(), profile, f"{tree.where(file)}:1")
         return values
 
+    def told_min_free(
+        self, zones: list[CapturedZone], nodes: tuple[NodeSpec, ...], profile: str
+    ) -> dict[str, str]:
+        """min_free_kbytes behind the printed watermarks, where a boot of such a machine computes another.
+
+        It was written, or khugepaged was not there. Marks that follow from the default, but for a hundredth
+        that zones may have grown by, tell nothing.
+        """
+        kernel = profile_named(profile)
+        then = {
+            (node.nid, zone.name): (zone.managed or 0) - zone.freed_late
+            for node in nodes
+            for zone in node.zones
+        }
+        high = highmem_zones(then, kernel)
+        printed = {
+            (zone.nid, zone.name): zone.wmark_min
+            for zone in zones
+            if zone.wmark_min is not None and zone.managed and zone.name not in high
+        }
+        low = {key for key, pages in then.items() if pages and key[1] not in high}
+        contradicts = any(zone.wmark_min and not zone.managed for zone in zones)
+        if contradicts or printed.keys() != low or not any(printed.values()):
+            return {}
+        populated = {(zone.nid, zone.name) for zone in zones if zone.present}
+        default = boot_min_free_kbytes(then, kernel, thp_mode(self.cmdline()) != "never", populated)
+        marks = setup_per_zone_wmarks(then, kernel, default, DEFAULT_WATERMARK_SCALE_FACTOR)
+        if all(abs(marks[key].min - mark) <= 2 + mark // 100 for key, mark in printed.items()):
+            return {}
+        # shares are rounded down: the most pages that make the printed marks, zone by zone
+        total = sum(then[key] for key in low)
+        pages = min(((mark + 1) * total - 1) // then[key] for key, mark in printed.items())
+        kbytes = max(pages, sum(printed.values())) << (PAGE_SHIFT - 10)
+        self.notes.append(f"{_MIN_FREE}={kbytes} makes the printed watermarks: boot would make others")
+        return {_MIN_FREE: str(kbytes)}
+
     def cmdline(self) -> str:
         """The kernel command line. It is only shown: its effects on zones are read from the zoneinfo."""
         name = self.find("cmdline.txt", "proc/cmdline")
@@ -397,6 +448,28 @@ class _Capture:
                 raise SpecError(f"{where}:{number}: not a line of /proc/swaps: {line[:60]!r}")
             pages += int(match[1]) >> PAGE_SHIFT - 10
         return pages
+
+
+def _managed_at_boot(zones: list[CapturedZone], arch: str, ratios: list[int]) -> dict[tuple[int, str], int]:
+    """Pages that each zone managed when its kernel computed the reserves that are printed."""
+    names = ZONE_NAMES[arch]
+    then: dict[tuple[int, str], int] = {}
+    for nid in sorted({zone.nid for zone in zones}):
+        own = {zone.name: zone for zone in zones if zone.nid == nid}
+        # a kernel that prints all zones may have other types than are modelled
+        every = list(own.values())
+        types = tuple(own) if len(own) == every[0].nr_types else names
+        managed = [own[name].managed if name in own else 0 for name in names]
+        reserves = {
+            names.index(zone.name): [
+                zone.protection[types.index(name)] if name in types[: len(zone.protection)] else 0
+                for name in names
+            ]
+            for zone in every
+        }
+        found = managed_at_boot(managed, reserves, ratios)
+        then |= {(nid, name): found[names.index(name)] for name in own}
+    return then
 
 
 def _cpulist(tree: Tree, name: str) -> tuple[int, ...]:

@@ -11,9 +11,10 @@ from numa_service.machine.spec import SpecError
 
 _HEADER = re.compile(r"Node (\d{1,9}), zone +([A-Za-z0-9]{1,16})", re.ASCII)
 _FIELD = re.compile(r" +(spanned|present|managed|start_pfn:|cpu:) *(.*)")
+_MARK = re.compile(r" +(min|boost) +(\d{1,18})", re.ASCII)
 _FREE = re.compile(r" +pages free +(\d{1,18})", re.ASCII)
 _COUNTER = re.compile(r" +(nr_\w{1,60}) +(\d{1,18})", re.ASCII)
-_PROTECTION = re.compile(r" +protection: \((\d+(?:, \d+)*)\)", re.ASCII)
+_PROTECTION = re.compile(r" +protection: \((\d{1,18}(?:, \d{1,18})*)\)", re.ASCII)
 _NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 
 
@@ -40,6 +41,10 @@ class CapturedZone:
     #: NR_FREE_PAGES, and the other counters of the zone; None and empty where they are not printed.
     free: int | None = None
     counters: dict[str, int] = field(default_factory=dict)
+    #: lowmem_reserve by zone type of that kernel, in pages.
+    protection: tuple[int, ...] = ()
+    #: The min watermark as printed, without its boost; None if it is not there.
+    wmark_min: int | None = None
 
 
 def parse_zoneinfo(tree: Tree, name: str) -> list[CapturedZone]:
@@ -98,6 +103,8 @@ class _Draft:
         #: Number of zone types of this kernel: ``protection:`` has one value for each.
         self.nr_zone_types = 0
         self._values: dict[str, int] = {}
+        self._protection: tuple[int, ...] = ()
+        self._marks: dict[str, int] = {}
         self._counters_first = False
         self._free: int | None = None
         self._counters: dict[str, int] = {}
@@ -107,6 +114,8 @@ class _Draft:
         """Read one line of the zone's block; lines with other fields are ignored."""
         if free := _FREE.fullmatch(line):
             self._free = int(free[1])
+        if mark := _MARK.fullmatch(line):
+            self._marks.setdefault(mark[1], int(mark[2]))
         field = _FIELD.fullmatch(line)
         if field:
             key = field[1].rstrip(":")
@@ -131,7 +140,8 @@ class _Draft:
                 raise SpecError(
                     f"{self._at(number)}: protection: {shown(line.strip())} is cut off or garbled"
                 )
-            self.nr_zone_types = protection[1].count(",") + 1
+            self._protection = tuple(map(int, protection[1].split(", ")))
+            self.nr_zone_types = len(self._protection)
 
     def finish(self, number: int) -> CapturedZone:
         """The zone, whose block ended before line `number`; SpecError if a field is missing."""
@@ -147,6 +157,7 @@ class _Draft:
         managed = self._values.get("managed", present)
         if not managed <= present <= spanned:
             raise SpecError(f"{self.where}: not managed {managed} ≤ present {present} ≤ spanned {spanned}")
+        least = self._marks.get("min")
         return CapturedZone(
             where=self.where,
             nid=self.nid,
@@ -160,6 +171,8 @@ class _Draft:
             has_managed="managed" in self._values,
             free=self._free,
             counters=self._counters,
+            protection=self._protection,
+            wmark_min=None if least is None else max(0, least - self._marks.get("boost", 0)),
             cpus=tuple(self._cpus),
         )
 

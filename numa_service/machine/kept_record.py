@@ -52,6 +52,11 @@ class KeptRecord:
         """A node does not serve; what is under way to it is nobody's answer any more."""
         return self.listeners.pop(nid, None)
 
+    def behind(self) -> list[int]:
+        """The nodes that are not known to have the newest record, those that are away among them."""
+        known = {nid for nid, of in self.listeners.items() if of.version >= self.record.version}
+        return [nid for nid in self._spec.nids if nid not in known]
+
     def is_behind(self, listener: Listener) -> bool:
         """Whether a node is up and is not known to have the newest record."""
         return self.listeners.get(listener.nid) is listener and listener.version < self.record.version

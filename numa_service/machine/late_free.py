@@ -5,13 +5,14 @@ that zones manage at that time. Memory that is freed later is in `managed` of ev
 watermarks of that boot: to compute those, it has to be known. It is the initrd, freed by a rootfs initcall,
 and the init sections and the gaps of the kernel image, freed right before init runs. The locks that
 alternatives keep for UP (``.smp_locks``) are freed before the initcalls and do not count. The boot log says
-how many pages were freed; the log and ``/proc/iomem`` say where.
+how many pages were freed; the log and ``/proc/iomem`` say where. Without a boot log, the reserves that the
+kernel printed tell what zones managed when they were computed (:func:`managed_at_boot`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from numa_service.machine.zones import PfnRange
@@ -88,3 +89,36 @@ def _image_end(what: str, image: Mapping[str, PfnRange], before_bss: int) -> int
             return -(-bss_end // PAGE_SIZE)
         case _:
             return None
+
+
+def managed_at_boot(
+    managed: Sequence[int], reserves: Mapping[int, Sequence[int]], ratios: Sequence[int]
+) -> list[int]:
+    """Pages that the zones of a node managed when its reserves were computed, by zone index.
+
+    `managed` is what they manage now, `reserves` the printed lowmem_reserve of zones: of zone z for class k
+    that is the pages of all zones above z, up to k, divided by `ratios[z]` (setup_per_zone_lowmem_reserve).
+    Most is taken that makes the printed numbers, so that a zone is smaller by less than a ratio at most. What
+    is not told, or contradicts itself, is taken to have been as it is now.
+    """
+    then, least = list(managed), list(managed)
+    limits: list[tuple[int, int, int]] = []
+    for zone, row in reserves.items():
+        ratio = ratios[zone] if zone < len(ratios) else 0
+        above = [k for k in range(zone + 1, min(len(managed), len(row))) if managed[k]]
+        if ratio < 1 or not above or not row[above[0]]:
+            continue  # nothing is told
+        limits += [(zone, k, (row[k] + 1) * ratio - 1) for k in above[1:]]
+        first = above[0]
+        low, high = row[first] * ratio, (row[first] + 1) * ratio - 1
+        # half of it freed late is another ratio, which somebody has set
+        if low <= managed[first] < 2 * low:
+            then[first] = min(then[first], high)
+            least[first] = min(least[first], low)
+    for zone, k, high in limits:
+        excess = sum(then[zone + 1 : k + 1]) - high
+        for upper in range(k, zone, -1):
+            less = max(0, min(excess, then[upper] - least[upper]))
+            then[upper] -= less
+            excess -= less
+    return then

@@ -12,9 +12,9 @@ than the kernel wants into vm.min_free_kbytes, it stays where memory that came o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -53,13 +53,47 @@ class SlabTunables(NamedTuple):
     shared: int
 
 
+class CacheArgs(NamedTuple):
+    """What was passed to kmem_cache_create (``mm/slab/kmem_cache.py``)."""
+
+    size: int
+    align: int = 0
+    #: SlabFlag.
+    flags: int = 0
+    ctor: str = ""
+    usersize: int = 0
+
+
+class ChangedCache(NamedTuple):
+    """A slab cache that is not as boot left it: made since then, or shared, or written to."""
+
+    #: Its own name, which is that of its first creator.
+    name: str
+    #: None: boot made it.
+    args: CacheArgs | None = None
+    #: Names of the creators since boot that need it, the first first.
+    users: tuple[str, ...] = ()
+    #: The largest object of those that have shared it; 0: boot's.
+    object_size: int = 0
+    #: It is being destroyed, and gives no more objects.
+    dying: bool = False
+    #: What was written to files below /sys/kernel/slab, by their names.
+    written: tuple[tuple[str, int], ...] = ()
+
+
+class SlabCaches(NamedTuple):
+    """The slab caches that are not as boot left them; those made since then in the order of creation."""
+
+    caches: tuple[ChangedCache, ...] = ()
+
+
 #: One change.
-News = SysctlWrite | MemoryState | SlabTunables
+News = SysctlWrite | MemoryState | SlabTunables | SlabCaches
 
 
 @dataclass(frozen=True, slots=True)
 class MachineRecord:
-    """The changes to the machine's sysctls, tunables and memory since boot."""
+    """The changes to the machine's sysctls, slab caches and memory since boot."""
 
     version: int = 0
     #: The last write of each sysctl, with its version, by name.
@@ -68,6 +102,8 @@ class MachineRecord:
     memory: Mapping[int, tuple[int, MemoryState]] = field(default_factory=dict)
     #: The last tunables of each slab cache, with the version of that change, by name.
     tunables: Mapping[str, tuple[int, SlabTunables]] = field(default_factory=dict)
+    #: The slab caches, with the version of the last change; version 0: they are as boot left them.
+    caches: tuple[int, SlabCaches] = (0, SlabCaches())
 
     def with_sysctl(self, key: str, value: str) -> MachineRecord:
         """The record after a write, which may be of the value that is set: a kernel acts on that, too."""
@@ -80,6 +116,14 @@ class MachineRecord:
         version = self.version + 1
         return replace(self, version=version, tunables={**self.tunables, tunables.cache: (version, tunables)})
 
+    def with_caches(self, caches: SlabCaches) -> MachineRecord:
+        """The record after a change of slab caches; tunables of those that are no more are forgotten."""
+        version = self.version + 1
+        gone = {change.name for change in self.caches[1].caches if change.args}
+        gone -= {change.name for change in caches.caches}
+        tunables = {name: tuned for name, tuned in self.tunables.items() if name not in gone}
+        return replace(self, version=version, caches=(version, caches), tunables=tunables)
+
     def with_memory(self, state: MemoryState) -> MachineRecord:
         """The record with a new state of a node's memory; this record if its state is as new or newer."""
         if state.nid in self.memory and state.sequence <= self.memory[state.nid][1].sequence:
@@ -91,6 +135,8 @@ class MachineRecord:
         """Every change in the record with its version, in the order of the versions."""
         changes: list[tuple[int, News]] = [*self.sysctls.values(), *self.memory.values()]
         changes += self.tunables.values()
+        if self.caches[0]:
+            changes.append(self.caches)
         return sorted(changes, key=lambda news: news[0])
 
     def values(self) -> dict[str, str]:
@@ -111,18 +157,32 @@ class MachineRecord:
             sysctls: dict[str, tuple[int, SysctlWrite]] = {}
             memory: dict[int, tuple[int, MemoryState]] = {}
             tunables: dict[str, tuple[int, SlabTunables]] = {}
+            caches = 0, SlabCaches()
             for at, kind, fields in news:
                 match _KINDS[kind](*fields):
                     case SysctlWrite() as write:
                         sysctls[write.key] = at, write
                     case SlabTunables() as tuned:
                         tunables[tuned.cache] = at, tuned
+                    case SlabCaches() as changed:
+                        # lists, as msgpack has them
+                        unpacked: Iterable[Any] = changed.caches
+                        caches = at, SlabCaches(tuple(changed_cache(*cache) for cache in unpacked))
                     case MemoryState() as state:
                         zones = tuple((zone, present, managed) for zone, present, managed in state.zones)
                         memory[state.nid] = at, state._replace(zones=zones)
         except (msgpack.UnpackException, TypeError, ValueError, IndexError) as error:
             raise ValueError(f"not a machine's record: {error}") from None
-        return MachineRecord(version, sysctls, memory, tunables)
+        return MachineRecord(version, sysctls, memory, tunables, caches)
 
 
-_KINDS: tuple[type[News], ...] = (SysctlWrite, MemoryState, SlabTunables)
+def changed_cache(
+    name: str, args: list[Any] | None, users: list[str], object_size: int, dying: bool, written: list[Any]
+) -> ChangedCache:
+    """A cache from its fields as msgpack has them."""
+    made = None if args is None else CacheArgs(*args)
+    values = tuple((file, value) for file, value in written)
+    return ChangedCache(name, made, tuple(users), object_size, dying, values)
+
+
+_KINDS: tuple[type[News], ...] = (SysctlWrite, MemoryState, SlabTunables, SlabCaches)

@@ -11,13 +11,13 @@ from pydantic import TypeAdapter
 
 from numa_service.machine.cmdline import parse_cmdline
 from numa_service.machine.hmat import access_of, generic_initiators
+from numa_service.machine.record import SlabCaches
+from numa_service.machine.slab_caches import slab_caches_of
 from numa_service.machine.spec import MachineSpec
 from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES, is_offline, zone_for_pfn_range
-from numa_service.mm.mmzone import PAGE_SHIFT, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
+from numa_service.mm.mmzone import PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
 from numa_service.mm.page_alloc import NO_PAGEBLOCK
 from numa_service.mm.pgdat import Pgdat
-from numa_service.mm.slab.cache import Cache
-from numa_service.mm.slab.start import booted_caches
 from numa_service.mm.snapshot import MachineSnapshot, MemoryBlockSnapshot, NodeSnapshot, Uptime
 from numa_service.mm.zonelist import Zonelists
 
@@ -30,6 +30,10 @@ class NodePart:
     sysctls: dict[str, str]
     #: When the node booted, in seconds since 1970.
     booted: float = 0.0
+    #: pid → name → text of the files of /proc/PID of the node's tasks, if they were asked for.
+    tasks: dict[int, dict[str, str]] = field(default_factory=dict)
+    #: nid → pages of page tables of the node's tasks that are of that node.
+    page_tables: dict[int, int] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         """The part as JSON, for another process of the same version."""
@@ -80,8 +84,15 @@ class IdleClock:
         return Uptime(int(booted), ns, dict(self._idle))
 
 
-def assemble(spec: MachineSpec, parts: Iterable[NodePart], uptime: Uptime | None = None) -> MachineSnapshot:
+def assemble(
+    spec: MachineSpec,
+    parts: Iterable[NodePart],
+    uptime: Uptime | None = None,
+    caches: SlabCaches | None = None,
+) -> MachineSnapshot:
     """The snapshot of a machine whose nodes are in several processes; sysctls are those of the lowest nid.
+
+    `caches` are the slab caches that are not as boot left them.
 
     It has no boot log and no zonelists: no file of /proc or /sys shows them.
     """
@@ -90,7 +101,7 @@ def assemble(spec: MachineSpec, parts: Iterable[NodePart], uptime: Uptime | None
         name=spec.name,
         arch=spec.arch,
         profile=spec.profile,
-        nodes=tuple(part.node for part in found),
+        nodes=tuple(_with_page_tables(part.node, found) for part in found),
         distances=spec.distances,
         sysctls=found[0].sysctls,
         fallback_order={},
@@ -103,23 +114,15 @@ def assemble(spec: MachineSpec, parts: Iterable[NodePart], uptime: Uptime | None
         generic_initiators=generic_initiators(spec),
         uptime=uptime or Uptime(),
         slab=spec.slab,
-        slab_caches=slab_caches_of(spec),
+        slab_caches=slab_caches_of(spec, caches),
+        tasks={pid: files for part in found for pid, files in sorted(part.tasks.items())},
     )
 
 
-def slab_caches_of(spec: MachineSpec) -> tuple[Cache, ...]:
-    """The slab caches of a machine that has booted."""
-    pages = sum(end - start for node in spec.nodes for start, end in node.ram)
-    return booted_caches(
-        spec.slab,
-        spec.profile,
-        spec.cmdline,
-        len(spec.cpus),
-        spec.node_ids,
-        pages << PAGE_SHIFT,
-        spec.arch,
-        any(zone.name == "HighMem" for node in spec.nodes for zone in node.zones),
-    )
+def _with_page_tables(node: NodeSnapshot, parts: Sequence[NodePart]) -> NodeSnapshot:
+    """A node with its pages of page tables counted, which the homes of tasks know."""
+    pages = sum(part.page_tables.get(node.nid, 0) for part in parts)
+    return replace(node, node_stat=node.node_stat | {"nr_page_table_pages": pages}) if pages else node
 
 
 def zonelists_shown(

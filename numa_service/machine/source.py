@@ -8,10 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from numa_service.machine.capture import load_capture
-from numa_service.machine.formats.detect import form_of_file, is_foreign, read_source
+from numa_service.machine.formats.detect import is_foreign, machine_with_zones, read_source
 from numa_service.machine.formats.machine_toml import to_spec
-from numa_service.machine.formats.mem_info_machine import read_mem_info
-from numa_service.machine.input_files import decode, read_bytes
 from numa_service.machine.machinefile import load_machine_file
 from numa_service.machine.presets import known_presets, list_presets
 from numa_service.machine.spec import MachineSpec, SpecError
@@ -32,9 +30,9 @@ def load(source: str) -> MachineSpec:
     try:
         if ":" in source and not path.exists():
             return to_spec(read_source(source), source)
-        if path.is_file() and form_of_file(path) == "mem-info":
-            # not through a draft, which has neither the sizes of zones nor what was free
-            return read_mem_info(decode(read_bytes(path), source), source, path.stem)
+        zoned = machine_with_zones(path)
+        if zoned is not None:
+            return zoned
         if path.exists() and is_foreign(path):
             return to_spec(read_source(source), source)
         if path.is_dir():

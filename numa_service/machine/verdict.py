@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from numa_service.machine.formats.mem_info import OOM, SYSRQ, Report, ReportedZone
 from numa_service.machine.notation import format_cpulist
 from numa_service.mm.gfp import GFP_KERNEL, Gfp
+from numa_service.mm.mmzone import PAGEBLOCK_NR_PAGES
 
 # why a zone did not serve
 NODE_FORBIDDEN = "its node is not allowed"
@@ -254,14 +255,18 @@ def _halved(report: Report, check: ZoneCheck, order: int) -> bool:
 
 
 def boost_rose(report: Report, zone: ReportedZone) -> int:
-    """What a boost that is not printed grew by while the marks were printed: low - min is larger for it."""
-    if not (5, 0) <= rules_version(report) < (5, 16) or "boost" in zone.kb:
+    """What a boost that is not printed grew by while the marks were printed: low - min is larger for it.
+
+    low - min and high - low are the same but for that, and a boost grows by whole pageblocks
+    (boost_watermark). Another difference is not taken for one.
+    """
+    if not (5, 0) <= rules_version(report) < (5, 16) or "boost" in zone.kb or report.page_kb != 4:
         return 0
     mark, low, high = (report.pages(zone, name) for name in ("min", "low", "high"))
     if mark is None or low is None or high is None:
         return 0
     rose = (low - mark) - (high - low)
-    return rose if rose > 1 else 0
+    return rose if rose > 0 and rose % PAGEBLOCK_NR_PAGES == 0 else 0
 
 
 def _large_enough(zone: ReportedZone, order: int, movable: bool) -> tuple[int | None, int]:
@@ -319,19 +324,109 @@ def _decide(report: Report, verdict: Verdict) -> None:
     outcomes = {check.outcome for check in candidates}
     if verdict.order and (NO_BLOCK in outcomes or all(check.blocks == 0 for check in candidates)):
         verdict.cause = CAUSE_FRAGMENTED
-        say(
-            f"Free memory is in pieces that are too small: order {verdict.order} needs "
-            f"{report.page_kb << verdict.order} kB in a row."
-        )
+        say(f"{_fragmented(report, verdict, candidates)}{_elsewhere(report, verdict)}.")
     elif LAST_TRY in outcomes:
         verdict.cause = CAUSE_LAST_TRY
+        main = _main_zone(report, [check for check in candidates if check.outcome == LAST_TRY])
+        others = "; no other zone that it may use is above that" if len(candidates) > 1 else ""
         say(
-            "Some zones are above min, but none is above high, at which the kernel tries once more before "
-            "it kills: reclaim had given up by then."
+            f"Reclaim had given up, and {_named(main, candidates)} is above min but "
+            f"{_amount(report, main.short_of_high)} short of high, at which the kernel tries once more "
+            f"before it kills{others}{_elsewhere(report, verdict)}."
         )
     else:
         verdict.cause = CAUSE_MARKS
-        say("Every zone that the request may use is under its mark.")
+        main = _main_zone(report, candidates)
+        zone, more = _named(main, candidates), len(candidates) - 1
+        others = ""
+        if more:
+            others = "; so is the other zone" if more == 1 else f"; so are the {more} other zones"
+            others += " that it may use"
+        say(
+            f"{zone[0].upper()}{zone[1:]} is {_lacks(report, main)}{others}{_kept_there(report, main)}"
+            f"{_elsewhere(report, verdict)}."
+        )
+
+
+def _main_zone(report: Report, checks: list[ZoneCheck]) -> ZoneCheck:
+    """The zone to tell of: of those of the highest type, used first, the nearest to its mark."""
+    return min(checks, key=lambda check: (-report.zone_names.index(check.zone.name), check.short))
+
+
+def _named(check: ZoneCheck, candidates: list[ZoneCheck]) -> str:
+    return _zones([check]) + (", the only zone that the request may use," if len(candidates) == 1 else "")
+
+
+def _lacks(report: Report, check: ZoneCheck) -> str:
+    mark = "min" if check.lowered == check.mark + check.boost_rose else "the lower min of an urgent request"
+    if check.reserve:
+        mark += " and its reserve"
+    if not check.short:
+        return f"just at {mark}, and must be above"
+    return f"{_amount(report, check.short)} short of {mark}"
+
+
+def _kept_there(report: Report, check: ZoneCheck) -> str:
+    """What else was free in that zone, and whether it is the boost of its mark that is in the way."""
+    text = ""
+    for pages, where in ((check.cma, "CMA areas"), (check.highatomic, "the high-atomic reserve")):
+        if pages:
+            size = size_text(pages * report.page_kb << 10)
+            text += f"; {size} more are free there in {where}, which the request may not use"
+    if check.short < check.boost + check.boost_rose:
+        text += f"; without the boost of {check.boost + check.boost_rose} pages it would pass"
+    return text
+
+
+def _fragmented(report: Report, verdict: Verdict, candidates: list[ZoneCheck]) -> str:
+    """What of the free memory was in blocks, and how large the largest was that the request may take."""
+    needed = report.page_kb << verdict.order
+    text = f"Free memory is in pieces that are too small: order {verdict.order} needs {needed} kB in a row"
+    largest = [
+        (order, check)
+        for check in candidates
+        if (order := _largest_order(check.zone, bool(verdict.gfp & Gfp.MOVABLE))) is not None
+        and order < verdict.order
+    ]
+    if largest and len(largest) == len(candidates):
+        order, check = max(largest, key=lambda item: item[0])
+        text += f", and the largest free block is one of {report.page_kb << order} kB, in {_zones([check])}"
+    return text
+
+
+def _largest_order(zone: ReportedZone, movable: bool) -> int | None:
+    """The largest order of which a request may take a free block; None: there is none, or it is not known."""
+    for order in range(len(zone.blocks or ()) - 1, -1, -1):
+        if _large_enough(zone, order, movable)[0]:
+            return order
+    return None
+
+
+def _elsewhere(report: Report, verdict: Verdict) -> str:
+    """What was free where the request could not go, if that is more than a zone must keep."""
+    parts = []
+    for outcome, why in (
+        (NODE_FORBIDDEN, "not allowed"),
+        (ABOVE_CLASS, f"above {verdict.class_name}, the highest zone of its flags"),
+    ):
+        rich = [check for check in verdict.checks if check.outcome == outcome and check.free > check.high]
+        if rich:
+            free = size_text(sum(check.free for check in rich) * report.page_kb << 10)
+            parts.append(f"; {_zones(rich)}, {_is(rich, 'which is', 'which are')} {why}, had {free} free")
+    return "".join(parts)
+
+
+def _amount(report: Report, pages: int) -> str:
+    """Pages, and how much that is."""
+    return f"{pages} {'page' if pages == 1 else 'pages'} ({size_text(pages * report.page_kb << 10)})"
+
+
+def size_text(size: int) -> str:
+    """Bytes for people: "1.5 GiB"."""
+    for shift, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB")):
+        if size >> shift:
+            return f"{size / (1 << shift):.1f} {unit}"
+    return f"{size >> 10} KiB"
 
 
 def _why_none(verdict: Verdict) -> str:

@@ -34,3 +34,7 @@ ALLOC_RESERVES = ALLOC_NON_BLOCK | ALLOC_MIN_RESERVE | ALLOC_HIGHATOMIC | ALLOC_
 #: __GFP_COLD of 3.0: the page will not be used on this CPU soon, so take one that is not in its cache either.
 #: A kernel looks at the gfp flag; this bit is the model's own.
 ALLOC_COLD = 0x10000
+
+#: First pass of the fast path from 3.12 to 4.7: a zone gives no more than its share (NR_ALLOC_BATCH). Those
+#: kernels have it where later ones have ALLOC_NOFRAGMENT, so this bit is the model's own as well.
+ALLOC_FAIR = 0x20000

@@ -17,6 +17,7 @@ from numa_service.mm.fallback import reserve_highatomic_pageblock, rmqueue, take
 from numa_service.mm.internal import (
     ALLOC_CMA,
     ALLOC_COLD,
+    ALLOC_FAIR,
     ALLOC_HARDER,
     ALLOC_HIGHATOMIC,
     ALLOC_NOFRAGMENT,
@@ -31,6 +32,8 @@ from numa_service.mm.mmzone import (
     MIGRATE_MOVABLE,
     PAGEBLOCK_NR_PAGES,
     PAGEBLOCK_ORDER,
+    WMARK_HIGH,
+    WMARK_LOW,
 )
 from numa_service.mm.pcp import (
     free_unref_page,
@@ -51,9 +54,11 @@ from numa_service.mm.pgdata import (
     PG_RESERVED,
     PG_VISITED,
     TRACE_ON,
+    TUNE_FAIR,
     TUNE_WATERMARK,
     U32,
     ZONE_BOOSTED_WATERMARK,
+    ZONE_FAIR_DEPLETED,
     PgData,
 )
 from numa_service.mm.swap import lru_cache_add
@@ -76,7 +81,7 @@ from numa_service.mm.vmstat import (
     PGALLOC,
     PGFREE,
 )
-from numa_service.mm.zone_watermark import may_take_from, note_nothing_taken, note_visit
+from numa_service.mm.zone_watermark import may_take_from, note_fair_share, note_nothing_taken, note_visit
 
 # lru_kind: what allocated pages become
 LRU_KIND_NONE = 0  # blocks that the owner holds by hand, on no LRU list
@@ -144,6 +149,23 @@ def _reserves_highatomic(pg: PgData, order: int, alloc_flags: int) -> bool:
     return order > 0 and alloc_flags & ALLOC_HARDER != 0 and rules != WMARK_PER_ORDER
 
 
+@kernel
+def _count_fair_share(pg: PgData, zone: int, pages: int) -> None:
+    """Take pages off what a zone may give before others have their turn (end of buffered_rmqueue)."""
+    pg.alloc_batch[zone] -= pages
+    if pg.alloc_batch[zone] <= 0:
+        pg.zone_flags[zone] |= ZONE_FAIR_DEPLETED
+
+
+@kernel
+def _reset_alloc_batches(pg: PgData, zones: I64) -> None:
+    """Give every zone its share anew: as many pages as HIGH is above LOW (reset_alloc_batches)."""
+    for i in range(zones.shape[0]):
+        zone = zones[i]
+        pg.alloc_batch[zone] = pg.watermark[zone, WMARK_HIGH] - pg.watermark[zone, WMARK_LOW]
+        pg.zone_flags[zone] &= ~ZONE_FAIR_DEPLETED
+
+
 @kernel(inline=True)  # mm_order9
 def get_pages_from_freelist(
     pg: PgData,
@@ -161,7 +183,8 @@ def get_pages_from_freelist(
 
     Their indexes go into out[got:]. Returns zone << 40 | number of blocks, or -1 if no zone can give one.
     `zones` are zone indexes in zonelist order. With ALLOC_NOFRAGMENT it first tries all zones without mixing
-    migratetypes, and then again with mixing, before the node is given up.
+    migratetypes, and then again with mixing, before the node is given up. With ALLOC_FAIR it first tries the
+    zones that have not given their share yet; if there is none, all get a new share and are tried again.
 
     With `in_runs` it takes as many blocks as the pageset list of the first good zone has. The result is the
     same as for one block a call: blocks on a pageset are not counted as free, so that no watermark check
@@ -170,8 +193,15 @@ def get_pages_from_freelist(
     flags = alloc_flags
     tried = False
     while True:
+        depleted = False
         for i in range(zones.shape[0]):
             zone = zones[i]
+            if flags & ALLOC_FAIR and pg.zone_flags[zone] & ZONE_FAIR_DEPLETED:
+                depleted = True
+                if pg.trace_ctl[EXPLAIN_ON]:
+                    note_fair_share(pg, zone, order, highest_zoneidx, flags)
+                pg.path[PATH_ZONE_SKIPS] += 1
+                continue
             ok = may_take_from(pg, zone, order, highest_zoneidx, flags)
             if pg.trace_ctl[EXPLAIN_ON]:
                 note_visit(pg, zone, order, highest_zoneidx, flags, ok)
@@ -179,22 +209,32 @@ def get_pages_from_freelist(
                 pg.path[PATH_ZONE_SKIPS] += 1
                 continue
             if in_runs and not tried:
-                run = take_run(pg, zone, cpu, order, mt, out, got)
+                end = out.shape[0]
+                if alloc_flags & ALLOC_FAIR:
+                    # when the share is used up, another zone is tried for the next block
+                    end = min(end, got + ((pg.alloc_batch[zone] - 1) >> order) + 1)
+                run = take_run(pg, zone, cpu, order, mt, out[:end], got)
                 if run:
+                    if pg.tune[TUNE_FAIR]:
+                        _count_fair_share(pg, zone, run << order)
                     pg.path[PATH_ZONE_SKIPS] += i * (run - 1)
                     return (zone << 40) | run
             tried = True
             idx = _rmqueue(pg, zone, cpu, order, mt, flags)
             if idx >= 0:
+                if pg.tune[TUNE_FAIR]:
+                    _count_fair_share(pg, zone, 1 << order)
                 if _reserves_highatomic(pg, order, flags):
                     reserve_highatomic_pageblock(pg, zone, idx, order)
                 out[got] = idx
                 return (zone << 40) | 1
             if pg.trace_ctl[EXPLAIN_ON]:
                 note_nothing_taken(pg, zone, order, flags)
-        if not flags & ALLOC_NOFRAGMENT:
+        if depleted:
+            _reset_alloc_batches(pg, zones)
+        if not (flags & ALLOC_NOFRAGMENT or depleted):
             return -1
-        flags &= ~ALLOC_NOFRAGMENT
+        flags &= ~(ALLOC_NOFRAGMENT | ALLOC_FAIR)
 
 
 @kernel(inline=True)  # mm_order9

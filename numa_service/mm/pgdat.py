@@ -57,6 +57,7 @@ from numa_service.mm.pgdata import (
     SWAP_USED,
     TUNE_BLOCKS,
     TUNE_DIRTY,
+    TUNE_FAIR,
     TUNE_PAGESET,
     TUNE_PASS,
     TUNE_PCP_MAX_ORDER,
@@ -162,6 +163,7 @@ class Pgdat(PgdatMemory, PgdatCalls):
         self.pg.tune[TUNE_PAGESET] = profile.pageset_rules
         self.pg.tune[TUNE_DIRTY] = profile.dirty_rules
         self.pg.tune[TUNE_PASS] = profile.pass_rules
+        self.pg.tune[TUNE_FAIR] = profile.fair_zones
         self.pg.cpu_local[:] = [cpu in self.cpus for cpu in self.all_cpus]
         free_area_init(self.pg, self.base_pfn, self.extents, self.ram)
         if self.cma_areas and profile.block_rules == BLOCKS_TAKE:
@@ -175,8 +177,9 @@ class Pgdat(PgdatMemory, PgdatCalls):
     def set_watermarks(self, zone: int, marks: Watermarks) -> None:
         """Set a zone's watermarks (pages) and what depends on them (__setup_per_zone_wmarks).
 
-        That is the drift mark and threshold of NR_FREE_PAGES, MIGRATE_RESERVE under 3.0, and under 6.12 the
-        largest `high` of pagesets. A watermark boost that is in force ends.
+        That is the drift mark and threshold of NR_FREE_PAGES, MIGRATE_RESERVE under 3.0, the share of fair
+        zone allocation from 3.12 to 4.7, and under 6.12 the largest `high` of pagesets. A boost that is in
+        force ends.
         """
         row = self.pg.watermark[zone]
         row[WMARK_MIN], row[WMARK_LOW], row[WMARK_HIGH], row[WMARK_PROMO] = (
@@ -186,6 +189,8 @@ class Pgdat(PgdatMemory, PgdatCalls):
             marks.promo,
         )
         self.pg.watermark_boost[zone] = 0
+        if self.profile.fair_zones:
+            self.pg.alloc_batch[zone] = marks.high - marks.low
         self._marks[zone] = marks
         managed = int(self.pg.managed[zone])
         if not managed:

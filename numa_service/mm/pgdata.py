@@ -48,6 +48,7 @@ PG_VISITED = 1 << 15  # set only during the validation of one call to free pages
 ZONE_BOOSTED_WATERMARK = 1
 ZONE_RECLAIM_ACTIVE = 2
 ZONE_BELOW_HIGH = 4
+ZONE_FAIR_DEPLETED = 8
 
 #: NR_PCP_LISTS: lists of a pageset. Orders 0 to 3 have one for each of three migratetypes, and huge pages
 #: have two: 6.1 uses the first for all of them, 6.12 the second for movable ones.
@@ -145,6 +146,8 @@ class _Arrays(NamedTuple):
     watermark_boost: I64
     lowmem_reserve: I64  # [Z, Z]
     zone_flags: I64
+    #: NR_ALLOC_BATCH (3.12 to 4.7): pages that the zone gives before others of its node have their turn.
+    alloc_batch: I64
     nr_free: I64  # [Z, NR_ORDERS]
     vm_stat: I64  # [Z, zone_stat_item]
     numa_event: I64  # [Z, numa_stat_item]
@@ -231,7 +234,8 @@ TUNE_WATERMARK = 5  # WMARK_*
 TUNE_PAGESET = 6  # PAGESET_*
 TUNE_DIRTY = 7  # DIRTY_*
 TUNE_PASS = 8  # PASS_*
-NR_TUNE = 9
+TUNE_FAIR = 9  # 1: zones of a node give pages in turn (fair_zones)
+NR_TUNE = 10
 
 # words of `trace_ctl` (mm/tracepoints.py)
 #: 1: somebody listens to events.
@@ -310,6 +314,7 @@ def alloc_pgdata(base_pfn: int, end_pfn: int, nr_zones: int, nr_cpus: int) -> Pg
         watermark_boost=z(nr_zones),
         lowmem_reserve=z(nr_zones, nr_zones),
         zone_flags=z(nr_zones),
+        alloc_batch=z(nr_zones),
         nr_free=z(nr_zones, NR_ORDERS),
         vm_stat=z(nr_zones, len(ZONE_STAT_NAMES)),
         numa_event=z(nr_zones, len(NUMA_EVENT_NAMES)),

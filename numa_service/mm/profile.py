@@ -10,7 +10,7 @@ from typing import Any
 
 from numa_service.mm.rules.axis import Axis, Change, Series
 from numa_service.mm.rules.boot import BOOT, FILES
-from numa_service.mm.rules.distributions import DISTRIBUTIONS
+from numa_service.mm.rules.distributions import DISTRIBUTIONS, Distribution
 from numa_service.mm.rules.hotplug_locks import HOTPLUG_LOCKS
 from numa_service.mm.rules.hugetlb import HUGETLB
 from numa_service.mm.rules.pages import ALLOCATION, RECLAIM
@@ -48,7 +48,7 @@ _OLDEST: Series = (2, 6, 30)
 _LAST_2_6: Series = (2, 6, 39)
 _NEWEST: Series = (6, 19)
 
-_NAME = re.compile(r"linux-((?:2\.6\.|[3-9]\.)\d{1,2})(?:\.(\d{1,4}))?(?:-([a-z]+\d+))?", re.ASCII)
+_NAME = re.compile(r"linux-((?:2\.6\.|[3-9]\.)\d{1,2})(?:\.(\d{1,4}))?(?:-([a-z]+\d+(?:sp\d)?))?", re.ASCII)
 _VERSION = re.compile(
     r"(?:Linux version )?(2\.6\.\d{1,2}|\d{1,3}\.\d{1,3})(?!\d)(?:\.(\d{1,4}))?(?!\d)(\S*)", re.ASCII
 )
@@ -109,6 +109,8 @@ class Profile:
     pageset_rules: int
     #: alloc_flags_nofragment: the fast path sets ALLOC_NOFRAGMENT.
     avoids_fragmentation: bool
+    #: The fast path takes pages from the zones of a node in turn, by their size (ALLOC_FAIR).
+    fair_zones: bool
     #: DIRTY_*: what reclaim does with dirty pages of files.
     dirty_rules: int
     #: PASS_*: when kswapd's passes end, and how the priority changes.
@@ -182,6 +184,8 @@ class Profile:
 
     # files and tracepoints
 
+    #: /proc/zoneinfo prints the managed pages of a zone.
+    prints_managed: bool
     #: /proc/zoneinfo prints the promo watermark.
     has_promo: bool
     #: /proc/zoneinfo prints the boost of the watermarks.
@@ -320,7 +324,7 @@ def profile_of_version(text: str) -> Profile:
         (
             name
             for name, known in DISTRIBUTIONS.items()
-            if known.series == series and re.search(rf"[.-]{name}(?!\d)", found[3])
+            if known.series == series and _is_of(name, known, found[3])
         ),
         "",
     )
@@ -328,6 +332,11 @@ def profile_of_version(text: str) -> Profile:
     if series != told or built or not (found[2] or "-rc" in found[3]):
         return _profile(series, None, distribution)
     return _profile(series, int(found[2] or 0), distribution)
+
+
+def _is_of(name: str, known: Distribution, rest: str) -> bool:
+    """Whether what stands behind the numbers of a version, as "-305.el8.x86_64", is a distribution's."""
+    return bool(re.search(rf"[.-]{name}(?!\d)", rest) or (known.build and re.match(known.build, rest)))
 
 
 def _nearest(series: Series) -> Series:

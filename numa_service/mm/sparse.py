@@ -38,9 +38,9 @@ class MemSection(NamedTuple):
     section_mem_map: int
 
 
-def default_memory_model(arch: str) -> str:
-    """The model that distributions configure: SPARSEMEM, but FLATMEM for i386 (without NUMA)."""
-    return FLATMEM if arch == "i386" else SPARSEMEM
+def default_memory_model(arch: str, nodes: int) -> str:
+    """The model that distributions configure: SPARSEMEM, but FLATMEM for i386 without NUMA."""
+    return FLATMEM if arch == "i386" and nodes == 1 else SPARSEMEM
 
 
 @dataclass(frozen=True, slots=True)

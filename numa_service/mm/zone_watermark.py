@@ -22,7 +22,7 @@ from numa_service.mm.internal import (
     ALLOC_WMARK_MASK,
     ALLOC_WMARK_MIN,
 )
-from numa_service.mm.jit import i64, kernel
+from numa_service.mm.jit import flag, i64, kernel
 from numa_service.mm.mmzone import NR_ORDERS, WMARK_HIGH, WMARK_MIN
 from numa_service.mm.pgdata import (
     CHECK_WORDS,
@@ -77,6 +77,7 @@ LEFT_BELOW_MARK = 1  # too few free pages
 LEFT_NO_BLOCK = 2  # enough free pages, but no free block is large enough
 LEFT_WOULD_MIX = 3  # the only blocks are of other types, and ALLOC_NOFRAGMENT was set
 LEFT_RESERVED = 4  # the only blocks are in a reserve that the request may not use
+LEFT_FAIR_SHARE = 5  # it has given its share, and other zones of the node have their turn (ALLOC_FAIR)
 
 
 @kernel(inline=True)  # mm_order9
@@ -321,6 +322,13 @@ def note_visit(pg: PgData, zone: int, order: int, highest_zoneidx: int, alloc_fl
     if not first[CHECK_MADE]:
         for word in range(CHECK_WORDS):
             first[word] = last[word]
+
+
+@kernel
+def note_fair_share(pg: PgData, zone: int, order: int, highest_zoneidx: int, alloc_flags: int) -> None:
+    """Record that a walk passed over a zone as it had given its share (ALLOC_FAIR)."""
+    note_visit(pg, zone, order, highest_zoneidx, alloc_flags, flag(True))
+    pg.checks[zone, CHECK_LAST, CHECK_LEFT] = LEFT_FAIR_SHARE
 
 
 @kernel

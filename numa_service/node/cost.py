@@ -30,6 +30,8 @@ class Cost:
     zeroing_ns: int = 0
     #: Time that accesses and zeroing waited behind other traffic to the same memory or over the same link.
     queueing_ns: int = 0
+    #: Translations that the TLBs missed; of programs only.
+    translation_ns: int = 0
     #: nid of the memory → bytes moved. Not a time.
     traffic: dict[int, int] = field(default_factory=dict)
     #: nid of the memory → ns that one access waits, as the request's first access there has found.
@@ -46,6 +48,7 @@ class Cost:
             + self.reclaim_ns
             + self.zeroing_ns
             + self.queueing_ns
+            + self.translation_ns
         )
 
     def add_path(self, model: LatencyModel, path: Sequence[int]) -> None:
@@ -122,5 +125,6 @@ class Cost:
         self.reclaim_ns += other.reclaim_ns
         self.zeroing_ns += other.zeroing_ns
         self.queueing_ns += other.queueing_ns
+        self.translation_ns += other.translation_ns
         for nid, nr_bytes in other.traffic.items():
             self.traffic[nid] = self.traffic.get(nid, 0) + nr_bytes

@@ -25,6 +25,7 @@ from numa_client._explanation_steps import Step
 
 from numa_service.mm.gfp import GFP_MASKS, Gfp
 from numa_service.mm.internal import (
+    ALLOC_FAIR,
     ALLOC_HARDER,
     ALLOC_HIGH,
     ALLOC_HIGHATOMIC,
@@ -52,6 +53,7 @@ _FLAG_NAMES = (
     (ALLOC_HIGH, "HIGH"),
     (ALLOC_HIGHATOMIC, "HIGHATOMIC"),
     (ALLOC_NOFRAGMENT, "NOFRAGMENT"),
+    (ALLOC_FAIR, "FAIR"),
     (ALLOC_KSWAPD, "KSWAPD"),
 )
 

@@ -28,7 +28,7 @@ from numa_service.node.ops.alloc import MAX_REQUEST_PAGES
 from numa_service.node.ops.fields import MAX_NODE_PAGES, check_below, check_nid, check_owner
 from numa_service.node.ops.hugetlb import HugetlbAnswer, check_size
 from numa_service.node.owners import Owner
-from numa_service.node.requests import Request
+from numa_service.node.request import Request
 from numa_service.node.state import NodeState
 from numa_service.node.zonelist_alloc import AllocContext, __alloc_pages
 from numa_service.trace.tracepoint_formats import MR_CONTIG_RANGE

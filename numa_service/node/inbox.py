@@ -99,8 +99,6 @@ class Inbox:
         #: region id, or name of another lock → requests that wait for it, in order of arrival.
         #: What is in here is locked.
         self._locks: dict[int | str, deque[Park]] = {}
-        #: (session, its request) that wait for an entry of the pool of kmap, in order of arrival.
-        self._pkmap_wait: list[tuple[int, Park]] = []
 
     # carrying out each request once
 
@@ -217,7 +215,7 @@ class Inbox:
         """
         self.check_session(session)
         self._ending.add(session)
-        self.wake_pkmap(session)
+        self.node.pkmap_wait.wake(session)
         self.node.page_wait.wake_session(session)
         try:
             for running in [r for r in self.running.values() if r.call.asker == session]:
@@ -255,33 +253,6 @@ class Inbox:
             return (yield from steps)
         finally:
             self._unlock(lock)
-
-    # the pool of kmap
-
-    def wait_for_pkmap(self, session: int) -> Steps[None]:
-        """Wait until an entry of the pool may be free; NotFound if the session is being closed.
-
-        A kernel's task would sleep on: here it would keep its session from ending.
-        """
-        waiting = session, Park()
-        self._pkmap_wait.append(waiting)
-        try:
-            yield from waiting[1].wait()
-        finally:
-            if waiting in self._pkmap_wait:
-                self._pkmap_wait.remove(waiting)
-        self.check_session(session)
-
-    def wake_pkmap(self, session: int | None = None) -> None:
-        """Wake whoever waits for an entry of the pool, or only requests of one session."""
-        for waiting in [w for w in self._pkmap_wait if session in (None, w[0])]:
-            self._pkmap_wait.remove(waiting)
-            waiting[1].wake()
-
-    @property
-    def pkmap_waiters(self) -> int:
-        """How many requests wait for an entry of the pool."""
-        return len(self._pkmap_wait)
 
     def locked_regions(self) -> list[int]:
         """Return the ids of the regions that are locked, ascending."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from numa_service.mm.gfp import Gfp
+from numa_service.mm.highmem.rules import highmem_rules
 from numa_service.mm.slab.flags import SlabFlag
 from numa_service.mm.slab.kmem_cache import PAGE_SIZE
 from numa_service.mm.slab.pages import NUMA_NO_NODE, virt_to_pfn
@@ -22,6 +23,7 @@ from numa_service.node.ask import Steps, on
 from numa_service.node.cost import Cost
 from numa_service.node.errors import (
     InvalidRequest,
+    KernelBug,
     NodeError,
     NotFound,
     PeerUnavailable,
@@ -29,10 +31,10 @@ from numa_service.node.errors import (
     SlabBug,
     UnknownObject,
 )
-from numa_service.node.kmem_state import GiveBack, KmemAnswer, large_order, pack, unpack
+from numa_service.node.kmem_calls import GiveBack, KmemAnswer, large_order, pack, unpack
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
-from numa_service.node.ops.kmem import MAX_REQUEST_OBJECTS
+from numa_service.node.ops.kmem import MAX_REQUEST_OBJECTS, MAX_WRITE_BYTES
 from numa_service.node.page_alloc import spend
 from numa_service.node.prepare import check_cpu, gfp_zone_checked
 from numa_service.node.trace_ring import AllocatedObjects
@@ -49,6 +51,8 @@ class _Request:
     cache: str
     cpu: int
     cost: Cost = field(default_factory=Cost)
+    #: What the kernel prints meanwhile.
+    report: list[str] = field(default_factory=list)
     #: nid → the error for which that node was not asked for pages.
     unasked: dict[int, NodeError] = field(default_factory=dict)
 
@@ -63,18 +67,18 @@ def kmem_cache_alloc(
     nid: int = NUMA_NO_NODE,
     cost: Cost | None = None,
     size: int = 0,
+    report: list[str] | None = None,
 ) -> Steps[list[int]]:
     """Addresses of `count` objects of a cache, which the session holds; all or none.
 
-    `size` are the bytes that kmalloc was asked for; 0: it was not.
+    `size` are the bytes that kmalloc was asked for; 0: it was not. `report` gets what the kernel prints of
+    free objects that were written to.
 
     What it costs is spent, and is in `cost`, which has to be new. InvalidRequest, NotFound, TooMany;
     NodesAway or AllocFailed if there is no memory.
     """
     node.session(session)
     name = node.kmem.name(cache)
-    if node.pgdat.arch != "x86_64":
-        raise Precondition("the caches of a 32-bit kernel are shown: objects of them have no addresses here")
     check_cpu(node.pgdat, cpu)
     if not 1 <= count <= MAX_REQUEST_OBJECTS:
         raise InvalidRequest("count", f"{count} is not in 1…{MAX_REQUEST_OBJECTS}")
@@ -82,9 +86,10 @@ def kmem_cache_alloc(
         raise InvalidRequest("node", f"there is no node {nid}")
     asked = nid
     gfp_zone_checked(gfp, node.pgdat.arch)
-    if nid not in node.machine.populated or not node.machine.populated[nid]:
+    gfp = kmalloc_fix_flags(node, gfp)
+    if not node.kmem.has_slabs(nid):
         nid = NUMA_NO_NODE  # as for a node without memory (___slab_alloc)
-    request = _Request(session, name, cpu, cost or Cost())
+    request = _Request(session, name, cpu, cost or Cost(), [] if report is None else report)
     got: list[int] = []
     try:
         yield from _slab_alloc(node, request, gfp, count, nid, got)
@@ -100,6 +105,16 @@ def kmem_cache_alloc(
     if request.cost.latency_ns:
         spend(node, cpu, request.cost)
     return got
+
+
+def kmalloc_fix_flags(node: Node, gfp: int) -> int:
+    """The flags without __GFP_HIGHMEM, which has no addresses for objects (GFP_SLAB_BUG_MASK).
+
+    KernelBug where the kernel stops instead of warning.
+    """
+    if gfp & Gfp.HIGHMEM and not highmem_rules(node.machine.profile).fixes_slab_gfp:
+        raise KernelBug(("kernel BUG at mm/slab.h: BUG_ON(flags & GFP_SLAB_BUG_MASK)",))
+    return gfp & ~Gfp.HIGHMEM
 
 
 def _traced(node: Node, name: str, gfp: int, size: int, asked: int) -> AllocatedObjects:
@@ -119,6 +134,7 @@ def _slab_alloc(node: Node, request: _Request, gfp: int, count: int, nid: int, g
     while len(got) < count:
         result = node.apply(ops.KmemAlloc(session, cache, cpu, nid, count - len(got), searched))
         got += unpack(result.objects)
+        request.report += result.report
         yield from _give_back(node, request, result.back)
         if not result.need:
             return
@@ -131,6 +147,7 @@ def _slab_alloc(node: Node, request: _Request, gfp: int, count: int, nid: int, g
             answer = yield from _call(node, request, slab.nid, "get_freelist", slab.lineage, (slab.pfn,))
         else:
             answer = yield from _call(node, request, result.nid, result.need, count=result.most)
+            request.report += answer.report if answer else ()
         if answer is None or not answer.objects:
             searched = slab is None
             continue
@@ -219,7 +236,8 @@ def _allocate_slab(
         request.unasked.update(ac.unasked)
         if ac.new_slab is not None:
             (at, lineage, objects), (_, pfns) = ac.new_slab, ac.pages[0]
-            return SlabRef(int.from_bytes(pfns, "little"), at, lineage), objects
+            if objects:
+                return SlabRef(int.from_bytes(pfns, "little"), at, lineage), objects
     return None
 
 
@@ -267,15 +285,20 @@ def kmem_cache_free(
     has to be new. InvalidRequest, NotFound; SlabBug with the kernel's report for what is no such object.
     """
     node.session(session)
-    name = node.kmem.name(cache) if cache else ""
+    name = node.kmem.own_name(cache) if cache else ""
     check_cpu(node.pgdat, cpu)
     if not 1 <= len(objects) <= MAX_REQUEST_OBJECTS:
         raise InvalidRequest("objects", f"{len(objects)} is not in 1…{MAX_REQUEST_OBJECTS}")
-    if min(objects) < 0 or max(objects) >= 1 << 64:
-        raise InvalidRequest("objects", "an address has 64 bits")
+    try:
+        packed = pack(objects)
+    except OverflowError:
+        raise InvalidRequest("objects", "an address has 64 bits") from None
+    written = node.kmem.written_among(objects)
+    if written and (report := node.apply(ops.KmemCheckHeld(session, pack(written)))):
+        raise SlabBug(report)
     request = _Request(session, name, cpu, cost or Cost())
     try:
-        yield from _free(node, request, pack(objects))
+        yield from _free(node, request, packed)
     except UnknownObject as error:
         raise (yield from _wrong_free(node, request, error.address)) from None
     if request.cost.latency_ns:
@@ -298,9 +321,7 @@ def _free(node: Node, request: _Request, objects: bytes) -> Steps[None]:
 
 def _wrong_free(node: Node, request: _Request, address: int) -> Steps[NodeError]:
     """The error for an address where the session holds no object: the node that has the page knows why."""
-    pfn = virt_to_pfn(address)
-    spec = node.machine.spec
-    nid = next((n.nid for n in spec.nodes for low, high in n.ram if low <= pfn < high), None)
+    nid = _nid_of(node, address)
     report = no_slab_page().report if request.cache else not_from_kmalloc(address).report
     cache = request.cache or next(iter(node.kmem.names), "")
     if nid is None or not cache:
@@ -318,6 +339,30 @@ def _wrong_free(node: Node, request: _Request, address: int) -> Steps[NodeError]
     return Precondition(f"object {address:#x}: not the session's")
 
 
+def _nid_of(node: Node, address: int) -> int | None:
+    """The node that has the page at an address."""
+    pfn = virt_to_pfn(address)
+    return next((n.nid for n in node.machine.spec.nodes for low, high in n.ram if low <= pfn < high), None)
+
+
+def write_object(node: Node, session: int, address: int, offset: int, data: bytes, cpu: int) -> Steps[None]:
+    """A task writes to where the bytes of an object are not its own, or to a free object.
+
+    Nothing follows until a check finds it. InvalidRequest; Precondition if the object is neither the
+    session's nor free.
+    """
+    check_cpu(node.pgdat, cpu)
+    if not 1 <= len(data) <= MAX_WRITE_BYTES:
+        raise InvalidRequest("data", f"{len(data)} bytes are not 1…{MAX_WRITE_BYTES}")
+    if address in node.session(session).objects:
+        node.apply(ops.KmemWrite(node.kernel, session, address, offset, data))
+        return
+    nid = _nid_of(node, address)
+    if nid is None:
+        raise InvalidRequest("object", f"no memory is at {address:#x}")
+    yield from on(node, nid, ops.KmemWrite(node.kernel, 0, address, offset, data))
+
+
 def kmalloc(
     node: Node,
     session: int,
@@ -327,13 +372,14 @@ def kmalloc(
     cpu: int,
     nid: int = NUMA_NO_NODE,
     cost: Cost | None = None,
+    report: list[str] | None = None,
 ) -> Steps[list[int]]:
     """Addresses of `count` times `size` bytes, of the size class or of whole pages (kmalloc_node).
 
     InvalidRequest for no bytes at all, and for more than the largest block of pages.
     """
     name = node.kmem.kmalloc_name(size, gfp)
-    return (yield from kmem_cache_alloc(node, session, name, gfp, count, cpu, nid, cost, size=size))
+    return (yield from kmem_cache_alloc(node, session, name, gfp, count, cpu, nid, cost, size, report))
 
 
 def free_objects(node: Node, session: int) -> Steps[None]:
@@ -351,13 +397,22 @@ def cache_reap(node: Node) -> Steps[None]:
         yield from _give_back(node, _Request(0, "", next(iter(node.pgdat.cpus))), back)
 
 
+def flush_all(node: Node, cache: str) -> Steps[None]:
+    """Take a cache's slabs from the CPUs of this node, and give them back to the nodes they are of."""
+    if cache in node.kmem.used:
+        back = node.apply(ops.KmemFlush(cache))
+        yield from _give_back(node, _Request(0, cache, _any_cpu(node)), back)
+
+
 def kmem_cache_shrink(node: Node, cache: str) -> Steps[None]:
     """Take a cache's slabs from the CPUs of this node, and free empty slabs of its memory.
 
     A whole machine is shrunk node by node (kmem_cache_shrink). NotFound.
     """
-    name = node.kmem.name(cache)
-    cpu = next(iter(node.pgdat.cpus), next(iter(node.pgdat.cpu_index)))
-    back = node.apply(ops.KmemFlush(name))
-    yield from _give_back(node, _Request(0, name, cpu), back)
-    node.apply(ops.KmemCall(node.kernel, "shrink", name, cpu, node.lineage))
+    name = node.kmem.own_name(cache)
+    yield from flush_all(node, name)
+    node.apply(ops.KmemCall(node.kernel, "shrink", name, _any_cpu(node), node.lineage))
+
+
+def _any_cpu(node: Node) -> int:
+    return next(iter(node.pgdat.cpus), next(iter(node.pgdat.cpu_index)))

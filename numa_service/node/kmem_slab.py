@@ -1,9 +1,10 @@
-"""Objects of slab caches on one node with SLAB (``mm/slab.c`` of 6.1): its slabs, and arrays of its CPUs.
+"""Objects of slab caches on one node with SLAB (``mm/slab.c``): its slabs, and arrays of its CPUs.
 
 Slabs, their lists and the array that CPUs share are of the node that has the pages (``SlabNode``). The arrays
 of CPUs, and those in which objects of other nodes wait to go home, are of the CPUs' home. What passes between
 nodes are whole batches: a refill, the twelve objects of an alien array, and, of CPUs whose node has no
-memory, a flush. Free lists that are off their slabs are not given memory of their own here.
+memory, a flush. A free list that is off its slab is an object of kmalloc of the node that has the slab,
+which takes and frees it by itself: through the array of a CPU of its own, else straight from the slabs.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from numa_service.mm.gfp import Gfp
+from numa_service.mm.gfp import Gfp, gfp_migratetype
+from numa_service.mm.internal import ALLOC_CPUSET, ALLOC_WMARK_LOW, ALLOC_WMARK_MIN
+from numa_service.mm.page_alloc import NUMA_HOW_HIT, NUMA_HOW_LOCAL
+from numa_service.mm.slab.cache import Cache
 from numa_service.mm.slab.flags import SlabFlag
 from numa_service.mm.slab.pages import NUMA_NO_NODE, virt_to_pfn
 from numa_service.mm.slab.profile import slab_of
-from numa_service.mm.slab.slab import SlabCache
+from numa_service.mm.slab.reports import still_has_objects
+from numa_service.mm.slab.slab import Freelist, SlabCache
 from numa_service.mm.slab.slab_alloc import (
     BATCHREFILL_LIMIT,
     HZ,
@@ -33,18 +38,17 @@ from numa_service.mm.slab.slub_place import SlabRef
 from numa_service.mm.slab.slub_reports import no_slab_page, wrong_cache
 from numa_service.mm.slab.snapshot import SlabNodeSnapshot
 from numa_service.node.errors import InvalidRequest
-from numa_service.node.kmem_state import (
+from numa_service.node.kmem_calls import (
     CpuAlloc,
     CpuFree,
     GiveBack,
-    Holder,
-    Kmem,
     KmemAnswer,
     Question,
+    Shutdown,
     SlabView,
     pack,
-    slab_counter,
 )
+from numa_service.node.kmem_state import Holder, Kmem, slab_counter
 from numa_service.node.owners import Owner
 from numa_service.node.session_state import Held
 
@@ -96,8 +100,7 @@ class SlabKmem(Kmem):
     calls = frozenset(("refill", "take", "flush", "take_home", "free", "put_back", "shrink", "wrong_free"))
 
     def __init__(self, node: Holder) -> None:
-        self._caches = {c.name: c for c in node.machine.slab_caches if isinstance(c, SlabCache)}
-        super().__init__(node, self._caches.values())
+        super().__init__(node)
         #: Those that have been used here, by name.
         self.here: dict[str, CacheHere] = {}
         #: The slab of each page that is one's.
@@ -106,16 +109,35 @@ class SlabKmem(Kmem):
         self.rcu: deque[SlabPages] = deque()
         #: The node whose objects a CPU's reaper sends home next (slab_reap_node).
         self.reap_node = {cpu: self._next_node(node.nid) for cpu in node.pgdat.cpus}
-        self._profile = slab_of(node.machine.profile.name)
+        self._profile = slab_of(node.machine.profile.name, node.pgdat.arch)
         home = {cpu: nid for nid, cpus in node.machine.spec.own_cpus.items() for cpu in cpus}
         self._counted = counted_cpus(self._profile, self._caches, home, node.nid)
+
+    def _enter(self, caches: Iterable[Cache]) -> None:
+        super()._enter(caches)
+        self._caches = {name: cache for name, cache in self._known.items() if isinstance(cache, SlabCache)}
+
+    def _drop(self, name: str) -> None:
+        del self.here[name]
+
+    def shutdown(self, name: str) -> Shutdown:
+        """Empty slabs are freed, also those that wait for a grace period. SLAB names no objects."""
+        self._cpu = None
+        here = self.here.get(name)
+        if here is None:
+            return Shutdown()
+        if here.node.drain():
+            return Shutdown(len(here.node.partial) + len(here.node.full), still_has_objects(name).report)
+        self.rcu_callbacks()
+        return Shutdown()
 
     def at(self, name: str) -> CacheHere:
         """What this node has of a cache."""
         here = self.here.get(name)
         if here is None:
             cache = dataclasses.replace(self._caches[name])
-            nid, counted = self._node.nid, self._counted[name]
+            nid, all_cpus = self._node.nid, len(self._node.machine.spec.own_cpus[self._node.nid])
+            counted = self._counted.get(name, all_cpus)
             node = SlabNode(cache, nid, counted, (), REAPTIMEOUT_NODE, self.struct_pages, self._destroy)
             here = self.here[name] = CacheHere(cache, node, self._node.pgdat.cpus)
         return here
@@ -211,12 +233,81 @@ class SlabKmem(Kmem):
     # slabs of this node, for any home
 
     def _new_slab(self, name: str, pfn: int, order: int, home: Owner, most: int) -> tuple[int, ...]:
-        """Pages become a slab; `home` gets some of its objects (cache_grow_begin, cache_grow_end)."""
+        """Pages become a slab; `home` gets some of its objects (cache_grow_begin, cache_grow_end).
+
+        It gets none if there is no memory for the slab's free list: the pages have gone back then.
+        """
         node = self.at(name).node
+        off_slab = None
+        if node.cache.freelist is Freelist.OFF_SLAB:
+            off_slab = self._alloc_freelist(node.cache.freelist_bytes, home)
+            if off_slab is None:
+                self._give_pages(pfn, order)
+                return ()
         self._mark_slab(pfn, order, _counter(node.cache))
-        slab = SlabPages(pfn, self._node.nid, node.cache, [])
+        slab = SlabPages(pfn, self._node.nid, node.cache, [], off_slab=off_slab)
         node.init_objects(slab)
         return self._taken(node.grow_end(slab, most or node.cache.objects), home)
+
+    def _alloc_freelist(self, size: int, home: Owner) -> int | None:
+        """An object of kmalloc of this node for the free list of a slab; None: no memory (alloc_slabmgmt)."""
+        name, kernel = self._profile.kmalloc.cache_of(size, 0), self._node.kernel
+        assert name is not None
+        node = self.at(name).node
+        array = self._array_for(name) if home == kernel else None
+        if array is None:
+            address = node.alloc_one()
+            got = self._grow_here(name, 1) if address is None else self._taken([address], kernel)
+            return got[0] if got else None
+        if not array.entry:
+            most = array.batchcount if array.touched else min(array.batchcount, BATCHREFILL_LIMIT)
+            got = self._taken(node.refill(most), kernel) or self._grow_here(name, most)
+            if not got:
+                return None
+            array.put(SlabRef(0, self._node.nid, self._node.lineage), got)
+        array.touched = True
+        return array.entry.pop()
+
+    def _free_freelist(self, address: int) -> None:
+        """The free list of a slab that is gone goes, too (slab_destroy)."""
+        name = self.struct_pages[virt_to_pfn(address)].cache.name
+        array = self._array_for(name)
+        if array is None:
+            self._returned([address])
+            self.at(name).node.free_block([address])
+            return
+        if len(array.entry) >= array.limit:
+            assert self._cpu is not None
+            self._flush(name, self._cpu, array)
+        array.put(SlabRef(0, self._node.nid, self._node.lineage), [address])
+
+    def _array_for(self, name: str) -> HomeArray | None:
+        """The array of the CPU that allocates or frees, if it is one of this node's objects."""
+        array = self.at(name).cpus.get(-1 if self._cpu is None else self._cpu)
+        if array is None or self._cpu is None or self.first_node(self._cpu) != self._node.nid:
+            return None
+        return None if array.entry and array.nid != self._node.nid else array
+
+    def _grow_here(self, name: str, most: int) -> tuple[int, ...]:
+        """At most so many objects of a new slab of this node; none if it has no memory for one."""
+        node, order = self._node, self._caches[name].order
+        zones = [ref.zone for ref in node.machine.zonelists[node.nid].thisnode]
+        migratetype = gfp_migratetype(0)
+        for mark in (ALLOC_WMARK_LOW, ALLOC_WMARK_MIN):
+            pages, _, _ = node.pgdat.alloc_packed(
+                [zone for zone in zones if zone <= self._highest_zone],
+                self._cpu,
+                order,
+                1,
+                migratetype,
+                self._highest_zone,
+                mark | ALLOC_CPUSET,
+                NUMA_HOW_HIT | NUMA_HOW_LOCAL,
+                node.slots.get(node.kernel) or node.slots.make(node.kernel),
+            )
+            if pages:
+                return self._new_slab(name, int.from_bytes(pages, "little"), order, node.kernel, most)
+        return ()
 
     def _taken(self, objects: Sequence[int], home: Owner) -> tuple[int, ...]:
         self.taken.update(dict.fromkeys(objects, home))
@@ -281,6 +372,8 @@ class SlabKmem(Kmem):
         for pfn in range(slab.pfn, slab.pfn + (1 << slab.cache.order)):
             del self.struct_pages[pfn]
         self._free_slab(slab.pfn, slab.cache.order, _counter(slab.cache))
+        if slab.off_slab is not None:
+            self._free_freelist(slab.off_slab)
 
     # what CPUs of this node have
 
@@ -440,10 +533,22 @@ class SlabKmem(Kmem):
                 if array.nid == nid and array.lineage < lineage:
                     array.entry.clear()
 
+    def known_objects(self) -> dict[int, SlabRef]:
+        """The objects of CPUs and sessions of this node, and of free lists that are off their slabs."""
+        here = SlabRef(0, self._node.nid, self._node.lineage)
+        slabs = self.struct_pages.values()
+        return super().known_objects() | {slab.off_slab: here for slab in slabs if slab.off_slab is not None}
+
     def _on_cpus(self) -> Iterator[tuple[str, Sequence[int], SlabRef]]:
         for name, here in self.here.items():
             for array in here.arrays():
                 yield name, array.entry, array.of
+
+    def write(self, name: str, address: int, offset: int, data: bytes, inuse: bool) -> None:
+        """Nothing: without CONFIG_DEBUG_SLAB nobody would look."""
+
+    def forget_written(self, addresses: Iterable[int]) -> None:
+        """Nothing: none are known."""
 
     # snapshots and checks
 
@@ -463,7 +568,7 @@ class SlabKmem(Kmem):
                 )
             )
         slabs = [
-            (slab.cache.name, slab.pfn, slab.start, slab.free)
+            (slab.cache.name, slab.pfn, slab.start, slab.free, slab.off_slab)
             for pfn, slab in self.struct_pages.items()
             if slab.pfn == pfn
         ]
@@ -471,9 +576,9 @@ class SlabKmem(Kmem):
 
     def _load(self, dumped: list[Any], frozen: Mapping[int, Owner]) -> None:
         caches, slabs, rcu, reap_node = dumped
-        for name, pfn, start, free in slabs:
+        for name, pfn, start, free, off_slab in slabs:
             cache = self.at(name).cache
-            slab = SlabPages(pfn, self._node.nid, cache, free, start)
+            slab = SlabPages(pfn, self._node.nid, cache, free, start, off_slab)
             self.struct_pages.update(dict.fromkeys(range(pfn, pfn + (1 << cache.order)), slab))
         for name, tunables, cpus, aliens, lists, counted, shared in caches:
             here = self.at(name)

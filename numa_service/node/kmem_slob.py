@@ -1,4 +1,4 @@
-"""Objects of slab caches on one node with SLOB (``mm/slob.c`` of 6.1): its pages, in three lists.
+"""Objects of slab caches on one node with SLOB (``mm/slob.c``): its pages, in three lists.
 
 The kernel has these lists once, for all nodes. Here each node has those of its own pages: a request that
 names no node looks for room on the nearest one only, before new pages are asked for. CPUs have nothing.
@@ -12,32 +12,32 @@ from functools import lru_cache
 from typing import Any
 
 from numa_service.mm.gfp import Gfp
+from numa_service.mm.slab.cache import Cache
 from numa_service.mm.slab.flags import SlabFlag
 from numa_service.mm.slab.kmem_cache import KmemCacheArgs
 from numa_service.mm.slab.pages import NUMA_NO_NODE, page_address, virt_to_pfn
-from numa_service.mm.slab.slob import SlobBlock, SlobCache, SlobList, kmalloc_block
+from numa_service.mm.slab.profile import slob_of
+from numa_service.mm.slab.slob import SlobBlock, SlobCache, SlobList, SlobRules, kmalloc_block
 from numa_service.mm.slab.slob_alloc import SlobLists, no_object
 from numa_service.mm.slab.slob_page import PAGE_UNITS, SlobPage
 from numa_service.mm.slab.slub_place import SlabRef
 from numa_service.mm.slab.snapshot import SlabNodeSnapshot
 from numa_service.mm.vmstat import NR_SLAB_UNRECLAIMABLE
 from numa_service.node.errors import InvalidRequest
-from numa_service.node.kmem_state import (
+from numa_service.node.kmem_calls import (
+    KMALLOC,
     CpuAlloc,
     CpuFree,
     GiveBack,
-    Holder,
-    Kmem,
     KmemAnswer,
     Question,
+    Shutdown,
     SlabView,
     pack,
 )
+from numa_service.node.kmem_state import Holder, Kmem
 from numa_service.node.owners import Owner
 from numa_service.node.session_state import Held
-
-#: How the name begins under which objects of kmalloc are known, before their size.
-_KMALLOC = "kmalloc-"
 
 
 class SlobKmem(Kmem):
@@ -46,15 +46,28 @@ class SlobKmem(Kmem):
     calls = frozenset(("take", "free", "put_back", "shrink", "wrong_free"))
 
     def __init__(self, node: Holder) -> None:
-        self._caches = {c.name: c for c in node.machine.slab_caches if isinstance(c, SlobCache)}
-        super().__init__(node, self._caches.values())
-        self.small = SlobLists()
+        super().__init__(node)
+        self._rules = slob_of(node.machine.profile.name, node.pgdat.arch)
+        self.small = SlobLists(self._rules)
         #: By address, the cache of each object, also of those that wait for a grace period.
         self.objects: dict[int, str] = {}
         #: First pages and orders of objects that are whole pages.
         self.whole: dict[int, int] = {}
         #: Objects of SLAB_TYPESAFE_BY_RCU caches that were freed, the oldest first.
         self.rcu: deque[int] = deque()
+
+    def _enter(self, caches: Iterable[Cache]) -> None:
+        super()._enter(caches)
+        self._caches = {name: cache for name, cache in self._known.items() if isinstance(cache, SlobCache)}
+
+    def _drop(self, name: str) -> None:
+        """Nothing: pages are of no cache."""
+
+    def shutdown(self, name: str) -> Shutdown:
+        """Pages with objects of the cache, of which the kernel's SLOB does not know and prints nothing."""
+        self.rcu_callbacks()
+        pages = {virt_to_pfn(address) for address, of in self.objects.items() if of == name}
+        return Shutdown(len(pages))
 
     def knows(self, name: str) -> bool:
         """Whether objects can be of that: a cache, or what kmalloc gives for so many bytes."""
@@ -63,7 +76,7 @@ class SlobKmem(Kmem):
     def cache(self, name: str) -> SlobCache:
         """A cache by its name."""
         size = _kmalloc_size(name)
-        return self._caches[name] if size is None else _kmalloc_cache(size)
+        return self._caches[name] if size is None else _kmalloc_cache(size, self._rules)
 
     @property
     def used(self) -> Iterable[str]:
@@ -71,8 +84,8 @@ class SlobKmem(Kmem):
         return ()
 
     def _kmalloc_cache(self, size: int, gfp: int) -> str | None:
-        block = kmalloc_block(size)
-        return f"{_KMALLOC}{size}" if block is not None and block.order is None else None
+        block = kmalloc_block(size, self._rules)
+        return f"{KMALLOC}{size}" if block is not None and block.order is None else None
 
     def _orders(self, name: str) -> tuple[int, int]:
         order = self.cache(name).order
@@ -94,7 +107,7 @@ class SlobKmem(Kmem):
         for kind, pages in self.small.lists.items():
             if page in pages:
                 listed = f"free_slob_{kind.value}", [other.pfn for other in pages]
-        start = page_address(pfn) + page.blocks[0][0] * 2 if page.blocks else None
+        start = page_address(pfn, self._arch) + page.blocks[0][0] * 2 if page.blocks else None
         return SlabView("slob", None, None, start, listed)
 
     def slab_pages(self) -> dict[int, tuple[int, int]]:
@@ -133,7 +146,7 @@ class SlobKmem(Kmem):
         self._mark_slab(pfn, order, NR_SLAB_UNRECLAIMABLE)
         if block.order is not None:
             self.whole[pfn] = order
-            return self._taken(name, [page_address(pfn)], home)
+            return self._taken(name, [page_address(pfn, self._arch)], home)
         first = self.small.new_page(pfn, self._node.nid, block)
         return self._taken(name, [first, *self._take(block, max(most, 1) - 1)], home)
 
@@ -234,6 +247,12 @@ class SlobKmem(Kmem):
     def _on_cpus(self) -> Iterator[tuple[str, Sequence[int], SlabRef]]:
         return iter(())
 
+    def write(self, name: str, address: int, offset: int, data: bytes, inuse: bool) -> None:
+        """Nothing: nobody would look."""
+
+    def forget_written(self, addresses: Iterable[int]) -> None:
+        """Nothing: none are known."""
+
     # snapshots and checks
 
     def _dump(self) -> list[Any]:
@@ -277,7 +296,7 @@ class SlobKmem(Kmem):
 
 def _kmalloc_size(name: str) -> int | None:
     """The bytes that kmalloc was asked for, from the name under which its objects are known."""
-    size = name.removeprefix(_KMALLOC)
+    size = name.removeprefix(KMALLOC)
     if size == name or not size.isdecimal() or not size.isascii() or len(size) > 4:
         return None
     block = kmalloc_block(int(size))
@@ -285,5 +304,5 @@ def _kmalloc_size(name: str) -> int | None:
 
 
 @lru_cache(maxsize=1 << 12)
-def _kmalloc_cache(size: int) -> SlobCache:
-    return SlobCache(KmemCacheArgs(f"{_KMALLOC}{size}", size), kmalloc=True)
+def _kmalloc_cache(size: int, rules: SlobRules) -> SlobCache:
+    return SlobCache(KmemCacheArgs(f"{KMALLOC}{size}", size), rules, kmalloc=True)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from numa_service.mm.gfp import Gfp
-from numa_service.mm.slab.compiled.cpu import slub_alloc, slub_free_objects, slub_locate
+from numa_service.mm.slab.cache import Cache
+from numa_service.mm.slab.compiled.cpu import slub_alloc, slub_free_located, slub_free_objects
 from numa_service.mm.slab.compiled.data import (
     NEED_DEACTIVATE,
     NEED_FREELIST,
@@ -32,24 +33,30 @@ from numa_service.mm.slab.profile import slub_of
 from numa_service.mm.slab.slub import SlubCache
 from numa_service.mm.slab.slub_cpu import PREFERRED_NODE_ALONE, KmemCacheCpu, slab_pages
 from numa_service.mm.slab.slub_node import OWN_HOME, KmemCacheNode, NodeSlabs
-from numa_service.mm.slab.slub_place import SlabRef, SlubPlace
-from numa_service.mm.slab.slub_reports import already_free, invalid_pointer, no_slab_page, wrong_cache
+from numa_service.mm.slab.slub_place import SlabRef, SlubPlace, cpu_partial_slabs
+from numa_service.mm.slab.slub_reports import (
+    already_free,
+    invalid_pointer,
+    no_slab_page,
+    objects_remaining,
+    wrong_cache,
+)
 from numa_service.mm.slab.snapshot import SlabNodeSnapshot
 from numa_service.node.errors import InvalidRequest, Precondition
-from numa_service.node.kmem_state import (
+from numa_service.node.kmem_calls import (
     CpuAlloc,
     CpuFree,
     GiveBack,
-    Holder,
-    Kmem,
     KmemAnswer,
     Question,
+    Shutdown,
     SlabView,
     large_order,
     pack,
-    slab_counter,
     unpack,
 )
+from numa_service.node.kmem_state import Holder, Kmem, slab_counter
+from numa_service.node.kmem_written import WrittenBytes
 from numa_service.node.owners import Owner
 from numa_service.node.session_state import Held
 from numa_service.node.slab_homes import FrozenSlabs, Homes, TakenObjects
@@ -75,14 +82,38 @@ class SlubKmem(Kmem):
     calls = frozenset(("get_partial", "get_freelist", "free", "put_back", "unfreeze", "shrink", "wrong_free"))
 
     def __init__(self, node: Holder) -> None:
-        self._caches = {c.name: c for c in node.machine.slab_caches if isinstance(c, SlubCache)}
-        super().__init__(node, self._caches.values())
         #: Those that have been used here, by name.
         self.here: dict[str, CacheHere] = {}
-        self.place = SlubPlace([node.nid], node.pgdat.cpus)
+        super().__init__(node)
+        self.place = SlubPlace([node.nid], node.pgdat.cpus, self._arch)
         self.slabs = NodeSlabs(node.nid, self._free_pages, self.place, node.lineage)
         self._forget_homes()
-        self._profile = slub_of(node.machine.profile.name)
+        self._profile = slub_of(node.machine.profile.name, node.pgdat.arch)
+        self.written = WrittenBytes(self._profile, self.slabs)
+
+    def _enter(self, caches: Iterable[Cache]) -> None:
+        super()._enter(caches)
+        self._caches = {name: cache for name, cache in self._known.items() if isinstance(cache, SlubCache)}
+        for name, here in self.here.items():
+            now = self._caches[name]
+            row = self.place.row_of(here.cache)
+            self.place.set_limits(row, now.min_partial, cpu_partial_slabs(now))
+
+    def _drop(self, name: str) -> None:
+        self.place.remove_cache(self.here.pop(name).cache)
+
+    def shutdown(self, name: str) -> Shutdown:
+        """Empty slabs are freed, also those that wait for a grace period; what is left is reported."""
+        self._cpu = None
+        here = self.here.get(name)
+        if here is None:
+            return Shutdown()
+        partial = here.node.free_partial()
+        if here.node.nr_slabs:
+            inuse = [(slab, sorted(set(slab.all_objects()) - set(slab.freelist))) for slab in partial]
+            return Shutdown(here.node.nr_slabs, objects_remaining(name, inuse, self._profile.work).report)
+        self.rcu_callbacks()
+        return Shutdown()
 
     def _forget_homes(self) -> None:
         """No home but this one is known."""
@@ -260,8 +291,9 @@ class SlubKmem(Kmem):
             asked.objects,
         )
         if asked.call == "get_partial":
+            report = self.written.set_bad_aside(self._caches[name], self.at(name).node)
             slabs, free = self.get_partial(name, home)
-            return KmemAnswer(now, slabs, pack(free))
+            return KmemAnswer(now, slabs, pack(free), report=report)
         if asked.call == "shrink":
             self.at(name).node.shrink()
             return KmemAnswer(now)
@@ -405,9 +437,14 @@ class SlubKmem(Kmem):
         n = place.node_of.get(search, NONE)
         got: list[tuple[SlabRef, list[int]]] = []
         back: list[GiveBack] = []
+        report: tuple[str, ...] = ()
         place.room(count)
         while True:
-            new = slub_alloc(place.address, c.k, c.c, nid, n, int(searched), OWN_HOME, count)
+            most = count
+            if self.written.of and self.at(name).node.debug:  # each object is looked at
+                report += self.written.set_bad_aside(self._caches[name], self.at(name).node)
+                most = min(count, 1)
+            new = slub_alloc(place.address, c.k, c.c, nid, n, int(searched), OWN_HOME, most)
             got += place.runs(new)
             count -= new
             need = place.need
@@ -419,8 +456,40 @@ class SlubKmem(Kmem):
             elif need == NEED_FREELIST:
                 slab = c.forget(place.needed_slab)
                 return CpuAlloc(got, back, _NEEDS[need], slab, slab.nid)
-            else:
-                return CpuAlloc(got, back, _NEEDS[need], nid=search if need == NEED_PARTIAL else nid)
+            elif need != NEED_NOTHING or not count:
+                of = search if need == NEED_PARTIAL else nid
+                return CpuAlloc(got, back, _NEEDS[need], nid=of, report=report)
+
+    # what was written to where it should not be
+
+    def write(self, name: str, address: int, offset: int, data: bytes, inuse: bool) -> None:
+        """Note bytes that were written around an object."""
+        if large_order(name) is None:
+            self.written.write(self._caches[name], address, offset, data, inuse)
+
+    def written_among(self, addresses: Sequence[int]) -> list[int]:
+        """Those of some objects around which bytes are known that were written."""
+        return [address for address in addresses if address in self.written.of] if self.written.of else []
+
+    def forget_written(self, addresses: Iterable[int]) -> None:
+        """Objects come back or are lost: what is around them is written anew (init_object)."""
+        self.written.forget(addresses)
+
+    def free_object(self, address: int) -> str | None:
+        """The cache of a free object of a slab of this node."""
+        slab = self.slabs.virt_to_slab(address)
+        if slab is None or not slab.check_valid_pointer(address) or address in self.taken:
+            return None
+        return slab.cache.name
+
+    def check_held(self, name: str, slab: SlabRef, address: int) -> tuple[str, ...]:
+        """What is reported of an object that is to be freed; none if it can be."""
+        return self.written.check_held(self._caches[name], slab, address) if name in self._caches else ()
+
+    def validate(self, name: str) -> tuple[str, ...]:
+        """What is reported of the objects of a cache that are free here, or held by sessions of this node."""
+        held = {a: of for session in self._node.sessions.values() for a, of in session.objects.items()}
+        return self.written.validate(self._caches[name], self.at(name).node, held)
 
     def cpu_free(self, cpu: int, objects: bytes, held: Sequence[Held]) -> CpuFree:
         """Packed objects come back, slab by slab, up to the first that go to another node.
@@ -431,15 +500,17 @@ class SlubKmem(Kmem):
         self._cpu = cpu
         place, c = self.place, self.place.cpu_of[cpu]
         count = left = place.put_packed(objects)
-        elsewhere = slub_locate(place.address, OWN_HOME, count)
+        elsewhere = slub_free_located(place.address, c, OWN_HOME, count)
         if elsewhere < 0:
             raise Precondition(
                 f"object {place.got(1, place.wrong)[0]:#x}: not of this node's CPUs and sessions"
             )
         others = self._locate_elsewhere(cpu, held) if elsewhere else []
         back: list[GiveBack] = []
+        begun = not elsewhere
         while left and not back:
-            left = slub_free_objects(place.address, c, OWN_HOME, left)
+            left = place.left if begun else slub_free_objects(place.address, c, OWN_HOME, left)
+            begun = False
             self.slabs.collect()
             if place.group:
                 of = others[NONE - 1 - place.row_at(left)]
@@ -498,10 +569,11 @@ class SlubKmem(Kmem):
             (slab.cache.name, slab.pfn, slab.order, slab.objects, slab.inuse, slab.freelist, slab.frozen)
             for slab in self.slabs.slabs.values()
         ]
-        return [caches, slabs, list(self.slabs.rcu)]
+        return [caches, slabs, list(self.slabs.rcu), self.written.dump()]
 
     def _load(self, dumped: list[Any], frozen: Mapping[int, Owner]) -> None:
-        caches, slabs, rcu = dumped
+        caches, slabs, rcu, written = dumped
+        self.written.load(written)
         self.slabs.lineage = self._node.lineage
         self._forget_homes()
         for name, pfn, order, objects, _, freelist, _ in slabs:
@@ -544,6 +616,8 @@ class SlubKmem(Kmem):
             for c in here.cpus.values():
                 if c.slab is not None:
                     yield name, c.freelist, c.slab
+        for address, slab in self.written.unusable.items():
+            yield self.slabs.slabs[slab.pfn].cache.name, (address,), slab
 
     def known_slabs(self) -> list[SlabRef]:
         """The slabs that CPUs of this node have frozen."""

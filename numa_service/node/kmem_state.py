@@ -9,134 +9,44 @@ is in ``kmem_slub.py``, ``kmem_slab.py`` and ``kmem_slob.py``; what passes betwe
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from numa_service.machine.booted import BootedMachine
-from numa_service.mm.gfp import Gfp
+from numa_service.machine.record import SlabCaches, changed_cache
+from numa_service.machine.slab_caches import slab_caches_of
+from numa_service.mm.gfp import GFP_KERNEL, Gfp, gfp_zone
 from numa_service.mm.pgdat import Pgdat
 from numa_service.mm.pgdata import PG_SLAB
 from numa_service.mm.slab.cache import Cache
-from numa_service.mm.slab.kmem_cache import get_order
+from numa_service.mm.slab.kmem_cache import SLAB_ARCH, get_order
 from numa_service.mm.slab.pages import page_address, virt_to_pfn
 from numa_service.mm.slab.slub_place import SlabRef
 from numa_service.mm.slab.snapshot import SlabNodeSnapshot
 from numa_service.mm.vmstat import NR_SLAB_RECLAIMABLE, NR_SLAB_UNRECLAIMABLE
 from numa_service.node.errors import InvalidRequest, NotFound, Precondition
+from numa_service.node.kmem_calls import (
+    GIVING,
+    LARGE,
+    MAX_LARGE_ORDER,
+    CpuAlloc,
+    CpuFree,
+    GiveBack,
+    KmemAnswer,
+    Question,
+    Shutdown,
+    SlabView,
+    large_order,
+    pack,
+    unpack,
+)
 from numa_service.node.owners import Owner, OwnerSlots
 from numa_service.node.session_state import Held, Session
 
 #: Objects that the sessions of one home can hold together.
 MAX_OBJECTS = 1 << 20
-#: How the name begins under which pages that kmalloc gives whole are known, before their order
-#: (kmalloc_large). No cache has such a name.
-LARGE = "kmalloc-large-"
-#: KMALLOC_MAX_ORDER: kmalloc gives no more pages at once.
-MAX_LARGE_ORDER = 10
-
-
-class GiveBack(NamedTuple):
-    """Slabs or objects of another node that go back to it: the fields of ops.KmemCall."""
-
-    call: str
-    cache: str
-    #: The node, and its lineage when they were got.
-    nid: int
-    lineage: int
-    #: First pages of slabs.
-    pfns: tuple[int, ...] = ()
-    #: Packed addresses.
-    objects: bytes = b""
-
-
-class CpuAlloc(NamedTuple):
-    """What a CPU got without asking anybody, and what is needed for more."""
-
-    #: Addresses, run by run of one slab.
-    got: list[tuple[SlabRef, list[int]]]
-    back: list[GiveBack]
-    #: "": nothing; "slab": a new slab. Of SLUB, "freelist": the free objects of `slab`; "get_partial":
-    #: partial slabs. Of the others, "refill": objects for the CPU's array; "take": objects for the caller.
-    need: str = ""
-    slab: SlabRef | None = None
-    #: The node that has it.
-    nid: int = -1
-    #: At most so many objects; 0: all of a slab.
-    most: int = 0
-    #: All that comes is the caller's; else only the last object, and the others are for the CPU.
-    direct: bool = False
-
-
-class CpuFree(NamedTuple):
-    """What came back of objects that a CPU frees."""
-
-    #: What goes to other nodes now.
-    back: list[GiveBack]
-    freed: list[int]
-    #: Packed addresses of the objects that are to be freed after that.
-    left: bytes
-
-
-class KmemAnswer(NamedTuple):
-    """What the node of a slab answers to a KmemCall."""
-
-    #: The node's lineage: slabs and objects of an earlier one are lost.
-    lineage: int
-    pfns: tuple[int, ...] = ()
-    #: Packed addresses.
-    objects: bytes = b""
-    #: The CPU that frees has the slab now.
-    frozen: bool = False
-    #: What the kernel prints of a wrong free.
-    report: tuple[str, ...] = ()
-
-
-class Question(NamedTuple):
-    """What a home asks of the node that has a slab: the fields of ops.KmemCall, objects unpacked."""
-
-    home: Owner
-    call: str
-    cache: str
-    cpu: int
-    lineage: int
-    pfns: tuple[int, ...]
-    objects: list[int]
-    #: At most so many objects are wanted.
-    most: int
-
-
-class SlabView(NamedTuple):
-    """A slab as its first page shows it."""
-
-    cache: str
-    #: Objects that are not free in it, and all; None: not counted, as by SLOB.
-    inuse: int | None
-    objects: int | None
-    #: The next object to be allocated.
-    freelist: int | None
-    #: The list that it is on, by name and with the first pages of all that are on it; None: on none.
-    listed: tuple[str, list[int]] | None
-
-
-def pack(addresses: Sequence[int]) -> bytes:
-    """Addresses as little-endian uint64. OverflowError: one has not 64 bits."""
-    return array("Q", addresses).tobytes()
-
-
-def unpack(objects: bytes) -> list[int]:
-    """The addresses that :func:`pack` packed."""
-    return array("Q", objects).tolist()
-
-
-def large_order(name: str) -> int | None:
-    """The order of pages that kmalloc gives whole, from the name under which they are known."""
-    order = name.removeprefix(LARGE)
-    if order == name or not order.isdecimal() or int(order) > MAX_LARGE_ORDER or str(int(order)) != order:
-        return None
-    return int(order)
 
 
 class Holder(Protocol):
@@ -163,10 +73,11 @@ class Kmem(ABC):
     #: The questions that nodes of this allocator ask each other.
     calls: frozenset[str]
 
-    def __init__(self, node: Holder, caches: Iterable[Cache]) -> None:
+    def __init__(self, node: Holder) -> None:
         self._node = node
-        self._known = {cache.name: cache for cache in caches}
-        self._aliases = {alias: cache.name for cache in self._known.values() for alias in cache.aliases}
+        #: Which caches are not as boot left them.
+        self.changed = SlabCaches()
+        self._enter(node.machine.slab_caches)
         #: By address, the home that has an object which is not in its slab: on a CPU, or in use.
         self.taken: MutableMapping[int, Owner] = {}
         #: By first page, the home a CPU of which has the slab; of SLUB only.
@@ -177,15 +88,59 @@ class Kmem(ABC):
         self.held = 0
         #: The CPU on whose pagesets pages go that are given back.
         self._cpu: int | None = None
+        self._arch = SLAB_ARCH[node.pgdat.arch]
+        #: The highest zone of which slabs can be: objects have their addresses all the time.
+        self._highest_zone = gfp_zone(int(GFP_KERNEL), node.pgdat.arch)
 
     # caches
 
+    def follow(self, changed: SlabCaches) -> None:
+        """The machine's caches have become these. Those that are no more have no slabs here."""
+        caches = slab_caches_of(self._node.machine.spec, changed)
+        left = {cache.name for cache in caches}
+        for name in [name for name in self.used if name not in left]:
+            self._drop(name)
+        self.changed = changed
+        self._enter(caches)
+
+    def _enter(self, caches: Iterable[Cache]) -> None:
+        """These are the caches of the machine."""
+        self._known = {cache.name: cache for cache in caches}
+        self._aliases = {alias: cache.name for cache in self._known.values() for alias in cache.aliases}
+        changed = self.changed.caches
+        #: Names of creators that need their cache no more, while others that share it do.
+        self._released = {
+            change.name for change in changed if change.args and change.name not in change.users
+        }
+        self._dying = {change.name for change in changed if change.dying}
+
     def name(self, name: str) -> str:
-        """The name of the cache that has this name, perhaps as an alias. NotFound."""
-        name = self._aliases.get(name, name)
-        if not self.knows(name):
+        """The own name of the cache that a creator knows by this one, perhaps an alias. NotFound."""
+        if name in self._released:
+            raise NotFound("cache", name, "its creator has destroyed it, and others share it")
+        return self.own_name(name)
+
+    def own_name(self, name: str) -> str:
+        """The own name of the cache that has this name, perhaps as an alias. NotFound."""
+        own = self._aliases.get(name, name)
+        if not self.knows(own):
             raise NotFound("cache", name, "the machine has no such slab cache")
-        return name
+        return own
+
+    def check_lives(self, name: str) -> None:
+        """Check that a cache, by its own name, gives objects. NotFound."""
+        if name in self._dying or not self.knows(name):
+            raise NotFound("cache", name, "it is being destroyed" if self.knows(name) else "it is no more")
+
+    def check_gives(self, name: str) -> None:
+        """Check the same for another node, which may not know it yet. Precondition."""
+        if name in self._dying or not self.knows(name):
+            raise Precondition(f"cache {name} is being destroyed")
+
+    def check_dies(self, name: str) -> None:
+        """Check that a cache, by its own name, is being destroyed. Precondition."""
+        if name not in self._dying:
+            raise Precondition(f"cache {name} is not being destroyed")
 
     @property
     def names(self) -> Iterable[str]:
@@ -236,9 +191,16 @@ class Kmem(ABC):
         return {name: self.count(name) for name in self.used}
 
     def first_node(self, cpu: int) -> int:
-        """The nearest node with memory of a CPU of this node (numa_mem_id)."""
+        """The nearest node with memory for slabs of a CPU of this node (numa_mem_id).
+
+        On a 32-bit machine that is low memory, which perhaps one node has for all.
+        """
         order = self._node.machine.zonelists[self._node.nid].fallback
-        return order[0].nid if order else self._node.nid
+        return next((ref.nid for ref in order if ref.zone <= self._highest_zone), self._node.nid)
+
+    def has_slabs(self, nid: int) -> bool:
+        """Whether slabs can be of a node: it has memory that the kernel can use for them (slab_nodes)."""
+        return any(zone <= self._highest_zone for zone in self._node.machine.populated.get(nid, ()))
 
     # what CPUs of this node do
 
@@ -309,13 +271,18 @@ class Kmem(ABC):
 
     # what a node does with its slabs for any home
 
-    def new_slab(self, name: str, pfn: int, order: int, home: Owner, most: int) -> tuple[int, ...]:
-        """Pages become a slab, of whose objects the home gets at most so many, or with 0 all."""
+    def new_slab(self, name: str, pfn: int, order: int, home: Owner, most: int, cpu: int) -> tuple[int, ...]:
+        """Pages become a slab, of whose objects the home gets at most so many, or with 0 all.
+
+        The home gets nothing, and the pages have gone back, if there is no memory for the slab's free list.
+        `cpu` is the one that asks.
+        """
+        self._cpu = cpu
         if large_order(name) is None:
             return self._new_slab(name, pfn, order, home, most)
         self.large[pfn] = order
         self._node.pgdat.pg.node_stat[NR_SLAB_UNRECLAIMABLE] += 1 << order
-        address = page_address(pfn)
+        address = page_address(pfn, self._arch)
         self.taken[address] = home
         return (address,)
 
@@ -333,6 +300,8 @@ class Kmem(ABC):
         now = self._node.lineage
         if asked.call == "wrong_free":
             return KmemAnswer(now, report=self.wrong_free(asked.cache, asked.objects[0]))
+        if asked.call in GIVING:
+            self.check_gives(asked.cache)
         if (asked.pfns or asked.objects) and asked.lineage != now:
             return KmemAnswer(now)  # they have gone with an earlier lineage
         self._check_home(asked)
@@ -412,6 +381,7 @@ class Kmem(ABC):
             ]
             for address in gone:
                 del session.objects[address]
+            self.forget_written(gone)
             self.held -= len(gone)
             if gone:
                 lost.add(session.id)
@@ -422,11 +392,12 @@ class Kmem(ABC):
     def dump(self) -> list[Any]:
         """All of it as plain data in a fixed order, for digests and for :meth:`load`."""
         taken, frozen, large = self.taken.items(), self.frozen.items(), self.large.items()
-        return [list(taken), list(frozen), list(large), self.held, self._dump()]
+        return [list(taken), list(frozen), list(large), self.held, self.changed, self._dump()]
 
     def load(self, dumped: list[Any]) -> None:
         """Fill an empty object with what :meth:`dump` returned."""
-        taken, frozen, large, self.held, rest = dumped
+        taken, frozen, large, self.held, (changed,), rest = dumped
+        self.follow(SlabCaches(tuple(changed_cache(*cache) for cache in changed)))
         self._load(rest, {pfn: Owner(*home) for pfn, home in frozen})
         self.taken.update({address: Owner(*home) for address, home in taken})
         self.large = dict(large)
@@ -468,6 +439,32 @@ class Kmem(ABC):
             known.update({address: held.slab for address, held in session.objects.items()})
         return known
 
+    # what was written to where it should not be; only SLUB looks for it
+
+    @abstractmethod
+    def write(self, name: str, address: int, offset: int, data: bytes, inuse: bool) -> None:
+        """Note bytes that were written around an object of a cache. InvalidRequest, TooMany."""
+
+    def free_object(self, address: int) -> str | None:
+        """The cache of a free object of a slab of this node; None if there is none at the address."""
+        return None
+
+    def written_among(self, addresses: Sequence[int]) -> list[int]:
+        """Those of some objects around which bytes are known that were written."""
+        return []
+
+    def check_held(self, name: str, slab: SlabRef, address: int) -> tuple[str, ...]:
+        """What is reported of an object that is to be freed; none if it can be."""
+        return ()
+
+    def validate(self, name: str) -> tuple[str, ...]:
+        """What is reported of the objects of a cache that this node knows of."""
+        return ()
+
+    @abstractmethod
+    def forget_written(self, addresses: Iterable[int]) -> None:
+        """Objects come back or are lost."""
+
     def put_cpu_partial(self, name: str, cpu: int, slab: SlabRef, *, drain: bool) -> list[GiveBack]:
         """A frozen slab goes on a CPU's partial list; of SLUB only."""
         return []
@@ -499,6 +496,14 @@ class Kmem(ABC):
     @abstractmethod
     def used(self) -> Iterable[str]:
         """Names of the caches that have been used here."""
+
+    @abstractmethod
+    def _drop(self, name: str) -> None:
+        """A cache that has been used here is no more."""
+
+    @abstractmethod
+    def shutdown(self, name: str) -> Shutdown:
+        """Empty slabs of a cache that is destroyed are freed (__kmem_cache_shutdown)."""
 
     @property
     @abstractmethod

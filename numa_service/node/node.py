@@ -16,6 +16,7 @@ from numa_service.node.mempolicy import Walk
 from numa_service.node.ops.op import Op
 from numa_service.node.owner_checks import check_owners
 from numa_service.node.page_wait import PageWaitTable
+from numa_service.node.pkmap_wait import PkmapWait
 from numa_service.node.prepare import PreparedRequests
 from numa_service.node.state import NodeState
 from numa_service.node.trace_ring import Tracepoints
@@ -50,6 +51,8 @@ class Node(NodeState):
         self.alloc_failures: dict[int, int] = {}
         #: Requests that wait for pages of this node. Not part of the state: they end with the process.
         self.page_wait = PageWaitTable(self)
+        #: Requests that wait for an entry of the pool of kmap; as above.
+        self.pkmap_wait = PkmapWait()
         self.tracepoints = Tracepoints(self.pgdat, machine.spec.latency)
         #: Returns the current time in ns, from the shell that drives this node. Leases, first replies,
         #: repeats of unanswered questions and the zonelist cache depend on it.

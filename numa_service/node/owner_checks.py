@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from numa_service.node.errors import NotFound, Precondition
-from numa_service.node.owners import KERNEL_ID, Owner
+from numa_service.node.owners import KERNEL_ID, OF_TASKS, Owner
 from numa_service.node.state import NodeState
 from numa_service.node.vm_areas import areas_of
 
@@ -37,9 +37,9 @@ def check_owners(node: NodeState) -> list[str]:
 
 
 def lives(node: NodeState, owner: Owner) -> bool:
-    """Whether an owner whose home is this node is its kernel, a session, what it vmalloc'ed, or a region."""
+    """Whether an owner of this home is its kernel, its tasks, a session with its areas, or a region."""
     return owner.lineage == node.lineage and (
-        owner.id == KERNEL_ID
+        owner.id in (KERNEL_ID, *OF_TASKS)
         or owner.id in node.sessions
         or owner.id in node.regions
         or any(session.vmalloc_id == owner.id for session in node.sessions.values())

@@ -11,6 +11,10 @@ from numa_service.node.errors import LimitExceeded, NotFound, Precondition
 ID_BITS = 32
 #: The id of a node's kernel as an owner. Sessions and regions have ids from 1 on.
 KERNEL_ID = 0
+#: Ids of what all tasks of a home have together, behind those that are counted: their anonymous and shared
+#: memory, the pages of files, and the pages of their page tables.
+TASKS_ID, CACHE_ID, PGTABLE_ID = ((1 << ID_BITS) - at for at in (1, 2, 3))
+OF_TASKS = (TASKS_ID, CACHE_ID, PGTABLE_ID)
 
 
 class Owner(NamedTuple):

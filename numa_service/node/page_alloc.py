@@ -204,7 +204,7 @@ def alloc_for_owner(
     Unlike :func:`alloc_pages`, it does not fail when blocks are missing, and does not spend the cost. `cost`
     is added to; `indexes` are the packed page indexes of a region, for an `lru_kind` other than
     LRU_KIND_NONE. `shares` are the blocks that an interleave policy wants of each node, in the order of the
-    indexes.
+    indexes. Session 0 is none: the caller knows itself where the owner has pages.
     """
     prepared = node.prepared(gfp, policy)
     result = Allocation(cost=cost or Cost())
@@ -266,7 +266,7 @@ def _walk_zonelists(
             result.cost.add_zeroing(node.machine.spec.latency, nid, len(pfns) // 8 << ac.order)
     if result.got < ac.count and not result.unasked:
         node.alloc_failures[ac.order] = node.alloc_failures.get(ac.order, 0) + ac.count - result.got
-    if result.remote_lookups or session not in node.sessions:
+    if session and (result.remote_lookups or session not in node.sessions):
         yield from _note_holdings(node, session, ac.owner, result)
 
 

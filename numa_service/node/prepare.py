@@ -12,7 +12,7 @@ from numa_client import WalkStep
 
 from numa_service.machine.booted import BootedMachine
 from numa_service.mm.gfp import Gfp, gfp_migratetype, gfp_zone
-from numa_service.mm.internal import ALLOC_CPUSET, ALLOC_KSWAPD, ALLOC_NOFRAGMENT, ALLOC_WMARK_LOW
+from numa_service.mm.internal import ALLOC_CPUSET, ALLOC_FAIR, ALLOC_KSWAPD, ALLOC_NOFRAGMENT, ALLOC_WMARK_LOW
 from numa_service.mm.mmzone import NR_ORDERS
 from numa_service.mm.page_alloc import LRU_KIND_NONE, NUMA_HOW_HIT, NUMA_HOW_LOCAL
 from numa_service.mm.pgdat import Pgdat
@@ -183,12 +183,15 @@ class PreparedRequests:
     def alloc_flags(self, gfp: int, walk: Walk) -> int:
         """Return the ALLOC_* flags of the fast path (alloc_flags_nofragment).
 
-        ALLOC_NOFRAGMENT (5.0) is set for zone Normal if DMA32 is there to fall back to. ALLOC_CMA
-        (gfp_to_alloc_flags_cma) is left to the node that applies the op.
+        ALLOC_NOFRAGMENT (5.0) is set for zone Normal if DMA32 is there to fall back to, and ALLOC_FAIR by
+        kernels that have it (3.12 to 4.7). ALLOC_CMA (gfp_to_alloc_flags_cma) is left to the node that
+        applies the op.
         """
         flags = ALLOC_WMARK_LOW | ALLOC_CPUSET
         if gfp & Gfp.KSWAPD_RECLAIM:
             flags |= ALLOC_KSWAPD
+        if self._machine.profile.fair_zones:
+            flags |= ALLOC_FAIR
         nid, zone = walk.preferred
         if zone != self._zone_above_dma32 or not self._machine.profile.avoids_fragmentation:
             return flags

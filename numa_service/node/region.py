@@ -25,6 +25,7 @@ from numa_service.node.ops.fields import MAX_REGION_PAGES
 from numa_service.node.page_alloc import Shares, alloc_for_owner, shares_of, spend, turns
 from numa_service.node.prepare import check_cpu
 from numa_service.node.session_state import Region
+from numa_service.node.task import exit_tasks
 from numa_service.node.unserved import unserved
 
 MAX_REGIONS_PER_SESSION = 1024
@@ -272,6 +273,7 @@ def close_session(node: Node, session: int) -> Steps[int]:
     freed = 0
     node.session(session)
     yield from free_objects(node, session)
+    yield from exit_tasks(node, session)
     for region_id in sorted(node.session(session).regions):
         freed += yield from _unmap(node, region_id)
     theirs = node.session(session)

@@ -5,17 +5,16 @@ Clients send them, and some may be asked for by another node (:class:`Request`).
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 from numa_service.mm.page_alloc import LRU_KIND_FILE
 from numa_service.node.ask import Park, Steps, ask
-from numa_service.node.errors import KernelBug, NotFound
+from numa_service.node.errors import NotFound
 from numa_service.node.first_replies import Key
 from numa_service.node.inbox import Inbox
+from numa_service.node.kmap import mappings_ended
 from numa_service.node.mempolicy import Policy
 from numa_service.node.move_pages import (
     Destination,
@@ -34,16 +33,13 @@ from numa_service.node.ops.fields import (
     check_nid,
     check_owner,
 )
-from numa_service.node.ops.highmem import Kmap, Kunmap
-from numa_service.node.ops.op import Tagged
 from numa_service.node.ops.page_bits import ClearPageBit, SetPageBit
 from numa_service.node.owners import Owner
 from numa_service.node.page_bits import LOCKED, WRITEBACK
 from numa_service.node.page_wait import PageWaitTable, Waiter
 from numa_service.node.region import Touched, close_session, touch_region, unmap_region
+from numa_service.node.request import Request
 from numa_service.node.state import NodeState
-
-R = TypeVar("R")
 
 
 def touch(
@@ -107,27 +103,6 @@ def _ask_to_move(
     return (yield from ask(inbox.node, nid, request))
 
 
-def kmap(inbox: Inbox, session: int, pfn: int, *, atomic: bool = False) -> Steps[int]:
-    """Map a page that the session has, and return its address (kmap); wait if the pool has no free entry.
-
-    Who may not sleep (`atomic`) does not wait: KernelBug with what the kernel prints. NotFound;
-    Precondition for a page that is not the session's.
-    """
-    node = inbox.node
-    if atomic and node.highmem and node.is_highmem(pfn) and node.highmem.pkmap.would_wait(pfn):
-        name = node.session(session).name
-        raise KernelBug((f"BUG: scheduling while atomic: {name}/{session}/0x00000002",))
-    while not (address := node.apply(Kmap(session, pfn))):
-        yield from inbox.wait_for_pkmap(session)
-    return address
-
-
-def kunmap(inbox: Inbox, session: int, pfn: int) -> None:
-    """Give up a mapping by :func:`kmap`, and wake who waits for one. Errors as of ops.Kunmap."""
-    if inbox.node.apply(Kunmap(session, pfn)):
-        inbox.wake_pkmap()
-
-
 def lock_page(inbox: Inbox, session: int, pfn: int) -> Steps[None]:
     """Lock a page of this node for a session, and wait while another one has it locked (lock_page).
 
@@ -185,22 +160,11 @@ def close(inbox: Inbox, session: int, mine: Key | None = None) -> Steps[int]:
 
     `mine` is the key of the CloseSession request itself, which must not wait for itself.
     """
+    holdings = tuple(inbox.node.session(session).holdings)
     freed = yield from inbox.end_session(session, close_session(inbox.node, session), mine)
-    inbox.wake_pkmap()
+    yield from mappings_ended(inbox, holdings)
     inbox.node.page_wait.wake_all()
     return freed
-
-
-class Request(Tagged[R]):
-    """A question to another node that is more than one op: that node runs it as a generator of its own."""
-
-    __slots__ = ()
-
-    asked = True
-
-    @abstractmethod
-    def run(self, inbox: Inbox) -> Steps[R]:
-        """Run the request on the inbox's node."""
 
 
 @dataclass(frozen=True, slots=True)

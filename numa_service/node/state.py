@@ -14,7 +14,7 @@ import msgpack
 import numpy as np
 
 from numa_service.machine.booted import BootedMachine
-from numa_service.mm.highmem.highmem import Highmem
+from numa_service.mm.highmem.highmem import Highmem, PkmapUsers
 from numa_service.mm.highmem.rules import highmem_rules
 from numa_service.mm.invariants import check_pgdat
 from numa_service.mm.pgdat import MAX_OWNERS, Pgdat
@@ -37,9 +37,10 @@ from numa_service.node.owners import ID_BITS, KERNEL_ID, Owner, OwnerSlots, unkn
 from numa_service.node.page_bits import PageBits
 from numa_service.node.pfns import unpack_pfns
 from numa_service.node.session_state import Region, Session
+from numa_service.node.task_state import Tasks
 
 #: Version of the layout of snapshots. A snapshot of another version is refused.
-SNAPSHOT_VERSION = 3
+SNAPSHOT_VERSION = 4
 #: By the name of the allocator.
 _KMEM: dict[str, Callable[[Holder], Kmem]] = {"slub": SlubKmem, "slab": SlabKmem, "slob": SlobKmem}
 
@@ -61,6 +62,8 @@ class NodeState:
         self.pgdat: Pgdat = machine.pgdats[nid]
         #: This node has applied every sysctl write of the machine's record up to this version.
         self.record_version = 0
+        #: How often memory of this node has come on-line or gone off-line since it booted.
+        self.memory_changes = 0
         self.sessions: dict[int, Session] = {}
         self.regions: dict[int, Region] = {}
         #: Ids of sessions and regions begin above those of earlier lineages, so that a client whose session
@@ -69,6 +72,8 @@ class NodeState:
         #: The kernel of this node: the owner of the pages of its slabs.
         self.kernel = Owner(nid, lineage, KERNEL_ID)
         self.slots = OwnerSlots(nid, lineage)
+        #: The tasks whose home is this node.
+        self.tasks = Tasks(machine, nid, lineage)
         #: The node's part of hugetlb.
         self.hugetlb = HugetlbOfNode(self)
         self.replies = FirstReplies()
@@ -78,10 +83,14 @@ class NodeState:
         #: Which pages are locked, or under writeback.
         self.page_bits = PageBits()
         self.kmem: Kmem = _KMEM[machine.spec.slab](self)
-        #: Mappings of high pages, on the node that keeps the kernel's addresses; None on a 64-bit machine.
+        #: Mappings of high pages; the pool of kmap is on the node that keeps the kernel's addresses. None on
+        #: a 64-bit machine.
         self.highmem: Highmem | None = None
-        if nid == machine.vmalloc_nid and "HighMem" in self.pgdat.zone_names:
-            self.highmem = Highmem(highmem_rules(machine.profile), machine.memory_model.pfn_to_page)
+        if "HighMem" in self.pgdat.zone_names:
+            rules, pool = highmem_rules(machine.profile), None
+            if nid == machine.vmalloc_nid:
+                pool = PkmapUsers(rules, machine.memory_model.pfn_to_page)
+            self.highmem = Highmem(rules, pool)
         #: Zonelist caches (linux-3.0) for requests of this node, by the node whose fallback list is walked.
         self._zonelist_caches: dict[int, ZonelistCache] = {}
         #: Cost of allocating pages of this node, and of freeing blocks, memoised because most requests cost
@@ -111,6 +120,11 @@ class NodeState:
         """Return the owner that a session or region of this node is to all nodes of the machine."""
         return Owner(self.nid, self.lineage, id)
 
+    @property
+    def memory_sequence(self) -> int:
+        """``MemoryState.sequence`` of this node's memory as it is now."""
+        return (self.lineage << 32) + self.memory_changes
+
     def take_id(self) -> int:
         """Return a new id for a session or region; ids are never reused."""
         id = self._next_id
@@ -135,6 +149,12 @@ class NodeState:
         slot = self.slots[owner]
         if not self.pgdat.pg.owner_pages[slot] and not self.pgdat.pg.owner_swap[slot]:
             self.drop_owner(owner)
+
+    def free_swap(self, slot: int, pages: int) -> None:
+        """Free up to `pages` slots of swap that an owner has here and that nobody will read."""
+        pages = min(pages, int(self.pgdat.pg.owner_swap[slot]))
+        self.pgdat.pg.owner_swap[slot] -= pages
+        self.pgdat.pg.reclaim_stat[SWAP_USED] -= pages
 
     def expired(self, now_ns: int) -> list[int]:
         """Return the ids of the sessions whose lease has run out, ascending."""
@@ -211,7 +231,7 @@ class NodeState:
             (self.nid, self.lineage, self.digest()),
             self.machine.dump(),
             dump_pgdat(self.pgdat),
-            self._next_id,
+            (self._next_id, self.record_version, self.memory_changes),
             self.slots.dump(),
             [session.dump() for session in self.sessions.values()],
             [region.dump() for region in self.regions.values()],
@@ -226,6 +246,7 @@ class NodeState:
             self.pgdat.hugetlb.dump(),
             self.page_bits.dump(),
             self.pgdat.memory_failure.dump(),
+            self.tasks.dump(),
         ]
         packed: bytes = msgpack.packb(parts)
         return packed
@@ -240,8 +261,8 @@ class NodeState:
         version, *parts = msgpack.unpackb(snapshot, strict_map_key=False)
         if version != SNAPSHOT_VERSION:
             raise ValueError(f"a snapshot of version {version}: {SNAPSHOT_VERSION} is read")
-        (nid, lineage, digest), machine, pgdat, next_id, slots, sessions, regions, run, load = parts[:9]
-        caches, replies, outbox, kmem, vmalloc, highmem, hugetlb, page_bits, failure = parts[9:]
+        (nid, lineage, digest), machine, pgdat, counts, slots, sessions, regions, run, load = parts[:9]
+        caches, replies, outbox, kmem, vmalloc, highmem, hugetlb, page_bits, failure, tasks = parts[9:]
         if nid != self.nid:
             raise ValueError(f"a snapshot of node {nid}, not {self.nid}")
         self.lineage = lineage
@@ -250,7 +271,7 @@ class NodeState:
         self.machine.load(machine)
         # machine.load() recomputes some of the arrays as at boot: put the saved ones back
         load_pgdat(self.pgdat, pgdat)
-        self._next_id = next_id
+        self._next_id, self.record_version, self.memory_changes = counts
         self.slots.load(slots)
         self.sessions = {session.id: session for session in map(Session.load, sessions)}
         self.regions = {region.id: region for region in map(Region.load, regions)}
@@ -269,20 +290,24 @@ class NodeState:
         self.pgdat.hugetlb.load(hugetlb)
         self.page_bits.load(page_bits)
         self.pgdat.memory_failure.load(failure)
+        self.tasks = Tasks(self.machine, self.nid, self.lineage)
+        self.tasks.load(tasks)
         if self.digest() != digest:
             raise ValueError("the snapshot does not lead to the state that it is of")
 
     def check_memory(self) -> list[str]:
         """Return the violated invariants of pages, zones and counters."""
-        return check_pgdat(self.pgdat) + self.kmem.check() + self.hugetlb.check()
+        return check_pgdat(self.pgdat) + self.kmem.check() + self.hugetlb.check() + self.tasks.check()
 
     def digest(self) -> str:
         """Return a blake2b digest of the whole state: two nodes with equal digests behave the same."""
         digest = hashlib.blake2b(self.pgdat.digest().encode(), digest_size=16)
         digest.update(repr((self._next_id, *self.slots.state)).encode())
-        digest.update(repr((self.record_version, self.machine.sysctls.as_dict())).encode())
+        digest.update(
+            repr((self.record_version, self.memory_changes, self.machine.sysctls.as_dict())).encode()
+        )
         machine = self.machine
-        for known in (machine.managed, machine.populated, machine.memory_news):
+        for known in (machine.managed, machine.populated):
             digest.update(repr(sorted(known.items())).encode())
         digest.update(repr(self.pgdat.extents).encode())
         digest.update(repr((self.pgdat.size_locked, self.pgdat.span_sequence)).encode())
@@ -307,4 +332,5 @@ class NodeState:
         digest.update(repr(self.pgdat.hugetlb.dump()).encode())
         digest.update(repr(self.page_bits.dump()).encode())
         digest.update(repr(self.pgdat.memory_failure.dump()).encode())
+        digest.update(msgpack.packb(self.tasks.dump()))
         return digest.hexdigest()

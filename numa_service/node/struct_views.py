@@ -44,6 +44,7 @@ from numa_service.mm.pgdata import (
     PG_YOUNG,
     ZONE_BELOW_HIGH,
     ZONE_BOOSTED_WATERMARK,
+    ZONE_FAIR_DEPLETED,
     ZONE_RECLAIM_ACTIVE,
 )
 from numa_service.mm.sparse import FLATMEM
@@ -63,7 +64,7 @@ from numa_service.mm.vmstat import NR_ZONE_LRU_BASE
 from numa_service.mm.zonelist import Zonelists, Zoneref
 from numa_service.node.errors import NotFound
 from numa_service.node.explanation_recorder import migratetype_name
-from numa_service.node.kmem_state import SlabView
+from numa_service.node.kmem_calls import SlabView
 from numa_service.node.node import Node
 
 _LRU_NAMES = ("inactive_anon", "active_anon", "inactive_file", "active_file", "unevictable")
@@ -193,6 +194,7 @@ def zone_view(node: Node, name: str) -> Zone:
                 (ZONE_BOOSTED_WATERMARK, "boosted_watermark"),
                 (ZONE_RECLAIM_ACTIVE, "reclaim_active"),
                 (ZONE_BELOW_HIGH, "below_high"),
+                (ZONE_FAIR_DEPLETED, "fair_depleted"),
             )
             if pg.zone_flags[zone] & bit
         ),
@@ -260,7 +262,8 @@ def page_address(node: Node, pfn: int) -> int | None:
     """Return the address of a page in the kernel's memory; None for a high page that kmap has not mapped."""
     if not node.is_highmem(pfn):
         return PAGE_OFFSET[node.pgdat.arch] + (pfn << PAGE_SHIFT)
-    return node.highmem.pkmap.page_address(pfn) if node.highmem else None
+    pool = node.highmem.pool if node.highmem else None
+    return pool.pkmap.page_address(pfn) if pool else None
 
 
 def section_view(node: Node, section_nr: int) -> MemSection:
@@ -293,7 +296,10 @@ def highmem_view(node: Node) -> HighMemory:
     highmem = node.highmem
     if highmem is None:
         raise NotFound("high memory", f"of node {node.nid}", "all memory has an address in the kernel")
-    pkmap, counts = highmem.pkmap, highmem.pkmap.counts
+    if highmem.pool is None:
+        keeper = node.machine.vmalloc_nid
+        raise NotFound("high memory", f"of node {node.nid}", f"node {keeper} has the pool of kmap")
+    pkmap, counts = highmem.pool.pkmap, highmem.pool.pkmap.counts
     high = [zone for zone in node.pgdat.snapshot().zones if zone.name == "HighMem"]
     mapped = [(nr, pfn) for nr, pfn in enumerate(pkmap.pages) if pfn is not None][:SHOWN_PKMAPS]
     return HighMemory(

@@ -170,11 +170,12 @@ def _vmalloc(node: Node, request: _Request, blocks: int, order: int, made: Vmall
     return addr
 
 
-def vfree(node: Node, session: int, addr: int, cpu: int) -> Steps[int]:
+def vfree(node: Node, session: int, addr: int, cpu: int, cost: Cost | None = None) -> Steps[int]:
     """Free the session's area that has this address, and its pages; return how many pages those were.
 
-    0 is nothing to free. KernelBug with the kernel's report for an address that no area has, Precondition for
-    an area of somebody else; NotFound for the session, and for an area that was lost in a restart.
+    0 is nothing to free. What it costs is spent, and added to `cost`. KernelBug with the kernel's report for
+    an address that no area has, Precondition for an area of somebody else; NotFound for the session, and for
+    an area that was lost in a restart.
     """
     owner = node.owner(node.session(session).vmalloc_id)
     check_cpu(node.pgdat, cpu)
@@ -189,9 +190,12 @@ def vfree(node: Node, session: int, addr: int, cpu: int) -> Steps[int]:
     pages = [(nid, pack_pfns(np.array(pfns, np.uint64))) for nid, pfns in sorted(by_nid.items())]
     freed = yield from _free_pages(node, owner, cpu, found.order, pages)
     if found.pfns:
-        spend(node, cpu, Cost.of_free(node.machine.spec.latency, len(found.pfns) // 8))
+        took = Cost.of_free(node.machine.spec.latency, len(found.pfns) // 8)
+        spend(node, cpu, took)
+        if cost is not None:
+            cost.add(took)
     if found.array:
-        freed += yield from vfree(node, session, found.array, cpu)
+        freed += yield from vfree(node, session, found.array, cpu, cost)
     return freed
 
 

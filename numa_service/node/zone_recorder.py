@@ -38,6 +38,7 @@ from numa_service.mm.zone_watermark import (
     CHECK_UNUSABLE,
     LEFT_BELOW_MARK,
     LEFT_COMPLETE,
+    LEFT_FAIR_SHARE,
     LEFT_NO_BLOCK,
     LEFT_RESERVED,
     LEFT_WOULD_MIX,
@@ -50,6 +51,7 @@ _LEFT: dict[int, LeftBecause] = {
     LEFT_NO_BLOCK: "no_block",
     LEFT_WOULD_MIX: "would_mix",
     LEFT_RESERVED: "reserved",
+    LEFT_FAIR_SHARE: "fair_share",
 }
 
 

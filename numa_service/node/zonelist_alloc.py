@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from numa_service.mm.gfp import Gfp
 from numa_service.mm.internal import (
     ALLOC_CPUSET,
+    ALLOC_FAIR,
     ALLOC_HARDER,
     ALLOC_HIGH,
     ALLOC_HIGHATOMIC,
@@ -117,7 +118,8 @@ def get_page_from_freelist(
     scan = node.zonelist_scan(ac.walk, alloc_flags)
     yield from _scan_zonelist(node, ac, alloc_flags, name, scan)
     if ac.missing and scan and scan.scan_again():
-        yield from _scan_zonelist(node, ac, alloc_flags, f"{name}, without the zonelist cache", scan)
+        flags = alloc_flags & ~ALLOC_FAIR
+        yield from _scan_zonelist(node, ac, flags, f"{name}, without the zonelist cache", scan)
 
 
 def _scan_zonelist(
@@ -129,7 +131,7 @@ def _scan_zonelist(
     foreign = 0
     if recorder:
         recorder.begin_pass(name, alloc_flags)
-    for nid, listed in ac.walk.segments:
+    for at, (nid, listed) in enumerate(ac.walk.segments):
         if ac.got == ac.count:
             break
         zones, cached_full = _worth_trying(ac.walk, nid, listed, scan) if scan else (listed, ())
@@ -141,6 +143,8 @@ def _scan_zonelist(
         by_hand = here and ac.moving
         if nid != preferred.nid:
             flags &= ~ALLOC_NOFRAGMENT  # as in the kernel: on another node, fragmenting is the lesser evil
+        if at:
+            flags &= ~ALLOC_FAIR  # only the zones of the preferred node take turns
         op = ops.Alloc(
             owner=ac.owner,
             zones=zones,

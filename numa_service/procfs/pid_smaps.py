@@ -8,8 +8,11 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from numa_service.mm.mmap import vm_flags as vf
-from numa_service.mm.mmap.entries import ACCESSED, DIRTY, has, pfns_of
-from numa_service.mm.mmap.frames import ANON, FILE, SHMEM
+from numa_service.mm.mmap.entries import ACCESSED, DIRTY, HUGE, Entries, has, pfns_of
+from numa_service.mm.mmap.frames import ANON, FILE, SHMEM, AddressSpace
+from numa_service.mm.mmap.huge_memory import allowed
+from numa_service.mm.mmap.hugetlb import huge_size, of_vma
+from numa_service.mm.mmap.hugetlb_fault import within
 from numa_service.mm.mmap.process import Process
 from numa_service.mm.mmap.vma import Vma
 from numa_service.procfs.pid_maps import header, is_heap, is_stack
@@ -35,7 +38,10 @@ class Resident:
     referenced: int = 0
     anonymous: int = 0
     lazyfree: int = 0
+    anonymous_thp: int = 0
     pss_locked: int = 0
+    shared_hugetlb: int = 0
+    private_hugetlb: int = 0
 
     def add(self, other: Resident) -> None:
         """Count both together, for smaps_rollup."""
@@ -44,7 +50,9 @@ class Resident:
 
 
 def resident(process: Process, vma: Vma) -> Resident:
-    """smaps_account, for every page of a VMA."""
+    """smaps_account, for every page of a VMA; of huge pages smaps_hugetlb_range."""
+    if vma.flags & vf.VM_HUGETLB:
+        return _of_huge_pages(process, vma)
     entries = process.mapped_entries(vma.start, vma.end)
     frames, pfns = process.frames, pfns_of(entries)
     mapcount = frames.mapcount[pfns]
@@ -68,13 +76,22 @@ def resident(process: Process, vma: Vma) -> Resident:
         referenced=int((has(entries, ACCESSED) | frames.referenced[pfns]).sum()) << 12,
         anonymous=int(anonymous.sum()) << 12,
         lazyfree=int(clean_anon.sum()) << 12,
+        anonymous_thp=int(has(entries, HUGE).sum()) << 12,
         pss_locked=pss if vma.flags & vf.VM_LOCKED else 0,
     )
 
 
+def _of_huge_pages(process: Process, vma: Vma) -> Resident:
+    size = huge_size(vma)
+    mapcount = process.frames.mapcount[pfns_of(_huge_entries(process, vma))]
+    shared = int((mapcount > 1).sum())
+    return Resident(shared_hugetlb=shared * size, private_hugetlb=(len(mapcount) - shared) * size)
+
+
 def numbers(process: Process, vma: Vma) -> dict[str, int]:
-    """The lines of one VMA in smaps, in kB, by their label, in order; those of huge pages are 0 here."""
-    sizes = {"Size": (vma.end - vma.start) >> 10, "KernelPageSize": 4, "MMUPageSize": 4}
+    """The lines of one VMA in smaps, in kB, by their label, in order."""
+    page = huge_size(vma) >> 10
+    sizes = {"Size": (vma.end - vma.start) >> 10, "KernelPageSize": page, "MMUPageSize": page}
     return sizes | _lines(resident(process, vma), rollup=False)
 
 
@@ -92,11 +109,11 @@ def _lines(found: Resident, *, rollup: bool) -> dict[str, int]:
         "Referenced": found.referenced >> 10,
         "Anonymous": found.anonymous >> 10,
         "LazyFree": found.lazyfree >> 10,
-        "AnonHugePages": 0,
+        "AnonHugePages": found.anonymous_thp >> 10,
         "ShmemPmdMapped": 0,
         "FilePmdMapped": 0,
-        "Shared_Hugetlb": 0,
-        "Private_Hugetlb": 0,
+        "Shared_Hugetlb": found.shared_hugetlb >> 10,
+        "Private_Hugetlb": found.private_hugetlb >> 10,
         "Swap": 0,
         "SwapPss": 0,
         "Locked": found.pss_locked >> (10 + _PSS_SHIFT),
@@ -104,14 +121,24 @@ def _lines(found: Resident, *, rollup: bool) -> dict[str, int]:
 
 
 def smaps(process: Process) -> str:
-    """The whole file, without THPeligible and ProtectionKey."""
+    """The whole file, without ProtectionKey."""
     lines: list[str] = []
     unnamed = process.mm.rules.unnamed_flags
     for vma in process.mm.tree:
         lines.append(header(process.mm, vma))
         lines += [f"{label + ':':<15} {kb:>8} kB" for label, kb in numbers(process, vma).items()]
+        lines += _eligible(process, vma)
         lines.append(f"VmFlags: {vf.flags_text(vma.flags, unnamed=unnamed)}")
     return "".join(f"{line}\n" for line in lines)
+
+
+def _eligible(process: Process, vma: Vma) -> list[str]:
+    """The line that says whether a VMA may have huge pages, where a kernel has it."""
+    thp = process.frames.thp
+    if thp is None or not thp.rules.says_eligible:
+        return []
+    number = int(allowed(thp, vma, smaps=True))
+    return [f"THPeligible:    {number:>8}" if thp.rules.aligns_eligible else f"THPeligible:    {number}"]
 
 
 def smaps_rollup(process: Process) -> str:
@@ -137,20 +164,35 @@ def numa_line(process: Process, vma: Vma, policy: str) -> str:
         line += " heap"
     elif vma.special is None and is_stack(process.mm, vma):
         line += " stack"
-    entries = process.mapped_entries(vma.start, vma.end)
+    huge = bool(vma.flags & vf.VM_HUGETLB)
+    line += " huge" if huge else ""
+    entries = _huge_entries(process, vma) if huge else process.mapped_entries(vma.start, vma.end)
     if not len(entries):
         return line
     frames, pfns = process.frames, pfns_of(entries)
     pages, anon = len(pfns), int((frames.kind[pfns] == ANON).sum())
+    if huge:
+        anon = sum(not isinstance(frames.owner_of(pfn), AddressSpace) for pfn in pfns.tolist())
     dirty = int((has(entries, DIRTY) | frames.dirty[pfns]).sum())
-    most = int(frames.mapcount[pfns].max())
+    # of a huge page the first one counts
+    counted = pfns_of(entries[~has(entries, HUGE)])
+    if frames.thp is not None:
+        counted = np.concatenate([counted, pfns[has(entries, HUGE)] & -frames.thp.nr])
+    most = int(frames.mapcount[counted].max())
     line += f" anon={anon}" if anon else ""
     line += f" dirty={dirty}" if dirty else ""
     line += f" mapped={pages}" if pages not in (anon, dirty) else ""
     line += f" mapmax={most}" if most > 1 else ""
-    nodes = np.bincount(frames.source.nids_of(pfns))
+    pool = of_vma(vma).pool if huge else None
+    nids = frames.source.nids_of(pfns) if pool is None else [pool.nid_of(pfn) for pfn in pfns.tolist()]
+    nodes = np.bincount(nids)
     line += "".join(f" N{nid}={count}" for nid, count in enumerate(nodes.tolist()) if count)
-    return f"{line} kernelpagesize_kB=4"
+    return f"{line} kernelpagesize_kB={huge_size(vma) >> 10}"
+
+
+def _huge_entries(process: Process, vma: Vma) -> Entries:
+    tree = process.mm.tree
+    return np.array([tree.huge_entries[at] for at in within(tree, vma, vma.start, vma.end)], np.int64)
 
 
 def _escaped(path: str) -> str:

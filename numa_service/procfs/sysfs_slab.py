@@ -1,7 +1,7 @@
 """``/sys/kernel/slab`` of SLUB (``slab_attrs`` in mm/slub.c): a directory a cache, and a link an alias.
 
-Files are those of the captured kernels, 6.1 and 6.12, as root reads them, and ``shrink``, which is empty and
-can be written.
+Files are those of the captured kernels, 6.1 and 6.12, as root reads them, and ``shrink`` and ``validate``,
+which are empty and can be written.
 """
 
 from __future__ import annotations
@@ -16,8 +16,17 @@ from numa_service.mm.slab.snapshot import SlabNodeSnapshot
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.procfs.names import printed_by
 
-#: remote_node_defrag_ratio of a new cache, in percent.
-_DEFRAG_RATIO = 100
+#: Files that root can write, beside those of COMMANDS, and the largest number that each takes.
+WRITABLE = {
+    "min_partial": (1 << 64) - 1,
+    "cpu_partial": (1 << 32) - 1,
+    "remote_node_defrag_ratio": 100,
+    "skip_kfence": 1,
+}
+#: Those of them that nothing in the model depends on.
+ONLY_SHOWN = frozenset({"remote_node_defrag_ratio", "skip_kfence"})
+#: Files that do something when they are written, and are empty.
+COMMANDS = ("shrink", "validate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +67,14 @@ def _flag(flag: SlabFlag) -> Callable[[Seen], object]:
     return lambda seen: int(flag in seen.cache.flags)
 
 
-#: Text of each file without its newline. The file ``ctor`` names a function that the model does not know.
+#: Text of each file without its newline.
 ATTRIBUTES: dict[str, Callable[[Seen], object]] = {
     "aliases": lambda seen: len(seen.cache.aliases),
     "align": lambda seen: seen.cache.align,
     "cache_dma": _flag(SlabFlag.CACHE_DMA),
     "cpu_partial": lambda seen: seen.cache.cpu_partial,
     "cpu_slabs": Seen.cpu_slabs,
+    "ctor": lambda seen: seen.cache.args.ctor,
     "destroy_by_rcu": _flag(SlabFlag.TYPESAFE_BY_RCU),
     "hwcache_align": _flag(SlabFlag.HWCACHE_ALIGN),
     "min_partial": lambda seen: seen.cache.min_partial,
@@ -77,9 +87,9 @@ ATTRIBUTES: dict[str, Callable[[Seen], object]] = {
     "poison": _flag(SlabFlag.POISON),
     "reclaim_account": _flag(SlabFlag.RECLAIM_ACCOUNT),
     "red_zone": _flag(SlabFlag.RED_ZONE),
-    "remote_node_defrag_ratio": lambda seen: _DEFRAG_RATIO,
+    "remote_node_defrag_ratio": lambda seen: seen.cache.remote_node_defrag_ratio,
     "sanity_checks": _flag(SlabFlag.CONSISTENCY_CHECKS),
-    "skip_kfence": lambda seen: 0,
+    "skip_kfence": lambda seen: seen.cache.skip_kfence,
     "slab_size": lambda seen: seen.cache.size,
     "slabs": lambda seen: seen.by_node(lambda node: node.slabs),
     "slabs_cpu_partial": Seen.slabs_cpu_partial,
@@ -101,25 +111,24 @@ def slub_caches(snapshot: MachineSnapshot) -> list[SlubCache]:
     return [cache for cache in snapshot.slab_caches if isinstance(cache, SlubCache)]
 
 
-def files(snapshot: MachineSnapshot) -> Iterator[tuple[str, str]]:
-    """(directory, file) of every file."""
-    names = attribute_names(snapshot.profile)
-    yield from ((cache.sysfs_name, name) for cache in slub_caches(snapshot) for name in names)
-
-
-def directories(snapshot: MachineSnapshot) -> Iterator[tuple[str]]:
+def directories(snapshot: MachineSnapshot) -> Iterator[str]:
     """Every cache's directory."""
-    return ((cache.sysfs_name,) for cache in slub_caches(snapshot))
+    return (cache.sysfs_name for cache in slub_caches(snapshot))
 
 
-def shrink(snapshot: MachineSnapshot, directory: str) -> str:
-    """The text of the file that shrinks a cache when it is written (shrink_show)."""
-    return ""
+def files(snapshot: MachineSnapshot, directory: str) -> list[str]:
+    """Files of a directory that can be read only."""
+    return [name for name in attribute_names(snapshot.profile) if name not in WRITABLE]
 
 
-def cache_of(snapshot: MachineSnapshot, directory: str) -> str:
-    """The name of the cache whose directory it is."""
-    return next(cache.name for cache in slub_caches(snapshot) if cache.sysfs_name == directory)
+def writable_files(snapshot: MachineSnapshot, directory: str) -> list[str]:
+    """The other files of a directory."""
+    return [*(name for name in attribute_names(snapshot.profile) if name in WRITABLE), *COMMANDS]
+
+
+def cache_of(snapshot: MachineSnapshot, directory: str) -> SlubCache:
+    """The cache whose directory it is."""
+    return next(cache for cache in slub_caches(snapshot) if cache.sysfs_name == directory)
 
 
 def aliases(snapshot: MachineSnapshot) -> Iterator[tuple[str]]:
@@ -136,6 +145,10 @@ def target(snapshot: MachineSnapshot, name: str) -> str:
 
 def attribute(snapshot: MachineSnapshot, directory: str, name: str) -> str:
     """The text of one file."""
-    cache = next(cache for cache in slub_caches(snapshot) if cache.sysfs_name == directory)
+    if name in COMMANDS:
+        return ""
+    cache = cache_of(snapshot, directory)
+    if name == "ctor" and not cache.args.ctor:
+        return ""
     nodes = {node.nid: node.slab[cache.name] for node in snapshot.nodes if cache.name in node.slab}
     return f"{ATTRIBUTES[name](Seen(cache, nodes))}\n"

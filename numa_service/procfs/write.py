@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from numa_service.machine.record import SlabTunables
 from numa_service.machine.spec import MachineSpec, SpecError
 from numa_service.machine.sysctl import SYSCTLS, parse_sysctl, weight_name
+from numa_service.machine.thp_files import key_of
 from numa_service.machine.zonelists import has_numa
 from numa_service.mm.hugetlb.hstate import Hstate
+from numa_service.mm.mmzone import PAGE_SHIFT
+from numa_service.mm.slab.flags import DEBUG_FLAGS
+from numa_service.mm.slab.profile import slub_of
 from numa_service.mm.slab.slab import parse_tunables, tunables_are_sane
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.procfs.sysctl import NUMA_ONLY
-from numa_service.procfs.sysfs_slab import cache_of
-from numa_service.procfs.tree import error, find
+from numa_service.procfs.sysfs_slab import COMMANDS, WRITABLE, cache_of
+from numa_service.procfs.tree import THP, error, find
 
 #: Most bytes of a write: a page, as in sysfs.
 MAX_WRITE = 4096
@@ -50,6 +54,14 @@ class ResizeHugepages:
 
 
 @dataclass(frozen=True, slots=True)
+class OfflinePage:
+    """A page is to be taken out of use by its node: softly, or as after an error of its memory."""
+
+    pfn: int
+    soft: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ChangeMemoryBlock:
     """A memory block is to change its state, which the node that has the block does."""
 
@@ -65,10 +77,39 @@ class TuneSlab:
 
 
 @dataclass(frozen=True, slots=True)
+class WriteSlabFile:
+    """A number is to be written to a file of a slab cache, for every node of the machine."""
+
+    cache: str
+    file: str
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class ValidateCache:
+    """The objects of a slab cache are to be checked, on every node."""
+
+    cache: str
+
+
+@dataclass(frozen=True, slots=True)
 class ShrinkCache:
     """A slab cache is to give back what it can, on every node."""
 
     cache: str
+
+
+#: What a write can mean.
+Written = (
+    WriteSysctl
+    | ChangeMemoryBlock
+    | OfflinePage
+    | ResizeHugepages
+    | TuneSlab
+    | WriteSlabFile
+    | ShrinkCache
+    | ValidateCache
+)
 
 
 def parse_sysctl_write(spec: MachineSpec, path: str, data: bytes) -> WriteSysctl | None:
@@ -86,13 +127,11 @@ def parse_sysctl_write(spec: MachineSpec, path: str, data: bytes) -> WriteSysctl
     return None
 
 
-def parse_write(
-    snapshot: MachineSnapshot, path: str, data: bytes
-) -> WriteSysctl | ChangeMemoryBlock | ResizeHugepages | TuneSlab | ShrinkCache | None:
+def parse_write(snapshot: MachineSnapshot, path: str, data: bytes) -> Written | None:
     """A write of `data` to a file, parsed; None if it would change nothing.
 
     OSErrors are those of :func:`numa_service.procfs.tree.find`, EACCES for a file that cannot be written,
-    EFBIG for more than a page, and EINVAL for what the kernel refuses, with the reason in its text.
+    EFBIG for more than a page, and EINVAL or ERANGE for what the kernel refuses, with the reason in its text.
     """
     place, pattern, numbers = find(snapshot, path)
     if not pattern.mode & stat.S_IWUSR:
@@ -105,13 +144,16 @@ def parse_write(
     if place.startswith("sys/kernel/mm/mempolicy/"):
         key = weight_name(int(numbers[0]))
         return WriteSysctl(key, _value(key, snapshot.profile, path, data))
+    if place.startswith(f"{THP}/"):
+        key = key_of(place.removeprefix(f"{THP}/"))
+        return WriteSysctl(key, _value(key, snapshot.profile, path, data))
     text = _text(path, data)
     if place == "proc/slabinfo":
         return _tunables(snapshot, path, text)
     if place.startswith("sys/kernel/slab/"):
-        if not text.startswith("1"):  # shrink_store
-            raise _invalid(path, f"{text[:40]!r} is not 1")
-        return ShrinkCache(cache_of(snapshot, str(numbers[0])))
+        return _slab_file(snapshot, path, text, *map(str, numbers))
+    if place.endswith("_offline_page"):
+        return _offline_page(place, path, text)
     block = int(numbers[0])
     if place.endswith("/state"):
         if text not in _STATES:
@@ -130,9 +172,8 @@ def _hugepages(
     snapshot: MachineSnapshot, place: str, numbers: tuple[int | str, ...], path: str, data: bytes
 ) -> WriteSysctl | ResizeHugepages:
     """A write to a file of a pool of huge pages (nr_hugepages_store, nr_overcommit_hugepages_store)."""
-    text = _text(path, data)
-    if not (text.isascii() and text.isdecimal()) or int(text) >= 1 << 64:
-        raise _invalid(path, f"{text[:40]!r} is not a number of huge pages")
+    # /proc/sys takes numbers as C writes them, sysfs decimal ones
+    count = _unsigned(path, _text(path, data), 0 if place.startswith("proc/") else 10)
     kb = int(numbers[-1]) if numbers and place.startswith("sys/") else snapshot.default_hugepage_kb
     if place.endswith("/nr_overcommit_hugepages"):
         if Hstate(kb).gigantic:
@@ -140,7 +181,58 @@ def _hugepages(
         key = "vm.nr_overcommit_hugepages"
         return WriteSysctl(key, _value(key, snapshot.profile, path, data))
     nid = int(numbers[0]) if place.startswith("sys/devices/") else None
-    return ResizeHugepages(kb, int(text), nid)
+    return ResizeHugepages(kb, count, nid)
+
+
+def _offline_page(place: str, path: str, text: str) -> OfflinePage:
+    """A physical address for a file that takes a page off-line; EINVAL whatever is wrong with it."""
+    try:
+        address = _unsigned(path, text, 0)
+    except OSError as refused:
+        raise _invalid(path, f"{text[:40]!r} is no address") from refused
+    return OfflinePage(address >> PAGE_SHIFT, soft=place.endswith("/soft_offline_page"))
+
+
+def _unsigned(path: str, text: str, base: int) -> int:
+    """kstrtoull: a number of 64 bits; base 0: hexadecimal after 0x, octal after 0. EINVAL, ERANGE."""
+    digits = text.removeprefix("+")
+    if base == 0:
+        base = 16 if digits[:2].lower() == "0x" else 8 if digits[:1] == "0" else 10
+    digits = digits[2:] if base == 16 else digits
+    allowed = "0123456789abcdef"[:base]
+    if not digits or not set(digits.lower()) <= set(allowed):
+        raise _invalid(path, f"{text[:40]!r} is no number")
+    if len(digits) > 64 or int(digits, base) >= 1 << 64:
+        raise OSError(errno.ERANGE, f"{os.strerror(errno.ERANGE)}: {text[:40]!r}", f"/{path.strip('/')}")
+    return int(digits, base)
+
+
+def _slab_file(
+    snapshot: MachineSnapshot, path: str, text: str, directory: str, file: str
+) -> ShrinkCache | ValidateCache | WriteSlabFile:
+    """A write to a file of a cache of SLUB (shrink_store, min_partial_store, cpu_partial_store, …)."""
+    cache = cache_of(snapshot, directory)
+    if file in COMMANDS:
+        if not text.startswith("1"):
+            raise _invalid(path, f"{text[:40]!r} is not 1")
+        if file == "shrink":
+            return ShrinkCache(cache.name)
+        if slub_of(snapshot.profile).work.validates_debugged and not cache.flags & DEBUG_FLAGS:
+            raise _invalid(path, "only a cache with debugging is checked")
+        return ValidateCache(cache.name)
+    if file == "skip_kfence":  # only the first character counts
+        text = text[:1]
+    digits = text.removeprefix("+")
+    if not (digits.isascii() and digits.isdecimal()):
+        raise _invalid(path, f"{text[:40]!r} is not a number")
+    value, most = int(digits), WRITABLE[file]
+    if value > most and file == "skip_kfence":
+        raise _invalid(path, f"{text!r} is neither 0 nor 1")
+    if value > most:
+        raise OSError(errno.ERANGE, f"{os.strerror(errno.ERANGE)}: more than {most}", f"/{path.strip('/')}")
+    if file == "cpu_partial" and value and cache.flags & DEBUG_FLAGS:
+        raise _invalid(path, "a cache with debugging has no slabs of CPUs")
+    return WriteSlabFile(cache.name, file, value)
 
 
 def _tunables(snapshot: MachineSnapshot, path: str, text: str) -> TuneSlab | None:

@@ -70,7 +70,8 @@ def _zone(
 def _zone_with_counters(
     snapshot: MachineSnapshot, names: KernelNames, node: NodeSnapshot, zone: ZoneSnapshot
 ) -> Iterator[str]:
-    """The block of a zone before 4.8: it has all counters and no managed pages; ``scanned`` is always 0."""
+    """The block of a zone before 4.8: it has all counters; ``scanned`` is always 0."""
+    kernel = profile_named(snapshot.profile)
     if not zone.populated:
         return
     yield f"Node {node.nid}, zone {zone.name:>8}"
@@ -81,9 +82,11 @@ def _zone_with_counters(
     yield "        scanned  0"
     yield f"        spanned  {zone.spanned}"
     yield f"        present  {zone.present}"
+    if kernel.prints_managed:
+        yield f"        managed  {zone.managed}"
     for name in (*names.zone_stat, *numa_stat_names(snapshot), *names.node_stat):
         yield f"    {name:<12} {per_zone_lru_state(node, zone, name)}"
-    known = profile_named(snapshot.profile).zone_device
+    known = kernel.zone_device
     reserves = [r for z, r in zip(node.zones, zone.protection, strict=True) if known or z.name != "Device"]
     yield f"        protection: ({', '.join(map(str, reserves))})"
     yield from _pagesets(zone)

@@ -9,41 +9,45 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 from uuid import uuid4
 
 import grpc.aio
-from numa_client import MachineInfo, NodeInfo
-from numa_client._channel import async_channel
 from numa_client._gen.numa.v1 import files_service_pb2 as pb2
 from numa_client._gen.numa.v1 import files_service_pb2_grpc as pb2_grpc
 from numa_client._gen.numa.v1 import (
     kmem_service_pb2,
     kmem_service_pb2_grpc,
     node_service_pb2,
-    node_service_pb2_grpc,
 )
 
+from numa_service.machine.record import MachineRecord
 from numa_service.machine.snapshot import IdleClock, NodePart, assemble
 from numa_service.machine.spec import MachineSpec
 from numa_service.machine.vmalloc_init import vmalloc_nid
+from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES
+from numa_service.mm.mmzone import PAGE_SHIFT
 from numa_service.mm.snapshot import MachineSnapshot
-from numa_service.node.errors import InvalidRequest, NodeError, NotFound, PeerUnavailable, Precondition
+from numa_service.node.errors import InvalidRequest, NodeError, NotFound, Precondition
+from numa_service.node.slab_caches import with_written
 from numa_service.procfs import tree
+from numa_service.procfs.sysfs_slab import ONLY_SHOWN
 from numa_service.procfs.write import (
+    OfflinePage,
     ResizeHugepages,
     ShrinkCache,
     TuneSlab,
+    ValidateCache,
+    WriteSlabFile,
     WriteSysctl,
     parse_sysctl_write,
     parse_write,
 )
-from numa_service.rpc.grpc_server import MAX_MESSAGE_BYTES
-from numa_service.rpc.peers import ASK_SECONDS
+from numa_service.rpc.node_calls import NodeCalls
 from numa_service.rpc.record_keeper import RecordKeeper
-from numa_service.rpc.status import from_rpc_error
 
 Context = grpc.aio.ServicerContext[Any, Any]
 T = TypeVar("T")
@@ -53,8 +57,9 @@ CHUNK = 500
 #: Deadline of ChangeMemoryBlock: all pages of a memory block are migrated away before it goes off-line.
 BLOCK_SECONDS = 60.0
 
-_OPTIONS = (("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.max_reconnect_backoff_ms", 1000))
-_BAD_REQUEST = (errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG)
+_KMEM = kmem_service_pb2_grpc.KmemServiceStub
+_BAD_DATA = (errno.EINVAL, errno.EFBIG, errno.ERANGE)
+_BAD_REQUEST = (*_BAD_DATA, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def refusal(error: OSError) -> NodeError:
@@ -64,7 +69,7 @@ def refusal(error: OSError) -> NodeError:
     if error.errno == errno.ENOENT:
         return NotFound("file", path, reason)
     if error.errno in _BAD_REQUEST:
-        return InvalidRequest("data" if error.errno in (errno.EINVAL, errno.EFBIG) else "path", reason)
+        return InvalidRequest("data" if error.errno in _BAD_DATA else "path", reason)
     return Precondition(f"{path}: {reason}")
 
 
@@ -74,29 +79,21 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
     A write to a memory block's `state` goes to the nodes that have pages of the block.
     """
 
-    def __init__(self, machine: Callable[[], MachineInfo], spec: MachineSpec, keeper: RecordKeeper) -> None:
-        self._machine = machine
+    def __init__(self, nodes: NodeCalls, spec: MachineSpec, keeper: RecordKeeper) -> None:
+        self._nodes = nodes
         self._spec = spec
         self._keeper = keeper
         self._idle = IdleClock()
-        #: nid → (address, channel to it).
-        self._channels: dict[int, tuple[str, grpc.aio.Channel]] = {}
-
-    async def close(self) -> None:
-        """Close the channels to the nodes."""
-        for _, channel in self._channels.values():
-            await channel.close(None)
-        self._channels.clear()
 
     async def ReadFile(self, request: pb2.ReadFileRequest, context: Context) -> pb2.ReadFileResponse:
         """The text of one file."""
-        snapshot = await self._snapshot()
+        snapshot = await self._snapshot(request.path)
         text = _refusing(lambda: tree.read(snapshot, request.path))
         return pb2.ReadFileResponse(data=text.encode())
 
     async def ListDir(self, request: pb2.ListDirRequest, context: Context) -> pb2.ListDirResponse:
         """The entries of a directory."""
-        snapshot = await self._snapshot()
+        snapshot = await self._snapshot(request.path)
         entries = _refusing(lambda: tree.listdir(snapshot, request.path))
         return pb2.ListDirResponse(
             entries=[pb2.DirEntry(name=e.name, mode=e.mode, target=e.target) for e in entries]
@@ -106,13 +103,13 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
         self, request: pb2.ReadTreeRequest, context: Context
     ) -> None:
         """Every file at or below a path, in messages of CHUNK files."""
-        snapshot = await self._snapshot()
+        snapshot = await self._snapshot(request.path)
         files = _refusing(lambda: [_tree_file(*found) for found in tree.walk(snapshot, request.path)])
         for start in range(0, len(files), CHUNK):
             await context.write(pb2.ReadTreeResponse(files=files[start : start + CHUNK]))
 
     async def WriteFile(self, request: pb2.WriteFileRequest, context: Context) -> pb2.WriteFileResponse:
-        """Write a sysctl, slab tunables, the size of a pool of huge pages, a block's state; shrink a cache.
+        """Write a sysctl, what a slab cache has, the size of a pool of huge pages, a block's state.
 
         The first two are written for every node; one that is away gets them when it is back. A memory block
         is changed on each node that has pages of it.
@@ -126,10 +123,16 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
             return pb2.WriteFileResponse(note=await self._keeper.write_sysctl(wanted.key, wanted.value))
         if isinstance(wanted, ResizeHugepages):
             await self._resize_hugepages(wanted)
+        elif isinstance(wanted, OfflinePage):
+            return pb2.WriteFileResponse(note=await self._offline_page(snapshot, wanted))
         elif isinstance(wanted, TuneSlab):
             await self._keeper.write_tunables(wanted.tunables)
         elif isinstance(wanted, ShrinkCache):
             await self._shrink(wanted.cache)
+        elif isinstance(wanted, ValidateCache):
+            return pb2.WriteFileResponse(note=await self._validate(wanted.cache))
+        elif isinstance(wanted, WriteSlabFile):
+            return pb2.WriteFileResponse(note=await self._write_slab_file(wanted))
         elif wanted is not None:
             # a block can span the border of two nodes: each of them changes its part
             owners = [
@@ -140,9 +143,9 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
             change = node_service_pb2.ChangeMemoryBlockRequest(
                 request_id=uuid4().hex, block=wanted.block, state=wanted.state
             )
-            for node in self._machine().nodes:
+            for node in self._nodes.nodes:
                 if node.node in owners:
-                    await self._ask(node, "ChangeMemoryBlock", change, BLOCK_SECONDS)
+                    await self._nodes.ask(node, "ChangeMemoryBlock", change, BLOCK_SECONDS)
         return pb2.WriteFileResponse()
 
     async def _resize_hugepages(self, wanted: ResizeHugepages) -> None:
@@ -151,9 +154,28 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
             request_id=uuid4().hex, huge_page_kb=wanted.kb, count=wanted.count, node=wanted.nid
         )
         keeper = vmalloc_nid(self._spec)
-        for node in self._machine().nodes:
+        for node in self._nodes.nodes:
             if node.node == keeper:
-                await self._ask(node, "ResizeHugepages", request, BLOCK_SECONDS)
+                await self._nodes.ask(node, "ResizeHugepages", request, BLOCK_SECONDS)
+
+    async def _offline_page(self, snapshot: MachineSnapshot, wanted: OfflinePage) -> str:
+        """Have the node that has a page take it out of use; what its kernel prints."""
+        block = wanted.pfn // MEMORY_BLOCK_PAGES
+        owners = [node.nid for node in snapshot.nodes if any(b.number == block for b in node.memory_blocks)]
+        if not owners:
+            raise Precondition(f"ENXIO: no memory is at {wanted.pfn << PAGE_SHIFT:#x}")
+        request = node_service_pb2.OfflinePageRequest(
+            request_id=uuid4().hex, pfn=wanted.pfn, soft=wanted.soft
+        )
+        for node in self._nodes.nodes:
+            if node.node in owners:
+                try:
+                    answer = await self._nodes.ask(node, "OfflinePage", request, BLOCK_SECONDS)
+                except NotFound:
+                    continue  # the block spans the border of two nodes
+                return str(answer.message)
+        reason = "EIO" if wanted.soft else "EBUSY"
+        raise Precondition(f"{reason}: there is a hole at {wanted.pfn << PAGE_SHIFT:#x}")
 
     async def _shrink(self, cache: str) -> None:
         """Shrink a slab cache of the machine (kmem_cache_shrink).
@@ -162,39 +184,50 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
         them goes in the second round.
         """
         for _ in range(2):
-            for node in self._machine().nodes:
+            for node in self._nodes.nodes:
                 request = kmem_service_pb2.ShrinkCacheRequest(request_id=uuid4().hex, cache=cache)
-                await self._ask(node, "ShrinkCache", request, stub=kmem_service_pb2_grpc.KmemServiceStub)
+                await self._nodes.ask(node, "ShrinkCache", request, stub=_KMEM)
 
-    async def _snapshot(self) -> MachineSnapshot:
-        request = node_service_pb2.GetSnapshotRequest()
-        nodes = self._machine().nodes
-        answers = await asyncio.gather(*(self._ask(node, "GetSnapshot", request) for node in nodes))
+    async def _validate(self, cache: str) -> str:
+        """Check the objects of a slab cache on every node; what the kernel reports (validate_slab_cache)."""
+        report: list[str] = []
+        for method, kind in (
+            ("FlushCache", kmem_service_pb2.FlushCacheRequest),
+            ("ValidateCache", kmem_service_pb2.ValidateCacheRequest),
+        ):
+            for node in self._nodes.nodes:
+                request = kind(request_id=uuid4().hex, cache=cache)
+                answer = await self._nodes.ask(node, method, request, stub=_KMEM)
+                report += getattr(answer, "report", ())
+        return "\n".join(report)
+
+    async def _write_slab_file(self, wanted: WriteSlabFile) -> str:
+        """Write a number to a file of a slab cache, for every node; a note if nothing follows from it."""
+
+        def written(record: MachineRecord) -> MachineRecord:
+            caches = with_written(record.caches[1], wanted.cache, wanted.file, wanted.value)
+            return record.with_caches(caches)
+
+        await self._keeper.change(written)
+        if wanted.file == "cpu_partial":  # cpu_partial_store
+            for node in self._nodes.nodes:
+                request = kmem_service_pb2.FlushCacheRequest(request_id=uuid4().hex, cache=wanted.cache)
+                await self._nodes.ask(node, "FlushCache", request, stub=_KMEM)
+        return (
+            "" if wanted.file not in ONLY_SHOWN else f"{wanted.file} is kept and shown, and changes nothing"
+        )
+
+    async def _snapshot(self, path: str = "proc/sys") -> MachineSnapshot:
+        """Ask all nodes; the files of tasks only if the path may lead to them."""
+        root, task, *_ = [part for part in path.split("/") if part not in ("", ".")] + ["", ""]
+        pid = int(task) if root == "proc" and re.fullmatch("[0-9]{1,9}", task) else 0
+        wanted = bool(pid) or root == "" or (root == "proc" and task == "") or ".." in path
+        request = node_service_pb2.GetSnapshotRequest(with_tasks=wanted, pid=pid)
+        nodes = self._nodes.nodes
+        answers = await asyncio.gather(*(self._nodes.ask(node, "GetSnapshot", request) for node in nodes))
         parts = [NodePart.from_json(answer.json) for answer in answers]
-        return assemble(self._spec, parts, self._idle.read(self._spec, parts, time.time()))
-
-    async def _ask(
-        self,
-        node: NodeInfo,
-        method: str,
-        request: Any,
-        timeout: float = ASK_SECONDS,
-        stub: Callable[[grpc.aio.Channel], Any] = node_service_pb2_grpc.NodeServiceStub,
-    ) -> Any:
-        """Call a node. NodeError is what it refused with, PeerUnavailable means that it did not answer."""
-        if not node.address:
-            raise PeerUnavailable(node.node, "it restarts")
-        known = self._channels.get(node.node)
-        if known is None or known[0] != node.address:
-            moved = known
-            known = node.address, async_channel(node.address, _OPTIONS)
-            self._channels[node.node] = known
-            if moved is not None:
-                await moved[1].close(None)
-        try:
-            return await getattr(stub(known[1]), method)(request, timeout=timeout)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(node.node, error) from None
+        uptime = self._idle.read(self._spec, parts, time.time())
+        return assemble(self._spec, parts, uptime, self._keeper.record.caches[1])
 
 
 def _refusing(work: Callable[[], T]) -> T:

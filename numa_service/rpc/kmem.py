@@ -10,11 +10,19 @@ from numa_client._gen.numa.v1 import kmem_service_pb2 as pb2
 from numa_client._gen.numa.v1 import kmem_service_pb2_grpc as pb2_grpc
 
 from numa_service.mm.slab.pages import NUMA_NO_NODE
+from numa_service.node import ops
 from numa_service.node.ask import Steps
 from numa_service.node.cost import Cost
 from numa_service.node.errors import InvalidRequest
-from numa_service.node.kmem import kmalloc, kmem_cache_alloc, kmem_cache_free, kmem_cache_shrink
-from numa_service.node.kmem_state import pack, unpack
+from numa_service.node.kmem import (
+    flush_all,
+    kmalloc,
+    kmem_cache_alloc,
+    kmem_cache_free,
+    kmem_cache_shrink,
+    write_object,
+)
+from numa_service.node.kmem_calls import pack, unpack
 from numa_service.node.node import Node
 from numa_service.node.ops.kmem import MAX_REQUEST_OBJECTS
 from numa_service.rpc import convert
@@ -39,10 +47,19 @@ class KmemServicer(pb2_grpc.KmemServiceServicer):
 
     def _alloc(self, request: pb2.AllocObjectsRequest) -> Steps[pb2.AllocObjectsResponse]:
         gfp, nid, cost = convert.gfp(request.gfp_flags), _node_of(request), Cost()
+        report: list[str] = []
         objects = yield from kmem_cache_alloc(
-            self._node, request.session, request.cache, gfp, request.count, request.cpu, nid, cost
+            self._node,
+            request.session,
+            request.cache,
+            gfp,
+            request.count,
+            request.cpu,
+            nid,
+            cost,
+            report=report,
         )
-        return pb2.AllocObjectsResponse(objects=pack(objects), cost=convert.cost(cost))
+        return pb2.AllocObjectsResponse(objects=pack(objects), cost=convert.cost(cost), report=report)
 
     def Kmalloc(
         self, request: pb2.KmallocRequest, context: Context
@@ -52,10 +69,11 @@ class KmemServicer(pb2_grpc.KmemServiceServicer):
 
     def _kmalloc(self, request: pb2.KmallocRequest) -> Steps[pb2.KmallocResponse]:
         gfp, nid, cost = convert.gfp(request.gfp_flags), _node_of(request), Cost()
+        report: list[str] = []
         objects = yield from kmalloc(
-            self._node, request.session, request.size, gfp, request.count, request.cpu, nid, cost
+            self._node, request.session, request.size, gfp, request.count, request.cpu, nid, cost, report
         )
-        return pb2.KmallocResponse(objects=pack(objects), cost=convert.cost(cost))
+        return pb2.KmallocResponse(objects=pack(objects), cost=convert.cost(cost), report=report)
 
     def FreeObjects(
         self, request: pb2.FreeObjectsRequest, context: Context
@@ -84,7 +102,49 @@ class KmemServicer(pb2_grpc.KmemServiceServicer):
     def _shrink(self, request: pb2.ShrinkCacheRequest) -> Steps[pb2.ShrinkCacheResponse]:
         kmem = self._node.kmem
         yield from kmem_cache_shrink(self._node, request.cache)
-        return pb2.ShrinkCacheResponse(slabs=kmem.count(kmem.name(request.cache)).slabs)
+        return pb2.ShrinkCacheResponse(slabs=kmem.count(kmem.own_name(request.cache)).slabs)
+
+    def FlushCache(
+        self, request: pb2.FlushCacheRequest, context: Context
+    ) -> pb2.FlushCacheResponse | Awaitable[pb2.FlushCacheResponse]:
+        """Take a cache's slabs from the CPUs of this node."""
+        return self._requests.once(0, request, self._flush, context.time_remaining())
+
+    def _flush(self, request: pb2.FlushCacheRequest) -> Steps[pb2.FlushCacheResponse]:
+        self._node.kmem.own_name(request.cache)
+        yield from flush_all(self._node, request.cache)
+        return pb2.FlushCacheResponse()
+
+    def ShutdownCache(
+        self, request: pb2.ShutdownCacheRequest, context: Context
+    ) -> pb2.ShutdownCacheResponse | Awaitable[pb2.ShutdownCacheResponse]:
+        """Free the empty slabs of a cache that is being destroyed, and report others."""
+        return self._requests.once(0, request, self._shutdown, context.time_remaining())
+
+    def _shutdown(self, request: pb2.ShutdownCacheRequest) -> pb2.ShutdownCacheResponse:
+        slabs, report = self._node.apply(ops.KmemShutdown(request.cache))
+        return pb2.ShutdownCacheResponse(slabs=slabs, report=report)
+
+    def WriteObject(
+        self, request: pb2.WriteObjectRequest, context: Context
+    ) -> pb2.WriteObjectResponse | Awaitable[pb2.WriteObjectResponse]:
+        """Note bytes that a task writes to where they are not an object's own."""
+        return self._once(request, self._write, context)
+
+    def _write(self, request: pb2.WriteObjectRequest) -> Steps[pb2.WriteObjectResponse]:
+        of = self._node, request.session, request.object
+        yield from write_object(*of, request.offset, request.data, request.cpu)
+        return pb2.WriteObjectResponse()
+
+    def ValidateCache(
+        self, request: pb2.ValidateCacheRequest, context: Context
+    ) -> pb2.ValidateCacheResponse | Awaitable[pb2.ValidateCacheResponse]:
+        """Check the objects of a cache that this node knows of."""
+        return self._requests.once(0, request, self._validate, context.time_remaining())
+
+    def _validate(self, request: pb2.ValidateCacheRequest) -> pb2.ValidateCacheResponse:
+        name = self._node.kmem.own_name(request.cache)
+        return pb2.ValidateCacheResponse(report=self._node.apply(ops.KmemValidate(name)))
 
     async def ListCaches(self, request: pb2.ListCachesRequest, context: Context) -> pb2.ListCachesResponse:
         """The caches of the machine, with the slabs that each has in the memory of this node."""

@@ -17,10 +17,12 @@ from prometheus_client import CollectorRegistry
 from numa_service.machine.spec import MachineSpec
 from numa_service.rpc.grpc_server import GrpcServer
 from numa_service.rpc.instruments import CallMetrics
+from numa_service.rpc.node_calls import NodeCalls
 
 if TYPE_CHECKING:
     from numa_service.rpc.files import FilesServicer
     from numa_service.rpc.record_keeper import RecordKeeper
+    from numa_service.rpc.slab_caches import SlabCacheRequests
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -31,10 +33,18 @@ MACHINE_SERVICES: tuple[str, ...] = (
 
 
 class MachineServicer(pb2_grpc.MachineServiceServicer):
-    """Serves the topology; `machine` is called for each request, so that the answer is current."""
+    """Serves the topology, and makes slab caches.
 
-    def __init__(self, machine: Callable[[], MachineInfo]) -> None:
+    `machine` is called for each request, so that the answer is current. What slab caches need is imported at
+    the first request for one: the machine's server starts sooner.
+    """
+
+    def __init__(
+        self, machine: Callable[[], MachineInfo], nodes: NodeCalls, spec: MachineSpec, keeper: RecordKeeper
+    ) -> None:
         self._machine = machine
+        self._about = nodes, spec, keeper
+        self._caches: SlabCacheRequests | None = None
 
     async def GetMachine(self, request: pb2.GetMachineRequest, context: Context) -> pb2.GetMachineResponse:
         """The machine's topology, and the address of every node's own server."""
@@ -57,6 +67,28 @@ class MachineServicer(pb2_grpc.MachineServiceServicer):
             distances=[distance for row in machine.distances for distance in row],
         )
 
+    async def CreateCache(self, request: pb2.CreateCacheRequest, context: Context) -> pb2.CreateCacheResponse:
+        """Make a slab cache for the whole machine, or let one that fits be shared."""
+        return await (await self._slab_caches()).create(request)
+
+    async def DestroyCache(
+        self, request: pb2.DestroyCacheRequest, context: Context
+    ) -> pb2.DestroyCacheResponse:
+        """A creator needs its cache no more: the last of them ends it."""
+        return await (await self._slab_caches()).destroy(request)
+
+    async def _slab_caches(self) -> SlabCacheRequests:
+        if self._caches is None:
+            kind = await asyncio.to_thread(_slab_cache_requests)
+            self._caches = self._caches or kind(*self._about)  # another call may have been first
+        return self._caches
+
+
+def _slab_cache_requests() -> type[SlabCacheRequests]:
+    from numa_service.rpc.slab_caches import SlabCacheRequests
+
+    return SlabCacheRequests
+
 
 class _Files(files_pb2_grpc.FilesServiceServicer):
     """Passes calls on to a FilesServicer, which it makes at the first call.
@@ -64,8 +96,8 @@ class _Files(files_pb2_grpc.FilesServiceServicer):
     Only then the renderers, and with them the memory model, are imported: the machine's server starts sooner.
     """
 
-    def __init__(self, machine: Callable[[], MachineInfo], spec: MachineSpec, keeper: RecordKeeper) -> None:
-        self._about = machine, spec, keeper
+    def __init__(self, nodes: NodeCalls, spec: MachineSpec, keeper: RecordKeeper) -> None:
+        self._about = nodes, spec, keeper
         self._made: FilesServicer | None = None
 
     async def _servicer(self) -> FilesServicer:
@@ -92,10 +124,6 @@ class _Files(files_pb2_grpc.FilesServiceServicer):
     ) -> files_pb2.WriteFileResponse:
         return await (await self._servicer()).WriteFile(request, context)
 
-    async def close(self) -> None:
-        if self._made is not None:
-            await self._made.close()
-
 
 def _files_servicer() -> type[FilesServicer]:
     from numa_service.rpc.files import FilesServicer
@@ -104,15 +132,16 @@ def _files_servicer() -> type[FilesServicer]:
 
 
 class MachineServer:
-    """The server of a machine: MachineService (topology, addresses) and FilesService (/proc, /sys).
+    """The server of a machine: MachineService (topology, slab caches) and FilesService (/proc, /sys).
 
     `machine` is called for each request. Sysctls are written by the keeper of the machine's record.
     """
 
     def __init__(self, machine: Callable[[], MachineInfo], spec: MachineSpec, keeper: RecordKeeper) -> None:
         self.registry = CollectorRegistry()
-        self._machine = MachineServicer(machine)
-        self._files = _Files(machine, spec, keeper)
+        self._nodes = NodeCalls(machine)
+        self._machine = MachineServicer(machine, self._nodes, spec, keeper)
+        self._files = _Files(self._nodes, spec, keeper)
         self._grpc = GrpcServer(MACHINE_SERVICES, CallMetrics(self.registry), self._add_servicers)
 
     def _add_servicers(self, server: grpc.aio.Server) -> None:
@@ -126,4 +155,4 @@ class MachineServer:
     async def stop(self, grace: float = 1.0) -> None:
         """Refuse new calls, and give calls under way `grace` seconds to end."""
         await self._grpc.stop(grace)
-        await self._files.close()
+        await self._nodes.close()

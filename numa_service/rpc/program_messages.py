@@ -20,6 +20,7 @@ from numa_client import (
     ProgramProgress,
     ProgramRegion,
     ProgramResult,
+    VmallocMix,
 )
 from numa_client._codec import POLICY_FLAGS, POLICY_MODES, REGION_KINDS
 from numa_client._gen.numa.v1 import memory_service_pb2, types_pb2
@@ -68,6 +69,7 @@ def _phase(m: pb2.Phase, field: str) -> Phase:
         mixes=tuple(_mix(mix, f"{field}.mixes[{i}]") for i, mix in enumerate(m.mixes)),
         accesses=tuple(_access(access, f"{field}.accesses[{i}]") for i, access in enumerate(m.accesses)),
         objects=tuple(_objects(mix, f"{field}.objects[{i}]") for i, mix in enumerate(m.objects)),
+        vmallocs=tuple(_vmalloc(mix, f"{field}.vmallocs[{i}]") for i, mix in enumerate(m.vmallocs)),
         each_node=m.each_node,
         release=m.release,
     )
@@ -95,6 +97,7 @@ def _access(m: pb2.Access, field: str) -> Access:
         theta=m.theta,
         hot_pages=m.hot_pages,
         hot_accesses=m.hot_accesses,
+        stride=m.stride,
         think=_distribution(m.think, f"{field}.think") if m.HasField("think") else None,
     )
 
@@ -112,6 +115,17 @@ def _objects(m: pb2.ObjectMix, field: str) -> ObjectMix:
     )
 
 
+def _vmalloc(m: pb2.VmallocMix, field: str) -> VmallocMix:
+    return VmallocMix(
+        size=m.size,
+        name=m.name,
+        node=m.node if m.HasField("node") else -1,
+        weight=m.weight,
+        lifetime=_distribution(m.lifetime, f"{field}.lifetime") if m.HasField("lifetime") else None,
+        think=_distribution(m.think, f"{field}.think") if m.HasField("think") else None,
+    )
+
+
 def _region(m: pb2.ProgramRegion, field: str) -> ProgramRegion:
     return ProgramRegion(
         name=m.name,
@@ -119,6 +133,7 @@ def _region(m: pb2.ProgramRegion, field: str) -> ProgramRegion:
         pages=m.pages,
         memory=m.memory,
         policy=_policy(m.policy, f"{field}.policy") if m.HasField("policy") else None,
+        tlb_page_kb=m.tlb_page_kb,
     )
 
 
@@ -194,6 +209,7 @@ def _phase_result(phase: PhaseResult) -> pb2.PhaseResult:
         mixes=map(_event_result, phase.mixes),
         accesses=map(_event_result, phase.accesses),
         objects=map(_event_result, phase.objects),
+        vmallocs=map(_event_result, phase.vmallocs),
     )
 
 

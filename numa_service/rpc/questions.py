@@ -9,15 +9,17 @@ from typing import Any, TypeAlias
 from google.protobuf.message import Message
 from numa_client._gen.numa.v1 import zonelist_service_pb2 as zonelist_pb2
 
-from numa_service.machine.record import MemoryState
 from numa_service.node import ops
 from numa_service.node.errors import InvalidRequest
 from numa_service.node.hugetlb import AllocHugePage, GrowPool, ReserveHugePages
+from numa_service.node.kmap import MapPage, MappingsEnded, PageOwner, UnmapPage, WakePkmap
+from numa_service.node.kmem_calls import pack, unpack
 from numa_service.node.load import Report
 from numa_service.node.ops.op import Op, Tagged, decode, encode
 from numa_service.node.ops.vmalloc import GotVmArea
 from numa_service.node.owners import Owner
-from numa_service.node.requests import CloseSession, MoveAway, Request
+from numa_service.node.request import Request
+from numa_service.node.requests import CloseSession, MoveAway
 from numa_service.rpc import explain
 
 #: A request message of ZonelistService.
@@ -144,6 +146,17 @@ def _kmem(op: ops.KmemCall, request_id: str) -> Question:
     )
 
 
+def _kmem_write(op: ops.KmemWrite, request_id: str) -> Question:
+    return zonelist_pb2.KmemRequest(
+        request_id=request_id,
+        owner=_owner(op.owner),
+        call="write",
+        objects=pack([op.object]),
+        offset=op.offset,
+        data=op.data,
+    )
+
+
 def _hugetlb(op: ops.HugetlbCall, request_id: str) -> Question:
     return zonelist_pb2.HugetlbRequest(
         request_id=request_id,
@@ -267,25 +280,11 @@ WIRE: dict[type[Tagged[Any]], Wire] = {
             lineage=r.lineage, pfns=r.pfns, objects=r.objects, frozen=r.frozen, report=r.report
         ),
     ),
+    ops.KmemWrite: Wire("Kmem", _kmem_write, lambda m: None, lambda _: zonelist_pb2.KmemResponse()),
     ops.GetVmArea: _VM_AREA,
     ops.MapVmArea: _VM_AREA,
     ops.FindVmArea: _VM_AREA,
     ops.FreeVmArea: _VM_AREA,
-    ops.MemoryNotify: Wire(
-        "MemoryNotify",
-        lambda op, request_id: zonelist_pb2.MemoryNotifyRequest(
-            request_id=request_id,
-            node=op.state.nid,
-            zones=[
-                zonelist_pb2.PresentZone(zone=zone, present_pages=present, managed_pages=managed)
-                for zone, present, managed in op.state.zones
-            ],
-            online=op.state.online,
-            sequence=op.state.sequence,
-        ),
-        lambda m: None,
-        lambda _: zonelist_pb2.MemoryNotifyResponse(),
-    ),
     ops.HugetlbCall: Wire(
         "Hugetlb",
         _hugetlb,
@@ -302,6 +301,11 @@ WIRE: dict[type[Tagged[Any]], Wire] = {
     GrowPool: _RUN,
     ReserveHugePages: _RUN,
     AllocHugePage: _RUN,
+    PageOwner: _RUN,
+    MapPage: _RUN,
+    UnmapPage: _RUN,
+    MappingsEnded: _RUN,
+    WakePkmap: _RUN,
     MoveAway: Wire(
         "Run",
         lambda request, request_id: zonelist_pb2.RunRequest(request_id=request_id, request=encode(request)),
@@ -376,12 +380,11 @@ def _remap_op(m: zonelist_pb2.RemapRequest) -> Op[Any]:
     return ops.Remap(_owner_of(m.owner), m.indexes, m.from_node, m.to_node)
 
 
-def _memory_notify_op(m: zonelist_pb2.MemoryNotifyRequest) -> Op[Any]:
-    zones = tuple((z.zone, z.present_pages, z.managed_pages) for z in m.zones)
-    return ops.MemoryNotify(MemoryState(m.node, zones, m.online, m.sequence))
-
-
 def _kmem_op(m: zonelist_pb2.KmemRequest) -> Op[Any]:
+    if m.call == "write":
+        if len(m.objects) != 8:
+            raise InvalidRequest("objects", "write is about one object")
+        return ops.KmemWrite(_owner_of(m.owner), 0, unpack(m.objects)[0], m.offset, m.data)
     return ops.KmemCall(
         _owner_of(m.owner), m.call, m.cache, m.cpu, m.lineage, tuple(m.pfns), m.objects, m.count
     )
@@ -427,7 +430,6 @@ _DECODERS: dict[type[Message], Callable[[Any], Tagged[Any]]] = {
     zonelist_pb2.DrainRequest: _drain_pagesets_op,
     zonelist_pb2.CountForeignRequest: _count_foreign_op,
     zonelist_pb2.RemapRequest: _remap_op,
-    zonelist_pb2.MemoryNotifyRequest: _memory_notify_op,
     zonelist_pb2.KmemRequest: _kmem_op,
     zonelist_pb2.VmAreaRequest: _vm_area_op,
     zonelist_pb2.HugetlbRequest: _hugetlb_op,

@@ -14,6 +14,7 @@ from numa_client._gen.numa.v1 import (
     kmem_service_pb2,
     memory_service_pb2,
     node_service_pb2,
+    task_service_pb2,
     vmalloc_service_pb2,
     workload_service_pb2,
     zonelist_service_pb2,
@@ -41,6 +42,7 @@ _SERVICES: tuple[ServiceDescriptor, ...] = (
     zonelist_service_pb2.DESCRIPTOR.services_by_name["ZonelistService"],
     kmem_service_pb2.DESCRIPTOR.services_by_name["KmemService"],
     vmalloc_service_pb2.DESCRIPTOR.services_by_name["VmallocService"],
+    task_service_pb2.DESCRIPTOR.services_by_name["TaskService"],
 )
 #: Message name → class, for every reply; _NAMES is its inverse.
 _REPLIES: dict[str, type[Message]] = {
@@ -66,6 +68,8 @@ _GIVING_BACK = {
     memory_service_pb2.CloseSessionRequest,
     kmem_service_pb2.FreeObjectsRequest,
     kmem_service_pb2.ShrinkCacheRequest,
+    kmem_service_pb2.FlushCacheRequest,
+    kmem_service_pb2.ShutdownCacheRequest,
     vmalloc_service_pb2.VfreeRequest,
     vmalloc_service_pb2.VunmapRequest,
     vmalloc_service_pb2.KunmapRequest,

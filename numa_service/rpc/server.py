@@ -18,6 +18,8 @@ from numa_client._gen.numa.v1 import (
     node_service_pb2_grpc,
     observe_service_pb2,
     observe_service_pb2_grpc,
+    task_service_pb2,
+    task_service_pb2_grpc,
     trace_service_pb2,
     trace_service_pb2_grpc,
     vmalloc_service_pb2,
@@ -33,8 +35,8 @@ from numa_service.machine.record import MachineRecord, MemoryState
 from numa_service.node import ops
 from numa_service.node.ask import through_outbox
 from numa_service.node.machine_record import follow, own_memory
-from numa_service.node.memory_hotplug import node_restarted
 from numa_service.node.node import Node
+from numa_service.node.restart import node_restarted
 from numa_service.rpc.daemons import Daemons
 from numa_service.rpc.exposition import HttpServer, metrics_app
 from numa_service.rpc.grpc_server import GrpcServer
@@ -46,6 +48,7 @@ from numa_service.rpc.observe import ObserveServicer
 from numa_service.rpc.peers import Peers
 from numa_service.rpc.record_keeper import MachineDoor, RecordKeeper
 from numa_service.rpc.requests import Requests
+from numa_service.rpc.task import TaskServicer
 from numa_service.rpc.tracepoints import TraceServicer
 from numa_service.rpc.tracing import Tracing
 from numa_service.rpc.vmalloc import VmallocServicer
@@ -57,6 +60,7 @@ NODE_SERVICES: tuple[str, ...] = (
     memory_service_pb2.DESCRIPTOR.services_by_name["MemoryService"].full_name,
     kmem_service_pb2.DESCRIPTOR.services_by_name["KmemService"].full_name,
     vmalloc_service_pb2.DESCRIPTOR.services_by_name["VmallocService"].full_name,
+    task_service_pb2.DESCRIPTOR.services_by_name["TaskService"].full_name,
     node_service_pb2.DESCRIPTOR.services_by_name["NodeService"].full_name,
     trace_service_pb2.DESCRIPTOR.services_by_name["TraceService"].full_name,
     observe_service_pb2.DESCRIPTOR.services_by_name["ObserveService"].full_name,
@@ -152,6 +156,9 @@ class NodeServer:
         vmalloc_service_pb2_grpc.add_VmallocServiceServicer_to_server(
             VmallocServicer(self.node, self._requests), server
         )
+        task_service_pb2_grpc.add_TaskServiceServicer_to_server(
+            TaskServicer(self.node, self._requests), server
+        )
         node_service_pb2_grpc.add_NodeServiceServicer_to_server(
             NodeServicer(self.node, self._requests, self._peers, self._machine), server
         )
@@ -200,7 +207,7 @@ class NodeServer:
         self._peers.connect({nid: address for nid, address in peers.items() if nid != self.node.nid})
 
     async def restarted(self, nid: int, lineage: int) -> None:
-        """Another node has booted again: free the pages of its former owners, and tell it what changed."""
+        """Another node has booted again: free the pages of its former owners."""
         await self._peers.run(through_outbox(self.node, node_restarted(self.node, nid, lineage)))
 
     async def stop(self, grace: float = 1.0) -> None:

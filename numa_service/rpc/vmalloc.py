@@ -12,9 +12,9 @@ from numa_client._gen.numa.v1 import vmalloc_service_pb2_grpc as pb2_grpc
 from numa_service.mm.vmalloc.pages import NUMA_NO_NODE
 from numa_service.node import ops
 from numa_service.node.ask import Steps
+from numa_service.node.kmap import kmap, kmap_atomic, kunmap
 from numa_service.node.node import Node
 from numa_service.node.ops.highmem import linear_address
-from numa_service.node.requests import kmap, kunmap
 from numa_service.node.vmalloc import vfree, vmalloc, vmap, vunmap
 from numa_service.rpc.requests import M, Requests
 from numa_service.rpc.tokens import session_of
@@ -92,8 +92,8 @@ class VmallocServicer(pb2_grpc.VmallocServiceServicer):
         """Give up a mapping by Kmap."""
         return self._once(request, self._kunmap, context)
 
-    def _kunmap(self, request: pb2.KunmapRequest) -> pb2.KunmapResponse:
-        kunmap(self._requests.inbox, request.session, request.pfn)
+    def _kunmap(self, request: pb2.KunmapRequest) -> Steps[pb2.KunmapResponse]:
+        yield from kunmap(self._requests.inbox, request.session, request.pfn)
         return pb2.KunmapResponse()
 
     def KmapAtomic(
@@ -102,10 +102,10 @@ class VmallocServicer(pb2_grpc.VmallocServiceServicer):
         """Map a page of the session in the next slot."""
         return self._once(request, self._kmap_atomic, context)
 
-    def _kmap_atomic(self, request: pb2.KmapAtomicRequest) -> pb2.KmapAtomicResponse:
-        op = ops.KmapLocal(request.session, request.pfn, request.cpu)
-        op.check(self._node)
-        slot = self._node.apply(op)
+    def _kmap_atomic(self, request: pb2.KmapAtomicRequest) -> Steps[pb2.KmapAtomicResponse]:
+        ops.KmapLocal(request.session, request.pfn, request.cpu).check(self._node)
+        inbox = self._requests.inbox
+        slot = yield from kmap_atomic(inbox, request.session, request.pfn, request.cpu)
         if slot >= 0:
             return pb2.KmapAtomicResponse(slot=slot)
         return pb2.KmapAtomicResponse(address=linear_address(self._node, request.pfn) or 0)

@@ -12,7 +12,7 @@ from numa_client._gen.numa.v1 import zonelist_service_pb2_grpc as pb2_grpc
 from numa_service.node.ask import Steps, check_asked
 from numa_service.node.node import Node
 from numa_service.node.ops.op import Op
-from numa_service.node.requests import Request
+from numa_service.node.request import Request
 from numa_service.rpc.owner_checks import unknown_owners
 from numa_service.rpc.questions import WIRE, op_of
 from numa_service.rpc.requests import Requests
@@ -77,12 +77,6 @@ class ZonelistServicer(pb2_grpc.ZonelistServiceServicer):
 
     async def Remap(self, request: pb2.RemapRequest, context: Context) -> pb2.RemapResponse:
         """Note that pages of a region whose home is this node were migrated to another node."""
-        return await self._answer(request)  # type: ignore[no-any-return]  # the method's own response
-
-    async def MemoryNotify(
-        self, request: pb2.MemoryNotifyRequest, context: Context
-    ) -> pb2.MemoryNotifyResponse:
-        """Note that memory of another node came on-line or went off-line."""
         return await self._answer(request)  # type: ignore[no-any-return]  # the method's own response
 
     async def CountForeign(

@@ -79,11 +79,15 @@ def run_as_it_was(report: Report, verdict: Verdict, spec: MachineSpec) -> Claim:
 
 
 def run_remedies(report: Report, verdict: Verdict, spec: MachineSpec) -> list[Claim]:
-    """Run what might have served the request. None for verdicts that memory has nothing to do with."""
+    """Run what might have served the request. None for verdicts that memory has nothing to do with.
+
+    What helped comes first, and of that what changes least for others: the request, then its policy, then
+    the machine.
+    """
     if verdict.cause not in FAILING:
         return []
-    claims = [_run(report, spec, remedy) for remedy in _remedies(report, verdict, spec)]
-    claims += _smaller_orders(report, verdict, spec)
+    claims = _smaller_orders(report, verdict, spec)
+    claims += [_run(report, spec, remedy) for remedy in _remedies(report, verdict, spec)]
     return sorted(claims, key=lambda claim: not claim.helps)
 
 
@@ -100,13 +104,9 @@ def _as_it_was(verdict: Verdict) -> Remedy:
 def _remedies(report: Report, verdict: Verdict, spec: MachineSpec) -> Iterator[Remedy]:
     was = _as_it_was(verdict)
     tried = [check for check in verdict.checks if check.outcome in (BELOW_MIN, NO_BLOCK, LAST_TRY)]
-    if kbytes := _smaller_min_free(verdict, tried, spec):
-        yield replace(
-            was, text=f"vm.min_free_kbytes={kbytes}", sysctls=(("vm.min_free_kbytes", str(kbytes)),)
-        )
-    if factor := _smaller_scale_factor(report, verdict, tried):
-        key = "vm.watermark_scale_factor"
-        yield replace(was, text=f"{key}={factor}", sysctls=((key, str(factor)),))
+    if any(check.outcome == NODE_FORBIDDEN for check in verdict.checks):
+        nids = format_cpulist(sorted({zone.nid for zone in report.zones}))
+        yield replace(was, text=f"policy and cpuset that allow nodes {nids}", allowed=None)
     if any(check.boost or check.boost_rose for check in tried):
         yield replace(was, text="no boost of the marks (vm.watermark_boost_factor=0)", unboosted=True)
     if any(check.reserve for check in tried):
@@ -114,9 +114,6 @@ def _remedies(report: Report, verdict: Verdict, spec: MachineSpec) -> Iterator[R
         none = "0" if profile_named(spec.profile).lowmem_reserve_per_zone else "1000000"
         value = " ".join([none] * len(ratios))
         yield replace(was, text=f"{_RATIO}='{value}' (no reserve)", sysctls=((_RATIO, value),))
-    if any(check.outcome == NODE_FORBIDDEN for check in verdict.checks):
-        nids = format_cpulist(sorted({zone.nid for zone in report.zones}))
-        yield replace(was, text=f"policy and cpuset that allow nodes {nids}", allowed=None)
     above = [check.zone.name for check in verdict.checks if check.outcome == ABOVE_CLASS]
     if verdict.gfp & (Gfp.DMA | Gfp.DMA32):
         gfp = was.gfp & ~(Gfp.DMA | Gfp.DMA32)
@@ -124,6 +121,13 @@ def _remedies(report: Report, verdict: Verdict, spec: MachineSpec) -> Iterator[R
     if "Movable" in above or "HighMem" in above or any(check.cma for check in tried):
         movable = Gfp.HIGHMEM | Gfp.MOVABLE
         yield replace(was, text="a request for movable pages (GFP_HIGHUSER_MOVABLE)", gfp=was.gfp | movable)
+    if kbytes := _smaller_min_free(verdict, tried, spec):
+        yield replace(
+            was, text=f"vm.min_free_kbytes={kbytes}", sysctls=(("vm.min_free_kbytes", str(kbytes)),)
+        )
+    if factor := _smaller_scale_factor(report, verdict, tried):
+        key = "vm.watermark_scale_factor"
+        yield replace(was, text=f"{key}={factor}", sysctls=((key, str(factor)),))
     for profile in sorted(PROFILES.values(), key=lambda profile: profile.series):
         if profile.series > rules_version(report):
             yield replace(was, text=f"the rules of {profile.name}", profile=profile.name)

@@ -21,6 +21,7 @@ from numa_service.mm import tracepoints as tp
 from numa_service.mm.gfp import GFP_MASKS, Gfp
 from numa_service.mm.mmzone import PAGEBLOCK_ORDER
 from numa_service.mm.profile import DEFAULT_PROFILE, profile_named
+from numa_service.mm.slab.reports import pointer
 
 I64 = npt.NDArray[np.int64]
 
@@ -310,10 +311,10 @@ class Printer:
             self._migrate,
             self._object,
             self._object_of_node,
-            lambda page, site, ptr: f"call_site={site:#x} ptr={ptr & _ULONG_MAX:016x}",
+            lambda page, site, ptr: f"call_site={site:#x} ptr={pointer(ptr & _ULONG_MAX)}",
             self._object,
             self._object_of_node,
-            lambda page, site, ptr, name: f"call_site={site:#x} ptr={ptr & _ULONG_MAX:016x}",
+            lambda page, site, ptr, name: f"call_site={site:#x} ptr={pointer(ptr & _ULONG_MAX)}",
         )
 
     def _text(self, page: Callable[[int], str], event: Event) -> str:
@@ -370,7 +371,7 @@ class Printer:
         self, _: Any, site: int, ptr: int, asked: int, took: int, gfp: int, node: int, accounted: int
     ) -> str:
         text = (
-            f"call_site={site:#x} ptr={ptr & _ULONG_MAX:016x} bytes_req={asked} bytes_alloc={took} "
+            f"call_site={site:#x} ptr={pointer(ptr & _ULONG_MAX)} bytes_req={asked} bytes_alloc={took} "
             f"gfp_flags={show_gfp_flags(gfp)}"
         )
         if self._kernel.traces_kmem_node:

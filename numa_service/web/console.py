@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from importlib import resources
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -24,6 +23,7 @@ from numa_service.web.actions import Actions, Alloc, Asked, AskedZone, Free, Pla
 from numa_service.web.boot_steps import boot_steps, boot_view
 from numa_service.web.feed import MachineFeed
 from numa_service.web.options import ConsoleOptions
+from numa_service.web.static_files import add_page
 from numa_service.web.view import compact, machine_view, message, node_view
 
 #: Most browsers with a push stream at a time.
@@ -36,23 +36,6 @@ ALIVE_SECONDS = 10.0
 STUCK_SECONDS = 30.0
 MAX_BODY_BYTES = 16 << 10
 
-_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-cache",
-}
-_TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".svg": "image/svg+xml",
-}
 _FEED = web.AppKey("feed", MachineFeed)
 #: Most characters of an unforeseen error, in an answer and in the log.
 _MAX_REASON = 200
@@ -80,15 +63,9 @@ class ConsoleServer:
         self._actions = Actions(machine_address)
         self._dmesg = dmesg
         self._viewers: set[asyncio.Task[Any]] = set()
-        self._files = {
-            f"/{'' if file.name == 'index.html' else file.name}": (file.read_bytes(), file.name)
-            for file in (resources.files(__package__) / "static").iterdir()
-            if "." + file.name.rpartition(".")[2] in _TYPES
-        }
         app = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY_BYTES)
         app[_FEED] = self.feed
-        for path in self._files:
-            app.router.add_get(path, self._file)
+        add_page(app, "index.html")
         app.router.add_get("/api/machine", self._get_machine)
         app.router.add_get("/api/boot", self._get_boot)
         app.router.add_get("/api/feed", self._push)
@@ -99,7 +76,6 @@ class ConsoleServer:
             self._add_post(app, "alloc", Alloc, actions.alloc)
             self._add_post(app, "free", Free, lambda _: actions.free())
             self._add_post(app, "sysctl", Sysctl, actions.sysctl)
-        app.on_response_prepare.append(_protect)
         app.on_shutdown.append(self._end_streams)
         self._http = HttpServer(app)
 
@@ -149,11 +125,6 @@ class ConsoleServer:
 
     # GET requests
 
-    async def _file(self, request: web.Request) -> web.Response:
-        body, name = self._files[request.path]
-        content_type = _TYPES["." + name.rpartition(".")[2]]
-        return web.Response(body=body, headers={"Content-Type": content_type})
-
     async def _get_machine(self, _: web.Request) -> web.Response:
         return _json(machine_view(self._machine(), self._options.writable))
 
@@ -195,11 +166,6 @@ class ConsoleServer:
             version, event = self.feed.version, self.feed.events.last_id
             await asyncio.wait_for(stream.write(f"data: {text}\n\n".encode()), STUCK_SECONDS)
             await asyncio.sleep(PUSH_SECONDS)
-
-
-async def _protect(_: web.Request, response: web.StreamResponse) -> None:
-    """Add the security headers to every answer, including those that aiohttp itself makes."""
-    response.headers.update(_HEADERS)
 
 
 def _valid(validate: Callable[[T], A], asked: T) -> A:

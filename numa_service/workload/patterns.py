@@ -15,8 +15,8 @@ MAX_THETA = 4.0
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-def check_pattern(access: Access, field: str) -> None:
-    """InvalidRequest, naming the part of `field` that is wrong."""
+def check_pattern(access: Access, nr_pages: int, field: str) -> None:
+    """InvalidRequest, naming the part of `field` that is wrong for a region of `nr_pages`."""
     pattern = access.pattern
     if not 0 <= access.write <= 1:
         raise InvalidRequest(f"{field}.write", f"{access.write:g} is not in 0…1")
@@ -27,6 +27,8 @@ def check_pattern(access: Access, field: str) -> None:
             raise InvalidRequest(f"{field}.hot_pages", f"{access.hot_pages:g} is not above 0 and at most 1")
         if not 0 <= access.hot_accesses <= 1:
             raise InvalidRequest(f"{field}.hot_accesses", f"{access.hot_accesses:g} is not in 0…1")
+    if pattern == "stride" and not 1 <= access.stride <= nr_pages:
+        raise InvalidRequest(f"{field}.stride", f"{access.stride} is not in 1…{nr_pages}, the region's pages")
 
 
 class Indexes:
@@ -38,14 +40,22 @@ class Indexes:
         self._random = random
         self._next = 0
 
+    def _in_order(self, count: int) -> npt.NDArray[np.int64]:
+        """The next places of 0 to the region's size - 1, over and over."""
+        first = self._next
+        self._next = (first + count) % self._pages
+        return (first + np.arange(count)) % self._pages
+
     def take(self, count: int) -> npt.NDArray[np.int64]:
         """The next `count` indexes, each from 0 to the region's size - 1."""
         pages, random = self._pages, self._random
         match self._access.pattern:
             case "sequential":
-                first = self._next
-                self._next = (first + count) % pages
-                return (first + np.arange(count)) % pages
+                return self._in_order(count)
+            case "stride":
+                return strided(self._in_order(count), self._access.stride, pages)
+            case "pointer-chase":
+                return scatter(self._in_order(count), pages)
             case "uniform":
                 return random.integers(0, pages, count)
             case "zipf":
@@ -54,6 +64,17 @@ class Indexes:
         where = random.random(count)
         is_hot = random.random(count) < self._access.hot_accesses if hot < pages else np.ones(count, bool)
         return np.where(is_hot, where * hot, hot + where * (pages - hot)).astype(np.int64)
+
+
+def strided(places: npt.NDArray[np.int64], stride: int, count: int) -> npt.NDArray[np.int64]:
+    """Page indexes for places in rounds of every `stride`-th of `count` pages, each a page further."""
+    short = count // stride
+    longer = count % stride  # rounds that have one page more
+    early = longer * (short + 1)
+    late = np.maximum(places - early, 0)
+    in_early = (places % (short + 1)) * stride + places // (short + 1)
+    in_late = (late % short) * stride + longer + late // short
+    return np.where(places < early, in_early, in_late)
 
 
 def ranks(u: npt.NDArray[np.float64], theta: float, count: int) -> npt.NDArray[np.int64]:

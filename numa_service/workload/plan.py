@@ -7,21 +7,33 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numa_client
-from numa_client import Access, Distribution, Mix, ObjectMix, Phase, Program, ProgramLimits, ProgramRegion
+from numa_client import (
+    Access,
+    Distribution,
+    Mix,
+    ObjectMix,
+    Phase,
+    Program,
+    ProgramLimits,
+    ProgramRegion,
+    VmallocMix,
+)
 
+from numa_service.machine.tlb import PAGE_KB
 from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE, gfp_zone, parse_gfp
-from numa_service.mm.mmzone import NR_ORDERS
+from numa_service.mm.mmzone import NR_ORDERS, PAGE_SHIFT
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.mm.slab.pages import NUMA_NO_NODE
 from numa_service.node.errors import InvalidRequest, NotFound
 from numa_service.node.mempolicy import Policy, PolicyMode, checked_policy, policy_walk
 from numa_service.node.node import Node
+from numa_service.node.ops.alloc import MAX_COUNT
 from numa_service.node.ops.fields import MAX_REGION_PAGES
 from numa_service.workload.distributions import check_distribution
 from numa_service.workload.patterns import check_pattern
 
 MAX_PHASES = 64
-#: Most mixes, accesses and objects of a phase together.
+#: Most mixes, accesses, objects and vmallocs of a phase together.
 MAX_KINDS = 32
 MAX_REGIONS = 32
 #: Most phases of a plan, in which a phase with `each_node` counts once for each node.
@@ -106,7 +118,27 @@ class ObjectPlan:
     pages: float
 
 
-Kind: TypeAlias = MixPlan | AccessPlan | ObjectPlan
+@dataclass(frozen=True, slots=True)
+class VmallocPlan:
+    """A kind of areas of kernel addresses."""
+
+    name: str
+    #: Bytes of an area.
+    size: int
+    #: The node that pages should be of, or NUMA_NO_NODE.
+    nid: int
+    weight: float
+    #: None: areas live until the program ends.
+    lifetime: Distribution | None
+    think: Distribution | None
+
+    @property
+    def pages(self) -> int:
+        """Pages that one event allocates, without those of page pointers."""
+        return -(-self.size >> PAGE_SHIFT)
+
+
+Kind: TypeAlias = MixPlan | AccessPlan | ObjectPlan | VmallocPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +149,8 @@ class RegionPlan:
     kind: int
     nr_pages: int
     policy: Policy
+    #: Page size in KiB by which it is translated.
+    tlb_page_kb: int
     #: Index of the last phase of the plan that uses it, after which it is unmapped.
     last_phase: int = -1
 
@@ -202,6 +236,9 @@ class _Planner:
                 self._access(access, f"{field}.accesses[{i}]", nid) for i, access in enumerate(phase.accesses)
             ]
             kinds += [self._objects(mix, f"{field}.objects[{i}]", nid) for i, mix in enumerate(phase.objects)]
+            kinds += [
+                self._vmalloc(mix, f"{field}.vmallocs[{i}]", nid) for i, mix in enumerate(phase.vmallocs)
+            ]
             name = phase.name or f"phase {field.removeprefix('phases[').removesuffix(']')}"
             self.phases.append(
                 PhasePlan(
@@ -256,27 +293,35 @@ class _Planner:
             raise InvalidRequest(f"{field}.cache", str(error)) from None
         except InvalidRequest as error:
             raise InvalidRequest(f"{field}.size", error.reason) from None
-        if nid is None:
-            nid = mix.node
-        if nid not in (NUMA_NO_NODE, *self._node.machine.spec.nids):
-            raise InvalidRequest(f"{field}.node", f"there is no node {nid}")
-        lifetime = mix.lifetime
-        if lifetime is not None:
-            check_distribution(lifetime, f"{field}.lifetime")
-            if lifetime.unit != "seconds":
-                raise InvalidRequest(f"{field}.lifetime.unit", "lifetimes of objects are in seconds")
-            lifetime = lifetime if lifetime.kind != "forever" else None
+        nid = self._kernel_node(mix.node if nid is None else nid, field)
+        lifetime = _seconds(mix.lifetime, field)
         _check_think(mix.think, field)
         weight, pages = _weight(mix.weight, field), kmem.pages_per_object(cache)
         name = mix.name or mix.cache or f"{mix.size} bytes"
         return ObjectPlan(name, cache, mix.size, gfp, nid, weight, lifetime, mix.think, pages)
 
+    def _vmalloc(self, mix: VmallocMix, field: str, nid: int | None) -> VmallocPlan:
+        _check_name(f"{field}.name", mix.name)
+        if not 1 <= mix.size <= MAX_COUNT << PAGE_SHIFT:
+            raise InvalidRequest(f"{field}.size", f"{mix.size} is not in 1…{MAX_COUNT << PAGE_SHIFT}")
+        nid = self._kernel_node(mix.node if nid is None else nid, field)
+        lifetime = _seconds(mix.lifetime, field)
+        _check_think(mix.think, field)
+        name = mix.name or f"vmalloc {mix.size}"
+        return VmallocPlan(name, mix.size, nid, _weight(mix.weight, field), lifetime, mix.think)
+
+    def _kernel_node(self, nid: int, field: str) -> int:
+        """The node that something of the kernel's is asked of; NUMA_NO_NODE for none."""
+        if nid not in (NUMA_NO_NODE, *self._node.machine.spec.nids):
+            raise InvalidRequest(f"{field}.node", f"there is no node {nid}")
+        return nid
+
     def _access(self, access: Access, field: str, nid: int | None) -> AccessPlan:
         _check_name(f"{field}.name", access.name)
-        check_pattern(access, field)
-        _check_think(access.think, field)
         if access.region not in self._regions:
             raise InvalidRequest(f"{field}.region", f"there is no region {access.region!r}")
+        check_pattern(access, self._regions[access.region].nr_pages, field)
+        _check_think(access.think, field)
         key = access.region, nid
         if key not in self._index:
             region = self._regions[access.region]
@@ -292,11 +337,11 @@ class _Planner:
 
 def _check_phase(phase: Phase, field: str) -> None:
     _check_name(f"{field}.name", phase.name)
-    kinds = len(phase.mixes) + len(phase.accesses) + len(phase.objects)
+    kinds = sum(map(len, (phase.mixes, phase.accesses, phase.objects, phase.vmallocs)))
     if not kinds:
-        raise InvalidRequest(f"{field}.mixes", "no mixes, accesses or objects: nothing to do")
+        raise InvalidRequest(f"{field}.mixes", "no mixes, accesses, objects or vmallocs: nothing to do")
     if kinds > MAX_KINDS:
-        raise InvalidRequest(f"{field}.mixes", f"more than {MAX_KINDS} mixes, accesses and objects")
+        raise InvalidRequest(f"{field}.mixes", f"more than {MAX_KINDS} mixes, accesses, objects and vmallocs")
     _check_range(f"{field}.seconds", phase.seconds, MAX_LIMITS.max_virtual_seconds)
     _check_range(f"{field}.events", phase.events, MAX_LIMITS.max_events)
     _check_range(f"{field}.memory", phase.memory, MAX_MEMORY)
@@ -320,7 +365,10 @@ def _region(region: ProgramRegion, field: str, memory_pages: int, node: Node) ->
         raise InvalidRequest(f"{field}.pages", f"{pages} is not in 1…{MAX_REGION_PAGES}")
     policy = _policy(region.policy, field, node)
     _check_policy(policy, GFP_HIGHUSER_MOVABLE, node, field)
-    return RegionPlan(region.name, _LRU_KINDS[region.kind], pages, policy)
+    page_kb = region.tlb_page_kb or 4
+    if page_kb not in PAGE_KB:
+        raise InvalidRequest(f"{field}.tlb_page_kb", f"{page_kb} is none of {', '.join(map(str, PAGE_KB))}")
+    return RegionPlan(region.name, _LRU_KINDS[region.kind], pages, policy, page_kb)
 
 
 def _policy(asked: numa_client.Policy | None, field: str, node: Node) -> Policy:
@@ -366,6 +414,16 @@ def _check_sums(program: Program, limits: ProgramLimits) -> None:
             if value > most:
                 limit = "max_virtual_seconds" if name == "seconds" else "max_events"
                 raise InvalidRequest(f"phases[{i}].{name}", f"{value:g} in all: {limit} is {most:g}")
+
+
+def _seconds(lifetime: Distribution | None, field: str) -> Distribution | None:
+    """A lifetime that is in seconds; None: until the program ends."""
+    if lifetime is None:
+        return None
+    check_distribution(lifetime, f"{field}.lifetime")
+    if lifetime.unit != "seconds":
+        raise InvalidRequest(f"{field}.lifetime.unit", "only lifetimes of blocks can be in memory")
+    return lifetime if lifetime.kind != "forever" else None
 
 
 def _check_think(think: Distribution | None, field: str) -> None:

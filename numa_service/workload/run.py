@@ -21,6 +21,7 @@ import numpy.typing as npt
 from numa_client import Program, ProgramProgress, ProgramResult
 from numa_client._program import LifetimeUnit
 
+from numa_service.machine.tlb import Translation
 from numa_service.mm.pgdat import Pfns
 from numa_service.node import ops
 from numa_service.node.ask import Ask, Park, Steps
@@ -34,11 +35,21 @@ from numa_service.node.page_alloc import alloc_for_owner, spend
 from numa_service.node.pfns import pack_pfns, unpack_pfns
 from numa_service.node.prepare import check_cpu
 from numa_service.node.region import Touched, map_region, touch_pages, unmap_region
-from numa_service.node.unserved import Unserved, unserved
+from numa_service.node.unserved import Unserved, VmallocFailed, unserved
+from numa_service.node.vmalloc import vfree, vmalloc
 from numa_service.workload.distributions import sample
 from numa_service.workload.due import MAX_TICKS, Due
 from numa_service.workload.patterns import Indexes
-from numa_service.workload.plan import AccessPlan, Kind, MixPlan, ObjectPlan, PhasePlan, Plan, make_plan
+from numa_service.workload.plan import (
+    AccessPlan,
+    Kind,
+    MixPlan,
+    ObjectPlan,
+    PhasePlan,
+    Plan,
+    VmallocPlan,
+    make_plan,
+)
 from numa_service.workload.tally import PhaseTally, Tally
 
 #: A running program.
@@ -48,6 +59,8 @@ ProgramSteps: TypeAlias = Generator[Ask[Any] | Park | ProgramProgress, Any, Prog
 FIRST_BATCH = 256
 #: Most blocks in one Free op.
 MAX_FREE = 16384
+#: Who asked for an area, as /proc/vmallocinfo says.
+CALLER = "run_program"
 
 
 #: Called with what kind of objects was allocated (None: objects were freed), their addresses, and the
@@ -107,17 +120,29 @@ def to_next_progress(
 class _Kind:
     """A mix, access or kind of objects of the phase that runs, with its random numbers and its tally."""
 
-    def __init__(self, plan: Kind, tally: Tally, seed: tuple[int, ...], regions: dict[int, int], run: Plan):
+    def __init__(
+        self,
+        plan: Kind,
+        share: float,
+        tally: Tally,
+        seed: tuple[int, ...],
+        regions: dict[int, int],
+        run: Plan,
+    ):
+        """`share` is its part of the phase's accesses."""
         self.plan = plan
         self.tally = tally
         self.random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
         self.region = 0
         self.indexes: Indexes | None = None
+        self.translation: Translation | None = None
         #: Events that are due to it and not issued yet: the fraction left by its share of earlier batches.
         self.owed = 0.0
         if isinstance(plan, AccessPlan):
             self.region = regions[plan.region]
-            self.indexes = Indexes(plan.access, run.regions[plan.region].nr_pages, self.random)
+            region = run.regions[plan.region]
+            self.indexes = Indexes(plan.access, region.nr_pages, self.random)
+            self.translation = Translation(region.nr_pages, region.tlb_page_kb, share)
 
     def think_ns(self, count: int) -> int:
         """Virtual ns to think before `count` events."""
@@ -163,6 +188,9 @@ class _Run:
         #: Objects by cache: with a lifetime, and until the program ends. Their addresses are as pfns are.
         self._objects_due: dict[str, Due] = {}
         self._objects_forever: dict[str, list[Pfns]] = {}
+        #: Areas by their pages, as objects.
+        self._areas_due: dict[int, Due] = {}
+        self._areas_forever: dict[int, list[Pfns]] = {}
         #: Numbers of the regions that are mapped, by their index in the plan.
         self._regions: dict[int, int] = {}
         self._tallies: list[PhaseTally] = []
@@ -195,8 +223,9 @@ class _Run:
 
     def _phase(self, number: int, phase: PhasePlan, tally: PhaseTally) -> Generator[Any, Any, None]:
         seed = self._plan.program.seed
+        accesses = sum(kind.weight for kind in phase.kinds if isinstance(kind, AccessPlan)) or 1.0
         kinds = [
-            _Kind(plan, kind, (seed, number, i), self._regions, self._plan)
+            _Kind(plan, plan.weight / accesses, kind, (seed, number, i), self._regions, self._plan)
             for i, (plan, kind) in enumerate(zip(phase.kinds, tally.kinds, strict=True))
         ]
         weights = np.array([kind.plan.weight for kind in kinds])
@@ -239,6 +268,8 @@ class _Run:
             yield from self._allocate(kind, kind.plan, count)
         elif isinstance(kind.plan, ObjectPlan):
             yield from self._allocate_objects(kind, kind.plan, count)
+        elif isinstance(kind.plan, VmallocPlan):
+            yield from self._allocate_areas(kind, kind.plan, count)
         else:
             yield from self._access(kind, kind.plan, count)
 
@@ -328,6 +359,35 @@ class _Run:
             due = self._objects_due.setdefault(mix.cache, Due())
             due.add(ticks.astype(np.int64) + self._now_ns, addresses)
 
+    def _allocate_areas(self, kind: _Kind, mix: VmallocPlan, count: int) -> Steps[None]:
+        node, tally = self._node, kind.tally
+        most = self._plan.limits.max_live_pages
+        for _ in range(count):
+            if self._live + mix.pages > most:
+                raise LimitExceeded(f"limits.max_live_pages: more than {most} pages held at a time")
+            try:
+                area = yield from vmalloc(node, self._session, mix.size, CALLER, self._cpu, mix.nid)
+            except (Unserved, VmallocFailed, PeerUnavailable):
+                if self._plan.program.stop_on_failure:
+                    raise
+                self._failures += 1
+                tally.record(1, 1, Cost(), 0, 0)
+                continue
+            pages = sum(area.pages.values())
+            self._now_ns += area.cost.latency_ns
+            self._allocated += pages
+            self._live += pages
+            tally.record(1, 0, area.cost, 0, 0)
+            tally.pages += pages
+            tally.pages_by_node.update(area.pages)
+            address = np.array([area.addr], np.uint64)
+            if mix.lifetime is None:
+                self._areas_forever.setdefault(pages, []).append(address)
+                continue
+            ticks = np.minimum(sample(mix.lifetime, kind.random, 1) * 1e9, MAX_TICKS)
+            due = self._areas_due.setdefault(pages, Due())
+            due.add(ticks.astype(np.int64) + self._now_ns, address)
+
     def _hold(self, kind: _Kind, mix: MixPlan, nid: int, pfns: Pfns) -> None:
         """Keep blocks until their lifetimes, which are drawn here, are over."""
         lifetime = mix.lifetime
@@ -350,6 +410,7 @@ class _Run:
         write, indexes = plan.access.write, kind.indexes.take(count)
         writes = kind.random.random(count) < write if 0 < write < 1 else np.full(count, write > 0)
         touched = Touched()
+        self._translate(kind, indexes, touched.cost)
         refused = 0
         for is_write, wanted in ((True, indexes[writes]), (False, indexes[~writes])):
             if len(wanted):
@@ -367,6 +428,12 @@ class _Run:
         if refused and self._plan.program.stop_on_failure:
             order = self._node.machine.zonelists[self._node.nid].node_order
             raise unserved(0, count, count - refused, order, touched.unasked)
+
+    def _translate(self, kind: _Kind, indexes: npt.NDArray[np.int64], cost: Cost) -> None:
+        """What the TLBs miss. Page tables are taken to be on the program's node, whose CPU made them."""
+        assert kind.translation
+        misses = kind.translation.access(indexes)
+        cost.translation_ns += kind.translation.miss_ns(misses, self._node.load.idle_ns(self._node.nid))
 
     def _touch(self, number: int, wanted: npt.NDArray[np.int64], write: bool, touched: Touched) -> Steps[int]:
         """Access pages, some of them more than once; returns how many accesses found no memory.
@@ -403,6 +470,22 @@ class _Run:
 
         for cache, waiting in self._objects_due.items():
             yield from self._free_objects(cache, waiting.take(self._now_ns))
+        for pages, waiting in self._areas_due.items():
+            yield from self._free_areas(pages, waiting.take(self._now_ns))
+
+    def _free_areas(self, pages: int, addresses: Pfns) -> Steps[None]:
+        """Free areas of so many pages; those that were lost with a node are counted as unfreed."""
+        for address in addresses.tolist():
+            self._live -= pages
+            freed, cost = 0, Cost()
+            try:
+                freed = yield from vfree(self._node, self._session, address, self._cpu, cost)
+            except (PeerUnavailable, NotFound):
+                if self._session not in self._node.sessions:
+                    raise
+            self._now_ns += cost.latency_ns
+            self._freed += freed
+            self._unfreed += pages - freed
 
     def _free_objects(self, cache: str, objects: Pfns) -> Steps[None]:
         """Free objects of a cache, but for those that a node has lost in its restart."""
@@ -432,7 +515,7 @@ class _Run:
         self._unfreed += pages - freed
 
     def _free_all(self) -> Generator[Ask[Any] | Park | ProgramProgress, Any, None]:
-        """Free all blocks and objects that are held, with progress after each Free."""
+        """Free all blocks, objects and areas that are held, with progress after each Free."""
         held = [(order, nid, waiting.drain()) for (order, nid, _), waiting in self._due.items()]
         held += [(order, nid, np.concatenate(blocks)) for (order, nid), blocks in self._forever.items()]
         self._forever.clear()
@@ -446,9 +529,15 @@ class _Run:
         for cache, addresses in objects:
             yield from self._free_objects(cache, addresses)
             yield self._progress(len(self._tallies) - 1)
+        areas = [(pages, waiting.drain()) for pages, waiting in self._areas_due.items()]
+        areas += [(pages, np.concatenate(parts)) for pages, parts in self._areas_forever.items()]
+        self._areas_forever.clear()
+        for pages, addresses in areas:
+            yield from self._free_areas(pages, addresses)
+            yield self._progress(len(self._tallies) - 1)
 
     def release(self) -> Generator[Ask[Any] | Park | ProgramProgress, Any, None]:
-        """Free all blocks, objects and regions. If the session has ended, that has freed them already."""
+        """Free all that it holds. If the session has ended, that has freed it already."""
         if self._session not in self._node.sessions:
             return
         yield from self._free_all()
@@ -490,7 +579,8 @@ class _Run:
 
 def _among(plan: Kind) -> str:
     """The field of PhaseResult that has the counts of a kind."""
-    return "mixes" if isinstance(plan, MixPlan) else "accesses" if isinstance(plan, AccessPlan) else "objects"
+    among = {MixPlan: "mixes", AccessPlan: "accesses", ObjectPlan: "objects", VmallocPlan: "vmallocs"}
+    return among[type(plan)]
 
 
 def _batch(phase: PhasePlan, events: int, spent_ns: int, pages: float, pages_per_event: float) -> int:

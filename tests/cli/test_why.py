@@ -46,8 +46,17 @@ def test_text_for_a_tired_engineer() -> None:
     result = run(app, [str(REPORTS / "bound.txt")])
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert lines[0].startswith("loader (Linux 6.1.90-1): OOM kill, order 0, 0x140cca(GFP_HIGHUSER_MOVABLE")
-    assert lines[0].endswith("constraint memory policy; killed: loader")
+    assert lines[0] == (
+        "Node 1 Normal, the only zone that the request may use, is 656 pages (2.6 MiB) short of min; without "
+        "the boost of 1024 pages it would pass; node 0 Normal, which is not allowed, had 1.5 GiB free."
+    )
+    assert lines[1] == (
+        "What would have served it: policy and cpuset that allow nodes 0-1 (node 0 Normal); 2 more below."
+    )
+    assert lines[2].startswith(
+        "The request: loader (Linux 6.1.90-1): OOM kill, order 0, 0x140cca(GFP_HIGHUSER"
+    )
+    assert lines[2].endswith("constraint memory policy; killed: loader.")
     assert "  node 0 Normal  free 400000: its node is not allowed" in lines
     assert (
         "  node 1 Normal  free 6000 against 6656 (min 6656 with a boost of 1024): 656 short "

@@ -20,6 +20,7 @@ from numa_client import (
     ProgramLimits,
     ProgramRegion,
     SessionInfo,
+    VmallocMix,
     list_programs,
     program_text,
 )
@@ -44,6 +45,7 @@ max_real_seconds = 4.5
 [[regions]]
 name = "r"
 kind = "file"
+tlb_page_kb = 2048
 pages = 10
 memory = 0.5
 policy = "bind:1"
@@ -76,6 +78,7 @@ write = 0.5
 theta = 0.9
 hot_pages = 0.1
 hot_accesses = 0.9
+stride = 4
 think = { kind = "fixed", mean = 1e-6 }
 
 [[phases.objects]]
@@ -87,12 +90,30 @@ node = 1
 weight = 2
 lifetime = { kind = "fixed", mean = 1 }
 think = { kind = "fixed", mean = 1e-6 }
+
+[[phases.vmallocs]]
+name = "v"
+size = 16384
+node = 1
+weight = 2
+lifetime = { kind = "fixed", mean = 1 }
+think = { kind = "fixed", mean = 1e-6 }
 """
 
 
 def test_every_key_arrives() -> None:
     program = Program.from_toml(EVERY_KEY)
-    for cls in (Program, Phase, Mix, Access, ObjectMix, ProgramRegion, ProgramLimits, Distribution):
+    for cls in (
+        Program,
+        Phase,
+        Mix,
+        Access,
+        ObjectMix,
+        VmallocMix,
+        ProgramRegion,
+        ProgramLimits,
+        Distribution,
+    ):
         missing = [f.name for f in fields(cls) if not re.search(rf"\b{f.name}\b", EVERY_KEY)]
         assert missing == []
     message = run_request(SESSION, "id", program, 2).program
@@ -104,6 +125,7 @@ def test_every_key_arrives() -> None:
         (pb2.Mix.DESCRIPTOR, message.phases[0].mixes[0]),
         (pb2.Access.DESCRIPTOR, message.phases[0].accesses[0]),
         (pb2.ObjectMix.DESCRIPTOR, message.phases[0].objects[0]),
+        (pb2.VmallocMix.DESCRIPTOR, message.phases[0].vmallocs[0]),
         (pb2.Distribution.DESCRIPTOR, message.phases[0].mixes[0].lifetime),
     ):
         assert {f.name for f, _ in found.ListFields()} == {f.name for f in descriptor.fields}

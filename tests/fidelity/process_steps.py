@@ -64,6 +64,8 @@ class Step:
     vmstat: dict[str, int]
     #: Lines of meminfo that changed, in kB.
     meminfo: dict[str, int]
+    #: When it began, in ms since the script did.
+    t_ms: int
 
     @property
     def name(self) -> str:
@@ -78,7 +80,7 @@ def steps(capture: Path) -> list[Step]:
 def _step(number: int, path: Path) -> Step:
     head, *sections = re.split(r"^== ", path.read_text(), flags=re.M)[1:]
     command = head.split("command: ", 1)[1].split()
-    step = Step(number, command, 0, 0, 0, {}, {}, {})
+    step = Step(number, command, 0, 0, 0, {}, {}, {}, int(head.split("t_ms ", 1)[1].split()[0]))
     for text in sections:
         title, _, body = text.partition("\n")
         lines = body.splitlines()

@@ -86,7 +86,8 @@ class Replay:
 
     def __init__(self, capture: Path) -> None:
         scenario = json.loads((capture / "scenario.json").read_text())
-        self.rules = rules_of(profile_of_version(scenario["kernel_version"]))
+        self.profile = profile_of_version(scenario["kernel_version"])
+        self.rules = rules_of(self.profile)
         self.thp = capture.name == "thp"
         self.steps = steps(capture)
         if not self.steps[0].subjects["p0"].smaps:
@@ -116,6 +117,7 @@ class Replay:
                     self.others_tables = step.vmstat["nr_page_table_pages"] - counted
                 computed = self.others_tables + counted
                 self._note(step, "", "nr_page_table_pages", step.vmstat["nr_page_table_pages"], computed)
+            self._compare_vmstat(step)
             if self.subjects and step.number == 0:
                 self.others_kb = step.meminfo["Committed_AS"] - (self.committed.pages << 2)
             elif "Committed_AS" in step.meminfo:
@@ -330,6 +332,9 @@ class Replay:
                 self._write(subject, effect.start, effect.end)
                 for address in range(effect.start, effect.end, _PAGE):
                     subject.tables.fault(address, huge=self._huge(subject, address))
+
+    def _compare_vmstat(self, step: Step) -> None:
+        """What vmstat says of pages."""
 
     # the program, and what is seen
 

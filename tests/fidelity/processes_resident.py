@@ -17,13 +17,17 @@ from fidelity.process_steps import Seen, Step, area
 from fidelity.processes import Compared, Replay, Subject
 
 from numa_service.mm.mmap.carry_out import carry_out, exit_process, fork
-from numa_service.mm.mmap.entries import PRESENT, ZERO, has, pfns_of
-from numa_service.mm.mmap.fault import touch
+from numa_service.mm.mmap.effects import Zap
+from numa_service.mm.mmap.entries import HUGE, PRESENT, ZERO, has, pfns_of
+from numa_service.mm.mmap.fault import fault_in, touch
 from numa_service.mm.mmap.frames import ANON, FILE, SHMEM, AddressSpace, Frames, Nids, Numbered, Pfns
+from numa_service.mm.mmap.huge_memory import split_huge_page
 from numa_service.mm.mmap.mm_struct import MmStruct
 from numa_service.mm.mmap.pgtables import PageTables
 from numa_service.mm.mmap.process import Process
 from numa_service.mm.mmap.rules import PAGE_SHIFT, X86_64
+from numa_service.mm.mmap.thp import Thp
+from numa_service.mm.mmap.thp_rules import thp_rules_of
 from numa_service.mm.mmap.vm_flags import VM_GROWSDOWN
 from numa_service.mm.mmap.vma import DEV_ZERO, File, Vma
 from numa_service.procfs.pid_maps import header
@@ -32,8 +36,10 @@ from numa_service.procfs.pid_smaps import numa_line, numbers
 _PAGE = 1 << PAGE_SHIFT
 #: Captures in which pages of a file were still being read when a step was seen.
 UNDER_WAY = {"4n1c-k61/basic": "/mnt/f1"}
-#: What needs more than is modelled: swap, huge pages; sparse shows neither smaps nor pages.
-NOT_COMPARED = ("swap", "thp", "sparse")
+#: What needs more than is modelled: swap.
+NOT_COMPARED = ("swap",)
+#: Of the subject's own memory nothing is known in these steps: it does more than it is told.
+_OWN = ("spawn", "fork", "exit")
 #: Lines of smaps that are compared.
 LABELS = (
     "Rss",
@@ -45,6 +51,7 @@ LABELS = (
     "Private_Dirty",
     "Referenced",
     "Anonymous",
+    "AnonHugePages",
     "Locked",
 )
 
@@ -79,10 +86,18 @@ class ResidentReplay(Replay):
     def __init__(self, capture: Path) -> None:
         super().__init__(capture)
         self.source = Numbered()
-        self.frames = Frames(self.source)
+        thp = Thp(thp_rules_of(self.profile), self.source) if self.thp else None
+        self.frames = Frames(self.source, thp)
         self.caches: dict[tuple[str, int], AddressSpace] = {}
         self.left_out = UNDER_WAY.get(f"{capture.parent.name}/{capture.name}", "nothing")
-        self.with_nodes = capture.name == "basic"
+        self.with_nodes = capture.name in ("basic", "thp")
+        #: sparse shows neither smaps nor pages.
+        self.with_pages = capture.name != "sparse"
+        #: vmstat before a step, as captured and as computed.
+        self.vmstat: dict[str, int] = {}
+        self.counted: dict[str, int] = {}
+        #: Addresses at which the last byte that was written is 0.
+        self.zeros: set[int] = set()
         self.cpus_per_node = int(re.match(r"\dn(\d)c", capture.parent.name)[1])  # type: ignore[index]  # its name
 
     def run(self) -> list[Compared]:
@@ -90,7 +105,9 @@ class ResidentReplay(Replay):
         for subject in list(self.subjects.values()):
             exit_process(self.of(subject).process)
         return [
-            one for one in self.compared if one.what.startswith(("smaps", "numa_maps", "pages", "faults"))
+            one
+            for one in self.compared
+            if one.what.startswith(("smaps", "numa_maps", "pages", "faults", "thp_", "nr_anon"))
         ]
 
     def of(self, subject: Subject) -> Inhabited:
@@ -126,6 +143,48 @@ class ResidentReplay(Replay):
         if key not in self.caches:
             self.caches[key] = AddressSpace(SHMEM if file.path == DEV_ZERO else FILE)
         return self.caches[key]
+
+    def _call_touch(self, subject: Subject, words: list[str], step: Step) -> int:
+        if words[3] == "w" and len(words) == 4:
+            start, length = subject.at(words)
+            wrote = range(start, start + length, _PAGE)
+            self.zeros -= set(wrote)
+            self.zeros |= set(wrote[::256])
+        return super()._call_touch(subject, words, step)
+
+    def _call_holes(self, subject: Subject, words: list[str], step: Step) -> int:
+        start, length = subject.at(words)
+        stride = int(words[3]) * _PAGE
+        self.effects += [Zap(at, at + _PAGE) for at in range(start, start + length, stride)]
+        return 0
+
+    def _call_mbind(self, subject: Subject, words: list[str], step: Step) -> int:
+        super()._call_mbind(subject, words, step)
+        if self.frames.thp is not None and words[-1] == "move" and words[4].isdigit():
+            self._migrate(self.of(subject).process, *subject.at(words), int(words[4]))
+        return 0
+
+    def _migrate(self, process: Process, start: int, length: int, nid: int) -> None:
+        """MPOL_MF_MOVE to one node: single pages move, huge ones that are queued are split first.
+
+        Until 6.10 those are left where they are. Which pages of a split huge page hold nothing but zeros, and
+        become the page of zeros then, is known from what was written.
+        """
+        thp = self.frames.thp
+        assert thp is not None
+        entries = process.all_entries(start, start + length)
+        pfns = pfns_of(entries[entries != 0])
+        if thp.rules.migration_splits_queued:
+            for head in [head for head in thp.deferred if np.isin(pfns, head + np.arange(thp.nr)).any()]:
+                split_huge_page(self.frames, head)
+                for at in np.flatnonzero((pfns_of(entries) & -thp.nr) == head).tolist():
+                    address = start + at * _PAGE
+                    vma = process.mm.tree.lookup(address)
+                    if address in self.zeros and vma is not None:
+                        process.zap(vma, address, address + _PAGE)
+                        fault_in(process, vma, address, address + _PAGE, write=False)
+        single = pfns[~thp.compound(pfns)]
+        self.source.migrate(single[self.frames.mapcount[single] > 0], nid)
 
     def _touch(self, subject: Subject, address: int, *, write: bool) -> None:
         touch(self.of(subject).process, address, address + _PAGE, write=write)
@@ -169,6 +228,8 @@ class ResidentReplay(Replay):
         subject = self.of(self.subjects[name])
         subject.smaps |= seen.smaps
         self._compare_faults(step, name, subject, seen)
+        if not self.with_pages:
+            return
         mm = subject.mm
         numa = {line.split()[0]: line for line in seen.numa_maps}
         pages = _by_area(seen.pages)
@@ -182,8 +243,31 @@ class ResidentReplay(Replay):
                     value = captured.get(label, "0 kB").strip()
                     self._note(step, name, f"smaps {label}", f"{line} {value}", f"{line} {kb} kB")
             self._compare_numa(step, name, subject, vma, numa[f"{vma.start:08x}"])
-            runs = _runs(subject.process, vma)
-            self._note(step, name, "pages", f"{line} {pages.get(vma.start, [])}", f"{line} {runs}")
+            runs = _runs(subject.process, vma, of_head=self.profile.series < (6, 11))
+            seen_runs = pages.get(vma.start, [])
+            if seen_runs[-1:] == ["…"]:
+                runs = [*runs[: len(seen_runs) - 1], "…"]
+            self._note(step, name, "pages", f"{line} {seen_runs}", f"{line} {runs}")
+
+    def _compare_vmstat(self, step: Step) -> None:
+        """How vmstat has changed: events of huge pages, and mapped anonymous pages."""
+        before, counted = dict(self.vmstat), dict(self.counted)
+        self.vmstat |= step.vmstat
+        self.counted["nr_anon_pages"] = int(((self.frames.mapcount > 0) & (self.frames.kind == ANON)).sum())
+        thp = self.frames.thp
+        if thp is not None:
+            self.counted |= thp.events
+            self.counted["nr_anon_transparent_hugepages"] = thp.nr_anon
+        who, what = step.command[0], step.command[1]
+        alone = who in self.subjects and self.of(self.subjects[who]).settled and what not in _OWN
+        for name in self.vmstat if before else ():
+            if name.startswith("thp_migration"):
+                continue
+            if (thp is not None and name.startswith(("thp_", "nr_anon_tr"))) or (
+                name == "nr_anon_pages" and alone and self.with_pages is False
+            ):
+                changed = self.vmstat[name] - before.get(name, 0)
+                self._note(step, "", name, changed, self.counted.get(name, 0) - counted.get(name, 0))
 
     def _compare_faults(self, step: Step, name: str, subject: Inhabited, seen: Seen) -> None:
         """Faults of a step, but of those in which the program has faults of its own."""
@@ -221,29 +305,45 @@ def _by_area(lines: list[str]) -> dict[int, list[str]]:
                 runs[-1] = (runs[-1][0], runs[-1][1] + count, what)
             else:
                 runs.append((first, count, what))
+        elif "more runs left out" in line:
+            runs.append((-1, 0, ""))
         elif match := re.match(r"([0-9a-f]+)-", line):
             runs = found.setdefault(int(match[1], 16), [])
-    return {start: [f"{first}+{count} {what}" for first, count, what in of] for start, of in found.items()}
+    return {
+        start: ["…" if first < 0 else f"{first}+{count} {what}" for first, count, what in of]
+        for start, of in found.items()
+    }
 
 
-def _runs(process: Process, vma: Vma) -> list[str]:
-    """The same of what is mapped here."""
+def _runs(process: Process, vma: Vma, *, of_head: bool) -> list[str]:
+    """The same of what is mapped here.
+
+    `of_head`: pagemap says "exclusive" of a whole PMD entry as of its first page; since 6.11 of each page.
+    """
     entries = process.all_entries(vma.start, vma.end)
-    pfns = pfns_of(entries)
+    pfns, thp = pfns_of(entries), process.frames.thp
+    asked = pfns.copy()
+    huge = has(entries, HUGE)
+    if thp is not None and of_head:
+        asked[huge] &= -thp.nr
+    parts = huge | thp.compound(pfns) if thp is not None else huge
     words = []
-    for entry, zero, kind, count in zip(
+    for entry, zero, part, kind, count, alone in zip(
         entries.tolist(),
         has(entries, ZERO).tolist(),
+        parts.tolist(),
         process.frames.kind[pfns].tolist(),
         process.frames.mapcount[pfns].tolist(),
+        (process.frames.mapcount[asked] == 1).tolist(),
         strict=True,
     ):
+        of_huge = ",thp" if part else ""
         if not entry & PRESENT:
             words.append("")
         elif zero:
-            words.append("zero m0")
+            words.append(f"zero{of_huge} m0")
         else:
-            words.append(f"{'anon' if kind == ANON else 'file'}{',excl' if count == 1 else ''} m{count}")
+            words.append(f"{'anon' if kind == ANON else 'file'}{',excl' if alone else ''}{of_huge} m{count}")
     runs = []
     first = 0
     for at in range(1, len(words) + 1):

@@ -240,6 +240,7 @@ def slab_of(guest: Guest) -> SlabCaches:
     """The caches of a guest with SLAB, computed."""
     slab = SLAB[guest.profile]
     caches = boot_slab(
+        slab.rules,
         slab.kmem_cache_bytes,
         slab.kmalloc,
         slab.boot,

@@ -18,7 +18,7 @@ from numa_service.mm.slab.boot_caches import p9_fcall_cache
 from numa_service.mm.slab.kmem_cache import PAGE_SIZE, KmemCacheArgs
 from numa_service.mm.slab.pages import offset_in_page, virt_to_pfn
 from numa_service.mm.slab.profile import SLAB
-from numa_service.mm.slab.slob import UNIT, SlobBlock, SlobList, cache_block, kmalloc_block
+from numa_service.mm.slab.slob import UNIT, SlobBlock, SlobList, SlobRules, cache_block, kmalloc_block
 from numa_service.mm.slab.slob_alloc import Slob, SlobObject
 from numa_service.mm.slab.slob_page import SlobPage
 
@@ -62,7 +62,7 @@ class _Replay:
         self.by_name = {args.name: args for args in caches}
         self.caches = caches
         self.source = _TracedPages()
-        self.slob = Slob(dict.fromkeys(range(1 << 10), 0), self.source)
+        self.slob = Slob(dict.fromkeys(range(1 << 10), 0), self.source, SlobRules())
         self.tally = SlobTally()
         #: Pages of the trace that have no objects.
         self.fresh: set[int] = set()

@@ -9,6 +9,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from fidelity.balancing import balancing_captures
+from fidelity.balancing_table import balancing_section
 from fidelity.compare import Field, compare
 from fidelity.hotplug import compare_hotplug
 from fidelity.hugepages import compare_hugepages
@@ -81,9 +83,9 @@ def _arguments() -> argparse.Namespace:
         type=Path,
         default=GROUNDTRUTH,
         metavar="DIR",
-        help="a folder with topologies/, workloads/, traces/, slab/, vmalloc/ and processes/, any of which "
-        "may be missing, or a folder of topologies; default: $NUMA_GROUNDTRUTH, else those of the repository "
-        "(here %(default)s)",
+        help="a folder with topologies/, workloads/, traces/, slab/, vmalloc/, processes/ and balancing/, "
+        "any of which may be missing, or a folder of topologies; default: $NUMA_GROUNDTRUTH, else those of "
+        "the repository (here %(default)s)",
     )
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there too")
     return parser.parse_args()
@@ -109,13 +111,18 @@ def main() -> int:
     """Print the table, and the differences that nothing explains."""
     arguments = _arguments()
     write, root = arguments.write, arguments.captures.resolve()
-    parts = {"topologies", "workloads", "traces", "slab", "vmalloc", "processes"}
+    parts = {"topologies", "workloads", "traces", "slab", "vmalloc", "processes", "balancing"}
     whole = any((root / part).is_dir() for part in parts)
     topologies = _captures(root / "topologies" if whole else root, "*")
     workloads = _captures(root / "workloads", "*/*") if whole else []
     traces = sorted({p.parent for p in (root / "traces").glob("*/*/t.*trace*")}) if whole else []
     memory = (
-        [*root.glob("slab/*/*/scenario.json"), *vmalloc_captures(root), *process_captures(root)]
+        [
+            *root.glob("slab/*/*/scenario.json"),
+            *vmalloc_captures(root),
+            *process_captures(root),
+            *balancing_captures(root),
+        ]
         if whole
         else []
     )
@@ -173,7 +180,9 @@ def main() -> int:
             "| trace | pageblock steals | blocks drained | blocks refilled | inferred allocations | inferred "
             f"pages drained |\n|---|---|---|---|---|---|\n{''.join(map(event_row, replayed))}"
         )
-    for section in (slab_section, work_section, vmalloc_section, process_section) if memory else ():
+    for section in (
+        (slab_section, work_section, vmalloc_section, process_section, balancing_section) if memory else ()
+    ):
         part, fields = section(root, skipped, unreadable)
         text += part
         everything += fields

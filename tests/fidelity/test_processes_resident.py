@@ -9,13 +9,16 @@ from groundtruth import GROUNDTRUTH
 PROCESSES = GROUNDTRUTH / "processes"
 #: By capture: what was compared.
 COUNTS = {
-    "2n2c-k61/basic": 9744,
-    "2n2c-k61/policy": 3728,
-    "2n2c-k612/basic": 9744,
-    "2n2c-k612/policy": 6353,
-    "4n1c-k61/basic": 8208,
-    "4n1c-k61/policy": 3728,
-    "4n1c-k612/policy": 6353,
+    "2n2c-k61/basic": 10551,
+    "2n2c-k61/policy": 4035,
+    "2n2c-k61/sparse": 28,
+    "2n2c-k61/thp": 3563,
+    "2n2c-k612/basic": 10551,
+    "2n2c-k612/policy": 6878,
+    "2n2c-k612/thp": 3596,
+    "4n1c-k61/basic": 8887,
+    "4n1c-k61/policy": 4035,
+    "4n1c-k612/policy": 6878,
 }
 
 
@@ -25,8 +28,10 @@ def test_every_step_is_as_captured(name: str) -> None:
     compared = replay.run()
     assert [one for one in compared if one.captured != one.computed] == []
     assert len(compared) == COUNTS[name]
-    # and nothing is left but what is in memory of files on disks
+    # and nothing is left but what is in memory of files on disks, and the huge page of zeros
     caches = [cache for (path, _), cache in replay.caches.items() if path.startswith("/mnt")]
+    zeros = replay.frames.thp.shrink_zero_page() if replay.frames.thp is not None else 0
+    assert zeros == (512 if replay.thp else 0)
     assert replay.source.out == sum(len(cache.all()) for cache in caches)
     assert replay.table_pages.out == 0
 

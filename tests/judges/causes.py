@@ -12,9 +12,7 @@ STRAYS = "CPUs of a node that is off-line are put on another (noted)"
 LEFT_OUT = "one package is missing from the output: a test of groups of PCI devices that conflict"
 OLD_LSCPU = "lscpu 2.38 cannot read this dump's CPUs"
 CORE_IDS = "threads with different core ids: hwloc calls them cores, lscpu not; here as hwloc"
-GROWN = (
-    "marks and reserves were set at boot, with less memory, and neither version nor sysctls are in the root"
-)
+GROWN = "marks were set at boot: what zones had then is told by reserves, to a page in 256"
 
 _BY_FILE = {
     "16em64t-4s2ca2c-cpusetreorder.tar.bz2": RESTRICTED,
@@ -34,6 +32,6 @@ _BY_FILE = {
 
 def cause(row: Row) -> str:
     """Why the answers of a row differ; empty if that is not known."""
-    if row.judge == "PCP roots" and row.what.startswith(("protection", "low and high")):
+    if row.judge == "PCP roots" and row.what.startswith("low and high"):
         return GROWN
     return _BY_FILE.get(row.file, "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -407,6 +408,19 @@ def _old_capture(root: Path, version: str, managed: int | None) -> Path:
     return root
 
 
+def test_an_archive_or_a_directory_above_is_the_same_machine(tmp_path: Path) -> None:
+    """Zones keep the pages that they manage, and managed at boot, one by one."""
+    inside = tmp_path / "above" / "box"
+    _old_capture(inside, "3.10.0-957.el7", 240_000)
+    with tarfile.open(tmp_path / "box.tar.gz", "w:gz") as archive:
+        archive.add(inside, "box")
+    whole = load(str(inside))
+    # reserves of 900 times 256 pages: the zones of node 0 have grown since
+    assert [zone.freed_late for zone in whole.nodes[0].zones] == [0, 240_000 - 901 * 256 + 1]
+    for other in (load(str(tmp_path / "above")), load(str(tmp_path / "box.tar.gz"))):
+        assert (other.nodes, other.sysctls, other.profile) == (whole.nodes, whole.sysctls, whole.profile)
+
+
 @pytest.mark.parametrize(("version", "managed"), [("3.10.0-957.el7", 240_000), ("2.6.32-754.el6", None)])
 def test_old_kernels_print_populated_zones_only(tmp_path: Path, version: str, managed: int | None) -> None:
     """Node 1 has no memory and is therefore not in the zoneinfo; before 3.9 there is no ``managed``."""
@@ -482,4 +496,7 @@ def test_a_partial_tree_shares_cpus_and_has_no_distances(tmp_path: Path) -> None
         "no version: by the form of its zoneinfo, linux-2.6.32 was taken",
         "no distances: 20 between all nodes was taken",
         "no file lists the CPUs of nodes: each has an equal share of the packages, in order",
+        "vm.min_free_kbytes=12 makes the printed watermarks: boot would make others",
     )
+    marks = start_kernel(spec).watermarks
+    assert [marks[nid, "Normal"].min for nid in (0, 1)] == [1, 1]

@@ -9,7 +9,7 @@ import pytest
 
 from numa_service.machine.boot import start_kernel
 from numa_service.machine.capture import load_capture
-from numa_service.machine.late_free import late_frees
+from numa_service.machine.late_free import late_frees, managed_at_boot
 from numa_service.machine.presets import load_preset
 
 CAPTURES = Path(__file__).resolve().parents[1] / "testdata" / "captures" / "topologies"
@@ -87,6 +87,40 @@ def test_without_a_boot_log_all_that_is_managed_counts(tmp_path: Path) -> None:
     low = start_kernel(spec).watermarks[0, "DMA32"].low
     assert f"        low      {low}\n" in captured
     assert start_kernel(blind).watermarks[0, "DMA32"].low != low
+
+
+#: Zones DMA, DMA32, Normal and Movable, with reserves of DMA and DMA32 as kernels print them.
+RATIOS = (256, 256, 32)
+
+
+def test_reserves_tell_what_zones_managed_at_boot() -> None:
+    # of 480,600 pages in DMA32 1877 * 256 to 1878 * 256 - 1 were there
+    found = managed_at_boot([3977, 481_600, 0, 0], {0: [0, 1877, 1877, 1877]}, RATIOS)
+    assert found == [3977, 1878 * 256 - 1, 0, 0]
+    # two zones that have grown: the sum is told by DMA, and the upper one by DMA32 as well
+    reserves = {0: [0, 2900, 7996, 7996], 1: [0, 0, 5096, 5096]}
+    found = managed_at_boot([3977, 743_000, 1_305_000, 0], reserves, RATIOS)
+    assert [found[1] // 256, found[2] // 256, (found[1] + found[2]) // 256] == [2900, 5096, 7996]
+    assert found[0] == 3977
+
+
+def test_reserves_that_fit_change_nothing() -> None:
+    managed = [3977, 742_500, 1_304_600, 0]
+    reserves = {0: [0, 2900, 7996, 7996], 1: [0, 0, 5096, 5096]}
+    assert managed_at_boot(managed, reserves, RATIOS) == managed
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ([0, 0, 0, 0], "none: the ratio was written"),
+        ([0, 938, 938, 938], "half: another ratio"),
+        ([0, 2000, 2000, 2000], "more than there is: memory has gone"),
+        ([0], "cut off"),
+    ],
+)
+def test_reserves_that_tell_nothing_change_nothing(row: list[int], why: str) -> None:
+    assert managed_at_boot([3977, 481_600, 0, 0], {0: row}, RATIOS) == [3977, 481_600, 0, 0], why
 
 
 @pytest.mark.parametrize(

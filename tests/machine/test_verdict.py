@@ -102,6 +102,14 @@ def test_a_policy_leaves_one_full_node() -> None:
     full = check_of(verdict, 1, "Normal")
     # 6000 free, min 6656 with a boost of 1024
     assert (full.outcome, full.short, full.boost) == (v.BELOW_MIN, 656, 1024)
+    assert verdict.text[0].endswith("node 0 Normal, which is not allowed, had 1.5 GiB free.")
+
+
+def test_of_several_zones_the_one_that_is_used_first_is_told() -> None:
+    verdict = judged("bound", ("nodemask=1", "nodemask=0-1"), ("free:1600000kB", "free:22528kB"))
+    assert verdict.text[0] == (
+        "Node 0 Normal is just at min, and must be above; so is the other zone that it may use."
+    )
 
 
 def test_without_the_policy_the_other_node_could_have_served() -> None:
@@ -115,6 +123,10 @@ def test_the_last_try_before_a_kill_compares_with_high() -> None:
     verdict = judged("bound", changes)
     assert (verdict.explained, verdict.cause) == (True, v.CAUSE_LAST_TRY)
     assert check_of(verdict, 1, "Normal").short_of_high == 37888 // 4 - 7500
+    assert (
+        "node 1 Normal, the only zone that the request may use, is above min but 1972 pages"
+        in verdict.text[0]
+    )
     # a failed allocation has no such try
     failure = judged("bound", changes, ("loader invoked oom-killer:", "loader: page allocation failure:"))
     assert (failure.explained, failure.cause) == (False, v.CAUSE_UNKNOWN)
@@ -126,6 +138,9 @@ def test_pieces_that_are_too_small() -> None:
     check = check_of(verdict, 0, "Normal")
     # the one large block is of the high-atomic reserve
     assert (check.outcome, check.blocks, check.blocks_kept) == (v.NO_BLOCK, 0, 1)
+    assert verdict.text[0].endswith(
+        "needs 64 kB in a row, and the largest free block is one of 16 kB, in node 0 Normal."
+    )
     assert judged("pieces", ("1*2048kB (H)", "1*2048kB (U)")).cause == v.CAUSE_UNKNOWN
 
 
@@ -134,6 +149,10 @@ def test_pages_that_the_request_may_not_use() -> None:
     verdict = judged("pieces", *cma)
     check = check_of(verdict, 0, "Normal")
     assert (check.cma, check.highatomic, check.outcome) == (27500, 512, v.BELOW_MIN)
+    assert (
+        "; 107.4 MiB more are free there in CMA areas, which the request may not use; 2.0 MiB"
+        in verdict.text[0]
+    )
     movable = judged("pieces", *cma, ("GFP_NOIO|__GFP_COMP", "GFP_HIGHUSER_MOVABLE"))
     assert check_of(movable, 0, "Normal").outcome == v.PASSES
 
@@ -147,6 +166,15 @@ def test_an_urgent_request_goes_below_min() -> None:
 def test_kernels_2_6_37_to_3_2_count_the_block_twice() -> None:
     for version, cost in (("2.6.32-400", 0), ("2.6.38-10", 2), ("3.2.0-24", 2), ("3.3.0", 0), ("6.1.0", 0)):
         assert check_of(judged("enough", ("2.6.32-400", version)), 0, "Normal").cost == cost
+
+
+@pytest.mark.parametrize(("low", "rose"), [("low:32256kB", 0), ("low:34304kB", 512), ("low:33304kB", 0)])
+def test_a_boost_that_is_not_printed_is_whole_pageblocks(low: str, rose: int) -> None:
+    """Of 5.0 to 5.15: low - min is larger than high - low by what it grew by while they were printed."""
+    changes = ("6.1.90-1", "5.4.0-1"), ("boost:4096kB ", ""), ("low:32256kB", low)
+    verdict = judged("bound", *changes, ("high:37888kB", f"high:{int(low[4:-2]) + 5632}kB"))
+    check = check_of(verdict, 1, "Normal")
+    assert (check.boost, check.boost_rose) == (0, rose)
 
 
 def test_old_kernels_do_not_count_smaller_blocks() -> None:

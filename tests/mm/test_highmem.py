@@ -7,7 +7,7 @@ import random
 import pytest
 
 from numa_service.mm.highmem.bounce import ISA_PAGE_POOL, PAGE_POOL, Bounced, Device, blk_queue_bounce
-from numa_service.mm.highmem.highmem import Highmem
+from numa_service.mm.highmem.highmem import PkmapUsers, Task
 from numa_service.mm.highmem.kmap_local import KmapError, KmapLocal
 from numa_service.mm.highmem.pkmap import Pkmap
 from numa_service.mm.highmem.rules import LAST_PKMAP, PKMAP_BASE, highmem_rules
@@ -114,14 +114,19 @@ def test_against_a_dictionary(seed: int) -> None:
 
 
 def test_who_has_not_mapped_a_page_cannot_unmap_it() -> None:
-    high = Highmem(NEW, lambda pfn: pfn)
-    high.kmap(1, 7)
-    high.kmap(1, 7)
-    high.kmap(2, 7)
+    high = PkmapUsers(NEW, lambda pfn: pfn)
+    here, other, elsewhere = (0, 1, 1), (0, 1, 2), (3, 1, 1)
+    tasks: tuple[Task, ...] = (here, here, elsewhere)
+    for task in tasks:
+        high.kmap(task, 7)
+    assert high.tasks() == [here, elsewhere]
     with pytest.raises(KmapError, match="page 0x7, which is not mapped"):
-        high.kunmap(3, 7)
-    assert not high.kunmap(2, 7)
-    high.end(1)
+        high.kunmap(other, 7)
+    again = PkmapUsers(NEW, lambda pfn: pfn)
+    again.load(high.dump())
+    assert again.dump() == high.dump()
+    assert not high.kunmap(elsewhere, 7)
+    high.end(here)
     assert (high.users, high.pkmap.counts[1]) == ({}, 1)
 
 

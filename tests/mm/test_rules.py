@@ -15,7 +15,6 @@ from numa_service.mm.profile import (
     Profile,
     profile_named,
     profile_of_version,
-    profile_rules,
 )
 from numa_service.mm.rules.axis import ALWAYS, SOURCE_ONLY, Axis
 from numa_service.mm.rules.distributions import DISTRIBUTIONS
@@ -87,6 +86,7 @@ CLOSE = {
     "watermark_rules": (WMARK_PER_ORDER, WMARK_RESERVED, WMARK_FREE_RESERVE),
     "pageset_rules": (PAGESET_HOT_COLD, PAGESET_FREE_FACTOR, PAGESET_AUTO_TUNED),
     "avoids_fragmentation": (False, True, True),
+    "fair_zones": (False, False, False),
     "dirty_rules": (DIRTY_WRITTEN, DIRTY_LEFT, DIRTY_LEFT),
     "pass_rules": (PASS_WHOLE, PASS_AIMS, PASS_AIMS),
     "zonelist_cache": (True, False, False),
@@ -138,6 +138,7 @@ CLOSE = {
         _MM_INIT,
     ),
     "slab_allocators": (("slub", "slab", "slob"), ("slub", "slab", "slob"), ("slub",)),
+    "prints_managed": (False, True, True),
     "has_promo": (False, False, True),
     "prints_boost": (False, True, True),
     "prints_empty_zones": (False, True, True),
@@ -214,6 +215,10 @@ def test_every_rule_of_a_profile_is_in_the_table_once() -> None:
         ("3.10.0-514.6.1.el7.x86_64", "linux-3.10-el7", "3.10.0-el7"),
         ("2.6.32-754.el6", "linux-2.6.32-el6", "2.6.32-el6"),
         ("2.6.32-5-amd64", "linux-2.6.32", "2.6.32"),
+        ("5.14.21-150500.55.19-default", "linux-5.14-sle15sp5", "5.14.0-sle15sp5"),
+        ("6.4.0-150600.21-default", "linux-6.4-sle15sp6", "6.4.0-sle15sp6"),
+        ("4.12.14-122.37-default", "linux-4.12-sle12sp5", "4.12.0-sle12sp5"),
+        ("4.12.14-1-default", "linux-4.12", "4.12.0"),
         ("5.0.10", "linux-5.0", "5.0.0"),
         ("4.10.0-rc5-next", "linux-4.10", "4.10.0"),
         ("5.4.0-120-generic", "linux-5.4", "5.4.0"),
@@ -294,5 +299,4 @@ def test_a_distribution_has_its_version_and_what_it_took_over() -> None:
     assert (plain.min_free_kbytes_max, el7.min_free_kbytes_max) == (65536, 262144)
     assert plain.absent_sysctls - el7.absent_sysctls == {"kernel.numa_balancing"}
     assert not el7.watermark_scale
-    assert profile_rules(el7)["not modelled", "fair zone allocation"].value == "yes"
-    assert profile_rules(plain)["not modelled", "fair zone allocation"].value == "no"
+    assert (plain.fair_zones, el7.fair_zones) == (False, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,33 @@ from numa_service.mm.gfp import parse_gfp
 from numa_service.mm.highmem.rules import LAST_PKMAP, PKMAP_BASE
 from numa_service.mm.structs import PAGE_OFFSET
 from numa_service.node import ops
-from numa_service.node.errors import NotFound, Precondition
+from numa_service.node.errors import InvalidRequest, KernelBug, NotFound, Precondition
 from numa_service.node.highmem import bounced_pages
-from numa_service.node.kmem import kmem_cache_alloc
-from numa_service.node.mempolicy import Policy
+from numa_service.node.kmap import kmap, kmap_atomic, kunmap
+from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
+from numa_service.node.owners import Owner
 from numa_service.node.page_alloc import alloc_pages
 from numa_service.node.prepare import AllocRequest
-from numa_service.node.requests import close, kmap, kunmap
+from numa_service.node.requests import close
+from numa_service.node.restart import node_restarted
 from numa_service.node.struct_views import highmem_view, page_view
 from numa_service.node.unserved import AllocFailed
 from numa_service.node.vmalloc import vmalloc
 from numa_service.sim.simulation import Simulation
+
+#: 896 MiB of low memory, and 1,152 MiB of high memory, most of it on the second node.
+TWO_NODES_32_BIT = """arch = "i386"
+distances = [[10, 20], [20, 10]]
+
+[[node]]
+cpus = "0-1"
+memory = "1GiB"
+
+[[node]]
+cpus = "2-3"
+memory = "1GiB"
+"""
 
 
 class Mapping:
@@ -48,6 +64,9 @@ class Mapping:
     def kmap(self, pfn: int, session: int | None = None, **how: bool) -> int:
         return self.sim.call(0, kmap(self.inbox, session or self.session, pfn, **how))
 
+    def kunmap(self, pfn: int, session: int | None = None) -> None:
+        self.sim.call(0, kunmap(self.inbox, session or self.session, pfn))
+
     def zone_of(self, pfn: int) -> str:
         [zone] = [e.name for e in self.node.pgdat.extents if e.start_pfn <= pfn < e.start_pfn + e.spanned]
         return zone
@@ -64,7 +83,7 @@ def test_virtual_of_a_high_page_is_where_kmap_has_mapped_it() -> None:
     view = highmem_view(machine.node)
     assert view.page_address_htable[f"{address:#x}"].startswith(f"pfn={pfn:#x} bucket=")
     assert (view.pkmap_count, view.last_pkmap_nr) == ({"0": 511, "1": 0, "more": 1}, 1)
-    kunmap(machine.inbox, machine.session, pfn)
+    machine.kunmap(pfn)
     assert highmem_view(machine.node).pkmap_count == {"0": 511, "1": 1, "more": 0}
     assert page_view(machine.node, pfn).virtual == address  # until a flush
     assert machine.node.apply(ops.KmapFlushUnused()) == 1
@@ -77,7 +96,7 @@ def test_a_page_of_low_memory_has_its_address_all_the_time(preset: str) -> None:
     [pfn] = machine.take(1, "GFP_KERNEL")
     arch = machine.node.pgdat.arch
     assert machine.kmap(pfn) == page_view(machine.node, pfn).virtual == PAGE_OFFSET[arch] + (pfn << 12)
-    kunmap(machine.inbox, machine.session, pfn)
+    machine.kunmap(pfn)
     assert machine.node.apply(ops.KmapLocal(machine.session, pfn, 0)) == -1
     machine.node.apply(ops.KunmapLocal(machine.session, pfn, 0))
     if preset == "uma":
@@ -95,15 +114,15 @@ def test_requests_wait_for_an_entry_in_turn() -> None:
         machine.sim.spawn(0, kmap(machine.inbox, machine.session, pfn)) for pfn in machine.pages[512:514]
     ]
     machine.sim.run()
-    assert (machine.inbox.pkmap_waiters, [task.done for task in tasks]) == (2, [False, False])
+    assert (len(machine.node.pkmap_wait), [task.done for task in tasks]) == (2, [False, False])
     assert machine.kmap(machine.pages[3]) == PKMAP_BASE + 4 * 4096  # of a mapped page there is an entry
-    kunmap(machine.inbox, machine.session, machine.pages[3])
-    assert machine.inbox.pkmap_waiters == 2  # it still has a user
-    kunmap(machine.inbox, machine.session, machine.pages[3])
+    machine.kunmap(machine.pages[3])
+    assert len(machine.node.pkmap_wait) == 2  # it still has a user
+    machine.kunmap(machine.pages[3])
     machine.sim.run()
     assert [task.done for task in tasks] == [True, False]
     assert tasks[0].result == PKMAP_BASE + 4 * 4096
-    kunmap(machine.inbox, machine.session, machine.pages[512])
+    machine.kunmap(machine.pages[512])
     machine.sim.run()
     assert tasks[1].result == PKMAP_BASE + 4 * 4096
 
@@ -117,7 +136,7 @@ def test_who_may_not_sleep_is_refused_in_the_kernels_words() -> None:
     with pytest.raises(Precondition, match=report):
         machine.kmap(machine.pages[520], atomic=True)
     assert machine.node.digest() == before
-    assert machine.inbox.pkmap_waiters == 0
+    assert len(machine.node.pkmap_wait) == 0
     assert machine.kmap(machine.pages[1], atomic=True) == PKMAP_BASE + 2 * 4096
 
 
@@ -131,13 +150,13 @@ def test_the_end_of_a_session_ends_its_mappings_and_wakes_who_waits() -> None:
     waits = machine.sim.spawn(0, kmap(machine.inbox, other, theirs))
     own = machine.sim.spawn(0, kmap(machine.inbox, machine.session, machine.pages[550]))
     machine.sim.run()
-    assert machine.inbox.pkmap_waiters == 2
+    assert len(machine.node.pkmap_wait) == 2
     machine.sim.call(0, close(machine.inbox, machine.session))
     machine.sim.run()
     assert waits.result >= PKMAP_BASE
     assert isinstance(own.error, NotFound)
     view = highmem_view(machine.node)
-    assert (view.pkmap_count["more"], view.kmap_slots, machine.inbox.pkmap_waiters) == (1, {}, 0)
+    assert (view.pkmap_count["more"], view.kmap_slots, len(machine.node.pkmap_wait)) == (1, {}, 0)
     assert machine.sim.check() == []
 
 
@@ -145,17 +164,21 @@ def test_bad_input() -> None:
     machine = Mapping(pages=2)
     mine, other = machine.pages[0], machine.open()
     before = machine.node.digest()
-    for op, error, reason in (
-        (ops.Kmap(other, mine), Precondition, "is not the session's"),
-        (ops.Kmap(77, mine), NotFound, "session 77"),
-        (ops.Kmap(other, 1 << 40), NotFound, "no page of node 0"),
-        (ops.Kunmap(other, mine), Precondition, "kernel BUG at mm/highmem.c: kunmap of page"),
-        (ops.KmapLocal(other, mine, 0), Precondition, "is not the session's"),
-        (ops.KunmapLocal(machine.session, mine, 0), Precondition, "is not in the last slot"),
+    for steps, error, reason in (
+        (kmap(machine.inbox, other, mine), Precondition, "is not the session's"),
+        (kmap(machine.inbox, 77, mine), NotFound, "session 77"),
+        (kmap(machine.inbox, other, 1 << 40), NotFound, "no page of i386-highmem"),
+        (kunmap(machine.inbox, other, mine), Precondition, "kernel BUG at mm/highmem.c: kunmap of page"),
+        (kmap_atomic(machine.inbox, other, mine, 0), Precondition, "is not the session's"),
     ):
         with pytest.raises(error, match=reason):
-            # ops of several kinds in one table, whose types mypy joins
-            machine.node.apply(op)  # type: ignore[arg-type]
+            # requests with results of several types in one table, which mypy joins
+            machine.sim.call(0, steps)  # type: ignore[arg-type]
+    with pytest.raises(Precondition, match="is not in the last slot"):
+        machine.node.apply(ops.KunmapLocal(machine.session, mine, 0))
+    for op in (ops.Kmap(Owner(0, 1, 5), 7), ops.Kunmap(Owner(0, 1, 5), 7)):
+        with pytest.raises(InvalidRequest, match="no page of high memory"):
+            op.check(machine.node)
     assert machine.node.digest() == before
     slots = [machine.node.apply(ops.KmapLocal(machine.session, mine, 1)) for _ in range(15)]
     assert slots == list(range(16, 31))
@@ -178,14 +201,15 @@ def test_a_log_and_a_snapshot_lead_to_the_same_mappings(profile: str) -> None:
     for pfn in machine.pages[:300]:
         machine.kmap(pfn)
         if pfn % 3:
-            kunmap(machine.inbox, machine.session, pfn)
+            machine.kunmap(pfn)
     for nth in range(3):
         machine.node.apply(ops.KmapLocal(machine.session, machine.pages[nth], 1))
     spec, node = machine.node.machine.spec, machine.node
     restored = Node.boot(spec, 0)
     restored.restore(node.snapshot())
     nodes = (node, Node.replay(spec, 0, list(node.log)), restored)
-    later: list[ops.Op[Any]] = [ops.Kmap(machine.session, pfn) for pfn in machine.pages[250:599]]
+    me = node.owner(machine.session)
+    later: list[ops.Op[Any]] = [ops.Kmap(me, pfn) for pfn in machine.pages[250:599]]
     later += [ops.KunmapLocal(machine.session, machine.pages[2], 1), ops.EndSession(machine.session)]
     for op in later:
         assert len({str(one.apply(op)) for one in nodes}) == 1
@@ -233,9 +257,137 @@ def test_what_bounces_on_the_way_to_a_device() -> None:
     assert bounced_pages(flat.node, flat.pages, (1 << 64) - 1, no_highmem=True).pfns == ()
 
 
-def test_objects_of_a_32_bit_kernels_caches_are_refused() -> None:
-    machine = Mapping(pages=1)
-    before = machine.node.digest()
-    with pytest.raises(Precondition, match="32-bit kernel"):
-        machine.sim.call(0, kmem_cache_alloc(machine.node, machine.session, "filp", 0, 1, 0))
-    assert machine.node.digest() == before
+class Two:
+    """A simulated 32-bit machine of two nodes, the second of which has high memory only."""
+
+    def __init__(self, tmp_path: Path, profile: str = "linux-6.1") -> None:
+        file = tmp_path / "two.toml"
+        file.write_text(TWO_NODES_32_BIT)
+        self.sim = Simulation(dataclasses.replace(load(str(file)), profile=profile))
+        self.sessions = {nid: self.open(nid) for nid in (0, 1)}
+
+    def open(self, nid: int) -> int:
+        return self.sim.nodes[nid].apply(ops.OpenSession("driver", ops.FOREVER_NS, 0))
+
+    def take(self, nid: int, count: int, of: int) -> list[int]:
+        """Pages of high memory of a node for the session of another."""
+        node, policy = self.sim.nodes[nid], Policy(PolicyMode.BIND, (of,))
+        cpu = node.pgdat.cpus[0]
+        request = AllocRequest(self.sessions[nid], parse_gfp("GFP_HIGHUSER"), 0, count, cpu, policy)
+        got = self.sim.call(nid, alloc_pages(node, request))
+        return [pfn for _, pfns in got.pages for pfn in np.frombuffer(pfns, "<u8").tolist()]
+
+    def kmap(self, nid: int, pfn: int, **how: bool) -> int:
+        return self.sim.call(nid, kmap(self.sim.hosts[nid].inbox, self.sessions[nid], pfn, **how))
+
+    def kunmap(self, nid: int, pfn: int) -> None:
+        self.sim.call(nid, kunmap(self.sim.hosts[nid].inbox, self.sessions[nid], pfn))
+
+    def users(self) -> int:
+        highmem = self.sim.nodes[0].highmem
+        assert highmem
+        assert highmem.pool
+        return len(highmem.pool.users)
+
+    def restart(self, nid: int) -> None:
+        lineage = self.sim.nodes[nid].lineage + 1
+        self.sim.hosts[nid].alive = False
+        node = Node.boot(self.sim.spec, nid, lineage)
+        self.sim.host(node)
+        other = self.sim.nodes[1 - nid]
+        self.sim.call(other.nid, node_restarted(other, nid, lineage))
+        self.sessions[nid] = self.open(nid)
+
+
+def test_pages_of_any_node_are_mapped_in_the_one_pool(tmp_path: Path) -> None:
+    two = Two(tmp_path)
+    pools = [node.highmem.pool for node in two.sim.nodes.values() if node.highmem]
+    assert [pool is not None for pool in pools] == [True, False]
+    addresses = []
+    for home in (0, 1):
+        for of in (0, 1):
+            [pfn] = two.take(home, 1, of)
+            addresses.append(two.kmap(home, pfn))
+            assert two.kmap(home, pfn) == addresses[-1]
+            with pytest.raises(Precondition, match=f"page {pfn:#x} on node {of} is not the session's"):
+                two.kmap(1 - home, pfn)
+            two.kunmap(home, pfn)
+    assert addresses == [PKMAP_BASE + 4096 * nr for nr in (1, 2, 3, 4)]
+    assert two.users() == 4
+    [pfn] = two.take(1, 1, 0)
+    with pytest.raises(KernelBug, match="kunmap of page"):
+        two.kunmap(1, pfn)
+    two.sim.call(1, close(two.sim.hosts[1].inbox, two.sessions[1]))
+    assert two.users() == 2
+    assert two.sim.check() == []
+
+
+def test_who_waits_on_another_node_is_woken_there(tmp_path: Path) -> None:
+    two = Two(tmp_path)
+    mine, theirs = two.take(0, LAST_PKMAP + 1, 0), two.take(1, 2, 1)
+    for pfn in mine[:LAST_PKMAP]:
+        two.kmap(0, pfn)
+    with pytest.raises(KernelBug, match=f"scheduling while atomic: driver/{two.sessions[1]}/"):
+        two.kmap(1, theirs[0], atomic=True)
+    waits = [two.sim.spawn(1, kmap(two.sim.hosts[1].inbox, two.sessions[1], pfn)) for pfn in theirs]
+    here = two.sim.spawn(0, kmap(two.sim.hosts[0].inbox, two.sessions[0], mine[-1]))
+    two.sim.run()
+    assert [task.done for task in (*waits, here)] == [False] * 3
+    two.kunmap(0, mine[7])
+    two.sim.run()
+    assert sum(task.done for task in (*waits, here)) == 1
+    for pfn in mine[8:10]:
+        two.kunmap(0, pfn)
+    two.sim.run()
+    assert [task.done for task in (*waits, here)] == [True] * 3
+    for node in two.sim.nodes.values():
+        again = Node.boot(two.sim.spec, node.nid)
+        again.restore(node.snapshot())
+        assert again.digest() == node.digest()
+        assert Node.replay(two.sim.spec, node.nid, list(node.log)).digest() == node.digest()
+
+
+def test_a_session_that_ends_makes_room_for_those_of_other_nodes(tmp_path: Path) -> None:
+    two = Two(tmp_path)
+    for pfn in two.take(1, LAST_PKMAP, 1):
+        two.kmap(1, pfn)
+    [pfn] = two.take(0, 1, 0)
+    waits = two.sim.spawn(0, kmap(two.sim.hosts[0].inbox, two.sessions[0], pfn))
+    two.sim.run()
+    assert not waits.done
+    two.sim.call(1, close(two.sim.hosts[1].inbox, two.sessions[1]))
+    two.sim.run()
+    assert waits.result >= PKMAP_BASE
+    assert two.users() == 1
+
+
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_mappings_end_with_either_node(tmp_path: Path, restarts: int) -> None:
+    two = Two(tmp_path)
+    high = two.take(1, LAST_PKMAP + 1, 1)
+    for pfn in high[:LAST_PKMAP]:
+        two.kmap(1, pfn)
+    [pfn] = two.take(0, 1, 0)
+    home = 1 - restarts
+    other = high[-1] if home else pfn
+    waits = two.sim.spawn(home, kmap(two.sim.hosts[home].inbox, two.sessions[home], other))
+    two.sim.run()
+    assert not waits.done
+    two.restart(restarts)
+    two.sim.run()
+    assert waits.result >= PKMAP_BASE
+    assert two.users() == 1
+    if restarts == 0:
+        with pytest.raises(NotFound, match="lost in the restart of node 0"):
+            two.kunmap(1, high[0])
+
+
+def test_slots_are_at_home_and_pages_elsewhere(tmp_path: Path) -> None:
+    two = Two(tmp_path)
+    mine, other = two.take(1, 1, 0) + two.take(1, 1, 1), two.take(0, 1, 1)
+    inbox, session = two.sim.hosts[1].inbox, two.sessions[1]
+    cpu = two.sim.nodes[1].pgdat.cpus[0]
+    slots = [two.sim.call(1, kmap_atomic(inbox, session, pfn, cpu)) for pfn in mine]
+    assert slots == [16 * cpu, 16 * cpu + 1]
+    with pytest.raises(Precondition, match="is not the session's"):
+        two.sim.call(1, kmap_atomic(inbox, session, other[0], cpu))

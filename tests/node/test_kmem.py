@@ -17,7 +17,7 @@ from numa_service.node import ops
 from numa_service.node.ask import check_asked
 from numa_service.node.errors import InvalidRequest, NodeError, NotFound, Precondition, SlabBug
 from numa_service.node.kmem import kmalloc, kmem_cache_alloc, kmem_cache_shrink
-from numa_service.node.kmem_state import pack
+from numa_service.node.kmem_calls import pack
 from numa_service.node.node import Node
 from numa_service.node.owners import Owner
 from numa_service.node.region import close_session

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from numa_service.mm.gfp import GFP_KERNEL, Gfp
-from numa_service.mm.slab.pages import NUMA_NO_NODE
+from numa_service.mm.slab.pages import NUMA_NO_NODE, virt_to_pfn
 from numa_service.mm.slab.profile import slab_of
 from numa_service.mm.slab.slab_alloc import HZ, REAPTIMEOUT_AC, Slab
 from numa_service.mm.slab.slab_boot import counted_cpus
 from numa_service.mm.slab.start import SlabMachine, start
 from numa_service.node import ops
+from numa_service.node.errors import Precondition
 from numa_service.node.kmem import cache_reap, kmem_cache_shrink
 from numa_service.node.kmem_slab import SlabKmem
 from numa_service.node.node import Node
@@ -244,4 +245,79 @@ def test_cpus_without_memory_refill_from_the_nearest_node(tmp_path: Path) -> Non
     assert machine.sim.check() == []
     machine.restart(near)
     assert not machine.sim.nodes[2].kmem.known_objects()
+    assert machine.sim.check() == []
+
+
+def test_free_lists_off_their_slabs_are_objects_as_those_of_the_library() -> None:
+    """SLAB of 3.0, where struct slab of a large object is one of kmalloc: of the node, through its CPU."""
+    machine, source, dice = Machine("linux-3.0", slab="slab"), SamePages(), random.Random("3.0")
+    node, cpu = machine.sim.nodes[0], machine.cpus(0)[0]
+    node.observer = source.seen
+    library = library_of(machine, source)
+    kmem = kmem_of(node)
+    # pages of a slab for free lists are taken in the op that needs them: the observer does not see those
+    machine.alloc(0, "size-64", 1, cpu)
+    library.kmem_cache_alloc("size-64", cpu, GFP_KERNEL)
+    held: list[tuple[str, int]] = []
+    for step in range(120):
+        if dice.random() < 0.6 or not held:
+            name, count = dice.choice(("size-1024", "size-2048", "size-64")), dice.choice((1, 6, 30))
+            if len(kmem.here["size-64"].node.partial) == 0:
+                continue
+            got = machine.alloc(0, name, count, cpu)
+            assert got == [library.kmem_cache_alloc(name, cpu, GFP_KERNEL) for _ in range(count)]
+            held += [(name, address) for address in got]
+        else:
+            name = held[-1][0]
+            some = [address for of, address in held if of == name][: dice.choice((1, 5, 60))]
+            held = [pair for pair in held if pair[1] not in set(some)]
+            machine.free(0, name, some, cpu)
+            library.kmem_cache_free_bulk(name, cpu, some)
+        if step % 20 == 0:
+            assert machine.sim.check() == []
+    assert machine.sim.check() == []
+    off_slab = {slab.off_slab for slab in kmem.struct_pages.values() if slab.off_slab}
+    assert off_slab == {slab.off_slab for slab in library.struct_pages.values() if slab.off_slab}
+    assert len(off_slab) > 5
+
+
+def test_a_free_list_of_a_slab_is_where_the_slab_is_and_goes_with_it() -> None:
+    machine = Machine("linux-3.0", slab="slab")
+    far = machine.alloc(0, "size-4096", 30, of=1)
+    there = machine.sim.nodes[1]
+    kmem = kmem_of(there)
+    lists = {slab.off_slab for slab in kmem.struct_pages.values() if slab.off_slab is not None}
+    assert len(lists) == 30
+    assert {kmem.struct_pages[virt_to_pfn(at)].cache.name for at in lists} == {"size-64"}
+    assert {kmem.taken[at] for at in lists} == {there.kernel}
+    with pytest.raises(Precondition, match="not the session's"):
+        machine.free(1, "", [min(lists)])
+    again = Node.boot(machine.spec, 1)
+    again.restore(there.snapshot())
+    assert again.digest() == there.digest()
+    assert again.kmem.check() == []
+    assert (
+        Node.replay(machine.spec, 1, [ops.decode(ops.encode(op)) for op in there.log]).digest()
+        == there.digest()
+    )
+    machine.restart(0)  # the home is gone, and with it the objects and their slabs
+    assert machine.sim.check() == []
+    assert not any(at in kmem.taken for at in far)
+    for name in ("size-4096", "size-64"):
+        machine.sim.call(1, kmem_cache_shrink(there, name))
+    assert not kmem.slab_pages()
+    assert machine.sim.check() == []
+
+
+def test_without_memory_for_its_free_list_a_slab_is_not_made() -> None:
+    machine = Machine("linux-3.0", slab="slab")
+    node = machine.sim.nodes[0]
+    kmem = kmem_of(node)
+    kmem.at("size-4096")
+    pages = node.pgdat.pg.node_stat.copy()
+    kmem._grow_here = lambda name, most: ()  # type: ignore[method-assign]  # no page for a slab of size-64
+    with pytest.raises(AllocFailed):
+        machine.alloc(0, "size-4096", 1, of=0, gfp=int(Gfp.THISNODE | Gfp.NOWARN))
+    assert (node.pgdat.pg.node_stat == pages).all()
+    assert not kmem.struct_pages
     assert machine.sim.check() == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from numa_client import Access, Distribution
@@ -81,6 +83,20 @@ def test_sequential_goes_from_end_to_end() -> None:
     assert pattern.take(8).tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
     assert pattern.take(5).tolist() == [8, 9, 0, 1, 2]
     assert len(pattern.take(25)) == 25
+
+
+@pytest.mark.parametrize(("count", "stride"), [(10, 3), (10, 5), (10, 10), (7, 1), (9, 4)])
+def test_a_stride_visits_every_page_in_a_round(count: int, stride: int) -> None:
+    taken = indexes(count, pattern="stride", stride=stride).take(2 * count).tolist()
+    rounds = [page for first in range(stride) for page in range(first, count, stride)]
+    assert taken == rounds * 2
+
+
+def test_a_pointer_chase_visits_every_page_and_no_neighbour_after_another() -> None:
+    taken = indexes(100, pattern="pointer-chase").take(200).tolist()
+    assert sorted(taken[:100]) == list(range(100))
+    assert taken[100:] == taken[:100]
+    assert all(abs(a - b) > 1 for a, b in pairwise(taken))
 
 
 def test_uniform_reaches_every_page_alike() -> None:

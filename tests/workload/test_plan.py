@@ -17,6 +17,7 @@ from numa_client import (
     Program,
     ProgramLimits,
     ProgramRegion,
+    VmallocMix,
 )
 
 from numa_service.node.errors import InvalidRequest
@@ -41,6 +42,10 @@ def access(**fields: Any) -> Program:
 
 def objects(**fields: Any) -> Program:
     return phase(objects=(ObjectMix(**fields),))
+
+
+def vmalloc(**fields: Any) -> Program:
+    return phase(vmallocs=(VmallocMix(**{"size": 4096} | fields),))
 
 
 def region(**fields: Any) -> Program:
@@ -90,10 +95,20 @@ CASES: list[tuple[Program, str]] = [
     (objects(size=8, lifetime=Distribution("exponential")), "phases[1].objects[0].lifetime.mean"),
     (objects(size=8, lifetime=replace(SPENT, unit="memory")), "phases[1].objects[0].lifetime.unit"),
     (objects(size=8, think=Distribution("forever")), "phases[1].objects[0].think.kind"),
+    (phase(vmallocs=(VmallocMix(4096),) * 40), "phases[1].mixes"),
+    (vmalloc(size=0), "phases[1].vmallocs[0].size"),
+    (vmalloc(size=(256 << 20) + 1), "phases[1].vmallocs[0].size"),
+    (vmalloc(node=9), "phases[1].vmallocs[0].node"),
+    (vmalloc(name="x" * 100), "phases[1].vmallocs[0].name"),
+    (vmalloc(weight=-1.0), "phases[1].vmallocs[0].weight"),
+    (vmalloc(lifetime=Distribution("exponential")), "phases[1].vmallocs[0].lifetime.mean"),
+    (vmalloc(lifetime=replace(SPENT, unit="memory")), "phases[1].vmallocs[0].lifetime.unit"),
+    (vmalloc(think=Distribution("forever")), "phases[1].vmallocs[0].think.kind"),
     (access(region="nowhere"), "phases[1].accesses[0].region"),
     (access(write=1.5), "phases[1].accesses[0].write"),
     (access(pattern="zipf"), "phases[1].accesses[0].theta"),
     (access(pattern="hot-set"), "phases[1].accesses[0].hot_pages"),
+    (access(pattern="stride"), "phases[1].accesses[0].stride"),
     (access(pattern="hot-set", hot_pages=0.1, hot_accesses=2), "phases[1].accesses[0].hot_accesses"),
     (region(name=""), "regions[2].name"),
     (region(name="heap"), "regions"),

@@ -19,12 +19,15 @@ from numa_client import (
     ProgramProgress,
     ProgramRegion,
     ProgramResult,
+    VmallocMix,
 )
 from numa_client._program import LifetimeUnit
 
+from numa_service.machine.tlb import WALK_NS
 from numa_service.node import ops
-from numa_service.node.errors import LimitExceeded, NotFound, Precondition
+from numa_service.node.errors import InvalidRequest, LimitExceeded, NotFound, Precondition
 from numa_service.node.unserved import AllocFailed
+from numa_service.node.vm_areas import areas_of
 from numa_service.workload.run import run_program, to_next_progress
 from numa_service.workload.tally import LatencyHistogram
 
@@ -348,4 +351,85 @@ def test_objects_without_memory_are_counted_or_end_the_program() -> None:
     with pytest.raises(AllocFailed):
         driven.run(Program(phases=(Phase(events=40_000, objects=(much,)),), stop_on_failure=True))
     assert driven.node.kmem.held == 0
+    assert [problem for node in driven.machine.nodes.values() for problem in node.check()] == []
+
+
+def chased(page_kb: int) -> Program:
+    """A list over 32 MiB that is followed twice, translated by pages of a size."""
+    region = ProgramRegion("heap", kind="anon", pages=8192, tlb_page_kb=page_kb)
+    phases = [
+        Phase(name=name, events=8192, accesses=(Access("heap", pattern="pointer-chase"),))
+        for name in ("fill", "chase")
+    ]
+    return Program(tuple(phases), regions=(region,))
+
+
+def test_the_page_size_of_a_region_is_time() -> None:
+    times = {kb: Driven(unloaded=True).run(chased(kb)).phases[1].virtual_ns for kb in (4, 2048)}
+    assert times[4] - times[2048] == (8192 - 16) * WALK_NS, (
+        "every access walks; of 16 huge pages only the first accesses do"
+    )
+
+
+def test_a_page_size_that_no_tlb_has() -> None:
+    with pytest.raises(InvalidRequest, match=r"regions\[0\].tlb_page_kb"):
+        Driven().run(chased(64))
+
+
+def areas(driven: Driven) -> list[str]:
+    """Callers of the areas of sessions, of the node that keeps the kernel's addresses."""
+    vmalloc = driven.machine.nodes[0].vmalloc
+    assert vmalloc
+    return [area.caller for area in areas_of(vmalloc)]
+
+
+def test_areas_come_and_go_when_they_are_due() -> None:
+    driven = Driven()
+    near = VmallocMix(10_000, "near", weight=3, lifetime=EXPONENTIAL)
+    far = VmallocMix(4096, "far", node=1, lifetime=FIXED)
+    live, pages = [], []
+    steps = run_program(
+        driven.node, driven.session, 0, Program(phases=(Phase(events=400, batch=40, vmallocs=(near, far)),))
+    )
+    while not isinstance(found := driven.machine.call(0, to_next_progress(steps)), ProgramResult):
+        live.append(len(areas(driven)))
+        pages.append(found.live_pages)
+        assert set(areas(driven)) <= {"run_program"}
+    here, there = found.phases[0].vmallocs
+    assert (here.events, here.pages, here.placement) == (300, 900, {0: 900})
+    assert (there.events, there.pages, there.placement) == (100, 100, {1: 100})
+    assert there.latency.mean_ns > here.latency.mean_ns / 3
+    assert 0 < max(live) < 400
+    assert max(pages) > max(live)
+    assert (found.allocated_pages, found.freed_pages, found.kept_pages) == (1000, 1000, 0)
+    assert areas(driven) == []
+    driven.check()
+
+
+def test_areas_are_deterministic_and_kept_if_asked_to() -> None:
+    kept = Program(
+        phases=(Phase(events=60, vmallocs=(VmallocMix(3 << 20), VmallocMix(1, lifetime=EXPONENTIAL))),),
+        keep=True,
+    )
+    first, second = Driven(), Driven()
+    result = first.run(kept)
+    assert result == second.run(kept)
+    assert first.digests() == second.digests()
+    # 768 pages, and two for pointers to them
+    assert result.kept_pages >= 30 * 770
+    assert len(areas(first)) >= 30
+    first.check()
+
+
+def test_areas_without_memory_are_counted_or_end_the_program() -> None:
+    much = Phase(events=20, vmallocs=(VmallocMix(64 << 20),))
+    driven = Driven()
+    (result,) = driven.run(Program(phases=(much,))).phases[0].vmallocs
+    assert result.failures > 0
+    assert result.pages == (20 - result.failures) * ((16384) + 32)
+    with pytest.raises(AllocFailed):
+        driven.run(Program(phases=(much,), stop_on_failure=True))
+    with pytest.raises(LimitExceeded, match="max_live_pages"):
+        driven.run(Program(phases=(much,), limits=ProgramLimits(max_live_pages=20_000)))
+    assert areas(driven) == []
     assert [problem for node in driven.machine.nodes.values() for problem in node.check()] == []

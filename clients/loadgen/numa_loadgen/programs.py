@@ -145,7 +145,7 @@ def summary(name: str, result: ProgramResult) -> Group:
         table.add_column("virtual ns of")
         for column in ("events", "failed", "mean", "p50", "p99", "got on nodes", "hits"):
             table.add_column(column, justify="right")
-        for kind in (*phase.mixes, *phase.objects):
+        for kind in (*phase.mixes, *phase.objects, *phase.vmallocs):
             table.add_row(*_cells(kind), "")
         for kind in phase.accesses:
             table.add_row(*_cells(kind), f"{kind.hit_pages / kind.events:.1%}" if kind.events else "-")

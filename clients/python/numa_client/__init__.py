@@ -40,6 +40,7 @@ from numa_client._program import (
     Program,
     ProgramLimits,
     ProgramRegion,
+    VmallocMix,
     list_programs,
     program_text,
 )
@@ -50,7 +51,9 @@ from numa_client._program_result import (
     ProgramProgress,
     ProgramResult,
 )
+from numa_client._task import TaskCall, TaskResult
 from numa_client._types import (
+    AllocatedObjects,
     Allocation,
     Blocks,
     Cost,
@@ -76,18 +79,22 @@ from numa_client._types import (
 if TYPE_CHECKING:
     from numa_client._aio import AsyncMachine
     from numa_client._aio_session import AsyncRegion, AsyncSession
+    from numa_client._aio_task import AsyncTask
     from numa_client._background import AsyncPageStream, PageStream
     from numa_client._sync import Machine
     from numa_client._sync_session import Region, Session
+    from numa_client._sync_task import Task
 
 __all__ = [
     "Aborted",
     "Access",
+    "AllocatedObjects",
     "Allocation",
     "AsyncMachine",
     "AsyncPageStream",
     "AsyncRegion",
     "AsyncSession",
+    "AsyncTask",
     "Blocks",
     "Cost",
     "DeadlineExceeded",
@@ -137,10 +144,14 @@ __all__ = [
     "Session",
     "SessionInfo",
     "SlabInfo",
+    "Task",
+    "TaskCall",
+    "TaskResult",
     "Touch",
     "TreeFile",
     "Unavailable",
     "VmArea",
+    "VmallocMix",
     "WalkStep",
     "WatermarkCheck",
     "ZoneState",
@@ -155,10 +166,12 @@ _CLIENTS = {
     "AsyncPageStream": "_background",
     "AsyncRegion": "_aio_session",
     "AsyncSession": "_aio_session",
+    "AsyncTask": "_aio_task",
     "Machine": "_sync",
     "PageStream": "_background",
     "Region": "_sync_session",
     "Session": "_sync_session",
+    "Task": "_sync_task",
 }
 
 

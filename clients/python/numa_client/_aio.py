@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 
 from numa_client import _codec as codec
+from numa_client import _kernel_codec as kernel_codec
 from numa_client import _types as t
 from numa_client._aio_session import AsyncSession, call
 from numa_client._channel import DEFAULT_TIMEOUT, async_channel
@@ -161,7 +162,42 @@ class AsyncMachine:
                     ),
                 )
             )
-        return codec.slabinfo(found)
+        return kernel_codec.slabinfo(found)
+
+    async def kmem_cache_create(
+        self,
+        name: str,
+        size: int,
+        *,
+        align: int = 0,
+        flags: str = "",
+        ctor: str = "",
+        usersize: int = 0,
+    ) -> str:
+        """Makes a slab cache on all nodes; returns its name, which is another one if it is shared (merged).
+
+        `flags` are as "SLAB_HWCACHE_ALIGN|SLAB_ACCOUNT", `ctor` is what the file of that name shows.
+        InvalidRequest: the name is taken, or no slab can hold an object.
+        """
+        request = machine_service_pb2.CreateCacheRequest(
+            request_id=uuid4().hex,
+            name=name,
+            size=size,
+            align=align,
+            flags=flags,
+            ctor=ctor,
+            usersize=usersize,
+        )
+        return (await self._look(lambda left: call(self._machine.CreateCache, request, left))).cache
+
+    async def kmem_cache_destroy(self, name: str) -> bool:
+        """Says that a cache is needed no more; returns whether it is gone, as no other creator shares it.
+
+        FailedPrecondition with the reason SLAB_BUG if it has objects: nothing is changed, and the kernel's
+        lines are in ``metadata["report"]``. Unavailable: a node that may have some does not answer.
+        """
+        request = machine_service_pb2.DestroyCacheRequest(request_id=uuid4().hex, name=name)
+        return not (await self._look(lambda left: call(self._machine.DestroyCache, request, left))).shared
 
     async def kmem_cache_shrink(self, cache: str) -> int:
         """Takes a cache's slabs from all CPUs and frees those that are empty; returns how many are left.

@@ -15,8 +15,11 @@ import grpc
 import grpc.aio
 
 from numa_client import _codec as codec
+from numa_client import _kernel_codec as kernel_codec
 from numa_client import _program_codec as program_codec
+from numa_client import _task_codec as task_codec
 from numa_client import _types as t
+from numa_client._aio_task import AsyncTask
 from numa_client._background import AsyncHeartbeat, AsyncPageStream
 from numa_client._channel import BEATS_PER_LEASE
 from numa_client._errors import (
@@ -29,6 +32,7 @@ from numa_client._gen.numa.v1 import (
     kmem_service_pb2_grpc,
     memory_service_pb2,
     memory_service_pb2_grpc,
+    task_service_pb2_grpc,
     vmalloc_service_pb2_grpc,
     workload_service_pb2,
     workload_service_pb2_grpc,
@@ -38,6 +42,7 @@ from numa_client._program import Program
 from numa_client._program_result import ProgramProgress, ProgramResult
 from numa_client._search import wait_for_room
 from numa_client._status import from_rpc_error
+from numa_client._task import TaskCall, TaskResult
 
 if TYPE_CHECKING:
     Method = grpc.aio.UnaryUnaryMultiCallable
@@ -162,15 +167,18 @@ class AsyncSession:
         *,
         cpu: int | None = None,
         node: int | None = None,
-    ) -> t.Objects:
+    ) -> t.AllocatedObjects:
         """Allocates `count` objects of a slab cache, from `node` if it is given; all or OutOfMemory.
 
-        NotFound: the machine has no such cache. The session holds the objects until it frees them.
+        NotFound: the machine has no such cache. The session holds the objects until it frees them. The array
+        has a `cost`.
         """
         where = self.cpu if cpu is None else cpu
-        request = codec.alloc_objects_request(self.info, next(self._ids), cache, count, gfp, where, node)
+        request = kernel_codec.alloc_objects_request(
+            self.info, next(self._ids), cache, count, gfp, where, node
+        )
         response = await self._ask_kmem(lambda kmem: kmem.AllocObjects, request)
-        return codec.objects(response.objects)
+        return kernel_codec.objects(response)
 
     async def kmalloc(
         self,
@@ -180,25 +188,37 @@ class AsyncSession:
         *,
         cpu: int | None = None,
         node: int | None = None,
-    ) -> t.Objects:
+    ) -> t.AllocatedObjects:
         """Allocates `count` times `size` bytes from the cache of the size's class; all or OutOfMemory."""
         where = self.cpu if cpu is None else cpu
-        request = codec.kmalloc_request(self.info, next(self._ids), size, count, gfp, where, node)
-        return codec.objects((await self._ask_kmem(lambda kmem: kmem.Kmalloc, request)).objects)
+        request = kernel_codec.kmalloc_request(self.info, next(self._ids), size, count, gfp, where, node)
+        response = await self._ask_kmem(lambda kmem: kmem.Kmalloc, request)
+        return kernel_codec.objects(response)
 
-    async def kmem_cache_free(self, cache: str, objects: t.Objects, *, cpu: int | None = None) -> None:
-        """Frees objects of a cache; all or none.
+    async def kmem_cache_free(self, cache: str, objects: t.Objects, *, cpu: int | None = None) -> t.Cost:
+        """Frees objects of a cache, all or none; returns what it took.
 
         FailedPrecondition with the reason SLAB_BUG for what the kernel reports as a bug; its lines are in
         ``metadata["report"]``. NotFound for an object that was lost in the restart of its node.
         """
         where = self.cpu if cpu is None else cpu
-        request = codec.free_objects_request(self.info, next(self._ids), cache, objects, where)
-        await self._ask_kmem(lambda kmem: kmem.FreeObjects, request)
+        request = kernel_codec.free_objects_request(self.info, next(self._ids), cache, objects, where)
+        return codec.cost((await self._ask_kmem(lambda kmem: kmem.FreeObjects, request)).cost)
 
-    async def kfree(self, objects: t.Objects, *, cpu: int | None = None) -> None:
-        """Frees objects of any caches; all or none. Errors are as for :meth:`kmem_cache_free`."""
-        await self.kmem_cache_free("", objects, cpu=cpu)
+    async def kfree(self, objects: t.Objects, *, cpu: int | None = None) -> t.Cost:
+        """Frees objects of any caches; all or none. The rest is as for :meth:`kmem_cache_free`."""
+        return await self.kmem_cache_free("", objects, cpu=cpu)
+
+    async def write_object(self, address: int, offset: int, data: bytes, *, cpu: int | None = None) -> None:
+        """Notes a write where the bytes of an object are not its own, as a task with a bug makes it.
+
+        `offset` is from the address of the object: its size is past its end, a negative one before its start;
+        of a free object (used after its free) all bytes are meant. In a cache with debugging the kernel's
+        checks find it: :meth:`kmem_cache_free`, an allocation's `report`, or a write to ``validate``.
+        """
+        where = self.cpu if cpu is None else cpu
+        request = kernel_codec.write_object_request(self.info, next(self._ids), address, offset, data, where)
+        await self._ask_kmem(lambda kmem: kmem.WriteObject, request)
 
     async def vmalloc(
         self,
@@ -216,8 +236,8 @@ class AsyncSession:
         session's end free the pages.
         """
         where = self.cpu if cpu is None else cpu
-        request = codec.vmalloc_request(self.info, next(self._ids), size, where, node, huge, caller)
-        return codec.vm_area(await self._ask_vmalloc(lambda vmalloc: vmalloc.Vmalloc, request))
+        request = kernel_codec.vmalloc_request(self.info, next(self._ids), size, where, node, huge, caller)
+        return kernel_codec.vm_area(await self._ask_vmalloc(lambda vmalloc: vmalloc.Vmalloc, request))
 
     async def vfree(self, address: int, *, cpu: int | None = None) -> int:
         """Frees the area that has an address; returns how many pages it had.
@@ -226,18 +246,18 @@ class AsyncSession:
         kernel prints in ``metadata["report"]``. NotFound for an area that was lost in a restart.
         """
         where = self.cpu if cpu is None else cpu
-        request = codec.vfree_request(self.info, next(self._ids), address, where)
+        request = kernel_codec.vfree_request(self.info, next(self._ids), address, where)
         return (await self._ask_vmalloc(lambda vmalloc: vmalloc.Vfree, request)).freed_pages
 
     async def vmap(self, pages: int, *, cpu: int | None = None, caller: str = "numa_client") -> int:
         """Maps so many of the session's pages one behind the other; returns their first address."""
         where = self.cpu if cpu is None else cpu
-        request = codec.vmap_request(self.info, next(self._ids), pages, where, caller)
+        request = kernel_codec.vmap_request(self.info, next(self._ids), pages, where, caller)
         return (await self._ask_vmalloc(lambda vmalloc: vmalloc.Vmap, request)).address
 
     async def vunmap(self, address: int) -> None:
         """Ends a mapping by :meth:`vmap`. Errors are as for :meth:`vfree`."""
-        request = codec.vunmap_request(self.info, next(self._ids), address)
+        request = kernel_codec.vunmap_request(self.info, next(self._ids), address)
         await self._ask_vmalloc(lambda vmalloc: vmalloc.Vunmap, request)
 
     async def kmap(self, pfn: int, *, atomic: bool = False) -> int:
@@ -246,24 +266,24 @@ class AsyncSession:
         It waits until an entry of the pool is free. Who may not sleep (`atomic`) gets FailedPrecondition with
         the reason KERNEL_BUG instead.
         """
-        request = codec.kmap_request(self.info, next(self._ids), pfn, atomic)
+        request = kernel_codec.kmap_request(self.info, next(self._ids), pfn, atomic)
         return (await self._ask_vmalloc(lambda vmalloc: vmalloc.Kmap, request)).address
 
     async def kunmap(self, pfn: int) -> None:
         """Gives up a mapping by :meth:`kmap`. FailedPrecondition (KERNEL_BUG) for a page without one."""
-        request = codec.kunmap_request(self.info, next(self._ids), pfn)
+        request = kernel_codec.kunmap_request(self.info, next(self._ids), pfn)
         await self._ask_vmalloc(lambda vmalloc: vmalloc.Kunmap, request)
 
     async def kmap_atomic(self, pfn: int, *, cpu: int | None = None) -> t.KmapSlot:
         """Maps a page of the session for a short time. FailedPrecondition (KERNEL_BUG): no slot is free."""
         where = self.cpu if cpu is None else cpu
-        request = codec.kmap_atomic_request(self.info, next(self._ids), pfn, where)
-        return codec.kmap_slot(await self._ask_vmalloc(lambda vmalloc: vmalloc.KmapAtomic, request))
+        request = kernel_codec.kmap_atomic_request(self.info, next(self._ids), pfn, where)
+        return kernel_codec.kmap_slot(await self._ask_vmalloc(lambda vmalloc: vmalloc.KmapAtomic, request))
 
     async def kunmap_atomic(self, pfn: int, *, cpu: int | None = None) -> None:
         """Gives up the last slot. FailedPrecondition (KERNEL_BUG) if it is not of this page."""
         where = self.cpu if cpu is None else cpu
-        request = codec.kunmap_atomic_request(self.info, next(self._ids), pfn, where)
+        request = kernel_codec.kunmap_atomic_request(self.info, next(self._ids), pfn, where)
         await self._ask_vmalloc(lambda vmalloc: vmalloc.KunmapAtomic, request)
 
     def stream(self, window: int = 16) -> AsyncPageStream:
@@ -277,6 +297,26 @@ class AsyncSession:
         request = codec.map_request(self.info, next(self._ids), kind=kind, nr_pages=nr_pages, policy=policy)
         response = await self._ask(lambda memory: memory.MapRegion, request)
         return AsyncRegion(self, response.region, nr_pages)
+
+    async def spawn(
+        self,
+        comm: str,
+        cmdline: Sequence[str] = (),
+        *,
+        cpu: int | None = None,
+        path: str = "",
+        memlock_bytes: int | None = None,
+    ) -> AsyncTask:
+        """Begins a task that runs a small static program; it ends with the session at the latest.
+
+        Its home is this session's node, its CPU may be any of the machine. OSError if there is no memory for
+        it.
+        """
+        where = self.cpu if cpu is None else cpu
+        request = task_codec.spawn_request(
+            self.info, next(self._ids), where, comm, cmdline, path, memlock_bytes
+        )
+        return AsyncTask(self, task_codec.spawned(await self._ask_task(lambda task: task.SpawnTask, request)))
 
     def run_program(
         self, program: Program | str | Path, *, cpu: int | None = None, timeout: float | None = None
@@ -355,6 +395,23 @@ class AsyncSession:
             lambda channel, left: call(method(kmem_service_pb2_grpc.KmemServiceStub(channel)), request, left),
             session_of=self._lineage,
         )
+
+    async def _ask_task(
+        self,
+        method: Callable[[task_service_pb2_grpc.TaskServiceAsyncStub], Method[_Request, _Response]],
+        request: _Request,
+    ) -> _Response:
+        """Calls a method of the home node's TaskService."""
+        return await self._machine._reach(
+            self._nid,
+            lambda channel, left: call(method(task_service_pb2_grpc.TaskServiceStub(channel)), request, left),
+            session_of=self._lineage,
+        )
+
+    async def _run_task(self, pid: int, calls: Sequence[TaskCall]) -> tuple[TaskResult, ...]:
+        """Has a task make calls; returns the results of those that were made."""
+        request = task_codec.run_request(self.info, next(self._ids), pid, calls)
+        return task_codec.results(await self._ask_task(lambda task: task.RunTask, request))
 
     async def _ask_vmalloc(
         self,

@@ -25,6 +25,7 @@ _SERVICE_CONFIG = {
                 {"service": "numa.v1.MemoryService"},
                 {"service": "numa.v1.KmemService"},
                 {"service": "numa.v1.NodeService"},
+                {"service": "numa.v1.TaskService"},
             ],
             "retryPolicy": {
                 "maxAttempts": 5,

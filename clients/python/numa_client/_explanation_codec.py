@@ -18,6 +18,7 @@ LEFT_BECAUSE: dict[pb2.LeftBecause, e.LeftBecause] = {
     pb2.LEFT_BECAUSE_NO_BLOCK: "no_block",
     pb2.LEFT_BECAUSE_WOULD_MIX: "would_mix",
     pb2.LEFT_BECAUSE_RESERVED: "reserved",
+    pb2.LEFT_BECAUSE_FAIR_SHARE: "fair_share",
 }
 
 

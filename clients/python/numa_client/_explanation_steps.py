@@ -15,7 +15,7 @@ Zone = tuple[int, str]
 
 
 #: Why the walk went on to the next zone: see LeftBecause in proto/numa/v1/explanation.proto.
-LeftBecause: TypeAlias = Literal["complete", "below_mark", "no_block", "would_mix", "reserved"]
+LeftBecause: TypeAlias = Literal["complete", "below_mark", "no_block", "would_mix", "reserved", "fair_share"]
 
 
 @dataclass(slots=True)

@@ -138,6 +138,8 @@ def _why(zone: e.ZoneVisit, check: e.WatermarkCheck, order: int) -> str:
             return "its blocks are of another migratetype"
         case "reserved":
             return "its blocks are reserved for others"
+        case "fair_share":
+            return "it has given its share, it is another zone's turn"
         case _:
             return "the request is complete"
 

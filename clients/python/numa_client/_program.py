@@ -35,7 +35,7 @@ _LONG_KEY = re.compile(
 
 DistributionKind: TypeAlias = Literal["fixed", "uniform", "exponential", "lognormal", "pareto", "forever"]
 LifetimeUnit: TypeAlias = Literal["seconds", "memory"]
-AccessPattern: TypeAlias = Literal["sequential", "uniform", "zipf", "hot-set"]
+AccessPattern: TypeAlias = Literal["sequential", "uniform", "zipf", "hot-set", "stride", "pointer-chase"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,23 @@ class ObjectMix:
 
 
 @dataclass(frozen=True, slots=True)
+class VmallocMix:
+    """One kind of areas of kernel addresses: how they are asked for (vmalloc), and how long until vfree."""
+
+    #: Bytes of an area, without its guard page.
+    size: int
+    name: str = ""
+    #: The node that its pages should be of; -1: that of the CPU.
+    node: int = -1
+    #: Share of the phase's events, relative to the weights of the others.
+    weight: float = 1.0
+    #: In seconds; None means until the program ends.
+    lifetime: Distribution | None = None
+    #: Virtual seconds that pass before each area is asked for.
+    think: Distribution | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ProgramRegion:
     """A region of pageable memory, which is mapped while phases use it."""
 
@@ -101,6 +118,9 @@ class ProgramRegion:
     pages: int = 0
     memory: float = 0.0
     policy: Policy | None = None
+    #: Page size in KiB by which accesses are translated: 4, 2048 or 1048576; 0 is 4. It decides what the TLBs
+    #: reach; memory is taken in pages of 4 KiB all the same.
+    tlb_page_kb: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +138,8 @@ class Access:
     #: For hot-set: `hot_pages` of the pages get `hot_accesses` of the accesses; both are shares.
     hot_pages: float = 0.0
     hot_accesses: float = 0.0
+    #: For stride: how many pages it is.
+    stride: int = 0
     think: Distribution | None = None
 
 
@@ -131,7 +153,7 @@ class Phase:
     name: str = ""
     #: Ends the phase after so many virtual seconds.
     seconds: float = 0.0
-    #: Ends the phase after so many blocks and objects asked for and pages accessed.
+    #: Ends the phase after so many blocks, objects and areas asked for and pages accessed.
     events: int = 0
     #: Ends the phase after so many pages of all events, as a multiple of the memory of the session's node.
     memory: float = 0.0
@@ -143,9 +165,10 @@ class Phase:
     mixes: tuple[Mix, ...] = ()
     accesses: tuple[Access, ...] = ()
     objects: tuple[ObjectMix, ...] = ()
+    vmallocs: tuple[VmallocMix, ...] = ()
     #: Run the phase once for every node with memory, with mixes and regions bound to that node.
     each_node: bool = False
-    #: At the end of the phase, free all blocks and objects that are still held.
+    #: At the end of the phase, free all blocks, objects and areas that are still held.
     release: bool = False
 
 
@@ -172,7 +195,7 @@ class Program:
     limits: ProgramLimits = field(default_factory=ProgramLimits)
     #: Whether a failed allocation or access ends the program; otherwise failures are counted.
     stop_on_failure: bool = False
-    #: Whether blocks and objects that are still held at the end stay with the session; else they are freed.
+    #: Whether what mixes, objects and vmallocs hold at the end stays with the session; else it is freed.
     keep: bool = False
 
     @classmethod
@@ -228,10 +251,11 @@ _TABLES: dict[type, dict[str, type]] = {
     Mix: {"lifetime": Distribution, "think": Distribution},
     Access: {"think": Distribution},
     ObjectMix: {"lifetime": Distribution, "think": Distribution},
+    VmallocMix: {"lifetime": Distribution, "think": Distribution},
 }
 _LISTS: dict[type, dict[str, type]] = {
     Program: {"phases": Phase, "regions": ProgramRegion},
-    Phase: {"mixes": Mix, "accesses": Access, "objects": ObjectMix},
+    Phase: {"mixes": Mix, "accesses": Access, "objects": ObjectMix, "vmallocs": VmallocMix},
 }
 #: Types whose values are words; the service checks whether it knows them.
 _WORDS = ("DistributionKind", "LifetimeUnit", "RegionKind", "AccessPattern")

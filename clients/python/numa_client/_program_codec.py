@@ -23,6 +23,8 @@ PATTERNS: dict[p.AccessPattern, pb2.AccessPattern] = {
     "uniform": pb2.ACCESS_PATTERN_UNIFORM,
     "zipf": pb2.ACCESS_PATTERN_ZIPF,
     "hot-set": pb2.ACCESS_PATTERN_HOT_SET,
+    "stride": pb2.ACCESS_PATTERN_STRIDE,
+    "pointer-chase": pb2.ACCESS_PATTERN_POINTER_CHASE,
 }
 DISTRIBUTIONS: dict[p.DistributionKind, pb2.DistributionKind] = {
     "fixed": pb2.DISTRIBUTION_KIND_FIXED,
@@ -70,6 +72,7 @@ def _program(program: p.Program) -> pb2.Program:
                 pages=region.pages,
                 memory=region.memory,
                 policy=codec.policy_message(region.policy),
+                tlb_page_kb=region.tlb_page_kb,
             )
             for i, region in enumerate(program.regions)
         ],
@@ -99,6 +102,7 @@ def _phase(phase: p.Phase, path: str) -> pb2.Phase:
         mixes=[_mix(mix, f"{path}.mixes[{i}]") for i, mix in enumerate(phase.mixes)],
         accesses=[_access(access, f"{path}.accesses[{i}]") for i, access in enumerate(phase.accesses)],
         objects=[_objects(mix, f"{path}.objects[{i}]") for i, mix in enumerate(phase.objects)],
+        vmallocs=[_vmalloc(mix, f"{path}.vmallocs[{i}]") for i, mix in enumerate(phase.vmallocs)],
         each_node=phase.each_node,
         release=phase.release,
     )
@@ -130,6 +134,7 @@ def _access(access: p.Access, path: str) -> pb2.Access:
         theta=access.theta,
         hot_pages=access.hot_pages,
         hot_accesses=access.hot_accesses,
+        stride=access.stride,
         think=_distribution(access.think, f"{path}.think"),
     )
 
@@ -142,6 +147,19 @@ def _objects(mix: p.ObjectMix, path: str) -> pb2.ObjectMix:
         cache=mix.cache,
         size=mix.size,
         gfp=mix.gfp,
+        node=None if mix.node == -1 else mix.node,
+        weight=mix.weight,
+        lifetime=_distribution(mix.lifetime, f"{path}.lifetime"),
+        think=_distribution(mix.think, f"{path}.think"),
+    )
+
+
+def _vmalloc(mix: p.VmallocMix, path: str) -> pb2.VmallocMix:
+    return _made(
+        pb2.VmallocMix,
+        path,
+        name=mix.name,
+        size=mix.size,
         node=None if mix.node == -1 else mix.node,
         weight=mix.weight,
         lifetime=_distribution(mix.lifetime, f"{path}.lifetime"),
@@ -217,6 +235,7 @@ def report(message: pb2.RunProgramResponse) -> ProgramProgress | ProgramResult:
                 tuple(map(_event_result, phase.mixes)),
                 tuple(map(_event_result, phase.accesses)),
                 tuple(map(_event_result, phase.objects)),
+                tuple(map(_event_result, phase.vmallocs)),
             )
             for phase in r.phases
         ),

@@ -39,19 +39,19 @@ class EventLatency:
 
 @dataclass(frozen=True, slots=True)
 class EventResult:
-    """The result of one mix, access or kind of objects of a phase."""
+    """The result of one mix, access, kind of objects or of areas of a phase."""
 
     name: str
-    #: Blocks or objects asked for, or pages accessed.
+    #: Blocks, objects or areas asked for, or pages accessed.
     events: int
     #: Pages or objects got, or pages accessed.
     pages: int
-    #: Blocks, pages or objects that could not be had.
+    #: Blocks, pages, objects or areas that could not be had.
     failures: int
     #: nid → pages or objects got, or pages accessed, there.
     placement: Mapping[int, int]
     latency: EventLatency
-    #: This and the next are not counted for objects.
+    #: This and the next are not counted for objects and areas.
     remote_lookups: int
     direct_reclaimed_pages: int
     #: For accesses only: resident pages, pages faulted in, and of these those read from swap or file.
@@ -71,11 +71,12 @@ class PhaseResult:
     mixes: tuple[EventResult, ...]
     accesses: tuple[EventResult, ...]
     objects: tuple[EventResult, ...] = ()
+    vmallocs: tuple[EventResult, ...] = ()
 
     @property
     def pages_per_second(self) -> float:
         """Pages got and accessed in a real second."""
-        pages = sum(kind.pages for kind in (*self.mixes, *self.accesses))
+        pages = sum(kind.pages for kind in (*self.mixes, *self.accesses, *self.vmallocs))
         return pages * 1e9 / self.real_ns if self.real_ns else 0.0
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 #: PFN of the first page of each block; the arrays are read-only views of the reply.
 Pfns = NDArray[np.uint64]
 
-#: Addresses of objects of slab caches; the arrays are read-only views of the reply.
+#: Addresses of objects of slab caches.
 Objects = NDArray[np.uint64]
 
 #: What a region is backed by: swap, or a file.
@@ -93,6 +93,15 @@ class Cost:
     zeroing_ns: int
     #: Time that accesses and clearing wait behind other traffic to the same memory or over the same link.
     queueing_ns: int = 0
+
+
+class AllocatedObjects(np.ndarray[tuple[int], np.dtype[np.uint64]]):
+    """Addresses of new objects of slab caches, a read-only view of the reply. Parts of it have no cost."""
+
+    #: What pages and questions to other nodes took; objects that the CPU had at hand cost nothing.
+    cost: Cost | None = None
+    #: What the kernel printed of free objects that were written to.
+    report: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from numa_service.machine.capture import read_capture
@@ -12,7 +13,7 @@ from numa_service.machine.captured_tree import Directory, Tree
 from numa_service.machine.formats.acpi import find_tables, is_acpi_table, read_acpi
 from numa_service.machine.formats.boot_log import is_boot_log, read_boot_log
 from numa_service.machine.formats.cloud_hypervisor import is_cloud_hypervisor, read_cloud_hypervisor
-from numa_service.machine.formats.draft import Draft, draft_of
+from numa_service.machine.formats.draft import Draft, draft_of, machine_name
 from numa_service.machine.formats.hwloc_synthetic import is_synthetic, read_synthetic
 from numa_service.machine.formats.hwloc_xml import read_hwloc_xml
 from numa_service.machine.formats.kubelet import is_kubelet, read_kubelet
@@ -24,7 +25,13 @@ from numa_service.machine.formats.mem_info_machine import read_mem_info
 from numa_service.machine.formats.numactl import is_numactl, read_numactl
 from numa_service.machine.formats.numastat import is_numastat, read_numastat
 from numa_service.machine.formats.prefixes import without_prefixes
-from numa_service.machine.formats.proc_texts import is_buddyinfo, is_zoneinfo, read_buddyinfo, read_zoneinfo
+from numa_service.machine.formats.proc_texts import (
+    is_buddyinfo,
+    is_zoneinfo,
+    read_buddyinfo,
+    read_zoneinfo,
+    zoneinfo_machine,
+)
 from numa_service.machine.formats.qemu import is_qemu, read_qemu
 from numa_service.machine.formats.sysfs import find_tree, read_sysfs
 from numa_service.machine.formats.tar import ENDINGS, read_tar
@@ -33,7 +40,7 @@ from numa_service.machine.formats.virtme import is_virtme, read_virtme
 from numa_service.machine.formats.xml import is_xml, root_tag
 from numa_service.machine.input_files import decode, read_bytes
 from numa_service.machine.machinefile import parse_machine
-from numa_service.machine.spec import SpecError
+from numa_service.machine.spec import MachineSpec, SpecError
 
 #: Names of the formats that can be read.
 IMPORTS = (
@@ -120,6 +127,37 @@ def read_source(source: str, form: str | None = None, stdin: bytes | None = None
     except SpecError as error:
         raise SpecError(f"{source[:200]}: {error}") from None
     return draft
+
+
+def machine_with_zones(path: Path) -> MachineSpec | None:
+    """The machine of a path that tells zones one by one; None if it does not.
+
+    That is a capture, also in an archive or one directory below, a zoneinfo and a Mem-Info report. A draft
+    has neither the sizes of zones nor what they got after boot.
+    """
+    if path.is_dir():
+        return _captured(Directory(path), None)
+    if not path.is_file():
+        return None
+    if path.name.endswith(ENDINGS):
+        archive = read_tar(path)
+        return _captured(archive, archive.name)
+    form = form_of_file(path)
+    if form == "mem-info":
+        return read_mem_info(decode(read_bytes(path), str(path)), str(path), path.stem)
+    if form == "zoneinfo":
+        return zoneinfo_machine(decode(read_bytes(path), str(path)), str(path), path.stem)
+    return None
+
+
+def _captured(tree: Tree, name: str | None) -> MachineSpec | None:
+    if not _is_capture(tree):
+        inside = find_tree(tree)
+        if inside is None or not _is_capture(inside):
+            return None
+        tree = inside
+    spec = read_capture(tree)
+    return spec if name is None else replace(spec, name=machine_name(name))
 
 
 def is_foreign(path: Path) -> bool:

@@ -40,6 +40,9 @@ _Q35_ACPI_PAGES = 32
 MAX_NOTES = 256
 #: What a kernel says of a SLIT that is not :func:`slit_valid`, and what is taken then.
 SLIT_INVALID = "ACPI: SLIT table looks invalid. Not used. (20 between all nodes, as in a kernel)"
+#: Said where the nodes of numa=fake become nodes of their own.
+CPUS_OF_FAKES = "CPUs that several nodes list (numa=fake) are on the first of them"
+_CMDLINE_WAS = "cmdline was "
 _MOVES = ("kernelcore=", "movablecore=", "numa=")
 
 #: (from nid, to nid)
@@ -93,6 +96,8 @@ class Draft:
     profile: str = DEFAULT_PROFILE
     swap_pages: int = 0
     cmdline: str = ""
+    #: The parameter by which the kernel cut the nodes ("numa=fake=8"); those of one real node are at 10.
+    fake: str = ""
     memory_model: str | None = None
     counter_drift: bool = False
     #: The slab allocator; None: the kernel's default.
@@ -403,7 +408,8 @@ def q35_sizes(ram: Sequence[Sequence[PfnRange]]) -> list[int] | None:
 def draft_of(spec: MachineSpec) -> Draft:
     """The draft of a machine: what a machine file can express of it, and notes on what it cannot."""
     own = spec.own_cpus
-    cmdline = " ".join(word for word in spec.cmdline.split() if not word.startswith(_MOVES))
+    words = spec.cmdline.split()
+    cmdline = " ".join(word for word in words if not word.startswith(_MOVES))
     known = {
         name: value
         for name, value in spec.sysctls.items()
@@ -434,6 +440,7 @@ def draft_of(spec: MachineSpec) -> Draft:
         profile=spec.profile,
         swap_pages=spec.swap_pages,
         cmdline=cmdline,
+        fake=next((word for word in words if word.startswith("numa=fake=")), ""),
         memory_model=spec.memory_model,
         counter_drift=spec.counter_drift,
         slab=spec.slab,
@@ -446,9 +453,9 @@ def draft_of(spec: MachineSpec) -> Draft:
         notes=list(spec.notes),
     )
     if cmdline != " ".join(spec.cmdline.split()):
-        draft.note(f"cmdline was {spec.cmdline!r}: what it did to nodes and zones is in the nodes already")
+        draft.note(f"{_CMDLINE_WAS}{spec.cmdline!r}: what it did to nodes and zones is in the nodes already")
     if own != {node.nid: node.cpus for node in spec.nodes}:
-        draft.note("CPUs that several nodes list (numa=fake) are on the first of them")
+        draft.note(CPUS_OF_FAKES)
     if len(known) < len(spec.sysctls):
         names = ", ".join(sorted(spec.sysctls.keys() - known.keys()))
         draft.note(f"sysctls not modelled: {names}")
@@ -456,6 +463,11 @@ def draft_of(spec: MachineSpec) -> Draft:
         draft.note("managed pages of captured zones are kept by node; of its zones they are computed at boot")
     draft.check()
     return draft
+
+
+def is_of_cmdline(note: str) -> bool:
+    """Whether a note of :func:`draft_of` says that the command line has been obeyed already."""
+    return note.startswith(_CMDLINE_WAS)
 
 
 def _managed(node: NodeSpec) -> int | None:

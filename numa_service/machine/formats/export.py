@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numa_service.machine.formats.draft import Draft, draft_of
+from numa_service.machine.formats.draft import CPUS_OF_FAKES, Draft, draft_of, is_of_cmdline
 from numa_service.machine.formats.hwloc_synthetic import to_synthetic
 from numa_service.machine.formats.hwloc_xml_write import to_hwloc_xml
 from numa_service.machine.formats.machine_toml import to_spec, to_toml
@@ -38,6 +38,9 @@ def write(
             text = line + "\n"
         case "qemu":
             text, left = to_qemu(draft)
+            if draft.fake:
+                told = [note for note in draft.notes if note != CPUS_OF_FAKES and not is_of_cmdline(note)]
+                return text, [*told, *left]
         case "dot":
             text = to_dot(draft)
         case _:

@@ -26,6 +26,7 @@ _UNITS: dict[str, int] = {"b": 1, "bytes": 1} | {
     for power, letter in enumerate("kmgtpe", start=1)
     for ending in ("", "b", "ib")
 }
+_CACHES = "memory-side caches are not modelled"
 _NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 #: Models of <memory> devices that come with the first boot, but after the kernel's own memory.
 _DEVICES = ("dimm", "virtio-mem")
@@ -93,6 +94,36 @@ class _Cells:
             return
         self.result.set_slit(sorted(cells), given)
 
+    def interconnects(self, path: str) -> None:
+        """Set the latencies and bandwidths of <interconnects>, of the machine's HMAT."""
+        found: dict[str, Pairs] = {}
+        for element in self.root.iterfind(f"{path}/interconnects/*"):
+            if element.tag not in ("latency", "bandwidth") or element.get("cache"):
+                self.note(_CACHES)
+                continue
+            pair = tuple(
+                self.number(element, element.get(at), at, MAX_NUMNODES) for at in ("initiator", "target")
+            )
+            if pair[0] not in self.nodes or pair[1] not in self.nodes:
+                raise self.fail(element, "initiator or target: there is no such node")
+            value = element.get("value")
+            # without a unit, latencies are ns and bandwidths KiB
+            number = self.number(element, value, "value")
+            if element.tag == "bandwidth":
+                number = self.bytes(element, value) >> 20
+            if number:
+                kind = f"{element.get('type', 'access')} {element.tag}"
+                found.setdefault(kind, {})[pair[0], pair[1]] = min(number, 10**9)
+        both, each = found.get("access latency", {}), found.get("access bandwidth", {})
+        writes, write_rates = found.get("write latency"), found.get("write bandwidth")
+        self.result.latency = replace(
+            self.result.latency,
+            read_ns={**both, **found.get("read latency", {})},
+            write_ns={**both, **writes} if writes else {},
+            read_mb_per_s=pairs_in_mb_per_s({**each, **found.get("read bandwidth", {})}),
+            write_mb_per_s=pairs_in_mb_per_s({**each, **write_rates} if write_rates else {}),
+        )
+
 
 class _Domain(_Cells):
     """A guest: cells of <numa>, or one node."""
@@ -114,7 +145,7 @@ class _Domain(_Cells):
         self.result.nodes = [self.nodes[nid] for nid in sorted(self.nodes)]
         self.result.check_nodes()
         self.distances(cells)
-        self._interconnects()
+        self.interconnects("cpu/numa")
         self._topology(count)
         return self.result
 
@@ -174,35 +205,6 @@ class _Domain(_Cells):
                 raise self.fail(device, f"node: there is no node {nid}")
             self.nodes[nid].add_later(self.bytes(size, size.text), model, self.result)
 
-    def _interconnects(self) -> None:
-        found: dict[str, Pairs] = {}
-        for element in self.root.iterfind("cpu/numa/interconnects/*"):
-            if element.tag not in ("latency", "bandwidth") or element.get("cache"):
-                self.note("memory-side caches are not modelled")
-                continue
-            pair = tuple(
-                self.number(element, element.get(at), at, MAX_NUMNODES) for at in ("initiator", "target")
-            )
-            if pair[0] not in self.nodes or pair[1] not in self.nodes:
-                raise self.fail(element, "initiator or target: there is no such node")
-            value = element.get("value")
-            # without a unit, latencies are ns and bandwidths KiB
-            number = self.number(element, value, "value")
-            if element.tag == "bandwidth":
-                number = self.bytes(element, value) >> 20
-            if number:
-                kind = f"{element.get('type', 'access')} {element.tag}"
-                found.setdefault(kind, {})[pair[0], pair[1]] = min(number, 10**9)
-        both, each = found.get("access latency", {}), found.get("access bandwidth", {})
-        writes, write_rates = found.get("write latency"), found.get("write bandwidth")
-        self.result.latency = replace(
-            self.result.latency,
-            read_ns={**both, **found.get("read latency", {})},
-            write_ns={**both, **writes} if writes else {},
-            read_mb_per_s=pairs_in_mb_per_s({**each, **found.get("read bandwidth", {})}),
-            write_mb_per_s=pairs_in_mb_per_s({**each, **write_rates} if write_rates else {}),
-        )
-
     def _topology(self, count: int) -> None:
         element = self.root.find("cpu/topology")
         names = ("sockets", "dies", "clusters", "cores", "threads")
@@ -258,6 +260,9 @@ class _Host(_Cells):
         self.result.nodes = [self.nodes[nid] for nid in sorted(self.nodes)]
         self.result.check_nodes()
         self.distances(cells)
+        self.interconnects("host/topology")
+        if self.root.find("host/topology/cells/cell/cache") is not None:
+            self.note(_CACHES)
         self.result.packages = [tuple(sorted(packages[socket])) for socket in sorted(packages)]
         self.result.cores = list(cores)
         return self.result

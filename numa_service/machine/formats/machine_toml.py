@@ -78,7 +78,7 @@ def _settings(draft: Draft) -> Iterable[str]:
         yield f"swap = {_string(format_size(draft.swap_pages * PAGE_SIZE))}"
     if draft.cmdline:
         yield f"cmdline = {_string(draft.cmdline)}"
-    if draft.memory_model not in (None, default_memory_model(draft.arch)):
+    if draft.memory_model not in (None, default_memory_model(draft.arch, len(draft.nodes))):
         yield f"memory_model = {_string(draft.memory_model or '')}"
     if draft.possible:
         yield f"possible = {_string(format_cpulist(draft.possible))}"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from numa_service.machine.formats.mem_info import Report, ReportedZone, parse_mem_info
+from numa_service.machine.late_free import managed_at_boot
 from numa_service.machine.notation import MAX_PHYSMEM_BYTES, format_cpulist
 from numa_service.machine.occupancy import FreeBlocks, ZoneOccupancy
 from numa_service.machine.spec import MachineSpec, NodeSpec, SpecError, ZoneSpec
+from numa_service.machine.sysctl import default_lowmem_reserve_ratio
 from numa_service.machine.verdict import rules_version
 from numa_service.mm.mmzone import (
     MAX_ORDER_NR_PAGES,
@@ -16,9 +19,10 @@ from numa_service.mm.mmzone import (
     MIGRATE_UNMOVABLE,
     NR_ORDERS,
     PAGE_SHIFT,
+    ZONE_NAMES,
 )
 from numa_service.mm.profile import profile_named, profile_of_version
-from numa_service.mm.watermark import highmem_zones, setup_per_zone_wmarks
+from numa_service.mm.watermark import ZoneKey, highmem_zones, setup_per_zone_wmarks
 
 _LETTERS = {"U": MIGRATE_UNMOVABLE, "M": MIGRATE_MOVABLE, "E": MIGRATE_RECLAIMABLE, "R": MIGRATE_MOVABLE}
 #: Letters of HIGHATOMIC and ISOLATE.
@@ -76,6 +80,7 @@ def machine_of(report: Report, source: str, name: str) -> MachineSpec:
             start = -(-(start + present) // MAX_ORDER_NR_PAGES) * MAX_ORDER_NR_PAGES
             if start > MAX_PHYSMEM_BYTES >> PAGE_SHIFT:
                 raise SpecError(f"{source}: memory beyond {MAX_PHYSMEM_BYTES >> 40} TiB")
+        zones = _freed_late(report, nid, zones, arch, profile)
         ram = tuple((zone.start_pfn, zone.start_pfn + zone.present) for zone in zones)
         nodes.append(NodeSpec(nid, (cpu,), tuple(zones), ram))
     if not any(zone.managed for node in nodes for zone in node.zones):
@@ -84,7 +89,7 @@ def machine_of(report: Report, source: str, name: str) -> MachineSpec:
     if not exact:
         notes.append(
             f"vm.min_free_kbytes={sysctls['vm.min_free_kbytes']} makes nearly these watermarks: they have "
-            "boosts that are not printed, or zones have grown since"
+            "boosts that are not printed, or what zones had at boot is not told to the page"
         )
     return MachineSpec(
         name=_NAME.sub("-", name).strip("-._")[:63] or "machine",
@@ -114,10 +119,33 @@ def _sizes(report: Report, zone: ReportedZone, source: str) -> tuple[int, int]:
     return present, managed
 
 
+def _freed_late(report: Report, nid: int, zones: list[ZoneSpec], arch: str, profile: str) -> list[ZoneSpec]:
+    """The zones of a node, with what they have got since their reserves were computed."""
+    names = ZONE_NAMES[arch]
+    managed = dict.fromkeys(names, 0) | {zone.name: zone.managed or 0 for zone in zones}
+    reserves = {
+        names.index(zone.name): zone.lowmem_reserve
+        for zone in report.zones
+        if zone.nid == nid and zone.lowmem_reserve and zone.name in names
+    }
+    ratios = list(map(int, default_lowmem_reserve_ratio(arch, profile).split()))
+    then = managed_at_boot(list(managed.values()), reserves, ratios)
+    return [
+        replace(zone, freed_late=managed[zone.name] - then[names.index(zone.name)])
+        for zone in zones
+        if zone.name in names
+    ]
+
+
 def _marks(report: Report, nodes: list[NodeSpec], profile: str) -> tuple[dict[str, str], bool]:
-    """min_free_kbytes and watermark_scale_factor behind the printed marks, and whether they fit exactly."""
+    """min_free_kbytes and watermark_scale_factor behind the printed marks, and whether they fit exactly.
+
+    Marks are of what zones managed when they were computed.
+    """
     kernel = profile_named(profile)
-    managed = {(node.nid, zone.name): zone.managed or 0 for node in nodes for zone in node.zones}
+    managed = {
+        (node.nid, zone.name): (zone.managed or 0) - zone.freed_late for node in nodes for zone in node.zones
+    }
     low = [key for key in managed if managed[key] and key[1] not in highmem_zones(managed, kernel)]
     total = sum(managed[key] for key in low)
     printed = {
@@ -127,7 +155,7 @@ def _marks(report: Report, nodes: list[NodeSpec], profile: str) -> tuple[dict[st
         )
         for zone in report.zones
     }
-    pages_min = _median([(-(-printed[key][0] * total // managed[key]), managed[key]) for key in low])
+    pages_min = _agreed({key: printed[key][0] for key in low}, managed, total)
     kbytes = pages_min << (PAGE_SHIFT - 10)
     factor = 10
     if kernel.watermark_scale:
@@ -143,14 +171,23 @@ def _marks(report: Report, nodes: list[NodeSpec], profile: str) -> tuple[dict[st
     return sysctls, exact
 
 
-def _median(weighted: list[tuple[int, int]]) -> int:
-    """The weighted median of (value, weight): a boost that is not printed makes single values too large."""
-    half = sum(weight for _, weight in weighted) / 2
-    for value, weight in sorted(weighted):
-        half -= weight
-        if half <= 0:
-            return value
-    return 0
+def _agreed(mins: dict[ZoneKey, int], managed: dict[ZoneKey, int], total: int) -> int:
+    """The pages of min_free_kbytes by which most zones have their min; of as many, the larger zones.
+
+    A boost that is not printed makes a single min too large.
+    """
+    best, found = (0, 0), 0
+    # a large zone's share is rounded least
+    for key in sorted(mins, key=lambda key: -managed[key]):
+        pages = -(-mins[key] * total // managed[key])
+        fits = [
+            managed[other]
+            for other in mins
+            if abs(mins[other] - pages * managed[other] // total) <= 1 + mins[other] // 100
+        ]
+        if (len(fits), sum(fits)) > best:
+            best, found = (len(fits), sum(fits)), pages
+    return found
 
 
 def _occupancy(report: Report, zone: ReportedZone) -> ZoneOccupancy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 
 from numa_service.machine.capture import read_capture
 from numa_service.machine.captured_tree import Archive
@@ -11,7 +12,7 @@ from numa_service.machine.captured_zoneinfo import parse_zoneinfo
 from numa_service.machine.formats.draft import Draft, DraftNode, draft_of, machine_name
 from numa_service.machine.input_files import split_lines
 from numa_service.machine.notation import MAX_NUMNODES, format_cpulist
-from numa_service.machine.spec import SpecError
+from numa_service.machine.spec import MachineSpec, SpecError
 from numa_service.mm.mmzone import PAGE_SIZE, ZONE_NAMES
 
 _ZONEINFO = re.compile(r"^Node (\d{1,6}), zone +\w{1,16}$", re.ASCII | re.MULTILINE)
@@ -33,7 +34,12 @@ def is_buddyinfo(text: str) -> bool:
 
 
 def read_zoneinfo(text: str, source: str, name: str) -> Draft:
-    """The draft of a zoneinfo, named `name`: as of a capture without distances, and without CPUs by node."""
+    """The draft of a zoneinfo, named `name`."""
+    return draft_of(zoneinfo_machine(text, source, name))
+
+
+def zoneinfo_machine(text: str, source: str, name: str) -> MachineSpec:
+    """The machine of a zoneinfo, named `name`: a capture without distances, and without CPUs by node."""
     nid, count = Counter(_ZONEINFO.findall(text)).most_common(1)[0]
     most = len(ZONE_NAMES["x86_64"])
     if count > most:
@@ -50,10 +56,11 @@ def read_zoneinfo(text: str, source: str, name: str) -> Draft:
             row = " ".join("10" if other == nid else "20" for other in nids)
             tree.add(f"{_NODES}/node{nid}/cpulist", memoryview(f"{format_cpulist(own)}\n".encode()))
             tree.add(f"{_NODES}/node{nid}/distance", memoryview(f"{row}\n".encode()))
-    draft = draft_of(read_capture(tree))
-    if len(nids) > 1:
-        draft.note("whose the CPUs are is not in zoneinfo: equal shares; no distances: 20 between all nodes")
-    return draft
+    spec = read_capture(tree)
+    if len(nids) == 1:
+        return spec
+    note = "whose the CPUs are is not in zoneinfo: equal shares; no distances: 20 between all nodes"
+    return replace(spec, notes=(*spec.notes, note))
 
 
 def read_buddyinfo(text: str, source: str, name: str) -> Draft:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 
-from numa_service.machine.formats.draft import Draft, linux_numbers
+from numa_service.machine.formats.draft import Draft, DraftNode, linux_numbers
 from numa_service.machine.formats.qemu import MAX_QEMU_NODES, RAM_UNIT
 from numa_service.machine.hmat import hmat_pairs, hmem_attrs
+from numa_service.machine.machinefile import LOCAL_DISTANCE
 from numa_service.machine.spec import SpecError
 
 
@@ -17,6 +19,9 @@ def to_qemu(draft: Draft) -> tuple[str, list[str]]:
     MAX_QEMU_NODES nodes.
     """
     notes: list[str] = []
+    if draft.fake:
+        draft = _uncut(draft)
+        notes.append(f"these are the real nodes: the kernel cuts them by {draft.fake}")
     if len(draft.nodes) > MAX_QEMU_NODES:
         raise SpecError(f"QEMU has at most {MAX_QEMU_NODES} nodes, this machine {len(draft.nodes)}")
     number = {node.nid: i for i, node in enumerate(draft.nodes)}
@@ -61,6 +66,21 @@ def to_qemu(draft: Draft) -> tuple[str, list[str]]:
         lines.append(f"-append {shlex.quote(draft.cmdline)}")
         notes.append("-append needs -kernel")
     return " \\\n".join(lines) + "\n", notes
+
+
+def _uncut(draft: Draft) -> Draft:
+    """The machine before numa=fake cut it: nodes at distance 10 of each other are one real node."""
+    real: list[DraftNode] = []
+    for node in draft.nodes:
+        whole = next((first for first in real if draft.distance(first.nid, node.nid) == LOCAL_DISTANCE), None)
+        if whole is None:
+            real.append(DraftNode(node.nid, node.cpus, node.bytes))
+        else:
+            whole.cpus = tuple(sorted({*whole.cpus, *node.cpus}))
+            whole.memory += node.bytes
+    for node in real:
+        node.memory = -(-node.memory >> 20) << 20  # the hole below 1 MiB is of QEMU's memory too
+    return replace(draft, nodes=real, cmdline=f"{draft.cmdline} {draft.fake}".strip())
 
 
 def _hmat(draft: Draft, number: dict[int, int], notes: list[str]) -> list[str]:

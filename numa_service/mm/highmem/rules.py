@@ -30,6 +30,8 @@ class HighmemRules:
     #: A request queue has a limit above which pages bounce (blk_queue_bounce_limit with a mask); since 5.13
     #: it says no more than that it takes no high memory.
     bounces_by_mask: bool
+    #: Slab allocators take __GFP_HIGHMEM off a request, and warn; before 4.8 they stop the kernel.
+    fixes_slab_gfp: bool
 
 
 def highmem_rules(profile: Profile) -> HighmemRules:
@@ -44,4 +46,5 @@ def highmem_rules(profile: Profile) -> HighmemRules:
         # kmap_local_idx_push counts first, and then wants less than KM_MAX_IDX
         usable_slots=slots - 1 if of_tasks else slots,
         bounces_by_mask=series < (5, 13),
+        fixes_slab_gfp=series >= (4, 8),
     )

@@ -15,6 +15,10 @@ ACCESSED: Final = 4
 DIRTY: Final = 8
 #: The page of zeros, which counts for nothing (is_zero_pfn).
 ZERO: Final = 16
+#: It is a part of a PMD entry: there is a whole page of such entries, alike but for their pages.
+HUGE: Final = 32
+#: NUMA balancing wants to know of the next access: it faults (pte_protnone).
+NUMA: Final = 64
 _BITS: Final = 8
 
 

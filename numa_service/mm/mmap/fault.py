@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
+from numa_service.mm.mmap import hugetlb_fault
 from numa_service.mm.mmap import vm_flags as vf
 from numa_service.mm.mmap.anon_vma import anon_vma_prepare
 from numa_service.mm.mmap.entries import ACCESSED, DIRTY, PRESENT, WRITE, ZERO, Entries, has, pfns_of
 from numa_service.mm.mmap.errnos import Errno
 from numa_service.mm.mmap.frames import ANON, FILE, SHMEM, Pfns
+from numa_service.mm.mmap.huge_memory import fault_pmds, may_fault_huge, reused_parts
 from numa_service.mm.mmap.process import Process
 from numa_service.mm.mmap.readahead import hit, missed, reached
 from numa_service.mm.mmap.rules import PAGE_SHIFT
@@ -48,7 +51,19 @@ def touch(process: Process, start: int, end: int, *, write: bool) -> int:
 
 
 def fault_in(process: Process, vma: Vma, start: int, end: int, *, write: bool) -> int:
-    """Touch pages of one VMA."""
+    """Touch pages of one VMA. Sigbus where there is no huge page."""
+    if vma.flags & vf.VM_HUGETLB:
+        return hugetlb_fault.fault_in(process, vma, start, end, write=write)
+    if not may_fault_huge(process, vma):
+        return _fault_ptes(process, vma, start, end, write=write)
+    faults = 0
+    for low, high, done in fault_pmds(process, vma, start, end, write=write):
+        faults += _fault_ptes(process, vma, low, high, write=write) if done is None else done
+    return faults
+
+
+def _fault_ptes(process: Process, vma: Vma, start: int, end: int, *, write: bool) -> int:
+    """Touch them page by page."""
     faults = 0
     for address, part in process.chunks(start, end, make=True):
         if write:
@@ -106,6 +121,8 @@ def _write_private(process: Process, vma: Vma, part: Entries, missing: np.ndarra
         _cached(process, vma, numbers[none])
     # alone with an anonymous page: it is written to as it is (wp_page_reuse)
     reused = mapped & (frames.kind[old] == ANON) & (frames.mapcount[old] == 1)
+    if frames.thp is not None and frames.thp.huge:
+        reused = reused_parts(process, part, mapped, reused)
     assert vma.anon_vma is not None
     if reused.any():
         # page_move_anon_rmap: what was a parent's is the process's own from now on
@@ -164,12 +181,16 @@ def _cached(process: Process, vma: Vma, numbers: Pfns) -> Pfns:
     pfns = cache.find(numbers)
     missing = pfns == 0
     if missing.any():
-        if cache.kind == SHMEM and vma.flags & vf.VM_NORESERVE:
-            count = int(missing.sum())
+        count = int(missing.sum()) if cache.kind == SHMEM and vma.flags & vf.VM_NORESERVE else 0
+        if count:
             process.mm.charge(count)
-            assert vma.file is not None
+        try:
+            fresh = process.frames.alloc(process.place(vma, numbers[missing]), cache.kind)
+        except BaseException:
+            process.mm.committed.uncharge(count)
+            raise
+        if count and vma.file is not None:
             vma.file.promised += count
-        fresh = process.frames.alloc(process.place(vma, numbers[missing]), cache.kind)
         cache.add(numbers[missing], fresh)
         process.frames.belong(fresh, cache, numbers[missing])
         pfns[missing] = fresh
@@ -183,7 +204,7 @@ def _read_ahead(process: Process, vma: Vma, number: int) -> None:
     pfn = int(cache.find(np.array([number]))[0])
     if vma.flags & (vf.VM_RAND_READ | vf.VM_SEQ_READ) or not file.size:
         return
-    window = None
+    window, before = None, replace(file.readahead)
     if not pfn:
         window = missed(file.readahead, number)
     else:
@@ -195,7 +216,13 @@ def _read_ahead(process: Process, vma: Vma, number: int) -> None:
         return
     wanted = np.arange(window.start, min(window.start + window.size, file.size), dtype=np.int64)
     wanted = wanted[cache.find(wanted) == 0]
-    fresh = frames.alloc(process.place(vma, wanted), FILE)
+    try:
+        fresh = frames.alloc(process.place(vma, wanted), FILE)
+    except BaseException:
+        # whoever finds memory for them begins anew
+        file.readahead = before
+        frames.marked[pfn] |= window.marked >= 0 and pfn != 0
+        raise
     cache.add(wanted, fresh)
     frames.belong(fresh, cache, wanted)
     frames.marked[fresh[wanted == window.marked]] = True

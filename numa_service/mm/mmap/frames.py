@@ -7,6 +7,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from numa_service.mm.mmap.thp import Thp
+
 Pfns = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Nids = npt.NDArray[np.int16]
@@ -14,13 +16,15 @@ Nids = npt.NDArray[np.int16]
 #: What a page is (MM_FILEPAGES, MM_ANONPAGES and MM_SHMEMPAGES of a resident set).
 FILE, ANON, SHMEM = range(3)
 KINDS: Final = 3
+#: A huge page of a pool, which counts for no resident set.
+HUGETLB: Final = 3
 
 
 class PageSource(Protocol):
     """Where pages come from, and where they go when nothing maps them any more."""
 
-    def alloc(self, nids: Nids) -> Pfns:
-        """One page for each of `nids`, of that node where it has one."""
+    def alloc(self, nids: Nids, kind: int) -> Pfns:
+        """One page of a kind for each of `nids`, of that node where it has one."""
         ...
 
     def free(self, pfns: Pfns) -> None:
@@ -39,9 +43,10 @@ class Numbered:
         self._nids: Nids = np.zeros(1024, np.int16)
         self._next = 1
         self._freed: list[Pfns] = []
+        self._blocks: dict[int, list[int]] = {}
         self.out = 0
 
-    def alloc(self, nids: Nids) -> Pfns:
+    def alloc(self, nids: Nids, kind: int = ANON) -> Pfns:
         """Numbers from 1 on, unless some of as many pages as now were freed together."""
         count = len(nids)
         self.out += count
@@ -52,12 +57,36 @@ class Numbered:
                 self._freed.append(last[count:])
             self._nids[pfns] = nids
             return pfns
+        pfns = self._new(count)
+        self._nids[pfns] = nids
+        return pfns
+
+    def _new(self, count: int) -> Pfns:
         pfns = np.arange(self._next, self._next + count, dtype=np.int64)
         self._next += count
         while self._next > len(self._nids):
             self._nids = np.concatenate([self._nids, np.zeros_like(self._nids)])
-        self._nids[pfns] = nids
         return pfns
+
+    def alloc_order(self, nid: int, order: int, gfp: int) -> int:
+        """A block, of the node that is asked for; however hard it is tried for, there is one."""
+        free = self._blocks.setdefault(order, [])
+        if free:
+            head = free.pop()
+        else:
+            self._next = -(-self._next >> order) << order
+            head = int(self._new(1 << order)[0])
+        self._nids[head : head + (1 << order)] = nid
+        self.out += 1 << order
+        return head
+
+    def free_order(self, pfn: int, order: int) -> None:
+        """The block may be given again."""
+        self._blocks[order].append(pfn)
+        self.out -= 1 << order
+
+    def split_order(self, pfn: int, order: int) -> None:
+        """Its pages go back one by one: nothing to do."""
 
     def free(self, pfns: Pfns) -> None:
         """They may be given again."""
@@ -84,8 +113,10 @@ class Owner(Protocol):
 class Frames:
     """Columns by page frame number, of pages that are mapped or in the page cache."""
 
-    def __init__(self, source: PageSource) -> None:
+    def __init__(self, source: PageSource, thp: Thp | None = None) -> None:
         self.source = source
+        #: Huge pages; None: there are none.
+        self.thp = thp
         self.mapcount = np.zeros(1024, np.int32)
         #: Number of the anon_vma or of the file that a page belongs to, and the page's number in it.
         self.mapping = np.zeros(1024, np.int64)
@@ -93,7 +124,7 @@ class Frames:
         self._owners: dict[int, Owner] = {}
         self._last = 0
         self._sweep_at = 64
-        #: FILE, ANON or SHMEM.
+        #: FILE, ANON, SHMEM or HUGETLB.
         self.kind = np.zeros(1024, np.int8)
         self.dirty = np.zeros(1024, np.bool_)
         self.referenced = np.zeros(1024, np.bool_)
@@ -101,6 +132,8 @@ class Frames:
         self.marked = np.zeros(1024, np.bool_)
         #: Anonymous pages that need not be written when they are reclaimed (MADV_FREE).
         self.lazyfree = np.zeros(1024, np.bool_)
+        #: Who used it last, as NUMA balancing notes it (page_cpupid_last); 0 is nobody.
+        self.cpupid = np.zeros(1024, np.int64)
 
     def number_of(self, owner: Owner) -> int:
         """The number of what pages belong to, given at first use; what nobody maps loses it now and then."""
@@ -120,6 +153,11 @@ class Frames:
         """What a page belongs to."""
         return self._owners[int(self.mapping[pfn])]
 
+    def forget(self, owner: Owner) -> None:
+        """No page belongs to it any more: it loses its number."""
+        self._owners.pop(owner.number, None)
+        owner.number = 0
+
     def belong(self, pfns: Pfns, owner: Owner, numbers: Pfns) -> None:
         """Pages belong to an anon_vma or to a file, with these numbers in it (page->mapping, page->index)."""
         self.mapping[pfns] = self.number_of(owner)
@@ -127,15 +165,24 @@ class Frames:
 
     def alloc(self, nids: Nids, kind: int) -> Pfns:
         """New pages that nothing maps yet."""
-        pfns = self.source.alloc(nids)
-        self._reach(int(pfns.max(initial=0)))
+        pfns = self.source.alloc(nids, kind)
+        self.begin(pfns, kind)
+        return pfns
+
+    def begin(self, pfns: Pfns, kind: int) -> None:
+        """Pages that have just been allocated are new ones."""
+        self.expect(pfns, kind)
         self.mapcount[pfns] = 0
-        self.kind[pfns] = kind
         self.dirty[pfns] = kind == ANON
         self.referenced[pfns] = False
         self.lazyfree[pfns] = False
         self.marked[pfns] = False
-        return pfns
+        self.cpupid[pfns] = 0
+
+    def expect(self, pfns: Pfns, kind: int) -> None:
+        """Pages are of a kind, also those that are not in use yet."""
+        self._reach(int(pfns.max(initial=0)))
+        self.kind[pfns] = kind
 
     def map(self, pfns: Pfns) -> None:
         """One mapping more of each. None is named twice: they are of one VMA, which has each page once."""
@@ -146,8 +193,20 @@ class Frames:
         left = self.mapcount[pfns] - 1
         self.mapcount[pfns] = left
         done = pfns[(left == 0) & (self.kind[pfns] == ANON)]
+        if self.thp is not None and self.thp.huge:
+            done = self.thp.unmapped(self.mapcount, pfns, done)
         if len(done):
             self.source.free(done)
+
+    def alloc_huge(self, nid: int, gfp: int) -> Pfns:
+        """The pages of a new huge page, which nothing maps yet; none if there is none to have."""
+        assert self.thp is not None
+        head = self.thp.alloc(nid, gfp)
+        if not head:
+            return np.zeros(0, np.int64)
+        pfns = np.arange(head, head + self.thp.nr, dtype=np.int64)
+        self.begin(pfns, ANON)
+        return pfns
 
     def _reach(self, pfn: int) -> None:
         while pfn >= len(self.mapcount):
@@ -159,6 +218,7 @@ class Frames:
             self.referenced = np.concatenate([self.referenced, np.zeros_like(self.referenced)])
             self.marked = np.concatenate([self.marked, np.zeros_like(self.marked)])
             self.lazyfree = np.concatenate([self.lazyfree, np.zeros_like(self.lazyfree)])
+            self.cpupid = np.concatenate([self.cpupid, np.zeros_like(self.cpupid)])
 
 
 class AddressSpace:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from numa_service.mm.mmap import vm_flags as vf
 from numa_service.mm.mmap.errnos import Errno
+from numa_service.mm.mmap.hugetlb import HugePool
 from numa_service.mm.mmap.limits import Committed, Limits
 from numa_service.mm.mmap.rules import PAGE_SHIFT, MmapRules, UserLayout, mmap_base
 from numa_service.mm.mmap.vma_tree import VmaTree
@@ -46,6 +48,8 @@ class MmStruct:
         self.mmap_base = mmap_base(layout, self.limits.stack, legacy=legacy)
         self.tree = VmaTree()
         self.counters = Counters()
+        #: Pools of huge pages of the machine by size (log2 of bytes), the default one first.
+        self.huge_pools: Mapping[int, HugePool] = {}
         #: Flags that new VMAs have (mlockall(MCL_FUTURE)).
         self.def_flags = 0
         #: Bounds of the program and of the heap, in bytes.
@@ -54,11 +58,18 @@ class MmStruct:
         self.start_brk = self.brk = 0
         #: An address within the first stack.
         self.start_stack = 0
+        #: Called with an address at which VMAs come to meet: what is mapped across it has to be split.
+        self.on_boundary: Callable[[int], None] | None = None
 
     @property
     def map_count(self) -> int:
         """VMAs."""
         return len(self.tree)
+
+    def boundary(self, address: int) -> None:
+        """vma_adjust_trans_huge: VMAs come to meet at an address."""
+        if self.on_boundary is not None:
+            self.on_boundary(address)
 
     def stat_account(self, flags: int, pages: int) -> None:
         """vm_stat_account: pages of a VMA come, or go if there are less than none."""

@@ -5,7 +5,7 @@ What the entries are of is not here, but for huge pages, whose page of PTEs wait
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from numa_service.mm.mmap.effects import Effect, Move, Unmap, Zap
@@ -69,6 +69,11 @@ class PageTables:
         """What the machine counts of them: pages of PTEs and of PMDs, in later kernels also of PUDs."""
         return sum(self.counts()[: 3 if counts_pud else 2])
 
+    def counted_pages(self, *, counts_pud: bool) -> Iterator[int]:
+        """The pages that are counted so, as they were given."""
+        for level in self._levels[: 3 if counts_pud else 2]:
+            yield from level.values()
+
     def has_table(self, address: int) -> bool:
         """Whether there is a page of PTEs for an address."""
         return address >> self._shifts[0] in self._levels[0]
@@ -88,6 +93,29 @@ class PageTables:
     def is_huge(self, address: int) -> bool:
         """Whether a huge page is mapped there."""
         return address >> self._shifts[0] in self._huge
+
+    def huge_between(self, start: int, end: int) -> list[int]:
+        """The indices (address >> shift) of huge pages of which a part is in a range, lowest first."""
+        if not self._huge or start >= end:
+            return []
+        first, last = start >> self._shifts[0], (end - 1) >> self._shifts[0]
+        if last - first < len(self._huge):
+            return [index for index in range(first, last + 1) if index in self._huge]
+        return sorted(index for index in self._huge if first <= index <= last)
+
+    def split_pmd(self, index: int) -> None:
+        """The page of PTEs that waited behind a huge page is in use (pgtable_trans_huge_withdraw)."""
+        self._huge.remove(index)
+
+    def deposit(self, index: int) -> None:
+        """A huge page takes the place of a page of PTEs, which waits (pgtable_trans_huge_deposit)."""
+        assert index in self._levels[0]
+        self._huge.add(index)
+
+    def zap_pmd(self, index: int) -> None:
+        """A huge page goes, and with it the page of PTEs that waited behind it (zap_deposited_table)."""
+        self._huge.remove(index)
+        self._free(0, index)
 
     def split_huge(self, start: int, end: int) -> list[int]:
         """Huge pages of which only a part is in a range get PTEs (split_huge_pmd); their addresses."""
@@ -187,7 +215,7 @@ class PageTables:
                 if source in self._huge and not whole:
                     self._huge.discard(source)
                 if whole:
-                    self._make_above(new)
+                    self.make_above(new)
                     self._levels[0][target] = self._levels[0].pop(source)
                     if source in self._huge:
                         self._huge.discard(source)
@@ -197,7 +225,8 @@ class PageTables:
             old += extent
             new += extent
 
-    def _make_above(self, address: int) -> None:
+    def make_above(self, address: int) -> None:
+        """The tables above that of PTEs: a huge page has its entry in the lowest of them."""
         for shift in reversed(self._shifts[1:]):
             self.fault_level(shift, address >> shift)
 

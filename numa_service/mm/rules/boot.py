@@ -162,6 +162,14 @@ BOOT = (
 
 FILES = (
     Axis(
+        "prints_managed",
+        "zoneinfo prints the managed pages of a zone",
+        (
+            always(False, "zoneinfo_show_print"),
+            Change((3, 9), True, "zoneinfo_show_print", "zoneinfo of a 3.12 of SUSE", ("3.0.101", "3.10.65")),
+        ),
+    ),
+    Axis(
         "has_promo",
         "zoneinfo prints the promo watermark",
         (always(False), Change((6, 12), True, "zoneinfo_show_print", CAPTURES, ("6.8.1", "6.12.0"))),
@@ -198,7 +206,7 @@ FILES = (
             Change((6, 4), ("slub", "slab"), "mm/Kconfig", read=("6.2.12", "6.4.6")),
             Change((6, 8), ("slub",), "mm/Kconfig", CAPTURES, ("6.5", "6.8.1")),
         ),
-        note="Rules of SLAB and SLOB are those of 6.1, for whichever kernel they are chosen.",
+        note="Rules of SLAB are those of 3.0 up to 4.5, then of 6.1; of SLOB up to 5.3.",
     ),
     Axis(
         "freecount_limit",

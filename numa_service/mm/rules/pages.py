@@ -124,6 +124,28 @@ ALLOCATION = (
             ),
         ),
     ),
+    Axis(
+        "fair_zones",
+        "the zones of a node give pages in turn, by their size (ALLOC_FAIR)",
+        (
+            always(False),
+            Change(
+                (3, 12),
+                True,
+                "get_page_from_freelist: 81c0a2bb515f mm: page_alloc: fair zone allocator policy",
+                read=("3.10.65", "3.16"),
+            ),
+            Change(
+                (4, 8),
+                False,
+                "get_page_from_freelist: e6cbd7f2efb4 mm, page_alloc: remove fair zone allocation policy",
+                CAPTURES,
+                ("4.4.155", "4.9"),
+            ),
+        ),
+        note="It is that of 3.17 to 4.7. Before 3.15 kswapd was woken before shares were given out anew, and "
+        "in 3.12 the zones of other nodes took turns too.",
+    ),
 )
 
 RECLAIM = (

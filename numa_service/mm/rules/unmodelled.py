@@ -24,24 +24,6 @@ UNMODELLED = (
         note="Managed pages are taken, which are fewer by what boot allocated.",
     ),
     _told(
-        "fair zone allocation",
-        always("no"),
-        Change(
-            (3, 12),
-            "yes",
-            "get_page_from_freelist: 81c0a2bb515f mm: page_alloc: fair zone allocator policy",
-            read=("3.10.65", "3.16"),
-        ),
-        Change(
-            (4, 8),
-            "no",
-            "get_page_from_freelist: e6cbd7f2efb4 mm, page_alloc: remove fair zone allocation policy",
-            CAPTURES,
-            ("4.4.155", "4.9"),
-        ),
-        note="Between, pages came from the zones of a node in proportion to their size (ALLOC_FAIR).",
-    ),
-    _told(
         "LRU lists",
         always("of each zone", "struct zone"),
         Change(

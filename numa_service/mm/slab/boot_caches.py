@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from numa_service.mm.slab.kmalloc import KmallocRules, KmemBuckets
 from numa_service.mm.slab.kmem_cache import KmemCacheArgs
-from numa_service.mm.slab.slab import SlabCaches, SlabParameters
+from numa_service.mm.slab.slab import SlabCaches, SlabParameters, SlabRules
 from numa_service.mm.slab.slub import SlubCaches, SlubRules
 from numa_service.mm.slab.slub_parameters import SlubParameters
 
@@ -66,6 +66,7 @@ def boot_slub(
 
 
 def boot_slab(
+    rules: SlabRules,
     kmem_cache_bytes: int,
     kmalloc: KmallocRules,
     boot: BootCaches,
@@ -74,12 +75,13 @@ def boot_slab(
     possible_cpus: int,
     node_ids: int,
     memory_bytes: int,
+    highmem: bool = True,
 ) -> SlabCaches:
     """The caches of a machine that has booted with SLAB and so much memory."""
-    caches = SlabCaches(kmalloc, parameters, possible_cpus, node_ids, memory_bytes)
+    caches = SlabCaches(rules, kmalloc, parameters, possible_cpus, node_ids, memory_bytes)
     caches.kmem_cache_init(kmem_cache_bytes)
     for args in kmalloc.caches():
         caches.create_boot_cache(args)
-    for args in boot.args(kmalloc):
+    for args in boot.args(kmalloc, highmem=highmem):
         caches.kmem_cache_create(args)
     return caches

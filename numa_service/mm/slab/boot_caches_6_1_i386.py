@@ -118,7 +118,7 @@ OF_HIGHMEM = frozenset({"bio-96"})
 def _args(name: str, size: int, known: tuple[KmemCacheArgs, ...]) -> KmemCacheArgs:
     """The arguments that lead to objects `size` bytes apart; the rest is as on x86_64."""
     args = next((args for args in known if args.name == name), KmemCacheArgs(name, size, flags=_BIO))
-    behind = args.ctor or SlabFlag.TYPESAFE_BY_RCU in args.flags
+    behind = args.ctor != "" or SlabFlag.TYPESAFE_BY_RCU in args.flags
     align = I386.cache_line if args.align == ALIGNED_TO_LINE else args.align
     return replace(args, size=size - I386.word if behind else size, align=align)
 

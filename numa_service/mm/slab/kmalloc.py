@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 from numa_service.mm.gfp import Gfp
 from numa_service.mm.slab.flags import NO_FLAGS, SlabFlag
-from numa_service.mm.slab.kmem_cache import PAGE_SHIFT, WORD, KmemCacheArgs, calculate_alignment
+from numa_service.mm.slab.kmem_cache import (
+    PAGE_SHIFT,
+    WORD,
+    X86_64,
+    KmemCacheArgs,
+    SlabArch,
+    calculate_alignment,
+)
 
 #: Every class has the least alignment (ARCH_KMALLOC_MINALIGN); 3.0.
 ALIGN_WORD = 0
@@ -18,6 +25,8 @@ ALIGN_DIVISOR = 2
 
 #: The largest class has two pages, as SLUB and, since 6.1, SLAB have it.
 SHIFT_TWO_PAGES = PAGE_SHIFT + 1
+#: The largest class is the largest block of pages, 4 MiB: SLAB of 3.0.
+SHIFT_MAX_BLOCK = PAGE_SHIFT + 10
 
 #: What of gfp flags asks for which kind of cache, the weightiest first.
 _KINDS = (
@@ -34,6 +43,8 @@ class KmallocType:
     #: What stands before the size in the name: "kmalloc-rcl-".
     prefix: str
     flags: SlabFlag = NO_FLAGS
+    #: What stands behind it: "(DMA)".
+    suffix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +78,21 @@ class KmallocRules:
     align_rules: int
     #: Every class has these too (ARCH_KMALLOC_FLAGS, passed by SLAB).
     flags: SlabFlag = NO_FLAGS
-    #: The class that is made before all others, for the allocator's own per-node structure (INDEX_NODE of
-    #: SLAB).
-    first: int = 0
+    #: The classes of the first kind that are made before all others, for the allocator's own structures of
+    #: CPUs and nodes (INDEX_AC and INDEX_NODE of SLAB).
+    first: tuple[int, ...] = ()
+    #: Of each class all kinds are made, one after the other; else of each kind all classes.
+    by_class: bool = False
+    #: Odd classes that there are, besides the powers of two.
+    odd: tuple[int, ...] = (96, 192)
     #: All of a class may be copied to and from user space, so kmalloc caches do not merge.
     usercopy: bool = True
+    arch: SlabArch = X86_64
 
     def sizes(self) -> list[int]:
         """Sizes of the classes in bytes, in the order of creation."""
-        odd = {64: 96, 128: 192}
-        sizes = []
-        if self.odd_first:
-            sizes += [96, 192]
-        for shift in range(self.shift_low, self.shift_high + 1):
-            sizes.append(1 << shift)
-            if not self.odd_first and 1 << shift in odd:
-                sizes.append(odd[1 << shift])
-        return sizes
+        sizes = [1 << shift for shift in range(self.shift_low, self.shift_high + 1)]
+        return [*self.odd, *sizes] if self.odd_first else sorted([*self.odd, *sizes])
 
     def class_of(self, size: int) -> int | None:
         """Size of the class that serves a request (kmalloc_slab); None: it gets pages (kmalloc_large)."""
@@ -102,7 +111,10 @@ class KmallocRules:
         for asked, flags in reversed(_KINDS):
             if gfp & asked:
                 kind = next((known for known in self.types if known.flags == flags), kind)
-        return kind.prefix + self.label(fits)
+        return self._name(kind, fits)
+
+    def _name(self, kind: KmallocType, size: int) -> str:
+        return kind.prefix + self.label(size) + kind.suffix
 
     def _align(self, size: int) -> int:
         power = size & -size
@@ -112,19 +124,21 @@ class KmallocRules:
 
     def caches(self) -> Iterator[KmemCacheArgs]:
         """What create_boot_cache is called with for each class, in the order of creation."""
-        for kind in self.types:
-            sizes = self.sizes()
-            if self.first and kind is self.types[0]:
-                sizes.sort(key=lambda size: size != self.first)
-            for size in sizes:
-                flags = kind.flags | self.flags | SlabFlag.KMALLOC
-                yield KmemCacheArgs(
-                    name=kind.prefix + self.label(size),
-                    size=size,
-                    align=calculate_alignment(flags, self._align(size), size),
-                    flags=flags,
-                    usersize=size if self.usercopy else 0,
-                )
+        sizes, kinds = self.sizes(), self.types
+        if self.by_class:
+            made = [(kind, size) for size in sizes for kind in kinds]
+        else:
+            made = [(kind, size) for kind in kinds for size in sizes]
+        made.sort(key=lambda one: one[0] is not kinds[0] or one[1] not in self.first)
+        for kind, size in made:
+            flags = kind.flags | self.flags | SlabFlag.KMALLOC
+            yield KmemCacheArgs(
+                name=self._name(kind, size),
+                size=size,
+                align=calculate_alignment(flags, self._align(size), size, self.arch),
+                flags=flags,
+                usersize=size if self.usercopy else 0,
+            )
 
     def label(self, size: int) -> str:
         """How the name of a class ends."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from numa_service.mm.slab.flags import NO_FLAGS, SlabFlag
+from numa_service.mm.structs import PAGE_OFFSET
 
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
@@ -18,17 +19,21 @@ MIN_ALIGN = 8
 
 @dataclass(frozen=True, slots=True)
 class SlabArch:
-    """What sizes of objects follow from on an architecture, in bytes."""
+    """What sizes and addresses of objects follow from on an architecture. Sizes are bytes."""
 
     #: sizeof(void *).
     word: int
     #: cache_line_size().
     cache_line: int
+    #: Where the kernel's linear map of low memory begins, in which all objects are.
+    page_offset: int
 
 
-X86_64 = SlabArch(WORD, CACHE_LINE)
+X86_64 = SlabArch(WORD, CACHE_LINE, PAGE_OFFSET["x86_64"])
 #: The CPU of the captured boots, which has lines of 32 bytes (HWalign in the boot log).
-I386 = SlabArch(4, 32)
+I386 = SlabArch(4, 32, PAGE_OFFSET["i386"])
+#: By the name of an architecture.
+SLAB_ARCH = {"x86_64": X86_64, "i386": I386}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +46,8 @@ class KmemCacheArgs:
     #: Alignment that the creator asks for; 0 leaves it to the allocator.
     align: int = 0
     flags: SlabFlag = NO_FLAGS
-    #: Objects have a constructor.
-    ctor: bool = False
+    #: Their constructor, as %pS prints a function of the kernel; "": they have none.
+    ctor: str = ""
     #: How much of an object may be copied to and from user space.
     usersize: int = 0
     #: The creator says where in the object the free pointer may be (use_freeptr_offset, since 6.12).

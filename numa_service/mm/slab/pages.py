@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from numa_service.mm.slab.kmem_cache import PAGE_SHIFT, PAGE_SIZE
-from numa_service.mm.structs import PAGE_OFFSET
+from numa_service.mm.slab.kmem_cache import I386, PAGE_SHIFT, PAGE_SIZE, X86_64, SlabArch
 
-_DIRECT_MAP = PAGE_OFFSET["x86_64"]
 #: The caller has no preference for a node.
 NUMA_NO_NODE = -1
 #: What kmalloc returns for no bytes at all.
@@ -27,14 +25,15 @@ class PageSource(Protocol):
         """Give back what alloc_pages returned."""
 
 
-def page_address(pfn: int) -> int:
-    """Where the direct map has a page (page_address)."""
-    return _DIRECT_MAP + (pfn << PAGE_SHIFT)
+def page_address(pfn: int, arch: SlabArch = X86_64) -> int:
+    """Where the direct map has a page of low memory (page_address)."""
+    return arch.page_offset + (pfn << PAGE_SHIFT)
 
 
 def virt_to_pfn(address: int) -> int:
-    """The page at an address of the direct map."""
-    return address - _DIRECT_MAP >> PAGE_SHIFT
+    """The page at an address of the direct map. One of 32 bits can only be a 32-bit kernel's."""
+    arch = I386 if address < 1 << 32 else X86_64
+    return address - arch.page_offset >> PAGE_SHIFT
 
 
 def offset_in_page(address: int) -> int:

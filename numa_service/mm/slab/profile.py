@@ -1,7 +1,8 @@
 """Slab allocators of each kernel version, as data: rules, kmalloc's classes, caches of a captured boot.
 
-The rules of SLUB in 6.1 and 6.12 are compared with captures. Those of 3.0 are from its source: no boot of it
-was captured, so it has no table of caches.
+The rules of SLUB in 6.1 and 6.12, and of SLAB and SLOB in 6.1, are compared with captures. Those of 3.0 are
+from its source: no boot of it was captured, so it has no table of caches. Sizes of its SLAB are compared with
+those of a public machine.
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ from numa_service.mm.slab import (
     boot_caches_6_1_small,
     boot_caches_6_12,
 )
-from numa_service.mm.slab.boot_caches import BootCaches
+from numa_service.mm.slab.boot_caches import NO_BOOT_CACHES, BootCaches
 from numa_service.mm.slab.flags import SlabFlag
 from numa_service.mm.slab.kmalloc import (
     ALIGN_DIVISOR,
     ALIGN_POWER_OF_TWO,
     ALIGN_WORD,
+    SHIFT_MAX_BLOCK,
     SHIFT_TWO_PAGES,
     KmallocRules,
     KmallocType,
 )
 from numa_service.mm.slab.kmem_cache import I386
+from numa_service.mm.slab.slab import FREE_INDICES, STRUCT_SLAB, SlabRules
+from numa_service.mm.slab.slob import SlobRules
 from numa_service.mm.slab.slub import ORDER_FEWER_OBJECTS, ORDER_MORE_WASTE, SlubRules
 from numa_service.mm.slab.slub_parameters import ParameterRules
 from numa_service.mm.slab.slub_work_rules import SlubWorkRules
@@ -45,16 +49,18 @@ class SlubProfile:
 
 @dataclass(frozen=True, slots=True)
 class SlabProfile:
-    """SLAB of one kernel version; its rules are those of ``slab.py``."""
+    """SLAB of one kernel version."""
 
+    rules: SlabRules
     #: sizeof(struct kmem_cache) up to the pointers to the nodes.
     kmem_cache_bytes: int
     kmalloc: KmallocRules
-    boot: BootCaches
+    #: Empty: no boot was captured.
+    boot: BootCaches = NO_BOOT_CACHES
     #: The first built-in cache that is created when the boot CPU is counted among those of its node.
-    first_with_boot_cpu: str
+    first_with_boot_cpu: str = ""
     #: The first that is created when all CPUs run (by an initcall).
-    first_after_smp: str
+    first_after_smp: str = ""
 
 
 _NORMAL = KmallocType("kmalloc-")
@@ -114,7 +120,7 @@ _SLUB_6_12 = SlubProfile(
         align_rules=ALIGN_DIVISOR,
     ),
     boot=BootCaches(boot_caches_6_12.BUILT_IN, boot_caches_6_12.MODULES),
-    work=SlubWorkRules(preferred_node_first=True, always_compound=True),
+    work=SlubWorkRules(preferred_node_first=True, always_compound=True, all_is_checked=True),
 )
 
 _SLUB_3_0 = SlubProfile(
@@ -146,7 +152,19 @@ _SLUB_3_0 = SlubProfile(
         usercopy=False,
     ),
     boot=None,
-    work=SlubWorkRules(preferred_node_first=False, always_compound=False),
+    work=SlubWorkRules(
+        preferred_node_first=False,
+        always_compound=False,
+        objects_remaining="Objects remaining on kmem_cache_close()",
+        still_has_objects="SLUB {cache}: kmem_cache_destroy called for cache that still has objects.",
+        report_prefix="INFO: ",
+        left_redzone="Redzone",
+        right_redzone="Redzone",
+        end_poison="Poison",
+        tells_offset=False,
+        tells_restored=False,
+        validates_debugged=False,
+    ),
 )
 
 #: SLUB by the name of a kernel.
@@ -178,7 +196,8 @@ def slub_of(kernel: str, arch: str = "x86_64") -> SlubProfile:
         profile = slub_of(kernel)
         # struct kmem_cache is known to the alignment
         rules = replace(profile.rules, arch=I386, kmem_cache_bytes=132, kmem_cache_node_bytes=32)
-        return replace(profile, rules=rules, boot=_I386_BOOT.get(kernel))
+        kmalloc = replace(profile.kmalloc, arch=I386)
+        return replace(profile, rules=rules, kmalloc=kmalloc, boot=_I386_BOOT.get(kernel))
     if kernel in SLUB:
         return SLUB[kernel]
     series = profile_named(kernel).series
@@ -186,28 +205,114 @@ def slub_of(kernel: str, arch: str = "x86_64") -> SlubProfile:
     return replace(SLUB[nearest], boot=None)
 
 
-#: SLAB by the name of a kernel. 6.12 has none: it went in 6.8. That of 3.0 has other rules, which are not
-#: here.
-SLAB: dict[str, SlabProfile] = {
-    LINUX_6_1.name: SlabProfile(
-        kmem_cache_bytes=120,
-        kmalloc=KmallocRules(
-            shift_low=5,
-            shift_high=SHIFT_TWO_PAGES,
-            types=(_NORMAL, _RECLAIM, _DMA),
-            odd_first=False,
-            short_names=True,
-            align_rules=ALIGN_POWER_OF_TWO,
-            flags=SlabFlag.HWCACHE_ALIGN,
-            first=128,  # sizeof(struct kmem_cache_node) is of this class
-        ),
-        boot=BootCaches(boot_caches_6_1_small.BUILT_IN, boot_caches_6_1_small.MODULES),
-        first_with_boot_cpu="pid",
-        first_after_smp="file_lock_ctx",
+_SLAB_6_1 = SlabProfile(
+    rules=SlabRules(
+        management=FREE_INDICES,
+        slab_bytes=0,
+        index_bytes=1,
+        max_objects=255,
+        min_size=16,
+        merges=True,
+        order_parameter=True,
+        colour_counted_after=False,
+        refill_always_looks=False,
+        destroys_as_freed=False,
+        compound=True,
     ),
-}
+    kmem_cache_bytes=120,
+    kmalloc=KmallocRules(
+        shift_low=5,
+        shift_high=SHIFT_TWO_PAGES,
+        types=(_NORMAL, _RECLAIM, _DMA),
+        odd_first=False,
+        short_names=True,
+        align_rules=ALIGN_POWER_OF_TWO,
+        flags=SlabFlag.HWCACHE_ALIGN,
+        first=(128,),  # sizeof(struct kmem_cache_node) is of this class
+    ),
+    boot=BootCaches(boot_caches_6_1_small.BUILT_IN, boot_caches_6_1_small.MODULES),
+    first_with_boot_cpu="pid",
+    first_after_smp="file_lock_ctx",
+)
+
+_SLAB_3_0 = SlabProfile(
+    rules=SlabRules(
+        management=STRUCT_SLAB,
+        slab_bytes=48,
+        index_bytes=4,
+        max_objects=None,
+        min_size=0,
+        merges=False,
+        order_parameter=False,
+        colour_counted_after=True,
+        refill_always_looks=True,
+        destroys_as_freed=True,
+        compound=False,
+    ),
+    # struct kmem_cache begins with a pointer for each of NR_CPUS: 512 as Debian configures it
+    kmem_cache_bytes=512 * 8 + 104,
+    kmalloc=KmallocRules(
+        shift_low=5,
+        shift_high=SHIFT_MAX_BLOCK,
+        types=(KmallocType("size-"), KmallocType("size-", SlabFlag.CACHE_DMA, "(DMA)")),
+        odd_first=False,
+        short_names=False,
+        align_rules=ALIGN_WORD,
+        flags=SlabFlag.HWCACHE_ALIGN,
+        first=(32, 128),  # of struct arraycache_init and struct kmem_list3
+        by_class=True,
+        odd=(192,),  # 96 only where a cache line is shorter than 64 bytes
+        usercopy=False,
+    ),
+)
+
+#: SLAB by the name of a kernel. 6.12 has none: it went in 6.8.
+SLAB: dict[str, SlabProfile] = {LINUX_6_1.name: _SLAB_6_1, LINUX_3_0.name: _SLAB_3_0}
+
+#: The first series whose free lists of SLAB are those of 6.1 (OBJFREELIST_SLAB); what changed besides
+#: between 3.0 and 6.1 is not here.
+_SLAB_OF_6_1 = (4, 6)
 
 
-def slab_of(kernel: str) -> SlabProfile:
-    """SLAB for a kernel; that of 6.1 for one that has none, or whose SLAB is not known."""
-    return SLAB.get(kernel, SLAB[LINUX_6_1.name])
+def slab_of(kernel: str, arch: str = "x86_64") -> SlabProfile:
+    """SLAB of a kernel by the name of its profile: that of 6.1 for later ones, too, else that of 3.0.
+
+    Which caches a boot makes is known of 6.1 only: older kernels have those of kmalloc.
+    """
+    if arch == "i386":
+        return _slab_of_i386(kernel)
+    if kernel in SLAB:
+        return SLAB[kernel]
+    return _SLAB_6_1 if profile_named(kernel).series >= _SLAB_OF_6_1 else _SLAB_3_0
+
+
+def _slab_of_i386(kernel: str) -> SlabProfile:
+    """SLAB of a 32-bit kernel, from source. The caches of its boot are those of a captured one with SLUB."""
+    profile = slab_of(kernel)
+    if profile.rules.management == STRUCT_SLAB:
+        rules = replace(profile.rules, arch=I386, slab_bytes=28)
+        kmalloc = replace(profile.kmalloc, arch=I386, first=(32, 64), odd=(96, 192))
+        return replace(profile, rules=rules, kmalloc=kmalloc, kmem_cache_bytes=32 * 4 + 76)
+    rules = replace(profile.rules, arch=I386)
+    kmalloc = replace(profile.kmalloc, arch=I386, first=(64,))
+    return replace(
+        profile,
+        rules=rules,
+        kmem_cache_bytes=84,
+        kmalloc=kmalloc,
+        boot=_I386_BOOT[LINUX_6_1.name],
+        first_after_smp="fsnotify_mark_connector",
+    )
+
+
+#: SLOB since 5.4, as the captures of 6.1 have it.
+_SLOB_6_1 = SlobRules(aligns_powers_of_two=True, whole_cache_line=False, goes_on_behind_full=False)
+_SLOB_3_0 = SlobRules(aligns_powers_of_two=False, whole_cache_line=True, goes_on_behind_full=True)
+#: The first series with the rules of 6.1; between 3.0 and it they changed one by one.
+_SLOB_OF_6_1 = (5, 4)
+
+
+def slob_of(kernel: str, arch: str = "x86_64") -> SlobRules:
+    """SLOB of a kernel by the name of its profile; that of 6.1 for one that has none."""
+    rules = _SLOB_6_1 if profile_named(kernel).series >= _SLOB_OF_6_1 else _SLOB_3_0
+    return replace(rules, arch=I386, rcu_footer=12) if arch == "i386" else rules

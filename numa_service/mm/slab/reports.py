@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
+def pointer(address: int) -> str:
+    """An address as %p prints it without hashing: eight digits for one of a 32-bit kernel."""
+    return f"{address:08x}" if address < 1 << 32 else f"{address:016x}"
+
+
 class SlabBugError(ValueError):
     """An object cannot be freed, and nothing was changed; or a cache cannot go.
 

@@ -1,18 +1,18 @@
-"""SLAB: the geometry of a cache, its tunables, and the list of caches (``mm/slab.c`` of 6.1)."""
+"""SLAB: the geometry of a cache, its tunables, and the list of caches (``mm/slab.c``)."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from numa_service.mm.slab.flags import SlabFlag
 from numa_service.mm.slab.kmalloc import KmallocRules
 from numa_service.mm.slab.kmem_cache import (
-    CACHE_LINE,
     PAGE_SIZE,
-    WORD,
+    X86_64,
     KmemCacheArgs,
+    SlabArch,
     align_up,
     calculate_alignment,
     get_order,
@@ -22,10 +22,6 @@ from numa_service.mm.slab.slub_parameters import get_option
 
 #: KMALLOC_MAX_ORDER.
 MAX_ORDER = 10
-#: SLAB_OBJ_MAX_NUM: an index in the free list is one byte.
-MAX_OBJECTS = 255
-#: SLAB_OBJ_MIN_SIZE: no page has more objects than that index can say.
-MIN_SIZE = 16
 #: SLAB_MAX_ORDER_LO and SLAB_MAX_ORDER_HI: the largest order with little memory and with more.
 MAX_ORDER_LOW = 0
 MAX_ORDER_HIGH = 1
@@ -45,6 +41,43 @@ class SlabParameters:
     nomerge: bool = False
     #: Objects of other nodes go straight to their slabs.
     noaliencache: bool = False
+
+
+#: What is known of the objects of a slab is a struct slab with an index for each object behind it, in front
+#: of the objects or in an object of kmalloc; 3.0.
+STRUCT_SLAB = 0
+#: It is in struct page, but for an index for each object, which may be in a free object; 6.1.
+FREE_INDICES = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SlabRules:
+    """What kernel versions do differently. Sizes are bytes."""
+
+    #: STRUCT_SLAB or FREE_INDICES: where the free objects of a slab are noted.
+    management: int
+    #: sizeof(struct slab); 0: its fields are in struct page.
+    slab_bytes: int
+    #: sizeof(kmem_bufctl_t) or sizeof(freelist_idx_t).
+    index_bytes: int
+    #: Objects that a slab can have at most (SLAB_LIMIT, SLAB_OBJ_MAX_NUM); None: as many as fit.
+    max_objects: int | None
+    #: No object takes less (SLAB_OBJ_MIN_SIZE).
+    min_size: int
+    #: Caches that are alike become one.
+    merges: bool
+    #: The command line can say ``slab_max_order=``, ``slab_nomerge`` and ``slab_merge``.
+    order_parameter: bool
+    #: A new slab has the next colour, which is counted up then; else the one behind it.
+    colour_counted_after: bool
+    #: A refill looks for slabs although no object is free, so that the reaper spares empty slabs once more.
+    refill_always_looks: bool
+    #: If a node has too many free objects a slab goes as its last object comes back; else those that were
+    #: empty before it go first.
+    destroys_as_freed: bool
+    #: Pages of a slab are compound (__GFP_COMP).
+    compound: bool
+    arch: SlabArch = X86_64
 
 
 def slab_parameters(cmdline: str) -> SlabParameters:
@@ -70,6 +103,8 @@ class Freelist(StrEnum):
     OFF_SLAB = "off the slab"
     #: Behind the last object.
     ON_SLAB = "at the end of the slab"
+    #: In front of the first object, with struct slab.
+    AT_START = "at the start of the slab"
 
 
 @dataclass(slots=True)
@@ -88,6 +123,8 @@ class SlabCache:
     #: Objects of a slab.
     objects: int
     freelist: Freelist
+    #: What the free list takes where it is (slab_size, freelist_size).
+    freelist_bytes: int
     #: How many places the first object of a slab can have; 0 and 1 are the same.
     colour: int
     #: Bytes from one of these places to the next.
@@ -100,6 +137,7 @@ class SlabCache:
     shared: int
     #: Objects of another node that are kept before they go home together; 0: each goes by itself.
     alien_limit: int
+    rules: SlabRules
     exempt: bool = False
     #: Names of the caches that share it, without its own.
     aliases: list[str] = field(default_factory=list)
@@ -109,9 +147,14 @@ class SlabCache:
         """Name of the first of its creators, which is the one that /proc/slabinfo prints."""
         return self.args.name
 
+    @property
+    def first_offset(self) -> int:
+        """Bytes from the colour of a slab to its first object."""
+        return self.freelist_bytes if self.freelist is Freelist.AT_START else 0
+
     def colours(self) -> list[int]:
         """Where the first object of a slab can be, in bytes from its start (cache_grow_begin)."""
-        return [number * self.colour_off for number in range(max(self.colour, 1))]
+        return [self.first_offset + number * self.colour_off for number in range(max(self.colour, 1))]
 
     def free_limit(self, cpus: int) -> int:
         """Free objects that a node with so many CPUs may keep in its slabs (init_cache_node)."""
@@ -120,15 +163,25 @@ class SlabCache:
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
+    freelist: Freelist
     order: int
     objects: int
     left_over: int
+    freelist_bytes: int
 
 
-def _estimate(order: int, size: int, freelist: Freelist) -> tuple[int, int]:
-    """Objects of a slab of this order, and the bytes that are left over (cache_estimate)."""
-    each = size + 1 if freelist is Freelist.ON_SLAB else size
-    return divmod(PAGE_SIZE << order, each)
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """The cache whose slabs are to be measured."""
+
+    args: KmemCacheArgs
+    #: From one object to the next.
+    size: int
+    align: int
+    #: It is made before kmalloc works, so that it cannot have its free lists there (slab_early_init).
+    early: bool
+    #: The first order that holds an object is right, whatever it wastes.
+    first_order: bool
 
 
 def enable_cpucache(size: int, possible_cpus: int) -> tuple[int, int, int]:
@@ -158,62 +211,67 @@ class SlabCaches:
 
     def __init__(
         self,
+        rules: SlabRules,
         kmalloc: KmallocRules,
         parameters: SlabParameters,
         possible_cpus: int,
         node_ids: int,
         memory_bytes: int,
     ) -> None:
+        self.rules = rules
         self.parameters = parameters
         self.caches: list[SlabCache] = []
         self._kmalloc = kmalloc
         self._possible_cpus = possible_cpus
         self._node_ids = node_ids
         self._max_order = MAX_ORDER_HIGH if memory_bytes > _MUCH_MEMORY else MAX_ORDER_LOW
-        if parameters.max_order is not None:
+        if parameters.max_order is not None and rules.order_parameter:
             self._max_order = parameters.max_order
 
     def kmem_cache_init(self, kmem_cache_bytes: int) -> None:
         """The cache of caches: each has a pointer for every node number that is possible."""
-        size = kmem_cache_bytes + WORD * self._node_ids
+        size = kmem_cache_bytes + self.rules.arch.word * self._node_ids
         args = KmemCacheArgs("kmem_cache", size, flags=SlabFlag.HWCACHE_ALIGN)
         self.create_boot_cache(args, exempt=True)
 
     def create_boot_cache(self, args: KmemCacheArgs, *, exempt: bool = False) -> SlabCache:
         """A cache that merges with none that exists (create_boot_cache).
 
-        Later ones can merge with it, unless it is `exempt`.
+        Later ones can merge with it, unless it is `exempt`: the cache of caches.
         """
-        cache = self._create(args)
+        cache = self.kmem_cache_open(args, early=exempt)
         cache.exempt = exempt
         self.caches.append(cache)
         return cache
 
     def kmem_cache_create(self, args: KmemCacheArgs) -> SlabCache:
         """The cache that a creator gets: one that fits, or a new one (kmem_cache_create_usercopy)."""
-        if not self.parameters.nomerge:
-            cache = find_mergeable(self.caches, args, args.flags, usercopy=True, divides=True)
+        if self.rules.merges and not self.parameters.nomerge:
+            arch = self.rules.arch
+            cache = find_mergeable(self.caches, args, args.flags, usercopy=True, divides=True, arch=arch)
             if cache:
                 cache.object_size = max(cache.object_size, args.size)
                 cache.aliases.append(args.name)
                 return cache
-        cache = self._create(args)
+        cache = self.kmem_cache_open(args)
         self.caches.append(cache)
         return cache
 
-    def _create(self, args: KmemCacheArgs) -> SlabCache:
-        """A new cache (__kmem_cache_create without DEBUG)."""
-        align = calculate_alignment(args.flags, args.align, args.size)
-        size = align_up(align_up(args.size, WORD), align)
-        if size < MIN_SIZE:
-            size = align_up(MIN_SIZE, align)
-        for place in (self._in_object, self._off_slab, self._on_slab):
-            if fit := place(args, size):
-                freelist, fitted = fit
-                break
-        else:
+    def kmem_cache_open(self, args: KmemCacheArgs, *, early: bool = False) -> SlabCache:
+        """A cache that merges with none, and that is not one of `caches` (__kmem_cache_create without DEBUG).
+
+        `early`: kmalloc has no caches yet. (kmem_cache_create of 3.0.)
+        """
+        rules, word = self.rules, self.rules.arch.word
+        align = calculate_alignment(args.flags, args.align, align_up(args.size, word), rules.arch)
+        size = align_up(align_up(args.size, word), align)
+        if size < rules.min_size:
+            size = align_up(rules.min_size, align)
+        wanted = _Wanted(args, size, align, early, first_order=early and rules.management == STRUCT_SLAB)
+        fit = self._struct_slab(wanted) if rules.management == STRUCT_SLAB else self._free_indices(wanted)
+        if fit is None:
             raise ValueError(f"no slab can hold an object of {args.size} bytes")
-        colour_off = max(CACHE_LINE, align)
+        colour_off = max(rules.arch.cache_line, align)
         limit, batchcount, shared = enable_cpucache(size, self._possible_cpus)
         return SlabCache(
             args=args,
@@ -221,53 +279,98 @@ class SlabCaches:
             object_size=args.size,
             size=size,
             align=align,
-            order=fitted.order,
-            objects=fitted.objects,
-            freelist=freelist,
-            colour=fitted.left_over // colour_off,
+            order=fit.order,
+            objects=fit.objects,
+            freelist=fit.freelist,
+            freelist_bytes=fit.freelist_bytes,
+            colour=fit.left_over // colour_off,
             colour_off=colour_off,
             limit=limit,
             batchcount=batchcount,
             shared=shared,
             alien_limit=ALIEN_LIMIT if self._node_ids > 1 and not self.parameters.noaliencache else 0,
+            rules=rules,
         )
 
-    def _in_object(self, args: KmemCacheArgs, size: int) -> tuple[Freelist, _Fit] | None:
-        """The free list in a free object, if nobody looks into one and it is large enough."""
-        if args.ctor or SlabFlag.TYPESAFE_BY_RCU in args.flags:
+    def _struct_slab(self, wanted: _Wanted) -> _Fit | None:
+        """Free lists with struct slab: off the slabs of large objects, unless what is left over holds them.
+
+        (kmem_cache_create of 3.0.)
+        """
+        large = align_up(wanted.args.size, self.rules.arch.word) >= PAGE_SIZE >> 3
+        if not large or wanted.early or SlabFlag.NOLEAKTRACE in wanted.args.flags:
+            return self._calculate_slab_order(wanted, Freelist.AT_START)
+        fit = self._calculate_slab_order(wanted, Freelist.OFF_SLAB)
+        if fit is None:
             return None
-        fit = self._calculate_slab_order(args, size, Freelist.IN_OBJECT)
-        return (Freelist.IN_OBJECT, fit) if fit and fit.objects <= args.size else None
+        on_slab = align_up(fit.freelist_bytes, wanted.align)
+        if fit.left_over < on_slab:
+            return fit
+        left_over = fit.left_over - on_slab
+        return replace(fit, freelist=Freelist.AT_START, left_over=left_over, freelist_bytes=on_slab)
 
-    def _off_slab(self, args: KmemCacheArgs, size: int) -> tuple[Freelist, _Fit] | None:
-        """The free list in an object of its own, unless what is left over in the slab can hold it."""
-        if SlabFlag.NOLEAKTRACE in args.flags:
-            return None
-        fit = self._calculate_slab_order(args, size, Freelist.OFF_SLAB)
-        return (Freelist.OFF_SLAB, fit) if fit and fit.left_over < fit.objects else None
+    def _free_indices(self, wanted: _Wanted) -> _Fit | None:
+        """Free lists of indices: in a free object if nobody looks into one and it is large enough, else off
+        the slab unless what is left over holds them, else behind the objects (set_objfreelist_slab_cache,
+        set_off_slab_cache, set_on_slab_cache).
+        """
+        args = wanted.args
+        if not args.ctor and SlabFlag.TYPESAFE_BY_RCU not in args.flags:
+            fit = self._calculate_slab_order(wanted, Freelist.IN_OBJECT)
+            if fit and fit.freelist_bytes <= args.size:
+                return fit
+        if SlabFlag.NOLEAKTRACE not in args.flags:
+            fit = self._calculate_slab_order(wanted, Freelist.OFF_SLAB)
+            if fit and fit.left_over < fit.freelist_bytes:
+                return fit
+        return self._calculate_slab_order(wanted, Freelist.ON_SLAB)
 
-    def _on_slab(self, args: KmemCacheArgs, size: int) -> tuple[Freelist, _Fit] | None:
-        fit = self._calculate_slab_order(args, size, Freelist.ON_SLAB)
-        return (Freelist.ON_SLAB, fit) if fit else None
+    def _estimate(self, order: int, wanted: _Wanted, freelist: Freelist) -> tuple[int, int, int]:
+        """Objects of a slab of this order, the bytes that are left over, and what the free list takes.
 
-    def _calculate_slab_order(self, args: KmemCacheArgs, size: int, freelist: Freelist) -> _Fit | None:
+        (cache_estimate.)
+        """
+        rules, space, size = self.rules, PAGE_SIZE << order, wanted.size
+        if freelist is Freelist.AT_START:
+            objects = max((space - rules.slab_bytes) // (size + rules.index_bytes), 0)
+            taken = align_up(rules.slab_bytes + objects * rules.index_bytes, wanted.align)
+            if objects and taken + objects * size > space:
+                objects -= 1
+                taken = align_up(rules.slab_bytes + objects * rules.index_bytes, wanted.align)
+            return objects, space - objects * size - taken, taken
+        each = size + rules.index_bytes if freelist is Freelist.ON_SLAB else size
+        objects, left_over = divmod(space, each)
+        return objects, left_over, rules.slab_bytes + objects * rules.index_bytes
+
+    def _is_too_much(self, wanted: _Wanted, objects: int, freelist_bytes: int) -> bool:
+        """Whether a free list that is off its slab takes what is not worth it.
+
+        In 3.0 it could have to come from the very cache; since then it may take half an object.
+        """
+        rules, size = self.rules, wanted.size
+        if rules.management == STRUCT_SLAB:
+            return objects > (size - rules.slab_bytes) // rules.index_bytes
+        taken = self._kmalloc.class_of(freelist_bytes) or PAGE_SIZE << get_order(freelist_bytes)
+        return taken > wanted.args.size // 2
+
+    def _calculate_slab_order(self, wanted: _Wanted, freelist: Freelist) -> _Fit | None:
         """The order of slabs with their free list there; None: it cannot be (calculate_slab_order)."""
-        found = None
+        rules, found = self.rules, None
         for order in range(MAX_ORDER + 1):
-            objects, left_over = _estimate(order, size, freelist)
+            objects, left_over, freelist_bytes = self._estimate(order, wanted, freelist)
             if not objects:
                 continue
-            if objects > MAX_OBJECTS:
+            if rules.max_objects and objects > rules.max_objects:
                 break
-            if freelist is Freelist.OFF_SLAB:
-                taken = self._kmalloc.class_of(objects) or PAGE_SIZE << get_order(objects)
-                if taken > args.size // 2:  # not worth it
-                    continue
-            found = _Fit(order, objects, left_over)
+            if freelist is Freelist.OFF_SLAB and self._is_too_much(wanted, objects, freelist_bytes):
+                if rules.management == STRUCT_SLAB:
+                    break
+                continue
+            found = _Fit(freelist, order, objects, left_over, freelist_bytes)
             # filesystems reclaim with allocations that may not wait for large pages
-            if SlabFlag.RECLAIM_ACCOUNT in args.flags or order >= self._max_order:
+            if SlabFlag.RECLAIM_ACCOUNT in wanted.args.flags or order >= self._max_order:
                 break
-            if left_over * 8 <= PAGE_SIZE << order:
+            if wanted.first_order or left_over * 8 <= PAGE_SIZE << order:
                 break
         return found
 

@@ -1,6 +1,6 @@
 """SLAB at work: the array of free objects that each CPU has, and what is done when it is empty or full.
 
-``mm/slab.c`` of 6.1. A cache at work has two halves: `KmemCache.cpus`, an array for each CPU, which only that
+``mm/slab.c``. A cache at work has two halves: `KmemCache.cpus`, an array for each CPU, which only that
 CPU touches, and `KmemCache.nodes`, which is what a node has (``slab_node.py``). What passes from one node to
 another are the calls of a SlabNode with whole batches: objects of another node that were freed here wait in
 `SlabNode.alien`, and go home twelve at a time.
@@ -61,7 +61,7 @@ def gfp_exact_node(gfp: int) -> int:
 
 def page_flags(cache: SlabCache, gfp: int) -> int:
     """The flags by which pages for a slab are asked for (cache_grow_begin, kmem_getpages)."""
-    gfp = gfp & _PAGE_FLAGS | Gfp.COMP
+    gfp = gfp & _PAGE_FLAGS | (Gfp.COMP if cache.rules.compound else 0)
     for asked, zone in (
         (SlabFlag.CACHE_DMA, Gfp.DMA),
         (SlabFlag.CACHE_DMA32, Gfp.DMA32),
@@ -368,7 +368,7 @@ class Slab:
         home = cache.nodes[slab.nid]
         if cache.cache.freelist is Freelist.OFF_SLAB:
             cpu = self._cpu_of(slab.nid)
-            slab.off_slab = self.kmalloc(cache.cache.objects, cpu, gfp & ~Gfp.COMP, slab.nid)
+            slab.off_slab = self.kmalloc(cache.cache.freelist_bytes, cpu, gfp & ~Gfp.COMP, slab.nid)
             if slab.off_slab is None:
                 self._source.free_pages(slab.pfn, cache.cache.order)
                 return None

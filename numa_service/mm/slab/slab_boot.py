@@ -23,10 +23,7 @@ def start_slab(
     (Slab.slab_prepare_cpu), and the first CPU does not count for the very first.
     """
     slab = Slab(caches, profile.kmalloc, cpus, fallback, source)
-    order = [args.name for args in profile.boot.args(profile.kmalloc)]
-    counted = order.index(profile.first_with_boot_cpu)
-    parallel = order.index(profile.first_after_smp)
-    built_in = {name: number for number, name in enumerate(order)}
+    built_in, counted, parallel = _boot_order(profile)
     first, *others = sorted(cpus)
     waiting = list(caches.caches)
     early = -1  # the allocator's own and kmalloc's
@@ -34,7 +31,7 @@ def start_slab(
     while waiting:
         cache = waiting.pop(0)
         seen_built_in = seen_built_in or cache.name in built_in
-        place = built_in.get(cache.name, len(order) if seen_built_in else early)
+        place = built_in.get(cache.name, len(built_in) if seen_built_in else early)
         if place >= counted and not any(slab.online.values()):
             slab.boot_cpu_online(first)
         if place >= parallel:
@@ -48,17 +45,14 @@ def counted_cpus(
     profile: SlabProfile, caches: Iterable[str], cpus: Mapping[int, int], nid: int
 ) -> dict[str, int]:
     """By name of a cache: the CPUs of a node that its limits know of after :func:`start_slab`."""
-    order = [args.name for args in profile.boot.args(profile.kmalloc)]
-    built_in = {name: number for number, name in enumerate(order)}
-    counted = built_in[profile.first_with_boot_cpu]
-    parallel = built_in[profile.first_after_smp]
+    built_in, counted, parallel = _boot_order(profile)
     first, *others = sorted(cpus)
     here = sum(of == nid for of in cpus.values())
     came_later = any(cpus[cpu] == nid for cpu in others)
     result, seen_built_in = {}, False
     for name in caches:
         seen_built_in = seen_built_in or name in built_in
-        place = built_in.get(name, len(order) if seen_built_in else -1)
+        place = built_in.get(name, len(built_in) if seen_built_in else -1)
         if place >= parallel:
             result[name] = here
         elif came_later:  # all but the last
@@ -66,3 +60,11 @@ def counted_cpus(
         else:
             result[name] = int(place >= counted and cpus[first] == nid)
     return result
+
+
+def _boot_order(profile: SlabProfile) -> tuple[dict[str, int], int, int]:
+    """By name of a built-in cache when it is made; when the first CPU is counted, and when all run."""
+    built_in = {args.name: number for number, args in enumerate(profile.boot.args(profile.kmalloc))}
+    last = len(built_in)
+    counted = built_in.get(profile.first_with_boot_cpu, last)
+    return built_in, counted, built_in.get(profile.first_after_smp, last)

@@ -1,4 +1,4 @@
-"""What SLAB keeps of a cache on one NUMA node: slabs, and objects that its CPUs share (``mm/slab.c`` of 6.1).
+"""What SLAB keeps of a cache on one NUMA node: slabs, and objects that its CPUs share (``mm/slab.c``).
 
 All of a SlabNode belongs to one node (struct kmem_cache_node, under its list_lock). A CPU reaches the lists
 of its own node by `refill` and `flush`, those of another by `alloc_one` and, with objects that were freed
@@ -140,7 +140,8 @@ class SlabNode:
 
     def refill(self, batchcount: int) -> list[int]:
         """At most so many objects, of the shared array, else of slabs (cache_alloc_refill)."""
-        if not self.free_objects and not (self.shared and self.shared.entry):
+        nothing = not self.free_objects and not (self.shared and self.shared.entry)
+        if nothing and not self.cache.rules.refill_always_looks:
             return []
         if self.shared and self.shared.entry:
             array = ArrayCache(batchcount, batchcount)
@@ -181,23 +182,31 @@ class SlabNode:
 
     def free_block(self, objects: Sequence[int]) -> None:
         """Objects go back to their slabs; slabs above the limit are given back (free_block)."""
-        self.free_objects += len(objects)
+        at_once = self.cache.rules.destroys_as_freed
+        if not at_once:
+            self.free_objects += len(objects)
         for address in objects:
             slab = self._struct_pages[virt_to_pfn(address)]
             for slabs in (self.partial, self.full):
                 slabs.pop(slab.pfn, None)
             slab.free.append(address)
+            self.free_objects += at_once
             if slab.active:
                 self.partial[slab.pfn] = slab
+            elif at_once and self.free_objects > self.free_limit:
+                self._destroy(slab)
             else:
                 _put(self.empty, slab, _FRONT)
-        while self.free_objects > self.free_limit and self.empty:
-            self._destroy_last()
+        while not at_once and self.free_objects > self.free_limit and self.empty:
+            self._destroy(self.empty.popitem()[1])
 
     def init_objects(self, slab: SlabPages) -> None:
         """The next colour of this node, and all objects free in the order of addresses (cache_init_objs)."""
-        self.colour_next = self.colour_next + 1 if self.colour_next + 1 < self.cache.colour else 0
-        slab.start = page_address(slab.pfn) + self.colour_next * self.cache.colour_off
+        cache, colour = self.cache, self.colour_next
+        self.colour_next = colour + 1 if colour + 1 < cache.colour else 0
+        if not cache.rules.colour_counted_after:
+            colour = self.colour_next
+        slab.start = page_address(slab.pfn, cache.rules.arch) + colour * cache.colour_off + cache.first_offset
         places = (slab.start + number * self.cache.size for number in range(self.cache.objects))
         slab.free = list(places)[::-1]
         for pfn in range(slab.pfn, slab.pfn + (1 << self.cache.order)):
@@ -229,14 +238,14 @@ class SlabNode:
             return
         fifth = 5 * self.cache.objects
         for _ in range(min((self.free_limit + fifth - 1) // fifth, len(self.empty))):
-            self._destroy_last()
+            self._destroy(self.empty.popitem()[1])
 
     def drain(self) -> bool:
         """Empty the shared array, free slabs without objects; whether others are left (drain_freelist)."""
         if self.shared:
             self.free_block(self.shared.take_oldest(len(self.shared.entry)))
         while self.empty:
-            self._destroy_last()
+            self._destroy(self.empty.popitem()[1])
         return bool(self.partial or self.full)
 
     def _first_slab(self) -> SlabPages | None:
@@ -254,8 +263,8 @@ class SlabNode:
         """A slab that objects were taken from goes to the front of its list (fixup_slab_list)."""
         _put(self.partial if slab.free else self.full, slab, _FRONT)
 
-    def _destroy_last(self) -> None:
-        _, slab = self.empty.popitem()
+    def _destroy(self, slab: SlabPages) -> None:
+        """A slab that is on no list goes (slab_destroy)."""
         self.free_objects -= self.cache.objects
         self._destroyed(slab)
 

@@ -1,4 +1,4 @@
-"""SLOB at work: three lists of partly free pages, and objects cut from them (``mm/slob.c`` of 6.1).
+"""SLOB at work: three lists of partly free pages, and objects cut from them (``mm/slob.c``).
 
 Nothing here belongs to a CPU, and of a node are only the pages: the lists are the machine's, under one lock
 (``slob_lock``). Where each node is an actor of its own, one of them has these lists and asks the others for
@@ -24,7 +24,7 @@ from numa_service.mm.slab.pages import (
     virt_to_pfn,
 )
 from numa_service.mm.slab.reports import SlabBugError
-from numa_service.mm.slab.slob import UNIT, SlobBlock, SlobList, cache_block, kmalloc_block
+from numa_service.mm.slab.slob import UNIT, SlobBlock, SlobList, SlobRules, cache_block, kmalloc_block
 from numa_service.mm.slab.slob_page import PAGE_UNITS, SlobPage
 
 
@@ -40,17 +40,18 @@ class SlobObject:
 class SlobLists:
     """Pages that are cut into blocks, and the three lists of those with room."""
 
-    def __init__(self) -> None:
+    def __init__(self, rules: SlobRules) -> None:
         #: free_slob_small, free_slob_medium and free_slob_large. A page is in one unless it is full.
         self.lists: dict[SlobList, deque[SlobPage]] = {kind: deque() for kind in SlobList}
         #: Pages that have objects, by pfn.
         self.pages: dict[int, SlobPage] = {}
+        self._rules = rules
 
     def alloc(self, block: SlobBlock, node: int = NUMA_NO_NODE) -> int | None:
         """The address of an object from the first page of its list that has room; None: no page has.
 
         The page becomes the first of its list, and those that were before it the last: the next search begins
-        where this one ended.
+        where this one ended. Whether it does so behind a page that has been filled up is a rule.
         """
         assert block.pages
         pages = self.lists[block.pages]
@@ -60,11 +61,11 @@ class SlobLists:
             place = page.alloc(block.units, block.align, block.header)
             if place is None:
                 continue
-            if page.units:
-                pages.rotate(-index)
-            else:
+            if not page.units:
                 del pages[index]
-            return page_address(page.pfn) + place * UNIT + block.header
+            if page.units or self._rules.goes_on_behind_full:
+                pages.rotate(-index)
+            return self._address(page.pfn, block, place)
         return None
 
     def new_page(self, pfn: int, nid: int, block: SlobBlock) -> int:
@@ -75,7 +76,10 @@ class SlobLists:
         assert place is not None
         if page.units:
             self.lists[block.pages].appendleft(page)
-        return page_address(pfn) + place * UNIT + block.header
+        return self._address(pfn, block, place)
+
+    def _address(self, pfn: int, block: SlobBlock, place: int) -> int:
+        return page_address(pfn, self._rules.arch) + place * UNIT + block.header
 
     def free(self, address: int, block: SlobBlock) -> int | None:
         """An object comes back; the page, if it has no others and so is no page of these any more."""
@@ -101,9 +105,10 @@ class Slob:
     free raises SlabBugError and changes nothing.
     """
 
-    def __init__(self, cpus: Mapping[int, int], source: PageSource) -> None:
+    def __init__(self, cpus: Mapping[int, int], source: PageSource, rules: SlobRules) -> None:
         """`cpus` says on which node each CPU is."""
-        self._small = SlobLists()
+        self._rules = rules
+        self._small = SlobLists(rules)
         self.lists = self._small.lists
         self.pages = self._small.pages
         #: By address.
@@ -132,7 +137,7 @@ class Slob:
 
     def kmem_cache_alloc(self, name: str, cpu: int, gfp: int, node: int = NUMA_NO_NODE) -> int | None:
         """The address of an object of a cache; None: there is no memory (slob_alloc_node)."""
-        return self._object(cache_block(self.caches[name]), name, cpu, gfp, node)
+        return self._object(cache_block(self.caches[name], self._rules), name, cpu, gfp, node)
 
     def kmem_cache_alloc_bulk(self, name: str, cpu: int, gfp: int, count: int) -> list[int]:
         """So many objects, or none if there is no memory for all of them (kmem_cache_alloc_bulk)."""
@@ -170,7 +175,7 @@ class Slob:
 
         A request for a node takes pages of that node only, as far as partly free ones go.
         """
-        block = kmalloc_block(size)
+        block = kmalloc_block(size, self._rules)
         if block is None:
             return ZERO_SIZE_PTR
         return self._object(block, None, cpu, gfp | Gfp.COMP if block.order else gfp, node)
@@ -197,7 +202,7 @@ class Slob:
             address = self._alloc(block, gfp, node, prefer)
         else:
             got = self._source.alloc_pages(prefer, block.order, gfp)
-            address = page_address(got[0]) if got else None
+            address = page_address(got[0], self._rules.arch) if got else None
         if address is not None:
             self.objects[address] = SlobObject(block, cache)
         return address

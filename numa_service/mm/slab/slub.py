@@ -103,6 +103,10 @@ class SlubCache:
     exempt: bool = False
     #: Names of the caches that share it, without its own.
     aliases: list[str] = field(default_factory=list)
+    #: How often, in percent, a node without partial slabs looks for those of another. It is kept and shown.
+    remote_node_defrag_ratio: int = 100
+    #: KFENCE never guards its objects. It is kept and shown.
+    skip_kfence: int = 0
 
     @property
     def name(self) -> str:
@@ -185,7 +189,7 @@ def _calculate_sizes(args: KmemCacheArgs, flags: SlabFlag, align: int, rules: Sl
         size += word  # the red zone behind an object that leaves no room for one
     inuse = size
     keeps_request = SlabFlag.STORE_USER in flags and SlabFlag.KMALLOC in flags and rules.keeps_request_size
-    behind = bool(flags & SlabFlag.POISON) or args.ctor
+    behind = bool(flags & SlabFlag.POISON) or args.ctor != ""
     behind |= SlabFlag.TYPESAFE_BY_RCU in flags and not args.freeptr
     if red_zone:
         behind |= rules.small_red_zone_pointer and object_size < word
@@ -286,6 +290,10 @@ class SlubCaches:
         cache = self._kmem_cache_open(args, flags)
         self.caches.append(cache)
         return cache
+
+    def kmem_cache_open(self, args: KmemCacheArgs) -> SlubCache:
+        """A cache that merges with none, and that is not one of `caches`."""
+        return self._kmem_cache_open(args, self.parameters.debug.kmem_cache_flags(args.name, args.flags))
 
     def _kmem_cache_open(self, args: KmemCacheArgs, flags: SlabFlag, *, exempt: bool = False) -> SlubCache:
         rules, parameters = self.rules, self.parameters

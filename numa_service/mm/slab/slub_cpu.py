@@ -48,12 +48,12 @@ from numa_service.mm.slab.compiled.data import (
     SLAB_PFN,
 )
 from numa_service.mm.slab.flags import DEBUG_FLAGS, SlabFlag
-from numa_service.mm.slab.kmem_cache import PAGE_SHIFT, PAGE_SIZE
-from numa_service.mm.slab.pages import NUMA_NO_NODE, PageSource
+from numa_service.mm.slab.kmem_cache import PAGE_SIZE
+from numa_service.mm.slab.pages import NUMA_NO_NODE, PageSource, virt_to_pfn
 from numa_service.mm.slab.reports import SlabBugError
 from numa_service.mm.slab.slub import SlubCache
 from numa_service.mm.slab.slub_node import OWN_HOME, KmemCacheNode, NodeSlabs, Slab
-from numa_service.mm.slab.slub_place import PAGE_OFFSET, SlabRef, SlubPlace, cpu_partial_slabs, signed
+from numa_service.mm.slab.slub_place import SlabRef, SlubPlace, cpu_partial_slabs, signed
 from numa_service.mm.slab.slub_reports import (
     already_free,
     invalid_pointer,
@@ -117,7 +117,7 @@ class SlubMachine:
 
     def virt_to_slab(self, address: int) -> tuple[int, Slab] | None:
         """The slab of an object, and its node; None: the page is no slab's."""
-        row = self.place.find((address - PAGE_OFFSET) >> PAGE_SHIFT)
+        row = self.place.find(virt_to_pfn(address))
         if row < 0:
             return None
         nid, pfn = self.place.data.slabs[row, [SLAB_NID, SLAB_PFN]].tolist()
@@ -460,4 +460,5 @@ class KmemCache:
             raise objects_remaining(
                 self.cache.name,
                 [(slab, sorted(set(slab.all_objects()) - set(slab.freelist))) for slab in remaining],
+                self.machine.rules,
             )

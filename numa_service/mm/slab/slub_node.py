@@ -44,9 +44,9 @@ from numa_service.mm.slab.compiled.slabs import (
     slub_unfreeze,
 )
 from numa_service.mm.slab.flags import DEBUG_FLAGS, SlabFlag
-from numa_service.mm.slab.kmem_cache import PAGE_SHIFT
+from numa_service.mm.slab.pages import page_address, virt_to_pfn
 from numa_service.mm.slab.slub import SlubCache
-from numa_service.mm.slab.slub_place import PAGE_OFFSET, SlabRef, SlubPlace
+from numa_service.mm.slab.slub_place import SlabRef, SlubPlace
 
 #: SHRINK_PROMOTE_MAX: slabs with so many free objects or fewer are sorted by shrinking.
 SHRINK_PROMOTE_MAX = 32
@@ -125,7 +125,7 @@ class Slab:
     @property
     def address(self) -> int:
         """The address of its first byte (slab_address)."""
-        return PAGE_OFFSET + (self.pfn << PAGE_SHIFT)
+        return page_address(self.pfn, self._place.arch)
 
     def all_objects(self) -> list[int]:
         """Addresses of all objects, in their order in memory."""
@@ -187,7 +187,7 @@ class NodeSlabs:
 
     def virt_to_slab(self, address: int) -> Slab | None:
         """The slab of an object; None: the page is no slab's."""
-        head = self.heads.get((address - PAGE_OFFSET) >> PAGE_SHIFT)
+        head = self.heads.get(virt_to_pfn(address))
         return None if head is None else self.slabs[head]
 
     def add(self, cache: SlubCache, pfn: int, order: int, objects: int) -> Slab:
@@ -300,7 +300,8 @@ class KmemCacheNode:
         debugging there is one slab with one object, and the slab stays (alloc_single_from_partial).
         """
         place = self._place
-        place.room(max(self.cache.objects, 2 + int(place.data.caches[self._k, CACHE_CPU_PARTIAL])))
+        wanted = 2 + int(place.data.caches[self._k, CACHE_CPU_PARTIAL])
+        place.room(max(self.cache.objects, min(wanted, self.nr_partial)))
         first = place.data.slabs[self._field(NODE_FIRST)]
         free = 1 if self.debug else int(first[SLAB_OBJECTS] - first[SLAB_INUSE])
         count = slub_get_partial(place.address, self._k, self._n, home)

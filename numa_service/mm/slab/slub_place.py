@@ -20,10 +20,13 @@ from numa_service.mm.slab.compiled.data import (
     CACHE_PAD,
     CACHE_SIZE,
     CACHE_SPARE,
+    CPU_NR_PARTIAL,
     CTL_BACK,
+    CTL_DIRECT_MAP,
     CTL_DISCARD,
     CTL_FRAMES,
     CTL_GROUP,
+    CTL_LEFT,
     CTL_NEED,
     CTL_ROW,
     CTL_RUNS,
@@ -49,12 +52,13 @@ from numa_service.mm.slab.compiled.lists import (
     slub_remove_slab,
 )
 from numa_service.mm.slab.flags import DEBUG_FLAGS
-from numa_service.mm.slab.kmem_cache import PAGE_SHIFT
+from numa_service.mm.slab.kmem_cache import PAGE_SHIFT, X86_64, SlabArch
+from numa_service.mm.slab.pages import virt_to_pfn
 from numa_service.mm.slab.slub import SlubCache
 
 _ADDRESSES = 1 << 64
-#: PAGE_OFFSET of x86_64 with page tables of four levels and without KASLR.
-PAGE_OFFSET = 0xFFFF888000000000
+#: More than any node has; min_partial is a number of 64 bits.
+_MANY_SLABS = 1 << 62
 
 
 class SlabRef(NamedTuple):
@@ -79,8 +83,9 @@ def cpu_partial_slabs(cache: SlubCache) -> int:
 class SlubPlace:
     """The arrays of a place, and where nodes, CPUs and caches have their rows in them."""
 
-    def __init__(self, nids: Iterable[int], cpus: Iterable[int]) -> None:
+    def __init__(self, nids: Iterable[int], cpus: Iterable[int], arch: SlabArch = X86_64) -> None:
         """No cache has been used yet."""
+        self.arch = arch
         #: Which of the arrays' nodes and CPUs has which number.
         self.node_of = {nid: n for n, nid in enumerate(nids)}
         self.cpu_of = {cpu: c for c, cpu in enumerate(cpus)}
@@ -88,12 +93,15 @@ class SlubPlace:
         #: What a kernel is passed.
         self.address = self.data.address
         self._ctl = self.data.ctl.data
+        self._ctl[CTL_DIRECT_MAP] = signed(arch.page_offset)
         self._see()
         #: Slabs by their row.
         self._refs: list[SlabRef] = []
         #: Caches by their row.
         self.caches: list[SlubCache] = []
         self._row_of: dict[int, int] = {}
+        #: Rows of caches that are no more, by the number of objects of a slab.
+        self._spare: dict[int, list[int]] = {}
         self._objects = 0
 
     def _see(self) -> None:
@@ -111,24 +119,37 @@ class SlubPlace:
         return self._add_cache(cache) if row is None else row
 
     def _add_cache(self, cache: SlubCache) -> int:
-        row = self._row_of[id(cache)] = len(self.caches)
-        self.caches.append(cache)
-        if row == len(self.data.caches):
-            self._grow(caches=2 * row, nodes=2 * row, cpus=2 * row)
-        self.data.caches[row, [CACHE_SIZE, CACHE_OBJECTS, CACHE_PAD, CACHE_DEBUG, CACHE_SPARE]] = (
+        spare = self._spare.get(cache.objects)
+        if spare:
+            row = spare.pop()
+            self.caches[row] = cache
+        else:
+            row = len(self.caches)
+            self.caches.append(cache)
+            if row == len(self.data.caches):
+                self._grow(caches=2 * row, nodes=2 * row, cpus=2 * row)
+            self.data.caches[row, CACHE_SPARE] = NONE
+        self._row_of[id(cache)] = row
+        self.data.caches[row, [CACHE_SIZE, CACHE_OBJECTS, CACHE_PAD, CACHE_DEBUG]] = (
             cache.size,
             cache.objects,
             cache.red_left_pad,
             bool(cache.flags & DEBUG_FLAGS),
-            NONE,
         )
         self.set_limits(row, cache.min_partial, cpu_partial_slabs(cache))
         self.data.nodes[row][:, [NODE_FIRST, NODE_LAST]] = NONE
         self.data.cpus[row][:, :3] = NONE  # CPU_SLAB, CPU_FREE, CPU_PARTIAL
+        self.data.cpus[row][:, CPU_NR_PARTIAL] = 0
         return row
+
+    def remove_cache(self, cache: SlubCache) -> None:
+        """A cache without slabs is no more; its row is used for another with slabs of as many objects."""
+        row = self._row_of.pop(id(cache))
+        self._spare.setdefault(cache.objects, []).append(row)
 
     def set_limits(self, row: int, min_partial: int, cpu_partial: int) -> None:
         """How many slabs a node's partial list has at least, and that of a CPU at most."""
+        min_partial = min(min_partial, _MANY_SLABS)
         self.data.caches[row, [CACHE_MIN_PARTIAL, CACHE_CPU_PARTIAL]] = min_partial, cpu_partial
 
     def _grow(self, **lengths: int) -> None:
@@ -206,7 +227,7 @@ class SlubPlace:
 
     def set_home(self, address: int, home: int) -> None:
         """Note which home has an object."""
-        row = self.find((address - PAGE_OFFSET) >> PAGE_SHIFT)
+        row = self.find(virt_to_pfn(address))
         self.data.home[self.object_of(row, address)] = home
 
     # -- what calls are about, and what they leave
@@ -254,6 +275,11 @@ class SlubPlace:
     def wrong(self) -> int:
         """Which object of the last call is wrong."""
         return self._ctl[CTL_WRONG]
+
+    @property
+    def left(self) -> int:
+        """How many objects of the last call are left to be freed later."""
+        return self._ctl[CTL_LEFT]
 
     @property
     def group(self) -> int:

@@ -8,27 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from numa_service.mm.slab.reports import SlabBugError, still_has_objects
+from numa_service.mm.slab.reports import SlabBugError, pointer
 from numa_service.mm.slab.slub_node import Slab
+from numa_service.mm.slab.slub_work_rules import SlubWorkRules
 
 
-def _slab_bug(cache: str, text: str) -> str:
+def slab_bug(cache: str, text: str) -> str:
+    """The line with which a report begins (slab_bug)."""
     return f"BUG {cache} (Not tainted): {text}"
 
 
-def _not_freed(cache: str, address: int) -> str:
-    return f"FIX {cache}: Object at 0x{address:016x} not freed"
+def slab_fix(cache: str, text: str) -> str:
+    """The line that says what is done about it (slab_fix)."""
+    return f"FIX {cache}: {text}"
+
+
+def not_freed(cache: str, address: int) -> str:
+    """An object stays allocated (free_debug_processing)."""
+    return slab_fix(cache, f"Object at 0x{pointer(address)} not freed")
 
 
 def already_free(cache: str, address: int) -> SlabBugError:
     """An object is freed twice (free_consistency_checks)."""
-    return SlabBugError(_slab_bug(cache, "Object already free"), _not_freed(cache, address))
+    return SlabBugError(slab_bug(cache, "Object already free"), not_freed(cache, address))
 
 
 def invalid_pointer(cache: str, address: int) -> SlabBugError:
     """No object begins at the address (free_consistency_checks)."""
     return SlabBugError(
-        _slab_bug(cache, f"Invalid object pointer 0x{address:016x}"), _not_freed(cache, address)
+        slab_bug(cache, f"Invalid object pointer 0x{pointer(address)}"), not_freed(cache, address)
     )
 
 
@@ -45,7 +53,9 @@ def no_slab_page() -> SlabBugError:
     return SlabBugError("virt_to_cache: Object is not a Slab page!")
 
 
-def objects_remaining(cache: str, slabs: Iterable[tuple[Slab, list[int]]]) -> SlabBugError:
+def objects_remaining(
+    cache: str, slabs: Iterable[tuple[Slab, list[int]]], rules: SlubWorkRules
+) -> SlabBugError:
     """A cache is destroyed that has objects: slabs of the partial lists, and what is allocated in each.
 
     Full slabs are on no list, so the kernel does not name their objects (list_slab_objects,
@@ -53,6 +63,7 @@ def objects_remaining(cache: str, slabs: Iterable[tuple[Slab, list[int]]]) -> Sl
     """
     report = []
     for slab, objects in slabs:
-        report.append(_slab_bug(cache, f"Objects remaining in {cache} on __kmem_cache_shutdown()"))
-        report += [f"Object 0x{address:016x} @offset={address - slab.address}" for address in objects]
-    return still_has_objects(cache, report)
+        report.append(slab_bug(cache, rules.objects_remaining.format(cache=cache)))
+        found = f"{rules.report_prefix}Object"
+        report += [f"{found} 0x{pointer(address)} @offset={address - slab.address}" for address in objects]
+    return SlabBugError(*report, rules.still_has_objects.format(cache=cache))

@@ -8,13 +8,13 @@ from functools import lru_cache
 
 from numa_service.mm.slab.allocator import SlabAllocator
 from numa_service.mm.slab.boot_caches import NO_BOOT_CACHES, boot_slab, boot_slub
-from numa_service.mm.slab.cache import Cache
+from numa_service.mm.slab.cache import Caches
 from numa_service.mm.slab.kmem_cache import KmemCacheArgs
 from numa_service.mm.slab.pages import PageSource
-from numa_service.mm.slab.profile import slab_of, slub_of
+from numa_service.mm.slab.profile import slab_of, slob_of, slub_of
 from numa_service.mm.slab.slab import SlabCaches, slab_parameters
 from numa_service.mm.slab.slab_boot import start_slab
-from numa_service.mm.slab.slob import SlobCache
+from numa_service.mm.slab.slob import SlobCache, SlobCaches
 from numa_service.mm.slab.slob_alloc import Slob
 from numa_service.mm.slab.slub import SlubCaches
 from numa_service.mm.slab.slub_alloc import Slub
@@ -49,7 +49,7 @@ def start(allocator: str, machine: SlabMachine, source: PageSource) -> SlabAlloc
         return start_slub(machine, source)
     if allocator == "slab":
         return _start_slab(machine, source)
-    slob = Slob(machine.cpus, source)
+    slob = Slob(machine.cpus, source, slob_of(machine.kernel))
     for args in slob_boot_args(machine.kernel):
         slob.kmem_cache_create(args)
     return slob
@@ -89,25 +89,37 @@ def booted_caches(
     memory_bytes: int,
     arch: str = "x86_64",
     highmem: bool = False,
-) -> tuple[Cache, ...]:
-    """The caches of a machine that has booted with all its CPUs. Callers share them: change none of them."""
+) -> Caches:
+    """The caches of a machine that has booted with all its CPUs. Callers share them: change nothing of it."""
     if allocator == "slub":
-        caches = boot_caches(kernel, cmdline, cpus, cpus, node_ids, arch, highmem=highmem)
-        return tuple(caches.caches)
+        return boot_caches(kernel, cmdline, cpus, cpus, node_ids, arch, highmem=highmem)
     if allocator == "slab":
-        return tuple(_boot_slab(kernel, cmdline, cpus, node_ids, memory_bytes).caches)
-    return tuple(SlobCache(args) for args in slob_boot_args(kernel))
+        return _boot_slab(kernel, cmdline, cpus, node_ids, memory_bytes, arch, highmem=highmem)
+    rules = slob_of(kernel, arch)
+    return SlobCaches(
+        rules, (SlobCache(args, rules) for args in slob_boot_args(kernel, arch, highmem=highmem))
+    )
 
 
-def slob_boot_args(kernel: str) -> list[KmemCacheArgs]:
+def slob_boot_args(kernel: str, arch: str = "x86_64", *, highmem: bool = False) -> list[KmemCacheArgs]:
     """The caches that a kernel's boot makes, of which SLOB merges none and has none for kmalloc."""
-    profile = slub_of(kernel)
-    return (profile.boot or NO_BOOT_CACHES).args(profile.kmalloc)
+    profile = slub_of(kernel, arch)
+    return (profile.boot or NO_BOOT_CACHES).args(profile.kmalloc, highmem=highmem)
 
 
-def _boot_slab(kernel: str, cmdline: str, cpus: int, node_ids: int, memory_bytes: int) -> SlabCaches:
-    profile = slab_of(kernel)
+def _boot_slab(
+    kernel: str,
+    cmdline: str,
+    cpus: int,
+    node_ids: int,
+    memory_bytes: int,
+    arch: str = "x86_64",
+    *,
+    highmem: bool = False,
+) -> SlabCaches:
+    profile = slab_of(kernel, arch)
     return boot_slab(
+        profile.rules,
         profile.kmem_cache_bytes,
         profile.kmalloc,
         profile.boot,
@@ -115,6 +127,7 @@ def _boot_slab(kernel: str, cmdline: str, cpus: int, node_ids: int, memory_bytes
         possible_cpus=cpus,
         node_ids=node_ids,
         memory_bytes=memory_bytes,
+        highmem=highmem,
     )
 
 

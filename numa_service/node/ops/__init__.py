@@ -1,11 +1,18 @@
 """Ops: the synchronous steps of a node, one file for each family. Only ops change a node's state."""
 
-from numa_service.node.kmem_state import KmemAnswer
+from numa_service.node.kmem_calls import KmemAnswer
 from numa_service.node.ops.account import CountEvents, Rest, Spend, VmstatTick
 from numa_service.node.ops.alloc import Alloc, AllocResult, CountForeign, ZlcClear, ZlcMarkFull
 from numa_service.node.ops.cma import CmaIsolate, CmaTake
 from numa_service.node.ops.free import Free, FreeDeadOwners, FreeOwner
-from numa_service.node.ops.highmem import Kmap, KmapFlushUnused, KmapLocal, Kunmap, KunmapLocal
+from numa_service.node.ops.highmem import (
+    Kmap,
+    KmapFlushUnused,
+    KmapLocal,
+    Kunmap,
+    KunmapLocal,
+    TakePkmapWaiters,
+)
 from numa_service.node.ops.hugetlb import (
     HugetlbAdd,
     HugetlbAnswer,
@@ -17,13 +24,18 @@ from numa_service.node.ops.hugetlb import (
 from numa_service.node.ops.kmem import (
     KmemAlloc,
     KmemAllocResult,
+    KmemCaches,
     KmemCall,
+    KmemCheckHeld,
     KmemFlush,
     KmemFree,
     KmemInstall,
     KmemPutPartial,
     KmemReap,
+    KmemShutdown,
     KmemTune,
+    KmemValidate,
+    KmemWrite,
 )
 from numa_service.node.ops.machine import MemoryNotify, WriteSysctl
 from numa_service.node.ops.memory import IsolateMemory, OfflineNode, OfflinePages, OnlinePages, UndoIsolation
@@ -66,6 +78,16 @@ from numa_service.node.ops.session import (
     OpenSession,
     RenewSession,
 )
+from numa_service.node.ops.task import ReturnStock, TaskCall, TaskExit, TaskFork, TaskSpawn, TaskTouch
+from numa_service.node.ops.task_pages import (
+    BeginRefault,
+    EndRefault,
+    FramesFreed,
+    ReserveFrames,
+    StockTables,
+    StockTask,
+    TakeLimbo,
+)
 from numa_service.node.ops.vmalloc import (
     FindVmArea,
     FreeVmArea,
@@ -81,6 +103,7 @@ __all__ = [
     "OPS",
     "Alloc",
     "AllocResult",
+    "BeginRefault",
     "BindRegion",
     "ClearPageBit",
     "CmaIsolate",
@@ -88,11 +111,13 @@ __all__ = [
     "CountEvents",
     "CountForeign",
     "DrainPagesets",
+    "EndRefault",
     "EndRegion",
     "EndSession",
     "FillRegion",
     "FindVmArea",
     "ForgetReplies",
+    "FramesFreed",
     "Free",
     "FreeDeadOwners",
     "FreeOwner",
@@ -112,13 +137,18 @@ __all__ = [
     "KmemAlloc",
     "KmemAllocResult",
     "KmemAnswer",
+    "KmemCaches",
     "KmemCall",
+    "KmemCheckHeld",
     "KmemFlush",
     "KmemFree",
     "KmemInstall",
     "KmemPutPartial",
     "KmemReap",
+    "KmemShutdown",
     "KmemTune",
+    "KmemValidate",
+    "KmemWrite",
     "KswapdDid",
     "KswapdStep",
     "KswapdStepResult",
@@ -148,11 +178,22 @@ __all__ = [
     "Remap",
     "Remember",
     "RenewSession",
+    "ReserveFrames",
     "Rest",
+    "ReturnStock",
     "SetPageBit",
     "Settle",
     "Spend",
+    "StockTables",
+    "StockTask",
+    "TakeLimbo",
+    "TakePkmapWaiters",
     "TakeVmallocOwner",
+    "TaskCall",
+    "TaskExit",
+    "TaskFork",
+    "TaskSpawn",
+    "TaskTouch",
     "Touch",
     "TouchResult",
     "UndoIsolation",

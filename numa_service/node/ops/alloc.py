@@ -10,6 +10,7 @@ import numpy as np
 from numa_service.mm.internal import (
     ALLOC_CMA,
     ALLOC_CPUSET,
+    ALLOC_FAIR,
     ALLOC_KSWAPD,
     ALLOC_NO_WATERMARKS,
     ALLOC_NOFRAGMENT,
@@ -29,7 +30,7 @@ from numa_service.mm.vmstat import PATH_STEALS
 from numa_service.node.cost import Cost
 from numa_service.node.errors import InvalidRequest, Precondition
 from numa_service.node.explanation_recorder import NodeAccount
-from numa_service.node.kmem_state import pack
+from numa_service.node.kmem_calls import pack
 from numa_service.node.load import Report
 from numa_service.node.ops.fields import (
     GFP_BITS,
@@ -67,6 +68,7 @@ _ALLOC_FLAGS = (
     | ALLOC_CPUSET
     | ALLOC_CMA
     | ALLOC_NOFRAGMENT
+    | ALLOC_FAIR
     | ALLOC_KSWAPD
 )
 _NUMA_HOW = NUMA_HOW_HIT | NUMA_HOW_LOCAL | NUMA_HOW_INTERLEAVE
@@ -138,6 +140,7 @@ class Alloc(Op[AllocResult]):
         if self.slab:
             if node.slots.is_dead(owner):
                 raise Precondition(f"lineage {owner.lineage} of node {owner.nid} is no more")
+            node.kmem.check_gives(self.slab)
             owner = node.kernel
         recorder = None
         if self.explain:
@@ -182,7 +185,8 @@ class Alloc(Op[AllocResult]):
         objects = b""
         if self.slab and pfns:
             pfn = int.from_bytes(pfns, "little")
-            objects = pack(node.kmem.new_slab(self.slab, pfn, self.order, self.owner, self.slab_objects))
+            how = self.order, self.owner, self.slab_objects, self.cpu
+            objects = pack(node.kmem.new_slab(self.slab, pfn, *how))
         return AllocResult(pfns, path, account, full, wait_ns, spent, objects, node.lineage)
 
     def _full_zones(self, node: NodeState, pfns: bytes) -> tuple[int, ...]:
@@ -243,7 +247,7 @@ class Alloc(Op[AllocResult]):
 
     def undo(self, result: AllocResult) -> Op[Any] | None:
         """Return the op that frees the pages of an answer that came too late."""
-        if not result.pfns:
+        if not result.pfns or (self.slab and not result.objects):
             return None
         if self.slab:
             pfn = int.from_bytes(result.pfns, "little")

@@ -16,7 +16,7 @@ from numa_service.node.ops.fields import (
     owner_text,
 )
 from numa_service.node.ops.op import Op
-from numa_service.node.owners import Owner
+from numa_service.node.owners import PGTABLE_ID, Owner
 from numa_service.node.pfns import check_pfns
 from numa_service.node.state import NodeState
 from numa_service.node.vm_areas import areas_of, end_areas
@@ -55,6 +55,8 @@ class Free(Op[int]):
             if e.not_found:
                 raise NotFound("page", f"{e.pfn:#x} on node {node.nid}", e.reason) from None
             raise Precondition(f"page {e.pfn:#x} on node {node.nid}: {e.reason}") from None
+        if self.owner.id == PGTABLE_ID:
+            node.forget_if_empty(self.owner)  # no end of an owner would do it
         if self.spends and self.cpu is not None:
             node.load.spend(self.cpu, node.cost_of_free(len(self.pfns) // 8).latency_ns, ())
         return freed
@@ -89,6 +91,8 @@ class FreeOwner(Op[int]):
     def apply(self, node: NodeState) -> int:
         """Free the owner's blocks, the pages of its page table, its swap and its slot, and end its areas."""
         end_areas(node, self.owner)
+        if node.highmem and node.highmem.pool:
+            node.highmem.pool.end(self.owner)
         return node.drop_owner(self.owner)
 
     def owed(self, heard: bool) -> bool:
@@ -130,6 +134,12 @@ class FreeDeadOwners(Op[int]):
             owner = Owner(*area.owner) if area.owner else node.kernel
             if owner.nid == self.nid and owner.lineage < self.lineage:
                 end_areas(node, owner)
+        if node.highmem and node.highmem.pool:
+            pool = node.highmem.pool
+            for task in pool.tasks():
+                if task[0] == self.nid and task[1] < self.lineage:
+                    pool.end(task)
+            pool.waiting.discard(self.nid)
         return sum(node.drop_owner(owner) for owner in node.slots.restarted(self.nid, self.lineage))
 
     def check(self, node: NodeState) -> None:

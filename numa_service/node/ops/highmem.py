@@ -1,22 +1,23 @@
 """Ops of high memory: mapping pages in the pool of kmap and in slots (``mm/highmem.c``).
 
-A session maps pages that it has, of the node that keeps the machine's kernel addresses. A page of low memory
-has its address all the time, and its ops change nothing.
+A session maps pages that it has, of any node: whose they are is asked before (``node/kmap.py``). The pool is
+on the node that keeps the machine's kernel addresses, slots are at the session's home. A page of low memory
+has its address all the time, and needs no mapping.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from numa_service.mm.highmem.highmem import Highmem
+from numa_service.mm.highmem.highmem import Highmem, PkmapUsers
 from numa_service.mm.highmem.kmap_local import KmapError
 from numa_service.mm.mmzone import NR_ORDERS, PAGE_SHIFT
 from numa_service.mm.pgdata import PG_HELD, PG_LRU
 from numa_service.mm.structs import PAGE_OFFSET
-from numa_service.node.errors import KernelBug, NotFound, Precondition
-from numa_service.node.ops.fields import MAX_NODE_PAGES, check_below, check_cpu
+from numa_service.node.errors import InvalidRequest, KernelBug, NotFound, Precondition
+from numa_service.node.ops.fields import MAX_NODE_PAGES, check_below, check_cpu, check_owner, owner_text
 from numa_service.node.ops.op import Op
-from numa_service.node.session_state import Session
+from numa_service.node.owners import Owner
 from numa_service.node.state import NodeState
 
 
@@ -27,54 +28,65 @@ def linear_address(node: NodeState, pfn: int) -> int | None:
     return PAGE_OFFSET[node.pgdat.arch] + (pfn << PAGE_SHIFT)
 
 
-def mappings(node: NodeState) -> Highmem:
-    """The machine's mappings of high pages; Precondition if another node keeps them."""
-    if node.highmem is None:
-        raise Precondition(f"node {node.machine.vmalloc_nid} maps high pages: open a session there")
+def pool_of(node: NodeState) -> PkmapUsers:
+    """The machine's pool of kmap; Precondition if another node has it."""
+    if node.highmem is None or node.highmem.pool is None:
+        raise Precondition(f"node {node.machine.vmalloc_nid} has the pool of kmap")
+    return node.highmem.pool
+
+
+def _mappings(node: NodeState) -> Highmem:
+    assert node.highmem  # the machine has high pages
     return node.highmem
 
 
-def check_page(node: NodeState, session: int, pfn: int) -> Session:
-    """Return the session if it has the page; NotFound for the session or the page, Precondition else."""
-    theirs = node.session(session)
+def page_owner(node: NodeState, pfn: int) -> Owner | None:
+    """Return who has a page of this node; None: nobody does. NotFound for no page of this node."""
     pg, idx = node.pgdat.pg, pfn - node.pgdat.base_pfn
     if not 0 <= idx < len(pg.flags):
         raise NotFound("page", f"{pfn:#x}", f"no page of node {node.nid}")
-    ids = (session, theirs.vmalloc_id, *theirs.regions)
-    slots = {slot for id in ids if (slot := node.slots.get(node.owner(id))) is not None}
     for order in range(NR_ORDERS):
         head = idx >> order << order
-        used = pg.flags[head] & (PG_HELD | PG_LRU) and pg.order[head] >= order
-        if used and int(pg.owner[head]) in slots:
-            return theirs
-    raise Precondition(f"page {pfn:#x} on node {node.nid} is not the session's")
+        if pg.flags[head] & (PG_HELD | PG_LRU) and pg.order[head] >= order:
+            slot = int(pg.owner[head])
+            return next((owner for owner, of in node.slots.items() if of == slot), None)
+    return None
 
 
 @dataclass(frozen=True, slots=True)
 class Kmap(Op[int]):
-    """Maps a page of a session in the pool (kmap); the result is its address, or 0 if the session must wait.
+    """Maps a high page in the pool (kmap); the result is its address, or 0 if who asks must wait.
 
-    NotFound, Precondition for a page that is not the session's.
+    Precondition for an owner whose home has rebooted meanwhile.
     """
 
     tag = "kmap"
 
-    session: int
+    #: The session.
+    owner: Owner
     pfn: int
 
     def apply(self, node: NodeState) -> int:
-        """Map the page. If every entry is in use the search has gone round, which the state remembers."""
-        check_page(node, self.session, self.pfn)
-        linear = linear_address(node, self.pfn)
-        return linear if linear is not None else mappings(node).kmap(self.session, self.pfn) or 0
+        """Map the page. If every entry is in use the search has gone round, which the state remembers.
+
+        So it does which other nodes have to be told when an entry may be free.
+        """
+        pool = pool_of(node)
+        if node.slots.is_dead(self.owner):
+            raise Precondition(f"lineage {self.owner.lineage} of node {self.owner.nid} is no more")
+        address = pool.kmap(self.owner, self.pfn)
+        if address is None and self.owner.nid != node.nid:
+            pool.waiting.add(self.owner.nid)
+        return address or 0
 
     def check(self, node: NodeState) -> None:
-        """Check the pfn; `apply` checks whose it is."""
-        check_below("pfn", self.pfn, MAX_NODE_PAGES)
+        """Check the owner and that it is a high page."""
+        check_owner(node, self.owner)
+        check_high(node, self.pfn)
 
     def text(self, node: NodeState, result: int) -> str:
         """Return the op and its result as one line."""
-        return f"kmap session={self.session} {self.pfn:#x} -> {f'{result:#x}' if result else 'waits'}"
+        return f"kmap {owner_text(self.owner)} {self.pfn:#x} -> {f'{result:#x}' if result else 'waits'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,26 +98,53 @@ class Kunmap(Op[bool]):
 
     tag = "kunmap"
 
-    session: int
+    #: The session.
+    owner: Owner
     pfn: int
 
     def apply(self, node: NodeState) -> bool:
         """Give up one mapping. The page itself may have been freed, of which a kernel takes no notice."""
-        node.session(self.session)
-        if not node.is_highmem(self.pfn):
-            return False
         try:
-            return mappings(node).kunmap(self.session, self.pfn)
+            return pool_of(node).kunmap(self.owner, self.pfn)
         except KmapError as report:
             raise KernelBug((str(report),)) from None
 
     def check(self, node: NodeState) -> None:
-        """Check the pfn."""
-        check_below("pfn", self.pfn, MAX_NODE_PAGES)
+        """Check the owner and that it is a high page."""
+        check_owner(node, self.owner)
+        check_high(node, self.pfn)
 
     def text(self, node: NodeState, result: bool) -> str:
         """Return the op as one line."""
-        return f"kunmap session={self.session} {self.pfn:#x}"
+        return f"kunmap {owner_text(self.owner)} {self.pfn:#x}"
+
+
+def check_high(node: NodeState, pfn: int) -> None:
+    """Check that a pfn is one of high memory."""
+    check_below("pfn", pfn, MAX_NODE_PAGES)
+    if not node.is_highmem(pfn):
+        raise InvalidRequest("pfn", f"{pfn:#x} is no page of high memory")
+
+
+@dataclass(frozen=True, slots=True)
+class TakePkmapWaiters(Op[tuple[int, ...]]):
+    """Forgets which other nodes have requests that wait for an entry; the result are the nodes, ascending."""
+
+    tag = "take_pkmap_waiters"
+
+    def apply(self, node: NodeState) -> tuple[int, ...]:
+        """Return them: they are told now, and ask again."""
+        pool = pool_of(node)
+        waiting = tuple(sorted(pool.waiting))
+        pool.waiting.clear()
+        return waiting
+
+    def check(self, node: NodeState) -> None:
+        """Do nothing: there are no fields."""
+
+    def text(self, node: NodeState, result: tuple[int, ...]) -> str:
+        """Return the op and its result as one line."""
+        return f"take_pkmap_waiters -> {' '.join(f'node{nid}' for nid in result)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +152,7 @@ class KmapLocal(Op[int]):
     """Maps a page of a session for a short time (kmap_atomic, kmap_local_page).
 
     The result is the number of the slot behind FIX_KMAP_BEGIN, or -1 for a page of low memory, which needs
-    none. NotFound; Precondition for a page that is not the session's, KernelBug if all slots are in use.
+    none. NotFound; KernelBug if all slots are in use.
     """
 
     tag = "kmap_local"
@@ -124,16 +163,16 @@ class KmapLocal(Op[int]):
 
     def apply(self, node: NodeState) -> int:
         """Take the next slot of the session, or of the CPU under linux-3.0."""
-        check_page(node, self.session, self.pfn)
+        node.session(self.session)
         if not node.is_highmem(self.pfn):
             return -1
         try:
-            return mappings(node).local.push(self.session, self.cpu, self.pfn)
+            return _mappings(node).local.push(self.session, self.cpu, self.pfn)
         except KmapError as report:
             raise KernelBug((str(report),)) from None
 
     def check(self, node: NodeState) -> None:
-        """Check the pfn and the CPU; `apply` checks whose the page is."""
+        """Check the pfn and the CPU."""
         check_below("pfn", self.pfn, MAX_NODE_PAGES)
         check_cpu(node, self.cpu)
 
@@ -160,7 +199,7 @@ class KunmapLocal(Op[None]):
         node.session(self.session)
         if node.is_highmem(self.pfn):
             try:
-                mappings(node).local.pop(self.session, self.cpu, self.pfn)
+                _mappings(node).local.pop(self.session, self.cpu, self.pfn)
             except KmapError as report:
                 raise KernelBug((str(report),)) from None
 
@@ -181,8 +220,8 @@ class KmapFlushUnused(Op[int]):
     tag = "kmap_flush_unused"
 
     def apply(self, node: NodeState) -> int:
-        """Unmap them. Precondition if another node maps high pages."""
-        return mappings(node).pkmap.flush_all_zero_pkmaps()
+        """Unmap them. Precondition if another node has the pool."""
+        return pool_of(node).pkmap.flush_all_zero_pkmaps()
 
     def check(self, node: NodeState) -> None:
         """Do nothing: there are no fields."""

@@ -6,11 +6,22 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import NamedTuple
 
+from numa_service.machine.record import ChangedCache, SlabCaches
 from numa_service.mm.slab.pages import NUMA_NO_NODE
 from numa_service.mm.slab.slab import tunables_are_sane
 from numa_service.mm.slab.slub_place import SlabRef
 from numa_service.node.errors import InvalidRequest, Precondition, SlabBug, TooMany, UnknownObject
-from numa_service.node.kmem_state import MAX_OBJECTS, CpuAlloc, GiveBack, KmemAnswer, Question, pack, unpack
+from numa_service.node.kmem_calls import (
+    GIVING,
+    CpuAlloc,
+    GiveBack,
+    KmemAnswer,
+    Question,
+    Shutdown,
+    pack,
+    unpack,
+)
+from numa_service.node.kmem_state import MAX_OBJECTS
 from numa_service.node.ops.fields import MAX_INT64, MAX_NODE_PAGES, check_below, check_nid, check_owner
 from numa_service.node.ops.op import Op
 from numa_service.node.owners import Owner
@@ -19,6 +30,8 @@ from numa_service.node.state import NodeState
 
 #: Objects that one request may allocate or free.
 MAX_REQUEST_OBJECTS = 1 << 12
+#: Most bytes of one write around an object.
+MAX_WRITE_BYTES = 1 << 12
 #: Objects of a slab, and slabs that pass between nodes at once, are fewer.
 _MAX_PASSED = 1 << 16
 
@@ -35,12 +48,13 @@ class KmemAllocResult(NamedTuple):
     nid: int = -1
     most: int = 0
     direct: bool = False
+    report: tuple[str, ...] = ()
 
 
 def check_cache(node: NodeState, name: str) -> None:
-    """Check that the machine has a slab cache of this name."""
+    """Check that the machine has a slab cache of this name: others may not know yet that it has gone."""
     if not node.kmem.knows(name):
-        raise InvalidRequest("cache", f"no slab cache is called {name!r:.80}")
+        raise Precondition(f"no slab cache is called {name!r:.80}")
 
 
 def check_slab_order(node: NodeState, name: str, order: int) -> None:
@@ -100,6 +114,7 @@ class KmemAlloc(Op[KmemAllocResult]):
         """Take objects until another node or new pages are needed; the session holds them."""
         session = node.session(self.session)
         kmem = node.kmem
+        kmem.check_lives(self.cache)
         if kmem.held + self.count > MAX_OBJECTS:
             raise TooMany(f"sessions of node {node.nid} hold {kmem.held} slab objects, at most {MAX_OBJECTS}")
         return _hold(
@@ -150,6 +165,7 @@ class KmemInstall(Op[KmemAllocResult]):
         if node.slots.is_dead(Owner(self.slab.nid, self.slab.lineage, 0)):
             return KmemAllocResult(b"", ())
         session = node.session(self.session)
+        node.kmem.check_lives(self.cache)
         objects = unpack(self.objects)
         got = node.kmem.install(self.cache, self.cpu, self.slab, objects, self.partial, self.all_held)
         return _hold(node, session, self.cache, got)
@@ -208,6 +224,7 @@ class KmemFree(Op[KmemFreeResult]):
         back, freed, left = node.kmem.cpu_free(self.cpu, self.objects, of)
         for address in freed:
             del held[address]
+        node.kmem.forget_written(freed)
         node.kmem.held -= len(freed)
         return KmemFreeResult(tuple(back), left)
 
@@ -261,7 +278,7 @@ class KmemPutPartial(Op[tuple[GiveBack, ...]]):
 
     def apply(self, node: NodeState) -> tuple[GiveBack, ...]:
         """Put it there, unless its node has lost it."""
-        if node.slots.is_dead(Owner(self.slab.nid, self.slab.lineage, 0)):
+        if not node.kmem.knows(self.cache) or node.slots.is_dead(Owner(self.slab.nid, self.slab.lineage, 0)):
             return ()
         return tuple(node.kmem.put_cpu_partial(self.cache, self.cpu, self.slab, drain=True))
 
@@ -308,6 +325,163 @@ class KmemTune(Op[None]):
 
 
 @dataclass(frozen=True, slots=True)
+class KmemCaches(Op[None]):
+    """Tells a node which slab caches of the machine are not as boot left them (kmem_cache_create, …)."""
+
+    tag = "kmem_caches"
+
+    caches: tuple[ChangedCache, ...]
+    #: Version of the machine's record that has them.
+    version: int
+
+    def apply(self, node: NodeState) -> None:
+        """Make, forget and share caches; limits of partial lists count from the next time."""
+        node.kmem.follow(SlabCaches(self.caches))
+        node.record_version = max(node.record_version, self.version)
+
+    def check(self, node: NodeState) -> None:
+        """Check the version; the keeper of the record has checked the caches."""
+        check_below("version", self.version, MAX_INT64)
+
+    def text(self, node: NodeState, result: None) -> str:
+        """Return the op as one line."""
+        made = [cache.name for cache in self.caches if cache.args]
+        return f"slab_caches changed={len(self.caches)} made={','.join(made)}"
+
+
+@dataclass(frozen=True, slots=True)
+class KmemShutdown(Op[Shutdown]):
+    """Frees the empty slabs of a cache that is destroyed, and reports others (__kmem_cache_shutdown)."""
+
+    tag = "kmem_shutdown"
+
+    #: The cache's own name.
+    cache: str
+
+    def apply(self, node: NodeState) -> Shutdown:
+        """Free them. Precondition if the cache is not being destroyed."""
+        node.kmem.check_dies(self.cache)
+        return node.kmem.shutdown(self.cache)
+
+    def check(self, node: NodeState) -> None:
+        """Check the cache."""
+        check_cache(node, self.cache)
+
+    def text(self, node: NodeState, result: Shutdown) -> str:
+        """Return the op and its result as one line."""
+        return f"kmem_cache_shutdown {self.cache} slabs={result.slabs}"
+
+
+@dataclass(frozen=True, slots=True)
+class KmemWrite(Op[None]):
+    """Notes bytes that were written around an object which a session holds, or around or in a free one.
+
+    NotFound; Precondition if another session has the object; InvalidRequest, TooMany.
+    """
+
+    tag = "kmem_write"
+    asked = True
+
+    #: The kernel of the asker's node.
+    owner: Owner
+    #: The session that holds the object, on this node; 0: it is a free object of a slab of this node.
+    session: int
+    #: Address of the object.
+    object: int
+    #: Bytes from there to the first that is written.
+    offset: int
+    data: bytes
+
+    def apply(self, node: NodeState) -> None:
+        """Note what a check would find."""
+        if self.session:
+            cache = node.session(self.session).objects[self.object].cache
+        else:
+            free = node.kmem.free_object(self.object)
+            if free is None:
+                raise Precondition(f"object {self.object:#x}: not the session's, and not free")
+            cache = free
+        node.kmem.write(cache, self.object, self.offset, self.data, self.session > 0)
+
+    def check(self, node: NodeState) -> None:
+        """Check the fields; another node asks about free objects only."""
+        check_owner(node, self.owner)
+        if self.session:
+            raise InvalidRequest("session", "a node knows what its sessions hold")
+        check_below("object", self.object, 1 << 64)
+        check_below("offset", abs(self.offset), MAX_INT64)
+        check_below("data", len(self.data) - 1, MAX_WRITE_BYTES)
+
+    def text(self, node: NodeState, result: None) -> str:
+        """Return the op as one line."""
+        return f"written object={self.object:#x} offset={self.offset} bytes={len(self.data)}"
+
+    @property
+    def payload(self) -> int:
+        """Bytes that are written."""
+        return len(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class KmemCheckHeld(Op[tuple[str, ...]]):
+    """Checks objects of a session that are to be freed; what the kernel reports of the first that is bad.
+
+    As there, what was found wrong is restored, so that the next free succeeds (free_consistency_checks).
+    """
+
+    tag = "kmem_check_held"
+
+    session: int
+    #: Packed addresses.
+    objects: bytes
+
+    def apply(self, node: NodeState) -> tuple[str, ...]:
+        """Check one after the other."""
+        held = node.session(self.session).objects
+        for address in unpack(self.objects):
+            of = held.get(address)
+            report = of and node.kmem.check_held(of.cache, of.slab, address)
+            if report:
+                return report
+        return ()
+
+    def check(self, node: NodeState) -> None:
+        """Check the number of objects."""
+        check_objects(self.objects)
+
+    def text(self, node: NodeState, result: tuple[str, ...]) -> str:
+        """Return the op and its result as one line."""
+        return f"check_object session={self.session} objects={len(self.objects) // 8} bad={bool(result)}"
+
+    @property
+    def payload(self) -> int:
+        """Bytes of the addresses."""
+        return len(self.objects)
+
+
+@dataclass(frozen=True, slots=True)
+class KmemValidate(Op[tuple[str, ...]]):
+    """Checks the objects of a cache that this node knows of; the result is the report (validate_slab)."""
+
+    tag = "kmem_validate"
+
+    #: The cache's own name.
+    cache: str
+
+    def apply(self, node: NodeState) -> tuple[str, ...]:
+        """Check them, and restore what is found wrong."""
+        return node.kmem.validate(self.cache)
+
+    def check(self, node: NodeState) -> None:
+        """Check the cache."""
+        check_cache(node, self.cache)
+
+    def text(self, node: NodeState, result: tuple[str, ...]) -> str:
+        """Return the op and its result as one line."""
+        return f"validate {self.cache} lines={len(result)}"
+
+
+@dataclass(frozen=True, slots=True)
 class KmemReap(Op[tuple[GiveBack, ...]]):
     """Runs the reaper of each CPU of this node once; the result is what goes to other nodes (cache_reap)."""
 
@@ -350,8 +524,6 @@ class KmemFlush(Op[tuple[GiveBack, ...]]):
         return f"flush_all {self.cache}"
 
 
-#: Calls that give slabs or objects to the asker.
-_GIVE = frozenset(("get_partial", "get_freelist", "refill", "take"))
 #: Calls that must not be lost, as the asker has let go of what they speak of.
 _OWED = frozenset(("get_freelist", "free", "put_back", "unfreeze", "flush", "take_home"))
 
@@ -418,7 +590,7 @@ class KmemCall(Op[KmemAnswer]):
     def text(self, node: NodeState, result: KmemAnswer) -> str:
         """Return the op and its result as one line."""
         gave = (
-            f" -> slabs={len(result.pfns)} objects={len(result.objects) // 8}" if self.call in _GIVE else ""
+            f" -> slabs={len(result.pfns)} objects={len(result.objects) // 8}" if self.call in GIVING else ""
         )
         what = f"slabs={len(self.pfns)} objects={len(self.objects) // 8}"
         return f"{self.call} {self.cache} of=node{self.owner.nid} {what}{gave}"
@@ -428,7 +600,7 @@ class KmemCall(Op[KmemAnswer]):
 
         A CPU that asks for the free objects of its slab has let go of the slab.
         """
-        return self.call in _OWED or (heard and self.call in _GIVE)
+        return self.call in _OWED or (heard and self.call in GIVING)
 
     def undo(self, result: KmemAnswer) -> Op[KmemAnswer] | None:
         """Return the op that gives back slabs and objects of an answer that came too late."""

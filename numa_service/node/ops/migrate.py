@@ -17,7 +17,7 @@ from numa_service.node.ops.fields import (
     owner_text,
 )
 from numa_service.node.ops.op import Op
-from numa_service.node.owners import Owner
+from numa_service.node.owners import OF_TASKS, Owner
 from numa_service.node.pfns import unpack_indexes, unpack_pfns
 from numa_service.node.state import NodeState
 
@@ -83,7 +83,7 @@ class MigratePages(Op[int]):
 
 @dataclass(frozen=True, slots=True)
 class Remap(Op[bytes]):
-    """Notes at a region's home that pages of the region are to be on another node.
+    """Notes at the home of a region, or of tasks, that pages are to be on another node.
 
     The result has one byte for each page: 1 if it was noted, 0 if the page is not recorded on `from_nid`.
     """
@@ -102,6 +102,8 @@ class Remap(Op[bytes]):
         """Record `to_nid` for the pages that are recorded on `from_nid`."""
         region = node.regions.get(self.owner.id)
         indexes = unpack_indexes(self.indexes)
+        if self.owner in node.tasks.owners:
+            return bytes(node.tasks.remap(indexes, self.from_nid, self.to_nid).astype(np.uint8))
         if region is None or self.owner != node.owner(self.owner.id):
             return bytes(len(indexes))
         entered = region.nids[indexes] == self.from_nid + 1
@@ -165,6 +167,8 @@ class ReleaseMigrated(Op[int]):
         node.pgdat.pg.vm_event[PGMIGRATE_SUCCESS] += len(pfns)
         if slot is not None and self.lru_kind == LRU_KIND_ANON:
             node.pgdat.swap_in(slot, len(pfns) - freed)
+        if slot is not None and self.owner.id in OF_TASKS:
+            node.forget_if_empty(self.owner)  # no end of an owner would do it
         return freed
 
     def check(self, node: NodeState) -> None:

@@ -59,8 +59,8 @@ class Tagged(ABC, Generic[R]):
         """
         return False
 
-    def undo(self, result: R) -> Op[Any] | None:
-        """Return the op that undoes an answer that came too late to be used; None if none is needed."""
+    def undo(self, result: R) -> Tagged[Any] | None:
+        """Return the question that undoes an answer that came too late to be used; None if none is needed."""
         return None
 
 

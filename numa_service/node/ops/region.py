@@ -24,7 +24,7 @@ from numa_service.node.ops.fields import (
     policy_text,
 )
 from numa_service.node.ops.op import Op
-from numa_service.node.owners import Owner
+from numa_service.node.owners import TASKS_ID, Owner
 from numa_service.node.pfns import unpack_indexes, unpack_pfns
 from numa_service.node.session_state import Region
 from numa_service.node.state import NodeState
@@ -113,7 +113,11 @@ class Release(Op[int]):
         if slot is None:
             return 0
         pfns = unpack_pfns(self.pfns) if self.pfns else None
-        freed = node.pgdat.release(slot, unpack_indexes(self.indexes), self.cpu, pfns)
+        indexes = unpack_indexes(self.indexes)
+        freed = node.pgdat.release(slot, indexes, self.cpu, pfns)
+        if self.owner.id == TASKS_ID and pfns is None:
+            # nobody will ask for what is in swap: other owners give their swap back when they end
+            node.free_swap(slot, len(indexes) - freed)
         # if the region has ended meanwhile, nothing else will free its slot
         node.forget_if_empty(self.owner)
         return freed

@@ -11,6 +11,7 @@ from numa_service.node.ops.alloc import MAX_COUNT
 from numa_service.node.ops.fields import MAX_INT64, check_below, check_nid, check_policy, policy_text
 from numa_service.node.ops.op import Op
 from numa_service.node.ops.region import end_region
+from numa_service.node.ops.task import end_task
 from numa_service.node.session_state import TOKEN_BYTES, Session
 from numa_service.node.state import NodeState
 from numa_service.node.vm_areas import end_areas
@@ -100,15 +101,19 @@ class EndSession(Op[int]):
     session: int
 
     def apply(self, node: NodeState) -> int:
-        """End the session's regions, then the session."""
+        """End the session's tasks and regions, then the session."""
         session = node.session(self.session)
+        for pid in node.tasks.of_session(session.id):
+            end_task(node, pid)
         freed = sum(end_region(node, region) for region in sorted(session.regions))
         freed += node.drop_owner(node.owner(session.id))
         if session.vmalloc_id:
             end_areas(node, node.owner(session.vmalloc_id))
             freed += node.drop_owner(node.owner(session.vmalloc_id))
         if node.highmem:
-            node.highmem.end(self.session)
+            node.highmem.local.end(self.session)
+            if node.highmem.pool:
+                node.highmem.pool.end(node.owner(self.session))
         node.page_bits.end(self.session)
         del node.sessions[session.id]
         return freed

@@ -22,6 +22,7 @@ from numa_service.node.requests import close, touch, unmap
 from numa_service.node.unserved import NodesAway
 from numa_service.sim.attack import plan
 from numa_service.sim.attack.plan import MS, SECOND
+from numa_service.sim.attack.tasks import ClientTasks
 from numa_service.sim.simulation import Simulation
 
 #: A client waits ANSWER_NS for an answer before it repeats a request, and gives up after PATIENCE_NS.
@@ -37,7 +38,7 @@ class Client:
 
     def __init__(self, sim: Simulation, number: int, violated: Callable[[str], None]) -> None:
         self._sim = sim
-        self._violated = violated
+        self.violated = violated
         self.number = number
         self.nid = 0
         self.lineage = 0
@@ -58,6 +59,7 @@ class Client:
         self.homeless = False
         #: nid → virtual time at which the node crashed last.
         self._lost_ns: dict[int, int] = {}
+        self.tasks = ClientTasks(self)
         #: (id, pages) of its regions.
         self._regions: list[tuple[int, int]] = []
         self._requests = 0
@@ -85,16 +87,20 @@ class Client:
                     self._touch(action)
                 case plan.Unmap() if self._regions:
                     region, _ = self._regions.pop()
-                    self._ask(("unmap", region), lambda inbox: unmap(inbox, self.session, region))
+                    self.ask(("unmap", region), lambda inbox: unmap(inbox, self.session, region))
                 case plan.AllocObjects():
                     self._alloc_objects(action)
                 case plan.FreeObjects():
                     self._free_objects(action)
+                case plan.Spawn():
+                    self.tasks.spawn(action.cpu)
+                case plan.TaskAction() if self.tasks.areas:
+                    self.tasks.do(action)
                 case plan.Close():
                     self.gone_ns = self._sim.now_ns
                     mine = self._name()
                     key = self.session, mine
-                    self._ask(("close",), lambda inbox: close(inbox, self.session, key), name=mine)
+                    self.ask(("close",), lambda inbox: close(inbox, self.session, key), name=mine)
                 case plan.Vanish():
                     self.vanish()
 
@@ -120,7 +126,7 @@ class Client:
             self.renewed_ns = asked_ns
             self._sim.at(self.lease_ns // 3, self._renew, background=True)
 
-        self._ask(("open", action.lease_ns), begin, opened, session=0)
+        self.ask(("open", action.lease_ns), begin, opened, session=0)
 
     def _renew(self) -> None:
         """Send a heartbeat, which is not repeated and has no first reply; schedule the next one."""
@@ -153,11 +159,11 @@ class Client:
             # if a node reboots meanwhile, it may give the same pages again, and an answer may name lost ones:
             # a client learns of that when it frees them
             if not self.unsure and (new & self.blocks or len(new) != count):
-                self._violated(f"client {self.number}: was given what it has, or not all of {count}")
+                self.violated(f"client {self.number}: was given what it has, or not all of {count}")
             self.blocks |= {block for block in new if self._lost_ns.get(block[0], -1) < asked_ns}
             self.was_given = True
 
-        self._ask(("alloc", order, count, policy), lambda inbox: begin_alloc(inbox.node, request), got)
+        self.ask(("alloc", order, count, policy), lambda inbox: begin_alloc(inbox.node, request), got)
 
     def _free(self, action: plan.Free) -> None:
         if not self.blocks:
@@ -174,9 +180,9 @@ class Client:
 
         def freed(answer: Any) -> None:
             if answer.pages != len(some) << order:
-                self._violated(f"client {self.number}: {answer.pages} pages freed of {len(some) << order}")
+                self.violated(f"client {self.number}: {answer.pages} pages freed of {len(some) << order}")
 
-        self._ask(
+        self.ask(
             ("free", order, tuple(pages)),
             lambda inbox: begin_free(inbox.node, self.session, order, pages, cpu, name),
             freed,
@@ -189,14 +195,14 @@ class Client:
 
         def got(addresses: list[int]) -> None:
             if not self.unsure and (len(set(addresses) - set(self.objects)) != count):
-                self._violated(f"client {self.number}: was given objects it has, or not all of {count}")
+                self.violated(f"client {self.number}: was given objects it has, or not all of {count}")
             for address in addresses:
                 nid = self._nid_of(address)
                 if self._lost_ns.get(nid, -1) < asked_ns:
                     self.objects[address] = cache, nid
             self.was_given = True
 
-        self._ask(
+        self.ask(
             ("alloc objects", cache, count, of),
             lambda inbox: kmem_cache_alloc(
                 inbox.node, self.session, cache, GFP_KERNEL, count, 2 * self.nid, of
@@ -212,7 +218,7 @@ class Client:
         some = mine[: max(1, int(action.share * len(mine)))]
         for address in some:
             del self.objects[address]
-        self._ask(
+        self.ask(
             ("free objects", cache, tuple(some)),
             lambda inbox: kmem_cache_free(inbox.node, self.session, cache, some, 2 * self.nid),
         )
@@ -222,7 +228,7 @@ class Client:
         return next(node.nid for node in self._sim.spec.nodes for low, high in node.ram if low <= pfn < high)
 
     def _map(self, action: plan.Map) -> None:
-        self._ask(
+        self.ask(
             ("map", action.lru_kind, action.pages, action.policy),
             lambda inbox: map_region(inbox.node, self.session, action.lru_kind, action.pages, action.policy),
             lambda region: self._regions.append((region, action.pages)),
@@ -232,7 +238,7 @@ class Client:
         region, pages = self._regions[-1]
         first = min(int(action.first * pages), pages - 1)
         count = max(1, min(int(action.share * pages), pages - first))
-        self._ask(
+        self.ask(
             ("touch", region, first, count, action.write),
             lambda inbox: touch(inbox, self.session, region, first, count, action.write, 2 * self.nid),
         )
@@ -241,7 +247,7 @@ class Client:
         self._requests += 1
         return f"{self.number}-{self._requests}"
 
-    def _ask(
+    def ask(
         self,
         about: tuple[Any, ...],
         begin: Callable[[Inbox], Any],
@@ -264,7 +270,7 @@ class Client:
             self._check_lease()
             self._ended()
         elif isinstance(error, InvalidRequest) or (isinstance(error, SlabBug) and not self.unsure):
-            self._violated(f"client {self.number}: {about}: {error}")
+            self.violated(f"client {self.number}: {about}: {error}")
         elif isinstance(error, PeerUnavailable | NodesAway):
             # a request that involves several nodes may be half done
             self.unsure = True
@@ -273,13 +279,14 @@ class Client:
         """Report a violation if the session has ended long before its lease, and its node did not reboot."""
         same = self._sim.nodes[self.nid].lineage == self.lineage
         if self.gone_ns is None and same and self._sim.now_ns < self.renewed_ns + self.lease_ns // 2:
-            self._violated(f"client {self.number}: session {self.session} ended before its lease")
+            self.violated(f"client {self.number}: session {self.session} ended before its lease")
 
     def _ended(self) -> None:
         """Note that the session has ended, with its lease or with its node."""
         if self.gone_ns is None:
             self.gone_ns = self._sim.now_ns
         self.unsure = True
+        self.tasks.areas.clear()
         self.blocks.clear()
         self.objects.clear()
 

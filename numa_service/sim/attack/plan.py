@@ -49,6 +49,9 @@ SYSCTLS = {
 CACHES = ("kmalloc-64", "dentry", "sighand_cache", "filp")
 
 
+#: Names of caches that are made while a run goes on, and of one that is shared with an earlier cache.
+MADE_CACHES = ("made-first", "made-second")
+SHARED_CACHE = "made-shared"
 #: Slab allocators, by seed.
 ALLOCATORS = ("slub", "slab", "slub", "slob")
 
@@ -130,6 +133,84 @@ class FreeObjects(Action):
 
     client: int
     share: float
+
+
+@dataclass(frozen=True, slots=True)
+class CreateCache(Action):
+    """A slab cache is made for the whole machine."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class DestroyCache(Action):
+    """A slab cache is needed no more: it goes if nobody has objects of it."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn(Action):
+    """A client begins a task on a CPU, of any node."""
+
+    client: int
+    cpu: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskAction(Action):
+    """One of a client's tasks does something."""
+
+    client: int
+    #: Which of them, as a share of their number.
+    which: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskMap(TaskAction):
+    """A task maps memory, binds it, and touches a share of it."""
+
+    pages: int
+    shared: bool
+    #: A mode and a nodemask of mbind; mode 0 leaves the task's policy.
+    policy: tuple[int, int]
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskTouch(TaskAction):
+    """A task touches a part of what it has mapped last."""
+
+    first: float
+    share: float
+    write: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TaskUnmap(TaskAction):
+    """A task unmaps a part of what it has mapped last, or gives its pages back."""
+
+    share: float
+    dont_need: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFork(TaskAction):
+    """A task forks."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskMigrate(TaskAction):
+    """A task's pages move from some nodes to others."""
+
+    old: int
+    new: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskExit(TaskAction):
+    """A task ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +312,10 @@ def draw(seed: int) -> Plan:
     for _ in range(dice.choice((0, 0, 1, 4))):
         key = dice.choice(tuple(SYSCTLS))
         actions.append(WriteSysctl(dice.randrange(end_ns), key, dice.choice(SYSCTLS[key])))
+    opened = [action for action in actions if isinstance(action, Open)]
     actions += _slab_lives(seed, actions)
+    actions += _cache_lives(seed, actions)
+    actions += _task_lives(seed, opened)
     return Plan(
         seed,
         faults,
@@ -257,6 +341,63 @@ def _slab_lives(seed: int, actions: list[Action]) -> list[Action]:
             else:
                 slab.append(FreeObjects(now, opened.client, dice.choice((0.1, 0.5, 1.0))))
     return slab
+
+
+def _cache_lives(seed: int, actions: list[Action]) -> list[Action]:
+    """Draw caches that come and go, and clients that use them; it disturbs no other draw of the seed."""
+    dice = random.Random(f"caches {seed}")
+    made: list[Action] = []
+    opened = [action for action in actions if isinstance(action, Open)]
+    for name in (*MADE_CACHES, SHARED_CACHE)[: dice.choice((0, 0, 1, 3))]:
+        first = dice.choice(opened)
+        now = max(0, first.at_ns - _between(dice, 1, 200))
+        for _ in range(dice.choice((1, 2))):
+            made.append(CreateCache(now, name, dice.choice((64, 700, 5000))))
+            for _ in range(dice.randrange(4)):
+                now += _between(dice, 1, 300)
+                client, count = dice.choice(opened).client, dice.randrange(1, 80)
+                made.append(AllocObjects(now, client, name, count, dice.choice((NUMA_NO_NODE, 0, 1, 2))))
+                if dice.random() < 0.5:
+                    made.append(FreeObjects(now + _between(dice, 1, 300), client, 1.0))
+            now += _between(dice, 1, 2000)
+            made.append(DestroyCache(now, name))
+            now += _between(dice, 1, 2000)
+    return made
+
+
+def _task_lives(seed: int, opened: list[Open]) -> list[Action]:
+    """Draw what tasks of the clients do, for half of them; it disturbs no other draw of the seed."""
+    dice = random.Random(f"tasks {seed}")
+    actions: list[Action] = []
+    for client in opened:
+        if dice.random() < 0.5:
+            continue
+        now, who = client.at_ns + dice.randrange(3) * MS, client.client
+        for nth in range(dice.randrange(2, 12)):
+            now += dice.choice((0, 1, 1, 20, 300)) * MS
+            which = dice.random()
+            match dice.randrange(12) if nth else 0:
+                case 0:
+                    actions.append(Spawn(now, who, dice.randrange(2 * NODES)))
+                case 1 | 2 | 3:
+                    pages = dice.randrange(1, dice.choice((20, 600, 3000)))
+                    policy = dice.choice(((0, 0), (0, 0), (2, 0b001), (1, 0b100), (3, 0b111), (5, 0b110)))
+                    share = dice.choice((0.2, 1.0))
+                    actions.append(TaskMap(now, who, which, pages, dice.random() < 0.2, policy, share))
+                case 4 | 5 | 6:
+                    first, share = dice.random(), dice.choice((0.1, 1.0))
+                    actions.append(TaskTouch(now, who, which, first, share, dice.random() < 0.6))
+                case 7:
+                    share = dice.choice((0.3, 1.0))
+                    actions.append(TaskUnmap(now, who, which, share, dice.random() < 0.3))
+                case 8 | 9:
+                    actions.append(TaskFork(now, who, which))
+                case 10:
+                    old, new = dice.choice(((0b001, 0b010), (0b111, 0b001), (0b110, 0b101)))
+                    actions.append(TaskMigrate(now, who, which, old, new))
+                case _:
+                    actions.append(TaskExit(now, who, which))
+    return actions
 
 
 def _between(dice: random.Random, least_ms: int, most_ms: int) -> int:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import numpy as np
+
+from numa_service.machine.record import CacheArgs
+from numa_service.mm.slab.flags import SlabFlag
 from numa_service.node.ask import ask
+from numa_service.node.errors import NodeError
 from numa_service.node.kmem import kmem_cache_shrink
-from numa_service.node.memory_hotplug import node_restarted
 from numa_service.node.node import Node
 from numa_service.node.requests import CloseSession
+from numa_service.node.restart import node_restarted
 from numa_service.sim.attack import plan
 from numa_service.sim.attack.client import PATIENCE_NS, Client
 from numa_service.sim.attack.plan import MS, SECOND, Plan
-from numa_service.sim.keeper import Keeper
 from numa_service.sim.simulation import Host, Simulation
 
 #: The pages of a client that is gone must be free GRACE_NS after the end of its lease, by the slowest clock;
@@ -35,7 +40,6 @@ class Run:
     def __init__(self, attacked: Plan) -> None:
         self._plan = attacked
         self.sim = Simulation(plan.machine(attacked.slab), attacked.seed, attacked.faults, vmstat=True)
-        self._keeper = Keeper(self.sim, attacked.seed)
         self._clients: dict[int, Client] = {}
         #: nid → managed pages; and nid → the lineages of other nodes that it has been told.
         self._managed = {nid: int(node.pgdat.pg.managed.sum()) for nid, node in self.sim.nodes.items()}
@@ -64,7 +68,7 @@ class Run:
             self._next()
         sim.network.faults = type(sim.network.faults)(timeout_ns=2000 * MS)
         sim.network.partition = frozenset()
-        self._keeper.heal()
+        sim.keeper.network.faults = sim.network.faults
         until = sim.now_ns + SETTLED_NS
         while sim._events and sim._events[0].at_ns < until:
             self._next()
@@ -99,7 +103,14 @@ class Run:
             case plan.KillKswapd(nid=nid, back_ns=back_ns):
                 self._kill_kswapd(nid, back_ns)
             case plan.WriteSysctl(key=key, value=value):
-                self._keeper.write_sysctl(key, value)
+                self.sim.keeper.write_sysctl(key, value)
+            case plan.CreateCache(name=name, size=size):
+                with suppress(NodeError):  # one of this name is there
+                    flags = int(SlabFlag.NO_MERGE) if name in plan.MADE_CACHES else 0
+                    self.sim.keeper.create_cache(name, CacheArgs(size, flags=flags))
+            case plan.DestroyCache(name=name):
+                with suppress(NodeError):  # there is none
+                    self.sim.keeper.destroy_cache(name)
             case plan.Evict(client=number, by_nid=by_nid):
                 if number in self._clients:
                     self._evict(self._clients[number], by_nid)
@@ -144,19 +155,14 @@ class Run:
         host = self.sim.hosts[nid]
         if not host.alive:
             return
-        host.alive = False
-        self.sim.down.add(nid)
-        self._keeper.went_away(nid)
+        self.sim.crash(nid)
         for client in self._clients.values():
             client.lost(nid)
-        self.sim.at(back_ns, partial(self._restart, nid, host.node.lineage + 1))
+        self.sim.at(back_ns, partial(self._restart, nid))
 
-    def _restart(self, nid: int, lineage: int) -> None:
-        node = Node.boot(self.sim.spec, nid, lineage)
-        self._keeper.restart(node)
-        self.sim.down.discard(nid)
+    def _restart(self, nid: int) -> None:
         self._known[nid] = {}
-        self._set_clock(self.sim.host(node))
+        self._set_clock(self.sim.restart(nid))
         for other in self.sim.hosts:
             self.sim.at(self.sim.network.delay_ns(), partial(self._connect, other))
 
@@ -191,6 +197,8 @@ class Run:
             at = (node, node.log_dropped + len(node.log))
             if host.alive and self._checked.get(nid) != at:  # only ops move pages
                 self._checked[nid] = at
+                if node.tasks and at[1] and node.log[-1].tag.startswith("task_"):
+                    problems += node.tasks.check()
                 pages = free_pages(host) + int(node.pgdat.pg.owner_pages.sum())
                 if pages != self._managed[nid]:
                     problems.append(f"node {nid}: {pages} pages, of {self._managed[nid]}")
@@ -198,6 +206,7 @@ class Run:
         if any(client.was_given for client in self._clients.values()):
             self._check_blocks()
             self._check_objects()
+        self._check_caches()
         for client in self._clients.values():
             for request, until_ns in client.waiting.items():
                 if now > until_ns + 3 * SECOND:
@@ -230,6 +239,14 @@ class Run:
                 now = there.alive and there.node.lineage == slab.lineage
                 if now and there.node.kmem.taken.get(address) != host.node.kernel:
                     self._problems.append(f"node {nid} has object {address:#x}, node {slab.nid} disagrees")
+
+    def _check_caches(self) -> None:
+        """No slab cache has gone of which a client has objects."""
+        caches = {of.name for of in self.sim.keeper.record.caches[1].caches}
+        for client in self._clients.values():
+            held = {cache for cache, _ in client.objects.values()} if client.lives else set()
+            for name in sorted(held.intersection(plan.MADE_CACHES) - caches):
+                self._problems.append(f"client {client.number} has objects of {name}, which is no more")
 
     def _check_slabs(self) -> None:
         """At the end, objects and slabs that homes have are with their nodes as the homes', and no others."""
@@ -265,6 +282,10 @@ class Run:
         grace_ns = GRACE_NS + waits * (self._plan.faults.timeout_ns + PAUSE_NS)
         late_ns = client.gone_ns + int(client.lease_ns / SLOWEST_CLOCK)
         if self.sim.now_ns > max(late_ns, self._well_since) + grace_ns:
+            home = self.sim.hosts[client.nid]
+            if home.alive and home.node.lineage == client.lineage:
+                for pid in home.node.tasks.of_session(client.session):
+                    self._problems.append(f"task {pid} of node {client.nid} has outlived its client")
             for nid, host in self.sim.hosts.items():
                 for owner, slot in host.node.slots.items():
                     dead = owner.nid == client.nid and owner.lineage == client.lineage
@@ -297,6 +318,7 @@ class Run:
                 entered = int((region.nids > 0).sum())
                 if there > entered:
                     self._problems.append(f"region {region.id} of node {nid}: {there} pages for {entered}")
+            self._check_frames(host)
         for client in self._clients.values():
             if not client.lives or client.unsure or client.waiting:
                 continue
@@ -315,6 +337,19 @@ class Run:
                     self._problems.append(f"client {client.number} {given}, and holds {held}")
         self._check_step()
 
+    def _check_frames(self, host: Host) -> None:
+        """Pages that nodes have of the tasks of a home are those that the home knows of."""
+        tasks = host.node.tasks
+        numbers = np.arange(len(tasks.source.nids), dtype=np.uint32)
+        for nid, other in self.sim.hosts.items():
+            for owner in tasks.owners[:2]:
+                if owner in other.node.slots:
+                    there = other.node.pgdat.region_pfns(other.node.slots[owner], numbers) >= 0
+                    strays = numbers[there & (tasks.source.nids != nid)]
+                    if len(strays):
+                        what = f"frames {strays[:4].tolist()} of {owner}"
+                        self._problems.append(f"node {nid} has {what}, of which the home does not know")
+
     def _check_end(self) -> None:
         """Check that nothing is held, owed, locked or under way after the last client, and all invariants."""
         problems = self._problems
@@ -329,6 +364,7 @@ class Run:
             for name, left in (
                 ("sessions", node.sessions),
                 ("regions", node.regions),
+                ("tasks", node.tasks),
                 ("owners", node.slots),
                 ("debts", node.outbox.owed()),
                 ("questions", node.outbox.asking),
@@ -338,7 +374,11 @@ class Run:
                 if left:
                     problems.append(f"node {nid}: {name} are left: {left}")
             problems += node.check()
-            for key, value in self._keeper.record.values().items():
+            if node.kmem.changed != self.sim.keeper.record.caches[1]:
+                problems.append(f"node {nid}: knows other slab caches than were made")
+            if any(cache.dying for cache in node.kmem.changed.caches):
+                problems.append(f"node {nid}: a slab cache is dying, and nobody goes on with it")
+            for key, value in self.sim.keeper.record.values().items():
                 if (has := node.machine.sysctls.get(key)) != value:
                     problems.append(f"node {nid}: {key} is {has}, and {value} was written")
         machines = {

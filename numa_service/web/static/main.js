@@ -6,31 +6,12 @@ import { Heat } from "./heat.js";
 import { Model } from "./model.js";
 import { NodePanel } from "./node.js";
 import { Picture } from "./picture.js";
+import { theme } from "./theme.js";
 import { Why } from "./why.js";
 
 const BUDGET_MS = 4; // time that drawing nodes may take of one frame
 const FLOWS_MS = 150; // interval at which arrows are drawn
 const SLOW_MS = 200; // interval at which everything else is drawn
-
-function theme() {
-  const root = document.documentElement, dark = matchMedia("(prefers-color-scheme: dark)");
-  const redraw = [];
-  let chosen = null;
-  try { chosen = localStorage.getItem("theme"); } catch { /* without storage the system's choice holds */ }
-  const apply = () => {
-    root.dataset.theme = chosen ?? (dark.matches ? "dark" : "light");
-    say($("theme"), root.dataset.theme === "dark" ? "Light" : "Dark");
-    for (const draw of redraw) draw();
-  };
-  dark.addEventListener("change", apply);
-  $("theme").addEventListener("click", () => {
-    chosen = root.dataset.theme === "dark" ? "light" : "dark";
-    try { localStorage.setItem("theme", chosen); } catch { /* without storage the choice lasts as long as the page */ }
-    apply();
-  });
-  apply();
-  return redraw;
-}
 
 function facts(model) {
   const nodes = [...model.nodes.values()];

@@ -44,6 +44,25 @@ HOST = """<capabilities><host><topology><cells num='2'>
 </cells></topology></host></capabilities>"""
 
 
+def test_a_host_tells_what_its_hmat_says(tmp_path: Path) -> None:
+    path = tmp_path / "hmat.xml"
+    told = """</cells><interconnects>
+<latency initiator='0' target='1' type='read' value='11'/>
+<latency initiator='0' target='1' type='write' value='12'/>
+<bandwidth initiator='0' target='1' type='read' value='103424' unit='KiB'/></interconnects>"""
+    cache = "<memory unit='KiB'>2000000</memory><cache level='1'><size value='10' unit='KiB'/></cache>"
+    text = HOST.replace("</cells>", told).replace("<memory unit='KiB'>2000000</memory>", cache)
+    path.write_text(text)
+    draft = read_source(str(path))
+    assert (draft.latency.read_ns, draft.latency.write_ns) == ({(0, 1): 11}, {(0, 1): 12})
+    # 101 MiB/s, in MB/s
+    assert draft.latency.read_mb_per_s == {(0, 1): 106}
+    assert "memory-side caches are not modelled" in draft.notes
+    path.write_text(text.replace("target='1' type='read'", "target='9' type='read'"))
+    with pytest.raises(SpecError, match=r"<latency>: initiator or target: there is no such node"):
+        read_source(str(path))
+
+
 def test_a_domain(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text(DOMAIN)

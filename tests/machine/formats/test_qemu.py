@@ -199,6 +199,23 @@ def test_packages_and_cores_are_exported() -> None:
     assert any("sockets and cores" in note for note in notes)
 
 
+def test_fake_nodes_are_exported_as_what_they_were_cut_from() -> None:
+    nodes = ('[[node]]\ncpus = "0-1"\nmemory = "2GiB"\n', '[[node]]\ncpus = "2"\nmemory = "2GiB"\n')
+    text = 'cmdline = "numa=fake=4 quiet"\ndistances = [[10, 21], [21, 10]]\n' + "".join(nodes)
+    fake = parse_machine(text, "m", "m")
+    assert len(fake.nodes) == 4
+    written, notes = export(fake, "qemu")
+    assert written.endswith("-append 'quiet numa=fake=4'\n")
+    assert notes == ["these are the real nodes: the kernel cuts them by numa=fake=4", "-append needs -kernel"]
+    again = read_qemu(written, "x", "m")
+    again.check()
+    assert (again.cmdline, to_spec(again, "x").nids) == ("quiet numa=fake=4", fake.nids)
+    whole = read_qemu(written.replace("numa=fake=4", ""), "x", "m")
+    whole.check()
+    assert [(node.cpus, node.bytes >> 30) for node in whole.nodes] == [((0, 1), 2), ((2,), 2)]
+    assert whole.distance(0, 1) == 21
+
+
 def test_memory_of_devices_comes_after_boot() -> None:
     draft = read_qemu(
         "qemu-system -smp 2 -m 1G -object memory-backend-ram,id=a,size=1G -numa node,cpus=0-1,memdev=a "

@@ -15,30 +15,36 @@ from numa_service.mm.gfp import GFP_KERNEL, Gfp
 from numa_service.mm.slab.boot_caches import boot_slab
 from numa_service.mm.slab.flags import SlabFlag
 from numa_service.mm.slab.kmem_cache import KmemCacheArgs
-from numa_service.mm.slab.pages import page_address
-from numa_service.mm.slab.profile import SLAB
+from numa_service.mm.slab.pages import page_address, virt_to_pfn
+from numa_service.mm.slab.profile import SLAB, SlabProfile
 from numa_service.mm.slab.reports import SlabBugError
 from numa_service.mm.slab.slab import SlabCaches, slab_parameters
 from numa_service.mm.slab.slab_alloc import REAPTIMEOUT_AC, Slab
 from numa_service.mm.slab.slab_boot import start_slab
 
-(RULES,) = SLAB.values()
+RULES = SLAB["linux-6.1"]
 CPUS = {0: 0, 1: 0, 2: 1}
 NODES = {0: (0, 1), 1: (1, 0)}
 INODE = KmemCacheArgs("inode", 1024)
 
 
 def machine(
-    *args: KmemCacheArgs, cmdline: str = "", pages: int = 256, cpus: dict[int, int] | None = None
+    *args: KmemCacheArgs,
+    cmdline: str = "",
+    pages: int = 256,
+    cpus: dict[int, int] | None = None,
+    profile: SlabProfile = RULES,
 ) -> tuple[Slab, MadeUpPages]:
     """A machine of two nodes with these caches and those of kmalloc."""
-    caches = SlabCaches(RULES.kmalloc, slab_parameters(f"slab_nomerge {cmdline}"), 4, 2, 1 << 30)
-    for boot in RULES.kmalloc.caches():
+    caches = SlabCaches(
+        profile.rules, profile.kmalloc, slab_parameters(f"slab_nomerge {cmdline}"), 4, 2, 1 << 30
+    )
+    for boot in profile.kmalloc.caches():
         caches.create_boot_cache(boot)
     for new in args or (INODE,):
         caches.kmem_cache_create(new)
     source = MadeUpPages(2, pages)
-    slab = Slab(caches, RULES.kmalloc, cpus or CPUS, NODES, source)
+    slab = Slab(caches, profile.kmalloc, cpus or CPUS, NODES, source)
     for nid in (cpus or CPUS).values():
         slab.online[nid] += 1
     for cache in caches.caches:
@@ -103,7 +109,7 @@ def test_objects_are_where_a_model_of_lists_has_them(
 
 
 def test_a_new_slab_is_used_downwards_and_colours_go_round() -> None:
-    slab, source = machine(KmemCacheArgs("inode", 712, ctor=True))
+    slab, source = machine(KmemCacheArgs("inode", 712, ctor="ctor"))
     got = [slab.kmem_cache_alloc("inode", 0, GFP_KERNEL) for _ in range(11 * 6)]
     starts = []
     for first in range(0, len(got), 11):
@@ -144,7 +150,7 @@ def test_pages_of_a_cache_that_is_read_under_rcu_wait() -> None:
 
 
 def test_free_lists_off_their_slabs_are_objects_of_kmalloc() -> None:
-    slab, source = machine(KmemCacheArgs("inode", 256, ctor=True), cmdline="noaliencache")
+    slab, source = machine(KmemCacheArgs("inode", 256, ctor="ctor"), cmdline="noaliencache")
     addresses = [slab.kmem_cache_alloc("inode", 0, GFP_KERNEL) for _ in range(16 * 40)]
     assert len(slab.caches["kmalloc-32"].objects) == 40
     for address in addresses:
@@ -231,6 +237,7 @@ def test_tunables_empty_all_arrays_and_bad_ones_change_nothing() -> None:
 def test_limits_count_the_cpus_that_had_come() -> None:
     """The last CPU of a node is not counted for caches of before, the first not for the very first."""
     caches = boot_slab(
+        RULES.rules,
         RULES.kmem_cache_bytes,
         RULES.kmalloc,
         RULES.boot,
@@ -260,3 +267,44 @@ def test_the_reaper_leaves_alone_what_was_used() -> None:
         slab.cache_reap(0, number * REAPTIMEOUT_AC)
         left.append(len(array.entry))
     assert left == [29, 18, 7, 3]  # a fifth of the limit, 11, and of fewer than that a half
+
+
+# SLAB of 3.0, from its source
+
+
+def test_a_slab_of_3_0_goes_as_its_last_object_comes_back() -> None:
+    """6.1 gives back the slab that was empty first, and once all objects are back."""
+    gone = {}
+    for profile in SLAB.values():
+        slab, source = machine(profile=profile)
+        slab.slabinfo_write("inode 4 2 0")  # a node keeps 3 * 2 + 4 free objects
+        objects = slab.kmem_cache_alloc_bulk("inode", 0, GFP_KERNEL, 20)
+        by_page: dict[int, list[int]] = {}
+        for address in objects:
+            by_page.setdefault(virt_to_pfn(address), []).append(address)
+        order = [address for page in sorted(by_page) for address in by_page[page]]
+        slab.kmem_cache_free_bulk("inode", 0, order)
+        gone[profile is RULES] = [nr for nr, pfn in enumerate(sorted(by_page)) if pfn not in source.held]
+    assert gone == {True: [0, 1], False: [2, 3]}
+
+
+def test_struct_slab_comes_from_kmalloc() -> None:
+    slab, _ = machine(profile=SLAB["linux-3.0"])
+    first = slab.kmem_cache_alloc("inode", 0, GFP_KERNEL)
+    assert first is not None
+    info = {info.name: info for info in slab.slabinfo()}
+    assert [name for name, info in info.items() if info.slabs] == ["size-64", "inode"]  # 48 + 4 * 4 bytes
+    page = slab.struct_pages[virt_to_pfn(first)]
+    assert slab.struct_pages[virt_to_pfn(page.off_slab or 0)].cache.name == "size-64"
+    assert page.start == page_address(page.pfn)
+    slab.kmem_cache_free("inode", 0, first)
+    slab.kmem_cache_shrink("inode")
+    slab.kmem_cache_shrink("size-64")
+    assert not slab.struct_pages
+
+
+def test_colours_of_3_0_begin_with_the_first() -> None:
+    slab, _ = machine(KmemCacheArgs("odd", 712), profile=SLAB["linux-3.0"])
+    objects = slab.kmem_cache_alloc_bulk("odd", 0, GFP_KERNEL, 60)
+    slabs = {id(of): of for of in (slab.struct_pages[virt_to_pfn(at)] for at in objects)}.values()
+    assert [of.start - page_address(of.pfn) for of in slabs][:5] == [96, 160, 224, 288, 96]

@@ -6,7 +6,8 @@ import pytest
 
 from numa_service.mm.slab.flags import SlabFlag
 from numa_service.mm.slab.kmem_cache import KmemCacheArgs
-from numa_service.mm.slab.slob import SlobBlock, SlobList, cache_block, kmalloc_block
+from numa_service.mm.slab.profile import slob_of
+from numa_service.mm.slab.slob import SlobBlock, SlobCache, SlobList, cache_block, kmalloc_block
 
 
 @pytest.mark.parametrize(
@@ -53,3 +54,20 @@ def test_blocks_have_units_of_two_bytes() -> None:
 )
 def test_what_an_object_of_a_cache_takes(args: KmemCacheArgs, block: SlobBlock) -> None:
     assert cache_block(args) == block
+
+
+def test_what_3_0_does_differently() -> None:
+    """No alignment of powers of two, and a whole cache line for small objects that ask for one."""
+    old, new = slob_of("linux-3.0"), slob_of("linux-6.1")
+    small = KmemCacheArgs("small", 24, flags=SlabFlag.HWCACHE_ALIGN)
+    assert [kmalloc_block(512, rules) for rules in (old, new)] == [
+        SlobBlock(520, 8, 8, SlobList.MEDIUM, None),
+        SlobBlock(520, 512, 8, SlobList.MEDIUM, None),
+    ]
+    assert [cache_block(small, rules).align for rules in (old, new)] == [64, 32]
+
+
+def test_a_32_bit_kernel_has_a_shorter_footer_and_shorter_lines() -> None:
+    rules = slob_of("linux-6.1", "i386")
+    args = KmemCacheArgs("rcu", 240, flags=SlabFlag.TYPESAFE_BY_RCU | SlabFlag.HWCACHE_ALIGN)
+    assert SlobCache(args, rules).block == SlobBlock(252, 32, 0, SlobList.SMALL, None)

@@ -12,7 +12,7 @@ from numa_service.mm.slab.flags import SlabFlag
 from numa_service.mm.slab.kmem_cache import KmemCacheArgs
 from numa_service.mm.slab.pages import page_address
 from numa_service.mm.slab.reports import SlabBugError
-from numa_service.mm.slab.slob import SlobList
+from numa_service.mm.slab.slob import SlobList, SlobRules
 from numa_service.mm.slab.slob_alloc import Slob
 
 FILES = KmemCacheArgs("files", 224, flags=SlabFlag.HWCACHE_ALIGN)
@@ -28,7 +28,7 @@ CACHES = (
 
 
 def slob_of(source: MadeUpPages) -> Slob:
-    slob = Slob({0: 0}, source)
+    slob = Slob({0: 0}, source, SlobRules())
     for args in CACHES:
         slob.kmem_cache_create(args)
     return slob

@@ -144,7 +144,7 @@ def test_a_cache_merges_with_the_oldest_that_fits_or_the_newest() -> None:
 @pytest.mark.parametrize(
     "args",
     [
-        KmemCacheArgs("constructed", 64, ctor=True),
+        KmemCacheArgs("constructed", 64, ctor="ctor"),
         KmemCacheArgs("copied", 64, usersize=8),
         KmemCacheArgs("rcu", 64, flags=SlabFlag.TYPESAFE_BY_RCU),
         KmemCacheArgs("reclaimable", 64, flags=SlabFlag.RECLAIM_ACCOUNT),

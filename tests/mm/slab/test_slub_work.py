@@ -14,12 +14,11 @@ from mm.slab.reference_slub import FewPages, ReferenceSlub
 from numa_service.mm.gfp import GFP_KERNEL, GFP_MASKS, Gfp, parse_gfp
 from numa_service.mm.profile import LINUX_6_1, LINUX_6_12
 from numa_service.mm.slab.flags import NO_FLAGS, SlabFlag
-from numa_service.mm.slab.kmem_cache import PAGE_SIZE, KmemCacheArgs
+from numa_service.mm.slab.kmem_cache import PAGE_SIZE, X86_64, KmemCacheArgs
 from numa_service.mm.slab.profile import SLUB
 from numa_service.mm.slab.reports import SlabBugError
 from numa_service.mm.slab.slub import SlubCaches
 from numa_service.mm.slab.slub_cpu import KmemCache, SlubMachine
-from numa_service.mm.slab.slub_node import PAGE_OFFSET
 from numa_service.mm.slab.slub_parameters import SlubParameters
 from numa_service.mm.slab.slub_place import SlabRef
 
@@ -225,7 +224,7 @@ def test_wrong_frees_say_what_the_kernel_says_and_change_nothing(flags: SlabFlag
     assert refused(lambda: other.kmem_cache_free(0, objects[1])) == (
         "cache_from_obj: Wrong slab cache. other but object is from test",
     )
-    nowhere = PAGE_OFFSET + 5 * PAGE_SIZE
+    nowhere = X86_64.page_offset + 5 * PAGE_SIZE
     assert refused(lambda: cache.kmem_cache_free(0, nowhere)) == (
         "virt_to_cache: Object is not a Slab page!",
     )

@@ -4,8 +4,8 @@ Boots and workloads are packed as they are. Traces go in their columnar form, no
 finds more in it than zlib does (2 MB for 29 MB of gzipped text). One trace has its first lines as text, too.
 Of slab caches, what describes them is packed; of their traces, the sizes and places of objects, counted, and
 of some caches of SLUB each allocation and free; in an archive of their own, the events of SLAB and SLOB in
-columns with the lines of slabinfo that each command changed. Of vmalloc and of processes the files that are
-used are packed.
+columns with the lines of slabinfo that each command changed. Of vmalloc, of processes and of NUMA balancing
+the files that are used are packed, without memory tiering.
 The same input and the same liblzma give the same bytes.
 """
 
@@ -32,7 +32,7 @@ from numa_service.trace.columnar import write_ntrace
 from numa_service.trace.reader import open_trace
 
 HERE = Path(__file__).resolve().parent
-FOLDERS = ("topologies", "workloads", "traces", "slab", "vmalloc", "processes", "slab-traces")
+FOLDERS = ("topologies", "workloads", "traces", "slab", "vmalloc", "processes", "balancing", "slab-traces")
 #: What is packed of a capture of slab caches, besides its traces.
 SLAB_FILES = {"scenario.json", "guest.sh", "slab.txt", "slab-attributes.txt", "slabinfo.txt", "tunables.txt"}
 #: The allocators whose objects are compared by size and place.
@@ -42,7 +42,8 @@ TEXT_OF = "numa-2n-big/forkmix"
 TEXT_LINES = 20_000
 #: Of captures of vmalloc: what is compared, and what says how it was made.
 VMALLOC_FILES = {"vmallocinfo.txt", "meminfo.txt", "module-files.txt", "scenario.json", "guest.sh"}
-#: Of captures of processes, besides their steps.
+#: Of captures of scripts, besides their steps.
+SCRIPTED = ("processes", "balancing")
 PROCESS_FILES = {"s.gps", "scenario.json", "guest.sh", "zoneinfo.txt"}
 
 
@@ -57,7 +58,9 @@ def contents(folder: Path) -> Iterator[tuple[Path, bytes]]:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         if folder.name == "vmalloc" and path.name not in VMALLOC_FILES:
             continue
-        if folder.name == "processes" and path.parent.name != "steps" and path.name not in PROCESS_FILES:
+        if folder.name in SCRIPTED and path.parent.name != "steps" and path.name not in PROCESS_FILES:
+            continue
+        if path.is_relative_to(folder) and "tiering" in path.parts:
             continue
         if path.name == "t.trace.gz":
             yield path.with_name("t.ntrace"), columnar(path)

@@ -7,6 +7,7 @@ from numa_service.mm.slab.compiled.data import (
     CACHE_PAD,
     CACHE_SIZE,
     CACHE_SPARE,
+    CTL_DIRECT_MAP,
     CTL_DISCARD,
     CTL_DISCARD_LAST,
     CTL_FRAMES,
@@ -41,10 +42,7 @@ from numa_service.mm.slab.compiled.data import (
     slub_at,
 )
 from numa_service.mm.slab.kmem_cache import PAGE_SHIFT
-from numa_service.mm.structs import PAGE_OFFSET
 
-#: The start of the direct map of x86_64, with the sign that the bits have in an int64.
-DIRECT_MAP = PAGE_OFFSET["x86_64"] - (1 << 64)
 #: An odd number whose products are spread well: 2^64 divided by the golden ratio (Knuth, volume 3, 6.4).
 _SPREAD = -7046029254386353131
 
@@ -90,7 +88,7 @@ def object_in(s: SlubData, row: int, address: int) -> int:
 def slub_home(address: int, object_address: int) -> int:
     """Which home has an object that is not in its slab; 0: none, or no object begins there."""
     s = slub_at(address)
-    row = find_slab(s, (object_address - DIRECT_MAP) >> PAGE_SHIFT)
+    row = find_slab(s, (object_address - s.ctl[CTL_DIRECT_MAP]) >> PAGE_SHIFT)
     which = object_in(s, row, object_address) if row >= 0 else i64(NONE)
     return i64(s.home[which]) if which >= 0 else i64(0)
 
@@ -109,7 +107,7 @@ def slub_not_in_slab(address: int, row: int, count: int) -> int:
     """Which of `objects` is the first that does not lie in the pages of a slab; `count` if there is none."""
     s = slub_at(address)
     for i in range(count):
-        if find_slab(s, (s.objects[i] - DIRECT_MAP) >> PAGE_SHIFT) != row:
+        if find_slab(s, (s.objects[i] - s.ctl[CTL_DIRECT_MAP]) >> PAGE_SHIFT) != row:
             return i
     return count
 
@@ -203,7 +201,7 @@ def slub_add_slab(
     s.slabs[row, SLAB_OBJECTS] = objects
     s.slabs[row, SLAB_FROZEN] = 0
     s.slabs[row, SLAB_NODE] = n
-    s.slabs[row, SLAB_ADDRESS] = DIRECT_MAP + (pfn << PAGE_SHIFT) + s.caches[k, CACHE_PAD]
+    s.slabs[row, SLAB_ADDRESS] = s.ctl[CTL_DIRECT_MAP] + (pfn << PAGE_SHIFT) + s.caches[k, CACHE_PAD]
     s.slabs[row, SLAB_NID] = nid
     s.slabs[row, SLAB_PFN] = pfn
     s.slabs[row, SLAB_ORDER] = order
@@ -237,7 +235,7 @@ def check_free(s: SlubData, k: int, address: int, at: int) -> int:
 
     Its slab and its row are noted in rows[at] and which[at]. `k` is NONE for an object of any cache.
     """
-    row = find_slab(s, (address - DIRECT_MAP) >> PAGE_SHIFT)
+    row = find_slab(s, (address - s.ctl[CTL_DIRECT_MAP]) >> PAGE_SHIFT)
     s.rows[at] = row
     if row < 0:
         return i64(FREE_NO_SLAB)

@@ -21,6 +21,7 @@ class LeftBecause(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LEFT_BECAUSE_NO_BLOCK: _ClassVar[LeftBecause]
     LEFT_BECAUSE_WOULD_MIX: _ClassVar[LeftBecause]
     LEFT_BECAUSE_RESERVED: _ClassVar[LeftBecause]
+    LEFT_BECAUSE_FAIR_SHARE: _ClassVar[LeftBecause]
 LEFT_OUT_REASON_UNSPECIFIED: LeftOutReason
 LEFT_OUT_REASON_CLASS: LeftOutReason
 LEFT_OUT_REASON_NODEMASK: LeftOutReason
@@ -29,6 +30,7 @@ LEFT_BECAUSE_BELOW_MARK: LeftBecause
 LEFT_BECAUSE_NO_BLOCK: LeftBecause
 LEFT_BECAUSE_WOULD_MIX: LeftBecause
 LEFT_BECAUSE_RESERVED: LeftBecause
+LEFT_BECAUSE_FAIR_SHARE: LeftBecause
 
 class Explanation(_message.Message):
     __slots__ = ("node", "cpu", "gfp_flags", "order", "count", "migratetype", "classzone", "policy", "profile", "steps", "placement", "cost", "failure")

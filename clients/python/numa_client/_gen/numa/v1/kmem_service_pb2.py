@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from numa_client._gen.numa.v1 import types_pb2 as numa_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1anuma/v1/kmem_service.proto\x12\x07numa.v1\x1a\x13numa/v1/types.proto\"\xab\x01\n\x13\x41llocObjectsRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x15\n\rsession_token\x18\x02 \x01(\x0c\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\r\n\x05\x63\x61\x63he\x18\x04 \x01(\t\x12\r\n\x05\x63ount\x18\x05 \x01(\r\x12\x11\n\tgfp_flags\x18\x06 \x01(\t\x12\x0b\n\x03\x63pu\x18\x07 \x01(\r\x12\x11\n\x04node\x18\x08 \x01(\rH\x00\x88\x01\x01\x42\x07\n\x05_node\"D\n\x14\x41llocObjectsResponse\x12\x0f\n\x07objects\x18\x01 \x01(\x0c\x12\x1b\n\x04\x63ost\x18\x02 \x01(\x0b\x32\r.numa.v1.Cost\"\xa5\x01\n\x0eKmallocRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x15\n\rsession_token\x18\x02 \x01(\x0c\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12\r\n\x05\x63ount\x18\x05 \x01(\r\x12\x11\n\tgfp_flags\x18\x06 \x01(\t\x12\x0b\n\x03\x63pu\x18\x07 \x01(\r\x12\x11\n\x04node\x18\x08 \x01(\rH\x00\x88\x01\x01\x42\x07\n\x05_node\"?\n\x0fKmallocResponse\x12\x0f\n\x07objects\x18\x01 \x01(\x0c\x12\x1b\n\x04\x63ost\x18\x02 \x01(\x0b\x32\r.numa.v1.Cost\"}\n\x12\x46reeObjectsRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x15\n\rsession_token\x18\x02 \x01(\x0c\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\r\n\x05\x63\x61\x63he\x18\x04 \x01(\t\x12\x0f\n\x07objects\x18\x05 \x01(\x0c\x12\x0b\n\x03\x63pu\x18\x06 \x01(\r\"I\n\x13\x46reeObjectsResponse\x12\x15\n\rfreed_objects\x18\x01 \x01(\r\x12\x1b\n\x04\x63ost\x18\x02 \x01(\x0b\x32\r.numa.v1.Cost\"7\n\x12ShrinkCacheRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x63\x61\x63he\x18\x02 \x01(\t\"$\n\x13ShrinkCacheResponse\x12\r\n\x05slabs\x18\x01 \x01(\x04\"\x13\n\x11ListCachesRequest\"8\n\x12ListCachesResponse\x12\"\n\x06\x63\x61\x63hes\x18\x01 \x03(\x0b\x32\x12.numa.v1.SlabCache\"\xa1\x01\n\tSlabCache\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61liases\x18\x02 \x03(\t\x12\x14\n\x0cobject_bytes\x18\x03 \x01(\x04\x12\x18\n\x10objects_per_slab\x18\x04 \x01(\r\x12\r\n\x05order\x18\x05 \x01(\r\x12\x16\n\x0e\x61\x63tive_objects\x18\x06 \x01(\x04\x12\x0f\n\x07objects\x18\x07 \x01(\x04\x12\r\n\x05slabs\x18\x08 \x01(\x04\x32\xf3\x02\n\x0bKmemService\x12K\n\x0c\x41llocObjects\x12\x1c.numa.v1.AllocObjectsRequest\x1a\x1d.numa.v1.AllocObjectsResponse\x12<\n\x07Kmalloc\x12\x17.numa.v1.KmallocRequest\x1a\x18.numa.v1.KmallocResponse\x12H\n\x0b\x46reeObjects\x12\x1b.numa.v1.FreeObjectsRequest\x1a\x1c.numa.v1.FreeObjectsResponse\x12H\n\x0bShrinkCache\x12\x1b.numa.v1.ShrinkCacheRequest\x1a\x1c.numa.v1.ShrinkCacheResponse\x12\x45\n\nListCaches\x12\x1a.numa.v1.ListCachesRequest\x1a\x1b.numa.v1.ListCachesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1anuma/v1/kmem_service.proto\x12\x07numa.v1\x1a\x13numa/v1/types.proto\"\xab\x01\n\x13\x41llocObjectsRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x15\n\rsession_token\x18\x02 \x01(\x0c\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\r\n\x05\x63\x61\x63he\x18\x04 \x01(\t\x12\r\n\x05\x63ount\x18\x05 \x01(\r\x12\x11\n\tgfp_flags\x18\x06 \x01(\t\x12\x0b\n\x03\x63pu\x18\x07 \x01(\r\x12\x11\n\x04node\x18\x08 \x01(\rH\x00\x88\x01\x01\x42\x07\n\x05_node\"T\n\x14\x41llocObjectsResponse\x12\x0f\n\x07objects\x18\x01 \x01(\x0c\x12\x1b\n\x04\x63ost\x18\x02 \x01(\x0b\x32\r.numa.v1.Cost\x12\x0e\n\x06report\x18\x03 \x03(\t\"\xa5\x01\n\x0eKmallocRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x15\n\rsession_token\x18\x02 \x01(\x0c\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12\r\n\x05\x63ount\x18\x05 \x01(\r\x12\x11\n\tgfp_flags\x18\x06 \x01(\t\x12\x0b\n\x03\x63pu\x18\x07 \x01(\r\x12\x11\n\x04node\x18\x08 \x01(\rH\x00\x88\x01\x01\x42\x07\n\x05_node\"O\n\x0fKmallocResponse\x12\x0f\n\x07objects\x18\x01 \x01(\x0c\x12\x1b\n\x04\x63ost\x18\x02 \x01(\x0b\x32\r.numa.v1.Cost\x12\x0e\n\x06report\x18\x03 \x03(\t\"}\n\x12\x46reeObjectsRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x15\n\rsession_token\x18\x02 \x01(\x0c\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\r\n\x05\x63\x61\x63he\x18\x04 \x01(\t\x12\x0f\n\x07objects\x18\x05 \x01(\x0c\x12\x0b\n\x03\x63pu\x18\x06 \x01(\r\"I\n\x13\x46reeObjectsResponse\x12\x15\n\rfreed_objects\x18\x01 \x01(\r\x12\x1b\n\x04\x63ost\x18\x02 \x01(\x0b\x32\r.numa.v1.Cost\"7\n\x12ShrinkCacheRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x63\x61\x63he\x18\x02 \x01(\t\"$\n\x13ShrinkCacheResponse\x12\r\n\x05slabs\x18\x01 \x01(\x04\"6\n\x11\x46lushCacheRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x63\x61\x63he\x18\x02 \x01(\t\"\x14\n\x12\x46lushCacheResponse\"9\n\x14ShutdownCacheRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x63\x61\x63he\x18\x02 \x01(\t\"6\n\x15ShutdownCacheResponse\x12\r\n\x05slabs\x18\x01 \x01(\x04\x12\x0e\n\x06report\x18\x02 \x03(\t\"\x8b\x01\n\x12WriteObjectRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x15\n\rsession_token\x18\x02 \x01(\x0c\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0e\n\x06object\x18\x04 \x01(\x06\x12\x0e\n\x06offset\x18\x05 \x01(\x12\x12\x0c\n\x04\x64\x61ta\x18\x06 \x01(\x0c\x12\x0b\n\x03\x63pu\x18\x07 \x01(\r\"\x15\n\x13WriteObjectResponse\"9\n\x14ValidateCacheRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x63\x61\x63he\x18\x02 \x01(\t\"\'\n\x15ValidateCacheResponse\x12\x0e\n\x06report\x18\x01 \x03(\t\"\x13\n\x11ListCachesRequest\"8\n\x12ListCachesResponse\x12\"\n\x06\x63\x61\x63hes\x18\x01 \x03(\x0b\x32\x12.numa.v1.SlabCache\"\xa1\x01\n\tSlabCache\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61liases\x18\x02 \x03(\t\x12\x14\n\x0cobject_bytes\x18\x03 \x01(\x04\x12\x18\n\x10objects_per_slab\x18\x04 \x01(\r\x12\r\n\x05order\x18\x05 \x01(\r\x12\x16\n\x0e\x61\x63tive_objects\x18\x06 \x01(\x04\x12\x0f\n\x07objects\x18\x07 \x01(\x04\x12\r\n\x05slabs\x18\x08 \x01(\x04\x32\xa4\x05\n\x0bKmemService\x12K\n\x0c\x41llocObjects\x12\x1c.numa.v1.AllocObjectsRequest\x1a\x1d.numa.v1.AllocObjectsResponse\x12<\n\x07Kmalloc\x12\x17.numa.v1.KmallocRequest\x1a\x18.numa.v1.KmallocResponse\x12H\n\x0b\x46reeObjects\x12\x1b.numa.v1.FreeObjectsRequest\x1a\x1c.numa.v1.FreeObjectsResponse\x12H\n\x0bShrinkCache\x12\x1b.numa.v1.ShrinkCacheRequest\x1a\x1c.numa.v1.ShrinkCacheResponse\x12\x45\n\nFlushCache\x12\x1a.numa.v1.FlushCacheRequest\x1a\x1b.numa.v1.FlushCacheResponse\x12N\n\rShutdownCache\x12\x1d.numa.v1.ShutdownCacheRequest\x1a\x1e.numa.v1.ShutdownCacheResponse\x12H\n\x0bWriteObject\x12\x1b.numa.v1.WriteObjectRequest\x1a\x1c.numa.v1.WriteObjectResponse\x12N\n\rValidateCache\x12\x1d.numa.v1.ValidateCacheRequest\x1a\x1e.numa.v1.ValidateCacheResponse\x12\x45\n\nListCaches\x12\x1a.numa.v1.ListCachesRequest\x1a\x1b.numa.v1.ListCachesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,25 +35,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ALLOCOBJECTSREQUEST']._serialized_start=61
   _globals['_ALLOCOBJECTSREQUEST']._serialized_end=232
   _globals['_ALLOCOBJECTSRESPONSE']._serialized_start=234
-  _globals['_ALLOCOBJECTSRESPONSE']._serialized_end=302
-  _globals['_KMALLOCREQUEST']._serialized_start=305
-  _globals['_KMALLOCREQUEST']._serialized_end=470
-  _globals['_KMALLOCRESPONSE']._serialized_start=472
-  _globals['_KMALLOCRESPONSE']._serialized_end=535
-  _globals['_FREEOBJECTSREQUEST']._serialized_start=537
-  _globals['_FREEOBJECTSREQUEST']._serialized_end=662
-  _globals['_FREEOBJECTSRESPONSE']._serialized_start=664
-  _globals['_FREEOBJECTSRESPONSE']._serialized_end=737
-  _globals['_SHRINKCACHEREQUEST']._serialized_start=739
-  _globals['_SHRINKCACHEREQUEST']._serialized_end=794
-  _globals['_SHRINKCACHERESPONSE']._serialized_start=796
-  _globals['_SHRINKCACHERESPONSE']._serialized_end=832
-  _globals['_LISTCACHESREQUEST']._serialized_start=834
-  _globals['_LISTCACHESREQUEST']._serialized_end=853
-  _globals['_LISTCACHESRESPONSE']._serialized_start=855
-  _globals['_LISTCACHESRESPONSE']._serialized_end=911
-  _globals['_SLABCACHE']._serialized_start=914
-  _globals['_SLABCACHE']._serialized_end=1075
-  _globals['_KMEMSERVICE']._serialized_start=1078
-  _globals['_KMEMSERVICE']._serialized_end=1449
+  _globals['_ALLOCOBJECTSRESPONSE']._serialized_end=318
+  _globals['_KMALLOCREQUEST']._serialized_start=321
+  _globals['_KMALLOCREQUEST']._serialized_end=486
+  _globals['_KMALLOCRESPONSE']._serialized_start=488
+  _globals['_KMALLOCRESPONSE']._serialized_end=567
+  _globals['_FREEOBJECTSREQUEST']._serialized_start=569
+  _globals['_FREEOBJECTSREQUEST']._serialized_end=694
+  _globals['_FREEOBJECTSRESPONSE']._serialized_start=696
+  _globals['_FREEOBJECTSRESPONSE']._serialized_end=769
+  _globals['_SHRINKCACHEREQUEST']._serialized_start=771
+  _globals['_SHRINKCACHEREQUEST']._serialized_end=826
+  _globals['_SHRINKCACHERESPONSE']._serialized_start=828
+  _globals['_SHRINKCACHERESPONSE']._serialized_end=864
+  _globals['_FLUSHCACHEREQUEST']._serialized_start=866
+  _globals['_FLUSHCACHEREQUEST']._serialized_end=920
+  _globals['_FLUSHCACHERESPONSE']._serialized_start=922
+  _globals['_FLUSHCACHERESPONSE']._serialized_end=942
+  _globals['_SHUTDOWNCACHEREQUEST']._serialized_start=944
+  _globals['_SHUTDOWNCACHEREQUEST']._serialized_end=1001
+  _globals['_SHUTDOWNCACHERESPONSE']._serialized_start=1003
+  _globals['_SHUTDOWNCACHERESPONSE']._serialized_end=1057
+  _globals['_WRITEOBJECTREQUEST']._serialized_start=1060
+  _globals['_WRITEOBJECTREQUEST']._serialized_end=1199
+  _globals['_WRITEOBJECTRESPONSE']._serialized_start=1201
+  _globals['_WRITEOBJECTRESPONSE']._serialized_end=1222
+  _globals['_VALIDATECACHEREQUEST']._serialized_start=1224
+  _globals['_VALIDATECACHEREQUEST']._serialized_end=1281
+  _globals['_VALIDATECACHERESPONSE']._serialized_start=1283
+  _globals['_VALIDATECACHERESPONSE']._serialized_end=1322
+  _globals['_LISTCACHESREQUEST']._serialized_start=1324
+  _globals['_LISTCACHESREQUEST']._serialized_end=1343
+  _globals['_LISTCACHESRESPONSE']._serialized_start=1345
+  _globals['_LISTCACHESRESPONSE']._serialized_end=1401
+  _globals['_SLABCACHE']._serialized_start=1404
+  _globals['_SLABCACHE']._serialized_end=1565
+  _globals['_KMEMSERVICE']._serialized_start=1568
+  _globals['_KMEMSERVICE']._serialized_end=2244
 # @@protoc_insertion_point(module_scope)

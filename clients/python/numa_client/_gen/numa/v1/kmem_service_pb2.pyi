@@ -28,12 +28,14 @@ class AllocObjectsRequest(_message.Message):
     def __init__(self, session: _Optional[int] = ..., session_token: _Optional[bytes] = ..., request_id: _Optional[str] = ..., cache: _Optional[str] = ..., count: _Optional[int] = ..., gfp_flags: _Optional[str] = ..., cpu: _Optional[int] = ..., node: _Optional[int] = ...) -> None: ...
 
 class AllocObjectsResponse(_message.Message):
-    __slots__ = ("objects", "cost")
+    __slots__ = ("objects", "cost", "report")
     OBJECTS_FIELD_NUMBER: _ClassVar[int]
     COST_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
     objects: bytes
     cost: _types_pb2.Cost
-    def __init__(self, objects: _Optional[bytes] = ..., cost: _Optional[_Union[_types_pb2.Cost, _Mapping]] = ...) -> None: ...
+    report: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, objects: _Optional[bytes] = ..., cost: _Optional[_Union[_types_pb2.Cost, _Mapping]] = ..., report: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class KmallocRequest(_message.Message):
     __slots__ = ("session", "session_token", "request_id", "size", "count", "gfp_flags", "cpu", "node")
@@ -56,12 +58,14 @@ class KmallocRequest(_message.Message):
     def __init__(self, session: _Optional[int] = ..., session_token: _Optional[bytes] = ..., request_id: _Optional[str] = ..., size: _Optional[int] = ..., count: _Optional[int] = ..., gfp_flags: _Optional[str] = ..., cpu: _Optional[int] = ..., node: _Optional[int] = ...) -> None: ...
 
 class KmallocResponse(_message.Message):
-    __slots__ = ("objects", "cost")
+    __slots__ = ("objects", "cost", "report")
     OBJECTS_FIELD_NUMBER: _ClassVar[int]
     COST_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
     objects: bytes
     cost: _types_pb2.Cost
-    def __init__(self, objects: _Optional[bytes] = ..., cost: _Optional[_Union[_types_pb2.Cost, _Mapping]] = ...) -> None: ...
+    report: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, objects: _Optional[bytes] = ..., cost: _Optional[_Union[_types_pb2.Cost, _Mapping]] = ..., report: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class FreeObjectsRequest(_message.Message):
     __slots__ = ("session", "session_token", "request_id", "cache", "objects", "cpu")
@@ -100,6 +104,70 @@ class ShrinkCacheResponse(_message.Message):
     SLABS_FIELD_NUMBER: _ClassVar[int]
     slabs: int
     def __init__(self, slabs: _Optional[int] = ...) -> None: ...
+
+class FlushCacheRequest(_message.Message):
+    __slots__ = ("request_id", "cache")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CACHE_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    cache: str
+    def __init__(self, request_id: _Optional[str] = ..., cache: _Optional[str] = ...) -> None: ...
+
+class FlushCacheResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ShutdownCacheRequest(_message.Message):
+    __slots__ = ("request_id", "cache")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CACHE_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    cache: str
+    def __init__(self, request_id: _Optional[str] = ..., cache: _Optional[str] = ...) -> None: ...
+
+class ShutdownCacheResponse(_message.Message):
+    __slots__ = ("slabs", "report")
+    SLABS_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    slabs: int
+    report: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, slabs: _Optional[int] = ..., report: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class WriteObjectRequest(_message.Message):
+    __slots__ = ("session", "session_token", "request_id", "object", "offset", "data", "cpu")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    SESSION_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    OBJECT_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    CPU_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    session_token: bytes
+    request_id: str
+    object: int
+    offset: int
+    data: bytes
+    cpu: int
+    def __init__(self, session: _Optional[int] = ..., session_token: _Optional[bytes] = ..., request_id: _Optional[str] = ..., object: _Optional[int] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., cpu: _Optional[int] = ...) -> None: ...
+
+class WriteObjectResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ValidateCacheRequest(_message.Message):
+    __slots__ = ("request_id", "cache")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CACHE_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    cache: str
+    def __init__(self, request_id: _Optional[str] = ..., cache: _Optional[str] = ...) -> None: ...
+
+class ValidateCacheResponse(_message.Message):
+    __slots__ = ("report",)
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    report: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, report: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListCachesRequest(_message.Message):
     __slots__ = ()

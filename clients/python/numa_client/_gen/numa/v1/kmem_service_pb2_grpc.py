@@ -58,6 +58,26 @@ class KmemServiceStub:
                 request_serializer=numa_dot_v1_dot_kmem__service__pb2.ShrinkCacheRequest.SerializeToString,
                 response_deserializer=numa_dot_v1_dot_kmem__service__pb2.ShrinkCacheResponse.FromString,
                 _registered_method=True)
+        self.FlushCache = channel.unary_unary(
+                '/numa.v1.KmemService/FlushCache',
+                request_serializer=numa_dot_v1_dot_kmem__service__pb2.FlushCacheRequest.SerializeToString,
+                response_deserializer=numa_dot_v1_dot_kmem__service__pb2.FlushCacheResponse.FromString,
+                _registered_method=True)
+        self.ShutdownCache = channel.unary_unary(
+                '/numa.v1.KmemService/ShutdownCache',
+                request_serializer=numa_dot_v1_dot_kmem__service__pb2.ShutdownCacheRequest.SerializeToString,
+                response_deserializer=numa_dot_v1_dot_kmem__service__pb2.ShutdownCacheResponse.FromString,
+                _registered_method=True)
+        self.WriteObject = channel.unary_unary(
+                '/numa.v1.KmemService/WriteObject',
+                request_serializer=numa_dot_v1_dot_kmem__service__pb2.WriteObjectRequest.SerializeToString,
+                response_deserializer=numa_dot_v1_dot_kmem__service__pb2.WriteObjectResponse.FromString,
+                _registered_method=True)
+        self.ValidateCache = channel.unary_unary(
+                '/numa.v1.KmemService/ValidateCache',
+                request_serializer=numa_dot_v1_dot_kmem__service__pb2.ValidateCacheRequest.SerializeToString,
+                response_deserializer=numa_dot_v1_dot_kmem__service__pb2.ValidateCacheResponse.FromString,
+                _registered_method=True)
         self.ListCaches = channel.unary_unary(
                 '/numa.v1.KmemService/ListCaches',
                 request_serializer=numa_dot_v1_dot_kmem__service__pb2.ListCachesRequest.SerializeToString,
@@ -103,6 +123,37 @@ class KmemServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FlushCache(self, request, context):
+        """Takes a cache's slabs from the CPUs of this node (flush_all).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShutdownCache(self, request, context):
+        """Frees the empty slabs that a cache which is being destroyed has in the memory of this node, and reports others.
+        MachineService.DestroyCache asks every node for it. FAILED_PRECONDITION if the cache is not being destroyed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WriteObject(self, request, context):
+        """Notes that a task has written to memory where the bytes of an object are not its own: past its end, before its
+        start, or to an object that is free. Nothing follows from it here; in a cache with debugging the kernel's checks find
+        it: at FreeObjects, at an allocation (AllocObjectsResponse.report), or when 1 is written to `validate` of the cache.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ValidateCache(self, request, context):
+        """Checks the objects that a cache has in the memory of this node (validate_slab_cache).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListCaches(self, request, context):
         """Reads the caches of the machine, with the slabs that each has in the memory of this node.
         """
@@ -132,6 +183,26 @@ def add_KmemServiceServicer_to_server(servicer, server):
                     servicer.ShrinkCache,
                     request_deserializer=numa_dot_v1_dot_kmem__service__pb2.ShrinkCacheRequest.FromString,
                     response_serializer=numa_dot_v1_dot_kmem__service__pb2.ShrinkCacheResponse.SerializeToString,
+            ),
+            'FlushCache': grpc.unary_unary_rpc_method_handler(
+                    servicer.FlushCache,
+                    request_deserializer=numa_dot_v1_dot_kmem__service__pb2.FlushCacheRequest.FromString,
+                    response_serializer=numa_dot_v1_dot_kmem__service__pb2.FlushCacheResponse.SerializeToString,
+            ),
+            'ShutdownCache': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShutdownCache,
+                    request_deserializer=numa_dot_v1_dot_kmem__service__pb2.ShutdownCacheRequest.FromString,
+                    response_serializer=numa_dot_v1_dot_kmem__service__pb2.ShutdownCacheResponse.SerializeToString,
+            ),
+            'WriteObject': grpc.unary_unary_rpc_method_handler(
+                    servicer.WriteObject,
+                    request_deserializer=numa_dot_v1_dot_kmem__service__pb2.WriteObjectRequest.FromString,
+                    response_serializer=numa_dot_v1_dot_kmem__service__pb2.WriteObjectResponse.SerializeToString,
+            ),
+            'ValidateCache': grpc.unary_unary_rpc_method_handler(
+                    servicer.ValidateCache,
+                    request_deserializer=numa_dot_v1_dot_kmem__service__pb2.ValidateCacheRequest.FromString,
+                    response_serializer=numa_dot_v1_dot_kmem__service__pb2.ValidateCacheResponse.SerializeToString,
             ),
             'ListCaches': grpc.unary_unary_rpc_method_handler(
                     servicer.ListCaches,
@@ -251,6 +322,114 @@ class KmemService:
             '/numa.v1.KmemService/ShrinkCache',
             numa_dot_v1_dot_kmem__service__pb2.ShrinkCacheRequest.SerializeToString,
             numa_dot_v1_dot_kmem__service__pb2.ShrinkCacheResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FlushCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/numa.v1.KmemService/FlushCache',
+            numa_dot_v1_dot_kmem__service__pb2.FlushCacheRequest.SerializeToString,
+            numa_dot_v1_dot_kmem__service__pb2.FlushCacheResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShutdownCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/numa.v1.KmemService/ShutdownCache',
+            numa_dot_v1_dot_kmem__service__pb2.ShutdownCacheRequest.SerializeToString,
+            numa_dot_v1_dot_kmem__service__pb2.ShutdownCacheResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WriteObject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/numa.v1.KmemService/WriteObject',
+            numa_dot_v1_dot_kmem__service__pb2.WriteObjectRequest.SerializeToString,
+            numa_dot_v1_dot_kmem__service__pb2.WriteObjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ValidateCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/numa.v1.KmemService/ValidateCache',
+            numa_dot_v1_dot_kmem__service__pb2.ValidateCacheRequest.SerializeToString,
+            numa_dot_v1_dot_kmem__service__pb2.ValidateCacheResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,19 @@ class KmemServiceStub:
     """Takes a cache's slabs from the CPUs of this node, and frees empty slabs in its memory (kmem_cache_shrink). A whole
     machine is shrunk node by node.
     """
+    FlushCache: _grpc.UnaryUnaryMultiCallable[_kmem_service_pb2.FlushCacheRequest, _kmem_service_pb2.FlushCacheResponse]
+    """Takes a cache's slabs from the CPUs of this node (flush_all)."""
+    ShutdownCache: _grpc.UnaryUnaryMultiCallable[_kmem_service_pb2.ShutdownCacheRequest, _kmem_service_pb2.ShutdownCacheResponse]
+    """Frees the empty slabs that a cache which is being destroyed has in the memory of this node, and reports others.
+    MachineService.DestroyCache asks every node for it. FAILED_PRECONDITION if the cache is not being destroyed.
+    """
+    WriteObject: _grpc.UnaryUnaryMultiCallable[_kmem_service_pb2.WriteObjectRequest, _kmem_service_pb2.WriteObjectResponse]
+    """Notes that a task has written to memory where the bytes of an object are not its own: past its end, before its
+    start, or to an object that is free. Nothing follows from it here; in a cache with debugging the kernel's checks find
+    it: at FreeObjects, at an allocation (AllocObjectsResponse.report), or when 1 is written to `validate` of the cache.
+    """
+    ValidateCache: _grpc.UnaryUnaryMultiCallable[_kmem_service_pb2.ValidateCacheRequest, _kmem_service_pb2.ValidateCacheResponse]
+    """Checks the objects that a cache has in the memory of this node (validate_slab_cache)."""
     ListCaches: _grpc.UnaryUnaryMultiCallable[_kmem_service_pb2.ListCachesRequest, _kmem_service_pb2.ListCachesResponse]
     """Reads the caches of the machine, with the slabs that each has in the memory of this node."""
 
@@ -75,6 +88,19 @@ class KmemServiceAsyncStub(KmemServiceStub):
     """Takes a cache's slabs from the CPUs of this node, and frees empty slabs in its memory (kmem_cache_shrink). A whole
     machine is shrunk node by node.
     """
+    FlushCache: _aio.UnaryUnaryMultiCallable[_kmem_service_pb2.FlushCacheRequest, _kmem_service_pb2.FlushCacheResponse]  # type: ignore[assignment]
+    """Takes a cache's slabs from the CPUs of this node (flush_all)."""
+    ShutdownCache: _aio.UnaryUnaryMultiCallable[_kmem_service_pb2.ShutdownCacheRequest, _kmem_service_pb2.ShutdownCacheResponse]  # type: ignore[assignment]
+    """Frees the empty slabs that a cache which is being destroyed has in the memory of this node, and reports others.
+    MachineService.DestroyCache asks every node for it. FAILED_PRECONDITION if the cache is not being destroyed.
+    """
+    WriteObject: _aio.UnaryUnaryMultiCallable[_kmem_service_pb2.WriteObjectRequest, _kmem_service_pb2.WriteObjectResponse]  # type: ignore[assignment]
+    """Notes that a task has written to memory where the bytes of an object are not its own: past its end, before its
+    start, or to an object that is free. Nothing follows from it here; in a cache with debugging the kernel's checks find
+    it: at FreeObjects, at an allocation (AllocObjectsResponse.report), or when 1 is written to `validate` of the cache.
+    """
+    ValidateCache: _aio.UnaryUnaryMultiCallable[_kmem_service_pb2.ValidateCacheRequest, _kmem_service_pb2.ValidateCacheResponse]  # type: ignore[assignment]
+    """Checks the objects that a cache has in the memory of this node (validate_slab_cache)."""
     ListCaches: _aio.UnaryUnaryMultiCallable[_kmem_service_pb2.ListCachesRequest, _kmem_service_pb2.ListCachesResponse]  # type: ignore[assignment]
     """Reads the caches of the machine, with the slabs that each has in the memory of this node."""
 
@@ -121,6 +147,43 @@ class KmemServiceServicer(metaclass=_abc_1.ABCMeta):
         """Takes a cache's slabs from the CPUs of this node, and frees empty slabs in its memory (kmem_cache_shrink). A whole
         machine is shrunk node by node.
         """
+
+    @_abc_1.abstractmethod
+    def FlushCache(
+        self,
+        request: _kmem_service_pb2.FlushCacheRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_kmem_service_pb2.FlushCacheResponse, _abc.Awaitable[_kmem_service_pb2.FlushCacheResponse]]:
+        """Takes a cache's slabs from the CPUs of this node (flush_all)."""
+
+    @_abc_1.abstractmethod
+    def ShutdownCache(
+        self,
+        request: _kmem_service_pb2.ShutdownCacheRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_kmem_service_pb2.ShutdownCacheResponse, _abc.Awaitable[_kmem_service_pb2.ShutdownCacheResponse]]:
+        """Frees the empty slabs that a cache which is being destroyed has in the memory of this node, and reports others.
+        MachineService.DestroyCache asks every node for it. FAILED_PRECONDITION if the cache is not being destroyed.
+        """
+
+    @_abc_1.abstractmethod
+    def WriteObject(
+        self,
+        request: _kmem_service_pb2.WriteObjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_kmem_service_pb2.WriteObjectResponse, _abc.Awaitable[_kmem_service_pb2.WriteObjectResponse]]:
+        """Notes that a task has written to memory where the bytes of an object are not its own: past its end, before its
+        start, or to an object that is free. Nothing follows from it here; in a cache with debugging the kernel's checks find
+        it: at FreeObjects, at an allocation (AllocObjectsResponse.report), or when 1 is written to `validate` of the cache.
+        """
+
+    @_abc_1.abstractmethod
+    def ValidateCache(
+        self,
+        request: _kmem_service_pb2.ValidateCacheRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_kmem_service_pb2.ValidateCacheResponse, _abc.Awaitable[_kmem_service_pb2.ValidateCacheResponse]]:
+        """Checks the objects that a cache has in the memory of this node (validate_slab_cache)."""
 
     @_abc_1.abstractmethod
     def ListCaches(

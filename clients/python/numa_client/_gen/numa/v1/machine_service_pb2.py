@@ -24,19 +24,27 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dnuma/v1/machine_service.proto\x12\x07numa.v1\"\x13\n\x11GetMachineRequest\"h\n\x12GetMachineResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12 \n\x05nodes\x18\x03 \x03(\x0b\x32\x11.numa.v1.NodeInfo\x12\x11\n\tdistances\x18\x04 \x03(\r\"\x8c\x01\n\x08NodeInfo\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x0c\n\x04\x63pus\x18\x02 \x03(\r\x12\x15\n\rmanaged_pages\x18\x03 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x13\n\x0bmetrics_url\x18\x05 \x01(\t\x12\x0f\n\x07lineage\x18\x06 \x01(\x04\x12\x16\n\x0e\x66\x61llback_order\x18\x07 \x03(\r2W\n\x0eMachineService\x12\x45\n\nGetMachine\x12\x1a.numa.v1.GetMachineRequest\x1a\x1b.numa.v1.GetMachineResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dnuma/v1/machine_service.proto\x12\x07numa.v1\"\x82\x01\n\x12\x43reateCacheRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\r\n\x05\x61lign\x18\x04 \x01(\r\x12\r\n\x05\x66lags\x18\x05 \x01(\t\x12\x0c\n\x04\x63tor\x18\x06 \x01(\t\x12\x10\n\x08usersize\x18\x07 \x01(\x04\"$\n\x13\x43reateCacheResponse\x12\r\n\x05\x63\x61\x63he\x18\x01 \x01(\t\"7\n\x13\x44\x65stroyCacheRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"&\n\x14\x44\x65stroyCacheResponse\x12\x0e\n\x06shared\x18\x01 \x01(\x08\"\x13\n\x11GetMachineRequest\"h\n\x12GetMachineResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12 \n\x05nodes\x18\x03 \x03(\x0b\x32\x11.numa.v1.NodeInfo\x12\x11\n\tdistances\x18\x04 \x03(\r\"\x8c\x01\n\x08NodeInfo\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x0c\n\x04\x63pus\x18\x02 \x03(\r\x12\x15\n\rmanaged_pages\x18\x03 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x13\n\x0bmetrics_url\x18\x05 \x01(\t\x12\x0f\n\x07lineage\x18\x06 \x01(\x04\x12\x16\n\x0e\x66\x61llback_order\x18\x07 \x03(\r2\xee\x01\n\x0eMachineService\x12\x45\n\nGetMachine\x12\x1a.numa.v1.GetMachineRequest\x1a\x1b.numa.v1.GetMachineResponse\x12H\n\x0b\x43reateCache\x12\x1b.numa.v1.CreateCacheRequest\x1a\x1c.numa.v1.CreateCacheResponse\x12K\n\x0c\x44\x65stroyCache\x12\x1c.numa.v1.DestroyCacheRequest\x1a\x1d.numa.v1.DestroyCacheResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'numa.v1.machine_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETMACHINEREQUEST']._serialized_start=42
-  _globals['_GETMACHINEREQUEST']._serialized_end=61
-  _globals['_GETMACHINERESPONSE']._serialized_start=63
-  _globals['_GETMACHINERESPONSE']._serialized_end=167
-  _globals['_NODEINFO']._serialized_start=170
-  _globals['_NODEINFO']._serialized_end=310
-  _globals['_MACHINESERVICE']._serialized_start=312
-  _globals['_MACHINESERVICE']._serialized_end=399
+  _globals['_CREATECACHEREQUEST']._serialized_start=43
+  _globals['_CREATECACHEREQUEST']._serialized_end=173
+  _globals['_CREATECACHERESPONSE']._serialized_start=175
+  _globals['_CREATECACHERESPONSE']._serialized_end=211
+  _globals['_DESTROYCACHEREQUEST']._serialized_start=213
+  _globals['_DESTROYCACHEREQUEST']._serialized_end=268
+  _globals['_DESTROYCACHERESPONSE']._serialized_start=270
+  _globals['_DESTROYCACHERESPONSE']._serialized_end=308
+  _globals['_GETMACHINEREQUEST']._serialized_start=310
+  _globals['_GETMACHINEREQUEST']._serialized_end=329
+  _globals['_GETMACHINERESPONSE']._serialized_start=331
+  _globals['_GETMACHINERESPONSE']._serialized_end=435
+  _globals['_NODEINFO']._serialized_start=438
+  _globals['_NODEINFO']._serialized_end=578
+  _globals['_MACHINESERVICE']._serialized_start=581
+  _globals['_MACHINESERVICE']._serialized_end=819
 # @@protoc_insertion_point(module_scope)

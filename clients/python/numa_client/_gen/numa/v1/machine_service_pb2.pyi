@@ -6,6 +6,44 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class CreateCacheRequest(_message.Message):
+    __slots__ = ("request_id", "name", "size", "align", "flags", "ctor", "usersize")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    ALIGN_FIELD_NUMBER: _ClassVar[int]
+    FLAGS_FIELD_NUMBER: _ClassVar[int]
+    CTOR_FIELD_NUMBER: _ClassVar[int]
+    USERSIZE_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    name: str
+    size: int
+    align: int
+    flags: str
+    ctor: str
+    usersize: int
+    def __init__(self, request_id: _Optional[str] = ..., name: _Optional[str] = ..., size: _Optional[int] = ..., align: _Optional[int] = ..., flags: _Optional[str] = ..., ctor: _Optional[str] = ..., usersize: _Optional[int] = ...) -> None: ...
+
+class CreateCacheResponse(_message.Message):
+    __slots__ = ("cache",)
+    CACHE_FIELD_NUMBER: _ClassVar[int]
+    cache: str
+    def __init__(self, cache: _Optional[str] = ...) -> None: ...
+
+class DestroyCacheRequest(_message.Message):
+    __slots__ = ("request_id", "name")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    name: str
+    def __init__(self, request_id: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class DestroyCacheResponse(_message.Message):
+    __slots__ = ("shared",)
+    SHARED_FIELD_NUMBER: _ClassVar[int]
+    shared: bool
+    def __init__(self, shared: _Optional[bool] = ...) -> None: ...
+
 class GetMachineRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

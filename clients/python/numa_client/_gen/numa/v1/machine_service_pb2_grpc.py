@@ -40,6 +40,16 @@ class MachineServiceStub:
                 request_serializer=numa_dot_v1_dot_machine__service__pb2.GetMachineRequest.SerializeToString,
                 response_deserializer=numa_dot_v1_dot_machine__service__pb2.GetMachineResponse.FromString,
                 _registered_method=True)
+        self.CreateCache = channel.unary_unary(
+                '/numa.v1.MachineService/CreateCache',
+                request_serializer=numa_dot_v1_dot_machine__service__pb2.CreateCacheRequest.SerializeToString,
+                response_deserializer=numa_dot_v1_dot_machine__service__pb2.CreateCacheResponse.FromString,
+                _registered_method=True)
+        self.DestroyCache = channel.unary_unary(
+                '/numa.v1.MachineService/DestroyCache',
+                request_serializer=numa_dot_v1_dot_machine__service__pb2.DestroyCacheRequest.SerializeToString,
+                response_deserializer=numa_dot_v1_dot_machine__service__pb2.DestroyCacheResponse.FromString,
+                _registered_method=True)
 
 
 class MachineServiceServicer:
@@ -53,6 +63,23 @@ class MachineServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateCache(self, request, context):
+        """Makes a slab cache, on all nodes, or lets one that fits be shared (kmem_cache_create). INVALID_ARGUMENT: the name is
+        taken, or no slab can hold an object. Its objects are those of KmemService.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DestroyCache(self, request, context):
+        """Says that a creator needs its cache no more (kmem_cache_destroy); the last of those that share one ends it, on all
+        nodes. FAILED_PRECONDITION with the reason SLAB_BUG if it has objects: ErrorInfo.metadata["report"] has the kernel's
+        lines, and nothing is changed. UNAVAILABLE if a node does not answer, which may have some.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MachineServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +87,16 @@ def add_MachineServiceServicer_to_server(servicer, server):
                     servicer.GetMachine,
                     request_deserializer=numa_dot_v1_dot_machine__service__pb2.GetMachineRequest.FromString,
                     response_serializer=numa_dot_v1_dot_machine__service__pb2.GetMachineResponse.SerializeToString,
+            ),
+            'CreateCache': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateCache,
+                    request_deserializer=numa_dot_v1_dot_machine__service__pb2.CreateCacheRequest.FromString,
+                    response_serializer=numa_dot_v1_dot_machine__service__pb2.CreateCacheResponse.SerializeToString,
+            ),
+            'DestroyCache': grpc.unary_unary_rpc_method_handler(
+                    servicer.DestroyCache,
+                    request_deserializer=numa_dot_v1_dot_machine__service__pb2.DestroyCacheRequest.FromString,
+                    response_serializer=numa_dot_v1_dot_machine__service__pb2.DestroyCacheResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +127,60 @@ class MachineService:
             '/numa.v1.MachineService/GetMachine',
             numa_dot_v1_dot_machine__service__pb2.GetMachineRequest.SerializeToString,
             numa_dot_v1_dot_machine__service__pb2.GetMachineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/numa.v1.MachineService/CreateCache',
+            numa_dot_v1_dot_machine__service__pb2.CreateCacheRequest.SerializeToString,
+            numa_dot_v1_dot_machine__service__pb2.CreateCacheResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DestroyCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/numa.v1.MachineService/DestroyCache',
+            numa_dot_v1_dot_machine__service__pb2.DestroyCacheRequest.SerializeToString,
+            numa_dot_v1_dot_machine__service__pb2.DestroyCacheResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,15 @@ class MachineServiceStub:
     def __new__(cls, channel: _aio.Channel) -> MachineServiceAsyncStub: ...
     GetMachine: _grpc.UnaryUnaryMultiCallable[_machine_service_pb2.GetMachineRequest, _machine_service_pb2.GetMachineResponse]
     """Reads the topology, and the addresses of the nodes' own servers."""
+    CreateCache: _grpc.UnaryUnaryMultiCallable[_machine_service_pb2.CreateCacheRequest, _machine_service_pb2.CreateCacheResponse]
+    """Makes a slab cache, on all nodes, or lets one that fits be shared (kmem_cache_create). INVALID_ARGUMENT: the name is
+    taken, or no slab can hold an object. Its objects are those of KmemService.
+    """
+    DestroyCache: _grpc.UnaryUnaryMultiCallable[_machine_service_pb2.DestroyCacheRequest, _machine_service_pb2.DestroyCacheResponse]
+    """Says that a creator needs its cache no more (kmem_cache_destroy); the last of those that share one ends it, on all
+    nodes. FAILED_PRECONDITION with the reason SLAB_BUG if it has objects: ErrorInfo.metadata["report"] has the kernel's
+    lines, and nothing is changed. UNAVAILABLE if a node does not answer, which may have some.
+    """
 
 @_typing.type_check_only
 class MachineServiceAsyncStub(MachineServiceStub):
@@ -43,6 +52,15 @@ class MachineServiceAsyncStub(MachineServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetMachine: _aio.UnaryUnaryMultiCallable[_machine_service_pb2.GetMachineRequest, _machine_service_pb2.GetMachineResponse]  # type: ignore[assignment]
     """Reads the topology, and the addresses of the nodes' own servers."""
+    CreateCache: _aio.UnaryUnaryMultiCallable[_machine_service_pb2.CreateCacheRequest, _machine_service_pb2.CreateCacheResponse]  # type: ignore[assignment]
+    """Makes a slab cache, on all nodes, or lets one that fits be shared (kmem_cache_create). INVALID_ARGUMENT: the name is
+    taken, or no slab can hold an object. Its objects are those of KmemService.
+    """
+    DestroyCache: _aio.UnaryUnaryMultiCallable[_machine_service_pb2.DestroyCacheRequest, _machine_service_pb2.DestroyCacheResponse]  # type: ignore[assignment]
+    """Says that a creator needs its cache no more (kmem_cache_destroy); the last of those that share one ends it, on all
+    nodes. FAILED_PRECONDITION with the reason SLAB_BUG if it has objects: ErrorInfo.metadata["report"] has the kernel's
+    lines, and nothing is changed. UNAVAILABLE if a node does not answer, which may have some.
+    """
 
 class MachineServiceServicer(metaclass=_abc_1.ABCMeta):
     """The whole machine. Every machine has one server of it."""
@@ -54,5 +72,26 @@ class MachineServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_machine_service_pb2.GetMachineResponse, _abc.Awaitable[_machine_service_pb2.GetMachineResponse]]:
         """Reads the topology, and the addresses of the nodes' own servers."""
+
+    @_abc_1.abstractmethod
+    def CreateCache(
+        self,
+        request: _machine_service_pb2.CreateCacheRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_machine_service_pb2.CreateCacheResponse, _abc.Awaitable[_machine_service_pb2.CreateCacheResponse]]:
+        """Makes a slab cache, on all nodes, or lets one that fits be shared (kmem_cache_create). INVALID_ARGUMENT: the name is
+        taken, or no slab can hold an object. Its objects are those of KmemService.
+        """
+
+    @_abc_1.abstractmethod
+    def DestroyCache(
+        self,
+        request: _machine_service_pb2.DestroyCacheRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_machine_service_pb2.DestroyCacheResponse, _abc.Awaitable[_machine_service_pb2.DestroyCacheResponse]]:
+        """Says that a creator needs its cache no more (kmem_cache_destroy); the last of those that share one ends it, on all
+        nodes. FAILED_PRECONDITION with the reason SLAB_BUG if it has objects: ErrorInfo.metadata["report"] has the kernel's
+        lines, and nothing is changed. UNAVAILABLE if a node does not answer, which may have some.
+        """
 
 def add_MachineServiceServicer_to_server(servicer: MachineServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -16,6 +16,8 @@ class AccessPattern(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ACCESS_PATTERN_UNIFORM: _ClassVar[AccessPattern]
     ACCESS_PATTERN_ZIPF: _ClassVar[AccessPattern]
     ACCESS_PATTERN_HOT_SET: _ClassVar[AccessPattern]
+    ACCESS_PATTERN_STRIDE: _ClassVar[AccessPattern]
+    ACCESS_PATTERN_POINTER_CHASE: _ClassVar[AccessPattern]
 
 class DistributionKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -36,6 +38,8 @@ ACCESS_PATTERN_SEQUENTIAL: AccessPattern
 ACCESS_PATTERN_UNIFORM: AccessPattern
 ACCESS_PATTERN_ZIPF: AccessPattern
 ACCESS_PATTERN_HOT_SET: AccessPattern
+ACCESS_PATTERN_STRIDE: AccessPattern
+ACCESS_PATTERN_POINTER_CHASE: AccessPattern
 DISTRIBUTION_KIND_UNSPECIFIED: DistributionKind
 DISTRIBUTION_KIND_FIXED: DistributionKind
 DISTRIBUTION_KIND_UNIFORM: DistributionKind
@@ -99,7 +103,7 @@ class ProgramLimits(_message.Message):
     def __init__(self, max_live_pages: _Optional[int] = ..., max_events: _Optional[int] = ..., max_virtual_seconds: _Optional[float] = ..., max_real_seconds: _Optional[float] = ...) -> None: ...
 
 class Phase(_message.Message):
-    __slots__ = ("name", "seconds", "events", "memory", "rate", "batch", "mixes", "accesses", "each_node", "release", "objects")
+    __slots__ = ("name", "seconds", "events", "memory", "rate", "batch", "mixes", "accesses", "each_node", "release", "objects", "vmallocs")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
@@ -111,6 +115,7 @@ class Phase(_message.Message):
     EACH_NODE_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     OBJECTS_FIELD_NUMBER: _ClassVar[int]
+    VMALLOCS_FIELD_NUMBER: _ClassVar[int]
     name: str
     seconds: float
     events: int
@@ -122,7 +127,8 @@ class Phase(_message.Message):
     each_node: bool
     release: bool
     objects: _containers.RepeatedCompositeFieldContainer[ObjectMix]
-    def __init__(self, name: _Optional[str] = ..., seconds: _Optional[float] = ..., events: _Optional[int] = ..., memory: _Optional[float] = ..., rate: _Optional[float] = ..., batch: _Optional[int] = ..., mixes: _Optional[_Iterable[_Union[Mix, _Mapping]]] = ..., accesses: _Optional[_Iterable[_Union[Access, _Mapping]]] = ..., each_node: _Optional[bool] = ..., release: _Optional[bool] = ..., objects: _Optional[_Iterable[_Union[ObjectMix, _Mapping]]] = ...) -> None: ...
+    vmallocs: _containers.RepeatedCompositeFieldContainer[VmallocMix]
+    def __init__(self, name: _Optional[str] = ..., seconds: _Optional[float] = ..., events: _Optional[int] = ..., memory: _Optional[float] = ..., rate: _Optional[float] = ..., batch: _Optional[int] = ..., mixes: _Optional[_Iterable[_Union[Mix, _Mapping]]] = ..., accesses: _Optional[_Iterable[_Union[Access, _Mapping]]] = ..., each_node: _Optional[bool] = ..., release: _Optional[bool] = ..., objects: _Optional[_Iterable[_Union[ObjectMix, _Mapping]]] = ..., vmallocs: _Optional[_Iterable[_Union[VmallocMix, _Mapping]]] = ...) -> None: ...
 
 class Mix(_message.Message):
     __slots__ = ("name", "order", "gfp", "policy", "weight", "lifetime", "think")
@@ -162,22 +168,40 @@ class ObjectMix(_message.Message):
     think: Distribution
     def __init__(self, name: _Optional[str] = ..., cache: _Optional[str] = ..., size: _Optional[int] = ..., gfp: _Optional[str] = ..., node: _Optional[int] = ..., weight: _Optional[float] = ..., lifetime: _Optional[_Union[Distribution, _Mapping]] = ..., think: _Optional[_Union[Distribution, _Mapping]] = ...) -> None: ...
 
+class VmallocMix(_message.Message):
+    __slots__ = ("name", "size", "node", "weight", "lifetime", "think")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    LIFETIME_FIELD_NUMBER: _ClassVar[int]
+    THINK_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    size: int
+    node: int
+    weight: float
+    lifetime: Distribution
+    think: Distribution
+    def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., node: _Optional[int] = ..., weight: _Optional[float] = ..., lifetime: _Optional[_Union[Distribution, _Mapping]] = ..., think: _Optional[_Union[Distribution, _Mapping]] = ...) -> None: ...
+
 class ProgramRegion(_message.Message):
-    __slots__ = ("name", "kind", "pages", "memory", "policy")
+    __slots__ = ("name", "kind", "pages", "memory", "policy", "tlb_page_kb")
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     PAGES_FIELD_NUMBER: _ClassVar[int]
     MEMORY_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
+    TLB_PAGE_KB_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: _memory_service_pb2.RegionKind
     pages: int
     memory: float
     policy: _types_pb2.Policy
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[_memory_service_pb2.RegionKind, str]] = ..., pages: _Optional[int] = ..., memory: _Optional[float] = ..., policy: _Optional[_Union[_types_pb2.Policy, _Mapping]] = ...) -> None: ...
+    tlb_page_kb: int
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[_memory_service_pb2.RegionKind, str]] = ..., pages: _Optional[int] = ..., memory: _Optional[float] = ..., policy: _Optional[_Union[_types_pb2.Policy, _Mapping]] = ..., tlb_page_kb: _Optional[int] = ...) -> None: ...
 
 class Access(_message.Message):
-    __slots__ = ("name", "region", "pattern", "weight", "write", "theta", "hot_pages", "hot_accesses", "think")
+    __slots__ = ("name", "region", "pattern", "weight", "write", "theta", "hot_pages", "hot_accesses", "think", "stride")
     NAME_FIELD_NUMBER: _ClassVar[int]
     REGION_FIELD_NUMBER: _ClassVar[int]
     PATTERN_FIELD_NUMBER: _ClassVar[int]
@@ -187,6 +211,7 @@ class Access(_message.Message):
     HOT_PAGES_FIELD_NUMBER: _ClassVar[int]
     HOT_ACCESSES_FIELD_NUMBER: _ClassVar[int]
     THINK_FIELD_NUMBER: _ClassVar[int]
+    STRIDE_FIELD_NUMBER: _ClassVar[int]
     name: str
     region: str
     pattern: AccessPattern
@@ -196,7 +221,8 @@ class Access(_message.Message):
     hot_pages: float
     hot_accesses: float
     think: Distribution
-    def __init__(self, name: _Optional[str] = ..., region: _Optional[str] = ..., pattern: _Optional[_Union[AccessPattern, str]] = ..., weight: _Optional[float] = ..., write: _Optional[float] = ..., theta: _Optional[float] = ..., hot_pages: _Optional[float] = ..., hot_accesses: _Optional[float] = ..., think: _Optional[_Union[Distribution, _Mapping]] = ...) -> None: ...
+    stride: int
+    def __init__(self, name: _Optional[str] = ..., region: _Optional[str] = ..., pattern: _Optional[_Union[AccessPattern, str]] = ..., weight: _Optional[float] = ..., write: _Optional[float] = ..., theta: _Optional[float] = ..., hot_pages: _Optional[float] = ..., hot_accesses: _Optional[float] = ..., think: _Optional[_Union[Distribution, _Mapping]] = ..., stride: _Optional[int] = ...) -> None: ...
 
 class Distribution(_message.Message):
     __slots__ = ("kind", "mean", "low", "high", "sigma", "alpha", "unit")
@@ -265,7 +291,7 @@ class ProgramResult(_message.Message):
     def __init__(self, phases: _Optional[_Iterable[_Union[PhaseResult, _Mapping]]] = ..., virtual_ns: _Optional[int] = ..., real_ns: _Optional[int] = ..., allocated_pages: _Optional[int] = ..., accessed_pages: _Optional[int] = ..., freed_pages: _Optional[int] = ..., kept_pages: _Optional[int] = ..., unfreed_pages: _Optional[int] = ...) -> None: ...
 
 class PhaseResult(_message.Message):
-    __slots__ = ("name", "virtual_ns", "real_ns", "freed_pages", "mixes", "accesses", "objects")
+    __slots__ = ("name", "virtual_ns", "real_ns", "freed_pages", "mixes", "accesses", "objects", "vmallocs")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VIRTUAL_NS_FIELD_NUMBER: _ClassVar[int]
     REAL_NS_FIELD_NUMBER: _ClassVar[int]
@@ -273,6 +299,7 @@ class PhaseResult(_message.Message):
     MIXES_FIELD_NUMBER: _ClassVar[int]
     ACCESSES_FIELD_NUMBER: _ClassVar[int]
     OBJECTS_FIELD_NUMBER: _ClassVar[int]
+    VMALLOCS_FIELD_NUMBER: _ClassVar[int]
     name: str
     virtual_ns: int
     real_ns: int
@@ -280,7 +307,8 @@ class PhaseResult(_message.Message):
     mixes: _containers.RepeatedCompositeFieldContainer[EventResult]
     accesses: _containers.RepeatedCompositeFieldContainer[EventResult]
     objects: _containers.RepeatedCompositeFieldContainer[EventResult]
-    def __init__(self, name: _Optional[str] = ..., virtual_ns: _Optional[int] = ..., real_ns: _Optional[int] = ..., freed_pages: _Optional[int] = ..., mixes: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ..., accesses: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ..., objects: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ...) -> None: ...
+    vmallocs: _containers.RepeatedCompositeFieldContainer[EventResult]
+    def __init__(self, name: _Optional[str] = ..., virtual_ns: _Optional[int] = ..., real_ns: _Optional[int] = ..., freed_pages: _Optional[int] = ..., mixes: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ..., accesses: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ..., objects: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ..., vmallocs: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ...) -> None: ...
 
 class EventResult(_message.Message):
     __slots__ = ("name", "events", "pages", "failures", "placement", "latency", "remote_lookups", "direct_reclaimed_pages", "hit_pages", "fault_pages", "major_fault_pages")

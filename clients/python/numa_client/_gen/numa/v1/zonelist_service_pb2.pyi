@@ -239,34 +239,6 @@ class RemapResponse(_message.Message):
     entered: bytes
     def __init__(self, entered: _Optional[bytes] = ...) -> None: ...
 
-class PresentZone(_message.Message):
-    __slots__ = ("zone", "present_pages", "managed_pages")
-    ZONE_FIELD_NUMBER: _ClassVar[int]
-    PRESENT_PAGES_FIELD_NUMBER: _ClassVar[int]
-    MANAGED_PAGES_FIELD_NUMBER: _ClassVar[int]
-    zone: int
-    present_pages: int
-    managed_pages: int
-    def __init__(self, zone: _Optional[int] = ..., present_pages: _Optional[int] = ..., managed_pages: _Optional[int] = ...) -> None: ...
-
-class MemoryNotifyRequest(_message.Message):
-    __slots__ = ("request_id", "node", "zones", "online", "sequence")
-    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
-    NODE_FIELD_NUMBER: _ClassVar[int]
-    ZONES_FIELD_NUMBER: _ClassVar[int]
-    ONLINE_FIELD_NUMBER: _ClassVar[int]
-    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
-    request_id: str
-    node: int
-    zones: _containers.RepeatedCompositeFieldContainer[PresentZone]
-    online: bool
-    sequence: int
-    def __init__(self, request_id: _Optional[str] = ..., node: _Optional[int] = ..., zones: _Optional[_Iterable[_Union[PresentZone, _Mapping]]] = ..., online: _Optional[bool] = ..., sequence: _Optional[int] = ...) -> None: ...
-
-class MemoryNotifyResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
-
 class CheckOwnersRequest(_message.Message):
     __slots__ = ("node", "owners")
     NODE_FIELD_NUMBER: _ClassVar[int]
@@ -282,7 +254,7 @@ class CheckOwnersResponse(_message.Message):
     def __init__(self, unknown: _Optional[_Iterable[_Union[Owner, _Mapping]]] = ...) -> None: ...
 
 class KmemRequest(_message.Message):
-    __slots__ = ("request_id", "owner", "call", "cache", "cpu", "lineage", "pfns", "objects", "count")
+    __slots__ = ("request_id", "owner", "call", "cache", "cpu", "lineage", "pfns", "objects", "count", "offset", "data")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     CALL_FIELD_NUMBER: _ClassVar[int]
@@ -292,6 +264,8 @@ class KmemRequest(_message.Message):
     PFNS_FIELD_NUMBER: _ClassVar[int]
     OBJECTS_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     owner: Owner
     call: str
@@ -301,7 +275,9 @@ class KmemRequest(_message.Message):
     pfns: _containers.RepeatedScalarFieldContainer[int]
     objects: bytes
     count: int
-    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., call: _Optional[str] = ..., cache: _Optional[str] = ..., cpu: _Optional[int] = ..., lineage: _Optional[int] = ..., pfns: _Optional[_Iterable[int]] = ..., objects: _Optional[bytes] = ..., count: _Optional[int] = ...) -> None: ...
+    offset: int
+    data: bytes
+    def __init__(self, request_id: _Optional[str] = ..., owner: _Optional[_Union[Owner, _Mapping]] = ..., call: _Optional[str] = ..., cache: _Optional[str] = ..., cpu: _Optional[int] = ..., lineage: _Optional[int] = ..., pfns: _Optional[_Iterable[int]] = ..., objects: _Optional[bytes] = ..., count: _Optional[int] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class KmemResponse(_message.Message):
     __slots__ = ("lineage", "pfns", "objects", "frozen", "report")

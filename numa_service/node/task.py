@@ -1,0 +1,417 @@
+"""Tasks with address spaces: what clients have them do, over all nodes that give them pages.
+
+The home of a task knows its address space and which node each of its pages was got from. What a call needs is
+counted by an op (`Did.want`), got by the walk over zonelists that every request makes, and used by the same
+op when it is applied again. If the home's own zones have it all, that is one op.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL
+from numa_service.mm.mmap.frames import FILE
+from numa_service.mm.mmap.rules import PAGE_SHIFT
+from numa_service.node import ops
+from numa_service.node.ask import Steps, on, tell
+from numa_service.node.cost import Cost
+from numa_service.node.errors import InvalidRequest, NodeError, PeerUnavailable
+from numa_service.node.mempolicy import Policy, PolicyMode
+from numa_service.node.node import Node
+from numa_service.node.ops.alloc import MAX_COUNT
+from numa_service.node.ops.task_work import Did, Here, Zones
+from numa_service.node.owners import Owner
+from numa_service.node.page_alloc import Allocation, alloc_for_owner, spend
+from numa_service.node.pfns import pack_pfns, unpack_pfns
+from numa_service.node.task_image import begins, relro
+from numa_service.node.task_pages import LRU_KINDS, TABLE, Want, effective_policy, nid_and_pfn, table_block
+from numa_service.node.task_state import Task
+from numa_service.node.unserved import unserved
+
+#: RLIMIT_MEMLOCK of a task, in bytes, if nobody says otherwise: the kernel's default of 8 MiB.
+MEMLOCK = 8 << 20
+
+
+@dataclass(slots=True)
+class Ran:
+    """What one call of a task, or one access to its memory, came to."""
+
+    value: int = 0
+    #: A number of errno.h, 0 for success, and what was wrong, for people.
+    errno: int = 0
+    reason: str = ""
+    faults: int = 0
+    major_faults: int = 0
+    hits: int = 0
+    #: Pages that were moved, and those that could not be.
+    moved: int = 0
+    failed: int = 0
+    #: nid or negative errno of each page that move_pages was asked about.
+    status: tuple[int, ...] = ()
+    cost: Cost = field(default_factory=Cost)
+    remote_lookups: int = 0
+    #: nid → the error for which that node was not, or not in full, asked.
+    unasked: dict[int, NodeError] = field(default_factory=dict)
+
+    def fail(self, number: int, reason: str) -> None:
+        """It ends with an error."""
+        self.value, self.errno, self.reason = -1, number, reason
+
+
+class Asked(NamedTuple):
+    """One call that a client asks for: see ``task_calls.py`` for names and numbers."""
+
+    name: str
+    numbers: tuple[int, ...] = ()
+    text: str = ""
+
+
+def here_of(node: Node, cpu_nid: int) -> Here:
+    """Where ops of a task may take pages by themselves."""
+
+    def zones(gfp: int) -> Zones:
+        prepared = node.prepared(gfp, Policy())
+        own = prepared.here if cpu_nid == node.nid else ()
+        return Zones(own, prepared.migratetype, prepared.highest_zoneidx, prepared.alloc_flags, gfp)
+
+    return Here(zones(GFP_HIGHUSER_MOVABLE), zones(GFP_KERNEL))
+
+
+def nid_of_cpu(node: Node, cpu: int) -> int:
+    """The node of a CPU of the machine; InvalidRequest if there is none."""
+    for spec in node.machine.spec.nodes:
+        if cpu in spec.cpus:
+            return spec.nid
+    raise InvalidRequest("cpu", f"{cpu} is not a CPU of the machine")
+
+
+def spawn(
+    node: Node,
+    session: int,
+    cpu: int,
+    comm: str,
+    cmdline: Sequence[str] = (),
+    path: str = "",
+    memlock: int = MEMLOCK,
+) -> Steps[Ran]:
+    """Begin a task that runs a program; the result's value is its pid. InvalidRequest, NotFound, TooMany."""
+    node.session(session)
+    cpu_nid = nid_of_cpu(node, cpu)
+    program = path or f"/bin/{comm}"
+    here = here_of(node, cpu_nid)
+    tables: tuple[tuple[int, int], ...] = ()
+    ran = Ran()
+    while True:
+        words = tuple(cmdline) or (program,)
+        op = ops.TaskSpawn(session, cpu, cpu_nid, comm, words, program, memlock, here, tables)
+        op.check(node)
+        did = node.apply(op)
+        _add(node, ran, did)
+        if did.want is None:
+            break
+        blocks = yield from _get_tables(node, cpu, cpu_nid, did.want, ran)
+        if len(blocks) < did.want.pages:
+            yield from _free_tables(node, [*tables, *((did.want.order, block) for block in blocks)])
+            ran.fail(errno.ENOMEM, "there is no page for its page tables")
+            break
+        tables = (*tables, *((did.want.order, block) for block in blocks))
+    ran.errno, ran.reason = ran.errno or did.errno, ran.reason or did.reason
+    ran.value = -1 if ran.errno else did.value
+    if not ran.errno:
+        task = node.tasks[did.value]
+        for start, end, write in begins(task.process.mm):
+            began = Ran(cost=ran.cost)
+            yield from _touch(node, task, start, end, began, write=write)
+            ran.faults += began.faults
+        here = here_of(node, cpu_nid)
+        node.apply(ops.TaskCall(task.pid, "mprotect", relro(), "", here))
+    yield from release_elsewhere(node)
+    _spend(node, cpu, cpu_nid, ran.cost)
+    return ran
+
+
+def call(node: Node, session: int, pid: int, asked: Asked) -> Steps[Ran]:
+    """Have a task make a call of ``task_calls.py``. InvalidRequest, NotFound, Precondition.
+
+    What the call itself is refused with is the result's errno.
+    """
+    task = node.tasks.task(session, pid)
+    ran = Ran()
+
+    def op() -> ops.TaskCall:
+        return ops.TaskCall(pid, asked.name, asked.numbers, asked.text, here_of(node, task.cpu_nid))
+
+    op().check(node)
+    did = yield from _until_done(node, task, op, ran)
+    for start, end in did.populate if not ran.errno else ():
+        populated = Ran(cost=ran.cost)
+        yield from _touch(node, task, start, end, populated, populate=True)
+        ran.faults += populated.faults
+    yield from release_elsewhere(node)
+    _spend(node, task.cpu, task.cpu_nid, ran.cost)
+    return ran
+
+
+def touch(node: Node, session: int, pid: int, start: int, length: int, *, write: bool) -> Steps[Ran]:
+    """Have a task read or write something in every page of a range. NotFound, Precondition.
+
+    EFAULT stands for SIGSEGV; what is before it has been touched. ENOMEM if no memory was found, EINVAL for
+    more pages than one request may have.
+    """
+    task = node.tasks.task(session, pid)
+    ran = Ran()
+    if not 1 <= length <= MAX_COUNT << PAGE_SHIFT:
+        ran.fail(errno.EINVAL, f"{length} bytes: a touch is of 1…{MAX_COUNT} pages")
+        return ran
+    if start + length > task.process.mm.layout.task_size:
+        ran.fail(errno.EFAULT, f"{start:#x} and {length} bytes are beyond the addresses of a process")
+        return ran
+    yield from _touch(node, task, start, start + length, ran, write=write)
+    yield from release_elsewhere(node)
+    _spend(node, task.cpu, task.cpu_nid, ran.cost)
+    return ran
+
+
+def fork(node: Node, session: int, pid: int) -> Steps[Ran]:
+    """Have a task fork; the result's value is the pid of the child, whose home and CPU are the parent's."""
+    task = node.tasks.task(session, pid)
+    ran = Ran()
+    yield from _until_done(node, task, lambda: ops.TaskFork(pid, here_of(node, task.cpu_nid)), ran)
+    yield from release_elsewhere(node)
+    _spend(node, task.cpu, task.cpu_nid, ran.cost)
+    return ran
+
+
+def exit_task(node: Node, session: int, pid: int) -> Steps[Ran]:
+    """End a task: everything that it has is freed."""
+    node.tasks.task(session, pid)
+    node.apply(ops.TaskExit(pid))
+    yield from release_elsewhere(node)
+    return Ran()
+
+
+def exit_tasks(node: Node, session: int) -> Steps[None]:
+    """End all tasks of a session."""
+    for pid in node.tasks.of_session(session):
+        node.apply(ops.TaskExit(pid))
+    yield from release_elsewhere(node)
+
+
+def _add(node: Node, ran: Ran, did: Did) -> None:
+    """Add what an op did to what the call came to."""
+    ran.faults += did.faults
+    ran.hits += did.hits
+    if did.path:
+        ran.cost.add_path(node.machine.spec.latency, did.path)
+    if did.taken or did.hits:
+        ran.cost.add_access(node.load, node.nid, did.taken, did.wait_ns)
+
+
+def _spend(node: Node, cpu: int, cpu_nid: int, cost: Cost) -> None:
+    """Account for what a call costs; the clock of another node's CPU is not kept here."""
+    spend(node, cpu if cpu_nid == node.nid else node.pgdat.cpus[0] if node.pgdat.cpus else cpu, cost)
+
+
+def _until_done(
+    node: Node, task: Task, op: Callable[[], ops.TaskCall | ops.TaskFork], ran: Ran
+) -> Steps[Did]:
+    """Apply an op until it has all pages that it needs; note how it ended."""
+    while True:
+        did = node.apply(op())
+        _add(node, ran, did)
+        if did.want is None:
+            ran.value, ran.errno, ran.reason = did.value, did.errno, did.reason
+            return did
+        if (yield from _get(node, task, did.want, ran)) < did.want.pages:
+            node.apply(ops.ReturnStock(task.pid))
+            ran.fail(errno.ENOMEM, _no_memory(node, did.want, ran))
+            return Did()
+
+
+def _no_memory(node: Node, want: Want, ran: Ran) -> str:
+    """Say why pages were not found."""
+    nodes = node.machine.zonelists[node.nid].node_order
+    return str(unserved(want.order, want.pages, 0, nodes, ran.unasked))
+
+
+def _touch(
+    node: Node, task: Task, start: int, end: int, ran: Ran, *, write: bool = False, populate: bool = False
+) -> Steps[None]:
+    """Touch a range, in steps for which there is memory."""
+    at, stop = start, end
+    while at < end:
+        to = min(stop, at + (MAX_COUNT << PAGE_SHIFT))
+        op = ops.TaskTouch(task.pid, at, to, write, populate, here_of(node, task.cpu_nid))
+        did = node.apply(op)
+        _add(node, ran, did)
+        yield from _access_elsewhere(node, task, did, write, ran)
+        if did.errno:
+            ran.fail(did.errno, did.reason)
+            return
+        at = max(at, did.at)
+        if did.want is None:
+            at, stop = max(at, to), end
+            continue
+        got = yield from _get(node, task, did.want, ran)
+        if got < did.want.pages:
+            if not got or did.want.kind == TABLE or stop <= at + (1 << PAGE_SHIFT):
+                node.apply(ops.ReturnStock(task.pid))
+                ran.fail(errno.ENOMEM, _no_memory(node, did.want, ran))
+                return
+            stop = at + (got << PAGE_SHIFT)
+
+
+# pages
+
+
+def _get(node: Node, task: Task, want: Want, ran: Ran) -> Steps[int]:
+    """Get pages for a task, which are its stock then; return how many there were."""
+    if want.kind == TABLE:
+        blocks = yield from _get_tables(node, task.cpu, task.cpu_nid, want, ran)
+        if blocks:
+            node.apply(ops.StockTables(task.pid, want.order, tuple(blocks)))
+        return len(blocks)
+    frames = node.apply(ops.ReserveFrames(want.pages))
+    got: tuple[tuple[int, int], ...] = ()
+    try:
+        got = yield from _walk(node, task, want.kind, frames, Policy.of(want.policy), ran, want.shares)
+    finally:
+        node.apply(ops.StockTask(task.pid, want.kind, got, frames))
+    return sum(pages for _, pages in got)
+
+
+def _walk(
+    node: Node,
+    task: Task,
+    kind: int,
+    frames: bytes,
+    policy: Policy,
+    ran: Ran,
+    shares: tuple[tuple[int, int], ...] = (),
+) -> Steps[tuple[tuple[int, int], ...]]:
+    """Get a page for each frame; return how many of them, in order, got one of which node."""
+    owner = node.tasks.owner(kind)
+    try:
+        allocation = yield from alloc_for_owner(
+            node,
+            owner,
+            0,
+            GFP_HIGHUSER_MOVABLE,
+            0,
+            len(frames) // 4,
+            task.cpu,
+            policy,
+            LRU_KINDS[kind],
+            frames,
+            cost=ran.cost,
+            shares=shares or None,
+        )
+    except InvalidRequest:
+        return ()  # no node of the policy has memory
+    _count(ran, allocation)
+    return tuple((nid, len(pfns) // 8) for nid, pfns in allocation.pages)
+
+
+def _count(ran: Ran, allocation: Allocation) -> None:
+    ran.remote_lookups += allocation.remote_lookups
+    ran.unasked.update(allocation.unasked)
+
+
+def _get_tables(node: Node, cpu: int, cpu_nid: int, want: Want, ran: Ran) -> Steps[list[int]]:
+    """Get blocks for page tables, near the CPU (pte_alloc_one); return their numbers."""
+    policy = Policy() if cpu_nid == node.nid else Policy(PolicyMode.PREFERRED, (cpu_nid,))
+    owner = node.tasks.owner(TABLE)
+    allocation = yield from alloc_for_owner(
+        node, owner, 0, GFP_KERNEL, want.order, want.pages, cpu, policy, cost=ran.cost
+    )
+    _count(ran, allocation)
+    blocks: list[int] = []
+    for nid, pfns in allocation.pages:
+        blocks += table_block(nid, unpack_pfns(pfns).astype(np.int64)).tolist()
+    return blocks
+
+
+def _access_elsewhere(node: Node, task: Task, did: Did, write: bool, ran: Ran) -> Steps[None]:
+    """Access pages that other nodes have, and get those anew that were reclaimed, here or there."""
+    for kind, frames in did.gone:
+        yield from _refault(node, task, kind, node.nid, frames, ran, did.swapped_in)
+    for kind, nid, frames in did.elsewhere:
+        owner = node.tasks.owner(kind)
+        try:
+            touched = yield from on(node, nid, ops.Touch(owner, frames, write, node.load.report(nid)))
+        except PeerUnavailable as away:
+            # as for regions: if it has crashed its pages are lost, else it frees them when it is back
+            ran.unasked[nid] = away
+            yield from tell(node, nid, ops.Release(owner, None, frames))
+            yield from _refault(node, task, kind, nid, frames, ran)
+            continue
+        ran.remote_lookups += 1
+        ran.cost.add_lookup(node.machine.spec.latency)
+        ran.cost.add_path(node.machine.spec.latency, touched.path)
+        gone = np.frombuffer(touched.gone, np.uint8) != 0
+        ran.cost.add_access(node.load, nid, int((~gone).sum()), touched.wait_ns, write)
+        if gone.any():
+            lost = np.frombuffer(frames, "<u4")[gone].tobytes()
+            yield from _refault(node, task, kind, nid, lost, ran, touched.swapped_in)
+
+
+def _refault(
+    node: Node, task: Task, kind: int, nid: int, frames: bytes, ran: Ran, swapped: int = 0
+) -> Steps[None]:
+    """Get pages anew that were reclaimed, or lost with their node; `swapped` of them were in its swap."""
+    mine = node.apply(ops.BeginRefault(nid, frames))
+    if not mine:
+        return
+    got: tuple[tuple[int, int], ...] = ()
+    try:
+        policy = effective_policy(task, None, node.nid)
+        if policy.interleaves:
+            policy = Policy()
+        got = yield from _walk(node, task, kind, mine, policy, ran)
+    finally:
+        node.apply(ops.EndRefault(task.pid, got, mine))
+    pages = sum(count for _, count in got)
+    read = pages if kind == FILE else min(pages, swapped)
+    ran.faults += pages
+    ran.hits -= pages
+    ran.major_faults += read
+    if kind == FILE:
+        ran.cost.reclaim_ns += read * node.machine.spec.latency.file_page_ns
+    node.apply(ops.CountEvents(faults=pages, major_faults=read, pages_in=read))
+
+
+def release_elsewhere(node: Node) -> Steps[None]:
+    """Have other nodes free what tasks do not need any more.
+
+    A node that does not answer is asked again (``outbox.py``), and for nothing else until it has answered.
+    """
+    tasks = node.tasks
+    while tasks.limbo or tasks.limbo_tables:
+        limbo = node.apply(ops.TakeLimbo())
+        for id, nid, frames in limbo.frames:
+            yield from tell(node, nid, ops.Release(node.owner(id), None, frames))
+            node.apply(ops.FramesFreed(frames))
+        for nid, order, pfns in limbo.tables:
+            packed = pack_pfns(np.array(pfns, np.uint64))
+            yield from _free_blocks(node, node.tasks.owner(TABLE), nid, order, packed)
+
+
+def _free_blocks(node: Node, owner: Owner, nid: int, order: int, pfns: bytes) -> Steps[None]:
+    """Free blocks of page tables; a node that has lost them in a restart has freed them."""
+    try:
+        yield from tell(node, nid, ops.Free(owner, None, order, pfns, undoes=True))
+    except NodeError:
+        return
+
+
+def _free_tables(node: Node, tables: Sequence[tuple[int, int]]) -> Steps[None]:
+    """Free blocks of page tables that were got for a task that does not begin."""
+    for order, block in tables:
+        nid, pfn = nid_and_pfn(block)
+        packed = pack_pfns(np.array([pfn], np.uint64))
+        yield from _free_blocks(node, node.tasks.owner(TABLE), nid, order, packed)

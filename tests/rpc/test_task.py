@@ -1,0 +1,94 @@
+"""Tasks over real servers: what a client has them do, wrong programs, repeats, and the end of sessions."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+from loopback import Loopback
+from numa_client import AsyncMachine, FailedPrecondition, InvalidRequest, NotFound, Policy, TaskCall
+
+MIB = 1 << 20
+
+
+async def test_a_task_lives_in_a_session(demo: Loopback, client: AsyncMachine) -> None:
+    async with client.session(cpu=2) as session:
+        task = await session.spawn("worker", ["worker", "--fast"], cpu=2)
+        address = await task.mmap(4 * MIB)
+        await task.mbind(address, MIB, Policy.bind(0))
+        touched = await task.touch(address, 4 * MIB, write=True)
+        assert (touched.fault_pages, touched.hit_pages) == (1024, 0)
+        assert await task.move_pages([address, address + MIB]) == (0, 1)
+        async with await task.fork() as child:
+            assert (await child.touch(address, MIB, write=True)).fault_pages == 256
+            assert child.pid != task.pid
+        assert await task.get_mempolicy(address) == (2, (0,))
+        home = demo.node(1)
+        assert list(home.tasks) == [task.pid]
+        assert home.tasks[task.pid].cmdline == ("worker", "--fast")
+        assert await client.check() == {}
+        assert (await client.read_file(f"/proc/{task.pid}/cmdline")) == "worker\0--fast\0"
+        assert f"N0=256 kernelpagesize_kB=4\n{address + MIB:x} default" in (
+            await client.read_file(f"/proc/{task.pid}/numa_maps")
+        )
+        names = [entry.name for entry in await client.list_dir(f"/proc/{task.pid}")]
+        assert names == sorted(
+            ["cmdline", "comm", "maps", "numa_maps", "smaps", "smaps_rollup", "stat", "statm", "status"]
+        )
+        assert f"\nPid:\t{task.pid}\n" in await client.read_file(f"/proc/{task.pid}/status")
+        counted = home.tasks[task.pid].process.tables.nr_page_table_pages(counts_pud=False)
+        assert f"nr_page_table_pages {counted}\n" in await client.read_file("/proc/vmstat")
+        with pytest.raises(NotFound):
+            await client.read_file("/proc/299/maps")
+    assert not home.tasks
+    assert await client.check() == {}
+    demo.check()
+
+
+async def test_calls_that_linux_refuses_raise_its_errno(client: AsyncMachine) -> None:
+    async with client.session(cpu=0) as session, await session.spawn("worker") as task:
+        with pytest.raises(OSError, match="EINVAL") as refused:
+            await task.munmap(1, 4096)
+        assert refused.value.errno == errno.EINVAL
+        results = await task.run(
+            TaskCall("mmap", (0x10000000, MIB, 3, 0x32, 0)),
+            TaskCall("mprotect", (0, 4096, 1)),
+            TaskCall("exit"),
+        )
+        assert [one.errno for one in results] == [0, errno.ENOMEM]
+        assert (await task.touch(0x10000000, MIB, write=True)).fault_pages == 256
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        (TaskCall("ptrace"), "calls.name"),
+        (TaskCall("munmap", (1,)), "calls.numbers"),
+        (TaskCall("munmap", (1, 1), nodes=(1,)), "calls.nodes"),
+        (TaskCall("munmap", (1, 1), to_nodes=(1,)), "calls.to_nodes"),
+        (TaskCall("mbind", (0, 4096, 2, 0), nodes=(5000,)), "calls.nodes"),
+        (TaskCall("move_pages", (0, 4096), nodes=(1,)), "calls.nodes"),
+        (TaskCall("exit", by=0), "calls.by"),
+    ],
+)
+async def test_wrong_programs_are_refused(client: AsyncMachine, call: TaskCall, field: str) -> None:
+    async with client.session(cpu=0) as session:
+        task = await session.spawn("worker")
+        with pytest.raises(InvalidRequest) as refused:
+            await task.run(TaskCall("fork"), call) if field != "calls.by" else await task.run(call)
+        assert refused.value.field == field
+        assert (await task.run(TaskCall("brk", (0,))))[0].errno == 0
+
+
+async def test_tasks_are_of_their_session(client: AsyncMachine) -> None:
+    async with client.session(cpu=0) as session, client.session(cpu=0) as other:
+        task = await session.spawn("worker")
+        with pytest.raises(FailedPrecondition):
+            await other._run_task(task.pid, [TaskCall("exit")])
+        with pytest.raises(NotFound):
+            await other._run_task(5, [TaskCall("exit")])
+        with pytest.raises(InvalidRequest) as refused:
+            await session.spawn("a name that is too long")
+        assert refused.value.field == "comm"
+        with pytest.raises(InvalidRequest):
+            await session.spawn("worker", cpu=4000)
