@@ -44,6 +44,7 @@ _PARTS = (
     scrape,
     spill,
     programs,
+    calls,
     simulated,
     traces,
     startup,

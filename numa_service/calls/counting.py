@@ -7,14 +7,16 @@ Each new page is then placed as the policy of its address, or of the process's f
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from numa_service.calls.machine import SimulatedMachine
-from numa_service.calls.placement import CHUNK, NOWHERE, PAGE_SHIFT, Bools, Nids, Vma, masks, resident, vmas
+from numa_service.calls.placement import CHUNK, NOWHERE, PAGE_SHIFT, Nids, Vma, masks, resident, vmas
 from numa_service.calls.processes import Process, Thread
 from numa_service.mm.mempolicy.calls import Area
+from numa_service.mm.mempolicy.policy import Mempolicy
 
 #: Where user addresses end, with page tables of four levels.
 TASK_SIZE: Final = 1 << 47
@@ -74,6 +76,7 @@ class Counting:
     def _count_vma(self, process: Process, thread: Thread, vma: Vma, start: int, end: int) -> None:
         first, behind = start >> PAGE_SHIFT, end >> PAGE_SHIFT
         there = masks(resident(process.pid, start, end))
+        new: list[_NewPages] = []
         for at in sorted({*there, *process.placement.chunks(first, behind)}):
             nids = process.placement.of_chunk(at)
             part = slice(max(first - at * CHUNK, 0), behind - at * CHUNK)
@@ -83,28 +86,45 @@ class Counting:
                 continue
             is_there, of_file = found[0][part], found[1][part]
             process.placement.forget(known, (known >= 0) & ~is_there)
-            new = is_there & (known == NOWHERE)
-            if new.any():
-                self._place(process, thread, vma, at * CHUNK + part.start, known, new, of_file)
+            missing = is_there & (known == NOWHERE)
+            # a page of a file is the page cache's, which nobody counts here: taken to be on the CPU's node
+            cached = missing & of_file & vma.of_file
+            known[cached] = self._machine.node_of_cpu[thread.cpu]
+            wanted = np.flatnonzero(missing & ~cached)
+            if len(wanted):
+                new.append(_NewPages(at * CHUNK + part.start, known, wanted))
+        for low, high, area in _pieces(process.areas, first, behind) if new else ():
+            policy = area.policy if area else thread.policy
+            self._place(process, thread, vma, policy, [pages.within(low, high) for pages in new])
 
     def _place(
-        self, process: Process, thread: Thread, vma: Vma, first: int, nids: Nids, new: Bools, of_file: Bools
+        self, process: Process, thread: Thread, vma: Vma, policy: Mempolicy | None, new: list[_NewPages]
     ) -> None:
-        """Give nodes to the new pages of a part of a chunk, whose first page is `first`.
+        """Take memory of the machine for new pages that have one policy, all at once."""
+        places = [pages.first + pages.wanted - (vma.start >> PAGE_SHIFT) + _pgoff(vma) for pages in new]
+        together = np.concatenate(places).astype(np.uint64)
+        if not len(together):
+            return
+        nids = self._machine.take(process.pid, process.name, policy, thread.cpu, together)
+        begins = np.cumsum([0, *map(len, places)])
+        for pages, begin, end in zip(new, begins, begins[1:], strict=False):
+            pages.nids[pages.wanted] = nids[begin:end]
 
-        A page of a file is the page cache's, which nobody counts here: it is taken to be on the CPU's node.
-        """
-        cached = new & of_file & vma.of_file
-        nids[cached] = self._machine.node_of_cpu[thread.cpu]
-        for low, high, area in _pieces(process.areas, first, first + len(nids)):
-            wanted = np.flatnonzero(new[low - first : high - first] & ~cached[low - first : high - first])
-            if len(wanted):
-                pages = wanted + low
-                places = (pages - (vma.start >> PAGE_SHIFT) + _pgoff(vma)).astype(np.uint64)
-                policy = area.policy if area else thread.policy
-                nids[pages - first] = self._machine.take(
-                    process.pid, process.name, policy, thread.cpu, places
-                )
+
+class _NewPages(NamedTuple):
+    """Pages of a part of a chunk that have no node yet."""
+
+    #: The number of the first page of the part.
+    first: int
+    #: The nodes of the part's pages.
+    nids: Nids
+    #: Which of them are new, by their places in the part.
+    wanted: npt.NDArray[np.intp]
+
+    def within(self, low: int, high: int) -> _NewPages:
+        """Those of the pages [low, high)."""
+        wanted = self.wanted
+        return self._replace(wanted=wanted[(wanted >= low - self.first) & (wanted < high - self.first)])
 
 
 def _pgoff(vma: Vma) -> int:
