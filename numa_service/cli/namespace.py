@@ -23,8 +23,6 @@ import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, NoReturn
 
-from numa_service.calls import seccomp
-
 # constants of linux/sched.h and sys/mount.h
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
@@ -392,6 +390,9 @@ def main() -> NoReturn:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     if answers != "-":
+        # only here, so that this program runs alone without it
+        from numa_service.calls import seccomp
+
         try:
             seccomp.hand_over(seccomp.install(), int(answers))
         except seccomp.Unsupported as error:
