@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from numa_service.machine.record import SlabTunables
 from numa_service.machine.spec import MachineSpec, SpecError
 from numa_service.machine.sysctl import SYSCTLS, parse_sysctl, weight_name
+from numa_service.machine.thp_files import key_of
 from numa_service.machine.zonelists import has_numa
 from numa_service.mm.hugetlb.hstate import Hstate
 from numa_service.mm.mmzone import PAGE_SHIFT
@@ -19,7 +20,7 @@ from numa_service.mm.slab.slab import parse_tunables, tunables_are_sane
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.procfs.sysctl import NUMA_ONLY
 from numa_service.procfs.sysfs_slab import COMMANDS, WRITABLE, cache_of
-from numa_service.procfs.tree import error, find
+from numa_service.procfs.tree import THP, error, find
 
 #: Most bytes of a write: a page, as in sysfs.
 MAX_WRITE = 4096
@@ -142,6 +143,9 @@ def parse_write(snapshot: MachineSnapshot, path: str, data: bytes) -> Written | 
         return WriteSysctl(key, _value(key, snapshot.profile, path, data))
     if place.startswith("sys/kernel/mm/mempolicy/"):
         key = weight_name(int(numbers[0]))
+        return WriteSysctl(key, _value(key, snapshot.profile, path, data))
+    if place.startswith(f"{THP}/"):
+        key = key_of(place.removeprefix(f"{THP}/"))
         return WriteSysctl(key, _value(key, snapshot.profile, path, data))
     text = _text(path, data)
     if place == "proc/slabinfo":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -86,13 +87,13 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
 
     async def ReadFile(self, request: pb2.ReadFileRequest, context: Context) -> pb2.ReadFileResponse:
         """The text of one file."""
-        snapshot = await self._snapshot()
+        snapshot = await self._snapshot(request.path)
         text = _refusing(lambda: tree.read(snapshot, request.path))
         return pb2.ReadFileResponse(data=text.encode())
 
     async def ListDir(self, request: pb2.ListDirRequest, context: Context) -> pb2.ListDirResponse:
         """The entries of a directory."""
-        snapshot = await self._snapshot()
+        snapshot = await self._snapshot(request.path)
         entries = _refusing(lambda: tree.listdir(snapshot, request.path))
         return pb2.ListDirResponse(
             entries=[pb2.DirEntry(name=e.name, mode=e.mode, target=e.target) for e in entries]
@@ -102,7 +103,7 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
         self, request: pb2.ReadTreeRequest, context: Context
     ) -> None:
         """Every file at or below a path, in messages of CHUNK files."""
-        snapshot = await self._snapshot()
+        snapshot = await self._snapshot(request.path)
         files = _refusing(lambda: [_tree_file(*found) for found in tree.walk(snapshot, request.path)])
         for start in range(0, len(files), CHUNK):
             await context.write(pb2.ReadTreeResponse(files=files[start : start + CHUNK]))
@@ -216,8 +217,12 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
             "" if wanted.file not in ONLY_SHOWN else f"{wanted.file} is kept and shown, and changes nothing"
         )
 
-    async def _snapshot(self) -> MachineSnapshot:
-        request = node_service_pb2.GetSnapshotRequest()
+    async def _snapshot(self, path: str = "proc/sys") -> MachineSnapshot:
+        """Ask all nodes; the files of tasks only if the path may lead to them."""
+        root, task, *_ = [part for part in path.split("/") if part not in ("", ".")] + ["", ""]
+        pid = int(task) if root == "proc" and re.fullmatch("[0-9]{1,9}", task) else 0
+        wanted = bool(pid) or root == "" or (root == "proc" and task == "") or ".." in path
+        request = node_service_pb2.GetSnapshotRequest(with_tasks=wanted, pid=pid)
         nodes = self._nodes.nodes
         answers = await asyncio.gather(*(self._nodes.ask(node, "GetSnapshot", request) for node in nodes))
         parts = [NodePart.from_json(answer.json) for answer in answers]

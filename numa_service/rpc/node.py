@@ -27,6 +27,7 @@ from numa_service.node.struct_views import (
     section_view,
     zone_view,
 )
+from numa_service.node.task_files import task_files
 from numa_service.rpc import convert
 from numa_service.rpc.owner_checks import check_homes
 from numa_service.rpc.peers import Peers
@@ -64,7 +65,10 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
     async def GetSnapshot(self, request: pb2.GetSnapshotRequest, context: Context) -> pb2.GetSnapshotResponse:
         """The node's part of the snapshot that the files of /proc and /sys are rendered from."""
         slab = self._node.kmem.counts()
-        part = self._node.machine.node_part(self._node.nid, cpu_time(self._node), self._booted, slab)
+        tasks = task_files(self._node, request.pid) if request.with_tasks else {}
+        tables = self._node.tasks.page_tables()
+        nid, cpus = self._node.nid, cpu_time(self._node)
+        part = self._node.machine.node_part(nid, cpus, self._booted, slab, tasks, tables)
         return pb2.GetSnapshotResponse(json=part.to_json())
 
     async def Inspect(self, request: pb2.InspectRequest, context: Context) -> pb2.InspectResponse:

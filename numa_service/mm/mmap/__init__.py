@@ -23,6 +23,7 @@ It is pure, and by itself: where pages come from is a protocol, and no machine h
 * ``fault.py``: faults, a range at a time; ``carry_out.py``: what calls do to pages, fork, and the end.
 * ``rmap.py``: who maps a page.
 * ``thp_rules.py``, ``thp.py``: transparent huge pages: what differs between kernels; settings and counters.
+* ``thp_dump.py``: those as plain data.
 * ``huge_memory.py``: faults of huge pages, and their splits; ``khugepaged.py``: small pages become huge ones.
 
 A call that Linux refuses raises :class:`~numa_service.mm.mmap.errnos.Errno` with Linux's number.

@@ -5,7 +5,7 @@ What the entries are of is not here, but for huge pages, whose page of PTEs wait
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from numa_service.mm.mmap.effects import Effect, Move, Unmap, Zap
@@ -68,6 +68,11 @@ class PageTables:
     def nr_page_table_pages(self, *, counts_pud: bool) -> int:
         """What the machine counts of them: pages of PTEs and of PMDs, in later kernels also of PUDs."""
         return sum(self.counts()[: 3 if counts_pud else 2])
+
+    def counted_pages(self, *, counts_pud: bool) -> Iterator[int]:
+        """The pages that are counted so, as they were given."""
+        for level in self._levels[: 3 if counts_pud else 2]:
+            yield from level.values()
 
     def has_table(self, address: int) -> bool:
         """Whether there is a page of PTEs for an address."""
