@@ -74,10 +74,6 @@ class BootedMachine:
     watermarks: dict[ZoneKey, Watermarks] = field(default_factory=dict)
     #: vm.min_free_kbytes as somebody wrote it; None = never.
     user_min_free_kbytes: int | None = None
-    #: `managed` as boot left it; a node that is restarted has these pages again.
-    booted: dict[ZoneKey, int] = field(default_factory=dict)
-    #: Whether khugepaged runs: it raises min_free_kbytes when memory comes or goes.
-    khugepaged: bool = False
     #: The slab caches of the kernel's boot (``slab_caches``).
     slab_caches: tuple[Cache, ...] = ()
     #: Nodes booted in the same process that belong to another BootedMachine; only snapshots show them.
