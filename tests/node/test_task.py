@@ -419,3 +419,17 @@ def test_lost_questions_leave_no_page_behind(seed: int) -> None:
         assert tasks.node.tasks.check() == []
     tasks.sim.network.faults = Faults()
     tasks.end()
+
+
+def test_pages_of_a_file_come_in_another_order() -> None:
+    tasks = Tasks()
+    pid = tasks.spawn()
+    at = tasks.map(pid, 4 * 4096, MAP_SHARED | MAP_ANONYMOUS)
+    tasks.do(pid, "remap_file_pages", at, 4096, 0, 2, 0)
+    offsets = [line.split()[2] for line in map_lines(tasks.node.tasks[pid].process.mm) if "/dev/zero" in line]
+    assert offsets == ["00002000", "00001000"]
+    tasks.do(pid, "msync", at, 4 * 4096, 4)
+    tasks.do(pid, "mlock", at, 4096, 0)
+    assert tasks.run(pid, "msync", at, 4096, 2).errno == errno.EBUSY
+    assert tasks.run(pid, "remap_file_pages", at, 4096, PROT_READ, 2, 0).errno == errno.EINVAL
+    assert not tasks.sim.check()
