@@ -19,7 +19,18 @@ from typing import Any
 
 from numa_service.machine.zonelists import has_numa
 from numa_service.mm.snapshot import MachineSnapshot
-from numa_service.procfs import access, cpu, hugetlb, memory, memory_tiers, mm, node, sysctl, sysfs_slab
+from numa_service.procfs import (
+    access,
+    cpu,
+    hugetlb,
+    memory,
+    memory_tiers,
+    mm,
+    node,
+    sched,
+    sysctl,
+    sysfs_slab,
+)
 from numa_service.procfs.buddyinfo import buddyinfo
 from numa_service.procfs.meminfo import meminfo
 from numa_service.procfs.names import printed_by
@@ -235,6 +246,9 @@ TABLE: tuple[Pattern, ...] = (
         _WRITE,
     ),
     Pattern("sys/devices/virtual/memory_tiering/memory_tier*/nodelist", memory_tiers.nodelist, _tiers),
+    Pattern(
+        "sys/kernel/debug/sched/numa_balancing/*", sched.numa_balancing, sched.numa_balancing_files, _ROOT
+    ),
     # slab caches
     Pattern("sys/kernel/slab/*/*", sysfs_slab.attribute, sysfs_slab.writable_files, _ROOT_WRITE),
     Pattern("sys/kernel/slab/*/*", sysfs_slab.attribute, sysfs_slab.files, _ROOT),
