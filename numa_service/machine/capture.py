@@ -6,8 +6,9 @@ a running system (``proc/zoneinfo``, ``sys/devices/system/node``, ``proc/sys/vm`
 Only the zoneinfo is required.
 
 What is read: zone spans, present and managed pages, CPUs, distances, what sysfs shows of an HMAT, sysctls,
-swap, free blocks, and from the boot log the pages freed after watermarks had been computed. What is not read,
-because the model computes it: watermarks, protection, pagesets, zonelists.
+swap, free blocks, and from the boot log the pages freed after watermarks had been computed; without it they
+follow from the printed protection, and without sysctls min_free_kbytes from the printed min watermarks. All
+else is computed: watermarks, protection, pagesets, zonelists.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from numa_service.machine.captured_zoneinfo import (
     lists_populated_zones_only,
     parse_zoneinfo,
 )
-from numa_service.machine.cmdline import thp_enabled
+from numa_service.machine.cmdline import thp_mode
 from numa_service.machine.hmat import hmat_from_sysfs
 from numa_service.machine.input_files import UnreadableError
 from numa_service.machine.late_free import LateFree, late_frees, managed_at_boot
@@ -418,7 +419,7 @@ class _Capture:
         if contradicts or printed.keys() != low or not any(printed.values()):
             return {}
         populated = {(zone.nid, zone.name) for zone in zones if zone.present}
-        default = boot_min_free_kbytes(then, kernel, thp_enabled(self.cmdline()), populated)
+        default = boot_min_free_kbytes(then, kernel, thp_mode(self.cmdline()) != "never", populated)
         marks = setup_per_zone_wmarks(then, kernel, default, DEFAULT_WATERMARK_SCALE_FACTOR)
         if all(abs(marks[key].min - mark) <= 2 + mark // 100 for key, mark in printed.items()):
             return {}

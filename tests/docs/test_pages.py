@@ -21,7 +21,7 @@ from numa_service.cli.trace import KEPT_EVENTS
 from numa_service.machine.formats.detect import IMPORTS
 from numa_service.machine.formats.export import EXPORTS
 from numa_service.machine.latency import LatencyModel
-from numa_service.machine.machinefile import LatencyTable, MachineTable, NodeTable
+from numa_service.machine.machine_tables import LatencyTable, MachineTable, NodeTable
 from numa_service.machine.presets import list_presets
 from numa_service.machine.sysctl import SYSCTLS
 from numa_service.node.trace_ring import RING_EVENTS
