@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from numa_service.machine.machinefile import parse_machine
+from numa_service.machine.source import load
 from numa_service.mm.mempolicy.policy import Mode
 from numa_service.mm.mmap.madvise import MADV_DONTNEED
 from numa_service.mm.mmap.mmap import MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
@@ -46,7 +47,10 @@ class Tasks:
     def __init__(
         self, faults: Faults | None = None, home: int = 0, seed: int = 0, machine: str = MACHINE
     ) -> None:
-        self.sim = Simulation(parse_machine(machine, source="tasks", default_name="tasks"), seed, faults)
+        spec = (
+            parse_machine(machine, source="tasks", default_name="tasks") if "\n" in machine else load(machine)
+        )
+        self.sim = Simulation(spec, seed, faults)
         self.nid = home
         self.before = self.free()
         self.session = self.node.apply(ops.OpenSession("tasks", ops.FOREVER_NS, 0))
@@ -264,6 +268,19 @@ def test_shared_memory_and_files_are_the_same_pages_for_all(tasks: Tasks) -> Non
     assert (
         tasks.do(other, "touch", mapped, 512 * KIB, 0).faults <= 128 / 16 + 1
     )  # it is in memory: around faults
+    tasks.check()
+    tasks.end()
+
+
+@pytest.mark.parametrize("preset", ["uma", "i386-highmem"])
+def test_other_machines_have_tasks_too(preset: str) -> None:
+    tasks = Tasks(machine=preset)
+    pid = tasks.spawn(tasks.node.pgdat.cpus[0])
+    address = tasks.map(pid, 4 * MIB)
+    assert tasks.do(pid, "touch", address, 4 * MIB, 1).faults == 1024
+    child = tasks.do(pid, "fork").value
+    assert tasks.do(child, "touch", address, MIB, 1).faults == 256
+    assert tasks.do(pid, "mremap", address, 4 * MIB, 8 * MIB, 1, 0).value
     tasks.check()
     tasks.end()
 
