@@ -106,6 +106,12 @@ SYSCTLS: dict[str, Sysctl] = {
         Sysctl("vm.nr_overcommit_hugepages", "Huge pages that pools may have beyond their size.", "0"),
         Sysctl("vm.stat_interval", "Seconds between vmstat ticks of a CPU; 0 is every jiffy.", "1"),
         _kept("kernel.numa_balancing", "NUMA balancing", "Automatic NUMA balancing.", None, 4),
+        _kept(
+            "kernel.numa_balancing_promote_rate_limit_MBps",
+            "memory tiering",
+            "MB/s that memory tiering promotes at most.",
+            "65536",
+        ),
         _kept("vm.numa_stat", "switching NUMA counters off", "Count NUMA events.", "1", 1),
         _kept(
             "vm.min_unmapped_ratio",

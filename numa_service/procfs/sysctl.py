@@ -21,7 +21,7 @@ _NOT_KEPT = (
 
 #: Sysctls that only kernels with CONFIG_NUMA have.
 NUMA_ONLY = (
-    "kernel.numa_balancing",
+    *(name for name in SYSCTLS if name.startswith("kernel.numa_balancing")),
     "vm.min_slab_ratio",
     "vm.min_unmapped_ratio",
     "vm.numa_stat",

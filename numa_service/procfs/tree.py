@@ -26,6 +26,7 @@ from numa_service.procfs import (
     memory_tiers,
     mm,
     node,
+    sched,
     sysctl,
     sysfs_slab,
     transparent_hugepage,
@@ -300,6 +301,9 @@ TABLE: tuple[Pattern, ...] = (
         _WRITE,
     ),
     Pattern("sys/devices/virtual/memory_tiering/memory_tier*/nodelist", memory_tiers.nodelist, _tiers),
+    Pattern(
+        "sys/kernel/debug/sched/numa_balancing/*", sched.numa_balancing, sched.numa_balancing_files, _ROOT
+    ),
     # slab caches
     Pattern("sys/kernel/slab/*/*", sysfs_slab.attribute, _slab_writable, _ROOT_WRITE),
     Pattern("sys/kernel/slab/*/*", sysfs_slab.attribute, _slab_files, _ROOT),

@@ -25,7 +25,11 @@ from numa_service.mm.slab.reports import SlabBugError
 from numa_service.mm.slab.slub import SlubCache
 from numa_service.mm.slab.slub_cpu import KmemCache, KmemCacheCpu, SlubMachine
 from numa_service.mm.slab.slub_node import OWN_HOME
-from numa_service.mm.slab.slub_place import PAGE_OFFSET, SlabRef
+from numa_service.mm.slab.slub_place import SlabRef
+from numa_service.mm.structs import PAGE_OFFSET as PAGE_OFFSETS
+
+#: That of the captures.
+PAGE_OFFSET = PAGE_OFFSETS["x86_64"]
 
 ALLOC, FREE, NEW_SLAB, DISCARD = "a", "f", "n", "d"
 #: The caches that an archive has, by workload: those that it fills.

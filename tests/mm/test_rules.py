@@ -152,6 +152,7 @@ CLOSE = {
     "absent_sysctls": (
         {
             "kernel.numa_balancing",
+            "kernel.numa_balancing_promote_rate_limit_MBps",
             "vm.compact_unevictable_allowed",
             "vm.compaction_proactiveness",
             "vm.numa_stat",

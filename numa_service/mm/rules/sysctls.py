@@ -13,6 +13,12 @@ def _new(name: str, since: Series, read: tuple[str, str] | None, subject: str = 
 #: Sysctls that came after the oldest kernels: the value is whether there is one.
 PRESENT = (
     _new("kernel.numa_balancing", (3, 13), ("3.10.65", "3.16")),
+    _new(
+        "kernel.numa_balancing_promote_rate_limit_MBps",
+        (6, 1),
+        None,
+        "c6833e10008f memory tiering: rate limit NUMA migration throughput",
+    ),
     _new("vm.compact_unevictable_allowed", (4, 2), ("3.18.140", "4.3")),
     _new(
         "vm.watermark_scale_factor",

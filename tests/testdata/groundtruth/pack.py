@@ -44,7 +44,7 @@ TEXT_LINES = 20_000
 VMALLOC_FILES = {"vmallocinfo.txt", "meminfo.txt", "module-files.txt", "scenario.json", "guest.sh"}
 #: Of captures of scripts, besides their steps.
 SCRIPTED = ("processes", "balancing")
-PROCESS_FILES = {"s.gps", "scenario.json", "guest.sh", "zoneinfo.txt"}
+PROCESS_FILES = {"s.gps", "scenario.json", "guest.sh", "zoneinfo.txt", "numa_balancing-params.txt"}
 
 
 def contents(folder: Path) -> Iterator[tuple[Path, bytes]]:
