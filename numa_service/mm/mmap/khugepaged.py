@@ -192,7 +192,7 @@ class Khugepaged:
 
     def wanted(self) -> bool:
         """khugepaged_has_work: whether there is somebody to look at."""
-        return bool(self._thp.scan.slots) and self._thp.settings.enabled != "never"
+        return bool(self._thp.scan.slots) and not self._thp.is_off
 
     def do_scan(self) -> int:
         """khugepaged_do_scan: look at ``pages_to_scan`` pages, at everybody once; return the ms to sleep.
