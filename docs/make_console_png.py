@@ -1,13 +1,15 @@
-"""Pictures of the console for the docs: the demo machine under load, in headless Chromium.
+"""Pictures of the pages for the docs, in headless Chromium: the demo machine under load, and a verdict.
 
-Run ``python docs/make_console_png.py`` when the page has changed; it writes docs/console-*.png.
+Run ``python docs/make_console_png.py`` when a page has changed; it writes docs/console-*.png and why-*.png.
 """
 
 from __future__ import annotations
 
 import asyncio
 import io
+import json
 import shutil
+import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -18,8 +20,12 @@ sys.path[:0] = [str(HERE.parent / "tests" / part) for part in ("rpc", "web")]
 from consoled import Consoled  # noqa: E402
 from numa_client import AsyncMachine, NumaError  # noqa: E402
 from PIL import Image  # noqa: E402
-from playwright.async_api import Browser, async_playwright  # noqa: E402
+from playwright.async_api import Browser, Page, async_playwright  # noqa: E402
 
+from numa_service.web.verdict import VerdictServer  # noqa: E402
+
+VERDICTS = (("why-1280", 1280, "light"), ("why-390", 390, "dark"))
+REPORT = HERE.parent / "tests/testdata/mem_info/bound.txt"
 PICTURES = (("console-1280", 1280, "light"), ("console-390", 390, "light"), ("console-dark", 1280, "dark"))
 
 
@@ -49,7 +55,7 @@ async def kswapd(machine: Consoled, nid: int) -> None:
 
 
 async def picture(browser: Browser, url: str, name: str, width: int, scheme: str) -> None:
-    """One screen, as small a file as it takes."""
+    """One screen of the machine."""
     context = await browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
     page = await context.new_page()
     await page.goto(url)
@@ -62,13 +68,32 @@ async def picture(browser: Browser, url: str, name: str, width: int, scheme: str
     await page.wait_for_timeout(4000)
     await page.wait_for_selector(".flow")
     await page.evaluate("document.activeElement.blur()")
+    await save(page, name)
+    await context.close()
+
+
+async def verdict(browser: Browser, report: Path, name: str, width: int, scheme: str) -> None:
+    """The picture of what `why` says of a report."""
+    command = [str(Path(sys.executable).parent / "numa-service"), "why", str(report), "--json"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    server = VerdictServer(json.loads(told.stdout))
+    context = await browser.new_context(viewport={"width": width, "height": 700}, color_scheme=scheme)  # type: ignore[arg-type]
+    page = await context.new_page()
+    await page.goto(await server.start())
+    await page.wait_for_selector("body[data-shown=yes]")
+    await save(page, name)
+    await context.close()
+    await server.stop()
+
+
+async def save(page: Page, name: str) -> None:
+    """Write a screenshot, as small a file as it takes."""
     shot = await page.screenshot(full_page=True)
     image = Image.open(io.BytesIO(shot)).convert("RGB")
     # an octree keeps the few pixels of a rare colour, which a median cut would not
     image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
         HERE / f"{name}.png", optimize=True
     )
-    await context.close()
 
 
 async def main() -> None:
@@ -83,6 +108,8 @@ async def main() -> None:
         browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for name, width, scheme in PICTURES:
             await picture(browser, machine.url, name, width, scheme)
+        for name, width, scheme in VERDICTS:
+            await verdict(browser, REPORT, name, width, scheme)
         await browser.close()
     for task in tasks:
         task.cancel()

@@ -74,12 +74,8 @@ class BootedMachine:
     watermarks: dict[ZoneKey, Watermarks] = field(default_factory=dict)
     #: vm.min_free_kbytes as somebody wrote it; None = never.
     user_min_free_kbytes: int | None = None
-    #: `managed` as boot left it; a node that is restarted has these pages again.
-    booted: dict[ZoneKey, int] = field(default_factory=dict)
     #: The slab caches of the kernel's boot (``slab_caches``).
     slab_caches: tuple[Cache, ...] = ()
-    #: `MemoryState.sequence` of the last state of each node's memory that was applied.
-    memory_news: dict[int, int] = field(default_factory=dict)
     #: Nodes booted in the same process that belong to another BootedMachine; only snapshots show them.
     neighbours: dict[int, Pgdat] = field(default_factory=dict)
     vmalloc_nid: int = 0
@@ -110,7 +106,6 @@ class BootedMachine:
             sysctls=deepcopy(self.sysctls),
             pgdats={nid: self.pgdats[nid]},
             dmesg=list(self.dmesg),
-            memory_news={},
             neighbours={},
         )
 
@@ -136,15 +131,13 @@ class BootedMachine:
             self.user_min_free_kbytes,
             sorted((nid, zone, pages) for (nid, zone), pages in self.managed.items()),
             [(nid, list(zones)) for nid, zones in self.populated.items()],
-            sorted(self.memory_news.items()),
             [(nid, list(lists.node_order)) for nid, lists in sorted(self.zonelists.items())],
         ]
 
     def load(self, dumped: list[Any]) -> None:
         """Restore what :meth:`dump` returned, into a machine that was booted from the same spec."""
-        sysctls, user_min, managed, populated, news, orders = dumped
+        sysctls, user_min, managed, populated, orders = dumped
         self.managed = {(nid, zone): pages for nid, zone, pages in managed}
-        self.memory_news = dict(news)
         ours = self.sysctls.as_dict()
         for key, value in sysctls.items():
             if ours.get(key) != value:
@@ -194,15 +187,18 @@ class BootedMachine:
         cpu_ns: Mapping[int, int] | None = None,
         booted: float = 0.0,
         slab: Mapping[str, SlabNodeSnapshot] | None = None,
+        tasks: dict[int, dict[str, str]] | None = None,
+        page_tables: dict[int, int] | None = None,
     ) -> NodePart:
         """What this process knows of its node.
 
         `cpu_ns` is the busy time of each CPU in virtual ns, `booted` when the node booted, in s since 1970,
-        `slab` what the node has of slab caches, by name.
+        `slab` what the node has of slab caches, by name, `tasks` the files of its tasks,
+        `page_tables` the pages of their page tables by node.
         """
         seen = self._node_snapshot(self.pgdats[nid])
         node = replace(seen, cpu_ns=dict(cpu_ns or {}), slab=dict(slab or {}))
-        return NodePart(node, self.sysctls.as_dict(), booted)
+        return NodePart(node, self.sysctls.as_dict(), booted, tasks or {}, page_tables or {})
 
     def _node_snapshot(self, pgdat: Pgdat) -> NodeSnapshot:
         shown = node_snapshot(self.spec, pgdat, online=pgdat.nid in self.populated)

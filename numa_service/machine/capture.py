@@ -6,8 +6,9 @@ a running system (``proc/zoneinfo``, ``sys/devices/system/node``, ``proc/sys/vm`
 Only the zoneinfo is required.
 
 What is read: zone spans, present and managed pages, CPUs, distances, what sysfs shows of an HMAT, sysctls,
-swap, free blocks, and from the boot log the pages freed after watermarks had been computed. What is not read,
-because the model computes it: watermarks, protection, pagesets, zonelists.
+swap, free blocks, and from the boot log the pages freed after watermarks had been computed; without it they
+follow from the printed protection, and without sysctls min_free_kbytes from the printed min watermarks. All
+else is computed: watermarks, protection, pagesets, zonelists.
 """
 
 from __future__ import annotations

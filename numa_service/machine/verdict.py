@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from numa_service.machine.formats.mem_info import OOM, SYSRQ, Report, ReportedZone
 from numa_service.machine.notation import format_cpulist
 from numa_service.mm.gfp import GFP_KERNEL, Gfp
+from numa_service.mm.mmzone import PAGEBLOCK_NR_PAGES
 
 # why a zone did not serve
 NODE_FORBIDDEN = "its node is not allowed"
@@ -254,14 +255,18 @@ def _halved(report: Report, check: ZoneCheck, order: int) -> bool:
 
 
 def boost_rose(report: Report, zone: ReportedZone) -> int:
-    """What a boost that is not printed grew by while the marks were printed: low - min is larger for it."""
-    if not (5, 0) <= rules_version(report) < (5, 16) or "boost" in zone.kb:
+    """What a boost that is not printed grew by while the marks were printed: low - min is larger for it.
+
+    low - min and high - low are the same but for that, and a boost grows by whole pageblocks
+    (boost_watermark). Another difference is not taken for one.
+    """
+    if not (5, 0) <= rules_version(report) < (5, 16) or "boost" in zone.kb or report.page_kb != 4:
         return 0
     mark, low, high = (report.pages(zone, name) for name in ("min", "low", "high"))
     if mark is None or low is None or high is None:
         return 0
     rose = (low - mark) - (high - low)
-    return rose if rose > 1 else 0
+    return rose if rose > 0 and rose % PAGEBLOCK_NR_PAGES == 0 else 0
 
 
 def _large_enough(zone: ReportedZone, order: int, movable: bool) -> tuple[int | None, int]:

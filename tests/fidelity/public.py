@@ -3,8 +3,10 @@
 ``tests/testdata/public`` has the numbers with the source of each: `mem-info.tsv` a row for each zone of 31
 reports of kernels 2.6.30 to 6.19, `boot-logs.tsv` a row for each ``Fallback order`` line of four logs. A
 report does not tell min_free_kbytes: it is taken from its marks (``formats/mem_info_machine.py``), and what
-the sysctl then gives every zone is compared. Where a number is within a tolerance the row says why: zones
-have grown since lists were set at boot, or marks had a boost that was not printed.
+the sysctl then gives every zone is compared. What zones managed when marks were computed is taken from the
+printed reserves, so those are no prediction. Each is told as a 256th (in ZONE_NORMAL a 32nd): that is how
+much a mark may be off by the rule. Nothing tells what the lowest zone of a node had; a boost that is not
+printed is a number of whole pageblocks.
 """
 
 from __future__ import annotations
@@ -25,31 +27,34 @@ from numa_service.machine.formats.mem_info_machine import machine_of
 from numa_service.machine.machinefile import parse_machine
 from numa_service.machine.spec import SpecError
 from numa_service.mm.mmzone import PAGEBLOCK_NR_PAGES
-from numa_service.mm.profile import profile_named
-from numa_service.mm.watermark import setup_per_zone_wmarks
+from numa_service.mm.profile import Profile, profile_named
+from numa_service.mm.watermark import DEFAULT_WATERMARK_SCALE_FACTOR, setup_per_zone_wmarks
 
 PUBLIC = Path(__file__).resolve().parents[1] / "testdata/public"
 #: What `Field.file` is for all of them.
 REPORT, LOG = "report", "log"
 Row = dict[str, str]
 
-_WITHIN = re.compile(r"within (\d+) (kB|pages): (.*)")
-GROWN = "the zone, or those above it, grew after marks and reserves were set at boot"
-UNPRINTED_BOOST = "a boost that is not printed"
+ROUNDED = "what zones had at boot is told by reserves, to a page in 256"
+NOT_TOLD = "what the lowest zone of a node had at boot is not told"
+CONTRADICTED = "marks and reserves are not of one moment: the report does not say what zones had at each"
+LATER = "marks were computed after reserves, when the zone had got more"
+UNPRINTED_BOOST = "a boost that is not printed: whole pageblocks"
 _TEXT = """
 ## Public reports and logs
 
 Mem-Info reports and boot logs that others published, as numbers with their sources
 (`tests/testdata/public`). A report tells neither sysctls nor what was on its machine before:
-`vm.min_free_kbytes` is taken from its marks, and then every zone's min is computed from its size (so is
-what the marks lie above min, and `lowmem_reserve`). Sizes are those at the time of the report; marks and
-reserves were computed at boot, when less had been freed, which is the cause of most differences.
+`vm.min_free_kbytes` is taken from its marks, and then every zone's min is computed from its size, and what
+low and high lie above it. Marks were computed at boot, when less had been freed: what zones managed then is
+taken from the reserves that are printed, which are therefore no prediction. They tell it in units of 256
+pages, and nothing of the lowest zone of a node.
 
 """
-#: Largest growth of a zone after boot that shows in these reports, in percent.
-MOST_GROWN = 7
 #: Kernels that have boosts and do not print them.
 _UNPRINTED = ((5, 0), (5, 16))
+#: Zones whose min and reserves contradict each other.
+_CONTRADICTIONS = {("46", 0, "DMA32")}
 #: Columns of zones that this kernel prints as 0 although higher zones have pages.
 EMPTY_COLUMNS = "columns of empty zones"
 
@@ -89,61 +94,99 @@ def _report(identity: str, rows: list[Row]) -> Iterator[Field]:
     report = parse_mem_info(_text(rows), "report")
     spec = machine_of(report, "report", "report")
     kernel = profile_named(spec.profile)
+    then = {(n.nid, z.name): (z.managed or 0) - z.freed_late for n in spec.nodes for z in n.zones}
+    now = {(n.nid, z.name): z.managed or 0 for n in spec.nodes for z in n.zones}
+    lowest = {(node.nid, next(zone.name for zone in node.zones if zone.managed)) for node in spec.nodes}
+    factor = int(spec.sysctls.get("vm.watermark_scale_factor", DEFAULT_WATERMARK_SCALE_FACTOR))
+    computed = setup_per_zone_wmarks(then, kernel, int(spec.sysctls["vm.min_free_kbytes"]), factor)
     snapshot = start_kernel(spec).snapshot()
     zones = {(zone.nid, zone.name): zone for node in snapshot.nodes for zone in node.zones}
     name = f"report {identity}"
     for row in rows:
-        zone = zones.get((int(row["node"]), row["zone"]))
-        if zone is None or not zone.managed:
+        key = int(row["node"]), row["zone"]
+        if not then.get(key):
             continue
         page_kb = int(row["page_kb"])
         where = f"node {row['node']} {row['zone']}"
         boost = int(row["boost"]) if row["boost"] != "-" else 0
-        low, high = ((int(row[kind]) - int(row["min"])) // page_kb for kind in ("low", "high"))
-        base = (int(row["min"]) - boost) // page_kb
+        least, low, high = (int(row[kind]) // page_kb for kind in ("min", "low", "high"))
+        base = least - boost // page_kb
         hidden = row["boost"] == "-" and _UNPRINTED[0] <= report.version < _UNPRINTED[1]
-        whole = base - zone.wmark_min
-        if hidden and whole > 0 and whole % PAGEBLOCK_NR_PAGES == 0:
-            yield Field(name, REPORT, "min", where, base, zone.wmark_min, whole, UNPRINTED_BOOST)
-        else:
-            slack, cause = max(1, base * MOST_GROWN // 100), GROWN
-            if row["marks"].startswith("inferred"):
-                slack, cause = 2 * PAGEBLOCK_NR_PAGES, UNPRINTED_BOOST
-            yield Field(name, REPORT, "min", where, base, zone.wmark_min, slack, cause)
-        slack, cause = _tolerance(row["marks"], page_kb)
+        slack, cause = _least(
+            base, computed[key].min, then[key], now[key], sum(then.values()), key in lowest, hidden
+        )
+        if (identity, *key) in _CONTRADICTIONS:
+            slack, cause = abs(base - computed[key].min), CONTRADICTED
+        yield Field(name, REPORT, "min", where, base, computed[key].min, slack, cause)
+        printed = low - least, high - least
         if row["zone"] in ("HighMem", "Movable"):
-            # their distance is a share of min_free_kbytes as the others' min is
-            slack, cause = max(slack, high * MOST_GROWN // 100), GROWN
-            gaps = zone.wmark_low - zone.wmark_min, zone.wmark_high - zone.wmark_min
+            # their distance is a share of min_free_kbytes, as the others' min is
+            gaps = computed[key].low - computed[key].min, computed[key].high - computed[key].min
+            slack, cause = 2, ROUNDED
         else:
-            marks = setup_per_zone_wmarks({(0, "Normal"): zone.managed}, kernel, base << 2, 10)[0, "Normal"]
-            gaps = marks.low - base, marks.high - base
-        if row["marks"].startswith("inferred"):
-            slack, cause = PAGEBLOCK_NR_PAGES, UNPRINTED_BOOST
-        yield Field(name, REPORT, "low above min", where, low, gaps[0], slack, cause)
+            gaps = _gaps(then[key], base, kernel)
+            slack, cause = _above_least(base, printed, gaps, then[key], kernel, key in lowest, hidden)
+        yield Field(name, REPORT, "low above min", where, printed[0], gaps[0], slack, cause)
         # the distance counts twice
-        yield Field(name, REPORT, "high above min", where, high, gaps[1], 2 * slack, cause)
-        yield from _reserve(name, where, row, zone.protection, page_kb)
+        yield Field(name, REPORT, "high above min", where, printed[1], gaps[1], 2 * slack, cause)
+        yield from _reserve(name, where, row, zones[key].protection)
 
 
-def _reserve(name: str, where: str, row: Row, protection: tuple[int, ...], page_kb: int) -> Iterator[Field]:
-    slack, cause = _tolerance(row["reserves"], page_kb)
+def _least(
+    base: int, found: int, then: int, now: int, total: int, lowest: bool, hidden: bool
+) -> tuple[int, str]:
+    """By how many pages a min may be off, and why: nothing that the rules do not say."""
+    # what a zone had is told to 255 pages, and what all had to 255 pages each
+    slack = 1 + base * 255 // then + base * 255 // total
+    grown = slack + base * (now - then) // then
+    off = base - found
+    boost = round(off / PAGEBLOCK_NR_PAGES) * PAGEBLOCK_NR_PAGES
+    if hidden and boost > 0 and abs(off - boost) <= grown:
+        return abs(off), UNPRINTED_BOOST
+    if lowest and off < 0:
+        return -off, NOT_TOLD
+    return (slack, ROUNDED) if abs(off) <= slack else (grown, LATER)
+
+
+def _gaps(pages: int, base: int, kernel: Profile) -> tuple[int, int]:
+    """What low and high of a zone lie above its min."""
+    marks = setup_per_zone_wmarks({(0, "Normal"): pages}, kernel, base << 2, 10)[0, "Normal"]
+    return marks.low - base, marks.high - base
+
+
+def _above_least(
+    base: int,
+    printed: tuple[int, int],
+    gaps: tuple[int, int],
+    then: int,
+    kernel: Profile,
+    lowest: bool,
+    hidden: bool,
+) -> tuple[int, str]:
+    """By how many pages the distances from min may be off, and why."""
+    if lowest and printed[0] <= gaps[0] and printed[1] <= gaps[1]:
+        return gaps[0] - printed[0], NOT_TOLD
+    if hidden and printed != gaps:
+        for boost in range(0, base, PAGEBLOCK_NR_PAGES):
+            real = _gaps(then, base - boost, kernel)
+            rose = printed[0] - real[0], printed[1] - real[1]
+            # it was in min already, or rose while the marks were printed, or both
+            if all(more >= 0 and more % PAGEBLOCK_NR_PAGES == 0 for more in rose):
+                return abs(printed[0] - gaps[0]), UNPRINTED_BOOST
+    return 1, ROUNDED
+
+
+def _reserve(name: str, where: str, row: Row, protection: tuple[int, ...]) -> Iterator[Field]:
     printed = [int(word) for word in row["reserve"].split() if word.isdigit()]
     for at, (captured, computed) in enumerate(zip(printed, protection, strict=False)):
-        allowed = slack, cause
+        allowed = 0, ""
         if EMPTY_COLUMNS in row["reserves"] and not captured:
             allowed = computed, "6.10-rc1 reserved nothing from classes whose own zone is empty; 6.12 does"
         elif row["reserves"] == "not checkable" or (captured and not computed):
             allowed = captured, "zones above the request's class are not printed"
-        yield Field(name, REPORT, "protection", f"{where} [{at}]", captured, computed, *allowed)
-
-
-def _tolerance(said: str, page_kb: int) -> tuple[int, str]:
-    """Pages by which a number may be off, and why; rounding to kB twice is a page more."""
-    found = _WITHIN.fullmatch(said)
-    if found:
-        return int(found[1]) // (page_kb if found[2] == "kB" else 1) + 1, GROWN
-    return 0, ""
+        where_at = f"{where} [{at}]"
+        # they are taken over: what zones had at boot is that by which they come out
+        yield Field(name, REPORT, "protection", where_at, captured, computed, *allowed, computed_here=False)
 
 
 def boot_log_fields() -> Iterator[Field]:

@@ -168,6 +168,15 @@ def test_kernels_2_6_37_to_3_2_count_the_block_twice() -> None:
         assert check_of(judged("enough", ("2.6.32-400", version)), 0, "Normal").cost == cost
 
 
+@pytest.mark.parametrize(("low", "rose"), [("low:32256kB", 0), ("low:34304kB", 512), ("low:33304kB", 0)])
+def test_a_boost_that_is_not_printed_is_whole_pageblocks(low: str, rose: int) -> None:
+    """Of 5.0 to 5.15: low - min is larger than high - low by what it grew by while they were printed."""
+    changes = ("6.1.90-1", "5.4.0-1"), ("boost:4096kB ", ""), ("low:32256kB", low)
+    verdict = judged("bound", *changes, ("high:37888kB", f"high:{int(low[4:-2]) + 5632}kB"))
+    check = check_of(verdict, 1, "Normal")
+    assert (check.boost, check.boost_rose) == (0, rose)
+
+
 def test_old_kernels_do_not_count_smaller_blocks() -> None:
     changes = (("order:0", "order:5"), ("1250*64kB", "1249*64kB"), ("0*128kB", "1*128kB"))
     old = judged("enough", *changes)

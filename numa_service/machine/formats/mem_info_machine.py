@@ -22,7 +22,7 @@ from numa_service.mm.mmzone import (
     ZONE_NAMES,
 )
 from numa_service.mm.profile import profile_named, profile_of_version
-from numa_service.mm.watermark import highmem_zones, setup_per_zone_wmarks
+from numa_service.mm.watermark import ZoneKey, highmem_zones, setup_per_zone_wmarks
 
 _LETTERS = {"U": MIGRATE_UNMOVABLE, "M": MIGRATE_MOVABLE, "E": MIGRATE_RECLAIMABLE, "R": MIGRATE_MOVABLE}
 #: Letters of HIGHATOMIC and ISOLATE.
@@ -89,7 +89,7 @@ def machine_of(report: Report, source: str, name: str) -> MachineSpec:
     if not exact:
         notes.append(
             f"vm.min_free_kbytes={sysctls['vm.min_free_kbytes']} makes nearly these watermarks: they have "
-            "boosts that are not printed, or zones have grown since"
+            "boosts that are not printed, or what zones had at boot is not told to the page"
         )
     return MachineSpec(
         name=_NAME.sub("-", name).strip("-._")[:63] or "machine",
@@ -138,9 +138,14 @@ def _freed_late(report: Report, nid: int, zones: list[ZoneSpec], arch: str, prof
 
 
 def _marks(report: Report, nodes: list[NodeSpec], profile: str) -> tuple[dict[str, str], bool]:
-    """min_free_kbytes and watermark_scale_factor behind the printed marks, and whether they fit exactly."""
+    """min_free_kbytes and watermark_scale_factor behind the printed marks, and whether they fit exactly.
+
+    Marks are of what zones managed when they were computed.
+    """
     kernel = profile_named(profile)
-    managed = {(node.nid, zone.name): zone.managed or 0 for node in nodes for zone in node.zones}
+    managed = {
+        (node.nid, zone.name): (zone.managed or 0) - zone.freed_late for node in nodes for zone in node.zones
+    }
     low = [key for key in managed if managed[key] and key[1] not in highmem_zones(managed, kernel)]
     total = sum(managed[key] for key in low)
     printed = {
@@ -150,7 +155,7 @@ def _marks(report: Report, nodes: list[NodeSpec], profile: str) -> tuple[dict[st
         )
         for zone in report.zones
     }
-    pages_min = _median([(-(-printed[key][0] * total // managed[key]), managed[key]) for key in low])
+    pages_min = _agreed({key: printed[key][0] for key in low}, managed, total)
     kbytes = pages_min << (PAGE_SHIFT - 10)
     factor = 10
     if kernel.watermark_scale:
@@ -166,14 +171,23 @@ def _marks(report: Report, nodes: list[NodeSpec], profile: str) -> tuple[dict[st
     return sysctls, exact
 
 
-def _median(weighted: list[tuple[int, int]]) -> int:
-    """The weighted median of (value, weight): a boost that is not printed makes single values too large."""
-    half = sum(weight for _, weight in weighted) / 2
-    for value, weight in sorted(weighted):
-        half -= weight
-        if half <= 0:
-            return value
-    return 0
+def _agreed(mins: dict[ZoneKey, int], managed: dict[ZoneKey, int], total: int) -> int:
+    """The pages of min_free_kbytes by which most zones have their min; of as many, the larger zones.
+
+    A boost that is not printed makes a single min too large.
+    """
+    best, found = (0, 0), 0
+    # a large zone's share is rounded least
+    for key in sorted(mins, key=lambda key: -managed[key]):
+        pages = -(-mins[key] * total // managed[key])
+        fits = [
+            managed[other]
+            for other in mins
+            if abs(mins[other] - pages * managed[other] // total) <= 1 + mins[other] // 100
+        ]
+        if (len(fits), sum(fits)) > best:
+            best, found = (len(fits), sum(fits)), pages
+    return found
 
 
 def _occupancy(report: Report, zone: ReportedZone) -> ZoneOccupancy:

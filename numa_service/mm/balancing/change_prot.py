@@ -39,7 +39,8 @@ def change_prot_numa(balancing: NumaBalancing, mm: NumaMm, vma: Vma, start: int,
 
 def _huge(balancing: NumaBalancing, entries: Entries) -> int:
     """change_huge_pmd: also of the own node."""
-    if entries[0] & NUMA or not entries[0] & PRESENT or not balancing.parameters.mode & NUMA_BALANCING_NORMAL:
+    wanted = entries[0] & (PRESENT | ZERO | NUMA) == PRESENT
+    if not wanted or not balancing.parameters.mode & NUMA_BALANCING_NORMAL:
         return 0
     entries |= NUMA
     balancing.counters.numa_huge_pte_updates += 1
