@@ -166,7 +166,8 @@ def madvise_collapse(process: Process, vma: Vma, start: int, end: int, nodes: No
     EINVAL for a VMA that may have none, and if not all of it became huge; ENOMEM if there is none.
     """
     thp = process.frames.thp
-    if thp is None or not allowed(thp, vma, enforce=False):
+    assert thp is not None
+    if not allowed(thp, vma, enforce=False):
         raise Errno(errno.EINVAL, "the mapping may have no huge pages")
     failed = None
     for index in range(-(-start >> process.shift), end >> process.shift):
