@@ -148,7 +148,7 @@ def _advise(process: Process, effect: Advise, sharers: Iterable[Process]) -> Non
     frames = process.frames
     if effect.advice == MADV_REMOVE:
         _remove(process, effect, sharers)
-    elif effect.advice == MADV_COLLAPSE:
+    elif effect.advice == MADV_COLLAPSE and frames.thp is not None:
         madvise_collapse(process, effect.vma, effect.start, effect.end)
     elif effect.advice == MADV_HUGEPAGE:
         khugepaged_enter(process, effect.vma)

@@ -178,8 +178,24 @@ def _write_pmd(process: Process, vma: Vma, index: int, row: Entries) -> int | No
             process.map_pmd(index, pfns, WRITE | DIRTY | ACCESSED)
             _taken(process, vma, index, pfns)
             return 1
+        if old[0]:
+            _copy_by_pages(process, vma, index)
+            return 1
     process.split_pmd(index)
     return None
+
+
+def _copy_by_pages(process: Process, vma: Vma, index: int) -> None:
+    """do_huge_pmd_wp_page_fallback: all of a shared huge page is copied, but into single pages."""
+    first = vma.pgoff + (((index << process.shift) - vma.start) >> PAGE_SHIFT)
+    numbers = np.arange(first, first + _thp(process.frames).nr, dtype=np.int64)
+    pfns = process.frames.alloc(process.place(vma, numbers), ANON)
+    process.forget_pmd(index)
+    process.tables.split_pmd(index)
+    row = process.row(index)
+    process.map_pages(row, np.ones(len(row), np.bool_), pfns, WRITE | DIRTY | ACCESSED)
+    assert vma.anon_vma is not None
+    process.frames.belong(pfns, vma.anon_vma, numbers)
 
 
 def _alone(frames: Frames, head: int) -> bool:

@@ -166,7 +166,8 @@ def madvise_collapse(process: Process, vma: Vma, start: int, end: int, nodes: No
     EINVAL for a VMA that may have none, and if not all of it became huge; ENOMEM if there is none.
     """
     thp = process.frames.thp
-    if thp is None or not allowed(thp, vma, enforce=False):
+    assert thp is not None
+    if not allowed(thp, vma, enforce=False):
         raise Errno(errno.EINVAL, "the mapping may have no huge pages")
     failed = None
     for index in range(-(-start >> process.shift), end >> process.shift):
@@ -192,7 +193,7 @@ class Khugepaged:
 
     def wanted(self) -> bool:
         """khugepaged_has_work: whether there is somebody to look at."""
-        return bool(self._thp.scan.slots) and self._thp.settings.enabled != "never"
+        return bool(self._thp.scan.slots) and not self._thp.is_off
 
     def do_scan(self) -> int:
         """khugepaged_do_scan: look at ``pages_to_scan`` pages, at everybody once; return the ms to sleep.

@@ -55,6 +55,8 @@ class ThpSettings:
     """Files below ``/sys/kernel/mm/transparent_hugepage``, by name; those of khugepaged/ with its name."""
 
     enabled: str = "always"
+    #: Of the size of a PMD entry, where sizes have files: "inherit" is what `enabled` says.
+    pmd_enabled: str = "inherit"
     defrag: str = "madvise"
     use_zero_page: int = 1
     khugepaged_defrag: int = 1
@@ -69,11 +71,16 @@ class ThpSettings:
     khugepaged_max_ptes_shared: int = 256
 
 
+#: Where `pmd_enabled` is.
+_PMD_ENABLED: Final = "hugepages-2048kB/enabled"
+
+
 def settings_of(files: Mapping[str, str]) -> ThpSettings:
     """Settings from what files hold, by their path below transparent_hugepage; others keep the defaults."""
     settings = ThpSettings()
     for one in fields(ThpSettings):
-        text = files.get(one.name.replace("khugepaged_", "khugepaged/", 1))
+        path = one.name.replace("khugepaged_", "khugepaged/", 1)
+        text = files.get(_PMD_ENABLED if one.name == "pmd_enabled" else path)
         if text is not None:
             setattr(settings, one.name, text if one.type == "str" else int(text))
     return settings
@@ -156,10 +163,16 @@ class Thp:
         self.events[event] = self.events.get(event, 0) + by
 
     def is_on(self, flags: int) -> bool:
-        """Whether the file ``enabled`` allows huge pages in a VMA with these flags."""
-        if self.settings.enabled == "madvise":
-            return bool(flags & vf.VM_HUGEPAGE)
-        return self.settings.enabled == "always"
+        """Whether the files ``enabled`` allow huge pages in a VMA with these flags."""
+        mode = self.settings.pmd_enabled
+        if mode == "inherit":
+            mode = self.settings.enabled
+        return mode == "always" or (mode == "madvise" and bool(flags & vf.VM_HUGEPAGE))
+
+    @property
+    def is_off(self) -> bool:
+        """Whether nobody gets huge pages (hugepage_pmd_enabled is false)."""
+        return not self.is_on(vf.VM_HUGEPAGE)
 
     def fault_gfp(self, flags: int) -> int:
         """How hard a fault in a VMA with these flags tries (alloc_hugepage_direct_gfpmask)."""

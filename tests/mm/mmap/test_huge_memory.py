@@ -142,6 +142,16 @@ def test_who_gets_huge_pages(enabled: str, advice: int | None, huge: bool) -> No
     assert ("THPeligible:    1" in smaps(its)) is huge
 
 
+@pytest.mark.parametrize(
+    ("enabled", "size", "huge"),
+    [("never", "always", True), ("always", "never", False), ("always", "madvise", False)],
+)
+def test_since_6_8_the_size_has_a_file_of_its_own(enabled: str, size: str, huge: bool) -> None:
+    _, its = inhabited("6.12", enabled=enabled, pmd_enabled=size)
+    go(its, 0)
+    assert its.rss[ANON] == (NR if huge else 1)
+
+
 def test_only_where_all_of_it_fits() -> None:
     one = machine()
     its = one.process()
@@ -265,6 +275,18 @@ def test_a_write_to_a_shared_huge_page(version: str, copied: int, split: int) ->
     assert go(its, 9) == 1
     assert huge_of(its) == [0]
     assert go(its, 9) == 0
+
+
+def test_until_5_8_all_of_it_is_copied_also_without_a_huge_page() -> None:
+    one, its = inhabited("5.7")
+    go(its, 0)
+    child = fork(its, one.tables)
+    one.pages.left = 0
+    assert go(child, 5) == 1
+    assert go(child, 0, NR) == 0
+    assert one.thp.events == {"thp_fault_alloc": 1, "thp_fault_fallback": 1}
+    assert (huge_of(its), huge_of(child), one.pages.out) == ([0], [], 2 * NR)
+    check([its, child])
 
 
 @pytest.mark.parametrize(
@@ -447,8 +469,10 @@ def test_huge_pages_of_32_bit(layout: UserLayout, pages: int) -> None:
 
 def test_settings_come_from_files() -> None:
     files = {"enabled": "madvise", "use_zero_page": "0", "khugepaged/pages_to_scan": "8"}
-    settings = settings_of(files)
-    assert settings == ThpSettings(enabled="madvise", use_zero_page=0, khugepaged_pages_to_scan=8)
+    settings = settings_of({**files, "hugepages-2048kB/enabled": "never", "hugepages-64kB/enabled": "always"})
+    assert settings == ThpSettings(
+        enabled="madvise", pmd_enabled="never", use_zero_page=0, khugepaged_pages_to_scan=8
+    )
 
 
 class NoTables(Unlimited):
