@@ -26,13 +26,28 @@ import simulated
 import slab
 import spill
 import startup
+import tasks
 import tracepoints
 import traces
 from table import Row, result, save, show
 
 from numa_service.cli.compile import compile_first
 
-_PARTS = (mm, slab, memory, explain, tracepoints, serve, scrape, spill, programs, simulated, traces, startup)
+_PARTS = (
+    mm,
+    slab,
+    tasks,
+    memory,
+    explain,
+    tracepoints,
+    serve,
+    scrape,
+    spill,
+    programs,
+    simulated,
+    traces,
+    startup,
+)
 
 
 def _arguments() -> argparse.Namespace:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lab.retrace import (
+from lab.retrace import retrace
+from lab.traced_pages import (
     BEGAN_DRAINED,
     BEGAN_FREE,
     BEGAN_IN_USE,
@@ -32,7 +33,6 @@ from lab.retrace import (
     PagesetFactors,
     PagesetLists,
     Zones,
-    retrace,
 )
 from numa_service.mm.mmzone import MIGRATE_PCPTYPES, MIGRATE_TYPES, NR_ORDERS, PAGEBLOCK_ORDER
 from numa_service.trace.events import EventKind, KswapdChange, TraceEvents

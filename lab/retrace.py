@@ -11,18 +11,47 @@ things can be inferred that have no events:
 * the size of the free block that a page was taken from: it was the smallest of its type, and at least as
   large as the run of pages that were taken after it.
 
-Functions here allocate nothing. A page is named by its key: each largest block has 1024 keys, in the order in
-which the blocks are first seen.
+Functions here allocate nothing; what they know is in the arrays of ``traced_pages.py``.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import numpy as np
-import numpy.typing as npt
 
 from lab.compiled import compiled
+from lab.traced_pages import (
+    BEGAN_DRAINED,
+    BEGAN_FREE,
+    BEGAN_IN_USE,
+    BEGAN_POPPED,
+    FREE,
+    FREE_FROM_START,
+    FREED,
+    IN_USE,
+    NR_LISTS,
+    POP_BITS,
+    REFILLED,
+    SEEMS_IN_USE,
+    UNKNOWN,
+    CpuStates,
+    EventColumns,
+    Findings,
+    Pageblocks,
+    Pages,
+    PagesetFactors,
+    PagesetLists,
+    Zones,
+    began,
+    block_is,
+    give,
+    kept,
+    list_of,
+    push,
+    push_tail,
+    set_state,
+    take,
+    unlink,
+)
 from numa_service.mm.jit import i64
 from numa_service.mm.mmzone import (
     MIGRATE_MOVABLE,
@@ -34,44 +63,12 @@ from numa_service.mm.mmzone import (
 )
 from numa_service.trace.events import EventKind
 
-I32 = npt.NDArray[np.int32]
-I64 = npt.NDArray[np.int64]
-U8 = npt.NDArray[np.uint8]
-
-
-# States of a page: where it is now, as far as is known.
-UNKNOWN = 0
-FREE = 1
-#: On a free list since before the trace began.
-FREE_FROM_START = 2
-#: On a pageset: by a refill, or by a free, which puts it on the list of its pageblock's type.
-REFILLED = 3
-FREED = 4
-IN_USE = 5
-#: Probably allocated without an event; a later event may show that it was not.
-SEEMS_IN_USE = 6
-
-# Where a page was when tracing began.
-BEGAN_UNKNOWN = 0
-BEGAN_FREE = 1
-#: On a pageset, from which it was popped (head), or drained (tail).
-BEGAN_POPPED = 2
-BEGAN_DRAINED = 3
-BEGAN_IN_USE = 4
-
-#: Lists of a pageset here: three types for each order.
-NR_LISTS = (PAGE_ALLOC_COSTLY_ORDER + 2) * MIGRATE_PCPTYPES
-
-#: Low bits of an inferred allocation's position: its rank among those before the same event.
-POP_BITS = 12
-
 # CpuStates.drain, where it is not a row
 _NO_RUN = -1
 _BY_A_FREE = -2
 #: Events that are searched for the pages taken next: for one event, and in all for one call.
 _LOOK_AHEAD = 1 << 17
 _LOOKS = 1 << 26
-
 
 _ALLOC = int(EventKind.MM_PAGE_ALLOC)
 _FREE = int(EventKind.MM_PAGE_FREE)
@@ -82,213 +79,13 @@ _EXTFRAG = int(EventKind.MM_PAGE_ALLOC_EXTFRAG)
 _OTHER = int(EventKind.OTHER)
 
 
-class Pages(NamedTuple):
-    """What is known of each page, by key."""
-
-    state: U8
-    #: order + 1 of the known free block that starts here.
-    free_order: U8
-    #: Of a page on a pageset: its neighbours (-1 at the ends), and the number of the list.
-    next: I32
-    prev: I32
-    where: I32
-    #: Of a page in state SEEMS_IN_USE: event since which it is << POP_BITS | rank.
-    since: I64
-    #: Migratetype that the last allocation requested.
-    mt: U8
-    #: BEGAN_*; and the first event of the block, in the row of its head.
-    began: U8
-    order: U8
-    first_mt: U8
-    first_cpu: I32
-    first_at: I64
-
-
-#: dtypes of the columns of :class:`Pages`.
-PAGE_DTYPES: dict[str, np.dtype[Any]] = {
-    "state": np.dtype(np.uint8),
-    "free_order": np.dtype(np.uint8),
-    "next": np.dtype(np.int32),
-    "prev": np.dtype(np.int32),
-    "where": np.dtype(np.int32),
-    "since": np.dtype(np.int64),
-    "mt": np.dtype(np.uint8),
-    "began": np.dtype(np.uint8),
-    "order": np.dtype(np.uint8),
-    "first_mt": np.dtype(np.uint8),
-    "first_cpu": np.dtype(np.int32),
-    "first_at": np.dtype(np.int64),
-}
-
-
-class Pageblocks(NamedTuple):
-    """Type + 1 of each pageblock, by key >> pageblock_order: the present one, and the first one shown."""
-
-    now: U8
-    first: U8
-
-
-class PagesetLists(NamedTuple):
-    """The lists of all pagesets, by number (see :func:`_list_of`)."""
-
-    head: I32
-    tail: I32
-    #: First block of the last refill, and the event of it; -1: none yet.
-    refill: I32
-    refill_at: I64
-    #: Blocks of that refill so far.
-    refilled: I64
-
-
-class PagesetFactors(NamedTuple):
-    """What the trace tells about free_factor of each pageset at the start: [CPU, zone]."""
-
-    #: Allocations so far, each of which halves free_factor.
-    allocs: I64
-    #: Its value at the start; -1: no drain by a free has shown it yet.
-    at_start: I64
-
-
-class CpuStates(NamedTuple):
-    """The last event of each CPU, by position."""
-
-    kind: U8
-    pid: npt.NDArray[np.uint32]
-    #: Zone of the event; of a refill the number of the list.
-    where: I32
-    #: Row of the drain in progress, or _NO_RUN or _BY_A_FREE.
-    drain: I64
-    #: Order of the last event that was not a drain.
-    order: U8
-
-
-class Zones(NamedTuple):
-    """Captured free blocks [zone, type, order] and pages on pagesets [CPU, zone], less those found so far."""
-
-    blocks: I64
-    pageset: I64
-    #: per_cpu_pages.batch by zone; 0: refills differ in size.
-    batch: I64
-
-
-class Findings(NamedTuple):
-    """Inferences of one call of :func:`retrace`; each table has one row for each event, which suffices."""
-
-    #: Rows in use of hidden, drains and blocks; and the number of events searched ahead.
-    used: I64
-    #: Allocations without an event: event before which << POP_BITS | rank; CPU, key, order, type.
-    hidden: I64  # [row, 5]
-    #: Drains that no free caused: event of the first page; CPU, zone, pages.
-    drains: I64  # [row, 4]
-    #: Free blocks at the start: first event that took from the block; zone, key, order, type.
-    blocks: I64  # [row, 5]
-
-
-class EventColumns(NamedTuple):
-    """Columns of events, with the key of the page, the position of the CPU, and the zone (-1: none)."""
-
-    kind: U8
-    key: I64
-    order: U8
-    mt: U8
-    cpu: I64
-    pid: npt.NDArray[np.uint32]
-    zone: I64
-
-
-@compiled
-def _kept(order: int) -> bool:
-    """Whether pagesets keep blocks of this order (6.1)."""
-    return order <= PAGE_ALLOC_COSTLY_ORDER or order == PAGEBLOCK_ORDER
-
-
-@compiled
-def _list_of(nr_zones: int, cpu: int, zone: int, order: int, mt: int) -> int:
-    """Number of a pageset list; types without a list of their own use the movable one."""
-    slot = order if order <= PAGE_ALLOC_COSTLY_ORDER else PAGE_ALLOC_COSTLY_ORDER + 1
-    kind = mt if mt < MIGRATE_PCPTYPES else MIGRATE_MOVABLE
-    return (cpu * nr_zones + zone) * NR_LISTS + slot * MIGRATE_PCPTYPES + kind
-
-
-@compiled
-def _push(pages: Pages, lists: PagesetLists, key: int, where: int) -> None:
-    """Put a block at the head of list `where`."""
-    head = lists.head[where]
-    pages.next[key] = head
-    pages.prev[key] = -1
-    if head >= 0:
-        pages.prev[head] = key
-    else:
-        lists.tail[where] = key
-    lists.head[where] = key
-    pages.where[key] = where
-
-
-@compiled
-def _push_tail(pages: Pages, lists: PagesetLists, key: int, where: int) -> None:
-    """Put a block at the tail of list `where`."""
-    tail = lists.tail[where]
-    pages.prev[key] = tail
-    pages.next[key] = -1
-    if tail >= 0:
-        pages.next[tail] = key
-    else:
-        lists.head[where] = key
-    lists.tail[where] = key
-    pages.where[key] = where
-
-
-@compiled
-def _unlink(pages: Pages, lists: PagesetLists, key: int) -> None:
-    """Take a block off its list."""
-    where = pages.where[key]
-    before, after = pages.prev[key], pages.next[key]
-    if before >= 0:
-        pages.next[before] = after
-    else:
-        lists.head[where] = after
-    if after >= 0:
-        pages.prev[after] = before
-    else:
-        lists.tail[where] = before
-
-
-@compiled
-def _set_state(pages: Pages, key: int, order: int, state: int) -> None:
-    """Set the state of all pages of a block."""
-    for page in range(key, key + (1 << order)):
-        pages.state[page] = state
-
-
-@compiled
-def _began(pages: Pages, event: EventColumns, i: int, how: int, cpu: int, at: int) -> None:
-    """Record event `i` as the first of its block, which began in the state `how`."""
-    key, order = event.key[i], event.order[i]
-    for page in range(key, key + (1 << order)):
-        pages.began[page] = how
-        pages.order[page] = 0xFF
-    pages.order[key] = order
-    pages.first_mt[key] = event.mt[i]
-    pages.first_cpu[key] = cpu
-    pages.first_at[key] = at
-
-
-@compiled
-def _block_is(blocks: Pageblocks, key: int, mt: int) -> None:
-    """Record the type of a pageblock, which the free list of one of its pages has shown."""
-    block = key >> PAGEBLOCK_ORDER
-    blocks.now[block] = mt + 1
-    if blocks.first[block] == 0:
-        blocks.first[block] = mt + 1
-
-
 @compiled
 def _pop_above(pages: Pages, lists: PagesetLists, where: int, key: int, at: int) -> None:
     """Infer that all blocks above `key` on a list (-1: all of the list) were allocated without an event."""
     page = lists.head[where]
     popped = 0
     while page >= 0 and page != key:
-        _unlink(pages, lists, page)
+        unlink(pages, lists, page)
         if page == lists.refill[where]:
             # the refill was made for this one: it comes after all that was popped at that event
             pages.since[page] = lists.refill_at[where] << POP_BITS | ((1 << POP_BITS) - 1)
@@ -297,50 +94,8 @@ def _pop_above(pages: Pages, lists: PagesetLists, where: int, key: int, at: int)
         popped += 1
         slot = (where % NR_LISTS) // MIGRATE_PCPTYPES
         order = slot if slot <= PAGE_ALLOC_COSTLY_ORDER else PAGEBLOCK_ORDER
-        _set_state(pages, page, order, SEEMS_IN_USE)
+        set_state(pages, page, order, SEEMS_IN_USE)
         page = lists.head[where]
-
-
-# free blocks
-
-
-@compiled
-def _take(pages: Pages, key: int, order: int) -> None:
-    """Remove a block from the known free blocks, splitting a larger one that it is part of."""
-    for size in range(NR_ORDERS):
-        head = key & ~((1 << size) - 1)
-        if pages.free_order[head] <= size:
-            continue
-        if pages.free_order[head] != size + 1:
-            continue
-        pages.free_order[head] = 0
-        if size <= order:
-            break
-        while size > order:
-            size -= 1
-            half = head + (1 << size)
-            if key >= half:
-                pages.free_order[head] = size + 1
-                head = half
-            else:
-                pages.free_order[half] = size + 1
-        break
-    for page in range(key, key + (1 << order)):
-        pages.free_order[page] = 0
-
-
-@compiled
-def _give(pages: Pages, key: int, order: int) -> None:
-    """Add a block to the known free blocks, merged with free buddies."""
-    _set_state(pages, key, order, FREE)
-    while order < NR_ORDERS - 1:
-        buddy = key ^ (1 << order)
-        if pages.free_order[buddy] != order + 1:
-            break
-        pages.free_order[buddy] = 0
-        key &= ~(1 << order)
-        order += 1
-    pages.free_order[key] = order + 1
 
 
 @compiled
@@ -457,7 +212,7 @@ def _had_pageset(zones: Zones, lists: PagesetLists, cpu: int, zone: int, order: 
     for room in (1, 0):
         for step in range(nr_cpus):
             other = (cpu + step) % nr_cpus
-            if _kept(order) and lists.refill[_list_of(nr_zones, other, zone, order, mt)] >= 0:
+            if kept(order) and lists.refill[list_of(nr_zones, other, zone, order, mt)] >= 0:
                 continue
             if zones.pageset[other, zone] >= room:
                 return i64(other)
@@ -472,24 +227,24 @@ def _on_alloc(
     key, order, mt, cpu = event.key[i], event.order[i], event.mt[i], event.cpu[i]
     state = pages.state[key]
     if state == REFILLED or state == FREED:
-        where = _list_of(zones.blocks.shape[0], cpu, event.zone[i], order, mt)
+        where = list_of(zones.blocks.shape[0], cpu, event.zone[i], order, mt)
         if pages.where[key] == where:
             _pop_above(pages, lists, where, key, at)
         if state == FREED:
-            _block_is(blocks, key, mt)
-        _unlink(pages, lists, key)
+            block_is(blocks, key, mt)
+        unlink(pages, lists, key)
     elif state == UNKNOWN or state == FREE_FROM_START:
-        _take(pages, key, order)
-        how = BEGAN_POPPED if _kept(order) else BEGAN_FREE
-        _began(pages, event, i, how, cpu, at)
+        take(pages, key, order)
+        how = BEGAN_POPPED if kept(order) else BEGAN_FREE
+        began(pages, event, i, how, cpu, at)
         if how == BEGAN_POPPED:
             zones.pageset[cpu, event.zone[i]] -= 1 << order
             if blocks.now[key >> PAGEBLOCK_ORDER] == 0:
                 blocks.now[key >> PAGEBLOCK_ORDER] = mt + 1
     elif state == FREE:
-        _take(pages, key, order)
+        take(pages, key, order)
     pages.mt[key] = mt
-    _set_state(pages, key, order, IN_USE)
+    set_state(pages, key, order, IN_USE)
 
 
 @compiled
@@ -509,27 +264,27 @@ def _on_free(
     if state == REFILLED or state == FREED or state == SEEMS_IN_USE:
         since = at << POP_BITS
         if state != SEEMS_IN_USE:
-            _unlink(pages, lists, key)
+            unlink(pages, lists, key)
         else:
             since = pages.since[key]
         where = pages.where[key]
         who = where // NR_LISTS // zones.blocks.shape[0]
         _hidden(found, since, who, key, order, where % MIGRATE_PCPTYPES)
     elif state == FREE:
-        _take(pages, key, order)
+        take(pages, key, order)
         _hidden(found, at << POP_BITS, cpu, key, order, min(pages.mt[key], MIGRATE_PCPTYPES - 1))
     elif state == UNKNOWN or state == FREE_FROM_START:
-        _take(pages, key, order)
-        _began(pages, event, i, BEGAN_IN_USE, cpu, at)
-    if not _kept(order):
-        _give(pages, key, order)
+        take(pages, key, order)
+        began(pages, event, i, BEGAN_IN_USE, cpu, at)
+    if not kept(order):
+        give(pages, key, order)
         return
     known = blocks.now[key >> PAGEBLOCK_ORDER]
     mt = known - 1 if known else pages.mt[key]
     if not known and pages.began[key] == BEGAN_IN_USE:
         mt = MIGRATE_MOVABLE
-    _push(pages, lists, key, _list_of(zones.blocks.shape[0], cpu, event.zone[i], order, mt))
-    _set_state(pages, key, order, FREED)
+    push(pages, lists, key, list_of(zones.blocks.shape[0], cpu, event.zone[i], order, mt))
+    set_state(pages, key, order, FREED)
 
 
 @compiled
@@ -548,8 +303,8 @@ def _on_locked(
     key, order, mt, cpu, zone = event.key[i], event.order[i], event.mt[i], event.cpu[i], event.zone[i]
     where = -1
     left = i64(0)
-    if _kept(order) and mt < MIGRATE_PCPTYPES:
-        where = _list_of(zones.blocks.shape[0], cpu, zone, order, mt)
+    if kept(order) and mt < MIGRATE_PCPTYPES:
+        where = list_of(zones.blocks.shape[0], cpu, zone, order, mt)
         batch = max(zones.batch[zone] >> order, 2) if zones.batch[zone] > 1 else zones.batch[zone]
         full = 0 < batch <= lists.refilled[where]
         if cpus.kind[cpu] != _LOCKED or cpus.where[cpu] != where or full:
@@ -564,18 +319,18 @@ def _on_locked(
         _find_block(pages, zones, event, i, left, at, found)
         state = np.uint8(FREE_FROM_START)
     if state == FREE_FROM_START:
-        _began(pages, event, i, BEGAN_FREE, cpu, at)
+        began(pages, event, i, BEGAN_FREE, cpu, at)
     if state == REFILLED or state == FREED:
-        _unlink(pages, lists, key)
-    _take(pages, key, order)
+        unlink(pages, lists, key)
+    take(pages, key, order)
     if order < PAGEBLOCK_ORDER and blocks.now[key >> PAGEBLOCK_ORDER] == 0:
         blocks.now[key >> PAGEBLOCK_ORDER] = mt + 1
     pages.mt[key] = mt
     if where >= 0:
-        _push_tail(pages, lists, key, where)
-        _set_state(pages, key, order, REFILLED)
+        push_tail(pages, lists, key, where)
+        set_state(pages, key, order, REFILLED)
     else:
-        _set_state(pages, key, order, IN_USE)
+        set_state(pages, key, order, IN_USE)
     return where
 
 
@@ -605,15 +360,15 @@ def _on_drain(
     if state == REFILLED or state == FREED or state == SEEMS_IN_USE:
         owner = pages.where[key] // NR_LISTS // zones.blocks.shape[0]
         if state != SEEMS_IN_USE:
-            _unlink(pages, lists, key)
+            unlink(pages, lists, key)
     elif state == UNKNOWN or state == FREE_FROM_START:
-        _take(pages, key, order)
-        if run != _BY_A_FREE or lists.refill[_list_of(zones.blocks.shape[0], cpu, zone, order, mt)] >= 0:
+        take(pages, key, order)
+        if run != _BY_A_FREE or lists.refill[list_of(zones.blocks.shape[0], cpu, zone, order, mt)] >= 0:
             owner = _had_pageset(zones, lists, before, zone, order, mt)
         zones.pageset[owner, zone] -= 1 << order
-        _began(pages, event, i, BEGAN_DRAINED, owner, at)
+        began(pages, event, i, BEGAN_DRAINED, owner, at)
     elif state == FREE:
-        _take(pages, key, order)
+        take(pages, key, order)
     if run == _BY_A_FREE and (owner != cpu or cpus.where[cpu] != zone):
         run = _NO_RUN  # drain_all_pages(), after the last free of reclaim
     if run != _BY_A_FREE:
@@ -626,8 +381,8 @@ def _on_drain(
             found.used[1] = run + 1
         found.drains[run, 3] += 1 << order
     cpus.drain[cpu] = run
-    _block_is(blocks, key, mt)
-    _give(pages, key, order)
+    block_is(blocks, key, mt)
+    give(pages, key, order)
 
 
 @compiled
@@ -656,15 +411,15 @@ def retrace(
         where = event.zone[i]
         if kind == _ALLOC:
             _on_alloc(pages, blocks, lists, zones, event, i, at)
-            if _kept(order):
+            if kept(order):
                 factors.allocs[cpu, event.zone[i]] += 1
         elif kind == _FREE:
             _on_free(pages, blocks, lists, zones, event, i, at, found)
         elif kind == _BATCHED:
             # free_unref_page_list(): only now the page goes to its list
             if pages.state[key] == FREED:
-                _unlink(pages, lists, key)
-                _push(pages, lists, key, pages.where[key])
+                unlink(pages, lists, key)
+                push(pages, lists, key, pages.where[key])
         elif kind == _LOCKED:
             where = _on_locked(pages, blocks, lists, cpus, zones, event, i, at, found)
         else:

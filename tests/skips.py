@@ -29,6 +29,7 @@ TOOLS = {
     "prometheus": "prometheus",
     "prometheus-node-exporter": "prometheus-node-exporter",
     "promtool": "prometheus",
+    "pmap": "procps",
     "ps": "procps",
     "qemu-system-x86_64": "qemu-system-x86",
     "setpriv": "util-linux",

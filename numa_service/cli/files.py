@@ -28,6 +28,7 @@ from numa_service.machine.source import load
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.node.occupy import start_in_use
 from numa_service.node.struct_views import cpu_time
+from numa_service.node.task_files import task_files
 from numa_service.procfs import tree
 from numa_service.sim.simulation import Simulation
 
@@ -251,7 +252,7 @@ def looking(
     for one in wanted:
         fill(simulation, one)
     parts = [
-        node.machine.node_part(nid, cpu_time(node), booted, node.kmem.counts())
+        node.machine.node_part(nid, cpu_time(node), booted, node.kmem.counts(), task_files(node))
         for nid, node in simulation.nodes.items()
     ]
     yield assemble(spec, parts, IdleClock().read(spec, parts, time.time()))

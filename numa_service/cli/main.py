@@ -27,6 +27,7 @@ _COMMANDS = {
     "tables": ("stat", "hardware", "buddyinfo", "zoneinfo", "vmstat"),
     "replay": ("replay",),
     "convert_trace": ("convert-trace",),
+    "compare": ("compare",),
     "compare_slab": ("compare-slab",),
     "trace": ("trace",),
     "diff_profiles": ("diff-profiles",),

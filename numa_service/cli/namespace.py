@@ -14,6 +14,7 @@ import ctypes
 import errno
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -48,6 +49,9 @@ READ_ONLY = ("/sys/kernel/mm", "/proc/irq")
 NO_PRESSURE = "".join(f"{who} avg10=0.00 avg60=0.00 avg300=0.00 total=0\n" for who in ("some", "full"))
 #: Files that are not covered: the start times of the host's processes in /proc refer to the host's uptime.
 HOSTS = ("proc/uptime",)
+#: Files of the machine's tasks; where the host's own /proc is while it has those, and where theirs is made.
+TASKS = re.compile("proc/[0-9]+/")
+HOST, PROC = ".host", ".proc"
 
 #: Directory with all of the machine's files, including those for which the host has no name to cover.
 COMPLETE = "/sys/devices/system/cpu/numa-service"
@@ -159,6 +163,8 @@ def cover(files: list[list[str]]) -> list[Live]:
         covers = [Live(path, source, _create(f"{stage}/{path}"), render) for path, source, render in lives]
         for live in covers:
             live.refresh()
+        if any(TASKS.match(path) for path, *_ in files):
+            _replace_proc(stage)
         for path in dict.fromkeys([*paths, *(live.path for live in covers)]):
             if os.path.lexists(f"/{path}"):
                 _bind(f"{stage}/{path}", f"/{path}")
@@ -169,6 +175,25 @@ def cover(files: list[list[str]]) -> list[Live]:
     except OSError as error:
         raise Forbidden(f"cannot mount on {error.filename}: {error.strerror}") from None
     return covers
+
+
+def _replace_proc(stage: str) -> None:
+    """Let /proc have the machine's tasks in place of the host's processes.
+
+    It takes no new names: so what it has is seen through links into a place below. Of processes there is this
+    one, as tools look themselves up by their number; children of it are only in the place below.
+    """
+    names = [name for name in os.listdir("/proc") if not name.isdigit()]
+    os.makedirs(f"{stage}/proc/{HOST}")
+    _mount("/proc", f"{stage}/proc/{HOST}", None, MS_BIND | MS_REC)
+    os.makedirs(f"{stage}/{PROC}/{HOST}")
+    for name in [*names, str(os.getpid())]:
+        os.symlink(f"{HOST}/{name}", f"{stage}/{PROC}/{name}")
+    for name in filter(str.isdigit, os.listdir(f"{stage}/proc")):
+        if not os.path.lexists(f"{stage}/{PROC}/{name}"):
+            os.rename(f"{stage}/proc/{name}", f"{stage}/{PROC}/{name}")
+    _mount(f"{stage}/proc/{HOST}", f"{stage}/{PROC}/{HOST}", None, MS_BIND | MS_REC)
+    _bind(f"{stage}/{PROC}", "/proc")
 
 
 def _open(path: str) -> int:
@@ -194,7 +219,8 @@ def _fill(stage: str, files: list[list[str]]) -> list[str]:
         else:
             with open(place, "w", encoding="utf-8") as out:
                 out.write(text)
-            if path not in HOSTS and not path.startswith(tuple(f"{folder}/" for folder in DIRECTORIES)):
+            alone = path in HOSTS or TASKS.match(path)
+            if not alone and not path.startswith(tuple(f"{folder}/" for folder in DIRECTORIES)):
                 singles.append(path)
     return [*DIRECTORIES, *singles]
 

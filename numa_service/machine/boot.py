@@ -129,7 +129,6 @@ def start_kernel(spec: MachineSpec, nids: Collection[int] | None = None) -> Boot
         profile=boot.profile,
         sysctls=boot.sysctls,
         managed=boot.managed,
-        booted=dict(boot.managed),
         zonelists=boot.zonelists,
         pgdats=boot.pgdats,
         dmesg=boot.dmesg,

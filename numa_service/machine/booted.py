@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from numa_service.machine.cmdline import parse_cmdline, thp_enabled
+from numa_service.machine.cmdline import parse_cmdline, thp_mode
 from numa_service.machine.hmat import access_of, generic_initiators
 from numa_service.machine.snapshot import NodePart, node_snapshot, zonelists_shown
 from numa_service.machine.spec import MachineSpec
 from numa_service.machine.sysctl import Sysctls, check_weight, sysctl_name
+from numa_service.machine.thp_files import ENABLED_KEY, boot_values
 from numa_service.machine.zonelists import Populated, built_lines, fallback_order_lines, topology_of
 from numa_service.mm.memblock import BootAllocator, Memblock
 from numa_service.mm.mmzone import MIGRATE_TYPES, PAGE_SHIFT, PAGEBLOCK_NR_PAGES, ZONE_NAMES
@@ -31,7 +32,10 @@ from numa_service.mm.watermark import (
     THP_LEAST_PAGES,
     Watermarks,
     ZoneKey,
+    above_high,
     boot_min_free_kbytes,
+    calculate_min_free_kbytes,
+    recommended_min_free_kbytes,
     setup_per_zone_lowmem_reserve,
     setup_per_zone_wmarks,
     zone_batchsize,
@@ -70,17 +74,16 @@ class BootedMachine:
     watermarks: dict[ZoneKey, Watermarks] = field(default_factory=dict)
     #: vm.min_free_kbytes as somebody wrote it; None = never.
     user_min_free_kbytes: int | None = None
-    #: Whether khugepaged runs: it raises min_free_kbytes when memory comes or goes.
-    khugepaged: bool = False
-    #: `managed` as boot left it; a node that is restarted has these pages again.
-    booted: dict[ZoneKey, int] = field(default_factory=dict)
     #: The slab caches of the kernel's boot (``slab_caches``).
     slab_caches: tuple[Cache, ...] = ()
-    #: `MemoryState.sequence` of the last state of each node's memory that was applied.
-    memory_news: dict[int, int] = field(default_factory=dict)
     #: Nodes booted in the same process that belong to another BootedMachine; only snapshots show them.
     neighbours: dict[int, Pgdat] = field(default_factory=dict)
     vmalloc_nid: int = 0
+
+    @property
+    def khugepaged(self) -> bool:
+        """Whether khugepaged runs, which raises min_free_kbytes when memory comes or goes."""
+        return self.profile.thp_min_free and self.sysctls.get(ENABLED_KEY) != "never"
 
     @property
     def max_low_pfn(self) -> int:
@@ -103,7 +106,6 @@ class BootedMachine:
             sysctls=deepcopy(self.sysctls),
             pgdats={nid: self.pgdats[nid]},
             dmesg=list(self.dmesg),
-            memory_news={},
             neighbours={},
         )
 
@@ -129,15 +131,13 @@ class BootedMachine:
             self.user_min_free_kbytes,
             sorted((nid, zone, pages) for (nid, zone), pages in self.managed.items()),
             [(nid, list(zones)) for nid, zones in self.populated.items()],
-            sorted(self.memory_news.items()),
             [(nid, list(lists.node_order)) for nid, lists in sorted(self.zonelists.items())],
         ]
 
     def load(self, dumped: list[Any]) -> None:
         """Restore what :meth:`dump` returned, into a machine that was booted from the same spec."""
-        sysctls, user_min, managed, populated, news, orders = dumped
+        sysctls, user_min, managed, populated, orders = dumped
         self.managed = {(nid, zone): pages for nid, zone, pages in managed}
-        self.memory_news = dict(news)
         ours = self.sysctls.as_dict()
         for key, value in sysctls.items():
             if ours.get(key) != value:
@@ -187,15 +187,18 @@ class BootedMachine:
         cpu_ns: Mapping[int, int] | None = None,
         booted: float = 0.0,
         slab: Mapping[str, SlabNodeSnapshot] | None = None,
+        tasks: dict[int, dict[str, str]] | None = None,
+        page_tables: dict[int, int] | None = None,
     ) -> NodePart:
         """What this process knows of its node.
 
         `cpu_ns` is the busy time of each CPU in virtual ns, `booted` when the node booted, in s since 1970,
-        `slab` what the node has of slab caches, by name.
+        `slab` what the node has of slab caches, by name, `tasks` the files of its tasks,
+        `page_tables` the pages of their page tables by node.
         """
         seen = self._node_snapshot(self.pgdats[nid])
         node = replace(seen, cpu_ns=dict(cpu_ns or {}), slab=dict(slab or {}))
-        return NodePart(node, self.sysctls.as_dict(), booted)
+        return NodePart(node, self.sysctls.as_dict(), booted, tasks or {}, page_tables or {})
 
     def _node_snapshot(self, pgdat: Pgdat) -> NodeSnapshot:
         shown = node_snapshot(self.spec, pgdat, online=pgdat.nid in self.populated)
@@ -269,8 +272,12 @@ def init_per_zone_wmark_min(machine: BootedMachine) -> None:
         for zone in node.zones:
             then[node.nid, zone.name] -= zone.freed_late
     built_in = Sysctls(spec.arch, spec.profile)
-    thp = thp_enabled(spec.cmdline)
-    machine.khugepaged = thp and machine.profile.thp_min_free and sum(then.values()) >= THP_LEAST_PAGES
+    mode = thp_mode(spec.cmdline)
+    for key, value in boot_values(spec.profile, mode, small=sum(then.values()) < THP_LEAST_PAGES).items():
+        built_in.set(key, value)
+        if asked.get(key) is None:
+            asked.set(key, value)
+    thp = mode != "never"
     kbytes = boot_min_free_kbytes(then, machine.profile, thp, machine.populated_zones())
     built_in.set("vm.min_free_kbytes", str(kbytes))
     if asked.min_free_kbytes is None:
@@ -300,6 +307,21 @@ def _setup_per_zone_wmarks(machine: BootedMachine, managed: Mapping[ZoneKey, int
         for extent in pgdat.extents:
             pgdat.set_watermarks(extent.index, machine.watermarks[pgdat.nid, extent.name])
     zone_pcp_update(machine, managed, sysctls)
+
+
+def start_stop_khugepaged(machine: BootedMachine, managed: Mapping[ZoneKey, int], sysctls: Sysctls) -> None:
+    """Recompute min_free_kbytes, which khugepaged raises while it runs (set_recommended_min_free_kbytes)."""
+    profile, now = machine.profile, sysctls.min_free_kbytes or 0
+    kbytes = now
+    if machine.khugepaged:
+        populated = machine.populated_zones()
+        kbytes = max(now, recommended_min_free_kbytes(managed, profile, now, populated))
+    elif profile.thp_off_recalculates:
+        computed = calculate_min_free_kbytes(above_high(managed, profile, now), profile)
+        user = machine.user_min_free_kbytes
+        kbytes = now if user is not None and computed <= user else computed
+    sysctls.set("vm.min_free_kbytes", str(kbytes))
+    _setup_per_zone_wmarks(machine, managed, sysctls)
 
 
 def _setup_per_zone_lowmem_reserve(
@@ -346,4 +368,5 @@ _HANDLERS: dict[str, Callable[[BootedMachine, Mapping[ZoneKey, int], Sysctls], N
     "vm.watermark_scale_factor": _setup_per_zone_wmarks,
     "vm.lowmem_reserve_ratio": _setup_per_zone_lowmem_reserve,
     "vm.percpu_pagelist_high_fraction": zone_pcp_update,
+    ENABLED_KEY: start_stop_khugepaged,
 }

@@ -27,7 +27,7 @@ from numa_service.machine.captured_zoneinfo import (
     lists_populated_zones_only,
     parse_zoneinfo,
 )
-from numa_service.machine.cmdline import thp_enabled
+from numa_service.machine.cmdline import thp_mode
 from numa_service.machine.hmat import hmat_from_sysfs
 from numa_service.machine.input_files import UnreadableError
 from numa_service.machine.late_free import LateFree, late_frees, managed_at_boot
@@ -419,7 +419,7 @@ class _Capture:
         if contradicts or printed.keys() != low or not any(printed.values()):
             return {}
         populated = {(zone.nid, zone.name) for zone in zones if zone.present}
-        default = boot_min_free_kbytes(then, kernel, thp_enabled(self.cmdline()), populated)
+        default = boot_min_free_kbytes(then, kernel, thp_mode(self.cmdline()) != "never", populated)
         marks = setup_per_zone_wmarks(then, kernel, default, DEFAULT_WATERMARK_SCALE_FACTOR)
         if all(abs(marks[key].min - mark) <= 2 + mark // 100 for key, mark in printed.items()):
             return {}

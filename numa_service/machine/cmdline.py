@@ -147,10 +147,10 @@ def numa_is_off(cmdline: str) -> bool:
     return "numa=off" in cmdline.split()
 
 
-def thp_enabled(cmdline: str) -> bool:
-    """Whether transparent huge pages are on at boot, as by default (setup_transparent_hugepage)."""
-    words = [word for word in cmdline.split() if word.startswith("transparent_hugepage=")]
-    return not words or words[-1] != "transparent_hugepage=never"
+def thp_mode(cmdline: str) -> str:
+    """Who gets transparent huge pages at boot, "always" by default (setup_transparent_hugepage)."""
+    words = [word.split("=", 1)[1] for word in cmdline.split() if word.startswith("transparent_hugepage=")]
+    return ([word for word in words if word in ("always", "madvise", "never")] or ["always"])[-1]
 
 
 def _amount(key: str, text: str) -> Amount:

@@ -27,35 +27,13 @@ def memory_state(pgdat: Pgdat, online: bool = True) -> MemoryState:
     )
 
 
-def booted_state(machine: BootedMachine, nid: int) -> MemoryState:
-    """The memory of a node as boot left it."""
-    names = ZONE_NAMES[machine.spec.arch]
-    zones = (
-        (names.index(z.name), z.present, machine.booted[nid, z.name]) for z in machine.spec.node(nid).zones
-    )
-    return MemoryState(nid, tuple(zone for zone in zones if zone[1]))
-
-
-def known_state_differs(machine: BootedMachine, state: MemoryState) -> bool:
-    """Whether memory_notify() would change anything: `state` is not what the machine knows of the node."""
-    names = ZONE_NAMES[machine.spec.arch]
-    managed = {names[zone]: pages for zone, _, pages in state.zones}
-    known = machine.populated.get(state.nid)
-    wanted = tuple(zone for zone, _, _ in state.zones) if state.online else None
-    return known != wanted or any(machine.managed[state.nid, n] != managed.get(n, 0) for n in names)
-
-
 def memory_notify(machine: BootedMachine, state: MemoryState, *, recorded: bool = False) -> None:
     """Recompute what depends on a node's memory: min_free_kbytes, watermarks, reserves, pagesets, zonelists.
 
     If the node is one of this process, its arrays have changed already. Zonelists are rebuilt when a zone or
-    a node came or went: before the watermarks when it came, after them when it went. It is idempotent, and
-    ignores a state whose `sequence` is lower than that of the last one applied. `recorded` says that it is in
-    the machine's record.
+    a node came or went: before the watermarks when it came, after them when it went. It is idempotent.
+    `recorded` says that the state is in the machine's record.
     """
-    if state.sequence < machine.memory_news.get(state.nid, 0):
-        return
-    machine.memory_news[state.nid] = state.sequence
     names = ZONE_NAMES[machine.spec.arch]
     managed = dict.fromkeys(names, 0) | {names[zone]: pages for zone, _, pages in state.zones}
     machine.managed = machine.managed | {(state.nid, name): pages for name, pages in managed.items()}

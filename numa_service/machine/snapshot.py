@@ -30,6 +30,10 @@ class NodePart:
     sysctls: dict[str, str]
     #: When the node booted, in seconds since 1970.
     booted: float = 0.0
+    #: pid → name → text of the files of /proc/PID of the node's tasks, if they were asked for.
+    tasks: dict[int, dict[str, str]] = field(default_factory=dict)
+    #: nid → pages of page tables of the node's tasks that are of that node.
+    page_tables: dict[int, int] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         """The part as JSON, for another process of the same version."""
@@ -97,7 +101,7 @@ def assemble(
         name=spec.name,
         arch=spec.arch,
         profile=spec.profile,
-        nodes=tuple(part.node for part in found),
+        nodes=tuple(_with_page_tables(part.node, found) for part in found),
         distances=spec.distances,
         sysctls=found[0].sysctls,
         fallback_order={},
@@ -111,7 +115,14 @@ def assemble(
         uptime=uptime or Uptime(),
         slab=spec.slab,
         slab_caches=slab_caches_of(spec, caches),
+        tasks={pid: files for part in found for pid, files in sorted(part.tasks.items())},
     )
+
+
+def _with_page_tables(node: NodeSnapshot, parts: Sequence[NodePart]) -> NodeSnapshot:
+    """A node with its pages of page tables counted, which the homes of tasks know."""
+    pages = sum(part.page_tables.get(node.nid, 0) for part in parts)
+    return replace(node, node_stat=node.node_stat | {"nr_page_table_pages": pages}) if pages else node
 
 
 def zonelists_shown(

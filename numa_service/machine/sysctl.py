@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from numa_service.machine.notation import one_line, shown
 from numa_service.machine.spec import SpecError
+from numa_service.machine.thp_files import ENABLED_KEY, THP_PREFIX, default_of, parse_thp
 from numa_service.mm.mempolicy.interleave import MAX_WEIGHT
 from numa_service.mm.mempolicy.policy import CallError, Mode
 from numa_service.mm.mempolicy.text import parse_weight
@@ -185,11 +186,16 @@ def without_effect(key: str, value: str, profile: str) -> str:
     """
     name = sysctl_name(key)
     sysctl = SYSCTLS.get(name)
-    if sysctl is None or not sysctl.unmodelled or value.strip() == (sysctl.default_in(profile) or "0"):
+    unmodelled, default = "", None
+    if sysctl is not None:
+        unmodelled, default = sysctl.unmodelled, sysctl.default_in(profile)
+    elif name.startswith(THP_PREFIX) and name != ENABLED_KEY:
+        unmodelled, default = "a process with transparent huge pages", default_of(name, profile)
+    if not unmodelled or value.strip() == (default or "0"):
         return ""
     return (
         f"{name} = {' '.join(value.split())} is kept and shown, and changes nothing else here: "
-        f"{sysctl.unmodelled} is not modelled"
+        f"{unmodelled} is not modelled"
     )
 
 
@@ -215,6 +221,8 @@ def parse_sysctl(key: str, value: str, profile: str = DEFAULT_PROFILE) -> str:
     name = sysctl_name(key)
     if _WEIGHT.fullmatch(name):
         return _interleave_weight(name, value, profile)
+    if name.startswith(THP_PREFIX):
+        return parse_thp(name, value, profile)
     sysctl = SYSCTLS.get(name)
     if sysctl is None:
         raise SpecError(f"{one_line(name, 80)}: unknown sysctl")

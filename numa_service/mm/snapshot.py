@@ -210,3 +210,5 @@ class MachineSnapshot:
     slab: str = "slub"
     #: Its caches in the order of creation; empty where they are not known.
     slab_caches: tuple[Cache, ...] = ()
+    #: pid → name → text of the files of /proc/PID; empty where nobody asked for them.
+    tasks: dict[int, dict[str, str]] = field(default_factory=dict)

@@ -85,7 +85,7 @@ def recommended_min_free_kbytes(
     pages = PAGEBLOCK_NR_PAGES * zones * (2 + 3 * 3)
     if plain is None:
         plain = calculate_min_free_kbytes(managed, profile)
-    pages = min(pages, free_buffer_pages(_above_high(managed, profile, plain)) // 20)
+    pages = min(pages, free_buffer_pages(above_high(managed, profile, plain)) // 20)
     return pages << (PAGE_SHIFT - 10)
 
 
@@ -106,11 +106,11 @@ def boot_min_free_kbytes(
     if thp:
         return max(plain, recommended_min_free_kbytes(managed, profile, populated=populated))
     if profile.thp_off_recalculates:
-        return calculate_min_free_kbytes(_above_high(managed, profile, plain), profile)
+        return calculate_min_free_kbytes(above_high(managed, profile, plain), profile)
     return plain
 
 
-def _above_high(managed: Mapping[ZoneKey, int], profile: Profile, min_free_kbytes: int) -> dict[ZoneKey, int]:
+def above_high(managed: Mapping[ZoneKey, int], profile: Profile, min_free_kbytes: int) -> dict[ZoneKey, int]:
     """Managed pages less the HIGH watermark that `min_free_kbytes` makes, by zone (nr_free_zone_pages)."""
     marks = setup_per_zone_wmarks(managed, profile, min_free_kbytes, DEFAULT_WATERMARK_SCALE_FACTOR)
     return {key: max(0, pages - marks[key].high) for key, pages in managed.items()}

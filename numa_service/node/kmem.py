@@ -289,14 +289,16 @@ def kmem_cache_free(
     check_cpu(node.pgdat, cpu)
     if not 1 <= len(objects) <= MAX_REQUEST_OBJECTS:
         raise InvalidRequest("objects", f"{len(objects)} is not in 1…{MAX_REQUEST_OBJECTS}")
-    if min(objects) < 0 or max(objects) >= 1 << 64:
-        raise InvalidRequest("objects", "an address has 64 bits")
-    written = [address for address in objects if node.kmem.was_written(address)]
+    try:
+        packed = pack(objects)
+    except OverflowError:
+        raise InvalidRequest("objects", "an address has 64 bits") from None
+    written = node.kmem.written_among(objects)
     if written and (report := node.apply(ops.KmemCheckHeld(session, pack(written)))):
         raise SlabBug(report)
     request = _Request(session, name, cpu, cost or Cost())
     try:
-        yield from _free(node, request, pack(objects))
+        yield from _free(node, request, packed)
     except UnknownObject as error:
         raise (yield from _wrong_free(node, request, error.address)) from None
     if request.cost.latency_ns:

@@ -14,7 +14,7 @@ import numpy as np
 
 from numa_service.mm.gfp import Gfp
 from numa_service.mm.slab.cache import Cache
-from numa_service.mm.slab.compiled.cpu import slub_alloc, slub_free_objects, slub_locate
+from numa_service.mm.slab.compiled.cpu import slub_alloc, slub_free_located, slub_free_objects
 from numa_service.mm.slab.compiled.data import (
     NEED_DEACTIVATE,
     NEED_FREELIST,
@@ -467,9 +467,9 @@ class SlubKmem(Kmem):
         if large_order(name) is None:
             self.written.write(self._caches[name], address, offset, data, inuse)
 
-    def was_written(self, address: int) -> bool:
-        """Whether bytes are known that were written around an object."""
-        return address in self.written.of
+    def written_among(self, addresses: Sequence[int]) -> list[int]:
+        """Those of some objects around which bytes are known that were written."""
+        return [address for address in addresses if address in self.written.of] if self.written.of else []
 
     def forget_written(self, addresses: Iterable[int]) -> None:
         """Objects come back or are lost: what is around them is written anew (init_object)."""
@@ -500,15 +500,17 @@ class SlubKmem(Kmem):
         self._cpu = cpu
         place, c = self.place, self.place.cpu_of[cpu]
         count = left = place.put_packed(objects)
-        elsewhere = slub_locate(place.address, OWN_HOME, count)
+        elsewhere = slub_free_located(place.address, c, OWN_HOME, count)
         if elsewhere < 0:
             raise Precondition(
                 f"object {place.got(1, place.wrong)[0]:#x}: not of this node's CPUs and sessions"
             )
         others = self._locate_elsewhere(cpu, held) if elsewhere else []
         back: list[GiveBack] = []
+        begun = not elsewhere
         while left and not back:
-            left = slub_free_objects(place.address, c, OWN_HOME, left)
+            left = place.left if begun else slub_free_objects(place.address, c, OWN_HOME, left)
+            begun = False
             self.slabs.collect()
             if place.group:
                 of = others[NONE - 1 - place.row_at(left)]

@@ -449,9 +449,9 @@ class Kmem(ABC):
         """The cache of a free object of a slab of this node; None if there is none at the address."""
         return None
 
-    def was_written(self, address: int) -> bool:
-        """Whether bytes are known that were written around an object."""
-        return False
+    def written_among(self, addresses: Sequence[int]) -> list[int]:
+        """Those of some objects around which bytes are known that were written."""
+        return []
 
     def check_held(self, name: str, slab: SlabRef, address: int) -> tuple[str, ...]:
         """What is reported of an object that is to be freed; none if it can be."""

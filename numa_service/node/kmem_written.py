@@ -29,6 +29,7 @@ class WrittenBytes:
     def __init__(self, profile: SlubProfile, slabs: NodeSlabs) -> None:
         """None are known. `slabs` are those of the node."""
         self._about = profile.rules, profile.work
+        self._arch = profile.rules.arch
         self._slabs = slabs
         self.of: dict[int, dict[int, int]] = {}
         #: Objects that were free in a slab which is used no more, as one was found bad: nobody gets them.
@@ -56,7 +57,7 @@ class WrittenBytes:
         """What is reported of an object that is to be freed; none if it can be (free_consistency_checks)."""
         if SlabFlag.CONSISTENCY_CHECKS not in cache.flags:
             return ()
-        found = self._check(cache, address, page_address(slab.pfn), inuse=True)
+        found = self._check(cache, address, page_address(slab.pfn, self._arch), inuse=True)
         return () if found.good else (*found.report, not_freed(cache.name, address))
 
     def validate(self, cache: SlubCache, node: KmemCacheNode, held: Mapping[int, Held]) -> tuple[str, ...]:
@@ -79,7 +80,7 @@ class WrittenBytes:
             else:
                 continue
             if mine and where not in bad:
-                found = self._check(cache, address, page_address(where[1]), inuse=of is not None)
+                found = self._check(cache, address, page_address(where[1], self._arch), inuse=of is not None)
                 report += found.report
                 if not found.good:
                     bad.add(where)

@@ -1,7 +1,7 @@
 """How a node follows the record of the whole machine, and what it reports to that record.
 
-The machine actor keeps the record: what was written to sysctls and to /proc/slabinfo, and which memory of
-each node is on-line.
+The machine actor, in the simulator ``sim/keeper.py``, keeps the record: what was written to sysctls and to
+/proc/slabinfo, and which memory of each node is on-line. Nodes hear of each other's memory from it alone.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from numa_service.node.node import Node
 def follow(node: Node, record: MachineRecord) -> None:
     """Apply the news of a record that this node has not applied, in the record's order.
 
-    Of memory that other nodes have told it about directly, and of its own, it applies the record's state
-    again: only the record says what came before what. States older than those it knows are skipped, and so
-    is what another lineage of this node had. An older record changes nothing.
+    Of its own memory it applies the record's state again: only the record says what came before what. A state
+    that is older than its memory is skipped, and so is what another lineage of this node had. An older record
+    changes nothing.
     """
     written, _ = record.sysctls.get("vm.min_free_kbytes", (0, None))
     known = node.record_version
@@ -30,15 +30,10 @@ def follow(node: Node, record: MachineRecord) -> None:
             node.apply(ops.WriteSysctl(news.key, news.value, version))
         elif isinstance(news, SlabTunables):
             node.apply(ops.KmemTune(*news, version))
-        elif news.sequence >= _known_sequence(node, news.nid):
+        elif news.nid != node.nid or news.sequence >= node.memory_sequence:
             if news.followed < written:
                 news = news._replace(min_free_kbytes=0)
             node.apply(ops.MemoryNotify(news, version))
-
-
-def _known_sequence(node: Node, nid: int) -> int:
-    """Return the sequence number of the newest state of a node's memory that this node knows."""
-    return node.machine.memory_news.get(nid, node.lineage << 32 if nid == node.nid else 0)
 
 
 def own_memory(node: Node) -> MemoryState | None:
@@ -47,12 +42,11 @@ def own_memory(node: Node) -> MemoryState | None:
     That is the case in the first lineage while all memory is as booted, which is what other nodes assume. A
     later lineage reports even that, because memory that was off-line before the restart is on-line again.
     """
-    sequence = _known_sequence(node, node.nid)
-    if sequence == 1 << 32:
+    if node.memory_sequence == 1 << 32:
         return None
     state = memory_state(node.pgdat, node.nid in node.machine.populated)
     return state._replace(
-        sequence=sequence,
+        sequence=node.memory_sequence,
         min_free_kbytes=node.machine.sysctls.min_free_kbytes or 0,
         followed=node.record_version,
     )

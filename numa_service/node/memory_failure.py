@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numa_service.node import ops
 from numa_service.node.ask import Steps
-from numa_service.node.errors import Busy
+from numa_service.node.errors import Busy, Precondition
 from numa_service.node.migrate import empty_range
 from numa_service.node.node import Node
 from numa_service.node.ops.memory_failure import Poisoned
@@ -14,14 +14,18 @@ from numa_service.trace.tracepoint_formats import MR_MEMORY_FAILURE
 def soft_offline_page(node: Node, pfn: int) -> Steps[None]:
     """Take a page out of use without loss: one of a region is moved first (soft_offline_page).
 
-    NotFound; Precondition (EHWPOISON) for a page that is bad already; Busy (EBUSY) for one that is in use and
-    cannot be moved, of which nothing is noted.
+    Nothing is done to one that is bad already. NotFound; Busy (EBUSY) for a page that is in use and cannot be
+    moved, Precondition (EIO) for one of a kind that never can, of which nothing is noted.
     """
+    if pfn in node.pgdat.memory_failure.pages:
+        return
     result = node.apply(ops.PoisonPage(pfn, True))
     if not result.taken and result.kind.endswith("LRU page"):
         nids = tuple(nid for nid, zones in node.machine.populated.items() if zones)
         yield from empty_range(node, pfn, pfn + 1, nids, MR_MEMORY_FAILURE)
         result = node.apply(ops.PoisonPage(pfn, True))
+    if not result.taken and not result.kind.endswith("LRU page"):
+        raise Precondition(f"EIO: page {pfn:#x} of node {node.nid} is a {result.kind}")
     if not result.taken:
         raise Busy(f"EBUSY: page {pfn:#x} of node {node.nid} is in use: {result.kind}")
 

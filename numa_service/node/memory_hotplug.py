@@ -1,21 +1,18 @@
 """Memory blocks and nodes that go off-line and come back, across the machine (``drivers/base/memory.c``).
 
 This is what a write to ``/sys/devices/system/memory/memoryN/state`` does. The node that has the block does
-the work, then tells the other nodes, which recompute their watermarks, pagesets and zonelists.
+the work. The other nodes hear of it from the machine's record (``machine_record.py``), and recompute their
+watermarks, pagesets and zonelists.
 """
 
 from __future__ import annotations
 
-import contextlib
-
-from numa_service.machine.hotplug import booted_state, known_state_differs, memory_state
 from numa_service.machine.record import MemoryState
 from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES, is_offline
 from numa_service.mm.mmzone import MIGRATE_MOVABLE
 from numa_service.node import ops
-from numa_service.node.ask import Steps, on
+from numa_service.node.ask import Steps
 from numa_service.node.errors import Busy, InvalidRequest, NodeError, NotFound, PeerUnavailable
-from numa_service.node.kmap import wake_pkmap
 from numa_service.node.migrate import empty_range
 from numa_service.node.node import Node
 from numa_service.node.ops.memory import ONLINE_TYPES
@@ -59,11 +56,8 @@ def change_memory_block(node: Node, block: int, state: str) -> Steps[MemoryState
         raise NotFound("memory_block", f"memory{block}", f"node {node.nid} has none of it")
     start, end = _range(block)
     if state == "offline":
-        now = yield from _offline_pages(node, start, end)
-    else:
-        now = node.apply(ops.OnlinePages(start, end, state))
-    yield from _notify(node, now)
-    return now
+        return (yield from _offline_pages(node, start, end))
+    return node.apply(ops.OnlinePages(start, end, state))
 
 
 def _offline_pages(node: Node, start: int, end: int) -> Steps[MemoryState]:
@@ -83,35 +77,6 @@ def _offline_pages(node: Node, start: int, end: int) -> Steps[MemoryState]:
         raise
 
 
-def _notify(node: Node, now: MemoryState) -> Steps[None]:
-    """Tell every other node what memory this one has (the memory notifier chain).
-
-    A node that does not answer is told later (``outbox.py``).
-    """
-    for other in node.machine.spec.nodes:
-        if other.nid != node.nid:
-            with contextlib.suppress(PeerUnavailable):
-                yield from on(node, other.nid, ops.MemoryNotify(now))
-
-
-def node_restarted(node: Node, nid: int, lineage: int) -> Steps[None]:
-    """React to the restart of another node: free its dead owners' pages, and take all its memory as on-line.
-
-    If this node's memory is not as booted, the other node is told.
-    """
-    node.apply(ops.FreeDeadOwners(nid, lineage))
-    yield from wake_pkmap(node)
-    anew = booted_state(node.machine, nid)._replace(sequence=lineage << 32)
-    if known_state_differs(node.machine, anew):
-        node.apply(ops.MemoryNotify(anew))
-    mine = memory_state(node.pgdat, node.nid in node.machine.populated)
-    mine = mine._replace(sequence=node.machine.memory_news.get(node.nid, 0))
-    if mine.sequence:
-        # if it does not answer, it is told later (outbox.py)
-        with contextlib.suppress(PeerUnavailable):
-            yield from on(node, nid, ops.MemoryNotify(mine))
-
-
 def offline_node(node: Node) -> Steps[dict[int, str]]:
     """Take all memory of a node off-line, last block first; return the blocks that stay on-line, and why.
 
@@ -125,5 +90,5 @@ def offline_node(node: Node) -> Steps[dict[int, str]]:
             except (Busy, InvalidRequest, PeerUnavailable) as error:
                 stay[block] = str(error)
     if not stay and not node.pgdat.cpus:
-        yield from _notify(node, node.apply(ops.OfflineNode()))
+        node.apply(ops.OfflineNode())
     return stay

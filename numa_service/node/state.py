@@ -62,6 +62,8 @@ class NodeState:
         self.pgdat: Pgdat = machine.pgdats[nid]
         #: This node has applied every sysctl write of the machine's record up to this version.
         self.record_version = 0
+        #: How often memory of this node has come on-line or gone off-line since it booted.
+        self.memory_changes = 0
         self.sessions: dict[int, Session] = {}
         self.regions: dict[int, Region] = {}
         #: Ids of sessions and regions begin above those of earlier lineages, so that a client whose session
@@ -117,6 +119,11 @@ class NodeState:
     def owner(self, id: int) -> Owner:
         """Return the owner that a session or region of this node is to all nodes of the machine."""
         return Owner(self.nid, self.lineage, id)
+
+    @property
+    def memory_sequence(self) -> int:
+        """``MemoryState.sequence`` of this node's memory as it is now."""
+        return (self.lineage << 32) + self.memory_changes
 
     def take_id(self) -> int:
         """Return a new id for a session or region; ids are never reused."""
@@ -224,7 +231,7 @@ class NodeState:
             (self.nid, self.lineage, self.digest()),
             self.machine.dump(),
             dump_pgdat(self.pgdat),
-            self._next_id,
+            (self._next_id, self.record_version, self.memory_changes),
             self.slots.dump(),
             [session.dump() for session in self.sessions.values()],
             [region.dump() for region in self.regions.values()],
@@ -254,7 +261,7 @@ class NodeState:
         version, *parts = msgpack.unpackb(snapshot, strict_map_key=False)
         if version != SNAPSHOT_VERSION:
             raise ValueError(f"a snapshot of version {version}: {SNAPSHOT_VERSION} is read")
-        (nid, lineage, digest), machine, pgdat, next_id, slots, sessions, regions, run, load = parts[:9]
+        (nid, lineage, digest), machine, pgdat, counts, slots, sessions, regions, run, load = parts[:9]
         caches, replies, outbox, kmem, vmalloc, highmem, hugetlb, page_bits, failure, tasks = parts[9:]
         if nid != self.nid:
             raise ValueError(f"a snapshot of node {nid}, not {self.nid}")
@@ -264,7 +271,7 @@ class NodeState:
         self.machine.load(machine)
         # machine.load() recomputes some of the arrays as at boot: put the saved ones back
         load_pgdat(self.pgdat, pgdat)
-        self._next_id = next_id
+        self._next_id, self.record_version, self.memory_changes = counts
         self.slots.load(slots)
         self.sessions = {session.id: session for session in map(Session.load, sessions)}
         self.regions = {region.id: region for region in map(Region.load, regions)}
@@ -296,9 +303,11 @@ class NodeState:
         """Return a blake2b digest of the whole state: two nodes with equal digests behave the same."""
         digest = hashlib.blake2b(self.pgdat.digest().encode(), digest_size=16)
         digest.update(repr((self._next_id, *self.slots.state)).encode())
-        digest.update(repr((self.record_version, self.machine.sysctls.as_dict())).encode())
+        digest.update(
+            repr((self.record_version, self.memory_changes, self.machine.sysctls.as_dict())).encode()
+        )
         machine = self.machine
-        for known in (machine.managed, machine.populated, machine.memory_news):
+        for known in (machine.managed, machine.populated):
             digest.update(repr(sorted(known.items())).encode())
         digest.update(repr(self.pgdat.extents).encode())
         digest.update(repr((self.pgdat.size_locked, self.pgdat.span_sequence)).encode())

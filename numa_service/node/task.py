@@ -116,7 +116,7 @@ def spawn(
             break
         blocks = yield from _get_tables(node, cpu, cpu_nid, did.want, ran)
         if len(blocks) < did.want.pages:
-            yield from _free_tables(node, [(did.want.order, block) for block in blocks])
+            yield from _free_tables(node, [*tables, *((did.want.order, block) for block in blocks)])
             ran.fail(errno.ENOMEM, "there is no page for its page tables")
             break
         tables = (*tables, *((did.want.order, block) for block in blocks))
@@ -206,7 +206,6 @@ def _add(node: Node, ran: Ran, did: Did) -> None:
     """Add what an op did to what the call came to."""
     ran.faults += did.faults
     ran.hits += did.hits
-    ran.major_faults += did.swapped_in
     if did.path:
         ran.cost.add_path(node.machine.spec.latency, did.path)
     if did.taken or did.hits:
@@ -340,7 +339,7 @@ def _get_tables(node: Node, cpu: int, cpu_nid: int, want: Want, ran: Ran) -> Ste
 def _access_elsewhere(node: Node, task: Task, did: Did, write: bool, ran: Ran) -> Steps[None]:
     """Access pages that other nodes have, and get those anew that were reclaimed, here or there."""
     for kind, frames in did.gone:
-        yield from _refault(node, task, kind, node.nid, frames, ran)
+        yield from _refault(node, task, kind, node.nid, frames, ran, did.swapped_in)
     for kind, nid, frames in did.elsewhere:
         owner = node.tasks.owner(kind)
         try:
@@ -356,14 +355,15 @@ def _access_elsewhere(node: Node, task: Task, did: Did, write: bool, ran: Ran) -
         ran.cost.add_path(node.machine.spec.latency, touched.path)
         gone = np.frombuffer(touched.gone, np.uint8) != 0
         ran.cost.add_access(node.load, nid, int((~gone).sum()), touched.wait_ns, write)
-        ran.major_faults += touched.swapped_in
         if gone.any():
             lost = np.frombuffer(frames, "<u4")[gone].tobytes()
-            yield from _refault(node, task, kind, nid, lost, ran)
+            yield from _refault(node, task, kind, nid, lost, ran, touched.swapped_in)
 
 
-def _refault(node: Node, task: Task, kind: int, nid: int, frames: bytes, ran: Ran) -> Steps[None]:
-    """Get pages anew that were reclaimed, or lost with their node."""
+def _refault(
+    node: Node, task: Task, kind: int, nid: int, frames: bytes, ran: Ran, swapped: int = 0
+) -> Steps[None]:
+    """Get pages anew that were reclaimed, or lost with their node; `swapped` of them were in its swap."""
     mine = node.apply(ops.BeginRefault(nid, frames))
     if not mine:
         return
@@ -374,13 +374,14 @@ def _refault(node: Node, task: Task, kind: int, nid: int, frames: bytes, ran: Ra
             policy = Policy()
         got = yield from _walk(node, task, kind, mine, policy, ran)
     finally:
-        node.apply(ops.EndRefault(got, mine))
+        node.apply(ops.EndRefault(task.pid, got, mine))
     pages = sum(count for _, count in got)
-    read = pages if kind == FILE else 0
+    read = pages if kind == FILE else min(pages, swapped)
     ran.faults += pages
     ran.hits -= pages
     ran.major_faults += read
-    ran.cost.reclaim_ns += read * node.machine.spec.latency.file_page_ns
+    if kind == FILE:
+        ran.cost.reclaim_ns += read * node.machine.spec.latency.file_page_ns
     node.apply(ops.CountEvents(faults=pages, major_faults=read, pages_in=read))
 
 

@@ -27,7 +27,7 @@ from numa_service.mm.mmap.rules import I386_PAE, X86_64, rules_of
 from numa_service.mm.mmap.vma import DEV_ZERO, File
 from numa_service.node.errors import NotFound, Precondition
 from numa_service.node.owners import OF_TASKS, Owner
-from numa_service.node.task_pages import FREED, IDLE, OWNER_IDS, FrameSource, TableSource
+from numa_service.node.task_pages import FREED, IDLE, OWNER_IDS, FrameSource, TableSource, nid_and_pfn
 
 #: Tasks of a home, and of one session.
 MAX_TASKS = 1 << 13
@@ -63,21 +63,23 @@ class Task:
     #: Pages that were got for it and are not used yet; see ``task_pages.py``.
     stock: dict[int, Pfns] = field(default_factory=dict)
     tables: dict[int, list[int]] = field(default_factory=dict)
+    #: Pages that were read back from swap, or from a disk.
+    majflt: int = 0
 
     def dump(self) -> list[Any]:
         """Return all but the process as plain data."""
         who = self.pid, self.ppid, self.session, self.cpu, self.cpu_nid, self.comm, self.cmdline
         stock = [(kind, pfns.tobytes()) for kind, pfns in sorted(self.stock.items()) if len(pfns)]
         tables = [(order, pfns) for order, pfns in sorted(self.tables.items()) if pfns]
-        return [who, self.policy, self.turn, stock, tables]
+        return [who, self.policy, self.turn, stock, tables, self.majflt]
 
     @classmethod
     def load(cls, dumped: list[Any], process: Process) -> Task:
         """Make it from what :meth:`dump` returned."""
-        (pid, ppid, session, cpu, cpu_nid, comm, cmdline), policy, turn, stock, tables = dumped
+        (pid, ppid, session, cpu, cpu_nid, comm, cmdline), policy, turn, stock, tables, majflt = dumped
         left = {kind: np.frombuffer(pfns, np.int64).copy() for kind, pfns in stock}
         task = cls(pid, ppid, session, cpu, cpu_nid, comm, tuple(cmdline), process, load_policy(policy))
-        task.turn, task.stock, task.tables = Turn(*turn), left, dict(tables)
+        task.turn, task.stock, task.tables, task.majflt = Turn(*turn), left, dict(tables), majflt
         return task
 
 
@@ -175,6 +177,15 @@ class Tasks(dict[int, Task]):
                 del self.spaces[inode]
         self.inodes = {path: inode for path, inode in self.inodes.items() if inode in self.spaces}
 
+    def page_tables(self) -> dict[int, int]:
+        """nid → pages of page tables of that node that the kernel counts (NR_PAGETABLE): not the PGDs."""
+        counted: dict[int, int] = {}
+        for task in self.values():
+            for block in task.process.tables.counted_pages(counts_pud=self.rules.counts_pud):
+                nid, _ = nid_and_pfn(block)
+                counted[nid] = counted.get(nid, 0) + 1
+        return counted
+
     # migration
 
     def remap(self, numbers: npt.NDArray[np.uint32], from_nid: int, to_nid: int) -> Bools:
@@ -202,6 +213,10 @@ class Tasks(dict[int, Task]):
                 problems.append(
                     f"task {pid}: {rss} pages are mapped by kind, its resident set is {process.rss}"
                 )
+        pgds = len(self) << self.layout.pgd_order
+        tables = pgds + sum(sum(task.process.tables.counts()) for task in self.values())
+        if tables != self.tables.out:
+            problems.append(f"node {self._nid}: {tables} pages of page tables, {self.tables.out} are counted")
         if (counted != self.frames.mapcount).any():
             wrong = np.flatnonzero(counted != self.frames.mapcount)[:4].tolist()
             problems.append(

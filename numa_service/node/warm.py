@@ -20,7 +20,7 @@ from numa_service.mm.pgdat import BadPageError
 from numa_service.mm.pgdata import PgData, alloc_pgdata
 from numa_service.mm.profile import DEFAULT_PROFILE
 from numa_service.mm.replay import compile_replay
-from numa_service.mm.slab.compiled.cpu import slub_locate, slub_use_partial
+from numa_service.mm.slab.compiled.cpu import slub_free_located, slub_use_partial
 from numa_service.mm.slab.compiled.lists import slub_not_in_slab, slub_not_of_home
 from numa_service.mm.slab.slub_node import OWN_HOME
 from numa_service.mm.slab.slub_place import SlabRef
@@ -144,7 +144,7 @@ def _slab_objects() -> None:
     objects = work.kmem_cache_alloc_bulk(0, GFP_KERNEL, 40 * work.cache.objects)
     work.kmem_cache_free(0, objects.pop())
     count = place.put(objects)
-    slub_locate(place.address, OWN_HOME, count)
+    slub_free_located(place.address, 0, OWN_HOME + 1, count)  # of another home: none is freed
     slub_not_of_home(place.address, OWN_HOME, count)
     slub_not_in_slab(place.address, 0, count)
     work.kmem_cache_free_bulk(1, objects)

@@ -13,21 +13,22 @@ from numa_service.procfs.node import online_nodes
 ATTRIBUTES = ("read_bandwidth", "read_latency", "write_bandwidth", "write_latency")
 
 
-def _classes(snapshot: MachineSnapshot) -> Iterator[tuple[int, int]]:
-    """(memory's node, access class) of every directory."""
-    for node in online_nodes(snapshot):
-        yield from ((node.nid, access) for access in (0, 1) if (node.nid, access) in snapshot.access)
+_CLASSES = (0, 1)
 
 
-def attributes(snapshot: MachineSnapshot) -> Iterator[tuple[int, str, str]]:
-    """(memory's node, access class, attribute) of every file."""
-    for nid, access in _classes(snapshot):
-        yield from ((nid, str(access), name) for name in ATTRIBUTES)
+def classes(snapshot: MachineSnapshot, nid: int) -> Iterator[int]:
+    """The access classes of a node's memory."""
+    return (access for access in _CLASSES if (nid, access) in snapshot.access)
 
 
-def attribute(snapshot: MachineSnapshot, nid: int, access: str, name: str) -> str:
+def classes_from(snapshot: MachineSnapshot, nid: int) -> Iterator[int]:
+    """The access classes in which a node is an initiator."""
+    return (access for access in _CLASSES if next(targets(snapshot, nid, access), None) is not None)
+
+
+def attribute(snapshot: MachineSnapshot, nid: int, access: int, name: str) -> str:
     """The text of one file: a latency in ns or a bandwidth in MiB/s; 0 if the HMAT has no value."""
-    seen = snapshot.access[nid, int(access)]
+    seen = snapshot.access[nid, access]
     values = {
         "read_bandwidth": seen.read_bandwidth,
         "read_latency": seen.read_latency_ns,
@@ -37,12 +38,13 @@ def attribute(snapshot: MachineSnapshot, nid: int, access: str, name: str) -> st
     return f"{values[name]}\n"
 
 
-def initiators(snapshot: MachineSnapshot) -> Iterator[tuple[int, str, int]]:
-    """(memory's node, access class, initiator) of every link in ``initiators``."""
-    for nid, access in _classes(snapshot):
-        yield from ((nid, str(access), of) for of in snapshot.access[nid, access].initiators)
+def initiators(snapshot: MachineSnapshot, nid: int, access: int) -> tuple[int, ...]:
+    """The best initiators for a node's memory, each of which has a link in ``initiators``."""
+    return snapshot.access[nid, access].initiators
 
 
-def targets(snapshot: MachineSnapshot) -> Iterator[tuple[int, str, int]]:
-    """(initiator, access class, memory's node) of every link in ``targets``."""
-    yield from ((of, access, nid) for nid, access, of in initiators(snapshot))
+def targets(snapshot: MachineSnapshot, nid: int, access: int) -> Iterator[int]:
+    """The nodes for whose memory a node is a best initiator: each has a link in ``targets``."""
+    for memory in (node.nid for node in online_nodes(snapshot)):
+        if (memory, access) in snapshot.access and nid in snapshot.access[memory, access].initiators:
+            yield memory

@@ -6,6 +6,9 @@ many cores with one thread each; numa=fake cuts nodes, but not packages.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
+
 from numa_service.machine.notation import format_cpulist
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.procfs.names import printed_by
@@ -46,10 +49,18 @@ def packages(snapshot: MachineSnapshot) -> list[tuple[int, ...]]:
     return found
 
 
-def nodes_of_cpus(snapshot: MachineSnapshot) -> list[tuple[int, int]]:
-    """(CPU, node) of every CPU; with numa=fake the node is the first that lists the CPU (``cpu_to_node``)."""
-    first = {cpu: node.nid for node in reversed(online_nodes(snapshot)) for cpu in node.cpus}
-    return sorted(first.items())
+def cpus_of_node(snapshot: MachineSnapshot, nid: int) -> Iterator[int]:
+    """CPUs of an on-line node, ascending; not those that an earlier node lists, which are that node's."""
+    earlier: set[int] = set()
+    for node in online_nodes(snapshot):
+        if node.nid == nid:
+            yield from sorted(set(node.cpus) - earlier)
+        earlier.update(node.cpus)
+
+
+def nodes_of_cpu(snapshot: MachineSnapshot, cpu: int) -> Iterator[int]:
+    """The node of a CPU: with numa=fake the first that lists the CPU (``cpu_to_node``)."""
+    return islice((node.nid for node in online_nodes(snapshot) if cpu in node.cpus), 1)
 
 
 def cpu_list(snapshot: MachineSnapshot) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from numa_service.machine.zonelists import has_numa
 from numa_service.mm.hugetlb.hstate import Hstate
 from numa_service.mm.snapshot import HugetlbSnapshot, MachineSnapshot
-from numa_service.procfs.node import online_nodes
 
 
 def _sizes(snapshot: MachineSnapshot) -> list[int]:
@@ -23,11 +22,6 @@ def sizes(snapshot: MachineSnapshot) -> Iterator[tuple[int]]:
 def numa_sizes(snapshot: MachineSnapshot) -> Iterator[tuple[int]]:
     """The same of a kernel with CONFIG_NUMA; none without."""
     return sizes(snapshot) if has_numa(snapshot) else iter(())
-
-
-def of_nodes(snapshot: MachineSnapshot) -> Iterator[tuple[int, int]]:
-    """(nid, kB) of every pool of a node."""
-    return ((node.nid, kb) for node in online_nodes(snapshot) for kb in _sizes(snapshot))
 
 
 def _pools(snapshot: MachineSnapshot, kb: int) -> list[HugetlbSnapshot]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES
 from numa_service.mm.mmzone import PAGE_SHIFT
-from numa_service.mm.snapshot import MachineSnapshot, MemoryBlockSnapshot
+from numa_service.mm.snapshot import MachineSnapshot, MemoryBlockSnapshot, NodeSnapshot
 from numa_service.procfs.meminfo import kb
 from numa_service.procfs.names import printed_by
 from numa_service.procfs.node import online_nodes
@@ -18,19 +18,24 @@ def memory_blocks(snapshot: MachineSnapshot) -> list[int]:
     return sorted({block.number for node in snapshot.nodes for block in node.memory_blocks})
 
 
-def nodes_of_blocks(snapshot: MachineSnapshot) -> Iterator[tuple[int, int]]:
-    """(node, memory block) of every link between them."""
-    for node in online_nodes(snapshot):
-        for block in node.memory_blocks:
-            yield node.nid, block.number
+def blocks_of_node(snapshot: MachineSnapshot, nid: int) -> Iterator[int]:
+    """Numbers of the memory blocks in which an on-line node has RAM, ascending."""
+    return (b.number for node in online_nodes(snapshot) if node.nid == nid for b in node.memory_blocks)
+
+
+def nodes_of_block(snapshot: MachineSnapshot, number: int) -> Iterator[int]:
+    """On-line nodes that have RAM in a memory block."""
+    return (node.nid for node in online_nodes(snapshot) if _block_of(node, number))
+
+
+def _block_of(node: NodeSnapshot, number: int) -> MemoryBlockSnapshot | None:
+    at = bisect_left(node.memory_blocks, number, key=lambda block: block.number)
+    found = node.memory_blocks[at : at + 1]
+    return found[0] if found and found[0].number == number else None
 
 
 def _block(snapshot: MachineSnapshot, number: int) -> MemoryBlockSnapshot:
-    for node in snapshot.nodes:
-        at = bisect_left(node.memory_blocks, number, key=lambda block: block.number)
-        if at < len(node.memory_blocks) and node.memory_blocks[at].number == number:
-            return node.memory_blocks[at]
-    raise KeyError(number)
+    return next(block for node in snapshot.nodes if (block := _block_of(node, number)))
 
 
 def block_size_bytes(snapshot: MachineSnapshot) -> str:
@@ -41,6 +46,11 @@ def block_size_bytes(snapshot: MachineSnapshot) -> str:
 def auto_online_blocks(snapshot: MachineSnapshot) -> str:
     """The file ``auto_online_blocks``: the captured distribution's default. No memory is ever added here."""
     return f"{printed_by(snapshot.profile).auto_online_blocks}\n"
+
+
+def write_only(snapshot: MachineSnapshot) -> str:
+    """A file that can only be written, as soft_offline_page and hard_offline_page: empty."""
+    return ""
 
 
 def state(snapshot: MachineSnapshot, number: int) -> str:

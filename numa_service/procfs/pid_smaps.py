@@ -8,9 +8,11 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from numa_service.mm.mmap import vm_flags as vf
-from numa_service.mm.mmap.entries import ACCESSED, DIRTY, HUGE, has, pfns_of
-from numa_service.mm.mmap.frames import ANON, FILE, SHMEM
+from numa_service.mm.mmap.entries import ACCESSED, DIRTY, HUGE, Entries, has, pfns_of
+from numa_service.mm.mmap.frames import ANON, FILE, SHMEM, AddressSpace
 from numa_service.mm.mmap.huge_memory import allowed
+from numa_service.mm.mmap.hugetlb import huge_size, of_vma
+from numa_service.mm.mmap.hugetlb_fault import within
 from numa_service.mm.mmap.process import Process
 from numa_service.mm.mmap.vma import Vma
 from numa_service.procfs.pid_maps import header, is_heap, is_stack
@@ -38,6 +40,8 @@ class Resident:
     lazyfree: int = 0
     anonymous_thp: int = 0
     pss_locked: int = 0
+    shared_hugetlb: int = 0
+    private_hugetlb: int = 0
 
     def add(self, other: Resident) -> None:
         """Count both together, for smaps_rollup."""
@@ -46,7 +50,9 @@ class Resident:
 
 
 def resident(process: Process, vma: Vma) -> Resident:
-    """smaps_account, for every page of a VMA."""
+    """smaps_account, for every page of a VMA; of huge pages smaps_hugetlb_range."""
+    if vma.flags & vf.VM_HUGETLB:
+        return _of_huge_pages(process, vma)
     entries = process.mapped_entries(vma.start, vma.end)
     frames, pfns = process.frames, pfns_of(entries)
     mapcount = frames.mapcount[pfns]
@@ -75,9 +81,17 @@ def resident(process: Process, vma: Vma) -> Resident:
     )
 
 
+def _of_huge_pages(process: Process, vma: Vma) -> Resident:
+    size = huge_size(vma)
+    mapcount = process.frames.mapcount[pfns_of(_huge_entries(process, vma))]
+    shared = int((mapcount > 1).sum())
+    return Resident(shared_hugetlb=shared * size, private_hugetlb=(len(mapcount) - shared) * size)
+
+
 def numbers(process: Process, vma: Vma) -> dict[str, int]:
-    """The lines of one VMA in smaps, in kB, by their label, in order; no file has huge pages here."""
-    sizes = {"Size": (vma.end - vma.start) >> 10, "KernelPageSize": 4, "MMUPageSize": 4}
+    """The lines of one VMA in smaps, in kB, by their label, in order."""
+    page = huge_size(vma) >> 10
+    sizes = {"Size": (vma.end - vma.start) >> 10, "KernelPageSize": page, "MMUPageSize": page}
     return sizes | _lines(resident(process, vma), rollup=False)
 
 
@@ -98,8 +112,8 @@ def _lines(found: Resident, *, rollup: bool) -> dict[str, int]:
         "AnonHugePages": found.anonymous_thp >> 10,
         "ShmemPmdMapped": 0,
         "FilePmdMapped": 0,
-        "Shared_Hugetlb": 0,
-        "Private_Hugetlb": 0,
+        "Shared_Hugetlb": found.shared_hugetlb >> 10,
+        "Private_Hugetlb": found.private_hugetlb >> 10,
         "Swap": 0,
         "SwapPss": 0,
         "Locked": found.pss_locked >> (10 + _PSS_SHIFT),
@@ -150,11 +164,15 @@ def numa_line(process: Process, vma: Vma, policy: str) -> str:
         line += " heap"
     elif vma.special is None and is_stack(process.mm, vma):
         line += " stack"
-    entries = process.mapped_entries(vma.start, vma.end)
+    huge = bool(vma.flags & vf.VM_HUGETLB)
+    line += " huge" if huge else ""
+    entries = _huge_entries(process, vma) if huge else process.mapped_entries(vma.start, vma.end)
     if not len(entries):
         return line
     frames, pfns = process.frames, pfns_of(entries)
     pages, anon = len(pfns), int((frames.kind[pfns] == ANON).sum())
+    if huge:
+        anon = sum(not isinstance(frames.owner_of(pfn), AddressSpace) for pfn in pfns.tolist())
     dirty = int((has(entries, DIRTY) | frames.dirty[pfns]).sum())
     # of a huge page the first one counts
     counted = pfns_of(entries[~has(entries, HUGE)])
@@ -165,9 +183,16 @@ def numa_line(process: Process, vma: Vma, policy: str) -> str:
     line += f" dirty={dirty}" if dirty else ""
     line += f" mapped={pages}" if pages not in (anon, dirty) else ""
     line += f" mapmax={most}" if most > 1 else ""
-    nodes = np.bincount(frames.source.nids_of(pfns))
+    pool = of_vma(vma).pool if huge else None
+    nids = frames.source.nids_of(pfns) if pool is None else [pool.nid_of(pfn) for pfn in pfns.tolist()]
+    nodes = np.bincount(nids)
     line += "".join(f" N{nid}={count}" for nid, count in enumerate(nodes.tolist()) if count)
-    return f"{line} kernelpagesize_kB=4"
+    return f"{line} kernelpagesize_kB={huge_size(vma) >> 10}"
+
+
+def _huge_entries(process: Process, vma: Vma) -> Entries:
+    tree = process.mm.tree
+    return np.array([tree.huge_entries[at] for at in within(tree, vma, vma.start, vma.end)], np.int64)
 
 
 def _escaped(path: str) -> str:

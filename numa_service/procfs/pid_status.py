@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from numa_service.mm.mmap.frames import ANON, FILE, SHMEM
+from numa_service.mm.mmap.hugetlb import hugetlb_usage
 from numa_service.mm.mmap.mm_struct import MmStruct
 from numa_service.mm.mmap.pgtables import PageTables
 from numa_service.mm.mmap.rules import PAGE_MASK, PAGE_SHIFT, page_align
@@ -16,7 +17,7 @@ def text_pages(mm: MmStruct) -> int:
 
 
 def status_numbers(mm: MmStruct, tables: PageTables, rss: Sequence[int], hiwater_rss: int) -> dict[str, int]:
-    """The lines by their label, in kB, in order. Nothing is in swap or of hugetlb here.
+    """The lines by their label, in kB, in order. Nothing is in swap here.
 
     `rss`: pages by kind; `hiwater_rss`: the most that they have been together. They are exact: kernels until
     6.1 count the last 64 faults of a task later, and this does not.
@@ -39,7 +40,7 @@ def status_numbers(mm: MmStruct, tables: PageTables, rss: Sequence[int], hiwater
         "VmLib": counters.exec_vm - min(text, counters.exec_vm),
         "VmPTE": tables.pgtables_bytes() >> PAGE_SHIFT,
         "VmSwap": 0,
-        "HugetlbPages": 0,
+        "HugetlbPages": hugetlb_usage(mm.tree),
     }
     return {label: count << (PAGE_SHIFT - 10) for label, count in pages.items()}
 

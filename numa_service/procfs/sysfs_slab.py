@@ -111,16 +111,19 @@ def slub_caches(snapshot: MachineSnapshot) -> list[SlubCache]:
     return [cache for cache in snapshot.slab_caches if isinstance(cache, SlubCache)]
 
 
-def files(snapshot: MachineSnapshot) -> Iterator[tuple[str, str]]:
-    """(directory, file) of every file that can be read only."""
-    names = [name for name in attribute_names(snapshot.profile) if name not in WRITABLE]
-    yield from ((cache.sysfs_name, name) for cache in slub_caches(snapshot) for name in names)
+def directories(snapshot: MachineSnapshot) -> Iterator[str]:
+    """Every cache's directory."""
+    return (cache.sysfs_name for cache in slub_caches(snapshot))
 
 
-def writable_files(snapshot: MachineSnapshot) -> Iterator[tuple[str, str]]:
-    """(directory, file) of every other file."""
-    names = [name for name in attribute_names(snapshot.profile) if name in WRITABLE]
-    yield from ((cache.sysfs_name, name) for cache in slub_caches(snapshot) for name in (*names, *COMMANDS))
+def files(snapshot: MachineSnapshot, directory: str) -> list[str]:
+    """Files of a directory that can be read only."""
+    return [name for name in attribute_names(snapshot.profile) if name not in WRITABLE]
+
+
+def writable_files(snapshot: MachineSnapshot, directory: str) -> list[str]:
+    """The other files of a directory."""
+    return [*(name for name in attribute_names(snapshot.profile) if name in WRITABLE), *COMMANDS]
 
 
 def cache_of(snapshot: MachineSnapshot, directory: str) -> SlubCache:

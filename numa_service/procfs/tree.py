@@ -14,12 +14,22 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import product
 from typing import Any
 
 from numa_service.machine.zonelists import has_numa
 from numa_service.mm.snapshot import MachineSnapshot
-from numa_service.procfs import access, cpu, hugetlb, memory, memory_tiers, mm, node, sysctl, sysfs_slab
+from numa_service.procfs import (
+    access,
+    cpu,
+    hugetlb,
+    memory,
+    memory_tiers,
+    mm,
+    node,
+    sysctl,
+    sysfs_slab,
+    transparent_hugepage,
+)
 from numa_service.procfs.buddyinfo import buddyinfo
 from numa_service.procfs.meminfo import meminfo
 from numa_service.procfs.names import printed_by
@@ -39,11 +49,15 @@ _MAX_LINKS = 40
 Numbers = tuple[int | str, ...]
 #: A function that returns the values of all files of a pattern.
 Each = Callable[[MachineSnapshot], Iterable[Numbers]]
+#: A function that returns the values of one star; its arguments are the snapshot, and the values of the stars
+#: before.
+Star = Callable[..., Iterable[int | str]]
 
 _READ = stat.S_IFREG | 0o444
 _ROOT = stat.S_IFREG | 0o400
 _WRITE = stat.S_IFREG | 0o644
 _ROOT_WRITE = stat.S_IFREG | 0o600
+_ROOT_WRITE_ONLY = stat.S_IFREG | 0o200
 _LINK = stat.S_IFLNK | 0o777
 _DIR = stat.S_IFDIR | 0o555
 
@@ -52,13 +66,32 @@ def _once(snapshot: MachineSnapshot) -> Iterable[Numbers]:
     return ((),)
 
 
+class Stars:
+    """The values for the stars of a pattern, star by star: a directory is listed without what is below it."""
+
+    def __init__(self, *stars: Star) -> None:
+        self._stars = stars
+
+    def next(self, snapshot: MachineSnapshot, first: Numbers) -> Iterable[int | str]:
+        """Values for the star after the first ones, which have these values."""
+        return self._stars[len(first)](snapshot, *first)
+
+    def below(self, snapshot: MachineSnapshot, first: Numbers) -> Iterator[Numbers]:
+        """Values for all stars, of which the first have these values."""
+        if len(first) == len(self._stars):
+            yield first
+            return
+        for value in self.next(snapshot, first):
+            yield from self.below(snapshot, (*first, value))
+
+
 @dataclass(frozen=True, slots=True)
 class Pattern:
     """One row of the table: a path pattern, and the renderer of its files, or of the targets of its links."""
 
     path: str
     render: Callable[..., str]
-    each: Each = _once
+    each: Each | Stars = _once
     mode: int = _READ
     #: The parts of the path as regular expressions, with a group for each star.
     parts: tuple[re.Pattern[str], ...] = field(init=False, repr=False)
@@ -67,64 +100,88 @@ class Pattern:
         parts = (re.escape(part).replace(r"\*", "(.+)") for part in self.path.split("/"))
         object.__setattr__(self, "parts", tuple(re.compile(part) for part in parts))
 
-    def instances(self, snapshot: MachineSnapshot) -> Iterable[Numbers]:
-        """Values for the stars of each file of this pattern that the machine's kernel has."""
-        return () if self.path in printed_by(snapshot.profile).absent_files else self.each(snapshot)
+    def reach(self, snapshot: MachineSnapshot, parts: tuple[str, ...]) -> Numbers | None:
+        """Values for the stars in a path, given by its parts; None if no file of this pattern can be there.
 
-    def may_be_below(self, parts: tuple[str, ...]) -> bool:
-        """Whether a file of this pattern can be at or below a path, given by its parts."""
-        ours = self.parts[: len(parts)]
-        return len(ours) == len(parts) and all(p.fullmatch(t) for p, t in zip(ours, parts, strict=True))
-
-    def match(self, parts: tuple[str, ...]) -> tuple[str, ...] | None:
-        """Values for the stars in a path, given by its parts; None if the path does not match."""
-        if len(parts) != len(self.parts):
+        Such a file can be at the path or below it.
+        """
+        if len(parts) > len(self.parts):
             return None
-        found: list[str] = []
-        for ours, text in zip(self.parts, parts, strict=True):
-            matched = ours.fullmatch(text)
-            if matched is None:
+        matches = [ours.fullmatch(text) for ours, text in zip(self.parts, parts, strict=False)]
+        if not all(matches) or self.path in printed_by(snapshot.profile).absent_files:
+            return None
+        numbers: Numbers = ()
+        for text in (text for matched in matches if matched for text in matched.groups()):
+            # a file's name has a number as the kernel prints it, without zeros in front
+            value = int(text) if text.isascii() and text.isdecimal() and str(int(text)) == text else text
+            if value not in self._next(snapshot, numbers):
                 return None
-            found += matched.groups()
-        return tuple(found)
+            numbers = (*numbers, value)
+        return numbers
 
-    def paths(self, snapshot: MachineSnapshot) -> Iterator[tuple[str, Numbers]]:
-        """Every path of this pattern, with the values for its stars."""
-        template = self.path.replace("*", "{}")
-        for numbers in self.instances(snapshot):
-            yield template.format(*numbers), numbers
+    def entries(self, snapshot: MachineSnapshot, first: Numbers, depth: int) -> Iterator[tuple[str, Numbers]]:
+        """(name, values for the stars so far) of what this pattern has in a directory `depth` parts down.
 
+        `first` are the values for the stars in the path of the directory.
+        """
+        name = self.path.split("/")[depth]
+        if "*" not in name:
+            yield name, first
+            return
+        for value in self._next(snapshot, first):
+            yield name.replace("*", str(value)), (*first, value)
 
-def _nodes(snapshot: MachineSnapshot) -> Iterable[Numbers]:
-    return ((n.nid,) for n in node.online_nodes(snapshot))
+    def _next(self, snapshot: MachineSnapshot, first: Numbers) -> Iterable[int | str]:
+        if isinstance(self.each, Stars):
+            return self.each.next(snapshot, first)
+        return dict.fromkeys(numbers[len(first)] for numbers in self.below(snapshot, first))
 
+    def below(self, snapshot: MachineSnapshot, first: Numbers) -> Iterator[Numbers]:
+        """Values for all stars of each file of this pattern, of which the first have these values."""
+        if isinstance(self.each, Stars):
+            return self.each.below(snapshot, first)
+        return (numbers for numbers in self.each(snapshot) if numbers[: len(first)] == first)
 
-def _cpus(snapshot: MachineSnapshot) -> Iterable[Numbers]:
-    return ((number,) for number in cpu.cpus(snapshot))
-
-
-def _blocks(snapshot: MachineSnapshot) -> Iterable[Numbers]:
-    return ((number,) for number in memory.memory_blocks(snapshot))
-
-
-def _topology(snapshot: MachineSnapshot) -> Iterable[Numbers]:
-    return product(cpu.cpus(snapshot), cpu.topology_names(snapshot))
-
-
-def _node_cpus(snapshot: MachineSnapshot) -> Iterable[Numbers]:
-    return ((nid, number) for number, nid in cpu.nodes_of_cpus(snapshot))
-
-
-def _block_nodes(snapshot: MachineSnapshot) -> Iterable[Numbers]:
-    return ((block, nid) for nid, block in memory.nodes_of_blocks(snapshot))
+    def has(self, snapshot: MachineSnapshot, first: Numbers) -> bool:
+        """Whether there is a file of this pattern whose first stars have these values."""
+        return next(iter(self.below(snapshot, first)), None) is not None
 
 
-def _node_memory_failure(snapshot: MachineSnapshot) -> Iterable[Numbers]:
-    return product((n.nid for n in node.online_nodes(snapshot)), mm.MEMORY_FAILURE)
+def _nids(snapshot: MachineSnapshot) -> Iterable[int]:
+    return (n.nid for n in node.online_nodes(snapshot))
+
+
+def _sizes_of_node(snapshot: MachineSnapshot, nid: int) -> Iterable[int]:
+    return (kb for (kb,) in hugetlb.sizes(snapshot))
+
+
+_nodes = Stars(_nids)
+_node_pools = Stars(_nids, _sizes_of_node)
+_node_memory_failure = Stars(_nids, lambda snapshot, nid: mm.MEMORY_FAILURE)
+_node_cpus = Stars(_nids, cpu.cpus_of_node)
+_node_blocks = Stars(_nids, memory.blocks_of_node)
+_cpus = Stars(cpu.cpus)
+_cpu_topology = Stars(cpu.cpus, lambda snapshot, number: cpu.topology_names(snapshot))
+_cpu_nodes = Stars(cpu.cpus, cpu.nodes_of_cpu)
+_attributes = Stars(_nids, access.classes, lambda snapshot, nid, of: access.ATTRIBUTES)
+_initiators = Stars(_nids, access.classes, access.initiators)
+_targets = Stars(_nids, access.classes_from, access.targets)
+_blocks = Stars(memory.memory_blocks)
+_block_nodes = Stars(memory.memory_blocks, memory.nodes_of_block)
+_slab_files = Stars(sysfs_slab.directories, sysfs_slab.files)
+_slab_writable = Stars(sysfs_slab.directories, sysfs_slab.writable_files)
 
 
 def _tiers(snapshot: MachineSnapshot) -> Iterable[Numbers]:
     return memory_tiers.tiers(snapshot) if has_numa(snapshot) else ()
+
+
+def _tasks(snapshot: MachineSnapshot) -> Iterable[Numbers]:
+    return ((pid, name) for pid, files in snapshot.tasks.items() for name in files)
+
+
+def _task_file(snapshot: MachineSnapshot, pid: int, name: str) -> str:
+    return snapshot.tasks[pid][name]
 
 
 def _if(condition: Callable[[MachineSnapshot], bool]) -> Each:
@@ -145,6 +202,8 @@ def _to(template: str) -> Callable[..., str]:
 
 _NODE, _CPU, _MEMORY = (f"sys/devices/system/{name}" for name in ("node", "cpu", "memory"))
 _HUGE = "hugepages/hugepages-*kB"
+#: Where the files of transparent huge pages are.
+THP = "sys/kernel/mm/transparent_hugepage"
 
 TABLE: tuple[Pattern, ...] = (
     Pattern("proc/version", version),
@@ -165,6 +224,7 @@ TABLE: tuple[Pattern, ...] = (
     Pattern("proc/sys/vm/nr_hugepages_mempolicy", hugetlb.nr_hugepages, _if(has_numa), _WRITE),
     Pattern("proc/sys/*/*", sysctl.show, sysctl.writable, mode=_WRITE),
     Pattern("proc/sys/*/*", sysctl.show, sysctl.shown_only),
+    Pattern("proc/*/*", _task_file, _tasks),
     # nodes
     *(
         Pattern(f"{_NODE}/{name}", render, _if(has_numa))
@@ -188,27 +248,31 @@ TABLE: tuple[Pattern, ...] = (
             ("vmstat", node.vmstat),
         )
     ),
-    Pattern(f"{_NODE}/node*/{_HUGE}/nr_hugepages", hugetlb.node_nr_hugepages, hugetlb.of_nodes, _WRITE),
+    Pattern(f"{_NODE}/node*/{_HUGE}/nr_hugepages", hugetlb.node_nr_hugepages, _node_pools, _WRITE),
     *(
-        Pattern(f"{_NODE}/node*/{_HUGE}/{name}", partial(hugetlb.of_node, name=name), hugetlb.of_nodes)
+        Pattern(f"{_NODE}/node*/{_HUGE}/{name}", partial(hugetlb.of_node, name=name), _node_pools)
         for name in ("free_hugepages", "surplus_hugepages")
     ),
     Pattern(f"{_NODE}/node*/memory_failure/*", mm.memory_failure, _node_memory_failure),
-    Pattern(f"{_NODE}/node*/access*/initiators/*", access.attribute, access.attributes),
-    Pattern(f"{_NODE}/node*/access*/initiators/node*", _to("../../../node{2}"), access.initiators, _LINK),
-    Pattern(f"{_NODE}/node*/access*/targets/node*", _to("../../../node{2}"), access.targets, _LINK),
+    Pattern(f"{_NODE}/node*/access*/initiators/*", access.attribute, _attributes),
+    Pattern(f"{_NODE}/node*/access*/initiators/node*", _to("../../../node{2}"), _initiators, _LINK),
+    Pattern(f"{_NODE}/node*/access*/targets/node*", _to("../../../node{2}"), _targets, _LINK),
     Pattern(f"{_NODE}/node*/cpu*", _to("../../cpu/cpu{1}"), _node_cpus, _LINK),
-    Pattern(f"{_NODE}/node*/memory*", _to("../../memory/memory{1}"), memory.nodes_of_blocks, _LINK),
+    Pattern(f"{_NODE}/node*/memory*", _to("../../memory/memory{1}"), _node_blocks, _LINK),
     # CPUs
     *(Pattern(f"{_CPU}/{name}", cpu.cpu_list) for name in ("online", "present")),
     Pattern(f"{_CPU}/possible", cpu.possible),
     Pattern(f"{_CPU}/offline", cpu.offline),
     Pattern(f"{_CPU}/kernel_max", cpu.kernel_max),
-    Pattern(f"{_CPU}/cpu*/topology/*", cpu.topology, _topology),
-    Pattern(f"{_CPU}/cpu*/node*", _to("../../node/node{1}"), cpu.nodes_of_cpus, _LINK),
+    Pattern(f"{_CPU}/cpu*/topology/*", cpu.topology, _cpu_topology),
+    Pattern(f"{_CPU}/cpu*/node*", _to("../../node/node{1}"), _cpu_nodes, _LINK),
     # memory blocks
     Pattern(f"{_MEMORY}/block_size_bytes", memory.block_size_bytes, _if(_has_blocks)),
     Pattern(f"{_MEMORY}/auto_online_blocks", memory.auto_online_blocks, _if(_has_blocks)),
+    *(
+        Pattern(f"{_MEMORY}/{name}_offline_page", memory.write_only, _if(_has_blocks), _ROOT_WRITE_ONLY)
+        for name in ("soft", "hard")
+    ),
     Pattern(f"{_MEMORY}/memory*/state", memory.state, _blocks, _WRITE),
     Pattern(f"{_MEMORY}/memory*/phys_index", memory.phys_index, _blocks),
     Pattern(f"{_MEMORY}/memory*/phys_device", memory.phys_device, _blocks),
@@ -226,7 +290,11 @@ TABLE: tuple[Pattern, ...] = (
         Pattern(f"sys/kernel/mm/{_HUGE}/{name}", partial(hugetlb.of_machine, name=name), hugetlb.sizes)
         for name in ("free_hugepages", "resv_hugepages", "surplus_hugepages")
     ),
-    Pattern("sys/kernel/mm/transparent_hugepage/hpage_pmd_size", mm.hpage_pmd_size),
+    Pattern(f"{THP}/hpage_pmd_size", mm.hpage_pmd_size),
+    Pattern(f"{THP}/*", transparent_hugepage.show, transparent_hugepage.written, _WRITE),
+    Pattern(f"{THP}/*/*", transparent_hugepage.show, transparent_hugepage.written_below, _WRITE),
+    Pattern(f"{THP}/*/*", transparent_hugepage.count, transparent_hugepage.counts),
+    Pattern(f"{THP}/*/*/*", transparent_hugepage.count, transparent_hugepage.counts_of_sizes),
     Pattern("sys/kernel/mm/numa/demotion_enabled", mm.demotion_enabled, _if(has_numa)),
     Pattern(
         "sys/kernel/mm/mempolicy/weighted_interleave/node*",
@@ -236,8 +304,8 @@ TABLE: tuple[Pattern, ...] = (
     ),
     Pattern("sys/devices/virtual/memory_tiering/memory_tier*/nodelist", memory_tiers.nodelist, _tiers),
     # slab caches
-    Pattern("sys/kernel/slab/*/*", sysfs_slab.attribute, sysfs_slab.writable_files, _ROOT_WRITE),
-    Pattern("sys/kernel/slab/*/*", sysfs_slab.attribute, sysfs_slab.files, _ROOT),
+    Pattern("sys/kernel/slab/*/*", sysfs_slab.attribute, _slab_writable, _ROOT_WRITE),
+    Pattern("sys/kernel/slab/*/*", sysfs_slab.attribute, _slab_files, _ROOT),
     Pattern("sys/kernel/slab/*", sysfs_slab.target, sysfs_slab.aliases, _LINK),
 )
 
@@ -266,10 +334,10 @@ def error(number: int, path: str) -> OSError:
 
 
 def _instance(pattern: Pattern, snapshot: MachineSnapshot, parts: tuple[str, ...]) -> Numbers | None:
-    wanted = pattern.match(parts)
-    if wanted is None:
+    if len(parts) != len(pattern.parts):
         return None
-    return next((n for n in pattern.instances(snapshot) if tuple(map(str, n)) == wanted), None)
+    numbers = pattern.reach(snapshot, parts)
+    return numbers if numbers is not None and pattern.has(snapshot, numbers) else None
 
 
 def _find(snapshot: MachineSnapshot, parts: tuple[str, ...]) -> tuple[Pattern, Numbers] | None:
@@ -328,22 +396,31 @@ def _nothing_there(snapshot: MachineSnapshot, parts: tuple[str, ...], path: str)
     return error(errno.ENOTDIR if below_a_file else errno.ENOENT, path)
 
 
+def _reaching(snapshot: MachineSnapshot, parts: tuple[str, ...]) -> Iterator[tuple[Pattern, Numbers]]:
+    """(pattern, values for its stars so far) of the patterns that may have files below a directory."""
+    for pattern in TABLE:
+        if len(pattern.parts) > len(parts):
+            numbers = pattern.reach(snapshot, parts)
+            if numbers is not None:
+                yield pattern, numbers
+
+
 def _has_below(snapshot: MachineSnapshot, parts: tuple[str, ...]) -> bool:
-    return next(_below(snapshot, parts), None) is not None
+    return any(pattern.has(snapshot, first) for pattern, first in _reaching(snapshot, parts))
 
 
 def _below(snapshot: MachineSnapshot, parts: tuple[str, ...]) -> Iterator[tuple[str, Pattern, Numbers]]:
-    prefix = "".join(f"{part}/" for part in parts)
-    for pattern in TABLE:
-        if pattern.may_be_below(parts):
-            for path, numbers in pattern.paths(snapshot):
-                if path.startswith(prefix):
-                    yield path, pattern, numbers
+    for pattern, first in _reaching(snapshot, parts):
+        template = pattern.path.replace("*", "{}")
+        for numbers in pattern.below(snapshot, first):
+            yield template.format(*numbers), pattern, numbers
 
 
 def read(snapshot: MachineSnapshot, path: str) -> str:
-    """The text of a file. ENOENT, ENOTDIR, EISDIR, ELOOP, ENAMETOOLONG."""
+    """The text of a file. ENOENT, ENOTDIR, EISDIR, ELOOP, ENAMETOOLONG; EACCES if it can only be written."""
     _, pattern, numbers = find(snapshot, path)
+    if not pattern.mode & stat.S_IRUSR:
+        raise error(errno.EACCES, path)
     return pattern.render(snapshot, *numbers)
 
 
@@ -351,12 +428,11 @@ def listdir(snapshot: MachineSnapshot, path: str = "") -> list[Entry]:
     """The entries of a directory, sorted by name. ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG."""
     parts = resolve(snapshot, path)
     found: dict[str, Entry] = {}
-    for below, pattern, numbers in _below(snapshot, parts):
-        name, *deeper = below.split("/")[len(parts) :]
-        if deeper:
-            found.setdefault(name, Entry(name, _DIR))
-        else:
-            found[name] = _entry(name, snapshot, pattern, numbers)
+    for pattern, first in _reaching(snapshot, parts):
+        is_file = len(pattern.parts) == len(parts) + 1
+        for name, numbers in pattern.entries(snapshot, first, len(parts)):
+            if (is_file or name not in found) and pattern.has(snapshot, numbers):
+                found[name] = _entry(name, snapshot, pattern, numbers) if is_file else Entry(name, _DIR)
     if not found:
         raise error(errno.ENOTDIR, path) if _find(snapshot, parts) else _nothing_there(snapshot, parts, path)
     return [found[name] for name in sorted(found)]

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from numa_service.machine.record import SlabTunables
 from numa_service.machine.spec import MachineSpec, SpecError
 from numa_service.machine.sysctl import SYSCTLS, parse_sysctl, weight_name
+from numa_service.machine.thp_files import key_of
 from numa_service.machine.zonelists import has_numa
 from numa_service.mm.hugetlb.hstate import Hstate
+from numa_service.mm.mmzone import PAGE_SHIFT
 from numa_service.mm.slab.flags import DEBUG_FLAGS
 from numa_service.mm.slab.profile import slub_of
 from numa_service.mm.slab.slab import parse_tunables, tunables_are_sane
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.procfs.sysctl import NUMA_ONLY
 from numa_service.procfs.sysfs_slab import COMMANDS, WRITABLE, cache_of
-from numa_service.procfs.tree import error, find
+from numa_service.procfs.tree import THP, error, find
 
 #: Most bytes of a write: a page, as in sysfs.
 MAX_WRITE = 4096
@@ -49,6 +51,14 @@ class ResizeHugepages:
     count: int
     #: The node whose pool it is; None: those of all nodes.
     nid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OfflinePage:
+    """A page is to be taken out of use by its node: softly, or as after an error of its memory."""
+
+    pfn: int
+    soft: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +101,14 @@ class ShrinkCache:
 
 #: What a write can mean.
 Written = (
-    WriteSysctl | ChangeMemoryBlock | ResizeHugepages | TuneSlab | WriteSlabFile | ShrinkCache | ValidateCache
+    WriteSysctl
+    | ChangeMemoryBlock
+    | OfflinePage
+    | ResizeHugepages
+    | TuneSlab
+    | WriteSlabFile
+    | ShrinkCache
+    | ValidateCache
 )
 
 
@@ -127,11 +144,16 @@ def parse_write(snapshot: MachineSnapshot, path: str, data: bytes) -> Written | 
     if place.startswith("sys/kernel/mm/mempolicy/"):
         key = weight_name(int(numbers[0]))
         return WriteSysctl(key, _value(key, snapshot.profile, path, data))
+    if place.startswith(f"{THP}/"):
+        key = key_of(place.removeprefix(f"{THP}/"))
+        return WriteSysctl(key, _value(key, snapshot.profile, path, data))
     text = _text(path, data)
     if place == "proc/slabinfo":
         return _tunables(snapshot, path, text)
     if place.startswith("sys/kernel/slab/"):
         return _slab_file(snapshot, path, text, *map(str, numbers))
+    if place.endswith("_offline_page"):
+        return _offline_page(place, path, text)
     block = int(numbers[0])
     if place.endswith("/state"):
         if text not in _STATES:
@@ -150,9 +172,8 @@ def _hugepages(
     snapshot: MachineSnapshot, place: str, numbers: tuple[int | str, ...], path: str, data: bytes
 ) -> WriteSysctl | ResizeHugepages:
     """A write to a file of a pool of huge pages (nr_hugepages_store, nr_overcommit_hugepages_store)."""
-    text = _text(path, data)
-    if not (text.isascii() and text.isdecimal()) or int(text) >= 1 << 64:
-        raise _invalid(path, f"{text[:40]!r} is not a number of huge pages")
+    # /proc/sys takes numbers as C writes them, sysfs decimal ones
+    count = _unsigned(path, _text(path, data), 0 if place.startswith("proc/") else 10)
     kb = int(numbers[-1]) if numbers and place.startswith("sys/") else snapshot.default_hugepage_kb
     if place.endswith("/nr_overcommit_hugepages"):
         if Hstate(kb).gigantic:
@@ -160,7 +181,30 @@ def _hugepages(
         key = "vm.nr_overcommit_hugepages"
         return WriteSysctl(key, _value(key, snapshot.profile, path, data))
     nid = int(numbers[0]) if place.startswith("sys/devices/") else None
-    return ResizeHugepages(kb, int(text), nid)
+    return ResizeHugepages(kb, count, nid)
+
+
+def _offline_page(place: str, path: str, text: str) -> OfflinePage:
+    """A physical address for a file that takes a page off-line; EINVAL whatever is wrong with it."""
+    try:
+        address = _unsigned(path, text, 0)
+    except OSError as refused:
+        raise _invalid(path, f"{text[:40]!r} is no address") from refused
+    return OfflinePage(address >> PAGE_SHIFT, soft=place.endswith("/soft_offline_page"))
+
+
+def _unsigned(path: str, text: str, base: int) -> int:
+    """kstrtoull: a number of 64 bits; base 0: hexadecimal after 0x, octal after 0. EINVAL, ERANGE."""
+    digits = text.removeprefix("+")
+    if base == 0:
+        base = 16 if digits[:2].lower() == "0x" else 8 if digits[:1] == "0" else 10
+    digits = digits[2:] if base == 16 else digits
+    allowed = "0123456789abcdef"[:base]
+    if not digits or not set(digits.lower()) <= set(allowed):
+        raise _invalid(path, f"{text[:40]!r} is no number")
+    if len(digits) > 64 or int(digits, base) >= 1 << 64:
+        raise OSError(errno.ERANGE, f"{os.strerror(errno.ERANGE)}: {text[:40]!r}", f"/{path.strip('/')}")
+    return int(digits, base)
 
 
 def _slab_file(

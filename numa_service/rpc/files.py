@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -27,12 +28,15 @@ from numa_service.machine.record import MachineRecord
 from numa_service.machine.snapshot import IdleClock, NodePart, assemble
 from numa_service.machine.spec import MachineSpec
 from numa_service.machine.vmalloc_init import vmalloc_nid
+from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES
+from numa_service.mm.mmzone import PAGE_SHIFT
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.node.errors import InvalidRequest, NodeError, NotFound, Precondition
 from numa_service.node.slab_caches import with_written
 from numa_service.procfs import tree
 from numa_service.procfs.sysfs_slab import ONLY_SHOWN
 from numa_service.procfs.write import (
+    OfflinePage,
     ResizeHugepages,
     ShrinkCache,
     TuneSlab,
@@ -83,13 +87,13 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
 
     async def ReadFile(self, request: pb2.ReadFileRequest, context: Context) -> pb2.ReadFileResponse:
         """The text of one file."""
-        snapshot = await self._snapshot()
+        snapshot = await self._snapshot(request.path)
         text = _refusing(lambda: tree.read(snapshot, request.path))
         return pb2.ReadFileResponse(data=text.encode())
 
     async def ListDir(self, request: pb2.ListDirRequest, context: Context) -> pb2.ListDirResponse:
         """The entries of a directory."""
-        snapshot = await self._snapshot()
+        snapshot = await self._snapshot(request.path)
         entries = _refusing(lambda: tree.listdir(snapshot, request.path))
         return pb2.ListDirResponse(
             entries=[pb2.DirEntry(name=e.name, mode=e.mode, target=e.target) for e in entries]
@@ -99,7 +103,7 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
         self, request: pb2.ReadTreeRequest, context: Context
     ) -> None:
         """Every file at or below a path, in messages of CHUNK files."""
-        snapshot = await self._snapshot()
+        snapshot = await self._snapshot(request.path)
         files = _refusing(lambda: [_tree_file(*found) for found in tree.walk(snapshot, request.path)])
         for start in range(0, len(files), CHUNK):
             await context.write(pb2.ReadTreeResponse(files=files[start : start + CHUNK]))
@@ -119,6 +123,8 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
             return pb2.WriteFileResponse(note=await self._keeper.write_sysctl(wanted.key, wanted.value))
         if isinstance(wanted, ResizeHugepages):
             await self._resize_hugepages(wanted)
+        elif isinstance(wanted, OfflinePage):
+            return pb2.WriteFileResponse(note=await self._offline_page(snapshot, wanted))
         elif isinstance(wanted, TuneSlab):
             await self._keeper.write_tunables(wanted.tunables)
         elif isinstance(wanted, ShrinkCache):
@@ -151,6 +157,25 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
         for node in self._nodes.nodes:
             if node.node == keeper:
                 await self._nodes.ask(node, "ResizeHugepages", request, BLOCK_SECONDS)
+
+    async def _offline_page(self, snapshot: MachineSnapshot, wanted: OfflinePage) -> str:
+        """Have the node that has a page take it out of use; what its kernel prints."""
+        block = wanted.pfn // MEMORY_BLOCK_PAGES
+        owners = [node.nid for node in snapshot.nodes if any(b.number == block for b in node.memory_blocks)]
+        if not owners:
+            raise Precondition(f"ENXIO: no memory is at {wanted.pfn << PAGE_SHIFT:#x}")
+        request = node_service_pb2.OfflinePageRequest(
+            request_id=uuid4().hex, pfn=wanted.pfn, soft=wanted.soft
+        )
+        for node in self._nodes.nodes:
+            if node.node in owners:
+                try:
+                    answer = await self._nodes.ask(node, "OfflinePage", request, BLOCK_SECONDS)
+                except NotFound:
+                    continue  # the block spans the border of two nodes
+                return str(answer.message)
+        reason = "EIO" if wanted.soft else "EBUSY"
+        raise Precondition(f"{reason}: there is a hole at {wanted.pfn << PAGE_SHIFT:#x}")
 
     async def _shrink(self, cache: str) -> None:
         """Shrink a slab cache of the machine (kmem_cache_shrink).
@@ -192,8 +217,12 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
             "" if wanted.file not in ONLY_SHOWN else f"{wanted.file} is kept and shown, and changes nothing"
         )
 
-    async def _snapshot(self) -> MachineSnapshot:
-        request = node_service_pb2.GetSnapshotRequest()
+    async def _snapshot(self, path: str = "proc/sys") -> MachineSnapshot:
+        """Ask all nodes; the files of tasks only if the path may lead to them."""
+        root, task, *_ = [part for part in path.split("/") if part not in ("", ".")] + ["", ""]
+        pid = int(task) if root == "proc" and re.fullmatch("[0-9]{1,9}", task) else 0
+        wanted = bool(pid) or root == "" or (root == "proc" and task == "") or ".." in path
+        request = node_service_pb2.GetSnapshotRequest(with_tasks=wanted, pid=pid)
         nodes = self._nodes.nodes
         answers = await asyncio.gather(*(self._nodes.ask(node, "GetSnapshot", request) for node in nodes))
         parts = [NodePart.from_json(answer.json) for answer in answers]

@@ -16,6 +16,8 @@ from numa_service.rpc.tracing import Tracing
 
 #: Largest message in either direction. A reply with 65,536 PFNs has 512 KiB.
 MAX_MESSAGE_BYTES = 64 << 20
+#: Longest wait for one answer of a node. They come in about a millisecond; who takes so long counts as away.
+ASK_SECONDS = 2.0
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),

@@ -13,8 +13,10 @@ from numa_client._gen.numa.v1 import node_service_pb2 as pb2
 from numa_client._gen.numa.v1 import node_service_pb2_grpc as pb2_grpc
 
 from numa_service.node.ask import Steps
+from numa_service.node.errors import Busy
 from numa_service.node.hugetlb import set_max_huge_pages
 from numa_service.node.machine_record import own_memory
+from numa_service.node.memory_failure import memory_failure, recovery_line, soft_offline_page
 from numa_service.node.memory_hotplug import change_memory_block
 from numa_service.node.node import Node
 from numa_service.node.struct_views import (
@@ -25,6 +27,7 @@ from numa_service.node.struct_views import (
     section_view,
     zone_view,
 )
+from numa_service.node.task_files import task_files
 from numa_service.rpc import convert
 from numa_service.rpc.owner_checks import check_homes
 from numa_service.rpc.peers import Peers
@@ -62,7 +65,10 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
     async def GetSnapshot(self, request: pb2.GetSnapshotRequest, context: Context) -> pb2.GetSnapshotResponse:
         """The node's part of the snapshot that the files of /proc and /sys are rendered from."""
         slab = self._node.kmem.counts()
-        part = self._node.machine.node_part(self._node.nid, cpu_time(self._node), self._booted, slab)
+        tasks = task_files(self._node, request.pid) if request.with_tasks else {}
+        tables = self._node.tasks.page_tables()
+        nid, cpus = self._node.nid, cpu_time(self._node)
+        part = self._node.machine.node_part(nid, cpus, self._booted, slab, tasks, tables)
         return pb2.GetSnapshotResponse(json=part.to_json())
 
     async def Inspect(self, request: pb2.InspectRequest, context: Context) -> pb2.InspectResponse:
@@ -108,6 +114,21 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
         nid = request.node if request.HasField("node") else None
         count = yield from set_max_huge_pages(self._requests.inbox, request.huge_page_kb, request.count, nid)
         return pb2.ResizeHugepagesResponse(count=count)
+
+    async def OfflinePage(self, request: pb2.OfflinePageRequest, context: Context) -> pb2.OfflinePageResponse:
+        """Take a page with bad memory out of use."""
+        reply = self._requests.once(0, request, self._offline_page, context.time_remaining())
+        return await reply if isinstance(reply, Awaitable) else reply
+
+    def _offline_page(self, request: pb2.OfflinePageRequest) -> Steps[pb2.OfflinePageResponse]:
+        if request.soft:
+            yield from soft_offline_page(self._node, request.pfn)
+            return pb2.OfflinePageResponse()
+        done = memory_failure(self._node, request.pfn)
+        line = recovery_line(request.pfn, done)
+        if not done.taken:
+            raise Busy(f"EBUSY: {line}")
+        return pb2.OfflinePageResponse(message=line)
 
     async def CheckInvariants(
         self, request: pb2.CheckInvariantsRequest, context: Context

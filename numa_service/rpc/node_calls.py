@@ -11,8 +11,7 @@ from numa_client._channel import async_channel
 from numa_client._gen.numa.v1 import node_service_pb2_grpc
 
 from numa_service.node.errors import PeerUnavailable
-from numa_service.rpc.grpc_server import MAX_MESSAGE_BYTES
-from numa_service.rpc.peers import ASK_SECONDS
+from numa_service.rpc.grpc_server import ASK_SECONDS, MAX_MESSAGE_BYTES
 from numa_service.rpc.status import from_rpc_error
 
 _OPTIONS = (("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.max_reconnect_backoff_ms", 1000))

@@ -17,7 +17,7 @@ from numa_service.node import ops
 from numa_service.node.ask import Ask, Park, Steps
 from numa_service.node.errors import NeverSent, NodeError, PeerUnavailable
 from numa_service.node.node import Node
-from numa_service.rpc.grpc_server import MAX_MESSAGE_BYTES
+from numa_service.rpc.grpc_server import ASK_SECONDS, MAX_MESSAGE_BYTES
 from numa_service.rpc.questions import WIRE
 from numa_service.rpc.status import from_rpc_error
 from numa_service.rpc.tracing import Tracing
@@ -26,8 +26,6 @@ T = TypeVar("T")
 
 #: Time that a request has for all its questions when the client sets no deadline.
 DEFAULT_TIMEOUT_SECONDS = 10.0
-#: Longest wait for one answer. Nodes answer in about a millisecond; one that takes so long counts as away.
-ASK_SECONDS = 2.0
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 from google.protobuf.message import Message
 from numa_client._gen.numa.v1 import zonelist_service_pb2 as zonelist_pb2
 
-from numa_service.machine.record import MemoryState
 from numa_service.node import ops
 from numa_service.node.errors import InvalidRequest
 from numa_service.node.hugetlb import AllocHugePage, GrowPool, ReserveHugePages
@@ -286,21 +285,6 @@ WIRE: dict[type[Tagged[Any]], Wire] = {
     ops.MapVmArea: _VM_AREA,
     ops.FindVmArea: _VM_AREA,
     ops.FreeVmArea: _VM_AREA,
-    ops.MemoryNotify: Wire(
-        "MemoryNotify",
-        lambda op, request_id: zonelist_pb2.MemoryNotifyRequest(
-            request_id=request_id,
-            node=op.state.nid,
-            zones=[
-                zonelist_pb2.PresentZone(zone=zone, present_pages=present, managed_pages=managed)
-                for zone, present, managed in op.state.zones
-            ],
-            online=op.state.online,
-            sequence=op.state.sequence,
-        ),
-        lambda m: None,
-        lambda _: zonelist_pb2.MemoryNotifyResponse(),
-    ),
     ops.HugetlbCall: Wire(
         "Hugetlb",
         _hugetlb,
@@ -396,11 +380,6 @@ def _remap_op(m: zonelist_pb2.RemapRequest) -> Op[Any]:
     return ops.Remap(_owner_of(m.owner), m.indexes, m.from_node, m.to_node)
 
 
-def _memory_notify_op(m: zonelist_pb2.MemoryNotifyRequest) -> Op[Any]:
-    zones = tuple((z.zone, z.present_pages, z.managed_pages) for z in m.zones)
-    return ops.MemoryNotify(MemoryState(m.node, zones, m.online, m.sequence))
-
-
 def _kmem_op(m: zonelist_pb2.KmemRequest) -> Op[Any]:
     if m.call == "write":
         if len(m.objects) != 8:
@@ -451,7 +430,6 @@ _DECODERS: dict[type[Message], Callable[[Any], Tagged[Any]]] = {
     zonelist_pb2.DrainRequest: _drain_pagesets_op,
     zonelist_pb2.CountForeignRequest: _count_foreign_op,
     zonelist_pb2.RemapRequest: _remap_op,
-    zonelist_pb2.MemoryNotifyRequest: _memory_notify_op,
     zonelist_pb2.KmemRequest: _kmem_op,
     zonelist_pb2.VmAreaRequest: _vm_area_op,
     zonelist_pb2.HugetlbRequest: _hugetlb_op,

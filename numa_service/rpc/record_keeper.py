@@ -18,7 +18,7 @@ from numa_service.node.errors import InvalidRequest
 
 #: How long a node may take to confirm a record before it is sent again.
 TELL_SECONDS = 5.0
-#: How long a write of a sysctl waits for the nodes that are up; one that does not answer gets it later.
+#: How long a change waits for the nodes that are up; one that does not answer gets it later.
 WRITE_SECONDS = 2.0
 #: Pause before the record is sent again to a node that failed to take it.
 RETRY_SECONDS = 0.2
@@ -37,7 +37,7 @@ class MachineDoor(Protocol):
         """Write a sysctl for all nodes; returns the `note` of WriteSysctlResponse. InvalidRequest."""
 
     async def remember_memory(self, state: MemoryState) -> None:
-        """Record that memory of the calling node came on-line or went off-line."""
+        """Record that memory of the calling node came on-line or went off-line, and tell all nodes."""
 
 
 class RecordKeeper:
@@ -105,7 +105,14 @@ class RecordKeeper:
             await asyncio.wait(telling, timeout=WRITE_SECONDS)
 
     async def remember_memory(self, state: MemoryState) -> None:
-        """Record that memory of a node went on-line or off-line, or that it booted with all its memory."""
+        """Record that memory of a node went on-line or off-line.
+
+        On return the nodes that are up know it, but for one that has not answered within WRITE_SECONDS.
+        """
+        await self._remember(state)
+        await self._until_told()
+
+    async def _remember(self, state: MemoryState) -> None:
         async with self._changing:
             record = self.record.with_memory(state)
             if record is not self.record:
@@ -147,7 +154,7 @@ class RecordKeeper:
                 async with asyncio.timeout(TELL_SECONDS):
                     memory = await self._tell(listener.nid, record)
                 if memory is not None:
-                    await self.remember_memory(memory)
+                    await self._remember(memory)
             except Exception as error:
                 # any exception: this task is the only one that sends the node its record, and must go on
                 if failed != (failed := f"{type(error).__name__}: {error}"):

@@ -35,8 +35,8 @@ from numa_service.machine.record import MachineRecord, MemoryState
 from numa_service.node import ops
 from numa_service.node.ask import through_outbox
 from numa_service.node.machine_record import follow, own_memory
-from numa_service.node.memory_hotplug import node_restarted
 from numa_service.node.node import Node
+from numa_service.node.restart import node_restarted
 from numa_service.rpc.daemons import Daemons
 from numa_service.rpc.exposition import HttpServer, metrics_app
 from numa_service.rpc.grpc_server import GrpcServer
@@ -207,7 +207,7 @@ class NodeServer:
         self._peers.connect({nid: address for nid, address in peers.items() if nid != self.node.nid})
 
     async def restarted(self, nid: int, lineage: int) -> None:
-        """Another node has booted again: free the pages of its former owners, and tell it what changed."""
+        """Another node has booted again: free the pages of its former owners."""
         await self._peers.run(through_outbox(self.node, node_restarted(self.node, nid, lineage)))
 
     async def stop(self, grace: float = 1.0) -> None:

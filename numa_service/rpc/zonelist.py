@@ -79,12 +79,6 @@ class ZonelistServicer(pb2_grpc.ZonelistServiceServicer):
         """Note that pages of a region whose home is this node were migrated to another node."""
         return await self._answer(request)  # type: ignore[no-any-return]  # the method's own response
 
-    async def MemoryNotify(
-        self, request: pb2.MemoryNotifyRequest, context: Context
-    ) -> pb2.MemoryNotifyResponse:
-        """Note that memory of another node came on-line or went off-line."""
-        return await self._answer(request)  # type: ignore[no-any-return]  # the method's own response
-
     async def CountForeign(
         self, request: pb2.CountForeignRequest, context: Context
     ) -> pb2.CountForeignResponse:

@@ -5,13 +5,14 @@ The keeper itself does not die, and no cut is between it and a node: it is not o
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from functools import partial
+from typing import Any, Protocol
 
 from numa_service.machine.kept_record import KeptRecord, Listener
 from numa_service.machine.record import CacheArgs, MachineRecord, MemoryState
+from numa_service.machine.spec import MachineSpec
 from numa_service.node import ops
 from numa_service.node.ask import Steps
 from numa_service.node.errors import NodeError
@@ -28,7 +29,6 @@ from numa_service.node.slab_caches import (
     shutdown_on_all,
 )
 from numa_service.sim.network import Network
-from numa_service.sim.simulation import Simulation
 
 #: Before a node that has not answered is told again.
 RETRY_NS = 200_000_000
@@ -38,29 +38,53 @@ DESTROY_NS = 3_000_000_000
 Shutdowns = Generator[ShutdownStep, Shutdown | None, None]
 
 
+class World(Protocol):
+    """What the keeper needs of the simulation."""
+
+    spec: MachineSpec
+    nodes: dict[int, Node]
+    #: nids of the nodes that have crashed.
+    down: set[int]
+    now_ns: int
+
+    def at(self, delay_ns: int, act: Callable[[], object], background: bool = False) -> object:
+        """Have something happen later; the simulation need not wait for what is in the background."""
+
+    def spawn(self, nid: int, steps: Steps[Any]) -> object:
+        """Run steps on a node."""
+
+
 class Keeper:
     """Tells every node of a simulation the record until it is known to have it."""
 
-    def __init__(self, sim: Simulation, seed: int) -> None:
-        """`seed` decides what becomes of the keeper's messages; it disturbs no other draw of the run."""
-        self._sim = sim
-        self._network = Network(
-            random.Random(seed), sim.network.faults, sim.spec.latency.remote_lookup_ns // 2
-        )
-        self._kept = KeptRecord(sim.spec)
-        for nid in sim.nodes:
+    def __init__(self, world: World, network: Network) -> None:
+        """`network` is its own: what becomes of its messages disturbs no other draw of the run."""
+        self.network = network
+        self._sim = world
+        self._kept = KeptRecord(world.spec)
+        for nid in world.nodes:
             self._kept.came_up(nid).version = 0
-        #: Nodes that a round is under way for.
-        self._telling: set[Listener] = set()
+        #: Listener → the round under way for it: the record has been sent, and is sent again if it is lost.
+        self._rounds: dict[Listener, object] = {}
 
     @property
     def record(self) -> MachineRecord:
         """The machine's record."""
         return self._kept.record
 
+    def is_telling(self) -> bool:
+        """Whether a node that is up is not known to have the newest record."""
+        up = (listener for nid, listener in self._kept.listeners.items() if nid not in self._sim.down)
+        return any(map(self._kept.is_behind, up))
+
     def write_sysctl(self, key: str, value: str) -> None:
         """Write a sysctl of the machine. SpecError."""
         self._change(self._kept.with_sysctl(key, value))
+
+    def hear(self, node: Node) -> None:
+        """A node reports its memory, which has changed; until it is heard, so that nothing is lost here."""
+        if listener := self._kept.listeners.get(node.nid):
+            self._heard(listener, own_memory(node))
 
     def create_cache(self, name: str, args: CacheArgs) -> None:
         """Make a slab cache of the machine. NodeError."""
@@ -109,10 +133,10 @@ class Keeper:
 
         self._sim.at(DESTROY_NS, give_up)
         listener = self._kept.listeners.get(step.nid)
-        for _ in range(1 + self._network.repeats()):
-            if listener is not None and not self._network.loses():
+        for _ in range(1 + self.network.repeats()):
+            if listener is not None and not self.network.loses():
                 self._sim.at(
-                    self._network.delay_ns(), partial(self._carry_out, listener, cache, step.call, answered)
+                    self.network.delay_ns(), partial(self._carry_out, listener, cache, step.call, answered)
                 )
 
     def _carry_out(
@@ -132,8 +156,8 @@ class Keeper:
         self._answer(partial(answered, None))
 
     def _answer(self, arrive: Callable[[], None]) -> None:
-        if not self._network.loses():
-            self._sim.at(self._network.delay_ns(), arrive)
+        if not self.network.loses():
+            self._sim.at(self.network.delay_ns(), arrive)
 
     def restart(self, node: Node) -> None:
         """A node boots anew: it reads the record before it serves, and is told of what comes then."""
@@ -144,41 +168,49 @@ class Keeper:
         """A node has died."""
         self._kept.went_away(nid)
 
-    def heal(self) -> None:
-        """From now on no message is lost."""
-        self._network.faults = self._sim.network.faults
-
     def _change(self, record: MachineRecord) -> None:
         self._kept.keep(record)
         for listener in self._kept.listeners.values():
             self._start(listener)
 
     def _start(self, listener: Listener) -> None:
-        if listener not in self._telling:
-            self._telling.add(listener)
+        if listener not in self._rounds:
             self._tell(listener)
 
     def _tell(self, listener: Listener) -> None:
-        """Send the record to a node, and look later whether it has answered."""
+        """Send the record to a node that is behind, and look later whether it has answered."""
         if not self._kept.is_behind(listener):
-            self._telling.discard(listener)
+            self._rounds.pop(listener, None)
             return
+        this = self._rounds[listener] = object()
         record = self.record
-        for _ in range(1 + self._network.repeats()):
-            if not self._network.loses():
-                self._sim.at(self._network.delay_ns(), lambda: self._arrive(listener, record))
-        self._sim.at(RETRY_NS, lambda: self._tell(listener))
+        for _ in range(1 + self.network.repeats()):
+            if not self.network.loses():
+                self._sim.at(self.network.delay_ns(), lambda: self._arrive(listener, record))
+        self._sim.at(RETRY_NS, lambda: self._tell_again(listener, this), background=True)
+
+    def _tell_again(self, listener: Listener, round_before: object) -> None:
+        if self._rounds.get(listener) is round_before:
+            self._tell(listener)
 
     def _arrive(self, listener: Listener, record: MachineRecord) -> None:
-        if self._kept.listeners.get(listener.nid) is not listener:
+        if self._kept.listeners.get(listener.nid) is not listener or listener.nid in self._sim.down:
             return  # the process that this was sent to is gone
         node = self._sim.nodes[listener.nid]
         follow(node, record)
         memory = own_memory(node)
-        if not self._network.loses():
-            self._sim.at(self._network.delay_ns(), lambda: self._answered(listener, record.version, memory))
+        if not self.network.loses():
+            self._sim.at(self.network.delay_ns(), lambda: self._answered(listener, record.version, memory))
 
     def _answered(self, listener: Listener, version: int, memory: MemoryState | None) -> None:
         listener.version = max(listener.version, version)
-        if memory is not None and (after := self.record.with_memory(memory)) is not self.record:
-            self._change(after)
+        self._heard(listener, memory)
+        if listener in self._rounds:
+            self._tell(listener)
+
+    def _heard(self, listener: Listener, memory: MemoryState | None) -> None:
+        if memory is None or self._kept.listeners.get(listener.nid) is not listener:
+            return
+        record = self.record.with_memory(memory)
+        if record is not self.record:
+            self._change(record)

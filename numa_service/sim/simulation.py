@@ -30,6 +30,7 @@ from numa_service.node.node import Node
 from numa_service.node.ops.op import Op, Tagged, encode
 from numa_service.node.owner_checks import lives
 from numa_service.node.request import Request
+from numa_service.sim.keeper import Keeper
 from numa_service.sim.network import Faults, Network
 
 T = TypeVar("T")
@@ -118,6 +119,8 @@ class Simulation:
         for node in self.nodes.values():
             self.host(node)
             node.replies.keep_ns = 0  # repeats arrive soon: replies are kept only up to REPLIES_LIMIT
+        to_keeper = Network(random.Random(seed), self.network.faults, spec.latency.remote_lookup_ns // 2)
+        self.keeper = Keeper(self, to_keeper)
 
     def host(self, node: Node) -> Host:
         """Put a node that has booted in the place of its nid, with a new inbox and new daemons."""
@@ -131,6 +134,19 @@ class Simulation:
         host = self.hosts[node.nid] = Host(node)
         node.wake = partial(self._wake, host)
         return host
+
+    def crash(self, nid: int) -> None:
+        """Let a node die, with its memory and the requests under way."""
+        self.hosts[nid].alive = False
+        self.down.add(nid)
+        self.keeper.went_away(nid)
+
+    def restart(self, nid: int) -> Host:
+        """Boot a node that has crashed, with empty memory. It is the caller's to tell the other nodes."""
+        node = Node.boot(self.spec, nid, self.nodes[nid].lineage + 1)
+        self.keeper.restart(node)
+        self.down.discard(nid)
+        return self.host(node)
 
     # driving
 
@@ -165,20 +181,35 @@ class Simulation:
     def change_memory_block(self, block: int, state: str) -> MemoryState:
         """Write ``memoryN/state``: offline, online, online_kernel or online_movable.
 
-        Returns the memory that the block's node has afterwards. NotFound, InvalidRequest (EINVAL), Busy
-        (EBUSY).
+        Returns, when all nodes that are up have heard of it, the memory that the block's node has then.
+        NotFound, InvalidRequest (EINVAL), Busy (EBUSY).
         """
         nid = next((nid for nid, node in self.nodes.items() if block in memory_blocks(node)), None)
         if nid is None:
             raise NotFound("memory_block", f"memory{block}", "no node has it")
-        return self.call(nid, change_memory_block(self.nodes[nid], block, state))
+        now = self.call(nid, self.memory_block(nid, block, state))
+        self._until_told()
+        return now
+
+    def memory_block(self, nid: int, block: int, state: str) -> Steps[MemoryState]:
+        """Change the state of a node's memory block, and report it to the keeper of the machine's record."""
+        now = yield from change_memory_block(self.nodes[nid], block, state)
+        self.keeper.hear(self.nodes[nid])
+        return now
 
     def offline_node(self, nid: int) -> dict[int, str]:
         """Take all memory of a node off-line, and the node itself if it has no CPUs.
 
         Returns the blocks that stay on-line, and why.
         """
-        return self.call(nid, offline_node(self.nodes[nid]))
+        stay = self.call(nid, offline_node(self.nodes[nid]))
+        self.keeper.hear(self.nodes[nid])
+        self._until_told()
+        return stay
+
+    def _until_told(self) -> None:
+        while self.keeper.is_telling():
+            self.next()
 
     def check(self) -> list[str]:
         """Return the violated invariants of every node and between nodes.

@@ -21,7 +21,7 @@ from numa_service.cli.trace import KEPT_EVENTS
 from numa_service.machine.formats.detect import IMPORTS
 from numa_service.machine.formats.export import EXPORTS
 from numa_service.machine.latency import LatencyModel
-from numa_service.machine.machinefile import LatencyTable, MachineTable, NodeTable
+from numa_service.machine.machine_tables import LatencyTable, MachineTable, NodeTable
 from numa_service.machine.presets import list_presets
 from numa_service.machine.sysctl import SYSCTLS
 from numa_service.node.trace_ring import RING_EVENTS
@@ -43,6 +43,7 @@ RUN = {
     "docs/zoo.md": "test_zoo_runs",
     "docs/replay.md": "test_replay_runs",
     "docs/why.md": "test_why_runs",
+    "docs/compare.md": "test_compare_runs",
     "lab/README.md": "test_exact_replay_runs",
     "docs/tracepoints.md": "test_tracepoints_run",
     "CONTRIBUTING.md": "test_contributing_runs",
@@ -265,6 +266,11 @@ def test_the_limits_of_programs_that_are_documented_are_the_limits() -> None:
 
 def test_replay_runs(tmp_path: Path) -> None:
     DocShell(tmp_path).play(blocks("docs/replay.md"))
+
+
+def test_compare_runs(tmp_path: Path) -> None:
+    DocShell(tmp_path).play(blocks("docs/compare.md"))
+    assert "<svg" in (tmp_path / "lookups.html").read_text()
 
 
 def test_why_runs(tmp_path: Path) -> None:

@@ -34,8 +34,10 @@ from numa_service.mm.mmap.limits import Committed
 from numa_service.mm.mmap.mm_struct import MmStruct
 from numa_service.mm.mmap.pgtables import PageTables, Unlimited
 from numa_service.mm.mmap.process import Process
-from numa_service.mm.mmap.rules import PAGE_SHIFT, PAGE_SIZE, PMD_SIZE, X86_64
+from numa_service.mm.mmap.rules import PAGE_SHIFT, PAGE_SIZE, X86_64
 from numa_service.mm.mmap.rules import rules_of as mmap_rules_of
+from numa_service.mm.mmap.thp import Thp
+from numa_service.mm.mmap.thp_rules import thp_rules_of
 from numa_service.mm.mmap.vma import File, Vma
 from numa_service.mm.profile import profile_named
 
@@ -103,7 +105,9 @@ class Scenario:
         cpu_node = {0: 0, 1: 0, 2: 1, 3: 1}
         self.balancing = NumaBalancing(rules, topology, cpu_node, _Moves(source))
         mm = MmStruct(X86_64, mmap_rules_of(kernel), Committed(1 << 20, 0))
-        self.process = Process(mm, PageTables(X86_64, Unlimited()), Frames(source), self._place)
+        huge = Thp(thp_rules_of(kernel), source) if self.capture.name.endswith("thp") else None
+        frames = Frames(source, huge)
+        self.process = Process(mm, PageTables(X86_64, Unlimited()), frames, self._place)
         self.mm = NumaMm(self.process)
         self.main = init_numa_balancing(self.balancing.parameters, self.mm, _PID, 2, 0)
         for start, pages in OWN:
@@ -141,10 +145,6 @@ class Scenario:
             self.base = step.address or _area_of(self.capture, self.pages)
             self._area(self.base, self.pages, shared=arguments[1] == "as")
         elif name == "touch":
-            if "thp" in self.capture.name:
-                first = -(-self.base // PMD_SIZE) * PMD_SIZE
-                for address in range(first, self.base + self.pages * PAGE_SIZE - PMD_SIZE + 1, PMD_SIZE):
-                    self.process.tables.fault(address, huge=True)
             touch(self.process, self.base, self.base + self.pages * PAGE_SIZE, write=True)
             # not copied: pages of PTEs that were made together lie behind each other
             ((_, self.entries),) = self.process.chunks(self.base, self.base + self.pages * PAGE_SIZE)

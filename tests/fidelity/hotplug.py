@@ -15,7 +15,7 @@ from typing import Any
 from fidelity.compare import Field, read_sysctls, zone_fields
 from procfs.parse import machine_of_zoneinfo
 
-from numa_service.machine.cmdline import thp_enabled
+from numa_service.machine.cmdline import thp_mode
 from numa_service.machine.spec import MachineSpec
 from numa_service.machine.sysctl import Sysctls
 from numa_service.mm.mmzone import PAGE_SHIFT, ZONE_NAMES
@@ -47,7 +47,7 @@ def compare_hotplug(directory: Path, spec: MachineSpec) -> Iterator[Field]:
     name = f"{directory.parent.name}/{directory.name}"
     if not all((directory / file).is_file() for file in ("blocks.json", "i0-before/zoneinfo.txt")):
         return
-    profile, huge = profile_named(spec.profile), thp_enabled(spec.cmdline)
+    profile, huge = profile_named(spec.profile), thp_mode(spec.cmdline) != "never"
     sysctls = Sysctls(spec.arch, spec.profile, read_sysctls(directory / "sysctl.txt"))
     blocks: list[dict[str, Any]] = json.loads((directory / "blocks.json").read_text())
     zones = _zones(directory / "i0-before")

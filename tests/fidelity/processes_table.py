@@ -20,7 +20,8 @@ mbind, fork, reads and writes. The same is done here, and after each step the ad
 and the errors are computed; in `basic`, `policy` and `thp`, too, smaps and numa_maps of what the script
 maps, which pages of it are mapped how often, and the number of faults; in `thp` all thp_* events of vmstat,
 in `sparse` the anonymous pages of the machine. Taken over are the program as it was
-loaded, devices and inodes of files, and how numa_maps writes policies. Not compared are resident sets of
+loaded, devices and inodes of files, and how numa_maps writes policies; which pages mbind moves in `thp` the
+comparison itself says. Not compared are resident sets of
 the program's own parts, `active=`, LazyFree, in `policy` the nodes, and in `4n1c-k61/basic` a file that was
 still being read.
 

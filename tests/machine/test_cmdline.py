@@ -10,7 +10,7 @@ import pytest
 from groundtruth import GROUNDTRUTH, topologies
 
 from numa_service.machine.boot import start_kernel
-from numa_service.machine.cmdline import Amount, BootParameters, parse_cmdline, thp_enabled
+from numa_service.machine.cmdline import Amount, BootParameters, parse_cmdline, thp_mode
 from numa_service.machine.machinefile import parse_machine
 from numa_service.machine.numa_emulation import Fake, numa_emulation
 from numa_service.machine.source import load
@@ -28,16 +28,17 @@ MIB = 1 << 8
 
 
 @pytest.mark.parametrize(
-    ("cmdline", "enabled"),
+    ("cmdline", "mode"),
     [
-        ("", True),
-        ("quiet transparent_hugepage=never", False),
-        ("transparent_hugepage=madvise", True),
-        ("transparent_hugepage=never transparent_hugepage=always", True),
+        ("", "always"),
+        ("quiet transparent_hugepage=never", "never"),
+        ("transparent_hugepage=madvise", "madvise"),
+        ("transparent_hugepage=never transparent_hugepage=always", "always"),
+        ("transparent_hugepage=never transparent_hugepage=sometimes", "never"),
     ],
 )
-def test_huge_pages_are_on_unless_the_command_line_says_never(cmdline: str, enabled: bool) -> None:
-    assert thp_enabled(cmdline) is enabled
+def test_the_command_line_says_who_gets_huge_pages(cmdline: str, mode: str) -> None:
+    assert thp_mode(cmdline) == mode
 
 
 def test_parameters() -> None:

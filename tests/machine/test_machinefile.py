@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from numa_service.machine.boot import start_kernel
 from numa_service.machine.latency import LatencyModel
-from numa_service.machine.machinefile import LatencyTable, load_machine_file, parse_machine
+from numa_service.machine.machine_tables import LatencyTable
+from numa_service.machine.machinefile import load_machine_file, parse_machine
 from numa_service.machine.spec import SpecError
 from numa_service.procfs.tree import read
 

@@ -50,10 +50,10 @@ _ZONE = PolicyZone(policy_zone=1, zone_movable=3, n_high_memory=_MEMORY)
 _WEIGHTS = "/sys/kernel/mm/mempolicy/weighted_interleave/node"
 
 
-def recorded(name: str, kernel: str) -> Iterator[tuple[str, str]]:
+def recorded(name: str, kernel: str, folder: Path = RECORDINGS) -> Iterator[tuple[str, str]]:
     """The calls of a recording, each with the answer of one kernel."""
     call = ""
-    for line in (RECORDINGS / f"{name}.txt").read_text().splitlines():
+    for line in (folder / f"{name}.txt").read_text().splitlines():
         if line.startswith("  "):
             of, answer = line.split("=>", 1)
             if of.strip() == kernel:

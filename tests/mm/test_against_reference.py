@@ -443,7 +443,6 @@ def test_seeded_operations(layout: Layout) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
 def test_seeded_operations_long(layout: Layout, seed: int) -> None:
@@ -526,7 +525,6 @@ def test_state_machine() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_state_machine_long() -> None:
     run_state_machine_as_test(
         Machine,

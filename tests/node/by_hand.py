@@ -19,7 +19,7 @@ class ByHand:
 
     def __init__(self, spec: MachineSpec) -> None:
         machine = start_kernel(spec)
-        self.nodes = {nid: Node(machine, nid) for nid in machine.pgdats}
+        self.nodes = {nid: Node(machine.of_node(nid), nid) for nid in machine.pgdats}
         self.asked: list[tuple[int, str]] = []
 
     def call(self, nid: int, steps: Steps[T]) -> T:

@@ -10,8 +10,8 @@ from numa_service.machine.source import load
 from numa_service.mm.gfp import GFP_KERNEL
 from numa_service.node import ops
 from numa_service.node.kmem import kmem_cache_alloc, kmem_cache_free
-from numa_service.node.memory_hotplug import node_restarted
 from numa_service.node.node import Node
+from numa_service.node.restart import node_restarted
 from numa_service.sim.simulation import Simulation
 
 LEASE_NS = 10**15
@@ -46,13 +46,11 @@ class Machine:
 
     def restart(self, nid: int) -> Node:
         """Crash a node and boot it with empty memory; the others are told."""
-        lineage = self.sim.nodes[nid].lineage + 1
-        self.sim.hosts[nid].alive = False
-        node = Node.boot(self.spec, nid, lineage)
-        self.sim.host(node)
+        self.sim.crash(nid)
+        node = self.sim.restart(nid).node
         for other in self.sim.nodes.values():
             if other is not node:
-                self.sim.call(other.nid, node_restarted(other, nid, lineage))
+                self.sim.call(other.nid, node_restarted(other, nid, node.lineage))
         self.sessions[nid] = self.open(nid)
         return node
 

@@ -17,13 +17,13 @@ from numa_service.node import ops
 from numa_service.node.errors import InvalidRequest, KernelBug, NotFound, Precondition
 from numa_service.node.highmem import bounced_pages
 from numa_service.node.kmap import kmap, kmap_atomic, kunmap
-from numa_service.node.memory_hotplug import node_restarted
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
 from numa_service.node.owners import Owner
 from numa_service.node.page_alloc import alloc_pages
 from numa_service.node.prepare import AllocRequest
 from numa_service.node.requests import close
+from numa_service.node.restart import node_restarted
 from numa_service.node.struct_views import highmem_view, page_view
 from numa_service.node.unserved import AllocFailed
 from numa_service.node.vmalloc import vmalloc

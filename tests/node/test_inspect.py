@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from node.asking import Asking, bind
 from node.page_tables import pfns_of
+from node.test_highmem import TWO_NODES_32_BIT
 
+from numa_service.machine.machinefile import parse_machine
 from numa_service.mm.gfp import GFP_KERNEL
 from numa_service.mm.internal import ALLOC_WMARK_MIN
 from numa_service.mm.page_alloc import LRU_KIND_FILE
@@ -30,6 +32,7 @@ from numa_service.node.daemons import run_kswapd
 from numa_service.node.errors import NotFound
 from numa_service.node.kmem import kmem_cache_alloc, kmem_cache_free, kmem_cache_shrink
 from numa_service.node.memory_hotplug import memory_blocks
+from numa_service.node.node import Node
 from numa_service.node.region import map_region
 from numa_service.node.struct_views import page_view, pgdat_view, section_view, zone_view
 
@@ -293,6 +296,18 @@ def test_section() -> None:
     with pytest.raises(NotFound, match="no section of node 0"):
         section_view(home, 20)  # the hole below 4 GiB
     assert section_view(Asking("uma", "linux-3.0").home, 33).flags == ("present", "has_mem_map")
+
+
+def test_sections_of_a_32_bit_machine_of_two_nodes() -> None:
+    """With NUMA an i386 kernel has sections, of 512 MiB, whose maps are in low memory."""
+    spec = parse_machine(TWO_NODES_32_BIT, source="two", default_name="two")
+    low, high = Node.boot(spec, 0), Node.boot(spec, 1)
+    view = section_view(high, 2)
+    assert (view.node, view.start_pfn, view.pages) == (1, 1 << 18, 1 << 17)
+    assert view.mem_map == high.machine.memory_model.pfn_to_page(view.start_pfn)
+    assert [section_view(low, number).node for number in (0, 1)] == [0, 0]
+    with pytest.raises(NotFound, match="no section of node 0"):
+        section_view(low, 2)
 
 
 def test_section_whose_memory_is_off_line() -> None:

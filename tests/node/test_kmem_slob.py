@@ -16,7 +16,6 @@ from numa_service.node import ops
 from numa_service.node.errors import NotFound, SlabBug
 from numa_service.node.kmem import kmalloc
 from numa_service.node.kmem_slob import SlobKmem
-from numa_service.node.memory_hotplug import node_restarted
 from numa_service.node.node import Node
 from numa_service.node.region import close_session
 from tests.node.kmem_machine import Machine, SamePages
@@ -161,7 +160,7 @@ def test_large_objects_end_with_their_session_and_with_their_home(slab: str) -> 
     take(machine, 1, 20_000, 2, of=1)
     machine.sim.call(1, close_session(machine.sim.nodes[1], machine.sessions[1]))
     assert len(machine.sim.nodes[1].kmem.large) == 2
-    machine.sim.call(1, node_restarted(machine.sim.nodes[1], 0, 2))
+    machine.sim.nodes[1].apply(ops.FreeDeadOwners(0, 2))
     assert not machine.sim.nodes[1].kmem.large
 
 

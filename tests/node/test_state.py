@@ -91,6 +91,6 @@ def test_what_is_no_snapshot_of_this_node_is_refused() -> None:
         node.restore(msgpack.packb([99, *parts[1:]]))
     with pytest.raises(ValueError, match="not of node 0 of this machine"):
         Node.boot(load("two-socket"), 0).restore(snapshot)
-    parts[4] += 1
+    parts[4][0] += 1
     with pytest.raises(ValueError, match="does not lead to the state"):
         Node.boot(load("demo"), 0).restore(msgpack.packb(parts))

@@ -43,8 +43,10 @@ RW = PROT_READ | PROT_WRITE
 class Tasks:
     """A simulated machine with a session on a node, and what its tasks are told."""
 
-    def __init__(self, faults: Faults | None = None, home: int = 0, seed: int = 0) -> None:
-        self.sim = Simulation(parse_machine(MACHINE, source="tasks", default_name="tasks"), seed, faults)
+    def __init__(
+        self, faults: Faults | None = None, home: int = 0, seed: int = 0, machine: str = MACHINE
+    ) -> None:
+        self.sim = Simulation(parse_machine(machine, source="tasks", default_name="tasks"), seed, faults)
         self.nid = home
         self.before = self.free()
         self.session = self.node.apply(ops.OpenSession("tasks", ops.FOREVER_NS, 0))
@@ -279,6 +281,7 @@ def test_calls_end_as_linux_ends_them(tasks: Tasks) -> None:
         (errno.EINVAL, "mbind", 0x400000, 4096, Mode.BIND, 1 << 40, 0),
         (errno.EPERM, "mbind", 0x400000, 4096, Mode.BIND, 1, 4),
         (errno.EINVAL, "madvise", 0x400000, 4096, 999),
+        (errno.EINVAL, "madvise", 0x4AC000, 4096, 25),  # MADV_COLLAPSE: tasks have no huge pages yet
         (errno.EFAULT, "touch", 0x10000000, 4096, 1),
         (errno.EFAULT, "touch", 0x400000, 4096, 1),
         (errno.EINVAL, "touch", 0x400000, 0, 1),

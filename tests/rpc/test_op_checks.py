@@ -43,9 +43,6 @@ PLAIN: dict[str, Message] = {
     "Reclaim": pb2.ReclaimRequest(highest_zoneidx=2, priority=DEF_PRIORITY, nr_to_reclaim_pages=32),
     "Drain": pb2.DrainRequest(zones=[2]),
     "Remap": pb2.RemapRequest(owner=OWNER, indexes=bytes(4), from_node=0, to_node=2),
-    "MemoryNotify": pb2.MemoryNotifyRequest(
-        node=2, online=True, zones=[pb2.PresentZone(zone=2, present_pages=4096, managed_pages=4096)]
-    ),
     "CountForeign": pb2.CountForeignRequest(zone=2, count=3),
     "Kmem": pb2.KmemRequest(owner={"node": 0, "lineage": 1}, call="get_partial", cache="filp", lineage=1),
     "VmArea": pb2.VmAreaRequest(op=encode(ops.FindVmArea(Owner(0, 1, 7), 0, False))),

@@ -27,6 +27,19 @@ async def test_a_task_lives_in_a_session(demo: Loopback, client: AsyncMachine) -
         assert list(home.tasks) == [task.pid]
         assert home.tasks[task.pid].cmdline == ("worker", "--fast")
         assert await client.check() == {}
+        assert (await client.read_file(f"/proc/{task.pid}/cmdline")) == "worker\0--fast\0"
+        assert f"N0=256 kernelpagesize_kB=4\n{address + MIB:x} default" in (
+            await client.read_file(f"/proc/{task.pid}/numa_maps")
+        )
+        names = [entry.name for entry in await client.list_dir(f"/proc/{task.pid}")]
+        assert names == sorted(
+            ["cmdline", "comm", "maps", "numa_maps", "smaps", "smaps_rollup", "stat", "statm", "status"]
+        )
+        assert f"\nPid:\t{task.pid}\n" in await client.read_file(f"/proc/{task.pid}/status")
+        counted = home.tasks[task.pid].process.tables.nr_page_table_pages(counts_pud=False)
+        assert f"nr_page_table_pages {counted}\n" in await client.read_file("/proc/vmstat")
+        with pytest.raises(NotFound):
+            await client.read_file("/proc/299/maps")
     assert not home.tasks
     assert await client.check() == {}
     demo.check()

@@ -11,13 +11,23 @@ import grpc
 import numpy as np
 import pytest
 from loopback import Loopback, of
-from numa_client import AsyncMachine, FailedPrecondition, InvalidRequest, NotFound, NumaError, OutOfMemory
+from numa_client import (
+    AsyncMachine,
+    FailedPrecondition,
+    InvalidRequest,
+    NotFound,
+    NumaError,
+    OutOfMemory,
+    Policy,
+)
 from numa_client._gen.numa.v1 import vmalloc_service_pb2 as pb2
 from numa_client._gen.numa.v1 import vmalloc_service_pb2_grpc
 
+from numa_service.machine.machinefile import parse_machine
 from numa_service.mm.highmem.rules import LAST_PKMAP, PKMAP_BASE
 from numa_service.node import ops
 from numa_service.procfs import tree
+from tests.node.test_highmem import TWO_NODES_32_BIT
 
 KIB = 1 << 10
 
@@ -163,6 +173,10 @@ async def test_kmap_waits_for_an_entry_and_kunmap_wakes(highmem: Loopback) -> No
         with pytest.raises(FailedPrecondition, match="BUG: scheduling while atomic") as refused:
             await session.kmap(pfns[-1], atomic=True)
         assert refused.value.reason == "KERNEL_BUG"
+        assert re.fullmatch(
+            rf"BUG: scheduling while atomic: .*/{session.info.session}/0x00000002",
+            refused.value.metadata["report"],
+        )
         waits = asyncio.create_task(session.kmap(pfns[-1]))
         while not len(highmem.node(0).pkmap_wait):
             await asyncio.sleep(0)
@@ -191,6 +205,57 @@ async def test_kmap_atomic_takes_slots_in_turn(highmem: Loopback) -> None:
         assert refused.value.reason == "KERNEL_BUG"
         await session.kunmap_atomic(second)
         await session.kunmap_atomic(first)
+
+
+@pytest.fixture
+async def two_nodes() -> AsyncIterator[Loopback]:
+    machine = Loopback(parse_machine(TWO_NODES_32_BIT, source="two", default_name="two"))
+    await machine.start()
+    yield machine
+    await machine.stop()
+
+
+async def test_pages_of_all_nodes_are_mapped_in_one_pool_whoever_waits(two_nodes: Loopback) -> None:
+    async with (
+        await two_nodes.client() as client,
+        client.session(cpu=0) as near,
+        client.session(cpu=2) as far,
+    ):
+        mine = await near.alloc(0, LAST_PKMAP, "GFP_HIGHUSER", policy=Policy.bind(1))
+        theirs = await far.alloc(0, 2, "GFP_HIGHUSER", policy=Policy.bind(0))
+        for pfn in (pfns := [int(pfn) for pages in mine.pages.values() for pfn in pages])[1:]:
+            await near.kmap(pfn)
+        first, second = (int(pfn) for pages in theirs.pages.values() for pfn in pages)
+        assert await far.kmap(first) == PKMAP_BASE  # entry 0, after one search has gone round
+        with pytest.raises(FailedPrecondition, match="scheduling while atomic") as refused:
+            await far.kmap(second, atomic=True)
+        assert refused.value.reason == "KERNEL_BUG"
+        with pytest.raises(FailedPrecondition, match="not the session's"):
+            await far.kmap(pfns[0])
+        waits = asyncio.create_task(far.kmap(second))
+        while not len(two_nodes.node(1).pkmap_wait):
+            await asyncio.sleep(0)
+        await near.kunmap(pfns[5])
+        assert await waits >= PKMAP_BASE
+        with pytest.raises(FailedPrecondition, match="not mapped") as refused:
+            await far.kunmap(pfns[7])
+        assert refused.value.metadata["report"].startswith("kernel BUG at mm/highmem.c")
+        assert (await far.kmap_atomic(first)).slot == 2 * 16
+        assert await client.check() == {}
+    two_nodes.check()
+
+
+async def test_objects_of_a_32_bit_machine_have_32_bits(two_nodes: Loopback) -> None:
+    async with await two_nodes.client() as client, client.session(cpu=2) as far:
+        got = np.concatenate([await far.kmem_cache_alloc("dentry", 100), await far.kmalloc(3000, 5)])
+        assert got.min() >= 0xC000_0000
+        assert got.max() < 0xF800_0000
+        with pytest.raises(FailedPrecondition) as refused:
+            await far.kfree(got[-1:] + np.uint64(8))
+        assert f"0x{int(got[-1]) + 8:08x}" in refused.value.metadata["report"]
+        await far.kfree(got)
+    assert not two_nodes.node(1).kmem.slab_pages()
+    two_nodes.check()
 
 
 async def test_a_page_of_low_memory_needs_no_entry(demo: Loopback, client: AsyncMachine) -> None:

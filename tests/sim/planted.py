@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 
 from numa_service.machine.kept_record import KeptRecord
-from numa_service.node import ask, daemons
+from numa_service.node import ask, daemons, region
 from numa_service.node import ops as node_ops
+from numa_service.node.ask import Steps
 from numa_service.node.first_replies import FirstReplies
 from numa_service.node.inbox import Inbox
 from numa_service.node.kmem_slab import SlabKmem
 from numa_service.node.kmem_state import Kmem
 from numa_service.node.node import Node
 from numa_service.node.outbox import Outbox
-from numa_service.node.owners import OwnerSlots
+from numa_service.node.owners import OF_TASKS, OwnerSlots
 from numa_service.node.state import NodeState
 from numa_service.sim import keeper
 
@@ -212,6 +213,24 @@ def trust_an_old_array(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SlabKmem, "_forget", lambda self, nid, lineage: None)
 
 
+def forget_a_lost_release(patch: pytest.MonkeyPatch) -> None:
+    """Pages of tasks whose Release got no answer are not freed later."""
+    owed = node_ops.Release.owed
+    patch.setattr(
+        node_ops.Release, "owed", lambda self, heard: self.owner.id not in OF_TASKS and owed(self, heard)
+    )
+
+
+def leave_tasks_behind(patch: pytest.MonkeyPatch) -> None:
+    """The end of a session does not tell other nodes to free what its tasks had there."""
+
+    def nothing(node: Node, session: int) -> Steps[None]:
+        return
+        yield
+
+    patch.setattr(region, "exit_tasks", nothing)
+
+
 def destroy_without_asking(patch: pytest.MonkeyPatch) -> None:
     """A slab cache goes although nodes have objects of it."""
 
@@ -245,5 +264,7 @@ PLANTED: tuple[Plant, ...] = (
     trust_an_old_slab,
     forget_a_batch,
     trust_an_old_array,
+    forget_a_lost_release,
+    leave_tasks_behind,
     destroy_without_asking,
 )

@@ -24,7 +24,6 @@ from numa_service.node.hugetlb import (
     set_max_huge_pages,
     take_huge_page,
 )
-from numa_service.node.memory_hotplug import node_restarted
 from numa_service.node.node import Node
 from numa_service.node.ops.hugetlb import HugetlbTurns
 from numa_service.node.region import close_session
@@ -188,7 +187,7 @@ def test_pages_of_a_node_that_was_restarted_go_back() -> None:
     driver.reserve(2)
     driver.take((0,))
     for nid in (0, 2):
-        driver.sim.call(nid, node_restarted(driver.sim.nodes[nid], 1, 2))
+        driver.sim.nodes[nid].apply(ops.FreeDeadOwners(1, 2))
     assert driver.pools()[0][0] == driver.pools()[0][1]
     assert driver.resv == 0
 

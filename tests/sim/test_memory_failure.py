@@ -9,7 +9,7 @@ from numa_service.machine.source import load
 from numa_service.mm.gfp import GFP_KERNEL
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.node import ops
-from numa_service.node.errors import Busy, NotFound, Precondition
+from numa_service.node.errors import NotFound, Precondition
 from numa_service.node.memory_failure import memory_failure, recovery_line, soft_offline_page
 from numa_service.node.mempolicy import Policy
 from numa_service.node.node import Node
@@ -120,7 +120,7 @@ def test_an_error_of_a_page_that_the_kernel_uses_is_ignored() -> None:
         0, alloc_pages(driver.node, AllocRequest(driver.session, GFP_KERNEL, 0, 1, 0, Policy()))
     )
     pfn = int(unpack_pfns(got.pages[0][1])[0])
-    with pytest.raises(Busy, match="EBUSY"):
+    with pytest.raises(Precondition, match="EIO"):
         driver.soft(pfn)
     assert driver.corrupted_kb() == 0
     assert recovery_line(pfn, memory_failure(driver.node, pfn)).endswith("kernel page: Ignored")

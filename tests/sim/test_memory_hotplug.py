@@ -25,7 +25,6 @@ from numa_service.node.memory_hotplug import (
     change_memory_block,
     is_online,
     memory_blocks,
-    node_restarted,
 )
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
@@ -365,24 +364,45 @@ def test_a_node_without_cpus_goes_with_its_memory_and_comes_back() -> None:
 
 def test_a_node_that_boots_anew_has_all_of_its_memory_and_hears_of_the_others() -> None:
     sim = Simulation(DEMO)
+    booted = sim.nodes[0].machine.managed
     block = node2_blocks(sim)[1]
     sim.change_memory_block(block, "offline")
-    # node 2 reboots: it has all its memory again, and the others know
-    sim.host(Node.boot(DEMO, 2, lineage=2))
-    for nid in (0, 1):
-        sim.call(nid, node_restarted(sim.nodes[nid], 2, 2))
-        assert sim.nodes[nid].machine.managed == Simulation(DEMO).nodes[nid].machine.managed
-        assert sim.nodes[nid].machine.watermarks == sim.nodes[2].machine.watermarks
+    # node 2 reboots: it has all its memory again, and the others hear of it
+    sim.crash(2)
+    sim.restart(2)
+    sim.run()
+    for node in sim.nodes.values():
+        assert node.machine.managed == booted
+        assert node.machine.watermarks == sim.nodes[2].machine.watermarks
     sim.change_memory_block(block, "offline")
-    # node 0 reboots: node 2 tells it which of its own memory is off-line
-    sim.host(Node.boot(DEMO, 0, lineage=2))
-    for nid in (1, 2):
-        sim.call(nid, node_restarted(sim.nodes[nid], 0, 2))
-    assert sim.nodes[0].machine.managed == sim.nodes[2].machine.managed
-    assert sim.nodes[0].machine.watermarks == sim.nodes[1].machine.watermarks
-    told = [op for node in sim.nodes.values() for op in node.log if isinstance(op, ops.MemoryNotify)]
-    sim.call(1, node_restarted(sim.nodes[1], 0, 2))
-    assert [op for n in sim.nodes.values() for op in n.log if isinstance(op, ops.MemoryNotify)] == told
+    # node 0 reboots: it knows before it serves which memory of node 2 is off-line
+    sim.crash(0)
+    node = sim.restart(0).node
+    assert node.machine.managed == sim.nodes[2].machine.managed != booted
+    assert node.machine.watermarks == sim.nodes[1].machine.watermarks
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_messages_are_lost_every_node_hears_of_the_last_change(seed: int) -> None:
+    """One of them is down while most of it happens."""
+    sim = Simulation(DEMO, seed, Faults(lose=0.4, duplicate=0.2, jitter=3.0))
+    first, second = node2_blocks(sim)[1:3]
+    sim.change_memory_block(first, "offline")
+    sim.crash(0)
+    sim.change_memory_block(second, "offline")
+    sim.keeper.write_sysctl("vm.min_free_kbytes", "90000")
+    sim.change_memory_block(first, "online")
+    sim.restart(0)
+    while sim.keeper.is_telling():
+        sim.next()
+    known = [
+        (machine.sysctls.min_free_kbytes, machine.managed, machine.populated, machine.watermarks)
+        for machine in (node.machine for node in sim.nodes.values())
+    ]
+    assert known[0] == known[1] == known[2]
+    there = {block: is_online(sim.nodes[2], block) for block in (first, second)}
+    assert there == {first: True, second: False}
+    assert sim.check() == []
 
 
 def test_notified_twice_nothing_more_changes() -> None:

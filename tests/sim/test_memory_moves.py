@@ -16,7 +16,7 @@ from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.node import ops
 from numa_service.node.cma import cma_alloc
 from numa_service.node.errors import Busy, InvalidRequest, NotFound
-from numa_service.node.memory_hotplug import change_memory_block, memory_blocks
+from numa_service.node.memory_hotplug import memory_blocks
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
 from numa_service.node.page_alloc import alloc_pages
@@ -72,10 +72,10 @@ def test_whatever_happens_meanwhile(seed: int, profile: str) -> None:
             tasks.append(sim.spawn(nid, alloc_pages(node, request)))
         for _ in range(3):
             nid, block = in_use(sim, rng, regions)
-            tasks.append(sim.spawn(nid, change_memory_block(sim.nodes[nid], block, "offline")))
+            tasks.append(sim.spawn(nid, sim.memory_block(nid, block, "offline")))
             nid = rng.choice((1, 2))
             block = rng.choice(memory_blocks(sim.nodes[nid]))
-            tasks.append(sim.spawn(nid, change_memory_block(sim.nodes[nid], block, rng.choice(types))))
+            tasks.append(sim.spawn(nid, sim.memory_block(nid, block, rng.choice(types))))
         if cmdline:
             count = rng.randrange(1, 2000)
             tasks.append(sim.spawn(1, cma_alloc(sim.nodes[1], sessions[1], 0, count)))

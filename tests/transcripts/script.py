@@ -23,13 +23,14 @@ from numa_service.node.errors import NodeError
 from numa_service.node.explanation_recorder import migratetype_name
 from numa_service.node.free_pages import begin_free
 from numa_service.node.inbox import Call, Inbox
-from numa_service.node.memory_hotplug import memory_blocks, node_restarted
+from numa_service.node.memory_hotplug import memory_blocks
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
 from numa_service.node.page_alloc import begin_alloc
 from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import map_region
 from numa_service.node.requests import close, touch, unmap
+from numa_service.node.restart import node_restarted
 from numa_service.node.transcript import Transcript
 from numa_service.sim.simulation import Simulation
 
@@ -180,19 +181,16 @@ class Script:
         self._lose = {"question": [True], "answer": [False, True]}[what]
 
     def do_crash(self, node: str) -> None:
-        self.sim.hosts[int(node)].alive = False
-        self.sim.down.add(int(node))
+        self.sim.crash(int(node))
 
     def do_restart(self, node: str) -> None:
         """Reboot a node that has crashed, with empty memory, and tell the other nodes."""
-        nid = int(node)
-        lineage = self.sim.nodes[nid].lineage + 1
-        self.sim.host(Node.boot(self.sim.spec, nid, lineage)).node.observer = self._transcript.observe
-        self.sim.down.discard(nid)
-        for other in self.sim.nodes:
-            if other != nid:
-                self.sim.call(other, node_restarted(self.sim.nodes[other], nid, lineage))
-                self.sim.nodes[other].apply(ops.PeerBack(nid, self.sim.now_ns))
+        again = self.sim.restart(int(node)).node
+        again.observer = self._transcript.observe
+        for other in self.sim.nodes.values():
+            if other is not again:
+                self.sim.call(other.nid, node_restarted(other, again.nid, again.lineage))
+                other.apply(ops.PeerBack(again.nid, self.sim.now_ns))
 
     # clients
 

@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 
 from numa_client import _codec as codec
+from numa_client import _kernel_codec as kernel_codec
 from numa_client import _types as t
 from numa_client._aio_session import AsyncSession, call
 from numa_client._channel import DEFAULT_TIMEOUT, async_channel
@@ -161,7 +162,7 @@ class AsyncMachine:
                     ),
                 )
             )
-        return codec.slabinfo(found)
+        return kernel_codec.slabinfo(found)
 
     async def kmem_cache_create(
         self,

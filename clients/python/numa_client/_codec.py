@@ -16,12 +16,10 @@ from numa_client._files import DirEntry, TreeFile
 from numa_client._gen.numa.v1 import (
     explanation_pb2,
     files_service_pb2,
-    kmem_service_pb2,
     machine_service_pb2,
     memory_service_pb2,
     node_service_pb2,
     types_pb2,
-    vmalloc_service_pb2,
 )
 from numa_client._policy import Policy, PolicyFlag, PolicyMode
 
@@ -97,16 +95,9 @@ def home(info: t.MachineInfo, cpu: int | None, node: int | None) -> tuple[t.Node
     return owner, cpu
 
 
-def _number(field: str, value: int) -> int:
+def number(field: str, value: int) -> int:
     """Check that an unsigned protobuf field can carry the value; the service checks its range."""
     if not 0 <= value < 1 << 32:
-        raise InvalidRequest(f"{field} {value} is out of range", field=field)
-    return value
-
-
-def _address(field: str, value: int) -> int:
-    """Check that an unsigned 64-bit protobuf field can carry the value; the service checks its range."""
-    if not 0 <= value < 1 << 64:
         raise InvalidRequest(f"{field} {value} is out of range", field=field)
     return value
 
@@ -117,8 +108,8 @@ def policy_message(policy: Policy | None) -> types_pb2.Policy | None:
         return None
     return types_pb2.Policy(
         mode=POLICY_MODES[policy.mode],
-        nodes=[_number("policy", nid) for nid in policy.nodes],
-        home_node=None if policy.home_node is None else _number("policy", policy.home_node),
+        nodes=[number("policy", nid) for nid in policy.nodes],
+        home_node=None if policy.home_node is None else number("policy", policy.home_node),
         flag=POLICY_FLAGS[policy.flag] if policy.flag else types_pb2.POLICY_FLAG_UNSPECIFIED,
     )
 
@@ -153,9 +144,9 @@ def alloc_request(
         session_token=session.token,
         request_id=request_id,
         gfp_flags=gfp,
-        order=_number("order", order),
-        count=_number("count", count),
-        cpu=_number("cpu", cpu),
+        order=number("order", order),
+        count=number("count", count),
+        cpu=number("cpu", cpu),
         policy=policy_message(policy),
         partial=partial,
         explain=explain,
@@ -170,12 +161,12 @@ def free_request(
         session=session.session,
         session_token=session.token,
         request_id=request_id,
-        order=_number("order", blocks.order),
+        order=number("order", blocks.order),
         pages=[
-            types_pb2.NodePages(node=_number("node", nid), pfns=pfns.astype("<u8", copy=False).tobytes())
+            types_pb2.NodePages(node=number("node", nid), pfns=pfns.astype("<u8", copy=False).tobytes())
             for nid, pfns in blocks.pages.items()
         ],
-        cpu=_number("cpu", cpu),
+        cpu=number("cpu", cpu),
     )
 
 
@@ -190,7 +181,7 @@ def map_request(
         session_token=session.token,
         request_id=request_id,
         kind=REGION_KINDS[kind],
-        nr_pages=_number("nr_pages", nr_pages),
+        nr_pages=number("nr_pages", nr_pages),
         policy=policy_message(policy),
     )
 
@@ -204,10 +195,10 @@ def touch_request(
         session_token=session.token,
         request_id=request_id,
         region=region,
-        first_page=_number("first", first),
-        count=_number("count", count),
+        first_page=number("first", first),
+        count=number("count", count),
         write=write,
-        cpu=_number("cpu", cpu),
+        cpu=number("cpu", cpu),
     )
 
 
@@ -229,12 +220,12 @@ def bind_request(
         session_token=session.token,
         request_id=request_id,
         region=region,
-        first_page=_number("first", first),
-        nr_pages=_number("count", count),
+        first_page=number("first", first),
+        nr_pages=number("count", count),
         policy=policy_message(policy),
         move=move,
         strict=strict,
-        cpu=_number("cpu", cpu),
+        cpu=number("cpu", cpu),
     )
 
 
@@ -246,9 +237,9 @@ def migrate_request(
         session=session.session,
         session_token=session.token,
         request_id=request_id,
-        old_nodes=[_number("old", nid) for nid in old],
-        new_nodes=[_number("new", nid) for nid in new],
-        cpu=_number("cpu", cpu),
+        old_nodes=[number("old", nid) for nid in old],
+        new_nodes=[number("new", nid) for nid in new],
+        cpu=number("cpu", cpu),
     )
 
 
@@ -267,210 +258,9 @@ def move_request(
         session_token=session.token,
         request_id=request_id,
         region=region,
-        pages=[_number("pages", page) for page in pages],
+        pages=[number("pages", page) for page in pages],
         nodes=nodes,
-        cpu=_number("cpu", cpu),
-    )
-
-
-def alloc_objects_request(
-    session: t.SessionInfo, request_id: str, cache: str, count: int, gfp: str, cpu: int, node: int | None
-) -> kmem_service_pb2.AllocObjectsRequest:
-    """The AllocObjects request for `count` objects of a cache."""
-    return kmem_service_pb2.AllocObjectsRequest(
-        session=session.session,
-        session_token=session.token,
-        request_id=request_id,
-        cache=cache,
-        count=_number("count", count),
-        gfp_flags=gfp,
-        cpu=_number("cpu", cpu),
-        node=None if node is None else _number("node", node),
-    )
-
-
-def kmalloc_request(
-    session: t.SessionInfo, request_id: str, size: int, count: int, gfp: str, cpu: int, node: int | None
-) -> kmem_service_pb2.KmallocRequest:
-    """The Kmalloc request for `count` times `size` bytes."""
-    return kmem_service_pb2.KmallocRequest(
-        session=session.session,
-        session_token=session.token,
-        request_id=request_id,
-        size=_number("size", size),
-        count=_number("count", count),
-        gfp_flags=gfp,
-        cpu=_number("cpu", cpu),
-        node=None if node is None else _number("node", node),
-    )
-
-
-def free_objects_request(
-    session: t.SessionInfo, request_id: str, cache: str, objects: t.Objects, cpu: int
-) -> kmem_service_pb2.FreeObjectsRequest:
-    """The FreeObjects request; `cache` is empty for objects of any."""
-    return kmem_service_pb2.FreeObjectsRequest(
-        session=session.session,
-        session_token=session.token,
-        request_id=request_id,
-        cache=cache,
-        objects=objects.astype("<u8", copy=False).tobytes(),
-        cpu=_number("cpu", cpu),
-    )
-
-
-def objects(
-    response: kmem_service_pb2.AllocObjectsResponse | kmem_service_pb2.KmallocResponse,
-) -> t.AllocatedObjects:
-    """The addresses of a response, as a view of it."""
-    addresses = np.frombuffer(response.objects, "<u8").view(t.AllocatedObjects)
-    addresses.cost, addresses.report = cost(response.cost), tuple(response.report)
-    return addresses
-
-
-def write_object_request(
-    session: t.SessionInfo, request_id: str, address: int, offset: int, data: bytes, cpu: int
-) -> kmem_service_pb2.WriteObjectRequest:
-    """The WriteObject request for bytes at an offset from an object."""
-    return kmem_service_pb2.WriteObjectRequest(
-        session=session.session,
-        session_token=session.token,
-        request_id=request_id,
-        object=_address("object", int(address)),
-        offset=offset,
-        data=data,
-        cpu=_number("cpu", cpu),
-    )
-
-
-def vmalloc_request(
-    session: t.SessionInfo, request_id: str, size: int, cpu: int, node: int | None, huge: bool, caller: str
-) -> vmalloc_service_pb2.VmallocRequest:
-    """The Vmalloc request for `size` bytes."""
-    return vmalloc_service_pb2.VmallocRequest(
-        session=session.session,
-        session_token=session.token,
-        request_id=request_id,
-        size_bytes=_address("size", size),
-        caller=caller,
-        cpu=_number("cpu", cpu),
-        node=None if node is None else _number("node", node),
-        huge=huge,
-    )
-
-
-def vm_area(response: vmalloc_service_pb2.VmallocResponse) -> t.VmArea:
-    """The area of a response."""
-    return t.VmArea(response.address, {part.node: part.pages for part in response.pages})
-
-
-def vfree_request(
-    session: t.SessionInfo, request_id: str, address: int, cpu: int
-) -> vmalloc_service_pb2.VfreeRequest:
-    """The Vfree request for the area that has an address."""
-    return vmalloc_service_pb2.VfreeRequest(
-        session=session.session,
-        session_token=session.token,
-        request_id=request_id,
-        address=_address("address", address),
-        cpu=_number("cpu", cpu),
-    )
-
-
-def vmap_request(
-    session: t.SessionInfo, request_id: str, pages: int, cpu: int, caller: str
-) -> vmalloc_service_pb2.VmapRequest:
-    """The Vmap request for so many pages."""
-    return vmalloc_service_pb2.VmapRequest(
-        session=session.session,
-        session_token=session.token,
-        request_id=request_id,
-        count_pages=_number("pages", pages),
-        caller=caller,
-        cpu=_number("cpu", cpu),
-    )
-
-
-def vunmap_request(
-    session: t.SessionInfo, request_id: str, address: int
-) -> vmalloc_service_pb2.VunmapRequest:
-    """The Vunmap request for the area that has an address."""
-    return vmalloc_service_pb2.VunmapRequest(
-        session=session.session,
-        session_token=session.token,
-        request_id=request_id,
-        address=_address("address", address),
-    )
-
-
-def kmap_request(
-    session: t.SessionInfo, request_id: str, pfn: int, atomic: bool
-) -> vmalloc_service_pb2.KmapRequest:
-    """The Kmap request for a page."""
-    return vmalloc_service_pb2.KmapRequest(
-        session=session.session,
-        session_token=session.token,
-        request_id=request_id,
-        pfn=_address("pfn", pfn),
-        atomic=atomic,
-    )
-
-
-def kunmap_request(session: t.SessionInfo, request_id: str, pfn: int) -> vmalloc_service_pb2.KunmapRequest:
-    """The Kunmap request for a page."""
-    return vmalloc_service_pb2.KunmapRequest(
-        session=session.session,
-        session_token=session.token,
-        request_id=request_id,
-        pfn=_address("pfn", pfn),
-    )
-
-
-def kmap_atomic_request(
-    session: t.SessionInfo, request_id: str, pfn: int, cpu: int
-) -> vmalloc_service_pb2.KmapAtomicRequest:
-    """The KmapAtomic request for a page."""
-    return vmalloc_service_pb2.KmapAtomicRequest(
-        session=session.session,
-        session_token=session.token,
-        request_id=request_id,
-        pfn=_address("pfn", pfn),
-        cpu=_number("cpu", cpu),
-    )
-
-
-def kmap_slot(response: vmalloc_service_pb2.KmapAtomicResponse) -> t.KmapSlot:
-    """The slot of a response."""
-    return t.KmapSlot(response.slot if response.HasField("slot") else None, response.address)
-
-
-def kunmap_atomic_request(
-    session: t.SessionInfo, request_id: str, pfn: int, cpu: int
-) -> vmalloc_service_pb2.KunmapAtomicRequest:
-    """The KunmapAtomic request for a page."""
-    return vmalloc_service_pb2.KunmapAtomicRequest(
-        session=session.session,
-        session_token=session.token,
-        request_id=request_id,
-        pfn=_address("pfn", pfn),
-        cpu=_number("cpu", cpu),
-    )
-
-
-def slabinfo(responses: Iterable[kmem_service_pb2.ListCachesResponse]) -> tuple[t.SlabInfo, ...]:
-    """The caches of one machine; slabs and objects are those of all these nodes together."""
-    return tuple(
-        t.SlabInfo(
-            name=caches[0].name,
-            aliases=tuple(caches[0].aliases),
-            object_bytes=caches[0].object_bytes,
-            objects_per_slab=caches[0].objects_per_slab,
-            order=caches[0].order,
-            active_objects=sum(cache.active_objects for cache in caches),
-            objects=sum(cache.objects for cache in caches),
-            slabs=sum(cache.slabs for cache in caches),
-        )
-        for caches in zip(*(response.caches for response in responses), strict=True)
+        cpu=number("cpu", cpu),
     )
 
 

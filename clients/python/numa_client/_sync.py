@@ -15,6 +15,7 @@ from uuid import uuid4
 import grpc
 
 from numa_client import _codec as codec
+from numa_client import _kernel_codec as kernel_codec
 from numa_client import _types as t
 from numa_client._channel import DEFAULT_TIMEOUT, blocking_channel
 from numa_client._errors import (
@@ -162,7 +163,7 @@ class Machine:
                     ),
                 )
             )
-        return codec.slabinfo(found)
+        return kernel_codec.slabinfo(found)
 
     def kmem_cache_create(
         self,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 import grpc
 
 from numa_client import _codec as codec
+from numa_client import _kernel_codec as kernel_codec
 from numa_client import _program_codec as program_codec
 from numa_client import _task_codec as task_codec
 from numa_client import _types as t
@@ -174,9 +175,11 @@ class Session:
         has a `cost`.
         """
         where = self.cpu if cpu is None else cpu
-        request = codec.alloc_objects_request(self.info, next(self._ids), cache, count, gfp, where, node)
+        request = kernel_codec.alloc_objects_request(
+            self.info, next(self._ids), cache, count, gfp, where, node
+        )
         response = self._ask_kmem(lambda kmem: kmem.AllocObjects, request)
-        return codec.objects(response)
+        return kernel_codec.objects(response)
 
     def kmalloc(
         self,
@@ -189,9 +192,9 @@ class Session:
     ) -> t.AllocatedObjects:
         """Allocates `count` times `size` bytes from the cache of the size's class; all or OutOfMemory."""
         where = self.cpu if cpu is None else cpu
-        request = codec.kmalloc_request(self.info, next(self._ids), size, count, gfp, where, node)
+        request = kernel_codec.kmalloc_request(self.info, next(self._ids), size, count, gfp, where, node)
         response = self._ask_kmem(lambda kmem: kmem.Kmalloc, request)
-        return codec.objects(response)
+        return kernel_codec.objects(response)
 
     def kmem_cache_free(self, cache: str, objects: t.Objects, *, cpu: int | None = None) -> t.Cost:
         """Frees objects of a cache, all or none; returns what it took.
@@ -200,7 +203,7 @@ class Session:
         ``metadata["report"]``. NotFound for an object that was lost in the restart of its node.
         """
         where = self.cpu if cpu is None else cpu
-        request = codec.free_objects_request(self.info, next(self._ids), cache, objects, where)
+        request = kernel_codec.free_objects_request(self.info, next(self._ids), cache, objects, where)
         return codec.cost((self._ask_kmem(lambda kmem: kmem.FreeObjects, request)).cost)
 
     def kfree(self, objects: t.Objects, *, cpu: int | None = None) -> t.Cost:
@@ -215,7 +218,7 @@ class Session:
         checks find it: :meth:`kmem_cache_free`, an allocation's `report`, or a write to ``validate``.
         """
         where = self.cpu if cpu is None else cpu
-        request = codec.write_object_request(self.info, next(self._ids), address, offset, data, where)
+        request = kernel_codec.write_object_request(self.info, next(self._ids), address, offset, data, where)
         self._ask_kmem(lambda kmem: kmem.WriteObject, request)
 
     def vmalloc(
@@ -234,8 +237,8 @@ class Session:
         session's end free the pages.
         """
         where = self.cpu if cpu is None else cpu
-        request = codec.vmalloc_request(self.info, next(self._ids), size, where, node, huge, caller)
-        return codec.vm_area(self._ask_vmalloc(lambda vmalloc: vmalloc.Vmalloc, request))
+        request = kernel_codec.vmalloc_request(self.info, next(self._ids), size, where, node, huge, caller)
+        return kernel_codec.vm_area(self._ask_vmalloc(lambda vmalloc: vmalloc.Vmalloc, request))
 
     def vfree(self, address: int, *, cpu: int | None = None) -> int:
         """Frees the area that has an address; returns how many pages it had.
@@ -244,18 +247,18 @@ class Session:
         kernel prints in ``metadata["report"]``. NotFound for an area that was lost in a restart.
         """
         where = self.cpu if cpu is None else cpu
-        request = codec.vfree_request(self.info, next(self._ids), address, where)
+        request = kernel_codec.vfree_request(self.info, next(self._ids), address, where)
         return (self._ask_vmalloc(lambda vmalloc: vmalloc.Vfree, request)).freed_pages
 
     def vmap(self, pages: int, *, cpu: int | None = None, caller: str = "numa_client") -> int:
         """Maps so many of the session's pages one behind the other; returns their first address."""
         where = self.cpu if cpu is None else cpu
-        request = codec.vmap_request(self.info, next(self._ids), pages, where, caller)
+        request = kernel_codec.vmap_request(self.info, next(self._ids), pages, where, caller)
         return (self._ask_vmalloc(lambda vmalloc: vmalloc.Vmap, request)).address
 
     def vunmap(self, address: int) -> None:
         """Ends a mapping by :meth:`vmap`. Errors are as for :meth:`vfree`."""
-        request = codec.vunmap_request(self.info, next(self._ids), address)
+        request = kernel_codec.vunmap_request(self.info, next(self._ids), address)
         self._ask_vmalloc(lambda vmalloc: vmalloc.Vunmap, request)
 
     def kmap(self, pfn: int, *, atomic: bool = False) -> int:
@@ -264,24 +267,24 @@ class Session:
         It waits until an entry of the pool is free. Who may not sleep (`atomic`) gets FailedPrecondition with
         the reason KERNEL_BUG instead.
         """
-        request = codec.kmap_request(self.info, next(self._ids), pfn, atomic)
+        request = kernel_codec.kmap_request(self.info, next(self._ids), pfn, atomic)
         return (self._ask_vmalloc(lambda vmalloc: vmalloc.Kmap, request)).address
 
     def kunmap(self, pfn: int) -> None:
         """Gives up a mapping by :meth:`kmap`. FailedPrecondition (KERNEL_BUG) for a page without one."""
-        request = codec.kunmap_request(self.info, next(self._ids), pfn)
+        request = kernel_codec.kunmap_request(self.info, next(self._ids), pfn)
         self._ask_vmalloc(lambda vmalloc: vmalloc.Kunmap, request)
 
     def kmap_atomic(self, pfn: int, *, cpu: int | None = None) -> t.KmapSlot:
         """Maps a page of the session for a short time. FailedPrecondition (KERNEL_BUG): no slot is free."""
         where = self.cpu if cpu is None else cpu
-        request = codec.kmap_atomic_request(self.info, next(self._ids), pfn, where)
-        return codec.kmap_slot(self._ask_vmalloc(lambda vmalloc: vmalloc.KmapAtomic, request))
+        request = kernel_codec.kmap_atomic_request(self.info, next(self._ids), pfn, where)
+        return kernel_codec.kmap_slot(self._ask_vmalloc(lambda vmalloc: vmalloc.KmapAtomic, request))
 
     def kunmap_atomic(self, pfn: int, *, cpu: int | None = None) -> None:
         """Gives up the last slot. FailedPrecondition (KERNEL_BUG) if it is not of this page."""
         where = self.cpu if cpu is None else cpu
-        request = codec.kunmap_atomic_request(self.info, next(self._ids), pfn, where)
+        request = kernel_codec.kunmap_atomic_request(self.info, next(self._ids), pfn, where)
         self._ask_vmalloc(lambda vmalloc: vmalloc.KunmapAtomic, request)
 
     def stream(self, window: int = 16) -> PageStream:

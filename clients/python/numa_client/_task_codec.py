@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from numa_client import _types as t
-from numa_client._codec import _number
+from numa_client._codec import number
 from numa_client._gen.numa.v1 import task_service_pb2 as pb2
 from numa_client._task import TaskCall, TaskResult
 
@@ -24,7 +24,7 @@ def spawn_request(
         session=session.session,
         session_token=session.token,
         request_id=request_id,
-        cpu=_number("cpu", cpu),
+        cpu=number("cpu", cpu),
         comm=comm,
         cmdline=cmdline,
         path=path,

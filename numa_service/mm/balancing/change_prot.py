@@ -21,7 +21,7 @@ def change_prot_numa(balancing: NumaBalancing, mm: NumaMm, vma: Vma, start: int,
     """
     process, updates = mm.process, 0
     size = 1 << process.shift
-    process.tables.split_huge(start, end)
+    process.split_ends(start, end)
     for address, part in process.chunks(start, end):
         at = address
         while at < address + (len(part) << PAGE_SHIFT):
@@ -39,7 +39,8 @@ def change_prot_numa(balancing: NumaBalancing, mm: NumaMm, vma: Vma, start: int,
 
 def _huge(balancing: NumaBalancing, entries: Entries) -> int:
     """change_huge_pmd: also of the own node."""
-    if entries[0] & NUMA or not entries[0] & PRESENT or not balancing.parameters.mode & NUMA_BALANCING_NORMAL:
+    wanted = entries[0] & (PRESENT | ZERO | NUMA) == PRESENT
+    if not wanted or not balancing.parameters.mode & NUMA_BALANCING_NORMAL:
         return 0
     entries |= NUMA
     balancing.counters.numa_huge_pte_updates += 1

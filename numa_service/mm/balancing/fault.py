@@ -81,7 +81,8 @@ def _do_numa_page(
     to = mpol_misplaced(balancing, task, vma, pfn, nid)
     migrated = failed = False
     if to != NUMA_NO_NODE:
-        migrated = _may_be_isolated(balancing, task, vma, pfn) and balancing.mover.migrate_misplaced(pfns, to)
+        alone = _may_be_isolated(balancing, task, vma, pfn, pages)
+        migrated = alone and balancing.mover.migrate_misplaced(pfns, to)
         failed = not migrated
     if migrated:
         nid = to
@@ -101,11 +102,13 @@ def _do_numa_page(
     task_numa_fault(balancing, task, last, fault, now_ns)
 
 
-def _may_be_isolated(balancing: NumaBalancing, task: NumaTask, vma: Vma, pfn: int) -> bool:
+def _may_be_isolated(balancing: NumaBalancing, task: NumaTask, vma: Vma, pfn: int, pages: int) -> bool:
     """What migrate_misplaced_page refuses before it tries."""
     if pfn in balancing.batched:
         return False
     frames = task.mm.process.frames
+    if pages > 1 and frames.mapcount[pfn] > 1:
+        return False
     if frames.kind[pfn] != FILE:
         return True
     return not (frames.dirty[pfn] or (frames.mapcount[pfn] != 1 and vma.flags & vf.VM_EXEC))

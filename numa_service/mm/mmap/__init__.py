@@ -12,6 +12,8 @@ It is pure, and by itself: where pages come from is a protocol, and no machine h
 * ``mm_struct.py``: the address space, its counters, and what every call does to VMAs.
 * ``unmapped_area.py``: where a mapping comes to lie.
 * ``mmap.py``, ``munmap.py``, ``mprotect.py``, ``mremap.py``, ``madvise.py``, ``mlock.py``, ``brk.py``: calls.
+* ``remap_file_pages.py``, ``msync.py``, ``mincore.py``: calls about what is mapped already.
+* ``hugetlb.py``, ``hugetlb_fault.py``: mappings of huge pages of pools, and their pages.
 * ``ranges.py``, ``attributes.py``: parts of an address space that get other flags, a policy or a name.
 * ``stack.py``, ``fork.py``: what grows by itself, and what a child gets.
 * ``effects.py``: what a call leaves to be done to page tables and pages.
@@ -21,6 +23,7 @@ It is pure, and by itself: where pages come from is a protocol, and no machine h
 * ``fault.py``: faults, a range at a time; ``carry_out.py``: what calls do to pages, fork, and the end.
 * ``rmap.py``: who maps a page.
 * ``thp_rules.py``, ``thp.py``: transparent huge pages: what differs between kernels; settings and counters.
+* ``thp_dump.py``: those as plain data.
 * ``huge_memory.py``: faults of huge pages, and their splits; ``khugepaged.py``: small pages become huge ones.
 
 A call that Linux refuses raises :class:`~numa_service.mm.mmap.errnos.Errno` with Linux's number.

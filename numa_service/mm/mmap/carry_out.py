@@ -6,19 +6,28 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from numa_service.mm.mmap import hugetlb, hugetlb_fault
 from numa_service.mm.mmap import vm_flags as vf
 from numa_service.mm.mmap.effects import Advise, Effect, Move, Populate, Protect, Unmap, Zap
 from numa_service.mm.mmap.entries import ACCESSED, DIRTY, PRESENT, WRITE, ZERO, has, pfns_of
+from numa_service.mm.mmap.errnos import Sigbus
 from numa_service.mm.mmap.fault import fault_in
 from numa_service.mm.mmap.fork import dup_mm, vma_needs_copy
 from numa_service.mm.mmap.frames import ANON, SHMEM
 from numa_service.mm.mmap.huge_memory import copy_pmds, split_in_range
 from numa_service.mm.mmap.khugepaged import khugepaged_enter, madvise_collapse
-from numa_service.mm.mmap.madvise import MADV_COLD, MADV_COLLAPSE, MADV_FREE, MADV_HUGEPAGE, MADV_REMOVE
+from numa_service.mm.mmap.madvise import (
+    MADV_COLD,
+    MADV_COLLAPSE,
+    MADV_FREE,
+    MADV_HUGEPAGE,
+    MADV_PAGEOUT,
+    MADV_REMOVE,
+)
 from numa_service.mm.mmap.munmap import exit_mmap
 from numa_service.mm.mmap.pgtables import PageTables, TablePages
 from numa_service.mm.mmap.process import Process
-from numa_service.mm.mmap.rules import PAGE_SHIFT
+from numa_service.mm.mmap.rules import PAGE_SHIFT, PAGE_SIZE
 from numa_service.mm.mmap.vma import Vma
 
 
@@ -31,33 +40,57 @@ def carry_out(process: Process, effects: Iterable[Effect], sharers: Iterable[Pro
     for effect in effects:
         if isinstance(effect, Unmap):
             for vma in effect.vmas:
-                process.zap(vma, vma.start, vma.end)
+                _zap(process, vma, vma.start, vma.end)
             process.tables.apply([effect])
             process.forget_tables()
+            for vma in effect.vmas:
+                hugetlb.close(vma)
             _drop_unmapped(process, effect.vmas)
         elif isinstance(effect, Zap):
             for vma in process.mm.tree.intersecting(effect.start, effect.end):
-                process.zap(vma, max(vma.start, effect.start), min(vma.end, effect.end))
+                _zap(process, vma, max(vma.start, effect.start), min(vma.end, effect.end))
         elif isinstance(effect, Move):
-            process.move(effect)
+            moved = process.mm.tree.lookup(effect.new)
+            if moved is not None and moved.flags & vf.VM_HUGETLB:
+                hugetlb_fault.move(process, moved, effect.old, effect.new, effect.length)
+            else:
+                process.move(effect)
         elif isinstance(effect, Protect):
             for vma in process.mm.tree.intersecting(effect.start, effect.end):
-                if not vma.flags & vf.VM_WRITE:
-                    process.protect(max(vma.start, effect.start), min(vma.end, effect.end))
+                low, high = max(vma.start, effect.start), min(vma.end, effect.end)
+                if vma.flags & vf.VM_HUGETLB and not vma.flags & vf.VM_WRITE:
+                    hugetlb_fault.protect(process, vma, low, high)
+                elif not vma.flags & vf.VM_WRITE:
+                    process.protect(low, high)
         elif isinstance(effect, Populate):
-            populate(process, effect.start, effect.end)
+            populate(process, effect.start, effect.end, effect.write)
         else:
             _advise(process, effect, sharers)
 
 
-def populate(process: Process, start: int, end: int) -> None:
+def _zap(process: Process, vma: Vma, start: int, end: int) -> None:
+    if vma.flags & vf.VM_HUGETLB:
+        tree, restores = process.mm.tree, process.mm.rules.zap_restores_huge
+        hugetlb_fault.zap(process.frames, tree, vma, start, end, restores=restores)
+    else:
+        process.zap(vma, start, end)
+
+
+def populate(process: Process, start: int, end: int, written: bool | None = None) -> None:
     """mm_populate: private memory that may be written to is written to, so that it is the process's own."""
     for vma in process.mm.tree.intersecting(start, end):
-        if vma.flags & vf.VM_LOCKONFAULT or not vma.flags & vf.VM_ACCESS_FLAGS or vma.special is not None:
+        if written is None and vma.flags & vf.VM_LOCKONFAULT:
             continue
-        write = vma.flags & (vf.VM_WRITE | vf.VM_SHARED) == vf.VM_WRITE
+        if not vma.flags & vf.VM_ACCESS_FLAGS or vma.special is not None:
+            continue
+        write = vma.flags & (vf.VM_WRITE | vf.VM_SHARED) == vf.VM_WRITE if written is None else written
         low, high = max(vma.start, start), min(vma.end, end)
-        process.minflt += fault_in(process, vma, low, high, write=write)
+        try:
+            process.minflt += fault_in(process, vma, low, high, write=write)
+        except Sigbus:
+            if written is not None:
+                raise
+            continue  # populate_vma_page_range of the next one
 
 
 def fork(parent: Process, tables: TablePages) -> Process:
@@ -68,6 +101,9 @@ def fork(parent: Process, tables: TablePages) -> Process:
         if not vma_needs_copy(vma) or vma.flags & (vf.VM_DONTCOPY | vf.VM_WIPEONFORK):
             continue
         parent.tables.copy_to(child.tables, vma.start, vma.end)
+        if vma.flags & vf.VM_HUGETLB:
+            hugetlb_fault.copy(parent, child, vma)
+            continue
         copied_on_write = vma.flags & (vf.VM_SHARED | vf.VM_MAYWRITE) == vf.VM_MAYWRITE
         for address, part in parent.chunks(vma.start, vma.end):
             if copied_on_write:
@@ -97,6 +133,9 @@ def _drop_unmapped(process: Process, vmas: Iterable[Vma]) -> None:
     for vma in vmas:
         file = vma.file
         if file is None or file.pages is None or file.mappings or not file.unlinked:
+            continue
+        if file.huge is not None:
+            hugetlb_fault.truncate(process.frames, file, 0, restores=False)
             continue
         pfns = file.pages.all()
         file.pages.remove(np.arange(file.pages.size, dtype=np.int64))
@@ -128,12 +167,32 @@ def _advise(process: Process, effect: Advise, sharers: Iterable[Process]) -> Non
             else:
                 part[mapped] &= ~ACCESSED
             frames.referenced[pfns[mapped]] = False
+    elif effect.advice == MADV_PAGEOUT and effect.vma.file is not None:
+        _page_out(process, effect)
+
+
+def _page_out(process: Process, effect: Advise) -> None:
+    """Pages of shmem are unmapped; they stay in memory, as there is no swap (shrink_folio_list)."""
+    for address, part in process.chunks(effect.start, effect.end):
+        pfns = pfns_of(part)
+        alone = (
+            has(part, PRESENT) & (process.frames.kind[pfns] == SHMEM) & (process.frames.mapcount[pfns] == 1)
+        )
+        for nth in np.flatnonzero(alone).tolist():
+            at = address + (nth << PAGE_SHIFT)
+            process.zap(effect.vma, at, at + PAGE_SIZE)
 
 
 def _remove(process: Process, effect: Advise, sharers: Iterable[Process]) -> None:
     """MADV_REMOVE: a hole in a file of shmem, and nobody maps it any more (shmem_fallocate)."""
     vma = effect.vma
     assert vma.file is not None
+    if vma.flags & vf.VM_HUGETLB:
+        size, restores = hugetlb.huge_size(vma), process.mm.rules.zap_restores_huge
+        low, high = -(-effect.start // size) * size, effect.end // size * size
+        numbers = (hugetlb.huge_number(vma, at) for at in (low, max(low, high)))
+        hugetlb_fault.punch_hole(process.frames, vma.file, *numbers, restores=restores)
+        return
     first = vma.pgoff + ((effect.start - vma.start) >> PAGE_SHIFT)
     count = (effect.end - effect.start) >> PAGE_SHIFT
     for sharer in sharers:

@@ -19,7 +19,7 @@ from numa_service.mm.mmap.mm_struct import Counters, MmStruct
 from numa_service.mm.mmap.pgtables import PageTables, TablePages
 from numa_service.mm.mmap.process import Place, Process
 from numa_service.mm.mmap.readahead import ReadaheadState
-from numa_service.mm.mmap.vma import AnonVma, File, Vma
+from numa_service.mm.mmap.vma import AnonVma, File, NumabState, Vma
 
 T = TypeVar("T")
 
@@ -186,16 +186,18 @@ def _load_process(
 def _dump_vma(vma: Vma, files: _Numbers, anons: _Numbers) -> list[Any]:
     chain = [anons.of(anon) for anon in vma.chain]
     what = vma.anon_name, vma.special, files.of(vma.file), vma.policy
-    return [vma.start, vma.end, vma.flags, vma.pgoff, what, anons.of(vma.anon_vma), chain]
+    numab = astuple(vma.numab) if vma.numab is not None else None
+    return [vma.start, vma.end, vma.flags, vma.pgoff, what, anons.of(vma.anon_vma), chain, numab]
 
 
 def _load_vma(dumped: list[Any], files: list[File], anons: list[AnonVma]) -> Vma:
-    start, end, flags, pgoff, (anon_name, special, file, policy), anon, chain = dumped
+    start, end, flags, pgoff, (anon_name, special, file, policy), anon, chain, numab = dumped
     vma = Vma(start, end, flags, pgoff, files[file] if file >= 0 else None)
     vma.policy = load_policy(policy)
     vma.anon_name, vma.special = anon_name, special
     vma.anon_vma = anons[anon] if anon >= 0 else None
     vma.chain = tuple(anons[at] for at in chain)
+    vma.numab = None if numab is None else NumabState(*numab)
     return vma
 
 

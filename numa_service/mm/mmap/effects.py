@@ -49,10 +49,14 @@ class Protect:
 
 @dataclass(frozen=True, slots=True)
 class Populate:
-    """mm_populate: pages of a range are faulted in, to be written to if the VMA is private and writable."""
+    """mm_populate: pages of a range are faulted in, to be written to if the VMA is private and writable.
+
+    With `write` they are written to, or read, as that says (faultin_page_range).
+    """
 
     start: int
     end: int
+    write: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from numa_service.mm.mmap.effects import Effect
 
 
 class Errno(Exception):
@@ -15,6 +20,8 @@ class Errno(Exception):
     def __init__(self, number: int, reason: str) -> None:
         self.number = number
         self.reason = reason
+        #: What is to be done although the call failed: of mmap() and mlock(), which return it otherwise.
+        self.effects: Sequence[Effect] = ()
         super().__init__(f"{self.name}: {reason}")
 
     @property
@@ -22,3 +29,10 @@ class Errno(Exception):
         """The error as errno.h spells it: "ENOMEM"."""
         # Python calls it ENOTSUP, which is the same number
         return "EOPNOTSUPP" if self.number == errno.EOPNOTSUPP else errno.errorcode[self.number]
+
+
+class Sigbus(Errno):
+    """A fault ends in SIGBUS (VM_FAULT_SIGBUS), which a call that faults pages in says as EFAULT."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(errno.EFAULT, reason)

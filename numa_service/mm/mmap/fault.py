@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from numa_service.mm.mmap import hugetlb_fault
 from numa_service.mm.mmap import vm_flags as vf
 from numa_service.mm.mmap.anon_vma import anon_vma_prepare
 from numa_service.mm.mmap.entries import ACCESSED, DIRTY, PRESENT, WRITE, ZERO, Entries, has, pfns_of
@@ -50,7 +51,9 @@ def touch(process: Process, start: int, end: int, *, write: bool) -> int:
 
 
 def fault_in(process: Process, vma: Vma, start: int, end: int, *, write: bool) -> int:
-    """Touch pages of one VMA."""
+    """Touch pages of one VMA. Sigbus where there is no huge page."""
+    if vma.flags & vf.VM_HUGETLB:
+        return hugetlb_fault.fault_in(process, vma, start, end, write=write)
     if not may_fault_huge(process, vma):
         return _fault_ptes(process, vma, start, end, write=write)
     faults = 0

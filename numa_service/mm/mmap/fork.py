@@ -15,6 +15,7 @@ def dup_mm(parent: MmStruct) -> MmStruct:
     """
     child = MmStruct(parent.layout, parent.rules, parent.committed, parent.limits, legacy=parent.legacy)
     child.mmap_base = parent.mmap_base
+    child.huge_pools = parent.huge_pools
     child.start_code, child.end_code = parent.start_code, parent.end_code
     child.start_data, child.end_data = parent.start_data, parent.end_data
     child.start_brk, child.brk, child.start_stack = parent.start_brk, parent.brk, parent.start_stack
@@ -29,6 +30,8 @@ def dup_mm(parent: MmStruct) -> MmStruct:
     for vma in copied:
         copy = vma.copy(vma.start, vma.end)
         copy.flags &= ~vf.VM_LOCKED_MASK
+        # a child has no promise of huge pages (hugetlb_dup_vma_private)
+        copy.resv, copy.resv_unmapped = None, False
         if not vma.flags & vf.VM_WIPEONFORK:
             anon_vma_fork(copy, vma)
         child.tree.insert(copy)

@@ -16,6 +16,8 @@ Nids = npt.NDArray[np.int16]
 #: What a page is (MM_FILEPAGES, MM_ANONPAGES and MM_SHMEMPAGES of a resident set).
 FILE, ANON, SHMEM = range(3)
 KINDS: Final = 3
+#: A huge page of a pool, which counts for no resident set.
+HUGETLB: Final = 3
 
 
 class PageSource(Protocol):
@@ -122,7 +124,7 @@ class Frames:
         self._owners: dict[int, Owner] = {}
         self._last = 0
         self._sweep_at = 64
-        #: FILE, ANON or SHMEM.
+        #: FILE, ANON, SHMEM or HUGETLB.
         self.kind = np.zeros(1024, np.int8)
         self.dirty = np.zeros(1024, np.bool_)
         self.referenced = np.zeros(1024, np.bool_)
@@ -163,9 +165,12 @@ class Frames:
 
     def alloc(self, nids: Nids, kind: int) -> Pfns:
         """New pages that nothing maps yet."""
-        return self._fresh(self.source.alloc(nids, kind), kind)
+        pfns = self.source.alloc(nids, kind)
+        self.begin(pfns, kind)
+        return pfns
 
-    def _fresh(self, pfns: Pfns, kind: int) -> Pfns:
+    def begin(self, pfns: Pfns, kind: int) -> None:
+        """Pages that have just been allocated are new ones."""
         self.expect(pfns, kind)
         self.mapcount[pfns] = 0
         self.dirty[pfns] = kind == ANON
@@ -173,7 +178,6 @@ class Frames:
         self.lazyfree[pfns] = False
         self.marked[pfns] = False
         self.cpupid[pfns] = 0
-        return pfns
 
     def expect(self, pfns: Pfns, kind: int) -> None:
         """Pages are of a kind, also those that are not in use yet."""
@@ -200,7 +204,9 @@ class Frames:
         head = self.thp.alloc(nid, gfp)
         if not head:
             return np.zeros(0, np.int64)
-        return self._fresh(np.arange(head, head + self.thp.nr, dtype=np.int64), ANON)
+        pfns = np.arange(head, head + self.thp.nr, dtype=np.int64)
+        self.begin(pfns, ANON)
+        return pfns
 
     def _reach(self, pfn: int) -> None:
         while pfn >= len(self.mapcount):

@@ -105,20 +105,30 @@ def _fault(process: Process, vma: Vma, index: int, write: bool) -> int | None:
     if pfns is None:
         return None
     writable = WRITE if vma.flags & vf.VM_WRITE else 0
-    process.map_pmd(index, pfns, DIRTY | ACCESSED | writable)
+    try:
+        process.map_pmd(index, pfns, DIRTY | ACCESSED | writable)
+    except BaseException:
+        # there was no page for a table: whoever finds one begins anew
+        thp.free(int(pfns[0]))
+        raise
+    _taken(process, vma, index, pfns)
     return 1
 
 
 def _new_huge(process: Process, vma: Vma, index: int) -> Pfns | None:
-    """The pages of a new huge page for a fault, which are the process's own."""
+    """The pages of a new huge page for a fault, if there is one."""
     frames, thp = process.frames, _thp(process.frames)
     pfns = frames.alloc_huge(_nid(process, vma, index), thp.fault_gfp(vma.flags))
     if not len(pfns):
         thp.count("thp_fault_fallback")
         return None
-    thp.count("thp_fault_alloc")
-    belong(process, vma, index, pfns)
     return pfns
+
+
+def _taken(process: Process, vma: Vma, index: int, pfns: Pfns) -> None:
+    """A fault has mapped a new huge page, which is the process's own."""
+    _thp(process.frames).count("thp_fault_alloc")
+    belong(process, vma, index, pfns)
 
 
 def belong(process: Process, vma: Vma, index: int, pfns: Pfns) -> None:
@@ -166,6 +176,7 @@ def _write_pmd(process: Process, vma: Vma, index: int, row: Entries) -> int | No
         if pfns is not None:
             process.forget_pmd(index)
             process.map_pmd(index, pfns, WRITE | DIRTY | ACCESSED)
+            _taken(process, vma, index, pfns)
             return 1
     process.split_pmd(index)
     return None

@@ -17,17 +17,22 @@ MLOCK_ONFAULT: Final = 1
 MCL_CURRENT: Final = 1
 MCL_FUTURE: Final = 2
 MCL_ONFAULT: Final = 4
+#: A length is an unsigned long: what is more than it wraps, so that the longest one is none at all.
+_ALL_BITS: Final = (1 << 64) - 1
 
 
 def mlock(mm: MmStruct, start: int, length: int, flags: int = 0) -> list[Effect]:
-    """Lock a range. mlock2() with `flags`: pages are not faulted in now (MLOCK_ONFAULT)."""
+    """Lock a range. mlock2() with `flags`: pages are not faulted in now (MLOCK_ONFAULT).
+
+    ENOMEM also once all of it is locked, if there is something that may not be accessed.
+    """
     if flags and not mm.rules.lock_on_fault:
         raise Errno(errno.ENOSYS, "there is no mlock2()")
     if flags & ~MLOCK_ONFAULT:
         raise Errno(errno.EINVAL, "there are no such flags")
     if not mm.limits.can_do_mlock():
         raise Errno(errno.EPERM, "the task may not lock memory")
-    length = page_align(length + (start & ~PAGE_MASK))
+    length = page_align(length + (start & ~PAGE_MASK)) & _ALL_BITS
     start &= PAGE_MASK
     limit = mm.limits.memlock >> PAGE_SHIFT
     locked = (length >> PAGE_SHIFT) + mm.counters.locked_vm
@@ -36,12 +41,18 @@ def mlock(mm: MmStruct, start: int, length: int, flags: int = 0) -> list[Effect]
     if locked > limit and not mm.limits.cap_ipc_lock:
         raise Errno(errno.ENOMEM, "more would be locked than RLIMIT_MEMLOCK allows")
     _apply(mm, start, length, vf.VM_LOCKED | (vf.VM_LOCKONFAULT if flags & MLOCK_ONFAULT else 0))
+    for vma in mm.tree.intersecting(start, start + length):
+        if not vma.flags & (vf.VM_ACCESS_FLAGS | vf.VM_LOCKONFAULT | vf.VM_SPECIAL):
+            # __mm_populate: its pages cannot be had, and those behind it are not tried
+            error = Errno(errno.ENOMEM, f"what is mapped at {vma.start:#x} may not be accessed")
+            error.effects = [Populate(start, max(start, vma.start))]
+            raise error
     return [Populate(start, start + length)] if length else []
 
 
 def munlock(mm: MmStruct, start: int, length: int) -> None:
     """Unlock a range."""
-    length = page_align(length + (start & ~PAGE_MASK))
+    length = page_align(length + (start & ~PAGE_MASK)) & _ALL_BITS
     _apply(mm, start & PAGE_MASK, length, 0)
 
 
@@ -98,7 +109,7 @@ def _fix_up(mm: MmStruct, vma: Vma, start: int, end: int, locked: int) -> None:
     """mlock_fixup: VMAs of devices and of the kernel's own are left alone."""
     old = vma.flags
     flags = old & ~vf.VM_LOCKED_MASK | locked
-    if flags == old or old & (vf.VM_SPECIAL | vf.VM_HUGETLB):
+    if flags == old or old & (vf.VM_SPECIAL | vf.VM_HUGETLB | vf.VM_DROPPABLE):
         return
     set_flags(mm, vma, start, end, flags)
     pages = (end - start) >> PAGE_SHIFT

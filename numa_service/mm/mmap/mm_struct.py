@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from numa_service.mm.mmap import vm_flags as vf
 from numa_service.mm.mmap.errnos import Errno
+from numa_service.mm.mmap.hugetlb import HugePool
 from numa_service.mm.mmap.limits import Committed, Limits
 from numa_service.mm.mmap.rules import PAGE_SHIFT, MmapRules, UserLayout, mmap_base
 from numa_service.mm.mmap.vma_tree import VmaTree
@@ -47,6 +48,8 @@ class MmStruct:
         self.mmap_base = mmap_base(layout, self.limits.stack, legacy=legacy)
         self.tree = VmaTree()
         self.counters = Counters()
+        #: Pools of huge pages of the machine by size (log2 of bytes), the default one first.
+        self.huge_pools: Mapping[int, HugePool] = {}
         #: Flags that new VMAs have (mlockall(MCL_FUTURE)).
         self.def_flags = 0
         #: Bounds of the program and of the heap, in bytes.

@@ -9,6 +9,7 @@ from numa_service.mm.mmap import vm_flags as vf
 from numa_service.mm.mmap.anon_vma import anon_vma_clone, take_over, unlink_anon_vmas
 from numa_service.mm.mmap.effects import Effect, Move, Populate
 from numa_service.mm.mmap.errnos import Errno
+from numa_service.mm.mmap.hugetlb import huge_size
 from numa_service.mm.mmap.mm_struct import MmStruct
 from numa_service.mm.mmap.munmap import munmap, unmap_range
 from numa_service.mm.mmap.rules import PAGE_MASK, PAGE_SHIFT, page_align
@@ -42,6 +43,8 @@ def mremap(
     vma = mm.tree.lookup(address)
     if vma is None:
         raise Errno(errno.EFAULT, f"nothing is mapped at {address:#x}")
+    if vma.flags & vf.VM_HUGETLB and mm.rules.moves_huge:
+        old, new = _align_huge(vma, address, old, new, new_address)
     if flags & (MREMAP_FIXED | MREMAP_DONTUNMAP):
         return _move_to(mm, address, old, new, flags, new_address)
     if old >= new:
@@ -64,6 +67,17 @@ def mremap(
     moved = vma.pgoff + ((address - vma.start) >> PAGE_SHIFT)
     target = get_unmapped_area(mm, vma.file, 0, new, moved, fixed=False, shared=shared)
     return target, _move(mm, vma, address, old, new, target, flags)
+
+
+def _align_huge(vma: Vma, address: int, old: int, new: int, new_address: int) -> tuple[int, int]:
+    """Lengths of huge pages; EINVAL for addresses within one, and for a mapping that is to grow."""
+    size = huge_size(vma)
+    old, new = -(-old // size) * size, -(-new // size) * size
+    if address % size or new_address % size:
+        raise Errno(errno.EINVAL, "a mapping of huge pages begins with one")
+    if new > old:
+        raise Errno(errno.EINVAL, "a mapping of huge pages does not grow")
+    return old, new
 
 
 def _move_to(
@@ -101,6 +115,8 @@ def _to_resize(mm: MmStruct, address: int, old: int, new: int, flags: int) -> Vm
         raise Errno(errno.EFAULT, f"nothing is mapped at {address:#x}")
     if not old and not vma.flags & (vf.VM_SHARED | vf.VM_MAYSHARE):
         raise Errno(errno.EINVAL, "only of shared memory a second mapping can be made")
+    if vma.flags & vf.VM_HUGETLB and not mm.rules.moves_huge:
+        raise Errno(errno.EINVAL, "a mapping of huge pages does not move")
     if flags & MREMAP_DONTUNMAP:
         if vma.flags & (vf.VM_DONTEXPAND | vf.VM_PFNMAP):
             raise Errno(errno.EINVAL, "the mapping is the kernel's own")
@@ -168,6 +184,8 @@ def _move(mm: MmStruct, vma: Vma, address: int, old: int, new: int, target: int,
     if flags & MREMAP_DONTUNMAP:
         _leave(mm, vma, address, old)
     elif old:
+        # clear_vma_resv_huge_pages: promises have gone with the copy
+        vma.resv, vma.resv_unmapped = None, False
         effects += unmap_range(mm, address, address + old)
     mm.counters.hiwater_vm = peak
     return effects

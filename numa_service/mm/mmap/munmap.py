@@ -24,12 +24,22 @@ def munmap(mm: MmStruct, start: int, length: int) -> list[Effect]:
     return unmap_range(mm, start, end)
 
 
-def check_unmap(mm: MmStruct, start: int, end: int) -> None:
-    """ENOMEM if taking a range out would cut a VMA in three and there are max_map_count."""
+def gather(mm: MmStruct, start: int, end: int) -> list[Vma]:
+    """Cut VMAs where a range begins and ends, and return those in it (the beginning of do_vmi_align_munmap).
+
+    ENOMEM if it would cut a VMA in three and there are max_map_count, EINVAL within a huge page: where the
+    range begins it may be cut already.
+    """
     vma = mm.tree.lookup(start)
     cut = vma is not None and vma.start < start and end < vma.end
     if cut and mm.map_count >= mm.limits.max_map_count:
         raise Errno(errno.ENOMEM, "there are max_map_count VMAs")
+    found = mm.tree.intersecting(start, end)
+    if found and found[0].start < start:
+        found[0] = split(mm, found[0], start, checked=False)
+    if found and found[-1].end > end:
+        split(mm, found[-1], end, checked=False)
+    return found
 
 
 def accounted(mm: MmStruct, start: int, end: int) -> int:
@@ -43,14 +53,9 @@ def accounted(mm: MmStruct, start: int, end: int) -> int:
 
 def unmap_range(mm: MmStruct, start: int, end: int) -> list[Effect]:
     """Take all VMAs out of a range of whole pages."""
-    check_unmap(mm, start, end)
-    found = mm.tree.intersecting(start, end)
+    found = gather(mm, start, end)
     if not found:
         return []
-    if found[0].start < start:
-        found[0] = split(mm, found[0], start, checked=False)
-    if found[-1].end > end:
-        split(mm, found[-1], end, checked=False)
     mm.note_peak()
     start, end = found[0].start, found[-1].end
     for vma in found:

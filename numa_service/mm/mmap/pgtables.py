@@ -5,7 +5,7 @@ What the entries are of is not here, but for huge pages, whose page of PTEs wait
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from numa_service.mm.mmap.effects import Effect, Move, Unmap, Zap
@@ -68,6 +68,11 @@ class PageTables:
     def nr_page_table_pages(self, *, counts_pud: bool) -> int:
         """What the machine counts of them: pages of PTEs and of PMDs, in later kernels also of PUDs."""
         return sum(self.counts()[: 3 if counts_pud else 2])
+
+    def counted_pages(self, *, counts_pud: bool) -> Iterator[int]:
+        """The pages that are counted so, as they were given."""
+        for level in self._levels[: 3 if counts_pud else 2]:
+            yield from level.values()
 
     def has_table(self, address: int) -> bool:
         """Whether there is a page of PTEs for an address."""
@@ -210,7 +215,7 @@ class PageTables:
                 if source in self._huge and not whole:
                     self._huge.discard(source)
                 if whole:
-                    self._make_above(new)
+                    self.make_above(new)
                     self._levels[0][target] = self._levels[0].pop(source)
                     if source in self._huge:
                         self._huge.discard(source)
@@ -220,7 +225,8 @@ class PageTables:
             old += extent
             new += extent
 
-    def _make_above(self, address: int) -> None:
+    def make_above(self, address: int) -> None:
+        """The tables above that of PTEs: a huge page has its entry in the lowest of them."""
         for shift in reversed(self._shifts[1:]):
             self.fault_level(shift, address >> shift)
 

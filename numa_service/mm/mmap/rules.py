@@ -74,11 +74,29 @@ class MmapRules:
     #: Flags for which smaps has no mnemonic: VM_LOCKONFAULT in a captured 6.1, not in 6.12.
     unnamed_flags: int
     #: Advices of madvise() by number: FREE came in 4.5, WIPEONFORK in 4.14, COLD and PAGEOUT in 5.4,
-    #: POPULATE_* in 5.14, COLLAPSE in 6.1.
+    #: POPULATE_* in 5.14, DONTNEED_LOCKED in 5.18, COLLAPSE in 6.1.
     advices: frozenset[int]
     #: MAP_FIXED_NOREPLACE (4.17) and MAP_SHARED_VALIDATE (4.15) are there; else they are an unknown flag,
     #: which a kernel ignores.
     fixed_noreplace: bool
+    #: MAP_DROPPABLE is there (9651fcedf7b9 mm: add MAP_DROPPABLE for designating always lazily freeable
+    #: mappings, 6.11).
+    droppable: bool
+    #: MADV_HUGEPAGE and MADV_NOHUGEPAGE are not for shared and special mappings (until shmem, thp: respect
+    #: MADV_{NO,}HUGEPAGE for file mappings, 4.8).
+    huge_advice_is_private: bool
+    #: MADV_POPULATE_* ends at the first hole (mm/madvise: make MADV_POPULATE_(READ|WRITE) handle
+    #: VM_FAULT_RETRY properly, 6.9); else it goes on behind it.
+    populate_ends_at_hole: bool
+    #: mremap() moves mappings of huge pages (550a7d60bd5e mm, hugepages: add mremap() support for hugepage
+    #: backed vma, 5.16).
+    moves_huge: bool
+    #: MADV_DONTNEED is for mappings of huge pages, too (90e7e7f5ef3f mm: enable MADV_DONTNEED for hugetlb
+    #: mappings, 5.18).
+    dontneed_huge: bool
+    #: A private huge page that is unmapped is promised again (df7a6d1f6405 mm/hugetlb: restore the
+    #: reservation if needed, 6.9).
+    zap_restores_huge: bool
     #: Pages of the PUD level count as page tables of the machine (nr_page_table_pages).
     counts_pud: bool
 
@@ -106,6 +124,12 @@ _FIRST = MmapRules(
     advices=_FIRST_ADVICES,
     fixed_noreplace=False,
     counts_pud=False,
+    droppable=False,
+    huge_advice_is_private=True,
+    populate_ends_at_hole=False,
+    moves_huge=False,
+    dontneed_huge=False,
+    zap_restores_huge=False,
 )
 
 
@@ -118,6 +142,7 @@ for _since, _changes in (
     ((4, 4), {"lock_on_fault": True}),
     ((4, 5), {"advices": _RULES[-1].advices | {8}}),
     ((4, 6), {"rlimit_data_everywhere": True}),
+    ((4, 8), {"huge_advice_is_private": False}),
     ((4, 14), {"advices": _FIRST_ADVICES | {8, 18, 19}}),
     ((4, 17), {"fixed_noreplace": True}),
     ((5, 2), {"guesses_by_total": True}),
@@ -125,11 +150,13 @@ for _since, _changes in (
     ((5, 7), {"dontunmap_files": False}),
     ((5, 13), {"dontunmap_files": True}),
     ((5, 14), {"advices": _FIRST_ADVICES | {8, 18, 19, 20, 21, 22, 23}}),
+    ((5, 16), {"moves_huge": True}),
+    ((5, 18), {"dontneed_huge": True, "advices": _FIRST_ADVICES | {8, 18, 19, 20, 21, 22, 23, 24}}),
     ((6, 0), {"mremap_merges_next": True}),
     (
         (6, 1),
         {
-            "advices": _FIRST_ADVICES | {8, 18, 19, 20, 21, 22, 23, 25},
+            "advices": _FIRST_ADVICES | {8, 18, 19, 20, 21, 22, 23, 24, 25},
             "brk_keeps_bss": True,
             "brk_merges_next": False,
             "mmap_prev_agrees_with_next": True,
@@ -137,6 +164,8 @@ for _since, _changes in (
     ),
     ((6, 6), {"heap_by_touch": False, "mprotect_uncharges": True}),
     ((6, 7), {"thp_alignment": THP_LARGE, "stack_is_not_huge": True}),
+    ((6, 9), {"zap_restores_huge": True, "populate_ends_at_hole": True}),
+    ((6, 11), {"droppable": True}),
     (
         (6, 12),
         {

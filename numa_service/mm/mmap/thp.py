@@ -145,7 +145,7 @@ class Thp:
         #: Which blocks are huge pages, by pfn >> order.
         self._blocks = np.zeros(64, np.bool_)
         #: Parts of huge pages that were shared once (they are not PG_anon_exclusive).
-        self._shared = np.zeros(64 << order, np.bool_)
+        self.shared = np.zeros(64 << order, np.bool_)
         #: The huge page of zeros, or 0, and the processes that had it (MMF_HUGE_ZERO_PAGE).
         self.zero = 0
         self.zero_users: dict[Mapper, None] = {}
@@ -183,16 +183,19 @@ class Thp:
     def alloc(self, nid: int, gfp: int) -> int:
         """The first page of a new huge page that nothing maps yet; 0: there is none."""
         head = self.pages.alloc_order(nid, self.order, gfp)
-        if not head:
-            return 0
+        if head:
+            self.adopt(head)
+        return head
+
+    def adopt(self, head: int) -> None:
+        """A block of pages is a huge page from now on, which nobody ever shared."""
         block = head >> self.order
         while block >= len(self._blocks):
             self._blocks = np.concatenate([self._blocks, np.zeros_like(self._blocks)])
-            self._shared = np.concatenate([self._shared, np.zeros_like(self._shared)])
+            self.shared = np.concatenate([self.shared, np.zeros_like(self.shared)])
         self._blocks[block] = True
-        self._shared[head : head + self.nr] = False
+        self.shared[head : head + self.nr] = False
         self.huge[head] = HugePage()
-        return head
 
     def head_of(self, pfn: int) -> int:
         """The first page of the huge page that a page is of."""
@@ -212,15 +215,15 @@ class Thp:
 
     def share(self, pfns: Pfns) -> None:
         """A fork maps pages once more: who had them for himself has not any longer."""
-        self._shared[pfns[self.compound(pfns)]] = True
+        self.shared[pfns[self.compound(pfns)]] = True
 
     def own(self, pfns: Pfns) -> None:
         """SetPageAnonExclusive: parts of huge pages are somebody's own again."""
-        self._shared[pfns[self.compound(pfns)]] = False
+        self.shared[pfns[self.compound(pfns)]] = False
 
     def was_shared(self, pfns: Pfns) -> Bools:
         """Of parts of huge pages: which were shared once."""
-        return self._shared[pfns]
+        return self.shared[pfns]
 
     def map_pmd(self, head: int, who: Mapper, index: int) -> None:
         """A PMD entry more maps a huge page; `mapcount` of its pages is the caller's."""
@@ -233,7 +236,7 @@ class Thp:
         self._leave(head, who, index)
         mapped = int((mapcount[head : head + self.nr] > 0).sum())
         if not mapped:
-            self._free(head)
+            self.free(head)
         elif mapped < self.nr and not self.huge[head].pmds:
             self._defer(head)
 
@@ -269,7 +272,7 @@ class Thp:
             if left or not at_once or not self.rules.queues_partly_mapped_only:
                 self._defer(head)
             if not left:
-                self._free(head)
+                self.free(head)
         return single
 
     def _by_head(self, pfns: Pfns) -> Iterator[tuple[int, Pfns]]:
@@ -288,7 +291,8 @@ class Thp:
             self.deferred[head] = None
             self.count("thp_deferred_split_page")
 
-    def _free(self, head: int) -> None:
+    def free(self, head: int) -> None:
+        """A huge page that nothing maps goes back whole."""
         self._forget(head)
         self.pages.free_order(head, self.order)
 

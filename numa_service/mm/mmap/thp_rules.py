@@ -75,9 +75,9 @@ class ThpRules:
     shmem: bool
     #: Sizes between a page and a huge page have folders (multi-size THP sysfs interface, 6.8).
     sizes: bool
-    #: Those have counts of their own (6.10) and a file ``shmem_enabled`` (6.11).
-    size_stats: bool
-    size_shmem: bool
+    #: Those have counts of their own and a file ``shmem_enabled``, as in a captured 6.12; 6.10 and 6.11 have
+    #: some of them.
+    size_files: bool
     #: There is a file ``shrink_underused`` (mm: add sysfs entry to disable splitting underused THPs, 6.12).
     underused: bool
 
@@ -103,8 +103,7 @@ _RULES = [
         aligns_eligible=False,
         shmem=False,
         sizes=False,
-        size_stats=False,
-        size_shmem=False,
+        size_files=False,
         underused=False,
     )
 ]
@@ -134,10 +133,8 @@ _from(
     reuse=REUSE_NEVER_SHARED,
     queues_partly_mapped_only=True,
     migration_splits_queued=True,
-    size_stats=True,
 )
-_from(6, 11, size_shmem=True)
-_from(6, 12, underused=True)
+_from(6, 12, underused=True, size_files=True)
 _from(6, 13, zero_becomes_huge=True)
 _from(6, 15, reuse=REUSE_OWNED)
 

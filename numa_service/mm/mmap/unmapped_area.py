@@ -29,7 +29,9 @@ def get_unmapped_area(
     if length > task_size:
         raise Errno(errno.ENOMEM, f"{length} bytes are more than a process has")
     address = hint
-    if not fixed:
+    if file is not None and file.huge is not None:
+        address = _hugetlb_area(mm, 1 << file.huge.pool.shift, hint, length, fixed)
+    elif not fixed:
         address = _thp_area(mm, file, hint, length, pgoff, shared) or _area(mm, hint, length)
     if address > task_size - length:
         raise Errno(errno.ENOMEM, f"{address:#x} and {length} bytes are beyond the addresses of a process")
@@ -38,6 +40,20 @@ def get_unmapped_area(
     if address < mm.layout.mmap_min_addr and not mm.limits.cap_sys_rawio:
         raise Errno(errno.EPERM, f"{address:#x} is below mmap_min_addr")
     return address
+
+
+def _hugetlb_area(mm: MmStruct, size: int, hint: int, length: int, fixed: bool) -> int:
+    """hugetlb_get_unmapped_area of x86: room that begins and ends with a huge page."""
+    if length % size or (fixed and hint % size):
+        raise Errno(errno.EINVAL, "a mapping of huge pages begins and ends with one")
+    if fixed:
+        return hint
+    hint &= -size
+    found = _area(mm, hint, length) if hint else 0
+    if hint and found == hint:
+        return hint
+    found = _area(mm, 0, length + size - PAGE_SIZE) + size - PAGE_SIZE
+    return found & -size
 
 
 def _thp_area(mm: MmStruct, file: File | None, hint: int, length: int, pgoff: int, shared: bool) -> int:

@@ -32,6 +32,7 @@ VM_MIXEDMAP: Final = 1 << 28
 VM_HUGEPAGE: Final = 1 << 29
 VM_NOHUGEPAGE: Final = 1 << 30
 VM_MERGEABLE: Final = 1 << 31
+VM_DROPPABLE: Final = 1 << 40
 
 VM_ACCESS_FLAGS: Final = VM_READ | VM_WRITE | VM_EXEC
 VM_MAY_ACCESS: Final = VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
@@ -69,6 +70,7 @@ MNEMONICS: Final[tuple[tuple[int, str], ...]] = (
     (VM_HUGEPAGE, "hg"),
     (VM_NOHUGEPAGE, "nh"),
     (VM_MERGEABLE, "mg"),
+    (VM_DROPPABLE, "dp"),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 from numa_service.mm.mmap.frames import AddressSpace
 from numa_service.mm.mmap.readahead import ReadaheadState
@@ -38,8 +38,12 @@ class File:
     #: Length in pages, for readahead.
     size: int = 0
     readahead: ReadaheadState = field(default_factory=ReadaheadState)
+    #: Of a file of huge pages what it has beside them (hugetlb.HugeFile, of which nothing is known here).
+    huge: Any = None
     #: Pages that were promised for shared anonymous memory, until nothing maps it (shmem_acct_size).
     promised: int = 0
+    #: It can be mapped (f_op->mmap): directories and most files of /proc cannot.
+    mappable: bool = True
 
 
 @dataclass(eq=False, slots=True)
@@ -92,6 +96,11 @@ class Vma:
     chain: tuple[AnonVma, ...] = field(default=())
     #: The VMAs of the address space that it is in, among which it is.
     space: object = None
+    #: Of a private one of huge pages, in the process that made it: which promises are used up
+    #: (HPAGE_RESV_OWNER; a hugetlb.ResvMap, which parts of it share).
+    resv: Any = None
+    #: A page was taken from it for want of huge pages: a fault ends badly (HPAGE_RESV_UNMAPPED).
+    resv_unmapped: bool = False
     #: What NUMA balancing knows of it, in kernels that keep that; a part that is cut off begins anew.
     numab: NumabState | None = None
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from numa_service.mm.mmap import vm_flags as vf
 from numa_service.mm.mmap.anon_vma import anon_vma_clone, take_over, unlink_anon_vmas
 from numa_service.mm.mmap.errnos import Errno
+from numa_service.mm.mmap.hugetlb import huge_size
 from numa_service.mm.mmap.mm_struct import MmStruct
 from numa_service.mm.mmap.rules import ANON_UNFORKED, PAGE_SHIFT
 from numa_service.mm.mmap.vma import AnonVma, File, Vma
@@ -136,9 +137,14 @@ def modify(mm: MmStruct, vma: Vma, start: int, end: int, wanted: Wanted) -> Vma:
 
 
 def split(mm: MmStruct, vma: Vma, address: int, *, checked: bool = True) -> Vma:
-    """Cut a VMA in two and return the upper one. ENOMEM beyond max_map_count, if that is `checked`."""
+    """Cut a VMA in two and return the upper one. EINVAL within a huge page.
+
+    ENOMEM beyond max_map_count, if that is `checked`.
+    """
     if checked and mm.map_count >= mm.limits.max_map_count:
         raise Errno(errno.ENOMEM, "there are max_map_count VMAs")
+    if address % huge_size(vma):
+        raise Errno(errno.EINVAL, f"{address:#x} is within a huge page")
     upper = vma.copy(address, vma.end)
     upper.anon_vma = vma.anon_vma
     anon_vma_clone(upper, vma)

@@ -18,6 +18,8 @@ class VmaTree:
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._vmas: list[Vma] = []
+        #: Entries of hugetlb pages by address, as in `entries.py`: who takes a page from others looks here.
+        self.huge_entries: dict[int, int] = {}
 
     def __iter__(self) -> Iterator[Vma]:
         return iter(self._vmas)

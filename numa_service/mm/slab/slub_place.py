@@ -26,6 +26,7 @@ from numa_service.mm.slab.compiled.data import (
     CTL_DISCARD,
     CTL_FRAMES,
     CTL_GROUP,
+    CTL_LEFT,
     CTL_NEED,
     CTL_ROW,
     CTL_RUNS,
@@ -274,6 +275,11 @@ class SlubPlace:
     def wrong(self) -> int:
         """Which object of the last call is wrong."""
         return self._ctl[CTL_WRONG]
+
+    @property
+    def left(self) -> int:
+        """How many objects of the last call are left to be freed later."""
+        return self._ctl[CTL_LEFT]
 
     @property
     def group(self) -> int:

@@ -22,34 +22,22 @@ from numa_service.node.state import NodeState
 
 @dataclass(frozen=True, slots=True)
 class MemoryNotify(Op[None]):
-    """Tells a node what memory another node has now, after memory hotplug there."""
+    """Tells a node what memory a node of the machine has now, after memory hotplug or a restart there."""
 
     tag = "memory_notify"
-    asked = True
 
     state: MemoryState
-    #: Version of the machine's record that has this state; 0 if the other node itself tells it.
-    version: int = 0
+    #: Version of the machine's record in which it has been in this state since.
+    version: int
 
     def apply(self, node: NodeState) -> None:
-        """Recompute this node's watermarks, pagesets and zonelists.
-
-        What the other node tells once more changes nothing: the record may have had more since.
-        """
-        if not self.version and self.state.sequence <= node.machine.memory_news.get(self.state.nid, -1):
-            return
-        memory_notify(node.machine, self.state, recorded=self.version > 0)
+        """Recompute this node's watermarks, pagesets and zonelists."""
+        memory_notify(node.machine, self.state, recorded=True)
         node.record_version = max(node.record_version, self.version)
 
-    def owed(self, heard: bool) -> bool:
-        """Return True: every node has to know."""
-        return True
-
     def check(self, node: NodeState) -> None:
-        """Check that it is another node, and its zones' numbers of pages."""
+        """Check the node, and its zones' numbers of pages."""
         check_nid(node, "node", self.state.nid)
-        if self.state.nid == node.nid:
-            raise InvalidRequest("node", "its own memory a node knows")
         check_zones(node, tuple(zone for zone, _, _ in self.state.zones))
         for _, present, managed in self.state.zones:
             check_below("managed_pages", managed, present + 1)

@@ -32,8 +32,8 @@ def range_text(start_pfn: int, end_pfn: int) -> str:
 
 def _memory_changed(node: NodeState, online: bool = True) -> MemoryState:
     """Recompute what depends on this node's memory; return that memory, with the next sequence number."""
-    news = node.machine.memory_news.get(node.nid, node.lineage << 32) + 1
-    state = memory_state(node.pgdat, online)._replace(sequence=news)
+    node.memory_changes += 1
+    state = memory_state(node.pgdat, online)._replace(sequence=node.memory_sequence)
     memory_notify(node.machine, state)
     return state
 

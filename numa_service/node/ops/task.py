@@ -26,6 +26,7 @@ from numa_service.mm.mmap.process import Process
 from numa_service.mm.mmap.rules import PAGE_MASK, PAGE_SHIFT
 from numa_service.mm.mmap.stack import expand_stack
 from numa_service.mm.mmap.vma import Vma
+from numa_service.mm.vmstat import PGFAULT
 from numa_service.node.errors import InvalidRequest, LimitExceeded, TooMany
 from numa_service.node.ops.fields import check_below, check_cpu
 from numa_service.node.ops.op import Op
@@ -82,6 +83,9 @@ class TaskSpawn(Op[Did]):
             program = tasks.open(self.path, writable=False)
             load_image(mm, program)
         except Short as short:
+            # what was got before is brought along again
+            for order, block in self.tables:
+                task.tables[order].remove(block)
             work.give_stock_back()
             work.settle()
             return Did(want=short.want, path=work.path())
@@ -140,9 +144,14 @@ class TaskCall(Op[Did]):
             return Did(want=short.want, taken=work.taken, path=work.path())
         except Errno as error:
             value, number, reason = -1, error.number, error.reason
+            on.effects += error.effects
         except CallError as error:
             value, number, reason = -1, error.errno, str(error)
-        populate = _carry_out(node, task, on.effects)
+        populate: tuple[tuple[int, int], ...] = ()
+        try:
+            populate = _carry_out(node, task, on.effects)
+        except Errno as error:  # MADV_COLLAPSE
+            value, number, reason = -1, error.number, error.reason
         work.give_stock_back()
         work.settle()
         return Did(value, number, reason, populate=populate, taken=work.taken, path=work.path())
@@ -245,6 +254,7 @@ class _Touching:
         except LimitExceeded as error:
             number, reason = errno.ENOMEM, str(error)
         work.task.process.minflt += self.faults
+        work.node.pgdat.pg.vm_event[PGFAULT] += self.faults
         if want is None:
             work.give_stock_back()
         work.settle()

@@ -241,6 +241,8 @@ class EndRefault(Op[None]):
 
     tag = "end_refault"
 
+    #: The task that had accessed them; it may have ended meanwhile.
+    pid: int
     #: Those behind all that got a page have none.
     got: ByNode
     frames: bytes
@@ -248,6 +250,8 @@ class EndRefault(Op[None]):
     def apply(self, node: NodeState) -> None:
         """Note the nodes of the new pages."""
         source = node.tasks.source
+        if self.pid in node.tasks:
+            node.tasks[self.pid].majflt += sum(count for _, count in self.got)
         for nid, frames in by_node(self.got, self.frames):
             if nid >= 0:
                 source.nids[frames] = nid

@@ -13,13 +13,12 @@ from numa_service.mm.slab.flags import SlabFlag
 from numa_service.node.ask import ask
 from numa_service.node.errors import NodeError
 from numa_service.node.kmem import kmem_cache_shrink
-from numa_service.node.memory_hotplug import node_restarted
 from numa_service.node.node import Node
 from numa_service.node.requests import CloseSession
+from numa_service.node.restart import node_restarted
 from numa_service.sim.attack import plan
 from numa_service.sim.attack.client import PATIENCE_NS, Client
 from numa_service.sim.attack.plan import MS, SECOND, Plan
-from numa_service.sim.keeper import Keeper
 from numa_service.sim.simulation import Host, Simulation
 
 #: The pages of a client that is gone must be free GRACE_NS after the end of its lease, by the slowest clock;
@@ -41,7 +40,6 @@ class Run:
     def __init__(self, attacked: Plan) -> None:
         self._plan = attacked
         self.sim = Simulation(plan.machine(attacked.slab), attacked.seed, attacked.faults, vmstat=True)
-        self._keeper = Keeper(self.sim, attacked.seed)
         self._clients: dict[int, Client] = {}
         #: nid → managed pages; and nid → the lineages of other nodes that it has been told.
         self._managed = {nid: int(node.pgdat.pg.managed.sum()) for nid, node in self.sim.nodes.items()}
@@ -70,7 +68,7 @@ class Run:
             self._next()
         sim.network.faults = type(sim.network.faults)(timeout_ns=2000 * MS)
         sim.network.partition = frozenset()
-        self._keeper.heal()
+        sim.keeper.network.faults = sim.network.faults
         until = sim.now_ns + SETTLED_NS
         while sim._events and sim._events[0].at_ns < until:
             self._next()
@@ -105,14 +103,14 @@ class Run:
             case plan.KillKswapd(nid=nid, back_ns=back_ns):
                 self._kill_kswapd(nid, back_ns)
             case plan.WriteSysctl(key=key, value=value):
-                self._keeper.write_sysctl(key, value)
+                self.sim.keeper.write_sysctl(key, value)
             case plan.CreateCache(name=name, size=size):
                 with suppress(NodeError):  # one of this name is there
                     flags = int(SlabFlag.NO_MERGE) if name in plan.MADE_CACHES else 0
-                    self._keeper.create_cache(name, CacheArgs(size, flags=flags))
+                    self.sim.keeper.create_cache(name, CacheArgs(size, flags=flags))
             case plan.DestroyCache(name=name):
                 with suppress(NodeError):  # there is none
-                    self._keeper.destroy_cache(name)
+                    self.sim.keeper.destroy_cache(name)
             case plan.Evict(client=number, by_nid=by_nid):
                 if number in self._clients:
                     self._evict(self._clients[number], by_nid)
@@ -157,19 +155,14 @@ class Run:
         host = self.sim.hosts[nid]
         if not host.alive:
             return
-        host.alive = False
-        self.sim.down.add(nid)
-        self._keeper.went_away(nid)
+        self.sim.crash(nid)
         for client in self._clients.values():
             client.lost(nid)
-        self.sim.at(back_ns, partial(self._restart, nid, host.node.lineage + 1))
+        self.sim.at(back_ns, partial(self._restart, nid))
 
-    def _restart(self, nid: int, lineage: int) -> None:
-        node = Node.boot(self.sim.spec, nid, lineage)
-        self._keeper.restart(node)
-        self.sim.down.discard(nid)
+    def _restart(self, nid: int) -> None:
         self._known[nid] = {}
-        self._set_clock(self.sim.host(node))
+        self._set_clock(self.sim.restart(nid))
         for other in self.sim.hosts:
             self.sim.at(self.sim.network.delay_ns(), partial(self._connect, other))
 
@@ -249,7 +242,7 @@ class Run:
 
     def _check_caches(self) -> None:
         """No slab cache has gone of which a client has objects."""
-        caches = {of.name for of in self._keeper.record.caches[1].caches}
+        caches = {of.name for of in self.sim.keeper.record.caches[1].caches}
         for client in self._clients.values():
             held = {cache for cache, _ in client.objects.values()} if client.lives else set()
             for name in sorted(held.intersection(plan.MADE_CACHES) - caches):
@@ -381,11 +374,11 @@ class Run:
                 if left:
                     problems.append(f"node {nid}: {name} are left: {left}")
             problems += node.check()
-            if node.kmem.changed != self._keeper.record.caches[1]:
+            if node.kmem.changed != self.sim.keeper.record.caches[1]:
                 problems.append(f"node {nid}: knows other slab caches than were made")
             if any(cache.dying for cache in node.kmem.changed.caches):
                 problems.append(f"node {nid}: a slab cache is dying, and nobody goes on with it")
-            for key, value in self._keeper.record.values().items():
+            for key, value in self.sim.keeper.record.values().items():
                 if (has := node.machine.sysctls.get(key)) != value:
                     problems.append(f"node {nid}: {key} is {has}, and {value} was written")
         machines = {

@@ -20,6 +20,8 @@ from numa_service.mm.mmap.pgtables import PageTables, Unlimited
 from numa_service.mm.mmap.process import Process
 from numa_service.mm.mmap.rules import PAGE_SIZE, X86_64
 from numa_service.mm.mmap.rules import rules_of as mmap_rules_of
+from numa_service.mm.mmap.thp import Thp
+from numa_service.mm.mmap.thp_rules import thp_rules_of
 from numa_service.mm.mmap.vma import File, Vma
 from numa_service.mm.profile import profile_named
 
@@ -45,15 +47,19 @@ class Moves:
 class Box:
     """What a test works on: `pages` of an area that was written to on node 1, and a task on CPU 0."""
 
-    def __init__(self, profile: str = "linux-6.1", pages: int = 64, **vma: object) -> None:
+    def __init__(
+        self, profile: str = "linux-6.1", pages: int = 64, *, huge: bool = False, **vma: object
+    ) -> None:
         kernel = profile_named(profile)
         rules = rules_of(kernel)
         assert rules
         self.source = Numbered()
         self.moves = Moves(self.source)
         self.balancing = NumaBalancing(rules, TWO_NODES, {0: 0, 1: 0, 2: 1, 3: 1}, self.moves)
+        thp = Thp(thp_rules_of(kernel), self.source) if huge else None
+        frames = Frames(self.source, thp)
         mm = MmStruct(X86_64, mmap_rules_of(kernel), Committed(1 << 20, 0))
-        self.process = Process(mm, PageTables(X86_64, Unlimited()), Frames(self.source), self._place)
+        self.process = Process(mm, PageTables(X86_64, Unlimited()), frames, self._place)
         self.mm = NumaMm(self.process)
         self.pages = pages
         self.task = init_numa_balancing(self.balancing.parameters, self.mm, 100, 0, 0)

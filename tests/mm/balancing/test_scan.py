@@ -12,7 +12,7 @@ from numa_service.mm.balancing.rules import rules_of
 from numa_service.mm.balancing.scan import account_scan, pid_bit, task_numa_work, task_tick_numa
 from numa_service.mm.mempolicy.policy import MPOL_F_NUMA_BALANCING, Mempolicy, Mode
 from numa_service.mm.mmap import vm_flags as vf
-from numa_service.mm.mmap.carry_out import fork
+from numa_service.mm.mmap.carry_out import exit_process, fork
 from numa_service.mm.mmap.fault import touch
 from numa_service.mm.mmap.frames import FILE, AddressSpace
 from numa_service.mm.mmap.pgtables import Unlimited
@@ -131,16 +131,33 @@ def test_a_policy_that_does_not_ask_for_it_keeps_scans_away() -> None:
 
 
 def test_a_huge_page_gets_one_hint_also_on_the_own_node() -> None:
-    box = Box(pages=8)
-    at = 1 << 30
-    box.process.tables.fault(at, huge=True)
-    box.area(at, 512)
-    touch(box.process, at, at + PMD_SIZE, write=True)
+    box = Box(pages=512, huge=True)
+    assert box.process.tables.is_huge(BASE)
     box.task.cpu = 2
     assert scan(box) == 512
     assert box.balancing.counters.numa_huge_pte_updates == 1
-    found = hint_faults(box.balancing, box.task, at + PAGE_SIZE, at + 3 * PAGE_SIZE, 0)
+    found = hint_faults(box.balancing, box.task, BASE + PAGE_SIZE, BASE + 3 * PAGE_SIZE, 0)
     assert (found.faults, found.local, found.migrated_pages) == (1, 1, 0)
+    assert box.hints() == 0
+
+
+def test_a_huge_page_moves_as_one_unless_others_map_it() -> None:
+    box = Box(pages=512, huge=True)
+    child = fork(box.process, Unlimited())
+    scan(box)
+    assert hint_faults(box.balancing, box.task, BASE, box.end, 0).failed_pages == 512
+    exit_process(child)
+    scan(box, 2 * READY)
+    found = hint_faults(box.balancing, box.task, BASE, box.end, 0)
+    assert (found.faults, found.migrated_pages) == (1, 512)
+    assert box.nodes() == [512, 0]
+
+
+def test_the_huge_page_of_zeros_gets_none() -> None:
+    box = Box(pages=8, huge=True)
+    vma = box.area(1 << 30, 512)
+    touch(box.process, 1 << 30, vma.end, write=False)
+    assert scan(box) == 8
 
 
 def test_kernels_with_a_state_for_each_vma_leave_out_new_ones_and_those_of_others() -> None:

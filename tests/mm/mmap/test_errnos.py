@@ -51,7 +51,7 @@ CALLS: dict[str, tuple[str, Call]] = {
     "mmap noreplace": ("EEXIST", lambda mm: mmap(mm, HERE - PAGE, 2 * PAGE, 3, PRIVATE | ANON | NOREPLACE)),
     "mmap shared read-only": ("EACCES", lambda mm: mmap(mm, 0, PAGE, 3, SHARED, READ_ONLY)),
     "mmap write-only": ("EACCES", lambda mm: mmap(mm, 0, PAGE, 1, PRIVATE, WRITE_ONLY)),
-    "mmap validate": ("EOPNOTSUPP", lambda mm: mmap(mm, 0, PAGE, 1, 3 | 1 << 30, FILE)),
+    "mmap validate": ("EOPNOTSUPP", lambda mm: mmap(mm, 0, PAGE, 1, 3 | 0x80000, FILE)),
     "mmap locked": ("EAGAIN", lambda mm: mmap(mm, 0, 64 * PAGE, 3, PRIVATE | ANON | LOCKED)),
     "mmap limit": ("ENOMEM", lambda mm: mmap(mm, 0, 4096 * PAGE, 1, PRIVATE | ANON)),
     "mmap data limit": ("ENOMEM", lambda mm: mmap(mm, 0, 600 * PAGE, 3, PRIVATE | ANON)),

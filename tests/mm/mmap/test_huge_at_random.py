@@ -179,7 +179,7 @@ class HugeLife(Life):
 @pytest.mark.parametrize("version", ["3.0", "5.4", "6.1", "6.12", "6.15"])
 def test_huge_pages_at_random(version: str) -> None:
     chosen = settings(
-        max_examples=20,
+        max_examples=12,
         stateful_step_count=40,
         deadline=None,
         derandomize=True,

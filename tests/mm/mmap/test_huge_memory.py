@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from mm.balancing.box import Box
 from mm.mmap.inhabited import check, process
 from mm.mmap.spaces import HERE, PAGE, place
 
+from numa_service.mm.balancing.change_prot import change_prot_numa
+from numa_service.mm.balancing.fault import hint_faults
 from numa_service.mm.gfp import Gfp
 from numa_service.mm.mmap.carry_out import carry_out, exit_process, fork
 from numa_service.mm.mmap.effects import Effect
@@ -446,3 +449,52 @@ def test_settings_come_from_files() -> None:
     files = {"enabled": "madvise", "use_zero_page": "0", "khugepaged/pages_to_scan": "8"}
     settings = settings_of(files)
     assert settings == ThpSettings(enabled="madvise", use_zero_page=0, khugepaged_pages_to_scan=8)
+
+
+class NoTables(Unlimited):
+    """Pages of tables, of which there are so many."""
+
+    left = 100
+
+    def alloc(self, order: int) -> int:
+        if not self.left:
+            raise MemoryError
+        self.left -= 1
+        return super().alloc(order)
+
+
+def test_without_a_table_nothing_is_taken_and_it_can_be_tried_again() -> None:
+    one = machine()
+    one.tables = tables = NoTables()
+    its = one.process()
+    place(its.mm, 0, 2 * NR)
+    # a page of each level but the last
+    tables.left = 2
+    with pytest.raises(MemoryError):
+        go(its, 0)
+    assert one.pages.out == 0
+    assert its.rss == [0, 0, 0]
+    assert one.thp.huge == {}
+    assert one.thp.events == {}
+    tables.left = 1
+    assert go(its, 0) == 1
+    assert huge_of(its) == [0]
+    check([its])
+
+
+def test_numa_balancing_marks_and_moves_huge_pages_whole() -> None:
+    box = Box(pages=8)
+    thp = box.process.frames.thp = Thp(thp_rules_of(profile_of_version("6.1")), box.source)
+    start = 1 << 30
+    vma = box.area(start, 2 * NR)
+    touch(box.process, start, vma.end, write=True)
+    assert thp.nr_anon == 2
+    assert change_prot_numa(box.balancing, box.mm, vma, start, start + NR * PAGE, 0) == NR
+    assert box.balancing.counters.numa_huge_pte_updates == 1
+    found = hint_faults(box.balancing, box.task, start + PAGE, start + 3 * PAGE, 0)
+    assert (found.faults, found.migrated_pages) == (1, NR)
+    # of a part only its pages are marked, which are mapped page by page then
+    assert change_prot_numa(box.balancing, box.mm, vma, start + NR * PAGE, start + (NR + 5) * PAGE, 0) == 5
+    assert thp.nr_anon == 1
+    assert thp.events["thp_split_pmd"] == 1
+    check([box.process])

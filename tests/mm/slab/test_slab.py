@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from numa_service.mm.gfp import Gfp
-from numa_service.mm.slab.flags import SlabFlag
+from numa_service.mm.slab.flags import NO_FLAGS, SlabFlag
 from numa_service.mm.slab.kmem_cache import KmemCacheArgs
 from numa_service.mm.slab.profile import SLAB, SlabProfile, slab_of
 from numa_service.mm.slab.slab import Freelist, SlabCaches, SlabParameters, enable_cpucache, slab_parameters
 
 RULES = SLAB["linux-6.1"]
+#: See there whose it was.
+SLABINFO = Path(__file__).resolve().parents[2] / "testdata/public/slabinfo-3.4.tsv"
 
 
 OLD = SLAB["linux-3.0"]
@@ -181,3 +185,36 @@ def test_a_32_bit_kernel_has_shorter_words_and_lines() -> None:
 )
 def test_kernels_in_between_have_the_rules_of_an_older_one(kernel: str, merges: bool) -> None:
     assert slab_of(kernel).rules.merges == merges
+
+
+#: Of a machine whose owner asked about it: (name, size, objects, pages) of each cache, the oldest first.
+PUBLIC = [
+    (name, *map(int, numbers))
+    for name, *numbers in (
+        line.split("\t") for line in SLABINFO.read_text().splitlines() if not line.startswith("#")
+    )
+][::-1]
+
+
+def test_kmalloc_is_as_on_a_public_machine_of_the_era() -> None:
+    """Names, their order, objects and pages of the 39 caches that SLAB makes for itself, of 3.4."""
+    caches = old()
+    caches.kmem_cache_init(104 + 8 * 8)  # of eight CPUs
+    for args in OLD.kmalloc.caches():
+        caches.create_boot_cache(args)
+    ours = [(cache.name, cache.size, cache.objects, 1 << cache.order) for cache in caches.caches]
+    assert ours == PUBLIC[: len(ours)]
+    assert len(ours) == 39
+
+
+def test_other_caches_of_that_machine_are_what_a_creator_can_have_asked_for() -> None:
+    """The file does not say how long objects were before alignment, nor whose pages can be reclaimed."""
+    caches, line, reclaimed = old(), SlabFlag.HWCACHE_ALIGN, SlabFlag.RECLAIM_ACCOUNT
+    assert len(PUBLIC) == 39 + 158
+    for name, size, objects, pages in PUBLIC[39:]:
+        fits = set()
+        for asked, flags in ((size, NO_FLAGS), (size, line), (size - 8, line)):
+            for more in (NO_FLAGS, reclaimed):
+                cache = caches.kmem_cache_open(KmemCacheArgs(name, asked, flags=flags | more))
+                fits.add((cache.size, cache.objects, 1 << cache.order))
+        assert (size, objects, pages) in fits, name

@@ -14,6 +14,7 @@ from numa_service.mm.slab.compiled.data import (
     CTL_BACK,
     CTL_BACK_LAST,
     CTL_GROUP,
+    CTL_LEFT,
     CTL_NEED,
     CTL_ROW,
     CTL_RUNS,
@@ -362,10 +363,11 @@ def free_objects(s: SlubData, c: int, home: int, count: int) -> int:
 
 
 @kernel
-def slub_locate(address: int, home: int, count: int) -> int:
-    """How many of `objects` are of no slab here; NONE, and CTL_WRONG, if `home` does not have one in use.
+def slub_free_located(address: int, c: int, home: int, count: int) -> int:
+    """Free `objects`, if all are of slabs here, and CTL_LEFT of them are left for later (free_objects).
 
-    The rows that :func:`free_objects` needs are noted; NONE for those of no slab.
+    Else how many are of no slab here, or NONE, and CTL_WRONG, if `home` does not have one in use: nothing is
+    freed. The rows that :func:`free_objects` needs are noted; NONE for those of no slab.
     """
     s = slub_at(address)
     elsewhere = i64(0)
@@ -376,6 +378,8 @@ def slub_locate(address: int, home: int, count: int) -> int:
         elif wrong != FREE_OK or s.home[s.which[i]] != home:
             s.ctl[CTL_WRONG] = i
             return i64(NONE)
+    if not elsewhere:
+        s.ctl[CTL_LEFT] = free_objects(s, c, home, count)
     return elsewhere
 
 

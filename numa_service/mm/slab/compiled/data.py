@@ -83,7 +83,8 @@ CTL_GROUP = 7  # objects in `objects` that go to another place together
 CTL_FRAMES = 8  # entries of `frames` that are taken
 CTL_RUNS = 9  # runs of objects of one slab that were allocated; `which` says where each begins
 CTL_DIRECT_MAP = 10  # where the kernel's linear map begins, with the sign that the bits have in an int64
-NR_CTL = 11
+CTL_LEFT = 11  # objects that are left to be freed later
+NR_CTL = 12
 
 # what an allocation cannot go on without
 NEED_NOTHING = 0

@@ -77,8 +77,12 @@ class WriteSysctlResponse(_message.Message):
     def __init__(self, note: _Optional[str] = ...) -> None: ...
 
 class GetSnapshotRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("with_tasks", "pid")
+    WITH_TASKS_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    with_tasks: bool
+    pid: int
+    def __init__(self, with_tasks: _Optional[bool] = ..., pid: _Optional[int] = ...) -> None: ...
 
 class GetSnapshotResponse(_message.Message):
     __slots__ = ("json",)
@@ -137,6 +141,22 @@ class ResizeHugepagesResponse(_message.Message):
     COUNT_FIELD_NUMBER: _ClassVar[int]
     count: int
     def __init__(self, count: _Optional[int] = ...) -> None: ...
+
+class OfflinePageRequest(_message.Message):
+    __slots__ = ("request_id", "pfn", "soft")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    PFN_FIELD_NUMBER: _ClassVar[int]
+    SOFT_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    pfn: int
+    soft: bool
+    def __init__(self, request_id: _Optional[str] = ..., pfn: _Optional[int] = ..., soft: _Optional[bool] = ...) -> None: ...
+
+class OfflinePageResponse(_message.Message):
+    __slots__ = ("message",)
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    message: str
+    def __init__(self, message: _Optional[str] = ...) -> None: ...
 
 class CheckInvariantsRequest(_message.Message):
     __slots__ = ()

@@ -65,6 +65,11 @@ class NodeServiceStub:
                 request_serializer=numa_dot_v1_dot_node__service__pb2.ResizeHugepagesRequest.SerializeToString,
                 response_deserializer=numa_dot_v1_dot_node__service__pb2.ResizeHugepagesResponse.FromString,
                 _registered_method=True)
+        self.OfflinePage = channel.unary_unary(
+                '/numa.v1.NodeService/OfflinePage',
+                request_serializer=numa_dot_v1_dot_node__service__pb2.OfflinePageRequest.SerializeToString,
+                response_deserializer=numa_dot_v1_dot_node__service__pb2.OfflinePageResponse.FromString,
+                _registered_method=True)
         self.CheckInvariants = channel.unary_unary(
                 '/numa.v1.NodeService/CheckInvariants',
                 request_serializer=numa_dot_v1_dot_node__service__pb2.CheckInvariantsRequest.SerializeToString,
@@ -123,6 +128,15 @@ class NodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def OfflinePage(self, request, context):
+        """Takes a page out of use: softly, or as after an error of its memory, as writes to soft_offline_page and
+        hard_offline_page do. NOT_FOUND: the page is another node's, or nobody's. FAILED_PRECONDITION: EBUSY, it is in use
+        and stays so; EHWPOISON, it is bad already.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CheckInvariants(self, request, context):
         """Checks the node's invariants, such as page conservation, list disjointness and counters; lists violations.
         """
@@ -162,6 +176,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.ResizeHugepages,
                     request_deserializer=numa_dot_v1_dot_node__service__pb2.ResizeHugepagesRequest.FromString,
                     response_serializer=numa_dot_v1_dot_node__service__pb2.ResizeHugepagesResponse.SerializeToString,
+            ),
+            'OfflinePage': grpc.unary_unary_rpc_method_handler(
+                    servicer.OfflinePage,
+                    request_deserializer=numa_dot_v1_dot_node__service__pb2.OfflinePageRequest.FromString,
+                    response_serializer=numa_dot_v1_dot_node__service__pb2.OfflinePageResponse.SerializeToString,
             ),
             'CheckInvariants': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckInvariants,
@@ -332,6 +351,33 @@ class NodeService:
             '/numa.v1.NodeService/ResizeHugepages',
             numa_dot_v1_dot_node__service__pb2.ResizeHugepagesRequest.SerializeToString,
             numa_dot_v1_dot_node__service__pb2.ResizeHugepagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OfflinePage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/numa.v1.NodeService/OfflinePage',
+            numa_dot_v1_dot_node__service__pb2.OfflinePageRequest.SerializeToString,
+            numa_dot_v1_dot_node__service__pb2.OfflinePageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,11 @@ class NodeServiceStub:
     """Writes nr_hugepages: makes the pools of huge pages of all nodes, or of one, as large as asked for, as far as that is
     possible. FAILED_PRECONDITION on a node that does not keep the pools: the first with memory and CPUs does.
     """
+    OfflinePage: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.OfflinePageRequest, _node_service_pb2.OfflinePageResponse]
+    """Takes a page out of use: softly, or as after an error of its memory, as writes to soft_offline_page and
+    hard_offline_page do. NOT_FOUND: the page is another node's, or nobody's. FAILED_PRECONDITION: EBUSY, it is in use
+    and stays so; EHWPOISON, it is bad already.
+    """
     CheckInvariants: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.CheckInvariantsRequest, _node_service_pb2.CheckInvariantsResponse]
     """Checks the node's invariants, such as page conservation, list disjointness and counters; lists violations."""
 
@@ -82,6 +87,11 @@ class NodeServiceAsyncStub(NodeServiceStub):
     ResizeHugepages: _aio.UnaryUnaryMultiCallable[_node_service_pb2.ResizeHugepagesRequest, _node_service_pb2.ResizeHugepagesResponse]  # type: ignore[assignment]
     """Writes nr_hugepages: makes the pools of huge pages of all nodes, or of one, as large as asked for, as far as that is
     possible. FAILED_PRECONDITION on a node that does not keep the pools: the first with memory and CPUs does.
+    """
+    OfflinePage: _aio.UnaryUnaryMultiCallable[_node_service_pb2.OfflinePageRequest, _node_service_pb2.OfflinePageResponse]  # type: ignore[assignment]
+    """Takes a page out of use: softly, or as after an error of its memory, as writes to soft_offline_page and
+    hard_offline_page do. NOT_FOUND: the page is another node's, or nobody's. FAILED_PRECONDITION: EBUSY, it is in use
+    and stays so; EHWPOISON, it is bad already.
     """
     CheckInvariants: _aio.UnaryUnaryMultiCallable[_node_service_pb2.CheckInvariantsRequest, _node_service_pb2.CheckInvariantsResponse]  # type: ignore[assignment]
     """Checks the node's invariants, such as page conservation, list disjointness and counters; lists violations."""
@@ -144,6 +154,17 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_node_service_pb2.ResizeHugepagesResponse, _abc.Awaitable[_node_service_pb2.ResizeHugepagesResponse]]:
         """Writes nr_hugepages: makes the pools of huge pages of all nodes, or of one, as large as asked for, as far as that is
         possible. FAILED_PRECONDITION on a node that does not keep the pools: the first with memory and CPUs does.
+        """
+
+    @_abc_1.abstractmethod
+    def OfflinePage(
+        self,
+        request: _node_service_pb2.OfflinePageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_service_pb2.OfflinePageResponse, _abc.Awaitable[_node_service_pb2.OfflinePageResponse]]:
+        """Takes a page out of use: softly, or as after an error of its memory, as writes to soft_offline_page and
+        hard_offline_page do. NOT_FOUND: the page is another node's, or nobody's. FAILED_PRECONDITION: EBUSY, it is in use
+        and stays so; EHWPOISON, it is bad already.
         """
 
     @_abc_1.abstractmethod

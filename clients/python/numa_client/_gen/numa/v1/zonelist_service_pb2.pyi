@@ -239,34 +239,6 @@ class RemapResponse(_message.Message):
     entered: bytes
     def __init__(self, entered: _Optional[bytes] = ...) -> None: ...
 
-class PresentZone(_message.Message):
-    __slots__ = ("zone", "present_pages", "managed_pages")
-    ZONE_FIELD_NUMBER: _ClassVar[int]
-    PRESENT_PAGES_FIELD_NUMBER: _ClassVar[int]
-    MANAGED_PAGES_FIELD_NUMBER: _ClassVar[int]
-    zone: int
-    present_pages: int
-    managed_pages: int
-    def __init__(self, zone: _Optional[int] = ..., present_pages: _Optional[int] = ..., managed_pages: _Optional[int] = ...) -> None: ...
-
-class MemoryNotifyRequest(_message.Message):
-    __slots__ = ("request_id", "node", "zones", "online", "sequence")
-    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
-    NODE_FIELD_NUMBER: _ClassVar[int]
-    ZONES_FIELD_NUMBER: _ClassVar[int]
-    ONLINE_FIELD_NUMBER: _ClassVar[int]
-    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
-    request_id: str
-    node: int
-    zones: _containers.RepeatedCompositeFieldContainer[PresentZone]
-    online: bool
-    sequence: int
-    def __init__(self, request_id: _Optional[str] = ..., node: _Optional[int] = ..., zones: _Optional[_Iterable[_Union[PresentZone, _Mapping]]] = ..., online: _Optional[bool] = ..., sequence: _Optional[int] = ...) -> None: ...
-
-class MemoryNotifyResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
-
 class CheckOwnersRequest(_message.Message):
     __slots__ = ("node", "owners")
     NODE_FIELD_NUMBER: _ClassVar[int]

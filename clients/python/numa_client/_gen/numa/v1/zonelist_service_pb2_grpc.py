@@ -77,11 +77,6 @@ class ZonelistServiceStub:
                 request_serializer=numa_dot_v1_dot_zonelist__service__pb2.RemapRequest.SerializeToString,
                 response_deserializer=numa_dot_v1_dot_zonelist__service__pb2.RemapResponse.FromString,
                 _registered_method=True)
-        self.MemoryNotify = channel.unary_unary(
-                '/numa.v1.ZonelistService/MemoryNotify',
-                request_serializer=numa_dot_v1_dot_zonelist__service__pb2.MemoryNotifyRequest.SerializeToString,
-                response_deserializer=numa_dot_v1_dot_zonelist__service__pb2.MemoryNotifyResponse.FromString,
-                _registered_method=True)
         self.CountForeign = channel.unary_unary(
                 '/numa.v1.ZonelistService/CountForeign',
                 request_serializer=numa_dot_v1_dot_zonelist__service__pb2.CountForeignRequest.SerializeToString,
@@ -176,13 +171,6 @@ class ZonelistServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def MemoryNotify(self, request, context):
-        """Tells that memory of a node came on-line or went off-line.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def CountForeign(self, request, context):
         """Counts numa_foreign on the peer: allocations that were meant for it and served by another node.
         """
@@ -268,11 +256,6 @@ def add_ZonelistServiceServicer_to_server(servicer, server):
                     servicer.Remap,
                     request_deserializer=numa_dot_v1_dot_zonelist__service__pb2.RemapRequest.FromString,
                     response_serializer=numa_dot_v1_dot_zonelist__service__pb2.RemapResponse.SerializeToString,
-            ),
-            'MemoryNotify': grpc.unary_unary_rpc_method_handler(
-                    servicer.MemoryNotify,
-                    request_deserializer=numa_dot_v1_dot_zonelist__service__pb2.MemoryNotifyRequest.FromString,
-                    response_serializer=numa_dot_v1_dot_zonelist__service__pb2.MemoryNotifyResponse.SerializeToString,
             ),
             'CountForeign': grpc.unary_unary_rpc_method_handler(
                     servicer.CountForeign,
@@ -524,33 +507,6 @@ class ZonelistService:
             '/numa.v1.ZonelistService/Remap',
             numa_dot_v1_dot_zonelist__service__pb2.RemapRequest.SerializeToString,
             numa_dot_v1_dot_zonelist__service__pb2.RemapResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def MemoryNotify(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/numa.v1.ZonelistService/MemoryNotify',
-            numa_dot_v1_dot_zonelist__service__pb2.MemoryNotifyRequest.SerializeToString,
-            numa_dot_v1_dot_zonelist__service__pb2.MemoryNotifyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,8 +52,6 @@ class ZonelistServiceStub:
     """drain_all_pages() on the peer."""
     Remap: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.RemapRequest, _zonelist_service_pb2.RemapResponse]
     """Tells the home node of a region that pages of the region were migrated to another node."""
-    MemoryNotify: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.MemoryNotifyRequest, _zonelist_service_pb2.MemoryNotifyResponse]
-    """Tells that memory of a node came on-line or went off-line."""
     CountForeign: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.CountForeignRequest, _zonelist_service_pb2.CountForeignResponse]
     """Counts numa_foreign on the peer: allocations that were meant for it and served by another node."""
     Kmem: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.KmemRequest, _zonelist_service_pb2.KmemResponse]
@@ -93,8 +91,6 @@ class ZonelistServiceAsyncStub(ZonelistServiceStub):
     """drain_all_pages() on the peer."""
     Remap: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.RemapRequest, _zonelist_service_pb2.RemapResponse]  # type: ignore[assignment]
     """Tells the home node of a region that pages of the region were migrated to another node."""
-    MemoryNotify: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.MemoryNotifyRequest, _zonelist_service_pb2.MemoryNotifyResponse]  # type: ignore[assignment]
-    """Tells that memory of a node came on-line or went off-line."""
     CountForeign: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.CountForeignRequest, _zonelist_service_pb2.CountForeignResponse]  # type: ignore[assignment]
     """Counts numa_foreign on the peer: allocations that were meant for it and served by another node."""
     Kmem: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.KmemRequest, _zonelist_service_pb2.KmemResponse]  # type: ignore[assignment]
@@ -179,14 +175,6 @@ class ZonelistServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_zonelist_service_pb2.RemapResponse, _abc.Awaitable[_zonelist_service_pb2.RemapResponse]]:
         """Tells the home node of a region that pages of the region were migrated to another node."""
-
-    @_abc_1.abstractmethod
-    def MemoryNotify(
-        self,
-        request: _zonelist_service_pb2.MemoryNotifyRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_zonelist_service_pb2.MemoryNotifyResponse, _abc.Awaitable[_zonelist_service_pb2.MemoryNotifyResponse]]:
-        """Tells that memory of a node came on-line or went off-line."""
 
     @_abc_1.abstractmethod
     def CountForeign(
