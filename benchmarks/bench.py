@@ -14,6 +14,7 @@ import sys
 import time
 from dataclasses import replace
 
+import calls
 import explain
 import host
 import memory
@@ -44,6 +45,7 @@ _PARTS = (
     scrape,
     spill,
     programs,
+    calls,
     simulated,
     traces,
     startup,

@@ -48,7 +48,16 @@ NO_LIMITS_TO_SET = "no user namespace here whose limits can be set"
 NO_PYTHON_FOR_OTHERS = "no /usr/bin/python3 that other users may run"
 NO_ZONEINFO = "no /proc/zoneinfo here to gather"
 NOT_ROOT = "only root may become somebody else"
-HOST = {NO_MOUNT_NAMESPACE, NO_USER_NAMESPACE, NO_LIMITS_TO_SET, NO_PYTHON_FOR_OTHERS, NO_ZONEINFO, NOT_ROOT}
+NO_USER_NOTIFICATION = "no seccomp user notification here"
+HOST = {
+    NO_MOUNT_NAMESPACE,
+    NO_USER_NAMESPACE,
+    NO_LIMITS_TO_SET,
+    NO_PYTHON_FOR_OTHERS,
+    NO_ZONEINFO,
+    NOT_ROOT,
+    NO_USER_NOTIFICATION,
+}
 
 #: Collections of others' files, which are read where an environment variable says where they are.
 NO_MEM_INFO = "NUMA_MEM_INFO names no directory with Mem-Info reports and their index"

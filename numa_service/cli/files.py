@@ -11,11 +11,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from numa_client import Machine, NumaError, Unavailable
+from typer.core import TyperCommand
 
+from numa_service.calls import seccomp
+from numa_service.calls.machine import SimulatedMachine
+from numa_service.calls.supervisor import Supervisor
 from numa_service.cli.compile import compile_first
 from numa_service.cli.fill import Fill, fill
 from numa_service.cli.mirror import File, Mirror
@@ -41,6 +45,8 @@ NOT_SEEN = (
 )
 #: Exit status when the machine does not answer.
 UNREACHABLE = 3
+#: What --calls=report is for the parser, which knows no option with a value that may be missing.
+REPORT = "--calls-and-report"
 
 PathArgument = Annotated[
     str, typer.Argument(metavar="PATH", help="Path of the file on the machine, such as /proc/zoneinfo.")
@@ -75,12 +81,22 @@ Address = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+class _Exec(TyperCommand):
+    """The command exec, with --calls=report."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments in front of the command's own."""
+        end = args.index("--") if "--" in args else len(args)
+        before = [REPORT if word == "--calls=report" else word for word in args[:end]]
+        return super().parse_args(ctx, before + args[end:])
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     app.command("cat")(cat)
     app.command("ls")(ls)
     app.command("mirror")(mirror)
-    app.command("exec")(exec_)
+    app.command("exec", cls=_Exec)(exec_)
 
 
 def cat(
@@ -181,16 +197,31 @@ def exec_(
     fills: Fills = None,
     empty: Empty = False,
     address: Address = None,
+    calls: Annotated[
+        bool,
+        typer.Option(
+            "--calls",
+            help="Let the machine answer system calls too: memory policies, CPU affinity, move_pages. "
+            "--calls=report: and list in the end what was asked, and who answered.",
+        ),
+    ] = False,
+    report: Annotated[bool, typer.Option(REPORT, hidden=True)] = False,
 ) -> None:
     """Run a command that sees the emulated machine in /proc and /sys, as it is at that moment.
 
     In a mount namespace of its own: nothing changes for anybody else, nothing is left behind, and without
     root a user namespace allows it. Exit status and signals are the command's. What it asks by system calls,
-    the host answers: sched_getaffinity, mbind and the like.
+    the host answers, sched_getaffinity, mbind and the like; with --calls the machine does.
     """
     source, command = (None, words) if name else (words[0], words[1:])
     if not command:
         raise typer.BadParameter("no command to run: numa-service exec SOURCE -- CMD...")
+    if calls or report:
+        if source is None:
+            raise typer.BadParameter(
+                "calls are answered by a SOURCE that is booted for it", param_hint="--calls"
+            )
+        _run_answered(booted(source, fills, empty), command, report)
     with looking(source, name, fills, address, empty) as seen:
         files = _files(seen)
     if name:
@@ -204,16 +235,44 @@ def _run(files: Sequence[File], command: list[str]) -> NoReturn:
 
     A process may only enter a user namespace while it has a single thread, and this one has several.
     """
+    handed = _handed(files)
+    os.set_inheritable(handed, True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, _in_namespace(handed, "-", command))
+
+
+def _run_answered(machine: Booted, command: list[str], report: bool) -> NoReturn:
+    """Run the command, answer its calls, and end as it does."""
+    try:
+        seccomp.check_host()
+    except seccomp.Unsupported as error:
+        raise ClusterError(str(error)) from None
+    handed = _handed(_files(machine.look()))
+    supervisor = Supervisor(SimulatedMachine(machine.simulation, machine.look))
+    sys.stdout.flush()
+    status = supervisor.run(lambda answers: _in_namespace(handed, str(answers), command), handed)
+    if report:
+        typer.echo(supervisor.report(), err=True)
+    if status < 0:
+        signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    sys.exit(status)
+
+
+def _handed(files: Sequence[File]) -> int:
+    """A descriptor from which ``cli/namespace.py`` reads the files."""
     handed = os.memfd_create("numa-service-files")
     with os.fdopen(handed, "w", closefd=False, encoding="utf-8") as out:
         json.dump(files, out)
-    os.set_inheritable(handed, True)
     os.lseek(handed, 0, os.SEEK_SET)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    return handed
+
+
+def _in_namespace(handed: int, answers: str, command: list[str]) -> list[str]:
+    """The command line of ``cli/namespace.py``."""
     # -P: do not import modules from the user's current directory
-    arguments = [sys.executable, "-P", "-m", "numa_service.cli.namespace", str(handed), *command]
-    os.execv(sys.executable, arguments)
+    return [sys.executable, "-P", "-m", "numa_service.cli.namespace", str(handed), answers, *command]
 
 
 @contextmanager
@@ -241,7 +300,31 @@ def looking(
             raise ClusterError(str(error)) from None
         return
     assert source is not None
-    booted = time.time()
+    yield booted(source, fills, empty).look()
+
+
+class Booted:
+    """A machine that is booted in this process, and filled."""
+
+    def __init__(self, simulation: Simulation, booted: float) -> None:
+        """A machine that booted at this time, in seconds since 1970."""
+        self.simulation = simulation
+        self._booted = booted
+        self._clock = IdleClock()
+
+    def look(self) -> MachineSnapshot:
+        """The machine as it is now."""
+        parts = [
+            node.machine.node_part(nid, cpu_time(node), self._booted, node.kmem.counts(), task_files(node))
+            for nid, node in self.simulation.nodes.items()
+        ]
+        spec = self.simulation.spec
+        return assemble(spec, parts, self._clock.read(spec, parts, time.time()))
+
+
+def booted(source: str, fills: list[str] | None, empty: bool) -> Booted:
+    """Boot a machine, as full as SOURCE says, and fill it."""
+    began = time.time()
     spec = load(source)
     wanted = [Fill.parse(text, spec) for text in fills or []]
     if spec.occupancy and not empty:
@@ -251,11 +334,7 @@ def looking(
         tell(start_in_use(spec, simulation.nodes.values()))
     for one in wanted:
         fill(simulation, one)
-    parts = [
-        node.machine.node_part(nid, cpu_time(node), booted, node.kmem.counts(), task_files(node))
-        for nid, node in simulation.nodes.items()
-    ]
-    yield assemble(spec, parts, IdleClock().read(spec, parts, time.time()))
+    return Booted(simulation, began)
 
 
 def _files(seen: MachineSnapshot | Machine) -> list[File]:

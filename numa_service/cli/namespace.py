@@ -1,10 +1,11 @@
 """Runs a command in a mount namespace where files of the emulated machine cover those of /proc and /sys.
 
 This is a program of its own that uses the standard library only: ``python -m numa_service.cli.namespace FD
-CMD...``. The open file FD has the files as a JSON list of [path, mode, target, text]. In the end the process
-executes the command. The files are in a tmpfs that ends with the namespace. A few files, such as /proc/stat,
-are rendered from the host's file with the machine's CPUs and nodes; as their counters go on, a process beside
-the command keeps them up to date, and ends with it.
+SOCKET CMD...``. The open file FD has the files as a JSON list of [path, mode, target, text]. Where SOCKET is
+not ``-``, the command's calls are handed to whoever is at the other end of it (``calls/seccomp.py``). In the
+end the process executes the command. The files are in a tmpfs that ends with the namespace. A few files, such
+as /proc/stat, are rendered from the host's file with the machine's CPUs and nodes; as their counters go on, a
+process beside the command keeps them up to date, and ends with it.
 """
 
 from __future__ import annotations
@@ -368,7 +369,7 @@ def accompany(lives: list[Live]) -> None:
 
 def main() -> NoReturn:
     """Run the command. Exit status 1 without a namespace, 126 or 127 if the command cannot be executed."""
-    handed, command = int(sys.argv[1]), sys.argv[2:]
+    handed, answers, command = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
     with os.fdopen(handed, encoding="utf-8") as given:
         files = json.load(given)
     try:
@@ -388,6 +389,15 @@ def main() -> NoReturn:
     # Python ignores these signals; commands expect their default actions
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    if answers != "-":
+        # only here, so that this program runs alone without it
+        from numa_service.calls import seccomp
+
+        try:
+            seccomp.hand_over(seccomp.install(), int(answers))
+        except seccomp.Unsupported as error:
+            print(f"numa-service: {error}; without --calls, the host answers", file=sys.stderr)
+            sys.exit(1)
     try:
         os.execvp(command[0], command)
     except OSError as error:

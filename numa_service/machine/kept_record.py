@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from numa_service.machine.record import MachineRecord
+from numa_service.machine.record import MachineRecord, SlabCaches
 from numa_service.machine.spec import MachineSpec
 from numa_service.machine.sysctl import Sysctls, check_weight, sysctl_name
 
@@ -26,9 +26,17 @@ class KeptRecord:
     """The record of one machine and those who follow it."""
 
     def __init__(self, spec: MachineSpec, record: MachineRecord | None = None) -> None:
-        """`record` is the one that was kept last."""
+        """`record` is the one that was kept last.
+
+        A slab cache that was being destroyed then lives again: who destroyed it is gone. Each process that
+        begins with that record makes the same change, so it need not be saved first.
+        """
         self._spec = spec
         self.record = record or MachineRecord()
+        caches = self.record.caches[1].caches
+        if any(cache.dying for cache in caches):
+            alive = SlabCaches(tuple(cache._replace(dying=False) for cache in caches))
+            self.record = self.record.with_caches(alive)
         #: The nodes that are up, by nid.
         self.listeners: dict[int, Listener] = {}
 

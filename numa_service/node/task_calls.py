@@ -35,8 +35,10 @@ from numa_service.mm.mmap.mlock import mlock, mlockall, munlock, munlockall
 from numa_service.mm.mmap.mmap import MAP_ANONYMOUS, MAP_SHARED, MAP_TYPE, PROT_WRITE, mmap
 from numa_service.mm.mmap.mprotect import mprotect
 from numa_service.mm.mmap.mremap import mremap
+from numa_service.mm.mmap.msync import msync
 from numa_service.mm.mmap.munmap import munmap
 from numa_service.mm.mmap.process import Process
+from numa_service.mm.mmap.remap_file_pages import remap_file_pages
 from numa_service.mm.mmap.rules import PAGE_MASK, PAGE_SIZE
 from numa_service.mm.mmap.vma import DEV_ZERO
 from numa_service.mm.zonelist import MAX_NUMNODES
@@ -175,6 +177,18 @@ def _munlockall(on: CallContext, numbers: Numbers, text: str) -> int:
     return 0
 
 
+def _msync(on: CallContext, numbers: Numbers, text: str) -> int:
+    msync(on.task.process.mm, *numbers)
+    return 0
+
+
+def _remap_file_pages(on: CallContext, numbers: Numbers, text: str) -> int:
+    if on.tasks.nr_vmas() >= MAX_VMAS:
+        raise Errno(errno.ENOMEM, f"tasks of this node have {MAX_VMAS} VMAs already")
+    on.effects += remap_file_pages(on.task.process.mm, *numbers)
+    return 0
+
+
 def user_mask(nodemask: int) -> UserMask:
     """A nodemask as a call is given it."""
     words = tuple(nodemask >> at & ((1 << 64) - 1) for at in range(0, MAX_NUMNODES, 64))
@@ -229,6 +243,8 @@ CALLS: dict[str, CallOf] = {
     "munlock": CallOf(("addr", "length"), _munlock),
     "mlockall": CallOf(("flags",), _mlockall),
     "munlockall": CallOf((), _munlockall),
+    "msync": CallOf(("addr", "length", "flags"), _msync),
+    "remap_file_pages": CallOf(("addr", "size", "prot", "pgoff", "flags"), _remap_file_pages),
     "set_mempolicy": CallOf(("mode", "nodemask"), _set_mempolicy),
     "mbind": CallOf(("addr", "length", "mode", "nodemask", "flags"), _mbind),
     "set_mempolicy_home_node": CallOf(("addr", "length", "home_node", "flags"), _home_node),

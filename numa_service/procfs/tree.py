@@ -155,6 +155,7 @@ def _sizes_of_node(snapshot: MachineSnapshot, nid: int) -> Iterable[int]:
     return (kb for (kb,) in hugetlb.sizes(snapshot))
 
 
+_tasks = Stars(lambda snapshot: snapshot.tasks, lambda snapshot, pid: snapshot.tasks[pid])
 _nodes = Stars(_nids)
 _node_pools = Stars(_nids, _sizes_of_node)
 _node_memory_failure = Stars(_nids, lambda snapshot, nid: mm.MEMORY_FAILURE)
@@ -174,10 +175,6 @@ _slab_writable = Stars(sysfs_slab.directories, sysfs_slab.writable_files)
 
 def _tiers(snapshot: MachineSnapshot) -> Iterable[Numbers]:
     return memory_tiers.tiers(snapshot) if has_numa(snapshot) else ()
-
-
-def _tasks(snapshot: MachineSnapshot) -> Iterable[Numbers]:
-    return ((pid, name) for pid, files in snapshot.tasks.items() for name in files)
 
 
 def _task_file(snapshot: MachineSnapshot, pid: int, name: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from numa_service.machine.spec import MachineSpec, SpecError
+from numa_service.machine.spec import MachineSpec
 from numa_service.mm.gfp import GFP_KERNEL, Gfp
 from numa_service.mm.slab.kmem_cache import PAGE_SIZE, KmemCacheArgs
 from numa_service.mm.slab.pages import NUMA_NO_NODE, virt_to_pfn
@@ -133,10 +133,9 @@ class _Live:
 
 
 def slab_machine(spec: MachineSpec) -> SlabMachine:
-    """What a slab allocator has to know of a machine. SpecError for a 32-bit one."""
-    if spec.arch != "x86_64":
-        raise SpecError(f"arch: slab caches are those of x86_64 kernels, and {spec.name} is {spec.arch}")
-    with_memory = [node.nid for node in spec.nodes if node.ram]
+    """What a slab allocator has to know of a machine."""
+    high = {node.nid for node in spec.nodes for zone in node.zones if zone.name == "HighMem"}
+    with_memory = [node.nid for node in spec.nodes if any(zone.name != "HighMem" for zone in node.zones)]
 
     def near(nid: int) -> tuple[int, ...]:
         return tuple(sorted(with_memory, key=lambda other: (spec.distance(nid, other), other)))
@@ -149,6 +148,8 @@ def slab_machine(spec: MachineSpec) -> SlabMachine:
         fallback={nid: near(nid) for nid in with_memory},
         node_ids=max(spec.nids) + 1,
         memory_bytes=sum(end - begin for node in spec.nodes for begin, end in node.ram) * PAGE_SIZE,
+        arch=spec.arch,
+        highmem=bool(high),
     )
 
 

@@ -84,4 +84,4 @@ def test_a_part_can_be_measured_by_itself() -> None:
     command = [sys.executable, BENCHMARKS / "bench.py", "no-such-part"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
-    assert "no part no-such-part: there are mm, slab, memory, " in done.stderr
+    assert "no part no-such-part: there are mm, slab, tasks, memory, " in done.stderr

@@ -159,7 +159,7 @@ def lent(
         handed.flush()
         os.lseek(handed.fileno(), 0, os.SEEK_SET)
         return subprocess.run(
-            [*before, python, str(program), str(handed.fileno()), *words],
+            [*before, python, str(program), str(handed.fileno()), "-", *words],
             pass_fds=[handed.fileno()],
             capture_output=True,
             text=True,

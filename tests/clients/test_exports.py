@@ -13,6 +13,7 @@ def test_numa_client() -> None:
     assert sorted(numa_client.__all__) == [
         "Aborted",
         "Access",
+        "AllocatedObjects",
         "Allocation",
         "AsyncMachine",
         "AsyncPageStream",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from numa_service.machine.machinefile import parse_machine
+from numa_service.machine.source import load
 from numa_service.mm.mempolicy.policy import Mode
 from numa_service.mm.mmap.madvise import MADV_DONTNEED
 from numa_service.mm.mmap.mmap import MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
@@ -46,7 +47,10 @@ class Tasks:
     def __init__(
         self, faults: Faults | None = None, home: int = 0, seed: int = 0, machine: str = MACHINE
     ) -> None:
-        self.sim = Simulation(parse_machine(machine, source="tasks", default_name="tasks"), seed, faults)
+        spec = (
+            parse_machine(machine, source="tasks", default_name="tasks") if "\n" in machine else load(machine)
+        )
+        self.sim = Simulation(spec, seed, faults)
         self.nid = home
         self.before = self.free()
         self.session = self.node.apply(ops.OpenSession("tasks", ops.FOREVER_NS, 0))
@@ -268,6 +272,19 @@ def test_shared_memory_and_files_are_the_same_pages_for_all(tasks: Tasks) -> Non
     tasks.end()
 
 
+@pytest.mark.parametrize("preset", ["uma", "i386-highmem"])
+def test_other_machines_have_tasks_too(preset: str) -> None:
+    tasks = Tasks(machine=preset)
+    pid = tasks.spawn(tasks.node.pgdat.cpus[0])
+    address = tasks.map(pid, 4 * MIB)
+    assert tasks.do(pid, "touch", address, 4 * MIB, 1).faults == 1024
+    child = tasks.do(pid, "fork").value
+    assert tasks.do(child, "touch", address, MIB, 1).faults == 256
+    assert tasks.do(pid, "mremap", address, 4 * MIB, 8 * MIB, 1, 0).value
+    tasks.check()
+    tasks.end()
+
+
 def test_calls_end_as_linux_ends_them(tasks: Tasks) -> None:
     pid = tasks.spawn()
     digest = tasks.node.digest()
@@ -402,3 +419,17 @@ def test_lost_questions_leave_no_page_behind(seed: int) -> None:
         assert tasks.node.tasks.check() == []
     tasks.sim.network.faults = Faults()
     tasks.end()
+
+
+def test_pages_of_a_file_come_in_another_order() -> None:
+    tasks = Tasks()
+    pid = tasks.spawn()
+    at = tasks.map(pid, 4 * 4096, MAP_SHARED | MAP_ANONYMOUS)
+    tasks.do(pid, "remap_file_pages", at, 4096, 0, 2, 0)
+    offsets = [line.split()[2] for line in map_lines(tasks.node.tasks[pid].process.mm) if "/dev/zero" in line]
+    assert offsets == ["00002000", "00001000"]
+    tasks.do(pid, "msync", at, 4 * 4096, 4)
+    tasks.do(pid, "mlock", at, 4096, 0)
+    assert tasks.run(pid, "msync", at, 4096, 2).errno == errno.EBUSY
+    assert tasks.run(pid, "remap_file_pages", at, 4096, PROT_READ, 2, 0).errno == errno.EINVAL
+    assert not tasks.sim.check()

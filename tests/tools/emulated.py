@@ -61,7 +61,7 @@ def started_on(files: tuple[File, ...], *command: str) -> subprocess.Popen[str]:
         handed.flush()
         os.lseek(handed.fileno(), 0, os.SEEK_SET)
         return subprocess.Popen(
-            [sys.executable, "-m", "numa_service.cli.namespace", str(handed.fileno()), *command],
+            [sys.executable, "-m", "numa_service.cli.namespace", str(handed.fileno()), "-", *command],
             pass_fds=[handed.fileno()],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

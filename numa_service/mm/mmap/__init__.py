@@ -1,6 +1,6 @@
 """The address space of a process, as in ``mm/mmap.c``, ``mm/vma.c`` and ``mm/memory.c``.
 
-It is pure, and by itself: where pages come from is a protocol, and no machine has processes yet.
+It is pure: where pages come from is a protocol. The tasks of nodes are made of it (``node/task_state.py``).
 
 * ``rules.py``: what differs between kernels, as data; where an architecture has a process's addresses.
 * ``vm_flags.py``: the flags of a VMA, and how ``/proc/PID/smaps`` spells them.

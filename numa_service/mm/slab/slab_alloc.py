@@ -287,8 +287,9 @@ class Slab:
         )
         if not got:
             return None
-        self.large[page_address(got[0])] = order
-        return page_address(got[0])
+        address = page_address(got[0], self._geometry.rules.arch)
+        self.large[address] = order
+        return address
 
     def kfree(self, cpu: int, address: int) -> None:
         """Free what kmalloc returned, or an object of a cache; NULL and no bytes are nothing (kfree)."""

@@ -94,8 +94,9 @@ class Slub:
         got = self.machine.source.alloc_pages(home if node == NUMA_NO_NODE else node, order, gfp | Gfp.COMP)
         if not got:
             return None
-        self.large[page_address(got[0])] = order
-        return page_address(got[0])
+        address = page_address(got[0], self.machine.arch)
+        self.large[address] = order
+        return address
 
     def kfree(self, cpu: int, address: int) -> None:
         """Free what kmalloc returned, or an object of a cache; NULL and no bytes are nothing (kfree)."""

@@ -48,7 +48,7 @@ from numa_service.mm.slab.compiled.data import (
     SLAB_PFN,
 )
 from numa_service.mm.slab.flags import DEBUG_FLAGS, SlabFlag
-from numa_service.mm.slab.kmem_cache import PAGE_SIZE
+from numa_service.mm.slab.kmem_cache import PAGE_SIZE, X86_64, SlabArch
 from numa_service.mm.slab.pages import NUMA_NO_NODE, PageSource, virt_to_pfn
 from numa_service.mm.slab.reports import SlabBugError
 from numa_service.mm.slab.slub import SlubCache
@@ -103,6 +103,7 @@ class SlubMachine:
     #: A CPU whose node has no partial slab takes one of another node that has more than ``min_partial``. The
     #: kernel throws dice for it (``remote_node_defrag_ratio``); here it is always or never.
     remote_node_defrag: bool = False
+    arch: SlabArch = X86_64
     #: The state of all caches.
     place: SlubPlace = field(init=False)
     #: By node: slabs of all caches.
@@ -110,7 +111,7 @@ class SlubMachine:
 
     def __post_init__(self) -> None:
         """The machine has no slabs yet."""
-        place = SlubPlace(self.zonelists, self.cpu_to_mem)
+        place = SlubPlace(self.zonelists, self.cpu_to_mem, self.arch)
         slabs = {nid: NodeSlabs(nid, self.source.free_pages, place) for nid in self.zonelists}
         object.__setattr__(self, "place", place)
         object.__setattr__(self, "slabs", slabs)

@@ -38,6 +38,9 @@ class SlabMachine:
     #: One more than the largest node number that is possible (nr_node_ids).
     node_ids: int
     memory_bytes: int
+    arch: str = "x86_64"
+    #: It has high memory.
+    highmem: bool = False
 
 
 def start(allocator: str, machine: SlabMachine, source: PageSource) -> SlabAllocator:
@@ -49,8 +52,8 @@ def start(allocator: str, machine: SlabMachine, source: PageSource) -> SlabAlloc
         return start_slub(machine, source)
     if allocator == "slab":
         return _start_slab(machine, source)
-    slob = Slob(machine.cpus, source, slob_of(machine.kernel))
-    for args in slob_boot_args(machine.kernel):
+    slob = Slob(machine.cpus, source, slob_of(machine.kernel, machine.arch))
+    for args in slob_boot_args(machine.kernel, machine.arch, highmem=machine.highmem):
         slob.kmem_cache_create(args)
     return slob
 
@@ -133,21 +136,35 @@ def _boot_slab(
 
 def start_slub(machine: SlabMachine, source: PageSource) -> Slub:
     """SLUB with the caches of a boot."""
-    profile = slub_of(machine.kernel)
-    present = len(machine.cpus)
-    caches = boot_caches(machine.kernel, machine.cmdline, present, machine.possible_cpus, machine.node_ids)
+    profile = slub_of(machine.kernel, machine.arch)
+    caches = boot_caches(
+        machine.kernel,
+        machine.cmdline,
+        len(machine.cpus),
+        machine.possible_cpus,
+        machine.node_ids,
+        machine.arch,
+        highmem=machine.highmem,
+    )
     slub = SlubMachine(
         rules=profile.work,
         cpu_to_mem=machine.cpus,
         zonelists=machine.fallback,
         source=source,
+        arch=profile.rules.arch,
     )
     return Slub(caches, profile.kmalloc, slub)
 
 
 def _start_slab(machine: SlabMachine, source: PageSource) -> SlabAllocator:
-    profile = slab_of(machine.kernel)
+    profile = slab_of(machine.kernel, machine.arch)
     caches = _boot_slab(
-        machine.kernel, machine.cmdline, machine.possible_cpus, machine.node_ids, machine.memory_bytes
+        machine.kernel,
+        machine.cmdline,
+        machine.possible_cpus,
+        machine.node_ids,
+        machine.memory_bytes,
+        machine.arch,
+        highmem=machine.highmem,
     )
     return start_slab(profile, caches, machine.cpus, machine.fallback, source)
