@@ -22,6 +22,7 @@ from numa_service.machine.verdict import (
     ABOVE_CLASS,
     BELOW_MIN,
     CAUSE_FRAGMENTED,
+    CAUSE_LAST_TRY,
     CAUSE_MARKS,
     FAILING,
     LAST_TRY,
@@ -150,7 +151,9 @@ class _Runs:
 
 def _text(report: Report, verdict: Verdict, runs: _Runs) -> list[str]:
     """The answer first, then what to do, then what it rests on."""
-    lines = [verdict.text[0], *_first_aid(verdict, runs), f"The request: {_headline(report)}."]
+    used_up = _used_up(report, verdict)
+    lines = [verdict.text[0], *used_up, *_first_aid(verdict, runs, bool(used_up))]
+    lines.append(f"The request: {_headline(report)}.")
     lines += [*verdict.text[1:], ""]
     lines.append(f"The walk, up to {verdict.class_name}, in pages of {report.page_kb} kB:")
     lines += [
@@ -167,7 +170,7 @@ def _text(report: Report, verdict: Verdict, runs: _Runs) -> list[str]:
     return [*lines, "", *(f"note: {note}" for note in _notes(verdict, runs))]
 
 
-def _first_aid(verdict: Verdict, runs: _Runs) -> list[str]:
+def _first_aid(verdict: Verdict, runs: _Runs, used_up: bool) -> list[str]:
     """One line on what would have served the request; none where that is not the question."""
     if verdict.cause not in FAILING:
         return []
@@ -177,7 +180,8 @@ def _first_aid(verdict: Verdict, runs: _Runs) -> list[str]:
     if not helped:
         return ["Nothing that was tried would have served it: see what holds memory."]
     more = f"; {len(helped) - 1} more below" if len(helped) > 1 else ""
-    return [f"What would have served it: {helped[0].text} ({helped[0].result}){more}."]
+    what = "What would have served this one request" if used_up else "What would have served it"
+    return [f"{what}: {helped[0].text} ({helped[0].result}){more}."]
 
 
 def _notes(verdict: Verdict, runs: _Runs) -> list[str]:
@@ -262,24 +266,56 @@ def _advice(verdict: Verdict, runs: _Runs) -> list[str]:
     return lines
 
 
-def _held(report: Report) -> list[str]:
-    """Who held memory: the machine's counters, or those of its zones, and the largest tasks."""
+def _used_up(report: Report, verdict: Verdict) -> list[str]:
+    """What had the memory, in one line, if a kill was for want of it and none was free elsewhere."""
+    short_of_pages = verdict.cause in (CAUSE_MARKS, CAUSE_LAST_TRY)
+    elsewhere = any(_KIND_OF[check.outcome] == "out" and check.free > check.high for check in verdict.checks)
+    held = _holders(report)
+    if report.request.kind != OOM or not short_of_pages or elsewhere or not held:
+        return []
     unit = report.page_kb << 10
-    parts = []
+    most = max(held, key=lambda name: held[name])
+    text = f"Memory was used up: {most} {size_text(held[most] * unit)}"
+    managed = sum(report.pages(zone, "managed") or 0 for zone in report.zones)
+    if managed:
+        text += f" of {size_text(managed * unit)}"
+    if most == "anonymous" and report.tasks:
+        task = max(report.tasks, key=lambda task: task.columns.get("rss", 0))
+        text += (
+            f", {one_line(task.name, 20) or task.pid} {size_text(task.columns.get('rss', 0) * unit)} of it"
+        )
+    return [f"{text}. {_swap(report)}".rstrip()]
+
+
+def _swap(report: Report) -> str:
+    if "Total" not in report.swap_kb:
+        return ""
+    free, total = report.swap_kb.get("Free", 0), report.swap_kb["Total"]
+    return (
+        f"Swap: {size_text(free << 10)} free of {size_text(total << 10)}." if total else "There was no swap."
+    )
+
+
+def _holders(report: Report) -> dict[str, int]:
+    """Pages by what held them, by the machine's counters, or those of its zones."""
+    held = {}
     for name, fields in _HOLDERS.items():
         if report.counters:
             pages = sum(report.counters.get(field, 0) for field in fields)
         else:
             pages = sum(report.pages(zone, field) or 0 for zone in report.zones for field in fields)
         if pages:
-            parts.append(f"{name} {size_text(pages * unit)}")
+            held[name] = pages
+    return held
+
+
+def _held(report: Report) -> list[str]:
+    """Who held memory, and the largest tasks."""
+    unit = report.page_kb << 10
+    parts = [f"{name} {size_text(pages * unit)}" for name, pages in _holders(report).items()]
     lines = [f"Memory was held as: {', '.join(parts)}."] if parts else []
-    if "Total" in report.swap_kb:
-        free, total = report.swap_kb.get("Free", 0), report.swap_kb["Total"]
-        if total:
-            lines.append(f"Swap: {size_text(free << 10)} free of {size_text(total << 10)}.")
-        else:
-            lines.append("There was no swap.")
+    if swap := _swap(report):
+        lines.append(swap)
     tasks = sorted(report.tasks, key=lambda task: -task.columns.get("rss", 0))[:_MOST_TASKS]
     if tasks:
         largest = ", ".join(
@@ -332,6 +368,7 @@ def _plain(report: Report, verdict: Verdict, runs: _Runs) -> dict[str, Any]:
         "not_run": runs.not_run,
         "advice": _advice(verdict, runs),
         "held": _held(report),
+        "used_up": _used_up(report, verdict),
         "killed": report.killed,
         "notes": _notes(verdict, runs),
     }

@@ -426,7 +426,10 @@ class _Capture:
         # shares are rounded down: the most pages that make the printed marks, zone by zone
         total = sum(then[key] for key in low)
         pages = min(((mark + 1) * total - 1) // then[key] for key, mark in printed.items())
-        kbytes = max(pages, sum(printed.values())) << (PAGE_SHIFT - 10)
+        pages = max(pages, sum(printed.values()))
+        if pages > total:
+            return {}
+        kbytes = pages << (PAGE_SHIFT - 10)
         self.notes.append(f"{_MIN_FREE}={kbytes} makes the printed watermarks: boot would make others")
         return {_MIN_FREE: str(kbytes)}
 

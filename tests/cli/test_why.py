@@ -65,6 +65,15 @@ def test_text_for_a_tired_engineer() -> None:
     assert "Largest of the 2 tasks shown: loader 1.8 GiB, sshd 1.2 MiB." in lines
 
 
+def test_where_memory_was_used_up_it_is_said_who_had_it() -> None:
+    assert answer("bound")["used_up"] == []  # there was more on a node that was not allowed
+    full = ("nodemask=1", "nodemask=0-1"), ("free:1600000kB", "free:22000kB")
+    (said,) = answer("bound", *full)["used_up"]
+    assert said == (
+        "Memory was used up: anonymous 1.8 GiB of 3.8 GiB, loader 1.8 GiB of it. There was no swap."
+    )
+
+
 def test_claims_are_run_and_some_do_not_help() -> None:
     tree = answer("bound")
     assert (tree["explained"], tree["cause"], tree["disagree"]) == (True, "marks", False)

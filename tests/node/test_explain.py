@@ -421,3 +421,17 @@ def test_explanations_bring_no_transport() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_zones_that_take_turns_say_so() -> None:
+    """Fair zone allocation, of 3.12 to 4.7: DMA has its turn when DMA32 has given its share."""
+    explanation = Asking(profile="linux-4.4").ask(2000)
+    text = str(explanation)
+    assert "fast path, WMARK_LOW FAIR KSWAPD" in text
+    assert "it has given its share, it is another zone's turn" in text
+    (fast,) = [step for step in explanation.steps if isinstance(step, FreelistPass)]
+    served = {zone.zone: zone.served_blocks for visit in fast.nodes for zone in visit.zones}
+    assert served["DMA32"] > 10 * served["DMA"] > 0
+    other = str(Asking(profile="linux-4.8").ask(2000))
+    assert "FAIR" not in other
+    assert "0:DMA " not in other.split("fast path", 1)[1]

@@ -49,7 +49,7 @@ function show(answer) {
   say($("facts"), `up to ${answer.request.highest_zone} · pages of ${answer.page_kb} kB`);
   $("answer").dataset.explained = answer.explained;
   say($("first"), answer.verdict[0]);
-  lines("more", answer.verdict.slice(1));
+  lines("more", [...answer.used_up, ...answer.verdict.slice(1)]);
   let number = 0;
   $("steps").replaceChildren(...answer.zones.map((zone) => {
     if (zone.kind !== "out") number += 1;
