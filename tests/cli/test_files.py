@@ -63,7 +63,7 @@ def test_ls_shows_kinds_and_targets() -> None:
         *(f"-r--r--r-- {k}_{what}" for k in ("read", "write") for what in ("bandwidth", "latency")),
     ]
     rows = json.loads(run(app, ["ls", "/proc/sys", "demo", "--json"]).stdout)
-    assert rows == [{"name": "vm", "mode": "dr-xr-xr-x", "target": ""}]
+    assert rows == [{"name": name, "mode": "dr-xr-xr-x", "target": ""} for name in ("kernel", "vm")]
 
 
 @pytest.mark.parametrize(

@@ -249,6 +249,11 @@ class ResidentReplay(Replay):
                 runs = [*runs[: len(seen_runs) - 1], "…"]
             self._note(step, name, "pages", f"{line} {seen_runs}", f"{line} {runs}")
 
+    def _call_exit(self, subject: Subject, words: list[str], step: Step) -> int:
+        if self.frames.thp is not None:
+            self.frames.thp.exit(self.of(subject).process)
+        return super()._call_exit(subject, words, step)
+
     def _compare_vmstat(self, step: Step) -> None:
         """How vmstat has changed: events of huge pages, and mapped anonymous pages."""
         before, counted = dict(self.vmstat), dict(self.counted)

@@ -218,7 +218,7 @@ async def test_numbers_that_name_nothing_are_refused(demo: Loopback, client: Asy
         ("lifetime", "kind", 77),
         ("lifetime", "unit", 7),
         ("access", "pattern", 0),
-        ("access", "pattern", 5),
+        ("access", "pattern", 99),
         ("region", "kind", 0),
         ("region", "kind", 3),
         ("policy", "mode", 99),

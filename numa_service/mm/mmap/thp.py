@@ -316,9 +316,11 @@ class Thp:
 
     def split_page(self, mapcount: Counts, head: int) -> Pfns:
         """split_huge_page: a huge page is single pages from now on; those that nothing maps are returned."""
-        for who, index in list(self.huge[head].pmds):
+        while head in self.huge and (left := self.huge[head].pmds):
+            # where a PMD is not split alone, this one splits the others
+            who, index = next(iter(left))
             who.split_pmd(index)
-        if head in self.huge:  # where a PMD is not split alone, that was all
+        if head in self.huge:
             self._forget(head)
             self.pages.split_order(head, self.order)
             self.count("thp_split_page" if self.rules.splits_pmd_alone else "thp_split")
