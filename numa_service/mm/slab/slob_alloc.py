@@ -54,11 +54,11 @@ class SlobLists:
         where this one ended. Whether it does so behind a page that has been filled up is a rule.
         """
         assert block.pages
-        pages = self.lists[block.pages]
+        pages, units = self.lists[block.pages], block.units
         for index, page in enumerate(pages):
-            if node not in (NUMA_NO_NODE, page.nid) or page.units < block.units:
+            if page.units < units or node not in (NUMA_NO_NODE, page.nid):
                 continue
-            place = page.alloc(block.units, block.align, block.header)
+            place = page.alloc(units, block.align, block.header)
             if place is None:
                 continue
             if not page.units:

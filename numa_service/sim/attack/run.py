@@ -55,6 +55,8 @@ class Run:
         self._problems: list[str] = []
         #: By node, the process and the number of its last op when its pages were counted.
         self._checked: dict[int, tuple[Node, int]] = {}
+        #: The slab caches of the machine, as they were when they were checked last.
+        self._caches: object = None
         for host in self.sim.hosts.values():
             self._set_clock(host)
 
@@ -203,10 +205,16 @@ class Run:
                 if pages != self._managed[nid]:
                     problems.append(f"node {nid}: {pages} pages, of {self._managed[nid]}")
         now = self.sim.now_ns
-        if any(client.was_given for client in self._clients.values()):
+        given, caches = (
+            any(client.was_given for client in self._clients.values()),
+            self.sim.keeper.record.caches[1],
+        )
+        if given:
             self._check_blocks()
             self._check_objects()
-        self._check_caches()
+        if given or caches is not self._caches:
+            self._caches = caches
+            self._check_caches()
         for client in self._clients.values():
             for request, until_ns in client.waiting.items():
                 if now > until_ns + 3 * SECOND:
