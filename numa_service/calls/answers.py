@@ -204,7 +204,7 @@ class Answers:
 
     def _get_mempolicy(self, thread: Thread, args: tuple[int, ...], memory: ProgramMemory) -> int:
         mode, address, maxnode, at, flags = args[:5]
-        process, space = self._space(thread)
+        process, space = self._space(thread) if flags & calls.MPOL_F_ADDR else (thread.process, [])
         told = calls.get_mempolicy(
             self._caller(thread),
             space,

@@ -178,14 +178,17 @@ class Placement:
 
     def forget(self, nids: Nids, where: Bools) -> None:
         """Pages of an array are there no more."""
+        if not where.any():
+            return
         own = nids[where & (nids >= 0) & (nids < INHERITED)]
         self.note_left(own)
         nids[where] = NOWHERE
 
     def note_left(self, nids: Nids) -> None:
         """Pages of these nodes are to be given back."""
-        for nid, count in zip(*(part.tolist() for part in np.unique(nids, return_counts=True)), strict=True):
-            self.left[nid] = self.left.get(nid, 0) + count
+        counts = np.bincount(nids)
+        for nid in np.flatnonzero(counts).tolist():
+            self.left[nid] = self.left.get(nid, 0) + int(counts[nid])
 
     def forget_range(self, first: int, end: int) -> None:
         """Pages [first, end) are there no more."""
