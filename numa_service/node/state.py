@@ -35,7 +35,7 @@ from numa_service.node.load import Load
 from numa_service.node.outbox import Outbox
 from numa_service.node.owners import ID_BITS, KERNEL_ID, Owner, OwnerSlots, unknown_session
 from numa_service.node.page_bits import PageBits
-from numa_service.node.pfns import unpack_pfns
+from numa_service.node.pfns import pack_pfns, unpack_pfns
 from numa_service.node.session_state import Region, Session
 from numa_service.node.task_state import Tasks
 
@@ -173,6 +173,14 @@ class NodeState:
         held = (pg.flags[pages] & (PG_HELD | PG_LRU)) == PG_HELD
         theirs = (pg.owner[pages] == self.slot_of(owner)) & (pg.order[pages] == order)
         return bool((held & theirs).all())
+
+    def own_blocks(self, owner: Owner, order: int, pfns: bytes) -> bytes:
+        """Return those of these blocks that an owner holds: what was lost in a restart, it does not."""
+        pg, pages = self.pgdat.pg, np.unique(unpack_pfns(pfns).astype(np.int64) - self.pgdat.base_pfn)
+        pages = pages[(pages >= 0) & (pages < len(pg.flags))]
+        held = (pg.flags[pages] & (PG_HELD | PG_LRU)) == PG_HELD
+        theirs = (pg.owner[pages] == self.slot_of(owner)) & (pg.order[pages] == order)
+        return pack_pfns(pages[held & theirs] + self.pgdat.base_pfn)
 
     @property
     def vmalloc(self) -> Vmalloc | None:

@@ -237,6 +237,16 @@ def test_the_cpu_of_a_task_may_be_another_nodes(tasks: Tasks) -> None:
     tasks.end()
 
 
+def test_page_tables_that_a_node_has_lost_keep_none_of_its_new_ones(tasks: Tasks) -> None:
+    pid = tasks.spawn(cpu=4)  # with its page tables on node 2
+    tasks.sim.crash(2)
+    tasks.sim.restart(2)
+    address = tasks.map(pid, 8 * MIB)
+    tasks.do(pid, "touch", address, 8 * MIB, 1)
+    assert tasks.here()[2] > 2048, "some of its tables are there again"
+    tasks.end()
+
+
 def test_pages_move_as_they_are_told(tasks: Tasks) -> None:
     pid = tasks.spawn()
     address = tasks.map(pid, 1 * MIB)

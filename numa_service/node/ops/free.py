@@ -47,10 +47,18 @@ class Free(Op[int]):
         return self.undoes
 
     def apply(self, node: NodeState) -> int:
-        """Free all blocks, or none if one must not be freed."""
+        """Free all blocks, or none if one must not be freed.
+
+        Of page tables those that are here: their home does not know which were lost in this node's restart.
+        """
         check_pfns(self.pfns)
+        pfns = self.pfns
+        if self.owner.id == PGTABLE_ID:
+            pfns = node.own_blocks(self.owner, self.order, pfns)
+            if not pfns:
+                return 0
         try:
-            freed = node.pgdat.free_packed(self.cpu, self.order, node.slot_of(self.owner), self.pfns)
+            freed = node.pgdat.free_packed(self.cpu, self.order, node.slot_of(self.owner), pfns)
         except BadPageError as e:
             if e.not_found:
                 raise NotFound("page", f"{e.pfn:#x} on node {node.nid}", e.reason) from None
