@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+# before the imports below, some of which are of the tests' folders
 sys.path[:0] = [str(HERE.parent / "tests"), str(HERE.parent / "tests" / "docs")]
 
 from doc_blocks import blocks  # noqa: E402

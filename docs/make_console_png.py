@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+# before the imports below, some of which are of the tests' folders
 sys.path[:0] = [str(HERE.parent / "tests" / part) for part in ("rpc", "web")]
 
 from consoled import Consoled  # noqa: E402
@@ -56,7 +57,7 @@ async def kswapd(machine: Consoled, nid: int) -> None:
 
 async def picture(browser: Browser, url: str, name: str, width: int, scheme: str) -> None:
     """One screen of the machine."""
-    context = await browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+    context = await browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]  # "light" or "dark"
     page = await context.new_page()
     await page.goto(url)
     await page.wait_for_selector("#status[data-state=live]")
@@ -77,7 +78,7 @@ async def verdict(browser: Browser, report: Path, name: str, width: int, scheme:
     command = [str(Path(sys.executable).parent / "numa-service"), "why", str(report), "--json"]
     told = subprocess.run(command, capture_output=True, text=True, check=False)
     server = VerdictServer(json.loads(told.stdout))
-    context = await browser.new_context(viewport={"width": width, "height": 700}, color_scheme=scheme)  # type: ignore[arg-type]
+    context = await browser.new_context(viewport={"width": width, "height": 700}, color_scheme=scheme)  # type: ignore[arg-type]  # "light" or "dark"
     page = await context.new_page()
     await page.goto(await server.start())
     await page.wait_for_selector("body[data-shown=yes]")

@@ -163,4 +163,4 @@ class MachineTable(BaseModel):
     node: Annotated[_Some[NodeTable], Field(min_length=1)]
     distances: _Some[_Some[int]] | None = None
     sysctl: dict[str, Any] = Field(default_factory=dict)
-    latency: LatencyTable | None = None  # type: ignore[valid-type]
+    latency: LatencyTable | None = None  # type: ignore[valid-type]  # made at run time, by create_model
