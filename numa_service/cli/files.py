@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
-from numa_client import Machine, NumaError, Unavailable
+from numa_client import DirEntry, Machine, NumaError, Unavailable
 from typer.core import TyperCommand
 
 from numa_service.calls import seccomp
@@ -23,6 +24,7 @@ from numa_service.calls.supervisor import Supervisor
 from numa_service.cli.compile import compile_first
 from numa_service.cli.fill import Fill, fill
 from numa_service.cli.mirror import File, Mirror
+from numa_service.cli.page_arrays import copy_of, mapped_spans
 from numa_service.cli.source import tell
 from numa_service.cluster import lifecycle
 from numa_service.cluster.connect import detach
@@ -31,6 +33,8 @@ from numa_service.machine.snapshot import IdleClock, assemble
 from numa_service.machine.source import load
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.node.occupy import start_in_use
+from numa_service.node.page_files import PATH, drive, page_file, read_at
+from numa_service.node.page_state import answer
 from numa_service.node.struct_views import cpu_time
 from numa_service.node.task_files import task_files
 from numa_service.procfs import tree
@@ -110,7 +114,15 @@ def cat(
 ) -> None:
     """Print a file of the machine's /proc or /sys, byte by byte as its kernel would."""
     with looking(source, name, fills, address, empty) as seen:
-        text = seen.read_file(path) if isinstance(seen, Machine) else _or_fail(lambda: tree.read(seen, path))
+        if PATH.fullmatch(path):
+            if as_json:
+                raise typer.BadParameter(f"{path} is no text", param_hint="--json")
+            _or_fail(lambda: _cat_array(path, seen))
+            return
+        if isinstance(seen, Machine):
+            text = seen.read_file(path)
+        else:
+            text = _or_fail(lambda: tree.read(seen.look(), path))
     typer.echo(json.dumps({"path": path, "text": text}, indent=1) if as_json else text, nl=as_json)
 
 
@@ -125,9 +137,11 @@ def ls(
 ) -> None:
     """List a directory of the machine's /proc or /sys."""
     with looking(source, name, fills, address, empty) as seen:
-        found = (
-            seen.list_dir(path) if isinstance(seen, Machine) else _or_fail(lambda: tree.listdir(seen, path))
-        )
+        found: Sequence[DirEntry | tree.Entry]
+        if isinstance(seen, Machine):
+            found = seen.list_dir(path)
+        else:
+            found = _or_fail(lambda: tree.listdir(seen.look(), path))
     if as_json:
         rows = [{"name": e.name, "mode": stat.filemode(e.mode), "target": e.target} for e in found]
         typer.echo(json.dumps(rows, indent=1))
@@ -236,7 +250,8 @@ def _run(files: Sequence[File], command: list[str]) -> NoReturn:
     A process may only enter a user namespace while it has a single thread, and this one has several.
     """
     handed = _handed(files)
-    os.set_inheritable(handed, True)
+    for inherited in (handed, *(file.content for file in files if file.content >= 0)):
+        os.set_inheritable(inherited, True)
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, _in_namespace(handed, "-", command))
@@ -248,10 +263,12 @@ def _run_answered(machine: Booted, command: list[str], report: bool) -> NoReturn
         seccomp.check_host()
     except seccomp.Unsupported as error:
         raise ClusterError(str(error)) from None
-    handed = _handed(_files(machine.look()))
+    files = _files(machine)
+    handed = _handed(files)
     supervisor = Supervisor(SimulatedMachine(machine.simulation, machine.look))
     sys.stdout.flush()
-    status = supervisor.run(lambda answers: _in_namespace(handed, str(answers), command), handed)
+    contents = [file.content for file in files if file.content >= 0]
+    status = supervisor.run(lambda answers: _in_namespace(handed, str(answers), command), handed, *contents)
     if report:
         typer.echo(supervisor.report(), err=True)
     if status < 0:
@@ -278,8 +295,8 @@ def _in_namespace(handed: int, answers: str, command: list[str]) -> list[str]:
 @contextmanager
 def looking(
     source: str | None, name: str | None, fills: list[str] | None, address: str | None, empty: bool = False
-) -> Iterator[MachineSnapshot | Machine]:
-    """A client of the machine called `name`, or the snapshot of one that is booted here and filled.
+) -> Iterator[Booted | Machine]:
+    """A client of the machine called `name`, or one that is booted here and filled.
 
     BadParameter unless exactly one of `source` and `name` is given; ClusterError when a call fails. The
     command exits with UNREACHABLE when the machine does not answer.
@@ -300,7 +317,7 @@ def looking(
             raise ClusterError(str(error)) from None
         return
     assert source is not None
-    yield booted(source, fills, empty).look()
+    yield booted(source, fills, empty)
 
 
 class Booted:
@@ -321,6 +338,15 @@ class Booted:
         spec = self.simulation.spec
         return assemble(spec, parts, self._clock.read(spec, parts, time.time()))
 
+    def pread(self, path: str, offset: int, length: int) -> bytes:
+        """A part of a file that is read by offset; ENOENT."""
+        spec, nodes = self.simulation.spec, self.simulation.nodes
+        file = page_file(spec, path)
+        if file is None:
+            raise tree.error(errno.ENOENT, path)
+        reading = read_at(spec, file, offset, length)
+        return drive(reading, lambda nid, question: answer(nodes[nid], question))
+
 
 def booted(source: str, fills: list[str] | None, empty: bool) -> Booted:
     """Boot a machine, as full as SOURCE says, and fill it."""
@@ -337,10 +363,33 @@ def booted(source: str, fills: list[str] | None, empty: bool) -> Booted:
     return Booted(simulation, began)
 
 
-def _files(seen: MachineSnapshot | Machine) -> list[File]:
+def _cat_array(path: str, seen: Booted | Machine) -> None:
+    """Print a file that is read by offset, to its end."""
+    out, at = sys.stdout.buffer, 0
+    while data := seen.pread(path, at, 1 << 20):
+        out.write(data)
+        at += len(data)
+    out.flush()
+
+
+def _files(seen: Booted | Machine) -> list[File]:
+    """All files; of those that are read by offset, copies."""
     if isinstance(seen, Machine):
-        return [File(file.path, file.mode, file.target, file.text) for file in seen.read_tree("/")]
-    return [File(path, entry.mode, entry.target, text) for path, entry, text in tree.walk(seen)]
+        found = [(file.path, file.mode, file.target, file.text, file.size) for file in seen.read_tree("/")]
+    else:
+        walked = tree.walk(seen.look())
+        found = [(path, entry.mode, entry.target, text, entry.size) for path, entry, text in walked]
+    texts = {path: text for path, _, _, text, _ in found if path.endswith("/maps")}
+
+    def content(path: str, size: int) -> int:
+        folder, _, name = path.rpartition("/")
+        spans = mapped_spans(texts[f"{folder}/maps"]) if name == "pagemap" else ((0, size),)
+        return copy_of(path, size, spans, seen.pread)
+
+    return [
+        File(path, mode, target, text, content(path, size) if size else -1)
+        for path, mode, target, text, size in found
+    ]
 
 
 def _or_fail(work: Callable[[], T]) -> T:

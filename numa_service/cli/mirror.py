@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from numa_service.cli.namespace import copy_sparse
+
 #: Marks a directory as a mirror, and has the files that are being written.
 _WORK = ".numa-service"
 _ROOTS = ("proc", "sys")
@@ -23,6 +25,8 @@ class File(NamedTuple):
     #: Target of a symbolic link; empty for a file.
     target: str
     text: str
+    #: A descriptor of the content, of a file that is read by offset and has no text; -1 of all others.
+    content: int = -1
 
 
 class Mirror:
@@ -45,7 +49,7 @@ class Mirror:
         """Bring the directory up to date: files that changed are replaced, and all others are removed."""
         wanted = {file.path: file for file in files}
         for path, file in wanted.items():
-            if self._there.get(path) != file:
+            if file.content >= 0 or self._there.get(path) != file:
                 self._replace(file)
         for stranger in self._strangers(wanted):
             stranger.unlink()
@@ -59,7 +63,10 @@ class Mirror:
         if file.target:
             fresh.symlink_to(file.target)
         else:
-            fresh.write_text(file.text, encoding="utf-8")
+            if file.content >= 0:
+                copy_sparse(file.content, str(fresh))
+            else:
+                fresh.write_text(file.text, encoding="utf-8")
             # readable by all, whatever the emulated machine's mode: the directory decides who may read the
             # mirror
             fresh.chmod(0o444)

@@ -1,11 +1,12 @@
 """Runs a command in a mount namespace where files of the emulated machine cover those of /proc and /sys.
 
 This is a program of its own that uses the standard library only: ``python -m numa_service.cli.namespace FD
-SOCKET CMD...``. The open file FD has the files as a JSON list of [path, mode, target, text]. Where SOCKET is
-not ``-``, the command's calls are handed to whoever is at the other end of it (``calls/seccomp.py``). In the
-end the process executes the command. The files are in a tmpfs that ends with the namespace. A few files, such
-as /proc/stat, are rendered from the host's file with the machine's CPUs and nodes; as their counters go on, a
-process beside the command keeps them up to date, and ends with it.
+SOCKET CMD...``. The open file FD has the files as a JSON list of [path, mode, target, text, content], where
+`content` is the descriptor of a file that is read by offset, or -1. Where SOCKET is not ``-``, the command's
+calls are handed to whoever is at the other end of it (``calls/seccomp.py``). In the end the process executes
+the command. The files are in a tmpfs that ends with the namespace. A few files, such as /proc/stat, are
+rendered from the host's file with the machine's CPUs and nodes; as their counters go on, a process beside the
+command keeps them up to date, and ends with it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 # constants of linux/sched.h and sys/mount.h
 CLONE_NEWNS = 0x00020000
@@ -74,6 +75,10 @@ IDLE, IOWAIT = 3, 4
 TICK = 0.1
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+#: [path, mode, target, text, content] of a file.
+Row = list[Any]
 
 
 class Forbidden(Exception):
@@ -148,7 +153,7 @@ def _reader(source: int) -> Callable[[], bytes]:
     return lambda: os.read(source, 1 << 16)
 
 
-def cover(files: list[list[str]]) -> list[Live]:
+def cover(files: list[Row]) -> list[Live]:
     """Mount the files read-only over the host's; returns those that must be kept up to date. Forbidden.
 
     A file that the host does not have is missing, as /proc and /sys take no new names; COMPLETE has it.
@@ -206,35 +211,57 @@ def _create(path: str) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o444)
 
 
-def _fill(stage: str, files: list[list[str]]) -> list[str]:
+def _fill(stage: str, files: list[Row]) -> list[str]:
     """Write all files below `stage`; returns the paths to mount: DIRECTORIES, and all files outside them."""
     for path in (*DIRECTORIES, COMPLETE.lstrip("/")):
         os.makedirs(f"{stage}/{path}", exist_ok=True)
     singles: list[str] = []
     os.makedirs(f"{stage}/proc", exist_ok=True)
-    for path, _, target, text in [["proc/pressure/memory", "", "", NO_PRESSURE], *files]:
+    for path, _, target, text, content in [["proc/pressure/memory", "", "", NO_PRESSURE, -1], *files]:
         place = f"{stage}/{path}"
         os.makedirs(os.path.dirname(place), exist_ok=True)
         if target:
             os.symlink(target, place)
+            continue
+        if content >= 0:
+            copy_sparse(content, place)
         else:
             with open(place, "w", encoding="utf-8") as out:
                 out.write(text)
-            alone = path in HOSTS or TASKS.match(path)
-            if not alone and not path.startswith(tuple(f"{folder}/" for folder in DIRECTORIES)):
-                singles.append(path)
+        alone = path in HOSTS or TASKS.match(path)
+        if not alone and not path.startswith(tuple(f"{folder}/" for folder in DIRECTORIES)):
+            singles.append(path)
     return [*DIRECTORIES, *singles]
+
+
+def copy_sparse(content: int, place: str) -> None:
+    """Copy a file to a new place, without what is 0 in it; its descriptor is closed."""
+    with os.fdopen(content, "rb") as source, open(place, "wb") as copy:
+        end, at = os.fstat(content).st_size, 0
+        os.ftruncate(copy.fileno(), end)
+        while at < end:
+            try:
+                at = os.lseek(content, at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                return  # there is none behind
+            stop = os.lseek(content, at, os.SEEK_HOLE)
+            while at < stop:
+                data = os.pread(source.fileno(), min(stop - at, 1 << 20), at)
+                os.pwrite(copy.fileno(), data, at)
+                at += len(data)
 
 
 # files whose counters go on while the command runs
 
 
-def _live(files: list[list[str]]) -> list[tuple[str, Callable[[str], str]]]:
+def _live(files: list[Row]) -> list[tuple[str, Callable[[str], str]]]:
     """(path, render) of the host's files that are shown with the machine's CPUs and nodes.
 
     Empty if `files` are not those of a whole machine.
     """
-    texts = {path: text for path, _, _, text in files}
+    texts = {path: text for path, _, _, text, _ in files}
     cpus, nodes = _cpulist(files), texts.get("sys/devices/system/node/has_memory", "0").strip()
     if not cpus or "proc/stat" not in texts:
         return []
@@ -248,8 +275,10 @@ def _live(files: list[list[str]]) -> list[tuple[str, Callable[[str], str]]]:
     return [(path, render) for path, render in found if os.access(f"/{path}", os.R_OK)]
 
 
-def _cpulist(files: list[list[str]]) -> str:
-    return next((text.strip() for path, _, _, text in files if path == "sys/devices/system/cpu/online"), "")
+def _cpulist(files: list[Row]) -> str:
+    return next(
+        (text.strip() for path, _, _, text, _ in files if path == "sys/devices/system/cpu/online"), ""
+    )
 
 
 def _numbers(text: str) -> list[int]:

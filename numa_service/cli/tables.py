@@ -89,7 +89,10 @@ def _command(render: Callable[[Read], str], plain: Callable[[Read], Any]) -> Cal
 
 
 def _reader(seen: Any) -> Read:
-    return seen.read_file if isinstance(seen, Machine) else lambda path: tree.read(seen, path)
+    if isinstance(seen, Machine):
+        return seen.read_file
+    snapshot = seen.look()
+    return lambda path: tree.read(snapshot, path)
 
 
 def _still_there(seen: Any) -> bool:

@@ -40,6 +40,10 @@ class PageBits:
         """Return the bits of a page that are set."""
         return [bit for bit in BITS if (pfn, bit) in self._set]
 
+    def all(self) -> tuple[tuple[int, str], ...]:
+        """Return every bit that is set, as (pfn, bit)."""
+        return tuple(self._set)
+
     def dump(self) -> list[Any]:
         """Return all of it as plain data, which :meth:`load` reads."""
         return [[pfn, bit, session] for (pfn, bit), session in self._set.items()]

@@ -29,6 +29,11 @@ def unpack_pfns(data: bytes) -> Pfns:
     return np.frombuffer(data, dtype="<u8")
 
 
+def pack_indexes(indexes: npt.NDArray[Any]) -> bytes:
+    """Return indexes of pages in their region as little-endian uint32."""
+    return indexes.astype("<u4", copy=False).tobytes()
+
+
 def unpack_indexes(data: bytes) -> Indexes:
     """Return indexes of pages in their region from little-endian uint32."""
     return np.frombuffer(data, dtype="<u4")

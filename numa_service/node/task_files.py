@@ -8,6 +8,7 @@ from numa_service.mm.mmap.vma import Vma
 from numa_service.node.node import Node
 from numa_service.node.task_state import Task
 from numa_service.procfs.pid_maps import maps
+from numa_service.procfs.pid_oom import has_scores, oom_adj_of, oom_score
 from numa_service.procfs.pid_smaps import numa_maps, smaps, smaps_rollup
 from numa_service.procfs.pid_stat import TaskShown, stat, status
 from numa_service.procfs.pid_status import statm, status_lines
@@ -38,7 +39,7 @@ def _files(node: Node, task: Task) -> dict[str, str]:
         node.machine.spec.cpus,
         sorted(nid for nid, of in lists.items() if of.thisnode),
     )
-    return {
+    return _oom_files(node, task) | {
         "cmdline": "".join(f"{word}\0" for word in task.cmdline),
         "comm": f"{task.comm}\n",
         "maps": maps(mm),
@@ -49,3 +50,13 @@ def _files(node: Node, task: Task) -> dict[str, str]:
         "statm": statm(mm, process.rss),
         "status": status(shown, status_lines(mm, process.tables, process.rss, process.hiwater_rss)),
     }
+
+
+def _oom_files(node: Node, task: Task) -> dict[str, str]:
+    """What the OOM killer thinks of a task, where its kernel's way to score is known."""
+    machine, process, adj = node.machine, task.process, task.oom_score_adj
+    if not has_scores(machine.profile):
+        return {}
+    total = sum(machine.managed.values()) + machine.spec.swap_pages
+    score = oom_score(machine.profile, sum(process.rss), process.tables, adj, total)
+    return {"oom_adj": f"{oom_adj_of(adj)}\n", "oom_score": f"{score}\n", "oom_score_adj": f"{adj}\n"}

@@ -34,6 +34,7 @@ from numa_service.procfs import (
 from numa_service.procfs.buddyinfo import buddyinfo
 from numa_service.procfs.meminfo import meminfo
 from numa_service.procfs.names import printed_by
+from numa_service.procfs.page_bits import kpage_size, pagemap_size
 from numa_service.procfs.pagetypeinfo import pagetypeinfo
 from numa_service.procfs.slabinfo import slabinfo
 from numa_service.procfs.version import version
@@ -156,7 +157,21 @@ def _sizes_of_node(snapshot: MachineSnapshot, nid: int) -> Iterable[int]:
     return (kb for (kb,) in hugetlb.sizes(snapshot))
 
 
-_tasks = Stars(lambda snapshot: snapshot.tasks, lambda snapshot, pid: snapshot.tasks[pid])
+#: Files of a task that can be written.
+TASK_WRITABLE = ("oom_adj", "oom_score_adj")
+
+
+def _task_files(snapshot: MachineSnapshot, pid: int) -> Iterable[str]:
+    return (name for name in snapshot.tasks[pid] if name not in TASK_WRITABLE)
+
+
+def _task_writable(snapshot: MachineSnapshot, pid: int) -> Iterable[str]:
+    return (name for name in snapshot.tasks[pid] if name in TASK_WRITABLE)
+
+
+_pids = Stars(lambda snapshot: snapshot.tasks)
+_tasks = Stars(lambda snapshot: snapshot.tasks, _task_files)
+_written_tasks = Stars(lambda snapshot: snapshot.tasks, _task_writable)
 _nodes = Stars(_nids)
 _node_pools = Stars(_nids, _sizes_of_node)
 _node_memory_failure = Stars(_nids, lambda snapshot, nid: mm.MEMORY_FAILURE)
@@ -176,6 +191,23 @@ _slab_writable = Stars(sysfs_slab.directories, sysfs_slab.writable_files)
 
 def _tiers(snapshot: MachineSnapshot) -> Iterable[Numbers]:
     return memory_tiers.tiers(snapshot) if has_numa(snapshot) else ()
+
+
+def _page_files(snapshot: MachineSnapshot, name: str) -> Iterable[Numbers]:
+    return ((),) if kpage_size(snapshot, name) else ()
+
+
+def _by_offset(snapshot: MachineSnapshot, *numbers: int | str) -> str:
+    """The text of a file that is an array of numbers, and is never read as a whole: none."""
+    return ""
+
+
+def size_by_offset(snapshot: MachineSnapshot, pattern: Pattern) -> int:
+    """Bytes of a file that is read by offset; 0 of all others."""
+    if pattern.render is not _by_offset:
+        return 0
+    name = pattern.path.rsplit("/", 1)[-1]
+    return pagemap_size(snapshot) if name == "pagemap" else kpage_size(snapshot, name)
 
 
 def _task_file(snapshot: MachineSnapshot, pid: int, name: str) -> str:
@@ -223,6 +255,12 @@ TABLE: tuple[Pattern, ...] = (
     Pattern("proc/sys/*/*", sysctl.show, sysctl.writable, mode=_WRITE),
     Pattern("proc/sys/*/*", sysctl.show, sysctl.shown_only),
     Pattern("proc/*/*", _task_file, _tasks),
+    Pattern("proc/*/*", _task_file, _written_tasks, _WRITE),
+    Pattern("proc/*/pagemap", _by_offset, _pids, _ROOT),
+    *(
+        Pattern(f"proc/{name}", _by_offset, partial(_page_files, name=name), _ROOT)
+        for name in ("kpageflags", "kpagecount", "kpagecgroup")
+    ),
     # nodes
     *(
         Pattern(f"{_NODE}/{name}", render, _if(has_numa))
@@ -322,6 +360,8 @@ class Entry:
     mode: int
     #: Target of a link; empty for other entries.
     target: str = ""
+    #: Bytes of a file that is read by offset (``node/page_files.py``), and has no text; 0 of all others.
+    size: int = 0
 
     @property
     def is_dir(self) -> bool:
@@ -418,8 +458,13 @@ def _below(snapshot: MachineSnapshot, parts: tuple[str, ...]) -> Iterator[tuple[
 
 
 def read(snapshot: MachineSnapshot, path: str) -> str:
-    """The text of a file. ENOENT, ENOTDIR, EISDIR, ELOOP, ENAMETOOLONG; EACCES if it can only be written."""
+    """The text of a file. ENOENT, ENOTDIR, EISDIR, ELOOP, ENAMETOOLONG; EACCES if it can only be written.
+
+    EFBIG for a file that is read by offset only.
+    """
     _, pattern, numbers = find(snapshot, path)
+    if size_by_offset(snapshot, pattern):
+        raise error(errno.EFBIG, path)
     if not pattern.mode & stat.S_IRUSR:
         raise error(errno.EACCES, path)
     return pattern.render(snapshot, *numbers)
@@ -458,4 +503,4 @@ def walk(snapshot: MachineSnapshot, path: str = "") -> Iterator[tuple[str, Entry
 
 def _entry(name: str, snapshot: MachineSnapshot, pattern: Pattern, numbers: Numbers) -> Entry:
     target = pattern.render(snapshot, *numbers) if pattern.mode == _LINK else ""
-    return Entry(name, pattern.mode, target)
+    return Entry(name, pattern.mode, target, size_by_offset(snapshot, pattern))

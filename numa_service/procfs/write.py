@@ -18,6 +18,7 @@ from numa_service.mm.slab.flags import DEBUG_FLAGS
 from numa_service.mm.slab.profile import slub_of
 from numa_service.mm.slab.slab import parse_tunables, tunables_are_sane
 from numa_service.mm.snapshot import MachineSnapshot
+from numa_service.procfs.pid_oom import ADJ_MAX, adj_of_oom_adj
 from numa_service.procfs.sysctl import NUMA_ONLY
 from numa_service.procfs.sysfs_slab import COMMANDS, WRITABLE, cache_of
 from numa_service.procfs.tree import THP, error, find
@@ -28,6 +29,8 @@ MAX_WRITE = 4096
 #: MAX_SLABINFO_WRITE: most bytes of a line for /proc/slabinfo.
 MAX_SLABINFO_WRITE = 128
 _INT_MAX = (1 << 31) - 1
+#: Characters of a write to oom_score_adj that count (PROC_NUMBUF - 1).
+_OOM_WRITE = 12
 
 _STATES = ("online", "online_kernel", "online_movable", "offline")
 _TRUE = ("1", "y", "Y", "on", "ON", "On")
@@ -51,6 +54,14 @@ class ResizeHugepages:
     count: int
     #: The node whose pool it is; None: those of all nodes.
     nid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOomScoreAdj:
+    """oom_score_adj of a task is to be written, which its home does."""
+
+    pid: int
+    value: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +115,7 @@ Written = (
     WriteSysctl
     | ChangeMemoryBlock
     | OfflinePage
+    | WriteOomScoreAdj
     | ResizeHugepages
     | TuneSlab
     | WriteSlabFile
@@ -148,6 +160,8 @@ def parse_write(snapshot: MachineSnapshot, path: str, data: bytes) -> Written | 
         key = key_of(place.removeprefix(f"{THP}/"))
         return WriteSysctl(key, _value(key, snapshot.profile, path, data))
     text = _text(path, data)
+    if place.endswith(("/oom_score_adj", "/oom_adj")):
+        return _oom_score_adj(int(numbers[0]), place, path, text)
     if place == "proc/slabinfo":
         return _tunables(snapshot, path, text)
     if place.startswith("sys/kernel/slab/"):
@@ -191,6 +205,22 @@ def _offline_page(place: str, path: str, text: str) -> OfflinePage:
     except OSError as refused:
         raise _invalid(path, f"{text[:40]!r} is no address") from refused
     return OfflinePage(address >> PAGE_SHIFT, soft=place.endswith("/soft_offline_page"))
+
+
+def _oom_score_adj(pid: int, place: str, path: str, text: str) -> WriteOomScoreAdj:
+    """oom_score_adj_write, oom_adj_write: a number as C writes it, of which 12 characters count."""
+    text = text[:_OOM_WRITE].strip()
+    if text.startswith("-+"):
+        raise _invalid(path, f"{text!r} is no number")
+    value = _unsigned(path, text.removeprefix("-"), 0)
+    if value > _INT_MAX:
+        raise OSError(errno.ERANGE, f"{os.strerror(errno.ERANGE)}: {text!r}", f"/{path.strip('/')}")
+    adj: int | None = -value if text.startswith("-") else value
+    if place.endswith("/oom_adj"):
+        adj = adj_of_oom_adj(adj or 0)
+    if adj is None or abs(adj) > ADJ_MAX:
+        raise _invalid(path, f"{text!r} is out of range")
+    return WriteOomScoreAdj(pid, adj)
 
 
 def _unsigned(path: str, text: str, base: int) -> int:

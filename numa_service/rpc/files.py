@@ -32,7 +32,9 @@ from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES
 from numa_service.mm.mmzone import PAGE_SHIFT
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.node.errors import InvalidRequest, NodeError, NotFound, Precondition
+from numa_service.node.page_files import MAX_READ, PageFile, page_file, read_at
 from numa_service.node.slab_caches import with_written
+from numa_service.node.task_state import home_of
 from numa_service.procfs import tree
 from numa_service.procfs.sysfs_slab import ONLY_SHOWN
 from numa_service.procfs.write import (
@@ -41,11 +43,13 @@ from numa_service.procfs.write import (
     ShrinkCache,
     TuneSlab,
     ValidateCache,
+    WriteOomScoreAdj,
     WriteSlabFile,
     WriteSysctl,
     parse_sysctl_write,
     parse_write,
 )
+from numa_service.rpc import page_messages
 from numa_service.rpc.node_calls import NodeCalls
 from numa_service.rpc.record_keeper import RecordKeeper
 
@@ -86,10 +90,16 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
         self._idle = IdleClock()
 
     async def ReadFile(self, request: pb2.ReadFileRequest, context: Context) -> pb2.ReadFileResponse:
-        """The text of one file."""
+        """The text of one file, or a part of one."""
+        if request.length > MAX_READ:
+            raise InvalidRequest("length", f"{request.length}: at most {MAX_READ} bytes")
+        file = page_file(self._spec, request.path)
+        if file is not None and request.length:
+            return pb2.ReadFileResponse(data=await self._pread(file, request.offset, request.length))
         snapshot = await self._snapshot(request.path)
-        text = _refusing(lambda: tree.read(snapshot, request.path))
-        return pb2.ReadFileResponse(data=text.encode())
+        data = _refusing(lambda: tree.read(snapshot, request.path)).encode()
+        end = request.offset + request.length if request.length else len(data)
+        return pb2.ReadFileResponse(data=data[request.offset : end])
 
     async def ListDir(self, request: pb2.ListDirRequest, context: Context) -> pb2.ListDirResponse:
         """The entries of a directory."""
@@ -117,11 +127,13 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
         sysctl = _refusing(lambda: parse_sysctl_write(self._spec, request.path, request.data))
         if sysctl is not None:
             return pb2.WriteFileResponse(note=await self._keeper.write_sysctl(sysctl.key, sysctl.value))
-        snapshot = await self._snapshot()
+        snapshot = await self._snapshot(request.path)
         wanted = _refusing(lambda: parse_write(snapshot, request.path, request.data))
         if isinstance(wanted, WriteSysctl):
             return pb2.WriteFileResponse(note=await self._keeper.write_sysctl(wanted.key, wanted.value))
-        if isinstance(wanted, ResizeHugepages):
+        if isinstance(wanted, WriteOomScoreAdj):
+            await self._write_oom_score_adj(wanted)
+        elif isinstance(wanted, ResizeHugepages):
             await self._resize_hugepages(wanted)
         elif isinstance(wanted, OfflinePage):
             return pb2.WriteFileResponse(note=await self._offline_page(snapshot, wanted))
@@ -147,6 +159,34 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
                 if node.node in owners:
                     await self._nodes.ask(node, "ChangeMemoryBlock", change, BLOCK_SECONDS)
         return pb2.WriteFileResponse()
+
+    async def _pread(self, file: PageFile, offset: int, length: int) -> bytes:
+        """Read a part of a file that is an array by page."""
+        reading = read_at(self._spec, file, offset, length)
+        by_nid = {node.node: node for node in self._nodes.nodes}
+        try:
+            asked = next(reading)
+            while True:
+                told = await asyncio.gather(
+                    *(
+                        self._nodes.ask(by_nid[nid], "ReadPages", page_messages.question_message(question))
+                        for nid, question in asked
+                    )
+                )
+                asked = reading.send([page_messages.answer_of(message) for message in told])
+        except StopIteration as done:
+            return bytes(done.value)
+        except OSError as error:
+            raise refusal(error) from None
+
+    async def _write_oom_score_adj(self, wanted: WriteOomScoreAdj) -> None:
+        """Have the home of a task note what is added to its score."""
+        home = home_of(wanted.pid, self._spec.nids)
+        request = node_service_pb2.WriteOomScoreAdjRequest(
+            request_id=uuid4().hex, pid=wanted.pid, value=wanted.value
+        )
+        [node] = [node for node in self._nodes.nodes if node.node == home]
+        await self._nodes.ask(node, "WriteOomScoreAdj", request)
 
     async def _resize_hugepages(self, wanted: ResizeHugepages) -> None:
         """Have the node that keeps the pools of huge pages do it."""
@@ -240,4 +280,4 @@ def _refusing(work: Callable[[], T]) -> T:
 def _tree_file(path: str, entry: tree.Entry, text: str) -> pb2.TreeFile:
     if entry.target:
         return pb2.TreeFile(path=path, mode=entry.mode, target=entry.target)
-    return pb2.TreeFile(path=path, mode=entry.mode, data=text.encode())
+    return pb2.TreeFile(path=path, mode=entry.mode, data=text.encode(), size=entry.size)

@@ -13,12 +13,14 @@ from numa_client._gen.numa.v1 import node_service_pb2 as pb2
 from numa_client._gen.numa.v1 import node_service_pb2_grpc as pb2_grpc
 
 from numa_service.node.ask import Steps
-from numa_service.node.errors import Busy
+from numa_service.node.errors import Busy, NotFound
 from numa_service.node.hugetlb import set_max_huge_pages
 from numa_service.node.machine_record import own_memory
 from numa_service.node.memory_failure import memory_failure, recovery_line, soft_offline_page
 from numa_service.node.memory_hotplug import change_memory_block
 from numa_service.node.node import Node
+from numa_service.node.ops import SetOomScoreAdj
+from numa_service.node.page_state import answer
 from numa_service.node.struct_views import (
     cpu_time,
     highmem_view,
@@ -28,7 +30,7 @@ from numa_service.node.struct_views import (
     zone_view,
 )
 from numa_service.node.task_files import task_files
-from numa_service.rpc import convert
+from numa_service.rpc import convert, page_messages
 from numa_service.rpc.owner_checks import check_homes
 from numa_service.rpc.peers import Peers
 from numa_service.rpc.record_keeper import MachineDoor
@@ -70,6 +72,25 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
         nid, cpus = self._node.nid, cpu_time(self._node)
         part = self._node.machine.node_part(nid, cpus, self._booted, slab, tasks, tables)
         return pb2.GetSnapshotResponse(json=part.to_json())
+
+    async def ReadPages(self, request: pb2.ReadPagesRequest, context: Context) -> pb2.ReadPagesResponse:
+        """What the node knows of pages, for files that are arrays by page."""
+        return page_messages.answer_message(answer(self._node, page_messages.question_of(request)))
+
+    async def WriteOomScoreAdj(
+        self, request: pb2.WriteOomScoreAdjRequest, context: Context
+    ) -> pb2.WriteOomScoreAdjResponse:
+        """Write oom_score_adj of a task."""
+        reply = self._requests.once(0, request, self._write_oom_score_adj, context.time_remaining())
+        return await reply if isinstance(reply, Awaitable) else reply
+
+    def _write_oom_score_adj(self, request: pb2.WriteOomScoreAdjRequest) -> pb2.WriteOomScoreAdjResponse:
+        if request.pid not in self._node.tasks:
+            raise NotFound("task", str(request.pid), "it has ended, or never was")
+        op = SetOomScoreAdj(request.pid, request.value)
+        op.check(self._node)
+        self._node.apply(op)
+        return pb2.WriteOomScoreAdjResponse()
 
     async def Inspect(self, request: pb2.InspectRequest, context: Context) -> pb2.InspectResponse:
         """The fields of one kernel structure: pg_data_t, a zone, page or section, or high memory."""

@@ -187,6 +187,10 @@ def test_every_path_can_be_read_and_found(preset: object, profile: str) -> None:
             with pytest.raises(PermissionError):
                 tree.read(given, f"/{path}")
             assert not text
+        elif entry.size:
+            with pytest.raises(OSError, match="too large"):
+                tree.read(given, f"/{path}")
+            assert not text
         else:
             assert tree.read(given, f"/{path}") == text
             # there is no capture of every kernel's areas at boot

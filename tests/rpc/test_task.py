@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+import numpy as np
 import pytest
 from loopback import Loopback
 from numa_client import AsyncMachine, FailedPrecondition, InvalidRequest, NotFound, Policy, TaskCall
@@ -32,8 +33,9 @@ async def test_a_task_lives_in_a_session(demo: Loopback, client: AsyncMachine) -
             await client.read_file(f"/proc/{task.pid}/numa_maps")
         )
         names = [entry.name for entry in await client.list_dir(f"/proc/{task.pid}")]
-        assert names == sorted(
-            ["cmdline", "comm", "maps", "numa_maps", "smaps", "smaps_rollup", "stat", "statm", "status"]
+        assert " ".join(names) == (
+            "cmdline comm maps numa_maps oom_adj oom_score oom_score_adj pagemap smaps smaps_rollup "
+            "stat statm status"
         )
         assert f"\nPid:\t{task.pid}\n" in await client.read_file(f"/proc/{task.pid}/status")
         counted = home.tasks[task.pid].process.tables.nr_page_table_pages(counts_pud=False)
@@ -92,3 +94,54 @@ async def test_tasks_are_of_their_session(client: AsyncMachine) -> None:
         assert refused.value.field == "comm"
         with pytest.raises(InvalidRequest):
             await session.spawn("worker", cpu=4000)
+
+
+async def test_files_of_pages_are_read_by_offset(demo: Loopback, client: AsyncMachine) -> None:
+    async with client.session(cpu=2) as session, await session.spawn("worker") as task:
+        address = await task.mmap(MIB)
+        await task.mbind(address, MIB // 2, Policy.bind(0))
+        await task.touch(address, MIB, write=True)
+        path = f"/proc/{task.pid}/pagemap"
+        words = np.frombuffer(await client.pread(path, (address >> 12) * 8, 256 * 8), "<u8")
+        pfns = (words & np.uint64((1 << 55) - 1)).astype(np.int64)
+        for nid, some in ((0, pfns[:128]), (1, pfns[128:])):
+            pgdat = demo.node(nid).pgdat
+            assert {pgdat.zone_of(pfn) >= 0 for pfn in some.tolist()} == {True}
+        counts = {
+            int.from_bytes(await client.pread("/proc/kpagecount", pfn * 8, 8), "little")
+            for pfn in pfns[::100].tolist()
+        }
+        assert counts == {1}
+        sizes = {file.path: file.size for file in await client.read_tree("/proc") if file.size}
+        assert sizes.keys() == {path[1:], "proc/kpageflags", "proc/kpagecount", "proc/kpagecgroup"}
+        assert await client.pread("/proc/kpageflags", sizes["proc/kpageflags"], 8) == b""
+        assert len(await client.pread("/proc/version", 6, 7)) == 7
+        for refused, offset in ((path, 4), ("/proc/kpageflags", 1)):
+            with pytest.raises(InvalidRequest, match="EINVAL"):
+                await client.pread(refused, offset, 8)
+        with pytest.raises(InvalidRequest, match="EFBIG"):
+            await client.read_file(path)
+        with pytest.raises(InvalidRequest):
+            await client.pread(path, 0, (1 << 20) + 8)
+        with pytest.raises(NotFound):
+            await client.pread(f"/proc/{task.pid + 4}/pagemap", 0, 8)
+
+
+async def test_oom_score_adj_is_written_as_a_kernel_takes_it(client: AsyncMachine) -> None:
+    async with client.session(cpu=0) as session, await session.spawn("worker") as task:
+        path = f"/proc/{task.pid}/oom_score_adj"
+        await client.write_file(path, " -0x10\n")
+        assert await client.read_file(path) == "-16\n"
+        await client.write_file(f"/proc/{task.pid}/oom_adj", "15")
+        assert await client.read_file(path) == "1000\n"
+        wrong = {"1001": "EINVAL", "-1001": "EINVAL", "x": "EINVAL", "-+5": "EINVAL", "": "EINVAL"}
+        for text, name in (wrong | {"3000000000": "ERANGE"}).items():
+            with pytest.raises(InvalidRequest, match=name):
+                await client.write_file(path, text)
+        with pytest.raises(InvalidRequest, match="EINVAL"):
+            await client.write_file(f"/proc/{task.pid}/oom_adj", "-18")
+        with pytest.raises(FailedPrecondition, match="EACCES"):
+            await client.write_file(f"/proc/{task.pid}/oom_score", "1")
+        with pytest.raises(NotFound):
+            await client.write_file("/proc/5/oom_score_adj", "1")
+        assert await client.read_file(path) == "1000\n"

@@ -62,7 +62,7 @@ def started_on(files: tuple[File, ...], *command: str) -> subprocess.Popen[str]:
         os.lseek(handed.fileno(), 0, os.SEEK_SET)
         return subprocess.Popen(
             [sys.executable, "-m", "numa_service.cli.namespace", str(handed.fileno()), "-", *command],
-            pass_fds=[handed.fileno()],
+            pass_fds=[handed.fileno(), *(file.content for file in files if file.content >= 0)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

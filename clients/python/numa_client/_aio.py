@@ -244,6 +244,15 @@ class AsyncMachine:
         response = await self._look(lambda left: call(self._files.ReadFile, request, left))
         return response.data.decode()
 
+    async def pread(self, path: str, offset: int, length: int) -> bytes:
+        """Reads a part of a file, at most 1 MiB; fewer bytes at its end.
+
+        So ``/proc/PID/pagemap``, ``/proc/kpageflags``, ``kpagecount`` and ``kpagecgroup`` are read, in whole
+        entries of 8 bytes (else InvalidRequest, EINVAL). Errors are as for :meth:`read_file`.
+        """
+        request = files_service_pb2.ReadFileRequest(path=path, offset=offset, length=length)
+        return (await self._look(lambda left: call(self._files.ReadFile, request, left))).data
+
     async def list_dir(self, path: str = "/") -> tuple[DirEntry, ...]:
         """Lists a directory of the machine's /proc or /sys, by name. Errors are as for :meth:`read_file`."""
         request = files_service_pb2.ListDirRequest(path=path)

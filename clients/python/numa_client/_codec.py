@@ -425,4 +425,4 @@ def dir_entries(response: files_service_pb2.ListDirResponse) -> tuple[DirEntry, 
 def tree_files(response: files_service_pb2.ReadTreeResponse) -> Iterator[TreeFile]:
     """The files of one message of ReadTree."""
     for file in response.files:
-        yield TreeFile(file.path, file.mode, file.target, file.data.decode())
+        yield TreeFile(file.path, file.mode, file.target, file.data.decode(), file.size)

@@ -34,3 +34,5 @@ class TreeFile:
     target: str
     #: Text of a file; empty for a link.
     text: str
+    #: Bytes of a file that is read by offset (``pread``), and has no text; 0 of all others.
+    size: int = 0

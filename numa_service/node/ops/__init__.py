@@ -88,6 +88,7 @@ from numa_service.node.ops.task_pages import (
     StockTask,
     TakeLimbo,
 )
+from numa_service.node.ops.task_written import SetOomScoreAdj
 from numa_service.node.ops.vmalloc import (
     FindVmArea,
     FreeVmArea,
@@ -181,6 +182,7 @@ __all__ = [
     "ReserveFrames",
     "Rest",
     "ReturnStock",
+    "SetOomScoreAdj",
     "SetPageBit",
     "Settle",
     "Spend",

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bnuma/v1/files_service.proto\x12\x07numa.v1\"\x1f\n\x0fReadFileRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\" \n\x10ReadFileResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x1e\n\x0eListDirRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"5\n\x0fListDirResponse\x12\"\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x11.numa.v1.DirEntry\"6\n\x08\x44irEntry\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04mode\x18\x02 \x01(\r\x12\x0e\n\x06target\x18\x03 \x01(\t\"\x1f\n\x0fReadTreeRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"4\n\x10ReadTreeResponse\x12 \n\x05\x66iles\x18\x01 \x03(\x0b\x32\x11.numa.v1.TreeFile\"S\n\x08TreeFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04mode\x18\x02 \x01(\r\x12\x10\n\x06target\x18\x03 \x01(\tH\x00\x12\x0e\n\x04\x64\x61ta\x18\x04 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\".\n\x10WriteFileRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"!\n\x11WriteFileResponse\x12\x0c\n\x04note\x18\x01 \x01(\t2\x94\x02\n\x0c\x46ilesService\x12?\n\x08ReadFile\x12\x18.numa.v1.ReadFileRequest\x1a\x19.numa.v1.ReadFileResponse\x12<\n\x07ListDir\x12\x17.numa.v1.ListDirRequest\x1a\x18.numa.v1.ListDirResponse\x12\x41\n\x08ReadTree\x12\x18.numa.v1.ReadTreeRequest\x1a\x19.numa.v1.ReadTreeResponse0\x01\x12\x42\n\tWriteFile\x12\x19.numa.v1.WriteFileRequest\x1a\x1a.numa.v1.WriteFileResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bnuma/v1/files_service.proto\x12\x07numa.v1\"?\n\x0fReadFileRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06length\x18\x03 \x01(\r\" \n\x10ReadFileResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x1e\n\x0eListDirRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"5\n\x0fListDirResponse\x12\"\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x11.numa.v1.DirEntry\"6\n\x08\x44irEntry\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04mode\x18\x02 \x01(\r\x12\x0e\n\x06target\x18\x03 \x01(\t\"\x1f\n\x0fReadTreeRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"4\n\x10ReadTreeResponse\x12 \n\x05\x66iles\x18\x01 \x03(\x0b\x32\x11.numa.v1.TreeFile\"a\n\x08TreeFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04mode\x18\x02 \x01(\r\x12\x10\n\x06target\x18\x03 \x01(\tH\x00\x12\x0e\n\x04\x64\x61ta\x18\x04 \x01(\x0cH\x00\x12\x0c\n\x04size\x18\x05 \x01(\x04\x42\t\n\x07\x63ontent\".\n\x10WriteFileRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"!\n\x11WriteFileResponse\x12\x0c\n\x04note\x18\x01 \x01(\t2\x94\x02\n\x0c\x46ilesService\x12?\n\x08ReadFile\x12\x18.numa.v1.ReadFileRequest\x1a\x19.numa.v1.ReadFileResponse\x12<\n\x07ListDir\x12\x17.numa.v1.ListDirRequest\x1a\x18.numa.v1.ListDirResponse\x12\x41\n\x08ReadTree\x12\x18.numa.v1.ReadTreeRequest\x1a\x19.numa.v1.ReadTreeResponse0\x01\x12\x42\n\tWriteFile\x12\x19.numa.v1.WriteFileRequest\x1a\x1a.numa.v1.WriteFileResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,25 +32,25 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'numa.v1.files_service_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_READFILEREQUEST']._serialized_start=40
-  _globals['_READFILEREQUEST']._serialized_end=71
-  _globals['_READFILERESPONSE']._serialized_start=73
-  _globals['_READFILERESPONSE']._serialized_end=105
-  _globals['_LISTDIRREQUEST']._serialized_start=107
-  _globals['_LISTDIRREQUEST']._serialized_end=137
-  _globals['_LISTDIRRESPONSE']._serialized_start=139
-  _globals['_LISTDIRRESPONSE']._serialized_end=192
-  _globals['_DIRENTRY']._serialized_start=194
-  _globals['_DIRENTRY']._serialized_end=248
-  _globals['_READTREEREQUEST']._serialized_start=250
-  _globals['_READTREEREQUEST']._serialized_end=281
-  _globals['_READTREERESPONSE']._serialized_start=283
-  _globals['_READTREERESPONSE']._serialized_end=335
-  _globals['_TREEFILE']._serialized_start=337
-  _globals['_TREEFILE']._serialized_end=420
-  _globals['_WRITEFILEREQUEST']._serialized_start=422
-  _globals['_WRITEFILEREQUEST']._serialized_end=468
-  _globals['_WRITEFILERESPONSE']._serialized_start=470
-  _globals['_WRITEFILERESPONSE']._serialized_end=503
-  _globals['_FILESSERVICE']._serialized_start=506
-  _globals['_FILESSERVICE']._serialized_end=782
+  _globals['_READFILEREQUEST']._serialized_end=103
+  _globals['_READFILERESPONSE']._serialized_start=105
+  _globals['_READFILERESPONSE']._serialized_end=137
+  _globals['_LISTDIRREQUEST']._serialized_start=139
+  _globals['_LISTDIRREQUEST']._serialized_end=169
+  _globals['_LISTDIRRESPONSE']._serialized_start=171
+  _globals['_LISTDIRRESPONSE']._serialized_end=224
+  _globals['_DIRENTRY']._serialized_start=226
+  _globals['_DIRENTRY']._serialized_end=280
+  _globals['_READTREEREQUEST']._serialized_start=282
+  _globals['_READTREEREQUEST']._serialized_end=313
+  _globals['_READTREERESPONSE']._serialized_start=315
+  _globals['_READTREERESPONSE']._serialized_end=367
+  _globals['_TREEFILE']._serialized_start=369
+  _globals['_TREEFILE']._serialized_end=466
+  _globals['_WRITEFILEREQUEST']._serialized_start=468
+  _globals['_WRITEFILEREQUEST']._serialized_end=514
+  _globals['_WRITEFILERESPONSE']._serialized_start=516
+  _globals['_WRITEFILERESPONSE']._serialized_end=549
+  _globals['_FILESSERVICE']._serialized_start=552
+  _globals['_FILESSERVICE']._serialized_end=828
 # @@protoc_insertion_point(module_scope)

@@ -7,10 +7,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ReadFileRequest(_message.Message):
-    __slots__ = ("path",)
+    __slots__ = ("path", "offset", "length")
     PATH_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
     path: str
-    def __init__(self, path: _Optional[str] = ...) -> None: ...
+    offset: int
+    length: int
+    def __init__(self, path: _Optional[str] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...
 
 class ReadFileResponse(_message.Message):
     __slots__ = ("data",)
@@ -53,16 +57,18 @@ class ReadTreeResponse(_message.Message):
     def __init__(self, files: _Optional[_Iterable[_Union[TreeFile, _Mapping]]] = ...) -> None: ...
 
 class TreeFile(_message.Message):
-    __slots__ = ("path", "mode", "target", "data")
+    __slots__ = ("path", "mode", "target", "data", "size")
     PATH_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
     path: str
     mode: int
     target: str
     data: bytes
-    def __init__(self, path: _Optional[str] = ..., mode: _Optional[int] = ..., target: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
+    size: int
+    def __init__(self, path: _Optional[str] = ..., mode: _Optional[int] = ..., target: _Optional[str] = ..., data: _Optional[bytes] = ..., size: _Optional[int] = ...) -> None: ...
 
 class WriteFileRequest(_message.Message):
     __slots__ = ("path", "data")

@@ -1,5 +1,6 @@
 from numa_client._gen.numa.v1 import types_pb2 as _types_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -89,6 +90,80 @@ class GetSnapshotResponse(_message.Message):
     JSON_FIELD_NUMBER: _ClassVar[int]
     json: bytes
     def __init__(self, json: _Optional[bytes] = ...) -> None: ...
+
+class ReadPagesRequest(_message.Message):
+    __slots__ = ("what", "first", "count", "pid", "owner", "frames")
+    class What(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        PAGES: _ClassVar[ReadPagesRequest.What]
+        FRAMES: _ClassVar[ReadPagesRequest.What]
+        PAGEMAP: _ClassVar[ReadPagesRequest.What]
+        PFNS: _ClassVar[ReadPagesRequest.What]
+    PAGES: ReadPagesRequest.What
+    FRAMES: ReadPagesRequest.What
+    PAGEMAP: ReadPagesRequest.What
+    PFNS: ReadPagesRequest.What
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    what: ReadPagesRequest.What
+    first: int
+    count: int
+    pid: int
+    owner: PageOwner
+    frames: bytes
+    def __init__(self, what: _Optional[_Union[ReadPagesRequest.What, str]] = ..., first: _Optional[int] = ..., count: _Optional[int] = ..., pid: _Optional[int] = ..., owner: _Optional[_Union[PageOwner, _Mapping]] = ..., frames: _Optional[bytes] = ...) -> None: ...
+
+class PageOwner(_message.Message):
+    __slots__ = ("node", "lineage", "id")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    node: int
+    lineage: int
+    id: int
+    def __init__(self, node: _Optional[int] = ..., lineage: _Optional[int] = ..., id: _Optional[int] = ...) -> None: ...
+
+class ReadPagesResponse(_message.Message):
+    __slots__ = ("words", "counts", "kinds", "others")
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    KINDS_FIELD_NUMBER: _ClassVar[int]
+    OTHERS_FIELD_NUMBER: _ClassVar[int]
+    words: bytes
+    counts: bytes
+    kinds: bytes
+    others: _containers.RepeatedCompositeFieldContainer[FramesOfOwner]
+    def __init__(self, words: _Optional[bytes] = ..., counts: _Optional[bytes] = ..., kinds: _Optional[bytes] = ..., others: _Optional[_Iterable[_Union[FramesOfOwner, _Mapping]]] = ...) -> None: ...
+
+class FramesOfOwner(_message.Message):
+    __slots__ = ("node", "owner", "at", "frames")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    node: int
+    owner: PageOwner
+    at: bytes
+    frames: bytes
+    def __init__(self, node: _Optional[int] = ..., owner: _Optional[_Union[PageOwner, _Mapping]] = ..., at: _Optional[bytes] = ..., frames: _Optional[bytes] = ...) -> None: ...
+
+class WriteOomScoreAdjRequest(_message.Message):
+    __slots__ = ("request_id", "pid", "value")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    pid: int
+    value: int
+    def __init__(self, request_id: _Optional[str] = ..., pid: _Optional[int] = ..., value: _Optional[int] = ...) -> None: ...
+
+class WriteOomScoreAdjResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class InspectRequest(_message.Message):
     __slots__ = ("zone", "pfn", "section", "highmem")

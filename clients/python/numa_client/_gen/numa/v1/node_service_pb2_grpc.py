@@ -50,6 +50,16 @@ class NodeServiceStub:
                 request_serializer=numa_dot_v1_dot_node__service__pb2.GetSnapshotRequest.SerializeToString,
                 response_deserializer=numa_dot_v1_dot_node__service__pb2.GetSnapshotResponse.FromString,
                 _registered_method=True)
+        self.ReadPages = channel.unary_unary(
+                '/numa.v1.NodeService/ReadPages',
+                request_serializer=numa_dot_v1_dot_node__service__pb2.ReadPagesRequest.SerializeToString,
+                response_deserializer=numa_dot_v1_dot_node__service__pb2.ReadPagesResponse.FromString,
+                _registered_method=True)
+        self.WriteOomScoreAdj = channel.unary_unary(
+                '/numa.v1.NodeService/WriteOomScoreAdj',
+                request_serializer=numa_dot_v1_dot_node__service__pb2.WriteOomScoreAdjRequest.SerializeToString,
+                response_deserializer=numa_dot_v1_dot_node__service__pb2.WriteOomScoreAdjResponse.FromString,
+                _registered_method=True)
         self.Inspect = channel.unary_unary(
                 '/numa.v1.NodeService/Inspect',
                 request_serializer=numa_dot_v1_dot_node__service__pb2.InspectRequest.SerializeToString,
@@ -98,6 +108,20 @@ class NodeServiceServicer:
 
     def GetSnapshot(self, request, context):
         """Reads a consistent snapshot of the node, from which FilesService renders files of /proc and /sys.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadPages(self, request, context):
+        """Says what the node knows of pages, for FilesService's files that are arrays by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WriteOomScoreAdj(self, request, context):
+        """Writes oom_score_adj of a task of the node. NOT_FOUND: it has no such task. INVALID_ARGUMENT: not in -1000…1000.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -161,6 +185,16 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.GetSnapshot,
                     request_deserializer=numa_dot_v1_dot_node__service__pb2.GetSnapshotRequest.FromString,
                     response_serializer=numa_dot_v1_dot_node__service__pb2.GetSnapshotResponse.SerializeToString,
+            ),
+            'ReadPages': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadPages,
+                    request_deserializer=numa_dot_v1_dot_node__service__pb2.ReadPagesRequest.FromString,
+                    response_serializer=numa_dot_v1_dot_node__service__pb2.ReadPagesResponse.SerializeToString,
+            ),
+            'WriteOomScoreAdj': grpc.unary_unary_rpc_method_handler(
+                    servicer.WriteOomScoreAdj,
+                    request_deserializer=numa_dot_v1_dot_node__service__pb2.WriteOomScoreAdjRequest.FromString,
+                    response_serializer=numa_dot_v1_dot_node__service__pb2.WriteOomScoreAdjResponse.SerializeToString,
             ),
             'Inspect': grpc.unary_unary_rpc_method_handler(
                     servicer.Inspect,
@@ -270,6 +304,60 @@ class NodeService:
             '/numa.v1.NodeService/GetSnapshot',
             numa_dot_v1_dot_node__service__pb2.GetSnapshotRequest.SerializeToString,
             numa_dot_v1_dot_node__service__pb2.GetSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadPages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/numa.v1.NodeService/ReadPages',
+            numa_dot_v1_dot_node__service__pb2.ReadPagesRequest.SerializeToString,
+            numa_dot_v1_dot_node__service__pb2.ReadPagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WriteOomScoreAdj(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/numa.v1.NodeService/WriteOomScoreAdj',
+            numa_dot_v1_dot_node__service__pb2.WriteOomScoreAdjRequest.SerializeToString,
+            numa_dot_v1_dot_node__service__pb2.WriteOomScoreAdjResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,10 @@ class NodeServiceStub:
     """
     GetSnapshot: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.GetSnapshotRequest, _node_service_pb2.GetSnapshotResponse]
     """Reads a consistent snapshot of the node, from which FilesService renders files of /proc and /sys."""
+    ReadPages: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.ReadPagesRequest, _node_service_pb2.ReadPagesResponse]
+    """Says what the node knows of pages, for FilesService's files that are arrays by page."""
+    WriteOomScoreAdj: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.WriteOomScoreAdjRequest, _node_service_pb2.WriteOomScoreAdjResponse]
+    """Writes oom_score_adj of a task of the node. NOT_FOUND: it has no such task. INVALID_ARGUMENT: not in -1000…1000."""
     Inspect: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.InspectRequest, _node_service_pb2.InspectResponse]
     """Reads the fields of the node's pg_data_t, of a struct zone, a struct page or a struct mem_section of the node,
     or of its high memory.
@@ -75,6 +79,10 @@ class NodeServiceAsyncStub(NodeServiceStub):
     """
     GetSnapshot: _aio.UnaryUnaryMultiCallable[_node_service_pb2.GetSnapshotRequest, _node_service_pb2.GetSnapshotResponse]  # type: ignore[assignment]
     """Reads a consistent snapshot of the node, from which FilesService renders files of /proc and /sys."""
+    ReadPages: _aio.UnaryUnaryMultiCallable[_node_service_pb2.ReadPagesRequest, _node_service_pb2.ReadPagesResponse]  # type: ignore[assignment]
+    """Says what the node knows of pages, for FilesService's files that are arrays by page."""
+    WriteOomScoreAdj: _aio.UnaryUnaryMultiCallable[_node_service_pb2.WriteOomScoreAdjRequest, _node_service_pb2.WriteOomScoreAdjResponse]  # type: ignore[assignment]
+    """Writes oom_score_adj of a task of the node. NOT_FOUND: it has no such task. INVALID_ARGUMENT: not in -1000…1000."""
     Inspect: _aio.UnaryUnaryMultiCallable[_node_service_pb2.InspectRequest, _node_service_pb2.InspectResponse]  # type: ignore[assignment]
     """Reads the fields of the node's pg_data_t, of a struct zone, a struct page or a struct mem_section of the node,
     or of its high memory.
@@ -124,6 +132,22 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.GetSnapshotResponse, _abc.Awaitable[_node_service_pb2.GetSnapshotResponse]]:
         """Reads a consistent snapshot of the node, from which FilesService renders files of /proc and /sys."""
+
+    @_abc_1.abstractmethod
+    def ReadPages(
+        self,
+        request: _node_service_pb2.ReadPagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_service_pb2.ReadPagesResponse, _abc.Awaitable[_node_service_pb2.ReadPagesResponse]]:
+        """Says what the node knows of pages, for FilesService's files that are arrays by page."""
+
+    @_abc_1.abstractmethod
+    def WriteOomScoreAdj(
+        self,
+        request: _node_service_pb2.WriteOomScoreAdjRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_service_pb2.WriteOomScoreAdjResponse, _abc.Awaitable[_node_service_pb2.WriteOomScoreAdjResponse]]:
+        """Writes oom_score_adj of a task of the node. NOT_FOUND: it has no such task. INVALID_ARGUMENT: not in -1000…1000."""
 
     @_abc_1.abstractmethod
     def Inspect(
