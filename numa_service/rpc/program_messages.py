@@ -20,6 +20,7 @@ from numa_client import (
     ProgramProgress,
     ProgramRegion,
     ProgramResult,
+    TaskMix,
     VmallocMix,
 )
 from numa_client._codec import POLICY_FLAGS, POLICY_MODES, REGION_KINDS
@@ -70,6 +71,7 @@ def _phase(m: pb2.Phase, field: str) -> Phase:
         accesses=tuple(_access(access, f"{field}.accesses[{i}]") for i, access in enumerate(m.accesses)),
         objects=tuple(_objects(mix, f"{field}.objects[{i}]") for i, mix in enumerate(m.objects)),
         vmallocs=tuple(_vmalloc(mix, f"{field}.vmallocs[{i}]") for i, mix in enumerate(m.vmallocs)),
+        tasks=tuple(_task(mix, f"{field}.tasks[{i}]") for i, mix in enumerate(m.tasks)),
         each_node=m.each_node,
         release=m.release,
     )
@@ -120,6 +122,26 @@ def _vmalloc(m: pb2.VmallocMix, field: str) -> VmallocMix:
         size=m.size,
         name=m.name,
         node=m.node if m.HasField("node") else -1,
+        weight=m.weight,
+        lifetime=_distribution(m.lifetime, f"{field}.lifetime") if m.HasField("lifetime") else None,
+        think=_distribution(m.think, f"{field}.think") if m.HasField("think") else None,
+    )
+
+
+def _task(m: pb2.TaskMix, field: str) -> TaskMix:
+    return TaskMix(
+        pages=m.pages,
+        name=m.name,
+        policy=_policy(m.policy, f"{field}.policy") if m.HasField("policy") else None,
+        accesses=m.accesses,
+        pattern=_word(PATTERNS, m.pattern, f"{field}.pattern"),
+        write=m.write,
+        theta=m.theta,
+        hot_pages=m.hot_pages,
+        hot_accesses=m.hot_accesses,
+        stride=m.stride,
+        children=m.children,
+        child_accesses=m.child_accesses,
         weight=m.weight,
         lifetime=_distribution(m.lifetime, f"{field}.lifetime") if m.HasField("lifetime") else None,
         think=_distribution(m.think, f"{field}.think") if m.HasField("think") else None,
@@ -210,6 +232,7 @@ def _phase_result(phase: PhaseResult) -> pb2.PhaseResult:
         accesses=map(_event_result, phase.accesses),
         objects=map(_event_result, phase.objects),
         vmallocs=map(_event_result, phase.vmallocs),
+        tasks=map(_event_result, phase.tasks),
     )
 
 

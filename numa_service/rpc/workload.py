@@ -142,7 +142,14 @@ class WorkloadServicer(pb2_grpc.WorkloadServiceServicer):
     async def _batches(
         self, request: pb2.RunProgramRequest, program: Program, reports: _Reports
     ) -> ProgramResult:
-        steps = run_program(self._node, request.session, request.cpu, program, time.monotonic_ns)
+        steps = run_program(
+            self._node,
+            request.session,
+            request.cpu,
+            program,
+            time.monotonic_ns,
+            inbox=self._requests.inbox,
+        )
         cut: NodeError | None = None
         turn_ends = time.monotonic() + self._pace.slice
         while True:

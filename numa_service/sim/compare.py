@@ -147,7 +147,11 @@ def _seeded(program: Program, policy: Policy | None, seed: int) -> Program:
     if policy is None:
         return program
     phases = tuple(
-        replace(phase, mixes=tuple(replace(mix, policy=mix.policy or policy) for mix in phase.mixes))
+        replace(
+            phase,
+            mixes=tuple(replace(mix, policy=mix.policy or policy) for mix in phase.mixes),
+            tasks=tuple(replace(mix, policy=mix.policy or policy) for mix in phase.tasks),
+        )
         for phase in program.phases
     )
     regions = tuple(replace(region, policy=region.policy or policy) for region in program.regions)
@@ -161,7 +165,7 @@ def _of_program(
     failures = 0
     latency = {}
     for phase in result.phases:
-        for kind in (*phase.mixes, *phase.accesses, *phase.objects):
+        for kind in (*phase.mixes, *phase.accesses, *phase.objects, *phase.tasks):
             placement.update(kind.placement)
             failures += kind.failures
             if kind.events:

@@ -16,6 +16,7 @@ from numa_client import (
     Program,
     ProgramLimits,
     ProgramRegion,
+    TaskMix,
     VmallocMix,
 )
 
@@ -29,13 +30,17 @@ from numa_service.node.mempolicy import Policy, PolicyMode, checked_policy, poli
 from numa_service.node.node import Node
 from numa_service.node.ops.alloc import MAX_COUNT
 from numa_service.node.ops.fields import MAX_REGION_PAGES
+from numa_service.node.ops.task import MAX_COMM
 from numa_service.workload.distributions import check_distribution
 from numa_service.workload.patterns import check_pattern
 
 MAX_PHASES = 64
-#: Most mixes, accesses, objects and vmallocs of a phase together.
+#: Most mixes, accesses, objects, vmallocs and kinds of tasks of a phase together.
 MAX_KINDS = 32
 MAX_REGIONS = 32
+#: Most children that a task forks, and accesses of one task.
+MAX_CHILDREN = 64
+MAX_TASK_ACCESSES = 1 << 20
 #: Most phases of a plan, in which a phase with `each_node` counts once for each node.
 MAX_PLANNED_PHASES = 1024
 MAX_NAME = 64
@@ -138,7 +143,37 @@ class VmallocPlan:
         return -(-self.size >> PAGE_SHIFT)
 
 
-Kind: TypeAlias = MixPlan | AccessPlan | ObjectPlan | VmallocPlan
+@dataclass(frozen=True, slots=True)
+class TaskPlan:
+    """A kind of tasks."""
+
+    name: str
+    #: What /proc/PID/comm of them says.
+    comm: str
+    nr_pages: int
+    policy: Policy
+    #: Its pattern and its share of writes.
+    access: Access
+    accesses: int
+    children: int
+    child_accesses: int
+    weight: float
+    #: None: tasks live until the program ends.
+    lifetime: Distribution | None
+    think: Distribution | None
+
+    @property
+    def pages(self) -> int:
+        """Pages that one event accesses."""
+        return self.accesses + self.children * self.child_accesses
+
+    @property
+    def held(self) -> int:
+        """Most pages of their memory that a task and its children have together."""
+        return self.nr_pages + self.children * min(self.nr_pages, self.child_accesses)
+
+
+Kind: TypeAlias = MixPlan | AccessPlan | ObjectPlan | VmallocPlan | TaskPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +274,7 @@ class _Planner:
             kinds += [
                 self._vmalloc(mix, f"{field}.vmallocs[{i}]", nid) for i, mix in enumerate(phase.vmallocs)
             ]
+            kinds += [self._tasks(mix, f"{field}.tasks[{i}]", nid) for i, mix in enumerate(phase.tasks)]
             name = phase.name or f"phase {field.removeprefix('phases[').removesuffix(']')}"
             self.phases.append(
                 PhasePlan(
@@ -310,6 +346,51 @@ class _Planner:
         name = mix.name or f"vmalloc {mix.size}"
         return VmallocPlan(name, mix.size, nid, _weight(mix.weight, field), lifetime, mix.think)
 
+    def _tasks(self, mix: TaskMix, field: str, nid: int | None) -> TaskPlan:
+        _check_name(f"{field}.name", mix.name)
+        for name, value, least, most in (
+            ("pages", mix.pages, 1, MAX_COUNT),
+            ("accesses", mix.accesses, 0, MAX_TASK_ACCESSES),
+            ("children", mix.children, 0, MAX_CHILDREN),
+            ("child_accesses", mix.child_accesses, 0, MAX_TASK_ACCESSES),
+        ):
+            if not least <= value <= most:
+                raise InvalidRequest(f"{field}.{name}", f"{value} is not in {least}…{most}")
+        if mix.child_accesses and not mix.children:
+            raise InvalidRequest(f"{field}.child_accesses", "there are no children")
+        policy = _policy(mix.policy, field, self._node)
+        if nid is not None:
+            policy = Policy(PolicyMode.BIND, (nid,))
+        _check_policy(policy, GFP_HIGHUSER_MOVABLE, self._node, field)
+        access = Access(
+            "",
+            mix.pattern,
+            write=mix.write,
+            theta=mix.theta,
+            hot_pages=mix.hot_pages,
+            hot_accesses=mix.hot_accesses,
+            stride=mix.stride,
+        )
+        check_pattern(access, mix.pages, field)
+        lifetime = _seconds(mix.lifetime, field)
+        _check_think(mix.think, field)
+        comm = mix.name[:MAX_COMM] or "task"
+        if not comm.isprintable():
+            raise InvalidRequest(f"{field}.name", "it is the name of tasks: printable characters only")
+        return TaskPlan(
+            mix.name or f"tasks of {mix.pages} pages",
+            comm,
+            mix.pages,
+            policy,
+            access,
+            mix.accesses or mix.pages,
+            mix.children,
+            mix.child_accesses,
+            _weight(mix.weight, field),
+            lifetime,
+            mix.think,
+        )
+
     def _kernel_node(self, nid: int, field: str) -> int:
         """The node that something of the kernel's is asked of; NUMA_NO_NODE for none."""
         if nid not in (NUMA_NO_NODE, *self._node.machine.spec.nids):
@@ -337,11 +418,12 @@ class _Planner:
 
 def _check_phase(phase: Phase, field: str) -> None:
     _check_name(f"{field}.name", phase.name)
-    kinds = sum(map(len, (phase.mixes, phase.accesses, phase.objects, phase.vmallocs)))
+    kinds = sum(map(len, (phase.mixes, phase.accesses, phase.objects, phase.vmallocs, phase.tasks)))
     if not kinds:
-        raise InvalidRequest(f"{field}.mixes", "no mixes, accesses, objects or vmallocs: nothing to do")
+        raise InvalidRequest(f"{field}.mixes", "nothing to do: no mixes, accesses, objects, vmallocs, tasks")
     if kinds > MAX_KINDS:
-        raise InvalidRequest(f"{field}.mixes", f"more than {MAX_KINDS} mixes, accesses, objects and vmallocs")
+        reason = f"more than {MAX_KINDS} mixes, accesses, objects, vmallocs and tasks"
+        raise InvalidRequest(f"{field}.mixes", reason)
     _check_range(f"{field}.seconds", phase.seconds, MAX_LIMITS.max_virtual_seconds)
     _check_range(f"{field}.events", phase.events, MAX_LIMITS.max_events)
     _check_range(f"{field}.memory", phase.memory, MAX_MEMORY)

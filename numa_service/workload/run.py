@@ -21,13 +21,14 @@ import numpy.typing as npt
 from numa_client import Program, ProgramProgress, ProgramResult
 from numa_client._program import LifetimeUnit
 
-from numa_service.machine.tlb import Translation
+from numa_service.machine.tlb import PAGE_KB, Translation
 from numa_service.mm.pgdat import Pfns
 from numa_service.node import ops
 from numa_service.node.ask import Ask, Park, Steps
 from numa_service.node.cost import Cost
 from numa_service.node.errors import LimitExceeded, NodeError, NotFound, PeerUnavailable, Precondition
 from numa_service.node.free_pages import free_pages
+from numa_service.node.inbox import Inbox
 from numa_service.node.kmem import kmem_cache_alloc, kmem_cache_free
 from numa_service.node.node import Node
 from numa_service.node.ops.kmem import MAX_REQUEST_OBJECTS
@@ -47,10 +48,12 @@ from numa_service.workload.plan import (
     ObjectPlan,
     PhasePlan,
     Plan,
+    TaskPlan,
     VmallocPlan,
     make_plan,
 )
 from numa_service.workload.tally import PhaseTally, Tally
+from numa_service.workload.task_lives import TaskLives
 
 #: A running program.
 ProgramSteps: TypeAlias = Generator[Ask[Any] | Park | ProgramProgress, Any, ProgramResult]
@@ -75,6 +78,7 @@ def run_program(
     program: Program,
     clock: Callable[[], int] = lambda: 0,
     objects: ObjectsTold | None = None,
+    inbox: Inbox | None = None,
 ) -> ProgramSteps:
     """Run a program for a session, on one CPU of the node.
 
@@ -82,8 +86,10 @@ def run_program(
     of its limits; with `stop_on_failure` also AllocFailed, or NodesAway if nodes did not answer. All that it
     holds is freed before an error is raised. `clock` gives real ns: it serves the limit on real time and the
     times in reports, and changes nothing else. `objects` is told of slab objects that come and go.
+    `inbox` has the locks of tasks' address spaces; without one, nobody else uses tasks of the session.
     """
-    run = _Run(node, session, cpu, make_plan(program, node), clock, objects)
+    lives = TaskLives(node, session, cpu, inbox)
+    run = _Run(node, session, cpu, make_plan(program, node), clock, objects, lives)
     try:
         yield from run.phases()
     except NodeError:
@@ -143,6 +149,8 @@ class _Kind:
             region = run.regions[plan.region]
             self.indexes = Indexes(plan.access, region.nr_pages, self.random)
             self.translation = Translation(region.nr_pages, region.tlb_page_kb, share)
+        elif isinstance(plan, TaskPlan):
+            self.translation = Translation(plan.nr_pages, min(PAGE_KB), 1.0)
 
     def think_ns(self, count: int) -> int:
         """Virtual ns to think before `count` events."""
@@ -162,6 +170,7 @@ class _Run:
         plan: Plan,
         clock: Callable[[], int],
         objects: ObjectsTold | None,
+        lives: TaskLives,
     ) -> None:
         check_cpu(node.pgdat, cpu)
         node.session(session)
@@ -171,6 +180,7 @@ class _Run:
         self._plan = plan
         self._clock = clock
         self._objects_told = objects
+        self._lives = lives
         self._started_ns = clock()
         self._now_ns = 0
         #: Pages allocated so far, which is also the clock of lifetimes in units of memory.
@@ -191,6 +201,11 @@ class _Run:
         #: Areas by their pages, as objects.
         self._areas_due: dict[int, Due] = {}
         self._areas_forever: dict[int, list[Pfns]] = {}
+        #: Tasks by the pages that they have at most: pids of those with a lifetime, and of the others.
+        self._tasks_due: dict[int, Due] = {}
+        self._tasks_forever: dict[int, list[Pfns]] = {}
+        #: pid of a task that was spawned → pages that it began with, its pid and those of its children.
+        self._families: dict[int, tuple[int, tuple[int, ...]]] = {}
         #: Numbers of the regions that are mapped, by their index in the plan.
         self._regions: dict[int, int] = {}
         self._tallies: list[PhaseTally] = []
@@ -270,6 +285,8 @@ class _Run:
             yield from self._allocate_objects(kind, kind.plan, count)
         elif isinstance(kind.plan, VmallocPlan):
             yield from self._allocate_areas(kind, kind.plan, count)
+        elif isinstance(kind.plan, TaskPlan):
+            yield from self._begin_tasks(kind, kind.plan, count)
         else:
             yield from self._access(kind, kind.plan, count)
 
@@ -388,6 +405,49 @@ class _Run:
             due = self._areas_due.setdefault(pages, Due())
             due.add(ticks.astype(np.int64) + self._now_ns, address)
 
+    def _begin_tasks(self, kind: _Kind, plan: TaskPlan, count: int) -> Steps[None]:
+        tally, most = kind.tally, self._plan.limits.max_live_pages
+        assert kind.translation
+        for _ in range(count):
+            if self._live + plan.held > most:
+                raise LimitExceeded(f"limits.max_live_pages: more than {most} pages held at a time")
+            self._check_virtual_time()
+            lived = yield from self._lives.begin(plan, kind.random, kind.translation)
+            # its calls have moved the CPU's clock by themselves
+            self._now_ns += lived.cost.latency_ns
+            pages = lived.placement.total()
+            self._allocated += pages
+            self._accessed += lived.hits
+            tally.record(1, int(bool(lived.failed)), lived.cost, lived.remote_lookups, 0)
+            tally.hits += lived.hits
+            tally.faults += lived.faults
+            tally.major_faults += lived.major_faults
+            tally.pages += pages
+            tally.pages_by_node.update(lived.placement)
+            if lived.failed:
+                self._failures += 1
+                if self._plan.program.stop_on_failure:
+                    raise LimitExceeded(f"{plan.name}: {lived.failed}")
+                continue
+            self._live += plan.held
+            pid = lived.pids[0]
+            self._families[pid] = pages, lived.pids
+            pids = np.array([pid], np.uint64)
+            if plan.lifetime is None:
+                self._tasks_forever.setdefault(plan.held, []).append(pids)
+                continue
+            ticks = np.minimum(sample(plan.lifetime, kind.random, 1) * 1e9, MAX_TICKS)
+            due = self._tasks_due.setdefault(plan.held, Due())
+            due.add(ticks.astype(np.int64) + self._now_ns, pids)
+
+    def _end_tasks(self, held: int, pids: Pfns) -> Steps[None]:
+        """Have tasks exit with their children, of `held` pages each family."""
+        for pid in pids.tolist():
+            self._live -= held
+            pages, family = self._families.pop(pid)
+            self._freed += pages
+            yield from self._lives.end(list(family))
+
     def _hold(self, kind: _Kind, mix: MixPlan, nid: int, pfns: Pfns) -> None:
         """Keep blocks until their lifetimes, which are drawn here, are over."""
         lifetime = mix.lifetime
@@ -472,6 +532,8 @@ class _Run:
             yield from self._free_objects(cache, waiting.take(self._now_ns))
         for pages, waiting in self._areas_due.items():
             yield from self._free_areas(pages, waiting.take(self._now_ns))
+        for pages, waiting in self._tasks_due.items():
+            yield from self._end_tasks(pages, waiting.take(self._now_ns))
 
     def _free_areas(self, pages: int, addresses: Pfns) -> Steps[None]:
         """Free areas of so many pages; those that were lost with a node are counted as unfreed."""
@@ -515,7 +577,7 @@ class _Run:
         self._unfreed += pages - freed
 
     def _free_all(self) -> Generator[Ask[Any] | Park | ProgramProgress, Any, None]:
-        """Free all blocks, objects and areas that are held, with progress after each Free."""
+        """Free all blocks, objects and areas that are held, and end tasks, with progress after each."""
         held = [(order, nid, waiting.drain()) for (order, nid, _), waiting in self._due.items()]
         held += [(order, nid, np.concatenate(blocks)) for (order, nid), blocks in self._forever.items()]
         self._forever.clear()
@@ -534,6 +596,12 @@ class _Run:
         self._areas_forever.clear()
         for pages, addresses in areas:
             yield from self._free_areas(pages, addresses)
+            yield self._progress(len(self._tallies) - 1)
+        tasks = [(pages, waiting.drain()) for pages, waiting in self._tasks_due.items()]
+        tasks += [(pages, np.concatenate(parts)) for pages, parts in self._tasks_forever.items()]
+        self._tasks_forever.clear()
+        for pages, pids in tasks:
+            yield from self._end_tasks(pages, pids)
             yield self._progress(len(self._tallies) - 1)
 
     def release(self) -> Generator[Ask[Any] | Park | ProgramProgress, Any, None]:
@@ -579,8 +647,8 @@ class _Run:
 
 def _among(plan: Kind) -> str:
     """The field of PhaseResult that has the counts of a kind."""
-    among = {MixPlan: "mixes", AccessPlan: "accesses", ObjectPlan: "objects", VmallocPlan: "vmallocs"}
-    return among[type(plan)]
+    among: dict[type, str] = {MixPlan: "mixes", AccessPlan: "accesses", ObjectPlan: "objects"}
+    return (among | {VmallocPlan: "vmallocs", TaskPlan: "tasks"})[type(plan)]
 
 
 def _batch(phase: PhasePlan, events: int, spent_ns: int, pages: float, pages_per_event: float) -> int:

@@ -68,16 +68,16 @@ def _lower_bound(bucket: int) -> int:
 
 @dataclass(slots=True)
 class Tally:
-    """The counts of one mix, access, kind of objects or of areas of a phase."""
+    """The counts of one mix, access, kind of objects, of areas or of tasks of a phase."""
 
     name: str
-    #: Field of PhaseResult in which it stands: mixes, accesses, objects or vmallocs.
+    #: Field of PhaseResult in which it stands: mixes, accesses, objects, vmallocs or tasks.
     among: str
-    #: Blocks, objects or areas asked for, or pages accessed.
+    #: Blocks, objects or areas asked for, tasks begun, or pages accessed.
     events: int = 0
     #: Pages or objects allocated, or pages accessed.
     pages: int = 0
-    #: Blocks, objects, areas or pages for which there was no memory.
+    #: Blocks, objects, areas, tasks or pages for which there was no memory.
     failures: int = 0
     #: These pages or objects by the nid of their node.
     pages_by_node: Counter[int] = field(default_factory=Counter)
@@ -120,7 +120,7 @@ class PhaseTally:
     """The counts of one phase."""
 
     name: str
-    #: Its mixes, then its accesses, then its objects, then its areas.
+    #: Its mixes, then its accesses, then its objects, then its areas, then its tasks.
     kinds: list[Tally]
     virtual_ns: int = 0
     real_ns: int = 0
@@ -137,6 +137,7 @@ class PhaseTally:
             accesses=self._results("accesses"),
             objects=self._results("objects"),
             vmallocs=self._results("vmallocs"),
+            tasks=self._results("tasks"),
         )
 
     def _results(self, among: str) -> tuple[EventResult, ...]:

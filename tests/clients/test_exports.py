@@ -71,6 +71,7 @@ def test_numa_client() -> None:
         "SlabInfo",
         "Task",
         "TaskCall",
+        "TaskMix",
         "TaskResult",
         "Touch",
         "TreeFile",

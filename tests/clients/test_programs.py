@@ -20,6 +20,7 @@ from numa_client import (
     ProgramLimits,
     ProgramRegion,
     SessionInfo,
+    TaskMix,
     VmallocMix,
     list_programs,
     program_text,
@@ -98,6 +99,23 @@ node = 1
 weight = 2
 lifetime = { kind = "fixed", mean = 1 }
 think = { kind = "fixed", mean = 1e-6 }
+
+[[phases.tasks]]
+name = "t"
+pages = 100
+policy = "interleave:0-1"
+accesses = 50
+pattern = "hot-set"
+write = 0.5
+theta = 0.9
+hot_pages = 0.1
+hot_accesses = 0.9
+stride = 4
+children = 2
+child_accesses = 10
+weight = 2
+lifetime = { kind = "fixed", mean = 1 }
+think = { kind = "fixed", mean = 1e-6 }
 """
 
 
@@ -110,6 +128,7 @@ def test_every_key_arrives() -> None:
         Access,
         ObjectMix,
         VmallocMix,
+        TaskMix,
         ProgramRegion,
         ProgramLimits,
         Distribution,
@@ -126,6 +145,7 @@ def test_every_key_arrives() -> None:
         (pb2.Access.DESCRIPTOR, message.phases[0].accesses[0]),
         (pb2.ObjectMix.DESCRIPTOR, message.phases[0].objects[0]),
         (pb2.VmallocMix.DESCRIPTOR, message.phases[0].vmallocs[0]),
+        (pb2.TaskMix.DESCRIPTOR, message.phases[0].tasks[0]),
         (pb2.Distribution.DESCRIPTOR, message.phases[0].mixes[0].lifetime),
     ):
         assert {f.name for f, _ in found.ListFields()} == {f.name for f in descriptor.fields}
@@ -206,6 +226,7 @@ def test_the_library() -> None:
         "page-cache-churn",
         "stream",
         "web-server",
+        "worker-pool",
     )
 
 

@@ -24,6 +24,7 @@ from numa_client import (
     ProgramLimits,
     ProgramProgress,
     ProgramResult,
+    TaskMix,
     Unavailable,
 )
 from numa_client._gen.numa.v1 import workload_service_pb2 as pb2
@@ -324,3 +325,23 @@ async def test_calls_are_counted(demo: Loopback, client: AsyncMachine) -> None:
     for code in ("OK", "INVALID_ARGUMENT"):
         found = metrics.get_sample_value("grpc_server_handled_total", labels | {"grpc_code": code})
         assert found == 1
+
+
+async def test_tasks_of_a_program_are_the_sessions(demo: Loopback, client: AsyncMachine) -> None:
+    mix = TaskMix(64, "worker", policy=Policy.bind(1), children=1, child_accesses=8)
+    async with client.session(cpu=0) as session:
+        program = Program(phases=(Phase(events=6, batch=2, tasks=(mix,)),), keep=True)
+        reports = [report async for report in session.run_program(program)]
+        result = reports[-1]
+        assert isinstance(result, ProgramResult)
+        (tasks,) = result.phases[0].tasks
+        assert (tasks.events, tasks.failures, tasks.placement[1]) == (6, 0, 6 * 72)
+        assert len(demo.node(0).tasks) == 12
+        pid = min(demo.node(0).tasks)
+        assert await client.read_file(f"/proc/{pid}/comm") == "worker\n"
+        with pytest.raises(InvalidRequest) as refused:
+            async for _ in session.run_program(Program(phases=(Phase(events=1, tasks=(TaskMix(0),)),))):
+                pass
+        assert refused.value.field == "phases[0].tasks[0].pages"
+    assert not demo.node(0).tasks
+    demo.check()

@@ -20,6 +20,7 @@ from numa_client import (
 )
 
 from numa_service.machine.presets import load_preset
+from numa_service.machine.spec import MachineSpec
 from numa_service.node import ops
 from numa_service.node.errors import NodeError
 from numa_service.node.node import Node
@@ -31,9 +32,9 @@ EXPONENTIAL = Distribution("exponential", mean=1e-3)
 class Driven:
     """A session on node 0 of a machine whose nodes are driven by hand."""
 
-    def __init__(self, preset: str = "demo", unloaded: bool = False) -> None:
+    def __init__(self, preset: str | MachineSpec = "demo", unloaded: bool = False) -> None:
         """With `unloaded`, memories and links have so much bandwidth that no access ever queues."""
-        self.spec = load_preset(preset)
+        self.spec = load_preset(preset) if isinstance(preset, str) else preset
         if unloaded:
             nids = [node.nid for node in self.spec.nodes]
             much = 10**12

@@ -17,6 +17,7 @@ from numa_client import (
     Program,
     ProgramLimits,
     ProgramRegion,
+    TaskMix,
     VmallocMix,
 )
 
@@ -46,6 +47,10 @@ def objects(**fields: Any) -> Program:
 
 def vmalloc(**fields: Any) -> Program:
     return phase(vmallocs=(VmallocMix(**{"size": 4096} | fields),))
+
+
+def tasks(**fields: Any) -> Program:
+    return phase(tasks=(TaskMix(**{"pages": 8} | fields),))
 
 
 def region(**fields: Any) -> Program:
@@ -104,6 +109,20 @@ CASES: list[tuple[Program, str]] = [
     (vmalloc(lifetime=Distribution("exponential")), "phases[1].vmallocs[0].lifetime.mean"),
     (vmalloc(lifetime=replace(SPENT, unit="memory")), "phases[1].vmallocs[0].lifetime.unit"),
     (vmalloc(think=Distribution("forever")), "phases[1].vmallocs[0].think.kind"),
+    (tasks(pages=0), "phases[1].tasks[0].pages"),
+    (tasks(pages=(1 << 16) + 1), "phases[1].tasks[0].pages"),
+    (tasks(accesses=-1), "phases[1].tasks[0].accesses"),
+    (tasks(children=65), "phases[1].tasks[0].children"),
+    (tasks(child_accesses=1), "phases[1].tasks[0].child_accesses"),
+    (tasks(policy=Policy.bind(9)), "phases[1].tasks[0].policy.nodes"),
+    (tasks(pattern="zipf"), "phases[1].tasks[0].theta"),
+    (tasks(pattern="stride", stride=9), "phases[1].tasks[0].stride"),
+    (tasks(write=1.5), "phases[1].tasks[0].write"),
+    (tasks(weight=-1.0), "phases[1].tasks[0].weight"),
+    (tasks(name="x" * 100), "phases[1].tasks[0].name"),
+    (tasks(name="a\nb"), "phases[1].tasks[0].name"),
+    (tasks(lifetime=replace(SPENT, unit="memory")), "phases[1].tasks[0].lifetime.unit"),
+    (tasks(think=Distribution("forever")), "phases[1].tasks[0].think.kind"),
     (access(region="nowhere"), "phases[1].accesses[0].region"),
     (access(write=1.5), "phases[1].accesses[0].write"),
     (access(pattern="zipf"), "phases[1].accesses[0].theta"),

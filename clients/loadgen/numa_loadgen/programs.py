@@ -147,8 +147,8 @@ def summary(name: str, result: ProgramResult) -> Group:
             table.add_column(column, justify="right")
         for kind in (*phase.mixes, *phase.objects, *phase.vmallocs):
             table.add_row(*_cells(kind), "")
-        for kind in phase.accesses:
-            table.add_row(*_cells(kind), f"{kind.hit_pages / kind.events:.1%}" if kind.events else "-")
+        for kind in (*phase.accesses, *phase.tasks):
+            table.add_row(*_cells(kind), _hits(kind))
         tables.append(table)
     facts = Table(title=name, title_justify="left", show_header=False)
     facts.add_column()
@@ -164,6 +164,12 @@ def summary(name: str, result: ProgramResult) -> Group:
     ):
         facts.add_row(label, value)
     return Group(*tables, facts)
+
+
+def _hits(kind: EventResult) -> str:
+    """The share of accesses that found their page."""
+    accesses = kind.hit_pages + kind.fault_pages
+    return f"{kind.hit_pages / accesses:.1%}" if accesses else "-"
 
 
 def _cells(kind: EventResult) -> tuple[str, ...]:

@@ -109,6 +109,38 @@ class VmallocMix:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskMix:
+    """One kind of tasks: each maps memory, touches it, forks children that do so too, and exits with them."""
+
+    #: Pages of anonymous memory that a task maps (mmap), 1 to 65536.
+    pages: int
+    #: Also the name of its tasks, of which 15 characters count.
+    name: str = ""
+    #: Policy of that memory (mbind); None is the default policy.
+    policy: Policy | None = None
+    #: Accesses to pages of it, as of :class:`Access`. 0 accesses are as many as it has pages.
+    accesses: int = 0
+    pattern: AccessPattern = "sequential"
+    #: Share of accesses that write, 0 to 1.
+    write: float = 1.0
+    theta: float = 0.0
+    hot_pages: float = 0.0
+    hot_accesses: float = 0.0
+    stride: int = 0
+    #: Children that it forks, at most 64, and the accesses that each of them goes on with: what a child
+    #: writes to is copied.
+    children: int = 0
+    child_accesses: int = 0
+    #: Share of the phase's events, relative to the weights of the others. An event is a task with its
+    #: children.
+    weight: float = 1.0
+    #: In seconds, until it exits; None means until the program ends.
+    lifetime: Distribution | None = None
+    #: Virtual seconds that pass before each task begins.
+    think: Distribution | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ProgramRegion:
     """A region of pageable memory, which is mapped while phases use it."""
 
@@ -153,7 +185,7 @@ class Phase:
     name: str = ""
     #: Ends the phase after so many virtual seconds.
     seconds: float = 0.0
-    #: Ends the phase after so many blocks, objects and areas asked for and pages accessed.
+    #: Ends the phase after so many blocks, objects and areas asked for, tasks begun, and pages accessed.
     events: int = 0
     #: Ends the phase after so many pages of all events, as a multiple of the memory of the session's node.
     memory: float = 0.0
@@ -166,9 +198,10 @@ class Phase:
     accesses: tuple[Access, ...] = ()
     objects: tuple[ObjectMix, ...] = ()
     vmallocs: tuple[VmallocMix, ...] = ()
+    tasks: tuple[TaskMix, ...] = ()
     #: Run the phase once for every node with memory, with mixes and regions bound to that node.
     each_node: bool = False
-    #: At the end of the phase, free all blocks, objects and areas that are still held.
+    #: At the end of the phase, free all blocks, objects and areas that are still held, and end all tasks.
     release: bool = False
 
 
@@ -195,7 +228,8 @@ class Program:
     limits: ProgramLimits = field(default_factory=ProgramLimits)
     #: Whether a failed allocation or access ends the program; otherwise failures are counted.
     stop_on_failure: bool = False
-    #: Whether what mixes, objects and vmallocs hold at the end stays with the session; else it is freed.
+    #: Whether what mixes, objects, vmallocs and tasks hold at the end stays with the session; else it is
+    #: freed.
     keep: bool = False
 
     @classmethod
@@ -252,10 +286,17 @@ _TABLES: dict[type, dict[str, type]] = {
     Access: {"think": Distribution},
     ObjectMix: {"lifetime": Distribution, "think": Distribution},
     VmallocMix: {"lifetime": Distribution, "think": Distribution},
+    TaskMix: {"lifetime": Distribution, "think": Distribution},
 }
 _LISTS: dict[type, dict[str, type]] = {
     Program: {"phases": Phase, "regions": ProgramRegion},
-    Phase: {"mixes": Mix, "accesses": Access, "objects": ObjectMix, "vmallocs": VmallocMix},
+    Phase: {
+        "mixes": Mix,
+        "accesses": Access,
+        "objects": ObjectMix,
+        "vmallocs": VmallocMix,
+        "tasks": TaskMix,
+    },
 }
 #: Types whose values are words; the service checks whether it knows them.
 _WORDS = ("DistributionKind", "LifetimeUnit", "RegionKind", "AccessPattern")

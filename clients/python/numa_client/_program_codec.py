@@ -103,6 +103,7 @@ def _phase(phase: p.Phase, path: str) -> pb2.Phase:
         accesses=[_access(access, f"{path}.accesses[{i}]") for i, access in enumerate(phase.accesses)],
         objects=[_objects(mix, f"{path}.objects[{i}]") for i, mix in enumerate(phase.objects)],
         vmallocs=[_vmalloc(mix, f"{path}.vmallocs[{i}]") for i, mix in enumerate(phase.vmallocs)],
+        tasks=[_task(mix, f"{path}.tasks[{i}]") for i, mix in enumerate(phase.tasks)],
         each_node=phase.each_node,
         release=phase.release,
     )
@@ -161,6 +162,28 @@ def _vmalloc(mix: p.VmallocMix, path: str) -> pb2.VmallocMix:
         name=mix.name,
         size=mix.size,
         node=None if mix.node == -1 else mix.node,
+        weight=mix.weight,
+        lifetime=_distribution(mix.lifetime, f"{path}.lifetime"),
+        think=_distribution(mix.think, f"{path}.think"),
+    )
+
+
+def _task(mix: p.TaskMix, path: str) -> pb2.TaskMix:
+    return _made(
+        pb2.TaskMix,
+        path,
+        name=mix.name,
+        pages=mix.pages,
+        policy=codec.policy_message(mix.policy),
+        accesses=mix.accesses,
+        pattern=_enum(PATTERNS, mix.pattern, f"{path}.pattern"),
+        write=mix.write,
+        theta=mix.theta,
+        hot_pages=mix.hot_pages,
+        hot_accesses=mix.hot_accesses,
+        stride=mix.stride,
+        children=mix.children,
+        child_accesses=mix.child_accesses,
         weight=mix.weight,
         lifetime=_distribution(mix.lifetime, f"{path}.lifetime"),
         think=_distribution(mix.think, f"{path}.think"),
@@ -236,6 +259,7 @@ def report(message: pb2.RunProgramResponse) -> ProgramProgress | ProgramResult:
                 tuple(map(_event_result, phase.accesses)),
                 tuple(map(_event_result, phase.objects)),
                 tuple(map(_event_result, phase.vmallocs)),
+                tuple(map(_event_result, phase.tasks)),
             )
             for phase in r.phases
         ),

@@ -39,10 +39,10 @@ class EventLatency:
 
 @dataclass(frozen=True, slots=True)
 class EventResult:
-    """The result of one mix, access, kind of objects or of areas of a phase."""
+    """The result of one mix, access, kind of objects, of areas or of tasks of a phase."""
 
     name: str
-    #: Blocks, objects or areas asked for, or pages accessed.
+    #: Blocks, objects or areas asked for, tasks begun (with their children), or pages accessed.
     events: int
     #: Pages or objects got, or pages accessed.
     pages: int
@@ -54,7 +54,8 @@ class EventResult:
     #: This and the next are not counted for objects and areas.
     remote_lookups: int
     direct_reclaimed_pages: int
-    #: For accesses only: resident pages, pages faulted in, and of these those read from swap or file.
+    #: For accesses and tasks only: resident pages, pages faulted in, and of these those read from swap or
+    #: file.
     hit_pages: int
     fault_pages: int
     major_fault_pages: int
@@ -72,11 +73,12 @@ class PhaseResult:
     accesses: tuple[EventResult, ...]
     objects: tuple[EventResult, ...] = ()
     vmallocs: tuple[EventResult, ...] = ()
+    tasks: tuple[EventResult, ...] = ()
 
     @property
     def pages_per_second(self) -> float:
         """Pages got and accessed in a real second."""
-        pages = sum(kind.pages for kind in (*self.mixes, *self.accesses, *self.vmallocs))
+        pages = sum(kind.pages for kind in (*self.mixes, *self.accesses, *self.vmallocs, *self.tasks))
         return pages * 1e9 / self.real_ns if self.real_ns else 0.0
 
 

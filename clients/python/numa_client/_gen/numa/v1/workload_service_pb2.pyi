@@ -103,7 +103,7 @@ class ProgramLimits(_message.Message):
     def __init__(self, max_live_pages: _Optional[int] = ..., max_events: _Optional[int] = ..., max_virtual_seconds: _Optional[float] = ..., max_real_seconds: _Optional[float] = ...) -> None: ...
 
 class Phase(_message.Message):
-    __slots__ = ("name", "seconds", "events", "memory", "rate", "batch", "mixes", "accesses", "each_node", "release", "objects", "vmallocs")
+    __slots__ = ("name", "seconds", "events", "memory", "rate", "batch", "mixes", "accesses", "each_node", "release", "objects", "vmallocs", "tasks")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
@@ -116,6 +116,7 @@ class Phase(_message.Message):
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     OBJECTS_FIELD_NUMBER: _ClassVar[int]
     VMALLOCS_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
     name: str
     seconds: float
     events: int
@@ -128,7 +129,8 @@ class Phase(_message.Message):
     release: bool
     objects: _containers.RepeatedCompositeFieldContainer[ObjectMix]
     vmallocs: _containers.RepeatedCompositeFieldContainer[VmallocMix]
-    def __init__(self, name: _Optional[str] = ..., seconds: _Optional[float] = ..., events: _Optional[int] = ..., memory: _Optional[float] = ..., rate: _Optional[float] = ..., batch: _Optional[int] = ..., mixes: _Optional[_Iterable[_Union[Mix, _Mapping]]] = ..., accesses: _Optional[_Iterable[_Union[Access, _Mapping]]] = ..., each_node: _Optional[bool] = ..., release: _Optional[bool] = ..., objects: _Optional[_Iterable[_Union[ObjectMix, _Mapping]]] = ..., vmallocs: _Optional[_Iterable[_Union[VmallocMix, _Mapping]]] = ...) -> None: ...
+    tasks: _containers.RepeatedCompositeFieldContainer[TaskMix]
+    def __init__(self, name: _Optional[str] = ..., seconds: _Optional[float] = ..., events: _Optional[int] = ..., memory: _Optional[float] = ..., rate: _Optional[float] = ..., batch: _Optional[int] = ..., mixes: _Optional[_Iterable[_Union[Mix, _Mapping]]] = ..., accesses: _Optional[_Iterable[_Union[Access, _Mapping]]] = ..., each_node: _Optional[bool] = ..., release: _Optional[bool] = ..., objects: _Optional[_Iterable[_Union[ObjectMix, _Mapping]]] = ..., vmallocs: _Optional[_Iterable[_Union[VmallocMix, _Mapping]]] = ..., tasks: _Optional[_Iterable[_Union[TaskMix, _Mapping]]] = ...) -> None: ...
 
 class Mix(_message.Message):
     __slots__ = ("name", "order", "gfp", "policy", "weight", "lifetime", "think")
@@ -183,6 +185,40 @@ class VmallocMix(_message.Message):
     lifetime: Distribution
     think: Distribution
     def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., node: _Optional[int] = ..., weight: _Optional[float] = ..., lifetime: _Optional[_Union[Distribution, _Mapping]] = ..., think: _Optional[_Union[Distribution, _Mapping]] = ...) -> None: ...
+
+class TaskMix(_message.Message):
+    __slots__ = ("name", "pages", "policy", "accesses", "pattern", "write", "theta", "hot_pages", "hot_accesses", "stride", "children", "child_accesses", "weight", "lifetime", "think")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PAGES_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    ACCESSES_FIELD_NUMBER: _ClassVar[int]
+    PATTERN_FIELD_NUMBER: _ClassVar[int]
+    WRITE_FIELD_NUMBER: _ClassVar[int]
+    THETA_FIELD_NUMBER: _ClassVar[int]
+    HOT_PAGES_FIELD_NUMBER: _ClassVar[int]
+    HOT_ACCESSES_FIELD_NUMBER: _ClassVar[int]
+    STRIDE_FIELD_NUMBER: _ClassVar[int]
+    CHILDREN_FIELD_NUMBER: _ClassVar[int]
+    CHILD_ACCESSES_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    LIFETIME_FIELD_NUMBER: _ClassVar[int]
+    THINK_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    pages: int
+    policy: _types_pb2.Policy
+    accesses: int
+    pattern: AccessPattern
+    write: float
+    theta: float
+    hot_pages: float
+    hot_accesses: float
+    stride: int
+    children: int
+    child_accesses: int
+    weight: float
+    lifetime: Distribution
+    think: Distribution
+    def __init__(self, name: _Optional[str] = ..., pages: _Optional[int] = ..., policy: _Optional[_Union[_types_pb2.Policy, _Mapping]] = ..., accesses: _Optional[int] = ..., pattern: _Optional[_Union[AccessPattern, str]] = ..., write: _Optional[float] = ..., theta: _Optional[float] = ..., hot_pages: _Optional[float] = ..., hot_accesses: _Optional[float] = ..., stride: _Optional[int] = ..., children: _Optional[int] = ..., child_accesses: _Optional[int] = ..., weight: _Optional[float] = ..., lifetime: _Optional[_Union[Distribution, _Mapping]] = ..., think: _Optional[_Union[Distribution, _Mapping]] = ...) -> None: ...
 
 class ProgramRegion(_message.Message):
     __slots__ = ("name", "kind", "pages", "memory", "policy", "tlb_page_kb")
@@ -291,7 +327,7 @@ class ProgramResult(_message.Message):
     def __init__(self, phases: _Optional[_Iterable[_Union[PhaseResult, _Mapping]]] = ..., virtual_ns: _Optional[int] = ..., real_ns: _Optional[int] = ..., allocated_pages: _Optional[int] = ..., accessed_pages: _Optional[int] = ..., freed_pages: _Optional[int] = ..., kept_pages: _Optional[int] = ..., unfreed_pages: _Optional[int] = ...) -> None: ...
 
 class PhaseResult(_message.Message):
-    __slots__ = ("name", "virtual_ns", "real_ns", "freed_pages", "mixes", "accesses", "objects", "vmallocs")
+    __slots__ = ("name", "virtual_ns", "real_ns", "freed_pages", "mixes", "accesses", "objects", "vmallocs", "tasks")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VIRTUAL_NS_FIELD_NUMBER: _ClassVar[int]
     REAL_NS_FIELD_NUMBER: _ClassVar[int]
@@ -300,6 +336,7 @@ class PhaseResult(_message.Message):
     ACCESSES_FIELD_NUMBER: _ClassVar[int]
     OBJECTS_FIELD_NUMBER: _ClassVar[int]
     VMALLOCS_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
     name: str
     virtual_ns: int
     real_ns: int
@@ -308,7 +345,8 @@ class PhaseResult(_message.Message):
     accesses: _containers.RepeatedCompositeFieldContainer[EventResult]
     objects: _containers.RepeatedCompositeFieldContainer[EventResult]
     vmallocs: _containers.RepeatedCompositeFieldContainer[EventResult]
-    def __init__(self, name: _Optional[str] = ..., virtual_ns: _Optional[int] = ..., real_ns: _Optional[int] = ..., freed_pages: _Optional[int] = ..., mixes: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ..., accesses: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ..., objects: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ..., vmallocs: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ...) -> None: ...
+    tasks: _containers.RepeatedCompositeFieldContainer[EventResult]
+    def __init__(self, name: _Optional[str] = ..., virtual_ns: _Optional[int] = ..., real_ns: _Optional[int] = ..., freed_pages: _Optional[int] = ..., mixes: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ..., accesses: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ..., objects: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ..., vmallocs: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ..., tasks: _Optional[_Iterable[_Union[EventResult, _Mapping]]] = ...) -> None: ...
 
 class EventResult(_message.Message):
     __slots__ = ("name", "events", "pages", "failures", "placement", "latency", "remote_lookups", "direct_reclaimed_pages", "hit_pages", "fault_pages", "major_fault_pages")
