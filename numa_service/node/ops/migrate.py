@@ -17,7 +17,7 @@ from numa_service.node.ops.fields import (
     owner_text,
 )
 from numa_service.node.ops.op import Op
-from numa_service.node.owners import OF_TASKS, Owner
+from numa_service.node.owners import Owner
 from numa_service.node.pfns import unpack_indexes, unpack_pfns
 from numa_service.node.state import NodeState
 
@@ -167,8 +167,7 @@ class ReleaseMigrated(Op[int]):
         node.pgdat.pg.vm_event[PGMIGRATE_SUCCESS] += len(pfns)
         if slot is not None and self.lru_kind == LRU_KIND_ANON:
             node.pgdat.swap_in(slot, len(pfns) - freed)
-        if slot is not None and self.owner.id in OF_TASKS:
-            node.forget_if_empty(self.owner)  # no end of an owner would do it
+        node.forget_if_tasks_empty(self.owner)
         return freed
 
     def check(self, node: NodeState) -> None:
