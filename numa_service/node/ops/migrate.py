@@ -97,6 +97,8 @@ class Remap(Op[bytes]):
     indexes: bytes
     from_nid: int
     to_nid: int
+    #: It undoes a move, and is not to be undone itself.
+    undoes: bool = False
 
     def apply(self, node: NodeState) -> bytes:
         """Record `to_nid` for the pages that are recorded on `from_nid`."""
@@ -118,10 +120,12 @@ class Remap(Op[bytes]):
 
     def undo(self, result: bytes) -> Op[bytes] | None:
         """Return the op that notes the pages on their old node again."""
+        if self.undoes:
+            return None
         noted = unpack_indexes(self.indexes)[np.frombuffer(result, dtype=np.uint8) != 0]
         if not len(noted):
             return None
-        return Remap(self.owner, noted.tobytes(), self.to_nid, self.from_nid)
+        return Remap(self.owner, noted.tobytes(), self.to_nid, self.from_nid, undoes=True)
 
     def check(self, node: NodeState) -> None:
         """Check the owner, the nodes, and that the region has these indexes."""
