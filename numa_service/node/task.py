@@ -15,13 +15,15 @@ from typing import NamedTuple
 import numpy as np
 
 from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL
-from numa_service.mm.mmap.frames import FILE
+from numa_service.mm.mmap.entries import pfns_of
+from numa_service.mm.mmap.frames import FILE, Pfns
 from numa_service.mm.mmap.rules import PAGE_SHIFT
+from numa_service.mm.mmap.vma import Vma
 from numa_service.node import ops
 from numa_service.node.ask import Steps, on, tell
 from numa_service.node.cost import Cost
 from numa_service.node.errors import InvalidRequest, NodeError, PeerUnavailable
-from numa_service.node.mempolicy import Policy, PolicyMode
+from numa_service.node.mempolicy import Policy, PolicyMode, nodes_of_places
 from numa_service.node.node import Node
 from numa_service.node.ops.alloc import MAX_COUNT
 from numa_service.node.ops.task_work import Did, Here, Zones
@@ -29,7 +31,15 @@ from numa_service.node.owners import Owner
 from numa_service.node.page_alloc import Allocation, alloc_for_owner, spend
 from numa_service.node.pfns import pack_pfns, unpack_pfns
 from numa_service.node.task_image import begins, relro
-from numa_service.node.task_pages import LRU_KINDS, TABLE, Want, effective_policy, nid_and_pfn, table_block
+from numa_service.node.task_pages import (
+    LRU_KINDS,
+    TABLE,
+    Want,
+    effective_policy,
+    nid_and_pfn,
+    shares_of,
+    table_block,
+)
 from numa_service.node.task_state import Task
 from numa_service.node.unserved import unserved
 
@@ -249,7 +259,7 @@ def _touch(
         op = ops.TaskTouch(task.pid, at, to, write, populate, here_of(node, task.cpu_nid))
         did = node.apply(op)
         _add(node, ran, did)
-        yield from _access_elsewhere(node, task, did, write, ran)
+        yield from _access_elsewhere(node, task, did, (op.start, op.end), write, ran)
         if did.errno:
             ran.fail(did.errno, did.reason)
             return
@@ -336,10 +346,15 @@ def _get_tables(node: Node, cpu: int, cpu_nid: int, want: Want, ran: Ran) -> Ste
     return blocks
 
 
-def _access_elsewhere(node: Node, task: Task, did: Did, write: bool, ran: Ran) -> Steps[None]:
-    """Access pages that other nodes have, and get those anew that were reclaimed, here or there."""
+def _access_elsewhere(
+    node: Node, task: Task, did: Did, span: tuple[int, int], write: bool, ran: Ran
+) -> Steps[None]:
+    """Access pages that other nodes have, and get those anew that were reclaimed, here or there.
+
+    All of them are mapped in `span`, in bytes.
+    """
     for kind, frames in did.gone:
-        yield from _refault(node, task, kind, node.nid, frames, ran, did.swapped_in)
+        yield from _refault(node, task, span, kind, node.nid, frames, ran, did.swapped_in)
     for kind, nid, frames in did.elsewhere:
         owner = node.tasks.owner(kind)
         try:
@@ -348,7 +363,7 @@ def _access_elsewhere(node: Node, task: Task, did: Did, write: bool, ran: Ran) -
             # as for regions: if it has crashed its pages are lost, else it frees them when it is back
             ran.unasked[nid] = away
             yield from tell(node, nid, ops.Release(owner, None, frames))
-            yield from _refault(node, task, kind, nid, frames, ran)
+            yield from _refault(node, task, span, kind, nid, frames, ran)
             continue
         ran.remote_lookups += 1
         ran.cost.add_lookup(node.machine.spec.latency)
@@ -357,25 +372,40 @@ def _access_elsewhere(node: Node, task: Task, did: Did, write: bool, ran: Ran) -
         ran.cost.add_access(node.load, nid, int((~gone).sum()), touched.wait_ns, write)
         if gone.any():
             lost = np.frombuffer(frames, "<u4")[gone].tobytes()
-            yield from _refault(node, task, kind, nid, lost, ran, touched.swapped_in)
+            yield from _refault(node, task, span, kind, nid, lost, ran, touched.swapped_in)
 
 
 def _refault(
-    node: Node, task: Task, kind: int, nid: int, frames: bytes, ran: Ran, swapped: int = 0
+    node: Node,
+    task: Task,
+    span: tuple[int, int],
+    kind: int,
+    nid: int,
+    frames: bytes,
+    ran: Ran,
+    swapped: int = 0,
 ) -> Steps[None]:
-    """Get pages anew that were reclaimed, or lost with their node; `swapped` of them were in its swap."""
+    """Get pages anew that were reclaimed, or lost with their node; `swapped` of them were in its swap.
+
+    They are wanted where the VMA says that maps them, as when they were new (do_swap_page).
+    """
     mine = node.apply(ops.BeginRefault(nid, frames))
+    pages = 0
     if not mine:
         return
-    got: tuple[tuple[int, int], ...] = ()
+    left = _by_vma(task, span, mine, kind)
     try:
-        policy = effective_policy(task, None, node.nid)
-        if policy.interleaves:
-            policy = Policy()
-        got = yield from _walk(node, task, kind, mine, policy, ran)
+        while left:
+            vma, some = left[0]
+            policy, ordered, shares = _again_by_policy(node, task, vma, kind, some)
+            packed = ordered.astype("<u4").tobytes()
+            got = yield from _walk(node, task, kind, packed, policy, ran, shares)
+            node.apply(ops.EndRefault(task.pid, got, packed))
+            left.pop(0)
+            pages += sum(count for _, count in got)
     finally:
-        node.apply(ops.EndRefault(task.pid, got, mine))
-    pages = sum(count for _, count in got)
+        for _, some in left:
+            node.apply(ops.EndRefault(task.pid, (), some.astype("<u4").tobytes()))
     read = pages if kind == FILE else min(pages, swapped)
     ran.faults += pages
     ran.hits -= pages
@@ -383,6 +413,38 @@ def _refault(
     if kind == FILE:
         ran.cost.reclaim_ns += read * node.machine.spec.latency.file_page_ns
     node.apply(ops.CountEvents(faults=pages, major_faults=read, pages_in=read))
+
+
+def _by_vma(task: Task, span: tuple[int, int], packed: bytes, kind: int) -> list[tuple[Vma | None, Pfns]]:
+    """Frames by the VMA that maps them; None: by no policy but the task's, as pages of files are wanted."""
+    left = np.frombuffer(packed, "<u4").astype(np.int64)
+    found: list[tuple[Vma | None, Pfns]] = []
+    for vma in task.process.mm.tree.intersecting(*span) if kind != FILE else ():
+        mapped = pfns_of(task.process.mapped_entries(max(vma.start, span[0]), min(vma.end, span[1])))
+        here = np.isin(left, mapped)
+        if here.any():
+            found.append((vma, left[here]))
+            left = left[~here]
+    return [*found, (None, left)] if len(left) else found
+
+
+def _again_by_policy(
+    node: Node, task: Task, vma: Vma | None, kind: int, frames: Pfns
+) -> tuple[Policy, Pfns, tuple[tuple[int, int], ...]]:
+    """The policy by which pages are got again; if it interleaves, frames in the order of its shares."""
+    policy = effective_policy(task, vma, node.nid)
+    if not policy.interleaves:
+        return policy, frames, ()
+    if kind == FILE:
+        return Policy(), frames, ()  # whose turn it was is not known any more
+    machine = node.machine
+    places = node.tasks.frames.index[frames].astype(np.uint32)
+    weights = machine.sysctls.interleave_weights
+    nodes = nodes_of_places(policy, machine.zonelists, places, weights, machine.profile)
+    if not len(nodes):
+        return policy, frames, ()
+    order = np.argsort(nodes, kind="stable")
+    return policy, frames[order], shares_of(nodes[order])
 
 
 def release_elsewhere(node: Node) -> Steps[None]:

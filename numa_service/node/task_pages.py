@@ -146,7 +146,7 @@ class FrameSource:
             stock = asker.stock[kind]
         if len(stock) < count:
             missing = count - len(stock)
-            shares = () if nodes is None else _shares(np.sort(nodes, kind="stable")[len(stock) :])
+            shares = () if nodes is None else shares_of(np.sort(nodes, kind="stable")[len(stock) :])
             raise Short(Want(kind, missing, 0, policy.plain(), shares))
         asker.stock[kind], taken = stock[count:], stock[:count]
         asker.turn = turn
@@ -236,7 +236,7 @@ class FrameSource:
         self._free = [np.frombuffer(free, np.int64).copy()] if free else []
 
 
-def _shares(nodes: npt.NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
+def shares_of(nodes: npt.NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
     """Pages by node, ascending."""
     nids, counts = np.unique(nodes, return_counts=True)
     return tuple(zip(nids.tolist(), counts.tolist(), strict=True))
