@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE
 from numa_service.mm.mempolicy.calls import Nodes
-from numa_service.mm.mempolicy.interleave import interleave_nid
+from numa_service.mm.mempolicy.interleave import Turn, interleave_nid, interleave_nodes
 from numa_service.mm.mempolicy.nodemask import mask_of, nids_of
 from numa_service.mm.mempolicy.policy import INTERLEAVES, Mempolicy, Mode
 from numa_service.mm.snapshot import MachineSnapshot
@@ -79,6 +79,17 @@ class SimulatedMachine:
             if of_node.any():
                 nids[of_node] = self._alloc(account, cpu, _policy_of(policy), int(of_node.sum()), nid)
         return nids
+
+    def place(
+        self, policy: Mempolicy | None, cpu: int, turn: Turn, count: int
+    ) -> tuple[npt.NDArray[np.int64], Turn]:
+        """Where pages of the page cache go that a task on a CPU reads, and its turn then; none is taken."""
+        here = self.node_of_cpu[cpu]
+        if policy is not None and policy.mode in INTERLEAVES:
+            return interleave_nodes(policy, turn, self._weights(), count)
+        nids = nids_of(policy.nodes) if policy is not None and policy.mode is not Mode.LOCAL else ()
+        nid = min(nids, key=lambda nid: (self.spec.distances[here][nid], nid), default=here)
+        return np.full(count, nid), turn
 
     def take_on(self, process: int, name: str, cpu: int, nid: int, count: int) -> int:
         """Up to `count` pages of one node alone, for pages that move there; how many it had."""

@@ -66,7 +66,7 @@ class Supervisor:
                 if descriptor == listener.descriptor:
                     if events & select.EPOLLHUP:
                         poll.close()
-                        self._all_ended()
+                        self.answers.all_ended()
                         return
                     asked = listener.receive()
                     if asked is not None:
@@ -85,11 +85,9 @@ class Supervisor:
                     message = "numa-service: still running, and answered until they end:"
                     print(message, ", ".join(left), file=sys.stderr)
 
-    def _all_ended(self) -> None:
-        for process in list(self._processes):
-            self.answers.ended(process)
-
     def _answer(self, listener: Listener, asked: Notification) -> None:
+        if not listener.waits(asked):
+            return  # killed meanwhile: its number may be another thread's by now
         found = self.answers.answer(asked)
         if found is None:
             listener.let_host_answer(asked)
