@@ -42,7 +42,7 @@ class Answers:
         """Calls of these processes are answered by this machine."""
         self._machine = machine
         self._processes = processes
-        self.counting = Counting(machine)
+        self.counting = Counting(machine, processes)
         self._moving = Moving(machine, self.counting)
         self._remaps = Remaps()
         self._files = OwnFiles(machine, processes, self.counting)
@@ -107,6 +107,7 @@ class Answers:
         self._processes.look_for_exec(thread.process)
         self.counting.count(thread.process)
         self._processes.settle(thread)
+        self.counting.shared.mapped(thread.process, set())
 
     def _unmapped(self, thread: Thread, start: int, length: int) -> None:
         """Addresses are unmapped, or something else is mapped there: they have no policy any more.

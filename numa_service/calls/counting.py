@@ -26,7 +26,7 @@ from numa_service.calls.placement import (
     resident,
     vmas,
 )
-from numa_service.calls.processes import Process, Thread
+from numa_service.calls.processes import Process, Processes, Thread
 from numa_service.calls.shared import SharedObject, SharedPages
 from numa_service.mm.mempolicy.policy import Mempolicy
 
@@ -37,10 +37,10 @@ TASK_SIZE: Final = 1 << 47
 class Counting:
     """Brings placements up to date."""
 
-    def __init__(self, machine: SimulatedMachine) -> None:
-        """Memory is taken of this machine."""
+    def __init__(self, machine: SimulatedMachine, processes: Processes) -> None:
+        """Memory is taken of this machine, for these processes."""
         self._machine = machine
-        self.shared = SharedPages(machine)
+        self.shared = SharedPages(machine, processes)
 
     def count(self, process: Process, start: int = 0, end: int = TASK_SIZE) -> list[Vma]:
         """Find what is there between two addresses, and what is there no more; the address space."""

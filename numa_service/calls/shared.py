@@ -11,8 +11,8 @@ from itertools import count
 from typing import Final
 
 from numa_service.calls.machine import SimulatedMachine
-from numa_service.calls.placement import Key, Placement, Vma
-from numa_service.calls.processes import Process
+from numa_service.calls.placement import Key, Placement, Vma, vmas
+from numa_service.calls.processes import Process, Processes
 from numa_service.mm.mempolicy.calls import Area
 
 #: Memory that stays when nobody maps it: System V segments, files of a tmpfs.
@@ -40,9 +40,10 @@ class SharedObject:
 class SharedPages:
     """All of them that a program maps."""
 
-    def __init__(self, machine: SimulatedMachine) -> None:
-        """Memory is taken of this machine."""
+    def __init__(self, machine: SimulatedMachine, processes: Processes) -> None:
+        """Memory is taken of this machine, for these processes."""
         self._machine = machine
+        self._processes = processes
         self._objects: dict[Key, SharedObject] = {}
         self._numbers = count(1)
 
@@ -61,13 +62,21 @@ class SharedPages:
             found = self._objects.get(key)
             if found is not None:
                 found.users.discard(process.pid)
-                if not found.users and not found.lasting:
+                if not found.users and not found.lasting and not self._of_others(process, key, found):
                     self._machine.end(found.account)
                     del self._objects[key]
         for key in keys - process.shares:
             if key in self._objects:
                 self._objects[key].users.add(process.pid)
         process.shares = keys & self._objects.keys()
+
+    def _of_others(self, process: Process, key: Key, shared: SharedObject) -> bool:
+        """Whether other processes map it, of which that was not known as nobody had looked."""
+        for other in self._processes:
+            if other is not process and any(vma.key == key for vma in vmas(other.pid)):
+                other.shares.add(key)
+                shared.users.add(other.pid)
+        return bool(shared.users)
 
     def give_back(self, shared: SharedObject) -> None:
         """What has left nodes of shared memory is free on the machine."""
