@@ -13,7 +13,7 @@ from typing import Final
 from numa_service.calls.areas import address_space, bind, with_policy
 from numa_service.calls.counting import TASK_SIZE, Counting
 from numa_service.calls.credentials import CAP_SYS_NICE, has_capability, may_change, may_look_at
-from numa_service.calls.machine import SimulatedMachine
+from numa_service.calls.machine import MachineOfCalls
 from numa_service.calls.moving import Moving
 from numa_service.calls.own_files import OwnFiles
 from numa_service.calls.placement import PAGE_SHIFT
@@ -38,7 +38,7 @@ _AT_FDCWD: Final = -100
 class Answers:
     """Answers calls, each at once."""
 
-    def __init__(self, machine: SimulatedMachine, processes: Processes) -> None:
+    def __init__(self, machine: MachineOfCalls, processes: Processes) -> None:
         """Calls of these processes are answered by this machine."""
         self._machine = machine
         self._processes = processes

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from numa_service.calls.areas import pieces_of
-from numa_service.calls.machine import SimulatedMachine
+from numa_service.calls.machine import MachineOfCalls
 from numa_service.calls.placement import (
     CHUNK,
     NOWHERE,
@@ -37,7 +37,7 @@ TASK_SIZE: Final = 1 << 47
 class Counting:
     """Brings placements up to date."""
 
-    def __init__(self, machine: SimulatedMachine, processes: Processes) -> None:
+    def __init__(self, machine: MachineOfCalls, processes: Processes) -> None:
         """Memory is taken of this machine, for these processes."""
         self._machine = machine
         self.shared = SharedPages(machine, processes)

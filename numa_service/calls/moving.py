@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from numa_service.calls.counting import Counting
-from numa_service.calls.machine import SimulatedMachine
+from numa_service.calls.machine import MachineOfCalls
 from numa_service.calls.placement import (
     CHUNK,
     INHERITED,
@@ -30,7 +30,7 @@ _EXCLUSIVE: Final = 1 << 56
 class Moving:
     """Moves pages of processes, and says what can be moved."""
 
-    def __init__(self, machine: SimulatedMachine, counting: Counting) -> None:
+    def __init__(self, machine: MachineOfCalls, counting: Counting) -> None:
         """Pages move on this machine."""
         self._machine = machine
         self._counting = counting

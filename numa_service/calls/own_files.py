@@ -11,7 +11,7 @@ from typing import Final
 
 from numa_service.calls.areas import address_space
 from numa_service.calls.counting import Counting
-from numa_service.calls.machine import SimulatedMachine
+from numa_service.calls.machine import MachineOfCalls
 from numa_service.calls.placement import PAGE_SHIFT, Vma, vmas
 from numa_service.calls.processes import Gone, Process, Processes, Thread
 from numa_service.mm.mempolicy.calls import Area
@@ -44,7 +44,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class OwnFiles:
     """Renders them for the thread that opens one."""
 
-    def __init__(self, machine: SimulatedMachine, processes: Processes, counting: Counting) -> None:
+    def __init__(self, machine: MachineOfCalls, processes: Processes, counting: Counting) -> None:
         """Files of this machine, and of these processes."""
         self._machine = machine
         self._processes = processes

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Final
 
-from numa_service.calls.machine import SimulatedMachine
+from numa_service.calls.machine import MachineOfCalls
 from numa_service.calls.placement import Key, Placement, Vma, vmas
 from numa_service.calls.processes import Process, Processes
 from numa_service.mm.mempolicy.calls import Area
@@ -40,7 +40,7 @@ class SharedObject:
 class SharedPages:
     """All of them that a program maps."""
 
-    def __init__(self, machine: SimulatedMachine, processes: Processes) -> None:
+    def __init__(self, machine: MachineOfCalls, processes: Processes) -> None:
         """Memory is taken of this machine, for these processes."""
         self._machine = machine
         self._processes = processes

@@ -14,7 +14,7 @@ from types import FrameType
 
 from numa_service.calls import seccomp
 from numa_service.calls.answers import Answers
-from numa_service.calls.machine import SimulatedMachine
+from numa_service.calls.machine import MachineOfCalls
 from numa_service.calls.processes import Process, Processes
 from numa_service.calls.seccomp import Call, Listener, Notification
 
@@ -22,7 +22,7 @@ from numa_service.calls.seccomp import Call, Listener, Notification
 class Supervisor:
     """A program, and whoever answers its calls."""
 
-    def __init__(self, machine: SimulatedMachine) -> None:
+    def __init__(self, machine: MachineOfCalls) -> None:
         """Calls are answered by this machine."""
         self._processes = Processes(machine.cpus)
         self.answers = Answers(machine, self._processes)

@@ -18,7 +18,7 @@ from numa_client import Machine, NumaError, Unavailable
 from typer.core import TyperCommand
 
 from numa_service.calls import seccomp
-from numa_service.calls.machine import SimulatedMachine
+from numa_service.calls.simulated import SimulatedMachine
 from numa_service.calls.supervisor import Supervisor
 from numa_service.cli.compile import compile_first
 from numa_service.cli.fill import Fill, fill

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from numa_service.calls.machine import SimulatedMachine
+from numa_service.calls.simulated import SimulatedMachine
 from numa_service.calls.supervisor import Supervisor
 from numa_service.cli.files import Booted, booted
 
