@@ -61,7 +61,9 @@ def run(suite: Suite, test: Test, under: list[str], log: Path) -> tuple[Outcome,
     text = log.read_text(encoding="utf-8", errors="replace")
     status = text.rpartition(_ENDED)[2].split()[:1]
     if _ENDED not in text:
-        return Outcome.MISS, f"did not end within {test.seconds} s"
+        last = text.strip().splitlines()[-1:]
+        ran = time.monotonic() - began >= test.seconds
+        return Outcome.MISS, f"did not end within {test.seconds} s" if ran else f"did not begin: {last}"
     return test.judge(int(status[0]), text), ""
 
 
