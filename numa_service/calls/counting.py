@@ -6,7 +6,7 @@ Each new page is then placed as the policy of its address, or of the process's f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -41,6 +41,8 @@ class Counting:
         """Memory is taken of this machine, for these processes."""
         self._machine = machine
         self.shared = SharedPages(machine, processes)
+        #: Called again and again while something takes long.
+        self.meanwhile: Callable[[], None] = lambda: None
 
     def count(self, process: Process, start: int = 0, end: int = TASK_SIZE) -> list[Vma]:
         """Find what is there between two addresses, and what is there no more; the address space."""
@@ -50,6 +52,7 @@ class Counting:
         for vma in maps:
             if vma.end <= start or end <= vma.start:
                 continue
+            self.meanwhile()
             process.placement.forget_range(at >> PAGE_SHIFT, max(at, vma.start) >> PAGE_SHIFT)
             at = min(vma.end, end)
             self._count_vma(process, thread, vma, max(start, vma.start), at)

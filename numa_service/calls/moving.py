@@ -57,6 +57,7 @@ class Moving:
 
     def move(self, thread: Thread, page: int, nid: int, maps: Sequence[Vma], everybodys: bool) -> bool:
         """Move one page; False if the node has no memory for it, or if it may not move as others have it."""
+        self._counting.meanwhile()
         process = thread.process
         nids = process.placement.of_chunk(page // CHUNK)
         there = nids[page % CHUNK : page % CHUNK + 1]

@@ -239,9 +239,16 @@ class Placement:
 
     def forget_range(self, first: int, end: int) -> None:
         """Pages [first, end) are there no more."""
+        gone = list[Nids]()
         for at in list(self.chunks(first, end)):
-            within = np.arange(at * CHUNK, (at + 1) * CHUNK)
-            self.forget(self._chunks[at], (within >= first) & (within < end))
+            low, high = at * CHUNK, (at + 1) * CHUNK
+            if first <= low and high <= end:
+                gone.append(self._chunks.pop(at))
+            else:
+                part = self._chunks[at][max(first - low, 0) : end - low]
+                gone.append(part.copy())
+                part[:] = NOWHERE
+        self._note_gone(gone)
 
     def drop(self, first: int, end: int) -> None:
         """Pages [first, end) have another address now, and nothing is given back."""
@@ -250,9 +257,14 @@ class Placement:
 
     def forget_all(self) -> None:
         """Nothing is there any more."""
-        for nids in self._chunks.values():
-            self.forget(nids, nids >= 0)
-        self._chunks.clear()
+        gone, self._chunks = list(self._chunks.values()), {}
+        self._note_gone(gone)
+
+    def _note_gone(self, gone: Sequence[Nids]) -> None:
+        """Pages of these arrays are there no more; those of the process alone are to be given back."""
+        if gone:
+            together = np.concatenate(gone)
+            self.note_left(together[(together >= 0) & (together < INHERITED)])
 
 
 def masks(ranges: Iterable[Resident]) -> dict[int, tuple[Bools, Bools]]:

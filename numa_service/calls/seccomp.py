@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import platform
+import select
 import socket
 import struct
 from enum import IntEnum
@@ -189,9 +190,15 @@ class Listener:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN)
         # Since Linux 6.6: the supervisor runs at once on the caller's CPU, and back.
         with contextlib.suppress(OSError):
             fcntl.ioctl(descriptor, _SET_FLAGS, _SYNC_WAKE_UP)
+
+    def has_some(self) -> bool:
+        """Whether a call has arrived that was not received yet."""
+        return any(events & select.POLLIN for _, events in self._poll.poll(0))
 
     def receive(self) -> Notification | None:
         """The next call; None if its caller was killed meanwhile."""

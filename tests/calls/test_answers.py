@@ -428,3 +428,34 @@ def test_a_file_is_where_the_policy_of_its_first_reader_wants_it() -> None:
     )
     assert (ran.status, ran.err) == (0, "")
     assert ran.told == [{"where": [0, 0, 0, 0, 1, 1, 1, 1]}]
+
+
+def test_who_may_not_be_supervised_is_told_why() -> None:
+    ran = run(
+        """
+        import struct
+        from numa_service.calls import seccomp
+
+        def why():
+            try:
+                seccomp.install()
+            except seccomp.Unsupported as error:
+                return str(error)
+
+        twice = why()
+        # as the profile of a container does: seccomp() fails with EPERM
+        code = b"".join(
+            struct.pack("HBBI", *one)
+            for one in [(0x20, 0, 0, 0), (0x15, 0, 1, 317), (0x06, 0, 0, 0x50001), (0x06, 0, 0, 0x7FFF0000)]
+        )
+        text = ctypes.create_string_buffer(code, len(code))
+        filter_ = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", 4, ctypes.addressof(text)))
+        assert libc.prctl(38, 1, 0, 0, 0) == 0
+        assert libc.prctl(22, 2, filter_) == 0
+        tell(twice=twice, forbidden=why())
+        """
+    )
+    assert (ran.status, ran.err) == (0, "")
+    (told,) = ran.told
+    assert told["twice"] == "another supervisor answers this process's calls already"
+    assert "in a container, allow it in the seccomp profile" in told["forbidden"]
