@@ -45,7 +45,7 @@ format: setup ## Let ruff format everything.
 	$(BIN)/ruff format .
 
 test: kernels ## Every test but the slow ones.
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: kernels ## The long runs.
 	$(BIN)/python -m pytest -m slow

@@ -20,7 +20,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rewrite", action="store_true", help="take down what scenarios print now")
 
 
+@pytest.hookimpl(trylast=True)  # other folders have marked their tests
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.timeout(SLOW_SECONDS))
+    # files that boot machines on Ray take minutes each: were one of them the last, all workers but one would idle
+    on_ray = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: item.path not in on_ray)
