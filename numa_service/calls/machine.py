@@ -28,7 +28,7 @@ Pfns = npt.NDArray[np.uint64]
 
 @dataclass(slots=True)
 class Account:
-    """What a process has of the machine."""
+    """The pages of the machine that a process has."""
 
     name: str
     #: Home → session of that node.

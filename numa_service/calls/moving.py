@@ -117,7 +117,7 @@ class Moving:
         return failed
 
     def states(self, process: Process, addresses: Sequence[int]) -> list[moves.PageState]:
-        """What move_pages() finds at addresses."""
+        """Return the state of the page at each address, as move_pages() needs it."""
         if not addresses:
             return []
         low, high = min(addresses) & ~(PAGE_SIZE - 1), max(addresses) + 1
