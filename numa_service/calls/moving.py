@@ -43,7 +43,7 @@ class Moving:
         maps = self._counting.count(process, start, end)
         targets = [nid for nid in range(policy.nodes.bit_length()) if policy.nodes >> nid & 1]
         first, behind = start >> PAGE_SHIFT, -(-end // PAGE_SIZE)
-        failed = 0
+        wanted = list[tuple[int, int]]()
         for at in process.placement.chunks(first, behind):
             nids = process.placement.of_chunk(at)
             for page in range(max(first, at * CHUNK), min(behind, (at + 1) * CHUNK)):
@@ -51,25 +51,39 @@ class Moving:
                 if there == NOWHERE or keeps >> (there & NODE_BITS) & 1:
                     continue
                 to = targets[page % len(targets)] if targets else self._machine.node_of_cpu[thread.cpu]
-                failed += not self.move(thread, page, to, maps, everybodys)
-        self._counting.give_back(process)
-        return failed
+                wanted.append((page, to))
+        return self._move(thread, wanted, maps, everybodys).count(False)
 
-    def move(self, thread: Thread, page: int, nid: int, maps: Sequence[Vma], everybodys: bool) -> bool:
-        """Move one page; False if the node has no memory for it, or if it may not move as others have it."""
-        self._counting.meanwhile()
-        process = thread.process
-        nids = process.placement.of_chunk(page // CHUNK)
-        there = nids[page % CHUNK : page % CHUNK + 1]
-        if there[0] >= POOLED:
-            moved = self._move_shared(process, thread.cpu, page, nid, maps, everybodys)
-            there[:] = nid | POOLED if moved else there
-            return moved
-        if there[0] & INHERITED or not self._machine.take_on(process.pid, process.name, thread.cpu, nid, 1):
-            return False
-        process.placement.note_left(there)
-        there[:] = nid
-        return True
+    def _move(
+        self, thread: Thread, wanted: Sequence[tuple[int, int]], maps: Sequence[Vma], everybodys: bool
+    ) -> list[bool]:
+        """Move pages, given as (page, node); of each whether it moved.
+
+        It does not if the node has no memory for it, or if others have it, too.
+        """
+        process, moved = thread.process, [False] * len(wanted)
+        own = dict[int, list[int]]()
+        for at, (page, nid) in enumerate(wanted):
+            nids = process.placement.of_chunk(page // CHUNK)
+            there = int(nids[page % CHUNK])
+            if NOWHERE < there < INHERITED:
+                own.setdefault(nid, []).append(at)
+            elif there >= POOLED:
+                self._counting.meanwhile()
+                moved[at] = self._move_shared(process, thread.cpu, page, nid, maps, everybodys)
+                if moved[at]:
+                    nids[page % CHUNK] = nid | POOLED
+        for nid, places in own.items():
+            self._counting.meanwhile()
+            got = self._machine.take_on(process.pid, process.name, thread.cpu, nid, len(places))
+            for at in places[:got]:
+                page = wanted[at][0]
+                nids = process.placement.of_chunk(page // CHUNK)
+                process.placement.note_left(nids[page % CHUNK : page % CHUNK + 1])
+                nids[page % CHUNK] = nid
+                moved[at] = True
+        self._counting.give_back(process)
+        return moved
 
     def _move_shared(
         self, process: Process, cpu: int, page: int, nid: int, maps: Sequence[Vma], everybodys: bool
@@ -95,25 +109,21 @@ class Moving:
         """Move pages, given as (place in the list, node); the places of those that could not."""
         low, high = min(addresses, default=0), max(addresses, default=0) + 1
         maps = self._counting.count(whose.process, low & ~(PAGE_SIZE - 1), -(-high // PAGE_SIZE) * PAGE_SIZE)
-        failed = {
-            at
-            for at, nid in wanted
-            if not self.move(whose, addresses[at] >> PAGE_SHIFT, nid, maps, everybodys)
-        }
-        self._counting.give_back(whose.process)
-        return failed
+        asked = [(addresses[at] >> PAGE_SHIFT, nid) for at, nid in wanted]
+        moved = self._move(whose, asked, maps, everybodys)
+        return {at for (at, _), done in zip(wanted, moved, strict=True) if not done}
 
     def migrate(self, whose: Thread, pairs: Sequence[tuple[int, int]], everybodys: bool) -> int:
         """Empty nodes to others, as migrate_pages() does; how many pages could not move."""
         maps = self._counting.count(whose.process)
         placement, failed = whose.process.placement, 0
         for source, to in pairs:
+            wanted = list[tuple[int, int]]()
             for at in placement.chunks(0, 1 << 52):
                 nids = placement.of_chunk(at)
                 found = (nids >= 0) & (nids & NODE_BITS == source)
-                for offset in found.nonzero()[0].tolist():
-                    failed += not self.move(whose, at * CHUNK + offset, to, maps, everybodys)
-        self._counting.give_back(whose.process)
+                wanted += [(at * CHUNK + offset, to) for offset in found.nonzero()[0].tolist()]
+            failed += self._move(whose, wanted, maps, everybodys).count(False)
         return failed
 
     def states(self, process: Process, addresses: Sequence[int]) -> list[moves.PageState]:
