@@ -344,11 +344,10 @@ def _alloc_op(m: zonelist_pb2.LookupRequest) -> Op[Any]:
 
 
 def _free_or_release_op(m: zonelist_pb2.ReleaseRequest) -> Op[Any]:
-    """Free for blocks held by a session, Release for pages of a region, which have indexes."""
+    """Free for blocks of an order, Release for pages of a region, which have indexes."""
     if m.HasField("indexes"):
         return ops.Release(_owner_of(m.owner), None, m.indexes, m.pfns)
-    cpu = m.cpu if m.HasField("cpu") else None
-    return ops.Free(_owner_of(m.owner), cpu, m.order, m.pfns)
+    return ops.Free(_owner_of(m.owner), m.cpu if m.HasField("cpu") else None, m.order, m.pfns)
 
 
 def _free_owner_op(m: zonelist_pb2.ReleaseOwnerRequest) -> Op[Any]:

@@ -171,7 +171,7 @@ class TaskCall(Op[Did]):
 
 
 def call_context(node: NodeState, task: Task) -> CallContext:
-    """What a call of a task looks at."""
+    """Collect the state of the task and the node that a call may read and change."""
     lists = node.machine.zonelists
     memory = mask_of(nid for nid, of in lists.items() if of.thisnode)
     nodes = Nodes(mask_of(lists), memory, max(node.machine.spec.nids) + 1)
@@ -344,6 +344,7 @@ class _Touching:
                 self.gone.setdefault(kind, []).append(some[lost])
                 if tasks.owner(kind) in node.slots:
                     self.swapped += node.pgdat.swap_in(slot, int(lost.sum()))
+                    node.forget_if_tasks_empty(tasks.owner(kind))
 
 
 def _packed(parts: list[Pfns]) -> bytes:
