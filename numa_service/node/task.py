@@ -24,6 +24,7 @@ from numa_service.node.errors import InvalidRequest, NodeError, PeerUnavailable
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
 from numa_service.node.ops.alloc import MAX_COUNT
+from numa_service.node.ops.task import next_populated
 from numa_service.node.ops.task_work import Did, Here, Zones
 from numa_service.node.owners import Owner
 from numa_service.node.page_alloc import Allocation, alloc_for_owner, spend
@@ -245,6 +246,11 @@ def _touch(
     """Touch a range, in steps for which there is memory."""
     at, stop = start, end
     while at < end:
+        if populate:  # holes, of which mlockall has 128 TiB, are not gone through
+            vma = next_populated(task.process.mm.tree, at, end)
+            if vma is None:
+                return
+            at = max(at, vma.start)
         to = min(stop, at + (MAX_COUNT << PAGE_SHIFT))
         op = ops.TaskTouch(task.pid, at, to, write, populate, here_of(node, task.cpu_nid))
         did = node.apply(op)
