@@ -195,8 +195,11 @@ class Kmem(ABC):
 
         On a 32-bit machine that is low memory, which perhaps one node has for all.
         """
-        order = self._node.machine.zonelists[self._node.nid].fallback
-        return next((ref.nid for ref in order if ref.zone <= self._highest_zone), self._node.nid)
+        nid = self._node.nid
+        for ref in self._node.machine.zonelists[nid].fallback:
+            if ref.zone <= self._highest_zone:
+                return ref.nid
+        return nid
 
     def has_slabs(self, nid: int) -> bool:
         """Whether slabs can be of a node: it has memory that the kernel can use for them (slab_nodes)."""
