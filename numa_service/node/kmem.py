@@ -109,8 +109,7 @@ def begin_kmem_cache_alloc(
     gfp_zone_checked(gfp, node.pgdat.arch)
     if gfp & Gfp.HIGHMEM:
         gfp = kmalloc_fix_flags(node, gfp)
-    if nid != NUMA_NO_NODE and not node.kmem.has_slabs(nid):
-        nid = NUMA_NO_NODE  # as for a node without memory (___slab_alloc)
+    nid = node.kmem.wanted_node(nid)
     first = node.apply(ops.KmemAlloc(session, name, cpu, nid, count))
     if report is not None:
         report += first.report

@@ -14,7 +14,7 @@ from pathlib import Path
 from fidelity.compare import Field
 from fidelity.kmem_events import CACHE_FREE, kmem_events
 from fidelity.slab import guest_of
-from fidelity.slab_replay import Idle, captured_rounds, reaped, replay_slab
+from fidelity.slab_replay import Idle, SlabReplay, captured_rounds, reaped, replay_slab
 from fidelity.slab_steps import SlabCounts, slab_steps
 from fidelity.slob_replay import replay_slob
 from fidelity.slub_work import ALLOC, DISCARD, FREE, NEW_SLAB, Replay
@@ -27,6 +27,7 @@ from numa_service.mm.slab.slab import SlabCache
 _ROUNDS = 9
 _CPU_PARTIAL = "what one CPU's partial list had when the trace began"
 _GRACE = "slabs that wait for a grace period, the end of which is no event"
+_SHARED = "what one CPU's array, and what nodes share, had when the trace began"
 _ARRAY = "what one CPU's array had when the trace began"
 
 
@@ -122,6 +123,17 @@ def _array_slabs(cache: SlabCache) -> int:
     return -(-cache.limit // cache.objects)
 
 
+def _shared_slabs(replay: SlabReplay, cache: SlabCache) -> int:
+    """In how many slabs what a node shares can be, at least; 0 if the trace shows what that is.
+
+    It shows that for the node of a CPU which takes objects of it, so not for a CPU whose node has no memory.
+    """
+    homes = {replay.slab.cpus[cpu] for name, cpu in replay.synced if name == cache.name}
+    if all(replay.source.guest.has_memory(home) for home in homes):
+        return 0
+    return -(-cache.shared * cache.batchcount // cache.objects)
+
+
 def _counts_around(capture: Path, workload: str, cache: str) -> tuple[SlabCounts, SlabCounts] | None:
     """A cache's line of slabinfo before and after the trace, if there is one."""
     before = after = now = None
@@ -161,7 +173,15 @@ def slab_fields(capture: Path, workload: str, rows: list[str]) -> Iterator[Field
             slack << geometry.order,
             _ARRAY,
         )
-        yield _field(capture, "slabs given back", where, tally.slabs_freed, tally.same_free, slack, _ARRAY)
+        yield _field(
+            capture,
+            "slabs given back",
+            where,
+            tally.slabs_freed,
+            tally.same_free,
+            slack + (shared := _shared_slabs(replay, geometry)),
+            _SHARED if shared else _ARRAY,
+        )
         # what is shorter has not been through the array, which may be that of before the trace
         long = tally.allocations > geometry.limit
         if long and (around := _counts_around(capture, workload, cache_name)):
@@ -171,7 +191,16 @@ def slab_fields(capture: Path, workload: str, rows: list[str]) -> Iterator[Field
             yield _field(
                 capture, "free objects", where, free, info.objects - info.active_objects, limit, _ARRAY
             )
-            yield _field(capture, "sharedavail", where, after.shared, info.shared_available, limit, _ARRAY)
+            elsewhere = around[0].shared if len(cache.nodes) > 1 else 0
+            yield _field(
+                capture,
+                "sharedavail",
+                where,
+                after.shared,
+                info.shared_available + replay.shared_elsewhere.get(cache_name, 0),
+                limit + elsewhere,
+                _SHARED if elsewhere else _ARRAY,
+            )
             if around[0].slabs <= after.slabs // 10:
                 yield _field(capture, "slabs", where, after.slabs, info.slabs, slack, _ARRAY)
 

@@ -527,7 +527,7 @@ class KmemFlush(Op[tuple[GiveBack, ...]]):
 
 
 #: Calls that must not be lost, as the asker has let go of what they speak of.
-_OWED = frozenset(("get_freelist", "free", "put_back", "unfreeze", "flush", "take_home"))
+_OWED = frozenset(("get_freelist", "free", "put_back", "unfreeze", "take_home"))
 
 
 @dataclass(frozen=True, slots=True)
