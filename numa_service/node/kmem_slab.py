@@ -162,7 +162,7 @@ class SlabKmem(Kmem):
         return self._node.nid
 
     def wanted_node(self, nid: int) -> int:
-        """The node itself: if it has no slabs others are asked, past the CPU's array (____cache_alloc_node)."""
+        """The node itself: if it has no slabs, others are asked, past all arrays (____cache_alloc_node)."""
         return nid
 
     def _page_requests(self, name: str, gfp: int, nid: int) -> list[tuple[int, int]]:
