@@ -13,9 +13,10 @@ from numa_client._gen.numa.v1 import node_service_pb2 as pb2
 from numa_client._gen.numa.v1 import node_service_pb2_grpc as pb2_grpc
 
 from numa_service.machine.snapshot import EVERY_PART, Part
-from numa_service.node.ask import Steps
+from numa_service.node.ask import Steps, through_outbox
 from numa_service.node.errors import Busy, InvalidRequest
 from numa_service.node.hugetlb import set_max_huge_pages
+from numa_service.node.kmap import inspect_page
 from numa_service.node.machine_record import own_memory
 from numa_service.node.memory_failure import memory_failure, recovery_line, soft_offline_page
 from numa_service.node.memory_hotplug import change_memory_block
@@ -24,7 +25,6 @@ from numa_service.node.owners import PGTABLE_ID
 from numa_service.node.struct_views import (
     cpu_time,
     highmem_view,
-    page_view,
     pgdat_view,
     section_view,
     zone_view,
@@ -90,7 +90,8 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
             case "zone":
                 view: Any = zone_view(self._node, request.zone)
             case "pfn":
-                view = page_view(self._node, request.pfn)
+                steps = inspect_page(self._requests.inbox, request.pfn)
+                view = await self._peers.run(through_outbox(self._node, steps), context.time_remaining())
             case "section":
                 view = section_view(self._node, request.section)
             case "highmem":

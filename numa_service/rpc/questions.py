@@ -12,7 +12,7 @@ from numa_client._gen.numa.v1 import zonelist_service_pb2 as zonelist_pb2
 from numa_service.node import ops
 from numa_service.node.errors import InvalidRequest
 from numa_service.node.hugetlb import AllocHugePage, GrowPool, ReserveHugePages
-from numa_service.node.kmap import MapPage, MappingsEnded, PageOwner, UnmapPage, WakePkmap
+from numa_service.node.kmap import MapPage, MappingsEnded, PageAddress, PageOwner, UnmapPage, WakePkmap
 from numa_service.node.kmem_calls import pack, unpack
 from numa_service.node.load import Report
 from numa_service.node.ops.op import Op, Tagged, decode, encode
@@ -299,6 +299,7 @@ WIRE: dict[type[Tagged[Any]], Wire] = {
     GrowPool: _RUN,
     ReserveHugePages: _RUN,
     AllocHugePage: _RUN,
+    PageAddress: _RUN,
     PageOwner: _RUN,
     MapPage: _RUN,
     UnmapPage: _RUN,
