@@ -34,6 +34,8 @@ class NodePart:
     tasks: dict[int, dict[str, str]] = field(default_factory=dict)
     #: nid → pages of page tables of the node's tasks that are of that node.
     page_tables: dict[int, int] = field(default_factory=dict)
+    #: The kernel's log of the node: seconds since boot, level and text of each line.
+    kmsg: tuple[tuple[float, int, str], ...] = ()
 
     def to_json(self) -> bytes:
         """The part as JSON, for another process of the same version."""
@@ -116,6 +118,7 @@ def assemble(
         slab=spec.slab,
         slab_caches=slab_caches_of(spec, caches),
         tasks={pid: files for part in found for pid, files in sorted(part.tasks.items())},
+        kmsg=tuple(sorted((line for part in found for line in part.kmsg), key=lambda line: line[0])),
     )
 
 

@@ -83,7 +83,7 @@ class OomControl(NamedTuple):
     constraint: Constraint
     #: Pages that there are in all for such a request, with swap.
     totalpages: int
-    #: Nodes that the request's policy leaves; None: it has no such policy.
+    #: Nodes that the request's policy leaves; None if that is not why memory is short.
     nodemask: tuple[int, ...] | None = None
     #: Nodes that the cpuset of the task that asks allows; empty: all.
     mems_allowed: tuple[int, ...] = ()
@@ -155,13 +155,13 @@ def constrained_alloc(
         return sum(size.present if profile.oom_counts_present else size.spanned for size in known)
 
     if this_node:
-        return OomControl(Constraint.NONE, everything, nodemask, mems_allowed)
+        return OomControl(Constraint.NONE, everything, None, mems_allowed)
     if nodemask is not None and not memory <= set(nodemask):
         total = pages(nodemask) + swap_pages
         return OomControl(Constraint.MEMORY_POLICY, total, nodemask, mems_allowed)
     if mems_allowed and not set(walked) <= set(mems_allowed):
-        return OomControl(Constraint.CPUSET, pages(mems_allowed) + swap_pages, nodemask, mems_allowed)
-    return OomControl(Constraint.NONE, everything, nodemask, mems_allowed)
+        return OomControl(Constraint.CPUSET, pages(mems_allowed) + swap_pages, None, mems_allowed)
+    return OomControl(Constraint.NONE, everything, None, mems_allowed)
 
 
 def oom_cpuset_eligible(task: OomTask, control: OomControl, profile: Profile) -> bool:

@@ -163,7 +163,7 @@ class Profile:
     oom_policy_modes: tuple[str, ...]
     #: What the report has: oom_adj; names of gfp flags; the policy's nodes in the first line; the line
     #: "oom-kill:constraint="; the columns of the task table, and a line above it; how much is told of the
-    #: task that was killed; LRU lists of nodes.
+    #: task that was killed.
     oom_prints_adj: bool
     oom_prints_gfp_names: bool
     oom_prints_nodemask: bool
@@ -171,7 +171,6 @@ class Profile:
     oom_task_columns: tuple[str, ...]
     oom_tasks_headed: bool
     oom_killed_fields: int
-    mem_info_per_node: bool
 
     # waiting
 

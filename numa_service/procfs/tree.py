@@ -32,6 +32,7 @@ from numa_service.procfs import (
     transparent_hugepage,
 )
 from numa_service.procfs.buddyinfo import buddyinfo
+from numa_service.procfs.dmesg import kmsg
 from numa_service.procfs.meminfo import meminfo
 from numa_service.procfs.names import printed_by
 from numa_service.procfs.pagetypeinfo import pagetypeinfo
@@ -217,6 +218,7 @@ TABLE: tuple[Pattern, ...] = (
     Pattern("proc/slabinfo", slabinfo, _if(lambda snapshot: snapshot.slab == "slab"), _ROOT_WRITE),
     Pattern("proc/vmallocinfo", vmallocinfo, mode=_ROOT),
     Pattern("proc/swaps", memory.swaps),
+    Pattern("proc/kmsg", kmsg, mode=_ROOT),
     Pattern("proc/iomem", memory.iomem, mode=_ROOT),
     Pattern("proc/sys/vm/nr_hugepages", hugetlb.nr_hugepages, mode=_WRITE),
     Pattern("proc/sys/vm/nr_hugepages_mempolicy", hugetlb.nr_hugepages, _if(has_numa), _WRITE),

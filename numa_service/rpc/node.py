@@ -69,7 +69,14 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
         tables = self._node.tasks.page_tables()
         nid, cpus = self._node.nid, cpu_time(self._node)
         part = self._node.machine.node_part(nid, cpus, self._booted, slab, tasks, tables)
-        return pb2.GetSnapshotResponse(json=part.to_json())
+        return pb2.GetSnapshotResponse(json=dataclasses.replace(part, kmsg=self._kmsg()).to_json())
+
+    def _kmsg(self) -> tuple[tuple[float, int, str], ...]:
+        """The kernel's log with times since boot."""
+        up, now = time.time() - self._booted, self._node.clock()
+        return tuple(
+            (max(0.0, up - (now - ns) / 1e9), level, text) for ns, level, text in self._node.kernel_log
+        )
 
     async def Inspect(self, request: pb2.InspectRequest, context: Context) -> pb2.InspectResponse:
         """The fields of one kernel structure: pg_data_t, a zone, page or section, or high memory."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
 from fidelity.oom import Report, captures, nodes, reports
 from groundtruth import GROUNDTRUTH
 
+from numa_service.machine.boot import start_kernel
+from numa_service.machine.source import load
 from numa_service.mm.oom_kill import (
+    Chosen,
     Constraint,
     OomControl,
     OomTask,
@@ -17,6 +21,8 @@ from numa_service.mm.oom_kill import (
     select_bad_process,
 )
 from numa_service.mm.profile import Profile, profile_named
+from numa_service.procfs.oom_report import OomRequest, dump_header, dump_tasks, killed
+from numa_service.procfs.show_mem import show_mem
 
 CAPTURES = captures(GROUNDTRUTH)
 
@@ -79,3 +85,62 @@ def test_oom_score_is_the_captured_one(name: str) -> None:
         assert off.count(0) > 0.85 * len(off)
     else:
         assert set(off) == {0}
+
+
+def _form(lines: list[str]) -> list[str]:
+    """The kinds of lines, in order: without numbers, names of zones, and what depends on them."""
+    kinds = []
+    for line in lines:
+        text = re.sub(r" \([UMEHCI]+\)|unreclaimable\? (yes|no)", "", line)
+        text = re.sub(r"\b(DMA32|DMA|Normal)\b", "ZONE", text)
+        kinds.append(re.sub(r"\d+", "N", text))
+    return list(dict.fromkeys(kinds))
+
+
+@pytest.mark.parametrize("name", [name for name in CAPTURES if not name.startswith("memcg")])
+def test_reports_are_printed_as_they_were_captured(name: str) -> None:
+    """The task table and the last line to the letter; Mem-Info in all but its numbers."""
+    profile = _profile(name)
+    preset = "four-ring" if name.startswith("4n") else "two-socket"
+    snapshot = start_kernel(load(preset).with_profile(profile.name)).snapshot()
+    for report in reports(CAPTURES[name][0]):
+        table = next(i for i, line in enumerate(report.lines) if line.startswith("Tasks state"))
+        end = next(i for i, line in enumerate(report.lines) if line.startswith("oom-kill:"))
+        assert dump_tasks(report.tasks, profile) == report.lines[table:end]
+        told = dict(re.findall(r"(\w+-rss|total-vm):(\d+)kB", report.killed[0]))
+        victim = next(task for task in report.tasks if task.pid == report.victim)._replace(
+            rss_anon=int(told["anon-rss"]) // 4,
+            rss_file=int(told["file-rss"]) // 4,
+            rss_shmem=int(told["shmem-rss"]) // 4,
+        )
+        control = OomControl(Constraint(report.constraint), 1)
+        if report.nodemask != "(null)":
+            control = control._replace(nodemask=nodes(report.nodemask))
+        if report.cpuset != "/":
+            control = control._replace(mems_allowed=nodes(report.mems))
+        last = killed("Out of memory", Chosen(victim, 0), victim, control, profile)
+        assert [text for _, text in last] == report.killed
+        shown = control.nodemask or control.mems_allowed or tuple(node.nid for node in snapshot.nodes)
+        # zones differ with the machine: each kind of line is there, in the same order
+        assert _form(show_mem(snapshot, 0, shown)) == _form(report.mem_info)
+        first = re.match(
+            r"\S+ invoked oom-killer: gfp_mask=(\w+)\S+ order=\d, oom_score_adj=(-?\d+)", report.lines[0]
+        )
+        stack = re.match(r"CPU: (\d+) (?:UID: 0 )?PID: (\d+) Comm: \S+ Not tainted ", report.lines[1])
+        assert first
+        assert stack
+        request = OomRequest(
+            report.comm,
+            int(stack[2]),
+            int(stack[1]),
+            int(first[2]),
+            int(first[1], 16),
+            report.gfp,
+            report.order,
+        )
+        if report.cpuset != "/":
+            continue
+        control = control._replace(mems_allowed=nodes(report.mems))
+        head = [text for _, text in dump_header(snapshot, request, control, None, victim)]
+        assert (head[0], head[-1]) == (report.lines[0], report.lines[end])
+        assert head[1].startswith(stack[0])

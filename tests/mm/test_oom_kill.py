@@ -90,7 +90,7 @@ def test_older_kernels_kill_the_worst_child_instead() -> None:
         ("linux-6.1", (0,), (), OomControl(Constraint.MEMORY_POLICY, 100 + 7, (0,))),
         ("linux-5.3", (0,), (), OomControl(Constraint.MEMORY_POLICY, 120 + 7, (0,))),
         # all memory is allowed: the policy is none
-        ("linux-6.1", (0, 1), (), OomControl(Constraint.NONE, 185 + 7, (0, 1))),
+        ("linux-6.1", (0, 1), (), OomControl(Constraint.NONE, 185 + 7)),
         ("linux-6.1", None, (1,), OomControl(Constraint.CPUSET, 100 + 7, None, (1,))),
         ("linux-6.1", None, (0, 1), OomControl(Constraint.NONE, 185 + 7, None, (0, 1))),
     ],

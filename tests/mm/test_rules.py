@@ -123,7 +123,6 @@ CLOSE = {
     ),
     "oom_tasks_headed": (False, True, True),
     "oom_killed_fields": (0, 2, 2),
-    "mem_info_per_node": (False, True, True),
     "wait_table_per_zone": (True, False, False),
     "golden_ratio_hash": (False, True, True),
     "hotplug_locks": (

@@ -259,17 +259,4 @@ OOM_REPORT = (
             ),
         ),
     ),
-    Axis(
-        "mem_info_per_node",
-        "Mem-Info has LRU lists by node, beside the zones",
-        (
-            always(False, "show_free_areas"),
-            Change(
-                (4, 8),
-                True,
-                "show_free_areas: 599d0c954f91 mm, vmscan: move LRU lists to node",
-                _REPORTS,
-            ),
-        ),
-    ),
 )
