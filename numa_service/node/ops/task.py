@@ -336,6 +336,7 @@ class _Touching:
                 self.gone.setdefault(kind, []).append(some[lost])
                 if tasks.owner(kind) in node.slots:
                     self.swapped += node.pgdat.swap_in(slot, int(lost.sum()))
+                    node.forget_if_tasks_empty(tasks.owner(kind))
 
 
 def _packed(parts: list[Pfns]) -> bytes:
