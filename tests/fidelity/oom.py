@@ -7,7 +7,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from numa_service.mm.oom_kill import NodeSize, OomTask
+from fidelity.compare import Field
+
+from numa_service.mm.oom_kill import (
+    Constraint,
+    NodeSize,
+    OomControl,
+    OomTask,
+    constrained_alloc,
+    oom_score,
+    select_bad_process,
+)
+from numa_service.mm.profile import Profile, profile_named
+from numa_service.procfs.oom_report import dump_tasks
 
 _STAMP = re.compile(r"^\[\s*[\d.]+\] ?")
 _BEGINS = re.compile(
@@ -157,3 +169,46 @@ def nodes(text: str) -> tuple[int, ...]:
         first, _, last = part.partition("-")
         numbers += range(int(first), int(last or first) + 1)
     return tuple(numbers)
+
+
+def profile_of(name: str) -> Profile:
+    """The kernel of a capture."""
+    return profile_named("linux-6.12" if "k612" in name else "linux-6.1")
+
+
+def control_of(report: Report, whole: Report, profile: Profile) -> OomControl:
+    """What the kernel looked at; `whole` is a report of the same machine that shows all nodes."""
+    if report.constraint == Constraint.MEMCG.value:
+        return OomControl(Constraint.MEMCG, report.limit)
+    mask = None if report.nodemask == "(null)" else nodes(report.nodemask)
+    mems = () if report.cpuset == "/" else nodes(report.mems)
+    return constrained_alloc(profile, whole.sizes, report.swap, mask, mems, tuple(whole.sizes))
+
+
+#: Why scores of 6.12.117 are one off.
+_APPROXIMATE = "6.12.117 scores resident pages as per-CPU counters have them; what /proc shows is exact"
+
+
+def compare_oom(name: str, text: str, scores: str) -> Iterator[Field]:
+    """Victims, constraints, rows of task tables and scores of a capture."""
+    profile, found = profile_of(name), list(reports(text))
+    for at, report in enumerate(found):
+        where, control = f"report {at}", control_of(report, found[0], profile)
+        chosen = select_bad_process(report.tasks, control, profile)
+        yield Field(name, "log", "victim", where, report.victim, chosen.task.pid if chosen else 0)
+        yield Field(name, "log", "constraint", where, report.constraint, control.constraint.value)
+        table = next(i for i, line in enumerate(report.lines) if line.startswith("Tasks state"))
+        for row, line in enumerate(dump_tasks(report.tasks, profile)):
+            yield Field(
+                name, "log", "line of a task table", f"{where}, {row}", report.lines[table + row], line
+            )
+    for line in scores.splitlines():
+        step, *numbers = line.split()
+        if step == "totalpages":
+            total = int(numbers[0])
+            continue
+        pid, rss, swap, tables, adj, score = map(int, numbers)
+        ours = oom_score(OomTask(pid, "", 0, rss, 0, 0, (tables,), swap, adj), total, profile)
+        slack = 1 if "k612" in name else 0
+        where = f"{step} of {pid}"
+        yield Field(name, "step", "oom_score", where, score, ours, slack, _APPROXIMATE if slack else "")

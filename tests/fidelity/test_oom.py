@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from fidelity.oom import Report, captures, nodes, reports
+from fidelity.oom import Report, captures, control_of, nodes, profile_of, reports
+from fidelity.oom_table import oom_section
 from groundtruth import GROUNDTRUTH
 
 from numa_service.machine.boot import start_kernel
@@ -16,19 +17,13 @@ from numa_service.mm.oom_kill import (
     Constraint,
     OomControl,
     OomTask,
-    constrained_alloc,
     oom_score,
     select_bad_process,
 )
-from numa_service.mm.profile import Profile, profile_named
 from numa_service.procfs.oom_report import OomRequest, dump_header, dump_tasks, killed
 from numa_service.procfs.show_mem import show_mem
 
 CAPTURES = captures(GROUNDTRUTH)
-
-
-def _profile(name: str) -> Profile:
-    return profile_named("linux-6.12" if "k612" in name else "linux-6.1")
 
 
 def _cases() -> Iterator[tuple[str, int, Report]]:
@@ -37,21 +32,12 @@ def _cases() -> Iterator[tuple[str, int, Report]]:
             yield name, at, report
 
 
-def _control(report: Report, whole: Report, profile: Profile) -> OomControl:
-    """What the kernel looked at; `whole` is a report of the same machine that shows all nodes."""
-    if report.constraint == Constraint.MEMCG.value:
-        return OomControl(Constraint.MEMCG, report.limit)
-    mask = None if report.nodemask == "(null)" else nodes(report.nodemask)
-    mems = () if report.cpuset == "/" else nodes(report.mems)
-    return constrained_alloc(profile, whole.sizes, report.swap, mask, mems, tuple(whole.sizes))
-
-
 @pytest.mark.parametrize("name", CAPTURES)
 def test_the_captured_task_is_killed_in_every_report(name: str) -> None:
-    profile, found = _profile(name), list(reports(CAPTURES[name][0]))
+    profile, found = profile_of(name), list(reports(CAPTURES[name][0]))
     assert found
     for report in found:
-        control = _control(report, found[0], profile)
+        control = control_of(report, found[0], profile)
         assert control.constraint.value == report.constraint
         chosen = select_bad_process(report.tasks, control, profile)
         assert chosen is not None
@@ -74,7 +60,7 @@ def test_oom_score_is_the_captured_one(name: str) -> None:
 
     What /proc shows is their exact sum there: "mm: fix the inaccurate memory statistics issue for users".
     """
-    profile = _profile(name)
+    profile = profile_of(name)
     (_, total), *rows = (line.split() for line in CAPTURES[name][1].splitlines())
     off = []
     for _, pid, rss, swap, tables, adj, score in rows:
@@ -100,7 +86,7 @@ def _form(lines: list[str]) -> list[str]:
 @pytest.mark.parametrize("name", [name for name in CAPTURES if not name.startswith("memcg")])
 def test_reports_are_printed_as_they_were_captured(name: str) -> None:
     """The task table and the last line to the letter; Mem-Info in all but its numbers."""
-    profile = _profile(name)
+    profile = profile_of(name)
     preset = "four-ring" if name.startswith("4n") else "two-socket"
     snapshot = start_kernel(load(preset).with_profile(profile.name)).snapshot()
     for report in reports(CAPTURES[name][0]):
@@ -144,3 +130,15 @@ def test_reports_are_printed_as_they_were_captured(name: str) -> None:
         head = [text for _, text in dump_header(snapshot, request, control, None, victim)]
         assert (head[0], head[-1]) == (report.lines[0], report.lines[end])
         assert head[1].startswith(stack[0])
+
+
+def test_the_section_of_the_document_counts_them() -> None:
+    skipped: list[str] = []
+    unreadable: list[str] = []
+    text, fields = oom_section(GROUNDTRUTH, skipped, unreadable)
+    assert (skipped, unreadable) == ([], [])
+    assert all(field.explained for field in fields)
+    victims = [field for field in fields if field.kind == "victim"]
+    assert len(victims) >= 44
+    assert all(field.equal for field in victims)
+    assert "## OOM kills" in text
