@@ -8,13 +8,13 @@ back yet does not choose another one, as a kernel does not. Nodes that do not an
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgpack
 
 from numa_service.machine.formats.gfp_eras import number_of_gfp
-from numa_service.machine.snapshot import NodePart, assemble
+from numa_service.machine.snapshot import NodePart, Part, assemble
 from numa_service.mm.gfp import Gfp
 from numa_service.mm.mempolicy.nodemask import nids_of
 from numa_service.mm.mmap.frames import ANON, FILE, SHMEM
@@ -46,6 +46,8 @@ from numa_service.node.task_state import Task, home_of
 from numa_service.procfs.oom_report import ERR, Line, OomRequest, dump_header, killed
 from numa_service.trace.tracepoint_formats import show_gfp_flags
 
+#: What a report shows of a node, beside counters and pools of huge pages.
+_REPORTED = Part.FREE_LISTS | Part.PAGESETS | Part.SYSCTLS | Part.PAGE_TABLES
 #: How often a request waits for the memory of an earlier victim before another task is killed.
 MAX_OOM_REAP_RETRIES = 10
 
@@ -116,11 +118,9 @@ class OomKill(Request[int]):
 
 def look(node: Node) -> OomSeen:
     """What this node has."""
-    part = node.machine.node_part(node.nid, page_tables=node.tasks.page_tables())
-    # what no report shows
-    slim = replace(part, node=replace(part.node, vmalloc=None, memory_blocks=()))
+    part = node.machine.node_part(node.nid, page_tables=node.tasks.page_tables(), parts=_REPORTED)
     tasks = tuple(oom_task(task) for task in node.tasks.values())
-    return OomSeen(tasks, tuple(node.tasks.oom_victims), slim.to_json())
+    return OomSeen(tasks, tuple(node.tasks.oom_victims), part.to_json())
 
 
 def oom_task(task: Task) -> OomTask:

@@ -40,7 +40,7 @@ MEMLOCK = 8 << 20
 
 @dataclass(slots=True)
 class Ran:
-    """What one call of a task, or one access to its memory, came to."""
+    """The outcome of one call of a task, or of one access to its memory."""
 
     value: int = 0
     #: A number of errno.h, 0 for success, and what was wrong, for people.
@@ -62,7 +62,7 @@ class Ran:
     unasked: dict[int, NodeError] = field(default_factory=dict)
 
     def fail(self, number: int, reason: str) -> None:
-        """It ends with an error."""
+        """Let the call end with an errno (`number`), and a reason for people."""
         self.value, self.errno, self.reason = -1, number, reason
 
 

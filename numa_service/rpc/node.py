@@ -12,13 +12,15 @@ import grpc.aio
 from numa_client._gen.numa.v1 import node_service_pb2 as pb2
 from numa_client._gen.numa.v1 import node_service_pb2_grpc as pb2_grpc
 
+from numa_service.machine.snapshot import EVERY_PART, Part
 from numa_service.node.ask import Steps
-from numa_service.node.errors import Busy
+from numa_service.node.errors import Busy, InvalidRequest
 from numa_service.node.hugetlb import set_max_huge_pages
 from numa_service.node.machine_record import own_memory
 from numa_service.node.memory_failure import memory_failure, recovery_line, soft_offline_page
 from numa_service.node.memory_hotplug import change_memory_block
 from numa_service.node.node import Node
+from numa_service.node.owners import PGTABLE_ID
 from numa_service.node.struct_views import (
     cpu_time,
     highmem_view,
@@ -64,12 +66,25 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
 
     async def GetSnapshot(self, request: pb2.GetSnapshotRequest, context: Context) -> pb2.GetSnapshotResponse:
         """The node's part of the snapshot that the files of /proc and /sys are rendered from."""
-        slab = self._node.kmem.counts()
-        tasks = task_files(self._node, request.pid) if request.with_tasks else {}
-        tables = self._node.tasks.page_tables()
-        nid, cpus = self._node.nid, cpu_time(self._node)
-        part = self._node.machine.node_part(nid, cpus, self._booted, slab, tasks, tables)
-        return pb2.GetSnapshotResponse(json=dataclasses.replace(part, kmsg=self._kmsg()).to_json())
+        node = self._node
+        if request.parts & ~EVERY_PART.value:
+            raise InvalidRequest("parts", f"{request.parts:#x} has bits that no part has")
+        parts = Part(request.parts) if request.HasField("parts") else EVERY_PART
+        tables: tuple[dict[int, int], tuple[int, ...]] = {}, ()
+        if Part.PAGE_TABLES in parts:
+            tables = node.tasks.page_tables(), node.slots.homes(PGTABLE_ID)
+        part = node.machine.node_part(
+            node.nid,
+            cpu_time(node),
+            self._booted,
+            node.kmem.counts() if Part.SLAB in parts else {},
+            task_files(node, request.pid) if Part.TASKS in parts else {},
+            *tables,
+            parts=parts,
+        )
+        if Part.KMSG in parts:
+            part = dataclasses.replace(part, kmsg=self._kmsg())
+        return pb2.GetSnapshotResponse(json=part.to_json())
 
     def _kmsg(self) -> tuple[tuple[float, int, str], ...]:
         """The kernel's log with times since boot."""

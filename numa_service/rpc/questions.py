@@ -104,8 +104,6 @@ def _lookup_response(result: ops.AllocResult) -> Message:
 
 
 def _free(op: ops.Free, request_id: str) -> Question:
-    if op.cpu is None:
-        raise ValueError("blocks held by hand are freed by a CPU: the wire has no word for none")
     return zonelist_pb2.ReleaseRequest(
         request_id=request_id, owner=_owner(op.owner), order=op.order, pfns=op.pfns, cpu=op.cpu
     )
@@ -354,10 +352,10 @@ def _alloc_op(m: zonelist_pb2.LookupRequest) -> Op[Any]:
 
 
 def _free_or_release_op(m: zonelist_pb2.ReleaseRequest) -> Op[Any]:
-    """Free for blocks held by a session, Release for pages of a region, which have indexes."""
+    """Free for blocks of an order, Release for pages of a region, which have indexes."""
     if m.HasField("indexes"):
         return ops.Release(_owner_of(m.owner), None, m.indexes, m.pfns)
-    return ops.Free(_owner_of(m.owner), m.cpu, m.order, m.pfns)
+    return ops.Free(_owner_of(m.owner), m.cpu if m.HasField("cpu") else None, m.order, m.pfns)
 
 
 def _free_owner_op(m: zonelist_pb2.ReleaseOwnerRequest) -> Op[Any]:

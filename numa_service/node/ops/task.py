@@ -170,7 +170,7 @@ class TaskCall(Op[Did]):
 
 
 def call_context(node: NodeState, task: Task) -> CallContext:
-    """What a call of a task looks at."""
+    """Collect the state of the task and the node that a call may read and change."""
     lists = node.machine.zonelists
     memory = mask_of(nid for nid, of in lists.items() if of.thisnode)
     nodes = Nodes(mask_of(lists), memory, max(node.machine.spec.nids) + 1)

@@ -200,7 +200,9 @@ class Client:
                 self.violated(f"client {self.number}: was given objects it has, or not all of {count}")
             for address in addresses:
                 nid = self._nid_of(address)
-                if self._lost_ns.get(nid, -1) < asked_ns:
+                if self._is_of_the_dead(address, nid):
+                    self.unsure = True  # a CPU had it when its node crashed, which the home does not know yet
+                elif self._lost_ns.get(nid, -1) < asked_ns:
                     self.objects[address] = cache, nid
             self.was_given = True
 
@@ -238,6 +240,12 @@ class Client:
             lambda inbox: kmem_cache_free(inbox.node, self.session, name, list(some), 2 * self.nid),
             refused=refused,
         )
+
+    def _is_of_the_dead(self, address: int, nid: int) -> bool:
+        """Whether an object that was given is of a node that has crashed since its slab was made."""
+        home, there = self._sim.hosts[self.nid].node, self._sim.hosts[nid]
+        held = home.sessions[self.session].objects.get(address) if self.session in home.sessions else None
+        return not there.alive or (held is not None and held.slab.lineage != there.node.lineage)
 
     def _nid_of(self, address: int) -> int:
         pfn = virt_to_pfn(address)
