@@ -38,6 +38,8 @@ class Part(Flag):
     PAGE_TABLES = auto()
     #: The files of /proc/PID.
     TASKS = auto()
+    #: The kernel's log.
+    KMSG = auto()
 
 
 EVERY_PART = ~Part(0)
@@ -57,6 +59,8 @@ class NodePart:
     page_tables: dict[int, int] = field(default_factory=dict)
     #: Other nodes whose tasks have pages of page tables on this one.
     table_homes: tuple[int, ...] = ()
+    #: The kernel's log of the node: seconds since boot, level and text of each line.
+    kmsg: tuple[tuple[float, int, str], ...] = ()
 
     def to_json(self) -> bytes:
         """The part as JSON, for another process of the same version."""
@@ -145,6 +149,7 @@ def assemble(
         slab=spec.slab,
         slab_caches=slab_caches_of(spec, caches),
         tasks={pid: files for part in found for pid, files in sorted(part.tasks.items())},
+        kmsg=tuple(sorted((line for part in found for line in part.kmsg), key=lambda line: line[0])),
     )
 
 

@@ -13,9 +13,10 @@ from numa_client._gen.numa.v1 import node_service_pb2 as pb2
 from numa_client._gen.numa.v1 import node_service_pb2_grpc as pb2_grpc
 
 from numa_service.machine.snapshot import EVERY_PART, Part
-from numa_service.node.ask import Steps
+from numa_service.node.ask import Steps, through_outbox
 from numa_service.node.errors import Busy, InvalidRequest
 from numa_service.node.hugetlb import set_max_huge_pages
+from numa_service.node.kmap import inspect_page
 from numa_service.node.machine_record import own_memory
 from numa_service.node.memory_failure import memory_failure, recovery_line, soft_offline_page
 from numa_service.node.memory_hotplug import change_memory_block
@@ -24,7 +25,6 @@ from numa_service.node.owners import PGTABLE_ID
 from numa_service.node.struct_views import (
     cpu_time,
     highmem_view,
-    page_view,
     pgdat_view,
     section_view,
     zone_view,
@@ -82,7 +82,16 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
             *tables,
             parts=parts,
         )
+        if Part.KMSG in parts:
+            part = dataclasses.replace(part, kmsg=self._kmsg())
         return pb2.GetSnapshotResponse(json=part.to_json())
+
+    def _kmsg(self) -> tuple[tuple[float, int, str], ...]:
+        """The kernel's log with times since boot."""
+        up, now = time.time() - self._booted, self._node.clock()
+        return tuple(
+            (max(0.0, up - (now - ns) / 1e9), level, text) for ns, level, text in self._node.kernel_log
+        )
 
     async def Inspect(self, request: pb2.InspectRequest, context: Context) -> pb2.InspectResponse:
         """The fields of one kernel structure: pg_data_t, a zone, page or section, or high memory."""
@@ -90,7 +99,8 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
             case "zone":
                 view: Any = zone_view(self._node, request.zone)
             case "pfn":
-                view = page_view(self._node, request.pfn)
+                steps = inspect_page(self._requests.inbox, request.pfn)
+                view = await self._peers.run(through_outbox(self._node, steps), context.time_remaining())
             case "section":
                 view = section_view(self._node, request.section)
             case "highmem":

@@ -21,7 +21,7 @@ from numa_client._gen.numa.v1 import (
 )
 
 from numa_service.node.ask import Steps
-from numa_service.node.errors import InvalidRequest, NodeError, PeerUnavailable
+from numa_service.node.errors import InvalidRequest, PeerUnavailable
 from numa_service.node.first_replies import FirstReply, node_asker
 from numa_service.node.folded import FOLD_BYTES, FOLD_FROM_BYTES
 from numa_service.node.inbox import Call, Inbox, Packed, Running, check_request_id
@@ -166,7 +166,8 @@ class Requests:
             while running.effect is not None:
                 try:
                     answer = await drive(running.effect)
-                except NodeError as error:
+                except Exception as error:
+                    # what is no NodeError is a fault of ours, of which the client is told: INTERNAL
                     self.inbox.advance(running, error=error)
                 else:
                     self.inbox.advance(running, answer)
