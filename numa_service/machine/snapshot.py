@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Flag, auto
 from functools import cache
 
 import numpy as np
@@ -22,6 +23,28 @@ from numa_service.mm.snapshot import MachineSnapshot, MemoryBlockSnapshot, NodeS
 from numa_service.mm.zonelist import Zonelists
 
 
+class Part(Flag):
+    """What a node's part of a snapshot has beside counters, pools of huge pages and the time of CPUs."""
+
+    #: Free blocks and pageblocks of zones by migratetype.
+    FREE_LISTS = auto()
+    PAGESETS = auto()
+    MEMORY_BLOCKS = auto()
+    SLAB = auto()
+    VMALLOC = auto()
+    SYSCTLS = auto()
+    #: How long CPUs have been idle: of the machine's snapshot only.
+    UPTIME = auto()
+    PAGE_TABLES = auto()
+    #: The files of /proc/PID.
+    TASKS = auto()
+    #: The kernel's log.
+    KMSG = auto()
+
+
+EVERY_PART = ~Part(0)
+
+
 @dataclass(frozen=True, slots=True)
 class NodePart:
     """One node's part of a machine's snapshot, as the node's process sends it."""
@@ -34,6 +57,10 @@ class NodePart:
     tasks: dict[int, dict[str, str]] = field(default_factory=dict)
     #: nid → pages of page tables of the node's tasks that are of that node.
     page_tables: dict[int, int] = field(default_factory=dict)
+    #: Other nodes whose tasks have pages of page tables on this one.
+    table_homes: tuple[int, ...] = ()
+    #: The kernel's log of the node: seconds since boot, level and text of each line.
+    kmsg: tuple[tuple[float, int, str], ...] = ()
 
     def to_json(self) -> bytes:
         """The part as JSON, for another process of the same version."""
@@ -89,21 +116,27 @@ def assemble(
     parts: Iterable[NodePart],
     uptime: Uptime | None = None,
     caches: SlabCaches | None = None,
+    offline: Collection[int] = (),
 ) -> MachineSnapshot:
     """The snapshot of a machine whose nodes are in several processes; sysctls are those of the lowest nid.
 
-    `caches` are the slab caches that are not as boot left them.
+    `caches` are the slab caches that are not as boot left them. A node without a part is shown with its CPUs
+    and no zones; it is on-line unless it is in `offline`.
 
     It has no boot log and no zonelists: no file of /proc or /sys shows them.
     """
     found = sorted(parts, key=lambda part: part.node.nid)
+    seen = {part.node.nid: _with_page_tables(part.node, found) for part in found}
     return MachineSnapshot(
         name=spec.name,
         arch=spec.arch,
         profile=spec.profile,
-        nodes=tuple(_with_page_tables(part.node, found) for part in found),
+        nodes=tuple(
+            seen.get(node.nid) or _unasked(node.nid, node.cpus, node.nid not in offline)
+            for node in sorted(spec.nodes, key=lambda node: node.nid)
+        ),
         distances=spec.distances,
-        sysctls=found[0].sysctls,
+        sysctls=found[0].sysctls if found else {},
         fallback_order={},
         zonelists={},
         packages=spec.packages,
@@ -116,7 +149,12 @@ def assemble(
         slab=spec.slab,
         slab_caches=slab_caches_of(spec, caches),
         tasks={pid: files for part in found for pid, files in sorted(part.tasks.items())},
+        kmsg=tuple(sorted((line for part in found for line in part.kmsg), key=lambda line: line[0])),
     )
+
+
+def _unasked(nid: int, cpus: Sequence[int], online: bool) -> NodeSnapshot:
+    return NodeSnapshot(nid, tuple(cpus), (), {}, {}, {}, online=online)
 
 
 def _with_page_tables(node: NodeSnapshot, parts: Sequence[NodePart]) -> NodeSnapshot:
@@ -142,14 +180,17 @@ def zonelists_shown(
     return lists
 
 
-def node_snapshot(spec: MachineSpec, pgdat: Pgdat, online: bool) -> NodeSnapshot:
-    """The snapshot of a node of this process."""
-    others = {node.nid: node.ram for node in spec.nodes if node.nid != pgdat.nid}
+def node_snapshot(spec: MachineSpec, pgdat: Pgdat, online: bool, parts: Part = EVERY_PART) -> NodeSnapshot:
+    """The snapshot of a node of this process, with these parts."""
+    blocks: tuple[MemoryBlockSnapshot, ...] = ()
+    if Part.MEMORY_BLOCKS in parts:
+        others = {node.nid: node.ram for node in spec.nodes if node.nid != pgdat.nid}
+        blocks = _memory_blocks(pgdat, others)
     return replace(
-        pgdat.snapshot(),
+        pgdat.snapshot(free_lists=Part.FREE_LISTS in parts, pagesets=Part.PAGESETS in parts),
         online=online,
         ram=tuple(pgdat.ram),
-        memory_blocks=_memory_blocks(pgdat, others),
+        memory_blocks=blocks,
     )
 
 
@@ -210,4 +251,4 @@ def _memory_block(pgdat: Pgdat, number: int, shared: bool) -> MemoryBlockSnapsho
     return MemoryBlockSnapshot(number, True, tuple(zones) if len(zones) == 1 and not shared else ())
 
 
-__all__ = ["IdleClock", "NodePart", "assemble", "node_snapshot", "zonelists_shown"]
+__all__ = ["EVERY_PART", "IdleClock", "NodePart", "Part", "assemble", "node_snapshot", "zonelists_shown"]

@@ -42,15 +42,15 @@ class ZoneSnapshot:
     protection: tuple[int, ...]
     #: Free blocks by order.
     nr_free: tuple[int, ...]
-    #: Free blocks: [migratetype][order].
+    #: Free blocks: [migratetype][order]; empty in a snapshot that was taken without them.
     nr_free_by_type: tuple[tuple[int, ...], ...]
-    #: Pageblocks by migratetype.
+    #: Pageblocks by migratetype; empty likewise.
     pageblocks: tuple[int, ...]
     #: Per-zone counters by their /proc/zoneinfo name (nr_free_pages, nr_zone_inactive_anon, …).
     vm_stat: dict[str, int]
     #: numa_hit, numa_miss, numa_foreign, numa_interleave, numa_local, numa_other.
     numa_stat: dict[str, int]
-    #: Every CPU of the machine, in CPU order; empty for a zone without managed pages.
+    #: Every CPU of the machine, in CPU order; empty for a zone without managed pages, and likewise.
     pagesets: tuple[PagesetSnapshot, ...] = ()
 
     @property
@@ -210,5 +210,7 @@ class MachineSnapshot:
     slab: str = "slub"
     #: Its caches in the order of creation; empty where they are not known.
     slab_caches: tuple[Cache, ...] = ()
+    #: What kernels print later than at boot: seconds since boot, level (KERN_*) and text of each line.
+    kmsg: tuple[tuple[float, int, str], ...] = ()
     #: pid → name → text of the files of /proc/PID; empty where nobody asked for them.
     tasks: dict[int, dict[str, str]] = field(default_factory=dict)

@@ -62,6 +62,13 @@ class Park:
 Steps = Generator[Ask[Any] | Park, Any, T]
 
 
+def cond_resched() -> Steps[None]:
+    """Let other requests of this node go first; for a request that does much without asking anybody."""
+    park = Park()
+    park.wake()
+    yield park
+
+
 def on(node: Node, nid: int, op: Op[R]) -> Steps[R]:
     """Apply an op on node `nid`, at once if that is this node, else by asking; return its result.
 

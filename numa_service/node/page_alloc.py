@@ -32,6 +32,7 @@ from numa_service.node.explanation_recorder import (
 )
 from numa_service.node.mempolicy import Policy, PolicyMode, policy_walk, take_turns
 from numa_service.node.node import Node
+from numa_service.node.oom_kill import OomAsker
 from numa_service.node.owners import Owner
 from numa_service.node.prepare import AllocRequest, Prepared
 from numa_service.node.unserved import Unserved, unserved
@@ -54,6 +55,7 @@ class Allocation:
     #: Pages that direct reclaim freed.
     direct_reclaimed: int = 0
     #: As in AllocContext.
+    hopeless: bool = False
     unasked: dict[int, NodeError] = field(default_factory=dict)
     #: Set for a request that asked for an explanation.
     explanation: Explanation | None = None
@@ -64,6 +66,7 @@ class Allocation:
         self.got += ac.got
         self.remote_lookups += ac.remote_lookups
         self.direct_reclaimed += ac.direct_reclaimed
+        self.hopeless = self.hopeless or ac.hopeless
         self.unasked.update(ac.unasked)
 
 
@@ -95,20 +98,22 @@ def begin_alloc(node: Node, request: AllocRequest) -> Allocation | Steps[Allocat
     if first and first.spent:
         allocation = Allocation([(node.nid, first.pfns)], count, first.spent)
         if walk_step:
-            steps = walk_step, _pass_here(node, prepared, first)
+            steps = walk_step, _pass_here(node, prepared, request.order, first)
             allocation.explanation = _explanation(node, request, prepared, allocation, steps)
         return allocation
     return _alloc_rest(node, request, prepared, owner, first)
 
 
-def _pass_here(node: Node, prepared: Prepared, first: ops.AllocResult) -> FreelistPass:
-    """Return the step of an explanation for a request that one op of the fast path has served."""
-    cost = first.spent
-    assert cost
-    # the time of the pass is without zeroing, which is a second pass over the pages and queues as long again
-    passed_ns = cost.latency_ns - (cost.zeroing_ns + cost.queueing_ns // 2 if cost.zeroing_ns else 0)
+def _pass_here(node: Node, prepared: Prepared, order: int, first: ops.AllocResult) -> FreelistPass:
+    """Return the step of an explanation for a request that one op of the fast path has served.
+
+    Its time is what the op counted and waited, as of any pass; zeroing comes after it.
+    """
+    cost, pages = Cost(), len(first.pfns) // 8 << order
+    cost.add_path(node.machine.spec.latency, first.path)
+    cost.add_access(node.load, node.nid, pages, first.wait_ns)
     visit = node_visit(node.nid, False, first.account)
-    return FreelistPass(FAST_PATH, alloc_flag_names(prepared.alloc_flags), (visit,), passed_ns)
+    return FreelistPass(FAST_PATH, alloc_flag_names(prepared.alloc_flags), (visit,), cost.latency_ns)
 
 
 def _alloc_rest(
@@ -198,13 +203,15 @@ def alloc_for_owner(
     *,
     cost: Cost | None = None,
     shares: Shares | None = None,
+    asker: OomAsker | None = None,
 ) -> Steps[Allocation]:
     """Allocate up to `count` blocks for an owner of this node, by policy; return what was got.
 
     Unlike :func:`alloc_pages`, it does not fail when blocks are missing, and does not spend the cost. `cost`
     is added to; `indexes` are the packed page indexes of a region, for an `lru_kind` other than
     LRU_KIND_NONE. `shares` are the blocks that an interleave policy wants of each node, in the order of the
-    indexes. Session 0 is none: the caller knows itself where the owner has pages.
+    indexes. Session 0 is none: the caller knows itself where the owner has pages. `asker` is the task that
+    asks, if there is one: tasks may be killed for it.
     """
     prepared = node.prepared(gfp, policy)
     result = Allocation(cost=cost or Cost())
@@ -233,6 +240,7 @@ def alloc_for_owner(
         indexes,
         dirty,
         first=first,
+        asker=asker,
     )
     yield from _walk_zonelists(node, session, policy, ac, result, shares)
     return result

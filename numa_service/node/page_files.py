@@ -144,7 +144,7 @@ def _absent(spec: MachineSpec, first: int, count: int) -> Words:
 
 
 def _pagemap(spec: MachineSpec, pid: int, first: int, count: int) -> Generator[Asked, list[Answer], Words]:
-    home = home_of(pid, spec.nids)
+    home = home_of(pid, list(spec.nids))
     [answer] = yield [(home, Question(Ask.PAGEMAP, first, count, pid))]
     if count and not answer.words:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), f"/proc/{pid}/pagemap")

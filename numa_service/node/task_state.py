@@ -7,7 +7,7 @@ with it at the latest. Pids are unique in the machine.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,10 +45,9 @@ _OF_FILE = (0, 2, 17)
 _OF_SHMEM = (0, 1, 1024)
 
 
-def home_of(pid: int, nids: Iterable[int]) -> int:
+def home_of(pid: int, nids: Sequence[int]) -> int:
     """The node on which a task of this pid lives, or would live; `nids`: all nodes of the machine."""
-    known = list(nids)
-    return known[(pid - FIRST_PID) % len(known)]
+    return nids[(pid - FIRST_PID) % len(nids)]
 
 
 @dataclass(slots=True)
@@ -120,6 +119,8 @@ class Tasks(dict[int, Task]):
         self.limbo: dict[tuple[int, int], list[Pfns]] = {}
         #: The same of page tables, by node and order, as pfns.
         self.limbo_tables: dict[tuple[int, int], list[int]] = {}
+        #: Tasks that the OOM killer has killed, and whose memory other nodes may still have.
+        self.oom_victims: list[int] = []
 
     def task(self, session: int, pid: int) -> Task:
         """Return a task of a session; NotFound, or Precondition when it is another session's."""
@@ -261,11 +262,13 @@ class Tasks(dict[int, Task]):
             (self.tables.out, self.committed.pages, self._last_inode, self._last_pid),
             list(self.inodes.items()),
             (limbo, sorted(self.limbo_tables.items())),
+            self.oom_victims,
         ]
 
     def load(self, dumped: list[Any]) -> None:
         """Replace the content by what :meth:`dump` returned."""
-        tasks, of_processes, source, counted, inodes, (limbo, limbo_tables) = dumped
+        tasks, of_processes, source, counted, inodes, (limbo, limbo_tables), victims = dumped
+        self.oom_victims = list(victims)
         self.source.load(source)
         made = load_processes(of_processes, self.frames, self.tables, self.source.place, self.make_mm)
         self.clear()

@@ -146,6 +146,8 @@ class Peers:
 
         async def carry(effect: Ask[Any] | Park) -> Any:
             if isinstance(effect, Park):
+                if effect.woken:
+                    return await asyncio.sleep(0)
                 woken = asyncio.Event()
                 effect.when_woken(woken.set)
                 return await woken.wait()

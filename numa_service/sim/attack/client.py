@@ -14,7 +14,7 @@ from numa_service.node import ops
 from numa_service.node.errors import InvalidRequest, NodeError, NotFound, PeerUnavailable, SlabBug
 from numa_service.node.free_pages import begin_free
 from numa_service.node.inbox import Call, Inbox
-from numa_service.node.kmem import kmem_cache_alloc, kmem_cache_free
+from numa_service.node.kmem import begin_kmem_cache_alloc, begin_kmem_cache_free
 from numa_service.node.page_alloc import begin_alloc
 from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import map_region
@@ -208,7 +208,7 @@ class Client:
 
         self.ask(
             ("alloc objects", cache, count, of),
-            lambda inbox: kmem_cache_alloc(
+            lambda inbox: begin_kmem_cache_alloc(
                 inbox.node, self.session, cache, GFP_KERNEL, count, 2 * self.nid, of
             ),
             got,
@@ -237,7 +237,7 @@ class Client:
 
         self.ask(
             ("free objects", name, tuple(some)),
-            lambda inbox: kmem_cache_free(inbox.node, self.session, name, list(some), 2 * self.nid),
+            lambda inbox: begin_kmem_cache_free(inbox.node, self.session, name, list(some), 2 * self.nid),
             refused=refused,
         )
 
