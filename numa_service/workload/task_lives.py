@@ -6,6 +6,7 @@ each task's address space: others may use tasks of the session meanwhile.
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,7 +22,7 @@ from numa_service.mm.mmap.mmap import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PRO
 from numa_service.mm.mmap.rules import PAGE_SHIFT
 from numa_service.node.ask import Steps
 from numa_service.node.cost import Cost
-from numa_service.node.errors import LimitExceeded
+from numa_service.node.errors import LimitExceeded, NotFound
 from numa_service.node.inbox import Inbox, Packed
 from numa_service.node.mempolicy import Policy
 from numa_service.node.node import Node
@@ -173,8 +174,10 @@ class TaskLives:
 
     def _placement(self, pids: list[int]) -> dict[int, int]:
         """Pages of tasks by node."""
-        parts = []
+        parts = [np.zeros(0, np.int64)]
         for pid in pids:
+            if pid not in self._node.tasks:
+                continue  # the OOM killer has killed it
             process = self._node.tasks[pid].process
             parts += [pfns_of(process.mapped_entries(start, end)) for start, end in process.leaves()]
         nids = self._node.tasks.source.nids_of(np.unique(np.concatenate(parts)))
@@ -183,7 +186,11 @@ class TaskLives:
 
     def _call(self, pid: int, lived: Lived, name: str, *numbers: int) -> Steps[Ran]:
         asked = Asked(name, tuple(int(number) for number in numbers))
-        ran = yield from run_call(self._inbox, self._session, pid, asked)
+        try:
+            ran = yield from run_call(self._inbox, self._session, pid, asked)
+        except NotFound as error:  # the OOM killer has killed it between two calls
+            ran = Ran()
+            ran.fail(errno.ESRCH, str(error))
         lived.add(ran)
         return ran
 

@@ -8,10 +8,16 @@ from numa_service.machine.boot import start_kernel
 from numa_service.machine.spec import MachineSpec
 from numa_service.node.ask import Ask, Steps, check_asked
 from numa_service.node.daemons import run_kswapd
+from numa_service.node.inbox import Inbox, Packed
 from numa_service.node.node import Node
-from numa_service.node.ops.op import Op
+from numa_service.node.ops.op import Op, Tagged
+from numa_service.node.request import Request
 
 T = TypeVar("T")
+
+
+def _keep_nothing(asker: int, reply: Any) -> Packed:
+    raise AssertionError("questions are asked once here")
 
 
 class ByHand:
@@ -29,14 +35,19 @@ class ByHand:
             while True:
                 ask = steps.send(answer)
                 assert isinstance(ask, Ask)
-                assert isinstance(ask.op, Op)
                 self.asked.append((ask.nid, type(ask.op).__name__))
                 check_asked(self.nodes[ask.nid], ask.op)
-                answer = self.nodes[ask.nid].apply(ask.op)
+                answer = self._answer(self.nodes[ask.nid], ask.op)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
         finally:
             self.run()
+
+    def _answer(self, node: Node, asked: Tagged[Any]) -> Any:
+        if isinstance(asked, Request):
+            return self.call(node.nid, asked.run(Inbox(node, _keep_nothing)))
+        assert isinstance(asked, Op)
+        return node.apply(asked)
 
     def run(self) -> None:
         """Run every kswapd that has been woken until it sleeps."""

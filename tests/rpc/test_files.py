@@ -70,7 +70,8 @@ async def test_one_file_alone_is_what_it_is_among_all(demo: Loopback, client: As
         slabs = [path for path in files if path.startswith("sys/kernel/slab/")]
         paths = {*files} - {*CLOCKS} - {*slabs} | {*slabs[:10]}
         for path in sorted(paths):
-            if not files[path].target and files[path].mode & stat.S_IRUSR:
+            by_offset = files[path].size > 0
+            if not files[path].target and files[path].mode & stat.S_IRUSR and not by_offset:
                 assert await client.read_file(path) == files[path].text, path
         whole = now(demo)
         for folder in sorted(

@@ -24,6 +24,8 @@ memory = "80MiB"
 [[node]]
 cpus = "2-3"
 memory = "80MiB"
+[sysctl]
+vm.oom_kill_allocating_task = 1
 """
 
 
@@ -81,6 +83,7 @@ def test_accesses_that_come_again_take_time_where_the_page_is() -> None:
 
 
 def test_tasks_without_memory_are_counted_and_leave_nothing() -> None:
+    """The OOM killer kills the one that asks, and not those that have lived until then."""
     driven = Driven(parse_machine(SMALL, source="small", default_name="small"))
     before = driven.node.pgdat.snapshot().node_stat
     much = TaskMix(8192)
