@@ -10,7 +10,7 @@ from typing import Any
 
 from numa_service.machine.cmdline import parse_cmdline, thp_mode
 from numa_service.machine.hmat import access_of, generic_initiators
-from numa_service.machine.snapshot import NodePart, node_snapshot, zonelists_shown
+from numa_service.machine.snapshot import NodePart, OfTasks, node_snapshot, zonelists_shown
 from numa_service.machine.spec import MachineSpec
 from numa_service.machine.sysctl import Sysctls, check_weight, sysctl_name
 from numa_service.machine.thp_files import ENABLED_KEY, boot_values
@@ -188,17 +188,17 @@ class BootedMachine:
         booted: float = 0.0,
         slab: Mapping[str, SlabNodeSnapshot] | None = None,
         tasks: dict[int, dict[str, str]] | None = None,
-        page_tables: dict[int, int] | None = None,
+        of_tasks: OfTasks | None = None,
     ) -> NodePart:
         """What this process knows of its node.
 
         `cpu_ns` is the busy time of each CPU in virtual ns, `booted` when the node booted, in s since 1970,
         `slab` what the node has of slab caches, by name, `tasks` the files of its tasks,
-        `page_tables` the pages of their page tables by node.
+        `of_tasks` what they have on all nodes.
         """
         seen = self._node_snapshot(self.pgdats[nid])
         node = replace(seen, cpu_ns=dict(cpu_ns or {}), slab=dict(slab or {}))
-        return NodePart(node, self.sysctls.as_dict(), booted, tasks or {}, page_tables or {})
+        return NodePart(node, self.sysctls.as_dict(), booted, tasks or {}, of_tasks or OfTasks())
 
     def _node_snapshot(self, pgdat: Pgdat) -> NodeSnapshot:
         shown = node_snapshot(self.spec, pgdat, online=pgdat.nid in self.populated)

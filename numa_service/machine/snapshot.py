@@ -23,6 +23,19 @@ from numa_service.mm.zonelist import Zonelists
 
 
 @dataclass(frozen=True, slots=True)
+class OfTasks:
+    """What the tasks of one home have on all nodes, and what happened to them, as far as files count it."""
+
+    #: nid → pages of page tables, and huge pages that a PMD entry maps.
+    page_tables: dict[int, int] = field(default_factory=dict)
+    anon_thps: dict[int, int] = field(default_factory=dict)
+    #: Events of /proc/vmstat by name.
+    events: dict[str, int] = field(default_factory=dict)
+    #: khugepaged's counts, by the name of their file.
+    khugepaged: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class NodePart:
     """One node's part of a machine's snapshot, as the node's process sends it."""
 
@@ -32,8 +45,7 @@ class NodePart:
     booted: float = 0.0
     #: pid → name → text of the files of /proc/PID of the node's tasks, if they were asked for.
     tasks: dict[int, dict[str, str]] = field(default_factory=dict)
-    #: nid → pages of page tables of the node's tasks that are of that node.
-    page_tables: dict[int, int] = field(default_factory=dict)
+    of_tasks: OfTasks = field(default_factory=OfTasks)
 
     def to_json(self) -> bytes:
         """The part as JSON, for another process of the same version."""
@@ -101,7 +113,7 @@ def assemble(
         name=spec.name,
         arch=spec.arch,
         profile=spec.profile,
-        nodes=tuple(_with_page_tables(part.node, found) for part in found),
+        nodes=tuple(_with_tasks(part, found) for part in found),
         distances=spec.distances,
         sysctls=found[0].sysctls,
         fallback_order={},
@@ -116,13 +128,28 @@ def assemble(
         slab=spec.slab,
         slab_caches=slab_caches_of(spec, caches),
         tasks={pid: files for part in found for pid, files in sorted(part.tasks.items())},
+        khugepaged=_summed(part.of_tasks.khugepaged for part in found),
     )
 
 
-def _with_page_tables(node: NodeSnapshot, parts: Sequence[NodePart]) -> NodeSnapshot:
-    """A node with its pages of page tables counted, which the homes of tasks know."""
-    pages = sum(part.page_tables.get(node.nid, 0) for part in parts)
-    return replace(node, node_stat=node.node_stat | {"nr_page_table_pages": pages}) if pages else node
+def _with_tasks(own: NodePart, parts: Sequence[NodePart]) -> NodeSnapshot:
+    """A node with what tasks have on it, which their homes know, and what happened to its own ones."""
+    nid, stat = own.node.nid, dict(own.node.node_stat)
+    for name, counted in (
+        ("nr_page_table_pages", [part.of_tasks.page_tables for part in parts]),
+        ("nr_anon_transparent_hugepages", [part.of_tasks.anon_thps for part in parts]),
+    ):
+        if pages := sum(by_node.get(nid, 0) for by_node in counted):
+            stat[name] = pages
+    return replace(own.node, node_stat=stat, vm_event=own.node.vm_event | own.of_tasks.events)
+
+
+def _summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    whole: dict[str, int] = {}
+    for some in counts:
+        for name, count in some.items():
+            whole[name] = whole.get(name, 0) + count
+    return whole
 
 
 def zonelists_shown(

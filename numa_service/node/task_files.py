@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numa_service.machine.snapshot import OfTasks
 from numa_service.mm.mempolicy.policy import Mempolicy
 from numa_service.mm.mempolicy.text import mpol_to_str
 from numa_service.mm.mmap.vma import Vma
@@ -49,3 +50,12 @@ def _files(node: Node, task: Task) -> dict[str, str]:
         "statm": statm(mm, process.rss),
         "status": status(shown, status_lines(mm, process.tables, process.rss, process.hiwater_rss)),
     }
+
+
+def of_tasks(node: Node) -> OfTasks:
+    """What the tasks of a node have on all nodes, as far as files of the machine count it."""
+    tasks, thp = node.tasks, node.tasks.thp
+    if thp is None:
+        return OfTasks(tasks.page_tables())
+    counts = {"full_scans": thp.scan.full_scans, "pages_collapsed": thp.scan.pages_collapsed}
+    return OfTasks(tasks.page_tables(), tasks.anon_thps(), dict(thp.events), counts)

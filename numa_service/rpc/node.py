@@ -27,7 +27,7 @@ from numa_service.node.struct_views import (
     section_view,
     zone_view,
 )
-from numa_service.node.task_files import task_files
+from numa_service.node.task_files import of_tasks, task_files
 from numa_service.rpc import convert
 from numa_service.rpc.owner_checks import check_homes
 from numa_service.rpc.peers import Peers
@@ -66,9 +66,8 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
         """The node's part of the snapshot that the files of /proc and /sys are rendered from."""
         slab = self._node.kmem.counts()
         tasks = task_files(self._node, request.pid) if request.with_tasks else {}
-        tables = self._node.tasks.page_tables()
         nid, cpus = self._node.nid, cpu_time(self._node)
-        part = self._node.machine.node_part(nid, cpus, self._booted, slab, tasks, tables)
+        part = self._node.machine.node_part(nid, cpus, self._booted, slab, tasks, of_tasks(self._node))
         return pb2.GetSnapshotResponse(json=part.to_json())
 
     async def Inspect(self, request: pb2.InspectRequest, context: Context) -> pb2.InspectResponse:

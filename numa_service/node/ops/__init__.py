@@ -40,7 +40,7 @@ from numa_service.node.ops.kmem import (
 from numa_service.node.ops.machine import MemoryNotify, WriteSysctl
 from numa_service.node.ops.memory import IsolateMemory, OfflineNode, OfflinePages, OnlinePages, UndoIsolation
 from numa_service.node.ops.memory_failure import Poisoned, PoisonPage
-from numa_service.node.ops.migrate import MigratePages, ReleaseMigrated, Remap
+from numa_service.node.ops.migrate import MigratePages, ReleaseMigrated, Remap, SplitRegionPages
 from numa_service.node.ops.op import OPS, Op, decode, encode
 from numa_service.node.ops.page_bits import ClearPageBit, SetPageBit
 from numa_service.node.ops.protocol import (
@@ -79,11 +79,13 @@ from numa_service.node.ops.session import (
     RenewSession,
 )
 from numa_service.node.ops.task import ReturnStock, TaskCall, TaskExit, TaskFork, TaskSpawn, TaskTouch
+from numa_service.node.ops.task_huge import KhugepagedScan, ShrinkHuge, SplitTaskPages
 from numa_service.node.ops.task_pages import (
     BeginRefault,
     EndRefault,
     FramesFreed,
     ReserveFrames,
+    StockHugeZero,
     StockTables,
     StockTask,
     TakeLimbo,
@@ -131,6 +133,7 @@ __all__ = [
     "HugetlbTurns",
     "Interleave",
     "IsolateMemory",
+    "KhugepagedScan",
     "Kmap",
     "KmapFlushUnused",
     "KmapLocal",
@@ -183,7 +186,11 @@ __all__ = [
     "ReturnStock",
     "SetPageBit",
     "Settle",
+    "ShrinkHuge",
     "Spend",
+    "SplitRegionPages",
+    "SplitTaskPages",
+    "StockHugeZero",
     "StockTables",
     "StockTask",
     "TakeLimbo",
