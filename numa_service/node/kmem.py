@@ -99,7 +99,7 @@ def kmem_cache_alloc(
         if left:
             yield from _free(node, request, pack(left))
         raise
-    if node.tracepoints.tracer:
+    if node.tracepoints.tracer and node.kmem.knows(name):
         what = _traced(node, name, gfp, size, asked)
         node.tracepoints.tracer.objects_allocated(node.owner(session), cpu, gfp, got, what)
     if request.cost.latency_ns:
@@ -166,13 +166,14 @@ def _cache_grow(
     (new_slab of SLUB, cache_grow_begin and fallback_alloc of SLAB, slob_new_pages.)
     """
     kmem, cache, nid = node.kmem, request.cache, need.nid
+    kmem.check_lives(cache)  # it may have gone while slabs were given back, and may go from here on
+    fallback, (least, _) = kmem.fallback_requests(cache, gfp), kmem.orders(cache)
     near = kmem.first_node(request.cpu)
     prefer = near if nid == NUMA_NO_NODE else nid
     made = yield from _allocate_slab(node, request, kmem.page_requests(cache, gfp, nid), prefer, need.most)
     if made is not None:
         yield from _install(node, request, *made, (), got, need.direct)
         return
-    fallback = kmem.fallback_requests(cache, gfp)
     nodes = node.machine.zonelists[node.nid].node_order
     for other in nodes if fallback else ():
         if other == prefer:
@@ -184,7 +185,7 @@ def _cache_grow(
             return
     made = yield from _allocate_slab(node, request, fallback, near, left)
     if made is None:
-        raise unserved(kmem.orders(cache)[0], 1, 0, nodes, request.unasked)
+        raise unserved(least, 1, 0, nodes, request.unasked)
     yield from _install(node, request, *made, (), got, True)
 
 

@@ -300,7 +300,9 @@ class Kmem(ABC):
         now = self._node.lineage
         if asked.call == "wrong_free":
             return KmemAnswer(now, report=self.wrong_free(asked.cache, asked.objects[0]))
-        if asked.call in GIVING:
+        if asked.call in GIVING and asked.call != "get_freelist":
+            # a CPU that asks for the free objects of its slab has let go of the slab: it is served, and
+            # gives back what it gets
             self.check_gives(asked.cache)
         if (asked.pfns or asked.objects) and asked.lineage != now:
             return KmemAnswer(now)  # they have gone with an earlier lineage

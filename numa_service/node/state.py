@@ -33,7 +33,7 @@ from numa_service.node.kmem_state import Holder, Kmem
 from numa_service.node.kswapd import Kswapd, KswapdRun
 from numa_service.node.load import Load
 from numa_service.node.outbox import Outbox
-from numa_service.node.owners import ID_BITS, KERNEL_ID, Owner, OwnerSlots, unknown_session
+from numa_service.node.owners import ID_BITS, KERNEL_ID, OF_TASKS, Owner, OwnerSlots, unknown_session
 from numa_service.node.page_bits import PageBits
 from numa_service.node.pfns import pack_pfns, unpack_pfns
 from numa_service.node.session_state import Region, Session
@@ -149,6 +149,11 @@ class NodeState:
         slot = self.slots[owner]
         if not self.pgdat.pg.owner_pages[slot] and not self.pgdat.pg.owner_swap[slot]:
             self.drop_owner(owner)
+
+    def forget_if_tasks_empty(self, owner: Owner) -> None:
+        """The same for what all tasks of a home have together, which has no end: pages may be reclaimed."""
+        if owner.id in OF_TASKS and owner in self.slots:
+            self.forget_if_empty(owner)
 
     def free_swap(self, slot: int, pages: int) -> None:
         """Free up to `pages` slots of swap that an owner has here and that nobody will read."""

@@ -186,6 +186,7 @@ def test_a_note_whose_answer_came_too_late_is_taken_back(shell: Regions) -> None
     assert undo is not None
     assert list(shell.home.apply(undo)) == [1] * 9
     assert table.nids.tolist() == [2, 2, 2, 3, 2, 2, 2, 2, 2, 2]
+    assert undo.undo(bytes([1] * 9)) is None, "or both notes would be undone for ever"
     assert remap.undo(bytes(10)) is None
 
 

@@ -88,6 +88,20 @@ def test_a_dying_cache_gives_nothing_and_takes_back(slab: str) -> None:
     assert machine.sim.check() == []
 
 
+def test_a_slab_that_a_cpu_has_let_go_of_is_taken_back_though_its_cache_is_dying() -> None:
+    machine = Machine(slab="slub")
+    caches = kmem_cache_create(machine.spec, SlabCaches(), "mine", ALONE)
+    made(machine, caches, 1)
+    objects = machine.alloc(0, "mine", 1, of=1)
+    home, there = machine.sim.nodes[0], machine.sim.nodes[1]
+    (pfn,) = there.kmem.frozen
+    made(machine, begun(caches, "mine"), 2)
+    answer = there.apply(ops.KmemCall(home.kernel, "get_freelist", "mine", 0, 1, (pfn,)))
+    assert not answer.objects, "its CPU has all of them"
+    assert pfn not in there.kmem.frozen
+    machine.free(0, "mine", objects)
+
+
 def test_many_caches_come_and_go_in_the_same_rows() -> None:
     """What a node keeps of caches that are no more does not grow without end."""
     machine = Machine()

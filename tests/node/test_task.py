@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from typing import Any
 
+import numpy as np
 import pytest
 
 from numa_service.machine.machinefile import parse_machine
@@ -12,9 +13,11 @@ from numa_service.machine.source import load
 from numa_service.mm.mempolicy.policy import Mode
 from numa_service.mm.mmap.madvise import MADV_DONTNEED, MADV_NOHUGEPAGE
 from numa_service.mm.mmap.mmap import MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
+from numa_service.mm.page_alloc import LRU_KIND_ANON
 from numa_service.node import ops
 from numa_service.node.errors import InvalidRequest, NotFound, Precondition
 from numa_service.node.node import Node
+from numa_service.node.owners import TASKS_ID
 from numa_service.node.requests import close
 from numa_service.node.task import Asked, Ran, here_of, spawn
 from numa_service.node.task_program import Step, run_call, run_program
@@ -445,3 +448,32 @@ def test_pages_of_a_file_come_in_another_order() -> None:
     assert tasks.run(pid, "msync", at, 4096, 2).errno == errno.EBUSY
     assert tasks.run(pid, "remap_file_pages", at, 4096, PROT_READ, 2, 0).errno == errno.EINVAL
     assert not tasks.sim.check()
+
+
+def _reclaimed(node: Node) -> tuple[ops.Alloc, Any]:
+    """A node has given anonymous pages to tasks of another, and has reclaimed them since."""
+    owner = node.owner(0)._replace(nid=0, id=TASKS_ID)
+    indexes = np.arange(1, 9, dtype="<u4").tobytes()
+    alloc = ops.Alloc(owner, (1,), 0, 0, 8, 1, 2, 0, 0, lru_kind=LRU_KIND_ANON, indexes=indexes)
+    result = node.apply(alloc)
+    while node.swap_used < 8:
+        node.apply(ops.Reclaim(2, 0, 64))
+    return alloc, result
+
+
+def test_tasks_of_a_home_are_forgotten_when_all_that_they_had_was_reclaimed(tasks: Tasks) -> None:
+    node = tasks.sim.nodes[1]
+    alloc, _ = _reclaimed(node)
+    touched = node.apply(ops.Touch(alloc.owner, alloc.indexes, write=True))
+    assert (sum(touched.gone), touched.swapped_in, node.swap_used) == (8, 8, 0)
+    assert alloc.owner not in node.slots, "the home gets its pages elsewhere, and nothing ends this owner"
+
+
+def test_pages_that_came_too_late_leave_no_swap_when_they_were_reclaimed(tasks: Tasks) -> None:
+    node = tasks.sim.nodes[1]
+    alloc, result = _reclaimed(node)
+    undo = alloc.undo(result)
+    assert undo is not None
+    assert node.apply(undo) == 0
+    assert node.swap_used == 0
+    assert alloc.owner not in node.slots

@@ -63,8 +63,7 @@ class Free(Op[int]):
             if e.not_found:
                 raise NotFound("page", f"{e.pfn:#x} on node {node.nid}", e.reason) from None
             raise Precondition(f"page {e.pfn:#x} on node {node.nid}: {e.reason}") from None
-        if self.owner.id == PGTABLE_ID:
-            node.forget_if_empty(self.owner)  # no end of an owner would do it
+        node.forget_if_tasks_empty(self.owner)
         if self.spends and self.cpu is not None:
             node.load.spend(self.cpu, node.cost_of_free(len(self.pfns) // 8).latency_ns, ())
         return freed

@@ -18,7 +18,7 @@ from numa_service.node.ops.fields import (
     owner_text,
 )
 from numa_service.node.ops.op import Op
-from numa_service.node.owners import OF_TASKS, Owner
+from numa_service.node.owners import Owner
 from numa_service.node.pfns import nr_pages, unpack_indexes, unpack_pfns
 from numa_service.node.state import NodeState
 
@@ -131,6 +131,8 @@ class Remap(Op[bytes]):
     indexes: bytes
     from_nid: int
     to_nid: int
+    #: It undoes a move, and is not to be undone itself.
+    undoes: bool = False
 
     def apply(self, node: NodeState) -> bytes:
         """Record `to_nid` for the pages that are recorded on `from_nid`."""
@@ -152,10 +154,12 @@ class Remap(Op[bytes]):
 
     def undo(self, result: bytes) -> Op[bytes] | None:
         """Return the op that notes the pages on their old node again."""
+        if self.undoes:
+            return None
         noted = unpack_indexes(self.indexes)[np.frombuffer(result, dtype=np.uint8) != 0]
         if not len(noted):
             return None
-        return Remap(self.owner, noted.tobytes(), self.to_nid, self.from_nid)
+        return Remap(self.owner, noted.tobytes(), self.to_nid, self.from_nid, undoes=True)
 
     def check(self, node: NodeState) -> None:
         """Check the owner, the nodes, and that the region has these indexes."""
@@ -201,8 +205,7 @@ class ReleaseMigrated(Op[int]):
         node.pgdat.pg.vm_event[PGMIGRATE_SUCCESS] += nr_pages(indexes)
         if slot is not None and self.lru_kind == LRU_KIND_ANON:
             node.pgdat.swap_in(slot, nr_pages(indexes) - freed)
-        if slot is not None and self.owner.id in OF_TASKS:
-            node.forget_if_empty(self.owner)  # no end of an owner would do it
+        node.forget_if_tasks_empty(self.owner)
         return freed
 
     def check(self, node: NodeState) -> None:

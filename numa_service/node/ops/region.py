@@ -68,6 +68,7 @@ class Touch(Op[TouchResult]):
         slot = node.slots.get(self.owner)
         gone = node.pgdat.touch(node.slot_of(self.owner), unpack_indexes(self.indexes), self.write)
         swapped = node.pgdat.swap_in(slot, int((gone == 1).sum())) if slot is not None else 0
+        node.forget_if_tasks_empty(self.owner)
         path = list(node.take_path())
         path[PATH_SWAPPED] += swapped
         if self.report:
@@ -115,8 +116,9 @@ class Release(Op[int]):
         pfns = unpack_pfns(self.pfns) if self.pfns else None
         indexes = unpack_indexes(self.indexes)
         freed = node.pgdat.release(slot, indexes, self.cpu, pfns)
-        if self.owner.id == TASKS_ID and pfns is None:
-            # nobody will ask for what is in swap: other owners give their swap back when they end
+        if self.owner.id == TASKS_ID:
+            # what was reclaimed meanwhile is in swap, and nobody will ask for it: other owners give their
+            # swap back when they end
             node.free_swap(slot, nr_pages(indexes) - freed)
         # if the region has ended meanwhile, nothing else will free its slot
         node.forget_if_empty(self.owner)

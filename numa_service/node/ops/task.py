@@ -366,6 +366,7 @@ class _Touching:
                 self.gone.setdefault(kind, []).append(lost)
                 if tasks.owner(kind) in node.slots:
                     self.swapped += node.pgdat.swap_in(slot, len(lost))
+                    node.forget_if_tasks_empty(tasks.owner(kind))
 
     def _access_here(self, slot: int, frames: Pfns, write: bool) -> Pfns:
         """Access pages of this node; return those that it has no more. Splits of huge ones are noted."""

@@ -53,6 +53,8 @@ class Client:
         self.was_given = False
         #: The slab cache and the node of each object that it holds, by address.
         self.objects: dict[int, tuple[str, int]] = {}
+        #: Slab caches whose objects it frees without a name, as a name was refused.
+        self._given_up: set[str] = set()
         #: Whether it may hold other blocks than it knows, because a request got no answer or was half done.
         self.unsure = False
         #: Whether its node has crashed while the session lived.
@@ -215,12 +217,26 @@ class Client:
             return
         cache = next(iter(self.objects.values()))[0]
         mine = [address for address, (of, _) in self.objects.items() if of == cache]
-        some = mine[: max(1, int(action.share * len(mine)))]
-        for address in some:
-            del self.objects[address]
+        some = {
+            address: self.objects.pop(address) for address in mine[: max(1, int(action.share * len(mine)))]
+        }
+        name, asked_ns = "" if cache in self._given_up else cache, self._sim.now_ns
+
+        def refused(error: NodeError) -> bool:
+            """A name that was given up may be none, or another cache's, while others share the cache."""
+            unknown = isinstance(error, NotFound) and error.kind == "cache"
+            if cache != plan.SHARED_CACHE or not (unknown or isinstance(error, SlabBug)):
+                return False
+            self._given_up.add(cache)
+            if self.lives:
+                there = {at: held for at, held in some.items() if self._lost_ns.get(held[1], -1) < asked_ns}
+                self.objects.update(there)
+            return True
+
         self.ask(
-            ("free objects", cache, tuple(some)),
-            lambda inbox: kmem_cache_free(inbox.node, self.session, cache, some, 2 * self.nid),
+            ("free objects", name, tuple(some)),
+            lambda inbox: kmem_cache_free(inbox.node, self.session, name, list(some), 2 * self.nid),
+            refused=refused,
         )
 
     def _nid_of(self, address: int) -> int:
@@ -254,15 +270,16 @@ class Client:
         then: Callable[[Any], None] = lambda answer: None,
         name: str | None = None,
         session: int | None = None,
+        refused: Callable[[NodeError], bool] = lambda error: False,
     ) -> None:
         """Send a request, and repeat it until it is answered or PATIENCE_NS have passed.
 
         `about` identifies the content of the request; `begin` carries it out on the node; `then` is called
-        with the answer.
+        with the answer. `refused` is called with an error, and returns whether it is one that may occur.
         """
         name = name or self._name()
         call = Call(self.session if session is None else session, name, zlib.crc32(repr(about).encode()))
-        _Exchange(self, call, begin, then).send()
+        _Exchange(self, call, begin, then, refused).send()
 
     def answered(self, about: str, error: NodeError | None) -> None:
         """Note what the end of a request says about the session, and report errors that must not occur."""
@@ -305,13 +322,19 @@ class _Exchange:
     """One request with its repeats."""
 
     def __init__(
-        self, client: Client, call: Call, begin: Callable[[Inbox], Any], then: Callable[[Any], None]
+        self,
+        client: Client,
+        call: Call,
+        begin: Callable[[Inbox], Any],
+        then: Callable[[Any], None],
+        refused: Callable[[NodeError], bool],
     ) -> None:
         self._client = client
         self._sim = client._sim
         self._call = call
         self._begin = begin
         self._then = then
+        self._refused = refused
         self._lineage = self._sim.hosts[client.nid].node.lineage
         self._until_ns = self._sim.now_ns + PATIENCE_NS
         self._over = False
@@ -353,4 +376,6 @@ class _Exchange:
         del self._client.waiting[self._call.request_id]
         if error is None:
             self._then(value)
+        elif self._refused(error):
+            return
         self._client.answered(self._call.request_id, error)
