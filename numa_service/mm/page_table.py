@@ -20,7 +20,7 @@ import numpy as np
 from numa_service.mm.jit import i64, kernel
 from numa_service.mm.mmzone import HUGE_INDEX, PAGEBLOCK_NR_PAGES
 from numa_service.mm.pgdata import I64, PG_LRU, U32, PgData
-from numa_service.mm.split_page import split_huge_page
+from numa_service.mm.split_huge_page import split_huge_page
 
 #: log2 of the entries of a table: few, since each node has only some of the pages of an interleaved region.
 TABLE_SHIFT = 6

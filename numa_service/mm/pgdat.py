@@ -72,7 +72,7 @@ from numa_service.mm.poison.hwpoison import MemoryFailure
 from numa_service.mm.profile import Profile
 from numa_service.mm.serve import FREE_REASONS, BadPageError, Indexes, Pfns, PgdatCalls
 from numa_service.mm.snapshot import NodeSnapshot, PagesetSnapshot, ZoneSnapshot
-from numa_service.mm.split_page import split_huge_page
+from numa_service.mm.split_huge_page import split_huge_page
 from numa_service.mm.variants import BLOCKS_TAKE, PAGESET_AUTO_TUNED
 from numa_service.mm.vmstat import (
     NODE_STAT_NAMES,

@@ -1,7 +1,4 @@
-"""Splitting allocated blocks: one that is held, so that a part can be freed alone, and huge pages.
-
-(``split_page`` of mm/page_alloc.c, ``split_huge_page`` of mm/huge_memory.c.)
-"""
+"""Splitting an allocated block, so that a part can be freed alone (``split_page`` of mm/page_alloc.c)."""
 
 from __future__ import annotations
 
@@ -38,23 +35,3 @@ def split_held(pg: PgData, idx: int, order: int, at: int, want: int) -> bool:
         if order == want:
             list_add_tail(pg.next, pg.prev, idx, head)
             return True
-
-
-@kernel
-def split_huge_page(pg: PgData, idx: int) -> None:
-    """Make single pages of a huge page, on the same list: reclaim comes to the first of them first.
-
-    They are pages of the same region, with indexes one behind the other; counters do not change, as a huge
-    page counts as all of its pages.
-    """
-    pages, flags, owner = 1 << i64(pg.order[idx]), pg.flags[idx], pg.owner[idx]
-    pg.order[idx] = 0
-    for part in range(pages - 1, 0, -1):
-        at = idx + part
-        pg.flags[at] = flags
-        pg.order[at] = 0
-        pg.refcount[at] = 1
-        pg.owner[at] = owner
-        pg.pgoff[at] = pg.pgoff[idx] + part
-        pg.mapcount[at] = 1
-        list_add_tail(pg.next, pg.prev, at, idx)

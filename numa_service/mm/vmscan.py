@@ -48,7 +48,7 @@ from numa_service.mm.pgdata import (
     TUNE_SWAPPINESS,
     PgData,
 )
-from numa_service.mm.split_page import split_huge_page
+from numa_service.mm.split_huge_page import split_huge_page
 from numa_service.mm.swap import activate_page, unmap_lru_page
 from numa_service.mm.tracepoints import (
     MM_VMSCAN_LRU_ISOLATE,
