@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS := clients/python clients/loadgen
 
+# Where bytecode is not kept, as in many images, each of the hundreds of processes that the tests start compiles the
+# package's three hundred files anew: a third of what a short command takes.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help setup lock kernels demo lint format test test-slow fidelity judges fuzz-imports sim bench bench-mm plots stubs sync dashboards picture pictures dist clean
 
@@ -41,7 +45,7 @@ format: setup ## Let ruff format everything.
 	$(BIN)/ruff format .
 
 test: kernels ## Every test but the slow ones.
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: kernels ## The long runs.
 	$(BIN)/python -m pytest -m slow

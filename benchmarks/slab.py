@@ -153,6 +153,7 @@ def rows() -> list[Row]:
         row("slab_pair", pair, 60.0),
         row("slab_bulk64", bulk, 20.0),
         row("slab_random_free", many),
+        Row("slab_request1", _requests(1), "ns", "slab_pair", pair),
         Row("slab_request64", _requests(64), "ns", "slab_bulk64", bulk),
         Row("slab_request4096", _requests(4096), "ns", "slab_bulk64", bulk),
     ]

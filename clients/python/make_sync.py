@@ -1,7 +1,7 @@
 """Generates the blocking client from the asyncio one: the same text without await.
 
-Run ``python clients/python/make_sync.py`` after every change of ``_aio.py``, ``_aio_session.py`` or
-``_aio_task.py``; a test checks that it was run. What runs in the background, in a task or in a thread, is
+Run ``python clients/python/make_sync.py`` after every change of ``_aio.py`` or an ``_aio_*.py``
+beside it; a test checks that it was run. What runs in the background, in a task or in a thread, is
 written for each client in ``_background.py``.
 """
 
@@ -18,6 +18,7 @@ HERE = Path(__file__).resolve().parent
 MADE = {
     HERE / "numa_client" / "_aio.py": HERE / "numa_client" / "_sync.py",
     HERE / "numa_client" / "_aio_session.py": HERE / "numa_client" / "_sync_session.py",
+    HERE / "numa_client" / "_aio_region.py": HERE / "numa_client" / "_sync_region.py",
     HERE / "numa_client" / "_aio_task.py": HERE / "numa_client" / "_sync_task.py",
 }
 RUFF = Path(sysconfig.get_path("scripts")) / "ruff"

@@ -329,7 +329,7 @@ class Answers:
         return process.threads[process.pid] if process else None
 
     def _states(self, process: Process, addresses: Sequence[int]) -> list[moves.PageState]:
-        """What move_pages() finds at addresses."""
+        """Return the state of the page at each address, as move_pages() needs it."""
         if not addresses:
             return []
         low, high = min(addresses) & ~(PAGE_SIZE - 1), max(addresses) + 1

@@ -68,7 +68,7 @@ class Counting:
         return maps
 
     def give_back(self, process: Process) -> None:
-        """What a process has no more is free on the machine."""
+        """Free pages of the machine that stand for pages which a process does not have any more."""
         if process.placement.left:
             self._machine.give(process.pid, process.placement.left)
             process.placement.left = {}
@@ -122,7 +122,7 @@ class _NewPages(NamedTuple):
     wanted: npt.NDArray[np.intp]
 
     def within(self, low: int, high: int) -> _NewPages:
-        """Those of the pages [low, high)."""
+        """Select the pages with numbers from `low` up to, but without, `high`."""
         wanted = self.wanted
         return self._replace(wanted=wanted[(wanted >= low - self.first) & (wanted < high - self.first)])
 

@@ -36,7 +36,7 @@ Pfns = npt.NDArray[np.uint64]
 
 @dataclass(slots=True)
 class _Account:
-    """What a process has of the machine."""
+    """The pages of the machine that a process has."""
 
     name: str
     #: Home → session of that node.

@@ -50,7 +50,7 @@ class OwnFiles:
         self._counting = counting
 
     def text(self, thread: Thread, path: str) -> bytes | None:
-        """What a thread reads from a file; None for a file of the host, and for what is not there."""
+        """Return the text of a file as a thread reads it; None for a file of the host and for no file."""
         if not path.startswith(("/proc/", "/sys/")):
             return None
         if _OF_MACHINE.fullmatch(path):

@@ -142,7 +142,7 @@ class Placement:
     left: dict[int, int] = field(default_factory=dict)
 
     def inherited(self) -> Placement:
-        """That of a child: its pages are its parent's until it writes to them."""
+        """Return the placement for a forked child, whose pages are its parent's until it writes to them."""
         return Placement(
             {at: np.where(nids == NOWHERE, nids, nids | INHERITED) for at, nids in self._chunks.items()}
         )
@@ -204,7 +204,7 @@ class Placement:
 
 
 def masks(ranges: Iterable[Resident]) -> dict[int, tuple[Bools, Bools]]:
-    """Of each CHUNK with resident pages, which are there, and which of these are of files."""
+    """Return two masks for each CHUNK with resident pages: of these pages, and of those that are of files."""
     found: dict[int, tuple[Bools, Bools]] = {}
     for first, end, of_file in ranges:
         for at in range(first // CHUNK, -(-end // CHUNK)):

@@ -58,7 +58,7 @@ class Process:
 
     @property
     def name(self) -> str:
-        """Its comm, as it is now, and its number: "redis-server[4711]"."""
+        """The process's current comm and its pid, as "redis-server[4711]"."""
         try:
             comm = Path(f"/proc/{self.pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
         except OSError:

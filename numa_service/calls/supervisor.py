@@ -49,7 +49,7 @@ class Supervisor:
                 return program.wait()
 
     def report(self) -> str:
-        """What the program asked, and who answered."""
+        """Return a report of the program's system calls, and of who answered them."""
         answers = self.answers
         lines = [f"{'call':<24} {'machine':>9} {'host':>9}"]
         for call in sorted({*answers.answered, *answers.left_to_host}, key=lambda call: call.name):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -26,8 +26,9 @@ from rich.progress import (
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from numa_service.cluster.progress import Progress as Steps
-from numa_service.trace.reader import Progress as Report
+if TYPE_CHECKING:  # what reads traces imports Numba, which most commands do not need
+    from numa_service.cluster.progress import Progress as Steps
+    from numa_service.trace.reader import Progress as Report
 
 INTERRUPTED = 130
 

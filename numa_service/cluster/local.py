@@ -70,6 +70,18 @@ class LocalRay:
         """Whether the cluster's leading process runs."""
         return _stat(self.pid) == (self.start_ticks, True)
 
+    @property
+    def serves(self) -> bool:
+        """Whether it has a raylet, too: Ray's leading process stays when its raylet has ended by itself.
+
+        A raylet does so when its agent has died.
+        """
+        if not self.alive:
+            return False
+        with suppress(psutil.NoSuchProcess):
+            return any(child.name() == "raylet" for child in _living(psutil.Process(self.pid).children()))
+        return False
+
     def processes(self) -> list[psutil.Process]:
         """Every living process of the cluster's Unix session."""
         head = _stat(self.pid)
@@ -83,18 +95,29 @@ class LocalRay:
         return Path(self.temp_dir) / "session_latest" / "logs"
 
     def end(self) -> tuple[float, str]:
-        """When a cluster that does not run any more ended, in seconds since the epoch, and why."""
+        """When a cluster that serves no more ended, in seconds since the epoch, and why."""
         exits = self.logs / "ray_process_exit.log"
         with suppress(OSError):
             if text := exits.read_text(errors="replace").strip():
                 # a heading, then a line for each: "raylet [exit code=-9 (signal 9)]"
                 first = [line.strip() for line in text.splitlines()[1:] if line.startswith(" ")]
                 return exits.stat().st_mtime, f"its Ray lost {', '.join(first) or 'a process'}"
+        if self.alive:
+            raylet = [path.stat().st_mtime for path in self.logs.glob("raylet.*") if path.is_file()]
+            return max(raylet, default=time.time()), f"the raylet of its Ray ({self.pid}) has ended by itself"
         times = [path.stat().st_mtime for path in self.logs.glob("*") if path.is_file()]
         cause = f"its Ray ({self.pid}) was killed, or the host went down"
         if left := self.processes():
             cause = f"its Ray ({self.pid}) was killed, {len(left)} processes of it are left"
         return max(times, default=time.time()), cause
+
+
+def _living(processes: list[psutil.Process]) -> Iterator[psutil.Process]:
+    """Those that are no zombies."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                yield process
 
 
 def _stat(pid: int) -> tuple[int, bool] | None:
@@ -156,14 +179,14 @@ def open_private(path: Path) -> TextIO:
 def find() -> LocalRay | None:
     """The local Ray of this state directory, or None if it does not run."""
     ray = last()
-    return ray if ray and ray.alive else None
+    return ray if ray and ray.serves else None
 
 
 def start() -> LocalRay:
     """Start the local Ray unless it runs. ClusterError when it does not come up."""
     with _locked():
         ray = last()
-        if ray and ray.alive:
+        if ray and ray.serves:
             return ray
         if ray:
             _clean_up(ray)

@@ -61,7 +61,7 @@ def ended() -> list[Record]:
             continue
         of_last = last if last and (last.pid, last.start_ticks) == record.ray else None
         if record.ended is None:
-            if of_last and of_last.alive:
+            if of_last and of_last.serves:
                 continue
             when, cause = of_last.end() if of_last else (time.time(), "its Ray is gone, and its files")
             record = replace(record, ended=when, cause=cause)

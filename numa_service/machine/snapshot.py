@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Flag, auto
 from functools import cache
 
 import numpy as np
@@ -20,6 +21,27 @@ from numa_service.mm.page_alloc import NO_PAGEBLOCK
 from numa_service.mm.pgdat import Pgdat
 from numa_service.mm.snapshot import MachineSnapshot, MemoryBlockSnapshot, NodeSnapshot, Uptime
 from numa_service.mm.zonelist import Zonelists
+
+
+class Part(Flag):
+    """What a node's part of a snapshot has beside counters, pools of huge pages and the time of CPUs."""
+
+    #: Free blocks and pageblocks of zones by migratetype.
+    FREE_LISTS = auto()
+    PAGESETS = auto()
+    MEMORY_BLOCKS = auto()
+    SLAB = auto()
+    VMALLOC = auto()
+    SYSCTLS = auto()
+    #: How long CPUs have been idle: of the machine's snapshot only.
+    UPTIME = auto()
+    #: What tasks have on all nodes: page tables, huge pages; and what happened to them.
+    PAGE_TABLES = auto()
+    #: The files of /proc/PID.
+    TASKS = auto()
+
+
+EVERY_PART = ~Part(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +68,8 @@ class NodePart:
     #: pid → name → text of the files of /proc/PID of the node's tasks, if they were asked for.
     tasks: dict[int, dict[str, str]] = field(default_factory=dict)
     of_tasks: OfTasks = field(default_factory=OfTasks)
+    #: Other nodes whose tasks have pages on this one.
+    table_homes: tuple[int, ...] = ()
 
     def to_json(self) -> bytes:
         """The part as JSON, for another process of the same version."""
@@ -101,21 +125,27 @@ def assemble(
     parts: Iterable[NodePart],
     uptime: Uptime | None = None,
     caches: SlabCaches | None = None,
+    offline: Collection[int] = (),
 ) -> MachineSnapshot:
     """The snapshot of a machine whose nodes are in several processes; sysctls are those of the lowest nid.
 
-    `caches` are the slab caches that are not as boot left them.
+    `caches` are the slab caches that are not as boot left them. A node without a part is shown with its CPUs
+    and no zones; it is on-line unless it is in `offline`.
 
     It has no boot log and no zonelists: no file of /proc or /sys shows them.
     """
     found = sorted(parts, key=lambda part: part.node.nid)
+    seen = {part.node.nid: _with_tasks(part, found) for part in found}
     return MachineSnapshot(
         name=spec.name,
         arch=spec.arch,
         profile=spec.profile,
-        nodes=tuple(_with_tasks(part, found) for part in found),
+        nodes=tuple(
+            seen.get(node.nid) or _unasked(node.nid, node.cpus, node.nid not in offline)
+            for node in sorted(spec.nodes, key=lambda node: node.nid)
+        ),
         distances=spec.distances,
-        sysctls=found[0].sysctls,
+        sysctls=found[0].sysctls if found else {},
         fallback_order={},
         zonelists={},
         packages=spec.packages,
@@ -152,6 +182,10 @@ def _summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     return whole
 
 
+def _unasked(nid: int, cpus: Sequence[int], online: bool) -> NodeSnapshot:
+    return NodeSnapshot(nid, tuple(cpus), (), {}, {}, {}, online=online)
+
+
 def zonelists_shown(
     zonelists: Mapping[int, Zonelists], names: Sequence[str]
 ) -> dict[tuple[str, int, str], tuple[tuple[int, str], ...]]:
@@ -169,14 +203,17 @@ def zonelists_shown(
     return lists
 
 
-def node_snapshot(spec: MachineSpec, pgdat: Pgdat, online: bool) -> NodeSnapshot:
-    """The snapshot of a node of this process."""
-    others = {node.nid: node.ram for node in spec.nodes if node.nid != pgdat.nid}
+def node_snapshot(spec: MachineSpec, pgdat: Pgdat, online: bool, parts: Part = EVERY_PART) -> NodeSnapshot:
+    """The snapshot of a node of this process, with these parts."""
+    blocks: tuple[MemoryBlockSnapshot, ...] = ()
+    if Part.MEMORY_BLOCKS in parts:
+        others = {node.nid: node.ram for node in spec.nodes if node.nid != pgdat.nid}
+        blocks = _memory_blocks(pgdat, others)
     return replace(
-        pgdat.snapshot(),
+        pgdat.snapshot(free_lists=Part.FREE_LISTS in parts, pagesets=Part.PAGESETS in parts),
         online=online,
         ram=tuple(pgdat.ram),
-        memory_blocks=_memory_blocks(pgdat, others),
+        memory_blocks=blocks,
     )
 
 
@@ -237,4 +274,4 @@ def _memory_block(pgdat: Pgdat, number: int, shared: bool) -> MemoryBlockSnapsho
     return MemoryBlockSnapshot(number, True, tuple(zones) if len(zones) == 1 and not shared else ())
 
 
-__all__ = ["IdleClock", "NodePart", "assemble", "node_snapshot", "zonelists_shown"]
+__all__ = ["EVERY_PART", "IdleClock", "NodePart", "Part", "assemble", "node_snapshot", "zonelists_shown"]

@@ -469,8 +469,11 @@ class Pgdat(PgdatMemory, PgdatCalls):
                 digest.update(owner.to_bytes(4, "little") + indexes.tobytes() + pages.tobytes())
         return digest.hexdigest()
 
-    def snapshot(self) -> NodeSnapshot:
-        """The node as plain data, from which procfs and most metrics are rendered."""
+    def snapshot(self, *, free_lists: bool = True, pagesets: bool = True) -> NodeSnapshot:
+        """The node as plain data, from which procfs and most metrics are rendered.
+
+        Blocks by migratetype and pagesets, which take most of the time, are left out on request.
+        """
         pg = self.pg
         events = {
             name: int(value)
@@ -481,7 +484,7 @@ class Pgdat(PgdatMemory, PgdatCalls):
         return NodeSnapshot(
             nid=self.nid,
             cpus=self.cpus,
-            zones=tuple(self._zone_snapshot(extent) for extent in self.extents),
+            zones=tuple(self._zone_snapshot(extent, free_lists, pagesets) for extent in self.extents),
             node_stat=self._node_stat(),
             vm_event=events | self.hugetlb.events(),
             numastat=dict(zip(NUMASTAT_NAMES, map(int, totals), strict=True)),
@@ -507,17 +510,21 @@ class Pgdat(PgdatMemory, PgdatCalls):
         pages = self.cma_pages(zone)
         return {"nr_free_cma": int(self.pg.reserves[zone, FREE_CMA]), "cma": pages} if pages else {}
 
-    def _zone_snapshot(self, extent: ZoneExtent) -> ZoneSnapshot:
+    def _zone_snapshot(self, extent: ZoneExtent, free_lists: bool, pagesets: bool) -> ZoneSnapshot:
         """One zone as plain data."""
         pg, zone = self.pg, extent.index
-        by_type = tuple(
-            tuple(
-                int(count_free_blocks(pg, zone, order, mt)) if pg.nr_free[zone, order] else 0
-                for order in range(NR_ORDERS)
+        by_type: tuple[tuple[int, ...], ...] = ()
+        blocks: tuple[int, ...] = ()
+        if free_lists:
+            by_type = tuple(
+                tuple(
+                    int(count_free_blocks(pg, zone, order, mt)) if pg.nr_free[zone, order] else 0
+                    for order in range(NR_ORDERS)
+                )
+                for mt in range(MIGRATE_TYPES)
             )
-            for mt in range(MIGRATE_TYPES)
-        )
-        blocks = pg.pb_migratetype[zone_pageblocks(pg, zone)]
+            kinds = pg.pb_migratetype[zone_pageblocks(pg, zone)]
+            blocks = tuple(int(np.count_nonzero(kinds == mt)) for mt in range(MIGRATE_TYPES))
         threshold = stat_threshold(self.managed_at_init[extent.index], len(self.all_cpus))
         return ZoneSnapshot(
             nid=self.nid,
@@ -536,7 +543,7 @@ class Pgdat(PgdatMemory, PgdatCalls):
             protection=tuple(int(v) for v in pg.lowmem_reserve[zone]),
             nr_free=tuple(int(v) for v in pg.nr_free[zone]),
             nr_free_by_type=by_type,
-            pageblocks=tuple(int(np.count_nonzero(blocks == mt)) for mt in range(MIGRATE_TYPES)),
+            pageblocks=blocks,
             vm_stat=dict(zip(ZONE_STAT_NAMES, map(int, pg.vm_stat[zone]), strict=True))
             | self._cma_stat(zone),
             numa_stat=dict(zip(NUMA_EVENT_NAMES, map(int, pg.numa_event[zone]), strict=True)),
@@ -550,7 +557,7 @@ class Pgdat(PgdatMemory, PgdatCalls):
                 )
                 for i, cpu in enumerate(self.all_cpus)
             )
-            if extent.managed
+            if extent.managed and pagesets
             else (),
         )
 

@@ -42,15 +42,15 @@ class ZoneSnapshot:
     protection: tuple[int, ...]
     #: Free blocks by order.
     nr_free: tuple[int, ...]
-    #: Free blocks: [migratetype][order].
+    #: Free blocks: [migratetype][order]; empty in a snapshot that was taken without them.
     nr_free_by_type: tuple[tuple[int, ...], ...]
-    #: Pageblocks by migratetype.
+    #: Pageblocks by migratetype; empty likewise.
     pageblocks: tuple[int, ...]
     #: Per-zone counters by their /proc/zoneinfo name (nr_free_pages, nr_zone_inactive_anon, …).
     vm_stat: dict[str, int]
     #: numa_hit, numa_miss, numa_foreign, numa_interleave, numa_local, numa_other.
     numa_stat: dict[str, int]
-    #: Every CPU of the machine, in CPU order; empty for a zone without managed pages.
+    #: Every CPU of the machine, in CPU order; empty for a zone without managed pages, and likewise.
     pagesets: tuple[PagesetSnapshot, ...] = ()
 
     @property

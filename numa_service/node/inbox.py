@@ -158,7 +158,7 @@ class Inbox:
         running = self.running[call.key] = Running(call, steps)
         return running
 
-    def advance(self, running: Running, answer: Any = None, error: NodeError | None = None) -> None:
+    def advance(self, running: Running, answer: Any = None, error: Exception | None = None) -> None:
         """Resume a request with the answer to its effect, or the error that came instead.
 
         It then stands at its next `effect`, or is over. An error that is no NodeError is raised here, too.

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from numa_service.mm.structs import Page
 from numa_service.node import ops
 from numa_service.node.ask import Park, Steps, ask
 from numa_service.node.errors import KernelBug, NotFound, PeerUnavailable, Precondition
@@ -20,6 +21,7 @@ from numa_service.node.ops.highmem import check_high, linear_address, page_owner
 from numa_service.node.owners import Owner
 from numa_service.node.request import Request
 from numa_service.node.state import NodeState
+from numa_service.node.struct_views import page_view
 
 
 def kmap(inbox: Inbox, session: int, pfn: int, *, atomic: bool = False) -> Steps[int]:
@@ -125,6 +127,38 @@ def mappings_ended(inbox: Inbox, holdings: Collection[int]) -> Steps[None]:
     if node.highmem and keeper != node.nid and keeper in holdings:
         with contextlib.suppress(PeerUnavailable):
             yield from ask(node, keeper, MappingsEnded())
+
+
+def inspect_page(inbox: Inbox, pfn: int) -> Steps[Page]:
+    """The view of a page of this node, with the address of a high page that is mapped (page_address).
+
+    Which that is, the node with the pool knows; while that is away the page shows none. NotFound.
+    """
+    node = inbox.node
+    view = page_view(node, pfn)
+    if view.virtual is None and node.machine.vmalloc_nid != node.nid:
+        with contextlib.suppress(PeerUnavailable):
+            address = yield from ask(node, node.machine.vmalloc_nid, PageAddress(pfn))
+            view = replace(view, virtual=address or None)
+    return view
+
+
+@dataclass(frozen=True, slots=True)
+class PageAddress(Request[int]):
+    """Where the asked node's pool has mapped a high page; 0: nowhere (page_address)."""
+
+    tag = "page_address"
+
+    pfn: int
+
+    def run(self, inbox: Inbox) -> Steps[int]:
+        """Look it up in the hash."""
+        yield from ()
+        return pool_of(inbox.node).pkmap.page_address(self.pfn) or 0
+
+    def check(self, node: NodeState) -> None:
+        """Check the page."""
+        check_high(node, self.pfn)
 
 
 @dataclass(frozen=True, slots=True)

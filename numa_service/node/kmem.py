@@ -34,7 +34,7 @@ from numa_service.node.errors import (
 from numa_service.node.kmem_calls import GiveBack, KmemAnswer, large_order, pack, unpack
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
-from numa_service.node.ops.kmem import MAX_REQUEST_OBJECTS, MAX_WRITE_BYTES
+from numa_service.node.ops.kmem import MAX_REQUEST_OBJECTS, MAX_WRITE_BYTES, KmemFreeResult
 from numa_service.node.page_alloc import spend
 from numa_service.node.prepare import check_cpu, gfp_zone_checked
 from numa_service.node.trace_ring import AllocatedObjects
@@ -77,6 +77,27 @@ def kmem_cache_alloc(
     What it costs is spent, and is in `cost`, which has to be new. InvalidRequest, NotFound, TooMany;
     NodesAway or AllocFailed if there is no memory.
     """
+    begun = begin_kmem_cache_alloc(node, session, cache, gfp, count, cpu, nid, cost, size, report)
+    return begun if isinstance(begun, list) else (yield from begun)
+
+
+def begin_kmem_cache_alloc(
+    node: Node,
+    session: int,
+    cache: str,
+    gfp: int,
+    count: int,
+    cpu: int,
+    nid: int = NUMA_NO_NODE,
+    cost: Cost | None = None,
+    size: int = 0,
+    report: list[str] | None = None,
+) -> list[int] | Steps[list[int]]:
+    """Run :func:`kmem_cache_alloc` up to the end of its first op.
+
+    Returns the objects if the CPU and this node had all of them, which costs nothing; else the steps that
+    continue from there.
+    """
     node.session(session)
     name = node.kmem.name(cache)
     check_cpu(node.pgdat, cpu)
@@ -86,24 +107,46 @@ def kmem_cache_alloc(
         raise InvalidRequest("node", f"there is no node {nid}")
     asked = nid
     gfp_zone_checked(gfp, node.pgdat.arch)
-    gfp = kmalloc_fix_flags(node, gfp)
-    if not node.kmem.has_slabs(nid):
-        nid = NUMA_NO_NODE  # as for a node without memory (___slab_alloc)
-    request = _Request(session, name, cpu, cost or Cost(), [] if report is None else report)
-    got: list[int] = []
+    if gfp & Gfp.HIGHMEM:
+        gfp = kmalloc_fix_flags(node, gfp)
+    nid = node.kmem.wanted_node(nid)
+    first = node.apply(ops.KmemAlloc(session, name, cpu, nid, count))
+    if report is not None:
+        report += first.report
+    got = unpack(first.objects)
+    what = _traced(node, name, gfp, size, asked) if node.tracepoints.tracer else None
+    if first.need or first.back:
+        request = _Request(session, name, cpu, cost or Cost(), [] if report is None else report)
+        return _kmem_cache_alloc_rest(node, request, gfp, count, nid, first, got, what)
+    if what and node.tracepoints.tracer:
+        node.tracepoints.tracer.objects_allocated(node.owner(session), cpu, gfp, got, what)
+    return got
+
+
+def _kmem_cache_alloc_rest(
+    node: Node,
+    request: _Request,
+    gfp: int,
+    count: int,
+    nid: int,
+    first: ops.KmemAllocResult,
+    got: list[int],
+    what: AllocatedObjects | None,
+) -> Steps[list[int]]:
+    """Continue a request after its first op, the objects of which are in `got`."""
+    session = request.session
     try:
-        yield from _slab_alloc(node, request, gfp, count, nid, got)
+        yield from _slab_alloc(node, request, gfp, count, nid, first, got)
     except NodeError:
         mine = node.sessions[session].objects if session in node.sessions else {}
         left = [address for address in got if address in mine]
         if left:
             yield from _free(node, request, pack(left))
         raise
-    if node.tracepoints.tracer and node.kmem.knows(name):
-        what = _traced(node, name, gfp, size, asked)
-        node.tracepoints.tracer.objects_allocated(node.owner(session), cpu, gfp, got, what)
+    if what and node.tracepoints.tracer:
+        node.tracepoints.tracer.objects_allocated(node.owner(session), request.cpu, gfp, got, what)
     if request.cost.latency_ns:
-        spend(node, cpu, request.cost)
+        spend(node, request.cpu, request.cost)
     return got
 
 
@@ -127,35 +170,45 @@ def _traced(node: Node, name: str, gfp: int, size: int, asked: int) -> Allocated
     return AllocatedObjects(size > 0, size or of.object_size, of.size, asked, accounted)
 
 
-def _slab_alloc(node: Node, request: _Request, gfp: int, count: int, nid: int, got: list[int]) -> Steps[None]:
-    """Get objects until there are `count` (___slab_alloc)."""
+def _slab_alloc(
+    node: Node,
+    request: _Request,
+    gfp: int,
+    count: int,
+    nid: int,
+    result: ops.KmemAllocResult,
+    got: list[int],
+) -> Steps[None]:
+    """Get objects until there are `count` (___slab_alloc).
+
+    `result` is that of the first op, and its objects are in `got`.
+    """
     session, cache, cpu = request.session, request.cache, request.cpu
-    searched = False
-    while len(got) < count:
-        result = node.apply(ops.KmemAlloc(session, cache, cpu, nid, count - len(got), searched))
-        got += unpack(result.objects)
-        request.report += result.report
+    while True:
         yield from _give_back(node, request, result.back)
         if not result.need:
             return
         searched = False
         if result.need == "slab":
             yield from _cache_grow(node, request, gfp, result, count - len(got), got)
-            continue
-        slab = result.slab
-        if slab is not None:
+        elif (slab := result.slab) is not None:
             answer = yield from _call(node, request, slab.nid, "get_freelist", slab.lineage, (slab.pfn,))
+            if answer is not None and answer.objects:
+                yield from _install(node, request, slab, answer.objects, (), got, result.direct)
         else:
             answer = yield from _call(node, request, result.nid, result.need, count=result.most)
             request.report += answer.report if answer else ()
-        if answer is None or not answer.objects:
-            searched = slab is None
-            continue
-        partial: tuple[int, ...] = ()
-        if slab is None:
-            first, *others = answer.pfns or (0,)
-            slab, partial = SlabRef(first, result.nid, answer.lineage), tuple(others)
-        yield from _install(node, request, slab, answer.objects, partial, got, result.direct)
+            if answer is None or not answer.objects:
+                searched = True
+            else:
+                pfn, *others = answer.pfns or (0,)
+                slab = SlabRef(pfn, result.nid, answer.lineage)
+                yield from _install(node, request, slab, answer.objects, tuple(others), got, result.direct)
+        if len(got) >= count:
+            return
+        result = node.apply(ops.KmemAlloc(session, cache, cpu, nid, count - len(got), searched))
+        got += unpack(result.objects)
+        request.report += result.report
 
 
 def _cache_grow(
@@ -285,6 +338,19 @@ def kmem_cache_free(
     `cache` is "" for kfree, which takes objects of any cache. What it costs is spent, and is in `cost`, which
     has to be new. InvalidRequest, NotFound; SlabBug with the kernel's report for what is no such object.
     """
+    begun = begin_kmem_cache_free(node, session, cache, objects, cpu, cost)
+    if begun is not None:
+        yield from begun
+
+
+def begin_kmem_cache_free(
+    node: Node, session: int, cache: str, objects: list[int], cpu: int, cost: Cost | None = None
+) -> Steps[None] | None:
+    """Run :func:`kmem_cache_free` up to the end of its first op.
+
+    Returns None if all objects are free by that, which costs nothing; else the steps that continue from
+    there.
+    """
     node.session(session)
     name = node.kmem.own_name(cache) if cache else ""
     check_cpu(node.pgdat, cpu)
@@ -297,27 +363,43 @@ def kmem_cache_free(
     written = node.kmem.written_among(objects)
     if written and (report := node.apply(ops.KmemCheckHeld(session, pack(written)))):
         raise SlabBug(report)
-    request = _Request(session, name, cpu, cost or Cost())
     try:
-        yield from _free(node, request, packed)
+        back, left = _free_some(node, session, name, cpu, packed)
+    except UnknownObject:
+        back, left = (), packed  # the steps below find out why
+    if back or left:
+        return _kmem_cache_free_rest(node, _Request(session, name, cpu, cost or Cost()), back, left)
+    return None
+
+
+def _kmem_cache_free_rest(
+    node: Node, request: _Request, back: Iterable[GiveBack], left: bytes
+) -> Steps[None]:
+    """Continue a request after its first op: tell other nodes, and free what is left."""
+    yield from _give_back(node, request, back)
+    try:
+        yield from _free(node, request, left)
     except UnknownObject as error:
         raise (yield from _wrong_free(node, request, error.address)) from None
     if request.cost.latency_ns:
-        spend(node, cpu, request.cost)
+        spend(node, request.cpu, request.cost)
 
 
 def _free(node: Node, request: _Request, objects: bytes) -> Steps[None]:
     """Free objects that the session holds, in the order in which the kernel does."""
     while objects and request.session in node.sessions:
-        op = ops.KmemFree(request.session, request.cache, request.cpu, objects)
-        back, left = node.apply(op)
-        if node.tracepoints.tracer:
-            kept = set(unpack(left))
-            freed = [address for address in unpack(objects) if address not in kept]
-            owner = node.owner(request.session)
-            node.tracepoints.tracer.objects_freed(owner, request.cpu, freed, request.cache)
-        objects = left
+        back, objects = _free_some(node, request.session, request.cache, request.cpu, objects)
         yield from _give_back(node, request, back)
+
+
+def _free_some(node: Node, session: int, cache: str, cpu: int, objects: bytes) -> KmemFreeResult:
+    """Free objects up to the first that goes to another node. UnknownObject, SlabBug."""
+    result = node.apply(ops.KmemFree(session, cache, cpu, objects))
+    if node.tracepoints.tracer:
+        kept = set(unpack(result.left))
+        freed = [address for address in unpack(objects) if address not in kept]
+        node.tracepoints.tracer.objects_freed(node.owner(session), cpu, freed, cache)
+    return result
 
 
 def _wrong_free(node: Node, request: _Request, address: int) -> Steps[NodeError]:
@@ -379,8 +461,24 @@ def kmalloc(
 
     InvalidRequest for no bytes at all, and for more than the largest block of pages.
     """
+    begun = begin_kmalloc(node, session, size, gfp, count, cpu, nid, cost, report)
+    return begun if isinstance(begun, list) else (yield from begun)
+
+
+def begin_kmalloc(
+    node: Node,
+    session: int,
+    size: int,
+    gfp: int,
+    count: int,
+    cpu: int,
+    nid: int = NUMA_NO_NODE,
+    cost: Cost | None = None,
+    report: list[str] | None = None,
+) -> list[int] | Steps[list[int]]:
+    """Run :func:`kmalloc` up to the end of its first op, as :func:`begin_kmem_cache_alloc`."""
     name = node.kmem.kmalloc_name(size, gfp)
-    return (yield from kmem_cache_alloc(node, session, name, gfp, count, cpu, nid, cost, size, report))
+    return begin_kmem_cache_alloc(node, session, name, gfp, count, cpu, nid, cost, size, report)
 
 
 def free_objects(node: Node, session: int) -> Steps[None]:

@@ -39,7 +39,7 @@ class CpuAlloc(NamedTuple):
     got: list[tuple[SlabRef, list[int]]]
     back: list[GiveBack]
     #: "": nothing; "slab": a new slab. Of SLUB, "freelist": the free objects of `slab`; "get_partial":
-    #: partial slabs. Of the others, "refill": objects for the CPU's array; "take": objects for the caller.
+    #: partial slabs. Of the others, "take": objects for the caller.
     need: str = ""
     slab: SlabRef | None = None
     #: The node that has it.
@@ -113,7 +113,7 @@ class SlabView(NamedTuple):
 
 
 #: Calls that give slabs or objects to the asker.
-GIVING = frozenset(("get_partial", "get_freelist", "refill", "take"))
+GIVING = frozenset(("get_partial", "get_freelist", "take"))
 
 
 def pack(addresses: Sequence[int]) -> bytes:

@@ -97,7 +97,7 @@ class CacheHere:
 class SlabKmem(Kmem):
     """SLAB on one node."""
 
-    calls = frozenset(("refill", "take", "flush", "take_home", "free", "put_back", "shrink", "wrong_free"))
+    calls = frozenset(("take", "take_home", "free", "put_back", "shrink", "wrong_free"))
 
     def __init__(self, node: Holder) -> None:
         super().__init__(node)
@@ -154,8 +154,21 @@ class SlabKmem(Kmem):
         order = self._caches[name].order
         return order, order
 
+    def first_node(self, cpu: int) -> int:
+        """The node of a CPU, also if slabs cannot be of it: x86 has no HAVE_MEMORYLESS_NODES (numa_mem_id).
+
+        Such a CPU has nothing in its array: each object comes from another node (fallback_alloc).
+        """
+        return self._node.nid
+
+    def wanted_node(self, nid: int) -> int:
+        """The node itself: if it has no slabs, others are asked, past all arrays (____cache_alloc_node)."""
+        return nid
+
     def _page_requests(self, name: str, gfp: int, nid: int) -> list[tuple[int, int]]:
         cache = self._caches[name]
+        if not self.has_slabs(self._node.nid if nid == NUMA_NO_NODE else nid):
+            return []
         return [(cache.order, page_flags(cache, gfp_exact_node(gfp)))]
 
     def fallback_requests(self, name: str, gfp: int) -> list[tuple[int, int]]:
@@ -284,9 +297,7 @@ class SlabKmem(Kmem):
     def _array_for(self, name: str) -> HomeArray | None:
         """The array of the CPU that allocates or frees, if it is one of this node's objects."""
         array = self.at(name).cpus.get(-1 if self._cpu is None else self._cpu)
-        if array is None or self._cpu is None or self.first_node(self._cpu) != self._node.nid:
-            return None
-        return None if array.entry and array.nid != self._node.nid else array
+        return None if self._cpu is None else array
 
     def _grow_here(self, name: str, most: int) -> tuple[int, ...]:
         """At most so many objects of a new slab of this node; none if it has no memory for one."""
@@ -315,7 +326,7 @@ class SlabKmem(Kmem):
 
     def _check_call(self, asked: Question) -> None:
         named = len(asked.objects)
-        if asked.call in ("refill", "take"):
+        if asked.call == "take":
             if not asked.most:
                 raise InvalidRequest("count", f"{asked.call} wants no object")
         elif asked.call != "shrink" and not named:
@@ -326,8 +337,6 @@ class SlabKmem(Kmem):
         node = self.at(asked.cache).node
         self._cpu = asked.cpu
         match asked.call:
-            case "refill":
-                return KmemAnswer(now, objects=pack(self._taken(node.refill(asked.most), asked.home)))
             case "take":
                 got: list[int] = []
                 while len(got) < asked.most and (address := node.alloc_one()) is not None:
@@ -338,9 +347,7 @@ class SlabKmem(Kmem):
                 return KmemAnswer(now)
         self._returned(objects)
         array = ArrayCache(len(objects), len(objects), objects)
-        if asked.call == "flush":
-            node.flush(array)
-        elif asked.call == "take_home":
+        if asked.call == "take_home":
             node.take_home(array)
         elif asked.call == "free":
             for address in objects:
@@ -378,14 +385,13 @@ class SlabKmem(Kmem):
     # what CPUs of this node have
 
     def _cpu_alloc(self, name: str, cpu: int, nid: int, count: int, searched: bool) -> CpuAlloc:
-        """From the CPU's array, which the nearest node refills; objects of other nodes pass it by.
+        """From the CPU's array, which its node refills; objects of other nodes pass it by.
 
         (____cache_alloc, ____cache_alloc_node.)
         """
-        here, near = self.at(name), self.first_node(cpu)
-        back = self._leave(name, cpu, near)
-        if nid not in (NUMA_NO_NODE, near):
-            return CpuAlloc([], back, "slab" if searched else "take", nid=nid, most=count, direct=True)
+        here, mine = self.at(name), self._node.nid
+        if nid not in (NUMA_NO_NODE, mine):
+            return CpuAlloc([], [], "slab" if searched else "take", nid=nid, most=count, direct=True)
         array = here.cpus[cpu]
         got: list[tuple[SlabRef, list[int]]] = []
         left = count
@@ -396,22 +402,18 @@ class SlabKmem(Kmem):
                 left -= 1
                 continue
             most = array.batchcount if array.touched else min(array.batchcount, BATCHREFILL_LIMIT)
-            if searched:
-                return CpuAlloc(got, back, "slab", nid=near, most=most)
-            if near != self._node.nid:
-                return CpuAlloc(got, back, "refill", nid=near, most=most)
             objects = self._taken(here.node.refill(most), self._node.kernel)
             if not objects:
-                return CpuAlloc(got, back, "slab", nid=near, most=most)
-            array.put(SlabRef(0, near, self._node.lineage), objects)
-        return CpuAlloc(got, back)
+                return CpuAlloc(got, [], "slab", nid=mine, most=most)
+            array.put(SlabRef(0, mine, self._node.lineage), objects)
+        return CpuAlloc(got, [])
 
     def _install(
         self, name: str, cpu: int, slab: SlabRef, objects: Sequence[int], partial: Sequence[int]
     ) -> list[GiveBack]:
         """What a node gave for the CPU's array; it goes back if another request was faster."""
         array = self.at(name).cpus[cpu]
-        if array.entry or slab.nid != self.first_node(cpu):
+        if array.entry or slab.nid != self._node.nid:
             return self._send("put_back", name, cpu, slab, objects) if objects else []
         array.put(slab, objects)
         array.touched = True
@@ -424,41 +426,33 @@ class SlabKmem(Kmem):
     def _free_some(self, cpu: int, left: list[tuple[int, Held]]) -> list[GiveBack]:
         """To the CPU's array, or by way of the alien array to another node (___cache_free)."""
         address, (name, slab) = left.pop(0)
-        here, near = self.at(name), self.first_node(cpu)
-        back = self._leave(name, cpu, near)
-        if slab.nid == near:
+        here = self.at(name)
+        if slab.nid == self._node.nid:
             array = here.cpus[cpu]
             if len(array.entry) >= array.limit:
-                back += self._flush(name, cpu, array)
+                self._flush(name, cpu, array)
             array.put(slab, [address])
-            return back
+            return []
         if not here.cache.alien_limit:
-            return back + self._send("free", name, cpu, slab, [address])
+            return self._send("free", name, cpu, slab, [address])
+        back: list[GiveBack] = []
         alien = here.alien.setdefault(slab.nid, HomeArray(here.cache.alien_limit, 0))
         if len(alien.entry) >= alien.limit:
             back += self._empty("take_home", name, cpu, alien)
         alien.put(slab, [address])
         return back
 
-    def _flush(self, name: str, cpu: int, array: HomeArray) -> list[GiveBack]:
-        """The oldest objects of a full array go to its node (cache_flusharray)."""
-        if array.nid != self._node.nid:
-            return self._send("flush", name, cpu, array.of, array.take_oldest(array.batchcount))
+    def _flush(self, name: str, cpu: int, array: HomeArray) -> None:
+        """The oldest objects of a full array go to the lists of this node (cache_flusharray)."""
         self._cpu = cpu
         before = list(array.entry)
         self.at(name).node.flush(array)
         self._returned(before[: len(before) - len(array.entry)])
-        return []
 
     def _empty(self, call: str, name: str, cpu: int, array: HomeArray) -> list[GiveBack]:
         """All objects of an array go to their node."""
         objects = array.take_oldest(len(array.entry))
         return self._send(call, name, cpu, array.of, objects) if objects else []
-
-    def _leave(self, name: str, cpu: int, near: int) -> list[GiveBack]:
-        """An array has no objects of a node that is the nearest no more."""
-        array = self.at(name).cpus[cpu]
-        return [] if array.nid == near else self._empty("put_back", name, cpu, array)
 
     def flush(self, name: str) -> list[GiveBack]:
         """All arrays of this node's CPUs are emptied (drain_cpu_caches)."""
@@ -471,20 +465,15 @@ class SlabKmem(Kmem):
         return back
 
     def tune(self, name: str, limit: int, batchcount: int, shared: int) -> None:
-        """Make the arrays of a cache anew (do_tune_cpucache).
-
-        What CPUs have goes back to slabs, but for that of another node, where this one has no memory: it
-        stays in the new array, which may be too full until the next free.
-        """
+        """Make the arrays of a cache anew; what CPUs have goes back to slabs (do_tune_cpucache)."""
         here = self.at(name)
         cache, node = here.cache, here.node
         cache.limit, cache.batchcount, cache.shared = limit, batchcount, shared
         for cpu, array in here.cpus.items():
             self._cpu = cpu
-            if array.nid == self._node.nid or not array.entry:
-                objects = array.take_oldest(len(array.entry))
-                self._returned(objects)
-                node.free_block(objects)  # without any, too: slabs go if an earlier write lowered the limit
+            objects = array.take_oldest(len(array.entry))
+            self._returned(objects)
+            node.free_block(objects)  # without any, too: slabs go if an earlier write lowered the limit
             array.limit, array.batchcount, array.touched = limit, batchcount, False
         node.count_cpus(len(self._node.machine.spec.own_cpus[self._node.nid]))
         node.setup()
@@ -524,7 +513,8 @@ class SlabKmem(Kmem):
         )
 
     def _next_node(self, nid: int) -> int:
-        nodes = sorted(nid for nid, zones in self._node.machine.populated.items() if zones)
+        machine = self._node.machine
+        nodes = sorted(nid for nid, zones in machine.populated.items() if zones or machine.spec.own_cpus[nid])
         return next((other for other in nodes if other > nid), nodes[0] if nodes else nid)
 
     def _forget(self, nid: int, lineage: int) -> None:

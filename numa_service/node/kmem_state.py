@@ -22,7 +22,7 @@ from numa_service.mm.pgdat import Pgdat
 from numa_service.mm.pgdata import PG_SLAB
 from numa_service.mm.slab.cache import Cache
 from numa_service.mm.slab.kmem_cache import SLAB_ARCH, get_order
-from numa_service.mm.slab.pages import page_address, virt_to_pfn
+from numa_service.mm.slab.pages import NUMA_NO_NODE, page_address, virt_to_pfn
 from numa_service.mm.slab.slub_place import SlabRef
 from numa_service.mm.slab.snapshot import SlabNodeSnapshot
 from numa_service.mm.vmstat import NR_SLAB_RECLAIMABLE, NR_SLAB_UNRECLAIMABLE
@@ -195,12 +195,19 @@ class Kmem(ABC):
 
         On a 32-bit machine that is low memory, which perhaps one node has for all.
         """
-        order = self._node.machine.zonelists[self._node.nid].fallback
-        return next((ref.nid for ref in order if ref.zone <= self._highest_zone), self._node.nid)
+        nid = self._node.nid
+        for ref in self._node.machine.zonelists[nid].fallback:
+            if ref.zone <= self._highest_zone:
+                return ref.nid
+        return nid
 
     def has_slabs(self, nid: int) -> bool:
         """Whether slabs can be of a node: it has memory that the kernel can use for them (slab_nodes)."""
         return any(zone <= self._highest_zone for zone in self._node.machine.populated.get(nid, ()))
+
+    def wanted_node(self, nid: int) -> int:
+        """The node that a request for objects of a node goes to: any, if slabs cannot be of it."""
+        return nid if nid == NUMA_NO_NODE or self.has_slabs(nid) else NUMA_NO_NODE
 
     # what CPUs of this node do
 

@@ -69,6 +69,10 @@ class OwnerSlots(dict[Owner, int]):
         """Whether the owner's home is known here to have rebooted since the owner was made."""
         return owner.lineage < self._lineages.get(owner.nid, 0)
 
+    def homes(self, id: int) -> tuple[int, ...]:
+        """The other nodes whose owner with this id has pages here, ascending."""
+        return tuple(sorted({owner.nid for owner in self if owner.id == id and owner.nid != self._nid}))
+
     def dump(self) -> list[Any]:
         """Return all of it as plain data, which :meth:`load` reads."""
         return [list(self.items()), self._free, self._used, sorted(self._lineages.items())]

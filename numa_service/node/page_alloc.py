@@ -95,20 +95,22 @@ def begin_alloc(node: Node, request: AllocRequest) -> Allocation | Steps[Allocat
     if first and first.spent:
         allocation = Allocation([(node.nid, first.pfns)], count, first.spent)
         if walk_step:
-            steps = walk_step, _pass_here(node, prepared, first)
+            steps = walk_step, _pass_here(node, prepared, request.order, first)
             allocation.explanation = _explanation(node, request, prepared, allocation, steps)
         return allocation
     return _alloc_rest(node, request, prepared, owner, first)
 
 
-def _pass_here(node: Node, prepared: Prepared, first: ops.AllocResult) -> FreelistPass:
-    """Return the step of an explanation for a request that one op of the fast path has served."""
-    cost = first.spent
-    assert cost
-    # the time of the pass is without zeroing, which is a second pass over the pages and queues as long again
-    passed_ns = cost.latency_ns - (cost.zeroing_ns + cost.queueing_ns // 2 if cost.zeroing_ns else 0)
+def _pass_here(node: Node, prepared: Prepared, order: int, first: ops.AllocResult) -> FreelistPass:
+    """Return the step of an explanation for a request that one op of the fast path has served.
+
+    Its time is what the op counted and waited, as of any pass; zeroing comes after it.
+    """
+    cost, pages = Cost(), len(first.pfns) // 8 << order
+    cost.add_path(node.machine.spec.latency, first.path)
+    cost.add_access(node.load, node.nid, pages, first.wait_ns)
     visit = node_visit(node.nid, False, first.account)
-    return FreelistPass(FAST_PATH, alloc_flag_names(prepared.alloc_flags), (visit,), passed_ns)
+    return FreelistPass(FAST_PATH, alloc_flag_names(prepared.alloc_flags), (visit,), cost.latency_ns)
 
 
 def _alloc_rest(

@@ -27,6 +27,7 @@ from numa_service.node.errors import InvalidRequest, NodeError, PeerUnavailable
 from numa_service.node.mempolicy import Policy, PolicyMode, policy_choice
 from numa_service.node.node import Node
 from numa_service.node.ops.alloc import MAX_COUNT
+from numa_service.node.ops.task import next_populated
 from numa_service.node.ops.task_work import Did, Here, Zones
 from numa_service.node.owners import Owner
 from numa_service.node.page_alloc import Allocation, alloc_for_owner, spend
@@ -53,7 +54,7 @@ MEMLOCK = 8 << 20
 
 @dataclass(slots=True)
 class Ran:
-    """What one call of a task, or one access to its memory, came to."""
+    """The outcome of one call of a task, or of one access to its memory."""
 
     value: int = 0
     #: A number of errno.h, 0 for success, and what was wrong, for people.
@@ -73,7 +74,7 @@ class Ran:
     unasked: dict[int, NodeError] = field(default_factory=dict)
 
     def fail(self, number: int, reason: str) -> None:
-        """It ends with an error."""
+        """Let the call end with an errno (`number`), and a reason for people."""
         self.value, self.errno, self.reason = -1, number, reason
 
 
@@ -260,6 +261,11 @@ def _touch(
     """Touch a range, in steps for which there is memory."""
     at, stop = start, end
     while at < end:
+        if populate:  # holes, of which mlockall has 128 TiB, are not gone through
+            vma = next_populated(task.process.mm.tree, at, end)
+            if vma is None:
+                return
+            at = max(at, vma.start)
         to = min(stop, at + (MAX_COUNT << PAGE_SHIFT))
         op = ops.TaskTouch(task.pid, at, to, write, populate, here_of(node, task.cpu_nid))
         did = node.apply(op)

@@ -49,7 +49,7 @@ Numbers = tuple[int, ...]
 
 @dataclass(slots=True)
 class CallContext:
-    """What a call looks at, and what it leaves to be done."""
+    """The state that a call may read and change, and the effects that it leaves to be carried out."""
 
     tasks: Tasks
     task: Task
@@ -63,7 +63,7 @@ class CallContext:
         return Caller(self.tasks.profile, nodes, nodes.memory, task.policy, task.turn)
 
     def areas(self) -> list[Area]:
-        """Its VMAs with their policies."""
+        """Return the task's VMAs with their policies."""
         return [
             Area(vma.start, vma.end, vma.policy if isinstance(vma.policy, Mempolicy) else None)
             for vma in self.task.process.mm.tree

@@ -100,7 +100,7 @@ def relro() -> tuple[int, int, int]:
 
 
 def begins(mm: MmStruct) -> tuple[tuple[int, int, bool], ...]:
-    """What the program touches while it begins: start and end in bytes, and whether it writes."""
+    """Return the ranges that a program touches while it starts: first byte, end, and whether it writes."""
     base = _BASE << PAGE_SHIFT
     own = [
         (base + (first << PAGE_SHIFT), base + (first + pages << PAGE_SHIFT), write)

@@ -131,7 +131,7 @@ def _caller(node: Node, task: Task) -> Caller:
 
 
 def _page(node: Node, task: Task, address: int) -> tuple[PageState, int]:
-    """What is at an address, and its frame."""
+    """Return the page-table entry at an address of a task, and its frame number."""
     vma = task.process.mm.tree.lookup(address)
     if vma is None or vma.special is not None:
         return PageState(NUMA_NO_NODE, mapped=False), 0

@@ -226,14 +226,14 @@ _TOPOLOGY_6_1 = _names(
     """
 )
 
-_NODE_MEMORY_FAILURE = "sys/devices/system/node/node*/memory_failure/*"
+_NODE_MEMORY_FAILURE = "sys/devices/system/node/node#/memory_failure/*"
 _ABSENT_3_0 = _names(
     """
     sys/devices/system/node/has_generic_initiator sys/devices/system/memory/auto_online_blocks
-    sys/devices/system/memory/memory*/online sys/devices/system/memory/memory*/removable
-    sys/devices/system/memory/memory*/valid_zones sys/kernel/mm/transparent_hugepage/hpage_pmd_size
+    sys/devices/system/memory/memory#/online sys/devices/system/memory/memory#/removable
+    sys/devices/system/memory/memory#/valid_zones sys/kernel/mm/transparent_hugepage/hpage_pmd_size
     sys/kernel/mm/numa/demotion_enabled
-    sys/devices/virtual/memory_tiering/memory_tier*/nodelist
+    sys/devices/virtual/memory_tiering/memory_tier#/nodelist
     """
 )
 

@@ -12,10 +12,11 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from numa_service.machine.snapshot import Part
 from numa_service.machine.zonelists import has_numa
 from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.procfs import (
@@ -34,6 +35,15 @@ from numa_service.procfs import (
 from numa_service.procfs.buddyinfo import buddyinfo
 from numa_service.procfs.meminfo import meminfo
 from numa_service.procfs.names import printed_by
+from numa_service.procfs.needs import (
+    EVERYTHING,
+    NOTHING,
+    SYSCTLS,
+    Needs,
+    Of,
+    of_every_node,
+    of_the_node,
+)
 from numa_service.procfs.pagetypeinfo import pagetypeinfo
 from numa_service.procfs.slabinfo import slabinfo
 from numa_service.procfs.version import version
@@ -88,18 +98,41 @@ class Stars:
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """One row of the table: a path pattern, and the renderer of its files, or of the targets of its links."""
+    """One row of the table: a path pattern, and the renderer of its files, or of the targets of its links.
+
+    In the path a star stands for any name or the rest of one, # for a number as the kernel prints it, without
+    zeros in front.
+    """
 
     path: str
     render: Callable[..., str]
+    #: What has to be known of the nodes for its files, and for which of them there are.
+    needs: Needs
     each: Each | Stars = _once
     mode: int = _READ
-    #: The parts of the path as regular expressions, with a group for each star.
+    #: The parts of the path as regular expressions, with a group for each star and #.
     parts: tuple[re.Pattern[str], ...] = field(init=False, repr=False)
+    #: For each group whether it is a number.
+    numeric: tuple[bool, ...] = field(init=False, repr=False)
+    #: The path as a format string.
+    template: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        parts = (re.escape(part).replace(r"\*", "(.+)") for part in self.path.split("/"))
+        parts = [
+            re.escape(part).replace(r"\*", "(.+)").replace(r"\#", "(0|[1-9][0-9]*)")
+            for part in self.path.split("/")
+        ]
         object.__setattr__(self, "parts", tuple(re.compile(part) for part in parts))
+        object.__setattr__(self, "numeric", tuple(mark == "#" for mark in re.findall("[*#]", self.path)))
+        object.__setattr__(self, "template", re.sub("[*#]", "{}", self.path))
+
+    def values(self, parts: tuple[str, ...]) -> Numbers | None:
+        """Values for the stars in the parts of a path, as far as both go; None if they do not agree."""
+        matches = [ours.fullmatch(text) for ours, text in zip(self.parts, parts, strict=False)]
+        if not all(matches):
+            return None
+        texts = [text for matched in matches if matched for text in matched.groups()]
+        return tuple(int(text) if of else text for text, of in zip(texts, self.numeric, strict=False))
 
     def reach(self, snapshot: MachineSnapshot, parts: tuple[str, ...]) -> Numbers | None:
         """Values for the stars in a path, given by its parts; None if no file of this pattern can be there.
@@ -108,29 +141,25 @@ class Pattern:
         """
         if len(parts) > len(self.parts):
             return None
-        matches = [ours.fullmatch(text) for ours, text in zip(self.parts, parts, strict=False)]
-        if not all(matches) or self.path in printed_by(snapshot.profile).absent_files:
+        values = self.values(parts)
+        if values is None or self.path in printed_by(snapshot.profile).absent_files:
             return None
-        numbers: Numbers = ()
-        for text in (text for matched in matches if matched for text in matched.groups()):
-            # a file's name has a number as the kernel prints it, without zeros in front
-            value = int(text) if text.isascii() and text.isdecimal() and str(int(text)) == text else text
-            if value not in self._next(snapshot, numbers):
+        for at, value in enumerate(values):
+            if value not in self._next(snapshot, values[:at]):
                 return None
-            numbers = (*numbers, value)
-        return numbers
+        return values
 
     def entries(self, snapshot: MachineSnapshot, first: Numbers, depth: int) -> Iterator[tuple[str, Numbers]]:
         """(name, values for the stars so far) of what this pattern has in a directory `depth` parts down.
 
         `first` are the values for the stars in the path of the directory.
         """
-        name = self.path.split("/")[depth]
-        if "*" not in name:
+        name = self.template.split("/")[depth]
+        if "{}" not in name:
             yield name, first
             return
         for value in self._next(snapshot, first):
-            yield name.replace("*", str(value)), (*first, value)
+            yield name.format(value), (*first, value)
 
     def _next(self, snapshot: MachineSnapshot, first: Numbers) -> Iterable[int | str]:
         if isinstance(self.each, Stars):
@@ -199,118 +228,179 @@ def _to(template: str) -> Callable[..., str]:
 
 
 _NODE, _CPU, _MEMORY = (f"sys/devices/system/{name}" for name in ("node", "cpu", "memory"))
-_HUGE = "hugepages/hugepages-*kB"
+_HUGE = "hugepages/hugepages-#kB"
 #: Where the files of transparent huge pages are.
 THP = "sys/kernel/mm/transparent_hugepage"
+_MM = "sys/kernel/mm"
+
+#: Files that sum up the counters of all nodes, with their page tables.
+_COUNTERS = of_every_node(Part.PAGE_TABLES, Part.SYSCTLS, Part.VMALLOC)
+_UPTIME = of_every_node(Part.UPTIME)
+_OF_ALL, _OF_NODE = of_every_node(), of_the_node()
+_BLOCKS, _NODE_BLOCKS = of_every_node(Part.MEMORY_BLOCKS), of_the_node(Part.MEMORY_BLOCKS)
+_NODE_COUNTERS = of_the_node(Part.PAGE_TABLES)
+_SLAB = of_every_node(Part.SLAB)
 
 TABLE: tuple[Pattern, ...] = (
-    Pattern("proc/version", version),
-    Pattern("proc/zoneinfo", zoneinfo),
-    Pattern("proc/buddyinfo", buddyinfo),
-    Pattern("proc/pagetypeinfo", pagetypeinfo, mode=_ROOT),
-    Pattern("proc/vmstat", vmstat),
-    Pattern("proc/meminfo", meminfo),
-    Pattern("proc/cpuinfo", cpu.cpuinfo),
-    Pattern("proc/stat", cpu.stat),
-    Pattern("proc/uptime", cpu.uptime),
-    Pattern("proc/slabinfo", slabinfo, _if(lambda snapshot: snapshot.slab == "slub"), _ROOT),
-    Pattern("proc/slabinfo", slabinfo, _if(lambda snapshot: snapshot.slab == "slab"), _ROOT_WRITE),
-    Pattern("proc/vmallocinfo", vmallocinfo, mode=_ROOT),
-    Pattern("proc/swaps", memory.swaps),
-    Pattern("proc/iomem", memory.iomem, mode=_ROOT),
-    Pattern("proc/sys/vm/nr_hugepages", hugetlb.nr_hugepages, mode=_WRITE),
-    Pattern("proc/sys/vm/nr_hugepages_mempolicy", hugetlb.nr_hugepages, _if(has_numa), _WRITE),
-    Pattern("proc/sys/*/*", sysctl.show, sysctl.writable, mode=_WRITE),
-    Pattern("proc/sys/*/*", sysctl.show, sysctl.shown_only),
-    Pattern("proc/*/*", _task_file, _tasks),
+    Pattern("proc/version", version, NOTHING),
+    Pattern("proc/zoneinfo", zoneinfo, of_every_node(Part.PAGESETS, Part.PAGE_TABLES)),
+    Pattern("proc/buddyinfo", buddyinfo, _OF_ALL),
+    Pattern("proc/pagetypeinfo", pagetypeinfo, of_every_node(Part.FREE_LISTS), mode=_ROOT),
+    Pattern("proc/vmstat", vmstat, _COUNTERS),
+    Pattern("proc/meminfo", meminfo, _COUNTERS),
+    Pattern("proc/cpuinfo", cpu.cpuinfo, NOTHING),
+    Pattern("proc/stat", cpu.stat, _UPTIME),
+    Pattern("proc/uptime", cpu.uptime, _UPTIME),
+    Pattern("proc/slabinfo", slabinfo, _SLAB, _if(lambda snapshot: snapshot.slab == "slub"), _ROOT),
+    Pattern("proc/slabinfo", slabinfo, _SLAB, _if(lambda snapshot: snapshot.slab == "slab"), _ROOT_WRITE),
+    Pattern("proc/vmallocinfo", vmallocinfo, of_every_node(Part.VMALLOC), mode=_ROOT),
+    Pattern("proc/swaps", memory.swaps, _OF_ALL),
+    Pattern("proc/iomem", memory.iomem, _OF_ALL, mode=_ROOT),
+    Pattern("proc/sys/vm/nr_hugepages", hugetlb.nr_hugepages, _OF_ALL, mode=_WRITE),
+    Pattern("proc/sys/vm/nr_hugepages_mempolicy", hugetlb.nr_hugepages, _OF_ALL, _if(has_numa), _WRITE),
+    Pattern("proc/sys/*/*", sysctl.show, SYSCTLS, sysctl.writable, mode=_WRITE),
+    Pattern("proc/sys/*/*", sysctl.show, SYSCTLS, sysctl.shown_only),
+    Pattern("proc/#/*", _task_file, of_every_node(Part.TASKS), _tasks),
     # nodes
     *(
-        Pattern(f"{_NODE}/{name}", render, _if(has_numa))
-        for name, render in (
-            ("online", node.online),
-            ("possible", node.possible),
-            ("has_cpu", node.has_cpu),
-            ("has_memory", node.has_memory),
-            ("has_normal_memory", node.has_normal_memory),
+        Pattern(f"{_NODE}/{name}", render, needs, _if(has_numa))
+        for name, render, needs in (
+            ("online", node.online, NOTHING),
+            ("possible", node.possible, NOTHING),
+            ("has_cpu", node.has_cpu, NOTHING),
+            ("has_memory", node.has_memory, _OF_ALL),
+            ("has_normal_memory", node.has_normal_memory, _OF_ALL),
+            ("has_generic_initiator", node.has_generic_initiator, NOTHING),
         )
     ),
-    Pattern(f"{_NODE}/has_generic_initiator", node.has_generic_initiator, _if(has_numa)),
     *(
-        Pattern(f"{_NODE}/node*/{name}", _of_node(render), _nodes)
-        for name, render in (
-            ("cpulist", node.cpulist),
-            ("cpumap", node.cpumap),
-            ("distance", node.distance),
-            ("meminfo", node.meminfo),
-            ("numastat", node.numastat),
-            ("vmstat", node.vmstat),
+        Pattern(f"{_NODE}/node#/{name}", _of_node(render), needs, _nodes)
+        for name, render, needs in (
+            ("cpulist", node.cpulist, NOTHING),
+            ("cpumap", node.cpumap, NOTHING),
+            ("distance", node.distance, NOTHING),
+            ("meminfo", node.meminfo, _NODE_COUNTERS),
+            ("numastat", node.numastat, _OF_NODE),
+            ("vmstat", node.vmstat, _NODE_COUNTERS),
         )
     ),
-    Pattern(f"{_NODE}/node*/{_HUGE}/nr_hugepages", hugetlb.node_nr_hugepages, _node_pools, _WRITE),
+    Pattern(f"{_NODE}/node#/{_HUGE}/nr_hugepages", hugetlb.node_nr_hugepages, _OF_NODE, _node_pools, _WRITE),
     *(
-        Pattern(f"{_NODE}/node*/{_HUGE}/{name}", partial(hugetlb.of_node, name=name), _node_pools)
+        Pattern(f"{_NODE}/node#/{_HUGE}/{name}", partial(hugetlb.of_node, name=name), _OF_NODE, _node_pools)
         for name in ("free_hugepages", "surplus_hugepages")
     ),
-    Pattern(f"{_NODE}/node*/memory_failure/*", mm.memory_failure, _node_memory_failure),
-    Pattern(f"{_NODE}/node*/access*/initiators/*", access.attribute, _attributes),
-    Pattern(f"{_NODE}/node*/access*/initiators/node*", _to("../../../node{2}"), _initiators, _LINK),
-    Pattern(f"{_NODE}/node*/access*/targets/node*", _to("../../../node{2}"), _targets, _LINK),
-    Pattern(f"{_NODE}/node*/cpu*", _to("../../cpu/cpu{1}"), _node_cpus, _LINK),
-    Pattern(f"{_NODE}/node*/memory*", _to("../../memory/memory{1}"), _node_blocks, _LINK),
+    Pattern(f"{_NODE}/node#/memory_failure/*", mm.memory_failure, _OF_NODE, _node_memory_failure),
+    Pattern(f"{_NODE}/node#/access#/initiators/*", access.attribute, NOTHING, _attributes),
+    Pattern(f"{_NODE}/node#/access#/initiators/node#", _to("../../../node{2}"), NOTHING, _initiators, _LINK),
+    Pattern(f"{_NODE}/node#/access#/targets/node#", _to("../../../node{2}"), NOTHING, _targets, _LINK),
+    Pattern(f"{_NODE}/node#/cpu#", _to("../../cpu/cpu{1}"), NOTHING, _node_cpus, _LINK),
+    Pattern(f"{_NODE}/node#/memory#", _to("../../memory/memory{1}"), _NODE_BLOCKS, _node_blocks, _LINK),
     # CPUs
-    *(Pattern(f"{_CPU}/{name}", cpu.cpu_list) for name in ("online", "present")),
-    Pattern(f"{_CPU}/possible", cpu.possible),
-    Pattern(f"{_CPU}/offline", cpu.offline),
-    Pattern(f"{_CPU}/kernel_max", cpu.kernel_max),
-    Pattern(f"{_CPU}/cpu*/topology/*", cpu.topology, _cpu_topology),
-    Pattern(f"{_CPU}/cpu*/node*", _to("../../node/node{1}"), _cpu_nodes, _LINK),
+    *(Pattern(f"{_CPU}/{name}", cpu.cpu_list, NOTHING) for name in ("online", "present")),
+    Pattern(f"{_CPU}/possible", cpu.possible, NOTHING),
+    Pattern(f"{_CPU}/offline", cpu.offline, NOTHING),
+    Pattern(f"{_CPU}/kernel_max", cpu.kernel_max, NOTHING),
+    Pattern(f"{_CPU}/cpu#/topology/*", cpu.topology, NOTHING, _cpu_topology),
+    Pattern(f"{_CPU}/cpu#/node#", _to("../../node/node{1}"), NOTHING, _cpu_nodes, _LINK),
     # memory blocks
-    Pattern(f"{_MEMORY}/block_size_bytes", memory.block_size_bytes, _if(_has_blocks)),
-    Pattern(f"{_MEMORY}/auto_online_blocks", memory.auto_online_blocks, _if(_has_blocks)),
+    Pattern(f"{_MEMORY}/block_size_bytes", memory.block_size_bytes, _BLOCKS, _if(_has_blocks)),
+    Pattern(f"{_MEMORY}/auto_online_blocks", memory.auto_online_blocks, _BLOCKS, _if(_has_blocks)),
     *(
-        Pattern(f"{_MEMORY}/{name}_offline_page", memory.write_only, _if(_has_blocks), _ROOT_WRITE_ONLY)
+        Pattern(
+            f"{_MEMORY}/{name}_offline_page", memory.write_only, _BLOCKS, _if(_has_blocks), _ROOT_WRITE_ONLY
+        )
         for name in ("soft", "hard")
     ),
-    Pattern(f"{_MEMORY}/memory*/state", memory.state, _blocks, _WRITE),
-    Pattern(f"{_MEMORY}/memory*/phys_index", memory.phys_index, _blocks),
-    Pattern(f"{_MEMORY}/memory*/phys_device", memory.phys_device, _blocks),
-    Pattern(f"{_MEMORY}/memory*/online", memory.online, _blocks, _WRITE),
-    Pattern(f"{_MEMORY}/memory*/removable", memory.removable, _blocks),
-    Pattern(f"{_MEMORY}/memory*/valid_zones", memory.valid_zones, _blocks),
-    Pattern(f"{_MEMORY}/memory*/node*", _to("../../node/node{1}"), _block_nodes, _LINK),
+    Pattern(f"{_MEMORY}/memory#/state", memory.state, _BLOCKS, _blocks, _WRITE),
+    Pattern(f"{_MEMORY}/memory#/phys_index", memory.phys_index, _BLOCKS, _blocks),
+    Pattern(f"{_MEMORY}/memory#/phys_device", memory.phys_device, _BLOCKS, _blocks),
+    Pattern(f"{_MEMORY}/memory#/online", memory.online, _BLOCKS, _blocks, _WRITE),
+    Pattern(f"{_MEMORY}/memory#/removable", memory.removable, _BLOCKS, _blocks),
+    Pattern(f"{_MEMORY}/memory#/valid_zones", memory.valid_zones, _BLOCKS, _blocks),
+    Pattern(f"{_MEMORY}/memory#/node#", _to("../../node/node{1}"), _BLOCKS, _block_nodes, _LINK),
     # mm
-    Pattern(f"sys/kernel/mm/{_HUGE}/nr_hugepages", hugetlb.nr_hugepages, hugetlb.sizes, _WRITE),
+    Pattern(f"{_MM}/{_HUGE}/nr_hugepages", hugetlb.nr_hugepages, _OF_ALL, hugetlb.sizes, _WRITE),
     Pattern(
-        f"sys/kernel/mm/{_HUGE}/nr_hugepages_mempolicy", hugetlb.nr_hugepages, hugetlb.numa_sizes, _WRITE
+        f"{_MM}/{_HUGE}/nr_hugepages_mempolicy", hugetlb.nr_hugepages, _OF_ALL, hugetlb.numa_sizes, _WRITE
     ),
-    Pattern(f"sys/kernel/mm/{_HUGE}/nr_overcommit_hugepages", hugetlb.overcommit, hugetlb.sizes, _WRITE),
+    Pattern(
+        f"{_MM}/{_HUGE}/nr_overcommit_hugepages",
+        hugetlb.overcommit,
+        of_every_node(Part.SYSCTLS),
+        hugetlb.sizes,
+        _WRITE,
+    ),
     *(
-        Pattern(f"sys/kernel/mm/{_HUGE}/{name}", partial(hugetlb.of_machine, name=name), hugetlb.sizes)
+        Pattern(f"{_MM}/{_HUGE}/{name}", partial(hugetlb.of_machine, name=name), _OF_ALL, hugetlb.sizes)
         for name in ("free_hugepages", "resv_hugepages", "surplus_hugepages")
     ),
-    Pattern(f"{THP}/hpage_pmd_size", mm.hpage_pmd_size),
-    Pattern(f"{THP}/*", transparent_hugepage.show, transparent_hugepage.written, _WRITE),
-    Pattern(f"{THP}/*/*", transparent_hugepage.show, transparent_hugepage.written_below, _WRITE),
-    Pattern(f"{THP}/*/*", transparent_hugepage.count, transparent_hugepage.counts),
-    Pattern(f"{THP}/*/*/*", transparent_hugepage.count, transparent_hugepage.counts_of_sizes),
-    Pattern("sys/kernel/mm/numa/demotion_enabled", mm.demotion_enabled, _if(has_numa)),
+    Pattern(f"{THP}/hpage_pmd_size", mm.hpage_pmd_size, NOTHING),
+    Pattern(f"{THP}/*", transparent_hugepage.show, SYSCTLS, transparent_hugepage.written, _WRITE),
+    Pattern(f"{THP}/*/*", transparent_hugepage.show, SYSCTLS, transparent_hugepage.written_below, _WRITE),
     Pattern(
-        "sys/kernel/mm/mempolicy/weighted_interleave/node*",
+        f"{THP}/*/*", transparent_hugepage.count, of_every_node(Part.PAGE_TABLES), transparent_hugepage.counts
+    ),
+    Pattern(
+        f"{THP}/*/*/*",
+        transparent_hugepage.count,
+        of_every_node(Part.PAGE_TABLES),
+        transparent_hugepage.counts_of_sizes,
+    ),
+    Pattern(f"{_MM}/numa/demotion_enabled", mm.demotion_enabled, NOTHING, _if(has_numa)),
+    Pattern(
+        f"{_MM}/mempolicy/weighted_interleave/node#",
         mm.interleave_weight,
+        SYSCTLS,
         mm.interleave_weights,
         _WRITE,
     ),
-    Pattern("sys/devices/virtual/memory_tiering/memory_tier*/nodelist", memory_tiers.nodelist, _tiers),
     Pattern(
-        "sys/kernel/debug/sched/numa_balancing/*", sched.numa_balancing, sched.numa_balancing_files, _ROOT
+        "sys/devices/virtual/memory_tiering/memory_tier#/nodelist", memory_tiers.nodelist, _OF_ALL, _tiers
+    ),
+    Pattern(
+        "sys/kernel/debug/sched/numa_balancing/*",
+        sched.numa_balancing,
+        NOTHING,
+        sched.numa_balancing_files,
+        _ROOT,
     ),
     # slab caches
-    Pattern("sys/kernel/slab/*/*", sysfs_slab.attribute, _slab_writable, _ROOT_WRITE),
-    Pattern("sys/kernel/slab/*/*", sysfs_slab.attribute, _slab_files, _ROOT),
-    Pattern("sys/kernel/slab/*", sysfs_slab.target, sysfs_slab.aliases, _LINK),
+    Pattern("sys/kernel/slab/*/*", sysfs_slab.attribute, _SLAB, _slab_writable, _ROOT_WRITE),
+    Pattern("sys/kernel/slab/*/*", sysfs_slab.attribute, _SLAB, _slab_files, _ROOT),
+    Pattern("sys/kernel/slab/*", sysfs_slab.target, _SLAB, sysfs_slab.aliases, _LINK),
 )
 
 _LINKS = tuple(pattern for pattern in TABLE if pattern.mode == _LINK)
+
+
+def needs(path: str) -> Needs:
+    """What has to be known of the nodes to read, write or list a path, whether it exists or not.
+
+    A snapshot with less than everything answers for this path alone.
+    """
+    parts = _parts(path)
+    if ".." in parts:
+        return EVERYTHING
+    wanted = NOTHING
+    for pattern in TABLE:
+        values = pattern.values(parts)
+        if values is None:
+            continue
+        if pattern.mode == _LINK and len(pattern.parts) <= len(parts) and pattern.needs != _SLAB:
+            return EVERYTHING  # behind it there may be anything; links of slab caches lead to slab caches
+        if pattern.needs.of is not Of.NODE:
+            wanted |= pattern.needs
+        elif values:
+            wanted |= replace(pattern.needs, nid=int(values[0]))
+        else:
+            wanted |= replace(pattern.needs, of=Of.EVERY)
+    if Part.TASKS in wanted.parts and len(parts) > 1:
+        wanted = replace(wanted, pid=int(parts[1]))
+    return wanted
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    return tuple(part for part in path.split("/") if part not in ("", "."))
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,9 +502,8 @@ def _has_below(snapshot: MachineSnapshot, parts: tuple[str, ...]) -> bool:
 
 def _below(snapshot: MachineSnapshot, parts: tuple[str, ...]) -> Iterator[tuple[str, Pattern, Numbers]]:
     for pattern, first in _reaching(snapshot, parts):
-        template = pattern.path.replace("*", "{}")
         for numbers in pattern.below(snapshot, first):
-            yield template.format(*numbers), pattern, numbers
+            yield pattern.template.format(*numbers), pattern, numbers
 
 
 def read(snapshot: MachineSnapshot, path: str) -> str:

@@ -1,21 +1,21 @@
-"""FilesService: /proc and /sys of the whole machine, rendered from a snapshot of every node.
+"""FilesService: /proc and /sys of the whole machine, rendered from snapshots of its nodes.
 
-The machine's server asks the nodes and renders, so that clients of any language need one call and no
-renderer. The snapshot of one node is consistent; snapshots of two nodes are taken a call apart, just as a
-kernel sums per-CPU counters one CPU after the other.
+The machine's server asks the nodes that a file shows and renders, so that clients of any language need one
+call and no renderer. The snapshot of one node is consistent; snapshots of two nodes are taken a call apart,
+just as a kernel sums per-CPU counters one CPU after the other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 from uuid import uuid4
 
 import grpc.aio
+from numa_client import NodeInfo
 from numa_client._gen.numa.v1 import files_service_pb2 as pb2
 from numa_client._gen.numa.v1 import files_service_pb2_grpc as pb2_grpc
 from numa_client._gen.numa.v1 import (
@@ -25,7 +25,7 @@ from numa_client._gen.numa.v1 import (
 )
 
 from numa_service.machine.record import MachineRecord
-from numa_service.machine.snapshot import IdleClock, NodePart, assemble
+from numa_service.machine.snapshot import IdleClock, NodePart, Part, assemble
 from numa_service.machine.spec import MachineSpec
 from numa_service.machine.vmalloc_init import vmalloc_nid
 from numa_service.mm.memory_hotplug import MEMORY_BLOCK_PAGES
@@ -34,6 +34,7 @@ from numa_service.mm.snapshot import MachineSnapshot
 from numa_service.node.errors import InvalidRequest, NodeError, NotFound, Precondition
 from numa_service.node.slab_caches import with_written
 from numa_service.procfs import tree
+from numa_service.procfs.needs import Of
 from numa_service.procfs.sysfs_slab import ONLY_SHOWN
 from numa_service.procfs.write import (
     OfflinePage,
@@ -74,9 +75,10 @@ def refusal(error: OSError) -> NodeError:
 
 
 class FilesServicer(pb2_grpc.FilesServiceServicer):
-    """Reads ask every node for a snapshot. The keeper of the machine's record writes sysctls.
+    """Reads ask the nodes for what they show (``procfs/needs.py``).
 
-    A write to a memory block's `state` goes to the nodes that have pages of the block.
+    The keeper of the machine's record writes sysctls. A write to a memory block's `state` goes to the
+    nodes that have pages of the block.
     """
 
     def __init__(self, nodes: NodeCalls, spec: MachineSpec, keeper: RecordKeeper) -> None:
@@ -117,7 +119,7 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
         sysctl = _refusing(lambda: parse_sysctl_write(self._spec, request.path, request.data))
         if sysctl is not None:
             return pb2.WriteFileResponse(note=await self._keeper.write_sysctl(sysctl.key, sysctl.value))
-        snapshot = await self._snapshot()
+        snapshot = await self._snapshot(request.path)
         wanted = _refusing(lambda: parse_write(snapshot, request.path, request.data))
         if isinstance(wanted, WriteSysctl):
             return pb2.WriteFileResponse(note=await self._keeper.write_sysctl(wanted.key, wanted.value))
@@ -217,17 +219,33 @@ class FilesServicer(pb2_grpc.FilesServiceServicer):
             "" if wanted.file not in ONLY_SHOWN else f"{wanted.file} is kept and shown, and changes nothing"
         )
 
-    async def _snapshot(self, path: str = "proc/sys") -> MachineSnapshot:
-        """Ask all nodes; the files of tasks only if the path may lead to them."""
-        root, task, *_ = [part for part in path.split("/") if part not in ("", ".")] + ["", ""]
-        pid = int(task) if root == "proc" and re.fullmatch("[0-9]{1,9}", task) else 0
-        wanted = bool(pid) or root == "" or (root == "proc" and task == "") or ".." in path
-        request = node_service_pb2.GetSnapshotRequest(with_tasks=wanted, pid=pid)
-        nodes = self._nodes.nodes
+    async def _snapshot(self, path: str) -> MachineSnapshot:
+        """Ask the nodes that a path depends on for what it shows; the snapshot is for this path only."""
+        needs = tree.needs(path)
+        everyone = self._nodes.nodes
+        asked: Sequence[NodeInfo] = ()
+        if needs.of is Of.EVERY:
+            asked = everyone
+        elif needs.of is Of.NODE:
+            asked = [node for node in everyone if node.node == needs.nid]
+        elif needs.of is Of.ANY:
+            asked = [node for node in everyone if node.address][:1] or everyone[:1]
+        parts = await self._ask(asked, needs.parts, needs.pid)
+        if Part.PAGE_TABLES in needs.parts and needs.of is Of.NODE:
+            homes = {nid for part in parts for nid in part.table_homes}
+            others = [node for node in everyone if node.node in homes]
+            parts += await self._ask(others, Part.PAGE_TABLES)
+        uptime = None
+        if Part.UPTIME in needs.parts:
+            uptime = self._idle.read(self._spec, parts, time.time())
+        record = self._keeper.record
+        offline = [nid for nid, (_, memory) in record.memory.items() if not memory.online]
+        return assemble(self._spec, parts, uptime, record.caches[1], offline)
+
+    async def _ask(self, nodes: Iterable[NodeInfo], parts: Part, pid: int = 0) -> list[NodePart]:
+        request = node_service_pb2.GetSnapshotRequest(pid=pid, parts=parts.value)
         answers = await asyncio.gather(*(self._nodes.ask(node, "GetSnapshot", request) for node in nodes))
-        parts = [NodePart.from_json(answer.json) for answer in answers]
-        uptime = self._idle.read(self._spec, parts, time.time())
-        return assemble(self._spec, parts, uptime, self._keeper.record.caches[1])
+        return [NodePart.from_json(answer.json) for answer in answers]
 
 
 def _refusing(work: Callable[[], T]) -> T:

@@ -15,10 +15,10 @@ from numa_service.node.ask import Steps
 from numa_service.node.cost import Cost
 from numa_service.node.errors import InvalidRequest
 from numa_service.node.kmem import (
+    begin_kmalloc,
+    begin_kmem_cache_alloc,
+    begin_kmem_cache_free,
     flush_all,
-    kmalloc,
-    kmem_cache_alloc,
-    kmem_cache_free,
     kmem_cache_shrink,
     write_object,
 )
@@ -45,10 +45,12 @@ class KmemServicer(pb2_grpc.KmemServiceServicer):
         """Allocate objects of a cache, which the session holds until it frees them."""
         return self._once(request, self._alloc, context)
 
-    def _alloc(self, request: pb2.AllocObjectsRequest) -> Steps[pb2.AllocObjectsResponse]:
+    def _alloc(
+        self, request: pb2.AllocObjectsRequest
+    ) -> pb2.AllocObjectsResponse | Steps[pb2.AllocObjectsResponse]:
         gfp, nid, cost = convert.gfp(request.gfp_flags), _node_of(request), Cost()
         report: list[str] = []
-        objects = yield from kmem_cache_alloc(
+        begun = begin_kmem_cache_alloc(
             self._node,
             request.session,
             request.cache,
@@ -59,7 +61,9 @@ class KmemServicer(pb2_grpc.KmemServiceServicer):
             cost,
             report=report,
         )
-        return pb2.AllocObjectsResponse(objects=pack(objects), cost=convert.cost(cost), report=report)
+        return (
+            _allocated(begun, cost, report) if isinstance(begun, list) else _alloc_rest(begun, cost, report)
+        )
 
     def Kmalloc(
         self, request: pb2.KmallocRequest, context: Context
@@ -67,13 +71,15 @@ class KmemServicer(pb2_grpc.KmemServiceServicer):
         """Allocate objects of so many bytes."""
         return self._once(request, self._kmalloc, context)
 
-    def _kmalloc(self, request: pb2.KmallocRequest) -> Steps[pb2.KmallocResponse]:
+    def _kmalloc(self, request: pb2.KmallocRequest) -> pb2.KmallocResponse | Steps[pb2.KmallocResponse]:
         gfp, nid, cost = convert.gfp(request.gfp_flags), _node_of(request), Cost()
         report: list[str] = []
-        objects = yield from kmalloc(
+        begun = begin_kmalloc(
             self._node, request.session, request.size, gfp, request.count, request.cpu, nid, cost, report
         )
-        return pb2.KmallocResponse(objects=pack(objects), cost=convert.cost(cost), report=report)
+        if isinstance(begun, list):
+            return _kmalloced(begun, cost, report)
+        return _kmalloc_rest(begun, cost, report)
 
     def FreeObjects(
         self, request: pb2.FreeObjectsRequest, context: Context
@@ -81,7 +87,9 @@ class KmemServicer(pb2_grpc.KmemServiceServicer):
         """Free objects: all of them, or none if one of them cannot be freed."""
         return self._once(request, self._free, context)
 
-    def _free(self, request: pb2.FreeObjectsRequest) -> Steps[pb2.FreeObjectsResponse]:
+    def _free(
+        self, request: pb2.FreeObjectsRequest
+    ) -> pb2.FreeObjectsResponse | Steps[pb2.FreeObjectsResponse]:
         count, rest = divmod(len(request.objects), 8)
         if rest:
             raise InvalidRequest(
@@ -90,8 +98,8 @@ class KmemServicer(pb2_grpc.KmemServiceServicer):
         if count > MAX_REQUEST_OBJECTS:  # before a list is made of them
             raise InvalidRequest("objects", f"{count} is not in 1…{MAX_REQUEST_OBJECTS}")
         objects, cost = unpack(request.objects), Cost()
-        yield from kmem_cache_free(self._node, request.session, request.cache, objects, request.cpu, cost)
-        return pb2.FreeObjectsResponse(freed_objects=count, cost=convert.cost(cost))
+        begun = begin_kmem_cache_free(self._node, request.session, request.cache, objects, request.cpu, cost)
+        return _freed(count, cost) if begun is None else _free_rest(begun, count, cost)
 
     def ShrinkCache(
         self, request: pb2.ShrinkCacheRequest, context: Context
@@ -168,6 +176,37 @@ class KmemServicer(pb2_grpc.KmemServiceServicer):
     def _once(self, request: Any, begin: Callable[[Any], M | Steps[M]], context: Context) -> M | Awaitable[M]:
         session = session_of(self._node, request)
         return self._requests.once(session, request, begin, context.time_remaining())
+
+
+def _allocated(objects: list[int], cost: Cost, report: list[str]) -> pb2.AllocObjectsResponse:
+    reply = pb2.AllocObjectsResponse(objects=pack(objects), report=report)
+    convert.put_cost(reply.cost, cost)
+    return reply
+
+
+def _alloc_rest(begun: Steps[list[int]], cost: Cost, report: list[str]) -> Steps[pb2.AllocObjectsResponse]:
+    return _allocated((yield from begun), cost, report)
+
+
+def _kmalloced(objects: list[int], cost: Cost, report: list[str]) -> pb2.KmallocResponse:
+    reply = pb2.KmallocResponse(objects=pack(objects), report=report)
+    convert.put_cost(reply.cost, cost)
+    return reply
+
+
+def _kmalloc_rest(begun: Steps[list[int]], cost: Cost, report: list[str]) -> Steps[pb2.KmallocResponse]:
+    return _kmalloced((yield from begun), cost, report)
+
+
+def _freed(count: int, cost: Cost) -> pb2.FreeObjectsResponse:
+    reply = pb2.FreeObjectsResponse(freed_objects=count)
+    convert.put_cost(reply.cost, cost)
+    return reply
+
+
+def _free_rest(begun: Steps[None], count: int, cost: Cost) -> Steps[pb2.FreeObjectsResponse]:
+    yield from begun
+    return _freed(count, cost)
 
 
 def _node_of(request: pb2.AllocObjectsRequest | pb2.KmallocRequest) -> int:

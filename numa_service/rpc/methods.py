@@ -15,6 +15,7 @@ import grpc
 from google.protobuf.message import Message
 
 from numa_service.rpc.instruments import UNCOUNTED, CallMetrics, CallTally, code_name
+from numa_service.rpc.last_bytes import PACKED, reading
 from numa_service.rpc.status import Behavior, abort
 from numa_service.rpc.tracing import Tracing
 
@@ -50,7 +51,9 @@ class Methods:
         wrapped: Any = _served(behavior, path, self._calls.method(service, method, kind))
         if self._tracing:
             wrapped = self._tracing.served(wrapped, path)
-        made: Handler = make(wrapped, handler.request_deserializer, handler.response_serializer)
+        parse = handler.request_deserializer
+        assert parse, f"{path}: generated code gives every method one"
+        made: Handler = make(wrapped, reading(parse), PACKED.of)
         return made
 
 

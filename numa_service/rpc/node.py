@@ -12,17 +12,19 @@ import grpc.aio
 from numa_client._gen.numa.v1 import node_service_pb2 as pb2
 from numa_client._gen.numa.v1 import node_service_pb2_grpc as pb2_grpc
 
-from numa_service.node.ask import Steps
-from numa_service.node.errors import Busy
+from numa_service.machine.snapshot import EVERY_PART, OfTasks, Part
+from numa_service.node.ask import Steps, through_outbox
+from numa_service.node.errors import Busy, InvalidRequest
 from numa_service.node.hugetlb import set_max_huge_pages
+from numa_service.node.kmap import inspect_page
 from numa_service.node.machine_record import own_memory
 from numa_service.node.memory_failure import memory_failure, recovery_line, soft_offline_page
 from numa_service.node.memory_hotplug import change_memory_block
 from numa_service.node.node import Node
+from numa_service.node.owners import PGTABLE_ID, TASKS_ID
 from numa_service.node.struct_views import (
     cpu_time,
     highmem_view,
-    page_view,
     pgdat_view,
     section_view,
     zone_view,
@@ -64,10 +66,23 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
 
     async def GetSnapshot(self, request: pb2.GetSnapshotRequest, context: Context) -> pb2.GetSnapshotResponse:
         """The node's part of the snapshot that the files of /proc and /sys are rendered from."""
-        slab = self._node.kmem.counts()
-        tasks = task_files(self._node, request.pid) if request.with_tasks else {}
-        nid, cpus = self._node.nid, cpu_time(self._node)
-        part = self._node.machine.node_part(nid, cpus, self._booted, slab, tasks, of_tasks(self._node))
+        node = self._node
+        if request.parts & ~EVERY_PART.value:
+            raise InvalidRequest("parts", f"{request.parts:#x} has bits that no part has")
+        parts = Part(request.parts) if request.HasField("parts") else EVERY_PART
+        tables: tuple[OfTasks, tuple[int, ...]] = OfTasks(), ()
+        if Part.PAGE_TABLES in parts:
+            homes = {*node.slots.homes(PGTABLE_ID), *node.slots.homes(TASKS_ID)}
+            tables = of_tasks(node), tuple(sorted(homes))
+        part = node.machine.node_part(
+            node.nid,
+            cpu_time(node),
+            self._booted,
+            node.kmem.counts() if Part.SLAB in parts else {},
+            task_files(node, request.pid) if Part.TASKS in parts else {},
+            *tables,
+            parts=parts,
+        )
         return pb2.GetSnapshotResponse(json=part.to_json())
 
     async def Inspect(self, request: pb2.InspectRequest, context: Context) -> pb2.InspectResponse:
@@ -76,7 +91,8 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
             case "zone":
                 view: Any = zone_view(self._node, request.zone)
             case "pfn":
-                view = page_view(self._node, request.pfn)
+                steps = inspect_page(self._requests.inbox, request.pfn)
+                view = await self._peers.run(through_outbox(self._node, steps), context.time_remaining())
             case "section":
                 view = section_view(self._node, request.section)
             case "highmem":

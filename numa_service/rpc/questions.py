@@ -12,7 +12,7 @@ from numa_client._gen.numa.v1 import zonelist_service_pb2 as zonelist_pb2
 from numa_service.node import ops
 from numa_service.node.errors import InvalidRequest
 from numa_service.node.hugetlb import AllocHugePage, GrowPool, ReserveHugePages
-from numa_service.node.kmap import MapPage, MappingsEnded, PageOwner, UnmapPage, WakePkmap
+from numa_service.node.kmap import MapPage, MappingsEnded, PageAddress, PageOwner, UnmapPage, WakePkmap
 from numa_service.node.kmem_calls import pack, unpack
 from numa_service.node.load import Report
 from numa_service.node.ops.op import Op, Tagged, decode, encode
@@ -103,8 +103,6 @@ def _lookup_response(result: ops.AllocResult) -> Message:
 
 
 def _free(op: ops.Free, request_id: str) -> Question:
-    if op.cpu is None:
-        raise ValueError("blocks held by hand are freed by a CPU: the wire has no word for none")
     return zonelist_pb2.ReleaseRequest(
         request_id=request_id, owner=_owner(op.owner), order=op.order, pfns=op.pfns, cpu=op.cpu
     )
@@ -301,6 +299,7 @@ WIRE: dict[type[Tagged[Any]], Wire] = {
     GrowPool: _RUN,
     ReserveHugePages: _RUN,
     AllocHugePage: _RUN,
+    PageAddress: _RUN,
     PageOwner: _RUN,
     MapPage: _RUN,
     UnmapPage: _RUN,
@@ -346,10 +345,10 @@ def _alloc_op(m: zonelist_pb2.LookupRequest) -> Op[Any]:
 
 
 def _free_or_release_op(m: zonelist_pb2.ReleaseRequest) -> Op[Any]:
-    """Free for blocks held by a session, Release for pages of a region, which have indexes."""
+    """Free for blocks of an order, Release for pages of a region, which have indexes."""
     if m.HasField("indexes"):
         return ops.Release(_owner_of(m.owner), None, m.indexes, m.pfns)
-    return ops.Free(_owner_of(m.owner), m.cpu, m.order, m.pfns)
+    return ops.Free(_owner_of(m.owner), m.cpu if m.HasField("cpu") else None, m.order, m.pfns)
 
 
 def _free_owner_op(m: zonelist_pb2.ReleaseOwnerRequest) -> Op[Any]:

@@ -21,11 +21,12 @@ from numa_client._gen.numa.v1 import (
 )
 
 from numa_service.node.ask import Steps
-from numa_service.node.errors import InvalidRequest, NodeError, PeerUnavailable
+from numa_service.node.errors import InvalidRequest, PeerUnavailable
 from numa_service.node.first_replies import FirstReply, node_asker
 from numa_service.node.folded import FOLD_BYTES, FOLD_FROM_BYTES
 from numa_service.node.inbox import Call, Inbox, Packed, Running, check_request_id
 from numa_service.node.node import Node
+from numa_service.rpc.last_bytes import PACKED, RECEIVED
 from numa_service.rpc.peers import Peers
 
 M = TypeVar("M", bound=Message)
@@ -165,7 +166,8 @@ class Requests:
             while running.effect is not None:
                 try:
                     answer = await drive(running.effect)
-                except NodeError as error:
+                except Exception as error:
+                    # what is no NodeError is a fault of ours, of which the client is told: INTERNAL
                     self.inbox.advance(running, error=error)
                 else:
                     self.inbox.advance(running, answer)
@@ -177,6 +179,7 @@ class Requests:
 
     def _pack(self, asker: int, reply: Message) -> Packed:
         data = reply.SerializeToString()
+        PACKED.note(reply, data)
         kind = reply.__class__
         if len(data) < FOLD_BYTES or kind not in _LISTS or self._replies.bytes_of(asker) < FOLD_FROM_BYTES:
             return Packed(_NAMES[kind], data)
@@ -203,7 +206,7 @@ async def reply_of(running: Running) -> Any:
 def call_of(asker: int, request: Any) -> Call:
     """Describe a request to the inbox. Its digest is a CRC-32 of its kind and its bytes."""
     kind = request.__class__
-    digest = zlib.crc32(request.SerializeToString(), _SEEDS[kind])
+    digest = zlib.crc32(RECEIVED.of(request), _SEEDS[kind])
     return Call(asker, request.request_id, digest, kind in _GIVING_BACK)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import grpc
@@ -13,6 +14,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from numa_service.machine.notation import one_line
 from numa_service.node.errors import (
     InvalidRequest,
     KernelBug,
@@ -29,6 +31,11 @@ from numa_service.node.unserved import AllocFailed, NodesAway, VmallocFailed
 
 #: ErrorInfo.domain of every error.
 DOMAIN = "numa.v1"
+#: Longest text of an error, and longest report of a kernel, in bytes. A status travels in HTTP/2 headers, of
+#: which gRPC takes 8 KiB: a longer one reaches the client as RESOURCE_EXHAUSTED. The text is in a status five
+#: times, once with three characters for each byte that is not ASCII.
+MAX_TEXT = 480
+MAX_REPORT = 2048
 
 _log = logging.getLogger(__name__)
 
@@ -41,23 +48,23 @@ def to_status(error: NodeError) -> status_pb2.Status:
     """
     match error:
         case InvalidRequest():
-            violation = {"field": error.field, "description": error.reason}
+            field = text(error.field)
+            violation = {"field": field, "description": text(error.reason)}
             detail = error_details_pb2.BadRequest(field_violations=[violation])
-            return _status(
-                code_pb2.INVALID_ARGUMENT, error, "INVALID_REQUEST", {"field": error.field}, detail
-            )
+            return _status(code_pb2.INVALID_ARGUMENT, error, "INVALID_REQUEST", {"field": field}, detail)
         case NotFound():
+            name = text(error.name)
             detail = error_details_pb2.ResourceInfo(
-                resource_type=error.kind, resource_name=error.name, description=str(error)
+                resource_type=error.kind, resource_name=name, description=text(str(error))
             )
             reason = f"{error.kind.upper()}_NOT_FOUND"
-            return _status(code_pb2.NOT_FOUND, error, reason, {error.kind: error.name}, detail)
+            return _status(code_pb2.NOT_FOUND, error, reason, {error.kind: name}, detail)
         case SlabBug():
-            report = "\n".join(error.report)
-            return _status(code_pb2.FAILED_PRECONDITION, error, "SLAB_BUG", {"report": report})
+            report = {"report": _report(error.report)}
+            return _status(code_pb2.FAILED_PRECONDITION, error, "SLAB_BUG", report)
         case KernelBug():
-            report = "\n".join(error.report)
-            return _status(code_pb2.FAILED_PRECONDITION, error, "KERNEL_BUG", {"report": report})
+            report = {"report": _report(error.report)}
+            return _status(code_pb2.FAILED_PRECONDITION, error, "KERNEL_BUG", report)
         case Precondition():
             return _status(code_pb2.FAILED_PRECONDITION, error, "PRECONDITION", {})
         case AllocFailed():
@@ -65,10 +72,10 @@ def to_status(error: NodeError) -> status_pb2.Status:
                 "order": str(error.order),
                 "wanted": str(error.wanted),
                 "got": str(error.got),
-                "nodes": ",".join(map(str, error.nodes)),
+                "nodes": text(",".join(map(str, error.nodes))),
             }
             if isinstance(error, VmallocFailed):
-                metadata["report"] = str(error)
+                metadata["report"] = _report(str(error).split("\n"))
             return _status(code_pb2.RESOURCE_EXHAUSTED, error, "OUT_OF_MEMORY", metadata)
         case LimitExceeded():
             return _status(code_pb2.RESOURCE_EXHAUSTED, error, "LIMIT_EXCEEDED", {})
@@ -77,7 +84,7 @@ def to_status(error: NodeError) -> status_pb2.Status:
                 "order": str(error.order),
                 "wanted": str(error.wanted),
                 "got": str(error.got),
-                "node": ",".join(map(str, error.nids)),
+                "node": text(",".join(map(str, error.nids))),
             }
             return _status(code_pb2.UNAVAILABLE, error, "NODE_UNAVAILABLE", metadata)
         case MachineUnavailable():
@@ -100,7 +107,22 @@ def _status(
         packed = any_pb2.Any()
         packed.Pack(detail)
         details.append(packed)
-    return status_pb2.Status(code=code, message=str(error), details=details)
+    return status_pb2.Status(code=code, message=text(str(error)), details=details)
+
+
+def text(said: str) -> str:
+    """A text as a status has it: one line of at most MAX_TEXT bytes, whatever it quotes."""
+    line = one_line(said, MAX_TEXT)
+    return line.encode()[:MAX_TEXT].decode(errors="ignore")
+
+
+def _report(lines: Sequence[str]) -> str:
+    """As many lines of a kernel's report as a status has room for, and how many more there are."""
+    told = [text(line) for line in lines]
+    sizes = accumulate(len(line.encode()) + 1 for line in told)
+    fit = sum(size <= MAX_REPORT for size in sizes)
+    more = [f"... and {len(told) - fit} lines more"] if fit < len(told) else []
+    return "\n".join([*told[:fit], *more])
 
 
 def from_rpc_error(nid: int, error: grpc.aio.AioRpcError) -> NodeError:

@@ -38,7 +38,7 @@ from numa_service.node.region import Touched, map_region, touch_pages, unmap_reg
 from numa_service.node.unserved import Unserved, VmallocFailed, unserved
 from numa_service.node.vmalloc import vfree, vmalloc
 from numa_service.workload.distributions import sample
-from numa_service.workload.due import MAX_TICKS, Due
+from numa_service.workload.held import Held
 from numa_service.workload.patterns import Indexes
 from numa_service.workload.plan import (
     AccessPlan,
@@ -181,16 +181,11 @@ class _Run:
         self._unfreed = 0
         self._events = 0
         self._failures = 0
-        #: Blocks with a lifetime, by (order, nid, unit of the lifetime).
-        self._due: dict[tuple[int, int, LifetimeUnit], Due] = {}
-        #: Blocks that live until the program ends, by (order, nid).
-        self._forever: dict[tuple[int, int], list[Pfns]] = {}
-        #: Objects by cache: with a lifetime, and until the program ends. Their addresses are as pfns are.
-        self._objects_due: dict[str, Due] = {}
-        self._objects_forever: dict[str, list[Pfns]] = {}
-        #: Areas by their pages, as objects.
-        self._areas_due: dict[int, Due] = {}
-        self._areas_forever: dict[int, list[Pfns]] = {}
+        #: Blocks by (order, nid, unit of their lifetime).
+        self._blocks: Held[tuple[int, int, LifetimeUnit]] = Held()
+        #: Addresses of objects by cache, and of areas by their pages.
+        self._objects: Held[str] = Held()
+        self._areas: Held[int] = Held()
         #: Numbers of the regions that are mapped, by their index in the plan.
         self._regions: dict[int, int] = {}
         self._tallies: list[PhaseTally] = []
@@ -353,11 +348,10 @@ class _Run:
             tally.pages_by_node.update(held[address].slab.nid for address in got if address in held)
             addresses = np.array(got, np.uint64)
             if mix.lifetime is None:
-                self._objects_forever.setdefault(mix.cache, []).append(addresses)
-                continue
-            ticks = np.minimum(sample(mix.lifetime, kind.random, len(got)) * 1e9, MAX_TICKS)
-            due = self._objects_due.setdefault(mix.cache, Due())
-            due.add(ticks.astype(np.int64) + self._now_ns, addresses)
+                self._objects.keep(mix.cache, addresses)
+            else:
+                lifetimes = sample(mix.lifetime, kind.random, len(got)) * 1e9
+                self._objects.keep_for(mix.cache, addresses, lifetimes, self._now_ns)
 
     def _allocate_areas(self, kind: _Kind, mix: VmallocPlan, count: int) -> Steps[None]:
         node, tally = self._node, kind.tally
@@ -382,25 +376,20 @@ class _Run:
             tally.pages_by_node.update(area.pages)
             address = np.array([area.addr], np.uint64)
             if mix.lifetime is None:
-                self._areas_forever.setdefault(pages, []).append(address)
-                continue
-            ticks = np.minimum(sample(mix.lifetime, kind.random, 1) * 1e9, MAX_TICKS)
-            due = self._areas_due.setdefault(pages, Due())
-            due.add(ticks.astype(np.int64) + self._now_ns, address)
+                self._areas.keep(pages, address)
+            else:
+                lifetimes = sample(mix.lifetime, kind.random, 1) * 1e9
+                self._areas.keep_for(pages, address, lifetimes, self._now_ns)
 
     def _hold(self, kind: _Kind, mix: MixPlan, nid: int, pfns: Pfns) -> None:
         """Keep blocks until their lifetimes, which are drawn here, are over."""
         lifetime = mix.lifetime
         if lifetime is None:
-            self._forever.setdefault((mix.order, nid), []).append(pfns)
+            self._blocks.keep((mix.order, nid, "seconds"), pfns)
             return
         ticks_per_unit = 1e9 if lifetime.unit == "seconds" else self._plan.memory_pages
-        ticks = sample(lifetime, kind.random, len(pfns)) * ticks_per_unit
-        due = np.minimum(ticks, MAX_TICKS).astype(np.int64) + self._ticks(lifetime.unit)
-        key = mix.order, nid, lifetime.unit
-        if key not in self._due:
-            self._due[key] = Due()
-        self._due[key].add(due, pfns)
+        lifetimes = sample(lifetime, kind.random, len(pfns)) * ticks_per_unit
+        self._blocks.keep_for((mix.order, nid, lifetime.unit), pfns, lifetimes, self._ticks(lifetime.unit))
 
     def _ticks(self, unit: LifetimeUnit) -> int:
         return self._now_ns if unit == "seconds" else self._allocated
@@ -464,14 +453,14 @@ class _Run:
     # frees
 
     def _free_due(self) -> Steps[None]:
-        for (order, nid, unit), waiting in self._due.items():
-            for pfns in _pieces(waiting.take(self._ticks(unit))):
+        for key in self._blocks.with_lifetimes():
+            order, nid, unit = key
+            for pfns in _pieces(self._blocks.take(key, self._ticks(unit))):
                 yield from self._free(order, nid, pfns)
-
-        for cache, waiting in self._objects_due.items():
-            yield from self._free_objects(cache, waiting.take(self._now_ns))
-        for pages, waiting in self._areas_due.items():
-            yield from self._free_areas(pages, waiting.take(self._now_ns))
+        for cache in self._objects.with_lifetimes():
+            yield from self._free_objects(cache, self._objects.take(cache, self._now_ns))
+        for pages in self._areas.with_lifetimes():
+            yield from self._free_areas(pages, self._areas.take(pages, self._now_ns))
 
     def _free_areas(self, pages: int, addresses: Pfns) -> Steps[None]:
         """Free areas of so many pages; those that were lost with a node are counted as unfreed."""
@@ -516,23 +505,14 @@ class _Run:
 
     def _free_all(self) -> Generator[Ask[Any] | Park | ProgramProgress, Any, None]:
         """Free all blocks, objects and areas that are held, with progress after each Free."""
-        held = [(order, nid, waiting.drain()) for (order, nid, _), waiting in self._due.items()]
-        held += [(order, nid, np.concatenate(blocks)) for (order, nid), blocks in self._forever.items()]
-        self._forever.clear()
-        for order, nid, blocks in held:
+        for (order, nid, _), blocks in self._blocks.drain():
             for pfns in _pieces(blocks):
                 yield from self._free(order, nid, pfns)
                 yield self._progress(len(self._tallies) - 1)
-        objects = [(cache, waiting.drain()) for cache, waiting in self._objects_due.items()]
-        objects += [(cache, np.concatenate(parts)) for cache, parts in self._objects_forever.items()]
-        self._objects_forever.clear()
-        for cache, addresses in objects:
+        for cache, addresses in self._objects.drain():
             yield from self._free_objects(cache, addresses)
             yield self._progress(len(self._tallies) - 1)
-        areas = [(pages, waiting.drain()) for pages, waiting in self._areas_due.items()]
-        areas += [(pages, np.concatenate(parts)) for pages, parts in self._areas_forever.items()]
-        self._areas_forever.clear()
-        for pages, addresses in areas:
+        for pages, addresses in self._areas.drain():
             yield from self._free_areas(pages, addresses)
             yield self._progress(len(self._tallies) - 1)
 

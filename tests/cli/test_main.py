@@ -38,9 +38,14 @@ def test_help_names_every_command_and_an_unknown_one_is_refused() -> None:
     [
         (["presets", "--json"], {"ray", "textual", "aiohttp", "lxml"}),
         (["import", "pack:4 pu:2", "--json"], {"ray", "textual", "aiohttp", "numba"}),
+        (["status"], {"ray", "textual", "aiohttp", "numba"}),
     ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_a_command_imports_what_it_needs(command: list[str], unneeded: set[str]) -> None:
+def test_a_command_imports_what_it_needs(
+    command: list[str], unneeded: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUMA_SERVICE_STATE_DIR", str(tmp_path))  # nothing is up
     code = (
         "import sys; from numa_service.cli.main import app;"
         f"app({command!r}, standalone_mode=False);"

@@ -9,7 +9,7 @@ COMMAND = [sys.executable, "-c", "from numa_service.cli.main import main; main()
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=240)
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=600)
 
 
 def ok(*arguments: str) -> str:

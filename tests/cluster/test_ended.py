@@ -81,6 +81,21 @@ def test_a_machine_whose_gcs_died_is_taken_down(empty_state: Path) -> None:
     assert refused("down", "uma") == "no machine 'uma' is up (up: none)"
 
 
+def test_a_machine_whose_raylet_has_ended_by_itself_says_so(empty_state: Path) -> None:
+    """A raylet ends when its agent dies; Ray's leading process and the GCS are left."""
+    ok("up", "uma", "--no-console")
+    session = ray_session(empty_state)
+    assert session
+    [agent] = [pid for pid in members(session) if "DashboardAgent" in psutil.Process(pid).cmdline()[0]]
+    os.kill(agent, signal.SIGKILL)
+    until(lambda: not any(psutil.Process(pid).name() == "raylet" for pid in members(session)))
+    [record] = status()["ended"]
+    assert record["cause"] == f"the raylet of its Ray ({session}) has ended by itself"
+    assert refused("explain", "--name", "uma").startswith("machine 'uma' has ended (the raylet of its Ray ")
+    assert ok("down", "--all") == "down: uma\n"
+    assert members(session) == []
+
+
 def test_a_machine_whose_ray_was_killed_is_taken_down_with_what_is_left(empty_state: Path) -> None:
     ok("up", "uma", "--no-console")
     session = ray_session(empty_state)

@@ -62,6 +62,10 @@ class Guest:
         """The node that has a page."""
         return min(sum(pfn >= end for end in self.ends), self.node_ids - 1)
 
+    def has_memory(self, nid: int) -> bool:
+        """Whether a node has memory."""
+        return self.ends[nid] > max(self.ends[:nid], default=0)
+
 
 def slab_captures(allocator: str, root: Path = GROUNDTRUTH) -> list[Path]:
     """Captures of kernels with that allocator: "slub", "slab" or "slob"."""

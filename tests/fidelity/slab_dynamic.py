@@ -7,19 +7,21 @@ and slabs that wait for a grace period, the end of which is no event.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
 from fidelity.compare import Field
-from fidelity.kmem_events import CACHE_FREE, kmem_events
+from fidelity.kmem_events import CACHE_ALLOC, CACHE_FREE, KMALLOC, kmem_events
 from fidelity.slab import guest_of
-from fidelity.slab_replay import Idle, captured_rounds, reaped, replay_slab
+from fidelity.slab_replay import Idle, SlabReplay, captured_rounds, reaped, replay_slab
 from fidelity.slab_steps import SlabCounts, slab_steps
 from fidelity.slob_replay import replay_slob
 from fidelity.slub_work import ALLOC, DISCARD, FREE, NEW_SLAB, Replay
 
 from numa_service.mm.slab.flags import SlabFlag
+from numa_service.mm.slab.kmem_cache import PAGE_SIZE
 from numa_service.mm.slab.profile import SLAB
 from numa_service.mm.slab.slab import SlabCache
 
@@ -27,6 +29,7 @@ from numa_service.mm.slab.slab import SlabCache
 _ROUNDS = 9
 _CPU_PARTIAL = "what one CPU's partial list had when the trace began"
 _GRACE = "slabs that wait for a grace period, the end of which is no event"
+_SHARED = "what one CPU's array, and what nodes share, had when the trace began"
 _ARRAY = "what one CPU's array had when the trace began"
 
 
@@ -122,6 +125,17 @@ def _array_slabs(cache: SlabCache) -> int:
     return -(-cache.limit // cache.objects)
 
 
+def _shared_slabs(replay: SlabReplay, cache: SlabCache) -> int:
+    """In how many slabs what a node shares can be, at least; 0 if the trace shows what that is.
+
+    It shows that for the node of a CPU which takes objects of it, so not for a CPU whose node has no memory.
+    """
+    homes = {replay.slab.cpus[cpu] for name, cpu in replay.synced if name == cache.name}
+    if all(replay.source.guest.has_memory(home) for home in homes):
+        return 0
+    return -(-cache.shared * cache.batchcount // cache.objects)
+
+
 def _counts_around(capture: Path, workload: str, cache: str) -> tuple[SlabCounts, SlabCounts] | None:
     """A cache's line of slabinfo before and after the trace, if there is one."""
     before = after = now = None
@@ -161,7 +175,15 @@ def slab_fields(capture: Path, workload: str, rows: list[str]) -> Iterator[Field
             slack << geometry.order,
             _ARRAY,
         )
-        yield _field(capture, "slabs given back", where, tally.slabs_freed, tally.same_free, slack, _ARRAY)
+        yield _field(
+            capture,
+            "slabs given back",
+            where,
+            tally.slabs_freed,
+            tally.same_free,
+            slack + (shared := _shared_slabs(replay, geometry)),
+            _SHARED if shared else _ARRAY,
+        )
         # what is shorter has not been through the array, which may be that of before the trace
         long = tally.allocations > geometry.limit
         if long and (around := _counts_around(capture, workload, cache_name)):
@@ -171,7 +193,16 @@ def slab_fields(capture: Path, workload: str, rows: list[str]) -> Iterator[Field
             yield _field(
                 capture, "free objects", where, free, info.objects - info.active_objects, limit, _ARRAY
             )
-            yield _field(capture, "sharedavail", where, after.shared, info.shared_available, limit, _ARRAY)
+            elsewhere = around[0].shared if len(cache.nodes) > 1 else 0
+            yield _field(
+                capture,
+                "sharedavail",
+                where,
+                after.shared,
+                info.shared_available + replay.shared_elsewhere.get(cache_name, 0),
+                limit + elsewhere,
+                _SHARED if elsewhere else _ARRAY,
+            )
             if around[0].slabs <= after.slabs // 10:
                 yield _field(capture, "slabs", where, after.slabs, info.slabs, slack, _ARRAY)
 
@@ -181,10 +212,12 @@ def reaper_fields(capture: Path, workload: str) -> Iterator[Field]:
 
     A round comes every 2 s of a CPU's time, and at which moment is not captured: a reading is compared with
     the round that it is nearest to and that is not before the one of the reading before. A capture that reads
-    slabinfo once shows none.
+    slabinfo once shows none. Nor does a cache of which nodes shared free objects before the trace, if a CPU
+    whose node has no memory took some of it: which these are is not known.
     """
-    tallies = replay_slab(capture, workload).tallies
-    names = [name for name, tally in tallies.items() if tally.slabs_freed > 10]
+    before = replay_slab(capture, workload)
+    unknown = {name for name, count in before.shared_elsewhere.items() if count}
+    names = [name for name, tally in before.tallies.items() if tally.slabs_freed > 10 and name not in unknown]
     seen = {name: captured_rounds(capture, workload, name) for name in names}
     if not any(len(moments) > 2 for moments in seen.values()):
         return
@@ -250,14 +283,17 @@ def slob_fields(capture: Path, workload: str, rows: list[str]) -> Iterator[Field
     """Of one trace: objects at the predicted address, and pages given back when the model does it.
 
     One object in a hundred may be elsewhere in its page, and one in fifty in another page: pages that were
-    partly free before the trace are unknown, and events of two CPUs may not be in the order in which these
-    took the lock.
+    partly free before the trace are unknown. Events of two CPUs may not be in the order in which these took
+    the lock: as many may be in another page as CPUs took beside the one that the workload ran on.
     """
     tally = replay_slob(capture, workload)
     guest = guest_of(capture)
     slab = SLAB[guest.profile]
     late = {args.name for args in slab.boot.args(slab.kmalloc) if SlabFlag.TYPESAFE_BY_RCU in args.flags}
-    waiting = sum(event.kind == CACHE_FREE and event.name in late for event in kmem_events(capture, workload))
+    events = kmem_events(capture, workload)
+    waiting = sum(event.kind == CACHE_FREE and event.name in late for event in events)
+    by_cpu = Counter(e.cpu for e in events if e.kind in (KMALLOC, CACHE_ALLOC) and e.given < PAGE_SIZE)
+    beside = by_cpu.total() - max(by_cpu.values(), default=0)
     name = f"{capture.parent.name}/{capture.name} {workload}"
     rows.append(
         f"| {name} | {tally.objects} | {tally.same_place} | {tally.same_address} | {tally.elsewhere} | "
@@ -276,6 +312,12 @@ def slob_fields(capture: Path, workload: str, rows: list[str]) -> Iterator[Field
         cause,
     )
     yield _field(
-        capture, "address", workload, tally.objects, tally.same_address, tally.objects // 50 + waiting, cause
+        capture,
+        "address",
+        workload,
+        tally.objects,
+        tally.same_address,
+        tally.objects // 50 + waiting + beside,
+        cause,
     )
     yield _field(capture, "pages given back", workload, tally.pages_freed, tally.same_free, 1, cause)

@@ -17,8 +17,9 @@ from fidelity.kmem_events import CACHE_ALLOC, CACHE_FREE, KFREE, KMALLOC, PAGE_A
 from fidelity.slab import Guest, guest_of, slab_of
 from fidelity.slab_steps import slab_steps
 
-from numa_service.mm.gfp import GFP_KERNEL
-from numa_service.mm.slab.pages import page_address, virt_to_pfn
+from numa_service.mm.gfp import GFP_KERNEL, Gfp
+from numa_service.mm.slab.kmem_cache import PAGE_SIZE
+from numa_service.mm.slab.pages import offset_in_page, page_address, virt_to_pfn
 from numa_service.mm.slab.profile import SLAB
 from numa_service.mm.slab.slab import SlabCaches
 from numa_service.mm.slab.slab_alloc import REAPTIMEOUT_AC, KmemCache, Slab
@@ -55,7 +56,10 @@ class _TracedPages:
         self.freed: list[int] = []
 
     def alloc_pages(self, node: int, order: int, gfp: int) -> tuple[int, int] | None:
-        return None if self.fresh is None else (self.fresh, self.guest.page_to_nid(self.fresh))
+        if self.fresh is None:
+            return None
+        nid = self.guest.page_to_nid(self.fresh)
+        return None if gfp & Gfp.THISNODE and nid != node else (self.fresh, nid)
 
     def free_pages(self, pfn: int, order: int) -> None:
         self.freed.append(pfn)
@@ -76,6 +80,12 @@ class SlabReplay:
     known: dict[int, str] = field(default_factory=dict)
     #: Slabs that the model gave back before the kernel did.
     ahead: dict[int, str] = field(default_factory=dict)
+    #: By cache, free objects that nodes shared when the trace began.
+    shared_before: dict[str, int] = field(default_factory=dict)
+    #: As many of them as arrays have less room for here.
+    shared_elsewhere: dict[str, int] = field(default_factory=dict)
+    #: Objects of before the trace that a CPU gave to kfree, which does not print their cache.
+    unknown: list[tuple[int, int]] = field(default_factory=list)
 
     def run(self, events: list[KmemEvent]) -> None:
         """Follow all events."""
@@ -91,7 +101,7 @@ class SlabReplay:
             elif event.kind == PAGE_ALLOC:
                 self.fresh[virt_to_pfn(event.address)] = event.given
             else:
-                self.page_freed(virt_to_pfn(event.address))
+                self.page_freed(virt_to_pfn(event.address), event.cpu)
 
     def name_of(self, event: KmemEvent) -> str:
         """The cache of an object; "" if nothing tells it."""
@@ -124,12 +134,13 @@ class SlabReplay:
             self.sync(cache, cpu, base, event.address)
         tally.allocations += 1
         tally.slabs_added += grown
-        node = cache.nodes[self.slab.cpus[cpu]]
+        node = cache.nodes[self.source.guest.page_to_nid(pfn)]
         before = node.total_slabs
+        shared = grown and not self.source.guest.has_memory(self.slab.cpus[cpu]) and self.share_all(cache)
         self.source.fresh = base if grown else None
         predicted = self.slab.kmem_cache_alloc(name, cpu, GFP_KERNEL)
         added = node.total_slabs - before
-        tally.same_growth += bool(added and grown)
+        tally.same_growth += bool(added and grown and not shared)
         if grown and not added:
             self.add(cache, base, event.address)
         if not grown and predicted is None:
@@ -144,25 +155,53 @@ class SlabReplay:
         cache.objects.add(event.address)
 
     def sync(self, cache: KmemCache, cpu: int, base: int, address: int) -> None:
-        """This CPU's array is empty, and so are the shared array and the slabs of its node."""
-        node = cache.nodes[self.slab.cpus[cpu]]
+        """This CPU's array is empty, and so are the shared array and the slabs of its node.
+
+        If its node has no memory, the slabs of all nodes are empty (fallback_alloc), and what nodes share it
+        has not touched: that is taken to be of the node that is used.
+        """
+        guest = self.source.guest
+        home, nid = self.slab.cpus[cpu], guest.page_to_nid(base)
         self.synced.add((cache.cache.name, cpu))
         array = cache.cpus[cpu]
         array.entry.clear()
         array.touched = True
-        if node.shared:
-            node.shared.entry.clear()
-        for slab in [*node.partial.values(), *node.empty.values()]:
-            slab.free.clear()
-            node.partial.pop(slab.pfn, None)
-            node.empty.pop(slab.pfn, None)
-            node.full[slab.pfn] = slab
-        node.free_objects = 0
-        # the object is the last of those that the array gets, which tells the colour
-        size, colour_off = cache.cache.size, cache.cache.colour_off
-        start = address - page_address(base) - (min(array.batchcount, cache.cache.objects) - 1) * size
+        alone = guest.has_memory(home)
+        for node in [cache.nodes[home]] if alone else list(cache.nodes.values()):
+            if node.shared and node.nid == home:
+                node.shared.entry.clear()
+            for slab in [*node.partial.values(), *node.empty.values()]:
+                slab.free.clear()
+                node.partial.pop(slab.pfn, None)
+                node.empty.pop(slab.pfn, None)
+                node.full[slab.pfn] = slab
+            node.free_objects = 0
+        # the object is the last of those that are taken at once, which tells the colour
+        taken = min(array.batchcount, cache.cache.objects) if alone else 1
+        size, colour_off, node = cache.cache.size, cache.cache.colour_off, cache.nodes[nid]
+        if node.shared and not alone:
+            self.shared_elsewhere[cache.cache.name] = min(
+                self.shared_before.get(cache.cache.name, 0), node.shared.limit
+            )
+            node.shared.limit -= self.shared_elsewhere[cache.cache.name]
+        start = address - page_address(base) - (taken - 1) * size
         colour = start // colour_off if start >= 0 else 0
         node.colour_next = colour - 1 if colour else max(cache.cache.colour, 1) - 1
+
+    def share_all(self, cache: KmemCache) -> bool:
+        """A slab is added as no node has free objects in its slabs: those here are in shared arrays.
+
+        Whether there were any.
+        """
+        found = False
+        for node in cache.nodes.values():
+            for slab in [*node.partial.values(), *node.empty.values()] if node.shared else ():
+                assert node.shared
+                found = True
+                node.shared.entry += slab.free
+                node.shared.limit = max(node.shared.limit, len(node.shared.entry))
+                self.refile(node, slab, slab.free.clear)
+        return found
 
     def add(self, cache: KmemCache, base: int, address: int) -> None:
         """A slab that the model did not add; its other objects are taken to be in use."""
@@ -180,12 +219,7 @@ class SlabReplay:
 
     def swap(self, cache: KmemCache, actual: int, predicted: int) -> bool:
         """Where the model has a free object that is in use, put the one that it took; False: nowhere."""
-        places: list[list[int]] = [array.entry for array in cache.cpus.values()]
-        for node in cache.nodes.values():
-            places += [alien.entry for alien in node.alien.values()]
-            if node.shared:
-                places.append(node.shared.entry)
-        for entry in places:
+        for entry in self.places(cache):
             if actual in entry:
                 entry[entry.index(actual)] = predicted
                 return True
@@ -230,30 +264,99 @@ class SlabReplay:
             name = self.slab.caches[event.name].cache.name
         elif not name and (slab := self.slab.struct_pages.get(virt_to_pfn(event.address))):
             name = slab.cache.name  # kfree does not print it
-        if not name:
-            return
-        cache = self.slab.caches[name]
-        self.foreign(cache, event.address)
-        cache.objects.add(event.address)
+        if name:
+            self.free(self.slab.caches[name], event.cpu, event.address)
+        else:
+            self.unknown.append((event.cpu, event.address))
+
+    def free(self, cache: KmemCache, cpu: int, address: int) -> None:
+        name = cache.cache.name
+        self.foreign(cache, address)
+        cache.objects.add(address)
         self.source.freed.clear()
-        self.slab.kmem_cache_free(name, event.cpu, event.address)
+        self.slab.kmem_cache_free(name, cpu, address)
         for pfn in self.source.freed:
             self.ahead[pfn] = name
 
-    def page_freed(self, pfn: int) -> None:
+    def was_unknown(self, pfn: int, cpu: int) -> None:
+        """A slab goes one free before the model's CPU has its array full: an unknown object was of its cache.
+
+        It is freed now. That object lies where one of the cache can be, on a page that nothing else tells of.
+        """
+        slab = self.slab.struct_pages.get(pfn)
+        if not slab or slab.active or self.slab.cpus[cpu] != slab.nid:
+            return
+        cache = self.slab.caches[slab.cache.name]
+        array = cache.cpus[cpu]
+        places = {
+            place for first in cache.cache.colours() for place in range(first, PAGE_SIZE, slab.cache.size)
+        }
+        for at, (freed_by, address) in enumerate(self.unknown):
+            fits = freed_by == cpu and offset_in_page(address) in places
+            if (
+                len(array.entry) == array.limit
+                and fits
+                and not self.slab.struct_pages.get(virt_to_pfn(address))
+            ):
+                del self.unknown[at]
+                self.free(cache, cpu, address)
+                return
+
+    def page_freed(self, pfn: int, cpu: int) -> None:
         self.fresh.pop(pfn, None)
+        if pfn not in self.ahead:
+            self.was_unknown(pfn, cpu)
         if name := self.ahead.pop(pfn, None):
             self.tally(name).slabs_freed += 1
             self.tally(name).same_free += 1
         elif slab := self.slab.struct_pages.get(pfn):
             self.tally(slab.cache.name).slabs_freed += 1
-            node = self.slab.caches[slab.cache.name].nodes[slab.nid]
+            cache = self.slab.caches[slab.cache.name]
             if pfn == slab.pfn:
-                for slabs in (node.partial, node.full, node.empty):
-                    slabs.pop(pfn, None)
-                node.free_objects -= len(slab.free)
-                for page in range(pfn, pfn + (1 << slab.cache.order)):
-                    self.slab.struct_pages.pop(page, None)
+                self.sent_home(cache, slab, self.slab.cpus[cpu])
+                self.went(cache, slab)
+
+    def sent_home(self, cache: KmemCache, slab: SlabPages, home: int) -> None:
+        """A slab goes before the model would give it back, as a CPU of another node has sent objects home.
+
+        So the alien array was full but for the object that came last, and the shared array is, and there are
+        more free objects than the limit: what they had before the trace is not known, and counted here.
+        """
+        node, alien = cache.nodes[slab.nid], cache.nodes[home].alien.get(slab.nid)
+        self.source.freed.clear()
+        if alien is not None and alien.entry:
+            last = alien.entry.pop()
+            node.take_home(alien)
+            alien.entry.append(last)
+            if node.shared:
+                node.shared.limit = len(node.shared.entry)
+        node.free_limit = max(min(node.free_limit, node.free_objects - 1), 0)
+        for pfn in self.source.freed:
+            self.ahead[pfn] = cache.cache.name
+
+    def went(self, cache: KmemCache, slab: SlabPages) -> None:
+        """The kernel has given back a slab that the model has: none of its objects is anywhere any more."""
+        if self.slab.struct_pages.get(slab.pfn) is not slab:
+            self.ahead.pop(slab.pfn, None)
+            return
+        node = cache.nodes[slab.nid]
+        for slabs in (node.partial, node.full, node.empty):
+            slabs.pop(slab.pfn, None)
+        node.free_objects -= len(slab.free)
+        pages = range(slab.pfn, slab.pfn + (1 << slab.cache.order))
+        for entry in self.places(cache) if slab.active else ():
+            entry[:] = [address for address in entry if virt_to_pfn(address) not in pages]
+        for page in pages:
+            self.slab.struct_pages.pop(page, None)
+
+    def places(self, cache: KmemCache) -> list[list[int]]:
+        """Free objects that are not in slabs."""
+        places: list[list[int]] = [array.entry for array in cache.cpus.values()]
+        for node in cache.nodes.values():
+            places += [alien.entry for alien in node.alien.values()]
+            if node.shared:
+                places.append(node.shared.entry)
+        return places
 
 
 def in_time(events: list[KmemEvent]) -> list[KmemEvent]:
@@ -290,7 +393,12 @@ def replay_slab(capture: Path, workload: str) -> SlabReplay:
     script = (capture / "guest.sh").read_text()
     for text in re.findall(r'echo "([^"$]+)" > /proc/slabinfo', script):
         slab.slabinfo_write(text)
-    replay = SlabReplay(slab, source)
+    before: dict[str, int] = {}
+    for step in slab_steps(capture, workload):
+        if step.command.endswith("tracing_on 1"):
+            break
+        before |= {name: counts.shared for name, counts in step.counts.items()}
+    replay = SlabReplay(slab, source, shared_before=before)
     replay.run(kmem_events(capture, workload))
     return replay
 

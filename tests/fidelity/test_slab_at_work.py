@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from fidelity.kmem_events import kmem_workloads
-from fidelity.slab import slab_captures
+from fidelity.slab import guest_of, slab_captures
 from fidelity.slab_replay import Idle, SlabReplay, captured_rounds, reaped, replay_slab
 from groundtruth import GROUNDTRUTH
 
@@ -15,7 +15,8 @@ TRACES = [(capture, name) for capture in slab_captures("slab") for name in kmem_
 #: Allocations of caches from their first new slab on, and how many of them have the predicted address; slabs
 #: that were added, and at the predicted allocation; slabs that were given back, and the predicted ones at the
 #: predicted free; allocations for which the model has nothing. One slab goes late, as what the alien array of
-#: the other node held when the trace began is not known.
+#: the other node held when the trace began is not known; of `3n-memless`, where the CPU's node has no memory,
+#: neither is what other nodes shared then.
 EXPECTED = {
     "1n1c-k61slab/trace/forks": (226, 226, 7, 7, 0, 0, 0),
     "1n1c-k61slab/trace/messages": (2329, 2329, 351, 351, 268, 268, 0),
@@ -30,6 +31,10 @@ EXPECTED = {
     "2n2c-k61slab/trace/udp": (1184, 1183, 241, 241, 120, 120, 0),
     "2n2c-k61slab/trace-noaliencache/remote": (1756, 1756, 117, 117, 71, 71, 0),
     "2n2c-k61slab/trace-tunables/tmpfs": (1786, 1786, 117, 117, 75, 75, 0),
+    "3n-210-k61slab/trace/pipes": (3495, 3495, 378, 378, 174, 174, 0),
+    "3n-210-k61slab/trace/remote": (2351, 2351, 113, 113, 83, 83, 0),
+    "3n-memless-k61slab/trace/pipes": (3811, 3811, 406, 406, 265, 223, 0),
+    "3n-memless-k61slab/trace/remote": (2618, 2605, 177, 177, 140, 121, 8),
 }
 
 
@@ -59,9 +64,13 @@ def test_objects_and_slabs_come_and_go_as_captured(capture: Path, workload: str)
     counted = totals(replay)
     if expected := EXPECTED.get(name_of(capture, workload)):
         assert counted == expected
-    assert counted[1] >= 0.999 * counted[0]
     assert counted[3] == counted[2]
-    assert counted[5] >= counted[4] - 1
+    guest = guest_of(capture)
+    if all(guest.has_memory(nid) for nid in guest.cpus):
+        assert counted[1] >= 0.999 * counted[0]
+        assert counted[5] >= counted[4] - 1
+    else:
+        assert counted[1] >= 0.99 * counted[0]
 
 
 def test_all_traces_of_slab_are_replayed() -> None:

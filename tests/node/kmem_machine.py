@@ -7,7 +7,7 @@ from collections import deque
 from typing import Any
 
 from numa_service.machine.source import load
-from numa_service.mm.gfp import GFP_KERNEL
+from numa_service.mm.gfp import GFP_KERNEL, Gfp
 from numa_service.node import ops
 from numa_service.node.kmem import kmem_cache_alloc, kmem_cache_free
 from numa_service.node.node import Node
@@ -72,6 +72,8 @@ class SamePages:
             self.taken.append((int.from_bytes(result.pfns, "little"), node.nid))
 
     def alloc_pages(self, node: int, order: int, gfp: int) -> tuple[int, int] | None:
+        if gfp & Gfp.THISNODE and (not self.taken or self.taken[0][1] != node):
+            return None  # the node has no memory
         return self.taken.popleft()
 
     def free_pages(self, pfn: int, order: int) -> None:

@@ -16,7 +16,7 @@ from numa_service.mm.structs import PAGE_OFFSET
 from numa_service.node import ops
 from numa_service.node.errors import InvalidRequest, KernelBug, NotFound, Precondition
 from numa_service.node.highmem import bounced_pages
-from numa_service.node.kmap import kmap, kmap_atomic, kunmap
+from numa_service.node.kmap import inspect_page, kmap, kmap_atomic, kunmap
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
 from numa_service.node.owners import Owner
@@ -320,6 +320,22 @@ def test_pages_of_any_node_are_mapped_in_the_one_pool(tmp_path: Path) -> None:
     two.sim.call(1, close(two.sim.hosts[1].inbox, two.sessions[1]))
     assert two.users() == 2
     assert two.sim.check() == []
+
+
+def test_virtual_of_a_page_is_known_by_the_node_with_the_pool(tmp_path: Path) -> None:
+    two = Two(tmp_path)
+
+    def virtual(pfn: int, of: int) -> int | None:
+        return two.sim.call(of, inspect_page(two.sim.hosts[of].inbox, pfn)).virtual
+
+    for of in (0, 1):
+        [pfn] = two.take(0, 1, of)
+        assert virtual(pfn, of) is None
+        assert two.kmap(0, pfn) == virtual(pfn, of)
+    two.sim.crash(0)
+    assert virtual(pfn, 1) is None
+    with pytest.raises(NotFound):
+        virtual(pfn, 0)
 
 
 def test_who_waits_on_another_node_is_woken_there(tmp_path: Path) -> None:

@@ -178,4 +178,5 @@ def test_a_snapshot_and_the_log_lead_to_the_same_state(tasks: Tasks) -> None:
         other.restore(snapshot)
         assert other.digest() == node.digest()
         assert other.check() == []
+        assert type(node).replay(tasks.sim.spec, nid, list(node.log)).digest() == node.digest()
     tasks.end()

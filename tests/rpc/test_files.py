@@ -58,6 +58,52 @@ async def test_what_clients_read_is_what_the_nodes_are(demo: Loopback, client: A
         assert [file.text for file in only] == [found["sys/devices/system/node/node1/distance"].text]
 
 
+async def test_one_file_alone_is_what_it_is_among_all(demo: Loopback, client: AsyncMachine) -> None:
+    """A file is rendered from less than the whole machine, and a directory listed from less."""
+    async with client.session(cpu=2) as session:
+        filled = await session.alloc(0, 65_536, policy=Policy.bind(1), partial=True)
+        task = await session.spawn("worker")  # its page tables are on another node than it
+        await task.touch(await task.mmap(4 << 20), 4 << 20, write=True)
+        assert set(demo.node(1).tasks.page_tables()) - {1}
+        await client.write_file("/sys/devices/system/node/node2/memory5/state", "offline")
+        files = {file.path: file for file in await client.read_tree()}
+        slabs = [path for path in files if path.startswith("sys/kernel/slab/")]
+        paths = {*files} - {*CLOCKS} - {*slabs} | {*slabs[:10]}
+        for path in sorted(paths):
+            if not files[path].target and files[path].mode & stat.S_IRUSR:
+                assert await client.read_file(path) == files[path].text, path
+        whole = now(demo)
+        for folder in sorted(
+            {path.rsplit("/", 1)[0] for path in paths} | {"sys/devices/system/node", "proc"}
+        ):
+            if not folder.startswith("proc"):
+                theirs = [(entry.name, entry.target) for entry in await client.list_dir(folder)]
+                assert theirs == [(entry.name, entry.target) for entry in tree.listdir(whole, folder)], folder
+        await task.exit()
+        await session.free(filled)
+
+
+async def test_only_nodes_that_a_file_shows_are_asked(demo: Loopback, client: AsyncMachine) -> None:
+    nodes = "/sys/devices/system/node"
+    needed = [
+        f"{nodes}/node0/meminfo",
+        f"{nodes}/node1/numastat",
+        f"{nodes}/node2/distance",
+        f"{nodes}/node2/cpulist",
+        f"{nodes}/online",
+        "/proc/sys/vm/swappiness",
+        "/sys/devices/system/cpu/possible",
+    ]
+    before = [await client.read_file(path) for path in needed]
+    await demo.kill(2)
+    assert [await client.read_file(path) for path in needed] == before
+    for path in f"{nodes}/node2/meminfo", "/proc/meminfo", f"{nodes}/node1/../node0/meminfo":
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await client.read_file(path)
+    await demo.revive(2)
+
+
 def cpu_times(text: str) -> dict[str, list[int]]:
     return {name: [int(n) for n in times] for name, *times in map(str.split, text.splitlines())}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numa_client._gen.numa.v1 import zonelist_service_pb2 as pb2
 
+from numa_service.cli.attack import outcome
 from numa_service.machine.presets import load_preset
 from numa_service.mm.internal import ALLOC_WMARK_MIN
 from numa_service.mm.invariants import check_pgdat
 from numa_service.mm.mmzone import DEF_PRIORITY
 from numa_service.node import ops
-from numa_service.node.ask import check_asked
+from numa_service.node.ask import Ask, check_asked
 from numa_service.node.errors import InvalidRequest, NodeError
 from numa_service.node.load import Report
 from numa_service.node.node import Node
@@ -24,10 +27,14 @@ from numa_service.node.ops.op import TAGGED, encode
 from numa_service.node.owners import Owner
 from numa_service.node.requests import CloseSession
 from numa_service.rpc.questions import WIRE, op_of
+from numa_service.sim.attack.plan import draw
+from numa_service.sim.simulation import Simulation
 
 SPEC = load_preset("demo")
 OWNER = {"node": 0, "lineage": 1, "id": 7}
 SERVICE = pb2.DESCRIPTOR.services_by_name["ZonelistService"]
+#: Of the simulator's plans: in these, tasks have page tables and pages on several nodes.
+SEEDS_WITH_TASKS = (3, 6)
 #: Methods that change nothing, and so have no op.
 READS = {"CheckOwners"}
 
@@ -212,3 +219,24 @@ def test_an_op_that_none_may_ask_for_is_refused() -> None:
     for kind in own:
         with pytest.raises(TypeError, match="not a question between nodes"):
             check_asked(node, object.__new__(kind))
+
+
+def test_what_simulated_nodes_ask_each_other_passes_the_wire(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The simulator hands ops over as they are; over gRPC each has to come out as it went in."""
+    asked: dict[str, int] = Counter()
+    deliver = Simulation._deliver
+
+    def passed(sim: Simulation, asker: int, ask: Ask[Any], reply: Any) -> None:
+        op = ask.op
+        question = WIRE[type(op)].request(op, ask.request_id)
+        got = op_of(type(question).FromString(question.SerializeToString()))
+        if isinstance(op, ops.Free):  # what the asker makes of an answer does not travel
+            op = replace(op, undoes=False)
+        assert got == op
+        asked[op.tag] += 1
+        deliver(sim, asker, ask, reply)
+
+    monkeypatch.setattr(Simulation, "_deliver", passed)
+    for seed in SEEDS_WITH_TASKS:
+        assert outcome(draw(seed)) == ""
+    assert {"free", "release", "move_away"} <= set(asked)

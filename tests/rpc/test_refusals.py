@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import urllib.parse
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +25,17 @@ from numa_client._gen.numa.v1 import (
     zonelist_service_pb2,
     zonelist_service_pb2_grpc,
 )
+
+from numa_service.node.errors import (
+    InvalidRequest,
+    KernelBug,
+    NodeError,
+    NotFound,
+    PeerUnavailable,
+    SlabBug,
+)
+from numa_service.node.unserved import AllocFailed, NodesAway
+from numa_service.rpc.status import to_status
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
@@ -194,6 +207,37 @@ async def test_sysctls(scene: Scene) -> None:
         after = (await stub.GetNode(node_service_pb2.GetNodeRequest())).zones[1]
         assert after.min_pages > before.min_pages
         assert after.low_pages > before.low_pages
+
+
+@pytest.mark.parametrize("name", ["x" * 100_000, "\u00e9" * 100_000, "\U0001f600" * 50_000, "a\nb"])
+async def test_errors_quote_no_more_than_a_status_can_carry(scene: Scene, name: str) -> None:
+    """A longer one reaches a client as RESOURCE_EXHAUSTED, as if the machine were out of memory."""
+    async with grpc.aio.insecure_channel(scene.demo.addresses[0].grpc) as channel:
+        node = node_service_pb2_grpc.NodeServiceStub(channel)
+        await scene.refused(node.Inspect(node_service_pb2.InspectRequest(zone=name)), NOT_FOUND)
+        await scene.refused(
+            node.WriteSysctl(node_service_pb2.WriteSysctlRequest(key=name, value=name)), INVALID
+        )
+    await scene.refused(scene.alloc(gfp_flags=name), INVALID, "gfp_flags")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SlabBug(tuple(f"Object 0x{at:016x} @offset={at}" for at in range(0, 4096, 8))),
+        KernelBug(("\u00e9" * 5000,)),
+        NotFound("cache", "\U0001f600" * 5000),
+        InvalidRequest("x" * 5000, "\u00e9" * 5000),
+        AllocFailed(0, 1, 0, tuple(range(1024))),
+        NodesAway(0, 1, 0, {nid: PeerUnavailable(nid, "it restarts") for nid in range(1023)}),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_status_fits_into_headers(error: NodeError) -> None:
+    status = to_status(error)
+    said = urllib.parse.quote(status.message)
+    assert len(said) + len(base64.b64encode(status.SerializeToString())) < 8192 - 256
+    assert status.message
 
 
 async def test_questions_between_nodes_are_checked_before_any_array_is(scene: Scene) -> None:

@@ -8,6 +8,9 @@ import pytest
 from loopback import Loopback
 from numa_client import AsyncMachine, FailedPrecondition, InvalidRequest, NotFound, Policy, TaskCall
 
+from numa_service.node import ops
+from numa_service.node.owners import PGTABLE_ID
+
 MIB = 1 << 20
 
 
@@ -92,3 +95,32 @@ async def test_tasks_are_of_their_session(client: AsyncMachine) -> None:
         assert refused.value.field == "comm"
         with pytest.raises(InvalidRequest):
             await session.spawn("worker", cpu=4000)
+
+
+async def test_page_tables_on_another_node_are_given_back(demo: Loopback, client: AsyncMachine) -> None:
+    """A task on a CPU of a node that is not its home has its page tables there."""
+    before = demo.free_pages()
+    async with client.session(cpu=0) as session:
+        task = await session.spawn("worker", cpu=2)
+        address = await task.mmap(8 * MIB)
+        await task.touch(address, 8 * MIB, write=True)
+        await task.munmap(address, 8 * MIB)
+        await task.exit()
+        assert not demo.node(0).tasks
+        freed = [op for op in demo.of(1, ops.Free) if op.owner.id == PGTABLE_ID]
+        assert {op.cpu for op in freed} == {None}
+    assert demo.free_pages() == before
+    assert await client.check() == {}
+    demo.check()
+
+
+async def test_mlockall_passes_over_what_is_not_mapped(demo: Loopback, client: AsyncMachine) -> None:
+    """128 TiB of holes, and reserved memory that may not be accessed."""
+    async with client.session(cpu=0) as session:
+        task = await session.spawn("worker", memlock_bytes=1 << 63)
+        await task.mmap(1 << 40, "", flags=0x4000)  # MAP_NORESERVE
+        begun = len(demo.of(0, ops.TaskTouch))
+        for flags in (1, 5):
+            (locked,) = await task.run(TaskCall("mlockall", (flags,)))
+            assert locked.errno == 0
+        assert len(demo.of(0, ops.TaskTouch)) - begun < 64

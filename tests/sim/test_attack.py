@@ -30,6 +30,11 @@ def test_seeds_hold() -> None:
         846,  # a client counted pages of a node that died while the answer was under way
         1236,  # debts to a node, each asked again after two seconds, took longer than the grace
         1354,  # what a failed request had got of a node that did not answer was never given back
+        637,  # a node never forgot tasks of another, all of whose pages it had reclaimed
+        1446,  # a slab cache went while slabs of it were given back, and more memory was sought for it
+        1904,  # pages that came too late had been reclaimed, and their swap was never given back
+        4218,  # two nodes undid a note of moved pages by turns
+        4528,  # a slab that a CPU had let go of stayed frozen, as its cache was dying
     ],
 )
 def test_seeds_that_failed_once_hold(seed: int) -> None:

@@ -7,6 +7,7 @@ empty line. Each method named ``do_…`` is a command.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import shlex
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,13 +17,16 @@ import numpy as np
 
 from numa_service.machine.source import load
 from numa_service.mm.gfp import parse_gfp
+from numa_service.mm.mmzone import PAGE_SIZE
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.node import ops
 from numa_service.node.cma import cma_alloc
+from numa_service.node.cost import Cost
 from numa_service.node.errors import NodeError
 from numa_service.node.explanation_recorder import migratetype_name
 from numa_service.node.free_pages import begin_free
 from numa_service.node.inbox import Call, Inbox
+from numa_service.node.kmem import kmem_cache_alloc, kmem_cache_free, kmem_cache_shrink
 from numa_service.node.memory_hotplug import memory_blocks
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.node import Node
@@ -31,6 +35,8 @@ from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import map_region
 from numa_service.node.requests import close, touch, unmap
 from numa_service.node.restart import node_restarted
+from numa_service.node.task import Asked, Ran, spawn
+from numa_service.node.task_program import Step, run_program
 from numa_service.node.transcript import Transcript
 from numa_service.sim.simulation import Simulation
 
@@ -79,6 +85,11 @@ class Session:
         self.nid = nid
         self.number = number
         self.regions: dict[str, int] = {}
+        #: Tasks by name: pid, and address of what was mapped last.
+        self.tasks: dict[str, int] = {}
+        self.mapped: dict[str, int] = {}
+        #: Addresses of objects by cache, in the order of allocation.
+        self.objects: dict[str, list[int]] = {}
         #: Held blocks: (nid, order) → pfns, in the order of allocation.
         self.blocks: dict[tuple[int, int], list[int]] = {}
         self.requests = 0
@@ -263,6 +274,76 @@ class Script:
         mine = session.number, f"{session.requests + 1}"
         freed = self._ask(session, "close", lambda inbox: close(inbox, session.number, mine))
         self._say(f"freed {freed} pages")
+
+    # tasks
+
+    def do_spawn(self, name: str, task: str) -> None:
+        """Begin a task of the session, on the first CPU of the session's node."""
+        session = self.sessions[name]
+        cpu, number = self.sim.nodes[session.nid].pgdat.cpus[0], session.number
+        ran = self._ask(session, ("spawn", task), lambda inbox: spawn(inbox.node, number, cpu, task))
+        session.tasks[task] = ran.value
+        self._say(f"pid {ran.value}")
+
+    def do_mmap(self, name: str, task: str, pages: str) -> None:
+        """Map private anonymous memory, read and write."""
+        ran = self._call(name, task, "mmap", 0, int(pages) * PAGE_SIZE, 3, 0x22, 0)
+        self.sessions[name].mapped[task] = ran.value
+        self._say(f"at {ran.value:#x}")
+
+    def do_write(self, name: str, task: str, first: str = "0", count: str = "1") -> None:
+        """Write to pages of what the task has mapped last."""
+        at = self.sessions[name].mapped[task] + int(first) * PAGE_SIZE
+        ran = self._call(name, task, "touch", at, int(count) * PAGE_SIZE, 1)
+        self._say(f"hits={ran.hits} faults={ran.faults}, {ran.cost.latency_ns} ns")
+
+    def do_exit(self, name: str, task: str) -> None:
+        self._call(name, task, "exit")
+
+    def _call(self, name: str, task: str, call: str, *numbers: int) -> Ran:
+        session = self.sessions[name]
+        pid, number = session.tasks[task], session.number
+        program = [Step(Asked(call, numbers))]
+        (ran,) = self._ask(
+            session, (pid, call, numbers), lambda inbox: run_program(inbox, number, pid, program)
+        )
+        if ran.errno:
+            self._say(f"{errno.errorcode[ran.errno]}: {ran.reason}")
+        return ran  # type: ignore[no-any-return]  # what steps return is not known to _ask
+
+    # slab caches
+
+    def do_cache_alloc(self, name: str, cache: str, count: str = "1", gfp: str = "GFP_KERNEL") -> None:
+        session = self.sessions[name]
+        cpu, number = self.sim.nodes[session.nid].pgdat.cpus[0], session.number
+        got = self._ask(
+            session,
+            (cache, count, gfp),
+            lambda inbox: kmem_cache_alloc(inbox.node, number, cache, parse_gfp(gfp), int(count), cpu),
+        )
+        session.objects.setdefault(cache, []).extend(got)
+        self._say(f"got {len(got)} objects")
+
+    def do_cache_free(self, name: str, cache: str, count: str = "") -> None:
+        """Free the oldest objects of a cache: `count`, or all."""
+        session = self.sessions[name]
+        cpu, number = self.sim.nodes[session.nid].pgdat.cpus[0], session.number
+        held = session.objects[cache]
+        some = held[: int(count)] if count else list(held)
+        del held[: len(some)]
+        self._ask(session, some, lambda inbox: kmem_cache_free(inbox.node, number, cache, some, cpu, Cost()))
+        self._say(f"freed {len(some)} objects")
+
+    def do_shrink(self, cache: str) -> None:
+        """kmem_cache_shrink on every node, twice: CPUs give slabs to nodes that were asked before."""
+        for nid in [*self.sim.nodes] * 2:
+            self.sim.call(nid, kmem_cache_shrink(self.sim.nodes[nid], cache))
+
+    def do_slabs(self, cache: str) -> None:
+        """Print what each node has of a cache."""
+        for nid, node in self.sim.nodes.items():
+            of = node.kmem.count(cache)
+            self._say(f"node{nid} slabs={of.slabs} objects={of.objects} free={of.free} partial={of.partial}")
 
     # memory that comes and goes
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from loopback import Loopback
 
 from numa_service.machine.boot import start_kernel
@@ -30,3 +33,14 @@ class Consoled(Loopback):
     async def stop(self) -> None:
         await self.console.stop()
         await super().stop()
+
+
+@asynccontextmanager
+async def served(preset: str | MachineSpec, *, writable: bool = False) -> AsyncIterator[Consoled]:
+    """A machine and its console, until a test has seen enough."""
+    machine = Consoled(preset, writable=writable)
+    await machine.start()
+    try:
+        yield machine
+    finally:
+        await machine.stop()

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
-from consoled import Consoled
+import pytest_asyncio
+from consoled import Consoled, served
 from playwright.async_api import Browser, Page, expect
 
 from numa_service.machine.presets import load_preset
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 PATIENCE_MS = 20_000
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def consoled() -> AsyncIterator[Consoled]:
+    async with served("demo") as machine:
+        yield machine
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def writable() -> AsyncIterator[Consoled]:
+    async with served("demo", writable=True) as machine:
+        yield machine
 
 
 async def opened(

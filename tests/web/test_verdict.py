@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ BOUND = "mem_info/bound.txt"
 PUBLIC = [f"public/reports/{name}.txt" for name in ("16", "25", "11")]
 
 
+@cache
 def answer(name: str) -> dict[str, Any]:
     """What the command says, without a run of what might have helped."""
     app = typer.Typer(pretty_exceptions_enable=False)
@@ -30,6 +32,7 @@ def answer(name: str) -> dict[str, Any]:
     return tree
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("name", [BOUND, *PUBLIC])
 async def test_every_zone_is_in_the_picture(name: str, width: int, browser: Browser) -> None:

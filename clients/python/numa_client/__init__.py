@@ -78,11 +78,13 @@ from numa_client._types import (
 
 if TYPE_CHECKING:
     from numa_client._aio import AsyncMachine
-    from numa_client._aio_session import AsyncRegion, AsyncSession
+    from numa_client._aio_region import AsyncRegion
+    from numa_client._aio_session import AsyncSession
     from numa_client._aio_task import AsyncTask
     from numa_client._background import AsyncPageStream, PageStream
     from numa_client._sync import Machine
-    from numa_client._sync_session import Region, Session
+    from numa_client._sync_region import Region
+    from numa_client._sync_session import Session
     from numa_client._sync_task import Task
 
 __all__ = [
@@ -164,12 +166,12 @@ __all__ = [
 _CLIENTS = {
     "AsyncMachine": "_aio",
     "AsyncPageStream": "_background",
-    "AsyncRegion": "_aio_session",
+    "AsyncRegion": "_aio_region",
     "AsyncSession": "_aio_session",
     "AsyncTask": "_aio_task",
     "Machine": "_sync",
     "PageStream": "_background",
-    "Region": "_sync_session",
+    "Region": "_sync_region",
     "Session": "_sync_session",
     "Task": "_sync_task",
 }

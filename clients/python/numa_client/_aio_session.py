@@ -19,6 +19,7 @@ from numa_client import _kernel_codec as kernel_codec
 from numa_client import _program_codec as program_codec
 from numa_client import _task_codec as task_codec
 from numa_client import _types as t
+from numa_client._aio_region import AsyncRegion
 from numa_client._aio_task import AsyncTask
 from numa_client._background import AsyncHeartbeat, AsyncPageStream
 from numa_client._channel import BEATS_PER_LEASE
@@ -467,20 +468,6 @@ class AsyncSession:
         cpu = self.cpu if cpu is None else cpu
         return codec.free_request(self.info, next(self._ids), blocks, cpu)
 
-    async def _touch(
-        self, region: int, first: int, count: int, write: bool, cpu: int | None
-    ) -> memory_service_pb2.TouchRegionResponse:
-        request = codec.touch_request(
-            self.info,
-            next(self._ids),
-            region,
-            first=first,
-            count=count,
-            write=write,
-            cpu=self.cpu if cpu is None else cpu,
-        )
-        return await self._ask(lambda memory: memory.TouchRegion, request)
-
     async def migrate_pages(
         self, old: Sequence[int], new: Sequence[int], *, cpu: int | None = None
     ) -> t.MovedPages:
@@ -490,54 +477,6 @@ class AsyncSession:
         )
         response = await self._ask(lambda memory: memory.MigratePages, request)
         return t.MovedPages(response.moved_pages, response.failed_pages)
-
-    async def _bind(
-        self,
-        region: int,
-        first: int,
-        count: int,
-        policy: Policy | None,
-        move: bool,
-        strict: bool,
-        cpu: int | None,
-    ) -> t.MovedPages:
-        request = codec.bind_request(
-            self.info,
-            next(self._ids),
-            region,
-            first=first,
-            count=count,
-            policy=policy,
-            move=move,
-            strict=strict,
-            cpu=self.cpu if cpu is None else cpu,
-        )
-        response = await self._ask(lambda memory: memory.BindRegion, request)
-        return t.MovedPages(response.moved_pages, response.failed_pages)
-
-    async def _move(
-        self, region: int, pages: Sequence[int], nodes: Sequence[int], cpu: int | None
-    ) -> t.PageStatus:
-        request = codec.move_request(
-            self.info,
-            next(self._ids),
-            region,
-            pages=pages,
-            nodes=nodes,
-            cpu=self.cpu if cpu is None else cpu,
-        )
-        response = await self._ask(lambda memory: memory.MovePages, request)
-        return t.PageStatus(tuple(response.status), response.errno)
-
-    async def _unmap(self, region: int) -> int:
-        request = memory_service_pb2.UnmapRegionRequest(
-            session=self.info.session,
-            session_token=self.info.token,
-            request_id=next(self._ids),
-            region=region,
-        )
-        response = await self._ask(lambda memory: memory.UnmapRegion, request)
-        return response.freed_pages
 
     async def _beat(self, seconds: float) -> float:
         """Renews the lease within `seconds`; returns the seconds until the next renewal, 0 for never."""
@@ -564,47 +503,3 @@ class AsyncSession:
         else:
             with suppress(NumaError):  # an error here must not replace the one that ends the block
                 await self.close()
-
-
-class AsyncRegion:
-    """Pageable memory of a session. Made by :meth:`AsyncSession.map_region`."""
-
-    def __init__(self, session: AsyncSession, region: int, nr_pages: int) -> None:
-        self._session = session
-        #: Number of the region in its session.
-        self.region = region
-        self.nr_pages = nr_pages
-
-    async def touch(
-        self, first: int, count: int = 1, write: bool = False, *, cpu: int | None = None
-    ) -> t.Touch:
-        """Accesses `count` pages from page `first` on. OutOfMemory when a page fault finds no free page."""
-        return codec.touch(await self._session._touch(self.region, first, count, write, cpu))
-
-    async def mbind(
-        self,
-        policy: Policy | None,
-        first: int = 0,
-        count: int | None = None,
-        *,
-        move: bool = False,
-        strict: bool = False,
-        cpu: int | None = None,
-    ) -> t.MovedPages:
-        """Gives pages a memory policy, by default all, as mbind(2); None is the default policy.
-
-        With `move` pages on none of the policy's nodes are moved. With `strict` and without `move` such a
-        page is FailedPrecondition (EIO), and nothing changes.
-        """
-        pages = self.nr_pages - first if count is None else count
-        return await self._session._bind(self.region, first, pages, policy, move, strict, cpu)
-
-    async def move_pages(
-        self, pages: Sequence[int], nodes: Sequence[int] = (), *, cpu: int | None = None
-    ) -> t.PageStatus:
-        """Moves each page to its node, or without nodes says where the pages are, as move_pages(2)."""
-        return await self._session._move(self.region, pages, nodes, cpu)
-
-    async def unmap(self) -> int:
-        """Unmaps the region; returns how many pages this freed."""
-        return await self._session._unmap(self.region)

@@ -42,6 +42,7 @@ from numa_client._program import Program
 from numa_client._program_result import ProgramProgress, ProgramResult
 from numa_client._search import wait_for_room
 from numa_client._status import from_rpc_error
+from numa_client._sync_region import Region
 from numa_client._sync_task import Task
 from numa_client._task import TaskCall, TaskResult
 
@@ -466,20 +467,6 @@ class Session:
         cpu = self.cpu if cpu is None else cpu
         return codec.free_request(self.info, next(self._ids), blocks, cpu)
 
-    def _touch(
-        self, region: int, first: int, count: int, write: bool, cpu: int | None
-    ) -> memory_service_pb2.TouchRegionResponse:
-        request = codec.touch_request(
-            self.info,
-            next(self._ids),
-            region,
-            first=first,
-            count=count,
-            write=write,
-            cpu=self.cpu if cpu is None else cpu,
-        )
-        return self._ask(lambda memory: memory.TouchRegion, request)
-
     def migrate_pages(
         self, old: Sequence[int], new: Sequence[int], *, cpu: int | None = None
     ) -> t.MovedPages:
@@ -489,52 +476,6 @@ class Session:
         )
         response = self._ask(lambda memory: memory.MigratePages, request)
         return t.MovedPages(response.moved_pages, response.failed_pages)
-
-    def _bind(
-        self,
-        region: int,
-        first: int,
-        count: int,
-        policy: Policy | None,
-        move: bool,
-        strict: bool,
-        cpu: int | None,
-    ) -> t.MovedPages:
-        request = codec.bind_request(
-            self.info,
-            next(self._ids),
-            region,
-            first=first,
-            count=count,
-            policy=policy,
-            move=move,
-            strict=strict,
-            cpu=self.cpu if cpu is None else cpu,
-        )
-        response = self._ask(lambda memory: memory.BindRegion, request)
-        return t.MovedPages(response.moved_pages, response.failed_pages)
-
-    def _move(self, region: int, pages: Sequence[int], nodes: Sequence[int], cpu: int | None) -> t.PageStatus:
-        request = codec.move_request(
-            self.info,
-            next(self._ids),
-            region,
-            pages=pages,
-            nodes=nodes,
-            cpu=self.cpu if cpu is None else cpu,
-        )
-        response = self._ask(lambda memory: memory.MovePages, request)
-        return t.PageStatus(tuple(response.status), response.errno)
-
-    def _unmap(self, region: int) -> int:
-        request = memory_service_pb2.UnmapRegionRequest(
-            session=self.info.session,
-            session_token=self.info.token,
-            request_id=next(self._ids),
-            region=region,
-        )
-        response = self._ask(lambda memory: memory.UnmapRegion, request)
-        return response.freed_pages
 
     def _beat(self, seconds: float) -> float:
         """Renews the lease within `seconds`; returns the seconds until the next renewal, 0 for never."""
@@ -561,45 +502,3 @@ class Session:
         else:
             with suppress(NumaError):  # an error here must not replace the one that ends the block
                 self.close()
-
-
-class Region:
-    """Pageable memory of a session. Made by :meth:`Session.map_region`."""
-
-    def __init__(self, session: Session, region: int, nr_pages: int) -> None:
-        self._session = session
-        #: Number of the region in its session.
-        self.region = region
-        self.nr_pages = nr_pages
-
-    def touch(self, first: int, count: int = 1, write: bool = False, *, cpu: int | None = None) -> t.Touch:
-        """Accesses `count` pages from page `first` on. OutOfMemory when a page fault finds no free page."""
-        return codec.touch(self._session._touch(self.region, first, count, write, cpu))
-
-    def mbind(
-        self,
-        policy: Policy | None,
-        first: int = 0,
-        count: int | None = None,
-        *,
-        move: bool = False,
-        strict: bool = False,
-        cpu: int | None = None,
-    ) -> t.MovedPages:
-        """Gives pages a memory policy, by default all, as mbind(2); None is the default policy.
-
-        With `move` pages on none of the policy's nodes are moved. With `strict` and without `move` such a
-        page is FailedPrecondition (EIO), and nothing changes.
-        """
-        pages = self.nr_pages - first if count is None else count
-        return self._session._bind(self.region, first, pages, policy, move, strict, cpu)
-
-    def move_pages(
-        self, pages: Sequence[int], nodes: Sequence[int] = (), *, cpu: int | None = None
-    ) -> t.PageStatus:
-        """Moves each page to its node, or without nodes says where the pages are, as move_pages(2)."""
-        return self._session._move(self.region, pages, nodes, cpu)
-
-    def unmap(self) -> int:
-        """Unmaps the region; returns how many pages this freed."""
-        return self._session._unmap(self.region)

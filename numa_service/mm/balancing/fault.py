@@ -34,7 +34,7 @@ from numa_service.mm.mmap.vma import Vma
 
 @dataclass(slots=True)
 class HintFaults:
-    """What became of the hints of a range: faults, and pages."""
+    """Counts of the NUMA hinting faults in a range of addresses, and of the pages that they moved."""
 
     faults: int = 0
     #: Faults on pages of the node of the task's CPU.
@@ -103,7 +103,7 @@ def _do_numa_page(
 
 
 def _may_be_isolated(balancing: NumaBalancing, task: NumaTask, vma: Vma, pfn: int, pages: int) -> bool:
-    """What migrate_misplaced_page refuses before it tries."""
+    """Whether migrate_misplaced_page would try to move the page at all."""
     if pfn in balancing.batched:
         return False
     frames = task.mm.process.frames

@@ -35,7 +35,7 @@ class NodeLoad:
 
     @property
     def capacity(self) -> int:
-        """Of all its CPUs together."""
+        """The compute capacity of all CPUs of the node together."""
         return SCHED_CAPACITY_SCALE * len(self.cpus)
 
 

@@ -48,7 +48,7 @@ class Topology:
         return min(self.with_cpus, key=lambda other: (other != nid, self.distance[nid, other], other))
 
     def score_nearby_nodes(self, nid: int, limit: int, faults: Callable[[int], int]) -> int:
-        """What other nodes' faults count for a node; on a backplane those nearer than `limit`."""
+        """Return what other nodes' faults add to a node's score; on a backplane those nearer than `limit`."""
         if self.type is TopologyType.DIRECT:
             return 0
         far, score = self.max_distance, 0

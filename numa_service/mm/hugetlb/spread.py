@@ -46,7 +46,7 @@ def spread(turns: tuple[int, ...], limits: Mapping[int, int], total: int) -> dic
 
 
 class Outcome(NamedTuple):
-    """What the attempts came to, beside the pages."""
+    """How attempts in turn ended: where the next one begins, and which of them failed."""
 
     #: The node at which the next attempt begins (next_nid_to_alloc, next_nid_to_free).
     next_nid: int

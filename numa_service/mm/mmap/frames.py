@@ -86,10 +86,10 @@ class Numbered:
         self.out -= 1 << order
 
     def split_order(self, pfn: int, order: int) -> None:
-        """Its pages go back one by one: nothing to do."""
+        """Do nothing: this source takes back the pages of a huge page one by one."""
 
     def free(self, pfns: Pfns) -> None:
-        """They may be given again."""
+        """Take pages back; they may be given again."""
         self._freed.append(pfns)
         self.out -= len(pfns)
 
@@ -103,7 +103,7 @@ class Numbered:
 
 
 class Owner(Protocol):
-    """What pages belong to: an anon_vma, or the pages of a file."""
+    """An owner of pages: an anon_vma, or the address space of a file."""
 
     #: 0 until a page belongs to it.
     number: int
@@ -150,7 +150,7 @@ class Frames:
         return owner.number
 
     def owner_of(self, pfn: int) -> Owner:
-        """What a page belongs to."""
+        """Return the owner of a page."""
         return self._owners[int(self.mapping[pfn])]
 
     def forget(self, owner: Owner) -> None:

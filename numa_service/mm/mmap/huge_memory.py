@@ -240,7 +240,7 @@ def reused_parts(process: Process, row: Entries, mapped: Bools, reused: Bools) -
 
 
 def _reused_of(frames: Frames, thp: Thp, head: int, pfns: Pfns, own: int) -> Bools:
-    """The same of parts of one huge page, in the order in which they are written to.
+    """Decide the same for several pages of one huge page, in the order in which they are written to.
 
     `own`: how many of its parts the process maps here.
     """

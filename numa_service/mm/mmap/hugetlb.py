@@ -63,14 +63,14 @@ class HugePool(Protocol):
 
 @dataclass(eq=False, slots=True)
 class ResvMap:
-    """Of a private mapping whose process made it: numbers of pages whose promise is used up (resv_map)."""
+    """Reservations of a private mapping, for the process that made it: pages whose promise is used up."""
 
     consumed: set[int] = field(default_factory=set)
 
 
 @dataclass(eq=False, slots=True)
 class HugeFile:
-    """What a file of huge pages has beside its pages (`File.pages`, by their numbers in huge pages)."""
+    """A hugetlbfs inode without its pages, which are in `File.pages`, numbered in huge pages."""
 
     pool: HugePool
     #: Length in huge pages (i_size).
@@ -91,12 +91,12 @@ def pool_of(pools: Mapping[int, HugePool], flags: int) -> HugePool:
 
 
 def huge_file(file: File) -> HugeFile | None:
-    """What a file of huge pages has beside its pages; None of another file."""
+    """Return the hugetlbfs part of a file; None for a file of small pages."""
     return file.huge if isinstance(file.huge, HugeFile) else None
 
 
 def of_vma(vma: Vma) -> HugeFile:
-    """The same of the file that a VMA of huge pages maps."""
+    """Return the hugetlbfs part of the file that a VMA of huge pages maps."""
     assert vma.file is not None
     assert isinstance(vma.file.huge, HugeFile)
     return vma.file.huge

@@ -43,7 +43,7 @@ _GOES_ON: Final = (Scan.PMD_NULL, Scan.PAGE_RO, Scan.LACK_REFERENCED_PAGE)
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
-    """What a collapse knows of nodes."""
+    """The facts about nodes that a collapse needs."""
 
     #: Distances from each node to each, or () if they do not matter: vm.zone_reclaim_mode is 0.
     distances: tuple[tuple[int, ...], ...] = ()

@@ -65,7 +65,7 @@ class Committed:
         self.pages += pages
 
     def uncharge(self, pages: int) -> None:
-        """What was promised is not needed any more."""
+        """Give back pages that were charged to the commit limit (vm_unacct_memory)."""
         self.pages -= pages
 
     def _enough(self, pages: int, total_vm: int, limits: Limits, guesses_by_total: bool) -> bool:

@@ -38,7 +38,7 @@ class Unlimited:
         return self._next - (1 << order)
 
     def free(self, pfn: int, order: int) -> None:
-        """It is not given again."""
+        """Count a block as freed; its number is not given again."""
         self.out -= 1 << order
 
 
@@ -66,7 +66,7 @@ class PageTables:
         return sum(self.counts()) << 12
 
     def nr_page_table_pages(self, *, counts_pud: bool) -> int:
-        """What the machine counts of them: pages of PTEs and of PMDs, in later kernels also of PUDs."""
+        """Return the pages that the machine counts: of PTEs and PMDs, with `counts_pud` also of PUDs."""
         return sum(self.counts()[: 3 if counts_pud else 2])
 
     def counted_pages(self, *, counts_pud: bool) -> Iterator[int]:

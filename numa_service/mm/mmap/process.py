@@ -25,7 +25,7 @@ Place = Callable[[Vma, Pfns], Nids]
 
 
 class Process:
-    """What faults, forks and unmaps work on. Entries are kept as rows of an array, a page of PTEs each."""
+    """A process's memory, which faults, forks and unmaps change. A row of entries is a page of PTEs."""
 
     def __init__(self, mm: MmStruct, tables: PageTables, frames: Frames, place: Place) -> None:
         self.mm = mm

@@ -241,7 +241,7 @@ class Thp:
         self.shared[pfns[self.compound(pfns)]] = False
 
     def was_shared(self, pfns: Pfns) -> Bools:
-        """Of parts of huge pages: which were shared once."""
+        """Return which pages of huge pages are marked as shared (not PageAnonExclusive)."""
         return self.shared[pfns]
 
     def map_pmd(self, head: int, who: Mapper, index: int) -> None:

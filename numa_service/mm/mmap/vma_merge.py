@@ -17,7 +17,7 @@ from numa_service.mm.mmap.vma import AnonVma, File, Vma
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a range of addresses is to be."""
+    """The attributes that a range of addresses is to have, by which it may merge with its neighbours."""
 
     flags: int
     pgoff: int
@@ -29,7 +29,7 @@ class Wanted:
 
     @property
     def anon_vma(self) -> AnonVma | None:
-        """Whose anonymous pages are there."""
+        """The anon_vma of the anonymous pages in the range."""
         return self.source.anon_vma if self.source is not None else None
 
 
@@ -114,7 +114,7 @@ def merge_new(mm: MmStruct, start: int, end: int, wanted: Wanted) -> Vma | None:
 
 
 def as_is(vma: Vma, start: int) -> Wanted:
-    """What the part of a VMA from `start` on is now."""
+    """Return the present attributes of a VMA from address `start` on."""
     moved = (start - vma.start) >> PAGE_SHIFT
     return Wanted(vma.flags, vma.pgoff + moved, vma.file, vma.policy, vma.anon_name, vma)
 

@@ -287,7 +287,10 @@ def slab_of(kernel: str, arch: str = "x86_64") -> SlabProfile:
 
 
 def _slab_of_i386(kernel: str) -> SlabProfile:
-    """SLAB of a 32-bit kernel, from source. The caches of its boot are those of a captured one with SLUB."""
+    """SLAB of a 32-bit kernel. The caches of its boot are those of a captured one with SLUB.
+
+    Those of kmalloc are compared with a boot of 6.1; else it is from source.
+    """
     profile = slab_of(kernel)
     if profile.rules.management == STRUCT_SLAB:
         rules = replace(profile.rules, arch=I386, slab_bytes=28)

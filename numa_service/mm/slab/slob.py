@@ -79,7 +79,7 @@ class SlobBlock:
 
     @property
     def units(self) -> int:
-        """Its length in a page (SLOB_UNITS)."""
+        """The object's length in units of SLOB (SLOB_UNITS)."""
         return align_up(self.size, UNIT) // UNIT
 
 

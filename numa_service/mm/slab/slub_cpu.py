@@ -90,7 +90,7 @@ def in_order(_pfn: int, objects: int) -> Sequence[int]:
 
 @dataclass(frozen=True, slots=True)
 class SlubMachine:
-    """What SLUB has to know of the machine."""
+    """The facts about the machine that SLUB needs."""
 
     rules: SlubWorkRules
     #: By CPU: the nearest node with memory (numa_mem_id).
@@ -208,7 +208,7 @@ class KmemCacheCpu:
         return slabs
 
     def forget(self, row: int) -> SlabRef:
-        """What a slab was that the CPU has let go of."""
+        """Drop the row of a slab that the CPU has let go of; return which slab it was."""
         return self._forget([row])[0]
 
     def back(self) -> list[SlabRef]:
@@ -258,7 +258,7 @@ def slab_pages(cache: SlubCache, rules: SlubWorkRules, gfp: int) -> tuple[tuple[
 
 @lru_cache(maxsize=256)
 def _allocflags(order: int, cache_flags: int, always_compound: bool) -> int:
-    """What a cache adds to gfp flags (the end of calculate_sizes)."""
+    """Return the gfp flags that a cache adds to each request for a slab (the end of calculate_sizes)."""
     flags = Gfp.COMP if order or always_compound else 0
     for asked, gfp in (
         (SlabFlag.CACHE_DMA, Gfp.DMA),

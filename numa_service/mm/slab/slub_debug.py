@@ -37,7 +37,7 @@ class Part(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """What a check has found."""
+    """The result of a check of an object or a slab."""
 
     good: bool
     #: The lines that the kernel prints.
@@ -59,7 +59,7 @@ def free_pointer(cache: SlubCache, rules: SlubRules, inuse: bool) -> range:
 
 
 def parts(cache: SlubCache, rules: SlubRules, work: SlubWorkRules, inuse: bool) -> Iterator[Part]:
-    """What a check of an object looks at, in that order (check_object, check_pad_bytes)."""
+    """Yield the parts that a check of an object looks at, in order (check_object, check_pad_bytes)."""
     size, flags = cache.object_size, cache.flags
     if SlabFlag.RED_ZONE in flags:
         red = RED_ACTIVE if inuse else RED_INACTIVE

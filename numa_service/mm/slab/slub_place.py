@@ -254,7 +254,7 @@ class SlubPlace:
         return self._objects_seen[first : first + count].tolist()
 
     def got_packed(self, count: int, first: int = 0) -> bytes:
-        """The same, packed."""
+        """Return the same objects as packed 64-bit words."""
         return bytes(self._bytes_seen[8 * first : 8 * (first + count)])
 
     def row_at(self, at: int) -> int:

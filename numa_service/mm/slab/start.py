@@ -24,7 +24,7 @@ from numa_service.mm.slab.slub_parameters import slub_parameters
 
 @dataclass(frozen=True, slots=True)
 class SlabMachine:
-    """What a slab allocator has to know of a machine."""
+    """The facts about a machine that a slab allocator needs."""
 
     #: Name of the kernel's profile.
     kernel: str

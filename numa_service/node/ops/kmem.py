@@ -94,7 +94,7 @@ def _hold(node: NodeState, session: Session, cache: str, alloc: CpuAlloc) -> Kme
     return KmemAllocResult(pack(objects), tuple(alloc.back), *alloc[2:])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class KmemAlloc(Op[KmemAllocResult]):
     """Takes objects for a session from what a CPU and this node have (slab_alloc_node). NotFound, TooMany."""
 
@@ -200,7 +200,7 @@ class KmemFreeResult(NamedTuple):
     left: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class KmemFree(Op[KmemFreeResult]):
     """Takes objects from a session, up to the first that go to another node (kmem_cache_free_bulk).
 
@@ -231,6 +231,8 @@ class KmemFree(Op[KmemFreeResult]):
     def _held(self, node: NodeState, held: dict[int, Held]) -> list[Held]:
         """What the session noted of each object. UnknownObject, SlabBug."""
         objects = unpack(self.objects)
+        if len(objects) == 1 and (one := held.get(objects[0])) and self.cache in ("", one.cache):
+            return [one]
         found = [of for of in map(held.get, objects) if of]
         if len(found) == len(objects) == len(set(objects)) and (
             not self.cache or set(map(itemgetter(0), found)) <= {self.cache}
@@ -525,7 +527,7 @@ class KmemFlush(Op[tuple[GiveBack, ...]]):
 
 
 #: Calls that must not be lost, as the asker has let go of what they speak of.
-_OWED = frozenset(("get_freelist", "free", "put_back", "unfreeze", "flush", "take_home"))
+_OWED = frozenset(("get_freelist", "free", "put_back", "unfreeze", "take_home"))
 
 
 @dataclass(frozen=True, slots=True)

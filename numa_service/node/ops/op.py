@@ -67,8 +67,8 @@ class Tagged(ABC, Generic[R]):
 class Op(Tagged[R]):
     """One synchronous step on a node; applying it returns an `R`.
 
-    Ops are immutable by convention. Alloc, Free, Spend and Remember, of which every request makes some, are
-    dataclasses without ``frozen=True``, which makes construction five times as slow.
+    Ops are immutable by convention. Alloc, Free, Spend, Remember, KmemAlloc and KmemFree, of which every
+    request makes some, are dataclasses without ``frozen=True``, which makes construction five times as slow.
     """
 
     __slots__ = ()

@@ -27,6 +27,7 @@ from numa_service.mm.mmap.process import Process
 from numa_service.mm.mmap.rules import PAGE_MASK, PAGE_SHIFT
 from numa_service.mm.mmap.stack import expand_stack
 from numa_service.mm.mmap.vma import Vma
+from numa_service.mm.mmap.vma_tree import VmaTree
 from numa_service.mm.mmzone import PAGEBLOCK_NR_PAGES
 from numa_service.mm.vmstat import PGFAULT
 from numa_service.node.errors import InvalidRequest, LimitExceeded, TooMany
@@ -177,7 +178,7 @@ class TaskCall(Op[Did]):
 
 
 def call_context(node: NodeState, task: Task) -> CallContext:
-    """What a call of a task looks at."""
+    """Collect the state of the task and the node that a call may read and change."""
     lists = node.machine.zonelists
     memory = mask_of(nid for nid, of in lists.items() if of.thisnode)
     nodes = Nodes(mask_of(lists), memory, max(node.machine.spec.nids) + 1)
@@ -229,6 +230,15 @@ class TaskTouch(Op[Did]):
             f"task {self.pid} {how} {self.start:#x} pages={pages} faults={result.faults} hits={result.hits} "
             f"-> {_ended(result, '')}"
         )
+
+
+def next_populated(tree: VmaTree, at: int, end: int) -> Vma | None:
+    """The first VMA of a range that mm_populate faults in: it passes over holes, and over what it may not."""
+    while (vma := tree.find(at)) is not None and vma.start < end:
+        if not vma.flags & vf.VM_LOCKONFAULT and vma.flags & vf.VM_ACCESS_FLAGS and vma.special is None:
+            return vma
+        at = vma.end
+    return None
 
 
 class _Touching:
@@ -313,12 +323,10 @@ class _Touching:
             if not vma.flags & allowed or vma.special is not None:
                 raise Errno(errno.EFAULT, f"{self.at:#x} may not be {'written' if self.op.write else 'read'}")
             return vma
-        while (vma := tree.find(self.at)) is not None and vma.start < end:
-            if not vma.flags & vf.VM_LOCKONFAULT and vma.flags & vf.VM_ACCESS_FLAGS and vma.special is None:
-                self.at = max(self.at, vma.start)
-                return vma
-            self.at = vma.end
-        return None
+        vma = next_populated(tree, self.at, end)
+        if vma is not None:
+            self.at = max(self.at, vma.start)
+        return vma
 
     def _write(self, vma: Vma) -> bool:
         """Whether it is written to: to populate, private memory that may be."""

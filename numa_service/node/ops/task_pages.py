@@ -209,7 +209,7 @@ class StockTables(Op[None]):
 
 
 class Limbo(NamedTuple):
-    """What other nodes are to free: packed frames by owner id and node, pfns of tables by node and order."""
+    """Pages for other nodes to free: packed frames by owner id and node, pfns of tables by node and order."""
 
     frames: tuple[tuple[int, int, bytes], ...]
     tables: tuple[tuple[int, int, tuple[int, ...]], ...]

@@ -50,7 +50,7 @@ class Here(NamedTuple):
 
 
 class Did(NamedTuple):
-    """What an op of a task has done, and what is left to do for it."""
+    """The result of an op of a task, and the pages or further steps that it still needs."""
 
     #: The call's result; its errno, 0 for success, and what was wrong, for people.
     value: int = 0

@@ -14,7 +14,7 @@ from numa_service.node import ops
 from numa_service.node.errors import InvalidRequest, NodeError, NotFound, PeerUnavailable, SlabBug
 from numa_service.node.free_pages import begin_free
 from numa_service.node.inbox import Call, Inbox
-from numa_service.node.kmem import kmem_cache_alloc, kmem_cache_free
+from numa_service.node.kmem import begin_kmem_cache_alloc, begin_kmem_cache_free
 from numa_service.node.page_alloc import begin_alloc
 from numa_service.node.prepare import AllocRequest
 from numa_service.node.region import map_region
@@ -200,13 +200,15 @@ class Client:
                 self.violated(f"client {self.number}: was given objects it has, or not all of {count}")
             for address in addresses:
                 nid = self._nid_of(address)
-                if self._lost_ns.get(nid, -1) < asked_ns:
+                if self._is_of_the_dead(address, nid):
+                    self.unsure = True  # a CPU had it when its node crashed, which the home does not know yet
+                elif self._lost_ns.get(nid, -1) < asked_ns:
                     self.objects[address] = cache, nid
             self.was_given = True
 
         self.ask(
             ("alloc objects", cache, count, of),
-            lambda inbox: kmem_cache_alloc(
+            lambda inbox: begin_kmem_cache_alloc(
                 inbox.node, self.session, cache, GFP_KERNEL, count, 2 * self.nid, of
             ),
             got,
@@ -235,9 +237,15 @@ class Client:
 
         self.ask(
             ("free objects", name, tuple(some)),
-            lambda inbox: kmem_cache_free(inbox.node, self.session, name, list(some), 2 * self.nid),
+            lambda inbox: begin_kmem_cache_free(inbox.node, self.session, name, list(some), 2 * self.nid),
             refused=refused,
         )
+
+    def _is_of_the_dead(self, address: int, nid: int) -> bool:
+        """Whether an object that was given is of a node that has crashed since its slab was made."""
+        home, there = self._sim.hosts[self.nid].node, self._sim.hosts[nid]
+        held = home.sessions[self.session].objects.get(address) if self.session in home.sessions else None
+        return not there.alive or (held is not None and held.slab.lineage != there.node.lineage)
 
     def _nid_of(self, address: int) -> int:
         pfn = virt_to_pfn(address)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from numa_service.mm.gfp import Gfp
+from numa_service.mm.slab.boot_caches import boot_slab
 from numa_service.mm.slab.flags import NO_FLAGS, SlabFlag
 from numa_service.mm.slab.kmem_cache import KmemCacheArgs
 from numa_service.mm.slab.profile import SLAB, SlabProfile, slab_of
@@ -177,6 +178,41 @@ def test_a_32_bit_kernel_has_shorter_words_and_lines() -> None:
     words = SlabCaches(new.rules, new.kmalloc, slab_parameters(""), 4, 2, 1 << 30)
     assert words.kmem_cache_create(KmemCacheArgs("words", 20)).size == 24  # of eight bytes at least
     assert words.kmem_cache_create(KmemCacheArgs("lines", 40, flags=SlabFlag.HWCACHE_ALIGN)).size == 64
+
+
+def test_caches_of_a_32_bit_kernel_are_as_booted() -> None:
+    """Lines of /proc/slabinfo of 6.1.192, built for i386 with SLAB and HIGHMEM, on a machine of 2 GiB."""
+    booted = {
+        # size: objects and pages of a slab, limit, batchcount
+        32: (124, 1, 120, 60),
+        64: (64, 1, 120, 60),
+        96: (42, 1, 120, 60),
+        128: (32, 1, 120, 60),
+        192: (21, 1, 120, 60),
+        256: (16, 1, 120, 60),
+        512: (8, 1, 54, 27),
+        1024: (4, 1, 54, 27),
+        2048: (2, 1, 24, 12),
+        4096: (1, 1, 24, 12),
+        8192: (1, 2, 8, 4),
+    }
+    slab = slab_of("linux-6.1", "i386")
+    caches = boot_slab(
+        slab.rules,
+        slab.kmem_cache_bytes,
+        slab.kmalloc,
+        slab.boot,
+        slab_parameters(""),
+        possible_cpus=1,
+        node_ids=1,
+        memory_bytes=2 << 30,
+    )
+    general = [cache for cache in caches.caches if "kmalloc" in cache.name]
+    assert len(general) == 3 * len(booted)
+    for cache in [caches.caches[0], *general]:
+        line = cache.objects, 1 << cache.order, cache.limit, cache.batchcount
+        assert line == booted[cache.size], cache.name
+    assert (caches.caches[0].name, caches.caches[0].size) == ("kmem_cache", 96)
 
 
 @pytest.mark.parametrize(

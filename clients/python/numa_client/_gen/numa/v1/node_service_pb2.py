@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from numa_client._gen.numa.v1 import types_pb2 as numa_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1anuma/v1/node_service.proto\x12\x07numa.v1\x1a\x13numa/v1/types.proto\"%\n\x0eGetNodeRequest\x12\x13\n\x0bwith_digest\x18\x01 \x01(\x08\"\x8a\x03\n\x0fGetNodeResponse\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x0f\n\x07lineage\x18\x02 \x01(\x04\x12#\n\x05zones\x18\x03 \x03(\x0b\x32\x14.numa.v1.ZoneSummary\x12$\n\tnuma_stat\x18\x04 \x01(\x0b\x32\x11.numa.v1.NumaStat\x12\x39\n\tvm_events\x18\x05 \x03(\x0b\x32&.numa.v1.GetNodeResponse.VmEventsEntry\x12$\n\x06kswapd\x18\x06 \x01(\x0b\x32\x14.numa.v1.KswapdState\x12\x10\n\x08sessions\x18\x07 \x01(\x04\x12\x12\n\nheld_pages\x18\x08 \x01(\x04\x12\x18\n\x10swap_total_pages\x18\t \x01(\x04\x12\x17\n\x0fswap_used_pages\x18\n \x01(\x04\x12\x0e\n\x06\x64igest\x18\x0b \x01(\t\x12\x12\n\nlog_length\x18\x0c \x01(\x04\x1a/\n\rVmEventsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"i\n\x0bKswapdState\x12\x0f\n\x07running\x18\x01 \x01(\x08\x12\x0f\n\x07wakeups\x18\x02 \x01(\x04\x12\x17\n\x0freclaimed_pages\x18\x03 \x01(\x04\x12\r\n\x05order\x18\x04 \x01(\r\x12\x10\n\x08\x66\x61ilures\x18\x05 \x01(\x04\"0\n\x12WriteSysctlRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"#\n\x13WriteSysctlResponse\x12\x0c\n\x04note\x18\x01 \x01(\t\"5\n\x12GetSnapshotRequest\x12\x12\n\nwith_tasks\x18\x01 \x01(\x08\x12\x0b\n\x03pid\x18\x02 \x01(\r\"#\n\x13GetSnapshotResponse\x12\x0c\n\x04json\x18\x01 \x01(\x0c\"]\n\x0eInspectRequest\x12\x0e\n\x04zone\x18\x01 \x01(\tH\x00\x12\r\n\x03pfn\x18\x02 \x01(\x04H\x00\x12\x11\n\x07section\x18\x03 \x01(\rH\x00\x12\x11\n\x07highmem\x18\x04 \x01(\x08H\x00\x42\x06\n\x04what\"\x1f\n\x0fInspectResponse\x12\x0c\n\x04json\x18\x01 \x01(\t\"L\n\x18\x43hangeMemoryBlockRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x62lock\x18\x02 \x01(\r\x12\r\n\x05state\x18\x03 \x01(\t\"@\n\x19\x43hangeMemoryBlockResponse\x12#\n\x05zones\x18\x01 \x03(\x0b\x32\x14.numa.v1.ZoneSummary\"m\n\x16ResizeHugepagesRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x14\n\x0chuge_page_kb\x18\x02 \x01(\x04\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12\x11\n\x04node\x18\x04 \x01(\rH\x00\x88\x01\x01\x42\x07\n\x05_node\"(\n\x17ResizeHugepagesResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\"C\n\x12OfflinePageRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03pfn\x18\x02 \x01(\x04\x12\x0c\n\x04soft\x18\x03 \x01(\x08\"&\n\x13OfflinePageResponse\x12\x0f\n\x07message\x18\x01 \x01(\t\"\x18\n\x16\x43heckInvariantsRequest\"-\n\x17\x43heckInvariantsResponse\x12\x12\n\nviolations\x18\x01 \x03(\t2\xef\x04\n\x0bNodeService\x12<\n\x07GetNode\x12\x17.numa.v1.GetNodeRequest\x1a\x18.numa.v1.GetNodeResponse\x12H\n\x0bWriteSysctl\x12\x1b.numa.v1.WriteSysctlRequest\x1a\x1c.numa.v1.WriteSysctlResponse\x12H\n\x0bGetSnapshot\x12\x1b.numa.v1.GetSnapshotRequest\x1a\x1c.numa.v1.GetSnapshotResponse\x12<\n\x07Inspect\x12\x17.numa.v1.InspectRequest\x1a\x18.numa.v1.InspectResponse\x12Z\n\x11\x43hangeMemoryBlock\x12!.numa.v1.ChangeMemoryBlockRequest\x1a\".numa.v1.ChangeMemoryBlockResponse\x12T\n\x0fResizeHugepages\x12\x1f.numa.v1.ResizeHugepagesRequest\x1a .numa.v1.ResizeHugepagesResponse\x12H\n\x0bOfflinePage\x12\x1b.numa.v1.OfflinePageRequest\x1a\x1c.numa.v1.OfflinePageResponse\x12T\n\x0f\x43heckInvariants\x12\x1f.numa.v1.CheckInvariantsRequest\x1a .numa.v1.CheckInvariantsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1anuma/v1/node_service.proto\x12\x07numa.v1\x1a\x13numa/v1/types.proto\"%\n\x0eGetNodeRequest\x12\x13\n\x0bwith_digest\x18\x01 \x01(\x08\"\x8a\x03\n\x0fGetNodeResponse\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x0f\n\x07lineage\x18\x02 \x01(\x04\x12#\n\x05zones\x18\x03 \x03(\x0b\x32\x14.numa.v1.ZoneSummary\x12$\n\tnuma_stat\x18\x04 \x01(\x0b\x32\x11.numa.v1.NumaStat\x12\x39\n\tvm_events\x18\x05 \x03(\x0b\x32&.numa.v1.GetNodeResponse.VmEventsEntry\x12$\n\x06kswapd\x18\x06 \x01(\x0b\x32\x14.numa.v1.KswapdState\x12\x10\n\x08sessions\x18\x07 \x01(\x04\x12\x12\n\nheld_pages\x18\x08 \x01(\x04\x12\x18\n\x10swap_total_pages\x18\t \x01(\x04\x12\x17\n\x0fswap_used_pages\x18\n \x01(\x04\x12\x0e\n\x06\x64igest\x18\x0b \x01(\t\x12\x12\n\nlog_length\x18\x0c \x01(\x04\x1a/\n\rVmEventsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"i\n\x0bKswapdState\x12\x0f\n\x07running\x18\x01 \x01(\x08\x12\x0f\n\x07wakeups\x18\x02 \x01(\x04\x12\x17\n\x0freclaimed_pages\x18\x03 \x01(\x04\x12\r\n\x05order\x18\x04 \x01(\r\x12\x10\n\x08\x66\x61ilures\x18\x05 \x01(\x04\"0\n\x12WriteSysctlRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"#\n\x13WriteSysctlResponse\x12\x0c\n\x04note\x18\x01 \x01(\t\"Q\n\x12GetSnapshotRequest\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\x12\n\x05parts\x18\x03 \x01(\rH\x00\x88\x01\x01\x42\x08\n\x06_partsJ\x04\x08\x01\x10\x02R\nwith_tasks\"#\n\x13GetSnapshotResponse\x12\x0c\n\x04json\x18\x01 \x01(\x0c\"]\n\x0eInspectRequest\x12\x0e\n\x04zone\x18\x01 \x01(\tH\x00\x12\r\n\x03pfn\x18\x02 \x01(\x04H\x00\x12\x11\n\x07section\x18\x03 \x01(\rH\x00\x12\x11\n\x07highmem\x18\x04 \x01(\x08H\x00\x42\x06\n\x04what\"\x1f\n\x0fInspectResponse\x12\x0c\n\x04json\x18\x01 \x01(\t\"L\n\x18\x43hangeMemoryBlockRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x62lock\x18\x02 \x01(\r\x12\r\n\x05state\x18\x03 \x01(\t\"@\n\x19\x43hangeMemoryBlockResponse\x12#\n\x05zones\x18\x01 \x03(\x0b\x32\x14.numa.v1.ZoneSummary\"m\n\x16ResizeHugepagesRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x14\n\x0chuge_page_kb\x18\x02 \x01(\x04\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12\x11\n\x04node\x18\x04 \x01(\rH\x00\x88\x01\x01\x42\x07\n\x05_node\"(\n\x17ResizeHugepagesResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\"C\n\x12OfflinePageRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03pfn\x18\x02 \x01(\x04\x12\x0c\n\x04soft\x18\x03 \x01(\x08\"&\n\x13OfflinePageResponse\x12\x0f\n\x07message\x18\x01 \x01(\t\"\x18\n\x16\x43heckInvariantsRequest\"-\n\x17\x43heckInvariantsResponse\x12\x12\n\nviolations\x18\x01 \x03(\t2\xef\x04\n\x0bNodeService\x12<\n\x07GetNode\x12\x17.numa.v1.GetNodeRequest\x1a\x18.numa.v1.GetNodeResponse\x12H\n\x0bWriteSysctl\x12\x1b.numa.v1.WriteSysctlRequest\x1a\x1c.numa.v1.WriteSysctlResponse\x12H\n\x0bGetSnapshot\x12\x1b.numa.v1.GetSnapshotRequest\x1a\x1c.numa.v1.GetSnapshotResponse\x12<\n\x07Inspect\x12\x17.numa.v1.InspectRequest\x1a\x18.numa.v1.InspectResponse\x12Z\n\x11\x43hangeMemoryBlock\x12!.numa.v1.ChangeMemoryBlockRequest\x1a\".numa.v1.ChangeMemoryBlockResponse\x12T\n\x0fResizeHugepages\x12\x1f.numa.v1.ResizeHugepagesRequest\x1a .numa.v1.ResizeHugepagesResponse\x12H\n\x0bOfflinePage\x12\x1b.numa.v1.OfflinePageRequest\x1a\x1c.numa.v1.OfflinePageResponse\x12T\n\x0f\x43heckInvariants\x12\x1f.numa.v1.CheckInvariantsRequest\x1a .numa.v1.CheckInvariantsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,29 +47,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WRITESYSCTLRESPONSE']._serialized_start=653
   _globals['_WRITESYSCTLRESPONSE']._serialized_end=688
   _globals['_GETSNAPSHOTREQUEST']._serialized_start=690
-  _globals['_GETSNAPSHOTREQUEST']._serialized_end=743
-  _globals['_GETSNAPSHOTRESPONSE']._serialized_start=745
-  _globals['_GETSNAPSHOTRESPONSE']._serialized_end=780
-  _globals['_INSPECTREQUEST']._serialized_start=782
-  _globals['_INSPECTREQUEST']._serialized_end=875
-  _globals['_INSPECTRESPONSE']._serialized_start=877
-  _globals['_INSPECTRESPONSE']._serialized_end=908
-  _globals['_CHANGEMEMORYBLOCKREQUEST']._serialized_start=910
-  _globals['_CHANGEMEMORYBLOCKREQUEST']._serialized_end=986
-  _globals['_CHANGEMEMORYBLOCKRESPONSE']._serialized_start=988
-  _globals['_CHANGEMEMORYBLOCKRESPONSE']._serialized_end=1052
-  _globals['_RESIZEHUGEPAGESREQUEST']._serialized_start=1054
-  _globals['_RESIZEHUGEPAGESREQUEST']._serialized_end=1163
-  _globals['_RESIZEHUGEPAGESRESPONSE']._serialized_start=1165
-  _globals['_RESIZEHUGEPAGESRESPONSE']._serialized_end=1205
-  _globals['_OFFLINEPAGEREQUEST']._serialized_start=1207
-  _globals['_OFFLINEPAGEREQUEST']._serialized_end=1274
-  _globals['_OFFLINEPAGERESPONSE']._serialized_start=1276
-  _globals['_OFFLINEPAGERESPONSE']._serialized_end=1314
-  _globals['_CHECKINVARIANTSREQUEST']._serialized_start=1316
-  _globals['_CHECKINVARIANTSREQUEST']._serialized_end=1340
-  _globals['_CHECKINVARIANTSRESPONSE']._serialized_start=1342
-  _globals['_CHECKINVARIANTSRESPONSE']._serialized_end=1387
-  _globals['_NODESERVICE']._serialized_start=1390
-  _globals['_NODESERVICE']._serialized_end=2013
+  _globals['_GETSNAPSHOTREQUEST']._serialized_end=771
+  _globals['_GETSNAPSHOTRESPONSE']._serialized_start=773
+  _globals['_GETSNAPSHOTRESPONSE']._serialized_end=808
+  _globals['_INSPECTREQUEST']._serialized_start=810
+  _globals['_INSPECTREQUEST']._serialized_end=903
+  _globals['_INSPECTRESPONSE']._serialized_start=905
+  _globals['_INSPECTRESPONSE']._serialized_end=936
+  _globals['_CHANGEMEMORYBLOCKREQUEST']._serialized_start=938
+  _globals['_CHANGEMEMORYBLOCKREQUEST']._serialized_end=1014
+  _globals['_CHANGEMEMORYBLOCKRESPONSE']._serialized_start=1016
+  _globals['_CHANGEMEMORYBLOCKRESPONSE']._serialized_end=1080
+  _globals['_RESIZEHUGEPAGESREQUEST']._serialized_start=1082
+  _globals['_RESIZEHUGEPAGESREQUEST']._serialized_end=1191
+  _globals['_RESIZEHUGEPAGESRESPONSE']._serialized_start=1193
+  _globals['_RESIZEHUGEPAGESRESPONSE']._serialized_end=1233
+  _globals['_OFFLINEPAGEREQUEST']._serialized_start=1235
+  _globals['_OFFLINEPAGEREQUEST']._serialized_end=1302
+  _globals['_OFFLINEPAGERESPONSE']._serialized_start=1304
+  _globals['_OFFLINEPAGERESPONSE']._serialized_end=1342
+  _globals['_CHECKINVARIANTSREQUEST']._serialized_start=1344
+  _globals['_CHECKINVARIANTSREQUEST']._serialized_end=1368
+  _globals['_CHECKINVARIANTSRESPONSE']._serialized_start=1370
+  _globals['_CHECKINVARIANTSRESPONSE']._serialized_end=1415
+  _globals['_NODESERVICE']._serialized_start=1418
+  _globals['_NODESERVICE']._serialized_end=2041
 # @@protoc_insertion_point(module_scope)

@@ -77,12 +77,12 @@ class WriteSysctlResponse(_message.Message):
     def __init__(self, note: _Optional[str] = ...) -> None: ...
 
 class GetSnapshotRequest(_message.Message):
-    __slots__ = ("with_tasks", "pid")
-    WITH_TASKS_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("pid", "parts")
     PID_FIELD_NUMBER: _ClassVar[int]
-    with_tasks: bool
+    PARTS_FIELD_NUMBER: _ClassVar[int]
     pid: int
-    def __init__(self, with_tasks: _Optional[bool] = ..., pid: _Optional[int] = ...) -> None: ...
+    parts: int
+    def __init__(self, pid: _Optional[int] = ..., parts: _Optional[int] = ...) -> None: ...
 
 class GetSnapshotResponse(_message.Message):
     __slots__ = ("json",)
