@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from node.test_task import ANON, MIB, RW, Tasks
 
+from numa_service.machine.snapshot import assemble
 from numa_service.mm.mempolicy.policy import Mode
 from numa_service.mm.mmap.madvise import MADV_COLLAPSE, MADV_DONTNEED, MADV_HUGEPAGE, MADV_NOHUGEPAGE
 from numa_service.node import ops
+from numa_service.node.task_files import of_tasks, task_files
+from numa_service.procfs.meminfo import meminfo
+from numa_service.procfs.vmstat import vmstat
 
 MACHINE = """
 swap = "24MiB"
@@ -161,6 +167,22 @@ def test_settings_are_followed(tasks: Tasks) -> None:
     assert huge(tasks) == {0: 2}
     tasks.check()
     tasks.end()
+
+
+def test_files_tell_of_them(tasks: Tasks) -> None:
+    pid = tasks.spawn()
+    mapped(tasks, pid, 3 * HUGE)
+    tasks.do(pid, "mbind", AT, HUGE, Mode.BIND, 0b10, 0)
+    tasks.do(pid, "touch", AT, 3 * HUGE, 1)
+    tasks.do(pid, "munmap", AT, MIB)
+    spec, nodes = tasks.sim.spec, tasks.sim.nodes
+    parts = [node.machine.node_part(nid, of_tasks=of_tasks(node)) for nid, node in nodes.items()]
+    shown = assemble(spec, parts)
+    assert re.search(r"^AnonHugePages: +(\d+) kB$", meminfo(shown), re.M)[1] == "4096"  # type: ignore[index]  # it is there
+    assert "thp_fault_alloc 3\n" in vmstat(shown)
+    assert "thp_split_pmd 1\n" in vmstat(shown)
+    smaps = task_files(tasks.node, pid)[pid]["smaps"]
+    assert re.findall(r"^AnonHugePages: +([1-9]\d*) kB$", smaps, re.M) == ["4096"]
 
 
 def test_a_snapshot_and_the_log_lead_to_the_same_state(tasks: Tasks) -> None:
