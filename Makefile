@@ -9,7 +9,7 @@ CLIENTS := clients/python clients/loadgen
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock kernels demo lint format test test-slow fidelity judges fuzz-imports sim bench bench-mm plots stubs sync dashboards picture pictures dist clean
+.PHONY: help setup lock kernels demo lint format test test-slow fidelity judges conformance fuzz-imports sim bench bench-mm plots stubs sync dashboards picture pictures dist clean
 
 help: ## Say what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -62,6 +62,11 @@ fuzz-imports: setup ## Mutated files over all importers (FILES=100000).
 
 judges: kernels ## Ask others' files, where they are (NUMA_CORPORA); writes docs/judges.md.
 	$(BIN)/python tests/judges/table.py
+
+SCRATCH ?= build/conformance
+UNDER ?=
+conformance: kernels ## Public suites on emulated machines (UNDER=CMD: on another system); writes docs/conformance.md.
+	$(BIN)/python tests/conformance/run.py --scratch "$(SCRATCH)" $(if $(UNDER),--under "$(UNDER)",--write docs/conformance.md)
 
 bench: setup ## Measure everything (PARTS="serve mm": those), each row beside something else.
 	$(BIN)/python benchmarks/bench.py $(PARTS)

@@ -10,16 +10,20 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from numa_service.calls.counting import TASK_SIZE, Counting, address_space
-from numa_service.calls.machine import SimulatedMachine
+from numa_service.calls.areas import address_space, bind, with_policy
+from numa_service.calls.counting import TASK_SIZE, Counting
+from numa_service.calls.credentials import CAP_SYS_NICE, has_capability, may_change, may_look_at
+from numa_service.calls.machine import MachineOfCalls
+from numa_service.calls.moving import Moving
 from numa_service.calls.own_files import OwnFiles
-from numa_service.calls.placement import CHUNK, INHERITED, NOWHERE, PAGE_SHIFT, Vma
+from numa_service.calls.placement import PAGE_SHIFT
 from numa_service.calls.processes import Gone, Process, Processes, Thread
 from numa_service.calls.program_memory import ProgramMemory
+from numa_service.calls.remap import MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, Remaps, move
 from numa_service.calls.seccomp import Call, Notification
 from numa_service.mm.mempolicy import calls, moves
 from numa_service.mm.mempolicy.calls import PAGE_SIZE, Area, Caller, Pointer
-from numa_service.mm.mempolicy.policy import CallError, Mempolicy
+from numa_service.mm.mempolicy.policy import CallError
 
 #: The call returns a number, or fails with the errno of a negative one; a text is a file that it opens; None:
 #: the host answers.
@@ -27,8 +31,6 @@ Answer = int | bytes | None
 
 #: Most pages of one move_pages(): the kernel reads the list in parts, here it is read at once.
 MAX_PAGES: Final = 1 << 20
-_MREMAP_FIXED: Final = 2
-_MREMAP_DONTUNMAP: Final = 4
 #: The directory of a call that a relative path begins at: the current one.
 _AT_FDCWD: Final = -100
 
@@ -36,11 +38,13 @@ _AT_FDCWD: Final = -100
 class Answers:
     """Answers calls, each at once."""
 
-    def __init__(self, machine: SimulatedMachine, processes: Processes) -> None:
+    def __init__(self, machine: MachineOfCalls, processes: Processes) -> None:
         """Calls of these processes are answered by this machine."""
         self._machine = machine
         self._processes = processes
-        self.counting = Counting(machine)
+        self.counting = Counting(machine, processes)
+        self._moving = Moving(machine, self.counting)
+        self._remaps = Remaps()
         self._files = OwnFiles(machine, processes, self.counting)
         #: How many calls the machine answered, and the host.
         self.answered: Counter[Call] = Counter()
@@ -54,8 +58,6 @@ class Answers:
             Call.MREMAP: self._mremap,
             Call.CLONE: self._makes_others,
             Call.CLONE3: self._makes_others,
-            Call.FORK: self._makes_others,
-            Call.VFORK: self._makes_others,
             Call.EXIT_GROUP: self._exit_group,
             Call.SYSINFO: self._sysinfo,
             Call.SCHED_SETAFFINITY: self._sched_setaffinity,
@@ -73,24 +75,27 @@ class Answers:
         """The answer to a call."""
         try:
             thread = self._processes.thread(asked.tid)
-            memory = ProgramMemory(asked.tid)
-        except (Gone, OSError):
-            return None
-        try:
-            found = self._table[asked.call](thread, asked.args, memory)
+            self._remaps.end(thread)
+            found = self._table[asked.call](thread, asked.args, ProgramMemory(asked.tid))
         except CallError as error:
             found = -error.errno
         except Gone:
-            found = -errno.ESRCH
-        finally:
-            memory.close()
+            found = None
         (self.left_to_host if found is None else self.answered)[asked.call] += 1
         return found
 
     def ended(self, process: Process) -> None:
         """A process has ended: its memory is free."""
         self._processes.ended(process)
+        self._remaps.forget(process)
+        self.counting.shared.mapped(process, set())
         self._machine.end(process.pid)
+
+    def all_ended(self) -> None:
+        """The program has ended: nothing of it is left."""
+        for process in list(self._processes):
+            self.ended(process)
+        self.counting.shared.end()
 
     # threads and address spaces
 
@@ -101,6 +106,8 @@ class Answers:
         """A process ends: what it has touched until now has been the machine's memory."""
         self._processes.look_for_exec(thread.process)
         self.counting.count(thread.process)
+        self._processes.settle(thread)
+        self.counting.shared.mapped(thread.process, set())
 
     def _unmapped(self, thread: Thread, start: int, length: int) -> None:
         """Addresses are unmapped, or something else is mapped there: they have no policy any more.
@@ -109,43 +116,34 @@ class Answers:
         """
         process, end = thread.process, min(start + length, TASK_SIZE)
         self._processes.look_for_exec(process)
-        self.counting.count(process, start, end)
+        maps = self.counting.count(process, start, end)
         process.placement.forget_range(start >> PAGE_SHIFT, -(-end // PAGE_SIZE))
         self.counting.give_back(process)
+        left = {vma.key for vma in maps if vma.inode and not start <= vma.start < vma.end <= end}
+        self.counting.shared.mapped(process, left)
         if process.areas:
             self._processes.settle(thread)
-            self._set_policy(process, start, end, None)
+            process.areas = with_policy(process.areas, start, end, None)
 
     def _mremap(self, thread: Thread, args: tuple[int, ...], memory: ProgramMemory) -> None:
-        """A policy moves with its addresses where the program says where to; elsewhere it is lost."""
+        """Pages and policies move with their addresses."""
         old, old_length, new_length, flags, new = args[:5]
-        if not flags & _MREMAP_FIXED:
+        process = thread.process
+        self._processes.look_for_exec(process)
+        self.counting.count(process, old & ~(PAGE_SIZE - 1), min(old + old_length, TASK_SIZE))
+        self._processes.settle(thread)
+        if not flags & MREMAP_FIXED:
+            if flags & MREMAP_MAYMOVE:
+                self._remaps.begin(thread, args)
             return
-        moved = [area for area in thread.process.areas if old <= area.start and area.end <= old + old_length]
         self._unmapped(thread, new, new_length)
-        if not flags & _MREMAP_DONTUNMAP:
-            self._unmapped(thread, old, old_length)
-        for area in moved:
-            at = area.start - old + new
-            self._set_policy(thread.process, at, at + area.end - area.start, area.policy)
-
-    @staticmethod
-    def _set_policy(process: Process, start: int, end: int, policy: Mempolicy | None) -> None:
-        """Give addresses a policy; the default policy is none at all, and nothing is kept of it."""
-        kept = list[Area]()
-        for area in process.areas:
-            if area.start < min(area.end, start):
-                kept.append(area._replace(end=min(area.end, start)))
-            if max(area.start, end) < area.end:
-                kept.append(area._replace(start=max(area.start, end)))
-        if policy is not None:
-            kept.append(Area(start, end, policy))
-        process.areas = tuple(sorted(kept))
+        length = min(old_length, new_length)
+        move(process, old, length, new, stays=bool(flags & MREMAP_DONTUNMAP))
 
     # CPUs
 
     def _sched_setaffinity(self, thread: Thread, args: tuple[int, ...], memory: ProgramMemory) -> int:
-        whose = self._whose(thread, args[0])
+        whose = self._whose(thread, args[0], changes=True)
         size = min(args[1] & 0xFFFFFFFF, PAGE_SIZE)
         cpus = int.from_bytes(memory.read(args[2], size), "little")
         possible = sum(1 << cpu for cpu in self._machine.cpus)
@@ -164,16 +162,22 @@ class Answers:
         memory.write(args[2], self._whose(thread, args[0]).cpus.to_bytes(needed, "little"))
         return needed
 
-    def _whose(self, thread: Thread, pid: int) -> Thread:
-        """The thread that a call names, 0 being the caller; CallError(ESRCH) for one of another program."""
+    def _whose(self, thread: Thread, pid: int, *, changes: bool = False) -> Thread:
+        """The thread that a call names, 0 being the caller.
+
+        CallError(ESRCH) for one of another program, CallError(EPERM) for another user's if it is to change.
+        """
         if pid in (0, thread.tid):
             return thread
         try:
             if self._processes.process(pid) is None:
                 raise CallError(errno.ESRCH)
-            return self._processes.thread(pid)
+            found = self._processes.thread(pid)
         except Gone:
             raise CallError(errno.ESRCH) from None
+        if changes and not may_change(thread.tid, found.tid):
+            raise CallError(errno.EPERM)
+        return found
 
     def _getcpu(self, thread: Thread, args: tuple[int, ...], memory: ProgramMemory) -> int:
         for address, value in ((args[0], thread.cpu), (args[1], self._machine.node_of_cpu[thread.cpu])):
@@ -188,10 +192,11 @@ class Answers:
 
     # memory policies
 
-    def _caller(self, thread: Thread) -> Caller:
-        allowed = self._machine.nodes.memory
-        machine = self._machine
-        return Caller(machine.profile, machine.nodes, allowed, thread.policy, thread.turn, cap_sys_nice=True)
+    def _caller(self, thread: Thread, privileged: bool = False) -> Caller:
+        """The task that calls; whether it is privileged is found out only if it asks for what needs it."""
+        machine, allowed = self._machine, self._machine.nodes.memory
+        nice = privileged and has_capability(thread.tid, CAP_SYS_NICE)
+        return Caller(machine.profile, machine.nodes, allowed, thread.policy, thread.turn, nice)
 
     def _set_mempolicy(self, thread: Thread, args: tuple[int, ...], memory: ProgramMemory) -> int:
         mode, address, maxnode = _int(args[0]), args[1], args[2]
@@ -227,17 +232,19 @@ class Answers:
         process, space = self._space(thread)
         mask = memory.mask(address, maxnode)
         pages = _Pages(self.counting, process, memory)
-        bind = calls.mbind(
-            self._caller(thread), space, pages, start, length, _int(mode), mask, maxnode, flags & 0xFFFFFFFF
-        )
-        if bind is None:
+        flags &= 0xFFFFFFFF
+        caller = self._caller(thread, bool(flags & calls.MPOL_MF_MOVE_ALL))
+        bound = calls.mbind(caller, space, pages, start, length, _int(mode), mask, maxnode, flags)
+        if bound is None:
             return 0
         self._processes.settle(thread)
-        self.counting.count(process, bind.start, bind.end)
-        self._set_policy(process, bind.start, bind.end, bind.policy)
-        if bind.keeps is not None and bind.policy is not None:
-            left = self._move_range(thread, bind.start, bind.end, bind.keeps, bind.policy)
-            if left and bind.strict:
+        maps = self.counting.count(process, bound.start, bound.end)
+        bind(process, self.counting.shared, maps, bound.start, bound.end, bound.policy)
+        if bound.keeps is not None and bound.policy is not None:
+            left = self._moving.move_range(
+                thread, bound.start, bound.end, bound.keeps, bound.policy, bound.shared
+            )
+            if left and bound.strict:
                 return -errno.EIO
         return 0
 
@@ -245,81 +252,58 @@ class Answers:
         process, space = self._space(thread)
         done = calls.set_mempolicy_home_node(self._caller(thread), space, *args[:4])
         self._processes.settle(thread)
+        maps = self._files.maps(process)
         for area in done.changed:
-            self._set_policy(process, area.start, area.end, area.policy)
+            bind(process, self.counting.shared, maps, area.start, area.end, area.policy)
         return -done.errno
 
     def _space(self, thread: Thread) -> tuple[Process, list[Area]]:
         process = thread.process
         self._processes.look_for_exec(process)
-        return process, address_space(process, self._files.maps(process))
+        return process, address_space(process, self.counting.shared, self._files.maps(process))
 
     # pages that move
-
-    def _move_range(self, thread: Thread, start: int, end: int, keeps: int, policy: Mempolicy) -> int:
-        """Move the pages that are on none of the nodes `keeps` to nodes of the policy; how many could not."""
-        process = thread.process
-        targets = [nid for nid in range(policy.nodes.bit_length()) if policy.nodes >> nid & 1]
-        first, behind = start >> PAGE_SHIFT, -(-end // PAGE_SIZE)
-        failed = 0
-        for at in process.placement.chunks(first, behind):
-            nids = process.placement.of_chunk(at)
-            for page in range(max(first, at * CHUNK), min(behind, (at + 1) * CHUNK)):
-                there = int(nids[page % CHUNK])
-                if there == NOWHERE or there & INHERITED or keeps >> there & 1:
-                    continue
-                to = targets[page % len(targets)] if targets else self._machine.node_of_cpu[thread.cpu]
-                failed += not self._move(thread, page, to)
-        self.counting.give_back(process)
-        return failed
-
-    def _move(self, thread: Thread, page: int, nid: int) -> bool:
-        """Move one page; False if the node has no memory for it."""
-        process = thread.process
-        if not self._machine.take_on(process.pid, process.name, thread.cpu, nid, 1):
-            return False
-        nids = process.placement.of_chunk(page // CHUNK)
-        there = nids[page % CHUNK : page % CHUNK + 1]
-        process.placement.note_left(there[there < INHERITED])
-        there[:] = nid
-        return True
 
     def _move_pages(self, thread: Thread, args: tuple[int, ...], memory: ProgramMemory) -> int:
         pid, count, pages, nodes, status, flags = args[:6]
         if count > MAX_PAGES:
             raise CallError(errno.E2BIG)
         whose = self._target(thread, pid)
-        states = self._states(whose.process, memory.words(pages, count)) if whose else None
+        states = self._moving.states(whose.process, memory.words(pages, count)) if whose else None
         wanted: Sequence[int] | None = memory.integers(nodes, count) if nodes else None
-        target = moves.Target(self._machine.nodes.memory) if whose else None
+        flags &= 0xFFFFFFFF
         done = moves.move_pages(
-            self._caller(thread), target, states, wanted, _pointer(status), count, flags & 0xFFFFFFFF
+            self._caller(thread, bool(flags & calls.MPOL_MF_MOVE_ALL)),
+            self._looked_at(thread, whose),
+            states,
+            wanted,
+            _pointer(status),
+            count,
+            flags,
         )
         addresses, told = memory.words(pages, count), list(done.status)
-        if whose:
-            for at, nid in done.moves:
-                if not self._move(whose, addresses[at] >> PAGE_SHIFT, nid) and at < len(told):
+        if whose and done.moves:
+            everybodys = bool(flags & calls.MPOL_MF_MOVE_ALL)
+            for at in self._moving.carry_out(whose, addresses, done.moves, everybodys):
+                if at < len(told):
                     told[at] = -errno.ENOMEM
-            self.counting.give_back(whose.process)
         memory.write(status, struct.pack(f"{len(told)}i", *told)) if told else None
         return -done.errno
 
     def _migrate_pages(self, thread: Thread, args: tuple[int, ...], memory: ProgramMemory) -> int:
         pid, maxnode, old, new = args[:4]
         whose = self._target(thread, pid)
-        target = moves.Target(self._machine.nodes.memory) if whose else None
         masks = memory.mask(old, maxnode), memory.mask(new, maxnode)
-        done = moves.migrate_pages(self._caller(thread), target, maxnode, *masks)
-        failed = 0
-        if whose:
-            self.counting.count(whose.process)
-            placement = whose.process.placement
-            for source, to in done.pairs:
-                for at in placement.chunks(0, 1 << 52):
-                    for offset in (placement.of_chunk(at) == source).nonzero()[0].tolist():
-                        failed += not self._move(whose, at * CHUNK + offset, to)
-            self.counting.give_back(whose.process)
-        return failed
+        caller = self._caller(thread, True)
+        done = moves.migrate_pages(caller, self._looked_at(thread, whose), maxnode, *masks)
+        return self._moving.migrate(whose, done.pairs, done.shared) if whose else 0
+
+    def _looked_at(self, thread: Thread, whose: Thread | None) -> moves.Target | None:
+        """The task that a call is about, as the caller may look at it."""
+        if whose is None:
+            return None
+        permitted = whose.process is thread.process or may_look_at(thread.tid, whose.tid)
+        return moves.Target(self._machine.nodes.memory, permitted)
 
     def _target(self, thread: Thread, pid: int) -> Thread | None:
         """The first thread of the process that a call names."""
@@ -327,19 +311,6 @@ class Answers:
             return thread.process.threads[thread.process.pid]
         process = self._processes.process(pid)
         return process.threads[process.pid] if process else None
-
-    def _states(self, process: Process, addresses: Sequence[int]) -> list[moves.PageState]:
-        """Return the state of the page at each address, as move_pages() needs it."""
-        if not addresses:
-            return []
-        low, high = min(addresses) & ~(PAGE_SIZE - 1), max(addresses) + 1
-        maps = self.counting.count(process, low, -(-high // PAGE_SIZE) * PAGE_SIZE)
-        found = list[moves.PageState]()
-        for address in addresses:
-            vma = _at(maps, address)
-            nid = process.placement.node(address >> PAGE_SHIFT)
-            found.append(moves.PageState(nid, vma is not None, 1, vma is None or not vma.of_file))
-        return found
 
     # files
 
@@ -373,10 +344,6 @@ class _Pages:
         self._counting.count(self._process, start, end)
         there = self._process.placement.by_node(start >> PAGE_SHIFT, end >> PAGE_SHIFT)
         return any(not nodes >> nid & 1 for nid in there)
-
-
-def _at(maps: Sequence[Vma], address: int) -> Vma | None:
-    return next((vma for vma in maps if vma.start <= address < vma.end), None)
 
 
 def _pointer(address: int) -> Pointer:

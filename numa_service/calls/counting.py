@@ -6,50 +6,43 @@ Each new page is then placed as the policy of its address, or of the process's f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from numa_service.calls.machine import SimulatedMachine
-from numa_service.calls.placement import CHUNK, NOWHERE, PAGE_SHIFT, Nids, Vma, masks, resident, vmas
-from numa_service.calls.processes import Process, Thread
-from numa_service.mm.mempolicy.calls import Area
+from numa_service.calls.areas import pieces_of
+from numa_service.calls.machine import MachineOfCalls
+from numa_service.calls.placement import (
+    CHUNK,
+    NOWHERE,
+    PAGE_SHIFT,
+    POOLED,
+    Bools,
+    Nids,
+    Vma,
+    masks,
+    resident,
+    vmas,
+)
+from numa_service.calls.processes import Process, Processes, Thread
+from numa_service.calls.shared import SharedObject, SharedPages
 from numa_service.mm.mempolicy.policy import Mempolicy
 
 #: Where user addresses end, with page tables of four levels.
 TASK_SIZE: Final = 1 << 47
 
 
-def address_space(process: Process, maps: Sequence[Vma]) -> list[Area]:
-    """The areas of a process: those of the host, cut where policies begin and end."""
-    found = list[Area]()
-    bound = iter((*process.areas, None))
-    area = next(bound)
-    for vma in maps:
-        at = vma.start
-        while at < vma.end:
-            while area is not None and area.end <= at:
-                area = next(bound)
-            if area is None or area.start >= vma.end:
-                found.append(Area(at, vma.end, None))
-                break
-            if area.start > at:
-                found.append(Area(at, area.start, None))
-                at = area.start
-            end = min(area.end, vma.end)
-            found.append(Area(at, end, area.policy))
-            at = end
-    return found
-
-
 class Counting:
     """Brings placements up to date."""
 
-    def __init__(self, machine: SimulatedMachine) -> None:
-        """Memory is taken of this machine."""
+    def __init__(self, machine: MachineOfCalls, processes: Processes) -> None:
+        """Memory is taken of this machine, for these processes."""
         self._machine = machine
+        self.shared = SharedPages(machine, processes)
+        #: Called again and again while something takes long.
+        self.meanwhile: Callable[[], None] = lambda: None
 
     def count(self, process: Process, start: int = 0, end: int = TASK_SIZE) -> list[Vma]:
         """Find what is there between two addresses, and what is there no more; the address space."""
@@ -59,11 +52,13 @@ class Counting:
         for vma in maps:
             if vma.end <= start or end <= vma.start:
                 continue
+            self.meanwhile()
             process.placement.forget_range(at >> PAGE_SHIFT, max(at, vma.start) >> PAGE_SHIFT)
             at = min(vma.end, end)
             self._count_vma(process, thread, vma, max(start, vma.start), at)
         if at < end:
             process.placement.forget_range(at >> PAGE_SHIFT, end >> PAGE_SHIFT)
+        self.shared.mapped(process, {vma.key for vma in maps if vma.inode})
         self.give_back(process)
         return maps
 
@@ -76,7 +71,8 @@ class Counting:
     def _count_vma(self, process: Process, thread: Thread, vma: Vma, start: int, end: int) -> None:
         first, behind = start >> PAGE_SHIFT, end >> PAGE_SHIFT
         there = masks(resident(process.pid, start, end))
-        new: list[_NewPages] = []
+        shared = self.shared.of(vma) if vma.inode else None
+        own, pooled = list[_NewPages](), list[_Pooled]()
         for at in sorted({*there, *process.placement.chunks(first, behind)}):
             nids = process.placement.of_chunk(at)
             part = slice(max(first - at * CHUNK, 0), behind - at * CHUNK)
@@ -86,29 +82,92 @@ class Counting:
                 continue
             is_there, of_file = found[0][part], found[1][part]
             process.placement.forget(known, (known >= 0) & ~is_there)
-            missing = is_there & (known == NOWHERE)
-            # a page of a file is the page cache's, which nobody counts here: taken to be on the CPU's node
-            cached = missing & of_file & vma.of_file
-            known[cached] = self._machine.node_of_cpu[thread.cpu]
-            wanted = np.flatnonzero(missing & ~cached)
+            if shared is not None:
+                pooled.append(_Pooled(at * CHUNK + part.start, known, is_there & of_file))
+                # a page of a file that was written has become one of the process
+                known[is_there & ~of_file & (known >= POOLED)] = NOWHERE
+                is_there = is_there & ~of_file
+            wanted = np.flatnonzero(is_there & (known == NOWHERE))
             if len(wanted):
-                new.append(_NewPages(at * CHUNK + part.start, known, wanted))
-        for low, high, area in _pieces(process.areas, first, behind) if new else ():
-            policy = area.policy if area else thread.policy
-            self._place(process, thread, vma, policy, [pages.within(low, high) for pages in new])
+                own.append(_NewPages(at * CHUNK + part.start, known, wanted))
+        for low, high, policy in self._pieces(process, thread, vma, start, end) if own else ():
+            self._place(process, thread, vma, policy, [pages.within(low, high) for pages in own])
+        if shared is not None:
+            self._count_shared(process, thread, vma, shared, pooled, (start, end))
+
+    def _pieces(
+        self, process: Process, thread: Thread, vma: Vma, start: int, end: int
+    ) -> Iterator[tuple[int, int, Mempolicy | None]]:
+        """Pages [low, high) that have one policy: that of their addresses, or else of the process."""
+        for area in pieces_of(process, self.shared, vma, start, end):
+            yield area.start >> PAGE_SHIFT, area.end >> PAGE_SHIFT, area.policy or thread.policy
+
+    def _count_shared(
+        self,
+        process: Process,
+        thread: Thread,
+        vma: Vma,
+        shared: SharedObject,
+        pooled: Sequence[_Pooled],
+        addresses: tuple[int, int],
+    ) -> None:
+        """Pages of a file or of shared memory: those that nobody has touched before are placed."""
+        shift = vma.pgoff - (vma.start >> PAGE_SHIFT)
+        new = list[_NewPages]()
+        for first, nids, is_there in pooled:
+            places = shared.placement.get(first + shift, first + shift + len(nids))
+            wanted = np.flatnonzero(is_there & (places == NOWHERE))
+            if len(wanted):
+                new.append(_NewPages(first, places, wanted))
+            else:
+                nids[is_there] = places[is_there] | POOLED
+        for low, high, policy in self._pieces(process, thread, vma, *addresses) if new else ():
+            within = [pages.within(low, high) for pages in new]
+            if shared.memory:
+                self._place(process, thread, vma, policy, within, shared)
+                continue
+            for pages in within:
+                pages.nids[pages.wanted], thread.turn = self._machine.place(
+                    thread.policy, thread.cpu, thread.turn, len(pages.wanted)
+                )
+        placed = {pages.first: pages.nids for pages in new}
+        for first, nids, is_there in pooled:
+            if first in placed:
+                shared.placement.put(first + shift, placed[first])
+                nids[is_there] = placed[first][is_there] | POOLED
 
     def _place(
-        self, process: Process, thread: Thread, vma: Vma, policy: Mempolicy | None, new: list[_NewPages]
+        self,
+        process: Process,
+        thread: Thread,
+        vma: Vma,
+        policy: Mempolicy | None,
+        new: list[_NewPages],
+        shared: SharedObject | None = None,
     ) -> None:
         """Take memory of the machine for new pages that have one policy, all at once."""
-        places = [pages.first + pages.wanted - (vma.start >> PAGE_SHIFT) + _pgoff(vma) for pages in new]
+        # shared memory is spread by its inode, too, so that not every piece of it begins on the same node
+        begin = _pgoff(vma) + (vma.inode if shared else 0) - (vma.start >> PAGE_SHIFT)
+        places = [pages.first + pages.wanted + begin for pages in new]
         together = np.concatenate(places).astype(np.uint64)
         if not len(together):
             return
-        nids = self._machine.take(process.pid, process.name, policy, thread.cpu, together)
+        account = (shared.account, shared.name) if shared else (process.pid, process.name)
+        nids = self._machine.take(*account, policy, thread.cpu, together)
         begins = np.cumsum([0, *map(len, places)])
-        for pages, begin, end in zip(new, begins, begins[1:], strict=False):
-            pages.nids[pages.wanted] = nids[begin:end]
+        for pages, at, end in zip(new, begins, begins[1:], strict=False):
+            pages.nids[pages.wanted] = nids[at:end]
+
+
+class _Pooled(NamedTuple):
+    """A part of a chunk where a file or shared memory is mapped."""
+
+    #: The number of the first page of the part.
+    first: int
+    #: The nodes of the part's pages.
+    nids: Nids
+    #: Which of them are the file's or the shared memory's.
+    is_there: Bools
 
 
 class _NewPages(NamedTuple):
@@ -130,16 +189,3 @@ class _NewPages(NamedTuple):
 def _pgoff(vma: Vma) -> int:
     """vm_pgoff: the page of the file, of anonymous memory that of the address."""
     return vma.pgoff if vma.inode else vma.start >> PAGE_SHIFT
-
-
-def _pieces(areas: Sequence[Area], first: int, end: int) -> Iterator[tuple[int, int, Area | None]]:
-    """Pages [first, end) cut where areas begin and end."""
-    for area in areas:
-        low, high = max(area.start >> PAGE_SHIFT, first), min(area.end >> PAGE_SHIFT, end)
-        if low < high:
-            if first < low:
-                yield first, low, None
-            yield low, high, area
-            first = high
-    if first < end:
-        yield first, end, None

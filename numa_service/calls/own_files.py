@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from numa_service.calls.counting import Counting, address_space
-from numa_service.calls.machine import SimulatedMachine
+from numa_service.calls.areas import address_space
+from numa_service.calls.counting import Counting
+from numa_service.calls.machine import MachineOfCalls
 from numa_service.calls.placement import PAGE_SHIFT, Vma, vmas
 from numa_service.calls.processes import Gone, Process, Processes, Thread
 from numa_service.mm.mempolicy.calls import Area
@@ -43,7 +44,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class OwnFiles:
     """Renders them for the thread that opens one."""
 
-    def __init__(self, machine: SimulatedMachine, processes: Processes, counting: Counting) -> None:
+    def __init__(self, machine: MachineOfCalls, processes: Processes, counting: Counting) -> None:
         """Files of this machine, and of these processes."""
         self._machine = machine
         self._processes = processes
@@ -134,7 +135,7 @@ class OwnFiles:
         host = {int(line.split(" ", 1)[0], 16): line.split()[2:] for line in text.splitlines()}
         starts = {vma.start for vma in maps}
         lines = list[str]()
-        for area in address_space(process, maps):
+        for area in address_space(process, self._counting.shared, maps):
             words = host.get(area.start, []) if area.start in starts else []
             whole = next((vma for vma in maps if vma.start == area.start and vma.end == area.end), None)
             lines.append(self._line(thread, area, words, cut=whole is None))

@@ -8,7 +8,7 @@ import fcntl
 import os
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -23,9 +23,16 @@ Bools = npt.NDArray[np.bool_]
 #: Pages whose nodes are in one array: 2 MiB.
 CHUNK: Final = 512
 PAGE_SHIFT: Final = 12
-#: A page of which nothing is known; what is added to the node of one that the process had from its parent.
+#: A page of which nothing is known.
 NOWHERE: Final = -1
+#: What is added to the node of a page that the process had from its parent, and of one that is of a file or
+#: of shared memory: neither is its own. Below are the bits of a node.
 INHERITED: Final = 1 << 12
+POOLED: Final = 1 << 13
+NODE_BITS: Final = INHERITED - 1
+
+#: Device and inode of a file, or of a piece of shared memory.
+Key = tuple[str, int]
 
 
 class Vma(NamedTuple):
@@ -37,6 +44,7 @@ class Vma(NamedTuple):
     flags: str
     #: Page of the file.
     pgoff: int
+    device: str
     inode: int
     path: str
 
@@ -45,8 +53,18 @@ class Vma(NamedTuple):
         """Whether pages that were not written are of a file, which has them for all who map it."""
         return self.inode != 0 and not self.path.startswith(("/memfd:", "/dev/zero", "/dev/shm/", "/SYSV"))
 
+    @property
+    def of_shared_memory(self) -> bool:
+        """Whether all that is written there is seen by everybody who maps it, and no file keeps it."""
+        return self.flags[3] == "s" and self.inode != 0 and not self.of_file
 
-_LINE = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S+) ([0-9a-f]+) \S+ (\d+) *(.*)")
+    @property
+    def key(self) -> Key:
+        """What tells files and pieces of shared memory apart."""
+        return self.device, self.inode
+
+
+_LINE = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S+) ([0-9a-f]+) (\S+) (\d+) *(.*)")
 #: What the kernel maps of its own: it has no pages of the process.
 _SPECIAL: Final = ("[vsyscall]", "[vvar]", "[vvar_vclock]", "[vdso]")
 
@@ -60,9 +78,10 @@ def vmas(pid: int) -> list[Vma]:
     found = list[Vma]()
     for line in text.splitlines():
         match = _LINE.fullmatch(line)
-        if match and match[6] not in _SPECIAL:
-            start, end, flags, offset, inode, path = match.groups()
-            found.append(Vma(int(start, 16), int(end, 16), flags, int(offset, 16) >> 12, int(inode), path))
+        if match and match[7] not in _SPECIAL:
+            start, end, flags, offset, device, inode, path = match.groups()
+            pgoff = int(offset, 16) >> PAGE_SHIFT
+            found.append(Vma(int(start, 16), int(end, 16), flags, pgoff, device, int(inode), path))
     return found
 
 
@@ -133,6 +152,19 @@ def _read(pagemap: int, start: int, end: int) -> Iterator[Resident]:
                 yield Resident(first + int(low), first + int(high), bool(kinds[low] == 2))
 
 
+def page_flags(pid: int, pages: Sequence[int]) -> list[int]:
+    """The words of /proc/PID/pagemap of pages, by number; 0 for what is not there."""
+    try:
+        pagemap = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return [0] * len(pages)
+    try:
+        read = (os.pread(pagemap, 8, page << 3) if page < 1 << 51 else b"" for page in pages)
+        return [int.from_bytes(word, "little") for word in read]
+    finally:
+        os.close(pagemap)
+
+
 @dataclass
 class Placement:
     """The node of each page of a process that has one, in arrays of a CHUNK of pages."""
@@ -164,14 +196,29 @@ class Placement:
     def node(self, page: int) -> int:
         """The node of a page, or NOWHERE."""
         nids = self._chunks.get(page // CHUNK)
-        return NOWHERE if nids is None or nids[page % CHUNK] < 0 else int(nids[page % CHUNK]) & ~INHERITED
+        return NOWHERE if nids is None or nids[page % CHUNK] < 0 else int(nids[page % CHUNK]) & NODE_BITS
+
+    def get(self, first: int, end: int) -> Nids:
+        """The nodes of pages [first, end), as a copy."""
+        found = np.full(end - first, NOWHERE, np.int16)
+        for at in self.chunks(first, end):
+            low, high = max(first, at * CHUNK), min(end, (at + 1) * CHUNK)
+            found[low - first : high - first] = self._chunks[at][low - at * CHUNK : high - at * CHUNK]
+        return found
+
+    def put(self, first: int, nids: Nids) -> None:
+        """The nodes of pages from `first` on."""
+        end = first + len(nids)
+        for at in range(first // CHUNK, -(-end // CHUNK)):
+            low, high = max(first, at * CHUNK), min(end, (at + 1) * CHUNK)
+            self.of_chunk(at)[low - at * CHUNK : high - at * CHUNK] = nids[low - first : high - first]
 
     def by_node(self, first: int, end: int) -> dict[int, int]:
         """Pages of [first, end) by node, ascending."""
         counts: dict[int, int] = {}
         for at in self.chunks(first, end):
             nids = self._chunks[at][max(first - at * CHUNK, 0) : max(end - at * CHUNK, 0)]
-            found, many = np.unique(nids[nids >= 0] & ~INHERITED, return_counts=True)
+            found, many = np.unique(nids[nids >= 0] & NODE_BITS, return_counts=True)
             for nid, count in zip(found.tolist(), many.tolist(), strict=True):
                 counts[nid] = counts.get(nid, 0) + count
         return dict(sorted(counts.items()))
@@ -192,15 +239,32 @@ class Placement:
 
     def forget_range(self, first: int, end: int) -> None:
         """Pages [first, end) are there no more."""
+        gone = list[Nids]()
         for at in list(self.chunks(first, end)):
-            within = np.arange(at * CHUNK, (at + 1) * CHUNK)
-            self.forget(self._chunks[at], (within >= first) & (within < end))
+            low, high = at * CHUNK, (at + 1) * CHUNK
+            if first <= low and high <= end:
+                gone.append(self._chunks.pop(at))
+            else:
+                part = self._chunks[at][max(first - low, 0) : end - low]
+                gone.append(part.copy())
+                part[:] = NOWHERE
+        self._note_gone(gone)
+
+    def drop(self, first: int, end: int) -> None:
+        """Pages [first, end) have another address now, and nothing is given back."""
+        for at in self.chunks(first, end):
+            self._chunks[at][max(first - at * CHUNK, 0) : end - at * CHUNK] = NOWHERE
 
     def forget_all(self) -> None:
         """Nothing is there any more."""
-        for nids in self._chunks.values():
-            self.forget(nids, nids >= 0)
-        self._chunks.clear()
+        gone, self._chunks = list(self._chunks.values()), {}
+        self._note_gone(gone)
+
+    def _note_gone(self, gone: Sequence[Nids]) -> None:
+        """Pages of these arrays are there no more; those of the process alone are to be given back."""
+        if gone:
+            together = np.concatenate(gone)
+            self.note_left(together[(together >= 0) & (together < INHERITED)])
 
 
 def masks(ranges: Iterable[Resident]) -> dict[int, tuple[Bools, Bools]]:

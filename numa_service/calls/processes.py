@@ -1,19 +1,20 @@
 """Which threads and processes call, and what each has from the one that made it.
 
 A supervisor hears of a thread when it calls for the first time. What it inherited is what its maker had when
-it was made: whoever makes others is noted (clone(), fork()), and before something of such a maker changes,
-those that it has made are looked for (:meth:`Processes.settle`).
+it was made: before something of a thread changes, and before its process ends, those that it has made are
+looked for (:meth:`Processes.settle`). Who makes threads is noted, as no file says whose they are.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from numa_service.calls.placement import Placement
+from numa_service.calls.placement import Key, Placement
 from numa_service.mm.mempolicy.calls import Area
 from numa_service.mm.mempolicy.interleave import FIRST_TURN, Turn
 from numa_service.mm.mempolicy.policy import Mempolicy
@@ -53,8 +54,10 @@ class Process:
     placement: Placement = field(default_factory=Placement)
     #: Another address space than before has another (stack's address, as /proc/PID/stat has it): execve().
     space: int = 0
-    #: The thread that made others last, if any may not be known yet.
+    #: The thread that made threads last, if any may not be known yet.
     maker: Thread | None = None
+    #: Pages of files and of shared memory that are mapped: their keys in :class:`SharedPages`.
+    shares: set[Key] = field(default_factory=set)
 
     @property
     def name(self) -> str:
@@ -75,7 +78,7 @@ class Processes:
         self._by_pid: dict[int, Process] = {}
         #: How many threads are taken to run on each CPU.
         self._load = dict.fromkeys(cpus, 0)
-        #: The process that ended last while some that it had made were not known yet: whose parent is gone.
+        #: Of the process that ended last: who is not known, and has no parent any more, was made by it.
         self._orphans: Thread | None = None
 
     def __iter__(self) -> Iterator[Process]:
@@ -112,15 +115,24 @@ class Processes:
         try:
             status = _status(pid)
             process = self._by_pid.get(status.pid)
-            if process is None and status.ppid in self._by_pid:
+            if process is None and self._parent(status) is not None:
                 process = self._new_process(status, status.pid).process
         except Gone:
             return None
         return process
 
-    def _new_process(self, status: _Status, tid: int) -> Thread:
-        parent = self._by_pid.get(status.ppid)
-        maker = (parent.maker or parent.threads[parent.pid]) if parent else self._orphans
+    def _parent(self, status: _Status) -> Process | None:
+        """The process that made one, also if nobody heard of it yet; None for one of no process here."""
+        known = self._by_pid.get(status.ppid)
+        return known if known or status.ppid <= 1 else self.process(status.ppid)
+
+    def _new_process(self, status: _Status, tid: int, maker: Thread | None = None) -> Thread:
+        parent = self._parent(status) if maker is None else None
+        if parent is not None:
+            by = (thread for thread in parent.threads.values() if status.pid in _children(thread))
+            maker = next(by, parent.threads[parent.pid])
+        elif maker is None:
+            maker = self._orphans
         try:
             pidfd = os.pidfd_open(status.pid)
         except OSError:
@@ -148,7 +160,7 @@ class Processes:
         self._load[thread.cpu] += 1
 
     def makes_others(self, thread: Thread) -> None:
-        """A thread makes a thread or a process: what it has now is what that one begins with."""
+        """A thread makes a thread: what it has now is what that one begins with."""
         if thread.process.maker not in (None, thread):
             self.settle(thread)
         thread.process.maker = thread
@@ -156,20 +168,16 @@ class Processes:
     def settle(self, thread: Thread) -> None:
         """Before something of a thread changes: those that its process has made get what it had."""
         process = thread.process
-        if process.maker is None:
-            return
-        for tid in _numbers(f"/proc/{process.pid}/task"):
-            if tid not in process.threads:
-                self._new_thread(process, tid, process.maker)
-        for pid in _numbers("/proc"):
-            if pid not in self._by_pid:
-                try:
-                    status = _status(pid)
-                    if status.ppid == process.pid:
-                        self._new_process(status, pid)
-                except Gone:
-                    continue
-        process.maker = None
+        if process.maker is not None:
+            for tid in _numbers(f"/proc/{process.pid}/task"):
+                if tid not in process.threads:
+                    self._new_thread(process, tid, process.maker)
+            process.maker = None
+        for maker in list(process.threads.values()):
+            for pid in _children(maker):
+                if pid not in self._by_pid:
+                    with suppress(Gone):
+                        self._new_process(_status(pid), pid, maker)
 
     def look_for_exec(self, process: Process) -> None:
         """Forget the address space of a process that has become another program since (execve)."""
@@ -180,8 +188,7 @@ class Processes:
 
     def ended(self, process: Process) -> None:
         """A process has ended; :attr:`Process.placement` is the caller's to give back."""
-        if process.maker is not None:
-            self._orphans = process.maker
+        self._orphans = process.threads[process.pid]
         os.close(process.pidfd)
         for thread in process.threads.values():
             self._forget_thread(thread)
@@ -213,6 +220,27 @@ def _space(pid: int) -> int:
     except OSError:
         return 0
     return int(text.rpartition(")")[2].split()[_STARTSTACK])
+
+
+def _children(thread: Thread) -> list[int]:
+    """The processes that a thread has made and that have not been waited for."""
+    try:
+        text = Path(f"/proc/{thread.process.pid}/task/{thread.tid}/children").read_text(encoding="ascii")
+    except FileNotFoundError:
+        # it has ended, or the host's kernel was built without CONFIG_PROC_CHILDREN
+        return _children_of(thread.process.pid) if thread.tid == thread.process.pid else []
+    except OSError:
+        return []
+    return [int(word) for word in text.split()]
+
+
+def _children_of(pid: int) -> list[int]:
+    found = list[int]()
+    for number in _numbers("/proc"):
+        with suppress(Gone):
+            if _status(number).ppid == pid:
+                found.append(number)
+    return found
 
 
 def _numbers(directory: str) -> list[int]:

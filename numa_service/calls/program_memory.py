@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import struct
+from collections.abc import Callable
 
 from numa_service.mm.mempolicy.calls import PAGE_SIZE, UserMask
 from numa_service.mm.mempolicy.policy import CallError
@@ -12,20 +14,28 @@ from numa_service.mm.mempolicy.policy import CallError
 #: Longest path of a call (PATH_MAX).
 _PATH_MAX = 4096
 
+_libc = ctypes.CDLL(None, use_errno=True)
+for _copy in (_libc.process_vm_readv, _libc.process_vm_writev):
+    _copy.restype = ctypes.c_ssize_t
+    _copy.argtypes = [
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_ulong,
+        ctypes.c_void_p,
+        ctypes.c_ulong,
+        ctypes.c_ulong,
+    ]
+
 
 class ProgramMemory:
-    """The memory of a thread, through /proc/TID/mem; CallError(EFAULT) where there is none.
+    """The memory of a thread, as it may use it itself; CallError(EFAULT) where it may not.
 
-    Whoever uses it has to ask before (read) or after (write) whether the caller still waits: a thread of this
-    number may be another one otherwise.
+    Whoever uses it has to ask before whether the caller still waits: a thread of this number may be another
+    one otherwise.
     """
 
     def __init__(self, tid: int) -> None:
-        self._file = os.open(f"/proc/{tid}/mem", os.O_RDWR | os.O_CLOEXEC)
-
-    def close(self) -> None:
-        """Close it."""
-        os.close(self._file)
+        self._tid = tid
 
     def read(self, address: int, size: int) -> bytes:
         """`size` bytes, all of them."""
@@ -36,19 +46,35 @@ class ProgramMemory:
 
     def read_up_to(self, address: int, size: int) -> bytes:
         """At most `size` bytes, fewer where the memory ends."""
-        try:
-            return os.pread(self._file, size, address)
-        except (OSError, OverflowError):
-            return b""
+        into = ctypes.create_string_buffer(size)
+        copied = self._copied(_libc.process_vm_readv, address, into, size)
+        if copied == size:
+            return into.raw
+        # a range that begins well is read up to the page where it ends
+        found = b""
+        while len(found) < size:
+            at = address + len(found)
+            part = min(size - len(found), PAGE_SIZE - at % PAGE_SIZE)
+            if self._copied(_libc.process_vm_readv, at, into, part) != part:
+                break
+            found += into.raw[:part]
+        return found
 
     def write(self, address: int, data: bytes) -> None:
         """Write all of the bytes."""
-        try:
-            written = os.pwrite(self._file, data, address)
-        except (OSError, OverflowError):
-            written = 0
-        if written < len(data):
+        kept = ctypes.create_string_buffer(data, len(data))
+        if self._copied(_libc.process_vm_writev, address, kept, len(data)) != len(data):
             raise CallError(errno.EFAULT)
+
+    def _copied(
+        self, copy: Callable[..., int], address: int, here: ctypes.Array[ctypes.c_char], size: int
+    ) -> int:
+        """Bytes that process_vm_readv() or process_vm_writev() copied; -1 for none."""
+        if not size:
+            return 0
+        ours = struct.pack("2Q", ctypes.addressof(here), size)
+        theirs = struct.pack("2Q", address, size)
+        return copy(self._tid, ours, 1, theirs, 1, 0)
 
     def path(self, address: int) -> str:
         """A string that ends with a NUL, as the paths of calls do."""

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import platform
+import select
 import socket
 import struct
 from enum import IntEnum
@@ -26,8 +27,6 @@ class Call(IntEnum):
     MUNMAP = 11
     MREMAP = 25
     CLONE = 56
-    FORK = 57
-    VFORK = 58
     SYSINFO = 99
     SCHED_SETAFFINITY = 203
     SCHED_GETAFFINITY = 204
@@ -59,11 +58,14 @@ _NR, _ARCH, _ARGS = 0, 4, 16
 #: A file that is opened to be read only has none of these flags; O_PATH opens no contents.
 _NOT_READ_ONLY: Final = os.O_ACCMODE | os.O_CREAT | os.O_DIRECTORY | os.O_PATH
 _MAP_FIXED: Final = 0x10
+_CLONE_THREAD: Final = 0x10000
 #: Calls of which only some are handed over: (argument, bits of it, whether any of the bits has to be set).
 _ONLY: Final = {
     Call.OPEN: (1, _NOT_READ_ONLY, False),
     Call.OPENAT: (2, _NOT_READ_ONLY, False),
     Call.MMAP: (3, _MAP_FIXED, True),
+    # fork() is not handed over: a signal would end it with EINTR, which no program expects
+    Call.CLONE: (0, _CLONE_THREAD, True),
 }
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -188,9 +190,15 @@ class Listener:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN)
         # Since Linux 6.6: the supervisor runs at once on the caller's CPU, and back.
         with contextlib.suppress(OSError):
             fcntl.ioctl(descriptor, _SET_FLAGS, _SYNC_WAKE_UP)
+
+    def has_some(self) -> bool:
+        """Whether a call has arrived that was not received yet."""
+        return any(events & select.POLLIN for _, events in self._poll.poll(0))
 
     def receive(self) -> Notification | None:
         """The next call; None if its caller was killed meanwhile."""

@@ -8,13 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
 from numa_service.calls import seccomp
 from numa_service.calls.answers import Answers
-from numa_service.calls.machine import SimulatedMachine
+from numa_service.calls.machine import MachineOfCalls
 from numa_service.calls.processes import Process, Processes
 from numa_service.calls.seccomp import Call, Listener, Notification
 
@@ -22,11 +23,13 @@ from numa_service.calls.seccomp import Call, Listener, Notification
 class Supervisor:
     """A program, and whoever answers its calls."""
 
-    def __init__(self, machine: SimulatedMachine) -> None:
+    def __init__(self, machine: MachineOfCalls) -> None:
         """Calls are answered by this machine."""
         self._processes = Processes(machine.cpus)
         self.answers = Answers(machine, self._processes)
         self._known: dict[int, Process] = {}
+        #: Calls that were received and not answered yet: from then on no signal but SIGKILL ends them.
+        self._received: deque[Notification] = deque()
 
     def run(self, command: Callable[[int], Sequence[str]], *descriptors: int) -> int:
         """Run a program to its end; its exit status as subprocess has it: -N if signal N ended it.
@@ -60,20 +63,22 @@ class Supervisor:
     def _serve(self, listener: Listener, program: subprocess.Popen[bytes]) -> None:
         poll = select.epoll()
         poll.register(listener.descriptor, select.EPOLLIN)
+        self.answers.counting.meanwhile = lambda: self._receive(listener)
         told = False
         while True:
-            for descriptor, events in poll.poll():
+            # what arrived while others were answered waits behind what has happened meanwhile
+            for descriptor, events in poll.poll(0 if self._received else None):
                 if descriptor == listener.descriptor:
                     if events & select.EPOLLHUP:
                         poll.close()
-                        self._all_ended()
+                        self.answers.all_ended()
                         return
-                    asked = listener.receive()
-                    if asked is not None:
-                        self._answer(listener, asked)
+                    self._receive(listener)
                 else:
                     poll.unregister(descriptor)
                     self.answers.ended(self._known.pop(descriptor))
+            for _ in range(len(self._received)):
+                self._answer(listener, self._received.popleft())
             for process in self._processes:
                 if process.pidfd not in self._known:
                     self._known[process.pidfd] = process
@@ -85,11 +90,16 @@ class Supervisor:
                     message = "numa-service: still running, and answered until they end:"
                     print(message, ", ".join(left), file=sys.stderr)
 
-    def _all_ended(self) -> None:
-        for process in list(self._processes):
-            self.answers.ended(process)
+    def _receive(self, listener: Listener) -> None:
+        """Receive what has arrived: a signal could end calls with EINTR that wait for this."""
+        while listener.has_some():
+            asked = listener.receive()
+            if asked is not None:
+                self._received.append(asked)
 
     def _answer(self, listener: Listener, asked: Notification) -> None:
+        if not listener.waits(asked):
+            return  # killed meanwhile: its number may be another thread's by now
         found = self.answers.answer(asked)
         if found is None:
             listener.let_host_answer(asked)

@@ -18,7 +18,9 @@ from numa_client import Machine, NumaError, Unavailable
 from typer.core import TyperCommand
 
 from numa_service.calls import seccomp
-from numa_service.calls.machine import SimulatedMachine
+from numa_service.calls.machine import MachineOfCalls
+from numa_service.calls.served import ServedMachine
+from numa_service.calls.simulated import SimulatedMachine
 from numa_service.calls.supervisor import Supervisor
 from numa_service.cli.compile import compile_first
 from numa_service.cli.fill import Fill, fill
@@ -217,11 +219,15 @@ def exec_(
     if not command:
         raise typer.BadParameter("no command to run: numa-service exec SOURCE -- CMD...")
     if calls or report:
-        if source is None:
-            raise typer.BadParameter(
-                "calls are answered by a SOURCE that is booted for it", param_hint="--calls"
-            )
-        _run_answered(booted(source, fills, empty), command, report)
+        if source is not None:
+            here = booted(source, fills, empty)
+            files = _files(here.look())
+            _end_as(_run_answered(SimulatedMachine(here.simulation, here.look), files, command, report))
+        with looking(source, name, fills, address) as served:
+            assert isinstance(served, Machine)
+            detach()
+            status = _run_answered(ServedMachine(served), _files(served), command, report)
+        _end_as(status)
     with looking(source, name, fills, address, empty) as seen:
         files = _files(seen)
     if name:
@@ -242,18 +248,23 @@ def _run(files: Sequence[File], command: list[str]) -> NoReturn:
     os.execv(sys.executable, _in_namespace(handed, "-", command))
 
 
-def _run_answered(machine: Booted, command: list[str], report: bool) -> NoReturn:
-    """Run the command, answer its calls, and end as it does."""
+def _run_answered(machine: MachineOfCalls, files: Sequence[File], command: list[str], report: bool) -> int:
+    """Run the command and answer its calls; its exit status, -N if signal N ended it."""
     try:
         seccomp.check_host()
     except seccomp.Unsupported as error:
         raise ClusterError(str(error)) from None
-    handed = _handed(_files(machine.look()))
-    supervisor = Supervisor(SimulatedMachine(machine.simulation, machine.look))
+    handed = _handed(files)
+    supervisor = Supervisor(machine)
     sys.stdout.flush()
     status = supervisor.run(lambda answers: _in_namespace(handed, str(answers), command), handed)
     if report:
         typer.echo(supervisor.report(), err=True)
+    return status
+
+
+def _end_as(status: int) -> NoReturn:
+    """End as a command did."""
     if status < 0:
         signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)

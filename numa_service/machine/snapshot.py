@@ -39,6 +39,8 @@ class Part(Flag):
     PAGE_TABLES = auto()
     #: The files of /proc/PID.
     TASKS = auto()
+    #: The kernel's log.
+    KMSG = auto()
 
 
 EVERY_PART = ~Part(0)
@@ -70,6 +72,8 @@ class NodePart:
     of_tasks: OfTasks = field(default_factory=OfTasks)
     #: Other nodes whose tasks have pages on this one.
     table_homes: tuple[int, ...] = ()
+    #: The kernel's log of the node: seconds since boot, level and text of each line.
+    kmsg: tuple[tuple[float, int, str], ...] = ()
 
     def to_json(self) -> bytes:
         """The part as JSON, for another process of the same version."""
@@ -159,6 +163,7 @@ def assemble(
         slab_caches=slab_caches_of(spec, caches),
         tasks={pid: files for part in found for pid, files in sorted(part.tasks.items())},
         khugepaged=_summed(part.of_tasks.khugepaged for part in found),
+        kmsg=tuple(sorted((line for part in found for line in part.kmsg), key=lambda line: line[0])),
     )
 
 

@@ -153,7 +153,19 @@ SYSCTLS: dict[str, Sysctl] = {
         _kept("vm.overcommit_memory", "overcommit", "Overcommit policy.", "0", 2),
         _kept("vm.overcommit_ratio", "overcommit", "Share of RAM that may be committed, %.", "50"),
         _kept("vm.page-cluster", "swap read-ahead", "Swap read-ahead, log2 of pages.", "3", 31),
-        _kept("vm.panic_on_oom", "the OOM killer", "Panic instead of killing.", "0", 2),
+        Sysctl(
+            "vm.panic_on_oom",
+            "Kill nobody for want of memory: 1 of the machine, 2 also of nodes.",
+            "0",
+            maximum=2,
+        ),
+        Sysctl(
+            "vm.oom_kill_allocating_task",
+            "The task that asks for memory is killed, not the one with the most.",
+            "0",
+            minimum=-(2**31),
+        ),
+        Sysctl("vm.oom_dump_tasks", "Reports of OOM kills have the table of tasks.", "1", minimum=-(2**31)),
         _kept(
             "vm.vfs_cache_pressure",
             "a cache of dentries and inodes",

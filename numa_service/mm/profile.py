@@ -13,6 +13,7 @@ from numa_service.mm.rules.boot import BOOT, FILES
 from numa_service.mm.rules.distributions import DISTRIBUTIONS, Distribution
 from numa_service.mm.rules.hotplug_locks import HOTPLUG_LOCKS
 from numa_service.mm.rules.hugetlb import HUGETLB
+from numa_service.mm.rules.oom import OOM, OOM_REPORT
 from numa_service.mm.rules.pages import ALLOCATION, RECLAIM
 from numa_service.mm.rules.policies import POLICIES
 from numa_service.mm.rules.sysctls import DEFAULTS, MAXIMA, PRESENT
@@ -29,6 +30,8 @@ RULES: Mapping[str, tuple[Axis, ...]] = {
     "reclaim": RECLAIM,
     "memory policies": POLICIES,
     "hugetlb": HUGETLB,
+    "OOM killer": OOM,
+    "report of an OOM kill": OOM_REPORT,
     "waiting": WAITS,
     "locks of hotplug": HOTPLUG_LOCKS,
     "boot": BOOT,
@@ -143,6 +146,31 @@ class Profile:
     hugepages_per_node: bool
     #: set_max_huge_pages of one node leaves surplus pages out of what all nodes have.
     node_write_counts_persistent: bool
+
+    # OOM killer
+
+    #: BADNESS_*: how oom_badness() rates a task.
+    oom_badness_rules: int
+    #: Levels of page tables that oom_badness() counts, from the lowest.
+    oom_counts_tables: int
+    #: oom_kill_process: the worst child of the task that was chosen is killed in its place.
+    oom_kills_child: bool
+    #: oom_evaluate_task: of tasks with as many points the last is chosen, else the first.
+    oom_last_of_equals: bool
+    #: constrained_alloc: present pages of the nodes count, else spanned ones.
+    oom_counts_present: bool
+    #: Modes whose nodes say which tasks may be killed for the nodes of a policy (oom_cpuset_eligible).
+    oom_policy_modes: tuple[str, ...]
+    #: What the report has: oom_adj; names of gfp flags; the policy's nodes in the first line; the line
+    #: "oom-kill:constraint="; the columns of the task table, and a line above it; how much is told of the
+    #: task that was killed.
+    oom_prints_adj: bool
+    oom_prints_gfp_names: bool
+    oom_prints_nodemask: bool
+    oom_prints_summary: bool
+    oom_task_columns: tuple[str, ...]
+    oom_tasks_headed: bool
+    oom_killed_fields: int
 
     # waiting
 
@@ -264,6 +292,8 @@ def _profile(series: Series, patch: int | None, distribution: str) -> Profile:
         *RECLAIM,
         *POLICIES,
         *HUGETLB,
+        *OOM,
+        *OOM_REPORT,
         *WAITS,
         *HOTPLUG_LOCKS,
         *BOOT,

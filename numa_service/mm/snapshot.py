@@ -210,6 +210,8 @@ class MachineSnapshot:
     slab: str = "slub"
     #: Its caches in the order of creation; empty where they are not known.
     slab_caches: tuple[Cache, ...] = ()
+    #: What kernels print later than at boot: seconds since boot, level (KERN_*) and text of each line.
+    kmsg: tuple[tuple[float, int, str], ...] = ()
     #: pid → name → text of the files of /proc/PID; empty where nobody asked for them.
     tasks: dict[int, dict[str, str]] = field(default_factory=dict)
     #: khugepaged's counts, of all nodes together, by the name of their file.

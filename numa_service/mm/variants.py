@@ -84,3 +84,15 @@ RESERVE_OF_EMPTY = 1
 RESERVE_SKIPPED = 2
 #: 5.11: every zone counts all pages above it.
 RESERVE_COUNTED = 3
+
+# BADNESS_*: how oom_badness() rates a task for the OOM killer
+#: Since 2.6.36: thousandths of the memory in question, between 1 and 1000, less 30 for root.
+BADNESS_PER_MILLE = 0
+#: 3.5 (a7f638f999ff): pages, at least 1; root has 30 thousandths of the memory in question less.
+BADNESS_PAGES = 1
+#: 3.14 (778c14affaf9): root has 3 % less of what it uses.
+BADNESS_ROOT_SHARE = 2
+#: 4.17 (d46078b28889): root has no bonus.
+BADNESS_ROOT_EQUAL = 3
+#: 5.9 (9066e5cfb73c): pages, which may be less than none: only a task that may not be killed has no points.
+BADNESS_SIGNED = 4

@@ -93,8 +93,9 @@ NODE_STAT_NAMES = (
     PGROTATED,
     PGMIGRATE_SUCCESS,
     PGMIGRATE_FAIL,
-) = range(30)
-NR_VM_EVENTS = 30
+    OOM_KILL,
+) = range(31)
+NR_VM_EVENTS = 31
 
 _EVENT_NAMES = (
     "pgfree",
@@ -121,6 +122,7 @@ _EVENT_NAMES = (
     "pgrotated",
     "pgmigrate_success",
     "pgmigrate_fail",
+    "oom_kill",
 )
 
 

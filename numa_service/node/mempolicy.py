@@ -226,6 +226,8 @@ class Walk:
     this_node: bool = False
     #: What the policy chose, for people; empty without one.
     chosen: str = ""
+    #: The nodes that the policy leaves; None: all.
+    nodemask: tuple[int, ...] | None = None
 
     @property
     def nodes(self) -> tuple[int, ...]:
@@ -313,4 +315,4 @@ def _walk(
             segments[-1] = (ref.nid, (*segments[-1][1], ref.zone))
         else:
             segments.append((ref.nid, (ref.zone,)))
-    return Walk(tuple(segments), refs[0], highest_zoneidx, list_nid, this_node, chosen)
+    return Walk(tuple(segments), refs[0], highest_zoneidx, list_nid, this_node, chosen, mask)

@@ -32,6 +32,7 @@ from numa_service.node.explanation_recorder import (
 )
 from numa_service.node.mempolicy import Policy, PolicyMode, policy_walk, take_turns
 from numa_service.node.node import Node
+from numa_service.node.oom_kill import OomAsker
 from numa_service.node.owners import Owner
 from numa_service.node.prepare import AllocRequest, Prepared
 from numa_service.node.unserved import Unserved, unserved
@@ -54,6 +55,7 @@ class Allocation:
     #: Pages that direct reclaim freed.
     direct_reclaimed: int = 0
     #: As in AllocContext.
+    hopeless: bool = False
     unasked: dict[int, NodeError] = field(default_factory=dict)
     #: Set for a request that asked for an explanation.
     explanation: Explanation | None = None
@@ -64,6 +66,7 @@ class Allocation:
         self.got += ac.got
         self.remote_lookups += ac.remote_lookups
         self.direct_reclaimed += ac.direct_reclaimed
+        self.hopeless = self.hopeless or ac.hopeless
         self.unasked.update(ac.unasked)
 
 
@@ -200,13 +203,15 @@ def alloc_for_owner(
     *,
     cost: Cost | None = None,
     shares: Shares | None = None,
+    asker: OomAsker | None = None,
 ) -> Steps[Allocation]:
     """Allocate up to `count` blocks for an owner of this node, by policy; return what was got.
 
     Unlike :func:`alloc_pages`, it does not fail when blocks are missing, and does not spend the cost. `cost`
     is added to; `indexes` are the packed page indexes of a region, for an `lru_kind` other than
     LRU_KIND_NONE. `shares` are the blocks that an interleave policy wants of each node, in the order of the
-    indexes. Session 0 is none: the caller knows itself where the owner has pages.
+    indexes. Session 0 is none: the caller knows itself where the owner has pages. `asker` is the task that
+    asks, if there is one: tasks may be killed for it.
     """
     prepared = node.prepared(gfp, policy)
     result = Allocation(cost=cost or Cost())
@@ -235,6 +240,7 @@ def alloc_for_owner(
         indexes,
         dirty,
         first=first,
+        asker=asker,
     )
     yield from _walk_zonelists(node, session, policy, ac, result, shares)
     return result

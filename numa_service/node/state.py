@@ -26,6 +26,7 @@ from numa_service.node.cost import Cost
 from numa_service.node.errors import NotFound, Precondition
 from numa_service.node.first_replies import FirstReplies
 from numa_service.node.hugetlb_state import HugetlbOfNode
+from numa_service.node.kernel_log import KernelLog
 from numa_service.node.kmem_slab import SlabKmem
 from numa_service.node.kmem_slob import SlobKmem
 from numa_service.node.kmem_slub import SlubKmem
@@ -40,7 +41,7 @@ from numa_service.node.session_state import Region, Session
 from numa_service.node.task_state import Tasks
 
 #: Version of the layout of snapshots. A snapshot of another version is refused.
-SNAPSHOT_VERSION = 5
+SNAPSHOT_VERSION = 6
 #: By the name of the allocator.
 _KMEM: dict[str, Callable[[Holder], Kmem]] = {"slub": SlubKmem, "slab": SlabKmem, "slob": SlobKmem}
 
@@ -78,6 +79,8 @@ class NodeState:
         self.hugetlb = HugetlbOfNode(self)
         self.replies = FirstReplies()
         self.outbox = Outbox()
+        #: What the kernel of this node has printed since boot.
+        self.kernel_log = KernelLog()
         self.kswapd = Kswapd()
         self.load = Load(machine.spec, nid)
         #: Which pages are locked, or under writeback.
@@ -260,6 +263,7 @@ class NodeState:
             self.page_bits.dump(),
             self.pgdat.memory_failure.dump(),
             self.tasks.dump(),
+            self.kernel_log.dump(),
         ]
         packed: bytes = msgpack.packb(parts)
         return packed
@@ -275,7 +279,7 @@ class NodeState:
         if version != SNAPSHOT_VERSION:
             raise ValueError(f"a snapshot of version {version}: {SNAPSHOT_VERSION} is read")
         (nid, lineage, digest), machine, pgdat, counts, slots, sessions, regions, run, load = parts[:9]
-        caches, replies, outbox, kmem, vmalloc, highmem, hugetlb, page_bits, failure, tasks = parts[9:]
+        caches, replies, outbox, kmem, vmalloc, highmem, hugetlb, page_bits, failure, tasks, log = parts[9:]
         if nid != self.nid:
             raise ValueError(f"a snapshot of node {nid}, not {self.nid}")
         self.lineage = lineage
@@ -305,6 +309,7 @@ class NodeState:
         self.pgdat.memory_failure.load(failure)
         self.tasks = Tasks(self.machine, self.nid, self.lineage)
         self.tasks.load(tasks)
+        self.kernel_log.load(log)
         if self.digest() != digest:
             raise ValueError("the snapshot does not lead to the state that it is of")
 
@@ -346,4 +351,5 @@ class NodeState:
         digest.update(repr(self.page_bits.dump()).encode())
         digest.update(repr(self.pgdat.memory_failure.dump()).encode())
         digest.update(msgpack.packb(self.tasks.dump()))
+        digest.update(repr(self.kernel_log.dump()).encode())
         return digest.hexdigest()

@@ -26,15 +26,16 @@ from numa_service.node.cost import Cost
 from numa_service.node.errors import InvalidRequest, NodeError, PeerUnavailable
 from numa_service.node.mempolicy import Policy, PolicyMode, policy_choice
 from numa_service.node.node import Node
+from numa_service.node.oom_kill import OomAsker
 from numa_service.node.ops.alloc import MAX_COUNT
 from numa_service.node.ops.task import next_populated
 from numa_service.node.ops.task_work import Did, Here, Zones
-from numa_service.node.owners import Owner
 from numa_service.node.page_alloc import Allocation, alloc_for_owner, spend
 from numa_service.node.pfns import pack_pfns, unpack_indexes, unpack_pfns
 from numa_service.node.prepare import gfp_zone_checked
 from numa_service.node.task_huge import unnamed
 from numa_service.node.task_image import begins, relro
+from numa_service.node.task_limbo import free_blocks, release_elsewhere
 from numa_service.node.task_pages import (
     HUGE,
     HUGE_ZERO,
@@ -70,6 +71,8 @@ class Ran:
     status: tuple[int, ...] = ()
     cost: Cost = field(default_factory=Cost)
     remote_lookups: int = 0
+    #: There was no memory, and nobody whom the OOM killer may kill.
+    hopeless: bool = False
     #: nid → the error for which that node was not, or not in full, asked.
     unasked: dict[int, NodeError] = field(default_factory=dict)
 
@@ -129,7 +132,7 @@ def spawn(
         _add(node, ran, did)
         if did.want is None:
             break
-        blocks = yield from _get_tables(node, cpu, cpu_nid, did.want, ran)
+        blocks = yield from _get_tables(node, OomAsker(0, comm, cpu), cpu_nid, did.want, ran)
         if len(blocks) < did.want.pages:
             yield from _free_tables(node, [*tables, *((did.want.order, block) for block in blocks)])
             ran.fail(errno.ENOMEM, "there is no page for its page tables")
@@ -143,8 +146,9 @@ def spawn(
             began = Ran(cost=ran.cost)
             yield from _touch(node, task, start, end, began, write=write)
             ran.faults += began.faults
-        here = here_of(node, cpu_nid)
-        node.apply(ops.TaskCall(task.pid, "mprotect", relro(), "", here))
+        if task.pid in node.tasks:
+            here = here_of(node, cpu_nid)
+            node.apply(ops.TaskCall(task.pid, "mprotect", relro(), "", here))
     yield from release_elsewhere(node)
     _spend(node, cpu, cpu_nid, ran.cost)
     return ran
@@ -236,17 +240,26 @@ def _until_done(
     node: Node, task: Task, op: Callable[[], ops.TaskCall | ops.TaskFork], ran: Ran
 ) -> Steps[Did]:
     """Apply an op until it has all pages that it needs; note how it ended."""
-    while True:
+    while not _killed(node, task, ran):
         did = node.apply(op())
         _add(node, ran, did)
         if did.want is None:
             ran.value, ran.errno, ran.reason = did.value, did.errno, did.reason
             return did
         got = yield from _get(node, task, did.want, ran)
-        if got < did.want.pages and did.want.kind != HUGE:
+        if got < did.want.pages and did.want.kind != HUGE and task.pid in node.tasks:
             node.apply(ops.ReturnStock(task.pid))
             ran.fail(errno.ENOMEM, _no_memory(node, did.want, ran))
             return Did()
+    return Did()
+
+
+def _killed(node: Node, task: Task, ran: Ran) -> bool:
+    """Whether the OOM killer has killed a task in the midst of a call, which ends with ESRCH then."""
+    if task.pid in node.tasks:
+        return False
+    ran.fail(errno.ESRCH, f"task {task.pid} was killed by the OOM killer")
+    return True
 
 
 def _no_memory(node: Node, want: Want, ran: Ran) -> str:
@@ -260,7 +273,7 @@ def _touch(
 ) -> Steps[None]:
     """Touch a range, in steps for which there is memory."""
     at, stop = start, end
-    while at < end:
+    while at < end and not _killed(node, task, ran):
         if populate:  # holes, of which mlockall has 128 TiB, are not gone through
             vma = next_populated(task.process.mm.tree, at, end)
             if vma is None:
@@ -277,14 +290,17 @@ def _touch(
         at = max(at, did.at)
         if did.want is None:
             at, stop = max(at, to), end
+            if at < end and ran.hopeless:
+                ran.fail(errno.ENOMEM, "memory is out, and no task may be killed")
+                return
             continue
         got = yield from _get(node, task, did.want, ran)
         if did.want.kind in (HUGE, HUGE_ZERO):
             continue  # faults do without those that there are not
-        if not got and node.apply(ops.ShrinkHuge()):
+        if not got and task.pid in node.tasks and node.apply(ops.ShrinkHuge()):
             yield from release_elsewhere(node)
             continue
-        if got < did.want.pages:
+        if got < did.want.pages and task.pid in node.tasks:
             if not got or did.want.kind == TABLE or stop <= at + (1 << PAGE_SHIFT):
                 node.apply(ops.ReturnStock(task.pid))
                 ran.fail(errno.ENOMEM, _no_memory(node, did.want, ran))
@@ -298,7 +314,10 @@ def _touch(
 def _get(node: Node, task: Task, want: Want, ran: Ran) -> Steps[int]:
     """Get pages for a task, which are its stock then; return how many there were."""
     if want.kind == TABLE:
-        blocks = yield from _get_tables(node, task.cpu, task.cpu_nid, want, ran)
+        blocks = yield from _get_tables(node, _asker(task), task.cpu_nid, want, ran)
+        if task.pid not in node.tasks:
+            yield from _free_tables(node, [(want.order, block) for block in blocks])
+            return 0
         if blocks:
             node.apply(ops.StockTables(task.pid, want.order, tuple(blocks)))
         return len(blocks)
@@ -340,6 +359,7 @@ def _walk(
             frames,
             cost=ran.cost,
             shares=shares or None,
+            asker=_asker(task),
         )
     except InvalidRequest:
         return ()  # no node of the policy has memory
@@ -438,15 +458,20 @@ def _get_huge_zero(node: Node, task: Task, want: Want, ran: Ran) -> Steps[int]:
 
 def _count(ran: Ran, allocation: Allocation) -> None:
     ran.remote_lookups += allocation.remote_lookups
+    ran.hopeless = ran.hopeless or allocation.hopeless
     ran.unasked.update(allocation.unasked)
 
 
-def _get_tables(node: Node, cpu: int, cpu_nid: int, want: Want, ran: Ran) -> Steps[list[int]]:
+def _asker(task: Task) -> OomAsker:
+    return OomAsker(task.pid, task.comm, task.cpu, task.oom_score_adj)
+
+
+def _get_tables(node: Node, asker: OomAsker, cpu_nid: int, want: Want, ran: Ran) -> Steps[list[int]]:
     """Get blocks for page tables, near the CPU (pte_alloc_one); return their numbers."""
     policy = Policy() if cpu_nid == node.nid else Policy(PolicyMode.PREFERRED, (cpu_nid,))
     owner = node.tasks.owner(TABLE)
     allocation = yield from alloc_for_owner(
-        node, owner, 0, GFP_KERNEL, want.order, want.pages, cpu, policy, cost=ran.cost
+        node, owner, 0, GFP_KERNEL, want.order, want.pages, asker.cpu, policy, cost=ran.cost, asker=asker
     )
     _count(ran, allocation)
     blocks: list[int] = []
@@ -530,33 +555,9 @@ def _refault(
     node.apply(ops.CountEvents(faults=pages, major_faults=read, pages_in=read))
 
 
-def release_elsewhere(node: Node) -> Steps[None]:
-    """Have other nodes free what tasks do not need any more.
-
-    A node that does not answer is asked again (``outbox.py``), and for nothing else until it has answered.
-    """
-    tasks = node.tasks
-    while tasks.limbo or tasks.limbo_tables:
-        limbo = node.apply(ops.TakeLimbo())
-        for id, nid, frames in limbo.frames:
-            yield from tell(node, nid, ops.Release(node.owner(id), None, frames))
-            node.apply(ops.FramesFreed(frames))
-        for nid, order, pfns in limbo.tables:
-            packed = pack_pfns(np.array(pfns, np.uint64))
-            yield from _free_blocks(node, node.tasks.owner(TABLE), nid, order, packed)
-
-
-def _free_blocks(node: Node, owner: Owner, nid: int, order: int, pfns: bytes) -> Steps[None]:
-    """Free blocks of page tables; a node that has lost them in a restart has freed them."""
-    try:
-        yield from tell(node, nid, ops.Free(owner, None, order, pfns, undoes=True))
-    except NodeError:
-        return
-
-
 def _free_tables(node: Node, tables: Sequence[tuple[int, int]]) -> Steps[None]:
     """Free blocks of page tables that were got for a task that does not begin."""
     for order, block in tables:
         nid, pfn = nid_and_pfn(block)
         packed = pack_pfns(np.array([pfn], np.uint64))
-        yield from _free_blocks(node, node.tasks.owner(TABLE), nid, order, packed)
+        yield from free_blocks(node, node.tasks.owner(TABLE), nid, order, packed)

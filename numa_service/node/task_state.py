@@ -7,6 +7,7 @@ with it at the latest. Pids are unique in the machine.
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +58,11 @@ _OF_FILE = (0, 2, 17)
 _OF_SHMEM = (0, 1, 1024)
 
 
+def home_of(pid: int, nids: Sequence[int]) -> int:
+    """The node on which a task of this pid lives, or would live; `nids`: all nodes of the machine."""
+    return nids[(pid - FIRST_PID) % len(nids)]
+
+
 @dataclass(slots=True)
 class Task:
     """struct task_struct, as far as memory goes."""
@@ -79,6 +85,8 @@ class Task:
     refused: dict[int, int] = field(default_factory=dict)
     #: Pages that were read back from swap, or from a disk.
     majflt: int = 0
+    #: What is added to its score for the OOM killer, in thousandths of memory.
+    oom_score_adj: int = 0
 
     def dump(self) -> list[Any]:
         """Return all but the process as plain data."""
@@ -86,17 +94,18 @@ class Task:
         stock = [(kind, pfns.tobytes()) for kind, pfns in sorted(self.stock.items()) if len(pfns)]
         tables = [(order, pfns) for order, pfns in sorted(self.tables.items()) if pfns]
         refused = sorted(self.refused.items())
-        return [who, self.policy, self.turn, stock, tables, refused, self.majflt]
+        return [who, self.policy, self.turn, stock, tables, refused, self.majflt, self.oom_score_adj]
 
     @classmethod
     def load(cls, dumped: list[Any], process: Process) -> Task:
         """Make it from what :meth:`dump` returned."""
-        who, policy, turn, stock, tables, refused, majflt = dumped
+        who, policy, turn, stock, tables, refused, majflt, oom_score_adj = dumped
         pid, ppid, session, cpu, cpu_nid, comm, cmdline = who
         left = {kind: np.frombuffer(pfns, np.int64).copy() for kind, pfns in stock}
         task = cls(pid, ppid, session, cpu, cpu_nid, comm, tuple(cmdline), process, load_policy(policy))
         task.turn, task.stock, task.tables, task.majflt = Turn(*turn), left, dict(tables), majflt
         task.refused = dict(refused)
+        task.oom_score_adj = oom_score_adj
         return task
 
 
@@ -152,6 +161,8 @@ class Tasks(dict[int, Task]):
         self.limbo: dict[tuple[int, int], list[Pfns]] = {}
         #: The same of page tables, by node and order, as pfns.
         self.limbo_tables: dict[tuple[int, int], list[int]] = {}
+        #: Tasks that the OOM killer has killed, and whose memory other nodes may still have.
+        self.oom_victims: list[int] = []
 
     def task(self, session: int, pid: int) -> Task:
         """Return a task of a session; NotFound, or Precondition when it is another session's."""
@@ -328,11 +339,14 @@ class Tasks(dict[int, Task]):
             (limbo, sorted(self.limbo_tables.items())),
             None if self.thp is None else dump_thp(self.thp, processes),
             self.khugepaged.dump(),
+            self.oom_victims,
         ]
 
     def load(self, dumped: list[Any]) -> None:
         """Replace the content by what :meth:`dump` returned."""
-        tasks, of_processes, source, counted, inodes, (limbo, limbo_tables), thp, khugepaged = dumped
+        tasks, of_processes, source, counted, inodes, (limbo, limbo_tables), *rest = dumped
+        thp, khugepaged, victims = rest
+        self.oom_victims = list(victims)
         self.source.load(source)
         made = load_processes(of_processes, self.frames, self.tables, self.source.place, self.make_mm)
         self.clear()

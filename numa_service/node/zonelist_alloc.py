@@ -21,10 +21,17 @@ from numa_service.mm.internal import (
     ALLOC_NO_WATERMARKS,
     ALLOC_NOFRAGMENT,
     ALLOC_NON_BLOCK,
+    ALLOC_WMARK_HIGH,
     ALLOC_WMARK_MIN,
 )
 from numa_service.mm.mmzone import DEF_PRIORITY, PAGE_ALLOC_COSTLY_ORDER, SWAP_CLUSTER_MAX
-from numa_service.mm.page_alloc import LRU_KIND_NONE, NUMA_HOW_HIT, NUMA_HOW_INTERLEAVE, NUMA_HOW_LOCAL
+from numa_service.mm.page_alloc import (
+    LRU_KIND_FILE,
+    LRU_KIND_NONE,
+    NUMA_HOW_HIT,
+    NUMA_HOW_INTERLEAVE,
+    NUMA_HOW_LOCAL,
+)
 from numa_service.mm.profile import Profile
 from numa_service.mm.variants import WMARK_NON_BLOCK
 from numa_service.mm.zonelist import Zoneref
@@ -38,6 +45,7 @@ from numa_service.node.explanation_recorder import (
 )
 from numa_service.node.mempolicy import Walk
 from numa_service.node.node import Node
+from numa_service.node.oom_kill import OomAsker, OutOfMemory, may_oom
 from numa_service.node.ops.alloc import MAX_REQUEST_PAGES
 from numa_service.node.owners import Owner
 
@@ -80,6 +88,10 @@ class AllocContext:
     direct_reclaimed: int = 0
     #: nid → the error for which that node of the walk was not, or not in full, asked for pages.
     unasked: dict[int, NodeError] = field(default_factory=dict)
+    #: The OOM killer found nobody whom it may kill.
+    hopeless: bool = False
+    #: The OOM killer at work for this walk.
+    out_of_memory: OutOfMemory | None = None
     #: For a request that asked for an explanation.
     recorder: Recorder | None = None
     #: What the fast path has got from this node, with which the walk begins.
@@ -88,6 +100,8 @@ class AllocContext:
     slab: str = ""
     #: Most objects of it that the node gets; 0: all.
     slab_objects: int = 0
+    #: The task that asks: for its sake the OOM killer may kill somebody.
+    asker: OomAsker | None = None
     #: The new slab: its node, that node's lineage, and the packed addresses of its objects.
     new_slab: tuple[int, int, bytes] | None = None
 
@@ -257,7 +271,7 @@ def gfp_to_alloc_flags(gfp: int, order: int, profile: Profile) -> int:
 def __alloc_pages_slowpath(node: Node, ac: AllocContext) -> Steps[None]:
     """Wake every kswapd, retry at MIN, reclaim and retry.
 
-    It gives up where the kernel would call the OOM killer.
+    Then the OOM killer kills a task, as long as there is one, if a task asks; else it gives up.
     """
     can_direct_reclaim = bool(ac.gfp & Gfp.DIRECT_RECLAIM)
     alloc_flags = gfp_to_alloc_flags(ac.gfp, ac.order, node.machine.profile)
@@ -294,9 +308,38 @@ def __alloc_pages_slowpath(node: Node, ac: AllocContext) -> Steps[None]:
             # should_reclaim_retry(): release the high-atomic reserves before giving up
             yield from _drain(node, ac, force=True)
             yield from get_page_from_freelist(node, ac, alloc_flags, "after releasing reserves")
-            return
+            if not ac.missing or not (yield from __alloc_pages_may_oom(node, ac)):
+                return
+            yield from get_page_from_freelist(node, ac, alloc_flags, "after an OOM kill")
+            drained, no_progress = False, 0
         if alloc_flags & ALLOC_KSWAPD:
             yield from wake_all_kswapds(node, ac)
+
+
+def __alloc_pages_may_oom(node: Node, ac: AllocContext) -> Steps[bool]:
+    """Try once more, against the HIGH watermarks, and then have a task killed; True if it is worth a new try.
+
+    The task that asks may be the one: it gets nothing any more then.
+    """
+    asker = ac.asker
+    if asker is None or not may_oom(ac.walk, ac.gfp, ac.order, node):
+        return False
+    yield from get_page_from_freelist(node, ac, ALLOC_WMARK_HIGH | ALLOC_CPUSET, "before an OOM kill")
+    if not ac.missing:
+        return False
+    if ac.out_of_memory is None:
+        ac.out_of_memory = OutOfMemory(node, asker, ac.walk, ac.gfp, ac.order)
+    killer = ac.out_of_memory
+    pages = ac.got << ac.order
+    killed = yield from killer.kill(*((0, pages) if ac.lru_kind == LRU_KIND_FILE else (pages, 0)))
+    for _ in range(killer.asked):
+        ac.cost.add_lookup(node.machine.spec.latency)
+    ac.remote_lookups += killer.asked
+    killer.asked = 0
+    if not killed:
+        ac.hopeless = True
+        ac.unasked.update(killer.unasked)
+    return killed and (not asker.pid or asker.pid in node.tasks)
 
 
 def _drain(node: Node, ac: AllocContext, force: bool) -> Steps[None]:

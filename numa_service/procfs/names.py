@@ -58,6 +58,10 @@ class KernelNames:
     absent_files: frozenset[str]
     #: Files of a slab cache (``slab_attrs``) that the kernel does not have.
     absent_slab_files: frozenset[str]
+    #: What stands before the numbers of huge pages in a node's line of Mem-Info.
+    thp_field_space: str
+    #: The line with which a call trace begins (dump_stack_print_info).
+    dump_stack: str
 
 
 _ZONE_STAT_6_1 = _names(
@@ -253,6 +257,8 @@ _LINUX_6_1 = KernelNames(
     tiers_by_hmat=False,
     absent_files=frozenset({_NODE_MEMORY_FAILURE}),
     absent_slab_files=frozenset({"skip_kfence"}),
+    thp_field_space=" ",
+    dump_stack="CPU: {cpu} PID: {pid} Comm: {comm} Not tainted {release} #1",
 )
 
 #: The names of the kernels whose files were read, by profile.
@@ -272,6 +278,8 @@ KERNELS: dict[str, KernelNames] = {
         tiers_by_hmat=True,
         absent_files=frozenset(),
         absent_slab_files=frozenset(),
+        thp_field_space="",
+        dump_stack="CPU: {cpu} UID: 0 PID: {pid} Comm: {comm} Not tainted {release} #1",
     ),
     "linux-3.0": KernelNames(
         since=ALWAYS,
@@ -289,6 +297,8 @@ KERNELS: dict[str, KernelNames] = {
         tiers_by_hmat=False,
         absent_files=frozenset({_NODE_MEMORY_FAILURE, *_ABSENT_3_0}),
         absent_slab_files=frozenset({"skip_kfence", "usersize", "cpu_partial", "slabs_cpu_partial"}),
+        thp_field_space="",
+        dump_stack="Pid: {pid}, comm: {comm} Not tainted {release} #1",
     ),
 }
 

@@ -33,6 +33,7 @@ from numa_service.procfs import (
     transparent_hugepage,
 )
 from numa_service.procfs.buddyinfo import buddyinfo
+from numa_service.procfs.dmesg import kmsg
 from numa_service.procfs.meminfo import meminfo
 from numa_service.procfs.names import printed_by
 from numa_service.procfs.needs import (
@@ -255,6 +256,7 @@ TABLE: tuple[Pattern, ...] = (
     Pattern("proc/slabinfo", slabinfo, _SLAB, _if(lambda snapshot: snapshot.slab == "slab"), _ROOT_WRITE),
     Pattern("proc/vmallocinfo", vmallocinfo, of_every_node(Part.VMALLOC), mode=_ROOT),
     Pattern("proc/swaps", memory.swaps, _OF_ALL),
+    Pattern("proc/kmsg", kmsg, of_every_node(Part.KMSG), mode=_ROOT),
     Pattern("proc/iomem", memory.iomem, _OF_ALL, mode=_ROOT),
     Pattern("proc/sys/vm/nr_hugepages", hugetlb.nr_hugepages, _OF_ALL, mode=_WRITE),
     Pattern("proc/sys/vm/nr_hugepages_mempolicy", hugetlb.nr_hugepages, _OF_ALL, _if(has_numa), _WRITE),

@@ -83,7 +83,16 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
             *tables,
             parts=parts,
         )
+        if Part.KMSG in parts:
+            part = dataclasses.replace(part, kmsg=self._kmsg())
         return pb2.GetSnapshotResponse(json=part.to_json())
+
+    def _kmsg(self) -> tuple[tuple[float, int, str], ...]:
+        """The kernel's log with times since boot."""
+        up, now = time.time() - self._booted, self._node.clock()
+        return tuple(
+            (max(0.0, up - (now - ns) / 1e9), level, text) for ns, level, text in self._node.kernel_log
+        )
 
     async def Inspect(self, request: pb2.InspectRequest, context: Context) -> pb2.InspectResponse:
         """The fields of one kernel structure: pg_data_t, a zone, page or section, or high memory."""

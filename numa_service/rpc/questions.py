@@ -15,6 +15,7 @@ from numa_service.node.hugetlb import AllocHugePage, GrowPool, ReserveHugePages
 from numa_service.node.kmap import MapPage, MappingsEnded, PageAddress, PageOwner, UnmapPage, WakePkmap
 from numa_service.node.kmem_calls import pack, unpack
 from numa_service.node.load import Report
+from numa_service.node.oom_kill import OomKill, OomLook, OomSeen
 from numa_service.node.ops.op import Op, Tagged, decode, encode
 from numa_service.node.ops.vmalloc import GotVmArea
 from numa_service.node.owners import Owner
@@ -305,6 +306,13 @@ WIRE: dict[type[Tagged[Any]], Wire] = {
     UnmapPage: _RUN,
     MappingsEnded: _RUN,
     WakePkmap: _RUN,
+    OomKill: _RUN,
+    OomLook: Wire(
+        "Run",
+        lambda request, request_id: zonelist_pb2.RunRequest(request_id=request_id, request=encode(request)),
+        lambda m: OomSeen.unpack(m.told),
+        lambda seen: zonelist_pb2.RunResponse(told=seen.pack()),
+    ),
     MoveAway: Wire(
         "Run",
         lambda request, request_id: zonelist_pb2.RunRequest(request_id=request_id, request=encode(request)),

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from numa_service.calls.machine import SimulatedMachine
+from numa_service.calls.machine import MachineOfCalls
+from numa_service.calls.simulated import SimulatedMachine
 from numa_service.calls.supervisor import Supervisor
 from numa_service.cli.files import Booted, booted
 
@@ -91,15 +92,17 @@ class Ran:
     err: str = ""
 
 
-def run(program: str, *arguments: str, preset: str = "two-socket") -> Ran:
-    """Run a Python program to its end."""
-    return run_command([sys.executable, "-c", PRELUDE + textwrap.dedent(program), *arguments], preset)
+def run(program: str, *arguments: str, preset: str = "two-socket", on: MachineOfCalls | None = None) -> Ran:
+    """Run a Python program to its end, on the machine of a preset or on another one."""
+    return run_command([sys.executable, "-c", PRELUDE + textwrap.dedent(program), *arguments], preset, on)
 
 
-def run_command(command: list[str], preset: str = "two-socket") -> Ran:
+def run_command(command: list[str], preset: str = "two-socket", on: MachineOfCalls | None = None) -> Ran:
     """Run a command to its end; what it prints are lines of JSON, or text under "line"."""
-    at = machine(preset)
-    supervisor = Supervisor(SimulatedMachine(at.simulation, at.look))
+    if on is None:
+        at = machine(preset)
+        on = SimulatedMachine(at.simulation, at.look)
+    supervisor = Supervisor(on)
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
 
         def start(answers: int) -> list[str]:

@@ -335,3 +335,127 @@ def test_a_signal_for_the_supervisor_is_the_programs() -> None:
     # its calls are answered by now, so that the supervisor passes signals on
     ran = run("import signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)")
     assert ran.status == -signal.SIGTERM
+
+
+def test_shared_memory_is_where_whoever_touched_it_first_wanted_it_for_all_who_map_it() -> None:
+    before = free_pages()
+    ran = run(
+        """
+        memory = mmap.mmap(-1, 32 << 12)
+        at = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        if os.fork() == 0:
+            call(SET, BIND, mask(1), 64)
+            memory[0 : 16 << 12] = b"x" * (16 << 12)
+            tell(child=where(at))
+            # of all who map it, also who was made before
+            assert call(MBIND, at + (16 << 12), 16 << 12, BIND, mask(1), 64, 0) == 0
+            os._exit(0)
+        os.wait()
+        memory[16 << 12] = 1
+        seen = memory[0]
+        alone = where(at, to=[0])
+        tell(seen=where(at, at + (16 << 12)), alone=alone)
+        """
+    )
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.told == [{"child": [1]}, {"seen": [0, 1], "alone": [0]}]
+    assert free_pages() == before
+
+
+def test_pages_and_policies_move_with_their_addresses() -> None:
+    ran = run(
+        """
+        at = room(8, touched=False)
+        assert call(MBIND, at, 8 << 12, BIND, mask(1), 64, 0) == 0
+        ctypes.memset(at, 1, 8 << 12)
+        assert where(at) == [1]
+        libc.mremap.restype = ctypes.c_void_p
+        libc.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int]
+        # another mapping lies behind it, so that it cannot grow where it is
+        to = libc.mremap(at, 8 << 12, 16 << 12, 1)
+        ctypes.memset(to + (8 << 12), 1, 8 << 12)
+        mode = ctypes.c_int()
+        assert call(GET, ctypes.byref(mode), None, 0, to + (12 << 12), 2) == 0
+        tell(moved=to != at, mode=mode.value, where=where(to, to + (15 << 12)))
+        """
+    )
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.told == [{"moved": True, "mode": 2, "where": [1, 1]}]
+
+
+def test_what_needs_a_privilege_and_memory_that_may_not_be_used() -> None:
+    ran = run(
+        """
+        at = room(2)
+        libc.mprotect(ctypes.c_void_p(at), 4096, 0)
+        read_only = room(1)
+        libc.mprotect(ctypes.c_void_p(read_only), 4096, 1)
+        tell(
+            closed=call(SET, BIND, ctypes.c_void_p(at), 64),
+            read_only=call(GET, ctypes.c_void_p(read_only), None, 0, 0, 0),
+        )
+        parent = os.getpid()
+        sys.stdout.flush()
+        if os.fork() == 0:
+            os.setuid(65534)
+            move_all = call(MOVE, 0, 0, None, None, None, 4)
+            tell(migrate=call(MIGRATE, parent, 64, mask(0), mask(1)), move_all=move_all)
+            os._exit(0)
+        os.wait()
+        """
+    )
+    if ran.told and "migrate" not in ran.told[-1]:
+        assert "PermissionError" in ran.err  # in a user namespace there are no other users
+        return
+    closed, other = ran.told
+    assert closed == {"closed": -errno.EFAULT, "read_only": -errno.EFAULT}
+    assert other == {"migrate": -errno.EPERM, "move_all": -errno.EPERM}
+
+
+def test_a_file_is_where_the_policy_of_its_first_reader_wants_it() -> None:
+    ran = run(
+        """
+        import tempfile
+        with tempfile.TemporaryFile() as file:
+            file.truncate(8 << 12)
+            call(SET, INTERLEAVE, mask(0, 1), 64)
+            memory = mmap.mmap(file.fileno(), 8 << 12)
+            for page in range(8):
+                memory[page << 12] = 1
+            at = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+            tell(where=sorted(where(*(at + (page << 12) for page in range(8)))))
+        """
+    )
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.told == [{"where": [0, 0, 0, 0, 1, 1, 1, 1]}]
+
+
+def test_who_may_not_be_supervised_is_told_why() -> None:
+    ran = run(
+        """
+        import struct
+        from numa_service.calls import seccomp
+
+        def why():
+            try:
+                seccomp.install()
+            except seccomp.Unsupported as error:
+                return str(error)
+
+        twice = why()
+        # as the profile of a container does: seccomp() fails with EPERM
+        code = b"".join(
+            struct.pack("HBBI", *one)
+            for one in [(0x20, 0, 0, 0), (0x15, 0, 1, 317), (0x06, 0, 0, 0x50001), (0x06, 0, 0, 0x7FFF0000)]
+        )
+        text = ctypes.create_string_buffer(code, len(code))
+        filter_ = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", 4, ctypes.addressof(text)))
+        assert libc.prctl(38, 1, 0, 0, 0) == 0
+        assert libc.prctl(22, 2, filter_) == 0
+        tell(twice=twice, forbidden=why())
+        """
+    )
+    assert (ran.status, ran.err) == (0, "")
+    (told,) = ran.told
+    assert told["twice"] == "another supervisor answers this process's calls already"
+    assert "in a container, allow it in the seccomp profile" in told["forbidden"]

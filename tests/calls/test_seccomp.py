@@ -31,7 +31,10 @@ def verdict(nr: int, *args: int, arch: int = X86_64) -> int:
                 return int(k)
 
 
-@pytest.mark.parametrize("call", [call for call in Call if call not in (Call.OPEN, Call.OPENAT, Call.MMAP)])
+CONDITIONAL = (Call.OPEN, Call.OPENAT, Call.MMAP, Call.CLONE)
+
+
+@pytest.mark.parametrize("call", [call for call in Call if call not in CONDITIONAL])
 def test_calls_that_are_handed_over(call: Call) -> None:
     assert verdict(call) == NOTIFY
     assert verdict(call, arch=I386) == ALLOW
@@ -47,6 +50,12 @@ def test_only_files_that_are_read_are_asked_for() -> None:
         assert verdict(Call.OPENAT, 0, 0, flags) == verdict(Call.OPEN, 0, flags) == NOTIFY
     for flags in (os.O_WRONLY, os.O_RDWR, os.O_CREAT, os.O_DIRECTORY, os.O_PATH):
         assert verdict(Call.OPENAT, 0, 0, flags) == verdict(Call.OPEN, 0, flags) == ALLOW
+
+
+def test_threads_are_asked_for_and_processes_are_not() -> None:
+    clone_thread, fork = 0x10000, 57
+    assert verdict(Call.CLONE, 0x3D0F00 | clone_thread) == NOTIFY
+    assert verdict(Call.CLONE, 0x1200011) == verdict(fork) == ALLOW
 
 
 def test_only_mappings_that_replace_others_are_asked_for() -> None:

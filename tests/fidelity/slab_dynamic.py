@@ -193,7 +193,7 @@ def slab_fields(capture: Path, workload: str, rows: list[str]) -> Iterator[Field
             yield _field(
                 capture, "free objects", where, free, info.objects - info.active_objects, limit, _ARRAY
             )
-            elsewhere = around[0].shared if len(cache.nodes) > 1 else 0
+            elsewhere = around[0].shared if _shared_slabs(replay, geometry) else 0
             yield _field(
                 capture,
                 "sharedavail",
@@ -283,8 +283,8 @@ def slob_fields(capture: Path, workload: str, rows: list[str]) -> Iterator[Field
     """Of one trace: objects at the predicted address, and pages given back when the model does it.
 
     One object in a hundred may be elsewhere in its page, and one in fifty in another page: pages that were
-    partly free before the trace are unknown. Events of two CPUs may not be in the order in which these took
-    the lock: as many may be in another page as CPUs took beside the one that the workload ran on.
+    partly free before the trace are unknown. Events of CPUs may not be in the order in which these took the
+    lock: of more than two, as many may be in another page as CPUs took beside the one of the workload.
     """
     tally = replay_slob(capture, workload)
     guest = guest_of(capture)
@@ -293,7 +293,7 @@ def slob_fields(capture: Path, workload: str, rows: list[str]) -> Iterator[Field
     events = kmem_events(capture, workload)
     waiting = sum(event.kind == CACHE_FREE and event.name in late for event in events)
     by_cpu = Counter(e.cpu for e in events if e.kind in (KMALLOC, CACHE_ALLOC) and e.given < PAGE_SIZE)
-    beside = by_cpu.total() - max(by_cpu.values(), default=0)
+    beside = by_cpu.total() - max(by_cpu.values(), default=0) if len(guest.cpus) > 2 else 0
     name = f"{capture.parent.name}/{capture.name} {workload}"
     rows.append(
         f"| {name} | {tally.objects} | {tally.same_place} | {tally.same_address} | {tally.elsewhere} | "

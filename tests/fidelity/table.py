@@ -14,6 +14,7 @@ from fidelity.balancing_table import balancing_section
 from fidelity.compare import Field, compare
 from fidelity.hotplug import compare_hotplug
 from fidelity.hugepages import compare_hugepages
+from fidelity.oom_table import oom_section
 from fidelity.processes_table import process_captures, process_section
 from fidelity.public import public_section
 from fidelity.rows import COLUMNS, causes, kinds, row, rows
@@ -54,9 +55,9 @@ what was allocated between the captures around it and is not in the trace. Only 
 have a guard that no mechanism gives: the goal, or for the two zones that miss it what was measured.
 
 What is compared is where pages go and the marks, reserves, pagesets and lists that decide it. **Not
-compared** is what a kernel does when memory is short: reclaim, swap, page cache, compaction and the OOM
-killer. Steps in which the captured kernel did any of that are listed at the end. Pageset `high` of 6.12 is
-tuned at run time and is not compared.
+compared** is what a kernel does when memory is short: reclaim, swap, page cache, compaction, and in which
+step memory is out (who is killed then is, below). Steps in which the captured kernel did any of that are
+listed at the end. Pageset `high` of 6.12 is tuned at run time and is not compared.
 
 """
 
@@ -181,7 +182,9 @@ def main() -> int:
             f"pages drained |\n|---|---|---|---|---|---|\n{''.join(map(event_row, replayed))}"
         )
     for section in (
-        (slab_section, work_section, vmalloc_section, process_section, balancing_section) if memory else ()
+        (slab_section, work_section, vmalloc_section, process_section, balancing_section, oom_section)
+        if memory
+        else ()
     ):
         part, fields = section(root, skipped, unreadable)
         text += part

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from fidelity.kmem_events import kmem_workloads
-from fidelity.slab import slab_captures
+from fidelity.slab import guest_of, slab_captures
 from fidelity.slob_replay import SlobTally, replay_slob
 
 REPLAYS = [(capture, name) for capture in slab_captures("slob") for name in kmem_workloads(capture)]
@@ -40,8 +40,10 @@ def test_objects_are_where_the_kernel_had_them(capture: Path, workload: str) -> 
     if expected := EXPECTED.get(f"{capture.parent.name}/{workload}"):
         assert counted == expected
     compared, place, address, freed, when = counted
-    assert place >= (0.9 if workload == "forks" else 0.99) * compared
-    assert address >= (0.84 if workload == "forks" else 0.97) * compared
+    # where three CPUs allocate, events are more often not in the order in which these took the lock
+    three = len(guest_of(capture).cpus) > 2
+    assert place >= (0.9 if workload == "forks" else 0.99 if three else 0.995) * compared
+    assert address >= (0.84 if workload == "forks" else 0.97 if three else 0.98) * compared
     assert when >= freed - 1
     assert tally.overlaps <= 2
 

@@ -125,7 +125,14 @@ VALUES = {
 
 
 #: The interval is read at each tick, the other one when a pool of huge pages needs a page.
-READ_WHEN_NEEDED = ("vm.stat_interval", "vm.nr_overcommit_hugepages", "vm.numa_zonelist_order")
+READ_WHEN_NEEDED = (
+    "vm.stat_interval",
+    "vm.nr_overcommit_hugepages",
+    "vm.numa_zonelist_order",
+    "vm.panic_on_oom",
+    "vm.oom_kill_allocating_task",
+    "vm.oom_dump_tasks",
+)
 
 
 def _state(profile: str, key: str, value: str | None) -> dict[str, bytes]:

@@ -20,6 +20,8 @@ from numa_service.mm.rules.axis import ALWAYS, SOURCE_ONLY, Axis
 from numa_service.mm.rules.distributions import DISTRIBUTIONS
 from numa_service.mm.rules.hotplug_locks import OFFLINE_SIZE, OFFLINE_SPAN, ONLINE_SIZE, ONLINE_SPAN
 from numa_service.mm.variants import (
+    BADNESS_PER_MILLE,
+    BADNESS_SIGNED,
     BLOCKS_AGREE,
     BLOCKS_CLAIM,
     BLOCKS_STEAL,
@@ -104,6 +106,23 @@ CLOSE = {
     "gigantic_at_runtime": (False, True, True),
     "hugepages_per_node": (False, True, True),
     "node_write_counts_persistent": (False, False, True),
+    "oom_badness_rules": (BADNESS_PER_MILLE, BADNESS_SIGNED, BADNESS_SIGNED),
+    "oom_counts_tables": (1, 3, 3),
+    "oom_kills_child": (True, False, False),
+    "oom_last_of_equals": (False, True, True),
+    "oom_counts_present": (False, True, True),
+    "oom_policy_modes": (("BIND", "INTERLEAVE"), ("BIND",), ("BIND",)),
+    "oom_prints_adj": (True, False, False),
+    "oom_prints_gfp_names": (False, True, True),
+    "oom_prints_nodemask": (False, False, False),
+    "oom_prints_summary": (False, True, True),
+    "oom_task_columns": (
+        ("cpu", "oom_adj", "oom_score_adj"),
+        ("pgtables_bytes", "swapents", "oom_score_adj"),
+        ("rss_anon", "rss_file", "rss_shmem", "pgtables_bytes", "swapents", "oom_score_adj"),
+    ),
+    "oom_tasks_headed": (False, True, True),
+    "oom_killed_fields": (0, 2, 2),
     "wait_table_per_zone": (True, False, False),
     "golden_ratio_hash": (False, True, True),
     "hotplug_locks": (

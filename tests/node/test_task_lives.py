@@ -20,7 +20,7 @@ from numa_service.mm.mmap.madvise import (
 from numa_service.mm.mmap.mmap import MAP_ANONYMOUS, MAP_SHARED, PROT_READ
 from numa_service.node import ops
 from numa_service.node.memory_hotplug import memory_blocks
-from numa_service.node.task import release_elsewhere
+from numa_service.node.task_limbo import release_elsewhere
 from numa_service.node.task_pages import TABLE
 
 #: Nodes whose memory can go off-line, block by block.

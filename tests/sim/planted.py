@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from numa_service.machine.kept_record import KeptRecord
-from numa_service.node import ask, daemons, region
+from numa_service.node import ask, daemons, region, task
 from numa_service.node import ops as node_ops
 from numa_service.node.ask import Steps
 from numa_service.node.first_replies import FirstReplies
@@ -231,6 +231,11 @@ def leave_tasks_behind(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(region, "exit_tasks", nothing)
 
 
+def go_on_after_the_kill(patch: pytest.MonkeyPatch) -> None:
+    """A task that the OOM killer has killed in the midst of a call goes on with it."""
+    patch.setattr(task, "_killed", lambda node, victim, ran: False)
+
+
 def destroy_without_asking(patch: pytest.MonkeyPatch) -> None:
     """A slab cache goes although nodes have objects of it."""
 
@@ -266,5 +271,6 @@ PLANTED: tuple[Plant, ...] = (
     trust_an_old_array,
     forget_a_lost_release,
     leave_tasks_behind,
+    go_on_after_the_kill,
     destroy_without_asking,
 )

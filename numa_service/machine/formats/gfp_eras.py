@@ -13,6 +13,9 @@ from numa_service.mm.gfp import GFP_MASKS, Gfp
 _SPLIT_RECLAIM = (4, 4)
 _RECLAIM = Gfp.DIRECT_RECLAIM | Gfp.KSWAPD_RECLAIM
 
+#: First version that prints names beside the number.
+_PRINTS_NAMES = (4, 6)
+
 #: Bits that have been the same in both.
 _ALWAYS = {
     0x1: Gfp.DMA,
@@ -66,6 +69,20 @@ def gfp_of_names(text: str) -> tuple[int, tuple[str, ...]]:
     for word in words:
         gfp |= _NAMES.get(word, 0)
     return gfp, tuple(word for word in words if word not in _NAMES)
+
+
+def number_of_gfp(gfp: int, series: tuple[int, ...]) -> int:
+    """The number that a kernel prints for flags, with the bits of its time (inverse of gfp_of_number).
+
+    Kernels since 4.6 print names too: their number is that of 6.1.
+    """
+    if series >= _PRINTS_NAMES:
+        return gfp
+    number = 0
+    for bit, mask in (_RECLAIM_BITS if series >= _SPLIT_RECLAIM else _WAIT_BIT).items():
+        if gfp & mask == mask:
+            number |= bit
+    return number
 
 
 def gfp_of_number(number: int, version: tuple[int, int] | None) -> int:

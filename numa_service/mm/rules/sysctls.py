@@ -58,6 +58,19 @@ DEFAULTS = (
             ),
         ),
     ),
+    Axis(
+        "vm.oom_dump_tasks",
+        "default of the sysctl",
+        (
+            always("0", "sysctl_oom_dump_tasks"),
+            Change(
+                (2, 6, 36),
+                None,
+                "sysctl_oom_dump_tasks: oom: enable oom tasklist dump by default",
+                CAPTURES,
+            ),
+        ),
+    ),
 )
 
 #: Largest values: None for that of machine/sysctl.py.

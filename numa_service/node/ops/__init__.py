@@ -41,6 +41,7 @@ from numa_service.node.ops.machine import MemoryNotify, WriteSysctl
 from numa_service.node.ops.memory import IsolateMemory, OfflineNode, OfflinePages, OnlinePages, UndoIsolation
 from numa_service.node.ops.memory_failure import Poisoned, PoisonPage
 from numa_service.node.ops.migrate import MigratePages, ReleaseMigrated, Remap, SplitRegionPages
+from numa_service.node.ops.oom import OomKillTask, OomReaped, Printk
 from numa_service.node.ops.op import OPS, Op, decode, encode
 from numa_service.node.ops.page_bits import ClearPageBit, SetPageBit
 from numa_service.node.ops.protocol import (
@@ -166,6 +167,8 @@ __all__ = [
     "OfflineNode",
     "OfflinePages",
     "OnlinePages",
+    "OomKillTask",
+    "OomReaped",
     "Op",
     "OpenSession",
     "Owe",
@@ -173,6 +176,7 @@ __all__ = [
     "PoisonPage",
     "Poisoned",
     "Postpone",
+    "Printk",
     "PurgeVmapAreas",
     "Reclaim",
     "ReclaimResult",

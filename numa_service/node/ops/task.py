@@ -430,6 +430,7 @@ class TaskFork(Op[Did]):
         pid = tasks.take_pid()
         of_parent = parent.session, parent.cpu, parent.cpu_nid, parent.comm, parent.cmdline
         tasks[pid] = Task(pid, parent.pid, *of_parent, child, parent.policy, parent.turn)
+        tasks[pid].oom_score_adj = parent.oom_score_adj
         work.give_stock_back()
         work.settle()
         return Did(pid, taken=work.taken, path=work.path())

@@ -15,7 +15,7 @@ from numa_service.node.ops.alloc import MAX_COUNT
 from numa_service.node.ops.fields import check_below, check_indexes, check_nid
 from numa_service.node.ops.op import Op
 from numa_service.node.ops.task import check_pid
-from numa_service.node.ops.task_work import free_frames, free_huge
+from numa_service.node.ops.task_work import Work, free_frames, free_huge
 from numa_service.node.pfns import unpack_indexes
 from numa_service.node.state import NodeState
 from numa_service.node.task_huge import parts_of_heads, unnamed, zero_number
@@ -165,16 +165,19 @@ class StockHugeZero(Op[None]):
     blocks: tuple[int, ...]
 
     def apply(self, node: NodeState) -> None:
-        """Have it in the task's stock."""
-        asker = node.tasks[self.pid]
-        if self.blocks:
+        """Have it in the task's stock; what a task that has ended was given is freed."""
+        asker = node.tasks.get(self.pid)
+        if asker is None:
+            work = Work(node, None, None)
+            node.tasks.source.freed_zero += self.blocks
+            work.settle()
+        elif self.blocks:
             asker.stock[HUGE_ZERO] = np.array([zero_number(block) for block in self.blocks], np.int64)
         else:
             asker.refused[HUGE_ZERO] = 1
 
     def check(self, node: NodeState) -> None:
-        """Check the task and the number of blocks."""
-        check_pid(node, self.pid)
+        """Check the number of blocks."""
         check_below("blocks", len(self.blocks), 2)
 
     def text(self, node: NodeState, result: None) -> str:

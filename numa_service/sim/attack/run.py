@@ -17,7 +17,7 @@ from numa_service.node.kmem import kmem_cache_shrink
 from numa_service.node.node import Node
 from numa_service.node.requests import CloseSession
 from numa_service.node.restart import node_restarted
-from numa_service.node.task import release_elsewhere
+from numa_service.node.task_limbo import release_elsewhere
 from numa_service.sim.attack import plan
 from numa_service.sim.attack.client import PATIENCE_NS, Client
 from numa_service.sim.attack.plan import MS, SECOND, Plan

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from fidelity.allocations import count_allocations
 from fidelity.kmem_events import pack_events
+from fidelity.oom import packed_reports, packed_scores
 from fidelity.slab_steps import pack_steps
 from fidelity.slub_work import PACKED, packed_work, work_captures
 
@@ -32,7 +33,17 @@ from numa_service.trace.columnar import write_ntrace
 from numa_service.trace.reader import open_trace
 
 HERE = Path(__file__).resolve().parent
-FOLDERS = ("topologies", "workloads", "traces", "slab", "vmalloc", "processes", "balancing", "slab-traces")
+FOLDERS = (
+    "topologies",
+    "workloads",
+    "traces",
+    "slab",
+    "vmalloc",
+    "processes",
+    "balancing",
+    "slab-traces",
+    "oom",
+)
 #: What is packed of a capture of slab caches, besides its traces.
 SLAB_FILES = {"scenario.json", "guest.sh", "slab.txt", "slab-attributes.txt", "slabinfo.txt", "tunables.txt"}
 #: The allocators whose objects are compared by size and place.
@@ -54,6 +65,9 @@ def contents(folder: Path) -> Iterator[tuple[Path, bytes]]:
         return
     if folder.name == "slab-traces":
         yield from slab_traces(folder.with_name("slab"))
+        return
+    if folder.name == "oom":
+        yield from oom_contents(folder)
         return
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         if folder.name == "vmalloc" and path.name not in VMALLOC_FILES:
@@ -91,6 +105,19 @@ def slab_traces(folder: Path) -> Iterator[tuple[Path, bytes]]:
             yield workload.with_suffix(".kmem"), pack_events(trace)
             if steps := pack_steps(workload):
                 yield workload.with_suffix(".steps"), steps
+
+
+def oom_contents(folder: Path) -> Iterator[tuple[Path, bytes]]:
+    """Reports of OOM kills, also those of memory groups, and the scores of tasks between them."""
+    for log in sorted(
+        [*folder.glob("*/*/dmesg-end.txt"), *folder.with_name("memcg").glob("*/*/dmesg-end.txt")]
+    ):
+        capture = folder / log.parent.relative_to(folder.parent).as_posix().replace("oom/", "", 1)
+        if reports := packed_reports(log.read_text(errors="replace")):
+            yield capture / "reports.txt", reports.encode()
+            yield capture / "scenario.json", log.with_name("scenario.json").read_bytes()
+        if scores := packed_scores(log.parent):
+            yield capture / "scores.txt", scores.encode()
 
 
 def columnar(text: Path) -> bytes:

@@ -356,9 +356,11 @@ class RunRequest(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., request: _Optional[bytes] = ...) -> None: ...
 
 class RunResponse(_message.Message):
-    __slots__ = ("pages", "fates")
+    __slots__ = ("pages", "fates", "told")
     PAGES_FIELD_NUMBER: _ClassVar[int]
     FATES_FIELD_NUMBER: _ClassVar[int]
+    TOLD_FIELD_NUMBER: _ClassVar[int]
     pages: int
     fates: bytes
-    def __init__(self, pages: _Optional[int] = ..., fates: _Optional[bytes] = ...) -> None: ...
+    told: bytes
+    def __init__(self, pages: _Optional[int] = ..., fates: _Optional[bytes] = ..., told: _Optional[bytes] = ...) -> None: ...

@@ -200,8 +200,8 @@ class ZonelistServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Run(self, request, context):
-        """Has the peer run a request that may itself ask other nodes: closing one of its sessions, or what concerns the pools
-        of huge pages of all nodes.
+        """Has the peer run a request that may itself ask other nodes: closing one of its sessions, what concerns the pools
+        of huge pages of all nodes, or killing one of its tasks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

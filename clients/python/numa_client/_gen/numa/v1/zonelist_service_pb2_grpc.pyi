@@ -61,8 +61,8 @@ class ZonelistServiceStub:
     Hugetlb: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.HugetlbRequest, _zonelist_service_pb2.HugetlbResponse]
     """Reads or changes the peer's pool of huge pages of one size."""
     Run: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.RunRequest, _zonelist_service_pb2.RunResponse]
-    """Has the peer run a request that may itself ask other nodes: closing one of its sessions, or what concerns the pools
-    of huge pages of all nodes.
+    """Has the peer run a request that may itself ask other nodes: closing one of its sessions, what concerns the pools
+    of huge pages of all nodes, or killing one of its tasks.
     """
     CheckOwners: _grpc.UnaryUnaryMultiCallable[_zonelist_service_pb2.CheckOwnersRequest, _zonelist_service_pb2.CheckOwnersResponse]
     """Asks which of the peer's owners that have pages on the caller do not live. Changes nothing."""
@@ -100,8 +100,8 @@ class ZonelistServiceAsyncStub(ZonelistServiceStub):
     Hugetlb: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.HugetlbRequest, _zonelist_service_pb2.HugetlbResponse]  # type: ignore[assignment]
     """Reads or changes the peer's pool of huge pages of one size."""
     Run: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.RunRequest, _zonelist_service_pb2.RunResponse]  # type: ignore[assignment]
-    """Has the peer run a request that may itself ask other nodes: closing one of its sessions, or what concerns the pools
-    of huge pages of all nodes.
+    """Has the peer run a request that may itself ask other nodes: closing one of its sessions, what concerns the pools
+    of huge pages of all nodes, or killing one of its tasks.
     """
     CheckOwners: _aio.UnaryUnaryMultiCallable[_zonelist_service_pb2.CheckOwnersRequest, _zonelist_service_pb2.CheckOwnersResponse]  # type: ignore[assignment]
     """Asks which of the peer's owners that have pages on the caller do not live. Changes nothing."""
@@ -214,8 +214,8 @@ class ZonelistServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _zonelist_service_pb2.RunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_zonelist_service_pb2.RunResponse, _abc.Awaitable[_zonelist_service_pb2.RunResponse]]:
-        """Has the peer run a request that may itself ask other nodes: closing one of its sessions, or what concerns the pools
-        of huge pages of all nodes.
+        """Has the peer run a request that may itself ask other nodes: closing one of its sessions, what concerns the pools
+        of huge pages of all nodes, or killing one of its tasks.
         """
 
     @_abc_1.abstractmethod
