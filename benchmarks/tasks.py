@@ -47,6 +47,7 @@ def _of_task(node: Node, session: int, pid: int) -> float:
         "mmap", (0, _BYTES, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, 0)
     )
     address = _at_once(call(node, session, pid, asked)).value
+    _at_once(call(node, session, pid, Asked("madvise", (address, _BYTES, mmap.MADV_NOHUGEPAGE))))
     began = time.perf_counter()
     ran = _at_once(touch(node, session, pid, address, _BYTES, write=True))
     took = time.perf_counter() - began

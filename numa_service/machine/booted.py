@@ -10,7 +10,14 @@ from typing import Any
 
 from numa_service.machine.cmdline import parse_cmdline, thp_mode
 from numa_service.machine.hmat import access_of, generic_initiators
-from numa_service.machine.snapshot import EVERY_PART, NodePart, Part, node_snapshot, zonelists_shown
+from numa_service.machine.snapshot import (
+    EVERY_PART,
+    NodePart,
+    OfTasks,
+    Part,
+    node_snapshot,
+    zonelists_shown,
+)
 from numa_service.machine.spec import MachineSpec
 from numa_service.machine.sysctl import Sysctls, check_weight, sysctl_name
 from numa_service.machine.thp_files import ENABLED_KEY, boot_values
@@ -188,7 +195,7 @@ class BootedMachine:
         booted: float = 0.0,
         slab: Mapping[str, SlabNodeSnapshot] | None = None,
         tasks: dict[int, dict[str, str]] | None = None,
-        page_tables: dict[int, int] | None = None,
+        of_tasks: OfTasks | None = None,
         table_homes: tuple[int, ...] = (),
         parts: Part = EVERY_PART,
     ) -> NodePart:
@@ -196,13 +203,12 @@ class BootedMachine:
 
         `cpu_ns` is the busy time of each CPU in virtual ns, `booted` when the node booted, in s since 1970,
         `slab` what the node has of slab caches, by name, `tasks` the files of its tasks,
-        `page_tables` the pages of their page tables by node, `table_homes` the other nodes whose tasks have
-        such pages here.
+        `of_tasks` what they have on all nodes, `table_homes` the other nodes whose tasks have pages here.
         """
         seen = self._node_snapshot(self.pgdats[nid], parts)
         node = replace(seen, cpu_ns=dict(cpu_ns or {}), slab=dict(slab or {}))
         sysctls = self.sysctls.as_dict() if Part.SYSCTLS in parts else {}
-        return NodePart(node, sysctls, booted, tasks or {}, page_tables or {}, table_homes)
+        return NodePart(node, sysctls, booted, tasks or {}, of_tasks or OfTasks(), table_homes)
 
     def _node_snapshot(self, pgdat: Pgdat, parts: Part = EVERY_PART) -> NodeSnapshot:
         shown = node_snapshot(self.spec, pgdat, pgdat.nid in self.populated, parts)

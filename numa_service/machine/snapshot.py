@@ -35,6 +35,7 @@ class Part(Flag):
     SYSCTLS = auto()
     #: How long CPUs have been idle: of the machine's snapshot only.
     UPTIME = auto()
+    #: What tasks have on all nodes: page tables, huge pages; and what happened to them.
     PAGE_TABLES = auto()
     #: The files of /proc/PID.
     TASKS = auto()
@@ -43,6 +44,19 @@ class Part(Flag):
 
 
 EVERY_PART = ~Part(0)
+
+
+@dataclass(frozen=True, slots=True)
+class OfTasks:
+    """What the tasks of one home have on all nodes, and what happened to them, as far as files count it."""
+
+    #: nid → pages of page tables, and huge pages that a PMD entry maps.
+    page_tables: dict[int, int] = field(default_factory=dict)
+    anon_thps: dict[int, int] = field(default_factory=dict)
+    #: Events of /proc/vmstat by name.
+    events: dict[str, int] = field(default_factory=dict)
+    #: khugepaged's counts, by the name of their file.
+    khugepaged: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +69,8 @@ class NodePart:
     booted: float = 0.0
     #: pid → name → text of the files of /proc/PID of the node's tasks, if they were asked for.
     tasks: dict[int, dict[str, str]] = field(default_factory=dict)
-    #: nid → pages of page tables of the node's tasks that are of that node.
-    page_tables: dict[int, int] = field(default_factory=dict)
-    #: Other nodes whose tasks have pages of page tables on this one.
+    of_tasks: OfTasks = field(default_factory=OfTasks)
+    #: Other nodes whose tasks have pages on this one.
     table_homes: tuple[int, ...] = ()
     #: The kernel's log of the node: seconds since boot, level and text of each line.
     kmsg: tuple[tuple[float, int, str], ...] = ()
@@ -126,7 +139,7 @@ def assemble(
     It has no boot log and no zonelists: no file of /proc or /sys shows them.
     """
     found = sorted(parts, key=lambda part: part.node.nid)
-    seen = {part.node.nid: _with_page_tables(part.node, found) for part in found}
+    seen = {part.node.nid: _with_tasks(part, found) for part in found}
     return MachineSnapshot(
         name=spec.name,
         arch=spec.arch,
@@ -149,18 +162,33 @@ def assemble(
         slab=spec.slab,
         slab_caches=slab_caches_of(spec, caches),
         tasks={pid: files for part in found for pid, files in sorted(part.tasks.items())},
+        khugepaged=_summed(part.of_tasks.khugepaged for part in found),
         kmsg=tuple(sorted((line for part in found for line in part.kmsg), key=lambda line: line[0])),
     )
 
 
+def _with_tasks(own: NodePart, parts: Sequence[NodePart]) -> NodeSnapshot:
+    """A node with what tasks have on it, which their homes know, and what happened to its own ones."""
+    nid, stat = own.node.nid, dict(own.node.node_stat)
+    for name, counted in (
+        ("nr_page_table_pages", [part.of_tasks.page_tables for part in parts]),
+        ("nr_anon_transparent_hugepages", [part.of_tasks.anon_thps for part in parts]),
+    ):
+        if pages := sum(by_node.get(nid, 0) for by_node in counted):
+            stat[name] = pages
+    return replace(own.node, node_stat=stat, vm_event=own.node.vm_event | own.of_tasks.events)
+
+
+def _summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    whole: dict[str, int] = {}
+    for some in counts:
+        for name, count in some.items():
+            whole[name] = whole.get(name, 0) + count
+    return whole
+
+
 def _unasked(nid: int, cpus: Sequence[int], online: bool) -> NodeSnapshot:
     return NodeSnapshot(nid, tuple(cpus), (), {}, {}, {}, online=online)
-
-
-def _with_page_tables(node: NodeSnapshot, parts: Sequence[NodePart]) -> NodeSnapshot:
-    """A node with its pages of page tables counted, which the homes of tasks know."""
-    pages = sum(part.page_tables.get(node.nid, 0) for part in parts)
-    return replace(node, node_stat=node.node_stat | {"nr_page_table_pages": pages}) if pages else node
 
 
 def zonelists_shown(

@@ -256,9 +256,10 @@ def scan_freepages_block(pg: PgData, zone: int, idx: int, mt: int, move: bool) -
             at += 1 << order
             free += 1 << order
         else:
+            pages = 1 << i64(pg.order[at]) if pg.flags[at] & PG_LRU else 1
             if pg.flags[at] & PG_LRU:
-                movable += 1
-            at += 1
+                movable += pages
+            at += pages
     return free | (movable << 32)
 
 

@@ -249,8 +249,9 @@ class _Audit:
                 if entries is None:
                     self._bad(f"LRU zone {zone} list {lru}: broken links")
                     continue
-                if len(entries) != pg.vm_stat[zone, NR_ZONE_LRU_BASE + lru]:
-                    self._bad(f"LRU zone {zone} list {lru}: counter differs from {len(entries)} pages")
+                counted = int((1 << pg.order[entries].astype(np.int64)).sum()) if entries else 0
+                if counted != pg.vm_stat[zone, NR_ZONE_LRU_BASE + lru]:
+                    self._bad(f"LRU zone {zone} list {lru}: counter differs from {counted} pages")
                 if any(page_lru(int(pg.flags[idx])) != lru for idx in entries):
                     self._bad(f"LRU zone {zone} list {lru}: a page belongs on another list")
                 seen += len(entries)

@@ -8,8 +8,9 @@ import numpy.typing as npt
 from numa_service.mm.buddy import page_zone
 from numa_service.mm.jit import flag, i64, kernel
 from numa_service.mm.lists import list_del
+from numa_service.mm.mmzone import HUGE_INDEX, PAGEBLOCK_NR_PAGES
 from numa_service.mm.page_alloc import free_prepared_page
-from numa_service.mm.page_table import TABLE_SHIFT, page_of
+from numa_service.mm.page_table import TABLE_SHIFT, page_of, single_page_of
 from numa_service.mm.pgdata import (
     I64,
     PG_ACTIVE,
@@ -36,12 +37,20 @@ def touch_pages(
 ) -> int:
     """Access pages `indexes` of an owner's region; returns how many of them are not here (any more).
 
-    `gone` gets 1 for those and 0 for the others. A file page is activated at its second access
-    (mark_page_accessed); an anonymous page becomes young (pte_mkyoung), and reclaim decides.
+    `gone` gets 1 for those, 2 for huge pages that are none any more, and 0 for the others. A file page is
+    activated at its second access (mark_page_accessed); an anonymous page becomes young (pte_mkyoung), and
+    reclaim decides.
     """
     nr_gone = 0
     for i in range(indexes.shape[0]):
-        idx = page_of(pg, ptes, directory, owner, i64(indexes[i]))
+        index = i64(indexes[i])
+        if index & HUGE_INDEX:
+            idx = page_of(pg, ptes, directory, owner, index & ~HUGE_INDEX)
+            if idx < 0 or not pg.order[idx]:
+                gone[i] = 2
+                continue
+        else:
+            idx = single_page_of(pg, ptes, directory, owner, index)
         if idx < 0:
             gone[i] = 1
             nr_gone += 1
@@ -70,33 +79,44 @@ def zap_pages(pg: PgData, ptes: U32, directory: U32, owner: int, indexes: U32, w
     """Free the pages that a region has at `indexes`, or with `whole` all of its pages, ascending.
 
     Returns how many there were (zap_page_range). Both cases are one kernel, since each would be compiled with
-    its own copy of all ways to free a page.
+    its own copy of all ways to free a page. Of a huge page that has been split, what is left goes.
     """
     freed = 0
     end = i64(directory.shape[0] << TABLE_SHIFT) if whole else i64(indexes.shape[0])
-    i = i64(0)
+    i = part = i64(0)
     while i < end:
         index = i if whole else i64(indexes[i])
-        i += 1
         if whole and directory[index >> TABLE_SHIFT] == 0:
             i = ((index >> TABLE_SHIFT) + 1) << TABLE_SHIFT
             continue
-        idx = page_of(pg, ptes, directory, owner, index)
+        if whole or not index & HUGE_INDEX:
+            i += 1
+            idx = (
+                page_of(pg, ptes, directory, owner, index)
+                if whole
+                else single_page_of(pg, ptes, directory, owner, index)
+            )
+        else:
+            idx = page_of(pg, ptes, directory, owner, (index & ~HUGE_INDEX) + part)
+            part += PAGEBLOCK_NR_PAGES if idx >= 0 and pg.order[idx] else 1
+            if part >= PAGEBLOCK_NR_PAGES:
+                i += 1
+                part = i64(0)
         if idx < 0:
             continue
-        zone = page_zone(pg, idx)
+        zone, order = page_zone(pg, idx), i64(pg.order[idx])
         unmap_lru_page(pg, zone, idx)
-        free_prepared_page(pg, zone, cpu, idx, i64(0), flag(False))
-        freed += 1
+        free_prepared_page(pg, zone, cpu, idx, order, flag(False))
+        freed += 1 << order
     return freed
 
 
 @kernel
 def add_held_to_lru(pg: PgData, pages: I64, indexes: U32, anon: bool, dirty: bool) -> None:
-    """Turn order-0 blocks that an owner holds by hand into pages `indexes` of its region."""
+    """Turn blocks that an owner holds by hand, single or huge, into pages `indexes` of its region."""
     for i in range(pages.shape[0]):
         idx = pages[i]
         list_del(pg.next, pg.prev, idx)
-        pg.pgoff[idx] = indexes[i]
+        pg.pgoff[idx] = i64(indexes[i]) & ~HUGE_INDEX
         pg.mapcount[idx] = 1
         lru_cache_add(pg, page_zone(pg, idx), idx, anon, dirty)

@@ -10,6 +10,9 @@ NR_ORDERS = 11
 MAX_ORDER_NR_PAGES = 1 << (NR_ORDERS - 1)
 PAGEBLOCK_ORDER = 9
 PAGEBLOCK_NR_PAGES = 1 << PAGEBLOCK_ORDER
+
+#: In the index of a page in a region: the huge page that begins there. Indexes end below it.
+HUGE_INDEX = 1 << 31
 PAGE_ALLOC_COSTLY_ORDER = 3
 
 MIGRATE_UNMOVABLE = 0

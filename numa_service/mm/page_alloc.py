@@ -27,6 +27,7 @@ from numa_service.mm.internal import (
 from numa_service.mm.jit import flag, i64, kernel
 from numa_service.mm.lists import RUN, chain_up, length_of_run, list_del, may_be_run, owner_list
 from numa_service.mm.mmzone import (
+    HUGE_INDEX,
     MIGRATE_HIGHATOMIC,
     MIGRATE_ISOLATE,
     MIGRATE_MOVABLE,
@@ -300,8 +301,9 @@ def alloc_pages_bulk(
 ) -> int:
     """Allocate up to `count` blocks for one owner; their indexes go into `out`. Returns how many it got.
 
-    With an `lru_kind` (order 0 only) they become pages `indexes` of the owner's region and go on an LRU list;
-    with LRU_KIND_NONE the owner holds them by hand. `numa_how` has NUMA_HOW_* bits, `alloc_flags` ALLOC_*
+    With an `lru_kind` they become pages `indexes` of the owner's region and go on an LRU list, blocks of more
+    than a page as huge pages, with the bit HUGE_INDEX in their indexes; with LRU_KIND_NONE the owner holds
+    them by hand. `numa_how` has NUMA_HOW_* bits, `alloc_flags` ALLOC_*
     bits.
     """
     got = i64(0)
@@ -331,7 +333,7 @@ def alloc_pages_bulk(
                 pg.order[idx] = order
                 pg.refcount[idx] = 1
                 pg.owner[idx] = owner
-                pg.pgoff[idx] = indexes[i]
+                pg.pgoff[idx] = i64(indexes[i]) & ~HUGE_INDEX
                 pg.mapcount[idx] = 1
                 lru_cache_add(pg, zone, idx, lru_kind == LRU_KIND_ANON, dirty)
         got = end

@@ -4,6 +4,11 @@ Each owner has a directory of tables of entries, as in hardware. When a page is 
 cleared: an entry counts only while the page's ``mapping`` (owner) and ``index`` agree with it
 (docs/decisions/0001), so that reclaim needs no reverse mapping. Tables with stale entries only are given back
 before more are allocated.
+
+A huge page has an entry for each of its pages, which lie side by side; until it is split only the first is on
+a list, with the order of the whole. An index names it as a whole with the bit HUGE_INDEX. An index without
+that bit is a page of 4 KiB: to find one in a huge page is to split that (:func:`single_page_of`), so that
+who has pages need not be told of a split.
 """
 
 from __future__ import annotations
@@ -13,7 +18,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from numa_service.mm.jit import i64, kernel
+from numa_service.mm.mmzone import HUGE_INDEX, PAGEBLOCK_NR_PAGES
 from numa_service.mm.pgdata import I64, PG_LRU, U32, PgData
+from numa_service.mm.split_huge_page import split_huge_page
 
 #: log2 of the entries of a table: few, since each node has only some of the pages of an interleaved region.
 TABLE_SHIFT = 6
@@ -43,14 +50,49 @@ def page_of(pg: PgData, ptes: U32, directory: U32, owner: int, index: int) -> in
 
 
 @kernel
+def _around(pg: PgData, ptes: U32, directory: U32, owner: int, index: int) -> int:
+    """The huge page of which an owner has a part at `index`; -1 if there is none."""
+    idx = page_of(pg, ptes, directory, owner, index & ~(PAGEBLOCK_NR_PAGES - 1))
+    return idx if idx >= 0 and pg.order[idx] else i64(-1)
+
+
+@kernel
+def single_page_of(pg: PgData, ptes: U32, directory: U32, owner: int, index: int) -> int:
+    """:func:`page_of`; if it is a part of a huge page, that is split."""
+    idx = page_of(pg, ptes, directory, owner, index)
+    if idx >= 0 and not pg.order[idx]:
+        return idx
+    huge = _around(pg, ptes, directory, owner, index)
+    if huge < 0:
+        return idx
+    split_huge_page(pg, huge)
+    return page_of(pg, ptes, directory, owner, index)
+
+
+@kernel
 def pages_of(pg: PgData, ptes: U32, directory: U32, owner: int, indexes: U32, pages: I64) -> int:
-    """:func:`page_of` for each of `indexes`, into `pages`; returns how many there are."""
+    """:func:`page_of` for each of `indexes`, into `pages`; returns how many there are.
+
+    With HUGE_INDEX it is a huge page that has not been split, else a page or the first one of a huge page.
+    """
     found = i64(0)
     for i in range(indexes.shape[0]):
-        pages[i] = page_of(pg, ptes, directory, owner, i64(indexes[i]))
+        index = i64(indexes[i])
+        pages[i] = page_of(pg, ptes, directory, owner, index & ~HUGE_INDEX)
+        if index & HUGE_INDEX and pages[i] >= 0 and not pg.order[pages[i]]:
+            pages[i] = -1
         if pages[i] >= 0:
             found += 1
     return found
+
+
+@kernel
+def split_named(pg: PgData, ptes: U32, directory: U32, owner: int, indexes: U32) -> None:
+    """Split the huge pages of which a part is named: :func:`pages_of` finds the part then."""
+    for i in range(indexes.shape[0]):
+        index = i64(indexes[i])
+        if not index & HUGE_INDEX:
+            single_page_of(pg, ptes, directory, owner, index)
 
 
 @kernel
@@ -105,13 +147,24 @@ def free_stale_tables(pg: PgData, ptes: U32, ctl: I64, directory: U32, owner: in
             continue
         stale = True
         for i in range(PTRS_PER_TABLE):
-            if page_of(pg, ptes, directory, owner, i64((at << TABLE_SHIFT) + i)) >= 0:
+            index = i64((at << TABLE_SHIFT) + i)
+            used = page_of(pg, ptes, directory, owner, index) >= 0
+            if used or _around(pg, ptes, directory, owner, index) >= 0:
                 stale = False
                 break
         if stale:
             directory[at] = 0
             ptes[table, 0] = ctl[FREE_TABLE]
             ctl[FREE_TABLE] = table
+
+
+def parts_of(heads: U32, pages: I64) -> tuple[U32, I64]:
+    """The indexes of all pages of huge pages, and the pages, by those of their first ones."""
+    parts = np.arange(PAGEBLOCK_NR_PAGES)
+    return (
+        (heads[:, None] + parts).astype(np.uint32).reshape(-1),
+        (pages[:, None] + parts).astype(np.int64).reshape(-1),
+    )
 
 
 class PageTables:

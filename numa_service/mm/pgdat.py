@@ -22,9 +22,11 @@ from numa_service.mm.isolation import (
 )
 from numa_service.mm.mm_init import free_area_init, init_cma_reserved_pageblocks, memblock_free_all
 from numa_service.mm.mmzone import (
+    HUGE_INDEX,
     MAX_ORDER_NR_PAGES,
     MIGRATE_TYPES,
     NR_ORDERS,
+    PAGEBLOCK_NR_PAGES,
     WMARK_HIGH,
     WMARK_LOW,
     WMARK_MIN,
@@ -32,7 +34,7 @@ from numa_service.mm.mmzone import (
     ZONE_NAMES,
 )
 from numa_service.mm.page_alloc import NO_PAGEBLOCK
-from numa_service.mm.page_table import PageTables
+from numa_service.mm.page_table import PageTables, parts_of, split_named
 from numa_service.mm.pgdat_memory import PgdatMemory, ZoneExtent
 from numa_service.mm.pgdata import (
     DRIFT_MARK,
@@ -70,6 +72,7 @@ from numa_service.mm.poison.hwpoison import MemoryFailure
 from numa_service.mm.profile import Profile
 from numa_service.mm.serve import FREE_REASONS, BadPageError, Indexes, Pfns, PgdatCalls
 from numa_service.mm.snapshot import NodeSnapshot, PagesetSnapshot, ZoneSnapshot
+from numa_service.mm.split_huge_page import split_huge_page
 from numa_service.mm.variants import BLOCKS_TAKE, PAGESET_AUTO_TUNED
 from numa_service.mm.vmstat import (
     NODE_STAT_NAMES,
@@ -247,7 +250,10 @@ class Pgdat(PgdatMemory, PgdatCalls):
         return int(freed)
 
     def touch(self, owner: int, indexes: Indexes, write: bool) -> npt.NDArray[np.uint8]:
-        """Access an owner's region pages by index; the result has 1 for each index without a page here."""
+        """Access an owner's region pages by index; the result has 1 for each index without a page here.
+
+        It has 2 for what is named as a huge page and is none, or none any more.
+        """
         gone = np.empty(len(indexes), dtype=np.uint8)
         tables = self.tables
         args = tables.ptes, tables.directory(owner), owner, _writable(indexes), write, gone
@@ -267,6 +273,21 @@ class Pgdat(PgdatMemory, PgdatCalls):
         pages = self.tables.find(self.pg, owner, _writable(indexes))
         return np.where(pages < 0, pages, pages + self.base_pfn)
 
+    def split_named(self, owner: int, indexes: Indexes) -> None:
+        """Split the huge pages of which parts are named."""
+        tables = self.tables
+        split_named(self.pg, tables.ptes, tables.directory(owner), owner, _writable(indexes))
+
+    def split_huge(self, pages: npt.NDArray[np.int64]) -> None:
+        """Split huge pages, by their indexes on this node; what is none is left alone."""
+        for idx in pages.tolist():
+            if self.pg.flags[idx] & PG_LRU and self.pg.order[idx]:
+                split_huge_page(self.pg, idx)
+
+    def split_around(self, pfn: int) -> None:
+        """Split the huge page that a page is of, if it is of one (try_to_split_thp_page)."""
+        self.split_huge(np.array([pfn - self.base_pfn & ~(PAGEBLOCK_NR_PAGES - 1)]))
+
     def release(self, owner: int, indexes: Indexes, cpu: int | None, pfns: Pfns | None = None) -> int:
         """Free the region pages that an owner still has at `indexes`; returns pages freed.
 
@@ -285,7 +306,7 @@ class Pgdat(PgdatMemory, PgdatCalls):
         """Move region pages from `pfns` to `new_pfns`, which the owner holds by hand (migrate_pages).
 
         A region page that is not at its pfn any more is not moved, and its target page is freed. Returns how
-        many pages were moved.
+        many pages were moved. All of them are single, or all are huge.
         """
         pg = self.pg
         new = new_pfns.astype(np.int64) - self.base_pfn
@@ -294,9 +315,16 @@ class Pgdat(PgdatMemory, PgdatCalls):
         indexes = _writable(indexes[moved])
         self.release(owner, indexes, None)
         memory.add_held_to_lru(pg, new[moved], indexes, anon, dirty)
-        self.tables.enter(pg, owner, indexes, new[moved])
-        self.free(None, 0, owner, new_pfns[held & ~moved])
-        return len(indexes)
+        huge = bool((indexes & np.uint32(HUGE_INDEX)).any())
+        entries = indexes, new[moved]
+        if huge:
+            entries = parts_of(indexes & ~np.uint32(HUGE_INDEX), new[moved])
+        self.tables.enter(pg, owner, *entries)
+        refused = new_pfns[held & ~moved]
+        for order in np.unique(pg.order[refused.astype(np.int64) - self.base_pfn]).tolist():
+            these = pg.order[refused.astype(np.int64) - self.base_pfn] == order
+            self.free(None, order, owner, refused[these])
+        return len(indexes) * (PAGEBLOCK_NR_PAGES if huge else 1)
 
     def count_foreign(self, zone: int, count: int) -> None:
         """Add to numa_foreign: `count` allocations that preferred this zone were served by another node."""

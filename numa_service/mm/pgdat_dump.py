@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from numa_service.mm.page_table import PageTables
+from numa_service.mm.page_table import PageTables, parts_of
 from numa_service.mm.pgdat import Pgdat
 from numa_service.mm.pgdat_memory import ZoneExtent
 from numa_service.mm.pgdata import SCRATCH_FIELDS
@@ -50,6 +50,9 @@ def load_pgdat(pgdat: Pgdat, dumped: dict[str, Any]) -> None:
     for owner, indexes, pages in dumped["tables"]:
         entries = np.frombuffer(indexes, np.uint32).copy(), np.frombuffer(pages, np.int64).copy()
         pgdat.tables.enter(pgdat.pg, owner, *entries)
+        huge = pgdat.pg.order[entries[1]] > 0
+        if huge.any():
+            pgdat.tables.enter(pgdat.pg, owner, *parts_of(entries[0][huge], entries[1][huge]))
     pgdat.extents = tuple(ZoneExtent(*extent) for extent in dumped["extents"])
     pgdat.size_locked, pgdat.span_sequence = dumped["locks"]
     pgdat.managed_at_init = dict(dumped["at_init"])

@@ -18,9 +18,9 @@ from numa_service.mm import page_alloc
 from numa_service.mm.internal import ALLOC_COLD
 from numa_service.mm.jit import kernel
 from numa_service.mm.memory import zap_pages
-from numa_service.mm.mmzone import ZONE_NAMES
+from numa_service.mm.mmzone import HUGE_INDEX, ZONE_NAMES
 from numa_service.mm.page_alloc import LRU_KIND_NONE, alloc_pages_bulk, free_hot_cold_pages
-from numa_service.mm.page_table import TABLE_SHIFT, PageTables, set_ptes
+from numa_service.mm.page_table import TABLE_SHIFT, PageTables, parts_of, set_ptes
 from numa_service.mm.pgdata import CALL_WORDS, EXPLAIN_ON, I64, U32, ZONE_BOOSTED_WATERMARK, PgData
 from numa_service.mm.pgref import pgdata_at
 from numa_service.mm.vmstat import NR_PATH
@@ -221,7 +221,7 @@ class PgdatCalls:
         """Allocate up to `count` blocks of one order from `zones`, tried in that order (alloc_pages_bulk).
 
         `cpu` is the CPU whose pagesets are used, None for none. With an `lru_kind` the pages become the
-        owner's region pages `indexes` (packed uint32).
+        owner's region pages `indexes` (packed uint32); blocks are huge pages then (HUGE_INDEX).
         """
         if count > self._room:
             self._make_room(count)
@@ -248,7 +248,10 @@ class PgdatCalls:
         )
         got, call = serve_alloc(self._address), self._call
         if lru_kind and got:
-            self._enter(owner, got)
+            if order:
+                self._enter_huge(owner, got)
+            else:
+                self._enter(owner, got)
         return (
             self._pfns[: _WORD * got].tobytes(),
             _PATH.unpack_from(call, _PATH_AT),
@@ -271,6 +274,13 @@ class PgdatCalls:
                 return
             if not tables.make_way(pg, owner, int(indexes[at])):
                 zap_pages(pg, tables.ptes, tables.directory(owner), owner, indexes[at : at + 1], False, -1)
+
+    def _enter_huge(self, owner: int, got: int) -> None:
+        """:meth:`_enter` of huge pages: entries for all of their pages."""
+        pg, tables = self.pg, self.tables
+        heads, pages = pg.call_indexes[:got].copy(), pg.call_pfns[:got] - self.base_pfn
+        zap_pages(pg, tables.ptes, tables.directory(owner), owner, heads, False, -1)
+        tables.enter(pg, owner, *parts_of(heads & ~np.uint32(HUGE_INDEX), pages))
 
     def look(self, cpu: int, order: int, highest_zoneidx: int, alloc_flags: int, blocks: int = 0) -> bytes:
         """Record every zone as it is now; the bytes are for ``ZoneLook.of``.

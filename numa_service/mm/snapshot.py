@@ -214,3 +214,5 @@ class MachineSnapshot:
     kmsg: tuple[tuple[float, int, str], ...] = ()
     #: pid → name → text of the files of /proc/PID; empty where nobody asked for them.
     tasks: dict[int, dict[str, str]] = field(default_factory=dict)
+    #: khugepaged's counts, of all nodes together, by the name of their file.
+    khugepaged: dict[str, int] = field(default_factory=dict)

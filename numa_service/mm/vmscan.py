@@ -48,6 +48,7 @@ from numa_service.mm.pgdata import (
     TUNE_SWAPPINESS,
     PgData,
 )
+from numa_service.mm.split_huge_page import split_huge_page
 from numa_service.mm.swap import activate_page, unmap_lru_page
 from numa_service.mm.tracepoints import (
     MM_VMSCAN_LRU_ISOLATE,
@@ -190,7 +191,7 @@ def _activate(pg: PgData, zone: int, idx: int) -> None:
     """Move a scanned page to the active list (activate_locked in shrink_folio_list)."""
     activate_page(pg, zone, idx)
     pg.flags[idx] |= PG_ACTIVE
-    pg.vm_event[PGACTIVATE] += 1
+    pg.vm_event[PGACTIVATE] += 1 << i64(pg.order[idx])
 
 
 @kernel
@@ -225,7 +226,10 @@ def _flush(pg: PgData, zone: int, nr_pages: int) -> None:
 
 @kernel
 def _shrink_inactive_list(pg: PgData, sc: I64, zone: int, lru: int, nr_to_scan: int) -> None:
-    """Scan `nr_to_scan` pages from the tail of an inactive list (shrink_inactive_list, shrink_folio_list)."""
+    """Scan `nr_to_scan` pages from the tail of an inactive list (shrink_inactive_list, shrink_folio_list).
+
+    A huge page counts as all of its pages. To be swapped out it is split, and then all of them are scanned.
+    """
     head = lru_list(pg, zone, lru)
     kswapd = sc[SC_KSWAPD] != 0
     reclaimed = 0
@@ -238,19 +242,23 @@ def _shrink_inactive_list(pg: PgData, sc: I64, zone: int, lru: int, nr_to_scan: 
         _trace_isolate(pg, sc[SC_RECLAIM_IDX], zone, lru, nr_to_scan)
     while scanned < nr_to_scan and pg.prev[head] != head:
         idx = i64(pg.prev[head])
-        scanned += 1
-        flags = pg.flags[idx]
+        flags, pages = pg.flags[idx], 1 << i64(pg.order[idx])
+        if pages > 1 and not flags & PG_YOUNG:
+            split_huge_page(pg, idx)
+            nr_to_scan = max(nr_to_scan, scanned + pages)
+            continue
+        scanned += pages
         if flags & PG_SWAPBACKED:
             if flags & PG_YOUNG and not flags & PG_REFERENCED:
                 # keep it once: the fault that made the page has accessed it, too (folio_check_references)
                 pg.flags[idx] = (flags & ~PG_YOUNG) | PG_REFERENCED
                 _rotate(pg, head, idx)
-                kept += 1
+                kept += pages
                 continue
             if flags & PG_YOUNG or not _pageout(pg, zone, idx):
                 pg.flags[idx] = flags & ~PG_YOUNG
                 _activate(pg, zone, idx)
-                activated += 1
+                activated += pages
                 continue
             written += 1
         elif flags & PG_DIRTY:
@@ -297,7 +305,7 @@ def _shrink_active_list(pg: PgData, sc: I64, zone: int, lru: int, nr_to_scan: in
         _trace_isolate(pg, sc[SC_RECLAIM_IDX], zone, lru, nr_to_scan)
     while scanned < nr_to_scan and pg.prev[head] != head:
         idx = i64(pg.prev[head])
-        scanned += 1
+        scanned += 1 << i64(pg.order[idx])
         list_del(pg.next, pg.prev, idx)
         pg.flags[idx] &= ~(PG_ACTIVE | PG_YOUNG)
         list_add(pg.next, pg.prev, idx, inactive)

@@ -20,6 +20,7 @@ from numa_service.node.kmem import cache_reap
 from numa_service.node.node import Node
 from numa_service.node.ops.op import decode, encode
 from numa_service.node.requests import close
+from numa_service.node.task import khugepaged_round
 
 #: One jiffy at HZ=250, in ns.
 JIFFY_NS = 4_000_000
@@ -44,6 +45,8 @@ class Daemon:
     delay: Callable[[], int | None]
     #: Whether a round may begin while an earlier one still waits for other nodes.
     overlaps: bool = False
+    #: Whether it goes on as long as there are tasks, so that nobody waits for its end.
+    endless: bool = False
 
 
 def kswapd(node: Node) -> Daemon:
@@ -79,6 +82,23 @@ def slab_reap(node: Node) -> Daemon:
         return REAP_NS
 
     return Daemon("slab_reap", lambda: node.kmem.reap_wanted, steps, lambda: REAP_NS)
+
+
+def khugepaged(node: Node) -> Daemon:
+    """Return the daemon that makes huge pages of small ones, round by round, while tasks may have such."""
+
+    def wanted() -> bool:
+        thp = node.tasks.thp
+        return thp is not None and bool(thp.scan.slots) and not thp.is_off
+
+    def steps() -> Steps[int]:
+        return (yield from through_outbox(node, khugepaged_round(node))) * 1_000_000
+
+    def delay() -> int | None:
+        thp = node.tasks.thp
+        return None if thp is None else thp.settings.khugepaged_scan_sleep_millisecs * 1_000_000
+
+    return Daemon("khugepaged", wanted, steps, delay, endless=True)
 
 
 def leases(
@@ -144,7 +164,13 @@ def daemons_of(node: Node, inbox: Inbox, ended: Ended = lambda session, freed: N
     """Return every daemon of a node except kswapd."""
     others = (other.nid for other in node.machine.spec.nodes if other.nid != node.nid)
     slab = (slab_reap(node),) if node.machine.spec.slab == "slab" else ()
-    return vmstat(node), *slab, leases(node, inbox, ended), *map(partial(settle, node), others)
+    return (
+        vmstat(node),
+        khugepaged(node),
+        *slab,
+        leases(node, inbox, ended),
+        *map(partial(settle, node), others),
+    )
 
 
 def run_kswapd(node: Node) -> int:

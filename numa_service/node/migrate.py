@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE, Gfp
+from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_MASKS, Gfp
 from numa_service.mm.memory_hotplug import movable_pages
-from numa_service.mm.mmzone import MIGRATE_MOVABLE
+from numa_service.mm.mmzone import HUGE_INDEX, MIGRATE_MOVABLE
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.mm.pgdata import PG_DIRTY, PG_SWAPBACKED
 from numa_service.node import ops
@@ -35,7 +35,10 @@ MAX_PASSES = 5
 
 
 class Movable(NamedTuple):
-    """Pages of one region in an isolated range that have the same kind and dirty bit."""
+    """Pages of one region in an isolated range that have the same kind and dirty bit.
+
+    All are single pages, or all are huge: their indexes have HUGE_INDEX then, and pfns are of first pages.
+    """
 
     owner: Owner
     #: LRU_KIND_* of the region.
@@ -43,6 +46,7 @@ class Movable(NamedTuple):
     dirty: bool
     pfns: bytes
     indexes: bytes
+    order: int = 0
 
 
 def empty_range(
@@ -62,8 +66,11 @@ def empty_range(
             moved += yield from _migrate(node, pages, nodemask, unasked)
         tracer = node.tracepoints.tracer
         if tracer and moving:
-            tracer.migrated(moved, sum(len(pages.pfns) // 8 for pages in moving) - moved, reason)
-        if not moved:
+            tracer.migrated(
+                moved, sum(len(pages.pfns) // 8 << pages.order for pages in moving) - moved, reason
+            )
+        # what stayed of huge pages is single pages now, which may find room
+        if not moved and not any(pages.order for pages in moving):
             break
     return unasked
 
@@ -74,17 +81,22 @@ def _movable(node: Node, start_pfn: int, end_pfn: int) -> tuple[Movable, ...]:
     pages = movable_pages(pg, start_pfn - base, end_pfn - base)
     owners = {slot: owner for owner, slot in node.slots.items()}
     anon, dirty = (pg.flags[pages] & PG_SWAPBACKED) != 0, (pg.flags[pages] & PG_DIRTY) != 0
-    groups = np.stack([pg.owner[pages].astype(np.int64), anon.astype(np.int64), dirty.astype(np.int64)])
+    order = pg.order[pages].astype(np.int64)
+    groups = np.stack(
+        [pg.owner[pages].astype(np.int64), anon.astype(np.int64), dirty.astype(np.int64), order]
+    )
     moving = []
-    for slot, is_anon, is_dirty in sorted(set(zip(*groups.tolist(), strict=True))):
-        some = pages[(groups == np.array([[slot], [is_anon], [is_dirty]])).all(axis=0)]
+    for slot, is_anon, is_dirty, order_of in sorted(set(zip(*groups.tolist(), strict=True))):
+        some = pages[(groups == np.array([[slot], [is_anon], [is_dirty], [order_of]])).all(axis=0)]
+        named = pg.pgoff[some] | np.uint32(HUGE_INDEX if order_of else 0)
         moving.append(
             Movable(
                 owners[slot],
                 LRU_KIND_ANON if is_anon else LRU_KIND_FILE,
                 bool(is_dirty) and not is_anon,
                 pack_pfns(some + base),
-                pg.pgoff[some].astype("<u4").tobytes(),
+                named.astype("<u4").tobytes(),
+                order_of,
             )
         )
     return tuple(moving)
@@ -117,13 +129,15 @@ def migrate_by(
     """Move pages to where a walk finds memory; return how many were moved.
 
     `cpu` is the CPU whose pagesets give the new pages; it is on node `cpu_nid`, by default on this one.
-    Errors of nodes are added to `unasked`.
+    Errors of nodes are added to `unasked`. Huge pages for which there is no huge page are split.
     """
     pfns, indexes = unpack_pfns(moving.pfns), unpack_indexes(moving.indexes)
     ac = AllocContext(
         moving.owner,
-        gfp,
-        0,
+        int(gfp & ~(Gfp.DIRECT_RECLAIM | Gfp.KSWAPD_RECLAIM) | GFP_MASKS["GFP_TRANSHUGE"])
+        if moving.order
+        else gfp,
+        moving.order,
         len(pfns),
         cpu,
         MIGRATE_MOVABLE,
@@ -152,6 +166,8 @@ def migrate_by(
             )
         else:
             left += yield from _send(node, moving, pfns[part], indexes[part], nid, new, unasked)
+    if moving.order and at < len(pfns):
+        node.apply(ops.SplitRegionPages(moving.owner, indexes[at:].tobytes()))
     return left
 
 
@@ -189,4 +205,4 @@ def _send(
                 moving.owner, moving.lru_kind, pack_pfns(old[entered]), indexes[entered].tobytes()
             )
         )
-    return int(entered.sum())
+    return int(entered.sum()) << moving.order

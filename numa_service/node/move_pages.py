@@ -18,6 +18,7 @@ from numa_service.mm.mempolicy.calls import Caller, Nodes, Pointer, UserMask
 from numa_service.mm.mempolicy.moves import PageState, Target, migrate_pages, move_pages
 from numa_service.mm.mempolicy.nodemask import NODE_MASK_ALL, NUMA_NO_NODE, mask_of, nids_of
 from numa_service.mm.mempolicy.policy import CallError
+from numa_service.mm.mmzone import HUGE_INDEX, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
 from numa_service.mm.page_alloc import LRU_KIND_ANON
 from numa_service.mm.pgdata import PG_DIRTY
 from numa_service.mm.zonelist import MAX_NUMNODES
@@ -36,8 +37,9 @@ from numa_service.node.session_state import Region
 #: Most parts of a region with a policy of their own.
 MAX_AREAS = 1 << 10
 
-#: What became of a page, one byte for each: it is not there, it has moved, it is where it was.
-ABSENT, MOVED, STAYED = 0, 1, 2
+#: What became of a page, one byte for each: it is not there, it has moved, it is where it was, it is not a
+#: huge page any more, and its parts may move.
+ABSENT, MOVED, STAYED, SPLIT = 0, 1, 2, 3
 
 #: Flags for new pages: as new_page() of mbind, and as alloc_migration_target() of the other two calls.
 _GFP_MBIND = int(GFP_HIGHUSER_MOVABLE | Gfp.RETRY_MAYFAIL)
@@ -82,10 +84,15 @@ def move_away(
 ) -> Steps[bytes]:
     """Move a region's pages that this node has elsewhere; return what became of each, a byte a page.
 
-    Without a destination, only say which pages are there.
+    Without a destination, only say which pages are there. Huge pages are named by HUGE_INDEX; those that have
+    been split, or are now as there is no huge page to be had, are SPLIT.
     """
     wanted = unpack_indexes(indexes)
     pgdat, slot = node.pgdat, node.slot_of(owner)
+    huge = (wanted & HUGE_INDEX) != 0
+    around = np.unique(wanted[~huge] & ~np.uint32(PAGEBLOCK_NR_PAGES - 1)) | np.uint32(HUGE_INDEX)
+    if to is not None and (pgdat.region_pfns(slot, around) >= 0).any():
+        node.apply(ops.SplitRegionPages(owner, wanted[~huge].tobytes()))
     before = pgdat.region_pfns(slot, wanted)
     there = before >= 0
     if to is not None and there.any():
@@ -99,15 +106,21 @@ def move_away(
             walk = None  # no node of the mask has memory
         dirty = (pgdat.pg.flags[before[there] - pgdat.base_pfn] & PG_DIRTY) != 0
         dirty &= lru_kind != LRU_KIND_ANON
-        for is_dirty in np.unique(dirty).tolist() if walk else ():
+        kinds = zip(dirty.tolist(), huge[there].tolist(), strict=True)
+        for is_dirty, is_huge in sorted(set(kinds)) if walk else ():
             assert walk
-            some = there.nonzero()[0][dirty == is_dirty]
+            some = there.nonzero()[0][(dirty == is_dirty) & (huge[there] == is_huge)]
             packed = pack_pfns(before[some]), wanted[some].astype("<u4").tobytes()
-            moving = Movable(owner, lru_kind, is_dirty, *packed)
+            moving = Movable(owner, lru_kind, is_dirty, *packed, PAGEBLOCK_ORDER if is_huge else 0)
             cpu, nid, interleave = to.cpu, to.cpu_nid, to.interleave
             yield from migrate_by(node, moving, walk, to.gfp, cpu, {}, cpu_nid=nid, interleave=interleave)
-    stayed = pgdat.region_pfns(node.slot_of(owner), wanted) == before
-    return np.where(there, np.where(stayed, STAYED, MOVED), ABSENT).astype(np.uint8).tobytes()
+    slot = node.slot_of(owner)
+    stayed = pgdat.region_pfns(slot, wanted) == before
+    fates = np.where(there, np.where(stayed, STAYED, MOVED), ABSENT)
+    if huge.any():
+        first = pgdat.region_pfns(slot, wanted & ~np.uint32(HUGE_INDEX))
+        fates[huge & ~(there & stayed) & ((first == before) | ~there)] = SPLIT
+    return fates.astype(np.uint8).tobytes()
 
 
 # at the region's home

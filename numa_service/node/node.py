@@ -95,6 +95,10 @@ class Node(NodeState):
                 self.wake(op.wakes)
             if self.pgdat.kswapd[KSWAPD_WOKEN]:
                 self.wake("kswapd")
+            thp = self.tasks.thp
+            if thp is not None and thp.scan.woken:
+                thp.scan.woken = False
+                self.wake("khugepaged")
         return result
 
     @property

@@ -41,6 +41,7 @@ from numa_service.node.node import Node
 from numa_service.node.ops.oom import MAX_LINES
 from numa_service.node.request import Request
 from numa_service.node.state import NodeState
+from numa_service.node.task_files import of_tasks
 from numa_service.node.task_limbo import release_elsewhere
 from numa_service.node.task_state import Task, home_of
 from numa_service.procfs.oom_report import ERR, Line, OomRequest, dump_header, killed
@@ -118,7 +119,7 @@ class OomKill(Request[int]):
 
 def look(node: Node) -> OomSeen:
     """What this node has."""
-    part = node.machine.node_part(node.nid, page_tables=node.tasks.page_tables(), parts=_REPORTED)
+    part = node.machine.node_part(node.nid, of_tasks=of_tasks(node), parts=_REPORTED)
     tasks = tuple(oom_task(task) for task in node.tasks.values())
     return OomSeen(tasks, tuple(node.tasks.oom_victims), part.to_json())
 

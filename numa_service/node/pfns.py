@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from numa_service.mm.mmzone import PAGEBLOCK_NR_PAGES
+from numa_service.mm.mmzone import HUGE_INDEX, PAGEBLOCK_NR_PAGES
 from numa_service.mm.pgdat import Indexes, Pfns
 from numa_service.node.errors import InvalidRequest
 
@@ -37,6 +37,11 @@ def pack_indexes(indexes: npt.NDArray[Any]) -> bytes:
 def unpack_indexes(data: bytes) -> Indexes:
     """Return indexes of pages in their region from little-endian uint32."""
     return np.frombuffer(data, dtype="<u4")
+
+
+def nr_pages(indexes: npt.NDArray[Any]) -> int:
+    """How many pages indexes name: of a huge page (HUGE_INDEX) all."""
+    return len(indexes) + (PAGEBLOCK_NR_PAGES - 1) * int(np.count_nonzero(indexes & HUGE_INDEX))
 
 
 def pageblocks_around(start_pfn: int, end_pfn: int) -> tuple[int, int]:

@@ -14,26 +14,32 @@ from typing import NamedTuple
 
 import numpy as np
 
-from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL
+from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL, Gfp
+from numa_service.mm.mempolicy.nodemask import nids_of
 from numa_service.mm.mmap.entries import pfns_of
 from numa_service.mm.mmap.frames import FILE, Pfns
 from numa_service.mm.mmap.rules import PAGE_SHIFT
 from numa_service.mm.mmap.vma import Vma
+from numa_service.mm.mmzone import HUGE_INDEX, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
 from numa_service.node import ops
 from numa_service.node.ask import Steps, on, tell
 from numa_service.node.cost import Cost
 from numa_service.node.errors import InvalidRequest, NodeError, PeerUnavailable
-from numa_service.node.mempolicy import Policy, PolicyMode, nodes_of_places
+from numa_service.node.mempolicy import Policy, PolicyMode, nodes_of_places, policy_choice
 from numa_service.node.node import Node
 from numa_service.node.oom_kill import OomAsker
 from numa_service.node.ops.alloc import MAX_COUNT
 from numa_service.node.ops.task import next_populated
 from numa_service.node.ops.task_work import Did, Here, Zones
 from numa_service.node.page_alloc import Allocation, alloc_for_owner, spend
-from numa_service.node.pfns import pack_pfns, unpack_pfns
+from numa_service.node.pfns import pack_pfns, unpack_indexes, unpack_pfns
+from numa_service.node.prepare import gfp_zone_checked
+from numa_service.node.task_huge import unnamed
 from numa_service.node.task_image import begins, relro
 from numa_service.node.task_limbo import free_blocks, release_elsewhere
 from numa_service.node.task_pages import (
+    HUGE,
+    HUGE_ZERO,
     LRU_KINDS,
     TABLE,
     Want,
@@ -42,7 +48,7 @@ from numa_service.node.task_pages import (
     shares_of,
     table_block,
 )
-from numa_service.node.task_state import Task
+from numa_service.node.task_state import KHUGEPAGED, Task
 from numa_service.node.unserved import unserved
 
 #: RLIMIT_MEMLOCK of a task, in bytes, if nobody says otherwise: the kernel's default of 8 MiB.
@@ -243,7 +249,7 @@ def _until_done(
             ran.value, ran.errno, ran.reason = did.value, did.errno, did.reason
             return did
         got = yield from _get(node, task, did.want, ran)
-        if got < did.want.pages and task.pid in node.tasks:
+        if got < did.want.pages and did.want.kind != HUGE and task.pid in node.tasks:
             node.apply(ops.ReturnStock(task.pid))
             ran.fail(errno.ENOMEM, _no_memory(node, did.want, ran))
             return Did()
@@ -291,6 +297,11 @@ def _touch(
                 return
             continue
         got = yield from _get(node, task, did.want, ran)
+        if did.want.kind in (HUGE, HUGE_ZERO):
+            continue  # faults do without those that there are not
+        if not got and task.pid in node.tasks and node.apply(ops.ShrinkHuge()):
+            yield from release_elsewhere(node)
+            continue
         if got < did.want.pages and task.pid in node.tasks:
             if not got or did.want.kind == TABLE or stop <= at + (1 << PAGE_SHIFT):
                 node.apply(ops.ReturnStock(task.pid))
@@ -312,6 +323,10 @@ def _get(node: Node, task: Task, want: Want, ran: Ran) -> Steps[int]:
         if blocks:
             node.apply(ops.StockTables(task.pid, want.order, tuple(blocks)))
         return len(blocks)
+    if want.kind == HUGE_ZERO:
+        return (yield from _get_huge_zero(node, task, want, ran))
+    if want.kind == HUGE:
+        return (yield from get_huge(node, task.pid, (task.cpu, task.cpu_nid), want, ran))
     frames = node.apply(ops.ReserveFrames(want.pages))
     got: tuple[tuple[int, int], ...] = ()
     try:
@@ -354,6 +369,95 @@ def _walk(
     return tuple((nid, len(pfns) // 8) for nid, pfns in allocation.pages)
 
 
+def get_huge(node: Node, pid: int, at: tuple[int, int], want: Want, ran: Ran) -> Steps[int]:
+    """Get huge pages for a task, or for khugepaged, on a CPU and its node; return how many there were."""
+    frames = node.apply(ops.ReserveFrames(want.pages, True))
+    got: list[tuple[int, int]] = []
+    try:
+        for gfp, policy in _tries(node, at[1], want):
+            missing = frames[4 * sum(pages for _, pages in got) :]
+            if missing:
+                got += yield from _walk_huge(node, at[0], missing, gfp, policy, ran, want.shares)
+    finally:
+        refused = want.pages - len(frames) // 4
+        node.apply(ops.StockTask(pid, HUGE, tuple(got), frames, refused))
+    return sum(pages for _, pages in got)
+
+
+def khugepaged_round(node: Node) -> Steps[int]:
+    """A round of khugepaged (khugepaged_do_scan); return the ms until the next one."""
+    ran = Ran()
+    cpu = (*node.pgdat.cpus, *node.pgdat.all_cpus)[0]
+    while (want := (did := node.apply(ops.KhugepagedScan())).want) is not None:
+        yield from get_huge(node, KHUGEPAGED, (cpu, node.nid), want, ran)
+    yield from release_elsewhere(node)
+    return did.value
+
+
+def _tries(node: Node, cpu_nid: int, want: Want) -> list[tuple[int, Policy]]:
+    """How a huge page is looked for, one after the other (alloc_pages_mpol, alloc_hugepage_vma)."""
+    policy, gfp, thp = Policy.of(want.policy), want.gfp, node.tasks.thp
+    assert thp is not None
+    spread = policy.interleaves or policy.mode is PolicyMode.PREFERRED_MANY
+    if not thp.rules.local or spread or gfp & Gfp.THISNODE:
+        return [(gfp, policy)]
+    choice = policy_choice(node.machine.zonelists, cpu_nid, policy, gfp_zone_checked(gfp, node.pgdat.arch))
+    if choice.nodemask is not None and choice.nid not in nids_of(choice.nodemask):
+        return [(gfp, policy)]
+    near = gfp | Gfp.THISNODE | (Gfp.NORETRY if thp.rules.local_then_all else 0)
+    tries = [(int(near), Policy(PolicyMode.PREFERRED, (choice.nid,)))]
+    return [*tries, (gfp, policy)] if thp.rules.local_then_all and gfp & Gfp.DIRECT_RECLAIM else tries
+
+
+def _walk_huge(
+    node: Node,
+    cpu: int,
+    frames: bytes,
+    gfp: int,
+    policy: Policy,
+    ran: Ran,
+    shares: tuple[tuple[int, int], ...] = (),
+) -> Steps[tuple[tuple[int, int], ...]]:
+    """Get a huge page for each name, as far as one try has them; return how many of which node."""
+    owner = node.tasks.owner(HUGE)
+    try:
+        allocation = yield from alloc_for_owner(
+            node,
+            owner,
+            0,
+            gfp,
+            PAGEBLOCK_ORDER,
+            len(frames) // 4,
+            cpu,
+            policy,
+            LRU_KINDS[HUGE],
+            frames,
+            cost=ran.cost,
+            shares=shares or None,
+        )
+    except InvalidRequest:
+        return ()  # no node of the policy has memory
+    _count(ran, allocation)
+    return tuple((nid, len(pfns) // 8) for nid, pfns in allocation.pages)
+
+
+def _get_huge_zero(node: Node, task: Task, want: Want, ran: Ran) -> Steps[int]:
+    """Get the huge page of zeros, for all tasks of the home; return whether there was one."""
+    near = Policy() if task.cpu_nid == node.nid else Policy(PolicyMode.PREFERRED, (task.cpu_nid,))
+    owner = node.tasks.owner(HUGE_ZERO)
+    allocation = yield from alloc_for_owner(
+        node, owner, 0, want.gfp, want.order, 1, task.cpu, near, cost=ran.cost
+    )
+    _count(ran, allocation)
+    blocks = tuple(
+        block
+        for nid, pfns in allocation.pages
+        for block in table_block(nid, unpack_pfns(pfns).astype(np.int64)).tolist()
+    )
+    node.apply(ops.StockHugeZero(task.pid, blocks))
+    return len(blocks)
+
+
 def _count(ran: Ran, allocation: Allocation) -> None:
     ran.remote_lookups += allocation.remote_lookups
     ran.hopeless = ran.hopeless or allocation.hopeless
@@ -383,11 +487,13 @@ def _access_elsewhere(
 ) -> Steps[None]:
     """Access pages that other nodes have, and get those anew that were reclaimed, here or there.
 
-    All of them are mapped in `span`, in bytes.
+    `span`: the addresses that were accessed. Of a huge page that is none any more, its parts there are
+    accessed one by one.
     """
     for kind, frames in did.gone:
         yield from _refault(node, task, span, kind, node.nid, frames, ran, did.swapped_in)
-    for kind, nid, frames in did.elsewhere:
+    waiting = list(did.elsewhere)
+    for kind, nid, frames, pages in waiting:
         owner = node.tasks.owner(kind)
         try:
             touched = yield from on(node, nid, ops.Touch(owner, frames, write, node.load.report(nid)))
@@ -395,16 +501,35 @@ def _access_elsewhere(
             # as for regions: if it has crashed its pages are lost, else it frees them when it is back
             ran.unasked[nid] = away
             yield from tell(node, nid, ops.Release(owner, None, frames))
-            yield from _refault(node, task, span, kind, nid, frames, ran)
+            single, heads = unnamed(unpack_indexes(frames))
+            parts = _split(node, task, heads, span)
+            yield from _refault(node, task, span, kind, nid, _packed(np.concatenate([single, parts])), ran)
             continue
         ran.remote_lookups += 1
         ran.cost.add_lookup(node.machine.spec.latency)
         ran.cost.add_path(node.machine.spec.latency, touched.path)
-        gone = np.frombuffer(touched.gone, np.uint8) != 0
-        ran.cost.add_access(node.load, nid, int((~gone).sum()), touched.wait_ns, write)
-        if gone.any():
-            lost = np.frombuffer(frames, "<u4")[gone].tobytes()
-            yield from _refault(node, task, span, kind, nid, lost, ran, touched.swapped_in)
+        gone = np.frombuffer(touched.gone, np.uint8)
+        parts = _split(node, task, unnamed(unpack_indexes(frames)[gone == 2])[1], span)
+        if len(parts):
+            waiting.append((kind, nid, _packed(parts), len(parts)))
+        lost = unpack_indexes(frames)[gone == 1]
+        there = pages - len(parts) - len(lost)
+        ran.cost.add_access(node.load, nid, there, touched.wait_ns, write)
+        if len(lost):
+            yield from _refault(node, task, span, kind, nid, lost.tobytes(), ran, touched.swapped_in)
+
+
+def _split(node: Node, task: Task, heads: Pfns, span: tuple[int, int]) -> Pfns:
+    """Note that huge pages are none any more; return their frames that the task maps at some addresses."""
+    if not len(heads):
+        return heads
+    node.apply(ops.SplitTaskPages(_packed(heads | HUGE_INDEX)))
+    frames = pfns_of(task.process.mapped_entries(*span))
+    return frames[np.isin(frames & -PAGEBLOCK_NR_PAGES, heads)]
+
+
+def _packed(frames: Pfns) -> bytes:
+    return frames.astype("<u4").tobytes()
 
 
 def _refault(

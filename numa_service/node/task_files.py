@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numa_service.machine.snapshot import OfTasks
 from numa_service.mm.mempolicy.policy import Mempolicy
 from numa_service.mm.mempolicy.text import mpol_to_str
 from numa_service.mm.mmap.vma import Vma
@@ -60,3 +61,12 @@ def _oom_files(node: Node, task: Task) -> dict[str, str]:
     total = sum(machine.managed.values()) + machine.spec.swap_pages
     score = oom_score(machine.profile, sum(process.rss), process.tables, adj, total)
     return {"oom_adj": f"{oom_adj_of(adj)}\n", "oom_score": f"{score}\n", "oom_score_adj": f"{adj}\n"}
+
+
+def of_tasks(node: Node) -> OfTasks:
+    """What the tasks of a node have on all nodes, as far as files of the machine count it."""
+    tasks, thp = node.tasks, node.tasks.thp
+    if thp is None:
+        return OfTasks(tasks.page_tables())
+    counts = {"full_scans": thp.scan.full_scans, "pages_collapsed": thp.scan.pages_collapsed}
+    return OfTasks(tasks.page_tables(), tasks.anon_thps(), dict(thp.events), counts)

@@ -25,17 +25,21 @@ from numa_service.mm.mempolicy.policy import CallError, Mode
 from numa_service.mm.mmap.entries import PRESENT, ZERO, pfns_of
 from numa_service.mm.mmap.frames import Pfns
 from numa_service.mm.mmap.rules import PAGE_MASK, PAGE_SIZE
+from numa_service.mm.mmzone import HUGE_INDEX
 from numa_service.mm.zonelist import MAX_NUMNODES
+from numa_service.node import ops
 from numa_service.node.ask import Steps
 from numa_service.node.errors import PeerUnavailable
 from numa_service.node.mempolicy import PolicyMode, nodes_of_places, policy_choice
-from numa_service.node.move_pages import ABSENT, MOVED, AskToMove, Destination
+from numa_service.node.move_pages import ABSENT, MOVED, SPLIT, AskToMove, Destination
 from numa_service.node.node import Node
 from numa_service.node.ops.task import call_context
 from numa_service.node.ops.task_work import by_owner
+from numa_service.node.pfns import nr_pages
 from numa_service.node.prepare import gfp_zone_checked
 from numa_service.node.task import Ran
 from numa_service.node.task_calls import PagesOf, frames_outside, user_mask
+from numa_service.node.task_huge import names_of, parts_of_heads, unnamed
 from numa_service.node.task_pages import LRU_KINDS, effective_policy
 from numa_service.node.task_state import Task
 
@@ -142,15 +146,44 @@ def _page(node: Node, task: Task, address: int) -> tuple[PageState, int]:
 
 
 def _move(node: Node, frames: Pfns, to: Destination, ask: AskToMove, ran: Ran) -> Steps[None]:
-    """Have the nodes that have pages move them."""
-    for kind, nid, some in by_owner(node, frames):
-        indexes = some.astype("<u4").tobytes()
+    """Have the nodes that have pages move them. A huge page that finds no room is split: its parts move."""
+    waiting = [(kind, nid, names_of(node.tasks.thp, some)) for kind, nid, some in by_owner(node, frames)]
+    for kind, nid, asked in waiting:
+        names = _without_queued(node, asked, ran)
+        if not len(names):
+            continue
         try:
-            answer = yield from ask(nid, node.tasks.owner(kind), LRU_KINDS[kind], indexes, to)
+            packed = names.astype("<u4").tobytes()
+            answer = yield from ask(nid, node.tasks.owner(kind), LRU_KINDS[kind], packed, to)
         except PeerUnavailable as away:
             ran.unasked[nid] = away
-            ran.failed += len(some)
+            ran.failed += nr_pages(names)
             continue
         fates = np.frombuffer(answer, np.uint8)
-        ran.moved += int((fates == MOVED).sum())
-        ran.failed += int(((fates != MOVED) & (fates != ABSENT)).sum())
+        ran.moved += nr_pages(names[fates == MOVED])
+        ran.failed += nr_pages(names[(fates != MOVED) & (fates != ABSENT) & (fates != SPLIT)])
+        if (fates == SPLIT).any():
+            waiting.append((kind, nid, _split(node, names[fates == SPLIT])))
+
+
+def _without_queued(node: Node, names: Pfns, ran: Ran) -> Pfns:
+    """Split huge pages that wait for it, whose parts move then, where the kernel does so; else they stay."""
+    thp = node.tasks.thp
+    if thp is None or not thp.deferred:
+        return names
+    single, heads = unnamed(names)
+    queued = np.isin(heads, list(thp.deferred))
+    others = np.concatenate([single, heads[~queued] | HUGE_INDEX])
+    if not queued.any():
+        return names
+    if thp.rules.migration_splits_queued:
+        return np.concatenate([others, _split(node, heads[queued] | HUGE_INDEX)])
+    ran.failed += int((node.tasks.frames.mapcount[parts_of_heads(heads[queued])] > 0).sum())
+    return others
+
+
+def _split(node: Node, names: Pfns) -> Pfns:
+    """Note that huge pages are split; return those of their parts that are mapped."""
+    node.apply(ops.SplitTaskPages(names.astype("<u4").tobytes()))
+    parts = parts_of_heads(unnamed(names)[1])
+    return parts[node.tasks.frames.mapcount[parts] > 0]

@@ -34,11 +34,18 @@ from numa_service.node.session_state import PlainPolicy
 
 #: Most frame numbers of a home: indexes of a page table end there (ops.fields.MAX_REGION_PAGES).
 MAX_FRAMES = 1 << 24
-#: A kind beside those of frames: pages of page tables.
-TABLE = 3
+#: Kinds beside those of frames: pages of page tables, anonymous huge pages, the huge page of zeros.
+TABLE, HUGE, HUGE_ZERO = 3, 4, 5
 #: By kind: the owner of such pages, and their list of reclaim.
-OWNER_IDS = {ANON: TASKS_ID, SHMEM: TASKS_ID, FILE: CACHE_ID, TABLE: PGTABLE_ID}
-LRU_KINDS = {ANON: LRU_KIND_ANON, SHMEM: LRU_KIND_ANON, FILE: LRU_KIND_FILE}
+OWNER_IDS = {
+    ANON: TASKS_ID,
+    SHMEM: TASKS_ID,
+    FILE: CACHE_ID,
+    TABLE: PGTABLE_ID,
+    HUGE: TASKS_ID,
+    HUGE_ZERO: PGTABLE_ID,
+}
+LRU_KINDS = {ANON: LRU_KIND_ANON, SHMEM: LRU_KIND_ANON, FILE: LRU_KIND_FILE, HUGE: LRU_KIND_ANON}
 
 #: What happens to a frame: nothing; its page was reclaimed and is got anew; nothing needs it any more, but
 #: its page is not known to be free yet.
@@ -62,14 +69,16 @@ def nid_and_pfn(block: int) -> tuple[int, int]:
 class Want(NamedTuple):
     """Pages that an op did not have."""
 
-    #: FILE, ANON, SHMEM or TABLE.
+    #: FILE, ANON, SHMEM, TABLE, HUGE or HUGE_ZERO.
     kind: int
+    #: Blocks of the order, which is 0 but for page tables and huge pages.
     pages: int
-    #: Order of the blocks, of page tables.
     order: int = 0
     policy: PlainPolicy = (0, (), NUMA_NO_NODE, 0)
     #: Of a policy that interleaves: pages by node, in this order.
     shares: tuple[tuple[int, int], ...] = ()
+    #: Of huge pages: how hard they are tried for.
+    gfp: int = 0
 
 
 class Short(Exception):
@@ -87,9 +96,12 @@ class Asker(Protocol):
     turn: Turn
     #: The node of its CPU.
     cpu_nid: int
-    #: By kind: frames that were got for it and are not used yet; of page tables by order, pfns.
+    #: By kind: frames that were got for it and are not used yet, of huge pages the first ones; of page tables
+    #: by order, pfns.
     stock: dict[int, Pfns]
     tables: dict[int, list[int]]
+    #: By kind: how many huge pages were looked for in vain, for faults that are to do without.
+    refused: dict[int, int]
 
 
 #: Takes blocks from this node's zones, one for each number: (kind, order, numbers) to what there was, pfns of
@@ -120,10 +132,12 @@ class FrameSource:
         self._vma: Vma | None = None
         self._numbers: Pfns = _NONE
         self._zeros: Nids = np.zeros(1024, np.int16)
+        #: Whether the next pages are for a fault, of which :meth:`place` was told.
+        self._placed = False
 
     def place(self, vma: Vma, numbers: Pfns) -> Nids:
         """Note what the next pages are for; where they come from, :meth:`alloc` decides by their kind."""
-        self._vma, self._numbers = vma, numbers
+        self._vma, self._numbers, self._placed = vma, numbers, True
         if len(self._zeros) < len(numbers):
             self._zeros = np.zeros(len(numbers), np.int16)
         return self._zeros[: len(numbers)]
@@ -132,6 +146,7 @@ class FrameSource:
         """Frames for the pages that :meth:`place` was told of; Short if there are too few."""
         count, asker = len(nids), self.asker
         assert asker is not None
+        self._placed = False
         if not count:
             return _NONE
         policy = effective_policy(asker, None if kind == FILE else self._vma, self._nid)
@@ -207,10 +222,14 @@ class FrameSource:
         if missing:
             parts.append(np.arange(self._next, self._next + missing, dtype=np.int64))
             self._next += missing
-            while self._next > len(self.nids):
-                self.nids = np.concatenate([self.nids, np.full_like(self.nids, -1)])
-                self.state = np.concatenate([self.state, np.zeros_like(self.state)])
+            self._reach()
         return parts[0] if len(parts) == 1 else np.concatenate([_NONE, *parts])
+
+    def _reach(self) -> None:
+        """Make columns as long as there are numbers."""
+        while self._next > len(self.nids):
+            self.nids = np.concatenate([self.nids, np.full_like(self.nids, -1)])
+            self.state = np.concatenate([self.state, np.zeros_like(self.state)])
 
     def unreserve(self, numbers: Pfns) -> None:
         """Numbers may be given again."""

@@ -21,14 +21,26 @@ from numa_service.mm.mmap.dump import dump_processes, load_policy, load_processe
 from numa_service.mm.mmap.entries import PRESENT, ZERO, has, pfns_of
 from numa_service.mm.mmap.errnos import Errno
 from numa_service.mm.mmap.frames import FILE, SHMEM, AddressSpace, Bools, Frames, Pfns
+from numa_service.mm.mmap.huge_memory import split_huge_page
 from numa_service.mm.mmap.limits import Committed, Limits
 from numa_service.mm.mmap.mm_struct import MmStruct
 from numa_service.mm.mmap.process import Process
 from numa_service.mm.mmap.rules import I386_PAE, X86_64, rules_of
+from numa_service.mm.mmap.thp_dump import dump_thp, load_thp
 from numa_service.mm.mmap.vma import DEV_ZERO, File
+from numa_service.mm.mmzone import HUGE_INDEX
 from numa_service.node.errors import NotFound, Precondition
 from numa_service.node.owners import OF_TASKS, Owner
-from numa_service.node.task_pages import FREED, IDLE, OWNER_IDS, FrameSource, TableSource, nid_and_pfn
+from numa_service.node.task_huge import HugeFrameSource, parts_of_heads, thp_of
+from numa_service.node.task_pages import (
+    FREED,
+    HUGE,
+    HUGE_ZERO,
+    IDLE,
+    OWNER_IDS,
+    TableSource,
+    nid_and_pfn,
+)
 
 #: Tasks of a home, and of one session.
 MAX_TASKS = 1 << 13
@@ -38,8 +50,9 @@ MAX_TABLES = 1 << 17
 #: Files that tasks of a home map at one time, and pages that each of them has.
 MAX_FILES = 1 << 12
 FILE_PAGES = 1 << 24
-#: The first pids are the kernel's own threads'.
+#: The first pids are the kernel's own threads'; what khugepaged is called in ops.
 FIRST_PID = 300
+KHUGEPAGED = 0
 #: Device numbers, and the first inode, of files and of shared memory.
 _OF_FILE = (0, 2, 17)
 _OF_SHMEM = (0, 1, 1024)
@@ -69,6 +82,7 @@ class Task:
     #: Pages that were got for it and are not used yet; see ``task_pages.py``.
     stock: dict[int, Pfns] = field(default_factory=dict)
     tables: dict[int, list[int]] = field(default_factory=dict)
+    refused: dict[int, int] = field(default_factory=dict)
     #: Pages that were read back from swap, or from a disk.
     majflt: int = 0
     #: What is added to its score for the OOM killer, in thousandths of memory.
@@ -79,18 +93,43 @@ class Task:
         who = self.pid, self.ppid, self.session, self.cpu, self.cpu_nid, self.comm, self.cmdline
         stock = [(kind, pfns.tobytes()) for kind, pfns in sorted(self.stock.items()) if len(pfns)]
         tables = [(order, pfns) for order, pfns in sorted(self.tables.items()) if pfns]
-        return [who, self.policy, self.turn, stock, tables, self.majflt, self.oom_score_adj]
+        refused = sorted(self.refused.items())
+        return [who, self.policy, self.turn, stock, tables, refused, self.majflt, self.oom_score_adj]
 
     @classmethod
     def load(cls, dumped: list[Any], process: Process) -> Task:
         """Make it from what :meth:`dump` returned."""
-        who, policy, turn, stock, tables, majflt, oom_score_adj = dumped
+        who, policy, turn, stock, tables, refused, majflt, oom_score_adj = dumped
         pid, ppid, session, cpu, cpu_nid, comm, cmdline = who
         left = {kind: np.frombuffer(pfns, np.int64).copy() for kind, pfns in stock}
         task = cls(pid, ppid, session, cpu, cpu_nid, comm, tuple(cmdline), process, load_policy(policy))
         task.turn, task.stock, task.tables, task.majflt = Turn(*turn), left, dict(tables), majflt
+        task.refused = dict(refused)
         task.oom_score_adj = oom_score_adj
         return task
+
+
+class KernelThread:
+    """A kernel thread that gets pages (an Asker): khugepaged, on any CPU of its node."""
+
+    def __init__(self, nid: int) -> None:
+        self.policy: Mempolicy | None = None
+        self.turn = FIRST_TURN
+        self.cpu_nid = nid
+        self.stock: dict[int, Pfns] = {}
+        self.tables: dict[int, list[int]] = {}
+        self.refused: dict[int, int] = {}
+
+    def dump(self) -> list[Any]:
+        """Return what was got for it as plain data."""
+        stock = [(kind, pfns.tobytes()) for kind, pfns in sorted(self.stock.items()) if len(pfns)]
+        return [stock, sorted(self.refused.items())]
+
+    def load(self, dumped: list[Any]) -> None:
+        """Replace the content by what :meth:`dump` returned."""
+        stock, refused = dumped
+        self.stock = {kind: np.frombuffer(pfns, np.int64).copy() for kind, pfns in stock}
+        self.refused = dict(refused)
 
 
 class Tasks(dict[int, Task]):
@@ -101,8 +140,11 @@ class Tasks(dict[int, Task]):
         self._machine = machine
         self._nid = nid
         self._lineage = lineage
-        self.source = FrameSource(machine, nid)
-        self.frames = self.source.frames = Frames(self.source)
+        self.source = HugeFrameSource(machine, nid)
+        self.thp = thp_of(machine, self.source)
+        self.frames = self.source.frames = Frames(self.source, self.thp)
+        #: For whom khugepaged gets pages.
+        self.khugepaged = KernelThread(nid)
         self.tables = TableSource()
         self.tables.most = MAX_TABLES
         self.profile = machine.profile
@@ -133,6 +175,10 @@ class Tasks(dict[int, Task]):
     def of_session(self, session: int) -> list[int]:
         """The pids of a session's tasks, oldest first."""
         return [pid for pid, task in self.items() if task.session == session]
+
+    def asker(self, pid: int) -> Task | KernelThread | None:
+        """For whom pages are got: a task, khugepaged by the pid KHUGEPAGED, None if it has ended."""
+        return self.khugepaged if pid == KHUGEPAGED else self.get(pid)
 
     def take_pid(self) -> int:
         """A new pid: nodes take turns, so that none is given twice in the machine."""
@@ -198,13 +244,34 @@ class Tasks(dict[int, Task]):
                 counted[nid] = counted.get(nid, 0) + 1
         return counted
 
+    def anon_thps(self) -> dict[int, int]:
+        """nid → huge pages of that node that a PMD entry maps (NR_ANON_THPS)."""
+        counted: dict[int, int] = {}
+        for head, page in self.thp.huge.items() if self.thp else ():
+            if page.pmds:
+                nid = int(self.source.nids[head])
+                counted[nid] = counted.get(nid, 0) + 1
+        return counted
+
     # migration
 
     def remap(self, numbers: npt.NDArray[np.uint32], from_nid: int, to_nid: int) -> Bools:
-        """Note that pages are on another node now; True for those that were recorded on `from_nid`."""
-        frames = np.minimum(numbers.astype(np.int64), len(self.source.nids) - 1)
+        """Note that pages are on another node now; True for those that were recorded on `from_nid`.
+
+        Who moves a part of a huge page has split it: that is noted, too.
+        """
+        names = numbers.astype(np.int64)
+        huge = (names & HUGE_INDEX) != 0
+        frames = np.minimum(names & ~np.int64(HUGE_INDEX), len(self.source.nids) - 1)
         noted: Bools = (self.source.nids[frames] == from_nid) & (self.source.state[frames] == IDLE)
-        self.source.nids[frames[noted]] = to_nid
+        if self.thp is not None and self.thp.huge:
+            noted &= ~huge | (self.thp.compound(frames) & (frames % self.thp.nr == 0))
+            for head in np.unique(frames[noted & ~huge & self.thp.compound(frames)] & -self.thp.nr).tolist():
+                split_huge_page(self.frames, head)
+        else:
+            noted &= ~huge
+        self.source.nids[frames[noted & ~huge]] = to_nid
+        self.source.nids[parts_of_heads(frames[noted & huge])] = to_nid
         return noted
 
     # checks and snapshots
@@ -242,7 +309,15 @@ class Tasks(dict[int, Task]):
         used, on_node = np.zeros(size, np.bool_), np.zeros(size, np.bool_)
         used[: len(counted)] = counted > 0
         others = [space.all() for space in self.spaces.values()]
-        others += [pfns for task in self.values() for pfns in task.stock.values()]
+        askers: list[Task | KernelThread] = [*self.values(), self.khugepaged]
+        for asker in askers:
+            others += [
+                parts_of_heads(pfns) if kind == HUGE else pfns
+                for kind, pfns in asker.stock.items()
+                if kind != HUGE_ZERO
+            ]
+        if self.thp is not None:
+            others.append(parts_of_heads(np.array(list(self.thp.huge), np.int64)))
         for numbers in others:
             used[numbers] = True
         on_node[: len(self.source.nids)] = (self.source.nids >= 0) & (self.source.state != FREED)
@@ -262,16 +337,22 @@ class Tasks(dict[int, Task]):
             (self.tables.out, self.committed.pages, self._last_inode, self._last_pid),
             list(self.inodes.items()),
             (limbo, sorted(self.limbo_tables.items())),
+            None if self.thp is None else dump_thp(self.thp, processes),
+            self.khugepaged.dump(),
             self.oom_victims,
         ]
 
     def load(self, dumped: list[Any]) -> None:
         """Replace the content by what :meth:`dump` returned."""
-        tasks, of_processes, source, counted, inodes, (limbo, limbo_tables), victims = dumped
+        tasks, of_processes, source, counted, inodes, (limbo, limbo_tables), *rest = dumped
+        thp, khugepaged, victims = rest
         self.oom_victims = list(victims)
         self.source.load(source)
         made = load_processes(of_processes, self.frames, self.tables, self.source.place, self.make_mm)
         self.clear()
+        if self.thp is not None:
+            load_thp(self.thp, thp, made)
+        self.khugepaged.load(khugepaged)
         for task, process in zip(tasks, made.values(), strict=True):
             one = Task.load(task, process)
             self[one.pid] = one

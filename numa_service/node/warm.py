@@ -84,6 +84,7 @@ def warm_beside() -> None:
     indexes = np.zeros(0, np.uint32)
     pgdat.release(1, indexes, cpu)
     pgdat.touch(1, indexes, False)
+    pgdat.split_named(1, indexes)
     pgdat.free_owner(1)
     pgdat.move_pages(1, indexes, indexes.astype(np.uint64), indexes.astype(np.uint64), False, False)
     pgdat.look(cpu, 0, 0, 0)

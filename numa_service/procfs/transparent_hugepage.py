@@ -6,7 +6,16 @@ from collections.abc import Iterator
 
 from numa_service.machine.thp_files import files_of, key_of, size_counts
 from numa_service.mm.snapshot import MachineSnapshot
+from numa_service.procfs.counters import all_vm_events
 
+#: The folder of huge pages of a PMD entry, and which events of /proc/vmstat its counts are.
+_LARGEST = "hugepages-2048kB"
+_OF_EVENTS = {
+    "anon_fault_alloc": "thp_fault_alloc",
+    "anon_fault_fallback": "thp_fault_fallback",
+    "split": "thp_split_page",
+    "split_deferred": "thp_deferred_split_page",
+}
 #: khugepaged's counts.
 _COUNTS = ("khugepaged/full_scans", "khugepaged/pages_collapsed")
 
@@ -43,5 +52,10 @@ def counts_of_sizes(snapshot: MachineSnapshot) -> Iterator[tuple[str, ...]]:
 
 
 def count(snapshot: MachineSnapshot, *parts: str) -> str:
-    """A count: 0, as no node has huge pages of processes yet."""
-    return "0\n"
+    """A count: khugepaged's, and of the sizes that of the largest, which alone there are."""
+    if parts[0] == "khugepaged":
+        return f"{snapshot.khugepaged.get(parts[-1], 0)}\n"
+    name = _OF_EVENTS.get(parts[-1]) if parts[0] == _LARGEST else None
+    if parts[0] == _LARGEST and parts[-1] == "nr_anon":
+        return f"{sum(node.node_stat.get('nr_anon_transparent_hugepages', 0) for node in snapshot.nodes)}\n"
+    return f"{all_vm_events(snapshot, name) if name else 0}\n"

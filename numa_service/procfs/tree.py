@@ -377,8 +377,15 @@ TABLE: tuple[Pattern, ...] = (
     Pattern(f"{THP}/hpage_pmd_size", mm.hpage_pmd_size, NOTHING),
     Pattern(f"{THP}/*", transparent_hugepage.show, SYSCTLS, transparent_hugepage.written, _WRITE),
     Pattern(f"{THP}/*/*", transparent_hugepage.show, SYSCTLS, transparent_hugepage.written_below, _WRITE),
-    Pattern(f"{THP}/*/*", transparent_hugepage.count, NOTHING, transparent_hugepage.counts),
-    Pattern(f"{THP}/*/*/*", transparent_hugepage.count, NOTHING, transparent_hugepage.counts_of_sizes),
+    Pattern(
+        f"{THP}/*/*", transparent_hugepage.count, of_every_node(Part.PAGE_TABLES), transparent_hugepage.counts
+    ),
+    Pattern(
+        f"{THP}/*/*/*",
+        transparent_hugepage.count,
+        of_every_node(Part.PAGE_TABLES),
+        transparent_hugepage.counts_of_sizes,
+    ),
     Pattern(f"{_MM}/numa/demotion_enabled", mm.demotion_enabled, NOTHING, _if(has_numa)),
     Pattern(
         f"{_MM}/mempolicy/weighted_interleave/node#",

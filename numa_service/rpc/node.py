@@ -12,7 +12,7 @@ import grpc.aio
 from numa_client._gen.numa.v1 import node_service_pb2 as pb2
 from numa_client._gen.numa.v1 import node_service_pb2_grpc as pb2_grpc
 
-from numa_service.machine.snapshot import EVERY_PART, Part
+from numa_service.machine.snapshot import EVERY_PART, OfTasks, Part
 from numa_service.node.ask import Steps, through_outbox
 from numa_service.node.errors import Busy, InvalidRequest, NotFound
 from numa_service.node.hugetlb import set_max_huge_pages
@@ -22,7 +22,7 @@ from numa_service.node.memory_failure import memory_failure, recovery_line, soft
 from numa_service.node.memory_hotplug import change_memory_block
 from numa_service.node.node import Node
 from numa_service.node.ops import SetOomScoreAdj
-from numa_service.node.owners import PGTABLE_ID
+from numa_service.node.owners import PGTABLE_ID, TASKS_ID
 from numa_service.node.page_state import answer
 from numa_service.node.struct_views import (
     cpu_time,
@@ -31,7 +31,7 @@ from numa_service.node.struct_views import (
     section_view,
     zone_view,
 )
-from numa_service.node.task_files import task_files
+from numa_service.node.task_files import of_tasks, task_files
 from numa_service.rpc import convert, page_messages
 from numa_service.rpc.owner_checks import check_homes
 from numa_service.rpc.peers import Peers
@@ -72,9 +72,10 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
         if request.parts & ~EVERY_PART.value:
             raise InvalidRequest("parts", f"{request.parts:#x} has bits that no part has")
         parts = Part(request.parts) if request.HasField("parts") else EVERY_PART
-        tables: tuple[dict[int, int], tuple[int, ...]] = {}, ()
+        tables: tuple[OfTasks, tuple[int, ...]] = OfTasks(), ()
         if Part.PAGE_TABLES in parts:
-            tables = node.tasks.page_tables(), node.slots.homes(PGTABLE_ID)
+            homes = {*node.slots.homes(PGTABLE_ID), *node.slots.homes(TASKS_ID)}
+            tables = of_tasks(node), tuple(sorted(homes))
         part = node.machine.node_part(
             node.nid,
             cpu_time(node),

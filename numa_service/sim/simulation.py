@@ -450,7 +450,7 @@ class Simulation:
         except StopIteration as end:
             if not daemon.overlaps:
                 host.busy.discard(id(daemon))
-                self._look_in(host, daemon, end.value)
+                self._look_in(host, daemon, end.value, background=daemon.endless)
         else:
             self.carry_out(host, effect, lambda v, e: self._round(host, daemon, steps, v, e))
 

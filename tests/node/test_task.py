@@ -11,7 +11,7 @@ import pytest
 from numa_service.machine.machinefile import parse_machine
 from numa_service.machine.source import load
 from numa_service.mm.mempolicy.policy import Mode
-from numa_service.mm.mmap.madvise import MADV_DONTNEED
+from numa_service.mm.mmap.madvise import MADV_DONTNEED, MADV_NOHUGEPAGE
 from numa_service.mm.mmap.mmap import MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
 from numa_service.mm.page_alloc import LRU_KIND_ANON
 from numa_service.node import ops
@@ -110,6 +110,7 @@ class Tasks:
     def end(self) -> None:
         """Close the session: no page is left of it, on any node."""
         self.sim.call(self.nid, close(self.inbox, self.session))
+        self.node.apply(ops.ShrinkHuge())  # the huge page of zeros stays until memory is short
         self.sim.advance(5_000_000_000)
         self.check()
         assert not self.node.tasks
@@ -314,6 +315,7 @@ def test_other_machines_have_tasks_too(preset: str) -> None:
     tasks = Tasks(machine=preset)
     pid = tasks.spawn(tasks.node.pgdat.cpus[0])
     address = tasks.map(pid, 4 * MIB)
+    tasks.do(pid, "madvise", address, 4 * MIB, MADV_NOHUGEPAGE)
     assert tasks.do(pid, "touch", address, 4 * MIB, 1).faults == 1024
     child = tasks.do(pid, "fork").value
     assert tasks.do(child, "touch", address, MIB, 1).faults == 256

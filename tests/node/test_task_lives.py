@@ -10,13 +10,22 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from node.test_task import ANON, RW, Tasks
 
 from numa_service.mm.mempolicy.policy import Mode
-from numa_service.mm.mmap.madvise import MADV_DONTNEED
+from numa_service.mm.mmap.madvise import (
+    MADV_COLLAPSE,
+    MADV_DONTNEED,
+    MADV_FREE,
+    MADV_HUGEPAGE,
+    MADV_NOHUGEPAGE,
+)
 from numa_service.mm.mmap.mmap import MAP_ANONYMOUS, MAP_SHARED, PROT_READ
+from numa_service.node import ops
 from numa_service.node.memory_hotplug import memory_blocks
+from numa_service.node.task_limbo import release_elsewhere
 from numa_service.node.task_pages import TABLE
 
 #: Nodes whose memory can go off-line, block by block.
 MACHINE = """
+swap = "24MiB"
 [[node]]
 cpus = "0-1"
 memory = "128MiB"
@@ -32,6 +41,7 @@ LOW, PAGES = 0x10_0000_0000, 2048
 pages = st.integers(0, PAGES - 1)
 lengths = st.integers(1, 600)
 masks = st.integers(1, 7)
+ADVICES = st.sampled_from((MADV_HUGEPAGE, MADV_HUGEPAGE, MADV_COLLAPSE, MADV_NOHUGEPAGE, MADV_FREE))
 
 
 class TaskLives(RuleBasedStateMachine):
@@ -121,13 +131,37 @@ class TaskLives(RuleBasedStateMachine):
         tables = self.tasks.node.tasks.owner(TABLE) in self.tasks.sim.nodes[nid].slots
         assert len(stayed) < len(blocks) or tables
 
+    @precondition(lambda self: self.pids)
+    @rule(which=st.integers(0, 9), first=st.integers(0, 3), count=st.integers(1, 3), advice=ADVICES)
+    def huge(self, which: int, first: int, count: int, advice: int) -> None:
+        """Map what huge pages fit in, advise it, and write to it."""
+        low, length = LOW + (first << 21), count << 21
+        if advice != MADV_COLLAPSE:
+            self.run(which, "mmap", low, length, RW, ANON | 0x10, 0)
+        self.run(which, "madvise", low, length, advice)
+        self.run(which, "touch", low, length, advice != MADV_FREE)
+
+    @rule()
+    def khugepaged(self) -> None:
+        self.tasks.sim.advance(11_000_000_000)
+
+    @rule()
+    def shrink(self) -> None:
+        self.tasks.node.apply(ops.ShrinkHuge())
+        self.tasks.sim.call(0, release_elsewhere(self.tasks.node))
+
+    @rule(nid=st.integers(0, 2), pages=st.integers(1, 40))
+    def reclaim(self, nid: int, pages: int) -> None:
+        self.tasks.sim.nodes[nid].apply(ops.Reclaim(3, 0, pages))
+
     @invariant()
     def agrees(self) -> None:
         """Mapcounts are mappings, resident sets are page tables, and each page is where its home thinks."""
         tasks = self.tasks.node.tasks
         assert tasks.check() == []
         assert not tasks.limbo
-        owned = sum(self.tasks.here().values()) - tasks.tables.out
+        zeros = tasks.thp.nr if tasks.thp.zero else 0
+        owned = sum(self.tasks.here().values()) - tasks.tables.out - zeros
         assert owned <= int((tasks.source.nids >= 0).sum())
 
     def teardown(self) -> None:
@@ -135,6 +169,8 @@ class TaskLives(RuleBasedStateMachine):
         assert self.tasks.sim.check() == []
         for pid in self.pids:
             self.tasks.do(pid, "exit")
+        self.tasks.node.apply(ops.ShrinkHuge())
+        self.tasks.sim.call(0, release_elsewhere(self.tasks.node))
         assert self.tasks.here() == dict.fromkeys(self.tasks.sim.nodes, 0)
         assert sum(node.swap_used for node in self.tasks.sim.nodes.values()) == 0
 

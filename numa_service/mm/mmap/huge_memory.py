@@ -85,6 +85,14 @@ def _takes_huge(process: Process, vma: Vma, index: int) -> bool:
     return allowed(thp, vma, in_fault=True) and suitable(vma, index << process.shift, thp.size)
 
 
+def huge_faults(process: Process, vma: Vma, start: int, end: int) -> int:
+    """How many faults of writes in a part of a VMA are of huge pages, if there are enough of these."""
+    return sum(
+        not process.tables.has_table(index << process.shift) and _takes_huge(process, vma, index)
+        for index in range(start >> process.shift, ((end - 1) >> process.shift) + 1)
+    )
+
+
 def _thp(frames: Frames) -> Thp:
     assert frames.thp is not None
     return frames.thp

@@ -190,6 +190,8 @@ class Khugepaged:
         assert frames.thp is not None
         self._thp = frames.thp
         self._nodes = nodes or Nodes()
+        #: Pages looked at of the process at which it is.
+        self._looked = 0
 
     def wanted(self) -> bool:
         """khugepaged_has_work: whether there is somebody to look at."""
@@ -199,17 +201,22 @@ class Khugepaged:
         """khugepaged_do_scan: look at ``pages_to_scan`` pages, at everybody once; return the ms to sleep.
 
         Where there is no huge page to be had it sleeps, and goes on with what is left of the round; the next
-        time in that round it gives up.
+        time in that round it gives up. A round that ends with an exception is gone on with by the next call.
         """
         scan, settings = self._thp.scan, self._thp.settings
-        resumed, scan.slept = scan.slept, None
-        progress, passes = resumed or (0, 0)
+        slept, scan.slept = scan.slept, None
+        paused, scan.paused = scan.paused, None
+        progress, passes, resumed, looked = paused or (*(slept or (0, 0)), slept is not None, 0)
         while True:
             passes += scan.current is None
             if not self.wanted() or passes >= 2:
                 break
-            done, result = self._scan_mm_slot(settings.khugepaged_pages_to_scan - progress)
-            progress += done
+            try:
+                done, result = self._scan_mm_slot(settings.khugepaged_pages_to_scan - progress, looked)
+            except BaseException:
+                scan.paused = progress, passes, resumed, self._looked
+                raise
+            progress, looked = progress + done, 0
             if progress >= settings.khugepaged_pages_to_scan:
                 break
             if result is Scan.ALLOC_HUGE_PAGE_FAIL:
@@ -219,14 +226,17 @@ class Khugepaged:
                 return settings.khugepaged_alloc_sleep_millisecs
         return settings.khugepaged_scan_sleep_millisecs
 
-    def _scan_mm_slot(self, pages: int) -> tuple[int, Scan]:
-        """khugepaged_scan_mm_slot: go on with one process; return pages looked at, and the last result."""
+    def _scan_mm_slot(self, pages: int, looked: int) -> tuple[int, Scan]:
+        """khugepaged_scan_mm_slot: go on with one process; return pages looked at, and the last result.
+
+        `looked`: how many were before the call was broken off.
+        """
         scan, thp = self._thp.scan, self._thp
         if scan.current is None:
             scan.current, scan.address = next(iter(scan.slots)), 0
         process = scan.current
         assert isinstance(process, Process)
-        progress, result = 1, Scan.SUCCEED
+        progress, result = looked or 1, Scan.SUCCEED
         for vma in _from(process, scan.address):
             low = -(-vma.start // thp.size) * thp.size
             high = vma.end // thp.size * thp.size
@@ -235,7 +245,7 @@ class Khugepaged:
                 continue
             scan.address = max(scan.address, low)
             while scan.address < high:
-                index = scan.address >> process.shift
+                index, self._looked = scan.address >> process.shift, progress
                 result = collapse(process, vma, index, by_daemon=True, nodes=self._nodes)
                 scan.pages_collapsed += result is Scan.SUCCEED
                 scan.address += thp.size

@@ -107,11 +107,17 @@ class KhugepagedScan:
     pages_collapsed: int = 0
     #: Of a round that sleeps as there was no huge page: pages looked at, and passes begun.
     slept: tuple[int, int] | None = None
+    #: Of a round that waits for a huge page to be got: the same, whether it had slept, and pages looked at of
+    #: the process at which it is.
+    paused: tuple[int, int, bool, int] | None = None
     #: The node that was chosen last, where nodes take turns.
     last_target: int = -1
+    #: Whether the daemon has something to do since it was told last.
+    woken: bool = False
 
     def enter(self, who: Mapper) -> None:
-        """__khugepaged_enter."""
+        """__khugepaged_enter: the daemon is woken for the first one."""
+        self.woken |= not self.slots
         self.slots.setdefault(who)
 
     def next_slot(self) -> None:

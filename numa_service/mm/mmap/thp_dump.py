@@ -31,6 +31,7 @@ def dump_thp(thp: Thp, processes: Mapping[int, Mapper]) -> list[Any]:
             scan.full_scans,
             scan.pages_collapsed,
             scan.slept,
+            scan.paused,
             scan.last_target,
         ),
     ]
@@ -48,7 +49,7 @@ def load_thp(thp: Thp, dumped: list[Any], processes: Mapping[int, Mapper]) -> No
     thp.nr_anon = sum(bool(page.pmds) for page in thp.huge.values())
     thp.deferred = dict.fromkeys(deferred)
     thp.zero, thp.zero_users = zero, {processes[key]: None for key in users}
-    address, full_scans, pages_collapsed, slept, last_target = rest
+    address, full_scans, pages_collapsed, slept, paused, last_target = rest
     thp.scan = KhugepagedScan(
         {processes[key]: None for key in slots},
         None if current is None else processes[current],
@@ -56,6 +57,7 @@ def load_thp(thp: Thp, dumped: list[Any], processes: Mapping[int, Mapper]) -> No
         full_scans,
         pages_collapsed,
         None if slept is None else tuple(slept),
+        None if paused is None else tuple(paused),
         last_target,
     )
 

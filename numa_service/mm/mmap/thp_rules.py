@@ -39,6 +39,12 @@ class ThpRules:
     #: Where MADV_HUGEPAGE asked for huge pages, ``always`` tries without __GFP_NORETRY (25160354b4ee mm, thp:
     #: remove __GFP_NORETRY from khugepaged and madvised allocations, 4.8).
     advised_retry: bool
+    #: A fault asks the node of the CPU, or the preferred one, alone, unless its policy interleaves
+    #: (077fcf116c8c mm/thp: allocate transparent hugepages on local node, 4.1).
+    local: bool
+    #: If that has none, others are asked by who may reclaim (76e654cc91bb mm, page_alloc: allow hugepage
+    #: fallback to remote nodes when madvised, 5.4).
+    local_then_all: bool
     #: A read maps a huge page of zeros (thp: huge zero page, 3.8).
     huge_zero_page: bool
     #: A PMD may be split and leave the huge page whole, which is split itself later (4.5); else both at once.
@@ -89,6 +95,8 @@ _RULES = [
         defrag=("always", "madvise", "never"),
         defrag_default="always",
         advised_retry=False,
+        local=False,
+        local_then_all=False,
         huge_zero_page=False,
         splits_pmd_alone=False,
         copies_huge=True,
@@ -116,11 +124,13 @@ def _from(*since: int, **changes: object) -> None:
 _from(2, 6, 38, present=True)
 _from(3, 8, huge_zero_page=True)
 _from(3, 14, takes_turns=True)
+_from(4, 1, local=True)
 _from(4, 5, splits_pmd_alone=True)
 _from(4, 6, defrag=("always", "defer", "madvise", "never"), defrag_default="madvise")
 _from(4, 8, advised_retry=True, max_ptes_swap=True, shmem=True)
 _from(4, 11, defrag=("always", "defer", "defer+madvise", "madvise", "never"))
 _from(5, 0, says_eligible=True)
+_from(5, 4, local_then_all=True)
 _from(5, 8, copies_huge=False, zero_becomes_huge=False, max_ptes_shared=True)
 _from(5, 9, reuse=REUSE_REFERENCE)
 _from(5, 19, reuse=REUSE_EXCLUSIVE)

@@ -40,7 +40,7 @@ from numa_service.node.ops.kmem import (
 from numa_service.node.ops.machine import MemoryNotify, WriteSysctl
 from numa_service.node.ops.memory import IsolateMemory, OfflineNode, OfflinePages, OnlinePages, UndoIsolation
 from numa_service.node.ops.memory_failure import Poisoned, PoisonPage
-from numa_service.node.ops.migrate import MigratePages, ReleaseMigrated, Remap
+from numa_service.node.ops.migrate import MigratePages, ReleaseMigrated, Remap, SplitRegionPages
 from numa_service.node.ops.oom import OomKillTask, OomReaped, Printk
 from numa_service.node.ops.op import OPS, Op, decode, encode
 from numa_service.node.ops.page_bits import ClearPageBit, SetPageBit
@@ -80,11 +80,13 @@ from numa_service.node.ops.session import (
     RenewSession,
 )
 from numa_service.node.ops.task import ReturnStock, TaskCall, TaskExit, TaskFork, TaskSpawn, TaskTouch
+from numa_service.node.ops.task_huge import KhugepagedScan, ShrinkHuge, SplitTaskPages
 from numa_service.node.ops.task_pages import (
     BeginRefault,
     EndRefault,
     FramesFreed,
     ReserveFrames,
+    StockHugeZero,
     StockTables,
     StockTask,
     TakeLimbo,
@@ -133,6 +135,7 @@ __all__ = [
     "HugetlbTurns",
     "Interleave",
     "IsolateMemory",
+    "KhugepagedScan",
     "Kmap",
     "KmapFlushUnused",
     "KmapLocal",
@@ -189,7 +192,11 @@ __all__ = [
     "SetOomScoreAdj",
     "SetPageBit",
     "Settle",
+    "ShrinkHuge",
     "Spend",
+    "SplitRegionPages",
+    "SplitTaskPages",
+    "StockHugeZero",
     "StockTables",
     "StockTask",
     "TakeLimbo",

@@ -18,6 +18,7 @@ from numa_service.mm.internal import (
     ALLOC_WMARK_LOW,
     ALLOC_WMARK_MASK,
 )
+from numa_service.mm.mmzone import HUGE_INDEX, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
 from numa_service.mm.page_alloc import (
     LRU_KIND_FILE,
     LRU_KIND_NONE,
@@ -210,8 +211,8 @@ class Alloc(Op[AllocResult]):
         check_bits("numa_how", self.numa_how, _NUMA_HOW)
         check_bits("gfp_flags", self.gfp, GFP_BITS)
         check_below("lru_kind", self.lru_kind, LRU_KIND_FILE + 1)
-        if self.lru_kind != LRU_KIND_NONE and self.order:
-            raise InvalidRequest("order", "pages of a region are single")
+        if self.lru_kind != LRU_KIND_NONE and self.order not in (0, PAGEBLOCK_ORDER):
+            raise InvalidRequest("order", "pages of a region are single, or huge")
         if len(self.indexes) != (4 * self.count if self.lru_kind != LRU_KIND_NONE else 0):
             raise InvalidRequest("indexes", f"{len(self.indexes)} bytes do not fit {self.count} pages")
         if self.slab:
@@ -222,6 +223,10 @@ class Alloc(Op[AllocResult]):
                 raise InvalidRequest("slab", "a slab is one block, and the kernel's")
         if self.indexes:
             indexes = unpack_indexes(self.indexes)
+            if self.order:
+                if (indexes & (HUGE_INDEX | PAGEBLOCK_NR_PAGES - 1) != HUGE_INDEX).any():
+                    raise InvalidRequest("indexes", "one is not that of a huge page")
+                indexes = indexes & ~np.uint32(HUGE_INDEX)
             check_below("indexes", int(indexes.max()), MAX_REGION_PAGES)
             if len(np.unique(indexes)) != len(indexes):
                 raise InvalidRequest("indexes", "one is named twice")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from numa_service.machine.hotplug import memory_notify
 from numa_service.machine.record import MemoryState
 from numa_service.machine.spec import SpecError
+from numa_service.machine.thp_files import THP_PREFIX
 from numa_service.node.errors import InvalidRequest
 from numa_service.node.ops.fields import (
     MAX_INT64,
@@ -18,6 +19,7 @@ from numa_service.node.ops.fields import (
 from numa_service.node.ops.memory import state_text
 from numa_service.node.ops.op import Op
 from numa_service.node.state import NodeState
+from numa_service.node.task_huge import thp_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ class WriteSysctl(Op[None]):
             node.machine.write_sysctl(self.key, self.value)
         except SpecError as e:
             raise InvalidRequest(self.key, str(e).removeprefix(f"{self.key}: ")) from None
+        if self.key.startswith(THP_PREFIX) and node.tasks.thp is not None:
+            node.tasks.thp.settings = thp_settings(node.machine)
         node.record_version = max(node.record_version, self.version)
 
     def check(self, node: NodeState) -> None:

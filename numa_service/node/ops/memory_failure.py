@@ -52,6 +52,7 @@ class PoisonPage(Op[Poisoned]):
             raise NotFound("page", f"{self.pfn:#x}", f"no page of node {node.nid}")
         if self.pfn in failure.pages:
             raise Precondition(f"EHWPOISON: page {self.pfn:#x} of node {node.nid} is bad already")
+        pgdat.split_around(self.pfn)
         flags, kind, owner, index = int(pg.flags[idx]), "free buddy page", None, 0
         if flags & PG_LRU:
             dirty = flags & (PG_DIRTY | PG_SWAPBACKED)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from numa_service.mm.mmzone import HUGE_INDEX
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.mm.vmstat import PGMIGRATE_SUCCESS
 from numa_service.node.ops.fields import (
@@ -18,7 +19,7 @@ from numa_service.node.ops.fields import (
 )
 from numa_service.node.ops.op import Op
 from numa_service.node.owners import Owner
-from numa_service.node.pfns import unpack_indexes, unpack_pfns
+from numa_service.node.pfns import nr_pages, unpack_indexes, unpack_pfns
 from numa_service.node.state import NodeState
 
 
@@ -79,6 +80,39 @@ class MigratePages(Op[int]):
     def payload(self) -> int:
         """Bytes of the indexes and of both lists of pfns."""
         return len(self.indexes) + len(self.from_pfns) + len(self.to_pfns)
+
+
+@dataclass(frozen=True, slots=True)
+class SplitRegionPages(Op[None]):
+    """Splits huge pages that an owner has here: their home learns of it when it asks for one.
+
+    Each index names a huge page (HUGE_INDEX), or a part of the one that is to be split.
+    """
+
+    tag = "split_region_pages"
+
+    owner: Owner
+    #: Packed.
+    indexes: bytes
+
+    def apply(self, node: NodeState) -> None:
+        """Split them (split_huge_page); what is no huge page any more is passed over."""
+        parts = unpack_indexes(self.indexes) & ~np.uint32(HUGE_INDEX)
+        node.pgdat.split_named(node.slot_of(self.owner), parts)
+
+    def check(self, node: NodeState) -> None:
+        """Check the owner and the indexes."""
+        check_owner(node, self.owner)
+        check_indexes(self.indexes)
+
+    def text(self, node: NodeState, result: None) -> str:
+        """Return the op as one line."""
+        return f"split {owner_text(self.owner)} huge={len(self.indexes) // 4}"
+
+    @property
+    def payload(self) -> int:
+        """Bytes of the indexes."""
+        return len(self.indexes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +202,9 @@ class ReleaseMigrated(Op[int]):
         pfns, indexes = unpack_pfns(self.pfns), unpack_indexes(self.indexes)
         slot = node.slots.get(self.owner)
         freed = node.pgdat.release(slot, indexes, None, pfns) if slot is not None else 0
-        node.pgdat.pg.vm_event[PGMIGRATE_SUCCESS] += len(pfns)
+        node.pgdat.pg.vm_event[PGMIGRATE_SUCCESS] += nr_pages(indexes)
         if slot is not None and self.lru_kind == LRU_KIND_ANON:
-            node.pgdat.swap_in(slot, len(pfns) - freed)
+            node.pgdat.swap_in(slot, nr_pages(indexes) - freed)
         node.forget_if_tasks_empty(self.owner)
         return freed
 

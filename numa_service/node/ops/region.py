@@ -25,7 +25,7 @@ from numa_service.node.ops.fields import (
 )
 from numa_service.node.ops.op import Op
 from numa_service.node.owners import TASKS_ID, Owner
-from numa_service.node.pfns import unpack_indexes, unpack_pfns
+from numa_service.node.pfns import nr_pages, unpack_indexes, unpack_pfns
 from numa_service.node.session_state import Region
 from numa_service.node.state import NodeState
 
@@ -34,7 +34,7 @@ from numa_service.node.state import NodeState
 class TouchResult:
     """Which of the touched pages are on the node."""
 
-    #: One byte for each page: 0 = resident, 1 = gone.
+    #: One byte for each page: 0 = resident, 1 = gone, 2 = a huge page that is none any more.
     gone: bytes
     #: Number of gone pages that were in this node's swap and were read back.
     swapped_in: int
@@ -67,7 +67,7 @@ class Touch(Op[TouchResult]):
         node.forget_path()
         slot = node.slots.get(self.owner)
         gone = node.pgdat.touch(node.slot_of(self.owner), unpack_indexes(self.indexes), self.write)
-        swapped = node.pgdat.swap_in(slot, int(gone.sum())) if slot is not None else 0
+        swapped = node.pgdat.swap_in(slot, int((gone == 1).sum())) if slot is not None else 0
         node.forget_if_tasks_empty(self.owner)
         path = list(node.take_path())
         path[PATH_SWAPPED] += swapped
@@ -83,7 +83,7 @@ class Touch(Op[TouchResult]):
 
     def text(self, node: NodeState, result: TouchResult) -> str:
         """Return the op and its result as one line."""
-        pages, gone = len(self.indexes) // 4, sum(result.gone)
+        pages, gone = len(self.indexes) // 4, sum(map(bool, result.gone))
         return f"touch {owner_text(self.owner)} pages={pages} gone={gone} swapped_in={result.swapped_in}"
 
     @property
@@ -119,7 +119,7 @@ class Release(Op[int]):
         if self.owner.id == TASKS_ID:
             # what was reclaimed meanwhile is in swap, and nobody will ask for it: other owners give their
             # swap back when they end
-            node.free_swap(slot, len(indexes) - freed)
+            node.free_swap(slot, nr_pages(indexes) - freed)
         # if the region has ended meanwhile, nothing else will free its slot
         node.forget_if_empty(self.owner)
         return freed

@@ -20,6 +20,7 @@ from numa_service.mm.mmap.entries import pfns_of
 from numa_service.mm.mmap.errnos import Errno
 from numa_service.mm.mmap.fault import fault_in
 from numa_service.mm.mmap.frames import Pfns
+from numa_service.mm.mmap.huge_memory import huge_faults, may_fault_huge, split_huge_page
 from numa_service.mm.mmap.limits import Limits
 from numa_service.mm.mmap.pgtables import PageTables
 from numa_service.mm.mmap.process import Process
@@ -27,6 +28,7 @@ from numa_service.mm.mmap.rules import PAGE_MASK, PAGE_SHIFT
 from numa_service.mm.mmap.stack import expand_stack
 from numa_service.mm.mmap.vma import Vma
 from numa_service.mm.mmap.vma_tree import VmaTree
+from numa_service.mm.mmzone import PAGEBLOCK_NR_PAGES
 from numa_service.mm.vmstat import PGFAULT
 from numa_service.node.errors import InvalidRequest, LimitExceeded, TooMany
 from numa_service.node.ops.fields import check_below, check_cpu
@@ -34,8 +36,9 @@ from numa_service.node.ops.op import Op
 from numa_service.node.ops.task_work import Did, Here, Work, by_owner, check_here
 from numa_service.node.state import NodeState
 from numa_service.node.task_calls import CALLS, CallContext
+from numa_service.node.task_huge import names_of, unnamed
 from numa_service.node.task_image import load_image
-from numa_service.node.task_pages import Short
+from numa_service.node.task_pages import HUGE, Short
 from numa_service.node.task_state import MAX_TASKS, MAX_VMAS, Task
 
 #: Longest comm of a task (TASK_COMM_LEN less the end), and longest command line and path, in characters.
@@ -141,7 +144,7 @@ class TaskCall(Op[Did]):
         try:
             value = CALLS[self.name].do(on, self.numbers, self.call_text)
         except Short as short:
-            work.settle()
+            work.pause()
             return Did(want=short.want, taken=work.taken, path=work.path())
         except Errno as error:
             value, number, reason = -1, error.number, error.reason
@@ -151,6 +154,10 @@ class TaskCall(Op[Did]):
         populate: tuple[tuple[int, int], ...] = ()
         try:
             populate = _carry_out(node, task, on.effects)
+        except Short as short:
+            # of MADV_COLLAPSE: what it has made huge stays so, and the call begins anew
+            work.pause()
+            return Did(want=short.want, taken=work.taken, path=work.path())
         except Errno as error:  # MADV_COLLAPSE
             value, number, reason = -1, error.number, error.reason
         work.give_stock_back()
@@ -205,7 +212,7 @@ class TaskTouch(Op[Did]):
     def apply(self, node: NodeState) -> Did:
         """Fault in what is missing, as far as there are pages; access what this node has."""
         task = node.tasks[self.pid]
-        touching = _Touching(Work(node, task, self.here), self)
+        touching = _Touching(Work(node, task, self.here), task, self)
         return touching.run()
 
     def check(self, node: NodeState) -> None:
@@ -237,8 +244,9 @@ def next_populated(tree: VmaTree, at: int, end: int) -> Vma | None:
 class _Touching:
     """A touch under way."""
 
-    def __init__(self, work: Work, op: TaskTouch) -> None:
+    def __init__(self, work: Work, task: Task, op: TaskTouch) -> None:
         self.work = work
+        self.task = task
         self.op = op
         self.at = op.start & PAGE_MASK
         self.faults = self.hits = self.swapped = 0
@@ -254,8 +262,11 @@ class _Touching:
                 if vma is None:
                     self.at = end
                     break
+                write = self._write(vma)
                 part = min(vma.end, end, (self.at // _PIECE + 1) * _PIECE)
-                self._touch(vma, part, self._write(vma))
+                if may_fault_huge(self.task.process, vma):
+                    part = self._pmd(vma, part, write)
+                self._touch(vma, part, write)
                 self.at = part
         except Short as short:
             want = short.want
@@ -263,11 +274,13 @@ class _Touching:
             number, reason = error.number, error.reason
         except LimitExceeded as error:
             number, reason = errno.ENOMEM, str(error)
-        work.task.process.minflt += self.faults
+        self.task.process.minflt += self.faults
         work.node.pgdat.pg.vm_event[PGFAULT] += self.faults
         if want is None:
             work.give_stock_back()
-        work.settle()
+            work.settle()
+        else:
+            work.pause()
         return Did(
             0,
             number,
@@ -276,7 +289,7 @@ class _Touching:
             at=self.at,
             faults=self.faults,
             hits=self.hits,
-            elsewhere=tuple((kind, nid, _packed(some)) for (kind, nid), some in self.elsewhere.items()),
+            elsewhere=tuple((*key, *self._named(some)) for key, some in self.elsewhere.items()),
             gone=tuple((kind, _packed(some)) for kind, some in self.gone.items()),
             swapped_in=self.swapped,
             taken=work.taken,
@@ -284,14 +297,26 @@ class _Touching:
             wait_ns=work.node.load.memory.wait_ns,
         )
 
+    def _pmd(self, vma: Vma, end: int, write: bool) -> int:
+        """Where the PMD entry ends that is touched next: before it has PTEs, it may get a huge page."""
+        process, source = self.task.process, self.work.node.tasks.source
+        if not len(self.task.stock.get(HUGE, ())):
+            source.likely_huge = max(1, huge_faults(process, vma, self.at, end)) if write else 1
+        return min(end, ((self.at >> process.shift) + 1) << process.shift)
+
+    def _named(self, parts: list[Pfns]) -> tuple[bytes, int]:
+        """What frames are called on the node that has them, packed, and how many they are."""
+        frames = np.concatenate(parts)
+        return names_of(self.work.node.tasks.thp, frames).astype("<u4").tobytes(), len(frames)
+
     def _vma(self, end: int) -> Vma | None:
         """The VMA that is touched next; None if there is none more. EFAULT stands for SIGSEGV."""
-        tree = self.work.task.process.mm.tree
+        tree = self.task.process.mm.tree
         if not self.op.populate:
             vma = tree.lookup(self.at)
             if vma is None:
                 try:
-                    vma = expand_stack(self.work.task.process.mm, self.at)
+                    vma = expand_stack(self.task.process.mm, self.at)
                 except Errno as error:
                     raise Errno(errno.EFAULT, error.reason) from error
             allowed = vf.VM_WRITE if self.op.write else vf.VM_ACCESS_FLAGS
@@ -311,7 +336,7 @@ class _Touching:
 
     def _touch(self, vma: Vma, end: int, write: bool) -> None:
         """Touch pages of one VMA, from where the touch stands."""
-        process, node = self.work.task.process, self.work.node
+        process, node = self.task.process, self.work.node
         there = pfns_of(process.mapped_entries(self.at, end))
         tables = node.tasks.tables
         first, last = self.at >> process.shift, (end - 1) >> process.shift
@@ -320,8 +345,13 @@ class _Touching:
         )
         tables.likely = max(1, missing)
         faults = 0
-        for address, part in list(process.chunks(self.at, end, make=True)):
-            some = fault_in(process, vma, address, address + (len(part) << PAGE_SHIFT), write=write)
+        if may_fault_huge(process, vma):
+            pieces = [(self.at, end)]
+        else:
+            chunks = process.chunks(self.at, end, make=True)
+            pieces = [(address, address + (len(part) << PAGE_SHIFT)) for address, part in chunks]
+        for low, high in pieces:
+            some = fault_in(process, vma, low, high, write=write)
             faults += some
             self.faults += some
         self.hits += (end - self.at >> PAGE_SHIFT) - faults
@@ -339,12 +369,28 @@ class _Touching:
                 self.elsewhere.setdefault((kind, nid), []).append(some)
                 continue
             slot = node.slot_of(tasks.owner(kind))
-            lost = node.pgdat.touch(slot, some.astype(np.uint32), write) != 0
-            if lost.any():
-                self.gone.setdefault(kind, []).append(some[lost])
+            lost = self._access_here(slot, some, write)
+            if len(lost):
+                self.gone.setdefault(kind, []).append(lost)
                 if tasks.owner(kind) in node.slots:
-                    self.swapped += node.pgdat.swap_in(slot, int(lost.sum()))
+                    self.swapped += node.pgdat.swap_in(slot, len(lost))
                     node.forget_if_tasks_empty(tasks.owner(kind))
+
+    def _access_here(self, slot: int, frames: Pfns, write: bool) -> Pfns:
+        """Access pages of this node; return those that it has no more. Splits of huge ones are noted."""
+        node, tasks = self.work.node, self.work.node.tasks
+        names = names_of(tasks.thp, frames)
+        gone = node.pgdat.touch(slot, names.astype(np.uint32), write)
+        lost = names[gone == 1]
+        _, broken = unnamed(names[gone == 2])
+        if len(broken):
+            for head in broken.tolist():
+                split_huge_page(tasks.frames, head)
+            parts = frames[np.isin(frames & -PAGEBLOCK_NR_PAGES, broken)]
+            parts = parts[tasks.frames.mapcount[parts] > 0]
+            lost_too = node.pgdat.touch(slot, parts.astype(np.uint32), write) == 1
+            lost = np.concatenate([lost, parts[lost_too]])
+        return np.asarray(lost)
 
 
 def _packed(parts: list[Pfns]) -> bytes:

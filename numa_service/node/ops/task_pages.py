@@ -8,15 +8,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from numa_service.mm.mmap.frames import SHMEM, Pfns
+from numa_service.mm.mmap.frames import ANON, SHMEM, Pfns
+from numa_service.mm.mmzone import HUGE_INDEX, PAGEBLOCK_NR_PAGES
+from numa_service.node.errors import InvalidRequest
 from numa_service.node.ops.alloc import MAX_COUNT
 from numa_service.node.ops.fields import check_below, check_indexes, check_nid
 from numa_service.node.ops.op import Op
 from numa_service.node.ops.task import check_pid
-from numa_service.node.ops.task_work import free_frames
+from numa_service.node.ops.task_work import Work, free_frames, free_huge
 from numa_service.node.pfns import unpack_indexes
 from numa_service.node.state import NodeState
-from numa_service.node.task_pages import BUSY, FREED, IDLE
+from numa_service.node.task_huge import parts_of_heads, unnamed, zero_number
+from numa_service.node.task_pages import BUSY, FREED, HUGE, HUGE_ZERO, IDLE
 from numa_service.node.task_state import MAX_TABLES
 
 #: How many of some frames, in their order, got a page of which node: (nid, frames).
@@ -46,22 +49,30 @@ def _check_got(node: NodeState, got: ByNode, packed: bytes) -> None:
 
 
 def _check_frames(node: NodeState, packed: bytes) -> None:
+    """Check names of frames: also the last one of a huge page has a column."""
     check_indexes(packed)
-    if packed:
-        check_below("frames", int(unpack_indexes(packed).max()), len(node.tasks.source.nids))
+    for frames, pages in zip(unnamed(unpack_indexes(packed)), (1, PAGEBLOCK_NR_PAGES), strict=True):
+        if len(frames):
+            check_below("frames", int(frames.max()) + pages - 1, len(node.tasks.source.nids))
 
 
 @dataclass(frozen=True, slots=True)
 class ReserveFrames(Op[bytes]):
-    """Gives out frame numbers for pages that are to be got; the result is packed. LimitExceeded."""
+    """Gives out frame numbers for pages that are to be got; the result is packed. LimitExceeded.
+
+    Of huge pages the result has their names, of as many as there are numbers.
+    """
 
     tag = "reserve_frames"
 
     pages: int
+    huge: bool = False
 
     def apply(self, node: NodeState) -> bytes:
         """Take numbers that nothing has."""
-        return node.tasks.source.reserve(self.pages).astype("<u4").tobytes()
+        source = node.tasks.source
+        names = source.reserve_huge(self.pages) | HUGE_INDEX if self.huge else source.reserve(self.pages)
+        return names.astype("<u4").tobytes()
 
     def check(self, node: NodeState) -> None:
         """Check that a request may have so many pages."""
@@ -69,7 +80,7 @@ class ReserveFrames(Op[bytes]):
 
     def text(self, node: NodeState, result: bytes) -> str:
         """Return the op and its result as one line."""
-        return f"frames {self.pages} reserved"
+        return f"frames {self.pages}{' huge' if self.huge else ''} reserved"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +90,20 @@ class StockTask(Op[None]):
     tag = "stock_task"
 
     pid: int
-    #: FILE, ANON or SHMEM.
+    #: FILE, ANON, SHMEM or HUGE; of these some may be missing, and as many faults do without.
     kind: int
     #: Frames in the order in which they are to be used; those behind all that got a page are free again.
     got: ByNode
     frames: bytes
+    #: Huge pages that are missing beside these.
+    refused: int = 0
 
     def apply(self, node: NodeState) -> None:
         """Note the nodes of the pages."""
         tasks, source = node.tasks, node.tasks.source
+        if self.kind == HUGE:
+            self._stock_huge(node)
+            return
         for nid, frames in by_node(self.got, self.frames):
             if nid < 0:
                 source.unreserve(frames)
@@ -99,9 +115,32 @@ class StockTask(Op[None]):
             else:
                 free_frames(node, frames, None)
 
+    def _stock_huge(self, node: NodeState) -> None:
+        tasks, source = node.tasks, node.tasks.source
+        asker = tasks.asker(self.pid)
+        if asker and self.refused:
+            asker.refused[HUGE] = asker.refused.get(HUGE, 0) + self.refused
+        for nid, names in by_node(self.got, self.frames):
+            _, heads = unnamed(names)
+            if nid < 0:
+                source.unreserve_huge(heads)
+                if asker and len(heads):
+                    asker.refused[HUGE] = asker.refused.get(HUGE, 0) + len(heads)
+                continue
+            source.nids[parts_of_heads(heads)] = nid
+            if asker:
+                asker.stock[HUGE] = np.concatenate([asker.stock.get(HUGE, heads[:0]), heads])
+                tasks.frames.expect(parts_of_heads(heads), ANON)
+            else:
+                free_huge(node, heads, None)
+
     def check(self, node: NodeState) -> None:
         """Check the kind, the nodes and the frames."""
-        check_below("kind", self.kind, SHMEM + 1)
+        if self.kind != HUGE:
+            check_below("kind", self.kind, SHMEM + 1)
+        check_below("refused", self.refused, MAX_COUNT + 1)
+        if ((unpack_indexes(self.frames) & HUGE_INDEX != 0) != (self.kind == HUGE)).any():
+            raise InvalidRequest("frames", "huge pages have their names, and others have none")
         _check_got(node, self.got, self.frames)
 
     def text(self, node: NodeState, result: None) -> str:
@@ -113,6 +152,37 @@ class StockTask(Op[None]):
     def payload(self) -> int:
         """Bytes of the frames."""
         return len(self.frames)
+
+
+@dataclass(frozen=True, slots=True)
+class StockHugeZero(Op[None]):
+    """The huge page of zeros was got for a task, or looked for in vain."""
+
+    tag = "stock_huge_zero"
+
+    pid: int
+    #: The block (table_block); none: there is no memory for it.
+    blocks: tuple[int, ...]
+
+    def apply(self, node: NodeState) -> None:
+        """Have it in the task's stock; what a task that has ended was given is freed."""
+        asker = node.tasks.get(self.pid)
+        if asker is None:
+            work = Work(node, None, None)
+            node.tasks.source.freed_zero += self.blocks
+            work.settle()
+        elif self.blocks:
+            asker.stock[HUGE_ZERO] = np.array([zero_number(block) for block in self.blocks], np.int64)
+        else:
+            asker.refused[HUGE_ZERO] = 1
+
+    def check(self, node: NodeState) -> None:
+        """Check the number of blocks."""
+        check_below("blocks", len(self.blocks), 2)
+
+    def text(self, node: NodeState, result: None) -> str:
+        """Return the op as one line."""
+        return f"task {self.pid} huge page of zeros {'got' if self.blocks else 'refused'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +254,10 @@ class FramesFreed(Op[None]):
 
     def apply(self, node: NodeState) -> None:
         """Give the numbers back."""
-        node.tasks.source.unreserve(unpack_frames(self.frames))
+        frames, heads = unnamed(unpack_indexes(self.frames))
+        node.tasks.source.unreserve(frames)
+        if len(heads):
+            node.tasks.source.unreserve_huge(heads)
 
     def check(self, node: NodeState) -> None:
         """Check the frames."""

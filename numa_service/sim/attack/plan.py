@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from numa_service.machine.machinefile import parse_machine
 from numa_service.machine.spec import MachineSpec
+from numa_service.machine.thp_files import THP_PREFIX
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.mm.slab.pages import NUMA_NO_NODE
 from numa_service.node.mempolicy import Policy, PolicyMode
@@ -316,6 +317,7 @@ def draw(seed: int) -> Plan:
     actions += _slab_lives(seed, actions)
     actions += _cache_lives(seed, actions)
     actions += _task_lives(seed, opened)
+    actions += _huge_pages(seed, opened, end_ns)
     return Plan(
         seed,
         faults,
@@ -398,6 +400,39 @@ def _task_lives(seed: int, opened: list[Open]) -> list[Action]:
                 case _:
                     actions.append(TaskExit(now, who, which))
     return actions
+
+
+def _huge_pages(seed: int, opened: list[Open], end_ns: int) -> list[Action]:
+    """Draw whether tasks get huge pages, which machines so small have not, and tasks that use them.
+
+    It disturbs no other draw of the seed.
+    """
+    dice = random.Random(f"huge {seed}")
+    if dice.random() < 0.5:
+        return []
+    settings = {
+        "enabled": "always",
+        "defrag": dice.choice(("always", "madvise", "never")),
+        "use_zero_page": dice.choice(("0", "1")),
+        "khugepaged.scan_sleep_millisecs": dice.choice(("20", "300")),
+        "khugepaged.alloc_sleep_millisecs": "100",
+    }
+    written: list[Action] = [WriteSysctl(0, f"{THP_PREFIX}{name}", value) for name, value in settings.items()]
+    if dice.random() < 0.3:
+        written.append(WriteSysctl(dice.randrange(end_ns), f"{THP_PREFIX}enabled", "never"))
+    for client in opened:
+        now, who = client.at_ns + dice.randrange(3) * MS, client.client
+        written.append(Spawn(now, who, dice.randrange(2 * NODES)))
+        for _ in range(dice.randrange(6)):
+            now += dice.choice((1, 20, 300)) * MS
+            which, share = dice.random(), dice.choice((0.3, 1.0))
+            policy = dice.choice(((0, 0), (2, 0b001), (1, 0b100), (3, 0b111)))
+            mapped = TaskMap(now, who, which, dice.randrange(512, 1600), False, policy, share)
+            touched = TaskTouch(now, who, which, dice.random(), share, dice.random() < 0.6)
+            unmapped = TaskUnmap(now, who, which, share, dice.random() < 0.3)
+            moved = TaskMigrate(now, who, which, 0b111, dice.choice((0b001, 0b010)))
+            written.append(dice.choice((mapped, mapped, touched, unmapped, moved, TaskFork(now, who, which))))
+    return written
 
 
 def _between(dice: random.Random, least_ms: int, most_ms: int) -> int:

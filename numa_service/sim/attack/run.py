@@ -10,12 +10,14 @@ import numpy as np
 
 from numa_service.machine.record import CacheArgs
 from numa_service.mm.slab.flags import SlabFlag
+from numa_service.node import ops
 from numa_service.node.ask import ask
 from numa_service.node.errors import NodeError
 from numa_service.node.kmem import kmem_cache_shrink
 from numa_service.node.node import Node
 from numa_service.node.requests import CloseSession
 from numa_service.node.restart import node_restarted
+from numa_service.node.task_limbo import release_elsewhere
 from numa_service.sim.attack import plan
 from numa_service.sim.attack.client import PATIENCE_NS, Client
 from numa_service.sim.attack.plan import MS, SECOND, Plan
@@ -199,7 +201,7 @@ class Run:
             at = (node, node.log_dropped + len(node.log))
             if host.alive and self._checked.get(nid) != at:  # only ops move pages
                 self._checked[nid] = at
-                if node.tasks and at[1] and node.log[-1].tag.startswith("task_"):
+                if node.tasks and at[1] and node.log[-1].tag.startswith(("task_", "khugepaged_")):
                     problems += node.tasks.check()
                 pages = free_pages(host) + int(node.pgdat.pg.owner_pages.sum())
                 if pages != self._managed[nid]:
@@ -274,7 +276,10 @@ class Run:
                 self._problems.append(f"{name}: nodes have {theirs - ours}, homes have {ours - theirs}")
 
     def _shrink(self) -> None:
-        """Give back all slabs; only kernels have pages then, and a tick later not even they."""
+        """Give back slabs and huge pages of zeros: a tick later not even kernels have pages."""
+        for nid, host in self.sim.hosts.items():
+            host.node.apply(ops.ShrinkHuge())
+            self.sim.call(nid, release_elsewhere(host.node))
         for _ in range(2):  # empty slabs that a CPU of another node gave back go at the second time
             for nid, host in self.sim.hosts.items():
                 for name in sorted(host.node.kmem.used):
