@@ -22,7 +22,7 @@ from numa_service.mm.mmap.rules import PAGE_SHIFT
 from numa_service.mm.mmap.vma import Vma
 from numa_service.mm.mmzone import HUGE_INDEX, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
 from numa_service.node import ops
-from numa_service.node.ask import Steps, on, tell
+from numa_service.node.ask import Steps, cond_resched, on, tell
 from numa_service.node.cost import Cost
 from numa_service.node.errors import InvalidRequest, NodeError, PeerUnavailable
 from numa_service.node.mempolicy import Policy, PolicyMode, nodes_of_places, policy_choice
@@ -295,6 +295,8 @@ def _touch(
             if at < end and ran.hopeless:
                 ran.fail(errno.ENOMEM, "memory is out, and no task may be killed")
                 return
+            if at < end:
+                yield from cond_resched()
             continue
         got = yield from _get(node, task, did.want, ran)
         if did.want.kind in (HUGE, HUGE_ZERO):

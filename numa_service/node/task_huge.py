@@ -30,9 +30,9 @@ from numa_service.node.task_pages import (
     FrameSource,
     Short,
     Want,
-    shares_of,
     effective_policy,
     nid_and_pfn,
+    shares_of,
 )
 
 _NR = PAGEBLOCK_NR_PAGES

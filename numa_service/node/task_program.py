@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from numa_service.mm.mempolicy.policy import CallError
 from numa_service.node import task as tasks
-from numa_service.node.ask import Steps, ask
+from numa_service.node.ask import Steps, ask, cond_resched
 from numa_service.node.errors import InvalidRequest, NotFound
 from numa_service.node.inbox import Inbox
 from numa_service.node.move_pages import Destination
@@ -24,6 +24,8 @@ from numa_service.node.task_moves import migrate_task, move_after_mbind, move_ta
 #: Most calls of one program, and most pages that one move_pages names.
 MAX_CALLS = 1024
 MAX_MOVED = 1 << 14
+#: After so many pages that a program has touched, other requests go first.
+PAUSE_PAGES = 1 << 16
 #: Calls that are no op of their own, with their numbers; move_pages has whether there are nodes, addresses,
 #: and then as many nodes.
 OTHERS: dict[str, tuple[str, ...]] = {
@@ -78,11 +80,16 @@ def run_program(inbox: Inbox, session: int, pid: int, program: Sequence[Step]) -
     inbox.node.tasks.task(session, pid)
     check_program(program)
     done: list[Ran] = []
+    pages = 0
     for asked, by in program:
         ran = yield from run_call(inbox, session, pid if by < 0 else done[by].value, asked)
         done.append(ran)
         if ran.errno:
             break
+        pages += ran.faults + ran.hits
+        if pages > PAUSE_PAGES:
+            yield from cond_resched()
+            pages = 0
     return done
 
 

@@ -6,7 +6,6 @@ each task's address space: others may use tasks of the session meanwhile.
 
 from __future__ import annotations
 
-import errno
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
@@ -22,7 +21,7 @@ from numa_service.mm.mmap.mmap import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PRO
 from numa_service.mm.mmap.rules import PAGE_SHIFT
 from numa_service.node.ask import Steps
 from numa_service.node.cost import Cost
-from numa_service.node.errors import LimitExceeded, NotFound
+from numa_service.node.errors import LimitExceeded
 from numa_service.node.inbox import Inbox, Packed
 from numa_service.node.mempolicy import Policy
 from numa_service.node.node import Node
@@ -186,11 +185,7 @@ class TaskLives:
 
     def _call(self, pid: int, lived: Lived, name: str, *numbers: int) -> Steps[Ran]:
         asked = Asked(name, tuple(int(number) for number in numbers))
-        try:
-            ran = yield from run_call(self._inbox, self._session, pid, asked)
-        except NotFound as error:  # the OOM killer has killed it between two calls
-            ran = Ran()
-            ran.fail(errno.ESRCH, str(error))
+        ran = yield from run_call(self._inbox, self._session, pid, asked)
         lived.add(ran)
         return ran
 

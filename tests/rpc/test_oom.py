@@ -7,12 +7,17 @@ from dataclasses import replace
 
 import pytest
 from loopback import Loopback
-from numa_client import NotFound, Policy
+from numa_client import NotFound, Policy, TaskResult
 
 from numa_service.machine.formats.mem_info import parse_mem_info
 from numa_service.machine.presets import load_preset
 
 MIB = 1 << 20
+
+
+def touched(result: TaskResult) -> int:
+    """Pages that a touch came to: a fault maps 512 of them at a time where there are huge pages."""
+    return result.fault_pages + result.hit_pages
 
 
 async def test_a_task_of_another_home_is_killed_and_the_machine_s_log_says_so() -> None:
@@ -27,10 +32,10 @@ async def test_a_task_of_another_home_is_killed_and_the_machine_s_log_says_so() 
                 machine.node(1).tasks[victim.pid].oom_score_adj = 900
                 mine = await victim.mmap(150 * MIB)
                 await victim.mbind(mine, 150 * MIB, Policy.bind(1))
-                assert (await victim.touch(mine, 150 * MIB, write=True)).fault_pages == 150 * MIB >> 12
+                assert touched(await victim.touch(mine, 150 * MIB, write=True)) == 150 * MIB >> 12
                 wanted = await asker.mmap(190 * MIB)
                 await asker.mbind(wanted, 190 * MIB, Policy.bind(1))
-                assert (await asker.touch(wanted, 190 * MIB, write=True)).fault_pages == 190 * MIB >> 12
+                assert touched(await asker.touch(wanted, 190 * MIB, write=True)) == 190 * MIB >> 12
                 assert not machine.node(1).tasks
                 with pytest.raises(NotFound):
                     await victim.touch(mine, 4096, write=True)
