@@ -129,9 +129,7 @@ def oom_score(task: OomTask, totalpages: int, profile: Profile) -> int:
 
 def oom_score_adj_to_oom_adj(adj: int) -> int:
     """What ``oom_adj``, by which kernels up to 2.6.35 were told, is for an oom_score_adj (-17…15)."""
-    if adj == OOM_SCORE_ADJ_MAX:
-        return 15
-    return _quotient(adj * 17, 1000)
+    return 15 if adj == OOM_SCORE_ADJ_MAX else min(_quotient(adj * 17, 1000), 15)
 
 
 def constrained_alloc(

@@ -16,8 +16,6 @@ import msgpack
 from numa_service.machine.formats.gfp_eras import number_of_gfp
 from numa_service.machine.snapshot import NodePart, Part, assemble
 from numa_service.mm.gfp import Gfp
-from numa_service.mm.mempolicy.nodemask import nids_of
-from numa_service.mm.mmap.frames import ANON, FILE, SHMEM
 from numa_service.mm.mmzone import PAGE_ALLOC_COSTLY_ORDER
 from numa_service.mm.oom_kill import (
     Chosen,
@@ -41,9 +39,9 @@ from numa_service.node.node import Node
 from numa_service.node.ops.oom import MAX_LINES
 from numa_service.node.request import Request
 from numa_service.node.state import NodeState
-from numa_service.node.task_files import of_tasks
+from numa_service.node.task_files import of_tasks, oom_task
 from numa_service.node.task_limbo import release_elsewhere
-from numa_service.node.task_state import Task, home_of
+from numa_service.node.task_state import home_of
 from numa_service.procfs.oom_report import ERR, Line, OomRequest, dump_header, killed
 from numa_service.trace.tracepoint_formats import show_gfp_flags
 
@@ -122,26 +120,6 @@ def look(node: Node) -> OomSeen:
     part = node.machine.node_part(node.nid, of_tasks=of_tasks(node), parts=_REPORTED)
     tasks = tuple(oom_task(task) for task in node.tasks.values())
     return OomSeen(tasks, tuple(node.tasks.oom_victims), part.to_json())
-
-
-def oom_task(task: Task) -> OomTask:
-    """A task as the OOM killer sees it. What of it is in swap counts as resident (decision 0014)."""
-    process, policy = task.process, task.policy
-    rss = [pages + len(task.stock.get(kind, ())) for kind, pages in enumerate(process.rss)]
-    return OomTask(
-        task.pid,
-        task.comm,
-        process.mm.counters.total_vm,
-        rss[ANON],
-        rss[FILE],
-        rss[SHMEM],
-        process.tables.counts(),
-        oom_score_adj=task.oom_score_adj,
-        ppid=task.ppid,
-        cpu=task.cpu,
-        policy=policy.mode.name if policy else "",
-        policy_nodes=nids_of(policy.nodes) if policy else (),
-    )
 
 
 def kill(node: Node, pid: int) -> Steps[int]:

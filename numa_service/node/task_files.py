@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from numa_service.machine.snapshot import OfTasks
+from numa_service.mm.mempolicy.nodemask import nids_of
 from numa_service.mm.mempolicy.policy import Mempolicy
 from numa_service.mm.mempolicy.text import mpol_to_str
+from numa_service.mm.mmap.frames import ANON, FILE, SHMEM
 from numa_service.mm.mmap.vma import Vma
+from numa_service.mm.oom_kill import OomTask, oom_score, oom_score_adj_to_oom_adj
 from numa_service.node.node import Node
 from numa_service.node.task_state import Task
 from numa_service.procfs.pid_maps import maps
-from numa_service.procfs.pid_oom import has_scores, oom_adj_of, oom_score
+from numa_service.procfs.pid_oom import has_scores
 from numa_service.procfs.pid_smaps import numa_maps, smaps, smaps_rollup
 from numa_service.procfs.pid_stat import TaskShown, stat, status
 from numa_service.procfs.pid_status import statm, status_lines
@@ -55,12 +58,35 @@ def _files(node: Node, task: Task) -> dict[str, str]:
 
 def _oom_files(node: Node, task: Task) -> dict[str, str]:
     """What the OOM killer thinks of a task, where its kernel's way to score is known."""
-    machine, process, adj = node.machine, task.process, task.oom_score_adj
+    machine, adj = node.machine, task.oom_score_adj
     if not has_scores(machine.profile):
         return {}
     total = sum(machine.managed.values()) + machine.spec.swap_pages
-    score = oom_score(machine.profile, sum(process.rss), process.tables, adj, total)
-    return {"oom_adj": f"{oom_adj_of(adj)}\n", "oom_score": f"{score}\n", "oom_score_adj": f"{adj}\n"}
+    return {
+        "oom_adj": f"{oom_score_adj_to_oom_adj(adj)}\n",
+        "oom_score": f"{oom_score(oom_task(task), total, machine.profile)}\n",
+        "oom_score_adj": f"{adj}\n",
+    }
+
+
+def oom_task(task: Task) -> OomTask:
+    """A task as the OOM killer sees it. What of it is in swap counts as resident (decision 0014)."""
+    process, policy = task.process, task.policy
+    rss = [pages + len(task.stock.get(kind, ())) for kind, pages in enumerate(process.rss)]
+    return OomTask(
+        task.pid,
+        task.comm,
+        process.mm.counters.total_vm,
+        rss[ANON],
+        rss[FILE],
+        rss[SHMEM],
+        process.tables.counts(),
+        oom_score_adj=task.oom_score_adj,
+        ppid=task.ppid,
+        cpu=task.cpu,
+        policy=policy.mode.name if policy else "",
+        policy_nodes=nids_of(policy.nodes) if policy else (),
+    )
 
 
 def of_tasks(node: Node) -> OfTasks:

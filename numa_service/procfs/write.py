@@ -14,11 +14,12 @@ from numa_service.machine.thp_files import key_of
 from numa_service.machine.zonelists import has_numa
 from numa_service.mm.hugetlb.hstate import Hstate
 from numa_service.mm.mmzone import PAGE_SHIFT
+from numa_service.mm.oom_kill import OOM_SCORE_ADJ_MAX
 from numa_service.mm.slab.flags import DEBUG_FLAGS
 from numa_service.mm.slab.profile import slub_of
 from numa_service.mm.slab.slab import parse_tunables, tunables_are_sane
 from numa_service.mm.snapshot import MachineSnapshot
-from numa_service.procfs.pid_oom import ADJ_MAX, adj_of_oom_adj
+from numa_service.procfs.pid_oom import adj_of_oom_adj
 from numa_service.procfs.sysctl import NUMA_ONLY
 from numa_service.procfs.sysfs_slab import COMMANDS, WRITABLE, cache_of
 from numa_service.procfs.tree import THP, error, find
@@ -218,7 +219,7 @@ def _oom_score_adj(pid: int, place: str, path: str, text: str) -> WriteOomScoreA
     adj: int | None = -value if text.startswith("-") else value
     if place.endswith("/oom_adj"):
         adj = adj_of_oom_adj(adj or 0)
-    if adj is None or abs(adj) > ADJ_MAX:
+    if adj is None or abs(adj) > OOM_SCORE_ADJ_MAX:
         raise _invalid(path, f"{text!r} is out of range")
     return WriteOomScoreAdj(pid, adj)
 

@@ -118,11 +118,12 @@ def test_who_is_kept_away_from_the_nodes_is_not_killed_for_them() -> None:
 
 
 def test_the_old_scale_of_oom_adj() -> None:
-    assert [oom_score_adj_to_oom_adj(adj) for adj in (-1000, -500, -1, 0, 500, 1000)] == [
+    assert [oom_score_adj_to_oom_adj(adj) for adj in (-1000, -941, -1, 0, 470, 999, 1000)] == [
         -17,
-        -8,
+        -15,
         0,
         0,
-        8,
+        7,
+        15,
         15,
     ]

@@ -14,7 +14,6 @@ from numa_service.mm.hugetlb.hstate import PMD_KB
 from numa_service.mm.mempolicy.policy import Mode
 from numa_service.mm.mmap.mmap import MAP_ANONYMOUS, MAP_SHARED
 from numa_service.mm.mmzone import PAGE_SHIFT
-from numa_service.mm.profile import profile_named
 from numa_service.node import ops
 from numa_service.node.errors import InvalidRequest
 from numa_service.node.hugetlb import keeper_of, set_max_huge_pages
@@ -22,7 +21,7 @@ from numa_service.node.page_files import drive, page_file, read_at, size_of
 from numa_service.node.page_state import MAX_PAGES, Ask, Question, answer
 from numa_service.node.task_files import task_files
 from numa_service.procfs import page_bits as bits
-from numa_service.procfs.pid_oom import adj_of_oom_adj, oom_adj_of, oom_score
+from numa_service.procfs.pid_oom import adj_of_oom_adj
 
 Words = npt.NDArray[np.uint64]
 PFN = (1 << 55) - 1
@@ -202,26 +201,6 @@ def test_scores_follow_memory_and_what_was_written() -> None:
     assert tasks.sim.check() == []
 
 
-def test_scores_of_kernels() -> None:
-    """A task of nothing, of 10 % of memory, and one that is to be spared, by kernel."""
-    tasks = Tasks()
-    tables = tasks.node.tasks[tasks.spawn()].process.tables
-    pages = sum(tables.counts())
-
-    def scores(profile: str) -> tuple[int, ...]:
-        of = profile_named(profile)
-        return tuple(
-            oom_score(of, rss, tables, adj, 1_000_000)
-            for rss, adj in ((0, 0), (100_000 - pages, 0), (0, -500), (0, -1000), (0, 1000))
-        )
-
-    assert scores("linux-6.1") == (666, 733, 334, 0, 1333)
-    assert scores("linux-5.4") == (0, 100, 0, 0, 1000)
-    assert scores("linux-4.14")[1] == 96
-    assert scores("linux-3.10")[1] == 69
-    assert scores("linux-3.0") == (1, 69, 1, 0, 970)
-
-
 def test_the_old_scale_is_that_of_the_new_one() -> None:
     assert [adj_of_oom_adj(value) for value in (-18, -17, -16, 0, 8, 15, 16)] == [
         None,
@@ -232,4 +211,3 @@ def test_the_old_scale_is_that_of_the_new_one() -> None:
         1000,
         None,
     ]
-    assert [oom_adj_of(adj) for adj in (-1000, -941, -1, 0, 470, 999, 1000)] == [-17, -15, 0, 0, 7, 15, 15]

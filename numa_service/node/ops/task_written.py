@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from numa_service.mm.oom_kill import OOM_SCORE_ADJ_MAX, OOM_SCORE_ADJ_MIN
 from numa_service.node.errors import InvalidRequest
 from numa_service.node.ops.op import Op
 from numa_service.node.ops.task import check_pid
 from numa_service.node.state import NodeState
-from numa_service.procfs.pid_oom import ADJ_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,9 @@ class SetOomScoreAdj(Op[None]):
     def check(self, node: NodeState) -> None:
         """Check the task and the value."""
         check_pid(node, self.pid)
-        if not -ADJ_MAX <= self.value <= ADJ_MAX:
-            raise InvalidRequest("value", f"EINVAL: {self.value} is not in -{ADJ_MAX}…{ADJ_MAX}")
+        if not OOM_SCORE_ADJ_MIN <= self.value <= OOM_SCORE_ADJ_MAX:
+            allowed = f"{OOM_SCORE_ADJ_MIN}…{OOM_SCORE_ADJ_MAX}"
+            raise InvalidRequest("value", f"EINVAL: {self.value} is not in {allowed}")
 
     def text(self, node: NodeState, result: None) -> str:
         """Return the op as one line."""
