@@ -166,6 +166,12 @@ SYSCTLS: dict[str, Sysctl] = {
             minimum=-(2**31),
         ),
         Sysctl("vm.oom_dump_tasks", "Reports of OOM kills have the table of tasks.", "1", minimum=-(2**31)),
+        Sysctl(
+            "vm.memory_failure_early_kill",
+            "Tasks are killed when memory of theirs is found bad, not when they access it.",
+            "0",
+            maximum=1,
+        ),
         _kept(
             "vm.vfs_cache_pressure",
             "a cache of dentries and inodes",

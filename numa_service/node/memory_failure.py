@@ -8,6 +8,8 @@ from numa_service.node.errors import Busy, Precondition
 from numa_service.node.migrate import empty_range
 from numa_service.node.node import Node
 from numa_service.node.ops.memory_failure import Poisoned
+from numa_service.node.task_memory_failure import tell_home
+from numa_service.procfs.oom_report import ERR, INFO
 from numa_service.trace.tracepoint_formats import MR_MEMORY_FAILURE
 
 
@@ -30,12 +32,21 @@ def soft_offline_page(node: Node, pfn: int) -> Steps[None]:
         raise Busy(f"EBUSY: page {pfn:#x} of node {node.nid} is in use: {result.kind}")
 
 
-def memory_failure(node: Node, pfn: int) -> Poisoned:
+def memory_failure(node: Node, pfn: int) -> Steps[Poisoned]:
     """Handle an error of a page's memory; return what became of the page, and who has lost it.
 
-    A clean page of a file is read anew at its next access. Errors as of ops.PoisonPage.
+    A clean page of a file is read anew at its next access. Tasks that have lost another page get SIGBUS:
+    their home is told. Errors as of ops.PoisonPage.
     """
-    return node.apply(ops.PoisonPage(pfn, False))
+    done = node.apply(ops.PoisonPage(pfn, False))
+    if done.owner is not None and done.untold:
+        yield from tell_home(node, done.owner, pfn, done.page_index)
+    lines = [(ERR, recovery_line(pfn, done))]
+    if done.kind == "clean LRU page":
+        line = f"Memory failure: {pfn:#x}: corrupted page was clean: dropped without side effects"
+        lines.insert(0, (INFO, line))
+    node.apply(ops.Printk(node.clock(), tuple(lines)))
+    return done
 
 
 def recovery_line(pfn: int, result: Poisoned) -> str:

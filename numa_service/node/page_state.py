@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from numa_service.mm.mmap.entries import DIRTY, PRESENT, ZERO, has, pfns_of
+from numa_service.mm.mmap.entries import DIRTY, HWPOISON, PRESENT, ZERO, has, pfns_of
 from numa_service.mm.mmap.frames import ANON, FILE
 from numa_service.mm.mmap.rules import PAGE_SHIFT
 from numa_service.mm.mmap.vm_flags import VM_HUGETLB, VM_SOFTDIRTY
@@ -294,6 +294,8 @@ def _pagemap(node: Node, pid: int, first: int, count: int) -> Answer:
         present = has(entries, PRESENT)
         found = words[part]
         found[present] |= _bit(bits.PM_PRESENT)
+        # as swap: of which kind, and which page it was, is not told
+        found[has(entries, HWPOISON)] |= _bit(bits.PM_SWAP)
         if soft_dirty:
             found[present & has(entries, DIRTY)] |= _bit(bits.PM_SOFT_DIRTY)
         frames[part] = np.where(present & ~has(entries, ZERO), pfns_of(entries), 0)

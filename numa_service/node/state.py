@@ -41,7 +41,7 @@ from numa_service.node.session_state import Region, Session
 from numa_service.node.task_state import Tasks
 
 #: Version of the layout of snapshots. A snapshot of another version is refused.
-SNAPSHOT_VERSION = 6
+SNAPSHOT_VERSION = 7
 #: By the name of the allocator.
 _KMEM: dict[str, Callable[[Holder], Kmem]] = {"slub": SlubKmem, "slab": SlabKmem, "slob": SlobKmem}
 
@@ -315,7 +315,17 @@ class NodeState:
 
     def check_memory(self) -> list[str]:
         """Return the violated invariants of pages, zones and counters."""
-        return check_pgdat(self.pgdat) + self.kmem.check() + self.hugetlb.check() + self.tasks.check()
+        problems = check_pgdat(self.pgdat) + self.kmem.check() + self.hugetlb.check() + self.tasks.check()
+        return problems + self._check_poisoned()
+
+    def _check_poisoned(self) -> list[str]:
+        """A page that was lost is nobody's."""
+        problems = []
+        for *of, index in self.pgdat.memory_failure.untold:
+            slot = self.slots.get(Owner(*of))
+            if slot is not None and self.pgdat.region_pfns(slot, np.array([index], np.uint32))[0] >= 0:
+                problems.append(f"node {self.nid}: page {index} of {Owner(*of)} is lost, and there")
+        return problems
 
     def digest(self) -> str:
         """Return a blake2b digest of the whole state: two nodes with equal digests behave the same."""

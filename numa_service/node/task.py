@@ -17,8 +17,9 @@ import numpy as np
 from numa_service.mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL, Gfp
 from numa_service.mm.mempolicy.nodemask import nids_of
 from numa_service.mm.mmap.entries import pfns_of
+from numa_service.mm.mmap.errnos import EHWPOISON
 from numa_service.mm.mmap.frames import FILE, Pfns
-from numa_service.mm.mmap.rules import PAGE_SHIFT
+from numa_service.mm.mmap.rules import PAGE_MASK, PAGE_SHIFT
 from numa_service.mm.mmap.vma import Vma
 from numa_service.mm.mmzone import HUGE_INDEX, PAGEBLOCK_NR_PAGES, PAGEBLOCK_ORDER
 from numa_service.node import ops
@@ -37,6 +38,7 @@ from numa_service.node.prepare import gfp_zone_checked
 from numa_service.node.task_huge import unnamed
 from numa_service.node.task_image import begins, relro
 from numa_service.node.task_limbo import free_blocks, release_elsewhere
+from numa_service.node.task_memory_failure import LOST, lose_page
 from numa_service.node.task_pages import (
     HUGE,
     HUGE_ZERO,
@@ -48,8 +50,9 @@ from numa_service.node.task_pages import (
     shares_of,
     table_block,
 )
-from numa_service.node.task_state import KHUGEPAGED, Task
+from numa_service.node.task_state import KHUGEPAGED, SIG_DFL, SIG_IGN, Task
 from numa_service.node.unserved import unserved
+from numa_service.procfs.oom_report import ERR
 
 #: RLIMIT_MEMLOCK of a task, in bytes, if nobody says otherwise: the kernel's default of 8 MiB.
 MEMLOCK = 8 << 20
@@ -257,10 +260,10 @@ def _until_done(
 
 
 def _killed(node: Node, task: Task, ran: Ran) -> bool:
-    """Whether the OOM killer has killed a task in the midst of a call, which ends with ESRCH then."""
+    """Whether a task was killed in the midst of a call, which ends with ESRCH then."""
     if task.pid in node.tasks:
         return False
-    ran.fail(errno.ESRCH, f"task {task.pid} was killed by the OOM killer")
+    ran.fail(errno.ESRCH, f"task {task.pid} was killed by {task.killed_by}")
     return True
 
 
@@ -288,6 +291,8 @@ def _touch(
         yield from _access_elsewhere(node, task, did, (op.start, op.end), write, ran)
         if did.errno:
             ran.fail(did.errno, did.reason)
+            if did.errno == EHWPOISON and not populate:
+                do_sigbus(node, task, did.at, ran)
             return
         at = max(at, did.at)
         if did.want is None:
@@ -310,6 +315,18 @@ def _touch(
                 ran.fail(errno.ENOMEM, _no_memory(node, did.want, ran))
                 return
             stop = at + (got << PAGE_SHIFT)
+
+
+def do_sigbus(node: Node, task: Task, address: int, ran: Ran) -> None:
+    """A task has accessed a page that was lost: it gets SIGBUS, of which it ends unless it has a handler."""
+    line = (
+        f"MCE: Killing {task.comm}:{task.pid} due to hardware memory corruption fault at "
+        f"{address & PAGE_MASK:x}"
+    )
+    node.apply(ops.Printk(node.clock(), ((ERR, line),)))
+    if task.sigbus in (SIG_DFL, SIG_IGN):  # it may not be ignored (force_sig_mceerr)
+        ran.reason += f"; task {task.pid} was killed by SIGBUS"
+        node.apply(ops.TaskExit(task.pid))
 
 
 # pages
@@ -514,6 +531,8 @@ def _access_elsewhere(
         parts = _split(node, task, unnamed(unpack_indexes(frames)[gone == 2])[1], span)
         if len(parts):
             waiting.append((kind, nid, _packed(parts), len(parts)))
+        for frame in unpack_indexes(frames)[gone == LOST].tolist():
+            yield from lose_page(node, owner, nid, -1, frame)
         lost = unpack_indexes(frames)[gone == 1]
         there = pages - len(parts) - len(lost)
         ran.cost.add_access(node.load, nid, there, touched.wait_ns, write)

@@ -7,6 +7,7 @@ name where the call has one. All of it is done at once but for pages that are to
 from __future__ import annotations
 
 import errno
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -31,6 +32,7 @@ from numa_service.mm.mmap.entries import pfns_of
 from numa_service.mm.mmap.errnos import Errno
 from numa_service.mm.mmap.frames import Pfns
 from numa_service.mm.mmap.madvise import madvise
+from numa_service.mm.mmap.memory_failure import PR_MCE_KILL_DEFAULT
 from numa_service.mm.mmap.mlock import mlock, mlockall, munlock, munlockall
 from numa_service.mm.mmap.mmap import MAP_ANONYMOUS, MAP_SHARED, MAP_TYPE, PROT_WRITE, mmap
 from numa_service.mm.mmap.mprotect import mprotect
@@ -231,6 +233,32 @@ def _name(on: CallContext, numbers: Numbers, name: str) -> int:
     return 0
 
 
+def _rt_sigaction(on: CallContext, numbers: Numbers, text: str) -> int:
+    signum, handler = numbers
+    if not 1 <= signum <= _NSIG or signum in (signal.SIGKILL, signal.SIGSTOP):
+        raise Errno(errno.EINVAL, f"signal {signum} can have no handler")
+    if signum == signal.SIGBUS:
+        on.task.sigbus = handler
+    return 0
+
+
+def _prctl(on: CallContext, numbers: Numbers, text: str) -> int:
+    """Carry out PR_MCE_KILL and PR_MCE_KILL_GET, the only options there are."""
+    option, *rest = numbers
+    if option == _PR_MCE_KILL_GET and not any(rest):
+        return on.task.mce_kill
+    what, policy, *unused = rest
+    known = policy == 0 if what == 0 else what == 1 and policy <= PR_MCE_KILL_DEFAULT
+    if option != _PR_MCE_KILL or any(unused) or not known:
+        raise Errno(errno.EINVAL, f"prctl({option}) has other arguments, or is not there")
+    on.task.mce_kill = policy if what else PR_MCE_KILL_DEFAULT
+    return 0
+
+
+#: Signals of x86 (_NSIG), and options of prctl() (uapi/linux/prctl.h).
+_NSIG = 64
+_PR_MCE_KILL, _PR_MCE_KILL_GET = 33, 34
+
 #: Every call by its name, with its arguments as manual pages name them; nodemask has a bit for each node.
 CALLS: dict[str, CallOf] = {
     "mmap": CallOf(("addr", "length", "prot", "flags", "offset"), _mmap, "path"),
@@ -248,5 +276,7 @@ CALLS: dict[str, CallOf] = {
     "set_mempolicy": CallOf(("mode", "nodemask"), _set_mempolicy),
     "mbind": CallOf(("addr", "length", "mode", "nodemask", "flags"), _mbind),
     "set_mempolicy_home_node": CallOf(("addr", "length", "home_node", "flags"), _home_node),
+    "rt_sigaction": CallOf(("signum", "handler"), _rt_sigaction),
+    "prctl": CallOf(("option", "arg2", "arg3", "arg4", "arg5"), _prctl),
     "set_anon_name": CallOf(("addr", "length"), _name, "name"),
 }

@@ -121,6 +121,8 @@ class FrameSource:
         self.state: npt.NDArray[np.int8] = np.zeros(1024, np.int8)
         self._next = 1
         self._free: list[Pfns] = []
+        #: How often numbers of pages of other nodes were given back; not part of the state.
+        self.rounds = 0
         #: What is known of the frames; it has this source.
         self.frames: Frames | None = None
         #: The task that an op works for, and how it takes pages here.

@@ -18,11 +18,12 @@ from numa_service.machine.booted import BootedMachine
 from numa_service.mm.mempolicy.interleave import FIRST_TURN, Turn
 from numa_service.mm.mempolicy.policy import Mempolicy
 from numa_service.mm.mmap.dump import dump_processes, load_policy, load_processes
-from numa_service.mm.mmap.entries import PRESENT, ZERO, has, pfns_of
+from numa_service.mm.mmap.entries import HWPOISON, PRESENT, ZERO, has, pfns_of
 from numa_service.mm.mmap.errnos import Errno
 from numa_service.mm.mmap.frames import FILE, SHMEM, AddressSpace, Bools, Frames, Pfns
 from numa_service.mm.mmap.huge_memory import split_huge_page
 from numa_service.mm.mmap.limits import Committed, Limits
+from numa_service.mm.mmap.memory_failure import PR_MCE_KILL_DEFAULT
 from numa_service.mm.mmap.mm_struct import MmStruct
 from numa_service.mm.mmap.process import Process
 from numa_service.mm.mmap.rules import I386_PAE, X86_64, rules_of
@@ -53,6 +54,11 @@ FILE_PAGES = 1 << 24
 #: The first pids are the kernel's own threads'; what khugepaged is called in ops.
 FIRST_PID = 300
 KHUGEPAGED = 0
+#: When a task learns that memory of it is bad, if it does not say itself.
+EARLY_KILL = "vm.memory_failure_early_kill"
+#: What a task does at a signal: it ends, it ignores it; any other number is a function of it.
+SIG_DFL = 0
+SIG_IGN = 1
 #: Device numbers, and the first inode, of files and of shared memory.
 _OF_FILE = (0, 2, 17)
 _OF_SHMEM = (0, 1, 1024)
@@ -87,6 +93,11 @@ class Task:
     majflt: int = 0
     #: What is added to its score for the OOM killer, in thousandths of memory.
     oom_score_adj: int = 0
+    #: What it does at SIGBUS, and when it learns of bad memory (PR_MCE_KILL_*).
+    sigbus: int = SIG_DFL
+    mce_kill: int = PR_MCE_KILL_DEFAULT
+    #: Of a task that was killed, for who still has it: by whom. Not part of the state.
+    killed_by: str = "the OOM killer"
 
     def dump(self) -> list[Any]:
         """Return all but the process as plain data."""
@@ -94,18 +105,19 @@ class Task:
         stock = [(kind, pfns.tobytes()) for kind, pfns in sorted(self.stock.items()) if len(pfns)]
         tables = [(order, pfns) for order, pfns in sorted(self.tables.items()) if pfns]
         refused = sorted(self.refused.items())
-        return [who, self.policy, self.turn, stock, tables, refused, self.majflt, self.oom_score_adj]
+        counts = self.majflt, self.oom_score_adj, self.sigbus, self.mce_kill
+        return [who, self.policy, self.turn, stock, tables, refused, counts]
 
     @classmethod
     def load(cls, dumped: list[Any], process: Process) -> Task:
         """Make it from what :meth:`dump` returned."""
-        who, policy, turn, stock, tables, refused, majflt, oom_score_adj = dumped
+        who, policy, turn, stock, tables, refused, counts = dumped
         pid, ppid, session, cpu, cpu_nid, comm, cmdline = who
         left = {kind: np.frombuffer(pfns, np.int64).copy() for kind, pfns in stock}
         task = cls(pid, ppid, session, cpu, cpu_nid, comm, tuple(cmdline), process, load_policy(policy))
-        task.turn, task.stock, task.tables, task.majflt = Turn(*turn), left, dict(tables), majflt
+        task.turn, task.stock, task.tables = Turn(*turn), left, dict(tables)
         task.refused = dict(refused)
-        task.oom_score_adj = oom_score_adj
+        task.majflt, task.oom_score_adj, task.sigbus, task.mce_kill = counts
         return task
 
 
@@ -281,17 +293,20 @@ class Tasks(dict[int, Task]):
         problems = []
         counted = np.zeros(len(self.frames.mapcount), np.int64)
         for pid, task in self.items():
-            process, rss = task.process, [0, 0, 0]
+            process, rss, hwpoisons = task.process, [0, 0, 0], 0
             for start, end in process.leaves():
                 entries = process.all_entries(start, end)
                 pfns = pfns_of(entries[has(entries, PRESENT) & ~has(entries, ZERO)])
                 np.add.at(counted, pfns, 1)
+                hwpoisons += int(has(entries, HWPOISON).sum())
                 for kind, pages in enumerate(np.bincount(self.frames.kind[pfns], minlength=3).tolist()):
                     rss[kind] += pages
             if rss != process.rss:
                 problems.append(
                     f"task {pid}: {rss} pages are mapped by kind, its resident set is {process.rss}"
                 )
+            if hwpoisons != process.hwpoisons:
+                problems.append(f"task {pid}: {hwpoisons} pages are lost, {process.hwpoisons} are counted")
         pgds = len(self) << self.layout.pgd_order
         tables = pgds + sum(sum(task.process.tables.counts()) for task in self.values())
         if tables != self.tables.out:

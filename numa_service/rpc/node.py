@@ -169,7 +169,7 @@ class NodeServicer(pb2_grpc.NodeServiceServicer):
         if request.soft:
             yield from soft_offline_page(self._node, request.pfn)
             return pb2.OfflinePageResponse()
-        done = memory_failure(self._node, request.pfn)
+        done = yield from memory_failure(self._node, request.pfn)
         line = recovery_line(request.pfn, done)
         if not done.taken:
             raise Busy(f"EBUSY: {line}")

@@ -21,6 +21,7 @@ from numa_service.node.ops.vmalloc import GotVmArea
 from numa_service.node.owners import Owner
 from numa_service.node.request import Request
 from numa_service.node.requests import CloseSession, MoveAway
+from numa_service.node.task_memory_failure import PageLost
 from numa_service.rpc import explain
 
 #: A request message of ZonelistService.
@@ -307,6 +308,7 @@ WIRE: dict[type[Tagged[Any]], Wire] = {
     MappingsEnded: _RUN,
     WakePkmap: _RUN,
     OomKill: _RUN,
+    PageLost: _RUN,
     OomLook: Wire(
         "Run",
         lambda request, request_id: zonelist_pb2.RunRequest(request_id=request_id, request=encode(request)),

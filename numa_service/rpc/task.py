@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -10,6 +9,7 @@ import grpc.aio
 from numa_client._gen.numa.v1 import task_service_pb2 as pb2
 from numa_client._gen.numa.v1 import task_service_pb2_grpc as pb2_grpc
 
+from numa_service.mm.mmap.errnos import errno_name
 from numa_service.mm.zonelist import MAX_NUMNODES
 from numa_service.node.ask import Steps
 from numa_service.node.cost import Cost
@@ -97,7 +97,7 @@ def _mask(field: str, nodes: Iterable[int]) -> int:
 
 
 def _error(ran: Ran) -> str:
-    return f"{errno.errorcode[ran.errno]}: {ran.reason}" if ran.errno else ""
+    return f"{errno_name(ran.errno)}: {ran.reason}" if ran.errno else ""
 
 
 def _result(ran: Ran) -> pb2.TaskResult:

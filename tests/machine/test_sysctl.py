@@ -132,6 +132,7 @@ READ_WHEN_NEEDED = (
     "vm.panic_on_oom",
     "vm.oom_kill_allocating_task",
     "vm.oom_dump_tasks",
+    "vm.memory_failure_early_kill",
 )
 
 

@@ -13,6 +13,7 @@ from numa_service.node.errors import NotFound, Precondition
 from numa_service.node.memory_failure import memory_failure, recovery_line, soft_offline_page
 from numa_service.node.mempolicy import Policy
 from numa_service.node.node import Node
+from numa_service.node.ops.memory_failure import Poisoned
 from numa_service.node.page_alloc import alloc_pages
 from numa_service.node.pfns import unpack_pfns
 from numa_service.node.prepare import AllocRequest
@@ -46,6 +47,10 @@ class Driver:
     def soft(self, pfn: int) -> None:
         self.sim.call(0, soft_offline_page(self.node, pfn))
 
+    def hard(self, pfn: int) -> Poisoned:
+        done: Poisoned = self.sim.call(0, memory_failure(self.node, pfn))
+        return done
+
     def file(self, path: str) -> str:
         return tree.read(self.node.machine.snapshot(), path)
 
@@ -62,14 +67,14 @@ def test_a_free_page_leaves_the_buddy_system_alone() -> None:
         if soft:
             driver.soft(pfn)
         else:
-            result = memory_failure(driver.node, pfn)
+            result = driver.hard(pfn)
             assert recovery_line(pfn, result).endswith("recovery action for free buddy page: Recovered")
         assert driver.node.pgdat.free_pages(zone.index) == free - 1
         assert driver.corrupted_kb() == 4
         assert "hwpoison" in page_view(driver.node, pfn).flags
         assert driver.node.pgdat.memory_failure.counts["recovered"] == (not soft)
         with pytest.raises(Precondition, match="EHWPOISON"):
-            memory_failure(driver.node, pfn)
+            driver.hard(pfn)
         assert not driver.sim.check()
         copy = Node.boot(driver.sim.spec, 0)
         copy.restore(driver.node.snapshot())
@@ -103,7 +108,7 @@ def test_an_error_takes_the_page_from_its_region(kind: int, write: bool, name: s
     """The ends of misc/hwpoison: who has lost which page is told; the other pages stay."""
     driver = Driver()
     region, before = driver.region(kind, write)
-    result = memory_failure(driver.node, before[3])
+    result = driver.hard(before[3])
     assert (result.taken, result.kind, result.page_index) == (True, name, 3)
     assert result.owner == driver.node.owner(region)
     line = f"Memory failure: {before[3]:#x}: recovery action for {name}: Recovered"
@@ -123,9 +128,9 @@ def test_an_error_of_a_page_that_the_kernel_uses_is_ignored() -> None:
     with pytest.raises(Precondition, match="EIO"):
         driver.soft(pfn)
     assert driver.corrupted_kb() == 0
-    assert recovery_line(pfn, memory_failure(driver.node, pfn)).endswith("kernel page: Ignored")
+    assert recovery_line(pfn, driver.hard(pfn)).endswith("kernel page: Ignored")
     assert driver.corrupted_kb() == 4
     assert driver.node.pgdat.memory_failure.snapshot()["ignored"] == 1
     with pytest.raises(NotFound):
-        memory_failure(driver.node, 1 << 39)
+        driver.hard(1 << 39)
     assert not driver.sim.check()

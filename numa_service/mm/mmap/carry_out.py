@@ -9,9 +9,9 @@ import numpy as np
 from numa_service.mm.mmap import hugetlb, hugetlb_fault
 from numa_service.mm.mmap import vm_flags as vf
 from numa_service.mm.mmap.effects import Advise, Effect, Move, Populate, Protect, Unmap, Zap
-from numa_service.mm.mmap.entries import ACCESSED, DIRTY, PRESENT, WRITE, ZERO, has, pfns_of
-from numa_service.mm.mmap.errnos import Sigbus
-from numa_service.mm.mmap.fault import fault_in
+from numa_service.mm.mmap.entries import ACCESSED, DIRTY, HWPOISON, PRESENT, WRITE, ZERO, has, pfns_of
+from numa_service.mm.mmap.errnos import Hwpoison, Sigbus
+from numa_service.mm.mmap.fault import fault_in, until_hwpoison
 from numa_service.mm.mmap.fork import dup_mm, vma_needs_copy
 from numa_service.mm.mmap.frames import ANON, SHMEM
 from numa_service.mm.mmap.huge_memory import copy_pmds, split_in_range
@@ -86,8 +86,11 @@ def populate(process: Process, start: int, end: int, written: bool | None = None
         write = vma.flags & (vf.VM_WRITE | vf.VM_SHARED) == vf.VM_WRITE if written is None else written
         low, high = max(vma.start, start), min(vma.end, end)
         try:
-            process.minflt += fault_in(process, vma, low, high, write=write)
-        except Sigbus:
+            while low < high:
+                part = until_hwpoison(process, vma, low, high)
+                process.minflt += fault_in(process, vma, low, part, write=write)
+                low = part
+        except (Sigbus, Hwpoison):
             if written is not None:
                 raise
             continue  # populate_vma_page_range of the next one
@@ -115,6 +118,8 @@ def fork(parent: Process, tables: TablePages) -> Process:
                 pfns = pfns_of(its[has(its, PRESENT) & ~has(its, ZERO)])
                 child.frames.map(pfns)
                 child.count(pfns, 1)
+                if parent.hwpoisons:
+                    child.hwpoisons += int(has(its, HWPOISON).sum())
         copy_pmds(parent, child, vma)
     return child
 
@@ -204,5 +209,6 @@ def _remove(process: Process, effect: Advise, sharers: Iterable[Process]) -> Non
     if vma.file.pages is None or vma.file.pages.kind != SHMEM:
         return
     gone = vma.file.pages.remove(np.arange(first, first + count, dtype=np.int64))
+    vma.file.pages.poisoned -= set(range(first, first + count))
     if len(gone):
         process.frames.source.free(gone)

@@ -72,7 +72,7 @@ def dump_processes(processes: Mapping[int, Process], frames: Frames) -> list[Any
     return [
         dumped,
         of_files,
-        [(space.kind, space.number, space._pfns.tobytes(), _linked(space, vmas)) for space in spaces.seen],
+        [_dump_space(space, vmas) for space in spaces.seen],
         [(anons.of(a.parent), a.active, a.children, a.number, _linked(a, vmas)) for a in anons.seen],
         (kept, frames._last, frames._sweep_at),
         [(name, column.dtype.str, column.tobytes()) for name, column in _columns(frames)],
@@ -99,8 +99,9 @@ def load_processes(
         number: _load_process(one, files, anons, vmas, frames, tables, place, make_mm)
         for number, one in processes
     }
-    for space, (_, number, pfns, linked) in zip(spaces, of_spaces, strict=True):
+    for space, (_, number, pfns, linked, poisoned) in zip(spaces, of_spaces, strict=True):
         space.number, space._pfns = number, np.frombuffer(pfns, np.int64).copy()
+        space.poisoned = set(poisoned)
         space.vmas = {vmas[at]: None for at in linked}
     for anon, (parent, active, children, number, linked) in zip(anons, of_anons, strict=True):
         anon.parent = anons[parent] if parent >= 0 else None
@@ -111,6 +112,11 @@ def load_processes(
     for name, kind, column in columns:
         setattr(frames, name, np.frombuffer(column, kind).copy())
     return made
+
+
+def _dump_space(space: AddressSpace, vmas: _Numbers) -> list[Any]:
+    pages = space.kind, space.number, space._pfns.tobytes()
+    return [*pages, _linked(space, vmas), sorted(space.poisoned)]
 
 
 def _linked(owner: AddressSpace | AnonVma, vmas: _Numbers) -> list[int]:
@@ -146,7 +152,7 @@ def _dump_process(process: Process, files: _Numbers, anons: _Numbers, vmas: _Num
         (astuple(mm.limits), mm.legacy, astuple(mm.counters), [getattr(mm, name) for name in _BOUNDS]),
         [_dump_vma(vma, files, anons) for vma in mm.tree],
         _dump_tables(process.tables),
-        (process.rss, process.hiwater_rss, process.minflt),
+        (process.rss, process.hiwater_rss, process.minflt, process.hwpoisons),
         (len(process._pool), process._free, [(at, slot) for at, slot in process._slots.items()]),
         [process._pool[slot].tobytes() for slot in process._slots.values()],
     ]
@@ -174,7 +180,7 @@ def _load_process(
     for name, value in zip(_BOUNDS, bounds, strict=True):
         setattr(mm, name, value)
     process = Process(mm, _load_tables(of_tables, mm, tables), frames, place)
-    process.rss, process.hiwater_rss, process.minflt = counted
+    process.rss, process.hiwater_rss, process.minflt, process.hwpoisons = counted
     process._pool = np.zeros((rows, process._width), np.int64)
     process._free, process._slots = free, dict(slots)
     process._order = sorted(process._slots)

@@ -19,6 +19,8 @@ ZERO: Final = 16
 HUGE: Final = 32
 #: NUMA balancing wants to know of the next access: it faults (pte_protnone).
 NUMA: Final = 64
+#: Of an entry that is not present: its page was lost to an error of the memory (is_hwpoison_entry).
+HWPOISON: Final = 128
 _BITS: Final = 8
 
 

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from numa_service.mm.mmap.effects import Effect
+
+#: "Memory page has hardware error" (asm-generic/errno.h), of which Python has no name.
+EHWPOISON: Final = 133
+
+
+def errno_name(number: int) -> str:
+    """A number as errno.h spells it: "ENOMEM"."""
+    if number == EHWPOISON:
+        return "EHWPOISON"
+    # Python calls it ENOTSUP, which is the same number
+    return "EOPNOTSUPP" if number == errno.EOPNOTSUPP else errno.errorcode[number]
 
 
 class Errno(Exception):
@@ -27,8 +38,7 @@ class Errno(Exception):
     @property
     def name(self) -> str:
         """The error as errno.h spells it: "ENOMEM"."""
-        # Python calls it ENOTSUP, which is the same number
-        return "EOPNOTSUPP" if self.number == errno.EOPNOTSUPP else errno.errorcode[self.number]
+        return errno_name(self.number)
 
 
 class Sigbus(Errno):
@@ -36,3 +46,11 @@ class Sigbus(Errno):
 
     def __init__(self, reason: str) -> None:
         super().__init__(errno.EFAULT, reason)
+
+
+class Hwpoison(Errno):
+    """A fault ends in SIGBUS (VM_FAULT_HWPOISON): the memory of the page had an error, and it is lost."""
+
+    def __init__(self, address: int) -> None:
+        super().__init__(EHWPOISON, f"the page at {address:#x} was lost to an error of its memory")
+        self.address = address

@@ -11,8 +11,18 @@ import numpy as np
 from numa_service.mm.mmap import hugetlb_fault
 from numa_service.mm.mmap import vm_flags as vf
 from numa_service.mm.mmap.anon_vma import anon_vma_prepare
-from numa_service.mm.mmap.entries import ACCESSED, DIRTY, PRESENT, WRITE, ZERO, Entries, has, pfns_of
-from numa_service.mm.mmap.errnos import Errno
+from numa_service.mm.mmap.entries import (
+    ACCESSED,
+    DIRTY,
+    HWPOISON,
+    PRESENT,
+    WRITE,
+    ZERO,
+    Entries,
+    has,
+    pfns_of,
+)
+from numa_service.mm.mmap.errnos import Errno, Hwpoison
 from numa_service.mm.mmap.frames import ANON, FILE, SHMEM, Pfns
 from numa_service.mm.mmap.huge_memory import fault_pmds, may_fault_huge, reused_parts
 from numa_service.mm.mmap.process import Process
@@ -43,11 +53,33 @@ def touch(process: Process, start: int, end: int, *, write: bool) -> int:
         allowed = vf.VM_WRITE if write else vf.VM_ACCESS_FLAGS
         if not vma.flags & allowed:
             raise Errno(errno.EFAULT, f"{start:#x} may not be {'written' if write else 'read'}")
-        part = min(vma.end, end)
+        part = until_hwpoison(process, vma, start, min(vma.end, end))
         faults += fault_in(process, vma, start, part, write=write)
         start = part
     process.minflt += faults
     return faults
+
+
+def until_hwpoison(process: Process, vma: Vma, start: int, end: int) -> int:
+    """Where a part of a VMA ends before the first page that was lost to an error of the memory.
+
+    Hwpoison if that is the first of the part.
+    """
+    cache = vma.file.pages if vma.file is not None else None
+    if cache is not None and cache.poisoned and cache.kind == SHMEM:
+        entries = process.all_entries(start, end)
+        lost = np.isin(numbers_of(vma, start, len(entries)), sorted(cache.poisoned)) & (entries == 0)
+    elif process.hwpoisons:
+        entries = process.all_entries(start, end)
+        lost = np.zeros(len(entries), np.bool_)
+    else:
+        return end
+    found = np.flatnonzero(lost | has(entries, HWPOISON))
+    if not len(found):
+        return end
+    if not found[0]:
+        raise Hwpoison(start)
+    return start + (int(found[0]) << PAGE_SHIFT)
 
 
 def fault_in(process: Process, vma: Vma, start: int, end: int, *, write: bool) -> int:

@@ -230,6 +230,8 @@ class AddressSpace:
         self.vmas: dict[Any, None] = {}
         #: Its number in `Frames.mapping`, once a page has it.
         self.number = 0
+        #: Numbers of pages of shmem that were lost to an error of the memory: an access to one is SIGBUS.
+        self.poisoned: set[int] = set()
         self._pfns: Pfns = np.zeros(0, np.int64)
 
     @property

@@ -10,7 +10,17 @@ from typing import Final
 
 import numpy as np
 
-from numa_service.mm.mmap.entries import ACCESSED, DIRTY, PRESENT, WRITE, ZERO, Entries, has, pfns_of
+from numa_service.mm.mmap.entries import (
+    ACCESSED,
+    DIRTY,
+    HWPOISON,
+    PRESENT,
+    WRITE,
+    ZERO,
+    Entries,
+    has,
+    pfns_of,
+)
 from numa_service.mm.mmap.errnos import Errno
 from numa_service.mm.mmap.frames import Frames, Pfns
 from numa_service.mm.mmap.huge_memory import allowed, belong
@@ -35,6 +45,8 @@ class Scan(Enum):
     PAGE_RO = auto()
     LACK_REFERENCED_PAGE = auto()
     ALLOC_HUGE_PAGE_FAIL = auto()
+    #: A page was lost to an error of its memory (__collapse_huge_page_swapin fails).
+    FAIL = auto()
 
 
 #: Results after which MADV_COLLAPSE goes on with the next huge page.
@@ -101,6 +113,8 @@ def scan_pmd(
         return Scan.PAGE_RO, []
     if by_daemon and not (mapped & (has(row, ACCESSED) | frames.referenced[pfns])).any():
         return Scan.LACK_REFERENCED_PAGE, []
+    if process.hwpoisons and has(row, HWPOISON).any():
+        return Scan.FAIL, []
     return Scan.SUCCEED, np.bincount(nids).tolist()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from numa_service.mm.mmap import vm_flags as vf
-from numa_service.mm.mmap.entries import PRESENT, has
+from numa_service.mm.mmap.entries import HWPOISON, PRESENT, has
 from numa_service.mm.mmap.errnos import Errno
 from numa_service.mm.mmap.fault import numbers_of
 from numa_service.mm.mmap.hugetlb import huge_size
@@ -34,7 +34,8 @@ def mincore(process: Process, start: int, length: int, found: list[bool]) -> Non
             found += [at & -size in entries for at in range(start, part, PAGE_SIZE)]
             start = part
             continue
-        there = has(process.all_entries(start, part), PRESENT)
+        # what was lost to an error of the memory is not absent either (mincore_pte_range)
+        there = has(process.all_entries(start, part), PRESENT | HWPOISON)
         if vma.file is not None and vma.file.pages is not None:
             cached = vma.file.pages.find(numbers_of(vma, start, (part - start) >> PAGE_SHIFT))
             there |= cached != 0

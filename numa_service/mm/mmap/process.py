@@ -9,7 +9,18 @@ from typing import Final
 import numpy as np
 
 from numa_service.mm.mmap.effects import Move
-from numa_service.mm.mmap.entries import ACCESSED, DIRTY, HUGE, PRESENT, WRITE, ZERO, Entries, has, pfns_of
+from numa_service.mm.mmap.entries import (
+    ACCESSED,
+    DIRTY,
+    HUGE,
+    HWPOISON,
+    PRESENT,
+    WRITE,
+    ZERO,
+    Entries,
+    has,
+    pfns_of,
+)
 from numa_service.mm.mmap.frames import ANON, KINDS, AddressSpace, Bools, Frames, Nids, Pfns
 from numa_service.mm.mmap.mm_struct import MmStruct
 from numa_service.mm.mmap.pgtables import PageTables
@@ -38,6 +49,8 @@ class Process:
         #: The most that was resident, noted when it becomes less (update_hiwater_rss).
         self.hiwater_rss = 0
         self.minflt = 0
+        #: Entries of pages that were lost to errors of the memory.
+        self.hwpoisons = 0
         self.shift = mm.layout.level_shifts[0]
         self._width = 1 << (self.shift - PAGE_SHIFT)
         #: Pages of PTEs, a row each; where the one for an index (address >> shift) is; all indices in order.
@@ -147,6 +160,8 @@ class Process:
                         self.frames.referenced[pfns[of_file & has(mapped, ACCESSED)]] = True
                 self.count(pfns, -1)
                 self.frames.unmap(pfns)
+            if self.hwpoisons:
+                self.hwpoisons -= int(has(part, HWPOISON).sum())
             part[:] = 0
 
     def forget_tables(self) -> None:

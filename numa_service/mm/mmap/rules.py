@@ -97,6 +97,9 @@ class MmapRules:
     #: A private huge page that is unmapped is promised again (df7a6d1f6405 mm/hugetlb: restore the
     #: reservation if needed, 6.9).
     zap_restores_huge: bool
+    #: A page of shmem that was lost to an error of the memory stays lost to all who map the file, also later
+    #: (a76054266661 mm: shmem: don't truncate page if memory failure happens, 5.16); else it is a new one.
+    shmem_keeps_poisoned: bool
     #: Pages of the PUD level count as page tables of the machine (nr_page_table_pages).
     counts_pud: bool
 
@@ -130,6 +133,7 @@ _FIRST = MmapRules(
     moves_huge=False,
     dontneed_huge=False,
     zap_restores_huge=False,
+    shmem_keeps_poisoned=False,
 )
 
 
@@ -150,7 +154,7 @@ for _since, _changes in (
     ((5, 7), {"dontunmap_files": False}),
     ((5, 13), {"dontunmap_files": True}),
     ((5, 14), {"advices": _FIRST_ADVICES | {8, 18, 19, 20, 21, 22, 23}}),
-    ((5, 16), {"moves_huge": True}),
+    ((5, 16), {"moves_huge": True, "shmem_keeps_poisoned": True}),
     ((5, 18), {"dontneed_huge": True, "advices": _FIRST_ADVICES | {8, 18, 19, 20, 21, 22, 23, 24}}),
     ((6, 0), {"mremap_merges_next": True}),
     (

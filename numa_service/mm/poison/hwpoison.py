@@ -22,6 +22,8 @@ class MemoryFailure:
     pages: list[int] = field(default_factory=list)
     #: Errors by how they were handled. Pages that were taken off-line softly are not errors.
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ENDS, 0))
+    #: Pages of tasks with contents that are lost, of which their home has not heard yet: (*owner, index).
+    untold: dict[tuple[int, int, int, int], None] = field(default_factory=dict)
 
     def snapshot(self) -> dict[str, int]:
         """The numbers that files show: the pages, and the errors with their total."""
@@ -29,11 +31,13 @@ class MemoryFailure:
 
     def dump(self) -> list[Any]:
         """All of it as plain data, for :meth:`load`."""
-        return [list(self.pages), sorted(self.counts.items())]
+        return [list(self.pages), sorted(self.counts.items()), list(self.untold)]
 
     def load(self, dumped: list[Any]) -> None:
         """Replace all of it by what :meth:`dump` returned."""
-        self.pages, self.counts = list(dumped[0]), dict(dumped[1])
+        pages, counts, untold = dumped
+        self.pages, self.counts = list(pages), dict(counts)
+        self.untold = dict.fromkeys(untold)
 
 
 def free_block_of(pg: PgData, idx: int) -> tuple[int, int] | None:

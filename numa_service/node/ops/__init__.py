@@ -81,6 +81,7 @@ from numa_service.node.ops.session import (
 )
 from numa_service.node.ops.task import ReturnStock, TaskCall, TaskExit, TaskFork, TaskSpawn, TaskTouch
 from numa_service.node.ops.task_huge import KhugepagedScan, ShrinkHuge, SplitTaskPages
+from numa_service.node.ops.task_memory_failure import TaskMemoryFailure
 from numa_service.node.ops.task_pages import (
     BeginRefault,
     EndRefault,
@@ -205,6 +206,7 @@ __all__ = [
     "TaskCall",
     "TaskExit",
     "TaskFork",
+    "TaskMemoryFailure",
     "TaskSpawn",
     "TaskTouch",
     "Touch",

@@ -12,7 +12,7 @@ from numa_service.mm.poison.hwpoison import take_page_off_buddy
 from numa_service.node.errors import NotFound, Precondition
 from numa_service.node.ops.fields import MAX_NODE_PAGES, check_below, owner_text
 from numa_service.node.ops.op import Op
-from numa_service.node.owners import Owner
+from numa_service.node.owners import OF_TASKS, Owner
 from numa_service.node.state import NodeState
 
 
@@ -26,6 +26,8 @@ class Poisoned(NamedTuple):
     #: Of a region's page that was lost: the region, and the page's index in it.
     owner: Owner | None = None
     page_index: int = 0
+    #: Whether it is a page of tasks whose content is lost: their home is to hear of it.
+    untold: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,9 @@ class PoisonPage(Op[Poisoned]):
 
     Without `soft` it is an error of the memory (memory_failure): a page of a region is taken from it, and its
     content is lost unless it is clean page cache; a page that is held by hand or by the kernel stays in use,
-    and the error is ignored. With `soft` a page that is in use is left as it is. NotFound for a page that the
-    node has not; Precondition (EHWPOISON) for one that is bad already.
+    and the error is ignored. Of a page of tasks whose content is lost it is noted that their home has not
+    heard yet. With `soft` a page that is in use is left as it is. NotFound for a page that the node has not;
+    Precondition (EHWPOISON) for one that is bad already.
     """
 
     tag = "poison_page"
@@ -54,6 +57,7 @@ class PoisonPage(Op[Poisoned]):
             raise Precondition(f"EHWPOISON: page {self.pfn:#x} of node {node.nid} is bad already")
         pgdat.split_around(self.pfn)
         flags, kind, owner, index = int(pg.flags[idx]), "free buddy page", None, 0
+        untold = False
         if flags & PG_LRU:
             dirty = flags & (PG_DIRTY | PG_SWAPBACKED)
             kind = "dirty LRU page" if dirty else "clean LRU page"
@@ -64,6 +68,9 @@ class PoisonPage(Op[Poisoned]):
             frames = np.array([self.pfn], np.uint64)
             pgdat.release(slot, np.array([index], np.uint32), None, frames)
             node.forget_if_empty(owner)
+            untold = bool(dirty) and owner.id in OF_TASKS
+            if untold:
+                failure.untold[*owner, index] = None
         pgdat.drain()
         slot = node.slots.make(node.kernel)
         taken = take_page_off_buddy(pg, zone, idx, slot)
@@ -75,7 +82,7 @@ class PoisonPage(Op[Poisoned]):
         failure.pages.append(self.pfn)
         if not self.soft:
             failure.counts["recovered" if taken else "ignored"] += 1
-        return Poisoned(taken, kind, owner, index)
+        return Poisoned(taken, kind, owner, index, untold)
 
     def check(self, node: NodeState) -> None:
         """Check the pfn."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
+from numa_service.mm.mmzone import HUGE_INDEX, PAGEBLOCK_NR_PAGES
 from numa_service.mm.page_alloc import LRU_KIND_ANON, LRU_KIND_FILE
 from numa_service.mm.vmstat import PATH_SWAPPED
 from numa_service.node.errors import InvalidRequest
@@ -34,7 +36,8 @@ from numa_service.node.state import NodeState
 class TouchResult:
     """Which of the touched pages are on the node."""
 
-    #: One byte for each page: 0 = resident, 1 = gone, 2 = a huge page that is none any more.
+    #: One byte for each page: 0 = resident, 1 = gone, 2 = a huge page that is none any more, 3 = lost to an
+    #: error of the memory, of which its home has not heard.
     gone: bytes
     #: Number of gone pages that were in this node's swap and were read back.
     swapped_in: int
@@ -66,7 +69,11 @@ class Touch(Op[TouchResult]):
         """
         node.forget_path()
         slot = node.slots.get(self.owner)
-        gone = node.pgdat.touch(node.slot_of(self.owner), unpack_indexes(self.indexes), self.write)
+        indexes = unpack_indexes(self.indexes)
+        gone = node.pgdat.touch(node.slot_of(self.owner), indexes, self.write)
+        for nid, lineage, id, index in node.pgdat.memory_failure.untold:
+            if (nid, lineage, id) == self.owner:
+                gone[(indexes == index) & (gone == 1)] = 3
         swapped = node.pgdat.swap_in(slot, int((gone == 1).sum())) if slot is not None else 0
         node.forget_if_tasks_empty(self.owner)
         path = list(node.take_path())
@@ -110,16 +117,17 @@ class Release(Op[int]):
 
     def apply(self, node: NodeState) -> int:
         """Free the pages; indexes without a page are skipped."""
+        indexes = unpack_indexes(self.indexes)
+        poisoned = _heard_of(node, self.owner, indexes)
         slot = node.slots.get(self.owner)
         if slot is None:
             return 0
         pfns = unpack_pfns(self.pfns) if self.pfns else None
-        indexes = unpack_indexes(self.indexes)
         freed = node.pgdat.release(slot, indexes, self.cpu, pfns)
         if self.owner.id == TASKS_ID:
             # what was reclaimed meanwhile is in swap, and nobody will ask for it: other owners give their
             # swap back when they end
-            node.free_swap(slot, nr_pages(indexes) - freed)
+            node.free_swap(slot, nr_pages(indexes) - freed - poisoned)
         # if the region has ended meanwhile, nothing else will free its slot
         node.forget_if_empty(self.owner)
         return freed
@@ -145,6 +153,20 @@ class Release(Op[int]):
     def payload(self) -> int:
         """Bytes of the indexes and the pfns."""
         return len(self.indexes) + len(self.pfns)
+
+
+def _heard_of(node: NodeState, owner: Owner, indexes: npt.NDArray[np.uint32]) -> int:
+    """Pages that were lost to errors of the memory are not needed any more; return how many they are."""
+    untold = node.pgdat.memory_failure.untold
+    heard = [
+        key
+        for key in untold
+        if key[:3] == owner
+        and ((indexes == key[3]) | (indexes == (key[3] & -PAGEBLOCK_NR_PAGES | HUGE_INDEX))).any()
+    ]
+    for key in heard:
+        del untold[key]
+    return len(heard)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from numa_service.mm.mmap import vm_flags as vf
 from numa_service.mm.mmap.carry_out import carry_out, exit_process, fork
 from numa_service.mm.mmap.effects import Effect, Populate
 from numa_service.mm.mmap.entries import pfns_of
-from numa_service.mm.mmap.errnos import Errno
-from numa_service.mm.mmap.fault import fault_in
+from numa_service.mm.mmap.errnos import Errno, errno_name
+from numa_service.mm.mmap.fault import fault_in, until_hwpoison
 from numa_service.mm.mmap.frames import Pfns
 from numa_service.mm.mmap.huge_memory import huge_faults, may_fault_huge, split_huge_page
 from numa_service.mm.mmap.limits import Limits
@@ -266,6 +266,7 @@ class _Touching:
                 part = min(vma.end, end, (self.at // _PIECE + 1) * _PIECE)
                 if may_fault_huge(self.task.process, vma):
                     part = self._pmd(vma, part, write)
+                part = until_hwpoison(self.task.process, vma, self.at, part)
                 self._touch(vma, part, write)
                 self.at = part
         except Short as short:
@@ -431,6 +432,7 @@ class TaskFork(Op[Did]):
         of_parent = parent.session, parent.cpu, parent.cpu_nid, parent.comm, parent.cmdline
         tasks[pid] = Task(pid, parent.pid, *of_parent, child, parent.policy, parent.turn)
         tasks[pid].oom_score_adj = parent.oom_score_adj
+        tasks[pid].sigbus, tasks[pid].mce_kill = parent.sigbus, parent.mce_kill
         work.give_stock_back()
         work.settle()
         return Did(pid, taken=work.taken, path=work.path())
@@ -533,5 +535,5 @@ def _ended(result: Did, what: str) -> str:
     if result.want:
         return f"wants {result.want.pages} pages"
     if result.errno:
-        return errno.errorcode[result.errno]
+        return errno_name(result.errno)
     return f"{what} {result.value}".strip() if what else f"{result.value:#x}"

@@ -254,6 +254,7 @@ class FramesFreed(Op[None]):
 
     def apply(self, node: NodeState) -> None:
         """Give the numbers back."""
+        node.tasks.source.rounds += 1
         frames, heads = unnamed(unpack_indexes(self.frames))
         node.tasks.source.unreserve(frames)
         if len(heads):
