@@ -201,7 +201,7 @@ def test_region_pages_that_are_somebody_elses_are_left_alone() -> None:
     before = node.digest()
     assert node.release(YOURS, indexes, 0) == 0
     assert node.release(MINE, indexes + np.uint32(8), 0) == 0
-    assert node.release(MINE, indexes + np.uint32(1 << 31), 0) == 0
+    assert node.release(MINE, indexes + np.uint32(1 << 30), 0) == 0
     for others in (pages + np.uint64(1 << 40), pages[::-1]):
         assert node.release(MINE, indexes, 0, others) == 0
     assert node.digest() == before
