@@ -65,7 +65,7 @@ class Machine:
         if soft:
             self.sim.call(0, soft_offline_page(node, pfn))
         else:
-            memory_failure(node, pfn)
+            self.sim.call(0, memory_failure(node, pfn))
 
     def pools(self) -> str:
         counts = [node.pgdat.hugetlb.pools[PMD_KB].counts for node in self.sim.nodes.values()]
