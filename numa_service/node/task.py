@@ -25,6 +25,7 @@ from numa_service.node import ops
 from numa_service.node.ask import Steps, cond_resched, on, tell
 from numa_service.node.cost import Cost
 from numa_service.node.errors import InvalidRequest, NodeError, PeerUnavailable
+from numa_service.node.hugetlb_of_tasks import get_hugetlb
 from numa_service.node.mempolicy import Policy, PolicyMode, nodes_of_places, policy_choice
 from numa_service.node.node import Node
 from numa_service.node.oom_kill import OomAsker
@@ -41,6 +42,7 @@ from numa_service.node.task_pages import (
     HUGE,
     HUGE_ZERO,
     LRU_KINDS,
+    PROMISED_PAGE,
     TABLE,
     Want,
     effective_policy,
@@ -299,7 +301,7 @@ def _touch(
                 yield from cond_resched()
             continue
         got = yield from _get(node, task, did.want, ran)
-        if did.want.kind in (HUGE, HUGE_ZERO):
+        if did.want.kind in (HUGE, HUGE_ZERO) or did.want.kind >= PROMISED_PAGE:
             continue  # faults do without those that there are not
         if not got and task.pid in node.tasks and node.apply(ops.ShrinkHuge()):
             yield from release_elsewhere(node)
@@ -325,6 +327,9 @@ def _get(node: Node, task: Task, want: Want, ran: Ran) -> Steps[int]:
         if blocks:
             node.apply(ops.StockTables(task.pid, want.order, tuple(blocks)))
         return len(blocks)
+    if want.kind >= PROMISED_PAGE:
+        yield from get_hugetlb(node, task, want)
+        return want.pages
     if want.kind == HUGE_ZERO:
         return (yield from _get_huge_zero(node, task, want, ran))
     if want.kind == HUGE:
