@@ -19,8 +19,11 @@ def get_hugetlb(node: Node, task: Task, want: Want) -> Steps[None]:
     """Get what an op of a task lacks; if there is none, its next op knows that."""
     kb = 4 << want.order
     if want.kind == SURPLUS:
-        counts = yield from counts_of(node, kb)
-        node.apply(ops.NoteSurplus(kb, sum(count.surplus for count in counts.values())))
+        surplus = 0
+        with suppress(PeerUnavailable):  # as if there were none: the pages are promised again
+            counts = yield from counts_of(node, kb)
+            surplus = sum(count.surplus for count in counts.values())
+        node.apply(ops.NoteSurplus(kb, surplus))
         return
     if want.kind == PROMISES:
         promised = yield from _promise(node, kb, want.pages, task.cpu_nid)

@@ -41,7 +41,7 @@ from numa_service.node.session_state import Region, Session
 from numa_service.node.task_state import Tasks
 
 #: Version of the layout of snapshots. A snapshot of another version is refused.
-SNAPSHOT_VERSION = 6
+SNAPSHOT_VERSION = 7
 #: By the name of the allocator.
 _KMEM: dict[str, Callable[[Holder], Kmem]] = {"slub": SlubKmem, "slab": SlabKmem, "slob": SlobKmem}
 

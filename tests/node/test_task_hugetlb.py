@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import random
+import re
 
 import pytest
 from node.test_task import ANON, MIB, RW, Tasks
 
+from numa_service.machine.snapshot import assemble
 from numa_service.mm.hugetlb.hstate import PMD_KB
 from numa_service.mm.mempolicy.policy import Mode
 from numa_service.mm.mmap.hugetlb import MAP_HUGE_1GB, MAP_HUGE_2MB, MAP_HUGETLB
@@ -16,7 +18,9 @@ from numa_service.mm.mmap.mmap import MAP_ANONYMOUS, MAP_NORESERVE, MAP_SHARED
 from numa_service.node import ops
 from numa_service.node.hugetlb import set_max_huge_pages
 from numa_service.node.node import Node
-from numa_service.node.task_files import task_files
+from numa_service.node.restart import node_restarted
+from numa_service.node.task_files import of_tasks, task_files
+from numa_service.procfs.meminfo import meminfo
 from numa_service.sim.network import Faults
 
 MACHINE = """
@@ -65,9 +69,14 @@ class Pools(Tasks):
         super().check()
         pool = self.node.tasks.pools[21]
         pools = {nid: node.pgdat.hugetlb.pools[PMD_KB] for nid, node in self.sim.nodes.items()}
-        assert sorted(pool.pages.values()) == sorted((nid, pfn) for nid in pools for pfn in pools[nid].used)
+        there = [page for page in pool.pages.values() if page[1] >= 0]
+        assert sorted(there) == sorted((nid, pfn) for nid in pools for pfn in pools[nid].used)
         assert (pool.limbo, pool.spent, pool.grants, pool.kept) == ([], 0, 0, self.resv)
         assert self.resv <= sum(self.pools().values())
+        restored = Node.boot(self.sim.spec, self.nid)
+        restored.restore(self.node.snapshot())
+        assert restored.digest() == self.node.digest()
+        assert restored.tasks.check() == []
         replayed = Node.replay(self.sim.spec, self.nid, list(self.node.log))
         assert replayed.digest() == self.node.digest()
 
@@ -93,16 +102,26 @@ def test_a_mapping_is_promised_pages_and_faults_take_them() -> None:
     tasks = Pools()
     pid = tasks.spawn(cpu=2)
     assert tasks.do(pid, "mmap", AT, 3 * HUGE, RW, PRIVATE, 0).value == AT
-    assert (tasks.resv, tasks.pools()) == (3, {0: 2, 1: 2, 2: 2})
+    tasks.do(pid, "mmap", 2 * AT, HUGE, RW, SHARED, 0)
+    assert (tasks.resv, tasks.pools()) == (4, {0: 2, 1: 2, 2: 2})
     ran = tasks.do(pid, "touch", AT, 3 * HUGE, 1)
     assert (ran.faults, ran.hits) == (3, 3 * 511)
     # those of its own node first, then of the next one
-    assert (tasks.resv, tasks.pools()) == (0, {0: 2, 1: 0, 2: 1})
+    assert (tasks.resv, tasks.pools()) == (1, {0: 2, 1: 0, 2: 1})
     line = tasks.file(pid, "numa_maps", "")
     assert line.endswith(" huge anon=3 dirty=3 N1=2 N2=1 kernelpagesize_kB=2048")
     assert tasks.file(pid, "smaps", "Private_Hugetlb") == "6144 kB"
     assert tasks.file(pid, "smaps", "KernelPageSize") == "2048 kB"
     assert "HugetlbPages:\t    6144 kB" in task_files(tasks.node, pid)[pid]["status"]
+    nodes = tasks.sim.nodes
+    parts = [node.machine.node_part(nid, of_tasks=of_tasks(node)) for nid, node in nodes.items()]
+    shown = meminfo(assemble(tasks.sim.spec, parts))
+    assert re.findall(r"^HugePages_(\w+): +(\d+)$", shown, re.M) == [
+        ("Total", "6"),
+        ("Free", "3"),
+        ("Rsvd", "1"),
+        ("Surp", "0"),
+    ]
     again = tasks.do(pid, "touch", AT, 3 * HUGE, 1)
     assert (again.faults, again.hits) == (0, 3 * 512)
     tasks.check()
@@ -110,6 +129,28 @@ def test_a_mapping_is_promised_pages_and_faults_take_them() -> None:
     assert sum(tasks.pools().values()) == 4
     tasks.do(pid, "exit")
     assert (tasks.resv, tasks.pools()) == (0, {0: 2, 1: 2, 2: 2})
+    tasks.end()
+
+
+def test_nodes_that_restart_lose_pages_and_promises() -> None:
+    tasks = Pools()
+    pid = tasks.spawn(cpu=2)
+    tasks.do(pid, "mmap", AT, 5 * HUGE, RW, PRIVATE, 0)
+    tasks.do(pid, "touch", AT, 3 * HUGE, 1)
+    for nid in (2, tasks.keeper):
+        tasks.sim.crash(nid)
+        again = tasks.sim.restart(nid).node
+        for other in tasks.sim.nodes.values():
+            if other is not again:
+                tasks.sim.call(other.nid, node_restarted(other, nid, again.lineage))
+    assert (tasks.resv, tasks.pools()) == (0, {0: 0, 1: 0, 2: 0})
+    # the mapping has its promises still, but there is no page
+    assert tasks.run(pid, "touch", AT, 4 * HUGE, 1).errno == errno.EFAULT
+    assert tasks.resv == 2
+    tasks.resize(5)
+    tasks.do(pid, "touch", AT, 5 * HUGE, 1)
+    tasks.check()
+    tasks.pages = 5
     tasks.end()
 
 
