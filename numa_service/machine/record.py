@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from numa_service.machine.thp_files import ENABLED_KEY
+
 
 class MemoryState(NamedTuple):
     """The memory of one node that is on-line."""
@@ -104,12 +106,24 @@ class MachineRecord:
     tunables: Mapping[str, tuple[int, SlabTunables]] = field(default_factory=dict)
     #: The slab caches, with the version of the last change; version 0: they are as boot left them.
     caches: tuple[int, SlabCaches] = (0, SlabCaches())
+    #: The last write that had khugepaged run, if a later one has stopped it: some kernels leave
+    #: vm.min_free_kbytes as khugepaged has raised it.
+    khugepaged: tuple[int, SysctlWrite] | None = None
 
     def with_sysctl(self, key: str, value: str) -> MachineRecord:
         """The record after a write, which may be of the value that is set: a kernel acts on that, too."""
-        version = self.version + 1
-        write = version, SysctlWrite(key, value)
-        return replace(self, version=version, sysctls={**self.sysctls, key: write})
+        return self._with_write(self.version + 1, SysctlWrite(key, value))
+
+    def _with_write(self, version: int, write: SysctlWrite) -> MachineRecord:
+        khugepaged = self.khugepaged
+        if write.key == ENABLED_KEY:
+            before = self.sysctls.get(write.key)
+            if write.value != "never":
+                khugepaged = None
+            elif before and before[1].value != "never":
+                khugepaged = before
+        sysctls = {**self.sysctls, write.key: (version, write)}
+        return replace(self, version=version, sysctls=sysctls, khugepaged=khugepaged)
 
     def with_tunables(self, tunables: SlabTunables) -> MachineRecord:
         """The record after a write to /proc/slabinfo."""
@@ -137,6 +151,8 @@ class MachineRecord:
         changes += self.tunables.values()
         if self.caches[0]:
             changes.append(self.caches)
+        if self.khugepaged:
+            changes.append(self.khugepaged)
         return sorted(changes, key=lambda news: news[0])
 
     def values(self) -> dict[str, str]:
@@ -154,14 +170,14 @@ class MachineRecord:
         """Inverse of :meth:`pack`; ValueError if `data` is not a packed record."""
         try:
             version, news = msgpack.unpackb(data)
-            sysctls: dict[str, tuple[int, SysctlWrite]] = {}
+            of_sysctls = MachineRecord()
             memory: dict[int, tuple[int, MemoryState]] = {}
             tunables: dict[str, tuple[int, SlabTunables]] = {}
             caches = 0, SlabCaches()
             for at, kind, fields in news:
                 match _KINDS[kind](*fields):
                     case SysctlWrite() as write:
-                        sysctls[write.key] = at, write
+                        of_sysctls = of_sysctls._with_write(at, write)
                     case SlabTunables() as tuned:
                         tunables[tuned.cache] = at, tuned
                     case SlabCaches() as changed:
@@ -173,7 +189,7 @@ class MachineRecord:
                         memory[state.nid] = at, state._replace(zones=zones)
         except (msgpack.UnpackException, TypeError, ValueError, IndexError) as error:
             raise ValueError(f"not a machine's record: {error}") from None
-        return MachineRecord(version, sysctls, memory, tunables, caches)
+        return MachineRecord(version, of_sysctls.sysctls, memory, tunables, caches, of_sysctls.khugepaged)
 
 
 def changed_cache(

@@ -31,8 +31,10 @@ def test_seeds_hold() -> None:
         1236,  # debts to a node, each asked again after two seconds, took longer than the grace
         1354,  # what a failed request had got of a node that did not answer was never given back
         637,  # a node never forgot tasks of another, all of whose pages it had reclaimed
+        1374,  # a node was asked for a slab of a cache that it knew as another one by that name
         1446,  # a slab cache went while slabs of it were given back, and more memory was sought for it
         1904,  # pages that came too late had been reclaimed, and their swap was never given back
+        2943,  # a node that missed a run of khugepaged had other watermarks than those that had it
         4218,  # two nodes undid a note of moved pages by turns
         4528,  # a slab that a CPU had let go of stayed frozen, as its cache was dying
     ],

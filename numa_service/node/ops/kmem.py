@@ -58,10 +58,13 @@ def check_cache(node: NodeState, name: str) -> None:
 
 
 def check_slab_order(node: NodeState, name: str, order: int) -> None:
-    """Check that slabs of a cache can have this order."""
+    """Check that slabs of a cache can have this order.
+
+    Precondition: the asker may know another cache by this name, which was destroyed, or this node may.
+    """
     least, most = node.kmem.orders(name)
     if not least <= order <= most:
-        raise InvalidRequest("order", f"{order}: slabs of {name} have {least} to {most}")
+        raise Precondition(f"order {order}: slabs of {name} have {least} to {most}")
 
 
 def check_own_cpu(node: NodeState, cpu: int) -> None:
