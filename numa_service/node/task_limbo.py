@@ -18,9 +18,6 @@ def release_elsewhere(node: Node) -> Steps[None]:
 
     A node that does not answer is asked again (``outbox.py``), and for nothing else until it has answered.
     """
-    # walks that get huge pages may end tasks, which comes here
-    from numa_service.node.hugetlb_of_tasks import release_hugetlb
-
     tasks = node.tasks
     while tasks.limbo or tasks.limbo_tables:
         limbo = node.apply(ops.TakeLimbo())
@@ -30,7 +27,6 @@ def release_elsewhere(node: Node) -> Steps[None]:
         for nid, order, pfns in limbo.tables:
             packed = pack_pfns(np.array(pfns, np.uint64))
             yield from free_blocks(node, node.tasks.owner(TABLE), nid, order, packed)
-    yield from release_hugetlb(node)
 
 
 def free_blocks(node: Node, owner: Owner, nid: int, order: int, pfns: bytes) -> Steps[None]:
