@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from numa_service.mm.slab.slab_alloc import REAPTIMEOUT_AC
 from numa_service.node import ops
@@ -31,21 +32,40 @@ REAP_NS = REAPTIMEOUT_AC * JIFFY_NS
 Ended = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Daemon:
+class Daemon(Protocol):
     """One daemon of one node."""
 
-    #: The name by which :attr:`Node.wake` wakes it.
+    @property
+    def name(self) -> str:
+        """The name by which :attr:`Node.wake` wakes it."""
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether a round may begin while an earlier one still waits for other nodes."""
+
+    @property
+    def endless(self) -> bool:
+        """Whether it goes on as long as there are tasks, so that nobody waits for its end."""
+
+    def wanted(self) -> bool:
+        """Return whether there is work now."""
+
+    def steps(self) -> Steps[int]:
+        """Begin one round of work; its result is the virtual ns until the next round may begin."""
+
+    def delay(self) -> int | None:
+        """Return the ns until there may be work; None: there is none before the daemon is woken."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Daemon:
+    """A daemon of functions."""
+
     name: str
-    #: Returns whether there is work now.
     wanted: Callable[[], bool]
-    #: Begins one round of work; its result is the virtual ns until the next round may begin.
     steps: Callable[[], Steps[int]]
-    #: Returns the ns until there may be work; None: there is none before the daemon is woken.
     delay: Callable[[], int | None]
-    #: Whether a round may begin while an earlier one still waits for other nodes.
     overlaps: bool = False
-    #: Whether it goes on as long as there are tasks, so that nobody waits for its end.
     endless: bool = False
 
 
@@ -57,7 +77,7 @@ def kswapd(node: Node) -> Daemon:
         return step.scanned * node.machine.spec.latency.reclaim_page_ns
         yield  # never reached: it makes the function a generator
 
-    return Daemon("kswapd", lambda: node.kswapd_wanted, steps, lambda: None)
+    return _Daemon("kswapd", lambda: node.kswapd_wanted, steps, lambda: None)
 
 
 def vmstat(node: Node) -> Daemon:
@@ -71,7 +91,7 @@ def vmstat(node: Node) -> Daemon:
         return interval_ns()
         yield  # never reached: it makes the function a generator
 
-    return Daemon("vmstat", lambda: node.pgdat.vmstat_wanted or node.kmem.rcu_waits, steps, interval_ns)
+    return _Daemon("vmstat", lambda: node.pgdat.vmstat_wanted or node.kmem.rcu_waits, steps, interval_ns)
 
 
 def slab_reap(node: Node) -> Daemon:
@@ -81,7 +101,7 @@ def slab_reap(node: Node) -> Daemon:
         yield from through_outbox(node, cache_reap(node))
         return REAP_NS
 
-    return Daemon("slab_reap", lambda: node.kmem.reap_wanted, steps, lambda: REAP_NS)
+    return _Daemon("slab_reap", lambda: node.kmem.reap_wanted, steps, lambda: REAP_NS)
 
 
 def khugepaged(node: Node) -> Daemon:
@@ -98,7 +118,7 @@ def khugepaged(node: Node) -> Daemon:
         thp = node.tasks.thp
         return None if thp is None else thp.settings.khugepaged_scan_sleep_millisecs * 1_000_000
 
-    return Daemon("khugepaged", wanted, steps, delay, endless=True)
+    return _Daemon("khugepaged", wanted, steps, delay, endless=True)
 
 
 def leases(
@@ -126,20 +146,37 @@ def leases(
         ends = living()
         return max(0, min(ends)[0] - node.clock()) if ends else None
 
-    return Daemon("leases", wanted, steps, delay, overlaps=True)
+    return _Daemon("leases", wanted, steps, delay, overlaps=True)
 
 
-def settle(node: Node, nid: int) -> Daemon:
-    """Return the daemon that repeats unanswered questions to node `nid` (``outbox.py``), one a round."""
+class Settle:
+    """The daemon that repeats unanswered questions to node `nid` (``outbox.py``), one a round.
 
-    def next_ns() -> int | None:
-        return node.outbox.debts[nid].next_ns if node.outbox.is_away(nid) else None
+    A machine of many nodes has very many of it, one for each pair of nodes.
+    """
 
-    def wanted() -> bool:
-        at = next_ns()
-        return at is not None and at <= node.clock()
+    __slots__ = ("_nid", "_node")
 
-    def steps() -> Steps[int]:
+    name = "settle"
+    overlaps = False
+    endless = False
+
+    def __init__(self, node: Node, nid: int) -> None:
+        self._node = node
+        self._nid = nid
+
+    def _next_ns(self) -> int | None:
+        outbox = self._node.outbox
+        return outbox.debts[self._nid].next_ns if outbox.is_away(self._nid) else None
+
+    def wanted(self) -> bool:
+        """Return whether a question is to be repeated now."""
+        at = self._next_ns()
+        return at is not None and at <= self._node.clock()
+
+    def steps(self) -> Steps[int]:
+        """Repeat the oldest question, and undo what came of it."""
+        node, nid = self._node, self._nid
         question = node.outbox.debts[nid].questions[0]
         op = decode(question.op)
         try:
@@ -153,11 +190,10 @@ def settle(node: Node, nid: int) -> Daemon:
             node.apply(ops.Settle(nid, None if back is None else encode(back)))
         return 0
 
-    def delay() -> int | None:
-        at = next_ns()
-        return None if at is None else max(0, at - node.clock())
-
-    return Daemon("settle", wanted, steps, delay)
+    def delay(self) -> int | None:
+        """Return the ns until the next question is to be repeated, if there is one."""
+        at = self._next_ns()
+        return None if at is None else max(0, at - self._node.clock())
 
 
 def daemons_of(node: Node, inbox: Inbox, ended: Ended = lambda session, freed: None) -> tuple[Daemon, ...]:
@@ -169,7 +205,7 @@ def daemons_of(node: Node, inbox: Inbox, ended: Ended = lambda session, freed: N
         khugepaged(node),
         *slab,
         leases(node, inbox, ended),
-        *map(partial(settle, node), others),
+        *map(partial(Settle, node), others),
     )
 
 

@@ -58,6 +58,8 @@ MAX_PATH = 4096
 MAX_NAME = 255
 _MAX_LINKS = 40
 
+#: More than any pid, and what fits into a message: a path may name any number.
+_NO_PID = 10**9
 #: Values for the stars of a path pattern, as (0, "nr_hugepages"); empty for a pattern without stars.
 Numbers = tuple[int | str, ...]
 #: A function that returns the values of all files of a pattern.
@@ -435,7 +437,7 @@ def needs(path: str) -> Needs:
         else:
             wanted |= replace(pattern.needs, of=Of.EVERY)
     if Part.TASKS in wanted.parts and len(parts) > 1:
-        wanted = replace(wanted, pid=int(parts[1]))
+        wanted = replace(wanted, pid=min(int(parts[1]), _NO_PID))
     return wanted
 
 

@@ -54,27 +54,8 @@ def slub_fields(replay: Replay) -> Iterator[Field]:
     computed_made = counts.slabs_same + counts.slabs_model
     computed_freed = counts.freed_same + counts.freed_model
     yield _field(replay.capture, "slabs made", where, made, computed_made, partial, _CPU_PARTIAL)
-    yield _field(
-        replay.capture,
-        "pages allocated",
-        where,
-        made << cache.order,
-        computed_made << cache.order,
-        partial << cache.order,
-        _CPU_PARTIAL,
-    )
     cause = _GRACE if waiting else _CPU_PARTIAL
-    slack = partial + waiting
-    yield _field(replay.capture, "slabs given back", where, freed, computed_freed, slack, cause)
-    yield _field(
-        replay.capture,
-        "objects more than before",
-        where,
-        (made - freed) * cache.objects,
-        (computed_made - computed_freed) * cache.objects,
-        slack * cache.objects,
-        cause,
-    )
+    yield _field(replay.capture, "slabs given back", where, freed, computed_freed, partial + waiting, cause)
 
 
 def bulk(replay: Replay) -> bool:
@@ -165,22 +146,14 @@ def slab_fields(capture: Path, workload: str, rows: list[str]) -> Iterator[Field
             f"{tally.same_growth} | {tally.slabs_freed} | {tally.same_free} |\n"
         )
         slack = _array_slabs(geometry)
-        yield _field(capture, "slabs made", where, tally.slabs_added, tally.same_growth, slack, _ARRAY)
-        yield _field(
-            capture,
-            "pages allocated",
-            where,
-            tally.slabs_added << geometry.order,
-            tally.same_growth << geometry.order,
-            slack << geometry.order,
-            _ARRAY,
-        )
+        made, freed = tally.same_growth + tally.extra, tally.same_free + tally.early
+        yield _field(capture, "slabs made", where, tally.slabs_added, made, slack, _ARRAY)
         yield _field(
             capture,
             "slabs given back",
             where,
             tally.slabs_freed,
-            tally.same_free,
+            freed,
             slack + (shared := _shared_slabs(replay, geometry)),
             _SHARED if shared else _ARRAY,
         )
@@ -193,16 +166,11 @@ def slab_fields(capture: Path, workload: str, rows: list[str]) -> Iterator[Field
             yield _field(
                 capture, "free objects", where, free, info.objects - info.active_objects, limit, _ARRAY
             )
-            elsewhere = around[0].shared if _shared_slabs(replay, geometry) else 0
-            yield _field(
-                capture,
-                "sharedavail",
-                where,
-                after.shared,
-                info.shared_available + replay.shared_elsewhere.get(cache_name, 0),
-                limit + elsewhere,
-                _SHARED if elsewhere else _ARRAY,
-            )
+            # what nodes shared before the trace, of which a CPU without memory took some, may be all of it
+            if not (_shared_slabs(replay, geometry) and around[0].shared):
+                yield _field(
+                    capture, "sharedavail", where, after.shared, info.shared_available, limit, _ARRAY
+                )
             if around[0].slabs <= after.slabs // 10:
                 yield _field(capture, "slabs", where, after.slabs, info.slabs, slack, _ARRAY)
 

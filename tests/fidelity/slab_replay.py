@@ -9,6 +9,7 @@ their first object is told by the first of their objects that is freed.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,8 +44,10 @@ class SlabTally:
     slabs_freed: int = 0
     #: Of them: given back at the same free by the model.
     same_free: int = 0
-    #: Slabs that the model added or gave back, and the kernel did not, at that event.
+    #: Slabs that the model wanted to add at an allocation for which the kernel had an object.
     extra: int = 0
+    #: Slabs that the model gave back at an earlier free than the kernel, or that the kernel kept.
+    early: int = 0
 
 
 class _TracedPages:
@@ -78,8 +81,10 @@ class SlabReplay:
     fresh: dict[int, int] = field(default_factory=dict)
     #: Objects of the trace and their caches.
     known: dict[int, str] = field(default_factory=dict)
-    #: Slabs that the model gave back before the kernel did.
-    ahead: dict[int, str] = field(default_factory=dict)
+    #: Slabs that the model gave back and the kernel not yet: the cache, and which event of its CPU did it.
+    ahead: dict[int, tuple[str, int]] = field(default_factory=dict)
+    #: By CPU, its events with objects so far.
+    events: Counter[int] = field(default_factory=Counter)
     #: By cache, free objects that nodes shared when the trace began.
     shared_before: dict[str, int] = field(default_factory=dict)
     #: As many of them as arrays have less room for here.
@@ -90,6 +95,7 @@ class SlabReplay:
     def run(self, events: list[KmemEvent]) -> None:
         """Follow all events."""
         for event in in_time(events):
+            self.events[event.cpu] += event.kind in (KMALLOC, CACHE_ALLOC, KFREE, CACHE_FREE)
             if event.kind in (KMALLOC, CACHE_ALLOC):
                 name = self.name_of(event)
                 if name:
@@ -102,6 +108,8 @@ class SlabReplay:
                 self.fresh[virt_to_pfn(event.address)] = event.given
             else:
                 self.page_freed(virt_to_pfn(event.address), event.cpu)
+        for name, _ in self.ahead.values():
+            self.tally(name).early += 1
 
     def name_of(self, event: KmemEvent) -> str:
         """The cache of an object; "" if nothing tells it."""
@@ -276,7 +284,7 @@ class SlabReplay:
         self.source.freed.clear()
         self.slab.kmem_cache_free(name, cpu, address)
         for pfn in self.source.freed:
-            self.ahead[pfn] = name
+            self.ahead[pfn] = name, self.events[cpu]
 
     def was_unknown(self, pfn: int, cpu: int) -> None:
         """A slab goes one free before the model's CPU has its array full: an unknown object was of its cache.
@@ -306,23 +314,25 @@ class SlabReplay:
         self.fresh.pop(pfn, None)
         if pfn not in self.ahead:
             self.was_unknown(pfn, cpu)
-        if name := self.ahead.pop(pfn, None):
+        if gone := self.ahead.pop(pfn, None):
+            name, at = gone
             self.tally(name).slabs_freed += 1
-            self.tally(name).same_free += 1
+            self.tally(name).same_free += at == self.events[cpu]
+            self.tally(name).early += at != self.events[cpu]
         elif slab := self.slab.struct_pages.get(pfn):
             self.tally(slab.cache.name).slabs_freed += 1
             cache = self.slab.caches[slab.cache.name]
             if pfn == slab.pfn:
-                self.sent_home(cache, slab, self.slab.cpus[cpu])
+                self.sent_home(cache, slab, cpu)
                 self.went(cache, slab)
 
-    def sent_home(self, cache: KmemCache, slab: SlabPages, home: int) -> None:
+    def sent_home(self, cache: KmemCache, slab: SlabPages, cpu: int) -> None:
         """A slab goes before the model would give it back, as a CPU of another node has sent objects home.
 
         So the alien array was full but for the object that came last, and the shared array is, and there are
         more free objects than the limit: what they had before the trace is not known, and counted here.
         """
-        node, alien = cache.nodes[slab.nid], cache.nodes[home].alien.get(slab.nid)
+        node, alien = cache.nodes[slab.nid], cache.nodes[self.slab.cpus[cpu]].alien.get(slab.nid)
         self.source.freed.clear()
         if alien is not None and alien.entry:
             last = alien.entry.pop()
@@ -332,7 +342,7 @@ class SlabReplay:
                 node.shared.limit = len(node.shared.entry)
         node.free_limit = max(min(node.free_limit, node.free_objects - 1), 0)
         for pfn in self.source.freed:
-            self.ahead[pfn] = cache.cache.name
+            self.ahead[pfn] = cache.cache.name, self.events[cpu]
 
     def went(self, cache: KmemCache, slab: SlabPages) -> None:
         """The kernel has given back a slab that the model has: none of its objects is anywhere any more."""

@@ -31,8 +31,10 @@ _DYNAMIC = """
 
 Captured traces of objects and pages are replayed: each object is allocated and freed on its CPU, and slabs,
 arrays and lists are computed. The allocators get the pages that the kernel got when they ask for some. What
-CPUs and lists had when a trace began is unknown; so is when a grace period ends. All tolerances are of that
-kind: what one CPU can have had at hand, and slabs that wait.
+CPUs and lists had when a trace began is unknown; so is when a grace period ends. Tolerances are of that
+kind: what one CPU can have had at hand, and slabs that wait. Where that is as much as the number itself, as
+in many rounds of the reaper, only too much would be seen. Of SLOB, one object in a hundred may be elsewhere
+in its page and one in fifty in another: a guard that no mechanism gives.
 
 """
 

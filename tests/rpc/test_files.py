@@ -251,6 +251,11 @@ async def test_a_block_in_use_is_busy(demo: Loopback, client: AsyncMachine) -> N
         ("/proc", FailedPrecondition, "EISDIR"),
         ("/proc/zoneinfo/x", FailedPrecondition, "ENOTDIR"),
         ("/" + "x" * 5000, InvalidRequest, "ENAMETOOLONG"),
+        *(
+            (f"/proc/{pid}/{name}", NotFound, "ENOENT")
+            for pid in (2**32, 10**200)
+            for name in ("maps", "pagemap", "oom_score_adj")
+        ),
     ],
 )
 async def test_what_cannot_be_read(
