@@ -21,6 +21,7 @@ from numa_service.node.ask import Steps, ask, on
 from numa_service.node.cost import Cost
 from numa_service.node.errors import Busy, InvalidRequest, LimitExceeded, NodeError, Precondition
 from numa_service.node.inbox import Inbox
+from numa_service.node.locks import locked
 from numa_service.node.mempolicy import Policy, PolicyMode
 from numa_service.node.migrate import empty_range
 from numa_service.node.node import Node
@@ -115,7 +116,8 @@ def _grow_gigantic(node: Node, hstate: Hstate) -> Steps[int]:
 # numbers of all nodes
 
 
-def _counts(node: Node, kb: int) -> Steps[Counts]:
+def counts_of(node: Node, kb: int) -> Steps[Counts]:
+    """Ask every node for its pool; return the answers by nid."""
     counts: Counts = {}
     for nid in node.machine.spec.nids:
         counts[nid] = yield from on(node, nid, ops.HugetlbCall("counts", kb))
@@ -189,7 +191,7 @@ def _lock(kb: int) -> str:
 
 
 def _resize(node: Node, kb: int, count: int, nid: int | None) -> Steps[int]:
-    counts = yield from _counts(node, kb)
+    counts = yield from counts_of(node, kb)
     mask = _with_memory(node) if nid is None else (nid,)
     if nid is not None:
         mine = counts[nid]
@@ -209,7 +211,7 @@ def _resize(node: Node, kb: int, count: int, nid: int | None) -> Steps[int]:
     finally:
         if (to_alloc, to_free) != (totals.next_nid_to_alloc, totals.next_nid_to_free):
             node.apply(ops.HugetlbTurns(kb, to_alloc, to_free))
-    counts = yield from _counts(node, kb)
+    counts = yield from counts_of(node, kb)
     return _persistent(counts if nid is None else {nid: counts[nid]})
 
 
@@ -283,13 +285,22 @@ def hugetlb_acct_memory(inbox: Inbox, owner: Owner, kb: int, delta: int, nid: in
     (gather_surplus_pages); those that nobody needs any more are returned (return_unused_surplus_pages).
     Returns how many pages the owner is promised then. LimitExceeded (ENOMEM) if there are not so many.
     """
-    _totals(inbox.node, kb)
-    check_nid(inbox.node, "node", nid)
-    return (yield from inbox.locked(_lock(kb), _acct(inbox.node, owner, kb, delta, nid)))
+    node = inbox.node
+    _totals(node, kb)
+    check_nid(node, "node", nid)
+    return (yield from locked(node, _lock(kb), _acct(node, owner, kb, delta, nid)))
+
+
+def promise_to(node: Node, owner: Owner, kb: int, delta: int, nid: int) -> Steps[int]:
+    """Have the keeper, this node or another, do so; PeerUnavailable, too."""
+    keeper = keeper_of(node)
+    if keeper != node.nid:
+        return (yield from ask(node, keeper, ReserveHugePages(owner, kb, delta, nid)))
+    return (yield from locked(node, _lock(kb), _acct(node, owner, kb, delta, nid)))
 
 
 def _acct(node: Node, owner: Owner, kb: int, delta: int, nid: int) -> Steps[int]:
-    counts = yield from _counts(node, kb)
+    counts = yield from counts_of(node, kb)
     totals = node.hugetlb.state.totals[kb]
     if delta > 0:
         needed = totals.resv_huge_pages + delta - _free(counts)
@@ -358,7 +369,7 @@ def _alloc(
     node: Node, owner: Owner, kb: int, nids: tuple[int, ...], promised: bool
 ) -> Steps[tuple[int, int]]:
     totals = node.hugetlb.state.totals[kb]
-    counts = yield from _counts(node, kb)
+    counts = yield from counts_of(node, kb)
     if promised and not totals.resv.get(owner):
         raise Precondition("the owner was promised no huge page")
     if not promised and _free(counts) <= totals.resv_huge_pages:

@@ -9,7 +9,6 @@ not: they end with the process.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from types import GeneratorType
 from typing import Any, NamedTuple, TypeVar, cast
@@ -18,6 +17,7 @@ from numa_service.node import ops
 from numa_service.node.ask import Ask, Park, Steps, through_outbox
 from numa_service.node.errors import InvalidRequest, NodeError, NotFound
 from numa_service.node.first_replies import FirstReply, Key
+from numa_service.node.locks import locked
 from numa_service.node.node import Node
 from numa_service.node.ops.protocol import MAX_REQUEST_ID
 
@@ -96,9 +96,6 @@ class Inbox:
         self._pack = pack
         self.running: dict[Key, Running] = {}
         self._ending: set[int] = set()
-        #: region id, or name of another lock → requests that wait for it, in order of arrival.
-        #: What is in here is locked.
-        self._locks: dict[int | str, deque[Park]] = {}
 
     # carrying out each request once
 
@@ -235,35 +232,11 @@ class Inbox:
         That of a region is a mutex, as if mmap_lock were always taken for writing: the steps wait for other
         nodes, and two faults on one page must not both allocate.
         """
-        waiting = self._locks.get(lock)
-        if waiting is None:
-            self._locks[lock] = deque()
-        else:
-            park = Park()
-            waiting.append(park)
-            try:
-                yield from park.wait()
-            except BaseException:
-                if park in waiting:
-                    waiting.remove(park)
-                else:  # the lock has been handed to it already
-                    self._unlock(lock)
-                raise
-        try:
-            return (yield from steps)
-        finally:
-            self._unlock(lock)
+        return locked(self.node, lock, steps)
 
     def locked_regions(self) -> list[int]:
         """Return the ids of the regions that are locked, ascending."""
-        return sorted(lock for lock in self._locks if isinstance(lock, int))
-
-    def _unlock(self, lock: int | str) -> None:
-        waiting = self._locks[lock]
-        if waiting:
-            waiting.popleft().wake()
-        else:
-            del self._locks[lock]
+        return sorted(lock for lock in self.node.locks if isinstance(lock, int))
 
 
 def check_request_id(request_id: str) -> None:

@@ -53,6 +53,8 @@ class Node(NodeState):
         self.page_wait = PageWaitTable(self)
         #: Requests that wait for an entry of the pool of kmap; as above.
         self.pkmap_wait = PkmapWait()
+        #: What requests have locked (`locks.py`), with the Parks of those that wait for it; as above.
+        self.locks: dict[int | str, deque[Any]] = {}
         self.tracepoints = Tracepoints(self.pgdat, machine.spec.latency)
         #: Returns the current time in ns, from the shell that drives this node. Leases, first replies,
         #: repeats of unanswered questions and the zonelist cache depend on it.

@@ -15,6 +15,8 @@ KERNEL_ID = 0
 #: memory, the pages of files, and the pages of their page tables.
 TASKS_ID, CACHE_ID, PGTABLE_ID = ((1 << ID_BITS) - at for at in (1, 2, 3))
 OF_TASKS = (TASKS_ID, CACHE_ID, PGTABLE_ID)
+#: The id of what they have of pools of huge pages, which have owners of their own: it gets no slot.
+HUGETLB_ID = (1 << ID_BITS) - 4
 
 
 class Owner(NamedTuple):

@@ -26,6 +26,7 @@ from numa_service.node import ops
 from numa_service.node.ask import Steps, cond_resched, on, tell
 from numa_service.node.cost import Cost
 from numa_service.node.errors import InvalidRequest, NodeError, PeerUnavailable
+from numa_service.node.hugetlb_of_tasks import get_hugetlb, release_hugetlb
 from numa_service.node.mempolicy import Policy, PolicyMode, nodes_of_places, policy_choice
 from numa_service.node.node import Node
 from numa_service.node.oom_kill import OomAsker
@@ -43,6 +44,7 @@ from numa_service.node.task_pages import (
     HUGE,
     HUGE_ZERO,
     LRU_KINDS,
+    PROMISED_PAGE,
     TABLE,
     Want,
     effective_policy,
@@ -154,7 +156,7 @@ def spawn(
         if task.pid in node.tasks:
             here = here_of(node, cpu_nid)
             node.apply(ops.TaskCall(task.pid, "mprotect", relro(), "", here))
-    yield from release_elsewhere(node)
+    yield from _release(node)
     _spend(node, cpu, cpu_nid, ran.cost)
     return ran
 
@@ -176,7 +178,7 @@ def call(node: Node, session: int, pid: int, asked: Asked) -> Steps[Ran]:
         populated = Ran(cost=ran.cost)
         yield from _touch(node, task, start, end, populated, populate=True)
         ran.faults += populated.faults
-    yield from release_elsewhere(node)
+    yield from _release(node)
     _spend(node, task.cpu, task.cpu_nid, ran.cost)
     return ran
 
@@ -196,7 +198,7 @@ def touch(node: Node, session: int, pid: int, start: int, length: int, *, write:
         ran.fail(errno.EFAULT, f"{start:#x} and {length} bytes are beyond the addresses of a process")
         return ran
     yield from _touch(node, task, start, start + length, ran, write=write)
-    yield from release_elsewhere(node)
+    yield from _release(node)
     _spend(node, task.cpu, task.cpu_nid, ran.cost)
     return ran
 
@@ -206,7 +208,7 @@ def fork(node: Node, session: int, pid: int) -> Steps[Ran]:
     task = node.tasks.task(session, pid)
     ran = Ran()
     yield from _until_done(node, task, lambda: ops.TaskFork(pid, here_of(node, task.cpu_nid)), ran)
-    yield from release_elsewhere(node)
+    yield from _release(node)
     _spend(node, task.cpu, task.cpu_nid, ran.cost)
     return ran
 
@@ -215,7 +217,7 @@ def exit_task(node: Node, session: int, pid: int) -> Steps[Ran]:
     """End a task: everything that it has is freed."""
     node.tasks.task(session, pid)
     node.apply(ops.TaskExit(pid))
-    yield from release_elsewhere(node)
+    yield from _release(node)
     return Ran()
 
 
@@ -223,7 +225,13 @@ def exit_tasks(node: Node, session: int) -> Steps[None]:
     """End all tasks of a session."""
     for pid in node.tasks.of_session(session):
         node.apply(ops.TaskExit(pid))
+    yield from _release(node)
+
+
+def _release(node: Node) -> Steps[None]:
+    """Have other nodes free what tasks do not need any more."""
     yield from release_elsewhere(node)
+    yield from release_hugetlb(node)
 
 
 def _add(node: Node, ran: Ran, did: Did) -> None:
@@ -304,10 +312,10 @@ def _touch(
                 yield from cond_resched()
             continue
         got = yield from _get(node, task, did.want, ran)
-        if did.want.kind in (HUGE, HUGE_ZERO):
+        if did.want.kind in (HUGE, HUGE_ZERO) or did.want.kind >= PROMISED_PAGE:
             continue  # faults do without those that there are not
         if not got and task.pid in node.tasks and node.apply(ops.ShrinkHuge()):
-            yield from release_elsewhere(node)
+            yield from _release(node)
             continue
         if got < did.want.pages and task.pid in node.tasks:
             if not got or did.want.kind == TABLE or stop <= at + (1 << PAGE_SHIFT):
@@ -342,6 +350,9 @@ def _get(node: Node, task: Task, want: Want, ran: Ran) -> Steps[int]:
         if blocks:
             node.apply(ops.StockTables(task.pid, want.order, tuple(blocks)))
         return len(blocks)
+    if want.kind >= PROMISED_PAGE:
+        yield from get_hugetlb(node, task, want)
+        return want.pages
     if want.kind == HUGE_ZERO:
         return (yield from _get_huge_zero(node, task, want, ran))
     if want.kind == HUGE:
@@ -409,7 +420,7 @@ def khugepaged_round(node: Node) -> Steps[int]:
     cpu = (*node.pgdat.cpus, *node.pgdat.all_cpus)[0]
     while (want := (did := node.apply(ops.KhugepagedScan())).want) is not None:
         yield from get_huge(node, KHUGEPAGED, (cpu, node.nid), want, ran)
-    yield from release_elsewhere(node)
+    yield from _release(node)
     return did.value
 
 

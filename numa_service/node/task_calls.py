@@ -31,10 +31,11 @@ from numa_service.mm.mmap.effects import Effect
 from numa_service.mm.mmap.entries import pfns_of
 from numa_service.mm.mmap.errnos import Errno
 from numa_service.mm.mmap.frames import Pfns
-from numa_service.mm.mmap.madvise import madvise
+from numa_service.mm.mmap.hugetlb import MAP_HUGETLB, align, huge_size, of_vma, pool_of
+from numa_service.mm.mmap.madvise import MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_REMOVE, madvise
 from numa_service.mm.mmap.memory_failure import PR_MCE_KILL_DEFAULT
 from numa_service.mm.mmap.mlock import mlock, mlockall, munlock, munlockall
-from numa_service.mm.mmap.mmap import MAP_ANONYMOUS, MAP_SHARED, MAP_TYPE, PROT_WRITE, mmap
+from numa_service.mm.mmap.mmap import MAP_ANONYMOUS, MAP_NORESERVE, MAP_SHARED, MAP_TYPE, PROT_WRITE, mmap
 from numa_service.mm.mmap.mprotect import mprotect
 from numa_service.mm.mmap.mremap import mremap
 from numa_service.mm.mmap.msync import msync
@@ -42,6 +43,7 @@ from numa_service.mm.mmap.munmap import munmap
 from numa_service.mm.mmap.process import Process
 from numa_service.mm.mmap.remap_file_pages import remap_file_pages
 from numa_service.mm.mmap.rules import PAGE_MASK, PAGE_SIZE
+from numa_service.mm.mmap.vm_flags import VM_HUGETLB
 from numa_service.mm.mmap.vma import DEV_ZERO
 from numa_service.mm.zonelist import MAX_NUMNODES
 from numa_service.node.task_state import MAX_VMAS, Task, Tasks
@@ -93,6 +95,10 @@ class PagesOf:
         """The node of the page at an address; EFAULT if there is none, as of a page of zeros."""
         page = addr & PAGE_MASK
         pfns = pfns_of(self._process.mapped_entries(page, page + PAGE_SIZE))
+        vma = self._process.mm.tree.lookup(addr)
+        if vma is not None and vma.flags & VM_HUGETLB:
+            entry = self._process.mm.tree.huge_entries.get(addr & -huge_size(vma), 0)
+            pfns = pfns_of(np.array([entry] if entry else [], np.int64))
         if not len(pfns):
             raise CallError(errno.EFAULT)
         return int(self._process.frames.source.nids_of(pfns)[0])
@@ -116,13 +122,22 @@ def _mmap(on: CallContext, numbers: Numbers, path: str) -> int:
     if on.tasks.nr_vmas() >= MAX_VMAS:
         raise Errno(errno.ENOMEM, f"tasks of this node have {MAX_VMAS} VMAs already")
     file, shared = None, flags & MAP_TYPE != 2
-    if flags & MAP_ANONYMOUS:
+    huge = bool(flags & MAP_ANONYMOUS and flags & MAP_HUGETLB)
+    if huge:
+        file = on.tasks.open_huge()
+        if not flags & MAP_NORESERVE:
+            pool = on.tasks.pools[pool_of(on.tasks.pools, flags).shift]
+            pool.require(on.task.pid, align(length, pool.shift) >> pool.shift)
+    elif flags & MAP_ANONYMOUS:
         if flags & MAP_TYPE == MAP_SHARED:
             file = on.tasks.open(DEV_ZERO, writable=True)
     elif path:
         file = on.tasks.open(path, writable=shared or bool(prot & PROT_WRITE))
     address, effects = mmap(on.task.process.mm, addr, length, prot, flags, file, offset)
     on.effects += effects
+    if huge:
+        assert file is not None
+        on.tasks.note_huge(file)
     return address
 
 
@@ -149,6 +164,11 @@ def _mremap(on: CallContext, numbers: Numbers, text: str) -> int:
 
 def _madvise(on: CallContext, numbers: Numbers, text: str) -> int:
     start, length, advice = numbers
+    mm = on.task.process.mm
+    if advice in (MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_REMOVE) and mm.rules.zap_restores_huge:
+        for vma in mm.tree.intersecting(start, start + length):
+            if vma.flags & VM_HUGETLB:
+                on.tasks.pools[of_vma(vma).pool.shift].require_surplus()
     madvise(on.task.process.mm, start, length, advice, on.effects)
     return 0
 

@@ -107,7 +107,7 @@ class HugeFrameSource(FrameSource):
         if not placed:
             there = Policy(PolicyMode.PREFERRED, (nid,))
             raise Short(Want(kind, 1, order, there.plain(), gfp=gfp | Gfp.THISNODE))
-        policy = effective_policy(asker, self._vma, self._nid)
+        policy = effective_policy(asker, self.placed_vma, self.nid)
         nodes, _ = self._nodes(asker, policy, ANON, 1)
         if nodes is not None:
             raise Short(Want(kind, 1, order, policy.plain(), shares_of(nodes), gfp))

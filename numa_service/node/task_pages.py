@@ -36,6 +36,9 @@ from numa_service.node.session_state import PlainPolicy
 MAX_FRAMES = 1 << 24
 #: Kinds beside those of frames: pages of page tables, anonymous huge pages, the huge page of zeros.
 TABLE, HUGE, HUGE_ZERO = 3, 4, 5
+#: Of pools of huge pages: a page that a mapping was promised, one that it was not, promises, and how many
+#: surplus pages there are.
+PROMISED_PAGE, UNPROMISED_PAGE, PROMISES, SURPLUS = 6, 7, 8, 9
 #: By kind: the owner of such pages, and their list of reclaim.
 OWNER_IDS = {
     ANON: TASKS_ID,
@@ -69,13 +72,13 @@ def nid_and_pfn(block: int) -> tuple[int, int]:
 class Want(NamedTuple):
     """Pages that an op did not have."""
 
-    #: FILE, ANON, SHMEM, TABLE, HUGE or HUGE_ZERO.
+    #: FILE, ANON, SHMEM, TABLE, HUGE or HUGE_ZERO; of pools PROMISED_PAGE to SURPLUS.
     kind: int
     #: Blocks of the order, which is 0 but for page tables and huge pages.
     pages: int
     order: int = 0
     policy: PlainPolicy = (0, (), NUMA_NO_NODE, 0)
-    #: Of a policy that interleaves: pages by node, in this order.
+    #: Of a policy that interleaves: pages by node, in this order. Of pools: the nodes that are tried.
     shares: tuple[tuple[int, int], ...] = ()
     #: Of huge pages: how hard they are tried for.
     gfp: int = 0
@@ -92,6 +95,7 @@ class Short(Exception):
 class Asker(Protocol):
     """The task for which pages are taken."""
 
+    pid: int
     policy: Mempolicy | None
     turn: Turn
     #: The node of its CPU.
@@ -114,7 +118,7 @@ class FrameSource:
 
     def __init__(self, machine: BootedMachine, nid: int) -> None:
         self._machine = machine
-        self._nid = nid
+        self.nid = nid
         #: By frame number: the node that has the page; -1 of a number that is not given. Number 0 is none.
         self.nids: Nids = np.full(1024, -1, np.int16)
         #: IDLE, BUSY or FREED.
@@ -131,15 +135,15 @@ class FrameSource:
         #: Frames that an op has freed so far.
         self.freed: list[Pfns] = []
         #: The VMA and the page numbers that the next pages are for.
-        self._vma: Vma | None = None
-        self._numbers: Pfns = _NONE
+        self.placed_vma: Vma | None = None
+        self.placed_numbers: Pfns = _NONE
         self._zeros: Nids = np.zeros(1024, np.int16)
         #: Whether the next pages are for a fault, of which :meth:`place` was told.
         self._placed = False
 
     def place(self, vma: Vma, numbers: Pfns) -> Nids:
         """Note what the next pages are for; where they come from, :meth:`alloc` decides by their kind."""
-        self._vma, self._numbers, self._placed = vma, numbers, True
+        self.placed_vma, self.placed_numbers, self._placed = vma, numbers, True
         if len(self._zeros) < len(numbers):
             self._zeros = np.zeros(len(numbers), np.int16)
         return self._zeros[: len(numbers)]
@@ -151,13 +155,13 @@ class FrameSource:
         self._placed = False
         if not count:
             return _NONE
-        policy = effective_policy(asker, None if kind == FILE else self._vma, self._nid)
+        policy = effective_policy(asker, None if kind == FILE else self.placed_vma, self.nid)
         nodes, turn = self._nodes(asker, policy, kind, count)
         stock = asker.stock.get(kind, _NONE)
         if len(stock) < count and policy.mode is PolicyMode.DEFAULT and self.take is not None:
             numbers = self.reserve(count - len(stock))
             got = len(self.take(kind, 0, numbers))
-            self.nids[numbers[:got]] = self._nid
+            self.nids[numbers[:got]] = self.nid
             self.unreserve(numbers[got:])
             self.add_to_stock(asker, kind, numbers[:got])
             stock = asker.stock[kind]
@@ -187,7 +191,7 @@ class FrameSource:
             return None, asker.turn
         machine = self._machine
         weights = machine.sysctls.interleave_weights
-        places = self._numbers.astype(np.uint32)
+        places = self.placed_numbers.astype(np.uint32)
         if kind == FILE:
             nodes, turn = take_turns(policy, machine.zonelists, asker.turn, weights, count)
         else:
@@ -195,7 +199,7 @@ class FrameSource:
                 nodes_of_places(policy, machine.zonelists, places, weights, machine.profile),
                 asker.turn,
             )
-        return (nodes, turn) if len(nodes) else (np.full(count, self._nid, np.int64), turn)
+        return (nodes, turn) if len(nodes) else (np.full(count, self.nid, np.int64), turn)
 
     def free(self, pfns: Pfns) -> None:
         """Frames are not needed any more."""
@@ -220,7 +224,7 @@ class FrameSource:
             missing -= len(last)
         if self._next + missing > MAX_FRAMES:
             self._free += parts
-            raise LimitExceeded(f"tasks of node {self._nid} have {self._next - 1} pages already")
+            raise LimitExceeded(f"tasks of node {self.nid} have {self._next - 1} pages already")
         if missing:
             parts.append(np.arange(self._next, self._next + missing, dtype=np.int64))
             self._next += missing

@@ -20,8 +20,9 @@ from numa_service.mm.mempolicy.policy import Mempolicy
 from numa_service.mm.mmap.dump import dump_processes, load_policy, load_processes
 from numa_service.mm.mmap.entries import HWPOISON, PRESENT, ZERO, has, pfns_of
 from numa_service.mm.mmap.errnos import Errno
-from numa_service.mm.mmap.frames import FILE, SHMEM, AddressSpace, Bools, Frames, Pfns
+from numa_service.mm.mmap.frames import FILE, HUGETLB, SHMEM, AddressSpace, Bools, Frames, Pfns
 from numa_service.mm.mmap.huge_memory import split_huge_page
+from numa_service.mm.mmap.hugetlb import ANON_HUGEPAGE
 from numa_service.mm.mmap.limits import Committed, Limits
 from numa_service.mm.mmap.memory_failure import PR_MCE_KILL_DEFAULT
 from numa_service.mm.mmap.mm_struct import MmStruct
@@ -31,8 +32,9 @@ from numa_service.mm.mmap.thp_dump import dump_thp, load_thp
 from numa_service.mm.mmap.vma import DEV_ZERO, File
 from numa_service.mm.mmzone import HUGE_INDEX
 from numa_service.node.errors import NotFound, Precondition
-from numa_service.node.owners import OF_TASKS, Owner
+from numa_service.node.owners import HUGETLB_ID, OF_TASKS, Owner
 from numa_service.node.task_huge import HugeFrameSource, parts_of_heads, thp_of
+from numa_service.node.task_hugetlb import check_pools, home_pools
 from numa_service.node.task_pages import (
     FREED,
     HUGE,
@@ -62,6 +64,7 @@ SIG_IGN = 1
 #: Device numbers, and the first inode, of files and of shared memory.
 _OF_FILE = (0, 2, 17)
 _OF_SHMEM = (0, 1, 1024)
+_OF_HUGETLB = (0, 15, 1024)
 
 
 def home_of(pid: int, nids: Sequence[int]) -> int:
@@ -125,6 +128,7 @@ class KernelThread:
     """A kernel thread that gets pages (an Asker): khugepaged, on any CPU of its node."""
 
     def __init__(self, nid: int) -> None:
+        self.pid = KHUGEPAGED
         self.policy: Mempolicy | None = None
         self.turn = FIRST_TURN
         self.cpu_nid = nid
@@ -154,6 +158,8 @@ class Tasks(dict[int, Task]):
         self._lineage = lineage
         self.source = HugeFrameSource(machine, nid)
         self.thp = thp_of(machine, self.source)
+        #: What tasks have of the pools of huge pages of all nodes, by the logarithm of the size in bytes.
+        self.pools = home_pools(machine, nid, self.source)
         self.frames = self.source.frames = Frames(self.source, self.thp)
         #: For whom khugepaged gets pages.
         self.khugepaged = KernelThread(nid)
@@ -207,11 +213,18 @@ class Tasks(dict[int, Task]):
         """The owners of all pages of tasks."""
         return tuple(Owner(self._nid, self._lineage, id) for id in OF_TASKS)
 
+    @property
+    def hugetlb_owner(self) -> Owner:
+        """The owner of huge pages of pools on all nodes."""
+        return Owner(self._nid, self._lineage, HUGETLB_ID)
+
     # address spaces and files
 
     def make_mm(self, limits: Limits, legacy: bool = False) -> MmStruct:
         """An empty address space."""
-        return MmStruct(self.layout, self.rules, self.committed, limits, legacy=legacy)
+        mm = MmStruct(self.layout, self.rules, self.committed, limits, legacy=legacy)
+        mm.huge_pools = self.pools
+        return mm
 
     def nr_vmas(self) -> int:
         """VMAs of all tasks."""
@@ -234,6 +247,19 @@ class Tasks(dict[int, Task]):
         return File(
             path, major, minor, first + inode, True, writable, shmem, pages=pages, unlinked=shmem, size=size
         )
+
+    def open_huge(self) -> File:
+        """The file of new anonymous huge pages (hugetlb_file_setup). ENFILE."""
+        if len(self.spaces) >= MAX_FILES:
+            raise Errno(errno.ENFILE, f"tasks of this node map {MAX_FILES} files already")
+        self._last_inode += 1
+        major, minor, first = _OF_HUGETLB
+        return File(ANON_HUGEPAGE, major, minor, first + self._last_inode, True, True, unlinked=True)
+
+    def note_huge(self, file: File) -> None:
+        """A file of huge pages has been mapped."""
+        assert file.pages is not None
+        self.spaces[file.inode - _OF_HUGETLB[2]] = file.pages
 
     def drop_unmapped(self) -> None:
         """Files that no task of this home maps any more leave memory: nothing else would ever read them."""
@@ -301,6 +327,8 @@ class Tasks(dict[int, Task]):
                 hwpoisons += int(has(entries, HWPOISON).sum())
                 for kind, pages in enumerate(np.bincount(self.frames.kind[pfns], minlength=3).tolist()):
                     rss[kind] += pages
+            for entry in process.mm.tree.huge_entries.values():
+                counted[entry >> 8] += 1
             if rss != process.rss:
                 problems.append(
                     f"task {pid}: {rss} pages are mapped by kind, its resident set is {process.rss}"
@@ -333,13 +361,22 @@ class Tasks(dict[int, Task]):
             ]
         if self.thp is not None:
             others.append(parts_of_heads(np.array(list(self.thp.huge), np.int64)))
+        others += [np.array(list(pool.pages), np.int64) for pool in self.pools.values()]
         for numbers in others:
             used[numbers] = True
         on_node[: len(self.source.nids)] = (self.source.nids >= 0) & (self.source.state != FREED)
         wrong = np.flatnonzero(used != on_node)[:4].tolist()
-        return (
+        return self._check_pools() + (
             [f"node {self._nid}: frames {wrong} are in use and on no node, or the reverse"] if wrong else []
         )
+
+    def _check_pools(self) -> list[str]:
+        in_use = set[int]()
+        for task in self.values():
+            in_use |= {entry >> 8 for entry in task.process.mm.tree.huge_entries.values()}
+        for space in self.spaces.values():
+            in_use |= set(space.all().tolist() if space.kind == HUGETLB else ())
+        return [f"node {self._nid}: {problem}" for problem in check_pools(self.pools.values(), in_use)]
 
     def dump(self) -> list[Any]:
         """Return all of it as plain data, which :meth:`load` reads."""
@@ -355,15 +392,19 @@ class Tasks(dict[int, Task]):
             None if self.thp is None else dump_thp(self.thp, processes),
             self.khugepaged.dump(),
             self.oom_victims,
+            [pool.dump() for pool in self.pools.values()],
         ]
 
     def load(self, dumped: list[Any]) -> None:
         """Replace the content by what :meth:`dump` returned."""
         tasks, of_processes, source, counted, inodes, (limbo, limbo_tables), *rest = dumped
-        thp, khugepaged, victims = rest
+        thp, khugepaged, victims, pools = rest
+        for pool, of_pool in zip(self.pools.values(), pools, strict=True):
+            pool.load(of_pool)
         self.oom_victims = list(victims)
         self.source.load(source)
-        made = load_processes(of_processes, self.frames, self.tables, self.source.place, self.make_mm)
+        home = self.frames, self.tables, self.source.place, self.make_mm, self.pools
+        made = load_processes(of_processes, *home)
         self.clear()
         if self.thp is not None:
             load_thp(self.thp, thp, made)
@@ -376,7 +417,8 @@ class Tasks(dict[int, Task]):
         for task in self.values():
             for vma in task.process.mm.tree:
                 if vma.file is not None and vma.file.pages is not None:
-                    first = _OF_SHMEM[2] if vma.file.shmem else _OF_FILE[2]
+                    huge = vma.file.huge is not None
+                    first = (_OF_HUGETLB if huge else _OF_SHMEM if vma.file.shmem else _OF_FILE)[2]
                     spaces[vma.file.inode - first] = vma.file.pages
         self.spaces = dict(sorted(spaces.items()))
         self.inodes = dict(inodes)

@@ -14,6 +14,7 @@ import numpy as np
 
 from numa_service.mm.mempolicy.policy import Mempolicy, Mode
 from numa_service.mm.mmap.frames import AddressSpace, Frames
+from numa_service.mm.mmap.hugetlb import HugeFile, HugePool, ResvMap, huge_file
 from numa_service.mm.mmap.limits import Limits
 from numa_service.mm.mmap.mm_struct import Counters, MmStruct
 from numa_service.mm.mmap.pgtables import PageTables, TablePages
@@ -56,8 +57,8 @@ class _Numbers(dict[int, int]):
 
 def dump_processes(processes: Mapping[int, Process], frames: Frames) -> list[Any]:
     """All processes that have pages of `frames`, by a number of each, and `frames` itself."""
-    spaces, files, anons, vmas = _Numbers(), _Numbers(), _Numbers(), _Numbers()
-    dumped = [(number, _dump_process(one, files, anons, vmas)) for number, one in processes.items()]
+    spaces, files, anons, vmas, resvs = _Numbers(), _Numbers(), _Numbers(), _Numbers(), _Numbers()
+    dumped = [(number, _dump_process(one, files, anons, vmas, resvs)) for number, one in processes.items()]
     for anon in anons.seen:  # grows meanwhile: parents are found by their children
         anons.of(anon.parent)
     kept = [
@@ -76,6 +77,7 @@ def dump_processes(processes: Mapping[int, Process], frames: Frames) -> list[Any
         [(anons.of(a.parent), a.active, a.children, a.number, _linked(a, vmas)) for a in anons.seen],
         (kept, frames._last, frames._sweep_at),
         [(name, column.dtype.str, column.tobytes()) for name, column in _columns(frames)],
+        [sorted(resv.consumed) for resv in resvs.seen],
     ]
 
 
@@ -85,18 +87,21 @@ def load_processes(
     tables: TablePages,
     place: Place,
     make_mm: Callable[[Limits, bool], MmStruct],
+    pools: Mapping[int, HugePool] | None = None,
 ) -> dict[int, Process]:
     """Make the processes of :func:`dump_processes`, and fill `frames`.
 
-    `make_mm` makes an empty address space with these limits, of the old layout if so told.
+    `make_mm` makes an empty address space with these limits, of the old layout if so told; `pools` are those
+    of the huge pages that files are of.
     """
-    processes, of_files, of_spaces, of_anons, (kept, last, sweep_at), columns = dumped
+    processes, of_files, of_spaces, of_anons, (kept, last, sweep_at), columns, of_resvs = dumped
     spaces = [AddressSpace(kind) for kind, *_ in of_spaces]
-    files = [_load_file(file, spaces) for file in of_files]
+    files = [_load_file(file, spaces, pools or {}) for file in of_files]
+    resvs = [ResvMap(set(consumed)) for consumed in of_resvs]
     anons = [AnonVma(parent=None) for _ in of_anons]
     vmas: list[Vma] = []
     made = {
-        number: _load_process(one, files, anons, vmas, frames, tables, place, make_mm)
+        number: _load_process(one, files, anons, vmas, resvs, frames, tables, place, make_mm)
         for number, one in processes
     }
     for space, (_, number, pfns, linked, poisoned) in zip(spaces, of_spaces, strict=True):
@@ -131,30 +136,38 @@ def _columns(frames: Frames) -> Iterable[tuple[str, Any]]:
 def _dump_file(file: File, spaces: _Numbers) -> list[Any]:
     of_path = file.path, file.major, file.minor, file.inode, file.readable, file.writable
     kind = file.shmem, file.thp_aligned, file.mappings, spaces.of(file.pages), file.unlinked, file.size
-    return [of_path, kind, astuple(file.readahead), file.promised]
+    huge = huge_file(file)
+    of_huge = huge and [huge.pool.shift, huge.size, sorted(huge.reserved), sorted(huge.restored)]
+    return [of_path, kind, astuple(file.readahead), file.promised, of_huge]
 
 
-def _load_file(dumped: list[Any], spaces: list[AddressSpace]) -> File:
-    of_path, (shmem, thp_aligned, mappings, space, unlinked, size), readahead, promised = dumped
+def _load_file(dumped: list[Any], spaces: list[AddressSpace], pools: Mapping[int, HugePool]) -> File:
+    of_path, (shmem, thp_aligned, mappings, space, unlinked, size), readahead, promised, of_huge = dumped
     file = File(*of_path)
     file.shmem, file.thp_aligned, file.mappings = shmem, thp_aligned, mappings
     file.pages = spaces[space] if space >= 0 else None
     file.unlinked, file.size, file.promised = unlinked, size, promised
     file.readahead = ReadaheadState(*readahead)
+    if of_huge is not None:
+        shift, pages, reserved, restored = of_huge
+        file.huge = HugeFile(pools[shift], pages, set(reserved), set(restored))
     return file
 
 
-def _dump_process(process: Process, files: _Numbers, anons: _Numbers, vmas: _Numbers) -> list[Any]:
+def _dump_process(
+    process: Process, files: _Numbers, anons: _Numbers, vmas: _Numbers, resvs: _Numbers
+) -> list[Any]:
     mm = process.mm
     for vma in mm.tree:
         vmas.of(vma)
     return [
         (astuple(mm.limits), mm.legacy, astuple(mm.counters), [getattr(mm, name) for name in _BOUNDS]),
-        [_dump_vma(vma, files, anons) for vma in mm.tree],
+        [_dump_vma(vma, files, anons, resvs) for vma in mm.tree],
         _dump_tables(process.tables),
         (process.rss, process.hiwater_rss, process.minflt, process.hwpoisons),
         (len(process._pool), process._free, [(at, slot) for at, slot in process._slots.items()]),
         [process._pool[slot].tobytes() for slot in process._slots.values()],
+        sorted(mm.tree.huge_entries.items()),
     ]
 
 
@@ -163,20 +176,23 @@ def _load_process(
     files: list[File],
     anons: list[AnonVma],
     vmas: list[Vma],
+    resvs: list[ResvMap],
     frames: Frames,
     tables: TablePages,
     place: Place,
     make_mm: Callable[[Limits, bool], MmStruct],
 ) -> Process:
-    (limits, legacy, counters, bounds), areas, of_tables, counted, (rows, free, slots), entries = dumped
+    (limits, legacy, counters, bounds), areas, of_tables, counted, (rows, free, slots), *of_pages = dumped
+    entries, huge_entries = of_pages
     mm = make_mm(Limits(*limits), legacy)
     for area in areas:
-        vma = _load_vma(area, files, anons)
+        vma = _load_vma(area, files, anons, resvs)
         mm.tree.insert(vma)
         if vma.file is not None:
             vma.file.mappings -= 1  # it has been counted when it was dumped
         vmas.append(vma)
     mm.counters = Counters(*counters)
+    mm.tree.huge_entries = dict(huge_entries)
     for name, value in zip(_BOUNDS, bounds, strict=True):
         setattr(mm, name, value)
     process = Process(mm, _load_tables(of_tables, mm, tables), frames, place)
@@ -189,21 +205,24 @@ def _load_process(
     return process
 
 
-def _dump_vma(vma: Vma, files: _Numbers, anons: _Numbers) -> list[Any]:
+def _dump_vma(vma: Vma, files: _Numbers, anons: _Numbers, resvs: _Numbers) -> list[Any]:
     chain = [anons.of(anon) for anon in vma.chain]
     what = vma.anon_name, vma.special, files.of(vma.file), vma.policy
     numab = astuple(vma.numab) if vma.numab is not None else None
-    return [vma.start, vma.end, vma.flags, vma.pgoff, what, anons.of(vma.anon_vma), chain, numab]
+    resv = resvs.of(vma.resv), vma.resv_unmapped
+    return [vma.start, vma.end, vma.flags, vma.pgoff, what, anons.of(vma.anon_vma), chain, numab, resv]
 
 
-def _load_vma(dumped: list[Any], files: list[File], anons: list[AnonVma]) -> Vma:
-    start, end, flags, pgoff, (anon_name, special, file, policy), anon, chain, numab = dumped
+def _load_vma(dumped: list[Any], files: list[File], anons: list[AnonVma], resvs: list[ResvMap]) -> Vma:
+    start, end, flags, pgoff, (anon_name, special, file, policy), anon, chain, numab, of_resv = dumped
     vma = Vma(start, end, flags, pgoff, files[file] if file >= 0 else None)
     vma.policy = load_policy(policy)
     vma.anon_name, vma.special = anon_name, special
     vma.anon_vma = anons[anon] if anon >= 0 else None
     vma.chain = tuple(anons[at] for at in chain)
     vma.numab = None if numab is None else NumabState(*numab)
+    resv, vma.resv_unmapped = of_resv
+    vma.resv = resvs[resv] if resv >= 0 else None
     return vma
 
 

@@ -34,6 +34,7 @@ def _fault(process: Process, vma: Vma, address: int, write: bool) -> bool:
     entries = process.mm.tree.huge_entries
     missing = address not in entries
     if missing:
+        process.tables.make_above(address)
         _no_page(process, vma, address)
     faulted = missing
     if write and not entries[address] & WRITE:
@@ -61,7 +62,6 @@ def _no_page(process: Process, vma: Vma, address: int) -> None:
         else:
             _belongs_to(process, vma, pfn, number)
     may_write = vma.flags & (vf.VM_WRITE | vf.VM_SHARED) == vf.VM_WRITE | vf.VM_SHARED
-    process.tables.make_above(address)
     process.mm.tree.huge_entries[address] = pfn << _BITS | PRESENT | (WRITE if may_write else 0)
     frames.mapcount[pfn] += 1
 

@@ -81,6 +81,7 @@ from numa_service.node.ops.session import (
 )
 from numa_service.node.ops.task import ReturnStock, TaskCall, TaskExit, TaskFork, TaskSpawn, TaskTouch
 from numa_service.node.ops.task_huge import KhugepagedScan, ShrinkHuge, SplitTaskPages
+from numa_service.node.ops.task_hugetlb import GrantHugetlb, NoteSurplus, StockHugetlb, TakeHugetlbLimbo
 from numa_service.node.ops.task_memory_failure import TaskMemoryFailure
 from numa_service.node.ops.task_pages import (
     BeginRefault,
@@ -128,6 +129,7 @@ __all__ = [
     "FreeOwner",
     "FreeVmArea",
     "GetVmArea",
+    "GrantHugetlb",
     "HugetlbAdd",
     "HugetlbAnswer",
     "HugetlbCall",
@@ -165,6 +167,7 @@ __all__ = [
     "MemoryNotify",
     "MigratePages",
     "NoteHolding",
+    "NoteSurplus",
     "NumberQuestion",
     "OfflineNode",
     "OfflinePages",
@@ -198,8 +201,10 @@ __all__ = [
     "SplitRegionPages",
     "SplitTaskPages",
     "StockHugeZero",
+    "StockHugetlb",
     "StockTables",
     "StockTask",
+    "TakeHugetlbLimbo",
     "TakeLimbo",
     "TakePkmapWaiters",
     "TakeVmallocOwner",

@@ -136,6 +136,8 @@ class FreeDeadOwners(Op[int]):
         for id in sorted(node.kmem.node_restarted(self.nid, self.lineage)):
             node.sessions[id].lost.add(self.nid)
         node.hugetlb.node_restarted(self.nid, self.lineage)
+        for of_tasks in node.tasks.pools.values():
+            of_tasks.node_restarted(self.nid)
         node.kmem.home_restarted(self.nid, self.lineage)
         for area in areas_of(node.vmalloc) if node.vmalloc else ():
             owner = Owner(*area.owner) if area.owner else node.kernel

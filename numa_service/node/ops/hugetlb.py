@@ -281,6 +281,10 @@ class HugetlbReserve(Op[int]):
             resv.pop(self.owner, None)
         return now
 
+    def owed(self, heard: bool) -> bool:
+        """Return whether it must not be lost: always, as what it follows has been done."""
+        return True
+
     def check(self, node: NodeState) -> None:
         """Check the size, the owner and the count."""
         check_size(node, self.kb)

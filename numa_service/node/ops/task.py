@@ -17,10 +17,11 @@ from numa_service.mm.mmap import vm_flags as vf
 from numa_service.mm.mmap.carry_out import carry_out, exit_process, fork
 from numa_service.mm.mmap.effects import Effect, Populate
 from numa_service.mm.mmap.entries import pfns_of
-from numa_service.mm.mmap.errnos import Errno, errno_name
+from numa_service.mm.mmap.errnos import Errno, Sigbus, errno_name
 from numa_service.mm.mmap.fault import fault_in, until_hwpoison
 from numa_service.mm.mmap.frames import Pfns
 from numa_service.mm.mmap.huge_memory import huge_faults, may_fault_huge, split_huge_page
+from numa_service.mm.mmap.hugetlb import huge_size
 from numa_service.mm.mmap.limits import Limits
 from numa_service.mm.mmap.pgtables import PageTables
 from numa_service.mm.mmap.process import Process
@@ -264,6 +265,9 @@ class _Touching:
                     break
                 write = self._write(vma)
                 part = min(vma.end, end, (self.at // _PIECE + 1) * _PIECE)
+                if vma.flags & vf.VM_HUGETLB:
+                    self._touch_hugetlb(vma, part, write)
+                    continue
                 if may_fault_huge(self.task.process, vma):
                     part = self._pmd(vma, part, write)
                 part = until_hwpoison(self.task.process, vma, self.at, part)
@@ -334,6 +338,22 @@ class _Touching:
         if not self.op.populate:
             return self.op.write
         return vma.flags & (vf.VM_WRITE | vf.VM_SHARED) == vf.VM_WRITE
+
+    def _touch_hugetlb(self, vma: Vma, end: int, write: bool) -> None:
+        """Touch huge pages of a pool, one by one: each may be missing. To populate, the next VMA goes on."""
+        process, size = self.task.process, huge_size(vma)
+        while self.at < end:
+            part = min(end, (self.at & -size) + size)
+            try:
+                faults = fault_in(process, vma, self.at, part, write=write)
+            except Sigbus:
+                if not self.op.populate:
+                    raise
+                self.at = vma.end
+                return
+            self.faults += faults
+            self.hits += (part - self.at >> PAGE_SHIFT) - faults
+            self.at = part
 
     def _touch(self, vma: Vma, end: int, write: bool) -> None:
         """Touch pages of one VMA, from where the touch stands."""

@@ -146,6 +146,8 @@ class Work:
         for order, pfns in sorted(asker.tables.items()):
             tasks.tables.freed += [(pfn, order) for pfn in pfns]
         asker.stock, asker.tables, asker.refused = {}, {}, {}
+        for pool in tasks.pools.values():
+            pool.give_back(asker.pid)
 
     def pause(self) -> None:
         """Pages are missing: the op is applied again. A huge page that it could not map is used then."""
