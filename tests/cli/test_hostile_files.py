@@ -391,4 +391,6 @@ def test_the_limits_hold_in_a_fork(tmp_path: Path, command: ForkedCommand) -> No
     (tmp_path / "large.txt").write_text("hello\n" * 2_000_000)
     starved = command.run(["import", "large.txt"], tmp_path, CPU_SECONDS, 1 << 20)
     assert starved.returncode == 1
-    assert starved.stderr.endswith("MemoryError\n")
+    # where no memory is left even for the exception, Python says so instead
+    no_memory = {"MemoryError", "SystemError: error return without exception set"}
+    assert starved.stderr.splitlines()[-1] in no_memory
