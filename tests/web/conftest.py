@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+# before the imports of what stands there
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "rpc")]
 
-from consoled import Consoled, served  # noqa: E402
-from playwright.async_api import Browser, async_playwright  # noqa: E402
-from skips import missing  # noqa: E402
+from consoled import Consoled, served  # noqa: E402  # after the path
+from playwright.async_api import Browser, async_playwright  # noqa: E402  # after the path
+from skips import missing  # noqa: E402  # after the path
 
 CHROMIUM = shutil.which("chromium-headless-shell")
 
